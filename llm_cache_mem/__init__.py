@@ -1,0 +1,1 @@
+"""The exact-match cache in front of every LLM call."""

@@ -1,0 +1,83 @@
+"""Every exception, on one page.
+
+::
+
+    LLMCacheError
+    ├── RequestNotCacheable   (also a ValueError)   the request has no single wire form
+    ├── ValueNotCacheable     (also a TypeError)    the value cannot make the round trip
+    ├── CacheMissError        (also a LookupError)  mode="replay" and nothing stored
+    ├── EntryUnreadable       (also a ValueError)   stored bytes that are not a whole entry of ours
+    └── StoreError                                  a store failed; only ever raised with strict=True
+"""
+
+__all__ = [
+    "CacheMissError",
+    "EntryUnreadable",
+    "LLMCacheError",
+    "RequestNotCacheable",
+    "StoreError",
+    "ValueNotCacheable",
+]
+
+
+class LLMCacheError(Exception):
+    """Base of all that this library raises on its own account."""
+
+
+class _AtPath(LLMCacheError):
+    """A refusal of one part of an object: *path* says where, *reason* says why, neither what it held."""
+
+    what = "object"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.what} not cacheable at {self.path}: {self.reason}"
+
+
+class RequestNotCacheable(_AtPath, ValueError):
+    """The request has no single form on the wire; *path* is like ``messages[2].content[0].source``."""
+
+    what = "request"
+
+
+class ValueNotCacheable(_AtPath, TypeError):
+    """The value would not come back equal and of the same type; *path* is like ``value.choices[0]``."""
+
+    what = "value"
+
+
+class CacheMissError(LLMCacheError, LookupError):
+    """``mode="replay"`` and the store holds no answer for *key*."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"replay: nothing recorded for {self.key}; record it first with mode='on'"
+
+
+class EntryUnreadable(LLMCacheError, ValueError):
+    """Stored bytes that are damaged, foreign, or written by a newer version; *newer* tells the last."""
+
+    def __init__(self, reason: str, *, newer: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.newer = newer
+
+
+class StoreError(LLMCacheError):
+    """*store* failed at *operation*; the cause is chained. Its text holds no key, value or password."""
+
+    def __init__(self, store: str, operation: str, reason: str) -> None:
+        super().__init__(store, operation, reason)
+        self.store = store
+        self.operation = operation
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.store}: {self.operation} failed: {self.reason}"

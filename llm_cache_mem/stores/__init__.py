@@ -1,0 +1,1 @@
+"""Where entries live: the Store protocol, its implementations, and how a URL becomes one."""

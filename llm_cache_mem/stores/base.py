@@ -1,0 +1,64 @@
+"""The seam between the cache and where its entries live: one small Protocol."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from llm_cache_mem.entry import Entry
+
+__all__ = ["NOTHING_REMOVED", "Removed", "Store"]
+
+
+class Removed(NamedTuple):
+    """What a write removed to make room or in passing."""
+
+    evicted: int = 0
+    expired: int = 0
+
+
+NOTHING_REMOVED = Removed()
+
+
+class Store(Protocol):
+    """Keeps entries under keys (ASCII, no spaces, at most 250 bytes).
+
+    Every method may be called from any thread and from a forked child. A method raises StoreError, and nothing else, when
+    the engine behind it fails; the cache turns that into a miss or a dropped write. A store gives back what it holds,
+    expired or not: freshness is the cache's business. An entry that cannot be read is deleted and reported as absent.
+    """
+
+    @property
+    def blocking(self) -> bool:
+        """Whether calls wait for a disk or a network, so that async callers use a thread."""
+        ...
+
+    def get(self, key: str) -> Entry | None:
+        """The entry under *key*; counts as a use of it for least-recently-used stores."""
+        ...
+
+    def put(self, key: str, entry: Entry) -> Removed:
+        """Keep *entry* under *key*, replacing any other, and make room for it."""
+        ...
+
+    def delete(self, key: str, *, stored_at: float | None = None) -> bool:
+        """Remove *key*, or only if its entry was stored at *stored_at*; whether it was there."""
+        ...
+
+    def clear(self, prefix: str = "") -> int:
+        """Remove every key that begins with *prefix*; how many were removed."""
+        ...
+
+    def purge(self) -> int:
+        """Remove every expired entry now; how many were removed."""
+        ...
+
+    def size(self, prefix: str = "") -> int:
+        """How many keys begin with *prefix*."""
+        ...
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+        """The keys that begin with *prefix*, with their entries, least recently used first, without using them."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; a second call does nothing."""
+        ...

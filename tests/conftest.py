@@ -1,0 +1,37 @@
+"""What all tests share: a clock they advance, and the real data that lies beside the project."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+class Clock:
+    """Time as an argument: ``clock()`` is now, in Unix seconds; ``clock.advance(seconds)`` moves it."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recorded data; skips where it is absent, except in CI, where it must be there."""
+    data = SHARED / "data"
+    if not data.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail("the shared data must be beside the project in CI")
+        pytest.skip("the shared data folder is not beside this checkout")
+    return data
