@@ -1,1 +1,61 @@
-"""Where entries live: the Store protocol, its implementations, and how a URL becomes one."""
+"""Where entries live: the Store protocol, its implementations, and how a URL or a path becomes one."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llm_cache_mem.stores.base import Removed, Store
+from llm_cache_mem.stores.memory import MemoryStore
+
+__all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store"]
+
+Backend = str | os.PathLike[str] | Store
+KNOWN = "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, or a path"
+_FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
+
+
+class Opened(NamedTuple):
+    """A store, whether the cache must close it, and how to name it without a secret."""
+
+    store: Store
+    owned: bool
+    name: str
+
+
+def open_store(backend: Backend, *, max_size: int | None, max_bytes: int | None, clock: Callable[[], float]) -> Opened:
+    """The store that *backend* names: a URL or a path is opened, an object is taken as it is.
+
+    ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store, and StoreError or OSError
+    for a path where no database can be.
+    """
+    if isinstance(backend, os.PathLike):
+        return _open_sqlite(os.fspath(backend), max_size, max_bytes, clock)
+    if not isinstance(backend, str):
+        if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
+            raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}")
+        return Opened(backend, owned=False, name=type(backend).__name__)
+    scheme, separator, rest = backend.partition("://")
+    if backend in ("memory", "memory://", "sqlite://:memory:"):
+        return Opened(MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
+    if separator and scheme == "sqlite":
+        return _open_sqlite(_sqlite_path(rest), max_size, max_bytes, clock)
+    if not separator and (os.sep in backend or "/" in backend or backend.endswith(_FILE_ENDINGS)):
+        return _open_sqlite(backend, max_size, max_bytes, clock)
+    raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
+
+
+def _sqlite_path(rest: str) -> str:
+    """The path in what follows ``sqlite://``: ours (``./x.db``) or SQLAlchemy's (``/relative.db``, ``//absolute.db``)."""
+    if "?" in rest:
+        raise ValueError("a sqlite:// URL takes no ?options; hand in SQLiteStore(path, ...) instead")
+    path = rest.removeprefix("/")
+    if not path.strip("/"):
+        raise ValueError("a sqlite:// URL needs a path, as in sqlite://./cache.db")
+    return path
+
+
+def _open_sqlite(path: str, max_size: int | None, max_bytes: int | None, clock: Callable[[], float]) -> Opened:
+    from llm_cache_mem.stores.sqlite import SQLiteStore  # sqlite3 is loaded by those who use it
+
+    path = os.path.expanduser(path)
+    return Opened(SQLiteStore(path, max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name=f"sqlite:///{path}")

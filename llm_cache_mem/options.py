@@ -1,0 +1,104 @@
+"""Per-call options that travel in a context variable, so that they reach a cache through any framework."""
+
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
+
+if TYPE_CHECKING:  # datetime is not needed to import the library
+    from datetime import timedelta
+
+__all__ = ["MODES", "UNSET", "CallOptions", "Mode", "Seconds", "Unset", "check_mode", "current", "options", "to_seconds"]
+
+Mode = Literal["on", "off", "refresh", "replay"]
+MODES: Final = ("on", "off", "refresh", "replay")
+
+Seconds: TypeAlias = "float | timedelta | None"
+
+
+class Unset:
+    """The type of UNSET, which tells "not given" from None."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNSET: Final = Unset()
+
+
+def to_seconds(value: Any, name: str = "ttl_seconds") -> float | None:
+    """*value* (seconds, a timedelta, or None for "never") as seconds; ValueError unless it is more than 0."""
+    if value is None:
+        return None
+    if hasattr(value, "total_seconds"):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(value).__name__}")
+    seconds = float(value)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name} must be more than 0 (None means never), not {value!r}")
+    return seconds
+
+
+def check_mode(mode: Any, source: str = "mode") -> Mode:
+    """*mode* if it is one of MODES; ValueError that lists them otherwise."""
+    if mode not in MODES:
+        raise ValueError(f"{source} must be one of {', '.join(MODES)}, not {mode!r}")
+    return mode  # type: ignore[no-any-return]  # narrowed by the test above
+
+
+class CallOptions(NamedTuple):
+    """What is asked of every cache call in this context; UNSET leaves the cache's own setting."""
+
+    ttl_seconds: float | None | Unset = UNSET
+    mode: Mode | Unset = UNSET
+    sample: int = 0
+    namespace: str | Unset = UNSET
+
+
+_DEFAULT = CallOptions()
+_current: ContextVar[CallOptions] = ContextVar("llm_cache_mem.options", default=_DEFAULT)
+current = _current.get
+
+
+class options:  # noqa: N801  # reads as a verb: with options(mode="refresh"): ...
+    """Options for every cache call made inside ``with options(...)``, in this thread or task and in what it starts.
+
+    *ttl_seconds*: how long what is stored here lives, and how old what is read may be (None: no limit).
+    *mode*: ``on``; ``off`` (neither read nor store); ``refresh`` (store without reading); ``replay`` (only read; a miss raises).
+    *sample*: which of several answers to the same request, from 0; each has an entry of its own.
+    *namespace*: the tenant or purpose. What an inner ``options`` does not set, it takes from the outer one.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl_seconds: "Seconds | Unset" = UNSET,
+        mode: Mode | Unset = UNSET,
+        sample: int | Unset = UNSET,
+        namespace: str | Unset = UNSET,
+    ) -> None:
+        changes: dict[str, Any] = {}
+        if not isinstance(ttl_seconds, Unset):
+            changes["ttl_seconds"] = to_seconds(ttl_seconds)
+        if not isinstance(mode, Unset):
+            changes["mode"] = check_mode(mode)
+        if not isinstance(sample, Unset):
+            if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+                raise ValueError(f"sample must be a whole number from 0, not {sample!r}")
+            changes["sample"] = sample
+        if not isinstance(namespace, Unset):
+            if not isinstance(namespace, str):
+                raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+            changes["namespace"] = namespace
+        self._changes = changes
+        self._tokens: list[Token[CallOptions]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(_current.set(_current.get()._replace(**self._changes)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        _current.reset(self._tokens.pop())

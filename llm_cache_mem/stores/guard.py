@@ -1,0 +1,205 @@
+"""Fail-open: a store that fails costs a miss or a dropped write, and for a bounded time only."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from random import random
+from time import monotonic
+from typing import ParamSpec, TypeVar
+
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.stores.base import Removed, Store
+
+__all__ = ["Breaker", "GuardedStore"]
+
+_log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_QUIET_SECONDS = 60.0
+
+
+class Breaker:
+    """A circuit breaker: *failures* in a row open it for *first* to *longest* seconds, doubling; then one probe decides.
+
+    Calls that began before it opened and fail afterwards change nothing, or one outage would escalate the wait at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        failures: int = 3,
+        first: float = 1.0,
+        longest: float = 5.0,
+        timer: Callable[[], float] = monotonic,
+    ) -> None:
+        self._limit = failures
+        self._first = first
+        self._longest = longest
+        self._timer = timer
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._wait = 0.0
+        self._closed_again_at = 0.0
+        self._probing = False
+        reset_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._probing = False
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are being refused."""
+        return self._wait > 0
+
+    def allows(self) -> bool:
+        """Whether a call may go to the store now; when one may after a wait, it is the only one, the probe."""
+        if not self._wait:
+            return True
+        with self._lock:
+            if not self._wait:
+                return True
+            if self._probing or self._timer() < self._closed_again_at:
+                return False
+            self._probing = True
+            return True
+
+    def succeeded(self) -> bool:
+        """Note a success; whether it closed the breaker."""
+        if not self._failures:
+            return False
+        with self._lock:
+            closed = self._wait > 0
+            self._failures = 0
+            self._wait = 0.0
+            self._probing = False
+            return closed
+
+    def failed(self) -> bool:
+        """Note a failure; whether it opened the breaker."""
+        with self._lock:
+            self._failures += 1
+            if self._wait and not self._probing:
+                return False
+            if not self._wait and self._failures < self._limit:
+                return False
+            opened = not self._wait
+            self._wait = min(self._longest, self._wait * 2 or self._first)
+            self._closed_again_at = self._timer() + self._wait * (0.75 + random() / 4)
+            self._probing = False
+            return opened
+
+
+class GuardedStore:
+    """A Store around a Store: ``get``, ``put`` and ``size`` never raise, unless *strict*.
+
+    What the caller asks for by name (``delete``, ``clear``, ``purge``, ``entries``) does raise StoreError: nobody may believe
+    that something is gone which is still there.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        strict: bool,
+        on_error: Callable[[str], object],
+        timer: Callable[[], float] = monotonic,
+    ) -> None:
+        self.inner = store
+        self._strict = strict
+        self._on_error = on_error
+        self._timer = timer
+        self._breaker = Breaker(timer=timer)
+        self._failing = False
+        self._quiet_until = 0.0
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    @property
+    def blocking(self) -> bool:
+        return self.inner.blocking
+
+    def get(self, key: str) -> Entry | None:
+        return self._guarded("get", None, self.inner.get, key)
+
+    def put(self, key: str, entry: Entry) -> Removed | None:
+        """As Store.put; None when the write was dropped."""
+        return self._guarded("put", None, self.inner.put, key, entry)
+
+    def discard(self, key: str, stored_at: float) -> bool:
+        """Delete an entry that turned out stale or unreadable, if the store lets us."""
+        return self._guarded("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
+
+    def size(self, prefix: str = "") -> int:
+        return self._guarded("size", 0, self.inner.size, prefix)
+
+    def delete(self, key: str, *, stored_at: float | None = None) -> bool:
+        return self._loud("delete", lambda: self.inner.delete(key, stored_at=stored_at))
+
+    def clear(self, prefix: str = "") -> int:
+        return self._loud("clear", self.inner.clear, prefix)
+
+    def purge(self) -> int:
+        return self._loud("purge", self.inner.purge)
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+        listed = self._loud("entries", self.inner.entries, prefix)
+        while True:
+            try:
+                pair = self._loud("entries", next, listed)
+            except StopIteration:
+                return
+            yield pair
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _guarded(self, operation: str, fallback: R, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._strict:
+            return self._loud(operation, call, *args, **kwargs)
+        if not self._breaker.allows():
+            return fallback
+        try:
+            result = call(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the call that is being served must go on
+            self._note_failure(operation, exc)
+            return fallback
+        except BaseException:  # an interrupt: pass it on, but do not leave the breaker waiting for this probe
+            self._breaker.failed()
+            raise
+        if self._failing:
+            self._note_recovery()
+        return result
+
+    def _loud(self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except (StoreError, StopIteration):
+            raise
+        except Exception as exc:
+            raise StoreError(type(self.inner).__name__, operation, type(exc).__name__) from exc
+
+    def _note_failure(self, operation: str, exc: BaseException) -> None:
+        opened = self._breaker.failed()
+        self._on_error(operation)
+        name = type(self.inner).__name__
+        if not self._failing:
+            self._failing = True
+            self._say("%s failed (%s); calls go on without it", name, exc if isinstance(exc, StoreError) else type(exc).__name__)
+        elif opened:
+            self._say("%s keeps failing; it is left alone for some seconds at a time", name, even_so=True)
+
+    def _note_recovery(self) -> None:
+        self._failing = False
+        self._say("%s works again", type(self.inner).__name__, even_so=self._breaker.succeeded())
+
+    def _say(self, text: str, *args: object, even_so: bool = False) -> None:
+        """Log a change of state; a store that flaps is not worth a line each time."""
+        now = self._timer()
+        if even_so or now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            _log.warning(text, *args)

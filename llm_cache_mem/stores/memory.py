@@ -1,0 +1,124 @@
+"""Entries in this process: an ordered dict under one lock, least recently used first."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from time import time
+
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+
+__all__ = ["MemoryStore"]
+
+_SWEEP = 4  # expired entries that one write removes at the most
+
+
+class MemoryStore:
+    """A Store for one process, bounded by entries (*max_size*) and bytes of keys and payloads (*max_bytes*); None: unbounded."""
+
+    blocking = False
+
+    def __init__(
+        self,
+        *,
+        max_size: int | None = None,
+        max_bytes: int | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._max_size = max_size
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        reset_after_fork(self)
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(max_size={self._max_size}, max_bytes={self._max_bytes})"
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Entry | None:
+        entries = self._entries
+        with self._lock:
+            entry = entries.get(key)
+            if entry is not None:
+                entries.move_to_end(key)
+            return entry
+
+    def put(self, key: str, entry: Entry) -> Removed:
+        entries = self._entries
+        with self._lock:
+            old = entries.pop(key, None)
+            if old is not None:
+                self._bytes -= len(key) + old.size
+            entries[key] = entry
+            self._bytes += len(key) + entry.size
+            expired = self._sweep()
+            evicted = 0
+            while self._overfull():
+                self._remove_oldest()
+                evicted += 1
+        return Removed(evicted, expired) if evicted or expired else NOTHING_REMOVED
+
+    def delete(self, key: str, *, stored_at: float | None = None) -> bool:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or (stored_at is not None and entry.stored_at != stored_at):
+                return False
+            self._remove(key)
+            return True
+
+    def clear(self, prefix: str = "") -> int:
+        with self._lock:
+            keys = [key for key in self._entries if key.startswith(prefix)]
+            for key in keys:
+                self._remove(key)
+            return len(keys)
+
+    def purge(self) -> int:
+        now = self._clock()
+        with self._lock:
+            keys = [key for key, entry in self._entries.items() if entry.expires_at is not None and entry.expires_at <= now]
+            for key in keys:
+                self._remove(key)
+            return len(keys)
+
+    def size(self, prefix: str = "") -> int:
+        with self._lock:
+            return sum(key.startswith(prefix) for key in self._entries) if prefix else len(self._entries)
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+        with self._lock:
+            listed = [(key, entry) for key, entry in self._entries.items() if key.startswith(prefix)]
+        return iter(listed)
+
+    def close(self) -> None:
+        """Nothing is open: entries stay until the store itself goes."""
+
+    def _sweep(self) -> int:
+        """Remove expired entries from the least recently used end, where those that nobody reads collect."""
+        now = self._clock()
+        removed = 0
+        while removed < _SWEEP:
+            key, entry = next(iter(self._entries.items()))
+            if entry.expires_at is None or entry.expires_at > now or len(self._entries) == 1:
+                break
+            self._remove(key)
+            removed += 1
+        return removed
+
+    def _overfull(self) -> bool:
+        if self._max_size is not None and len(self._entries) > self._max_size:
+            return True
+        return self._max_bytes is not None and self._bytes > self._max_bytes
+
+    def _remove_oldest(self) -> None:
+        key, entry = self._entries.popitem(last=False)
+        self._bytes -= len(key) + entry.size
+
+    def _remove(self, key: str) -> None:
+        entry = self._entries.pop(key)
+        self._bytes -= len(key) + entry.size

@@ -1,0 +1,168 @@
+"""Streams are collected while they pass through, stored only when they end cleanly, and replayed as streams."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.errors import LLMCacheError
+
+__all__ = ["AsyncReplay", "AsyncTee", "Replay", "Tee"]
+
+T = TypeVar("T")
+
+
+class _Recording:
+    """Snapshots of chunks, taken before the consumer can change them; *fault* is the first that has no storable form."""
+
+    def __init__(self) -> None:
+        self._snapshots: list[Payload] = []
+        self.fault: LLMCacheError | None = None
+
+    def add(self, chunk: Any) -> None:
+        if self.fault is None:
+            try:
+                self._snapshots.append(Payload.of(chunk))
+            except LLMCacheError as exc:
+                self.fault = exc
+                self._snapshots.clear()
+
+    def chunks(self) -> list[Any]:
+        return [snapshot.thaw() for snapshot in self._snapshots]
+
+
+Finish = Callable[[_Recording], object]
+
+
+class _Live(Generic[T]):
+    """What sync and async tees share: the source's other attributes stay reachable, as an SDK's stream has them."""
+
+    def __init__(self, source: Any, finish: Any) -> None:
+        self._source = source
+        self._finish = finish
+        self._recording = _Recording()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+
+class Tee(_Live[T], Iterator[T]):
+    """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at a clean end."""
+
+    def __init__(self, source: Iterable[T], finish: Finish) -> None:
+        super().__init__(source, finish)
+        self._chunks = iter(source)
+
+    def __next__(self) -> T:
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            finish, self._finish = self._finish, None
+            if finish is not None:
+                finish(self._recording)
+            raise
+        except BaseException:
+            self._finish = None
+            raise
+        if self._finish is not None:
+            self._recording.add(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Stop early: nothing is stored."""
+        self._finish = None
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncTee(_Live[T], AsyncIterator[T]):
+    """Tee for ``async for``; *finish* is awaited."""
+
+    def __init__(self, source: AsyncIterable[T], finish: Callable[[_Recording], Awaitable[object]]) -> None:
+        super().__init__(source, finish)
+        self._chunks = aiter(source)
+
+    async def __anext__(self) -> T:
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            finish, self._finish = self._finish, None
+            if finish is not None:
+                await finish(self._recording)
+            raise
+        except BaseException:
+            self._finish = None
+            raise
+        if self._finish is not None:
+            self._recording.add(chunk)
+        return chunk
+
+    async def aclose(self) -> None:
+        """Stop early: nothing is stored."""
+        self._finish = None
+        for name in ("aclose", "close"):  # async generators have the one, SDK streams the other
+            close = getattr(self._source, name, None)
+            if close is not None:
+                await close()
+                return
+
+    close = aclose
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+
+class Replay(Iterator[T]):
+    """A stored stream, chunk by chunk."""
+
+    def __init__(self, chunks: list[T]) -> None:
+        self._chunks = iter(chunks)
+
+    def __next__(self) -> T:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Yield no more."""
+        self._chunks = iter(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncReplay(AsyncIterator[T]):
+    """Replay for ``async for``."""
+
+    def __init__(self, chunks: list[T]) -> None:
+        self._chunks = iter(chunks)
+
+    async def __anext__(self) -> T:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Yield no more."""
+        self._chunks = iter(())
+
+    close = aclose
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
