@@ -62,12 +62,17 @@ class CacheMissError(LLMCacheError, LookupError):
 
 
 class EntryUnreadable(LLMCacheError, ValueError):
-    """Stored bytes that are damaged, foreign, or written by a newer version; *newer* tells the last."""
+    """Stored bytes that are damaged, foreign, or written by a newer version; *newer* tells the last.
 
-    def __init__(self, reason: str, *, newer: bool = False) -> None:
+    *keep* means: a miss here and now, but leave it in the store. Another process can read it (a newer version), or this one
+    can later (a class that is not imported or registered yet).
+    """
+
+    def __init__(self, reason: str, *, newer: bool = False, keep: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.newer = newer
+        self.keep = keep or newer
 
 
 class StoreError(LLMCacheError):

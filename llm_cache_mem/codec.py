@@ -1,0 +1,138 @@
+"""Values at rest: any supported value becomes bytes, and every read of them is a fresh, independent value.
+
+In memory a value rests as ``marshal`` bytes, which are quick to make and never leave the process; stores that persist ask for
+JSON. Plain JSON values are written as themselves. Others become a tagged tree (codec_tags) inside ``{"$llm-cache-mem": tree}``.
+"""
+
+import json
+import marshal
+from typing import Any
+
+from llm_cache_mem.codec_tags import INT_LIMIT, MAX_DEPTH, MAX_NODES, from_tree, to_tree
+from llm_cache_mem.errors import EntryUnreadable
+
+__all__ = ["Payload"]
+
+_WRAPPER = "$llm-cache-mem"
+_LEAVES = frozenset({str, bool, type(None)})
+_PLAIN, _TAGGED, _JSON = range(3)
+
+
+class Payload:
+    """One value at rest: bytes, and how to read them. Immutable; may be read from any thread."""
+
+    __slots__ = ("_data", "_form")
+
+    def __init__(self, data: bytes, form: int) -> None:
+        self._data = data
+        self._form = form
+
+    @classmethod
+    def of(cls, value: Any) -> "Payload":
+        """A snapshot of *value* as it is now; ValueNotCacheable if it would not come back equal and of the same type."""
+        if _is_plain(value):
+            return cls(marshal.dumps(value, 2), _PLAIN)
+        return cls(marshal.dumps(to_tree(value), 2), _TAGGED)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Payload":
+        """What ``json()`` gave, read back; nothing is decoded, or found to be unreadable, before ``thaw()``."""
+        return cls(data, _JSON)
+
+    @property
+    def size(self) -> int:
+        """Bytes at rest."""
+        return len(self._data)
+
+    def json(self) -> bytes:
+        """The persistent form, UTF-8 JSON; the same value always gives JSON that any version of this format reads."""
+        if self._form == _JSON:
+            return self._data
+        tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
+        try:
+            return _to_json(tree if self._form == _PLAIN else {_WRAPPER: tree})
+        except UnicodeEncodeError:  # lone surrogates in a plain value
+            return _to_json({_WRAPPER: to_tree(tree)})
+
+    def thaw(self) -> Any:
+        """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name, are not what they were."""
+        try:
+            return self._decode()
+        except EntryUnreadable:
+            raise
+        except Exception as exc:  # noqa: BLE001  # hostile bytes find them all: RecursionError, UnicodeError, MemoryError, ...
+            raise EntryUnreadable(f"not a value written by this library ({type(exc).__name__})") from None
+
+    def _decode(self) -> Any:
+        if self._form == _JSON:
+            tree = _from_json(self._data)
+            wrapped = type(tree) is dict and _WRAPPER in tree
+            return from_tree(tree[_WRAPPER]) if wrapped and len(tree) == 1 else tree
+        tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
+        return tree if self._form == _PLAIN else from_tree(tree)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether *value* is, all through, what json.loads could have made: exact types, string keys, no cycle, no wrapper of ours."""
+    level: list[Any] = [[value]]
+    parts = 0
+    for _ in range(MAX_DEPTH):
+        below = _containers_in(level)
+        if not below:
+            return below is not None and not (type(value) is dict and _WRAPPER in value)
+        parts += len(below)
+        if parts > MAX_NODES:
+            return False
+        level = below
+    return False
+
+
+def _containers_in(level: list[Any]) -> list[Any] | None:
+    """The dicts and lists directly inside those of *level*; None when one of them holds what JSON cannot."""
+    below: list[Any] = []
+    for container in level:
+        if type(container) is dict:
+            for key in container:
+                if type(key) is not str:
+                    return None
+            container = container.values()
+        for item in container:
+            kind = type(item)
+            if kind is str:
+                continue
+            if kind is dict or kind is list:
+                below.append(item)
+            elif not (
+                kind in _LEAVES
+                or (kind is int and -INT_LIMIT < item < INT_LIMIT)
+                or (kind is float and item - item == 0.0)  # neither NaN nor infinite
+            ):
+                return None
+    return below
+
+
+def _no_constant(token: str) -> Any:
+    raise EntryUnreadable(f"{token} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise EntryUnreadable("a key twice in one object")
+    return found
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+_decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+
+
+def _to_json(tree: Any) -> bytes:
+    return _encoder.encode(tree).encode()
+
+
+def _from_json(data: bytes) -> Any:
+    text = data.decode()
+    tree, end = _decoder.raw_decode(text)
+    if end != len(text):
+        raise EntryUnreadable("more than one JSON value")
+    return tree

@@ -1,0 +1,176 @@
+"""Which classes a stored value may become: those the program registered, and the response types of loaded SDKs."""
+
+import sys
+from typing import Any, Literal, TypeVar
+
+from llm_cache_mem.errors import EntryUnreadable
+
+__all__ = ["class_ref", "field_names", "kind_of", "register", "register_package", "resolve"]
+
+_C = TypeVar("_C", bound=type)
+Kind = Literal["model", "dataclass", "namedtuple", "enum"]
+
+_registered: dict[str, type] = {}  # the last class registered under a name wins: a notebook cell may run twice
+_names: dict[type, str] = {}
+_packages = {"anthropic.types", "anthropic.lib.streaming", "openai.types", "openai.lib.streaming"}
+_arguments: dict[str, Any] = {f"builtins:{cls.__name__}": cls for cls in (str, int, float, bool, bytes, dict, list, object, type(None))}
+_arguments["typing:Any"] = Any
+
+
+def register(cls: _C, *, name: str | None = None) -> _C:
+    """Let cached values hold instances of *cls*, and of the classes its fields are annotated with; returns *cls*.
+
+    For pydantic models, dataclasses, named tuples and enums; TypeError for others. *name* is what the stored data calls the
+    class, ``module:qualname`` unless given: give one to a class that will move, or share entries between ``__main__`` scripts
+    with care. May be used as a decorator, from any thread, more than once.
+    """
+    if kind_of(cls) is None:
+        raise TypeError(f"register() takes pydantic models, dataclasses, named tuples and enums, not {cls!r}")
+    pending: list[type] = [cls]
+    seen: set[type] = {cls}
+    while pending:
+        current = pending.pop()
+        _name_class(current, name if current is cls else None)
+        for other in _annotated_classes(current):
+            if other not in seen and other not in _names and _package_of(other.__module__) is None:
+                seen.add(other)
+                pending.append(other)
+    return cls
+
+
+def register_package(prefix: str) -> None:
+    """Let cached values hold models, dataclasses and enums defined in module *prefix* or below, once it is imported."""
+    _packages.add(prefix)
+
+
+def kind_of(cls: type) -> Kind | None:
+    """How instances of *cls* are taken apart and rebuilt; None when they cannot be."""
+    main = sys.modules.get("pydantic.main")
+    if main is not None and issubclass(cls, main.BaseModel):
+        return "model"
+    enum = sys.modules.get("enum")
+    if enum is not None and issubclass(cls, enum.Enum):
+        return "enum"
+    if issubclass(cls, tuple):
+        return "namedtuple" if hasattr(cls, "_fields") else None
+    plain = not issubclass(cls, (dict, list, set, frozenset, str, bytes, int, float, BaseException))
+    return "dataclass" if plain and hasattr(cls, "__dataclass_fields__") else None
+
+
+def field_names(cls: Any) -> "tuple[str, ...]":
+    """The names of the fields that *cls* has now, to compare with those that were stored."""
+    if hasattr(cls, "__pydantic_fields__"):
+        return tuple(cls.__pydantic_fields__)
+    if hasattr(cls, "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return tuple(field.name for field in fields(cls))
+    return tuple(cls._fields)
+
+
+def class_ref(cls: type) -> Any:
+    """What stored data calls *cls*: a string, or for ``Origin[Argument]`` a list; None if it could not be decoded."""
+    generic = getattr(cls, "__pydantic_generic_metadata__", None)
+    if generic is not None and generic["origin"] is not None and cls not in _names:
+        origin = class_ref(generic["origin"])
+        arguments = [_argument_ref(argument) for argument in generic["args"]]
+        return None if origin is None or None in arguments else [origin, *arguments]
+    name = _names.get(cls)
+    if name is not None:
+        return name if _registered.get(name) is cls else None
+    name = _default_name(cls)
+    return name if _package_of(cls.__module__) is not None and _from_modules(name) is cls else None
+
+
+def resolve(ref: Any) -> Any:
+    """The class that *ref* names, never importing anything; EntryUnreadable, to be kept, when there is none here and now."""
+    if isinstance(ref, list):
+        origin, *arguments = ref
+        return resolve(origin)[tuple(_resolve_argument(argument) for argument in arguments)]
+    cls = _registered.get(ref)
+    if cls is None and _package_of(ref.partition(":")[0]) is not None:
+        cls = _from_modules(ref)
+    if cls is None or kind_of(cls) is None:
+        raise EntryUnreadable("a class it holds is not registered, or its package is not imported yet", keep=True)
+    return cls
+
+
+def _default_name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _name_class(cls: type, name: str | None) -> None:
+    name = name or _default_name(cls)
+    previous = _registered.get(name)
+    _registered[name] = cls
+    if previous is not None and previous is not cls:
+        _names.pop(previous, None)
+    _names[cls] = name
+
+
+def _package_of(module: str) -> str | None:
+    while module:
+        if module in _packages:
+            return module
+        module = module.rpartition(".")[0]
+    return None
+
+
+def _from_modules(name: str) -> Any:
+    """What a loaded module holds under *name*, looked up without getattr, which a lazy module answers with an import."""
+    module, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if isinstance(found, TypeVar):
+        return found
+    return found if isinstance(found, type) and _default_name(found) == name else None
+
+
+def _argument_ref(argument: Any) -> Any:
+    for name, known in _arguments.items():
+        if argument is known:
+            return name
+    if isinstance(argument, TypeVar):  # the SDKs parse into Parsed...[ResponseFormatT], with the variable left open
+        name = f"{argument.__module__}:{argument.__name__}"
+        return name if _sdk_variable(name) is argument else None
+    return class_ref(argument) if isinstance(argument, type) else None
+
+
+def _resolve_argument(ref: Any) -> Any:
+    if isinstance(ref, str):
+        known = _arguments.get(ref) or _sdk_variable(ref)
+        if known is not None:
+            return known
+    return resolve(ref)
+
+
+def _sdk_variable(name: str) -> Any:
+    """The type variable called *name*, if a package whose classes are allowed defines it in a loaded module."""
+    package = name.partition(".")[0]
+    found = _from_modules(name) if any(allowed.partition(".")[0] == package for allowed in _packages) else None
+    return found if isinstance(found, TypeVar) else None
+
+
+def _annotated_classes(cls: Any) -> "set[type]":
+    """The classes that a program would have to register along with *cls*."""
+    if hasattr(cls, "__pydantic_fields__"):
+        pending = [field.annotation for field in cls.__pydantic_fields__.values()]
+    elif hasattr(cls, "__annotations__"):
+        from typing import get_type_hints
+
+        try:
+            pending = list(get_type_hints(cls).values())
+        except (NameError, TypeError):  # an annotation that only a type checker can follow
+            return set()
+    else:
+        return set()
+    from typing import get_args
+
+    found: set[type] = set()
+    while pending:
+        annotation = pending.pop()
+        pending.extend(argument for argument in get_args(annotation) if not isinstance(argument, (str, bytes)))
+        if isinstance(annotation, type) and kind_of(annotation) is not None:
+            found.add(annotation)
+    return found

@@ -1,0 +1,145 @@
+"""Entry: a value at rest with what is known about the call that made it, and its envelope for stores that keep bytes.
+
+Envelope, little endian: magic, version, flags (0; kept for compression and encryption), which optional fields are present,
+fixed header, then model, request and body at the lengths the header gives, then 16 bytes of SHA-256 over the key and all that
+came before. A value can therefore not be read under another key, nor with a bit changed.
+"""
+
+from hashlib import sha256
+from struct import Struct
+from struct import error as StructError
+
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+
+__all__ = ["FORMAT_VERSION", "MAX_BODY_BYTES", "Entry", "EntryMemo"]
+
+FORMAT_VERSION = 1
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+_MAGIC = b"\x89LCM"
+_DOMAIN = b"llm-cache-mem entry\0"
+_TAG_BYTES = 16
+_PREFIX = Struct("<4sBBB")
+_HEADER = Struct("<4sBBB4d5qHII")  # prefix, times and cost, usage, lengths of model, request and body
+_NO_USAGE = (0, 0, 0, 0, 0)
+_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (1 << bit for bit in range(6))
+_MAX_TIME = 1e12  # seconds; NaN and infinities fail the comparison too
+
+
+class Entry:
+    """What a store keeps under a key. Immutable by convention, so that threads and callers may share one.
+
+    Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output, cache read, cache write and
+    one-hour cache write tokens; *cost_usd* and *seconds* are what the stored call took; *request* is its canonical JSON, kept
+    only when asked for. None means unknown.
+    """
+
+    __slots__ = ("cost_usd", "expires_at", "model", "payload", "request", "seconds", "stored_at", "usage")
+
+    def __init__(
+        self,
+        payload: Payload,
+        stored_at: float,
+        expires_at: float | None = None,
+        *,
+        model: str | None = None,
+        usage: tuple[int, ...] | None = None,
+        cost_usd: float | None = None,
+        seconds: float | None = None,
+        request: bytes | None = None,
+    ) -> None:
+        self.payload = payload
+        self.stored_at = stored_at
+        self.expires_at = expires_at
+        self.model = model
+        self.usage = usage
+        self.cost_usd = cost_usd
+        self.seconds = seconds
+        self.request = request
+
+    def __repr__(self) -> str:
+        return f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r}, model={self.model!r})"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value and, where kept, of the request."""
+        return self.payload.size + (0 if self.request is None else len(self.request))
+
+    def pack(self, key: str) -> bytes:
+        """The envelope to keep under *key*; ValueNotCacheable when the value is over MAX_BODY_BYTES or a field out of range."""
+        body = self.payload.json()
+        model = b"" if self.model is None else self.model.encode("utf-8", "surrogatepass")
+        request = self.request or b""
+        if len(body) > MAX_BODY_BYTES:
+            raise ValueNotCacheable("value", f"more than {MAX_BODY_BYTES} bytes")
+        optional = (self.expires_at, self.cost_usd, self.seconds, self.usage, self.model, self.request)
+        present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
+        try:
+            header = _HEADER.pack(
+                *(_MAGIC, FORMAT_VERSION, 0, present),
+                *(self.stored_at, self.expires_at or 0.0, self.cost_usd or 0.0, self.seconds or 0.0),
+                *(self.usage or _NO_USAGE),
+                *(len(model), len(request), len(body)),
+            )
+        except (StructError, OverflowError) as exc:
+            raise ValueNotCacheable("entry", f"a field is out of range: {exc}") from None
+        sealed = b"".join((header, model, request, body))
+        return sealed + _tag(key, sealed)
+
+    @classmethod
+    def unpack(cls, key: str, data: bytes) -> "Entry":
+        """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
+        if len(data) < _PREFIX.size or data[:4] != _MAGIC:
+            raise EntryUnreadable("not an entry of this library")
+        if data[4] > FORMAT_VERSION or (data[4] == FORMAT_VERSION and data[5]):
+            raise EntryUnreadable("written by a newer version", newer=True)
+        if data[4] != FORMAT_VERSION or len(data) < _HEADER.size + _TAG_BYTES:
+            raise EntryUnreadable("damaged: header")
+        (_, _, _, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = _HEADER.unpack_from(data)
+        model_end = _HEADER.size + model_len
+        request_end = model_end + request_len
+        end = request_end + body_len
+        if end + _TAG_BYTES != len(data) or body_len > MAX_BODY_BYTES:
+            raise EntryUnreadable("damaged: length")
+        if _tag(key, data[:end]) != data[end:]:
+            raise EntryUnreadable("damaged, or stored under another key")
+        if not 0.0 <= stored_at < _MAX_TIME:
+            raise EntryUnreadable("damaged: time")
+        return cls(
+            Payload.from_json(data[request_end:end]),
+            stored_at,
+            expires_at if present & _HAS_EXPIRY else None,
+            model=data[_HEADER.size : model_end].decode("utf-8", "surrogatepass") if present & _HAS_MODEL else None,
+            usage=tuple(usage) if present & _HAS_USAGE else None,
+            cost_usd=cost_usd if present & _HAS_COST else None,
+            seconds=seconds if present & _HAS_SECONDS else None,
+            request=data[model_end:request_end] if present & _HAS_REQUEST else None,
+        )
+
+
+class EntryMemo:
+    """The entries of envelopes read lately: the same bytes under the same key give the same Entry, unchecked and undecoded.
+
+    For stores that read the same row again and again. Bounded, without a lock: a slot is replaced as a whole.
+    """
+
+    def __init__(self, slots: int = 256, max_bytes: int = 64 * 1024) -> None:
+        self._slots: list[tuple[str, bytes, Entry] | None] = [None] * slots
+        self._max_bytes = max_bytes
+
+    def get(self, key: str, data: bytes) -> Entry:
+        """``Entry.unpack(key, data)``, or the entry it gave before for the same bytes."""
+        at = hash(key) % len(self._slots)
+        slot = self._slots[at]
+        if slot is not None and slot[1] == data and slot[0] == key:
+            return slot[2]
+        entry = Entry.unpack(key, data)
+        if len(data) <= self._max_bytes:
+            self._slots[at] = (key, data, entry)
+        return entry
+
+
+def _tag(key: str, sealed: bytes) -> bytes:
+    name = key.encode()
+    return sha256(b"%b%d:%b%b" % (_DOMAIN, len(name), name, sealed)).digest()[:_TAG_BYTES]
