@@ -8,10 +8,11 @@ import json
 import marshal
 from typing import Any
 
+from llm_cache_mem.codec_classes import register, register_package
 from llm_cache_mem.codec_tags import INT_LIMIT, MAX_DEPTH, MAX_NODES, from_tree, to_tree
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["Payload"]
+__all__ = ["Payload", "register", "register_package"]
 
 _WRAPPER = "$llm-cache-mem"
 _LEAVES = frozenset({str, bool, type(None)})

@@ -83,7 +83,7 @@ def class_ref(cls: type) -> Any:
 
 
 def resolve(ref: Any) -> Any:
-    """The class that *ref* names, never importing anything; EntryUnreadable, to be kept, when there is none here and now."""
+    """The class that *ref* names, never importing anything; EntryUnreadable with *newer* when there is none here and now."""
     if isinstance(ref, list):
         origin, *arguments = ref
         return resolve(origin)[tuple(_resolve_argument(argument) for argument in arguments)]
@@ -91,7 +91,7 @@ def resolve(ref: Any) -> Any:
     if cls is None and _package_of(ref.partition(":")[0]) is not None:
         cls = _from_modules(ref)
     if cls is None or kind_of(cls) is None:
-        raise EntryUnreadable("a class it holds is not registered, or its package is not imported yet", keep=True)
+        raise EntryUnreadable("a class it holds is not registered, or its package is not imported yet", newer=True)
     return cls
 
 

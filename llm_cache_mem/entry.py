@@ -42,7 +42,6 @@ class Entry:
         payload: Payload,
         stored_at: float,
         expires_at: float | None = None,
-        *,
         model: str | None = None,
         usage: tuple[int, ...] | None = None,
         cost_usd: float | None = None,

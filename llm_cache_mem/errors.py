@@ -62,17 +62,16 @@ class CacheMissError(LLMCacheError, LookupError):
 
 
 class EntryUnreadable(LLMCacheError, ValueError):
-    """Stored bytes that are damaged, foreign, or written by a newer version; *newer* tells the last.
+    """Stored bytes that are damaged, foreign, or that need more than this process has.
 
-    *keep* means: a miss here and now, but leave it in the store. Another process can read it (a newer version), or this one
-    can later (a class that is not imported or registered yet).
+    *newer* tells the last, a newer version of the library or a class that is not imported or registered here yet: a miss, but
+    one to leave in the store, since another process can read it, or this one later.
     """
 
-    def __init__(self, reason: str, *, newer: bool = False, keep: bool = False) -> None:
+    def __init__(self, reason: str, *, newer: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.newer = newer
-        self.keep = keep or newer
 
 
 class StoreError(LLMCacheError):
