@@ -6,10 +6,13 @@ JSON. Plain JSON values are written as themselves. Others become a tagged tree (
 
 import json
 import marshal
+from collections import deque
 from typing import Any
+from weakref import ref
 
 from llm_cache_mem.codec_classes import register, register_package
-from llm_cache_mem.codec_tags import INT_LIMIT, MAX_DEPTH, MAX_NODES, from_tree, to_tree
+from llm_cache_mem.codec_links import LinkTable, link
+from llm_cache_mem.codec_tags import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES, from_tree, to_tree
 from llm_cache_mem.errors import EntryUnreadable
 
 __all__ = ["Payload", "register", "register_package"]
@@ -18,15 +21,21 @@ _WRAPPER = "$llm-cache-mem"
 _LEAVES = frozenset({str, bool, type(None)})
 _PLAIN, _TAGGED, _JSON = range(3)
 
+_HOT_PAYLOADS = 256  # so many values may rest as containers too, which take about four times the memory of bytes
+_HOT_BYTES = 32 * 1024
+_hot: "deque[ref[Payload]]" = deque()
+
 
 class Payload:
     """One value at rest: bytes, and how to read them. Immutable; may be read from any thread."""
 
-    __slots__ = ("_data", "_form")
+    __slots__ = ("__weakref__", "_data", "_form", "_links", "_was_read")
 
     def __init__(self, data: bytes, form: int) -> None:
         self._data = data
         self._form = form
+        self._links: LinkTable | None = None
+        self._was_read = False
 
     @classmethod
     def of(cls, value: Any) -> "Payload":
@@ -58,11 +67,32 @@ class Payload:
     def thaw(self) -> Any:
         """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name, are not what they were."""
         try:
-            return self._decode()
+            links = self._links
+            if links is not None:
+                return links.copy()
+            value = self._decode()
+            if self._was_read and len(self._data) <= _HOT_BYTES:
+                return self._warm(value)
+            self._was_read = True
+            return value
         except EntryUnreadable:
             raise
         except Exception as exc:  # noqa: BLE001  # hostile bytes find them all: RecursionError, UnicodeError, MemoryError, ...
             raise EntryUnreadable(f"not a value written by this library ({type(exc).__name__})") from None
+
+    def _warm(self, value: Any) -> Any:
+        """Keep a link table of *value* from now on, and let go of the oldest one when there are too many."""
+        links = link(value)
+        if links is None:
+            return value
+        self._links = links
+        _hot.append(ref(self))
+        if len(_hot) > _HOT_PAYLOADS:
+            coldest = _hot.popleft()()
+            if coldest is not None:
+                coldest._links = None
+                coldest._was_read = False
+        return links.copy()
 
     def _decode(self) -> Any:
         if self._form == _JSON:
@@ -105,7 +135,7 @@ def _containers_in(level: list[Any]) -> list[Any] | None:
                 below.append(item)
             elif not (
                 kind in _LEAVES
-                or (kind is int and -INT_LIMIT < item < INT_LIMIT)
+                or (kind is int and LOWEST_INT < item < HIGHEST_INT)
                 or (kind is float and item - item == 0.0)  # neither NaN nor infinite
             ):
                 return None

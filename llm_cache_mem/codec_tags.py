@@ -4,21 +4,23 @@ A tag is an object of one key that begins with ``$``: ``{"$tuple": [1, 2]}``. An
 or that has keys other than strings, is written as its pairs: ``{"$dict": [["$tuple", [1, 2]]]}``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
 from llm_cache_mem.codec_classes import class_ref, field_names, kind_of, resolve
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
-__all__ = ["INT_LIMIT", "MAX_DEPTH", "MAX_NODES", "from_tree", "to_tree"]
+__all__ = ["HIGHEST_INT", "LOWEST_INT", "MAX_DEPTH", "MAX_NODES", "from_tree", "scalar_types", "to_tree"]
 
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000
-INT_LIMIT = 10**4000  # int() and str() refuse 4,300 digits and more
+HIGHEST_INT = 10**4000  # int() and str() refuse more than 4,300 digits
+LOWEST_INT = -HIGHEST_INT
 
-_Path = tuple[Any, str] | None
+_Path = tuple[Any, Any] | None
 _Encoder = Callable[[Any], Any]
+_NESTED = frozenset({dict, list})
 
 
 class _Walk:
@@ -41,7 +43,7 @@ class _Walk:
         if cls is list:
             return self.items(value, path, depth)
         if cls is int:
-            if -INT_LIMIT < value < INT_LIMIT:
+            if LOWEST_INT < value < HIGHEST_INT:
                 return value
             raise _refused(path, "an integer of more than 4,000 digits")
         if cls is float:
@@ -68,17 +70,15 @@ class _Walk:
 
     def mapping(self, value: dict[Any, Any], path: _Path, depth: int) -> Any:
         if all(type(key) is str and (key.isascii() or _is_utf8(key)) for key in value) and not _looks_tagged(value):
-            return {key: self.encode(item, (path, _segment(key)), depth + 1) for key, item in value.items()}
-        pairs = enumerate(value.items())
-        return {
-            "$dict": [
-                [self.encode(key, (path, f"[key {i}]"), depth + 1), self.encode(item, (path, _segment(key)), depth + 1)]
-                for i, (key, item) in pairs
-            ]
-        }
+            return {
+                key: item if item is None or (type(item) is str and item.isascii()) else self.encode(item, (path, key), depth + 1)
+                for key, item in value.items()
+            }
+        below = depth + 1
+        return {"$dict": [[self.encode(key, (path, ...), below), self.encode(item, (path, key), below)] for key, item in value.items()]}
 
     def items(self, value: Any, path: _Path, depth: int) -> list[Any]:
-        return [self.encode(item, (path, f"[{i}]"), depth + 1) for i, item in enumerate(value)]
+        return [self.encode(item, (path, i), depth + 1) for i, item in enumerate(value)]
 
     def enum(self, value: Any, cls: Any, path: _Path, depth: int) -> list[Any]:
         name = value._name_
@@ -112,7 +112,7 @@ class _Walk:
 def to_tree(value: Any) -> Any:
     """The tagged tree of *value*; ValueNotCacheable, naming the place, for what would not come back equal and of its type."""
     try:
-        return _Walk().encode(value, (None, "value"))
+        return _Walk().encode(value, None)
     except RecursionError:
         raise ValueNotCacheable("value", "too deep") from None
 
@@ -126,10 +126,15 @@ def from_tree(node: Any) -> Any:
             if decoder is None:
                 raise EntryUnreadable("a tag that this version does not know", newer=True)
             return decoder(body)
-        return {key: from_tree(item) for key, item in node.items()}
+        return {key: from_tree(item) if type(item) in _NESTED else item for key, item in node.items()}
     if type(node) is list:
-        return [from_tree(item) for item in node]
+        return [from_tree(item) if type(item) in _NESTED else item for item in node]
     return node
+
+
+def scalar_types() -> Collection[type]:
+    """The types whose values cannot change, besides those of JSON."""
+    return _scalars().keys()
 
 
 def _looks_tagged(node: dict[str, Any]) -> bool:
@@ -145,16 +150,18 @@ def _is_utf8(text: str) -> bool:
 
 
 def _refused(path: _Path, reason: str) -> ValueNotCacheable:
-    segments = []
+    steps = []
     while path is not None:
-        path, segment = path
-        segments.append(segment)
-    return ValueNotCacheable("".join(reversed(segments)), reason)
+        path, step = path
+        steps.append(_step(step))
+    return ValueNotCacheable("value" + "".join(reversed(steps)), reason)
 
 
-def _segment(key: Any) -> str:
-    """*key* as a step of a path; what is not a name might be a user's text, and stays out of error messages."""
-    return f".{key}" if type(key) is str and key.isidentifier() and len(key) <= 40 else "[...]"
+def _step(step: Any) -> str:
+    """One step of a path; a key that is no name might be a user's text, and stays out of error messages."""
+    if type(step) is str and step.isidentifier() and len(step) <= 40:
+        return f".{step}"
+    return f"[{step}]" if type(step) is int else "[...]"
 
 
 def _article(cls: type) -> str:
