@@ -1,0 +1,113 @@
+"""Key functions: what of a request decides whether it is the same one again.
+
+A key function takes ``(messages, **params)`` and returns what is to be hashed instead. The ready-made ones never change what they are
+given, and chain by ``then=``: each hands what it leaves to the next, as in ``masking(r"\\d{4}-\\d\\d-\\d\\d", then=last_turn)``.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_cache_mem.canonical import MAX_DEPTH, Refused, unwrap
+
+__all__ = ["KeyFunction", "ignoring", "last_turn", "masking"]
+
+KeyFunction = Callable[..., Any]
+
+_SYSTEM_ROLES = ("system", "developer")
+_SYSTEM_PARAMS = ("system", "instructions", "system_instruction")
+_IN_MESSAGES = "messages[]."
+
+
+def _whole(messages: Any, **params: Any) -> Any:
+    return {"messages": messages, **params}
+
+
+def last_turn(messages: Any, **params: Any) -> Any:
+    """System prompts, the last thing the user wrote with all that follows it, and all params; earlier turns do not matter.
+
+    What follows are a tool's calls and results within the turn: without them the second step of an agent would get the
+    answer of its first.
+    """
+    if not isinstance(messages, (list, tuple)):
+        return {"last_turn": _whole(messages, **params)}
+    start = max((i for i, message in enumerate(messages) if _is_from_user(message)), default=0)
+    kept = [message for i, message in enumerate(messages) if i >= start or _field(message, "role") in _SYSTEM_ROLES]
+    return {"last_turn": _whole(kept, **params)}
+
+
+def _is_from_user(message: Any) -> bool:
+    """Written by the user: in the Anthropic format a tool's results come under the same role."""
+    content = _field(message, "content")
+    blocks = content if isinstance(content, (list, tuple)) else ()
+    only_results = bool(blocks) and all(_field(block, "type") == "tool_result" for block in blocks)
+    return (isinstance(message, str) or _field(message, "role") == "user") and not only_results
+
+
+def _field(holder: Any, name: str) -> Any:
+    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+
+
+def _simpler(value: Any) -> Any:
+    """As a dict, list or scalar if it can be; what cannot is refused later, where the path to it is known."""
+    try:
+        return unwrap(value)
+    except Refused:
+        return value
+
+
+def ignoring(*names: str, then: KeyFunction = _whole) -> KeyFunction:
+    """A key function that leaves out the params of these *names*; ``"messages[].name"`` leaves out a field of every message."""
+    if not names or not all(isinstance(name, str) and name and name != "messages" for name in names):
+        raise TypeError('ignoring() takes names of params, or of fields of messages: ignoring("user", "messages[].id")')
+    _require_function(then)
+    fields = frozenset(name.removeprefix(_IN_MESSAGES) for name in names if name.startswith(_IN_MESSAGES))
+
+    def without(message: Any) -> Any:
+        plain = _simpler(message)
+        return {key: value for key, value in plain.items() if key not in fields} if type(plain) is dict else message
+
+    def key_without(messages: Any, **params: Any) -> Any:
+        left = {name: value for name, value in params.items() if name not in names}
+        if fields and isinstance(messages, (list, tuple)):
+            messages = [without(message) for message in messages]
+        return then(messages, **left)
+
+    return key_without
+
+
+def masking(pattern: str | re.Pattern[str], replacement: str = "…", *, then: KeyFunction = _whole) -> KeyFunction:
+    """A key function that replaces what *pattern* matches, in every string of the messages and of the system prompt.
+
+    For what changes from call to call and not the answer: a date in a system prompt, a request id. *replacement* is literal.
+    """
+    if not isinstance(pattern, (str, re.Pattern)) or (isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes)):
+        raise TypeError("masking() takes a regular expression for str: a str or re.compile(...)")
+    if not isinstance(replacement, str):
+        raise TypeError(f"replacement must be a str, not {type(replacement).__name__}")
+    _require_function(then)
+    try:
+        substitute = re.compile(pattern).sub
+    except re.error as exc:
+        raise ValueError(f"masking() got a bad regular expression: {exc}") from exc
+
+    def masked(value: Any, depth: int = MAX_DEPTH) -> Any:
+        value = _simpler(value)
+        if type(value) is str:
+            return substitute(lambda _: replacement, value)
+        if type(value) is list and depth:
+            return [masked(item, depth - 1) for item in value]
+        if type(value) is dict and depth:
+            return {key: masked(item, depth - 1) for key, item in value.items()}
+        return value
+
+    def key_masked(messages: Any, **params: Any) -> Any:
+        texts = {name: masked(params[name]) for name in _SYSTEM_PARAMS if name in params}
+        return then(masked(messages), **{**params, **texts})
+
+    return key_masked
+
+
+def _require_function(then: object) -> None:
+    if not callable(then):
+        raise TypeError(f"then= takes a key function, not {type(then).__name__}")

@@ -1,0 +1,129 @@
+"""Keys: two requests share one exactly when they would be the same JSON on the wire."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from llm_cache_mem.canonical import MAX_DEPTH, Refused, Walk, plain_request, text_of
+from llm_cache_mem.key_functions import ignoring, last_turn, masking
+from llm_cache_mem.key_memo import KeyMemo, slot_of
+
+__all__ = [
+    "DEFAULT_IGNORE",
+    "MAX_DEPTH",
+    "KeyParts",
+    "canonical",
+    "digest",
+    "digest_of",
+    "ignoring",
+    "last_turn",
+    "masking",
+    "parse",
+    "prefix",
+]
+
+SCHEMA = 1
+"""The version of the canonical form, in front of every key. A change of form is a new number."""
+
+DEFAULT_IGNORE = frozenset(
+    {
+        # Who pays for the call, not what is asked. Tenants that must not share answers have a namespace each.
+        "api_key",
+        "auth_token",
+        "azure_ad_token",
+        # How long to wait and how often to try: the request is the same every time.
+        "timeout",
+        "request_timeout",
+        "stream_timeout",
+        "max_retries",
+        "num_retries",
+        # A header that is new for every call by design.
+        "idempotency_key",
+        # Not here: extra_headers (a beta header changes answers), extra_body, extra_query, base_url, api_version, stream,
+        # user, metadata, seed, service_tier: they reach the provider. ignoring("user") leaves out what an application knows better.
+    }
+)
+
+_memo = KeyMemo()
+
+
+def digest(messages: Any, params: Mapping[str, Any]) -> str:
+    """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
+    slot = slot_of(messages, params)
+    if slot is not None:
+        known = _memo.get(slot, messages)
+        if known is not None:
+            return known
+    walk = Walk()
+    own_messages, own_params = plain_request(walk, messages, params)
+    text = text_of(walk, {"messages": own_messages, **own_params})
+    hexdigest = sha256(text.encode()).hexdigest()
+    # Only what the slot describes exactly: not tuples made lists, nor what another thread has changed meanwhile.
+    if slot is not None and not walk.tags and slot_of(own_messages, own_params) == slot:
+        _memo.put(slot, own_messages, exact=walk.only_text, digest=hexdigest, length=len(text))
+    return hexdigest
+
+
+def digest_of(obj: Any) -> str:
+    """The same for what a key function returned: ``digest_of({"messages": m, **params}) == digest(m, params)``."""
+    if type(obj) is dict and "messages" in obj:
+        params = obj.copy()
+        return digest(params.pop("messages"), params)
+    walk = Walk()
+    try:
+        tree = walk.plain(obj)
+    except Refused as refused:
+        raise refused.error() from None
+    return sha256(text_of(walk, tree).encode()).hexdigest()
+
+
+def canonical(messages: Any, params: Mapping[str, Any]) -> str:
+    """The text that :func:`digest` hashes: ``json.dumps({"messages": messages, **params}, sort_keys=True)`` for plain JSON."""
+    walk = Walk()
+    own_messages, own_params = plain_request(walk, messages, params)
+    return text_of(walk, {"messages": own_messages, **own_params})
+
+
+class KeyParts(NamedTuple):
+    """A stored key taken apart. *namespace* is ``~`` and a hash where the name was too long to stand in the key."""
+
+    schema: int
+    namespace: str
+    kind: str
+    digest: str
+    sample: int | None
+
+
+_PLAIN_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+_LONGEST_NAMESPACE = 110  # + schema, kind, digest and sample: below the 250 bytes that memcached allows
+_LONGEST_KIND = 40
+
+
+@lru_cache(maxsize=1024)
+def prefix(namespace: str, kind: str | None = None) -> str:
+    """What every key of *namespace* (and *kind*) begins with, and no other key; at most 155 ASCII characters, none special to a glob."""
+    if not isinstance(namespace, str):
+        raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+    name = "".join(chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in namespace.encode())
+    if len(name) > _LONGEST_NAMESPACE:
+        name = "~" + sha256(name.encode()).hexdigest()  # a plain name never holds a ~
+    if kind is None:
+        return f"{SCHEMA}:{name}:"
+    if not kind or len(kind) > _LONGEST_KIND or not _PLAIN_BYTES.issuperset(kind.encode()):
+        raise ValueError(f"kind must be 1 to {_LONGEST_KIND} of letters, digits, '-', '_' and '.': {kind!r}")
+    return f"{SCHEMA}:{name}:{kind}:"
+
+
+def parse(key: str) -> KeyParts:
+    """Take a stored key apart; ValueError for one that is not ours."""
+    schema, name, kind, rest = key.split(":")
+    hexdigest, dot, sample = rest.partition(".")
+    if len(hexdigest) != 64 or not hexdigest.isalnum() or not schema.isdecimal() or (dot and not sample.isdecimal()):
+        raise ValueError("not a key of this library")
+    return KeyParts(int(schema), _unquote(name), kind, hexdigest, int(sample) if dot else None)
+
+
+def _unquote(name: str) -> str:
+    first, *rest = name.split("%")
+    return (first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)).decode()
