@@ -1,0 +1,250 @@
+"""What an answer cost: dollars from tokens, by a table or a function of the user's or by the genai-prices package.
+
+What cannot be priced is None, never 0: a saving that is not known must not look like none. Prices are those of the
+standard tier; batch, priority and other tiers are not seen here.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from llm_cache_mem.usage import Usage
+
+__all__ = ["Price", "PriceTable", "Pricer", "Prices", "load", "loaded", "resolve"]
+
+_log = logging.getLogger(__name__)
+
+
+class Price(NamedTuple):
+    """Dollars per million tokens. A cache price that is None falls back to the one before it in the order given here."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    """Tokens read from the provider's prompt cache; None: at the price of input."""
+    cache_write: float | None = None
+    """Tokens written to it; None: at the price of input."""
+    cache_write_1h: float | None = None
+    """Tokens written to be kept for an hour; None: at the price of cache_write."""
+
+    def cost(self, usage: Usage) -> float:
+        """Dollars for *usage*."""
+        read = self.input if self.cache_read is None else self.cache_read
+        write = self.input if self.cache_write is None else self.cache_write
+        hour = write if self.cache_write_1h is None else self.cache_write_1h
+        fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
+        dollars = fresh * self.input + usage.output_tokens * self.output + usage.cache_read_tokens * read
+        dollars += (usage.cache_write_tokens - usage.cache_write_1h_tokens) * write + usage.cache_write_1h_tokens * hour
+        return dollars / 1_000_000
+
+
+Pricer: TypeAlias = Callable[[str, Usage], float | None]
+"""Dollars for what *usage* says that *model* took, or None where there is no price."""
+
+PriceTable: TypeAlias = Mapping[str, "Price | tuple[float, ...] | Mapping[str, float | None]"]
+Prices: TypeAlias = PriceTable | Pricer | None
+
+
+def resolve(prices: Prices) -> Pricer:
+    """A pricer that never raises, from what ``LLMCache(prices=)`` takes.
+
+    None: the genai-prices package if it is installed (extra ``prices``), imported when the first price is needed. A
+    mapping from model names to a ``Price``, to its fields in order or by name: those models and no others; a name also
+    stands for its dated, prefixed and regional forms (``gpt-4o`` for ``openai/gpt-4o-2024-08-06``). A function
+    ``(model, usage) -> dollars or None``: if it raises or returns no such number, the call counts as unpriced, and the
+    first time is logged. Raises ValueError or TypeError for anything else.
+    """
+    if prices is None:
+        return _library_price
+    if isinstance(prices, Mapping):
+        return _Table(prices)
+    if callable(prices):
+        return _Function(prices)
+    raise TypeError(f"prices must be a mapping of models to prices, a function or None, not {type(prices).__name__}")
+
+
+def loaded(pricer: Pricer) -> bool:
+    """Whether *pricer* answers without a slow import first."""
+    return pricer is not _library_price or _library.cache_info().currsize > 0
+
+
+def load(pricer: Pricer) -> None:
+    """Do the slow import now, if *pricer* has one to do; it can take a second, so async code calls this in a thread."""
+    if pricer is _library_price:
+        _library()
+
+
+class _Table:
+    """Prices by model name."""
+
+    def __init__(self, prices: PriceTable) -> None:
+        self._prices: dict[str, Price] = {}
+        for model, price in prices.items():
+            if not isinstance(model, str):
+                raise TypeError(f"prices: a model name must be a string, not {type(model).__name__}")
+            self._prices[model.lower()] = _price(model, price)
+
+    def __call__(self, model: str, usage: Usage) -> float | None:
+        price = next((self._prices[name] for name in _spellings(model.lower()) if name in self._prices), None)
+        return None if price is None else price.cost(usage)
+
+
+def _price(model: str, given: Any) -> Price:
+    """*given* as a Price. Raises TypeError or ValueError, naming *model*."""
+    try:
+        price = Price(**given) if isinstance(given, Mapping) else Price(*given)
+    except TypeError:
+        raise TypeError(f"prices[{model!r}] must be a Price, (input, output) or a mapping of {', '.join(Price._fields)}") from None
+    return Price(*(_dollars(model, name, dollars) for name, dollars in zip(Price._fields, price, strict=True)))
+
+
+def _dollars(model: str, name: str, given: Any) -> Any:
+    """*given* as a float, or None where the field *name* may be None."""
+    if given is None and name in Price._field_defaults:
+        return None
+    if isinstance(given, bool) or not hasattr(given, "__float__"):
+        raise TypeError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {type(given).__name__}")
+    dollars = float(given)
+    if not math.isfinite(dollars) or dollars < 0:
+        raise ValueError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {given!r}")
+    return dollars
+
+
+class _Function:
+    """A function of the user's, which must not break a call."""
+
+    def __init__(self, function: Pricer) -> None:
+        self._function = function
+        self._complained = False
+
+    def __call__(self, model: str, usage: Usage) -> float | None:
+        try:
+            dollars = self._function(model, usage)
+            if dollars is None:
+                return None
+            dollars = float(dollars)
+            if not math.isfinite(dollars) or dollars < 0:
+                raise ValueError("no amount of dollars")
+        except Exception as exc:  # noqa: BLE001 - whatever it raises, the call it prices has been paid for and goes on
+            if not self._complained:
+                self._complained = True
+                _log.warning("prices: the function failed with %s for model %r; counted as unpriced", type(exc).__name__, model)
+            return None
+        return dollars
+
+
+# Names of models
+
+_PROVIDERS: Final = {
+    "anthropic": "anthropic", "azure": "azure", "azure_ai": "azure", "azure_openai": "azure", "bedrock": "aws", "bedrock_converse": "aws",
+    "cerebras": "cerebras", "cohere": "cohere", "deepseek": "deepseek", "fireworks": "fireworks", "fireworks_ai": "fireworks",
+    "gemini": "google", "google": "google", "google-gla": "google", "google-vertex": "google", "google_genai": "google",
+    "google_vertexai": "google", "groq": "groq", "mistral": "mistral", "mistralai": "mistral", "openai": "openai",
+    "openai-responses": "openai", "openrouter": "openrouter", "perplexity": "perplexity", "together": "together",
+    "together_ai": "together", "vertex_ai": "google", "voyage": "voyageai", "x-ai": "x-ai", "xai": "x-ai",
+}  # fmt: skip
+_ROUTE: Final = re.compile(r"([a-z_-]+)[/:](.+)")
+_RESOURCE: Final = re.compile(r"^(?:projects/.+/)?(?:publishers/[^/]+/)?models/")  # Gemini and Vertex
+_BEDROCK: Final = re.compile(
+    r"^(?:(?:us|us-gov|eu|apac|au|ca|jp|sa|global)\.)?(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen|writer)\."
+)
+_BEDROCK_VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+\w*)?$")
+_DATE: Final = re.compile(r"(?:@[\w.-]+|-\d{8}|-\d{4}-\d{2}-\d{2})$")
+_OPEN_WEIGHTS: Final = re.compile(r"deepseek-r1|gemma|gpt-oss|llama|phi|qwen")
+_EMBEDDINGS: Final = re.compile(r"text-embedding-(?:3|ada)-")
+
+
+def _plain(model: str) -> str:
+    """*model* in lower case without what a URL or a resource path puts around it."""
+    return _RESOURCE.sub("", model.strip().lower().replace("%3a", ":"))
+
+
+def _spellings(model: str) -> Iterator[str]:
+    """*model* in ever plainer forms: without path, without Bedrock's region and maker and version, without date."""
+    yield model
+    name = _plain(model)
+    yield name
+    name = name.rpartition("/")[2]
+    yield name
+    if match := _BEDROCK.match(name):
+        yield (name := name[match.end() :])
+        yield (name := _BEDROCK_VERSION.sub("", name))
+    yield _DATE.sub("", name)
+
+
+def _routes(model: str) -> Iterator[tuple[str | None, str]]:
+    """Where genai-prices may know *model*, best first, as (provider, name).
+
+    The name alone must tell who served it. A tag (``llama3.2:1b``), a hub name (``meta-llama/…``) or a bare name of open
+    weights may be anybody's machine, so it has no price unless a known provider stands in front.
+    """
+    name = _plain(model)
+    if name.startswith("arn:") or _BEDROCK.match(name):
+        yield "aws", name
+    elif (match := _ROUTE.fullmatch(name)) and match[1] in _PROVIDERS:
+        provider, rest = _PROVIDERS[match[1]], match[2]
+        if _OPEN_WEIGHTS.match(rest) and provider in {"openai", "deepseek"}:  # a maker's name in front, as hubs write it
+            return
+        yield provider, rest
+        yield provider, _DATE.sub("", rest)
+        yield "openrouter", name
+    elif "/" not in name and ":" not in name and not _OPEN_WEIGHTS.match(name):
+        provider_or_any = "openai" if _EMBEDDINGS.match(name) else None
+        yield provider_or_any, name
+        yield provider_or_any, _DATE.sub("", name)
+
+
+# genai-prices, and nothing else of this library knows of it
+
+
+class _Library(NamedTuple):
+    calc_price: Callable[..., Any]
+    usage: Callable[..., Any]
+
+
+@lru_cache(maxsize=1)
+def _library() -> _Library | None:
+    """The package, or None where it is not installed or does not import."""
+    try:
+        import genai_prices
+
+        return _Library(genai_prices.calc_price, genai_prices.Usage)
+    except ModuleNotFoundError as exc:
+        if exc.name == "genai_prices":
+            return None
+        _log.warning("genai-prices does not import (%s is missing): nothing is priced", exc.name)
+    except Exception as exc:  # noqa: BLE001 - a broken extra must not break a call
+        _log.warning("genai-prices does not import (%s): nothing is priced", type(exc).__name__)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _library_price(model: str, usage: Usage) -> float | None:
+    library = _library()
+    if library is None:
+        return None
+    try:
+        counts = library.usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        )
+        for provider, name in _routes(model):
+            try:
+                dollars = float(library.calc_price(counts, name, provider_id=provider).total_price)
+            except LookupError:
+                continue
+            return dollars or None  # the package knows some models but not their price, and says 0
+    except Exception as exc:  # noqa: BLE001 - a 0.x package may change; the call it prices has been paid for and goes on
+        _complain(type(exc).__name__, model)
+    return None
+
+
+@lru_cache(maxsize=32)  # once for each kind of failure
+def _complain(failure: str, model: str) -> None:
+    _log.warning("genai-prices failed with %s for model %r; counted as unpriced", failure, model)
