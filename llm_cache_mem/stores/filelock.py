@@ -1,0 +1,120 @@
+"""One writer at a time, over threads and processes: flock on a sidecar file, which the kernel lets go when a process dies."""
+
+import contextlib
+import errno
+import os
+import sys
+import threading
+from random import uniform
+from time import monotonic, sleep
+
+from llm_cache_mem.fork import reset_after_fork
+
+__all__ = ["FileLock"]
+
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
+_NO_FLOCK_HERE = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
+
+if sys.platform == "win32":  # has no flock
+
+    def _try_flock(fd: int) -> bool:
+        raise OSError(errno.ENOSYS, "no flock")
+
+    def _unflock(fd: int) -> None:
+        raise OSError(errno.ENOSYS, "no flock")
+
+else:
+    import fcntl
+
+    def _try_flock(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unflock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class FileLock:
+    """``with lock:`` waits at most *timeout* seconds, then raises TimeoutError. Not reentrant.
+
+    A lock that a forked child inherits is free in the child, whoever held it in the parent. Where the system or the file
+    system knows no flock, *between_processes* turns False and the lock holds between threads only.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._threads = threading.Lock()  # flock belongs to the open file, which the threads share
+        self._fd = -1
+        self.between_processes = sys.platform != "win32"
+        reset_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._threads = threading.Lock()
+        self.close()
+
+    def __enter__(self) -> None:
+        if not self.acquire(self._timeout):
+            raise TimeoutError("others kept the write lock")
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock within *timeout* seconds; whether that worked. To be followed by ``release``."""
+        deadline = monotonic() + timeout
+        if not self._threads.acquire(timeout=timeout):
+            return False
+        taken = False
+        try:
+            taken = not self.between_processes or self._lock_file(deadline)
+        finally:
+            if not taken:
+                self._threads.release()
+        return taken
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        try:
+            if self._fd >= 0 and self.between_processes:
+                _unflock(self._fd)
+        finally:
+            self._threads.release()
+
+    def close(self) -> None:
+        """Let go of the file. Closing, not unlocking: in a forked child the lock may still be the parent's."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # there is nothing else to do with a descriptor that does not close
+                os.close(fd)
+
+    def _lock_file(self, deadline: float) -> bool:
+        while True:
+            if self._fd < 0:
+                self._fd = os.open(self._path, _FLAGS, 0o600)
+            if not self._try_lock():
+                if monotonic() >= deadline:
+                    return False
+                sleep(uniform(0.0002, 0.005))
+            elif not self.between_processes or self._is_current():
+                return True
+            else:
+                self.close()
+
+    def _try_lock(self) -> bool:
+        try:
+            return _try_flock(self._fd)
+        except OSError as exc:
+            if exc.errno not in _NO_FLOCK_HERE:
+                raise
+            self.between_processes = False
+            return True
+
+    def _is_current(self) -> bool:
+        """Whether the locked file is the one others would open: someone may have removed it with the database."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False

@@ -1,0 +1,238 @@
+"""The database file: made private, recognised as ours or left alone, written by one at a time, moved aside when damaged."""
+
+import contextlib
+import errno
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+
+from llm_cache_mem.stores.filelock import FileLock
+
+__all__ = ["Connection", "DatabaseFile", "FileRefused", "is_damage"]
+
+_log = logging.getLogger(__name__)
+
+_APPLICATION_ID = 0x4C434D31  # "LCM1"
+_SCHEMA_VERSION = 1
+_LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
+
+# Values last, so that reading the other columns of a large row stays on its first page.
+_SCHEMA = (
+    "CREATE TABLE entries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, stored_at REAL NOT NULL, expires_at REAL,"
+    " used INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL)",
+    "CREATE INDEX entries_used ON entries (used)",
+    "CREATE INDEX entries_expiring ON entries (expires_at) WHERE expires_at IS NOT NULL",
+    "CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL)",
+    "INSERT INTO totals VALUES (0, 0)",
+    "CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN UPDATE totals SET entries = entries + 1, bytes = bytes + new.size; END",
+    "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE totals SET entries = entries - 1, bytes = bytes - old.size; END",
+    "CREATE TRIGGER entries_resized AFTER UPDATE OF size ON entries WHEN new.size <> old.size"
+    " BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
+
+_WRONG_PATH = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
+
+
+class FileRefused(Exception):
+    """The file may not be used. *misconfigured*: the path cannot be right; otherwise a later version may read the file."""
+
+    def __init__(self, reason: str, *, misconfigured: bool) -> None:
+        super().__init__(reason)
+        self.misconfigured = misconfigured
+
+
+class Connection(sqlite3.Connection):
+    """A connection that remembers which file it has open, by inode number, and when that was last checked."""
+
+    inode = 0
+    checked = 0.0
+
+
+def is_damage(exc: BaseException) -> bool:
+    """Whether SQLite says that the file itself is broken."""
+    return isinstance(exc, sqlite3.DatabaseError) and getattr(exc, "sqlite_errorcode", 0) & 0xFF in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
+
+
+def _wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite is free of the WAL-reset bug (3.7.0 to 3.51.2), by which a checkpoint can lose committed rows."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+class DatabaseFile:
+    """The file at *path* with its sidecars ``-wal``, ``-shm`` and ``.lock``.
+
+    Every write and every checkpoint happens inside ``lock``: that is what makes WAL mode safe on the SQLite that most
+    Pythons ship. An existing database is never opened but by SQLite: closing any other descriptor of it would drop
+    the locks that this process holds.
+    """
+
+    def __init__(self, path: str, *, durable: bool, timeout: float) -> None:
+        self.path = os.path.realpath(path)  # one name for all, so that all agree on the sidecars; as SQLite does
+        self.lock = FileLock(self.path + ".lock", timeout)
+        self._durable = durable
+        self._busy_seconds = timeout / 2  # a wait for SQLite comes on top of one for the lock
+        self._fold_at = _LOG_LIMIT
+
+    def connect(self) -> Connection:
+        """A new connection to the file, which is made first if need be. Raises FileRefused, sqlite3.Error or OSError."""
+        found = self._look()
+        if found is None or not found.st_size:
+            found = self._create()
+        try:
+            db = self._open()
+        except sqlite3.DatabaseError as exc:
+            if is_damage(exc):
+                self.set_aside(found.st_ino)
+            raise
+        db.inode = found.st_ino
+        db.checked = time.monotonic()
+        if self.moved(db):
+            db.close()
+            raise FileNotFoundError("the database file was replaced while it was being opened")
+        return db
+
+    def moved(self, db: Connection) -> bool:
+        """Whether the path no longer leads to the file that *db* has open."""
+        try:
+            return os.stat(self.path).st_ino != db.inode
+        except FileNotFoundError:
+            return True
+
+    def fold_log(self, db: Connection) -> None:
+        """Bring a long -wal into the database and cut it to nothing; inside the lock. At best: the next write tries again."""
+        try:
+            size = os.stat(self.path + "-wal").st_size
+        except FileNotFoundError:
+            return
+        if size < self._fold_at:
+            return
+        with contextlib.suppress(sqlite3.Error):  # the write before it is committed, and must not seem to have failed
+            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            # A reader that stays in the way costs a wait: do not pay it on every write.
+            self._fold_at = size + _LOG_LIMIT if busy else _LOG_LIMIT
+
+    def set_aside(self, inode: int) -> None:
+        """Rename the damaged file, if it is still the one with *inode*, so that the next connection starts a new one."""
+        target = f"{self.path}.corrupt-{time.time_ns()}"
+        with self.lock:
+            found = self._look()
+            if found is None or found.st_ino != inode:
+                return  # another thread or process was faster
+            for suffix in ("-wal", "-shm", ""):  # the log first: it must never meet the new database
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(self.path + suffix, target + suffix)
+        _log.warning("the cache database %s is damaged; it was kept as %s and a new one begins", self.path, target)
+
+    def _look(self) -> os.stat_result | None:
+        """What is at the path, None if nothing; FileRefused when that cannot be a database."""
+        with self._refusing_wrong_paths():
+            try:
+                found = os.stat(self.path)
+            except FileNotFoundError:
+                return None
+        if stat.S_ISDIR(found.st_mode):
+            raise FileRefused(f"{self.path} is a directory", misconfigured=True)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileRefused(f"{self.path} is not a regular file", misconfigured=True)
+        if not os.access(self.path, os.R_OK):
+            raise FileRefused(f"{self.path} may not be read by this user", misconfigured=True)
+        return found
+
+    def _create(self) -> os.stat_result:
+        with self._refusing_wrong_paths():
+            self._make_parents()
+            with self.lock:  # nobody may connect while the new file is open here, and those who find it empty come through here
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                return os.stat(self.path)
+
+    def _make_parents(self) -> None:
+        """Make the missing directories above the file, for this user alone."""
+        missing = []
+        parent = os.path.dirname(self.path)
+        while not os.path.lexists(parent):
+            missing.append(parent)
+            parent = os.path.dirname(parent)
+        for directory in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+
+    @contextlib.contextmanager
+    def _refusing_wrong_paths(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            if exc.errno in _WRONG_PATH:
+                raise FileRefused(f"{self.path} cannot be used: {exc.strerror}", misconfigured=True) from exc
+            raise
+
+    def _open(self) -> Connection:
+        db = sqlite3.connect(
+            self.path,
+            timeout=self._busy_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=32,
+            factory=Connection,
+        )
+        try:
+            db.text_factory = bytes  # damaged text is for the checksum to find, not for a decoder to choke on
+            for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+                db.execute(f"PRAGMA {pragma}")
+            ready = self._is_laid_out(db)
+            self._make_private()
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+            if not ready:
+                self._lay_out(db)
+            if not self._may_use_wal():  # the other modes are not kept in the file
+                with self.lock:
+                    db.execute("PRAGMA journal_mode = TRUNCATE")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _is_laid_out(self, db: Connection) -> bool:
+        """Whether our tables are there; False in an empty or older file; FileRefused in any other."""
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if application == _APPLICATION_ID:
+            if version > _SCHEMA_VERSION:
+                reason = f"{self.path} was written by a newer version of llm-cache-mem (schema {version}, not {_SCHEMA_VERSION})"
+                raise FileRefused(reason, misconfigured=False)
+            return bool(version == _SCHEMA_VERSION)
+        if application or db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            raise FileRefused(f"{self.path} is a database of another application", misconfigured=True)
+        return False
+
+    def _lay_out(self, db: Connection) -> None:
+        with self.lock:
+            if self._is_laid_out(db):
+                return
+            if self._may_use_wal():
+                db.execute("PRAGMA journal_mode = WAL")
+            db.execute("BEGIN IMMEDIATE")
+            for table in ("entries", "totals"):  # of an older schema: a cache can be filled again
+                db.execute(f"DROP TABLE IF EXISTS {table}")
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute("COMMIT")
+            self._make_private()
+
+    def _may_use_wal(self) -> bool:
+        return self.lock.between_processes or _wal_is_safe(sqlite3.sqlite_version_info)
+
+    def _make_private(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):  # absent, or another user's: then what they chose stands
+                if os.stat(self.path + suffix).st_mode & 0o077:
+                    os.chmod(self.path + suffix, 0o600)
