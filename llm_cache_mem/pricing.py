@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from llm_cache_mem.usage import Usage
 
@@ -107,7 +107,7 @@ def _dollars(model: str, name: str, given: Any) -> Any:
         return None
     if isinstance(given, bool) or not hasattr(given, "__float__"):
         raise TypeError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {type(given).__name__}")
-    dollars = float(given)
+    dollars = float(cast("float", given))  # by its __float__: a Decimal is welcome, a string is not
     if not math.isfinite(dollars) or dollars < 0:
         raise ValueError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {given!r}")
     return dollars

@@ -1,0 +1,352 @@
+"""What an answer shows of itself, in every provider's protocol: whether it says something, why it stopped, whether it ended.
+
+A whole answer is read as a stream of one piece. Each protocol has one reader here, which looks at one piece; fields decide,
+never classes, so that JSON and the objects of an SDK read the same. A reader must leave alone what merely resembles its
+protocol: an application's own ``Quiz(choices=[...])`` or ``Task(done=False)``.
+"""
+
+from typing import Any, Final
+
+from llm_cache_mem.foreign import field, has, word
+
+__all__ = ["Reading"]
+
+_STOP_FIELDS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completionReason", "finishReason")
+_THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
+_MESSAGES_EVENTS: Final = frozenset(
+    {"message_start", "message_delta", "message_stop", "content_block_start", "content_block_delta", "content_block_stop"}
+)
+_CONVERSE_EVENTS: Final = frozenset({"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop"})
+_COHERE_EVENTS: Final = frozenset(
+    {"message-start", "content-start", "content-delta", "content-end", "tool-plan-delta", "tool-call-start", "tool-call-delta"}
+    | {"tool-call-end", "message-end", "stream-start", "text-generation", "tool-calls-generation", "stream-end"}
+)
+
+
+class Reading:
+    """What the pieces of one answer, read in order, have shown so far."""
+
+    __slots__ = ("_begun", "_ended", "known", "says", "stops")
+
+    def __init__(self) -> None:
+        self.known = False
+        """Whether any piece had the shape of a protocol."""
+        self.says = False
+        """Whether there is an answer in it: text that is not blank, a call of a tool, an image; thoughts alone are none."""
+        self.stops: set[str] = set()
+        """Why it stopped, in the provider's words and lower case; also "error", "refusal" and "content_filter" seen otherwise."""
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
+
+    @property
+    def open(self) -> bool:
+        """Whether a part of it (a choice, a candidate, the message) has begun and not ended."""
+        return not self._begun <= self._ended
+
+    def read(self, piece: Any) -> None:
+        """Take in the next piece; one of no known shape shows nothing. Never raises."""
+        if isinstance(piece, str):
+            self.note(says=_text(piece))
+        elif piece is not None and not isinstance(piece, int | float | bytes):
+            if _is_error(piece):
+                self.stop("error")
+            if field(piece, "amazon-bedrock-guardrailAction") == "INTERVENED":
+                self.stop("content_filter")
+            for reader in _READERS:
+                if reader(self, piece):
+                    break
+
+    def note(self, *, says: bool) -> None:
+        self.known = True
+        self.says = self.says or says
+
+    def stop(self, why: Any) -> None:
+        self.known = True
+        if found := word(why):
+            self.stops.add(found)
+
+    def begin(self, part: int = 0) -> None:
+        self.known = True
+        self._begun.add(part)
+
+    def end(self, why: Any, part: int = 0) -> None:
+        self.begin(part)
+        self._ended.add(part)
+        self.stop(why)
+
+    def end_whole(self, piece: Any, *names: str, part: int = 0) -> None:
+        """*piece* is no chunk, so it has ended, unless one of *names* is there to say why and says nothing."""
+        why = field(piece, *names)
+        if why is None and any(has(piece, name) for name in names):
+            self.begin(part)
+        else:
+            self.end(why, part)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and not value.isspace()
+
+
+def _says(content: Any) -> bool:
+    """Whether message content, a string or a list of blocks, says anything but thoughts."""
+    return any(map(_block_says, content)) if isinstance(content, list | tuple) else _text(content)
+
+
+def _block_says(block: Any) -> bool:
+    if block is None or isinstance(block, str):
+        return _text(block)
+    if word(field(block, "type", "block_type")) in _THOUGHTS or field(block, "reasoningContent") is not None:
+        return False
+    text = field(block, "text")
+    return (_text(text) and field(block, "thought") is not True) if isinstance(text, str) else True
+
+
+def _is_error(piece: Any) -> bool:
+    error = field(piece, "error")
+    if isinstance(error, str):  # Ollama, xAI; beside anything else it may be a field of the application's
+        return isinstance(piece, dict) and piece.keys() <= {"error", "code", "status", "message"} and _text(error)
+    if error is not None and any(isinstance(field(error, name), str | int) for name in ("message", "type", "code")):
+        return True
+    kinds = (field(piece, "type"), field(piece, "object"))
+    return any(isinstance(kind, str) and kind == "error" for kind in kinds) and has(piece, "message")
+
+
+def _index(part: Any) -> int:
+    index = field(part, "index")
+    return int(index) if isinstance(index, int | float) and abs(index) < 1 << 31 else 0
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _read_message(reading: Reading, message: Any) -> None:
+    """A message, or the change to one that a chunk brings, in OpenAI's form, which most others share."""
+    if message is None:
+        return
+    acts = any(isinstance(field(message, name), list | dict) and field(message, name) for name in ("tool_calls", "images"))
+    acts = acts or any(has(field(message, name), inner) for name, inner in (("function_call", "name"), ("audio", "id")))
+    reading.note(says=acts or _says(field(message, "content")))
+    if _text(field(message, "refusal")) or _text(field(field(message, "additional_kwargs"), "refusal")):
+        reading.stop("refusal")
+
+
+# The readers: whether *piece* is of the protocol, having noted what it shows
+
+
+def _chat(reading: Reading, piece: Any) -> bool:
+    """Chat and text completions of OpenAI and the many that speak like it."""
+    choices = field(piece, "choices")
+    if not isinstance(choices, list):
+        return False
+    ours = word(field(piece, "object")).startswith(("chat.completion", "text_completion"))
+    reading.known = reading.known or ours
+    for choice in choices:
+        message, text = field(choice, "message", "delta"), field(choice, "text")
+        if message is None and not isinstance(text, str) and not has(choice, "finish_reason"):
+            continue  # not a choice of a completion
+        ours = True
+        part, why = _index(choice), field(choice, "finish_reason")
+        reading.begin(part)
+        reading.note(says=_text(text))
+        _read_message(reading, message)
+        if _is_error(choice):
+            reading.stop("error")
+        if why is not None:
+            reading.end(why, part)
+        elif field(choice, "message") is not None:
+            reading.end_whole(choice, "finish_reason", part=part)
+    return ours
+
+
+def _responses(reading: Reading, piece: Any) -> bool:
+    """OpenAI's Responses, whole and as events."""
+    kind = word(field(piece, "type"))
+    if word(field(piece, "object")) == "response":
+        _read_response(reading, piece)
+    elif kind.startswith("response."):
+        reading.begin()
+        if kind in {"response.completed", "response.incomplete", "response.failed"}:
+            _read_response(reading, field(piece, "response"))
+        elif kind == "response.output_item.done":
+            _read_output(reading, [field(piece, "item")])
+    else:
+        return False
+    return True
+
+
+def _read_response(reading: Reading, response: Any) -> None:
+    status = word(field(response, "status"))
+    reading.begin()
+    if field(response, "error") is not None:
+        reading.stop("error")
+    reading.stop(field(field(response, "incomplete_details"), "reason"))
+    if status not in {"in_progress", "queued"}:
+        reading.end(status)
+    _read_output(reading, _list(field(response, "output")))
+
+
+def _read_output(reading: Reading, items: list[Any]) -> None:
+    for item in items:
+        if word(field(item, "type")) != "message":
+            reading.note(says=_block_says(item))
+            continue
+        content = field(item, "content")
+        reading.note(says=_says(content))
+        if any(word(field(part, "type")) == "refusal" for part in _list(content)):
+            reading.stop("refusal")
+
+
+def _messages(reading: Reading, piece: Any) -> bool:
+    """Anthropic's Messages, whole and as events."""
+    kind = word(field(piece, "type"))
+    if kind == "message" and word(field(piece, "role")) == "assistant":
+        reading.note(says=_says(field(piece, "content")))
+        reading.end_whole(piece, "stop_reason")
+        return True
+    if kind not in _MESSAGES_EVENTS:
+        return False
+    reading.begin()
+    delta = field(piece, "delta")
+    if kind == "content_block_start":
+        reading.note(says=_block_says(field(piece, "content_block")))
+    elif kind == "content_block_delta":
+        reading.note(says=_text(field(delta, "text")))
+    elif kind == "message_delta":
+        reading.stop(field(delta, "stop_reason"))
+    elif kind == "message_stop":
+        reading.end(None)
+    return True
+
+
+def _gemini(reading: Reading, piece: Any) -> bool:
+    """Gemini's generateContent. A chunk of its stream looks like an answer, so only a reason to finish is an end."""
+    candidates = [c for c in _list(field(piece, "candidates")) if has(c, "finishReason") or has(c, "finish_reason") or has(c, "content")]
+    blocked = word(field(field(piece, "promptFeedback", "prompt_feedback"), "blockReason", "block_reason"))
+    version = field(piece, "modelVersion", "model_version")
+    if not candidates and not blocked and not (isinstance(version, str) and has(piece, "candidates")):
+        return False
+    reading.known = True
+    if blocked:
+        reading.stop("content_filter")
+    for candidate in candidates:
+        part, why = _index(candidate), field(candidate, "finishReason", "finish_reason")
+        reading.begin(part)
+        reading.note(says=_says(field(field(candidate, "content"), "parts")))
+        if why is not None:
+            reading.end(why, part)
+    return True
+
+
+def _converse(reading: Reading, piece: Any) -> bool:
+    """Bedrock's Converse, whole and as events, which boto3 gives as plain dicts; Nova's own form is the same."""
+    if not isinstance(piece, dict):
+        return False
+    message = field(piece.get("output"), "message")
+    if message is not None and "stopReason" in piece:
+        reading.note(says=_says(field(message, "content")))
+        reading.end_whole(piece, "stopReason")
+        return True
+    kind, event = next(iter(piece.items())) if len(piece) == 1 else ("", None)
+    if kind in _CONVERSE_EVENTS:
+        reading.begin()
+        reading.note(says=has(event, "start") or _text(field(field(event, "delta"), "text")))
+        if kind == "messageStop":
+            reading.end(field(event, "stopReason"))
+    elif isinstance(kind, str) and kind.endswith("Exception") and has(event, "message"):
+        reading.stop("error")
+    else:
+        return False
+    return True
+
+
+def _cohere(reading: Reading, piece: Any) -> bool:
+    """The streams of Cohere's second and first API."""
+    kind = word(field(piece, "type", "event_type"))
+    if kind not in _COHERE_EVENTS:
+        return False
+    delta = field(piece, "delta")
+    reading.begin()
+    reading.note(says=kind in {"tool-call-start", "tool-calls-generation"} or _text(field(piece, "text")))
+    if kind.startswith("content-"):
+        reading.note(says=_block_says(field(field(delta, "message"), "content") or ""))
+    if kind in {"message-end", "stream-end"}:
+        reading.end(field(piece, "finish_reason") or field(delta, "finish_reason"))
+    return True
+
+
+def _ollama(reading: Reading, piece: Any) -> bool:
+    done, message, text = field(piece, "done"), field(piece, "message"), field(piece, "response")
+    if not isinstance(done, bool) or not isinstance(field(piece, "model"), str):
+        return False
+    if not has(message, "content") and not isinstance(text, str):
+        return False
+    reading.begin()
+    reading.note(says=_text(text))
+    _read_message(reading, message)
+    if done:
+        reading.end(field(piece, "done_reason"))
+    return True
+
+
+def _framework(reading: Reading, piece: Any) -> bool:
+    """LangChain's messages, generations and results, LlamaIndex's responses: their frameworks see to it that they ended."""
+    if has(piece, "llm_output") and isinstance(generations := field(piece, "generations"), list):
+        for generation in generations:
+            for one in generation if isinstance(generation, list) else [generation]:
+                _framework(reading, one)
+        return True
+    message, text, told = field(piece, "message"), field(piece, "text"), field(piece, "response_metadata", "generation_info")
+    generation = has(piece, "generation_info") and isinstance(text, str)
+    llama_index = has(piece, "raw") and isinstance(field(piece, "additional_kwargs"), dict)
+    if not isinstance(told, dict) and not generation and not llama_index:
+        return False
+    reading.note(says=_text(text))
+    _read_message(reading, message if message is not None else piece)
+    for source in (told, field(message, "response_metadata"), field(piece, "raw")):
+        _read_stop(reading, source)
+    return True
+
+
+def _read_stop(reading: Reading, source: Any) -> None:
+    """Only the reason to stop, from what a framework hands on of the provider's answer."""
+    if word(field(field(source, "prompt_feedback"), "block_reason")):
+        reading.stop("content_filter")
+    reading.stop(field(field(source, "incomplete_details"), "reason"))
+    reading.stop(field(source, *_STOP_FIELDS, "status"))
+    whole = Reading()
+    for reader in _READERS:
+        if reader is not _framework and reader(whole, source):
+            break
+    reading.stops |= whole.stops
+
+
+def _message(reading: Reading, piece: Any) -> bool:
+    """An assistant's message by itself, or as Cohere wraps it."""
+    wrapped = field(piece, "message")
+    for message in (piece, wrapped):
+        if word(field(message, "role")) == "assistant":
+            _read_message(reading, message)
+            reading.stop(field(piece, *_STOP_FIELDS))
+            return True
+    return False
+
+
+def _bare_text(reading: Reading, piece: Any) -> bool:
+    """Text beside a reason to stop, as Titan, Llama, Mistral and Cohere write it, alone or in a list."""
+    found = False
+    for part, entry in enumerate(_list(field(piece, "results", "outputs", "generations")) or [piece]):
+        text, why = field(entry, "outputText", "generation", "text"), field(entry, *_STOP_FIELDS)
+        if isinstance(text, str) and any(has(entry, name) for name in _STOP_FIELDS):
+            reading.note(says=_text(text))
+            reading.end_whole(entry, *_STOP_FIELDS, part=part)
+        elif word(why):
+            reading.note(says=True)  # an answer of a shape not known, of which only the end can be judged
+            reading.stop(why)
+        else:
+            continue
+        found = True
+    return found
+
+
+_READERS: Final = (_chat, _responses, _messages, _gemini, _converse, _cohere, _ollama, _framework, _message, _bare_text)
