@@ -1,1 +1,41 @@
-"""The exact-match cache in front of every LLM call."""
+"""The exact-match cache in front of every LLM call: the same request is answered once and paid for once."""
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.codec import register
+from llm_cache_mem.engine import Hit
+from llm_cache_mem.errors import (
+    CacheMissError,
+    LLMCacheError,
+    RequestNotCacheable,
+    StoreError,
+    ValueNotCacheable,
+)
+from llm_cache_mem.keys import ignoring, last_turn, masking
+from llm_cache_mem.options import options
+from llm_cache_mem.pricing import Price
+from llm_cache_mem.request import Request
+from llm_cache_mem.stats import CacheStats, Event, ModelStats
+from llm_cache_mem.stores import MemoryStore, Store
+
+__all__ = [
+    "CacheMissError",
+    "CacheStats",
+    "Event",
+    "Hit",
+    "LLMCache",
+    "LLMCacheError",
+    "MemoryStore",
+    "ModelStats",
+    "Price",
+    "Request",
+    "RequestNotCacheable",
+    "Store",
+    "StoreError",
+    "ValueNotCacheable",
+    "ignoring",
+    "last_turn",
+    "masking",
+    "options",
+    "register",
+]
+__version__ = "0.1.0"

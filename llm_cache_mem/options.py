@@ -52,7 +52,7 @@ def check_mode(mode: Any, source: str = "mode") -> Mode:
 class CallOptions(NamedTuple):
     """What is asked of every cache call in this context; UNSET leaves the cache's own setting."""
 
-    ttl_seconds: float | None | Unset = UNSET
+    ttl_seconds: float | Unset | None = UNSET
     mode: Mode | Unset = UNSET
     sample: int = 0
     namespace: str | Unset = UNSET
@@ -63,7 +63,7 @@ _current: ContextVar[CallOptions] = ContextVar("llm_cache_mem.options", default=
 current = _current.get
 
 
-class options:  # noqa: N801  # reads as a verb: with options(mode="refresh"): ...
+class options:  # reads as a verb: with options(mode="refresh"): ...
     """Options for every cache call made inside ``with options(...)``, in this thread or task and in what it starts.
 
     *ttl_seconds*: how long what is stored here lives, and how old what is read may be (None: no limit).

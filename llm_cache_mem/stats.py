@@ -16,7 +16,7 @@ class Event(NamedTuple):
 
     *name*: hit, miss, stored, skipped, coalesced, expired, evicted or error. *at*: Unix seconds. *seconds*, *tokens* and *usd*: for
     hit and coalesced what was saved, for stored what the call cost. *reason*: why it was skipped, or which operation failed.
-    *count*: how many (of evicted).
+    *number*: how many (of evicted and expired).
     """
 
     name: str
@@ -27,7 +27,7 @@ class Event(NamedTuple):
     tokens: int | None = None
     usd: float | None = None
     reason: str | None = None
-    count: int = 1
+    number: int = 1
 
 
 class ModelStats(NamedTuple):
@@ -108,8 +108,8 @@ class CacheStats(NamedTuple):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(self))
-        table = f"<table>{rows}</table>"
+        rows = [f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(self)]
+        table = f"<table>{''.join(rows)}</table>"
         if self.by_model:
             head, *body = _model_rows(self)
             cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
@@ -137,7 +137,7 @@ def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
 
 
 def _model_rows(stats: CacheStats) -> list[tuple[str, ...]]:
-    rows = [("model", "hits", "coalesced", "tokens saved", "seconds saved", "dollars saved", "unpriced")]
+    rows: list[tuple[str, ...]] = [("model", "hits", "coalesced", "tokens saved", "seconds saved", "dollars saved", "unpriced")]
     for name, model in sorted(stats.by_model.items(), key=lambda item: -item[1].saved_usd):
         rows.append(
             (
@@ -154,11 +154,8 @@ def _model_rows(stats: CacheStats) -> list[tuple[str, ...]]:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 class _Saved:
@@ -238,15 +235,15 @@ class Ledger:
         if self._on_event is not None:
             self._tell_saving("stored", key, entry)
             if evicted:
-                self._tell("evicted", count=evicted)
+                self._tell("evicted", number=evicted)
             if expired:
-                self._tell("expired", count=expired)
+                self._tell("expired", number=expired)
 
-    def expired(self, key: str | None, count: int = 1) -> None:
+    def expired(self, key: str | None, number: int = 1) -> None:
         with self._lock:
-            self.expirations += count
+            self.expirations += number
         if self._on_event is not None:
-            self._tell("expired", key=key, count=count)
+            self._tell("expired", key=key, number=number)
 
     def skip(self, reason: str, key: str | None = None, model: str | None = None) -> bool:
         """Something was not stored; whether this is the first time for *reason*."""
@@ -296,7 +293,7 @@ class Ledger:
     def _tell(self, name: str, **fields: Any) -> None:
         try:
             self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]  # callers have tested it
-        except Exception:  # noqa: BLE001  # a listener's fault must not break the call that is being served
+        except Exception:  # a listener's fault must not break the call that is being served
             import logging
 
             logging.getLogger(__name__).warning("on_event raised at %r; the call goes on", name, exc_info=True)

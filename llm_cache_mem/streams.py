@@ -7,12 +7,12 @@ from typing import Any, Generic, Self, TypeVar
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import LLMCacheError
 
-__all__ = ["AsyncReplay", "AsyncTee", "Replay", "Tee"]
+__all__ = ["AsyncReplay", "AsyncTee", "Recording", "Replay", "Tee"]
 
 T = TypeVar("T")
 
 
-class _Recording:
+class Recording:
     """Snapshots of chunks, taken before the consumer can change them; *fault* is the first that has no storable form."""
 
     def __init__(self) -> None:
@@ -31,16 +31,13 @@ class _Recording:
         return [snapshot.thaw() for snapshot in self._snapshots]
 
 
-Finish = Callable[[_Recording], object]
-
-
 class _Live(Generic[T]):
     """What sync and async tees share: the source's other attributes stay reachable, as an SDK's stream has them."""
 
-    def __init__(self, source: Any, finish: Any) -> None:
+    def __init__(self, source: Any, finish: Callable[[Recording], Any] | None) -> None:
         self._source = source
         self._finish = finish
-        self._recording = _Recording()
+        self._recording = Recording()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -51,7 +48,7 @@ class _Live(Generic[T]):
 class Tee(_Live[T], Iterator[T]):
     """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at a clean end."""
 
-    def __init__(self, source: Iterable[T], finish: Finish) -> None:
+    def __init__(self, source: Iterable[T], finish: Callable[[Recording], object]) -> None:
         super().__init__(source, finish)
         self._chunks = iter(source)
 
@@ -87,7 +84,7 @@ class Tee(_Live[T], Iterator[T]):
 class AsyncTee(_Live[T], AsyncIterator[T]):
     """Tee for ``async for``; *finish* is awaited."""
 
-    def __init__(self, source: AsyncIterable[T], finish: Callable[[_Recording], Awaitable[object]]) -> None:
+    def __init__(self, source: AsyncIterable[T], finish: Callable[[Recording], Awaitable[object]]) -> None:
         super().__init__(source, finish)
         self._chunks = aiter(source)
 
@@ -95,7 +92,8 @@ class AsyncTee(_Live[T], AsyncIterator[T]):
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
-            finish, self._finish = self._finish, None
+            finish: Callable[[Recording], Awaitable[object]] | None = self._finish
+            self._finish = None
             if finish is not None:
                 await finish(self._recording)
             raise

@@ -1,0 +1,230 @@
+"""LLMCache: the same request is answered once and paid for once, whoever asks and however many ask at once."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from time import time
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from llm_cache_mem import admission, functions, keys, pricing
+from llm_cache_mem.engine import Engine, Settings
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
+from llm_cache_mem.request import Keyer, parameter_names
+from llm_cache_mem.stats import CacheStats, Event, Ledger
+from llm_cache_mem.stores import Backend, open_store
+
+__all__ = ["LLMCache"]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_MAX_SIZE = 256
+
+
+class LLMCache(Engine):
+    """An exact-match cache of LLM answers: LRU and TTL, thread-safe, in memory or in a store.
+
+    *max_size*: entries (default 256; None: unbounded). *ttl_seconds*: how old an answer may be, in seconds or a timedelta
+    (default 3600; None: any age). *max_bytes*: bound on what the entries weigh. *backend*: ``memory``, a URL, a path, or a Store.
+    *namespace*: the tenant or purpose, in front of every key. *key_fn*: ``(messages, **params)`` to what is hashed instead.
+    *ignore*: parameter names that are not part of a request. *admit*: ``complete`` (default: no truncated, refused or empty
+    answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by default what
+    LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
+    identical calls become one, and *wait_seconds* for how long one of them waits for another. *strict*: raise StoreError when the
+    store fails instead of going on without it. *on_event* is told of each Event. *clock* gives the time in Unix seconds.
+
+    Raises ValueError or TypeError for a wrong argument, and StoreError or OSError for a path that cannot hold a database.
+    """
+
+    def __init__(
+        self,
+        max_size: int | Unset | None = UNSET,
+        ttl_seconds: Seconds = 3600,
+        *,
+        backend: Backend = "memory",
+        namespace: str = "",
+        key_fn: Callable[..., Any] | None = None,
+        ignore: Iterable[str] = keys.DEFAULT_IGNORE,
+        max_bytes: int | None = None,
+        admit: Literal["complete", "any"] | Callable[[Any], Any] = "complete",
+        mode: Mode | None = None,
+        prices: Any = None,
+        coalesce: bool = True,
+        wait_seconds: float = 600.0,
+        strict: bool = False,
+        on_event: Callable[[Event], object] | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event must be a function of one Event, not {type(on_event).__name__}")
+        environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
+        settings = Settings(
+            ttl_seconds=to_seconds(ttl_seconds),
+            max_bytes=_bound(max_bytes, "max_bytes"),
+            mode=check_mode(environment, "LLM_CACHE_MEM_MODE") if mode is None else check_mode(mode),
+            admit=admission.resolve(admit),
+            price=pricing.resolve(prices),
+            coalesce=coalesce,
+            wait_seconds=to_seconds(wait_seconds, "wait_seconds") or 600.0,
+            strict=strict,
+            clock=clock,
+        )
+        keyer = Keyer(namespace, key_fn, ignore)
+        size = DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
+        opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock)
+        self._owned, self._name = opened.owned, opened.name
+        if not opened.owned and (max_bytes is not None or not isinstance(max_size, Unset)):
+            raise ValueError("a store that is handed in has bounds of its own: give max_size and max_bytes to it")
+        super().__init__(opened.store, keyer, Ledger(clock, on_event), settings)
+
+    # -- The two calls that the rest is made of
+
+    def get(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
+        """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if the request has no key."""
+        hit = self.lookup(self.request(messages, params))
+        return default if hit is None else hit.value
+
+    def put(self, messages: Any, value: Any, **params: Any) -> None:
+        """Store *value* as the answer to this request, replacing any other, whatever *admit* would say.
+
+        Raises RequestNotCacheable if the request has no key, and ValueNotCacheable if *value* would not come back equal.
+        """
+        self.store(self.request(messages, params), value)
+
+    async def aget(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
+        """As ``get``; a store that waits for a disk does so in a thread."""
+        hit = await self.alookup(self.request(messages, params))
+        return default if hit is None else hit.value
+
+    async def aput(self, messages: Any, value: Any, **params: Any) -> None:
+        """As ``put``, in a thread where it would wait."""
+        await self._prices_loaded()
+        await self._off_loop(lambda: self.put(messages, value, **params))
+
+    # -- Calling a model through the cache
+
+    def get_or_call(self, messages: Any, fn: Callable[..., T], **params: Any) -> T:
+        """The stored answer, or that of ``fn(messages=messages, **params)``, which is then stored.
+
+        With ``stream=True`` *fn* returns an iterable of chunks, and so does this. A request that has no key calls *fn* uncached.
+        """
+        streaming = bool(params.get("stream"))
+        request = self.request_or_none(messages, params, kind="stream" if streaming else "value")
+
+        def call() -> Any:
+            return fn(messages=messages, **params)
+
+        through: Callable[..., Any] = self.stream if streaming else self.call
+        return call() if request is None else through(request, call)  # type: ignore[no-any-return]  # what fn returns, or a copy
+
+    async def aget_or_call(self, messages: Any, fn: Callable[..., Awaitable[T]], **params: Any) -> T:
+        """``get_or_call`` for a coroutine function; with ``stream=True`` what it returns is an async iterable."""
+        streaming = bool(params.get("stream"))
+        request = self.request_or_none(messages, params, kind="stream" if streaming else "value")
+
+        async def call() -> Any:
+            return await fn(messages=messages, **params)
+
+        through: Callable[..., Any] = self.astream if streaming else self.acall
+        return await (call() if request is None else through(request, call))  # type: ignore[no-any-return]  # as above
+
+    @overload
+    def cached(self, fn: F, /) -> F: ...
+    @overload
+    def cached(self, /, *, version: str = "", ignore: Iterable[str] = ()) -> Callable[[F], F]: ...
+    def cached(self, fn: F | None = None, /, *, version: str = "", ignore: Iterable[str] = ()) -> F | Callable[[F], F]:
+        """Decorate a function, coroutine function, generator or async generator so that equal arguments are answered once.
+
+        The key is the function (its name and code), its arguments bound to its signature, and the plain values it closes over;
+        with *version* that string stands for the code. *ignore*: arguments that are not part of the request, such as ``self``.
+        """
+        names = parameter_names(ignore)
+        if fn is None:
+            return lambda function: functions.cached(self, function, version, names)
+        return functions.cached(self, fn, version, names)
+
+    # -- Looking after it
+
+    def key(self, messages: Any, **params: Any) -> str:
+        """The hex SHA-256 of this request: what the published formula gives for plain JSON, after *ignore* and *key_fn*."""
+        return self._keyer.digest(messages, params)
+
+    def delete(self, messages: Any, **params: Any) -> bool:
+        """Forget the answer to this request, stream or not; whether there was one. A call in flight will not store it either."""
+        found = False
+        for kind in ("value", "stream"):
+            found |= self.discard(self.request(messages, params, kind=kind))
+        return found
+
+    def clear(self) -> int:
+        """Forget every answer of this namespace; how many. A call in flight will not store its answer either."""
+        self._epoch += 1
+        self._flights.forget()
+        return self._store.clear(self._keyer.prefix())
+
+    def purge(self) -> int:
+        """Remove every expired entry from the store now; how many."""
+        removed = self._store.purge()
+        if removed:
+            self._ledger.expired(None, removed)
+        return removed
+
+    def stats(self) -> CacheStats:
+        """The counters of this object since it was made, and how many entries its namespace holds."""
+        return self._ledger.snapshot(self._store.size(self._keyer.prefix()))
+
+    async def adelete(self, messages: Any, **params: Any) -> bool:
+        """As ``delete``."""
+        return await self._off_loop(lambda: self.delete(messages, **params))
+
+    async def aclear(self) -> int:
+        """As ``clear``."""
+        return await self._off_loop(self.clear)
+
+    async def astats(self) -> CacheStats:
+        """As ``stats``."""
+        return await self._off_loop(self.stats)
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """The stored keys of this namespace with their entries, least recently used first. StoreError if they cannot be listed."""
+        return self._store.entries(self._keyer.prefix())
+
+    def close(self) -> None:
+        """Let go of the store, if this cache opened it. Calls go on, uncached."""
+        if self._owned:
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LLMCache(backend={self._name!r}, ttl_seconds={self._settings.ttl_seconds}, mode={self._settings.mode!r})"
+
+    def _repr_html_(self) -> str:
+        return self.stats()._repr_html_()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # frameworks copy what holds a cache, and mean the same cache
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self._config)
+
+
+def _reopen(cls: type[LLMCache], config: dict[str, Any]) -> LLMCache:
+    return cls(**config)
+
+
+def _bound(value: Any, name: str) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{name} must be a whole number or None, not {type(value).__name__}")
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1 (None: unbounded), not {value}")
+    return value

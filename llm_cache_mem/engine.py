@@ -1,0 +1,408 @@
+"""The engine under LLMCache: from a key to a fresh answer, and from an answer to an entry.
+
+LLMCache is this with the calls that users make; the layers for frameworks and SDKs stand on what is here.
+"""
+
+import copy
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from llm_cache_mem import pricing, usage
+from llm_cache_mem.codec import Payload, register
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.errors import CacheMissError, EntryUnreadable, RequestNotCacheable, ValueNotCacheable
+from llm_cache_mem.flight import Flight, SingleFlight
+from llm_cache_mem.options import Mode, Unset, current
+from llm_cache_mem.request import Keyer, Request
+from llm_cache_mem.stats import Ledger
+from llm_cache_mem.stores import MemoryStore, Store
+from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
+
+__all__ = ["Engine", "Hit", "Settings"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("llm_cache_mem")
+_FUTURE_SECONDS = 60.0  # an entry from further ahead was written by a clock that is wrong: a miss
+
+
+class Settings(NamedTuple):
+    """What an Engine works by, checked and resolved."""
+
+    ttl_seconds: float | None
+    max_bytes: int | None
+    mode: Mode
+    admit: Callable[[Any], str | None]
+    price: Callable[[str, usage.Usage], float | None]
+    coalesce: bool
+    wait_seconds: float
+    strict: bool
+    clock: Callable[[], float]
+
+
+class Hit(NamedTuple):
+    """A fresh answer from the cache: *value* is a new object each time, *age* is in seconds."""
+
+    value: Any
+    age: float
+    entry: Entry
+
+    def __repr__(self) -> str:
+        return f"Hit(age={self.age:.1f})"
+
+
+class _Answer(NamedTuple):
+    """What a flight ends with: the leader's *response*, and what followers make their own copies from."""
+
+    response: Any
+    payload: Payload | None
+    entry: Entry | None
+    late: bool = False  # found by the second look: another leader had just stored it
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class Engine:
+    """Freshness, admission, single-flight and accounting around one store. Thread-safe."""
+
+    def __init__(self, store: Store, keyer: Keyer, ledger: Ledger, settings: Settings) -> None:
+        self._settings = settings
+        self._keyer = keyer
+        self._ledger = ledger
+        self._clock = settings.clock
+        self._flights = SingleFlight(settings.wait_seconds)
+        self._epoch = 0  # moves on with every delete and clear
+        self._store = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
+        # A dict in this process has no way to fail, so reading it needs no guard.
+        self._fetch = store.get if type(store) is MemoryStore else self._store.get
+
+    # -- Requests
+
+    def request(self, messages: Any, params: Mapping[str, Any], *, kind: str = "value") -> Request:
+        """The request and the key of its entry among those of *kind*. RequestNotCacheable if it has no single wire form."""
+        return self._keyer.request(messages, params, kind)
+
+    def request_or_none(self, messages: Any, params: Mapping[str, Any], *, kind: str = "value") -> Request | None:
+        """As ``request``; None says: call without the cache. A request that has no key is counted as skipped."""
+        if self._mode() == "off":
+            return None
+        try:
+            return self._keyer.request(messages, params, kind)
+        except RequestNotCacheable as exc:
+            self.bypass("request", "a call goes uncached: %s", exc)
+            return None
+
+    def bypass(self, reason: str, text: str = "a call goes uncached: %s", *args: object) -> None:
+        """Count a call that is let through uncached as skipped for *reason*, and log the first of each."""
+        if self._ledger.skip(reason):
+            _log.warning(text, *(args or (reason,)))
+
+    # -- Reading and storing
+
+    def lookup(self, request: Request, load: Callable[[Any], Any] = _same) -> Hit | None:
+        """The fresh answer to *request*, if there is one and it may be read; counted. *load* makes it from the stored value.
+
+        In mode ``replay`` age does not matter, and CacheMissError says that there is none.
+        """
+        mode = self._mode()
+        if mode == "off":
+            return None
+        hit = None if mode == "refresh" else self._read(request, load, mode)
+        if hit is not None:
+            self._ledger.hit(request.key, hit.entry)
+            return hit
+        self._ledger.miss(request.key, request.model)
+        if mode == "replay":
+            raise CacheMissError(request.key)
+        return None
+
+    async def alookup(self, request: Request, load: Callable[[Any], Any] = _same) -> Hit | None:
+        """As ``lookup``, in a thread where it would wait."""
+        if not self._store.blocking:
+            return self.lookup(request, load)
+        return await self._off_loop(lambda: self.lookup(request, load))
+
+    def store(self, request: Request, value: Any) -> None:
+        """Store *value* as the answer to *request*, whatever admission would say. Raises ValueNotCacheable."""
+        if self._writes():
+            self._commit(request, self._entry(request, value, _payload(request, value), None), None)
+
+    def keep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None) -> bool:
+        """Store *value*, which stands for *response*, if that is worth keeping; whether it was stored."""
+        return self._keep(request, self._pack(request, value, _same), response, seconds, None) is not None
+
+    async def akeep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None) -> bool:
+        """As ``keep``, in a thread where it would wait."""
+        await self._prices_loaded()
+        return await self._off_loop(lambda: self.keep(request, value, response=response, seconds=seconds))
+
+    def discard(self, request: Request) -> bool:
+        """Forget the answer to *request*; whether there was one. A call in flight will not store it either."""
+        self._epoch += 1
+        self._flights.forget(request.key)
+        return self._store.delete(request.key)
+
+    # -- Calls
+
+    def call(
+        self, request: Request, fn: Callable[[], Any], *, dump: Callable[[Any], Any] = _same, load: Callable[[Any], Any] = _same
+    ) -> Any:
+        """The stored answer to *request*, or that of ``fn()``, of which concurrent callers make one.
+
+        *dump* makes the stored value from a response and *load* a response from a stored value. What *fn* raises is raised.
+        """
+        if self._mode() == "off":
+            return fn()
+        hit = self.lookup(request, load)
+        if hit is not None:
+            return hit.value
+        if not self._settings.coalesce:
+            return self._lead(request, fn, dump, None).response
+        answer, joined = self._flights.run(request.key, lambda flight: self._lead(request, fn, dump, flight))
+        if not joined and not answer.late:
+            return answer.response
+        try:
+            return self._share(request, answer, load)
+        except Exception:  # noqa: BLE001  # no copy can be made: this caller makes its own call
+            return fn()
+
+    async def acall(
+        self, request: Request, fn: Callable[[], Awaitable[Any]], *, dump: Callable[[Any], Any] = _same, load: Callable[[Any], Any] = _same
+    ) -> Any:
+        """``call`` for a coroutine function."""
+        if self._mode() == "off":
+            return await fn()
+        hit = await self.alookup(request, load)
+        if hit is not None:
+            return hit.value
+        if not self._settings.coalesce:
+            return (await self._alead(request, fn, dump, None)).response
+        answer, joined = await self._flights.arun(request.key, lambda flight: self._alead(request, fn, dump, flight))
+        if not joined and not answer.late:
+            return answer.response
+        try:
+            return self._share(request, answer, load)
+        except Exception:  # noqa: BLE001  # as in call
+            return await fn()
+
+    def stream(self, request: Request, fn: Callable[[], Iterable[T]]) -> Iterator[T]:
+        """The stored stream, or that of ``fn()``, which is stored when it has passed through to its clean end.
+
+        Each caller that misses makes a call of its own: no one waits for another's consumer.
+        """
+        hit = self.lookup(request, list)
+        if hit is not None:
+            return Replay(hit.value)
+        began, epoch = self._clock(), self._epoch
+        return Tee(fn(), lambda recording: self._finish(request, recording, began, epoch))
+
+    async def astream(self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[T]]]) -> AsyncIterator[T]:
+        """``stream`` for an async iterable."""
+        hit = await self.alookup(request, list)
+        if hit is not None:
+            return AsyncReplay(hit.value)
+        began, epoch = self._clock(), self._epoch
+
+        async def finish(recording: Recording) -> None:
+            await self._prices_loaded()
+            await self._off_loop(lambda: self._finish(request, recording, began, epoch))
+
+        return AsyncTee(await fn(), finish)
+
+    # -- Inside: modes and freshness
+
+    def _mode(self) -> Mode:
+        return current().mode or self._settings.mode  # type: ignore[return-value]  # UNSET is falsy
+
+    def _writes(self) -> bool:
+        return self._mode() in ("on", "refresh")
+
+    def _ttl(self) -> float | None:
+        asked = current().ttl_seconds
+        return self._settings.ttl_seconds if isinstance(asked, Unset) else asked
+
+    def _is_fresh(self, entry: Entry, now: float) -> bool:
+        """Whether the entry's own expiry and this reader's ttl both allow it: the stricter wins."""
+        if entry.expires_at is not None and now >= entry.expires_at:
+            return False
+        ttl = self._ttl()
+        if ttl is not None and now - entry.stored_at >= ttl:
+            return False
+        return entry.stored_at <= now + _FUTURE_SECONDS
+
+    # -- Inside: reading
+
+    def _read(self, request: Request, load: Callable[[Any], Any], mode: Mode) -> Hit | None:
+        """What the store holds for *request*, if it is fresh and can be read."""
+        entry = self._fetch(request.key)
+        if entry is None:
+            return None
+        now = self._clock()
+        if mode != "replay" and not self._is_fresh(entry, now):
+            if entry.expires_at is not None and now >= entry.expires_at:  # else a more patient reader may still want it
+                self._store.discard(request.key, entry.stored_at)
+            self._ledger.expired(request.key)
+            return None
+        try:
+            value = entry.payload.thaw()
+            return Hit(value if load is _same else load(value), now - entry.stored_at, entry)
+        except Exception as exc:  # noqa: BLE001  # whatever is stored there, the caller can still call the model
+            return self._read_again(request, entry, exc, load, now)
+
+    def _read_again(self, request: Request, entry: Entry, exc: Exception, load: Callable[[Any], Any], now: float) -> Hit | None:
+        """After *exc*: a class that this very request names may have been all that was missing; if not, it is a miss."""
+        here_only = isinstance(exc, EntryUnreadable) and exc.newer
+        if here_only and _register_classes(request.params):
+            try:
+                return Hit(load(entry.payload.thaw()), now - entry.stored_at, entry)
+            except Exception as again:  # noqa: BLE001  # as above
+                exc = again
+        if not here_only:
+            self._store.discard(request.key, entry.stored_at)
+        self._ledger.error("read")
+        self.bypass("unreadable", "a stored answer cannot be read and counts as a miss: %s", _reason(exc))
+        return None
+
+    def _second_look(self, request: Request) -> _Answer | None:
+        """Whether another leader stored the answer between this caller's miss and its winning the lead."""
+        if self._mode() != "on":
+            return None
+        entry = self._fetch(request.key)
+        if entry is None or not self._is_fresh(entry, self._clock()):
+            return None
+        return _Answer(None, entry.payload, entry, late=True)
+
+    def _share(self, request: Request, answer: _Answer, load: Callable[[Any], Any]) -> Any:
+        """A follower's own copy of the leader's answer. Raises if none can be made."""
+        shared = copy.deepcopy(answer.response) if answer.payload is None else load(answer.payload.thaw())
+        self._ledger.joined(request.key, answer.entry, request.model)
+        return shared
+
+    # -- Inside: calling and storing
+
+    def _lead(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight | None) -> _Answer:
+        found = self._second_look(request) if flight is not None else None
+        if found is not None:
+            return found
+        began = self._clock()
+        response = fn()
+        seconds = self._clock() - began
+        payload = self._pack(request, response, dump)
+        return _Answer(response, payload, self._keep(request, payload, response, seconds, flight))
+
+    async def _alead(
+        self, request: Request, fn: Callable[[], Awaitable[Any]], dump: Callable[[Any], Any], flight: Flight | None
+    ) -> _Answer:
+        found = await self._off_loop(lambda: self._second_look(request)) if flight is not None else None
+        if found is not None:
+            return found
+        began = self._clock()
+        response = await fn()
+        seconds = self._clock() - began
+        payload = self._pack(request, response, dump)
+        await self._prices_loaded()
+        entry = await self._off_loop(lambda: self._keep(request, payload, response, seconds, flight))
+        return _Answer(response, payload, entry)
+
+    def _pack(self, request: Request, response: Any, dump: Callable[[Any], Any]) -> Payload | None:
+        """The stored form of *response*; None, counted as skipped, if it has none."""
+        try:
+            return _payload(request, response if dump is _same else dump(response))
+        except Exception as exc:  # noqa: BLE001  # the answer is paid for and goes to the caller all the same
+            self._skip(request, "value", "an answer was not stored: %s", _reason(exc))
+            return None
+
+    def _keep(
+        self, request: Request, payload: Payload | None, response: Any, seconds: float | None, flight: Flight | None
+    ) -> Entry | None:
+        """Store *payload* if *response* is worth keeping; the entry, or None if it was not stored."""
+        if payload is None or not self._writes():
+            return None
+        reason = self._settings.admit(response)
+        if reason is not None:
+            self._skip(request, reason, "a response was not stored: %s; LLMCache(admit='any') stores such ones too", reason)
+            return None
+        return self._commit(request, self._entry(request, response, payload, seconds), flight)
+
+    def _entry(self, request: Request, response: Any, payload: Payload, seconds: float | None) -> Entry:
+        used = usage.read_usage(response)
+        answered_by = usage.read_model(response)
+        cost = None
+        if used is not None:
+            for name in filter(None, (answered_by, request.model)):
+                cost = self._settings.price(name, used) if cost is None else cost
+        now = self._clock()
+        ttl = self._ttl()
+        return Entry(payload, now, None if ttl is None else now + ttl, request.model or answered_by, used, cost, seconds)
+
+    def _commit(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
+        """Put *entry* into the store, unless its key was deleted while the call was under way."""
+        most = self._settings.max_bytes
+        if most is not None and entry.size + len(request.key) > most:
+            self._skip(request, "too large", "an answer was not stored: it alone is over max_bytes=%s", most)
+            return None
+
+        def put() -> Any:
+            return self._store.put(request.key, entry)
+
+        removed = put() if flight is None else flight.commit(put)
+        if removed is None:
+            return None
+        self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
+        return entry
+
+    def _finish(self, request: Request, recording: Recording, began: float, epoch: int) -> None:
+        """Store a stream that has ended cleanly, unless something was deleted while it ran."""
+        if epoch != self._epoch:
+            return
+        if recording.fault is not None:
+            self._skip(request, "value", "a stream was not stored: %s", recording.fault)
+            return
+        chunks = recording.chunks()
+        self.keep(request, chunks, response=chunks, seconds=self._clock() - began)
+
+    def _skip(self, request: Request, reason: str, text: str, *args: object) -> None:
+        if self._ledger.skip(reason, request.key, request.model):
+            _log.warning(text, *args)
+
+    async def _off_loop(self, call: Callable[[], T]) -> T:
+        """*call*, in a thread if the store would block the event loop."""
+        if not self._store.blocking:
+            return call()
+        import asyncio  # loaded by then: somebody is awaiting us
+
+        return await asyncio.to_thread(call)
+
+    async def _prices_loaded(self) -> None:
+        """The first price may need a slow import, which must not stall the event loop."""
+        if not pricing.loaded(self._settings.price):
+            import asyncio
+
+            await asyncio.to_thread(pricing.load, self._settings.price)
+
+
+def _payload(request: Request, value: Any) -> Payload:
+    """*value* at rest; classes that the request names may be part of it. Raises ValueNotCacheable."""
+    try:
+        return Payload.of(value)
+    except ValueNotCacheable:
+        if not _register_classes(request.params):
+            raise
+        return Payload.of(value)
+
+
+def _register_classes(params: Mapping[str, Any]) -> bool:
+    """Register the classes that a request names, as in ``response_format=Invoice``; whether there were any."""
+    classes = [value for value in params.values() if isinstance(value, type)]
+    for cls in classes:
+        register(cls)
+    return bool(classes)
+
+
+def _reason(exc: Exception) -> str:
+    """What may be logged of *exc*: our own errors hold no content, others might."""
+    return str(exc) if isinstance(exc, (EntryUnreadable, ValueNotCacheable)) else type(exc).__name__

@@ -1,0 +1,70 @@
+"""A request and the key of its entry: what is ignored, what a key function makes of it, whose it is and which sample."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from llm_cache_mem import keys
+from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.options import Unset, current
+
+__all__ = ["Keyer", "Request", "parameter_names"]
+
+
+class Request(NamedTuple):
+    """A request with the *key* of its entry: what the layers pass around. It is as private as its messages."""
+
+    key: str
+    model: str | None
+    messages: Any
+    params: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Request(key={self.key!r}, model={self.model!r})"
+
+
+def parameter_names(names: Iterable[str]) -> frozenset[str]:
+    """*names* as a set; TypeError for a bare str, which would be taken letter by letter."""
+    found = frozenset(() if isinstance(names, str) else names)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in found):
+        raise TypeError("ignore must be a collection of parameter names")
+    return found
+
+
+class Keyer:
+    """Makes keys: ``schema:namespace:kind:digest[.sample]``; options of the call go before what is set here."""
+
+    def __init__(self, namespace: str, key_fn: Callable[..., Any] | None, ignore: Iterable[str]) -> None:
+        if not isinstance(namespace, str):
+            raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+        if key_fn is not None and not callable(key_fn):
+            raise TypeError(f"key_fn must be a function of (messages, **params), not {type(key_fn).__name__}")
+        self._namespace = namespace
+        self._key_fn = key_fn
+        self._ignore = parameter_names(ignore)
+
+    def prefix(self, kind: str | None = None) -> str:
+        """What the keys of this namespace begin with, or of one *kind* of entry in it."""
+        asked = current().namespace
+        return keys.prefix(self._namespace if isinstance(asked, Unset) else asked, kind)
+
+    def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
+        """The hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
+        if not self._ignore.isdisjoint(params):
+            params = {name: value for name, value in params.items() if name not in self._ignore}
+        if self._key_fn is None:
+            return keys.digest(messages, params)
+        try:
+            hashed = self._key_fn(messages, **params)
+        except RequestNotCacheable:
+            raise
+        except Exception as exc:
+            raise RequestNotCacheable("key_fn", f"it raised {type(exc).__name__}") from exc
+        return keys.digest_of(hashed)
+
+    def request(self, messages: Any, params: Mapping[str, Any], kind: str) -> Request:
+        """The request, with the key of its entry among those of *kind*."""
+        digest = self.digest(messages, params)
+        sample = current().sample
+        model = params.get("model")
+        key = self.prefix(kind) + digest
+        return Request(f"{key}.{sample}" if sample else key, model if isinstance(model, str) else None, messages, params)

@@ -1,0 +1,163 @@
+"""Fail-open: what a failing store costs, when it is left alone, and when it is tried again."""
+
+import logging
+
+import pytest
+from conftest import Clock
+
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.stores import MemoryStore, Removed
+from llm_cache_mem.stores.guard import Breaker, GuardedStore
+
+ENTRY = Entry(Payload.of(1), 0.0)
+
+
+class Flaky(MemoryStore):
+    """A store that raises *fault* while there is one, and counts how often it was tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: BaseException | None = None
+        self.tries = 0
+
+    def _try(self):
+        self.tries += 1
+        if self.fault is not None:
+            raise self.fault
+
+    def get(self, key):
+        self._try()
+        return super().get(key)
+
+    def put(self, key, entry):
+        self._try()
+        return super().put(key, entry)
+
+    def delete(self, key, *, stored_at=None):
+        self._try()
+        return super().delete(key, stored_at=stored_at)
+
+    def size(self, prefix=""):
+        self._try()
+        return super().size(prefix)
+
+
+@pytest.fixture
+def flaky():
+    return Flaky()
+
+
+@pytest.fixture
+def timer():
+    return Clock(0.0)
+
+
+@pytest.fixture
+def errors():
+    return []
+
+
+@pytest.fixture
+def guarded(flaky, timer, errors):
+    return GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
+
+
+FAULTS = [OSError(28, "full"), MemoryError(), RecursionError(), UnicodeError(), OverflowError(), StoreError("S", "get", "x"), ValueError()]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_whatever_a_store_raises_costs_a_miss_or_a_dropped_write(guarded, flaky, errors, fault):
+    flaky.fault = fault
+    assert guarded.get("k") is None
+    assert guarded.put("k", ENTRY) is None
+    assert errors == ["get", "put"]
+    flaky.fault = None
+    assert guarded.put("k", ENTRY) == Removed()
+    assert guarded.get("k") is ENTRY
+
+
+def test_after_three_failures_the_store_is_left_alone_until_one_probe_finds_it_well(guarded, flaky, timer):
+    flaky.fault = OSError()
+    for _ in range(10):
+        guarded.get("k")
+    assert flaky.tries == 3
+    timer.advance(1.0)
+    guarded.get("k")
+    guarded.get("k")
+    assert flaky.tries == 4
+    flaky.fault = None
+    timer.advance(2.0)
+    guarded.put("k", ENTRY)
+    assert guarded.get("k") is ENTRY
+
+
+def test_the_wait_grows_to_five_seconds_and_no_longer(timer):
+    breaker = Breaker(timer=timer)
+    for _ in range(3):
+        breaker.failed()
+    for _ in range(10):
+        timer.advance(5.0)
+        assert breaker.allows()
+        breaker.failed()
+    timer.advance(5.0)
+    assert breaker.allows()
+
+
+def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(timer):
+    breaker = Breaker(timer=timer)
+    for _ in range(50):
+        breaker.failed()
+    timer.advance(1.0)
+    assert breaker.allows()
+
+
+def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(guarded, flaky, timer):
+    flaky.fault = OSError()
+    for _ in range(3):
+        guarded.get("k")
+    flaky.fault = KeyboardInterrupt()
+    timer.advance(1.0)
+    with pytest.raises(KeyboardInterrupt):
+        guarded.get("k")
+    flaky.fault = None
+    timer.advance(5.0)
+    guarded.get("k")
+    assert flaky.tries == 5
+
+
+def test_one_line_is_logged_for_a_failure_and_one_for_recovery_however_it_flaps(guarded, flaky, timer, caplog):
+    caplog.set_level(logging.WARNING)
+    for _ in range(20):
+        flaky.fault = OSError()
+        guarded.get("k")
+        flaky.fault = None
+        guarded.get("k")
+    assert len(caplog.records) == 1
+    timer.advance(61)
+    flaky.fault = OSError()
+    guarded.get("k")
+    assert len(caplog.records) == 2
+
+
+def test_strict_raises_a_store_error_from_the_cause(flaky, errors):
+    guarded = GuardedStore(flaky, strict=True, on_error=errors.append)
+    flaky.fault = OSError(28, "secret path")
+    with pytest.raises(StoreError, match="Flaky: get failed: OSError") as caught:
+        guarded.get("k")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_was_asked_for_by_name_raises_rather_than_pretend(guarded, flaky):
+    flaky.fault = OSError()
+    with pytest.raises(StoreError, match="delete"):
+        guarded.delete("k")
+    assert guarded.discard("k", 0.0) is False
+    assert guarded.size() == 0
+
+
+def test_entries_stop_where_the_store_stops(guarded, flaky):
+    guarded.put("a", ENTRY)
+    assert list(guarded.entries()) == [("a", ENTRY)]

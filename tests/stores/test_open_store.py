@@ -1,0 +1,88 @@
+"""Every way to name a backend, and what is said about a wrong one."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from llm_cache_mem.stores import MemoryStore, open_store
+
+
+def opened(backend):
+    found = open_store(backend, max_size=5, max_bytes=None, clock=time.time)
+    found.store.close()
+    return found
+
+
+@pytest.mark.parametrize("backend", ["memory", "memory://", "sqlite://:memory:"])
+def test_memory(backend):
+    found = opened(backend)
+    assert isinstance(found.store, MemoryStore)
+    assert found.owned
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite://./cache.db", "cache.db"),
+        ("sqlite://cache.db", "cache.db"),
+        ("sqlite:///cache.db", "cache.db"),
+        ("sqlite:///sub/cache.db", "sub/cache.db"),
+        ("./cache.db", "cache.db"),
+        ("cache.sqlite3", "cache.sqlite3"),
+        ("sub/cache", "sub/cache"),
+        (Path("cache"), "cache"),
+    ],
+)
+def test_sqlite_relative_to_the_working_directory(url, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = opened(url)
+    assert (tmp_path / file).is_file()
+    assert found.owned
+
+
+def test_sqlite_with_four_slashes_is_absolute(tmp_path):
+    opened(f"sqlite:///{tmp_path}/cache.db")
+    assert (tmp_path / "cache.db").is_file()
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    opened("sqlite://~/cache.db")
+    assert (tmp_path / "cache.db").is_file()
+
+
+def test_a_store_object_is_taken_as_it_is():
+    store = MemoryStore()
+    found = open_store(store, max_size=5, max_bytes=None, clock=time.time)
+    assert found.store is store
+    assert not found.owned
+
+
+@pytest.mark.parametrize("backend", ["mysql://host/db", "sqlte://x.db", "redis", "", "memory:"])
+def test_an_unknown_backend_is_refused_with_the_known_ones(backend):
+    with pytest.raises(ValueError, match=r"unknown backend .*known are: memory, sqlite://"):
+        opened(backend)
+
+
+@pytest.mark.parametrize("backend", ["sqlite://", "sqlite:///", "sqlite:////"])
+def test_a_sqlite_url_without_a_path_is_refused(backend):
+    with pytest.raises(ValueError, match="needs a path"):
+        opened(backend)
+
+
+def test_options_in_a_sqlite_url_are_refused_rather_than_ignored():
+    with pytest.raises(ValueError, match=r"takes no \?options"):
+        opened("sqlite:///x.db?mode=ro")
+
+
+@pytest.mark.parametrize("backend", [None, 7, object(), {}])
+def test_what_is_no_backend_at_all_is_a_type_error(backend):
+    with pytest.raises(TypeError, match="backend must be a URL, a path or a Store"):
+        opened(backend)
+
+
+def test_a_password_in_a_wrong_url_is_not_repeated():
+    with pytest.raises(ValueError, match="unknown backend") as caught:
+        opened("mongodb://user:hunter2@host/db")
+    assert "hunter2" not in str(caught.value)

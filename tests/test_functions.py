@@ -1,0 +1,241 @@
+"""@cache.cached: what counts as the same call, for every kind of function."""
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from llm_cache_mem import LLMCache
+
+
+@pytest.fixture
+def cache():
+    return LLMCache()
+
+
+def test_equal_arguments_are_answered_once_however_they_are_written(cache):
+    calls = []
+
+    @cache.cached
+    def ask(question, model="m", *more, **params):
+        calls.append(question)
+        return {"answer": question}
+
+    assert ask("q") == ask(question="q") == ask("q", "m") == {"answer": "q"}
+    assert len(calls) == 1
+    ask("q", "other")
+    ask("q", "m", "more")
+    ask("q", temperature=1)
+    assert len(calls) == 4
+
+
+def test_positional_and_keyword_extras_are_not_confused(cache):
+    calls = []
+
+    @cache.cached
+    def ask(*args, **kwargs):
+        calls.append((args, kwargs))
+        return len(calls)
+
+    assert ask(1) != ask(args=1) != ask(args=[1])
+    assert ask((1,)) != ask(1)
+
+
+def test_two_functions_with_equal_arguments_do_not_answer_for_each_other(cache):
+    @cache.cached
+    def summarize(text):
+        return "summary"
+
+    @cache.cached
+    def translate(text):
+        return "translation"
+
+    assert (summarize("x"), translate("x"), summarize("x")) == ("summary", "translation", "summary")
+
+
+def test_closures_differ_by_the_plain_values_they_hold(cache):
+    client = object()
+
+    def make(prompt):
+        @cache.cached
+        def ask(question):
+            assert client is not None
+            return prompt + question
+
+        return ask
+
+    assert make("a")("?") == "a?"
+    assert make("b")("?") == "b?"
+    assert cache.stats().misses == 2
+    assert make("a")("?") == "a?"
+    assert cache.stats().hits == 1
+
+
+def test_another_body_under_the_same_name_is_another_function(cache):
+    def define(body):
+        scope = {"cache": cache}
+        exec(textwrap.dedent(body), scope)  # what editing a notebook cell does
+        return scope["ask"]
+
+    one = define("@cache.cached\ndef ask(q):\n    return 'one ' + q")
+    again = define("\n\n@cache.cached\ndef ask(q):\n    return 'one ' + q")
+    two = define("@cache.cached\ndef ask(q):\n    return 'two ' + q")
+    assert (one("q"), two("q"), again("q")) == ("one q", "two q", "one q")
+    assert cache.stats().hits == 1
+
+
+def test_a_version_stands_for_the_code(cache):
+    def define(version):
+        @cache.cached(version=version)
+        def ask(q):
+            return version
+
+        return ask
+
+    assert define("1")("q") == "1"
+    assert define("2")("q") == "2"
+
+
+def test_ignored_arguments_are_not_part_of_the_request(cache):
+    class Client:
+        calls = 0
+
+        @cache.cached(ignore=["self"])
+        def ask(self, question):
+            self.calls += 1
+            return question
+
+    one, two = Client(), Client()
+    assert one.ask("q") == two.ask("q") == "q"
+    assert (one.calls, two.calls) == (1, 0)
+
+
+def test_an_argument_without_a_wire_form_calls_through_and_is_counted(cache):
+    @cache.cached
+    def ask(thing):
+        return 1
+
+    ask(object())
+    assert cache.stats().skipped == {"request": 1}
+
+
+def test_key_fn_sees_messages_and_params_as_everywhere(cache):
+    seen = []
+
+    def key_fn(messages, **params):
+        seen.append((messages, params["model"]))
+        return [messages, params]
+
+    @LLMCache(key_fn=key_fn).cached
+    def ask(messages, model):
+        return 1
+
+    ask([{"role": "user", "content": "q"}], "m")
+    assert seen == [([{"role": "user", "content": "q"}], "m")]
+
+
+def test_wrong_arguments_raise_the_type_error_of_the_function(cache):
+    @cache.cached
+    def ask(question):
+        return 1
+
+    with pytest.raises(TypeError, match="question"):
+        ask()
+    with pytest.raises(TypeError, match="@cached goes on a function"):
+        cache.cached(7)
+
+
+def test_coroutine_functions(cache):
+    calls = []
+
+    @cache.cached
+    async def ask(question):
+        calls.append(question)
+        await asyncio.sleep(0)
+        return [question]
+
+    async def main():
+        return await asyncio.gather(*(ask("q") for _ in range(10)))
+
+    assert inspect.iscoroutinefunction(ask)
+    assert asyncio.run(main()) == [["q"]] * 10
+    assert calls == ["q"]
+
+
+def test_generators_are_stored_at_their_end_only(cache):
+    calls = []
+
+    @cache.cached
+    def ask(n):
+        calls.append(n)
+        yield from range(n)
+
+    assert inspect.isgeneratorfunction(ask)
+    next(ask(3))
+    assert list(ask(3)) == list(ask(3)) == [0, 1, 2]
+    assert calls == [3, 3]
+
+
+def test_async_generators_are_stored_at_their_end_only(cache):
+    calls = []
+
+    @cache.cached
+    async def ask(n):
+        calls.append(n)
+        for i in range(n):
+            yield i
+
+    async def main():
+        assert inspect.isasyncgenfunction(ask)
+        stream = ask(3)
+        await anext(stream)
+        await stream.aclose()
+        assert [i async for i in ask(3)] == [i async for i in ask(3)] == [0, 1, 2]
+
+    asyncio.run(main())
+    assert calls == [3, 3]
+
+
+def test_the_wrapped_function_keeps_its_face(cache):
+    @cache.cached
+    def ask(question: str, *, model: str = "m") -> str:
+        """Ask."""
+        return question
+
+    assert (ask.__name__, ask.__doc__) == ("ask", "Ask.")
+    assert str(inspect.signature(ask)) == "(question: str, *, model: str = 'm') -> str"
+
+
+def test_a_functions_key_is_the_same_in_every_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        from llm_cache_mem import LLMCache
+        cache = LLMCache(backend=sys.argv[1])
+        @cache.cached
+        def ask(q):
+            return q in {"b", "a", "c"}, [x for x in (1, "two")], lambda: 3.0
+        @cache.cached
+        def tell(q):
+            if q in {"b", "a", "c"}:
+                return {"told": q}
+        tell("a")
+        print(cache.stats().hits)
+        cache.close()
+        """)
+    )
+    hits = [
+        subprocess.run(
+            [sys.executable, str(script), str(tmp_path / "c.db")],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert hits == ["0\n", "1\n", "1\n"]

@@ -1,0 +1,73 @@
+"""options(...): what a caller may ask for, how it nests, and that wrong values are refused at once."""
+
+import asyncio
+import threading
+from datetime import timedelta
+
+import pytest
+
+from llm_cache_mem.options import UNSET, check_mode, current, options, to_seconds
+
+
+def test_outside_of_any_options_everything_is_left_to_the_cache():
+    assert current() == (UNSET, UNSET, 0, UNSET)
+
+
+def test_inner_options_add_to_the_outer_ones_and_end_with_their_block():
+    with options(ttl_seconds=60, namespace="acme"):
+        with options(ttl_seconds=None, mode="refresh", sample=2):
+            assert current() == (None, "refresh", 2, "acme")
+        assert current() == (60.0, UNSET, 0, "acme")
+    assert current().ttl_seconds is UNSET
+
+
+def test_one_options_object_can_be_entered_again_inside_itself():
+    asked = options(sample=3)
+    with asked, asked:
+        assert current().sample == 3
+    assert current().sample == 0
+
+
+def test_options_reach_tasks_but_not_other_threads():
+    async def sample() -> int:
+        return current().sample
+
+    seen: list[int] = []
+    with options(sample=4):
+        assert asyncio.run(sample()) == 4
+        thread = threading.Thread(target=lambda: seen.append(current().sample))
+        thread.start()
+        thread.join()
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), timedelta(0)])
+def test_a_ttl_that_is_not_more_than_zero_is_refused(value):
+    with pytest.raises(ValueError, match="ttl_seconds must be more than 0"):
+        options(ttl_seconds=value)
+
+
+@pytest.mark.parametrize("value", ["60", True, [1]])
+def test_a_ttl_that_is_no_number_is_refused(value):
+    with pytest.raises(TypeError, match="ttl_seconds must be a number of seconds"):
+        options(ttl_seconds=value)
+
+
+def test_a_timedelta_is_a_ttl():
+    assert to_seconds(timedelta(minutes=2)) == 120.0
+
+
+def test_an_unknown_mode_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="on, off, refresh, replay"):
+        check_mode("of")
+
+
+@pytest.mark.parametrize("sample", [-1, True, 1.5, "2"])
+def test_a_sample_that_is_no_whole_number_is_refused(sample):
+    with pytest.raises(ValueError, match="sample"):
+        options(sample=sample)
+
+
+def test_a_namespace_that_is_no_str_is_refused():
+    with pytest.raises(TypeError, match="namespace"):
+        options(namespace=7)

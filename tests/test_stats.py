@@ -1,0 +1,103 @@
+"""The ledger's counters, and how a snapshot of them reads."""
+
+import json
+
+from conftest import Clock
+
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.stats import CacheStats, Event, Ledger
+
+
+def entry(model="m", usage=(100, 20, 0, 0, 0), cost=0.25, seconds=2.0):
+    return Entry(Payload.of("answer"), 0.0, None, model, usage, cost, seconds)
+
+
+def test_a_hit_saves_what_the_stored_call_took():
+    ledger = Ledger(Clock(), None)
+    ledger.hit("k", entry())
+    ledger.hit("k", entry())
+    ledger.miss("k", "m")
+    stats = ledger.snapshot(size=1)
+    assert (stats.hits, stats.misses, stats.size, stats.hit_rate) == (2, 1, 1, 2 / 3)
+    assert (stats.tokens_saved, stats.seconds_saved, stats.saved_usd) == (240, 4.0, 0.5)
+    assert stats.by_model["m"].input_tokens_saved == 200
+
+
+def test_a_hit_of_unknown_price_is_counted_as_that_and_not_as_free():
+    ledger = Ledger(Clock(), None)
+    ledger.hit("k", entry(cost=None))
+    stats = ledger.snapshot(0)
+    assert (stats.saved_usd, stats.unpriced_hits) == (0.0, 1)
+
+
+def test_a_coalesced_call_saves_like_a_hit_and_is_counted_apart():
+    ledger = Ledger(Clock(), None)
+    ledger.joined("k", entry(), "m")
+    ledger.joined("k", None, "m")
+    model = ledger.snapshot(0).by_model["m"]
+    assert (model.hits, model.coalesced, model.saved_usd, model.unpriced_hits) == (0, 2, 0.25, 1)
+
+
+def test_the_first_skip_for_a_reason_is_told_apart():
+    ledger = Ledger(Clock(), None)
+    assert ledger.skip("truncated") is True
+    assert ledger.skip("truncated") is False
+    assert ledger.skip("empty") is True
+    assert ledger.snapshot(0).skipped == {"truncated": 2, "empty": 1}
+
+
+def test_no_lookups_make_a_hit_rate_of_zero():
+    assert Ledger(Clock(), None).snapshot(0).hit_rate == 0.0
+
+
+def test_listeners_are_told_and_their_faults_do_not_reach_the_caller(caplog):
+    told: list[Event] = []
+
+    def listener(event: Event) -> None:
+        told.append(event)
+        raise ZeroDivisionError
+
+    ledger = Ledger(Clock(7.0), listener)
+    ledger.hit("k", entry())
+    ledger.miss("k", "m")
+    ledger.kept("k", entry(), evicted=2, expired=1)
+    ledger.skip("empty", "k", "m")
+    ledger.joined("k", None, "m")
+    ledger.expired("k")
+    ledger.error("get")
+    names = [event.name for event in told]
+    assert names == ["hit", "miss", "stored", "evicted", "expired", "skipped", "coalesced", "expired", "error"]
+    assert told[0] == Event("hit", 7.0, "k", "m", 2.0, 120, 0.25)
+    assert "on_event raised" in caplog.text
+
+
+def full_stats() -> CacheStats:
+    ledger = Ledger(Clock(), None)
+    ledger.hit("k", entry("<b>model</b>"))
+    ledger.miss("k", "m")
+    ledger.skip("truncated")
+    return ledger.snapshot(3)
+
+
+def test_stats_read_as_aligned_text_in_a_terminal():
+    text = str(full_stats())
+    assert "hit rate       50.0%" in text
+    assert "truncated 1" in text
+    assert "$0.2500" in text
+    lines = text.split("\n\n")[1].splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_stats_are_a_table_in_a_notebook_with_names_escaped():
+    html = full_stats()._repr_html_()
+    assert html.count("<table>") == 2
+    assert "&lt;b&gt;model" in html
+    assert "<b>model" not in html
+
+
+def test_stats_are_plain_json_for_machines():
+    plain = json.loads(json.dumps(full_stats().as_dict()))
+    assert plain["hits"] == 1
+    assert plain["hit_rate"] == 0.5
+    assert plain["by_model"]["<b>model</b>"]["tokens_saved"] == 120
