@@ -1,0 +1,413 @@
+"""Single-flight: of the callers that miss the same key at once, one calls the model.
+
+A caller that finds no flight for its key lists one and leads it; later callers take a seat and wait. What ends a flight decides what
+the seats are told: an answer, the leader's exception, or, when the leader was interrupted or cancelled, that one of them leads now.
+"""
+
+import threading
+from _thread import RLock  # that of threading is a function around it
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
+
+from llm_cache_mem.fork import reset_after_fork
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Flight", "SingleFlight"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+_S = TypeVar("_S", "_ThreadSeat", "_TaskSeat")
+
+# The flights that the code running here works for: to wait for one of them would be to wait for oneself.
+_leading: "ContextVar[tuple[Flight, ...]]" = ContextVar("llm_cache_mem_leading", default=())
+
+
+class Flight:
+    """One run of the work for a key. It may store its answer for as long as nobody has forgotten the key. Thread-safe."""
+
+    __slots__ = ("__weakref__", "_forgotten", "_key", "_landed", "_seats", "_storing", "_table", "_task")
+
+    def __init__(self, table: "SingleFlight", key: str) -> None:
+        self._table = table
+        self._key = key
+        self._storing = RLock()  # re-entrant: what stores may forget
+        self._forgotten = False
+        self._landed = False
+        self._seats: dict[_Seat, None] = {}  # in the order of arrival
+        self._task: asyncio.Task[None] | None = None
+        table._known.add(ref(self, table._known.discard))
+
+    def commit(self, store: Callable[[], R]) -> R | None:
+        """Run *store* and return its result, or None without running it when the key was forgotten since the flight began.
+
+        A ``forget`` that comes meanwhile waits until *store* is done.
+        """
+        with self._storing:
+            return None if self._forgotten else store()
+
+    def _forget(self) -> None:
+        with self._storing:
+            self._forgotten = True
+
+
+class _Seat:
+    """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight is over, with what follows."""
+
+    __slots__ = ("error", "flight", "leads", "told", "trace", "value")
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+        self.leads = False
+        self.told = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.trace: TracebackType | None = None
+
+    def wake(self) -> bool:
+        """Let the caller see what has changed; False when nobody is there any more."""
+        raise NotImplementedError
+
+    def tell(self, value: Any, error: BaseException | None) -> None:
+        self.told = True
+        self.value = value
+        self.error = error
+        self.trace = None if error is None else error.__traceback__
+
+    def answer(self, *, joined: bool) -> Any:
+        """The value, or raise the error: the leader's caller gets the original, every other a copy of its own."""
+        error, self.error = self.error, None  # no cycle through the traceback of the frame that holds this seat
+        try:
+            if error is not None:
+                raise _twin(error, self.trace) if joined else error
+            return self.value
+        finally:
+            del error
+
+
+class _ThreadSeat(_Seat):
+    __slots__ = ("_gate",)
+
+    def __init__(self, flight: Flight) -> None:
+        super().__init__(flight)
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def wait(self, seconds: float) -> None:
+        self._gate.acquire(timeout=seconds)
+
+    def wake(self) -> bool:
+        self._gate.release()
+        return True
+
+
+class _TaskSeat(_Seat):
+    __slots__ = ("_called", "_loop")
+
+    def __init__(self, flight: Flight) -> None:
+        import asyncio
+
+        super().__init__(flight)
+        self._loop = asyncio.get_running_loop()
+        self._called = self._loop.create_future()
+
+    async def wait(self, seconds: float | None) -> None:
+        timer = None if seconds is None else self._loop.call_later(seconds, self._call)
+        try:
+            await self._called
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self) -> bool:
+        return _post(self._loop, self._call)
+
+    def _call(self) -> None:
+        if not self._called.done():
+            self._called.set_result(None)
+
+
+class SingleFlight:
+    """The flights of one cache, shared by its threads and by the tasks of any event loop. Thread-safe; a forked child starts anew.
+
+    A caller waits for another's flight at most *wait_seconds*, then makes its own call.
+    """
+
+    def __init__(self, wait_seconds: float) -> None:
+        if not wait_seconds >= 0:
+            raise ValueError(f"wait_seconds must be 0 or more, not {wait_seconds!r}")
+        self._wait_seconds = min(wait_seconds, threading.TIMEOUT_MAX)
+        self._flights: dict[str, Flight] = {}  # those that can be joined
+        self._known: set[ref[Flight]] = set()  # all that may yet store
+        self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
+        self._lock = RLock()  # re-entrant: the garbage collector may close a coroutine of ours while it is held
+        reset_after_fork(self)
+
+    def run(self, key: str, work: Callable[[Flight], T]) -> tuple[T, bool]:
+        """The result of ``work(flight)``, and whether it was another caller's work.
+
+        What *work* raises is raised; those who waited for it get copies. A caller that *work* itself makes for the same key does
+        not wait.
+        """
+        flight = Flight(self, key)
+        if _leading.get() and self._leads_here(key):
+            return work(flight), False
+        seat = None
+        try:
+            seat = self._board(flight, _ThreadSeat)
+            if seat is not None:
+                seat.wait(self._wait_seconds)
+                if not self._claim(seat, flight):
+                    return seat.answer(joined=True), True
+                flight = seat.flight
+            return self._lead(flight, work), False
+        except BaseException:
+            self._withdraw(seat, flight)
+            raise
+
+    async def arun(self, key: str, work: Callable[[Flight], Awaitable[T]]) -> tuple[T, bool]:
+        """``run`` for tasks. *work* runs in a task of its own, which is cancelled when the last who waits for it is."""
+        flight = Flight(self, key)
+        if _leading.get() and self._leads_here(key):
+            return await work(flight), False
+        seat = None
+        try:
+            seat = self._board(flight, _TaskSeat)
+            if seat is not None:
+                await seat.wait(self._wait_seconds)
+                if not self._claim(seat, flight):
+                    return seat.answer(joined=True), True
+                flight = seat.flight
+            seat = self._launch(flight, work)
+            await seat.wait(None)
+            return seat.answer(joined=False), False
+        except BaseException:
+            self._withdraw(seat, flight)
+            raise
+
+    def forget(self, key: str | None = None) -> None:
+        """See to it that no flight for *key* (None: for any) that has begun will store, nor be joined by later callers.
+
+        Waits for a store under way, so call it while holding no lock that storing takes.
+        """
+        with self._lock:
+            if key is None:
+                self._flights.clear()
+            else:
+                self._flights.pop(key, None)
+            known = [flight for known in self._known.copy() if (flight := known()) is not None]
+        for flight in known:
+            if key is None or flight._key == key:
+                flight._forget()
+
+    # -- Seats
+
+    def _leads_here(self, key: str) -> bool:
+        return any(flight._key == key and flight._table is self and not flight._landed for flight in _leading.get())
+
+    def _board(self, own: Flight, kind: type[_S]) -> _S | None:
+        """A seat in the flight for the key of *own*, or None: this caller leads *own*."""
+        with self._lock:
+            flight = self._flights.setdefault(own._key, own)
+            if flight is own:
+                return None
+            if flight._task is not None:
+                loop = flight._task.get_loop()
+                if loop.is_closed():  # it will not land
+                    self._flights[own._key] = own
+                    return None
+                if kind is _ThreadSeat and loop is _running_loop():  # to wait here would stop the loop that is to wake us
+                    return None
+            seat = kind(flight)
+            flight._seats[seat] = None
+            return seat
+
+    def _claim(self, seat: _Seat, own: Flight) -> bool:
+        """After the wait, whether *seat* leads its flight: it was elected, or has waited long enough and now leads *own*."""
+        with self._lock:
+            if seat.told or seat.leads:
+                return seat.leads
+            flight = seat.flight
+            self._withdraw(seat, flight)
+            if self._flights.get(own._key) in (flight, None):
+                self._flights[own._key] = own  # what does not land keeps nobody else waiting
+            seat.flight, seat.leads = own, True
+            return True
+
+    def _withdraw(self, seat: _Seat | None, flight: Flight) -> None:
+        """Give up *seat*, None being that of the leader: hand the lead on, and cancel work that nobody waits for any more."""
+        task = None
+        with self._lock:
+            leads = seat is None or seat.leads
+            if seat is not None:
+                seat.leads = False
+                if flight._seats.pop(seat, seat) is None and not flight._seats and (task := flight._task):
+                    self._unlist(flight)
+        if leads:
+            self._elect(flight)
+        if task is not None:
+            _post(task.get_loop(), task.cancel)
+
+    # -- Leading
+
+    def _lead(self, flight: Flight, work: Callable[[Flight], T]) -> T:
+        token = _leading.set((*_leading.get(), flight))
+        try:
+            value = work(flight)
+        except Exception as exc:
+            self._land(flight, error=exc)
+            raise
+        finally:
+            _leading.reset(token)
+        self._land(flight, value)
+        return value
+
+    def _launch(self, flight: Flight, work: Callable[[Flight], Awaitable[T]]) -> _TaskSeat:
+        """Hand the lead of *flight* to a task; the seat of its captain, this caller, who waits for it like the rest."""
+        import asyncio
+
+        captain = _TaskSeat(flight)
+        with self._lock:
+            flight._seats[captain] = None
+        task = asyncio.get_running_loop().create_task(self._fly(flight, captain, work))
+        self._tasks.add(task)
+        if not task.done():  # an eager task factory may have run it to its end
+            flight._task = task
+        task.add_done_callback(partial(self._ended, flight, captain))
+        return captain
+
+    async def _fly(self, flight: Flight, captain: _Seat, work: Callable[[Flight], Awaitable[T]]) -> None:
+        _leading.set((*_leading.get(), flight))  # the context is this task's own
+        try:
+            value = await work(flight)
+        except Exception as exc:  # noqa: BLE001  # raised where it is waited for
+            self._land(flight, error=exc)
+        except BaseException as exc:
+            if not self._crash(flight, captain, exc):
+                raise
+        else:
+            self._land(flight, value)
+
+    def _ended(self, flight: Flight, captain: _Seat, task: "asyncio.Task[None]") -> None:
+        """A task that is cancelled before its first step never gets to _fly."""
+        self._tasks.discard(task)
+        if flight._task is task:
+            import asyncio
+
+            self._crash(flight, captain, asyncio.CancelledError())
+
+    def _land(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
+        with self._lock:
+            self._unlist(flight)
+            flight._landed = True
+            flight._task = None
+            seats = flight._seats
+            if not seats:
+                return
+            flight._seats = {}
+            for seat in seats:
+                seat.tell(value, error)
+        for seat in seats:
+            seat.wake()
+
+    def _crash(self, flight: Flight, captain: _Seat, exc: BaseException) -> bool:
+        """The task was killed: its caller gets *exc*, the others a new leader. Whether the caller is still there."""
+        with self._lock:
+            present = flight._seats.pop(captain, captain) is None
+            if present:
+                captain.tell(None, exc)
+            flight._task = None
+        self._elect(flight)
+        return present and captain.wake() is not False
+
+    def _elect(self, flight: Flight) -> None:
+        """Let the first of those who wait lead *flight*; without any it is over."""
+        heir = None
+        while True:
+            with self._lock:
+                if heir is not None:
+                    heir.leads = False
+                heir = next(iter(flight._seats), None)
+                if heir is None:
+                    flight._landed = True
+                    self._unlist(flight)
+                    return
+                del flight._seats[heir]
+                heir.leads = True
+            if heir.wake() is not False:
+                return
+
+    def _unlist(self, flight: Flight) -> None:
+        if self._flights.get(flight._key) is flight:
+            del self._flights[flight._key]
+
+    def _after_fork(self) -> None:
+        # The threads that lead and store are not in this process. Their tasks stay referenced: to collect them would run their
+        # cleanup on connections that the parent uses.
+        self._lock = RLock()
+        self._flights = {}
+        for known in self._known.copy():
+            if (flight := known()) is not None:
+                flight._storing = RLock()
+
+
+def _running_loop() -> "asyncio.AbstractEventLoop | None":
+    import asyncio
+
+    return asyncio._get_running_loop()
+
+
+def _post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> bool:
+    """Run *callback* in *loop*, at once if that is the one running here; False when it is closed."""
+    if _running_loop() is loop:
+        callback()
+        return True
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:  # closed
+        return False
+    return True
+
+
+def _twin(error: BaseException, trace: TracebackType | None) -> BaseException:
+    """A copy of *error* to raise elsewhere: same type, same attributes, same cause, the traceback up to *trace*.
+
+    Raising one object in many threads would chain all their tracebacks. The application's own ``__init__`` is not called, since it
+    need not take ``args``. The original, cut back to *trace*, where there is no way to copy it.
+    """
+    with suppress(Exception):
+        return _dressed(_bare_copy(error), error, trace)
+    with suppress(Exception):
+        import copy
+
+        clone = copy.copy(error)
+        if type(clone) is type(error) and clone is not error:
+            return _dressed(clone, error, trace)
+    return error.with_traceback(trace)
+
+
+def _bare_copy(error: BaseException) -> BaseException:
+    cls = type(error)
+    native = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    clone: BaseException = native.__new__(cls, *error.args)
+    for base in cls.__mro__:  # fields in C, like errno, and __slots__
+        for name, field in vars(base).items():
+            if isinstance(field, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__"):
+                with suppress(AttributeError, TypeError):
+                    field.__set__(clone, field.__get__(error))
+    clone.__dict__.update(error.__dict__)
+    return clone
+
+
+def _dressed(clone: BaseException, error: BaseException, trace: TracebackType | None) -> BaseException:
+    clone.__cause__, clone.__context__ = error.__cause__, error.__context__
+    clone.__suppress_context__ = error.__suppress_context__
+    if hasattr(error, "__notes__"):
+        clone.__notes__ = list(error.__notes__)
+    return clone.with_traceback(trace)

@@ -1,0 +1,410 @@
+"""Single-flight between threads, and what it promises beside asyncio and fork."""
+
+import contextvars
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from llm_cache_mem.flight import Flight, SingleFlight
+
+KEY = "1:ns:value:abc"
+LONG = 60.0  # no test waits this long; one that has to fails by its own limit of 5 seconds
+
+
+def start(call: Callable[[], Any]) -> "Future[Any]":
+    """Run *call* in a thread of its own; unlike a pool, a Future here also takes a KeyboardInterrupt."""
+    future: Future[Any] = Future()
+
+    def body() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=body, daemon=True).start()
+    return future
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Let other threads run until *condition* holds."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen within 5 seconds"
+        time.sleep(0.0005)
+
+
+def seated(flights: SingleFlight, key: str = KEY) -> int:
+    flight = flights._flights.get(key)
+    return 0 if flight is None else len(flight._seats)
+
+
+def idle(flights: SingleFlight) -> bool:
+    return not flights._flights and not flights._tasks
+
+
+class Gate:
+    """Work that counts its runs and waits to be let through, once for each of *outcomes*."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.started = threading.Semaphore(0)
+        self.passed = threading.Semaphore(0)
+        self.calls = 0
+
+    def __call__(self, flight: Flight) -> Any:
+        outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
+        self.calls += 1
+        self.started.release()
+        assert self.passed.acquire(timeout=5)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+@contextmanager
+def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "Iterator[list[Future[Any]]]":
+    """Callers of one key, the first of which is leading in *gate* while the others wait."""
+    futures = [start(lambda: flights.run(KEY, gate))]
+    assert gate.started.acquire(timeout=5)
+    futures += [start(lambda: flights.run(KEY, gate)) for _ in range(followers)]
+    until(lambda: seated(flights) == followers)
+    yield futures
+
+
+def test_a_lone_caller_gets_the_result_of_its_work() -> None:
+    flights = SingleFlight(LONG)
+    assert flights.run(KEY, lambda flight: 42) == (42, False)
+    assert idle(flights)
+
+
+def test_a_thousand_threads_make_one_call_and_share_one_result() -> None:
+    flights, answer = SingleFlight(LONG), object()
+    gate = Gate(answer)
+    with lead_and_follow(flights, gate, 999) as futures:
+        gate.passed.release()
+        results = [future.result(5) for future in futures]
+    assert gate.calls == 1
+    assert all(result is answer for result, _ in results)
+    assert [joined for _, joined in results] == [False] + [True] * 999
+    assert idle(flights)
+
+
+def test_keys_do_not_wait_for_each_other() -> None:
+    flights, gate = SingleFlight(LONG), Gate(1)
+    with lead_and_follow(flights, gate, 0) as futures:
+        assert flights.run("other", lambda flight: 2) == (2, False)
+        gate.passed.release()
+        assert futures[0].result(5) == (1, False)
+
+
+def test_a_later_caller_makes_a_call_of_its_own() -> None:
+    flights = SingleFlight(LONG)
+    assert [flights.run(KEY, lambda flight, i=i: i) for i in range(3)] == [(0, False), (1, False), (2, False)]
+
+
+def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again() -> None:
+    flights, gate = SingleFlight(LONG), Gate(ValueError("no"), "yes")
+    gate.passed.release(2)
+    error = ValueError("no")
+    gate = Gate(error, "yes")
+    with lead_and_follow(flights, gate, 20) as futures:
+        gate.passed.release(2)
+        errors = [future.exception(5) for future in futures]
+    assert errors[0] is error
+    assert {type(e) for e in errors} == {ValueError}
+    assert {str(e) for e in errors} == {"no"}
+    assert len({id(e) for e in errors}) == 21
+    assert flights.run(KEY, gate) == ("yes", False)
+    assert gate.calls == 2
+
+
+@pytest.mark.parametrize("death", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(death: type[BaseException]) -> None:
+    flights = SingleFlight(LONG)
+    gate = Gate(death(), "answer")
+    with lead_and_follow(flights, gate, 50) as futures:
+        gate.passed.release(2)
+        assert type(futures[0].exception(5)) is death
+        results = [future.result(5) for future in futures[1:]]
+    assert gate.calls == 2
+    assert {result for result, _ in results} == {"answer"}
+    assert sum(not joined for _, joined in results) == 1
+    assert idle(flights)
+
+
+def test_every_leader_killed_leaves_nobody_waiting() -> None:
+    flights, gate = SingleFlight(LONG), Gate(SystemExit())
+    gate_outcomes = 30
+    gate.outcomes = [SystemExit() for _ in range(gate_outcomes)]
+    with lead_and_follow(flights, gate, gate_outcomes - 1) as futures:
+        gate.passed.release(gate_outcomes)
+        assert {type(future.exception(5)) for future in futures} == {SystemExit}
+    assert gate.calls == gate_outcomes
+    assert idle(flights)
+
+
+def test_a_wait_is_limited_and_ends_in_a_call_of_ones_own() -> None:
+    flights, gate = SingleFlight(0.02), Gate("late")
+    leader = start(lambda: flights.run(KEY, gate))
+    assert gate.started.acquire(timeout=5)
+    assert flights.run(KEY, lambda flight: "own") == ("own", False)
+    gate.passed.release()
+    assert leader.result(5) == ("late", False)
+    assert idle(flights)
+
+
+def test_a_flight_that_was_given_up_keeps_no_later_caller_waiting() -> None:
+    flights, stuck, slow = SingleFlight(0.3), Gate("late"), Gate("own")
+    first = start(lambda: flights.run(KEY, stuck))
+    assert stuck.started.acquire(timeout=5)
+    second = start(lambda: flights.run(KEY, slow))
+    assert slow.started.acquire(timeout=5)  # after its wait
+    third = start(lambda: flights.run(KEY, slow))
+    until(lambda: seated(flights) == 1)
+    slow.passed.release()
+    assert second.result(5) == ("own", False)
+    assert third.result(5) == ("own", True)
+    stuck.passed.release()
+    assert first.result(5) == ("late", False)
+    assert idle(flights)
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, math.nan])
+def test_a_wait_must_be_a_time(seconds: float) -> None:
+    with pytest.raises(ValueError, match="wait_seconds"):
+        SingleFlight(seconds)
+
+
+def test_a_wait_may_be_endless() -> None:
+    flights, gate = SingleFlight(math.inf), Gate(1)
+    with lead_and_follow(flights, gate, 1) as futures:
+        gate.passed.release()
+        assert futures[1].result(5) == (1, True)
+
+
+def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> None:
+    flights = SingleFlight(LONG)
+
+    def work(flight: Flight) -> Any:
+        return "outer", flights.run(KEY, lambda inner: ("inner", inner.commit(lambda: "stored")))
+
+    assert flights.run(KEY, work) == (("outer", (("inner", "stored"), False)), False)
+    assert idle(flights)
+
+
+def test_a_call_for_the_same_key_deep_inside_other_work_does_not_wait_either() -> None:
+    flights = SingleFlight(LONG)
+    assert flights.run("a", lambda _: flights.run("b", lambda _: flights.run("a", lambda _: 1))) == (((1, False), False), False)
+
+
+def test_the_same_key_in_another_table_is_another_flight() -> None:
+    one, two = SingleFlight(LONG), SingleFlight(LONG)
+    seen = []
+    one.run(KEY, lambda _: two.run(KEY, lambda _: seen.append(list(two._flights))))
+    assert seen == [[KEY]]
+
+
+def test_what_the_work_leaves_behind_waits_like_anyone() -> None:
+    flights, gate = SingleFlight(LONG), Gate("second")
+    context = flights.run(KEY, lambda flight: contextvars.copy_context())[0]
+    leader = start(lambda: flights.run(KEY, gate))
+    assert gate.started.acquire(timeout=5)
+    follower = start(lambda: context.run(flights.run, KEY, gate))
+    until(lambda: seated(flights) == 1)
+    gate.passed.release()
+    assert leader.result(5) == ("second", False)
+    assert follower.result(5) == ("second", True)
+
+
+# -- forget
+
+
+def test_commit_runs_the_store_and_returns_its_result() -> None:
+    flights = SingleFlight(LONG)
+    assert flights.run(KEY, lambda flight: flight.commit(lambda: ["evicted"])) == (["evicted"], False)
+
+
+@pytest.mark.parametrize("forgotten", [KEY, None])
+def test_a_forgotten_flight_returns_its_answer_and_does_not_store(forgotten: str | None) -> None:
+    flights, stored = SingleFlight(LONG), []
+
+    def work(flight: Flight) -> Any:
+        flights.forget(forgotten)
+        return flight.commit(lambda: stored.append(1)), "answer"
+
+    assert flights.run(KEY, work) == ((None, "answer"), False)
+    assert stored == []
+
+
+def test_forgetting_one_key_leaves_the_others() -> None:
+    flights = SingleFlight(LONG)
+
+    def work(flight: Flight) -> Any:
+        flights.forget("other")
+        return flight.commit(lambda: "stored")
+
+    assert flights.run(KEY, work) == ("stored", False)
+
+
+def test_who_comes_after_forget_does_not_join_the_forgotten_flight() -> None:
+    flights, gate = SingleFlight(LONG), Gate("old")
+    with lead_and_follow(flights, gate, 3) as futures:
+        flights.forget(KEY)
+        assert flights.run(KEY, lambda flight: flight.commit(lambda: "new")) == ("new", False)
+        gate.passed.release()
+        assert [future.result(5) for future in futures] == [("old", False)] + [("old", True)] * 3
+    assert idle(flights)
+
+
+def test_forget_waits_for_a_store_under_way() -> None:
+    flights, gate, log = SingleFlight(LONG), Gate(None), []
+
+    def store() -> None:
+        gate(None)  # type: ignore[arg-type]
+        log.append("stored")
+
+    leader = start(lambda: flights.run(KEY, lambda flight: flight.commit(store)))
+    assert gate.started.acquire(timeout=5)
+    forgetting = start(lambda: (flights.forget(KEY), log.append("forgotten")))
+    until(lambda: KEY not in flights._flights)
+    gate.passed.release()
+    forgetting.result(5)
+    leader.result(5)
+    assert log == ["stored", "forgotten"]
+
+
+def test_a_store_may_forget() -> None:
+    flights = SingleFlight(LONG)
+    assert flights.run(KEY, lambda flight: (flight.commit(flights.forget), flight.commit(lambda: 1))) == ((None, None), False)
+
+
+def test_forget_reaches_a_flight_that_others_have_given_up() -> None:
+    flights, stored = SingleFlight(0.0), []
+    gate = Gate(None)
+
+    def work(flight: Flight) -> None:
+        gate(flight)
+        flight.commit(lambda: stored.append(1))
+
+    leader = start(lambda: flights.run(KEY, work))
+    assert gate.started.acquire(timeout=5)
+    flights.run(KEY, lambda flight: None)
+    flights.forget(KEY)
+    gate.passed.release()
+    leader.result(5)
+    assert stored == []
+
+
+def test_forget_reaches_a_flight_whose_work_stores_after_it_returned() -> None:
+    flights = SingleFlight(LONG)
+    flight, _ = flights.run(KEY, lambda flight: flight)
+    flights.forget(KEY)
+    assert flight.commit(lambda: 1) is None
+
+
+def test_a_thousand_rounds_of_forget_bring_nothing_back() -> None:
+    flights, store = SingleFlight(LONG), {}
+    resurrected = 0
+    rounds = threading.Barrier(3, timeout=5)
+
+    def leader() -> None:
+        for i in range(1000):
+            rounds.wait()
+            flights.run(KEY, lambda flight, i=i: flight.commit(lambda: store.__setitem__(KEY, i)))
+            rounds.wait()
+
+    def remover() -> None:
+        nonlocal resurrected
+        for i in range(1000):
+            rounds.wait()
+            before = dict(flights._flights)  # a flight that has begun before forget
+            flights.forget(KEY if i % 2 else None)
+            store.pop(KEY, None)
+            if before and any(flight.commit(lambda: store.__setitem__(KEY, -1)) or KEY in store for flight in before.values()):
+                resurrected += 1
+            rounds.wait()
+
+    futures = [start(leader), start(remover)]
+    for _ in range(2000):
+        rounds.wait()
+    for future in futures:
+        future.result(5)
+    assert resurrected == 0
+
+
+# -- fork
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_the_flights_of_its_parent() -> None:
+    flights, gate = SingleFlight(LONG), Gate("parent")
+    committing = Gate("stored")
+    storing = start(lambda: flights.run("storing", lambda flight: flight.commit(lambda: committing(flight))))
+    assert committing.started.acquire(timeout=5)
+    with lead_and_follow(flights, gate, 2) as futures:
+        for hold in (False, True) * 25:
+            assert _forked(flights, hold=hold) == 0
+        gate.passed.release()
+        assert [future.result(5) for future in futures] == [("parent", False), ("parent", True), ("parent", True)]
+    committing.passed.release()
+    assert storing.result(5) == ("stored", False)
+    assert idle(flights)
+
+
+def _forked(flights: SingleFlight, *, hold: bool) -> int:
+    """The exit code of a child that calls, forgets and calls again; *hold*: another thread has the table's lock while we fork."""
+    holding, release = threading.Event(), threading.Event()
+
+    def hold_lock() -> None:
+        with flights._lock:
+            holding.set()
+            release.wait(5)
+
+    holder = start(hold_lock) if hold else None
+    assert not hold or holding.wait(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads that are not copied: the point here
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)  # kills a child that hangs
+        code = 1
+        try:
+            first = flights.run(KEY, lambda flight: flight.commit(lambda: "child"))
+            flights.forget()
+            second = flights.run("storing", lambda flight: flight.commit(lambda: "child"))
+            code = 0 if first == second == ("child", False) else 2
+        finally:
+            os._exit(code)
+    release.set()
+    if holder is not None:
+        holder.result(5)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_work_that_forks_goes_on_in_both_processes() -> None:
+    flights = SingleFlight(LONG)
+
+    def work(flight: Flight) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = flight.commit(os.fork)
+        if pid == 0:
+            signal.alarm(5)
+        assert pid is not None
+        return pid
+
+    pid, joined = flights.run(KEY, work)
+    if pid == 0:
+        os._exit(0 if idle(flights) and flights.run(KEY, lambda flight: 1) == (1, False) and not joined else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert idle(flights)
