@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_cache_mem.canonical import MAX_DEPTH, Refused, unwrap
+from llm_cache_mem.canonical import MAX_DEPTH
+from llm_cache_mem.wire import Refused, unwrap
 
 __all__ = ["KeyFunction", "ignoring", "last_turn", "masking"]
 

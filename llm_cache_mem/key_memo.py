@@ -6,7 +6,7 @@ race lose a remembered digest, never get a wrong one.
 """
 
 import marshal
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm_cache_mem.canonical import MAX_DEPTH
 
@@ -28,49 +28,8 @@ def slot_of(messages: Any, params: Any) -> bytes | None:
         return None
 
 
-def _only_text(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Whether ``==`` is exact for *value*: builtin containers, str, int and None, and nothing that compares by its own rules."""
-    kind = type(value)
-    if kind is list:
-        return depth > 0 and all(type(item) is str or _only_text(item, depth - 1) for item in value)
-    if kind is dict:
-        for key, item in value.items():
-            if type(key) is not str or (type(item) is not str and not (depth > 0 and _only_text(item, depth - 1))):
-                return False
-        return True
-    return kind is str or kind is int or value is None
-
-
-def _head(messages: Any) -> list[Any] | None:
-    return messages[:-1] if type(messages) is list and len(messages) > 1 else None
-
-
-class _Seen(NamedTuple):
-    head: list[Any] | bytes | None  # what the slot does not tell: the messages before the last; as bytes where == is not exact
-    digest: str
-    size: int
-
-    def matches(self, messages: Any) -> bool:
-        head = _head(messages)
-        if type(self.head) is list:
-            return type(head) is list and _all_text(head) and self.head == head
-        if self.head is None or head is None:
-            return self.head is head
-        try:
-            return self.head == marshal.dumps(head, 2)
-        except ValueError:
-            return False
-
-
-def _all_text(head: list[Any]) -> bool:
-    for message in head:  # _only_text(head), with the usual message looked at in place
-        if type(message) is dict:
-            for key, item in message.items():
-                if type(key) is not str or (type(item) is not str and not _only_text(item)):
-                    return False
-        elif not _only_text(message):
-            return False
-    return True
+_Seen = tuple[list[Any] | bytes | None, str, int]
+"""The messages before the last, which the slot does not tell (as bytes where ``==`` is not exact); the digest; the size."""
 
 
 class KeyMemo:
@@ -97,21 +56,61 @@ class KeyMemo:
             if seen is None:
                 return None
             self._keep(slot, seen)
-        return seen.digest if seen.matches(messages) else None
+        known, digest, _ = seen
+        return digest if _same_head(known, _head(messages)) else None
 
-    def put(self, slot: bytes, messages: Any, *, exact: bool, digest: str, length: int) -> None:
+    def put(self, slot: bytes, messages: Any, digest: str, *, exact: bool, length: int) -> None:
         """Remember *digest*. *messages* is a plain copy that nobody changes any more; *exact* says that ``==`` is exact for it."""
         size = 2 * length + len(slot)  # text once more as objects: an estimate
-        if size > self._half_size // 4:
-            return
-        head = _head(messages)
-        self._keep(slot, _Seen(head if exact or head is None else marshal.dumps(head, 2), digest, size))
+        if size <= self._half_size // 4:
+            head = _head(messages)
+            self._keep(slot, (head if exact or head is None else marshal.dumps(head, 2), digest, size))
 
     def _keep(self, slot: bytes, seen: _Seen) -> None:
-        if len(self._young) >= self._half_entries or self._size + seen.size > self._half_size:
+        if len(self._young) >= self._half_entries or self._size + seen[2] > self._half_size:
             self._old, self._young, self._size = self._young, {}, 0
         self._young[slot] = seen
-        self._size += seen.size
+        self._size += seen[2]
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
+
+
+def _head(messages: Any) -> list[Any] | None:
+    """What the slot does not tell."""
+    return messages[:-1] if type(messages) is list and len(messages) > 1 else None
+
+
+def _same_head(known: list[Any] | bytes | None, head: list[Any] | None) -> bool:
+    if known is None or head is None:
+        return known is head
+    if type(known) is list:
+        return _all_text(head) and known == head
+    try:
+        return known == marshal.dumps(head, 2)
+    except ValueError:
+        return False
+
+
+def _all_text(head: list[Any]) -> bool:
+    for message in head:  # _only_text(head), with the usual message looked at in place
+        if type(message) is dict:
+            for key, item in message.items():
+                if type(key) is not str or (type(item) is not str and not _only_text(item)):
+                    return False
+        elif not _only_text(message):
+            return False
+    return True
+
+
+def _only_text(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether ``==`` is exact for *value*: builtin containers, str, int and None, and nothing that compares by its own rules."""
+    kind = type(value)
+    if kind is list:
+        return depth > 0 and all(type(item) is str or _only_text(item, depth - 1) for item in value)
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or (type(item) is not str and not (depth > 0 and _only_text(item, depth - 1))):
+                return False
+        return True
+    return kind is str or kind is int or value is None

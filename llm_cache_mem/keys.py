@@ -5,9 +5,10 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from llm_cache_mem.canonical import MAX_DEPTH, Refused, Walk, plain_request, text_of
+from llm_cache_mem.canonical import MAX_DEPTH, Walk, plain_request, text_of
 from llm_cache_mem.key_functions import ignoring, last_turn, masking
 from llm_cache_mem.key_memo import KeyMemo, slot_of
+from llm_cache_mem.wire import Refused
 
 __all__ = [
     "DEFAULT_IGNORE",
@@ -61,7 +62,7 @@ def digest(messages: Any, params: Mapping[str, Any]) -> str:
     hexdigest = sha256(text.encode()).hexdigest()
     # Only what the slot describes exactly: not tuples made lists, nor what another thread has changed meanwhile.
     if slot is not None and not walk.tags and slot_of(own_messages, own_params) == slot:
-        _memo.put(slot, own_messages, exact=walk.only_text, digest=hexdigest, length=len(text))
+        _memo.put(slot, own_messages, hexdigest, exact=walk.only_text, length=len(text))
     return hexdigest
 
 

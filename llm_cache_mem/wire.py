@@ -1,0 +1,119 @@
+"""What a Python object counts as on the wire, one level deep, and the refusal of those that count as nothing."""
+
+import sys
+from binascii import b2a_base64
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from llm_cache_mem.errors import RequestNotCacheable
+
+__all__ = ["Refused", "is_absent", "tagged", "unwrap"]
+
+_SDKS = frozenset({"anthropic", "cerebras", "groq", "openai", "together"})  # one generator wrote them, with one marker idiom
+
+
+class Refused(Exception):
+    """Why a part has no canonical form; the callers add, from the inside out, where it is."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[Any] = []
+
+    def at(self, step: Any) -> "Refused":
+        self.steps.append(step)
+        return self
+
+    def error(self, root: str = "") -> RequestNotCacheable:
+        path = root + "".join(map(_step, reversed(self.steps)))
+        return RequestNotCacheable(path.lstrip(".") or "request", self.reason)
+
+
+def _step(step: Any) -> str:
+    """A piece of a path. A key that does not look like a field's name may be somebody's data, so it stays out."""
+    if type(step) is int:
+        return f"[{step}]"
+    named = type(step) is str and step.isascii() and step.isidentifier() and len(step) <= 40
+    return f".{step}" if named else "[…]"
+
+
+def unwrap(value: Any) -> Any:
+    """*value* as a dict, a list or an exact scalar; *value* itself where it is one already, or unknown; raises Refused.
+
+    Models count as what the SDKs send, so fields that were never set are left out.
+    """
+    kind = type(value)
+    for base, exact in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
+        if issubclass(kind, base):
+            return value if kind is base or kind is bool else exact(value)
+    if issubclass(kind, (list, tuple, deque)):
+        return value if kind is list else _ask(value, partial(list, value))
+    if issubclass(kind, Mapping):
+        return value if kind is dict else _ask(value, lambda: dict(value.items()))
+    if issubclass(kind, Enum):
+        return _ask(value, lambda: value.value)
+    if issubclass(kind, _model_class()):
+        hidden = getattr(kind, "__api_exclude__", None)  # anthropic: fields that it adds to answers and never sends back
+        return _ask(value, lambda: value.model_dump(mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False))
+    if hasattr(kind, "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return _ask(value, lambda: {field.name: getattr(value, field.name) for field in fields(value)})
+    return value
+
+
+def is_absent(kind: type) -> bool:
+    """Whether *kind* is the SDKs' marker for an argument that was not given: they do not send the key that holds one."""
+    return kind.__name__ in ("NotGiven", "Omit") and kind.__module__.partition(".")[0] in _SDKS
+
+
+def tagged(value: Any, kind: type) -> list[Any] | None:
+    """The name and the text of a value that JSON has no form for but that has one exact text; None for any other."""
+    if issubclass(kind, (bytes, bytearray, memoryview)):
+        return ["bytes", b2a_base64(bytes(value), newline=False).decode()]
+    for module, name, text in _TEXTUAL:
+        if issubclass(kind, _loaded(module, name)):
+            return [name, _ask(value, partial(text, value))]
+    if issubclass(kind, type) and issubclass(value, _model_class()):  # response_format=MyModel
+        return ["schema", value.__name__, _ask(value, value.model_json_schema)]
+    return None
+
+
+def _isoformat(value: Any) -> str:
+    return str(value.isoformat())
+
+
+def _decimal_text(value: Any) -> str:
+    if not value.is_finite():
+        raise ValueError
+    return str(value)
+
+
+_TEXTUAL: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("datetime", "datetime", _isoformat),  # before date, which it derives from
+    ("datetime", "date", _isoformat),
+    ("datetime", "time", _isoformat),
+    ("decimal", "Decimal", _decimal_text),
+    ("uuid", "UUID", str),
+)
+
+
+def _ask(value: Any, read: Callable[[], Any]) -> Any:
+    """Run the code of a foreign type. What it raises may quote the content, so only the type's name is told."""
+    try:
+        return read()
+    except Exception:  # noqa: BLE001 - a cache must not break the call over it
+        raise Refused(f"this {type(value).__name__} could not be read") from None
+
+
+def _loaded(module: str, name: str) -> type | tuple[()]:
+    """A class if its module is loaded: no object of it exists before, and an import would cost those who have none."""
+    found = getattr(sys.modules.get(module), name, ())
+    return found if isinstance(found, type) else ()
+
+
+def _model_class() -> type | tuple[()]:
+    return _loaded("pydantic.main", "BaseModel")
