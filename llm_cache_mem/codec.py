@@ -18,7 +18,7 @@ from llm_cache_mem.errors import EntryUnreadable
 __all__ = ["Payload", "register", "register_package"]
 
 _WRAPPER = "$llm-cache-mem"
-_LEAVES = frozenset({str, bool, type(None)})
+_CONTAINERS = frozenset({dict, list})
 _PLAIN, _TAGGED, _JSON = range(3)
 
 _HOT_PAYLOADS = 256  # so many values may rest as containers too, which take about four times the memory of bytes
@@ -77,7 +77,9 @@ class Payload:
             return value
         except EntryUnreadable:
             raise
-        except Exception as exc:  # noqa: BLE001  # hostile bytes find them all: RecursionError, UnicodeError, MemoryError, ...
+        except (RecursionError, MemoryError):
+            raise EntryUnreadable("too deep or too large to be decoded here", newer=True) from None
+        except Exception as exc:  # noqa: BLE001  # hostile bytes find every error there is
             raise EntryUnreadable(f"not a value written by this library ({type(exc).__name__})") from None
 
     def _warm(self, value: Any) -> Any:
@@ -105,41 +107,35 @@ class Payload:
 
 def _is_plain(value: Any) -> bool:
     """Whether *value* is, all through, what json.loads could have made: exact types, string keys, no cycle, no wrapper of ours."""
-    level: list[Any] = [[value]]
-    parts = 0
-    for _ in range(MAX_DEPTH):
-        below = _containers_in(level)
-        if not below:
-            return below is not None and not (type(value) is dict and _WRAPPER in value)
-        parts += len(below)
-        if parts > MAX_NODES:
-            return False
-        level = below
-    return False
-
-
-def _containers_in(level: list[Any]) -> list[Any] | None:
-    """The dicts and lists directly inside those of *level*; None when one of them holds what JSON cannot."""
-    below: list[Any] = []
-    for container in level:
-        if type(container) is dict:
-            for key in container:
+    containers: list[Any] = [[value]]
+    for items in containers:  # grows on the way
+        if type(items) is dict:
+            for key in items:
                 if type(key) is not str:
-                    return None
-            container = container.values()
-        for item in container:
+                    return False
+            items = items.values()
+        for item in items:
             kind = type(item)
-            if kind is str:
+            if kind is str or item is None or kind is bool:
                 continue
             if kind is dict or kind is list:
-                below.append(item)
-            elif not (
-                kind in _LEAVES
-                or (kind is int and LOWEST_INT < item < HIGHEST_INT)
-                or (kind is float and item - item == 0.0)  # neither NaN nor infinite
-            ):
-                return None
-    return below
+                containers.append(item)
+            elif not ((kind is int and LOWEST_INT < item < HIGHEST_INT) or (kind is float and item - item == 0.0)):
+                return False  # not JSON, or a number that is not: NaN, infinite, too long to print
+        if len(containers) > MAX_NODES:
+            return False
+    if len(containers) > MAX_DEPTH and not _is_shallow(value):
+        return False
+    return type(value) is not dict or _WRAPPER not in value
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for below in level for item in (below.values() if type(below) is dict else below) if type(item) in _CONTAINERS]
+        if not level:
+            return True
+    return False
 
 
 def _no_constant(token: str) -> Any:

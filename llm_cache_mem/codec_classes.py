@@ -1,17 +1,21 @@
 """Which classes a stored value may become: those the program registered, and the response types of loaded SDKs."""
 
 import sys
+from enum import Enum
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["class_ref", "field_names", "kind_of", "register", "register_package", "resolve"]
+__all__ = ["class_ref", "register", "register_package", "resolve", "shape_of"]
 
 _C = TypeVar("_C", bound=type)
 Kind = Literal["model", "dataclass", "namedtuple", "enum"]
 
 _registered: dict[str, type] = {}  # the last class registered under a name wins: a notebook cell may run twice
 _names: dict[type, str] = {}
+_package_refs: dict[type, str] = {}
+_package_classes: dict[str, Any] = {}
 _packages = {"anthropic.types", "anthropic.lib.streaming", "openai.types", "openai.lib.streaming"}
 _arguments: dict[str, Any] = {f"builtins:{cls.__name__}": cls for cls in (str, int, float, bool, bytes, dict, list, object, type(None))}
 _arguments["typing:Any"] = Any
@@ -24,7 +28,7 @@ def register(cls: _C, *, name: str | None = None) -> _C:
     class, ``module:qualname`` unless given: give one to a class that will move, or share entries between ``__main__`` scripts
     with care. May be used as a decorator, from any thread, more than once.
     """
-    if kind_of(cls) is None:
+    if shape_of(cls)[0] is None:
         raise TypeError(f"register() takes pydantic models, dataclasses, named tuples and enums, not {cls!r}")
     pending: list[type] = [cls]
     seen: set[type] = {cls}
@@ -43,55 +47,58 @@ def register_package(prefix: str) -> None:
     _packages.add(prefix)
 
 
-def kind_of(cls: type) -> Kind | None:
-    """How instances of *cls* are taken apart and rebuilt; None when they cannot be."""
+@lru_cache(maxsize=1024)
+def shape_of(cls: Any) -> tuple[Kind | None, tuple[str, ...]]:
+    """How instances of *cls* are taken apart and rebuilt, None when they cannot be; and the names of its fields."""
     main = sys.modules.get("pydantic.main")
     if main is not None and issubclass(cls, main.BaseModel):
-        return "model"
-    enum = sys.modules.get("enum")
-    if enum is not None and issubclass(cls, enum.Enum):
-        return "enum"
+        return "model", tuple(cls.__pydantic_fields__)
+    if issubclass(cls, Enum):
+        return "enum", ()
     if issubclass(cls, tuple):
-        return "namedtuple" if hasattr(cls, "_fields") else None
-    plain = not issubclass(cls, (dict, list, set, frozenset, str, bytes, int, float, BaseException))
-    return "dataclass" if plain and hasattr(cls, "__dataclass_fields__") else None
-
-
-def field_names(cls: Any) -> "tuple[str, ...]":
-    """The names of the fields that *cls* has now, to compare with those that were stored."""
-    if hasattr(cls, "__pydantic_fields__"):
-        return tuple(cls.__pydantic_fields__)
-    if hasattr(cls, "__dataclass_fields__"):
+        names = getattr(cls, "_fields", None)
+        return (None, ()) if names is None else ("namedtuple", tuple(names))
+    if hasattr(cls, "__dataclass_fields__") and not issubclass(cls, (dict, list, set, frozenset, str, bytes, int, float, BaseException)):
         from dataclasses import fields
 
-        return tuple(field.name for field in fields(cls))
-    return tuple(cls._fields)
+        return "dataclass", tuple(field.name for field in fields(cls))
+    return None, ()
 
 
 def class_ref(cls: type) -> Any:
     """What stored data calls *cls*: a string, or for ``Origin[Argument]`` a list; None if it could not be decoded."""
-    generic = getattr(cls, "__pydantic_generic_metadata__", None)
-    if generic is not None and generic["origin"] is not None and cls not in _names:
-        origin = class_ref(generic["origin"])
-        arguments = [_argument_ref(argument) for argument in generic["args"]]
-        return None if origin is None or None in arguments else [origin, *arguments]
     name = _names.get(cls)
     if name is not None:
         return name if _registered.get(name) is cls else None
+    name = _package_refs.get(cls)
+    if name is not None:
+        return name
+    generic = getattr(cls, "__pydantic_generic_metadata__", None)
+    if generic is not None and generic["origin"] is not None:
+        parts = [class_ref(generic["origin"]), *map(_argument_ref, generic["args"])]
+        return parts if all(isinstance(part, str) for part in parts) else None
     name = _default_name(cls)
-    return name if _package_of(cls.__module__) is not None and _from_modules(name) is cls else None
+    if _package_of(cls.__module__) is None or _from_modules(name) is not cls:
+        return None
+    _package_refs[cls] = name
+    return name
 
 
 def resolve(ref: Any) -> Any:
     """The class that *ref* names, never importing anything; EntryUnreadable with *newer* when there is none here and now."""
     if isinstance(ref, list):
-        origin, *arguments = ref
-        return resolve(origin)[tuple(_resolve_argument(argument) for argument in arguments)]
-    cls = _registered.get(ref)
-    if cls is None and _package_of(ref.partition(":")[0]) is not None:
+        origin, *arguments = map(_resolve_argument, ref)
+        if not hasattr(origin, "__pydantic_generic_metadata__"):
+            raise EntryUnreadable("arguments for a class that takes none")
+        return origin[tuple(arguments)]
+    cls = _registered.get(ref) or _package_classes.get(ref)
+    if cls is not None:
+        return cls
+    if _package_of(ref.partition(":")[0]) is not None:
         cls = _from_modules(ref)
-    if cls is None or kind_of(cls) is None:
+    if cls is None or shape_of(cls)[0] is None:
         raise EntryUnreadable("a class it holds is not registered, or its package is not imported yet", newer=True)
+    _package_classes[ref] = cls
     return cls
 
 
@@ -137,12 +144,8 @@ def _argument_ref(argument: Any) -> Any:
     return class_ref(argument) if isinstance(argument, type) else None
 
 
-def _resolve_argument(ref: Any) -> Any:
-    if isinstance(ref, str):
-        known = _arguments.get(ref) or _sdk_variable(ref)
-        if known is not None:
-            return known
-    return resolve(ref)
+def _resolve_argument(ref: str) -> Any:
+    return _arguments.get(ref) or _sdk_variable(ref) or resolve(ref)
 
 
 def _sdk_variable(name: str) -> Any:
@@ -171,6 +174,6 @@ def _annotated_classes(cls: Any) -> "set[type]":
     while pending:
         annotation = pending.pop()
         pending.extend(argument for argument in get_args(annotation) if not isinstance(argument, (str, bytes)))
-        if isinstance(annotation, type) and kind_of(annotation) is not None:
+        if isinstance(annotation, type) and shape_of(annotation)[0] is not None:
             found.add(annotation)
     return found

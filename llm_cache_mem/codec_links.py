@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from llm_cache_mem.codec_classes import field_names, kind_of
-from llm_cache_mem.codec_tags import scalar_types
+from llm_cache_mem.codec_classes import shape_of
+from llm_cache_mem.codec_scalars import scalar_types
 
 __all__ = ["LinkTable", "link"]
 
@@ -30,7 +30,7 @@ class LinkTable:
         """A copy of the value that shares nothing that can change."""
         parts = [shell.copy() for shell in self._shells]
         for cls, state, model in self._instances:
-            found = object.__new__(cls)
+            found: Any = object.__new__(cls)
             object.__setattr__(found, "__dict__", parts[state])
             if model is not None:
                 extra, private, was_set = model
@@ -65,7 +65,7 @@ class _Survey:
 
     def place(self, item: Any) -> int | None:
         """The number of *item*, or None if it can be shared."""
-        cls = type(item)
+        cls: Any = type(item)
         if cls in _ATOMS:
             return None
         if cls is dict or cls is list:
@@ -74,10 +74,12 @@ class _Survey:
             if not _ATOMS.issuperset(map(type, item)):
                 raise _NotLinkable
             return self.shell(item) if cls is set else None
-        kind = kind_of(cls)
+        if cls in scalar_types():
+            return None
+        kind, names = shape_of(cls)
         if kind in ("model", "dataclass"):
-            return self.instance(item, cls, kind == "model")
-        if kind == "enum" or cls in scalar_types():
+            return self.instance(item, cls, None if kind == "model" else names)
+        if kind == "enum":
             return None
         raise _NotLinkable
 
@@ -85,12 +87,13 @@ class _Survey:
         self.shells.append(container)
         return len(self.shells) - 1
 
-    def instance(self, item: Any, cls: type, is_model: bool) -> int:
+    def instance(self, item: Any, cls: type, fields: tuple[str, ...] | None) -> int:
+        """Place a dataclass with *fields*, or with None a pydantic model."""
         state = getattr(item, "__dict__", None)
-        if type(state) is not dict or not (is_model or state.keys() >= set(field_names(cls))):
+        if type(state) is not dict or not state.keys() >= set(fields or ()):
             raise _NotLinkable  # fields in slots
         model = None
-        if is_model:
+        if fields is None:
             was_set = self.shell(item.__pydantic_fields_set__)
             model = (self.place(item.__pydantic_extra__), self.place(item.__pydantic_private__), was_set)
         self.instances.append((cls, self.shell(state), model))

@@ -20,11 +20,11 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 _MAGIC = b"\x89LCM"
 _DOMAIN = b"llm-cache-mem entry\0"
 _TAG_BYTES = 16
-_PREFIX = Struct("<4sBBB")
+_PREFIX_BYTES = 7
 _HEADER = Struct("<4sBBB4d5qHII")  # prefix, times and cost, usage, lengths of model, request and body
 _NO_USAGE = (0, 0, 0, 0, 0)
 _HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (1 << bit for bit in range(6))
-_MAX_TIME = 1e12  # seconds; NaN and infinities fail the comparison too
+_ALL_FIELDS = 0b111111
 
 
 class Entry:
@@ -68,7 +68,7 @@ class Entry:
     def pack(self, key: str) -> bytes:
         """The envelope to keep under *key*; ValueNotCacheable when the value is over MAX_BODY_BYTES or a field out of range."""
         body = self.payload.json()
-        model = b"" if self.model is None else self.model.encode("utf-8", "surrogatepass")
+        model = b"" if self.model is None else self.model.encode("utf-8", "replace")
         request = self.request or b""
         if len(body) > MAX_BODY_BYTES:
             raise ValueNotCacheable("value", f"more than {MAX_BODY_BYTES} bytes")
@@ -89,12 +89,7 @@ class Entry:
     @classmethod
     def unpack(cls, key: str, data: bytes) -> "Entry":
         """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
-        if len(data) < _PREFIX.size or data[:4] != _MAGIC:
-            raise EntryUnreadable("not an entry of this library")
-        if data[4] > FORMAT_VERSION or (data[4] == FORMAT_VERSION and data[5]):
-            raise EntryUnreadable("written by a newer version", newer=True)
-        if data[4] != FORMAT_VERSION or len(data) < _HEADER.size + _TAG_BYTES:
-            raise EntryUnreadable("damaged: header")
+        _check_prefix(data)
         (_, _, _, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = _HEADER.unpack_from(data)
         model_end = _HEADER.size + model_len
         request_end = model_end + request_len
@@ -103,13 +98,13 @@ class Entry:
             raise EntryUnreadable("damaged: length")
         if _tag(key, data[:end]) != data[end:]:
             raise EntryUnreadable("damaged, or stored under another key")
-        if not 0.0 <= stored_at < _MAX_TIME:
-            raise EntryUnreadable("damaged: time")
+        if stored_at - stored_at != 0.0 or expires_at != expires_at:  # NaN would be fresh for ever
+            raise EntryUnreadable("times that are no numbers")
         return cls(
             Payload.from_json(data[request_end:end]),
             stored_at,
             expires_at if present & _HAS_EXPIRY else None,
-            model=data[_HEADER.size : model_end].decode("utf-8", "surrogatepass") if present & _HAS_MODEL else None,
+            model=data[_HEADER.size : model_end].decode("utf-8", "replace") if present & _HAS_MODEL else None,
             usage=tuple(usage) if present & _HAS_USAGE else None,
             cost_usd=cost_usd if present & _HAS_COST else None,
             seconds=seconds if present & _HAS_SECONDS else None,
@@ -137,6 +132,16 @@ class EntryMemo:
         if len(data) <= self._max_bytes:
             self._slots[at] = (key, data, entry)
         return entry
+
+
+def _check_prefix(data: bytes) -> None:
+    if type(data) is not bytes or len(data) < _PREFIX_BYTES or data[:4] != _MAGIC:
+        raise EntryUnreadable("not an entry of this library")
+    _, _, _, _, version, flags, present = data[:_PREFIX_BYTES]
+    if version > FORMAT_VERSION or (version == FORMAT_VERSION and (flags or present > _ALL_FIELDS)):
+        raise EntryUnreadable("written by a newer version", newer=True)
+    if version != FORMAT_VERSION or len(data) < _HEADER.size + _TAG_BYTES:
+        raise EntryUnreadable("damaged: header")
 
 
 def _tag(key: str, sealed: bytes) -> bytes:
