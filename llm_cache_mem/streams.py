@@ -40,7 +40,7 @@ class _Live(Generic[T]):
         self._recording = Recording()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # nor before __init__ has run
             raise AttributeError(name)
         return getattr(self._source, name)
 
