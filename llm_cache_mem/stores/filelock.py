@@ -80,6 +80,8 @@ class FileLock:
         try:
             if self._fd >= 0 and self.between_processes:
                 _unflock(self._fd)
+        except OSError:
+            self.close()  # which unlocks too
         finally:
             self._threads.release()
 

@@ -38,9 +38,10 @@ _TOUCH = "UPDATE entries SET used = ? WHERE key = ? AND used < ?"
 _TOTALS = "SELECT entries, bytes FROM totals"
 _OLDEST = "SELECT size FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
 _EVICT = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE key <> ? ORDER BY used LIMIT ?)"
-_SWEEP_EXPIRED = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"
+_EXPIRED = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? AND key <> ? ORDER BY expires_at LIMIT ?)"
 _IN_RANGE = "FROM entries WHERE key >= ? AND key < ?"
 _CLEAR = f"DELETE FROM entries WHERE id IN (SELECT id {_IN_RANGE} LIMIT {_SLICE})"
+_CLEAR_ALL = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries LIMIT {_SLICE})"  # in the order of the file
 
 
 class _Row(NamedTuple):
@@ -152,11 +153,11 @@ class SQLiteStore:
 
     @_store_errors_only("clear")
     def clear(self, prefix: str = "") -> int:
-        return self._in_slices(_CLEAR, _range(prefix))
+        return self._in_slices(_CLEAR, _range(prefix)) if prefix else self._in_slices(_CLEAR_ALL, ())
 
     @_store_errors_only("purge")
     def purge(self) -> int:
-        return self._in_slices(_SWEEP_EXPIRED, (self._clock(), _SLICE))
+        return self._in_slices(_EXPIRED, (self._clock(), "", _SLICE))
 
     @_store_errors_only("size")
     def size(self, prefix: str = "") -> int:
@@ -184,11 +185,9 @@ class SQLiteStore:
         try:
             row = self._use(_fetch, "SELECT max(used) FROM entries", ())
             self._last_tick = row[0] or 0  # goes on from there, even if the clock was set back
-        except FileRefused as exc:
-            if exc.misconfigured:
+        except Exception as exc:  # locked, damaged, a full disk: operations will say so, and it may pass
+            if isinstance(exc, FileRefused) and exc.misconfigured:
                 raise StoreError(type(self).__name__, "open", str(exc)) from exc
-        except (OSError, sqlite3.Error):
-            return  # locked, damaged, a full disk: operations will say so, and it may pass
 
     def _use(self, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
         """``work(connection, *args)``; a connection that fails is not used again, a damaged file neither."""
@@ -202,6 +201,13 @@ class SQLiteStore:
             raise
         self._pool.give_back(db)
         return result
+
+    def _at_best(self, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> None:
+        """As ``_use``, for what may as well not happen: on a read-only, locked or full disk reading goes on."""
+        try:
+            self._use(work, *args, **kwargs)
+        except Exception:  # noqa: BLE001
+            return
 
     def _write(self, db: Connection, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
         """``work(connection, *args)`` as the only writer."""
@@ -223,14 +229,8 @@ class SQLiteStore:
         except EntryUnreadable as exc:
             self.unreadable += 1
             if not exc.newer:
-                self._remove_unreadable(key, data)
+                self._at_best(self._write, _execute, "DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
             return None
-
-    def _remove_unreadable(self, key: str, data: object) -> None:
-        try:
-            self._use(self._write, _execute, "DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
-        except (OSError, sqlite3.Error, FileRefused):
-            return  # it is a miss all the same; the next reader tries again
 
     @_store_errors_only("entries")
     def _numbers(self, prefix: str) -> "array[int]":
@@ -269,11 +269,8 @@ class SQLiteStore:
             self._flush_touches()
 
     def _flush_touches(self) -> None:
-        try:
-            if self._touched:
-                self._use(self._write_touches_soon)
-        except (OSError, sqlite3.Error, FileRefused):
-            return  # read-only, locked, full: reading goes on
+        if self._touched:
+            self._at_best(self._write_touches_soon)
 
     def _write_touches_soon(self, db: Connection) -> None:
         lock = self._file.lock
@@ -300,7 +297,7 @@ class SQLiteStore:
             db.execute(_PUT, row)
             return NOTHING_REMOVED
         db.execute("BEGIN IMMEDIATE")
-        expired = db.execute(_SWEEP_EXPIRED, (self._clock(), _SWEEP)).rowcount
+        expired = _execute(db, _EXPIRED, (self._clock(), row.key, _SWEEP))
         db.execute(_PUT, row)
         evicted = self._evict(db, row.key)
         db.execute("COMMIT")
@@ -346,8 +343,8 @@ class SQLiteStore:
 
 
 def _range(prefix: str) -> tuple[str, str]:
-    """The half-open range of keys that begin with *prefix*."""
-    return (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)) if prefix else ("", "\x7f")
+    """The half-open range of keys that begin with *prefix*, which is not empty."""
+    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def _fetch(db: Connection, statement: str, parameters: tuple[Any, ...]) -> Any:

@@ -87,17 +87,11 @@ class DatabaseFile:
         if found is None or not found.st_size:
             found = self._create()
         try:
-            db = self._open()
+            return self._open(found.st_ino)
         except sqlite3.DatabaseError as exc:
             if is_damage(exc):
                 self.set_aside(found.st_ino)
             raise
-        db.inode = found.st_ino
-        db.checked = time.monotonic()
-        if self.moved(db):
-            db.close()
-            raise FileNotFoundError("the database file was replaced while it was being opened")
-        return db
 
     def moved(self, db: Connection) -> bool:
         """Whether the path no longer leads to the file that *db* has open."""
@@ -107,17 +101,13 @@ class DatabaseFile:
             return True
 
     def fold_log(self, db: Connection) -> None:
-        """Bring a long -wal into the database and cut it to nothing; inside the lock. At best: the next write tries again."""
-        try:
+        """Bring a long -wal into the database and cut it to nothing; inside the lock."""
+        with contextlib.suppress(Exception):  # the write before it is committed, and must not seem to have failed
             size = os.stat(self.path + "-wal").st_size
-        except FileNotFoundError:
-            return
-        if size < self._fold_at:
-            return
-        with contextlib.suppress(sqlite3.Error):  # the write before it is committed, and must not seem to have failed
-            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            # A reader that stays in the way costs a wait: do not pay it on every write.
-            self._fold_at = size + _LOG_LIMIT if busy else _LOG_LIMIT
+            if size >= self._fold_at:
+                busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                # A reader that stays in the way costs a wait: do not pay it on every write.
+                self._fold_at = size + _LOG_LIMIT if busy else _LOG_LIMIT
 
     def set_aside(self, inode: int) -> None:
         """Rename the damaged file, if it is still the one with *inode*, so that the next connection starts a new one."""
@@ -174,7 +164,7 @@ class DatabaseFile:
                 raise FileRefused(f"{self.path} cannot be used: {exc.strerror}", misconfigured=True) from exc
             raise
 
-    def _open(self) -> Connection:
+    def _open(self, inode: int) -> Connection:
         db = sqlite3.connect(
             self.path,
             timeout=self._busy_seconds,
@@ -184,6 +174,10 @@ class DatabaseFile:
             factory=Connection,
         )
         try:
+            db.inode = inode
+            db.checked = time.monotonic()
+            if self.moved(db):
+                raise FileNotFoundError("the database file was replaced while it was being opened")
             db.text_factory = bytes  # damaged text is for the checksum to find, not for a decoder to choke on
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
                 db.execute(f"PRAGMA {pragma}")

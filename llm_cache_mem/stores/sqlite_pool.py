@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
@@ -137,7 +136,7 @@ class Pool:
 
     def _drop(self, db: Connection) -> None:
         self._open -= 1
-        with contextlib.suppress(sqlite3.Error):  # it is being thrown away because it fails
+        with contextlib.suppress(Exception):  # it is being thrown away because it fails
             db.close()
 
 
