@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -20,14 +21,15 @@ try:
 except ModuleNotFoundError as exc:
     if exc.name != "rich":
         raise
-    raise ImportError("the demo needs rich, anthropic and openai: pip install 'llm-cache-mem[demo]'", name="rich") from None
+    raise ImportError("the demo needs rich: pip install 'llm-cache-mem[demo]'", name="rich") from None
 
-from llm_cache_mem.demo import session
+from llm_cache_mem.demo.orders import Orders
 from llm_cache_mem.demo.report import Summary, phases_table, summarise, totals_table
 from llm_cache_mem.demo.servers import INSTALL_HINT, ServerFailed, start_server
 
 __all__ = ["main", "run_demo"]
 
+_SESSION = "llm_cache_mem.demo.session"  # which imports both SDKs; this process need not
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 
@@ -47,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if every answer from the cache equalled the one paid for, 1 if not or if it failed, 130 after Ctrl-C."""
     options = _parser().parse_args(argv)
     console = Console(stderr=options.json, highlight=False)
+    missing = [name for name in _KEYS if find_spec(name) is None]
+    if missing:
+        console.print(f"The demo needs {' and '.join(missing)}: pip install 'llm-cache-mem[demo]'", markup=False)
+        return 1
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         return run_demo(options, console)
@@ -91,7 +97,7 @@ def run_demo(options: argparse.Namespace, console: Console) -> int:
     with ExitStack() as stack:
         model = _live_model(options, console) if options.live else _local_model(options, console, stack)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-cache-mem-demo-", ignore_cleanup_errors=True))
-        orders = session.Orders(1, model.models, model.url, str(Path(folder) / "cache.db"), model.price, options.seconds)
+        orders = Orders(1, model.models, model.url, str(Path(folder) / "cache.db"), model.price, options.seconds, 1.2 * options.seconds)
         records = _run_sessions(orders, console)
     if not records:
         raise _SessionFailed("nothing was asked")
@@ -121,16 +127,19 @@ def _local_model(options: argparse.Namespace, console: Console, stack: ExitStack
     return _Model(dict.fromkeys(_KEYS, server.model), server.url, tuple(options.price))
 
 
-def _run_sessions(orders: session.Orders, console: Console) -> list[dict[str, Any]]:
+def _run_sessions(orders: Orders, console: Console) -> list[dict[str, Any]]:
     """Two processes, one after the other, that share nothing but the database file."""
     records: list[dict[str, Any]] = []
+    began = perf_counter()
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         hear = _Listener(progress, records)
         for number in (1, 2):
             if number == 2:
                 progress.console.print("The process has ended; a new one opens the same database.")
-            with _process(orders._replace(number=number, scale=hear.scale)) as lines:
+                limit = max(5.0, 1.5 * orders.seconds - (perf_counter() - began))
+                orders = orders._replace(number=2, scale=hear.scale, limit=limit)
+            with _process(orders) as lines:
                 for line in lines:
                     hear(json.loads(line))
     return records
@@ -163,10 +172,10 @@ class _Listener:
 
 
 @contextmanager
-def _process(orders: session.Orders) -> Iterator[Iterator[str]]:
+def _process(orders: Orders) -> Iterator[Iterator[str]]:
     """A session in a process of its own; what it says, line by line. It does not outlive the block."""
     child = subprocess.Popen(
-        [sys.executable, "-m", session.__name__],
+        [sys.executable, "-m", _SESSION],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

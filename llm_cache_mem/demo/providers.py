@@ -28,7 +28,7 @@ class Providers:
     def __init__(self, models: dict[str, str], url: str | None) -> None:
         self.models = models
         self._local = url is not None
-        own: dict[str, Any] = {"api_key": "none-needed", "max_retries": 0, "timeout": 120.0} if self._local else {}
+        own: dict[str, Any] = {"api_key": "none-needed", "max_retries": 0, "timeout": 60.0} if self._local else {}
         both: dict[str, tuple[Any, Any]] = {
             "anthropic": (anthropic.Anthropic, anthropic.AsyncAnthropic),
             "openai": (openai.OpenAI, openai.AsyncOpenAI),

@@ -32,7 +32,7 @@ STAND_IN = _Kind(fallback.__name__, fallback.MODEL, "a deterministic stand-in fo
 class ModelServer:
     """A running child. Closing its stdin ends it, which the system does too if this process is killed."""
 
-    def __init__(self, kind: _Kind, *, timeout: float = 60.0) -> None:
+    def __init__(self, kind: _Kind, *, timeout: float = 30.0) -> None:
         self.model, self.title = kind.model, kind.title
         self._child = subprocess.Popen(
             [sys.executable, "-m", kind.module],

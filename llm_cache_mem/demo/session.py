@@ -12,39 +12,24 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import anthropic
 import openai
 
 from llm_cache_mem import Event, LLMCache, Price
 from llm_cache_mem.demo import questions
+from llm_cache_mem.demo.orders import Orders
 from llm_cache_mem.demo.providers import Call, Providers, fingerprint, text_of
 from llm_cache_mem.pricing import resolve
 from llm_cache_mem.usage import read_usage
 
-__all__ = ["Orders", "Session", "main"]
+__all__ = ["Session", "main"]
 
 _BURST_THREADS = 8
 _BURST_TASKS = 12
 _PAID_CALLS = 42  # in a whole run, when nothing is left out
 _heard: ContextVar[list[Event]] = ContextVar("heard")
-
-
-class Orders(NamedTuple):
-    """What the parent asks for. *number*: 1 before the restart, 2 after it. *price*: dollars per million tokens in and out.
-
-    *seconds*: what the model's own time should add up to; fewer questions are asked of a slower model. *scale*: that choice,
-    from 0 to 1, if it has been made.
-    """
-
-    number: int
-    models: dict[str, str]
-    url: str | None
-    database: str
-    price: tuple[float, float] | None
-    seconds: float
-    scale: float | None = None
 
 
 class Session:
@@ -58,7 +43,7 @@ class Session:
         self._prices = None if orders.price is None else dict.fromkeys(orders.models.values(), Price(*orders.price))
         self._price = resolve(self._prices)
         self._scale = 1.0 if orders.scale is None else orders.scale
-        self._give_up = perf_counter() + 1.5 * orders.seconds
+        self._give_up = perf_counter() + orders.limit
         self._phase = ""
 
     def run(self) -> None:

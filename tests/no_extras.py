@@ -1,0 +1,41 @@
+"""Run by ``python -I`` where only the wheel is installed (make wheel-check), and by test_project.py with all else hidden:
+the library imports and works without any extra, in memory and on SQLite."""
+
+import asyncio
+import importlib.metadata
+import os
+import tempfile
+
+from llm_cache_mem import LLMCache, options
+
+MESSAGES = [{"role": "user", "content": "Is it in the wheel?"}]
+
+
+def call(**request: object) -> dict[str, object]:
+    return {"choices": [{"message": {"content": f"yes, said {request['model']}"}, "finish_reason": "stop"}]}
+
+
+def use(cache: LLMCache, namespace: str) -> None:
+    with options(namespace=namespace):
+        assert cache.get(MESSAGES, model="m") is None
+        first = cache.get_or_call(MESSAGES, call, model="m")
+        assert cache.get_or_call(MESSAGES, call, model="m") == cache.get(MESSAGES, model="m") == first
+        assert asyncio.run(cache.aget(MESSAGES, model="m")) == first
+
+
+with LLMCache() as memory:
+    use(memory, "memory")
+    assert (memory.stats().hits, memory.stats().stored) == (3, 1), memory.stats()
+
+with tempfile.TemporaryDirectory() as folder:
+    url = f"sqlite:///{os.path.join(folder, 'cache.db')}"
+    with LLMCache(backend=url) as before:
+        use(before, "restart")
+    with LLMCache(backend=url, namespace="restart") as after:
+        assert after.get(MESSAGES, model="m") == call(model="m")
+        assert after.stats().hits == 1, after.stats()
+
+extras = set(importlib.metadata.metadata("llm-cache-mem").get_all("Provides-Extra") or ())
+needed = [line for line in importlib.metadata.requires("llm-cache-mem") or () if "extra ==" not in line]
+assert not needed, f"the library must need nothing: {needed}"
+print(f"no extras: imports and works, in memory and on SQLite; extras offered: {', '.join(sorted(extras))}")
