@@ -4,11 +4,10 @@ LLMCache is this with the calls that users make; the layers for frameworks and S
 """
 
 import copy
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from llm_cache_mem import pricing, usage
+from llm_cache_mem import log, pricing, usage
 from llm_cache_mem.codec import Payload, register
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, RequestNotCacheable, ValueNotCacheable
@@ -24,7 +23,6 @@ __all__ = ["Engine", "Hit", "Settings"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger("llm_cache_mem")
 _FUTURE_SECONDS = 60.0  # an entry from further ahead was written by a clock that is wrong: a miss
 
 
@@ -99,7 +97,7 @@ class Engine:
     def bypass(self, reason: str, text: str = "a call goes uncached: %s", *args: object) -> None:
         """Count a call that is let through uncached as skipped for *reason*, and log the first of each."""
         if self._ledger.skip(reason):
-            _log.warning(text, *(args or (reason,)))
+            log.warning(__name__, text, *(args or (reason,)))
 
     # -- Reading and storing
 
@@ -367,7 +365,7 @@ class Engine:
 
     def _skip(self, request: Request, reason: str, text: str, *args: object) -> None:
         if self._ledger.skip(reason, request.key, request.model):
-            _log.warning(text, *args)
+            log.warning(__name__, text, *args)
 
     async def _off_loop(self, call: Callable[[], T]) -> T:
         """*call*, in a thread if the store would block the event loop."""

@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from html import escape
 from typing import Any, NamedTuple
 
+from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.fork import reset_after_fork
 
@@ -108,6 +108,8 @@ class CacheStats(NamedTuple):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        from html import escape  # slow to import, and only notebooks ask
+
         rows = [f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(self)]
         table = f"<table>{''.join(rows)}</table>"
         if self.by_model:
@@ -293,7 +295,5 @@ class Ledger:
     def _tell(self, name: str, **fields: Any) -> None:
         try:
             self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]  # callers have tested it
-        except Exception:  # a listener's fault must not break the call that is being served
-            import logging
-
-            logging.getLogger(__name__).warning("on_event raised at %r; the call goes on", name, exc_info=True)
+        except Exception:  # noqa: BLE001  # a listener's fault must not break the call that is being served
+            log.warning(__name__, "on_event raised at %r; the call goes on", name, exc_info=True)

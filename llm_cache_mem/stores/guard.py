@@ -1,12 +1,11 @@
 """Fail-open: a store that fails costs a miss or a dropped write, and for a bounded time only."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
-from random import random
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
+from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.fork import reset_after_fork
@@ -14,7 +13,6 @@ from llm_cache_mem.stores.base import Removed, Store
 
 __all__ = ["Breaker", "GuardedStore"]
 
-_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -86,6 +84,8 @@ class Breaker:
                 return False
             if not self._wait and self._failures < self._limit:
                 return False
+            from random import random  # slow to import, and stores seldom fail
+
             opened = not self._wait
             self._wait = min(self._longest, self._wait * 2 or self._first)
             self._closed_again_at = self._timer() + self._wait * (0.75 + random() / 4)
@@ -202,4 +202,4 @@ class GuardedStore:
         now = self._timer()
         if even_so or now >= self._quiet_until:
             self._quiet_until = now + _QUIET_SECONDS
-            _log.warning(text, *args)
+            log.warning(__name__, text, *args)
