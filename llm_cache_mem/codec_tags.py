@@ -15,7 +15,7 @@ from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 __all__ = ["HIGHEST_INT", "LOWEST_INT", "MAX_DEPTH", "MAX_NODES", "from_tree", "to_tree"]
 
 MAX_DEPTH = 100
-MAX_NODES = 1_000_000
+MAX_NODES = 250_000
 HIGHEST_INT = 10**600  # PYTHONINTMAXSTRDIGITS may make int() and str() refuse 640 digits and more
 LOWEST_INT = -HIGHEST_INT
 
@@ -43,14 +43,16 @@ class _Walk:
         if cls is float:
             return value if value - value == 0.0 else {"$float": repr(value)}
         self.nodes += 1
-        if depth > MAX_DEPTH or self.nodes > MAX_NODES:
+        if depth >= MAX_DEPTH or self.nodes > MAX_NODES:
             raise _refused(path, f"deeper than {MAX_DEPTH} levels, circular, or more than {MAX_NODES:,} parts")
         if cls is dict:
             return self.mapping(value, path, depth)
         if cls is list:
             return self.items(value, path, depth)
-        if cls in (tuple, set, frozenset):
-            return {f"${cls.__name__}": self.items(value, path, depth)}
+        if cls is tuple:
+            return {"$tuple": self.items(value, path, depth)}
+        if cls is set or cls is frozenset:
+            return {f"${cls.__name__}": sorted(self.items(value, path, depth), key=repr)}  # the same bytes in every process
         scalar = scalars().get(cls)
         return self.instance(value, cls, path, depth) if scalar is None else self.scalar(value, scalar, path, depth)
 
