@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["field", "has", "word"]
+__all__ = ["field", "given", "has", "word"]
 
 _ABSENT = object()
 
@@ -23,6 +23,12 @@ def field(obj: Any, *names: str) -> Any:
 def has(obj: Any, name: str) -> bool:
     """Whether *obj* has *name* as key or attribute at all, None included."""
     return name in obj if isinstance(obj, dict) else _attribute(obj, name) is not _ABSENT
+
+
+def given(obj: Any, name: str) -> bool:
+    """As ``has``, but of a pydantic object only what it was made with, not what its class fills in."""
+    made_with = _attribute(obj, "model_fields_set")
+    return name in made_with if isinstance(made_with, set) else has(obj, name)
 
 
 def word(value: Any) -> str:

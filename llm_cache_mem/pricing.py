@@ -199,6 +199,8 @@ def _routes(model: str) -> Iterator[tuple[str | None, str]]:
 
 # genai-prices, and nothing else of this library knows of it
 
+_complaints: Final[set[str]] = set()
+
 
 class _Library(NamedTuple):
     calc_price: Callable[..., Any]
@@ -245,6 +247,7 @@ def _library_price(model: str, usage: Usage) -> float | None:
     return None
 
 
-@lru_cache(maxsize=32)  # once for each kind of failure
 def _complain(failure: str, model: str) -> None:
-    _log.warning("genai-prices failed with %s for model %r; counted as unpriced", failure, model)
+    if failure not in _complaints:
+        _complaints.add(failure)
+        _log.warning("genai-prices failed with %s for model %r; counted as unpriced", failure, model)

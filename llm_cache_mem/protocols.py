@@ -7,7 +7,7 @@ protocol: an application's own ``Quiz(choices=[...])`` or ``Task(done=False)``.
 
 from typing import Any, Final
 
-from llm_cache_mem.foreign import field, has, word
+from llm_cache_mem.foreign import field, given, has, word
 
 __all__ = ["Reading"]
 
@@ -77,7 +77,7 @@ class Reading:
     def end_whole(self, piece: Any, *names: str, part: int = 0) -> None:
         """*piece* is no chunk, so it has ended, unless one of *names* is there to say why and says nothing."""
         why = field(piece, *names)
-        if why is None and any(has(piece, name) for name in names):
+        if why is None and any(given(piece, name) for name in names):
             self.begin(part)
         else:
             self.end(why, part)
@@ -139,14 +139,15 @@ def _chat(reading: Reading, piece: Any) -> bool:
     choices = field(piece, "choices")
     if not isinstance(choices, list):
         return False
-    ours = word(field(piece, "object")).startswith(("chat.completion", "text_completion"))
+    # Azure begins a stream with a chunk that names nothing and has no choices
+    ours = isinstance(field(piece, "object"), str) and isinstance(field(piece, "model"), str)
     reading.known = reading.known or ours
     for choice in choices:
         message, text = field(choice, "message", "delta"), field(choice, "text")
         if message is None and not isinstance(text, str) and not has(choice, "finish_reason"):
             continue  # not a choice of a completion
         ours = True
-        part, why = _index(choice), field(choice, "finish_reason")
+        part, why = _index(choice), field(choice, "finish_reason") or field(field(choice, "finish_details"), "type")
         reading.begin(part)
         reading.note(says=_text(text))
         _read_message(reading, message)
@@ -291,11 +292,15 @@ def _ollama(reading: Reading, piece: Any) -> bool:
 
 def _framework(reading: Reading, piece: Any) -> bool:
     """LangChain's messages, generations and results, LlamaIndex's responses: their frameworks see to it that they ended."""
-    if has(piece, "llm_output") and isinstance(generations := field(piece, "generations"), list):
-        for generation in generations:
-            for one in generation if isinstance(generation, list) else [generation]:
-                _framework(reading, one)
-        return True
+    if not has(piece, "llm_output") or not isinstance(results := field(piece, "generations"), list):
+        return _generation(reading, piece)
+    for result in results:
+        for generation in result if isinstance(result, list) else [result]:
+            _generation(reading, generation)
+    return True
+
+
+def _generation(reading: Reading, piece: Any) -> bool:
     message, text, told = field(piece, "message"), field(piece, "text"), field(piece, "response_metadata", "generation_info")
     generation = has(piece, "generation_info") and isinstance(text, str)
     llama_index = has(piece, "raw") and isinstance(field(piece, "additional_kwargs"), dict)

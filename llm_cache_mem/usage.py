@@ -27,7 +27,7 @@ class Usage(NamedTuple):
 _MOST: Final = 10**12  # no call takes more tokens; a larger number is damage, and could overflow a column or a float
 _DEPTH: Final = 3  # how deep a usage object lies at most: LlamaIndex response -> Responses event -> response
 
-# What the providers call each count; the docstring of _Tally says what the counts mean.
+# What the providers call each count.
 _NAMES: Final = {
     "input": (
         "prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "inputTokens", "inputTokenCount",
@@ -54,7 +54,7 @@ _NAMES: Final = {
 }  # fmt: skip
 _SLOTS: Final = {name: slot for slot, names in _NAMES.items() for name in names}
 _BESIDE: Final = frozenset(name for name in _SLOTS if name.startswith(("cache_read_", "cache_creation_", "cacheRead", "cacheWrite")))
-_USAGE: Final = ("usage", "usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics")
+_USAGE: Final = ("usage", "usageMetadata", "usage_metadata")
 _HOLDERS: Final = ("response", "message", "delta", "metadata", "x_groq", "raw", "response_metadata", "llm_output")
 _OWN_COUNTS: Final = ("eval_count", "prompt_eval_count", "inputTextTokenCount", "generation_token_count")
 _MODEL: Final = ("model", "modelVersion", "model_version", "model_name")
@@ -87,7 +87,7 @@ def read_model(response: Any) -> str | None:
 
 
 class _Tally:
-    """Counts that the pieces of one answer report, by slot. Running totals only grow, so the largest report is the last."""
+    """Counts that the pieces of one answer report, by slot. Each report is a running total, so the last one stands."""
 
     __slots__ = ("beside", "counts")
 
@@ -96,29 +96,33 @@ class _Tally:
         self.beside: bool | None = None
         """Whether the input count leaves out the cached tokens; None until a name has told."""
 
-    def report(self, usage: Any, *, within: bool = False) -> None:
-        """Take in a usage object of any provider, and the details *within* it."""
+    def report(self, usage: Any) -> None:
+        """Take in a usage object of any provider; what it does not mention, or puts at 0, stays as it was."""
+        counts: dict[str, int] = {}
+        self._collect(usage, counts)
+        self.counts |= counts
+
+    def _collect(self, usage: Any, counts: dict[str, int], *, within: bool = False) -> None:
+        """Put the counts of a usage object, or of the details *within* it, into *counts*; of two names for one, the larger."""
         entries = usage.items() if isinstance(usage, dict) else [(name, field(usage, name)) for name in _SLOTS]
         for name, value in entries:
             slot = _SLOTS.get(name)
             if slot is None or value is None:
                 continue
+            if slot == "nested" and not isinstance(value, int):
+                if not within:
+                    self._collect(value, counts, within=True)
+                continue
             if slot == "by_ttl":
-                self._put("write_1h", sum(_count(field(entry, "inputTokens")) for entry in _items(value) if field(entry, "ttl") == "1h"))
-            elif slot != "nested":
-                self._put(slot, _count(value))
-            elif type(value) is int:  # LangChain's cache_creation is a count, Anthropic's an object
-                self._put("write", _count(value))
-            elif not within:
-                self.report(value, within=True)
+                slot, value = "write_1h", sum(_count(field(entry, "inputTokens")) for entry in _items(value) if field(entry, "ttl") == "1h")
+            elif slot == "nested":  # LangChain's cache_creation is a count, Anthropic's an object
+                slot = "write"
+            if (count := _count(value)) > counts.get(slot, 0):
+                counts[slot] = count
             if name == "prompt_tokens":  # LiteLLM adds Anthropic's names to OpenAI's inclusive count
                 self.beside = False
             elif name in _BESIDE and self.beside is None:
                 self.beside = True
-
-    def _put(self, slot: str, count: int) -> None:
-        if count > self.counts.get(slot, 0):
-            self.counts[slot] = count
 
     def add(self, other: "_Tally") -> None:
         for slot, count in other.counts.items():
@@ -150,6 +154,8 @@ def _read(tally: _Tally, piece: Any, depth: int) -> None:
             tally.report({"output_tokens": field(result, "tokenCount")})
     if usage is None:
         usage = field(piece, "token_usage", "meta")
+    if usage is None and not tally.counts:  # Bedrock's own count of a stream, which need not agree with the model's
+        usage = field(piece, "amazon-bedrock-invocationMetrics")
     if usage is not None:
         # Cohere reports tokens and, fewer, those that it bills; its cached ones are no part of the latter
         tally.report(field(usage, "billed_units") or usage)
