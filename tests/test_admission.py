@@ -3,7 +3,7 @@
 import copy
 import logging
 import random
-from enum import Enum
+from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -292,7 +292,7 @@ REFUSED: dict[str, tuple[object, str]] = {
 }
 
 
-class Finish(str, Enum):
+class Finish(StrEnum):
     """As google-genai and others give reasons."""
 
     MAX_TOKENS = "MAX_TOKENS"
