@@ -107,12 +107,13 @@ class Engine:
         In mode ``replay`` age does not matter, and CacheMissError says that there is none.
         """
         mode = self._mode()
-        if mode == "off":
+        if mode == "on" or mode == "replay":
+            hit = self._read(request, load, mode)
+            if hit is not None:
+                self._ledger.hit(request.key, hit.entry)
+                return hit
+        elif mode == "off":
             return None
-        hit = None if mode == "refresh" else self._read(request, load, mode)
-        if hit is not None:
-            self._ledger.hit(request.key, hit.entry)
-            return hit
         self._ledger.miss(request.key, request.model)
         if mode == "replay":
             raise CacheMissError(request.key)

@@ -200,7 +200,7 @@ class Ledger:
     def hit(self, key: str, entry: Entry) -> None:
         with self._lock:
             self.hits += 1
-            saved = self._of_model(entry.model)
+            saved = self._saved.get(entry.model or "") or self._of_model(entry.model)
             saved.hits += 1
             saved.add(entry)
         if self._on_event is not None:
