@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --quiet
+QUIET := --disable-pip-version-check --quiet --quiet
+PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 
 .PHONY: demo test test-slow lint format types bench wheel-check check lock clean help
@@ -40,6 +41,7 @@ check: test lint types wheel-check
 
 $(PY):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "llm-cache-mem needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make ... PYTHON=python3.12" % v[:2])'
+	@echo "setting up $(VENV): a few minutes, the first time"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv with $(PYTHON): install your system's python3-venv package" >&2; exit 1; }
 	$(PIP) install --upgrade -c constraints.txt pip
 
@@ -63,14 +65,14 @@ wheel-check: $(VENV)/.dev
 	rm -rf build/wheel-check && mkdir -p build/wheel-check
 	$(PY) -m hatchling build --target wheel --directory build/wheel-check
 	$(PY) -m venv build/wheel-check/venv
-	build/wheel-check/venv/bin/python -m pip --disable-pip-version-check --quiet install --no-index build/wheel-check/*.whl
+	build/wheel-check/venv/bin/python -m pip $(QUIET) install --no-index build/wheel-check/*.whl
 	cd build/wheel-check && venv/bin/python -I ../../tests/no_extras.py
 
 # --- benchmarks: peers pin older SDKs than dev, hence an environment of their own ---
 
 .venv-bench/.stamp: pyproject.toml benchmarks/constraints.txt
 	$(MAKE) .venv-bench/bin/python VENV=.venv-bench
-	.venv-bench/bin/python -m pip --disable-pip-version-check --quiet install -c benchmarks/constraints.txt -e '.[bench]'
+	.venv-bench/bin/python -m pip $(QUIET) install -c benchmarks/constraints.txt -e '.[bench]'
 	@touch $@
 
 bench: .venv-bench/.stamp
