@@ -136,7 +136,7 @@ class _Function:
         return dollars
 
 
-# Names of models
+# Names of models; patterns are compiled when first used, not by everyone who imports the library
 
 _PROVIDERS: Final = {
     "anthropic": "anthropic", "azure": "azure", "azure_ai": "azure", "azure_openai": "azure", "bedrock": "aws", "bedrock_converse": "aws",
@@ -146,20 +146,20 @@ _PROVIDERS: Final = {
     "openai-responses": "openai", "openrouter": "openrouter", "perplexity": "perplexity", "together": "together",
     "together_ai": "together", "vertex_ai": "google", "voyage": "voyageai", "x-ai": "x-ai", "xai": "x-ai",
 }  # fmt: skip
-_ROUTE: Final = re.compile(r"([a-z_-]+)[/:](.+)")
-_RESOURCE: Final = re.compile(r"^(?:projects/.+/)?(?:publishers/[^/]+/)?models/")  # Gemini and Vertex
-_BEDROCK: Final = re.compile(
+_ROUTE: Final = r"([a-z_-]+)[/:](.+)"
+_RESOURCE: Final = r"^(?:projects/.+/)?(?:publishers/[^/]+/)?models/"  # Gemini and Vertex
+_BEDROCK: Final = (
     r"^(?:(?:us|us-gov|eu|apac|au|ca|jp|sa|global)\.)?(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen|writer)\."
 )
-_BEDROCK_VERSION: Final = re.compile(r"(?:-v\d+)?(?::\d+\w*)?$")
-_DATE: Final = re.compile(r"(?:@[\w.-]+|-\d{8}|-\d{4}-\d{2}-\d{2})$")
-_OPEN_WEIGHTS: Final = re.compile(r"deepseek-r1|gemma|gpt-oss|llama|phi|qwen")
-_EMBEDDINGS: Final = re.compile(r"text-embedding-(?:3|ada)-")
+_BEDROCK_VERSION: Final = r"(?:-v\d+)?(?::\d+\w*)?$"
+_DATE: Final = r"(?:@[\w.-]+|-\d{8}|-\d{4}-\d{2}-\d{2})$"
+_OPEN_WEIGHTS: Final = r"deepseek-r1|gemma|gpt-oss|llama|phi|qwen"
+_EMBEDDINGS: Final = r"text-embedding-(?:3|ada)-"
 
 
 def _plain(model: str) -> str:
     """*model* in lower case without what a URL or a resource path puts around it."""
-    return _RESOURCE.sub("", model.strip().lower().replace("%3a", ":"))
+    return re.sub(_RESOURCE, "", model.strip().lower().replace("%3a", ":"))
 
 
 def _spellings(model: str) -> Iterator[str]:
@@ -169,10 +169,10 @@ def _spellings(model: str) -> Iterator[str]:
     yield name
     name = name.rpartition("/")[2]
     yield name
-    if match := _BEDROCK.match(name):
+    if match := re.match(_BEDROCK, name):
         yield (name := name[match.end() :])
-        yield (name := _BEDROCK_VERSION.sub("", name))
-    yield _DATE.sub("", name)
+        yield (name := re.sub(_BEDROCK_VERSION, "", name))
+    yield re.sub(_DATE, "", name)
 
 
 def _routes(model: str) -> Iterator[tuple[str | None, str]]:
@@ -182,19 +182,19 @@ def _routes(model: str) -> Iterator[tuple[str | None, str]]:
     weights may be anybody's machine, so it has no price unless a known provider stands in front.
     """
     name = _plain(model)
-    if name.startswith("arn:") or _BEDROCK.match(name):
+    if name.startswith("arn:") or re.match(_BEDROCK, name):
         yield "aws", name
-    elif (match := _ROUTE.fullmatch(name)) and match[1] in _PROVIDERS:
+    elif (match := re.fullmatch(_ROUTE, name)) and match[1] in _PROVIDERS:
         provider, rest = _PROVIDERS[match[1]], match[2]
-        if _OPEN_WEIGHTS.match(rest) and provider in {"openai", "deepseek"}:  # a maker's name in front, as hubs write it
+        if re.match(_OPEN_WEIGHTS, rest) and provider in {"openai", "deepseek"}:  # a maker's name in front, as hubs write it
             return
         yield provider, rest
-        yield provider, _DATE.sub("", rest)
+        yield provider, re.sub(_DATE, "", rest)
         yield "openrouter", name
-    elif "/" not in name and ":" not in name and not _OPEN_WEIGHTS.match(name):
-        provider_or_any = "openai" if _EMBEDDINGS.match(name) else None
+    elif "/" not in name and ":" not in name and not re.match(_OPEN_WEIGHTS, name):
+        provider_or_any = "openai" if re.match(_EMBEDDINGS, name) else None
         yield provider_or_any, name
-        yield provider_or_any, _DATE.sub("", name)
+        yield provider_or_any, re.sub(_DATE, "", name)
 
 
 # genai-prices, and nothing else of this library knows of it
