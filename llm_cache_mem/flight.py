@@ -7,14 +7,14 @@ the seats are told: an answer, the leader's exception, or, when the leader was i
 import threading
 from _thread import RLock  # that of threading is a function around it
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.twins import twin
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,15 +60,14 @@ class Flight:
 class _Seat:
     """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight is over, with what follows."""
 
-    __slots__ = ("error", "flight", "leads", "told", "trace", "value")
+    __slots__ = ("failure", "flight", "leads", "told", "value")
 
     def __init__(self, flight: Flight) -> None:
         self.flight = flight
         self.leads = False
         self.told = False
         self.value: Any = None
-        self.error: BaseException | None = None
-        self.trace: TracebackType | None = None
+        self.failure: tuple[BaseException, TracebackType | None] | None = None
 
     def wake(self) -> bool:
         """Let the caller see what has changed; False when nobody is there any more."""
@@ -77,18 +76,17 @@ class _Seat:
     def tell(self, value: Any, error: BaseException | None) -> None:
         self.told = True
         self.value = value
-        self.error = error
-        self.trace = None if error is None else error.__traceback__
+        self.failure = None if error is None else (error, error.__traceback__)
 
     def answer(self, *, joined: bool) -> Any:
         """The value, or raise the error: the leader's caller gets the original, every other a copy of its own."""
-        error, self.error = self.error, None  # no cycle through the traceback of the frame that holds this seat
-        try:
-            if error is not None:
-                raise _twin(error, self.trace) if joined else error
+        if self.failure is None:
             return self.value
+        (error, trace), self.failure = self.failure, None
+        try:
+            raise twin(error, trace) if joined else error
         finally:
-            del error
+            del error, trace  # else this frame, which the traceback holds, would hold the traceback
 
 
 class _ThreadSeat(_Seat):
@@ -168,7 +166,7 @@ class SingleFlight:
                 flight = seat.flight
             return self._lead(flight, work), False
         except BaseException:
-            self._withdraw(seat, flight)
+            self._elect(flight) if seat is None else self._withdraw(seat)
             raise
 
     async def arun(self, key: str, work: Callable[[Flight], Awaitable[T]]) -> tuple[T, bool]:
@@ -188,7 +186,7 @@ class SingleFlight:
             await seat.wait(None)
             return seat.answer(joined=False), False
         except BaseException:
-            self._withdraw(seat, flight)
+            self._elect(flight) if seat is None else self._withdraw(seat)
             raise
 
     def forget(self, key: str | None = None) -> None:
@@ -234,21 +232,19 @@ class SingleFlight:
             if seat.told or seat.leads:
                 return seat.leads
             flight = seat.flight
-            self._withdraw(seat, flight)
+            self._withdraw(seat)
             if self._flights.get(own._key) in (flight, None):
                 self._flights[own._key] = own  # what does not land keeps nobody else waiting
             seat.flight, seat.leads = own, True
             return True
 
-    def _withdraw(self, seat: _Seat | None, flight: Flight) -> None:
-        """Give up *seat*, None being that of the leader: hand the lead on, and cancel work that nobody waits for any more."""
-        task = None
+    def _withdraw(self, seat: _Seat) -> None:
+        """Give up *seat*: hand its lead on, and cancel work that nobody waits for any more."""
+        flight, task = seat.flight, None
         with self._lock:
-            leads = seat is None or seat.leads
-            if seat is not None:
-                seat.leads = False
-                if flight._seats.pop(seat, seat) is None and not flight._seats and (task := flight._task):
-                    self._unlist(flight)
+            leads, seat.leads = seat.leads, False
+            if flight._seats.pop(seat, seat) is None and not flight._seats and (task := flight._task):
+                self._unlist(flight)
         if leads:
             self._elect(flight)
         if task is not None:
@@ -276,10 +272,10 @@ class SingleFlight:
         with self._lock:
             flight._seats[captain] = None
         task = asyncio.get_running_loop().create_task(self._fly(flight, captain, work))
-        self._tasks.add(task)
         if not task.done():  # an eager task factory may have run it to its end
             flight._task = task
-        task.add_done_callback(partial(self._ended, flight, captain))
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._ended, flight, captain))
         return captain
 
     async def _fly(self, flight: Flight, captain: _Seat, work: Callable[[Flight], Awaitable[T]]) -> None:
@@ -295,9 +291,9 @@ class SingleFlight:
             self._land(flight, value)
 
     def _ended(self, flight: Flight, captain: _Seat, task: "asyncio.Task[None]") -> None:
-        """A task that is cancelled before its first step never gets to _fly."""
-        self._tasks.discard(task)
-        if flight._task is task:
+        if not task.cancelled():
+            task.exception()  # a kill has stopped the loop already; this keeps asyncio from also logging it
+        elif flight._task is task:  # cancelled before its first step, it never got to _fly
             import asyncio
 
             self._crash(flight, captain, asyncio.CancelledError())
@@ -305,12 +301,9 @@ class SingleFlight:
     def _land(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
         with self._lock:
             self._unlist(flight)
+            self._drop_task(flight)
             flight._landed = True
-            flight._task = None
-            seats = flight._seats
-            if not seats:
-                return
-            flight._seats = {}
+            seats, flight._seats = flight._seats, {}
             for seat in seats:
                 seat.tell(value, error)
         for seat in seats:
@@ -322,9 +315,9 @@ class SingleFlight:
             present = flight._seats.pop(captain, captain) is None
             if present:
                 captain.tell(None, exc)
-            flight._task = None
+            self._drop_task(flight)
         self._elect(flight)
-        return present and captain.wake() is not False
+        return present and captain.wake()
 
     def _elect(self, flight: Flight) -> None:
         """Let the first of those who wait lead *flight*; without any it is over."""
@@ -340,12 +333,17 @@ class SingleFlight:
                     return
                 del flight._seats[heir]
                 heir.leads = True
-            if heir.wake() is not False:
+            if heir.wake():
                 return
 
     def _unlist(self, flight: Flight) -> None:
         if self._flights.get(flight._key) is flight:
             del self._flights[flight._key]
+
+    def _drop_task(self, flight: Flight) -> None:
+        if flight._task is not None:
+            self._tasks.discard(flight._task)
+            flight._task = None
 
     def _after_fork(self) -> None:
         # The threads that lead and store are not in this process. Their tasks stay referenced: to collect them would run their
@@ -373,41 +371,3 @@ def _post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> 
     except RuntimeError:  # closed
         return False
     return True
-
-
-def _twin(error: BaseException, trace: TracebackType | None) -> BaseException:
-    """A copy of *error* to raise elsewhere: same type, same attributes, same cause, the traceback up to *trace*.
-
-    Raising one object in many threads would chain all their tracebacks. The application's own ``__init__`` is not called, since it
-    need not take ``args``. The original, cut back to *trace*, where there is no way to copy it.
-    """
-    with suppress(Exception):
-        return _dressed(_bare_copy(error), error, trace)
-    with suppress(Exception):
-        import copy
-
-        clone = copy.copy(error)
-        if type(clone) is type(error) and clone is not error:
-            return _dressed(clone, error, trace)
-    return error.with_traceback(trace)
-
-
-def _bare_copy(error: BaseException) -> BaseException:
-    cls = type(error)
-    native = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-    clone: BaseException = native.__new__(cls, *error.args)
-    for base in cls.__mro__:  # fields in C, like errno, and __slots__
-        for name, field in vars(base).items():
-            if isinstance(field, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__"):
-                with suppress(AttributeError, TypeError):
-                    field.__set__(clone, field.__get__(error))
-    clone.__dict__.update(error.__dict__)
-    return clone
-
-
-def _dressed(clone: BaseException, error: BaseException, trace: TracebackType | None) -> BaseException:
-    clone.__cause__, clone.__context__ = error.__cause__, error.__context__
-    clone.__suppress_context__ = error.__suppress_context__
-    if hasattr(error, "__notes__"):
-        clone.__notes__ = list(error.__notes__)
-    return clone.with_traceback(trace)

@@ -1,15 +1,19 @@
 """Single-flight between threads, and what it promises beside asyncio and fork."""
 
 import contextvars
+import gc
 import math
 import os
 import signal
 import threading
 import time
+import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -408,3 +412,67 @@ def test_work_that_forks_goes_on_in_both_processes() -> None:
         os._exit(0 if idle(flights) and flights.run(KEY, lambda flight: 1) == (1, False) and not joined else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert idle(flights)
+
+
+# -- Errors
+
+
+class Failure(Exception):
+    pass
+
+
+def fail(flight: Flight) -> None:
+    raise Failure("no")
+
+
+def length(trace: TracebackType | None) -> int:
+    return 0 if trace is None else 1 + length(trace.tb_next)
+
+
+def test_a_follower_sees_where_the_leader_failed_and_no_other_followers_frames() -> None:
+    flights, gate = SingleFlight(LONG), Gate(None)
+
+    def work(flight: Flight) -> None:
+        gate(flight)
+        fail(flight)
+
+    leader = start(lambda: flights.run(KEY, work))
+    assert gate.started.acquire(timeout=5)
+    followers = [start(lambda: flights.run(KEY, work)) for _ in range(100)]
+    until(lambda: seated(flights) == 100)
+    gate.passed.release()
+    original = leader.exception(5)
+    errors = [follower.exception(5) for follower in followers]
+    assert original is not None
+    for error in errors:
+        assert isinstance(error, Failure)
+        assert "in fail" in "".join(traceback.format_exception(error))
+        assert length(error.__traceback__) <= length(original.__traceback__) + 3
+
+
+def test_an_error_goes_away_with_its_last_handler() -> None:
+    flights, gate = SingleFlight(LONG), Gate(None)
+
+    def work(flight: Flight) -> None:
+        gate(flight)
+        raise Failure
+
+    def caught() -> "weakref.ref[BaseException]":
+        try:
+            flights.run(KEY, work)
+        except Failure as exc:
+            return weakref.ref(exc)
+        raise AssertionError
+
+    gc.collect(1)
+    gc.disable()  # nothing may be in a cycle that waits for the collector
+    try:
+        leader = start(caught)
+        assert gate.started.acquire(timeout=5)
+        followers = [start(caught) for _ in range(3)]
+        until(lambda: seated(flights) == 3)
+        gate.passed.release()
+        for future in (leader, *followers):
+            until(lambda ref=future.result(5): ref() is None)
+    finally:
+        gc.enable()
