@@ -20,6 +20,7 @@ __all__ = ["Payload", "register", "register_package"]
 _WRAPPER = "$llm-cache-mem"
 _CONTAINERS = frozenset({dict, list})
 _PLAIN, _TAGGED, _JSON = range(3)
+_COLD, _READ, _UNLINKABLE = range(3)
 
 _HOT_PAYLOADS = 256  # so many values may rest as containers too, which take about four times the memory of bytes
 _HOT_BYTES = 32 * 1024
@@ -29,13 +30,13 @@ _hot: "deque[ref[Payload]]" = deque()
 class Payload:
     """One value at rest: bytes, and how to read them. Immutable; may be read from any thread."""
 
-    __slots__ = ("__weakref__", "_data", "_form", "_links", "_was_read")
+    __slots__ = ("__weakref__", "_data", "_form", "_heat", "_links")
 
     def __init__(self, data: bytes, form: int) -> None:
         self._data = data
         self._form = form
         self._links: LinkTable | None = None
-        self._was_read = False
+        self._heat = _COLD
 
     @classmethod
     def of(cls, value: Any) -> "Payload":
@@ -69,11 +70,13 @@ class Payload:
         try:
             links = self._links
             if links is not None:
+                self._heat = _READ
                 return links.copy()
             value = self._decode()
-            if self._was_read and len(self._data) <= _HOT_BYTES:
+            if self._heat == _READ and len(self._data) <= _HOT_BYTES and _make_room():
                 return self._warm(value)
-            self._was_read = True
+            if self._heat == _COLD:
+                self._heat = _READ
             return value
         except EntryUnreadable:
             raise
@@ -83,18 +86,22 @@ class Payload:
             raise EntryUnreadable(f"not a value written by this library ({type(exc).__name__})") from None
 
     def _warm(self, value: Any) -> Any:
-        """Keep a link table of *value* from now on, and let go of the oldest one when there are too many."""
+        """Keep a link table of *value* from now on, and hand out the first copy."""
         links = link(value)
         if links is None:
+            self._heat = _UNLINKABLE
             return value
         self._links = links
         _hot.append(ref(self))
-        if len(_hot) > _HOT_PAYLOADS:
-            coldest = _hot.popleft()()
-            if coldest is not None:
-                coldest._links = None
-                coldest._was_read = False
         return links.copy()
+
+    def _cool(self) -> bool:
+        """Let go of the link table, unless it was used since the last time this was asked."""
+        if self._heat == _READ:
+            self._heat = _COLD
+            return False
+        self._links = None
+        return True
 
     def _decode(self) -> Any:
         if self._form == _JSON:
@@ -103,6 +110,21 @@ class Payload:
             return from_tree(tree[_WRAPPER]) if wrapped and len(tree) == 1 else tree
         tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
         return tree if self._form == _PLAIN else from_tree(tree)
+
+
+def _make_room() -> bool:
+    """Whether one more payload may be hot: a clock that gives every hot one in use a second chance, so that they do not take turns."""
+    if len(_hot) < _HOT_PAYLOADS:
+        return True
+    try:
+        oldest = _hot.popleft()
+    except IndexError:  # other threads were faster
+        return True
+    payload = oldest()
+    if payload is None or payload._cool():
+        return True
+    _hot.append(oldest)
+    return False
 
 
 def _is_plain(value: Any) -> bool:

@@ -89,8 +89,13 @@ class Entry:
     @classmethod
     def unpack(cls, key: str, data: bytes) -> "Entry":
         """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
-        _check_prefix(data)
-        (_, _, _, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = _HEADER.unpack_from(data)
+        if type(data) is not bytes or len(data) < _HEADER.size + _TAG_BYTES:
+            raise _foreign(data)
+        (magic, version, flags, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = (
+            _HEADER.unpack_from(data)
+        )
+        if magic != _MAGIC or version != FORMAT_VERSION or flags or present > _ALL_FIELDS:
+            raise _foreign(data)
         model_end = _HEADER.size + model_len
         request_end = model_end + request_len
         end = request_end + body_len
@@ -134,14 +139,14 @@ class EntryMemo:
         return entry
 
 
-def _check_prefix(data: bytes) -> None:
+def _foreign(data: bytes) -> EntryUnreadable:
+    """Why *data* is not even the beginning of an envelope of this version."""
     if type(data) is not bytes or len(data) < _PREFIX_BYTES or data[:4] != _MAGIC:
-        raise EntryUnreadable("not an entry of this library")
+        return EntryUnreadable("not an entry of this library")
     _, _, _, _, version, flags, present = data[:_PREFIX_BYTES]
     if version > FORMAT_VERSION or (version == FORMAT_VERSION and (flags or present > _ALL_FIELDS)):
-        raise EntryUnreadable("written by a newer version", newer=True)
-    if version != FORMAT_VERSION or len(data) < _HEADER.size + _TAG_BYTES:
-        raise EntryUnreadable("damaged: header")
+        return EntryUnreadable("written by a newer version", newer=True)
+    return EntryUnreadable("damaged: header")
 
 
 def _tag(key: str, sealed: bytes) -> bytes:
