@@ -78,6 +78,16 @@ class Engine:
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.get if type(store) is MemoryStore else self._store.get
 
+    @property
+    def is_off(self) -> bool:
+        """Whether calls in this context go past the cache."""
+        return self._mode() == "off"
+
+    @property
+    def epoch(self) -> int:
+        """A number that moves on with every delete and clear: a stream that began in another epoch is not to be stored."""
+        return self._epoch
+
     # -- Requests
 
     def request(self, messages: Any, params: Mapping[str, Any], *, kind: str = "value") -> Request:
