@@ -1,14 +1,13 @@
 """Which answers are worth keeping: whole ones that say something, and that no filter, limit or error cut short."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+from llm_cache_mem import log
 from llm_cache_mem.protocols import Reading
 
 __all__ = ["Admit", "Refusal", "refusal_reason", "resolve"]
 
-_log = logging.getLogger(__name__)
 
 Admit: TypeAlias = "str | Callable[[Any], bool | str | None]"
 Refusal: TypeAlias = Callable[[Any], str | None]
@@ -60,7 +59,7 @@ class _Function:
         except Exception as exc:  # noqa: BLE001 - whatever it raises, the answer is paid for and goes to the caller
             if not self._complained:
                 self._complained = True
-                _log.warning("admit: the function failed with %s; the response was not stored", type(exc).__name__)
+                log.warning(__name__, "admit: the function failed with %s; the response was not stored", type(exc).__name__)
             return "admit-error"
 
 

@@ -4,18 +4,17 @@ What cannot be priced is None, never 0: a saving that is not known must not look
 standard tier; batch, priority and other tiers are not seen here.
 """
 
-import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from llm_cache_mem import log
 from llm_cache_mem.usage import Usage
 
 __all__ = ["Price", "PriceTable", "Pricer", "Prices", "load", "loaded", "resolve"]
 
-_log = logging.getLogger(__name__)
 
 
 class Price(NamedTuple):
@@ -131,7 +130,7 @@ class _Function:
         except Exception as exc:  # noqa: BLE001 - whatever it raises, the call it prices has been paid for and goes on
             if not self._complained:
                 self._complained = True
-                _log.warning("prices: the function failed with %s for model %r; counted as unpriced", type(exc).__name__, model)
+                log.warning(__name__, "prices: the function failed with %s for model %r; counted as unpriced", type(exc).__name__, model)
             return None
         return dollars
 
@@ -217,9 +216,9 @@ def _library() -> _Library | None:
     except ModuleNotFoundError as exc:
         if exc.name == "genai_prices":
             return None
-        _log.warning("genai-prices does not import (%s is missing): nothing is priced", exc.name)
+        log.warning(__name__, "genai-prices does not import (%s is missing): nothing is priced", exc.name)
     except Exception as exc:  # noqa: BLE001 - a broken extra must not break a call
-        _log.warning("genai-prices does not import (%s): nothing is priced", type(exc).__name__)
+        log.warning(__name__, "genai-prices does not import (%s): nothing is priced", type(exc).__name__)
     return None
 
 
@@ -250,4 +249,4 @@ def _library_price(model: str, usage: Usage) -> float | None:
 def _complain(failure: str, model: str) -> None:
     if failure not in _complaints:
         _complaints.add(failure)
-        _log.warning("genai-prices failed with %s for model %r; counted as unpriced", failure, model)
+        log.warning(__name__, "genai-prices failed with %s for model %r; counted as unpriced", failure, model)
