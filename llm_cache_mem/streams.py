@@ -1,15 +1,13 @@
 """Streams are collected while they pass through, stored only when they end cleanly, and replayed as streams."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = ["AsyncReplay", "AsyncTee", "Recording", "Replay", "Tee"]
-
-T = TypeVar("T")
 
 
 class Recording:
@@ -31,7 +29,7 @@ class Recording:
         return [snapshot.thaw() for snapshot in self._snapshots]
 
 
-class _Live(Generic[T]):
+class _Live:
     """What sync and async tees share: the source's other attributes stay reachable, as an SDK's stream has them."""
 
     def __init__(self, source: Any, finish: Callable[[Recording], Any] | None) -> None:
@@ -45,14 +43,17 @@ class _Live(Generic[T]):
         return getattr(self._source, name)
 
 
-class Tee(_Live[T], Iterator[T]):
+class Tee(_Live):
     """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at a clean end."""
 
-    def __init__(self, source: Iterable[T], finish: Callable[[Recording], object]) -> None:
+    def __init__(self, source: Iterable[Any], finish: Callable[[Recording], object]) -> None:
         super().__init__(source, finish)
         self._chunks = iter(source)
 
-    def __next__(self) -> T:
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
         try:
             chunk = next(self._chunks)
         except StopIteration:
@@ -81,14 +82,17 @@ class Tee(_Live[T], Iterator[T]):
         self.close()
 
 
-class AsyncTee(_Live[T], AsyncIterator[T]):
+class AsyncTee(_Live):
     """Tee for ``async for``; *finish* is awaited."""
 
-    def __init__(self, source: AsyncIterable[T], finish: Callable[[Recording], Awaitable[object]]) -> None:
+    def __init__(self, source: AsyncIterable[Any], finish: Callable[[Recording], Awaitable[object]]) -> None:
         super().__init__(source, finish)
         self._chunks = aiter(source)
 
-    async def __anext__(self) -> T:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
@@ -122,13 +126,16 @@ class AsyncTee(_Live[T], AsyncIterator[T]):
         await self.aclose()
 
 
-class Replay(Iterator[T]):
+class Replay:
     """A stored stream, chunk by chunk."""
 
-    def __init__(self, chunks: list[T]) -> None:
+    def __init__(self, chunks: list[Any]) -> None:
         self._chunks = iter(chunks)
 
-    def __next__(self) -> T:
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
         return next(self._chunks)
 
     def close(self) -> None:
@@ -142,13 +149,16 @@ class Replay(Iterator[T]):
         self.close()
 
 
-class AsyncReplay(AsyncIterator[T]):
+class AsyncReplay:
     """Replay for ``async for``."""
 
-    def __init__(self, chunks: list[T]) -> None:
+    def __init__(self, chunks: list[Any]) -> None:
         self._chunks = iter(chunks)
 
-    async def __anext__(self) -> T:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
         for chunk in self._chunks:
             return chunk
         raise StopAsyncIteration
