@@ -25,8 +25,8 @@ def register(cls: _C, *, name: str | None = None) -> _C:
     """Let cached values hold instances of *cls*, and of the classes its fields are annotated with; returns *cls*.
 
     For pydantic models, dataclasses, named tuples and enums; TypeError for others. *name* is what the stored data calls the
-    class, ``module:qualname`` unless given: give one to a class that will move, or share entries between ``__main__`` scripts
-    with care. May be used as a decorator, from any thread, more than once.
+    class, ``module:qualname`` unless given: give one to a class that may move, or that two scripts call ``__main__:Name``. Of two
+    classes registered under one name the later counts. May be used as a decorator, from any thread, more than once.
     """
     if shape_of(cls)[0] is None:
         raise TypeError(f"register() takes pydantic models, dataclasses, named tuples and enums, not {cls!r}")
@@ -164,7 +164,7 @@ def _annotated_classes(cls: Any) -> "set[type]":
 
         try:
             pending = list(get_type_hints(cls).values())
-        except (NameError, TypeError):  # an annotation that only a type checker can follow
+        except (NameError, TypeError, AttributeError, SyntaxError):  # an annotation that only a type checker can follow
             return set()
     else:
         return set()

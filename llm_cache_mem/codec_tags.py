@@ -84,7 +84,7 @@ class _Walk:
             raise _refused(path, f"the class {cls.__qualname__} is not registered: call llm_cache_mem.register({cls.__name__})")
         try:
             return {f"${kind}": [ref, *getattr(self, kind)(value, cls, names, path, depth)]}
-        except AttributeError:
+        except (AttributeError, ValueError):  # made by __new__ alone, or a tuple of another length than its names
             raise _refused(path, f"{_article(cls)} with a field that was never set") from None
 
     def enum(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:
@@ -94,6 +94,8 @@ class _Walk:
         return [name]
 
     def namedtuple(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:
+        if getattr(value, "__dict__", None):
+            raise _refused(path, f"{_article(cls)} with more than its fields")
         return [self.mapping(dict(zip(names, value, strict=True)), path, depth)]
 
     def dataclass(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:

@@ -69,6 +69,11 @@ class Strict(pydantic.BaseModel):
         return self
 
 
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
 class Box(pydantic.BaseModel, Generic[T]):
     inside: T
 
@@ -142,6 +147,29 @@ def test_registering_a_class_registers_those_its_fields_name() -> None:
     register(Item)
     for value in (Address(city="x"), Mood.GOOD, Note("n")):
         assert all(found == value for found in back(value))
+
+
+def test_what_an_instance_holds_beside_its_fields_is_not_lost() -> None:
+    @register
+    class Named(NamedTuple("Base", [("x", int)])):
+        pass
+
+    value = Named(1)
+    value.note = "kept nowhere"
+    with pytest.raises(ValueNotCacheable, match="more than its fields"):
+        Payload.of(value)
+    note = register(Note) and Note("n")
+    note.more = "kept"
+    assert all(found.more == "kept" for found in back(note))
+
+
+def test_half_made_instances_are_refused() -> None:
+    register(Note)
+    register(Address)
+    register(Pair)
+    for value in (object.__new__(Note), object.__new__(Address), tuple.__new__(Pair, (1,))):
+        with pytest.raises(ValueNotCacheable, match="never set"):
+            Payload.of([value])
 
 
 def test_register_decorates() -> None:
