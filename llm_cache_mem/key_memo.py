@@ -6,6 +6,7 @@ race lose a remembered digest, never get a wrong one.
 """
 
 import marshal
+from collections.abc import Iterable
 from typing import Any
 
 from llm_cache_mem.canonical import MAX_DEPTH
@@ -20,12 +21,32 @@ def slot_of(messages: Any, params: Any) -> bytes | None:
     versions also write how often an object is referred to; pickle writes which objects are the same.)
     """
     try:
+        if not _ends(params.values() if type(params) is dict else (params,)):
+            return None
         if type(messages) is not list or len(messages) < 2:
-            return marshal.dumps((params, messages), 2)
-        first = messages[0].get("content") if type(messages[0]) is dict else None
-        return marshal.dumps((params, messages[-1], len(messages), len(first) if type(first) is str else 0), 2)
-    except ValueError:
+            return marshal.dumps((params, messages), 2) if _ends((messages,)) else None
+        first, last = messages[0], messages[-1]
+        if not _ends((last,)):
+            return None
+        content = first.get("content") if type(first) is dict else None
+        return marshal.dumps((params, last, len(messages), len(content) if type(content) is str else 0), 2)
+    except (ValueError, RuntimeError):  # not a builtin type; changed meanwhile by another thread
         return None
+
+
+def _ends(values: Iterable[Any], depth: int = MAX_DEPTH) -> bool:
+    """Whether none is nested too deep. marshal goes on beside what is, so that a small cycle would keep it busy for ever."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            continue
+        if kind is dict:
+            value = value.values()
+        elif kind is not list and kind is not tuple:
+            continue
+        if not depth or not _ends(value, depth - 1):
+            return False
+    return True
 
 
 _Seen = tuple[list[Any] | bytes | None, str, int]
@@ -84,11 +105,11 @@ def _head(messages: Any) -> list[Any] | None:
 def _same_head(known: list[Any] | bytes | None, head: list[Any] | None) -> bool:
     if known is None or head is None:
         return known is head
-    if type(known) is list:
-        return _all_text(head) and known == head
     try:
-        return known == marshal.dumps(head, 2)
-    except ValueError:
+        if type(known) is list:
+            return _all_text(head) and known == head
+        return _ends(head) and known == marshal.dumps(head, 2)
+    except (ValueError, RuntimeError):
         return False
 
 

@@ -1,5 +1,6 @@
 """Keys: two requests share one exactly when they would be the same JSON on the wire."""
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -116,13 +117,16 @@ def prefix(namespace: str, kind: str | None = None) -> str:
     return f"{SCHEMA}:{name}:{kind}:"
 
 
+_STORED = re.compile(r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+):([0-9a-f]{64})(?:\.([0-9]{1,20}))?", re.ASCII)
+
+
 def parse(key: str) -> KeyParts:
     """Take a stored key apart; ValueError for one that is not ours."""
-    schema, name, kind, rest = key.split(":")
-    hexdigest, dot, sample = rest.partition(".")
-    if len(hexdigest) != 64 or not hexdigest.isalnum() or not schema.isdecimal() or (dot and not sample.isdecimal()):
+    found = _STORED.fullmatch(key)
+    if found is None:
         raise ValueError("not a key of this library")
-    return KeyParts(int(schema), _unquote(name), kind, hexdigest, int(sample) if dot else None)
+    schema, name, kind, hexdigest, sample = found.groups()
+    return KeyParts(int(schema), _unquote(name), kind, hexdigest, None if sample is None else int(sample))
 
 
 def _unquote(name: str) -> str:
