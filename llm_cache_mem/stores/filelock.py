@@ -54,7 +54,7 @@ class FileLock:
 
     def _after_fork(self) -> None:
         self._threads = threading.Lock()
-        self.close()
+        self.close()  # not unlock: the lock may be the parent's still
 
     def __enter__(self) -> None:
         if not self.acquire(self._timeout):
@@ -70,6 +70,7 @@ class FileLock:
             taken = not self.between_processes or self._lock_file(deadline)
         finally:
             if not taken:
+                self.close()  # it may be locked all the same, if an error came after that
                 self._threads.release()
         return taken
 
@@ -80,13 +81,14 @@ class FileLock:
         try:
             if self._fd >= 0 and self.between_processes:
                 _unflock(self._fd)
-        except OSError:
+        except BaseException:
             self.close()  # which unlocks too
+            raise
         finally:
             self._threads.release()
 
     def close(self) -> None:
-        """Let go of the file. Closing, not unlocking: in a forked child the lock may still be the parent's."""
+        """Let go of the file; another ``with`` opens it again."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):  # there is nothing else to do with a descriptor that does not close

@@ -122,7 +122,7 @@ class SQLiteStore:
         self._last_tick = 0
         self._puts = 0
         self.unreadable = 0  # stored entries that could not be read
-        weakref.finalize(self, self._pool.close)
+        self._close = weakref.finalize(self, _close, self._pool, self._file)
         self._begin()
 
     def __repr__(self) -> str:
@@ -175,8 +175,7 @@ class SQLiteStore:
     @_store_errors_only("close")
     def close(self) -> None:
         self._flush_touches()
-        self._pool.close()
-        self._file.lock.close()
+        self._close()
 
     # -- Connections
 
@@ -191,16 +190,20 @@ class SQLiteStore:
 
     def _use(self, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
         """``work(connection, *args)``; a connection that fails is not used again, a damaged file neither."""
-        db = self._pool.borrow()
-        try:
-            result = work(db, *args, **kwargs)
-        except BaseException as exc:
-            self._pool.discard(db)
-            if is_damage(exc):
-                self._file.set_aside(db.inode)
-            raise
-        self._pool.give_back(db)
-        return result
+        while True:
+            db = self._pool.borrow()
+            try:
+                result = work(db, *args, **kwargs)
+            except FileNotFoundError:  # or its folder; others like it go in the next rounds, until one is new
+                self._pool.discard(db)
+            except BaseException as exc:
+                self._pool.discard(db)
+                if is_damage(exc):
+                    self._file.set_aside(db.inode)
+                raise
+            else:
+                self._pool.give_back(db)
+                return result
 
     def _at_best(self, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> None:
         """As ``_use``, for what may as well not happen: on a read-only, locked or full disk reading goes on."""
@@ -213,7 +216,7 @@ class SQLiteStore:
         """``work(connection, *args)`` as the only writer."""
         with self._file.lock:
             if self._file.moved(db):
-                raise FileNotFoundError("the database file was removed or replaced")
+                raise FileNotFoundError
             result = work(db, *args, **kwargs)
             self._file.fold_log(db)
         return result
@@ -340,6 +343,11 @@ class SQLiteStore:
         while removed := self._use(self._write, _execute, statement, parameters):
             total += removed
         return total
+
+
+def _close(pool: Pool, file: DatabaseFile) -> None:
+    pool.close()
+    file.lock.close()
 
 
 def _range(prefix: str) -> tuple[str, str]:

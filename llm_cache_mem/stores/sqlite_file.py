@@ -20,19 +20,22 @@ _SCHEMA_VERSION = 1
 _LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
 
 # Values last, so that reading the other columns of a large row stays on its first page.
-_SCHEMA = (
+_TABLES = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, stored_at REAL NOT NULL, expires_at REAL,"
     " used INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL)",
     "CREATE INDEX entries_used ON entries (used)",
     "CREATE INDEX entries_expiring ON entries (expires_at) WHERE expires_at IS NOT NULL",
     "CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL)",
-    "INSERT INTO totals VALUES (0, 0)",
     "CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN UPDATE totals SET entries = entries + 1, bytes = bytes + new.size; END",
     "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE totals SET entries = entries - 1, bytes = bytes - old.size; END",
     "CREATE TRIGGER entries_resized AFTER UPDATE OF size ON entries WHEN new.size <> old.size"
     " BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END",
+)
+_SCHEMA = (
+    *_TABLES,
+    "INSERT INTO totals VALUES (0, 0)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",  # to be raised with any change above
 )
 
 _WRONG_PATH = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
@@ -46,6 +49,10 @@ class FileRefused(Exception):
         self.misconfigured = misconfigured
 
 
+class FileDamaged(Exception):
+    """The file says that it is ours, but has not our tables."""
+
+
 class Connection(sqlite3.Connection):
     """A connection that remembers which file it has open, by inode number, and when that was last checked."""
 
@@ -54,11 +61,10 @@ class Connection(sqlite3.Connection):
 
 
 def is_damage(exc: BaseException) -> bool:
-    """Whether SQLite says that the file itself is broken."""
-    return isinstance(exc, sqlite3.DatabaseError) and getattr(exc, "sqlite_errorcode", 0) & 0xFF in (
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    )
+    """Whether the file itself is broken. SQLite says so, in words that may quote it and then cannot be decoded."""
+    if isinstance(exc, sqlite3.DatabaseError):
+        return getattr(exc, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(exc, FileDamaged | UnicodeDecodeError)
 
 
 def _wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -88,7 +94,7 @@ class DatabaseFile:
             found = self._create()
         try:
             return self._open(found.st_ino)
-        except sqlite3.DatabaseError as exc:
+        except Exception as exc:
             if is_damage(exc):
                 self.set_aside(found.st_ino)
             raise
@@ -203,7 +209,12 @@ class DatabaseFile:
             if version > _SCHEMA_VERSION:
                 reason = f"{self.path} was written by a newer version of llm-cache-mem (schema {version}, not {_SCHEMA_VERSION})"
                 raise FileRefused(reason, misconfigured=False)
-            return bool(version == _SCHEMA_VERSION)
+            if version < _SCHEMA_VERSION:
+                return False
+            statements = {statement for (statement,) in db.execute("SELECT CAST(sql AS TEXT) FROM sqlite_schema")}
+            if not statements.issuperset(statement.encode() for statement in _TABLES):
+                raise FileDamaged("its tables are not as they were made")
+            return True
         if application or db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             raise FileRefused(f"{self.path} is a database of another application", misconfigured=True)
         return False
@@ -228,5 +239,6 @@ class DatabaseFile:
     def _make_private(self) -> None:
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(OSError):  # absent, or another user's: then what they chose stands
-                if os.stat(self.path + suffix).st_mode & 0o077:
-                    os.chmod(self.path + suffix, 0o600)
+                mode = stat.S_IMODE(os.stat(self.path + suffix).st_mode)
+                if mode & 0o077:
+                    os.chmod(self.path + suffix, mode & 0o700)

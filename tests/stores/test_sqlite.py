@@ -1,7 +1,9 @@
 """SQLiteStore as a store: what all of them do, the model, a history of many threads, and what is its own."""
 
-import os
+import errno
+import random
 import secrets
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
 from stores.model import StoreMachine
 
+from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
 
 
@@ -63,3 +66,129 @@ def test_what_32_threads_saw_could_have_happened(tmp_path: Path) -> None:
     print(f"{len(history)} calls")
     assert violations(history) == []
     assert len(history) > 1_000
+
+
+@pytest.mark.parametrize("puts", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_bounds_hold_over_many_puts(fast_folder: Path, puts: int) -> None:
+    """Entries, bytes and the file stay as they were when the store was full for the first time."""
+    seed = secrets.randbits(32)
+    print(f"{seed=}")
+    rng = random.Random(seed)
+    path = fast_folder / "cache.db"
+    store = SQLiteStore(path, max_size=1_000, max_bytes=500_000)
+    entries = [entry_of("x" * rng.randrange(800)) for _ in range(50)]
+    evicted = 0
+    full = 0
+    for number in range(puts):
+        evicted += store.put(f"1:b:v:{number}", entries[number % 50]).evicted
+        if number % 10_000 == 4_999:
+            assert store.size() == number + 1 - evicted <= 1_000
+            assert sum(len(key) + entry.size for key, entry in store.entries()) <= 500_000
+            used = sum(Path(f"{path}{suffix}").stat().st_size for suffix in ("", "-wal", "-shm"))
+            full = full or used
+            assert used <= full + 5_000_000  # the log comes and goes
+    store.close()
+    assert path.stat().st_size < 1_500_000
+
+
+def test_entries_survive_a_restart_with_their_order(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "c.db")
+    for key in ("a", "b", "c"):
+        store.put(key, entry_of(key))
+    store.get("a")
+    store.close()
+    store = SQLiteStore(tmp_path / "c.db")
+    assert [(key, value_of(entry)) for key, entry in store.entries()] == [("b", "b"), ("c", "c"), ("a", "a")]
+    store.close()
+
+
+def test_a_smaller_bound_is_reached_in_slices(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "c.db")
+    for number in range(2_500):
+        store.put(f"k{number}", entry_of(number))
+    store.close()
+    store = SQLiteStore(tmp_path / "c.db", max_size=10)
+    assert [store.put("new", entry_of(turn)).evicted for turn in range(4)] == [1000, 1000, 491, 0]
+    assert store.size() == 10
+    store.close()
+
+
+def test_expired_entries_go_by_and_by_without_being_asked_for(tmp_path: Path, clock: Any) -> None:
+    store = SQLiteStore(tmp_path / "c.db", clock=clock)
+    for number in range(100):
+        store.put(f"old{number}", entry_of(number, expires_at=clock() + 1))
+    clock.advance(2)
+    expired = sum(store.put(f"new{number}", entry_of(number)).expired for number in range(100))
+    assert expired == 100
+    assert store.size() == 100
+    store.close()
+
+
+def test_uses_are_written_by_the_hundred(tmp_path: Path) -> None:
+    """A get does not write; 256 of different entries, or two seconds, do."""
+    store = SQLiteStore(tmp_path / "c.db")
+    for number in range(300):
+        store.put(f"k{number}", entry_of(number))
+    store.get("k0")  # the first of a new store is written at once
+    db = sqlite3.connect(tmp_path / "c.db")
+    before = db.execute("PRAGMA data_version").fetchone()
+    for number in range(200):
+        store.get(f"k{number}")
+    assert db.execute("PRAGMA data_version").fetchone() == before
+    for number in range(300):
+        store.get(f"k{number}")
+    assert db.execute("PRAGMA data_version").fetchone() != before
+    db.close()
+    store.close()
+
+
+def test_durable_syncs_every_commit(tmp_path: Path) -> None:
+    for durable, level in ((False, 1), (True, 2)):
+        store = SQLiteStore(tmp_path / "c.db", durable=durable)
+        assert store._use(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (level,)
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 53, 2), True),
+    ],
+)
+def test_which_sqlite_may_use_a_log_without_our_lock(
+    tmp_path: Path, version: tuple[int, int, int], safe: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where flock does not work and SQLite has the WAL-reset bug, there is no log."""
+
+    def no_flock(fd: int) -> bool:
+        raise OSError(errno.EOPNOTSUPP, "no flock here")
+
+    monkeypatch.setattr(filelock, "_try_flock", no_flock)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    store = SQLiteStore(tmp_path / "c.db")
+    store.put("k", entry_of(1))
+    assert value_of(store.get("k")) == 1
+    assert store._use(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == (b"wal" if safe else b"truncate",)
+    store.close()
+
+
+def test_a_thousand_threads_share_sixteen_connections(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "c.db", lock_timeout=30)
+    store.put("k", entry_of(1))
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(value_of(store.get("k")))) for _ in range(1_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [1] * 1_000
+    assert store._pool._open <= 16
+    store.close()
