@@ -406,10 +406,15 @@ def _payload(request: Request, value: Any) -> Payload:
 
 def _register_classes(params: Mapping[str, Any]) -> bool:
     """Register the classes that a request names, as in ``response_format=Invoice``; whether there were any."""
-    classes = [value for value in params.values() if isinstance(value, type)]
-    for cls in classes:
-        register(cls)
-    return bool(classes)
+    found = False
+    for value in params.values():
+        if isinstance(value, type):
+            try:
+                register(value)
+            except TypeError:  # not one that values are made of, such as dict
+                continue
+            found = True
+    return found
 
 
 def _reason(exc: Exception) -> str:

@@ -768,3 +768,25 @@ def test_threads_share_a_cache_without_losing_count():
     stats = cache.stats()
     assert stats.hits + stats.misses == 2400
     assert stats.size == 50
+
+
+# -- classes that a request names
+
+
+def test_a_class_that_the_request_names_needs_no_registering(tmp_path, monkeypatch):
+    from pydantic import create_model
+
+    from llm_cache_mem import codec_classes
+
+    invoice = create_model("Invoice", total=(int, ...))
+    model = Model(invoice(total=3))
+    for _ in range(2):
+        for table in ("_registered", "_names"):  # as in a new process
+            monkeypatch.setattr(codec_classes, table, {})
+        with LLMCache(backend=tmp_path / "c.db") as cache:
+            assert cache.get_or_call(MESSAGES, model, response_format=invoice) == invoice(total=3)
+    assert len(model.calls) == 1
+
+
+def test_a_class_that_is_no_part_of_values_breaks_nothing(cache):
+    assert cache.get_or_call(MESSAGES, Model(), response_format=dict) == ANSWER
