@@ -1,0 +1,231 @@
+"""The eight methods that reach a model, through the cache: a hit, a miss, and a stream that becomes an entry when it ends cleanly."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from llama_index_llm_cache_mem import events
+from llama_index_llm_cache_mem.keys import call_params, identity
+from llama_index_llm_cache_mem.messages import messages_to_dicts
+from llama_index_llm_cache_mem.streaming import Recording, replay
+from llama_index_llm_cache_mem.values import dump, load, load_plain
+from llama_index_llm_cache_mem.view import bare
+from llm_cache_mem import LLMCache, Request, RequestNotCacheable
+
+__all__ = ["LEAVES", "Leaf", "Target", "acall", "astream", "call", "stream"]
+
+
+class Leaf(NamedTuple):
+    """One of the abstract methods of BaseLLM. Those of one *kind* share their entries."""
+
+    name: str
+    kind: str
+    argument: str
+    is_async: bool
+    streams: bool
+
+
+def _leaf(name: str) -> Leaf:
+    chat = name.endswith("chat")
+    kind, argument = ("llama_index.chat", "messages") if chat else ("llama_index.complete", "prompt")
+    return Leaf(name, kind, argument, name.startswith("a"), "stream" in name)
+
+
+_NAMES: Final = "chat complete stream_chat stream_complete achat acomplete astream_chat astream_complete"
+LEAVES: Final = {name: _leaf(name) for name in _NAMES.split()}
+
+
+class Target(NamedTuple):
+    """Who is asked: *llm* as the caller knows it, a view perhaps, and *inner*, the LLM that it stands for."""
+
+    cache: LLMCache
+    llm: Any
+    inner: Any
+
+    def method(self, name: str) -> Any:
+        """A method of the LLM itself: whatever it calls in turn, none of it comes back here."""
+        return getattr(bare(self.inner), name)
+
+
+Args = tuple[Any, ...]
+Kwargs = Mapping[str, Any]
+
+
+def request_of(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
+    """The request that a call is; None says: call the model as if there were no cache."""
+    cache = target.cache
+    if cache.is_off:
+        return None
+    try:
+        messages, params = _taken_apart(leaf, args, kwargs)
+        return cache.request_or_none(messages, call_params(identity(target.inner), params), kind=leaf.kind)
+    except RequestNotCacheable as exc:
+        cache.bypass("request", "a call goes uncached: %s", exc)
+    except Exception as exc:  # noqa: BLE001  # foreign properties and fields may raise anything; the call itself may still work
+        cache.bypass("request", "a call goes uncached: it could not be read (%s)", type(exc).__name__)
+    return None
+
+
+def _taken_apart(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The messages and the other arguments of a call."""
+    params = dict(kwargs)
+    rest = list(args)
+    subject = rest.pop(0) if rest else params.pop(leaf.argument, None)
+    if leaf.argument == "messages":
+        messages = messages_to_dicts(subject)
+    else:
+        if not isinstance(subject, str):
+            raise RequestNotCacheable("prompt", "not a string")
+        messages = [{"role": "user", "content": subject}]
+        if rest:
+            params["formatted"] = rest.pop(0)
+        if not params.get("formatted"):
+            params.pop("formatted", None)
+    if rest:
+        raise RequestNotCacheable("arguments", "more of them than the method takes")
+    return messages, params
+
+
+# -- Whole answers
+
+
+def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
+    """``llm.chat(...)`` or ``llm.complete(...)``."""
+    method = target.method(leaf.name)
+    request = request_of(target, leaf, args, kwargs)
+    if request is None:
+        return method(*args, **kwargs)
+    asked = _Asked(method, args, kwargs)
+    response = target.cache.call(request, asked, dump=dump, load=load_plain)
+    if not asked.model:
+        events.tell(target, leaf, args, kwargs, response)
+    return response
+
+
+async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
+    """``await llm.achat(...)`` or ``await llm.acomplete(...)``."""
+    method = target.method(leaf.name)
+    request = request_of(target, leaf, args, kwargs)
+    if request is None:
+        return await method(*args, **kwargs)
+    asked = _Asked(method, args, kwargs)
+    response = await target.cache.acall(request, asked, dump=dump, load=load_plain)
+    if not asked.model:
+        await events.atell(target, leaf, args, kwargs, response)
+    return response
+
+
+class _Asked:
+    """The call of the model, exactly as received, and whether it was this caller who made it."""
+
+    __slots__ = ("_args", "_kwargs", "_method", "model")
+
+    def __init__(self, method: Callable[..., Any], args: Args, kwargs: Kwargs) -> None:
+        self._method, self._args, self._kwargs = method, args, kwargs
+        self.model = False
+
+    def __call__(self) -> Any:
+        self.model = True
+        return self._method(*self._args, **self._kwargs)
+
+
+# -- Streams
+
+
+def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
+    """``llm.stream_chat(...)`` or ``llm.stream_complete(...)``; errors of the call itself are raised here, as bare."""
+    method = target.method(leaf.name)
+    request = request_of(target, leaf, args, kwargs)
+    if request is None:
+        return method(*args, **kwargs)
+    hit = target.cache.lookup(request, load)
+    if hit is not None:
+        return events.tell_stream(target, leaf, args, kwargs, replay(*hit.value))
+    keeper = Keeper(target.cache, request)
+    source = method(*args, **kwargs)
+    return collect(keeper, source) if hasattr(source, "__next__") else source
+
+
+async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
+    """``await llm.astream_chat(...)`` or ``await llm.astream_complete(...)``."""
+    method = target.method(leaf.name)
+    request = request_of(target, leaf, args, kwargs)
+    if request is None:
+        return await method(*args, **kwargs)
+    hit = await target.cache.alookup(request, load)
+    if hit is not None:
+        return await events.atell_stream(target, leaf, args, kwargs, replay(*hit.value))
+    keeper = Keeper(target.cache, request)
+    source = await method(*args, **kwargs)
+    return acollect(keeper, source) if hasattr(source, "__anext__") else source
+
+
+class Keeper:
+    """Makes an entry of a stream that has ended cleanly, unless something was deleted from the cache meanwhile."""
+
+    def __init__(self, cache: LLMCache, request: Request) -> None:
+        self.cache = cache
+        self._request = request
+        self._epoch = cache.epoch
+        self._began = time.monotonic()
+        self._recording: Recording | None = Recording()
+
+    def add(self, chunk: Any) -> None:
+        """Take note of a chunk; one of no known shape spoils the recording, never the stream."""
+        if self._recording is not None:
+            try:
+                self._recording.add(chunk)
+            except Exception as exc:  # noqa: BLE001  # see above
+                self._recording = None
+                self.cache.bypass("value", "a stream was not stored: a chunk could not be read (%s)", type(exc).__name__)
+
+    def keep(self) -> None:
+        """Store what came, if it is worth keeping."""
+        kept = self.kept()
+        if kept is not None:
+            self.cache.keep(self._request, **kept)
+
+    async def akeep(self) -> None:
+        """As ``keep``."""
+        kept = self.kept()
+        if kept is not None:
+            await self.cache.akeep(self._request, **kept)
+
+    def kept(self) -> dict[str, Any] | None:
+        """What to give to ``cache.keep``; None if there is nothing to store."""
+        if self._recording is None or self.cache.epoch != self._epoch:
+            return None
+        try:
+            result = self._recording.result()
+            if result is None:
+                self.cache.bypass("value", "a stream was not stored: it was empty, or its text is not what its pieces add up to")
+                return None
+            chunks = self._recording.chunks(result[0])
+            return {"value": dump(*result), "response": chunks, "seconds": time.monotonic() - self._began}
+        except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
+            self.cache.bypass("value", "a stream was not stored: it could not be read (%s)", type(exc).__name__)
+            return None
+
+
+def collect(keeper: Keeper, source: Any) -> Iterator[Any]:
+    """*source*, passed through."""
+    try:
+        for chunk in source:
+            keeper.add(chunk)
+            yield chunk
+        keeper.keep()
+    finally:
+        if hasattr(source, "close"):
+            source.close()
+
+
+async def acollect(keeper: Keeper, source: Any) -> AsyncIterator[Any]:
+    """As ``collect``."""
+    try:
+        async for chunk in source:
+            keeper.add(chunk)
+            yield chunk
+        await keeper.akeep()
+    finally:
+        if hasattr(source, "aclose"):
+            await source.aclose()

@@ -1,0 +1,254 @@
+"""What LlamaIndex tells its listeners about a call, told of a hit: once, marked as one, and with nothing to be billed for.
+
+LlamaIndex's own decorators do the telling, around a function that has the answer already, so that every version of it sends
+what it sends for a call of the model.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+from copy import copy
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from llama_index.core.callbacks import TokenCountingHandler
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags, instrument_tags
+from llama_index_instrumentation.event_handlers import NullEventHandler
+from llama_index_instrumentation.span_handlers import NullSpanHandler
+
+if TYPE_CHECKING:
+    from llama_index_llm_cache_mem.calls import Leaf, Target
+
+__all__ = ["HIT_TAG", "atell", "atell_stream", "tell", "tell_span", "tell_stream"]
+
+HIT_TAG: Final = "llm_cache.hit"
+_COUNTS: Final = re.compile(r"token|usage", re.IGNORECASE)
+
+
+def tell(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, response: Any) -> None:
+    """Tell of a hit of ``chat`` or ``complete``."""
+    if _anyone_listens(target.inner, leaf.name):
+        with _tagged():
+            _told(target, leaf, response)(*args, **kwargs)
+
+
+async def atell(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, response: Any) -> None:
+    """As ``tell``."""
+    if _anyone_listens(target.inner, leaf.name):
+        with _tagged():
+            await _told(target, leaf, response)(*args, **kwargs)
+
+
+def tell_stream(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]) -> Iterator[Any]:
+    """*chunks* as a stream of which listeners are told as they come."""
+    if not _anyone_listens(target.inner, leaf.name):
+        return (chunk for chunk in chunks)
+    with _tagged():
+        told = _told(target, leaf, (_without_bill(chunk) for chunk in chunks))(*args, **kwargs)
+    return _stepwise(chunks, told)
+
+
+async def atell_stream(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]) -> AsyncIterator[Any]:
+    """As ``tell_stream``."""
+    if not _anyone_listens(target.inner, leaf.name):
+        return _asynchronous(chunks)
+    with _tagged():
+        told = await _told(target, leaf, _asynchronous([_without_bill(chunk) for chunk in chunks]))(*args, **kwargs)
+    return _astepwise(chunks, told)
+
+
+def _stepwise(chunks: list[Any], told: Any) -> Iterator[Any]:
+    """*chunks* for the caller, while *told* sends the events of their copies."""
+    try:
+        for chunk in chunks:
+            with _tagged():
+                next(told, None)
+            yield chunk
+        with _tagged():
+            next(told, None)
+    finally:
+        with _tagged():
+            told.close()
+
+
+async def _astepwise(chunks: list[Any], told: Any) -> AsyncIterator[Any]:
+    try:
+        for chunk in chunks:
+            with _tagged():
+                await anext(told, None)
+            yield chunk
+        with _tagged():
+            await anext(told, None)
+    finally:
+        with _tagged():
+            await told.aclose()
+
+
+async def _asynchronous(chunks: list[Any]) -> AsyncIterator[Any]:
+    for chunk in chunks:
+        yield chunk
+
+
+def _tagged() -> AbstractContextManager[None]:
+    return instrument_tags({**active_instrument_tags.get(), HIT_TAG: True})
+
+
+# -- Who listens
+
+
+def _anyone_listens(llm: Any, method: str) -> bool:
+    """Whether events, callbacks or spans of this call reach anybody; telling nobody would take longer than the hit itself."""
+    manager = getattr(llm, "callback_manager", None)
+    if getattr(manager, "handlers", None):
+        return True
+    return _has_handlers(_EVENTS) or _has_handlers(get_dispatcher(_module_of(llm.__class__, method)))
+
+
+def _has_handlers(dispatcher: Dispatcher) -> bool:
+    while True:
+        for handler in dispatcher.event_handlers:
+            if type(handler) is not NullEventHandler:
+                return True
+        for span_handler in dispatcher.span_handlers:
+            if type(span_handler) is not NullSpanHandler:
+                return True
+        if not dispatcher.propagate:
+            return False
+        dispatcher = dispatcher.parent
+
+
+_EVENTS: Final = get_dispatcher("llama_index.core.llms.callbacks")
+
+
+@lru_cache(maxsize=4096)
+def _module_of(cls: type, method: str) -> str:
+    """The module of the class that defines *method*: its dispatcher sends the spans."""
+    return next((base.__module__ for base in cls.__mro__ if method in base.__dict__), cls.__module__)
+
+
+# -- What they are told
+
+
+class _Answered:
+    """What the decorators need of an LLM: its name and its listeners. No limiter to wait for, no tokens to count."""
+
+    rate_limiter = None
+
+    def __init__(self, llm: Any, answer: Any) -> None:
+        self._llm = llm
+        self.answer = answer
+        self.callback_manager = _without_counters(llm.callback_manager)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+
+def _without_counters(manager: Any) -> Any:
+    handlers = getattr(manager, "handlers", None) or []
+    kept = [handler for handler in handlers if not isinstance(handler, TokenCountingHandler)]
+    if len(kept) == len(handlers):
+        return manager
+    manager = copy(manager)
+    manager.handlers = kept
+    return manager
+
+
+def _without_bill(response: Any) -> Any:
+    """A copy for listeners, which add up the usage that they see."""
+    changes: dict[str, Any] = {"raw": None, "additional_kwargs": _without_counts(response.additional_kwargs)}
+    message = getattr(response, "message", None)
+    if message is not None:
+        changes["message"] = message.model_copy(update={"additional_kwargs": _without_counts(message.additional_kwargs)})
+    return response.model_copy(update=changes)
+
+
+def _without_counts(additional: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in additional.items() if not _COUNTS.search(name)}
+
+
+def _answer() -> Callable[..., Any]:
+    def answer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.answer
+
+    return answer
+
+
+def _aanswer() -> Callable[..., Any]:
+    async def answer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.answer
+
+    return answer
+
+
+_DECORATED: Final = {  # a decorator takes each function once, hence one for each
+    ("messages", False): llm_chat_callback()(_answer()),
+    ("messages", True): llm_chat_callback()(_aanswer()),
+    ("prompt", False): llm_completion_callback()(_answer()),
+    ("prompt", True): llm_completion_callback()(_aanswer()),
+}
+
+
+def _told(target: "Target", leaf: "Leaf", answer: Any) -> Callable[..., Any]:
+    """The method *leaf* of the LLM with LlamaIndex's span and events, and *answer* for its body."""
+    decorated = _DECORATED[leaf.argument, leaf.is_async]
+    if not leaf.streams:
+        answer = _without_bill(answer)
+
+    def send(self: Any, args: Any, kwargs: Any) -> Any:
+        return decorated(_Answered(self, answer), *args, **kwargs)
+
+    return _spanned(target.llm, _module_of(target.inner.__class__, leaf.name), leaf.name, _SHAPES[leaf.argument, leaf.is_async](send))
+
+
+def tell_span(target: "Target", cls: Any, name: str, body: Callable[..., Any]) -> Callable[..., Any]:
+    """*body*, a function of (self, ...), as a method of the LLM inside the span that LlamaIndex puts around that of *cls*."""
+    spanned = _spanned(target.llm, _module_of(cls, name), name, body)
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        with _tagged():
+            return spanned(*args, **kwargs)
+
+    return method
+
+
+def _spanned(llm: Any, module: str, name: str, body: Any) -> Callable[..., Any]:
+    body.__name__ = name
+    body.__qualname__ = f"{type(llm).__qualname__}.{name}"
+    spanned: Any = get_dispatcher(module).span(body)
+    return spanned.__get__(llm, type(llm))  # type: ignore[no-any-return]
+
+
+# Span handlers see the arguments bound to the method's own signature.
+
+
+def _chat(send: Any) -> Any:
+    def chat(self: Any, messages: Any, **kwargs: Any) -> Any:
+        return send(self, (messages,), kwargs)
+
+    return chat
+
+
+def _achat(send: Any) -> Any:
+    async def chat(self: Any, messages: Any, **kwargs: Any) -> Any:
+        return await send(self, (messages,), kwargs)
+
+    return chat
+
+
+def _complete(send: Any) -> Any:
+    def complete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
+        return send(self, (prompt,), {"formatted": True, **kwargs} if formatted else kwargs)
+
+    return complete
+
+
+def _acomplete(send: Any) -> Any:
+    async def complete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
+        return await send(self, (prompt,), {"formatted": True, **kwargs} if formatted else kwargs)
+
+    return complete
+
+
+_SHAPES: Final = {("messages", False): _chat, ("messages", True): _achat, ("prompt", False): _complete, ("prompt", True): _acomplete}

@@ -1,0 +1,125 @@
+"""A cache for every LLM of the process: the leaves of all LLM classes, present and future, ask it first. Reversible exactly."""
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from llama_index.core.base.llms.base import BaseLLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+
+from llama_index_llm_cache_mem import calls, structured
+from llama_index_llm_cache_mem.calls import LEAVES, Leaf, Target
+from llama_index_llm_cache_mem.view import Direct, set_patched
+from llm_cache_mem import LLMCache
+
+__all__ = ["cache_for", "install"]
+
+_cache: LLMCache | None = None
+_replaced: list[tuple["weakref.ref[type]", str, Any, Any]] = []
+"""What was put in the place of what: class, name, the original, ours."""
+_lock: Final = threading.RLock()
+
+
+def cache_for(llm: Any) -> LLMCache | None:
+    """The cache that answers *llm*, an LLM that is neither a view nor a twin."""
+    return _cache
+
+
+def install(cache: LLMCache | None) -> None:
+    """Answer all LLMs from *cache*; None puts every class back as it was. Any thread."""
+    global _cache
+    with _lock:
+        if cache is not None and not _replaced:
+            for cls in _all_subclasses(BaseLLM):
+                _patch(cls)
+            BaseLLM.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]  # taken away again below
+        _cache = cache
+        set_patched(cache is not None)
+        if cache is None and _replaced:
+            del BaseLLM.__init_subclass__
+            for reference, name, original, ours in reversed(_replaced):
+                cls = reference()
+                if cls is not None and cls.__dict__.get(name) is ours:  # else somebody else has replaced it since
+                    setattr(cls, name, original)
+            _replaced.clear()
+
+
+def _all_subclasses(cls: Any) -> Iterator[type]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _all_subclasses(subclass)
+
+
+def _init_subclass(cls: type[BaseLLM], **kwargs: Any) -> None:
+    """Classes made while the cache is on."""
+    super(BaseLLM, cls).__init_subclass__(**kwargs)
+    with _lock:
+        _patch(cls)
+
+
+def _patch(cls: Any) -> None:
+    if issubclass(cls, StructuredLLM):  # it asks its own LLM, and has nothing to add to the key
+        return
+    methods: dict[str, Callable[[Any], Any]] = {name: functools.partial(_leaf, leaf) for name, leaf in LEAVES.items()}
+    if structured.provider_of(cls) is cls:
+        methods |= {name: functools.partial(_structured, name) for name in (*structured.SYNC, *structured.ASYNC)}
+    for name, make in methods.items():
+        original = cls.__dict__.get(name)
+        if callable(original) and hasattr(original, "__get__") and not getattr(original, "__isabstractmethod__", False):
+            ours = make(original)
+            _replaced.append((weakref.ref(cls), name, original, ours))
+            setattr(cls, name, ours)
+
+
+def _target(llm: Any) -> Target | None:
+    """None: what calls is part of the model, or the cache has been turned off since."""
+    cache = _cache
+    return None if cache is None or isinstance(llm, Direct) else Target(cache, llm, llm)
+
+
+def _leaf(leaf: Leaf, original: Any) -> Any:
+    if leaf.is_async:
+        arun = calls.astream if leaf.streams else calls.acall
+
+        @functools.wraps(original)
+        async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
+            target = _target(self)
+            if target is None:
+                return await original.__get__(self, type(self))(*args, **kwargs)
+            return await arun(target, leaf, args, kwargs)
+
+        return amethod
+    run = calls.stream if leaf.streams else calls.call
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        target = _target(self)
+        if target is None:
+            return original.__get__(self, type(self))(*args, **kwargs)
+        return run(target, leaf, args, kwargs)
+
+    return method
+
+
+def _structured(name: str, original: Any) -> Any:
+    if name in structured.ASYNC:
+
+        @functools.wraps(original)
+        async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
+            target = _target(self)
+            if target is None or not structured.passes_leaves_by(self):
+                return await original.__get__(self, type(self))(*args, **kwargs)
+            return await structured.ASYNC[name](target, args, kwargs)
+
+        return amethod
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        target = _target(self)
+        if target is None or not structured.passes_leaves_by(self):
+            return original.__get__(self, type(self))(*args, **kwargs)
+        return structured.SYNC[name](target, args, kwargs)
+
+    return method
