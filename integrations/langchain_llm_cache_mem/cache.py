@@ -4,15 +4,14 @@ import logging
 from contextvars import ContextVar
 from hashlib import sha256
 from time import monotonic
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
-from langchain_llm_cache_mem.generations import dump, load, mark_hit
+from langchain_llm_cache_mem.generations import dump, load, mark_hits
+from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
-from llm_cache_mem import CacheMissError, CacheStats, Hit, LLMCache, Request, RequestNotCacheable, StoreError
-from llm_cache_mem.errors import ValueNotCacheable
+from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.options import current
 
 __all__ = ["LLMCacheMem", "Usage", "kind_of_entry"]
@@ -63,7 +62,8 @@ class LLMCacheMem(BaseCache):
         self._scope = ""
         self._warned: set[str] = set()
         self._requests: list[_Remembered | None] = [None] * _SLOTS
-        self._harmless = _Harmless(self._cache)
+        self._harmless = Harmless(self._cache)
+        self._quietly = Harmless(self._cache, quiet=True)
 
     @property
     def cache(self) -> LLMCache:
@@ -103,7 +103,7 @@ class LLMCacheMem(BaseCache):
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Store the generations, if they are worth keeping."""
-        with self._harmless.quietly:
+        with self._quietly:
             request = self._request(prompt, llm_string)
             self._cache.keep(request, dump(return_val, request.params), response=return_val, seconds=_seconds(request))
 
@@ -120,7 +120,7 @@ class LLMCacheMem(BaseCache):
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """As ``update``."""
-        with self._harmless.quietly:
+        with self._quietly:
             request = self._request(prompt, llm_string)
             await self._cache.akeep(request, dump(return_val, request.params), response=return_val, seconds=_seconds(request))
 
@@ -134,8 +134,7 @@ class LLMCacheMem(BaseCache):
         if hit is None:
             _missed.set((request.key, monotonic()))
             return None
-        for generation in hit.value:
-            mark_hit(generation, age=hit.age, keep_usage=self._usage == "keep")
+        mark_hits(hit.value, age=hit.age, keep_usage=self._usage == "keep")
         return hit.value  # type: ignore[no-any-return]  # load made it
 
     def _request(self, prompt: str, llm_string: str) -> Request:
@@ -199,27 +198,3 @@ def _seconds(request: Request) -> float | None:
         return None
     _missed.set(None)
     return monotonic() - missed[1]
-
-
-class _Harmless:
-    """A with-block whose failures cost the cache's help and nothing else. Counted, and logged the first time."""
-
-    def __init__(self, cache: LLMCache, *, quiet: bool = False) -> None:
-        self._cache = cache
-        self._quiet = quiet  # the lookup has counted the request already
-        self.quietly = self if quiet else _Harmless(cache, quiet=True)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> bool:
-        if exc is None or not isinstance(exc, Exception) or isinstance(exc, (CacheMissError, StoreError)):
-            return False
-        if isinstance(exc, RequestNotCacheable):
-            if not self._quiet:
-                self._cache.bypass("request", "a LangChain call goes uncached: %s", exc)
-        elif isinstance(exc, ValueNotCacheable):
-            self._cache.bypass("value", "an answer was not stored: %s", exc)
-        else:
-            self._cache.bypass("fault", "a LangChain call goes uncached: the cache raised %s", type(exc).__name__)
-        return True

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -24,7 +25,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["dump", "load", "mark_hit"]
+__all__ = ["dump", "dump_stream", "load", "load_stream", "mark_hits"]
 
 _GENERATIONS: Final[dict[str, type[Generation]]] = {
     cls.__name__: cls for cls in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
@@ -47,22 +48,65 @@ def dump(generations: Sequence[Generation], params: Mapping[str, Any]) -> list[d
     return [_dump_generation(generation, classes) for generation in generations]
 
 
+def dump_stream(chunks: list[Any]) -> dict[str, Any]:
+    """What to store for a stream, from what ``dump`` made of its *chunks*."""
+    return {"stream": chunks}
+
+
 def load(value: Any) -> list[Generation]:
-    """The generations that ``dump`` made *value* from, as new objects without their ids. Raises for anything else."""
+    """The generations that were stored as *value*, as new objects without their ids; a stream as one. Raises for anything else."""
+    if type(value) is dict:
+        return [_merged(load_stream(value))]
     if type(value) is not list or not value:
         raise EntryUnreadable("not the generations of a LangChain model")
     return [_load_generation(piece) for piece in value]
 
 
-def mark_hit(generation: Generation, *, age: float | None = None, keep_usage: bool = False) -> None:
-    """Let *generation* say in its response_metadata that it is a hit, and cost nothing. A plain one has no place to say so."""
-    message = getattr(generation, "message", None)
-    if not isinstance(message, AIMessage):
-        return
-    hit: dict[str, Any] = {"hit": True} if age is None else {"hit": True, "age": age}
-    message.response_metadata = {**message.response_metadata, "llm_cache_mem": hit}
-    if not keep_usage and message.usage_metadata is not None:
-        message.usage_metadata = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+def load_stream(value: Any) -> list[Any]:
+    """The same as the chunks of a stream: those that were stored, or else one."""
+    if type(value) is dict:
+        return load(value["stream"])
+    return [_as_chunk(load(value)[0])]
+
+
+def _merged(chunks: list[Any]) -> Generation:
+    """One generation of a whole stream, as LangChain itself makes it."""
+    if not isinstance(chunks[0], ChatGenerationChunk):
+        whole: Any = sum(chunks[1:], chunks[0])
+        return Generation(text=whole.text, generation_info=whole.generation_info)
+    last = chunks[-1].message
+    if isinstance(last, AIMessageChunk) and not last.chunk_position:
+        empty: Any = "" if isinstance(last.content, str) else []
+        chunks = [*chunks, ChatGenerationChunk(message=AIMessageChunk(content=empty, chunk_position="last"))]
+    return generate_from_stream(iter(chunks)).generations[0]
+
+
+def _as_chunk(generation: Generation) -> Any:
+    """*generation* as a stream of one chunk."""
+    if not isinstance(generation, ChatGeneration):
+        return GenerationChunk(text=generation.text, generation_info=generation.generation_info)
+    message = generation.message
+    cls: Any = _MESSAGES[type(message).__name__.removesuffix("Chunk") + "Chunk"]
+    fields = {name: value for name, value in message.__dict__.items() if name != "type"}
+    if cls is AIMessageChunk:
+        fields["chunk_position"] = "last"
+    return ChatGenerationChunk(message=cls(**fields), generation_info=generation.generation_info)
+
+
+def mark_hits(generations: list[Any], *, keep_usage: bool, age: float | None = None, stream: bool = False) -> None:
+    """Let *generations* say in their response_metadata that they are a hit, and cost nothing; of the chunks of a stream the last says it.
+
+    Plain generations have no place to say so.
+    """
+    hit = {"hit": True} if age is None else {"hit": True, "age": age}
+    for generation in generations:
+        message = getattr(generation, "message", None)
+        if not isinstance(message, AIMessage):
+            continue
+        if not stream or generation is generations[-1]:
+            message.response_metadata = {**message.response_metadata, "llm_cache_mem": hit.copy()}
+        if not keep_usage and message.usage_metadata is not None:
+            message.usage_metadata = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
 
 def _dump_generation(generation: Generation, classes: tuple[type, ...]) -> dict[str, Any]:

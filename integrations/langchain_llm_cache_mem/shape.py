@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from llm_cache_mem import RequestNotCacheable
 
-__all__ = ["TRANSPORT", "as_params", "message_as_dict"]
+__all__ = ["as_params", "message_as_dict"]
 
 _ROLES: Final = {
     "human": "user",
@@ -29,15 +29,16 @@ _NEVER_SENT: Final = frozenset({"type", "id", "usage_metadata", "artifact", "exa
 _SENT_METADATA: Final = ("model_provider", "output_version", "container")
 """Of response_metadata, what the integrations look at when they write an earlier answer into the next request."""
 
-TRANSPORT: Final = frozenset(
+_TRANSPORT: Final = frozenset(
     {
         *("name", "verbose", "cache", "callbacks", "tags", "profile", "rate_limiter", "custom_get_token_ids"),
         *("timeout", "request_timeout", "default_request_timeout", "stream_chunk_timeout", "max_retries", "batch_size", "max_concurrency"),
         *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
         *("http_client", "http_async_client", "http_socket_options"),
+        *("azure_ad_token_provider", "azure_ad_async_token_provider"),
     }
 )
-"""Settings of how a call is made. They change no answer."""
+"""Settings of how a call is made and who is asking. They change no answer."""
 
 _MODEL_NAMES: Final = ("model", "model_name", "model_id", "deployment_name", "azure_deployment", "deployment", "repo_id", "model_path")
 _EXACT_FLOATS: Final = 2.0**53
@@ -74,7 +75,7 @@ def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str,
 
 def _params(names: Mapping[str, Any]) -> dict[str, Any]:
     known_as = next((name for name in _MODEL_NAMES if isinstance(names.get(name), str)), None)
-    return {"model" if name == known_as else name: _number(value) for name, value in names.items() if name not in TRANSPORT}
+    return {"model" if name == known_as else name: _number(value) for name, value in names.items() if name not in _TRANSPORT}
 
 
 def _number(value: Any) -> Any:

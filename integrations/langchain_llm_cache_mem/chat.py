@@ -1,0 +1,145 @@
+"""The methods in which LangChain's chat models meet their provider, answered from a cache where they can be."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from langchain_llm_cache_mem.generations import dump
+from langchain_llm_cache_mem.link import StreamRecord, closing, link_of, with_manager
+
+__all__ = ["methods"]
+
+
+def methods(cls: type[BaseChatModel]) -> dict[str, Callable[..., Any]]:
+    """The methods to put over those of *cls*; streams only if it has some, since LangChain looks for that."""
+    found: dict[str, Callable[..., Any]] = {"_generate": _generate, "_agenerate": _agenerate}
+    streams = cls._stream is not BaseChatModel._stream
+    if streams:
+        found["_stream"] = _stream
+    if streams or cls._astream is not BaseChatModel._astream:
+        found["_astream"] = _astream
+    return found
+
+
+def _generate(
+    self: BaseChatModel,
+    messages: list[BaseMessage],
+    stop: list[str] | None = None,
+    run_manager: CallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
+) -> ChatResult:
+    link = link_of(self)
+    model = link.plain(self)
+    made: list[ChatResult] = []
+
+    def call() -> Any:
+        if model.rate_limiter is not None:
+            model.rate_limiter.acquire(blocking=True)
+        made.append(model._generate(messages, stop, **with_manager(run_manager, kwargs, model._generate)))
+        return made[-1].generations
+
+    request = link.request(model, messages, stop, kwargs)
+    if request is None:
+        generations = call()
+    else:
+        params = request.params
+        generations = link.cache.call(request, call, dump=lambda _: _stored(made[-1], params), load=link.load)
+    return _result(made, generations)
+
+
+async def _agenerate(
+    self: BaseChatModel,
+    messages: list[BaseMessage],
+    stop: list[str] | None = None,
+    run_manager: AsyncCallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
+) -> ChatResult:
+    link = link_of(self)
+    model = link.plain(self)
+    made: list[ChatResult] = []
+
+    async def call() -> Any:
+        if model.rate_limiter is not None:
+            await model.rate_limiter.aacquire(blocking=True)
+        made.append(await model._agenerate(messages, stop, **with_manager(run_manager, kwargs, model._agenerate)))
+        return made[-1].generations
+
+    request = link.request(model, messages, stop, kwargs)
+    if request is None:
+        generations = await call()
+    else:
+        params = request.params
+        generations = await link.cache.acall(request, call, dump=lambda _: _stored(made[-1], params), load=link.load)
+    return _result(made, generations)
+
+
+def _stream(
+    self: BaseChatModel,
+    messages: list[BaseMessage],
+    stop: list[str] | None = None,
+    run_manager: CallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
+) -> Iterator[ChatGenerationChunk]:
+    link = link_of(self)
+    model = link.plain(self)
+    request = link.request(model, messages, stop, kwargs)
+    hit = link.lookup(request, link.load_stream)
+    if hit is not None:
+        for chunk in hit:
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+        return
+    if model.rate_limiter is not None:
+        model.rate_limiter.acquire(blocking=True)
+    record = StreamRecord(link, request)
+    for chunk in model._stream(messages, stop, **with_manager(run_manager, kwargs)):
+        record.add(chunk)
+        yield chunk
+    record.keep()
+
+
+async def _astream(
+    self: BaseChatModel,
+    messages: list[BaseMessage],
+    stop: list[str] | None = None,
+    run_manager: AsyncCallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
+) -> AsyncIterator[ChatGenerationChunk]:
+    link = link_of(self)
+    model = link.plain(self)
+    request = link.request(model, messages, stop, kwargs)
+    hit = await link.alookup(request, link.load_stream)
+    if hit is not None:
+        for chunk in hit:
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+        return
+    if model.rate_limiter is not None:
+        await model.rate_limiter.aacquire(blocking=True)
+    record = StreamRecord(link, request)
+    async with closing(model._astream(messages, stop, **with_manager(run_manager, kwargs))) as stream:
+        async for chunk in stream:
+            record.add(chunk)
+            yield chunk
+    await record.akeep()
+
+
+def _stored(result: ChatResult, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What to store for *result*. LangChain is yet to write llm_output into the message, and will not find it in a hit."""
+    stored = dump(result.generations, params)
+    if len(stored) == 1 and result.llm_output:
+        fields = stored[0]["message"]["fields"]
+        told = (result.llm_output, stored[0].get("info") or {}, fields.get("response_metadata", {}))
+        fields["response_metadata"] = {name: value for source in told for name, value in source.items()}
+    return stored
+
+
+def _result(made: list[ChatResult], generations: Any) -> ChatResult:
+    """The provider's own result, if *generations* are of it."""
+    return made[-1] if made and made[-1].generations is generations else ChatResult(generations=generations)

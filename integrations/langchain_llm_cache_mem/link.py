@@ -1,0 +1,179 @@
+"""Link: what ties a class of models to a cache: their calls as requests, their answers as what is stored and back."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import Generation
+from pydantic import BaseModel
+
+from langchain_llm_cache_mem.cache import Usage, kind_of_entry
+from langchain_llm_cache_mem.generations import dump, dump_stream, load, load_stream, mark_hits
+from langchain_llm_cache_mem.harmless import Harmless
+from langchain_llm_cache_mem.identity import Identities, settings_of
+from langchain_llm_cache_mem.shape import as_params, message_as_dict
+from llm_cache_mem import LLMCache, Request, ValueNotCacheable
+from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem.streams import Recording
+
+__all__ = ["Link", "StreamRecord", "closing", "derived", "link_of", "twin", "with_manager"]
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+_STATE: Final = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+
+
+class Link:
+    """The way of the models of class *cls* to *cache*, into the key space *scope*. Thread-safe."""
+
+    def __init__(self, cls: type[Any], cache: LLMCache, scope: str, usage: Usage) -> None:
+        self.cls = cls
+        self.cache = cache
+        self.scope = scope
+        self.usage: Usage = usage
+        self.harmless = Harmless(cache)
+        self._identities = Identities()
+        self._plain = _plain_class(cls, self._identities)
+
+    def request(
+        self, model: BaseLanguageModel[Any], prompt: str | Sequence[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+    ) -> Request | None:
+        """The request that this call of *model* is; None: call it without the cache."""
+        with self.harmless:
+            params = as_params(settings_of(model, self.cls, self._identities), kwargs if stop is None else {**kwargs, "stop": stop})
+            kind = kind_of_entry(self.scope, chat=not isinstance(prompt, str))
+            return self.cache.request_or_none(_messages(prompt, params), params, kind=kind)
+        return None
+
+    def plain(self, model: M) -> M:
+        """The cached *model* as if it were not.
+
+        What it calls on itself goes to the provider, so a method that falls back on another is not answered from the cache halfway.
+        """
+        return twin(model, self._plain)
+
+    def lookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
+        """The stored answer, if there is one. *load* is one of those below."""
+        with self.harmless:
+            hit = None if request is None else self.cache.lookup(request, load)
+            return None if hit is None else hit.value
+        return None
+
+    async def alookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
+        """As ``lookup``, in a thread where that would wait for a disk."""
+        with self.harmless:
+            hit = None if request is None else await self.cache.alookup(request, load)
+            return None if hit is None else hit.value
+        return None
+
+    def load(self, value: Any) -> list[Any]:
+        """What is stored as new generations, marked as a hit."""
+        generations = load(value)
+        mark_hits(generations, keep_usage=self.usage == "keep")
+        return generations
+
+    def load_stream(self, value: Any) -> list[Any]:
+        """What is stored as the new chunks of a stream, marked as a hit."""
+        chunks = load_stream(value)
+        mark_hits(chunks, keep_usage=self.usage == "keep", stream=True)
+        return chunks
+
+
+def link_of(model: Any) -> Link:
+    """The link that the class of a cached *model* holds."""
+    return model._llm_cache_mem  # type: ignore[no-any-return]  # cached() puts it there
+
+
+def twin(model: M, cls: Any) -> M:
+    """The cached *model* seen as a *cls*: another object with the very same state."""
+    other: M = cls.__new__(cls)
+    object.__setattr__(other, "__dict__", model.__dict__)
+    for name in _STATE:
+        object.__setattr__(other, name, getattr(model, name))
+    return other
+
+
+def _plain_class(cls: type[Any], identities: Identities) -> type[Any]:
+    """*cls*, but for noting what a model of it writes into its own fields."""
+
+    def note(self: Any, name: str, value: Any) -> None:
+        identities.wrote(cls, name, self.__dict__.get(name), value)
+        set_field(self, name, value)
+
+    set_field: Any = cls.__setattr__
+    return derived(cls, {"__setattr__": note})
+
+
+def derived(cls: type[Any], namespace: Mapping[str, Any]) -> type[Any]:
+    """A subclass of *cls* that goes by its name, with *namespace*."""
+    named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    # The validator is that of cls, unless somebody asks for it: to build one takes half a second.
+    metaclass: Any = type(cls)
+    return metaclass(cls.__name__, (cls,), {**named, "model_config": {"defer_build": True}, **namespace})  # type: ignore[no-any-return]
+
+
+def with_manager(run_manager: Any, kwargs: Mapping[str, Any], method: Callable[..., Any] | None = None) -> Mapping[str, Any]:
+    """*kwargs* with the *run_manager*, if there is one; LangChain lets a *method* do without."""
+    if run_manager is None or (method is not None and "run_manager" not in inspect.signature(method).parameters):
+        return kwargs
+    return {**kwargs, "run_manager": run_manager}
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """*stream*, closed at the end where it can be: at once, and not when the garbage collector comes by."""
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class StreamRecord:
+    """A stream as it passes through, to be stored when it has ended. Without a *request* it does nothing."""
+
+    def __init__(self, link: Link, request: Request | None) -> None:
+        self._link = link
+        self._request = request
+        self._recording = Recording()
+        self._began = monotonic()
+
+    def add(self, chunk: Generation) -> None:
+        """Note *chunk* as it is now, before its consumer can change it."""
+        if self._request is not None and self._recording.fault is None:
+            try:
+                self._recording.add(dump([chunk], self._request.params)[0])
+            except Exception as exc:  # noqa: BLE001  # the stream goes on
+                self._recording.fault = exc if isinstance(exc, LLMCacheError) else ValueNotCacheable("stream", type(exc).__name__)
+
+    def keep(self) -> None:
+        """Store the stream, which ended cleanly, if it is worth keeping."""
+        with self._link.harmless:
+            chunks, seconds = self._chunks(), monotonic() - self._began
+            if self._request is not None:
+                self._link.cache.keep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds)
+
+    async def akeep(self) -> None:
+        """As ``keep``, in a thread where that would wait for a disk."""
+        with self._link.harmless:
+            chunks, seconds = self._chunks(), monotonic() - self._began
+            if self._request is not None:
+                await self._link.cache.akeep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds)
+
+    def _chunks(self) -> list[Any]:
+        if self._recording.fault is not None:
+            raise self._recording.fault
+        return self._recording.chunks()
+
+
+def _messages(prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    with_response_id = bool(params.get("use_previous_response_id"))
+    fields = ({**message.__dict__, **(message.__pydantic_extra__ or {})} for message in prompt)
+    return [message_as_dict(each, with_response_id=with_response_id) for each in fields]

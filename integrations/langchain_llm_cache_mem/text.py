@@ -1,0 +1,193 @@
+"""The methods in which LangChain's plain LLMs meet their provider, answered from a cache where they can be."""
+
+import copy
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from time import monotonic
+from typing import Any, NamedTuple
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseLLM
+from langchain_core.outputs import GenerationChunk, LLMResult
+
+from langchain_llm_cache_mem.generations import dump
+from langchain_llm_cache_mem.link import Link, StreamRecord, closing, link_of, with_manager
+from llm_cache_mem import Request
+
+__all__ = ["methods"]
+
+
+def methods(cls: type[BaseLLM]) -> dict[str, Callable[..., Any]]:
+    """The methods to put over those of *cls*; streams only if it has some, since LangChain looks for that."""
+    found: dict[str, Callable[..., Any]] = {"_generate": _generate, "_agenerate": _agenerate}
+    streams = cls._stream is not BaseLLM._stream
+    if streams:
+        found["_stream"] = _stream
+    if streams or cls._astream is not BaseLLM._astream:
+        found["_astream"] = _astream
+    return found
+
+
+class _Answer(NamedTuple):
+    """What to store for one prompt: its generations, and beside them the llm_output in which LLMs report their usage."""
+
+    request: Request
+    generations: list[Any]
+    llm_output: dict[str, Any] | None
+
+    def stored(self) -> list[dict[str, Any]]:
+        return dump(self.generations, self.request.params)
+
+    def response(self) -> list[Any]:
+        return [*self.generations, {"llm_output": self.llm_output}]
+
+
+class _Batch:
+    """The prompts that LangChain hands to an LLM in one call: which are answered, and which are still to be asked."""
+
+    def __init__(self, link: Link, model: BaseLLM, prompts: list[str], stop: Any, kwargs: Mapping[str, Any]) -> None:
+        self.requests = [link.request(model, prompt, stop, kwargs) for prompt in prompts]
+        self.answers: list[Any] = [None] * len(prompts)
+        self._prompts = prompts
+        self._asked: list[list[int]] = []
+        self._llm_output: dict[str, Any] | None = {}
+
+    @property
+    def only(self) -> Request | None:
+        """The request, where there is just one: it may join a call in flight."""
+        return self.requests[0] if len(self.requests) == 1 else None
+
+    def missing(self) -> list[str]:
+        """The prompts to ask: those without an answer, equal requests once."""
+        places: dict[Any, list[int]] = {}
+        for i, request in enumerate(self.requests):
+            if self.answers[i] is None:
+                places.setdefault(i if request is None else request.key, []).append(i)
+        self._asked = list(places.values())
+        return [self._prompts[same[0]] for same in self._asked]
+
+    def take(self, result: LLMResult) -> list[_Answer]:
+        """Note what the model said to those prompts; what to store of it. The usage of several prompts is that of none."""
+        self._llm_output = result.llm_output
+        usage = result.llm_output if len(self._asked) == 1 else None
+        fresh = []
+        for same, generations in zip(self._asked, result.generations, strict=True):
+            request = self.requests[same[0]]
+            if request is not None:
+                fresh.append(_Answer(request, generations, usage))
+            for i in same:
+                self.answers[i] = generations if i == same[0] else copy.deepcopy(generations)
+        return fresh
+
+    def result(self) -> LLMResult:
+        return LLMResult(generations=self.answers, llm_output=self._llm_output)
+
+
+def _generate(
+    self: BaseLLM, prompts: list[str], stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
+) -> LLMResult:
+    link = link_of(self)
+    model = link.plain(self)
+    batch = _Batch(link, model, prompts, stop, kwargs)
+
+    def ask(missing: list[str]) -> list[_Answer]:
+        return batch.take(model._generate(missing, stop, **with_manager(run_manager, kwargs, model._generate)))
+
+    if batch.only is not None:
+        made: list[_Answer] = []
+
+        def call() -> list[Any]:
+            made.extend(ask(batch.missing()))
+            return made[-1].response()
+
+        response = link.cache.call(batch.only, call, dump=lambda _: made[-1].stored(), load=link.load)
+        if not made:
+            batch.answers[0] = response
+        return batch.result()
+    for i, request in enumerate(batch.requests):
+        batch.answers[i] = link.lookup(request, link.load)
+    began = monotonic()
+    if missing := batch.missing():
+        for answer in ask(missing):
+            with link.harmless:
+                link.cache.keep(answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began)
+    return batch.result()
+
+
+async def _agenerate(
+    self: BaseLLM,
+    prompts: list[str],
+    stop: list[str] | None = None,
+    run_manager: AsyncCallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
+) -> LLMResult:
+    link = link_of(self)
+    model = link.plain(self)
+    batch = _Batch(link, model, prompts, stop, kwargs)
+
+    async def ask(missing: list[str]) -> list[_Answer]:
+        return batch.take(await model._agenerate(missing, stop, **with_manager(run_manager, kwargs, model._agenerate)))
+
+    if batch.only is not None:
+        made: list[_Answer] = []
+
+        async def call() -> list[Any]:
+            made.extend(await ask(batch.missing()))
+            return made[-1].response()
+
+        response = await link.cache.acall(batch.only, call, dump=lambda _: made[-1].stored(), load=link.load)
+        if not made:
+            batch.answers[0] = response
+        return batch.result()
+    for i, request in enumerate(batch.requests):
+        batch.answers[i] = await link.alookup(request, link.load)
+    began = monotonic()
+    if missing := batch.missing():
+        for answer in await ask(missing):
+            with link.harmless:
+                await link.cache.akeep(answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began)
+    return batch.result()
+
+
+def _stream(
+    self: BaseLLM, prompt: str, stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
+) -> Iterator[GenerationChunk]:
+    link = link_of(self)
+    model = link.plain(self)
+    request = link.request(model, prompt, stop, kwargs)
+    hit = link.lookup(request, link.load_stream)
+    if hit is not None:
+        for chunk in hit:
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+        return
+    record = StreamRecord(link, request)
+    for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
+        record.add(chunk)
+        yield chunk
+    record.keep()
+
+
+async def _astream(
+    self: BaseLLM,
+    prompt: str,
+    stop: list[str] | None = None,
+    run_manager: AsyncCallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
+) -> AsyncIterator[GenerationChunk]:
+    link = link_of(self)
+    model = link.plain(self)
+    request = link.request(model, prompt, stop, kwargs)
+    hit = await link.alookup(request, link.load_stream)
+    if hit is not None:
+        for chunk in hit:
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+        return
+    record = StreamRecord(link, request)
+    async with closing(model._astream(prompt, stop, **with_manager(run_manager, kwargs))) as stream:
+        async for chunk in stream:
+            record.add(chunk)
+            yield chunk
+    await record.akeep()
