@@ -9,12 +9,11 @@ from _thread import RLock  # that of threading is a function around it
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.twins import twin
+from llm_cache_mem.seats import Seat, TaskSeat, ThreadSeat, post, running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,7 +22,7 @@ __all__ = ["Flight", "SingleFlight"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-_S = TypeVar("_S", "_ThreadSeat", "_TaskSeat")
+_S = TypeVar("_S", ThreadSeat, TaskSeat)
 
 # The flights that the code running here works for: to wait for one of them would be to wait for oneself.
 _leading: "ContextVar[tuple[Flight, ...]]" = ContextVar("llm_cache_mem_leading", default=())
@@ -40,7 +39,7 @@ class Flight:
         self._storing = RLock()  # re-entrant: what stores may forget
         self._forgotten = False
         self._landed = False
-        self._seats: dict[_Seat, None] = {}  # in the order of arrival
+        self._seats: dict[Seat, None] = {}  # in the order of arrival
         self._task: asyncio.Task[None] | None = None
         table._known.add(ref(self, table._known.discard))
 
@@ -55,80 +54,6 @@ class Flight:
     def _forget(self) -> None:
         with self._storing:
             self._forgotten = True
-
-
-class _Seat:
-    """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight is over, with what follows."""
-
-    __slots__ = ("failure", "flight", "leads", "told", "value")
-
-    def __init__(self, flight: Flight) -> None:
-        self.flight = flight
-        self.leads = False
-        self.told = False
-        self.value: Any = None
-        self.failure: tuple[BaseException, TracebackType | None] | None = None
-
-    def wake(self) -> bool:
-        """Let the caller see what has changed; False when nobody is there any more."""
-        raise NotImplementedError
-
-    def tell(self, value: Any, error: BaseException | None) -> None:
-        self.told = True
-        self.value = value
-        self.failure = None if error is None else (error, error.__traceback__)
-
-    def answer(self, *, joined: bool) -> Any:
-        """The value, or raise the error: the leader's caller gets the original, every other a copy of its own."""
-        if self.failure is None:
-            return self.value
-        (error, trace), self.failure = self.failure, None
-        try:
-            raise twin(error, trace) if joined else error
-        finally:
-            del error, trace  # else this frame, which the traceback holds, would hold the traceback
-
-
-class _ThreadSeat(_Seat):
-    __slots__ = ("_gate",)
-
-    def __init__(self, flight: Flight) -> None:
-        super().__init__(flight)
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def wait(self, seconds: float) -> None:
-        self._gate.acquire(timeout=seconds)
-
-    def wake(self) -> bool:
-        self._gate.release()
-        return True
-
-
-class _TaskSeat(_Seat):
-    __slots__ = ("_called", "_loop")
-
-    def __init__(self, flight: Flight) -> None:
-        import asyncio
-
-        super().__init__(flight)
-        self._loop = asyncio.get_running_loop()
-        self._called = self._loop.create_future()
-
-    async def wait(self, seconds: float | None) -> None:
-        timer = None if seconds is None else self._loop.call_later(seconds, self._call)
-        try:
-            await self._called
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def wake(self) -> bool:
-        return _post(self._loop, self._call)
-
-    def _call(self) -> None:
-        if not self._called.done():
-            self._called.set_result(None)
 
 
 class SingleFlight:
@@ -158,7 +83,7 @@ class SingleFlight:
             return work(flight), False
         seat = None
         try:
-            seat = self._board(flight, _ThreadSeat)
+            seat = self._board(flight, ThreadSeat)
             if seat is not None:
                 seat.wait(self._wait_seconds)
                 if not self._claim(seat, flight):
@@ -176,7 +101,7 @@ class SingleFlight:
             return await work(flight), False
         seat = None
         try:
-            seat = self._board(flight, _TaskSeat)
+            seat = self._board(flight, TaskSeat)
             if seat is not None:
                 await seat.wait(self._wait_seconds)
                 if not self._claim(seat, flight):
@@ -220,13 +145,13 @@ class SingleFlight:
                 if loop.is_closed():  # it will not land
                     self._flights[own._key] = own
                     return None
-                if kind is _ThreadSeat and loop is _running_loop():  # to wait here would stop the loop that is to wake us
+                if kind is ThreadSeat and loop is running_loop():  # to wait here would stop the loop that is to wake us
                     return None
             seat = kind(flight)
             flight._seats[seat] = None
             return seat
 
-    def _claim(self, seat: _Seat, own: Flight) -> bool:
+    def _claim(self, seat: Seat, own: Flight) -> bool:
         """After the wait, whether *seat* leads its flight: it was elected, or has waited long enough and now leads *own*."""
         with self._lock:
             if seat.told or seat.leads:
@@ -238,7 +163,7 @@ class SingleFlight:
             seat.flight, seat.leads = own, True
             return True
 
-    def _withdraw(self, seat: _Seat) -> None:
+    def _withdraw(self, seat: Seat) -> None:
         """Give up *seat*: hand its lead on, and cancel work that nobody waits for any more."""
         flight, task = seat.flight, None
         with self._lock:
@@ -248,7 +173,7 @@ class SingleFlight:
         if leads:
             self._elect(flight)
         if task is not None:
-            _post(task.get_loop(), task.cancel)
+            post(task.get_loop(), task.cancel)
 
     # -- Leading
 
@@ -264,11 +189,11 @@ class SingleFlight:
         self._land(flight, value)
         return value
 
-    def _launch(self, flight: Flight, work: Callable[[Flight], Awaitable[T]]) -> _TaskSeat:
+    def _launch(self, flight: Flight, work: Callable[[Flight], Awaitable[T]]) -> TaskSeat:
         """Hand the lead of *flight* to a task; the seat of its captain, this caller, who waits for it like the rest."""
         import asyncio
 
-        captain = _TaskSeat(flight)
+        captain = TaskSeat(flight)
         with self._lock:
             flight._seats[captain] = None
         task = asyncio.get_running_loop().create_task(self._fly(flight, captain, work))
@@ -278,7 +203,7 @@ class SingleFlight:
             task.add_done_callback(partial(self._ended, flight, captain))
         return captain
 
-    async def _fly(self, flight: Flight, captain: _Seat, work: Callable[[Flight], Awaitable[T]]) -> None:
+    async def _fly(self, flight: Flight, captain: Seat, work: Callable[[Flight], Awaitable[T]]) -> None:
         _leading.set((*_leading.get(), flight))  # the context is this task's own
         try:
             value = await work(flight)
@@ -290,7 +215,7 @@ class SingleFlight:
         else:
             self._land(flight, value)
 
-    def _ended(self, flight: Flight, captain: _Seat, task: "asyncio.Task[None]") -> None:
+    def _ended(self, flight: Flight, captain: Seat, task: "asyncio.Task[None]") -> None:
         if not task.cancelled():
             task.exception()  # a kill has stopped the loop already; this keeps asyncio from also logging it
         elif flight._task is task:  # cancelled before its first step, it never got to _fly
@@ -301,7 +226,8 @@ class SingleFlight:
     def _land(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
         with self._lock:
             self._unlist(flight)
-            self._drop_task(flight)
+            if flight._task is not None:
+                self._drop_task(flight)
             flight._landed = True
             seats, flight._seats = flight._seats, {}
             for seat in seats:
@@ -309,7 +235,7 @@ class SingleFlight:
         for seat in seats:
             seat.wake()
 
-    def _crash(self, flight: Flight, captain: _Seat, exc: BaseException) -> bool:
+    def _crash(self, flight: Flight, captain: Seat, exc: BaseException) -> bool:
         """The task was killed: its caller gets *exc*, the others a new leader. Whether the caller is still there."""
         with self._lock:
             present = flight._seats.pop(captain, captain) is None
@@ -353,21 +279,3 @@ class SingleFlight:
         for known in self._known.copy():
             if (flight := known()) is not None:
                 flight._storing = RLock()
-
-
-def _running_loop() -> "asyncio.AbstractEventLoop | None":
-    import asyncio
-
-    return asyncio._get_running_loop()
-
-
-def _post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> bool:
-    """Run *callback* in *loop*, at once if that is the one running here; False when it is closed."""
-    if _running_loop() is loop:
-        callback()
-        return True
-    try:
-        loop.call_soon_threadsafe(callback)
-    except RuntimeError:  # closed
-        return False
-    return True

@@ -1,10 +1,13 @@
 """Single-flight between threads, and what it promises beside asyncio and fork."""
 
 import contextvars
+import ctypes
 import gc
 import math
 import os
+import random
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -12,7 +15,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -74,14 +76,13 @@ class Gate:
         return outcome
 
 
-@contextmanager
-def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "Iterator[list[Future[Any]]]":
-    """Callers of one key, the first of which is leading in *gate* while the others wait."""
+def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[Future[Any]]":
+    """Callers of one key: the first leads, waiting in *gate*, the others follow."""
     futures = [start(lambda: flights.run(KEY, gate))]
     assert gate.started.acquire(timeout=5)
     futures += [start(lambda: flights.run(KEY, gate)) for _ in range(followers)]
     until(lambda: seated(flights) == followers)
-    yield futures
+    return futures
 
 
 def test_a_lone_caller_gets_the_result_of_its_work() -> None:
@@ -93,9 +94,9 @@ def test_a_lone_caller_gets_the_result_of_its_work() -> None:
 def test_a_thousand_threads_make_one_call_and_share_one_result() -> None:
     flights, answer = SingleFlight(LONG), object()
     gate = Gate(answer)
-    with lead_and_follow(flights, gate, 999) as futures:
-        gate.passed.release()
-        results = [future.result(5) for future in futures]
+    futures = lead_and_follow(flights, gate, 999)
+    gate.passed.release()
+    results = [future.result(5) for future in futures]
     assert gate.calls == 1
     assert all(result is answer for result, _ in results)
     assert [joined for _, joined in results] == [False] + [True] * 999
@@ -104,10 +105,10 @@ def test_a_thousand_threads_make_one_call_and_share_one_result() -> None:
 
 def test_keys_do_not_wait_for_each_other() -> None:
     flights, gate = SingleFlight(LONG), Gate(1)
-    with lead_and_follow(flights, gate, 0) as futures:
-        assert flights.run("other", lambda flight: 2) == (2, False)
-        gate.passed.release()
-        assert futures[0].result(5) == (1, False)
+    futures = lead_and_follow(flights, gate, 0)
+    assert flights.run("other", lambda flight: 2) == (2, False)
+    gate.passed.release()
+    assert futures[0].result(5) == (1, False)
 
 
 def test_a_later_caller_makes_a_call_of_its_own() -> None:
@@ -116,13 +117,11 @@ def test_a_later_caller_makes_a_call_of_its_own() -> None:
 
 
 def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again() -> None:
-    flights, gate = SingleFlight(LONG), Gate(ValueError("no"), "yes")
-    gate.passed.release(2)
     error = ValueError("no")
-    gate = Gate(error, "yes")
-    with lead_and_follow(flights, gate, 20) as futures:
-        gate.passed.release(2)
-        errors = [future.exception(5) for future in futures]
+    flights, gate = SingleFlight(LONG), Gate(error, "yes")
+    futures = lead_and_follow(flights, gate, 20)
+    gate.passed.release(2)
+    errors = [future.exception(5) for future in futures]
     assert errors[0] is error
     assert {type(e) for e in errors} == {ValueError}
     assert {str(e) for e in errors} == {"no"}
@@ -135,24 +134,41 @@ def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again(
 def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(death: type[BaseException]) -> None:
     flights = SingleFlight(LONG)
     gate = Gate(death(), "answer")
-    with lead_and_follow(flights, gate, 50) as futures:
-        gate.passed.release(2)
-        assert type(futures[0].exception(5)) is death
-        results = [future.result(5) for future in futures[1:]]
+    futures = lead_and_follow(flights, gate, 50)
+    gate.passed.release(2)
+    assert type(futures[0].exception(5)) is death
+    results = [future.result(5) for future in futures[1:]]
     assert gate.calls == 2
     assert {result for result, _ in results} == {"answer"}
     assert sum(not joined for _, joined in results) == 1
     assert idle(flights)
 
 
+def test_when_the_leaders_thread_is_killed_one_of_those_who_wait_takes_over() -> None:
+    flights, identity = SingleFlight(LONG), []
+
+    def work(flight: Flight) -> str:
+        if identity:
+            return "answer"
+        identity.append(threading.get_ident())
+        while True:
+            time.sleep(0.0005)
+
+    leader = start(lambda: flights.run(KEY, work))
+    until(lambda: identity)
+    followers = [start(lambda: flights.run(KEY, work)) for _ in range(10)]
+    until(lambda: seated(flights) == 10)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identity[0]), ctypes.py_object(SystemExit))
+    assert type(leader.exception(5)) is SystemExit
+    assert sorted(follower.result(5) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
+
+
 def test_every_leader_killed_leaves_nobody_waiting() -> None:
-    flights, gate = SingleFlight(LONG), Gate(SystemExit())
-    gate_outcomes = 30
-    gate.outcomes = [SystemExit() for _ in range(gate_outcomes)]
-    with lead_and_follow(flights, gate, gate_outcomes - 1) as futures:
-        gate.passed.release(gate_outcomes)
-        assert {type(future.exception(5)) for future in futures} == {SystemExit}
-    assert gate.calls == gate_outcomes
+    flights, gate = SingleFlight(LONG), Gate(*[SystemExit() for _ in range(30)])
+    futures = lead_and_follow(flights, gate, 29)
+    gate.passed.release(30)
+    assert {type(future.exception(5)) for future in futures} == {SystemExit}
+    assert gate.calls == 30
     assert idle(flights)
 
 
@@ -190,9 +206,9 @@ def test_a_wait_must_be_a_time(seconds: float) -> None:
 
 def test_a_wait_may_be_endless() -> None:
     flights, gate = SingleFlight(math.inf), Gate(1)
-    with lead_and_follow(flights, gate, 1) as futures:
-        gate.passed.release()
-        assert futures[1].result(5) == (1, True)
+    futures = lead_and_follow(flights, gate, 1)
+    gate.passed.release()
+    assert futures[1].result(5) == (1, True)
 
 
 def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> None:
@@ -261,11 +277,11 @@ def test_forgetting_one_key_leaves_the_others() -> None:
 
 def test_who_comes_after_forget_does_not_join_the_forgotten_flight() -> None:
     flights, gate = SingleFlight(LONG), Gate("old")
-    with lead_and_follow(flights, gate, 3) as futures:
-        flights.forget(KEY)
-        assert flights.run(KEY, lambda flight: flight.commit(lambda: "new")) == ("new", False)
-        gate.passed.release()
-        assert [future.result(5) for future in futures] == [("old", False)] + [("old", True)] * 3
+    futures = lead_and_follow(flights, gate, 3)
+    flights.forget(KEY)
+    assert flights.run(KEY, lambda flight: flight.commit(lambda: "new")) == ("new", False)
+    gate.passed.release()
+    assert [future.result(5) for future in futures] == [("old", False)] + [("old", True)] * 3
     assert idle(flights)
 
 
@@ -315,34 +331,54 @@ def test_forget_reaches_a_flight_whose_work_stores_after_it_returned() -> None:
     assert flight.commit(lambda: 1) is None
 
 
-def test_a_thousand_rounds_of_forget_bring_nothing_back() -> None:
-    flights, store = SingleFlight(LONG), {}
-    resurrected = 0
-    rounds = threading.Barrier(3, timeout=5)
+@pytest.fixture
+def hurried() -> Iterator[None]:
+    """Threads take turns every 10 microseconds, not every 5 milliseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
 
-    def leader() -> None:
-        for i in range(1000):
-            rounds.wait()
-            flights.run(KEY, lambda flight, i=i: flight.commit(lambda: store.__setitem__(KEY, i)))
-            rounds.wait()
 
-    def remover() -> None:
-        nonlocal resurrected
-        for i in range(1000):
-            rounds.wait()
-            before = dict(flights._flights)  # a flight that has begun before forget
-            flights.forget(KEY if i % 2 else None)
-            store.pop(KEY, None)
-            if before and any(flight.commit(lambda: store.__setitem__(KEY, -1)) or KEY in store for flight in before.values()):
-                resurrected += 1
-            rounds.wait()
+@pytest.mark.usefixtures("hurried")
+def test_in_a_thousand_races_of_store_and_forget_nothing_comes_back() -> None:
+    seed = random.randrange(2**32)
+    print(f"{seed=}")
+    pauses = random.Random(seed)
+    flights, store, stored = SingleFlight(LONG), {}, []
+    race, over = threading.Barrier(2, timeout=5), threading.Barrier(2, timeout=5)
 
-    futures = [start(leader), start(remover)]
-    for _ in range(2000):
-        rounds.wait()
-    for future in futures:
-        future.result(5)
-    assert resurrected == 0
+    def put() -> bool:
+        store[KEY] = "old"
+        return True
+
+    def work(flight: Flight) -> None:
+        race.wait()
+        spin(mine)
+        stored.append(flight.commit(put))
+
+    def lead() -> None:
+        for _ in range(1000):
+            flights.run(KEY, work)
+            over.wait()
+
+    def spin(times: int) -> None:
+        for _ in range(times):
+            pass
+
+    mine, resurrected = 0, 0
+    leader = start(lead)
+    for i in range(1000):
+        mine, other = pauses.randrange(2000), pauses.randrange(2000)
+        race.wait()
+        spin(other)
+        flights.forget(KEY if i % 2 else None)
+        store.pop(KEY, None)
+        over.wait()
+        resurrected += KEY in store
+    leader.result(5)
+    assert (len(stored), resurrected) == (1000, 0)
+    assert set(stored) == {True, None}, "both sides must have won at times"
 
 
 # -- fork
@@ -354,11 +390,11 @@ def test_a_forked_child_does_not_wait_for_the_flights_of_its_parent() -> None:
     committing = Gate("stored")
     storing = start(lambda: flights.run("storing", lambda flight: flight.commit(lambda: committing(flight))))
     assert committing.started.acquire(timeout=5)
-    with lead_and_follow(flights, gate, 2) as futures:
-        for hold in (False, True) * 25:
-            assert _forked(flights, hold=hold) == 0
-        gate.passed.release()
-        assert [future.result(5) for future in futures] == [("parent", False), ("parent", True), ("parent", True)]
+    futures = lead_and_follow(flights, gate, 2)
+    for hold in (False, True) * 25:
+        assert _forked(flights, hold=hold) == 0
+    gate.passed.release()
+    assert [future.result(5) for future in futures] == [("parent", False), ("parent", True), ("parent", True)]
     committing.passed.release()
     assert storing.result(5) == ("stored", False)
     assert idle(flights)
@@ -473,6 +509,7 @@ def test_an_error_goes_away_with_its_last_handler() -> None:
         until(lambda: seated(flights) == 3)
         gate.passed.release()
         for future in (leader, *followers):
-            until(lambda ref=future.result(5): ref() is None)
+            ref = future.result(5)
+            until(lambda ref=ref: ref() is None)
     finally:
         gc.enable()

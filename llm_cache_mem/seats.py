@@ -1,0 +1,107 @@
+"""Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they are woken."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from llm_cache_mem.twins import twin
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from llm_cache_mem.flight import Flight
+
+__all__ = ["Seat", "TaskSeat", "ThreadSeat", "post", "running_loop"]
+
+
+class Seat:
+    """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight is over, with what follows."""
+
+    __slots__ = ("failure", "flight", "leads", "told", "value")
+
+    def __init__(self, flight: "Flight") -> None:
+        self.flight = flight
+        self.leads = False
+        self.told = False
+        self.value: Any = None
+        self.failure: tuple[BaseException, TracebackType | None] | None = None
+
+    def wake(self) -> bool:
+        """Let the caller see what has changed; False when nobody is there any more."""
+        raise NotImplementedError
+
+    def tell(self, value: Any, error: BaseException | None) -> None:
+        self.told = True
+        self.value = value
+        self.failure = None if error is None else (error, error.__traceback__)
+
+    def answer(self, *, joined: bool) -> Any:
+        """The value, or raise the error: the leader's caller gets the original, every other a copy of its own."""
+        if self.failure is None:
+            return self.value
+        (error, trace), self.failure = self.failure, None
+        try:
+            raise twin(error, trace) if joined else error
+        finally:
+            del error, trace  # else this frame, which the traceback holds, would hold the traceback
+
+
+class ThreadSeat(Seat):
+    __slots__ = ("_gate",)
+
+    def __init__(self, flight: "Flight") -> None:
+        super().__init__(flight)
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def wait(self, seconds: float) -> None:
+        self._gate.acquire(timeout=seconds)
+
+    def wake(self) -> bool:
+        self._gate.release()
+        return True
+
+
+class TaskSeat(Seat):
+    __slots__ = ("_called", "_loop")
+
+    def __init__(self, flight: "Flight") -> None:
+        import asyncio
+
+        super().__init__(flight)
+        self._loop = asyncio.get_running_loop()
+        self._called = self._loop.create_future()
+
+    async def wait(self, seconds: float | None) -> None:
+        timer = None if seconds is None else self._loop.call_later(seconds, self._call)
+        try:
+            await self._called
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self) -> bool:
+        return post(self._loop, self._call)
+
+    def _call(self) -> None:
+        if not self._called.done():
+            self._called.set_result(None)
+
+
+def running_loop() -> "asyncio.AbstractEventLoop | None":
+    import asyncio
+
+    return asyncio._get_running_loop()
+
+
+def post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> bool:
+    """Run *callback* in *loop*, at once if that is the one running here; False when it is closed."""
+    if running_loop() is loop:
+        callback()
+        return True
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:  # closed
+        return False
+    return True
