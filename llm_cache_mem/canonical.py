@@ -20,7 +20,7 @@ _ABSENT: Any = object()
 
 
 class Walk:
-    """One pass over a request. *tags* counts the values without a JSON form; *only_text* is false once a bool or float was met."""
+    """One pass over a request. *tags* counts the values without a JSON form; *only_text*: it met no bool and no float."""
 
     __slots__ = ("only_text", "tags")
 
@@ -149,7 +149,7 @@ def _key(key: Any) -> str:
 
 
 def plain_request(walk: Walk, messages: Any, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Our own plain copy of both; raises RequestNotCacheable. *walk.only_text* then speaks of the messages."""
+    """Our own plain copy of both; raises RequestNotCacheable."""
     try:
         named = walk.plain(params)
         if type(named) is not dict:
@@ -158,7 +158,6 @@ def plain_request(walk: Walk, messages: Any, params: Mapping[str, Any]) -> tuple
             raise Refused("given twice").at("messages")
     except Refused as refused:
         raise refused.error() from None
-    walk.only_text = True
     try:
         return walk.plain(messages, MAX_DEPTH - 1), named
     except Refused as refused:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem.canonical import MAX_DEPTH, Walk, plain_request, text_of
 from llm_cache_mem.key_functions import ignoring, last_turn, masking
-from llm_cache_mem.key_memo import KeyMemo, slot_of
+from llm_cache_mem.key_memo import KeyMemo
 from llm_cache_mem.wire import Refused
 
 __all__ = [
@@ -52,19 +52,7 @@ _memo = KeyMemo()
 
 def digest(messages: Any, params: Mapping[str, Any]) -> str:
     """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
-    slot = slot_of(messages, params)
-    if slot is not None:
-        known = _memo.get(slot, messages)
-        if known is not None:
-            return known
-    walk = Walk()
-    own_messages, own_params = plain_request(walk, messages, params)
-    text = text_of(walk, {"messages": own_messages, **own_params})
-    hexdigest = sha256(text.encode()).hexdigest()
-    # Only what the slot describes exactly: not tuples made lists, nor what another thread has changed meanwhile.
-    if slot is not None and not walk.tags and slot_of(own_messages, own_params) == slot:
-        _memo.put(slot, own_messages, hexdigest, exact=walk.only_text, length=len(text))
-    return hexdigest
+    return _memo.digest(messages, params) or sha256(canonical(messages, params).encode()).hexdigest()
 
 
 def digest_of(obj: Any) -> str:

@@ -1,95 +1,151 @@
 """The memo in front of the canonical form stays within its bounds and keeps nothing of the caller's."""
 
 import gc
-import random
-import weakref
+import hashlib
+import json
+import sys
+import tracemalloc
 from typing import Any
 
-from llm_cache_mem.key_memo import KeyMemo, slot_of
+import pytest
+
+from llm_cache_mem import key_memo
+from llm_cache_mem.key_memo import KeyMemo
 
 
-def put(memo: KeyMemo, messages: Any, *, length: int = 10, digest: str = "d") -> None:
-    slot = slot_of(messages, {})
-    assert slot is not None
-    memo.put(slot, messages, digest, exact=True, length=length)
+def formula(messages: Any, params: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps({"messages": messages, **params}, sort_keys=True).encode()).hexdigest()
 
 
-def get(memo: KeyMemo, messages: Any) -> str | None:
-    slot = slot_of(messages, {})
-    assert slot is not None
-    return memo.get(slot, messages)
+def text(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+@pytest.fixture
+def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with every request that was written out rather than remembered."""
+    calls: list[str] = []
+    encode = key_memo.encode
+
+    def counting(tree: Any) -> str:
+        calls.append(encode(tree))
+        return calls[-1]
+
+    monkeypatch.setattr(key_memo, "encode", counting)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        text("one"),
+        text("one") + text("two"),
+        [{"role": "user", "content": [{"type": "text", "text": "é"}, None, 1]}, *text("two")],
+        [{"role": "user", "content": [{"score": 1.5, "ok": True}]}, *text("two")],
+        ["plain", "strings"],
+        "a string",
+        [],
+    ],
+)
+def test_an_equal_request_is_written_out_once(messages: Any, worked_out: list[str]) -> None:
+    memo = KeyMemo()
+    params = {"model": "m", "temperature": 0.5, "tools": [{"strict": True}]}
+    for _ in range(3):
+        assert memo.digest(json.loads(json.dumps(messages)), json.loads(json.dumps(params))) == formula(messages, params)
+    assert len(worked_out) == 1
+
+
+def test_the_same_end_after_another_history_is_another_request() -> None:
+    memo = KeyMemo()
+    for middle in ("a", "b", 1, 1.0, True, None, ["a"], {"x": 0.0}, {"x": -0.0}, {"x": False}, 1, "a"):
+        messages = [*text("same"), {"role": "assistant", "content": middle}, *text("same")]
+        assert memo.digest(messages, {}) == formula(messages, {})
+
+
+def test_a_change_in_place_is_seen() -> None:
+    memo = KeyMemo()
+    messages: list[Any] = [{"role": "user", "content": [{"text": "a"}]}, {"role": "user", "content": [{"text": "a"}]}]
+    params: dict[str, Any] = {"tools": [{"name": "a"}]}
+    for name in "abcab":
+        for place, field in ((messages[0]["content"][0], "text"), (messages[1]["content"][0], "text"), (params["tools"][0], "name")):
+            place[field] = name
+            assert memo.digest(messages, params) == formula(messages, params)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), (1, 2), b"x", {1, 2}, {1: 2}, "\ud83d\ude00", "\udcff", 10**5000, object(), type("D", (dict,), {})()],
+    ids=["nan", "tuple", "bytes", "set", "int key", "surrogates", "surrogate", "huge int", "object", "subclass"],
+)
+def test_what_is_not_plain_json_is_left_to_others(value: Any) -> None:
+    memo = KeyMemo()
+    assert memo.digest([{"c": value}], {}) is None
+    assert memo.digest(text("a"), {"p": value}) is None
+    assert memo.digest(text("a"), {"messages": 1}) is None
+    assert len(memo) == 0
+
+
+def test_text_beyond_ascii_is_remembered(worked_out: list[str]) -> None:
+    memo = KeyMemo()
+    for content in ("한국어 \ud7ff", "日本語", "\U0001f600", "é", "\x7f"):
+        for messages in (text(content), text(content) * 2):
+            assert memo.digest(messages, {}) == formula(messages, {}) == memo.digest(messages, {})
+    assert len(worked_out) == 10
 
 
 def test_bounded_in_entries() -> None:
     memo = KeyMemo(entries=100)
     for i in range(1000):
-        put(memo, [str(i)])
-    assert len(memo) <= 100
+        memo.digest(text(str(i)), {})
+    assert 50 <= len(memo) <= 100
 
 
 def test_bounded_in_bytes() -> None:
-    memo = KeyMemo(entries=10**6, size=100_000)
-    for i in range(1000):
-        put(memo, [str(i)], length=1000)
-    assert len(memo) <= 50
+    memo = KeyMemo(entries=10**6, size=1 << 20)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for i in range(500):
+            memo.digest(text(f"{i}" + "x" * 5000) + text("é" * 3000) + text("end"), {})
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert held < 1.5 * (1 << 20)
 
 
-def test_one_huge_request_does_not_push_out_the_rest() -> None:
+def test_one_huge_request_does_not_push_out_the_rest(worked_out: list[str]) -> None:
     memo = KeyMemo(size=100_000)
-    put(memo, ["small"])
-    put(memo, ["huge"], length=20_000)
-    assert get(memo, ["huge"]) is None
-    assert get(memo, ["small"]) == "d"
+    memo.digest(text("small"), {})
+    memo.digest(text("x" * 20_000), {})
+    assert len(memo) == 1
+    memo.digest(text("small"), {})
+    assert len(worked_out) == 2
 
 
-def test_what_is_asked_for_stays() -> None:
+def test_what_is_asked_for_stays(worked_out: list[str]) -> None:
     memo = KeyMemo(entries=100)
-    put(memo, ["wanted"])
     for i in range(1000):
-        put(memo, [str(i)])
-        assert get(memo, ["wanted"]) == "d"
+        memo.digest(text("wanted"), {})
+        memo.digest(text(str(i)), {})
+    assert len(worked_out) == 1001
 
 
-def test_the_same_slot_with_another_history_is_a_miss() -> None:
+def test_a_cycle_comes_to_an_end() -> None:
+    cycle: list[Any] = []
+    cycle.extend([cycle, cycle])
+    loop: dict[str, Any] = {}
+    loop.update(a=loop, b=loop)
+    for value in (cycle, loop):
+        for messages, params in (([{"c": value}], {}), ([{"c": value}, *text("a")], {}), (text("a"), {"p": value}), (value, {})):
+            assert KeyMemo().digest(messages, params) is None
+
+
+def test_no_container_of_the_caller_is_kept() -> None:
     memo = KeyMemo()
-    for head in ([{"c": "b"}], [{"c": 1.5}], [{"c": ["x", {"y": None}]}]):
-        messages = [{"role": "system", "content": "a"}, *head, {"role": "user"}]
-        slot = slot_of(messages, {})
-        assert slot is not None
-        memo.put(slot, messages, "d", exact=head != [{"c": 1.5}], length=10)
-        assert get(memo, [{"role": "system", "content": "a"}, *head, {"role": "user"}]) == "d"
-        assert get(memo, [{"role": "system", "content": "a"}, {"c": "a"}, {"role": "user"}]) is None
-
-
-def test_a_slot_is_exact_about_types_and_refuses_objects() -> None:
-    slots = [slot_of([{"c": value}], {}) for value in (1, 1.0, True, "1", b"1", None, -0.0, 0.0, 0, False)]
-    assert len(set(slots)) == len(slots)
-    assert slot_of([{"c": object()}], {}) is None
-    assert slot_of([type("Sub", (dict,), {})()], {}) is None
-
-
-def test_a_slot_is_the_same_for_equal_requests_whatever_objects_they_are_made_of() -> None:
-    rnd = random.Random(3)
-    for _ in range(200):
-        text = "".join(rnd.choices("abc", k=5))
-        one = [{"role": "user", "content": text}, {"a": text, "b": text}]
-        other = [{"role": "user", "content": "".join(list(text))}, {"a": "".join(list(text)), "b": "".join(list(text))}]
-        assert slot_of(one, {"k": text}) == slot_of(other, {"k": "".join(list(text))})
-
-
-def test_nothing_of_the_caller_is_kept() -> None:
-    from llm_cache_mem.keys import digest
-
-    class Sized(list):  # type: ignore[type-arg]
-        """A list that can be watched."""
-
-    watched = Sized([1])
-    reference = weakref.ref(watched)
-    messages: list[Any] = [{"role": "user", "content": ["kept?"]}, {"role": "user", "content": watched}]
-    digest(messages, {})
-    inner = messages[0]["content"]
-    digest(messages[:1] * 2, {})
-    del watched, messages
+    messages: list[Any] = [{"role": "user", "content": [{"deep": ["x"]}]}, *text("a"), *text("b")]
+    params = {"tools": [{"name": "a"}]}
+    containers = [messages, messages[0], messages[0]["content"], messages[0]["content"][0]["deep"], messages[1], params["tools"]]
     gc.collect()
-    assert reference() is None
-    assert not [holder for holder in gc.get_referrers(inner) if isinstance(holder, dict) and holder.get("role") == "user"]
+    before = [sys.getrefcount(container) for container in containers]
+    memo.digest(messages, params)
+    assert [sys.getrefcount(container) for container in containers] == before
