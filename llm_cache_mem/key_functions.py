@@ -30,7 +30,8 @@ def last_turn(messages: Any, **params: Any) -> Any:
     What follows are a tool's calls and results within the turn: without them the second step of an agent would get the
     answer of its first.
     """
-    if not isinstance(messages, (list, tuple)):
+    messages = _simpler(messages)
+    if type(messages) is not list:
         return {"last_turn": _whole(messages, **params)}
     start = max((i for i, message in enumerate(messages) if _is_from_user(message)), default=0)
     kept = [message for i, message in enumerate(messages) if i >= start or _field(message, "role") in _SYSTEM_ROLES]
@@ -70,8 +71,8 @@ def ignoring(*names: str, then: KeyFunction = _whole) -> KeyFunction:
 
     def key_without(messages: Any, **params: Any) -> Any:
         left = {name: value for name, value in params.items() if name not in names}
-        if fields and isinstance(messages, (list, tuple)):
-            messages = [without(message) for message in messages]
+        if fields and type(listed := _simpler(messages)) is list:
+            messages = [without(message) for message in listed]
         return then(messages, **left)
 
     return key_without

@@ -15,8 +15,10 @@ from llm_cache_mem.wire import Refused
 
 __all__ = ["KeyMemo"]
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
-_EXACT = frozenset({str, int, type(None)})  # equal is the same for these; 1.0, True and -0.0 are equal to what they are not
+_SCALARS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
+_EXACT: frozenset[type] = frozenset(
+    {str, int, type(None)}
+)  # equal is the same for these; 1.0, True and -0.0 are equal to what they are not
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")  # in UTF-8; in the bytes of a number by chance, which costs time only
 
 _Seen = tuple[list[Any] | bytes | None, str, int]
