@@ -12,7 +12,7 @@ from llm_cache_mem.codec import Payload, register
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, RequestNotCacheable, ValueNotCacheable
 from llm_cache_mem.flight import Flight, SingleFlight
-from llm_cache_mem.options import Mode, Unset, current
+from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stats import Ledger
 from llm_cache_mem.stores import MemoryStore, Store
@@ -72,6 +72,8 @@ class Engine:
         self._keyer = keyer
         self._ledger = ledger
         self._clock = settings.clock
+        self._ttl_seconds = settings.ttl_seconds
+        self._default_mode = settings.mode
         self._flights = SingleFlight(settings.wait_seconds)
         self._epoch = 0  # moves on with every delete and clear
         self._store = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
@@ -117,13 +119,14 @@ class Engine:
         In mode ``replay`` age does not matter, and CacheMissError says that there is none.
         """
         mode = self._mode()
-        if mode == "on" or mode == "replay":
-            hit = self._read(request, load, mode)
-            if hit is not None:
-                self._ledger.hit(request.key, hit.entry)
-                return hit
-        elif mode == "off":
+        if mode == "off":
             return None
+        entry = None if mode == "refresh" else self._fetch(request.key)
+        if entry is not None:
+            hit = self._read(request, entry, load, replay=mode == "replay")
+            if hit is not None:
+                self._ledger.hit(request.key, entry)
+                return hit
         self._ledger.miss(request.key, request.model)
         if mode == "replay":
             raise CacheMissError(request.key)
@@ -225,33 +228,28 @@ class Engine:
     # -- Inside: modes and freshness
 
     def _mode(self) -> Mode:
-        return current().mode or self._settings.mode  # type: ignore[return-value]  # UNSET is falsy
+        return current().mode or self._default_mode  # type: ignore[return-value]  # UNSET is falsy
 
     def _writes(self) -> bool:
         return self._mode() in ("on", "refresh")
 
     def _ttl(self) -> float | None:
         asked = current().ttl_seconds
-        return self._settings.ttl_seconds if isinstance(asked, Unset) else asked
+        return self._ttl_seconds if asked is UNSET else asked  # type: ignore[return-value]  # UNSET is the only Unset
 
     def _is_fresh(self, entry: Entry, now: float) -> bool:
         """Whether the entry's own expiry and this reader's ttl both allow it: the stricter wins."""
-        if entry.expires_at is not None and now >= entry.expires_at:
-            return False
-        ttl = self._ttl()
-        if ttl is not None and now - entry.stored_at >= ttl:
-            return False
-        return entry.stored_at <= now + _FUTURE_SECONDS
+        asked = current().ttl_seconds
+        ttl: Any = self._ttl_seconds if asked is UNSET else asked
+        expires_at, age = entry.expires_at, now - entry.stored_at
+        return (expires_at is None or now < expires_at) and (ttl is None or age < ttl) and age >= -_FUTURE_SECONDS
 
     # -- Inside: reading
 
-    def _read(self, request: Request, load: Callable[[Any], Any], mode: Mode) -> Hit | None:
-        """What the store holds for *request*, if it is fresh and can be read."""
-        entry = self._fetch(request.key)
-        if entry is None:
-            return None
+    def _read(self, request: Request, entry: Entry, load: Callable[[Any], Any], *, replay: bool) -> Hit | None:
+        """The answer in *entry*, if it is fresh and can be read."""
         now = self._clock()
-        if mode != "replay" and not self._is_fresh(entry, now):
+        if not (self._is_fresh(entry, now) or replay):
             if entry.expires_at is not None and now >= entry.expires_at:  # else a more patient reader may still want it
                 self._store.discard(request.key, entry.stored_at)
             self._ledger.expired(request.key)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem import keys
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.options import Unset, current
+from llm_cache_mem.options import UNSET, current
 
 __all__ = ["Keyer", "Request", "parameter_names"]
 
@@ -44,8 +44,8 @@ class Keyer:
 
     def prefix(self, kind: str | None = None) -> str:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""
-        asked = current().namespace
-        return keys.prefix(self._namespace if isinstance(asked, Unset) else asked, kind)
+        asked: Any = current().namespace
+        return keys.prefix(self._namespace if asked is UNSET else asked, kind)
 
     def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
         """The hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
@@ -63,8 +63,7 @@ class Keyer:
 
     def request(self, messages: Any, params: Mapping[str, Any], kind: str) -> Request:
         """The request, with the key of its entry among those of *kind*."""
-        digest = self.digest(messages, params)
-        sample = current().sample
+        asked = current()
+        key = self.prefix(kind) + self.digest(messages, params)
         model = params.get("model")
-        key = self.prefix(kind) + digest
-        return Request(f"{key}.{sample}" if sample else key, model if isinstance(model, str) else None, messages, params)
+        return Request(f"{key}.{asked.sample}" if asked.sample else key, model if isinstance(model, str) else None, messages, params)

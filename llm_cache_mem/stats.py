@@ -169,8 +169,7 @@ class _Saved:
         self.hits = self.coalesced = self.input_tokens = self.output_tokens = self.unpriced = 0
         self.seconds = self.usd = 0.0
 
-    def add(self, entry: Entry) -> None:
-        usage, cost, seconds = entry.usage, entry.cost_usd, entry.seconds
+    def add(self, usage: tuple[int, ...] | None, seconds: float | None, cost: float | None) -> None:
         if usage is not None:
             self.input_tokens += usage[0]
             self.output_tokens += usage[1]
@@ -202,7 +201,7 @@ class Ledger:
             self.hits += 1
             saved = self._saved.get(entry.model or "") or self._of_model(entry.model)
             saved.hits += 1
-            saved.add(entry)
+            saved.add(entry.usage, entry.seconds, entry.cost_usd)
         if self._on_event is not None:
             self._tell_saving("hit", key, entry)
 
@@ -213,7 +212,7 @@ class Ledger:
             saved = self._of_model(entry.model if entry is not None else model)
             saved.coalesced += 1
             if entry is not None:
-                saved.add(entry)
+                saved.add(entry.usage, entry.seconds, entry.cost_usd)
             else:
                 saved.unpriced += 1
         if self._on_event is not None:
