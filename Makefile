@@ -71,7 +71,7 @@ wheel-check: $(VENV)/.dev
 # --- benchmarks: peers pin older SDKs than dev, hence an environment of their own ---
 
 .venv-bench/.stamp: pyproject.toml benchmarks/constraints.txt
-	$(MAKE) .venv-bench/bin/python VENV=.venv-bench
+	@$(MAKE) --no-print-directory .venv-bench/bin/python VENV=.venv-bench
 	.venv-bench/bin/python -m pip $(QUIET) install -c benchmarks/constraints.txt -e '.[bench]'
 	@touch $@
 
@@ -83,7 +83,7 @@ bench: .venv-bench/.stamp
 OLDER := 'anthropic<1' 'openai<3' llama-index-llms-anthropic llama-index-llms-openai pytest pytest-asyncio pytest-timeout blockbuster hypothesis
 
 .venv-older/.stamp: pyproject.toml tests/llama_index/constraints.txt
-	$(MAKE) .venv-older/bin/python VENV=.venv-older
+	@$(MAKE) --no-print-directory .venv-older/bin/python VENV=.venv-older
 	.venv-older/bin/python -m pip $(QUIET) install -c tests/llama_index/constraints.txt -e '.[demo,llama-index,prices]' $(OLDER)
 	@touch $@
 
