@@ -11,6 +11,7 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_llm_cache_mem.generations import dump, load, mark_hits
 from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
+from langchain_llm_cache_mem.turns import Turns
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.options import current
 
@@ -62,6 +63,7 @@ class LLMCacheMem(BaseCache):
         self._scope = ""
         self._warned: set[str] = set()
         self._requests: list[_Remembered | None] = [None] * _SLOTS
+        self._turns = Turns()
         self._harmless = Harmless(self._cache)
         self._quietly = Harmless(self._cache, quiet=True)
 
@@ -112,10 +114,16 @@ class LLMCacheMem(BaseCache):
         self._cache.clear()
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        """As ``lookup``, in a thread where that would wait for a disk."""
+        """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls of a chat model take turns."""
         with self._harmless:
             request = self._request(prompt, llm_string)
-            return self._found(request, await self._cache.alookup(request, load))
+            patience = _patience(self._cache) if is_chat(prompt) else 0.0
+            if patience:
+                await self._turns.take(request.key, patience)
+            hit = await self._cache.alookup(request, load)
+            if hit is not None:
+                self._turns.give_up(request.key)
+            return self._found(request, hit)
         return None
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
@@ -123,6 +131,7 @@ class LLMCacheMem(BaseCache):
         with self._quietly:
             request = self._request(prompt, llm_string)
             await self._cache.akeep(request, dump(return_val, request.params), response=return_val, seconds=_seconds(request))
+            self._turns.give_up(request.key)
 
     async def aclear(self, **kwargs: Any) -> None:
         """As ``clear``."""
@@ -189,6 +198,12 @@ _Remembered = tuple[tuple[Any, ...], Request]
 def _reopen(cache: LLMCache, usage: Usage, unidentified: Unidentified, scope: str) -> LLMCacheMem:
     restored = LLMCacheMem(cache, usage=usage, unidentified=unidentified)
     return restored.scoped(scope) if scope else restored
+
+
+def _patience(cache: LLMCache) -> float:
+    """How many seconds a call may wait for another to answer it: none where it could not read that answer."""
+    settings = cache._settings
+    return settings.wait_seconds if settings.coalesce and cache._mode() == "on" else 0.0
 
 
 def _seconds(request: Request) -> float | None:

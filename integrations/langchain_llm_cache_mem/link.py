@@ -15,7 +15,7 @@ from langchain_llm_cache_mem.cache import Usage, kind_of_entry
 from langchain_llm_cache_mem.generations import dump, dump_stream, load, load_stream, mark_hits
 from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.identity import Identities, settings_of
-from langchain_llm_cache_mem.shape import as_params, message_as_dict
+from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import LLMCache, Request, ValueNotCacheable
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.streams import Recording
@@ -176,4 +176,4 @@ def _messages(prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) ->
         return [{"role": "user", "content": prompt}]
     with_response_id = bool(params.get("use_previous_response_id"))
     fields = ({**message.__dict__, **(message.__pydantic_extra__ or {})} for message in prompt)
-    return [message_as_dict(each, with_response_id=with_response_id) for each in fields]
+    return [message_as_dict(sent(each), with_response_id=with_response_id) for each in fields]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from json import JSONDecoder
 from typing import Any, Final, NamedTuple
 
-from langchain_llm_cache_mem.shape import as_params, message_as_dict
+from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import RequestNotCacheable
 
 __all__ = ["Model", "is_chat", "model_of", "read_prompt"]
@@ -64,7 +64,7 @@ def read_prompt(prompt: str, params: Mapping[str, Any]) -> list[Any]:
     with_response_id = bool(params.get("use_previous_response_id"))
     try:
         nodes = _DECODER.decode(prompt)
-        return [message_as_dict(_unescaped(node["kwargs"], "messages"), with_response_id=with_response_id) for node in nodes]
+        return [message_as_dict(_unescaped(sent(node["kwargs"]), "messages"), with_response_id=with_response_id) for node in nodes]
     except RequestNotCacheable:
         raise
     except Exception:  # noqa: BLE001  # RecursionError, KeyError, ...: whatever it is, it is no list of messages

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from llm_cache_mem import RequestNotCacheable
 
-__all__ = ["as_params", "message_as_dict"]
+__all__ = ["as_params", "message_as_dict", "sent"]
 
 _ROLES: Final = {
     "human": "user",
@@ -25,7 +25,7 @@ _ROLES: Final = {
 }
 _CHAT: Final = ("chat", "ChatMessageChunk")  # these carry a role of their own
 
-_NEVER_SENT: Final = frozenset({"type", "id", "usage_metadata", "artifact", "example", "tool_call_chunks", "chunk_position"})
+_NEVER_SENT: Final = frozenset({"id", "usage_metadata", "artifact", "example", "tool_call_chunks", "chunk_position"})
 _SENT_METADATA: Final = ("model_provider", "output_version", "container")
 """Of response_metadata, what the integrations look at when they write an earlier answer into the next request."""
 
@@ -44,8 +44,17 @@ _MODEL_NAMES: Final = ("model", "model_name", "model_id", "deployment_name", "az
 _EXACT_FLOATS: Final = 2.0**53
 
 
+def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those *fields* of a message that can reach a model, before anything else is asked of them: the rest may hold any object."""
+    kept = {name: value for name, value in fields.items() if name not in _NEVER_SENT}
+    more = kept.get("additional_kwargs")
+    if isinstance(more, Mapping) and "parsed" in more:  # the object that ChatOpenAI makes of the JSON in its answer
+        kept["additional_kwargs"] = {name: value for name, value in more.items() if name != "parsed"}
+    return kept
+
+
 def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dict[str, Any]:
-    """The message that has these *fields*, as a role/content dict. RequestNotCacheable if it is none that models are sent.
+    """The message of these *fields*, which were ``sent``, as a role/content dict. RequestNotCacheable if no model is sent such a one.
 
     *with_response_id*: the provider keeps the conversation, and the id of its answer stands for all that came before.
     """
@@ -55,7 +64,7 @@ def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dic
         raise RequestNotCacheable("messages", f"a message of type {str(kind)[:40]!r}")
     message: dict[str, Any] = {"role": role, "content": _content(fields.get("content"))}
     for name, value in fields.items():
-        if name in _NEVER_SENT or name in message:
+        if name == "type" or name in message:
             continue
         kept = _FIELDS[name](value) if name in _FIELDS else value
         if kept not in (None, [], {}):
@@ -114,10 +123,7 @@ def _tool_calls(calls: Any) -> Any:
 
 
 def _additional(kwargs: Any) -> Any:
-    """Without the parsed object that ChatOpenAI puts beside its JSON, and without what is absent."""
-    if not isinstance(kwargs, Mapping):
-        return kwargs
-    return {name: value for name, value in kwargs.items() if name != "parsed" and value is not None}
+    return {name: value for name, value in _mapping(kwargs).items() if value is not None}
 
 
 def _metadata(metadata: Any) -> Any:
