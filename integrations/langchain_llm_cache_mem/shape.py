@@ -84,7 +84,8 @@ def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str,
 
 def _params(names: Mapping[str, Any]) -> dict[str, Any]:
     known_as = next((name for name in _MODEL_NAMES if isinstance(names.get(name), str)), None)
-    return {"model" if name == known_as else name: _number(value) for name, value in names.items() if name not in _TRANSPORT}
+    renamed = {known_as: "model", "messages": "model.messages"}  # a request has messages of its own
+    return {renamed.get(name, name): _number(value) for name, value in names.items() if name not in _TRANSPORT}
 
 
 def _number(value: Any) -> Any:
