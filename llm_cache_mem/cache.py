@@ -83,8 +83,7 @@ class LLMCache(Engine):
 
     def get(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if the request has no key."""
-        hit = self.lookup(self.request(messages, params))
-        return default if hit is None else hit.value
+        return self.recall(messages, params, default)
 
     def put(self, messages: Any, value: Any, **params: Any) -> None:
         """Store *value* as the answer to this request, replacing any other, whatever *admit* would say.

@@ -5,10 +5,10 @@ fixed header, then model, request and body at the lengths the header gives, then
 came before. A value can therefore not be read under another key, nor with a bit changed.
 """
 
-from hashlib import sha256
 from struct import Struct
 from struct import error as StructError
 
+from llm_cache_mem import hashing
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
@@ -151,4 +151,4 @@ def _foreign(data: bytes) -> EntryUnreadable:
 
 def _tag(key: str, sealed: bytes) -> bytes:
     name = key.encode()
-    return sha256(b"%b%d:%b%b" % (_DOMAIN, len(name), name, sealed)).digest()[:_TAG_BYTES]
+    return hashing.sha256(b"%b%d:%b%b" % (_DOMAIN, len(name), name, sealed)).digest()[:_TAG_BYTES]

@@ -1,12 +1,11 @@
 """``@cache.cached``: what a call of a decorated function is as a request, for plain, async and generator functions."""
 
 import functools
-import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any, TypeVar
 
-from llm_cache_mem import keys
+from llm_cache_mem import hashing, keys
 from llm_cache_mem.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.request import Request
@@ -149,7 +148,7 @@ def fingerprint(code: CodeType) -> str:
     """A digest of what *code* does, the same in every process of one Python version; edits of it, but not of its place, change it."""
     parts: list[str] = [code.co_code.hex(), *code.co_names, *code.co_varnames, *code.co_freevars]
     parts += [_constant(value) for value in code.co_consts]
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashing.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _constant(value: Any) -> str:

@@ -6,23 +6,26 @@ remembered digest, never get a wrong one.
 """
 
 import marshal
-import re
-from hashlib import sha256
+from gc import get_referents
+from itertools import chain
 from typing import Any
 
+from llm_cache_mem import hashing
 from llm_cache_mem.canonical import MAX_DEPTH, Walk, encode
 from llm_cache_mem.wire import Refused
 
 __all__ = ["KeyMemo"]
 
-_SCALARS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
-_EXACT: frozenset[type] = frozenset(
-    {str, int, type(None)}
-)  # equal is the same for these; 1.0, True and -0.0 are equal to what they are not
-_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")  # in UTF-8; in the bytes of a number by chance, which costs time only
+_Types = frozenset[type[Any]]
+_EXACT: _Types = frozenset({str, int, type(None)})  # equal is the same for these; 1.0, True and -0.0 are equal to what they are not
+_SCALARS: _Types = _EXACT | {float, bool}
+_TREES: dict[_Types, _Types] = {scalars: scalars | {dict, list} for scalars in (_EXACT, _SCALARS)}
+_STR: _Types = frozenset({str})
+_DICT: _Types = frozenset({dict})
+_WIDEST = 100_000  # objects beside one another in a request that the memo looks at
 
 _Seen = tuple[list[Any] | bytes | None, str, int]
-"""The messages before the last (as bytes where ``==`` is not exact), the digest, and the size of both and of the slot."""
+"""The messages (as bytes where ``==`` is not exact, None where the slot tells them), the digest, and about how many bytes it all is."""
 
 
 class KeyMemo:
@@ -37,8 +40,8 @@ class KeyMemo:
         self.clear()
 
     def clear(self) -> None:
-        self._young: dict[bytes, _Seen] = {}
-        self._old: dict[bytes, _Seen] = {}
+        self._young: dict[Any, _Seen] = {}
+        self._old: dict[Any, _Seen] = {}
         self._size = 0
 
     def __len__(self) -> int:
@@ -47,90 +50,105 @@ class KeyMemo:
     def digest(self, messages: Any, params: Any) -> str | None:
         """The digest of a request that is plain JSON; None for one that is not, or is to be refused.
 
-        The slot of a request is its params, its last message, how many there are and how long the first is. marshal version 2
+        The slot of a request is its params, what its last message says, how many there are and how long the first is. marshal version 2
         is exact: equal bytes are equal values of equal types. (Later versions also write how often an object is referred to;
         pickle, which objects are the same.)
         """
         try:
-            if type(messages) is list and messages:
-                head, last = messages[:-1], messages[-1]
-                opening = head[0].get("content") if head and type(head[0]) is dict else None
-                shape = (len(head), len(opening) if type(opening) is str else 0)
-            else:
-                head, last, shape = None, messages, None
-            if not (_is_plain(params, MAX_DEPTH) and _is_plain(last, MAX_DEPTH - 2)):
+            if not (_SCALARS.issuperset(map(type, params.values())) or _is_made_of(_SCALARS, [params])):
                 return None
-            slot = marshal.dumps((params, last, shape), 2)
+            packed = marshal.dumps(params, 2)
+            slot: Any = (packed, messages)
+            if type(messages) is list:
+                first, last = (messages[0], messages[-1]) if messages else (None, None)
+                slot = (packed, len(messages), _told(last), _opening(first))
+            elif type(messages) is not str and messages is not None:
+                return None
             seen = self._young.get(slot) or self._recall(slot)
-            if seen is not None and (not head or _same(seen[0], head)):
+            if seen is not None and _is_same(seen[0], messages):
                 return seen[1]
-            return self._work_out(slot, head)
-        except (Refused, ValueError, RuntimeError, IndexError):  # the last two: another thread changed the request meanwhile
-            return None
+            return self._work_out(slot, messages)
+        except (Refused, ValueError, TypeError, AttributeError, RuntimeError, LookupError):
+            return None  # not plain, or changed by another thread meanwhile: the long way says what is wrong with it, if anything
 
-    def _recall(self, slot: bytes) -> _Seen | None:
+    def _recall(self, slot: Any) -> _Seen | None:
         seen = self._old.get(slot)
         if seen is not None:
             self._keep(slot, seen)
         return seen
 
-    def _work_out(self, slot: bytes, head: list[Any] | None) -> str | None:
-        params, last, _ = marshal.loads(slot)  # noqa: S302 - bytes made a moment ago, here
-        if (b"\xed" in slot and _SURROGATE.search(slot)) or "messages" in params:
+    def _work_out(self, slot: Any, messages: Any) -> str | None:
+        params = marshal.loads(slot[0])  # noqa: S302  # bytes made by marshal.dumps in this process
+        if not (_SCALARS.issuperset(map(type, params.values())) and _STR.issuperset(map(type, params))):
+            params = Walk().plain(params)
+        if "messages" in params:
             return None
-        known: list[Any] | bytes | None = None
-        messages = last
-        if head is not None:
-            walk = Walk()
-            own = walk.plain(head, MAX_DEPTH - 1) if head else head
-            if walk.tags:
-                return None
-            known = own if walk.only_text else marshal.dumps(own, 2)
-            messages = [*own, last]
-        text = encode({"messages": messages, **params})
-        digest = sha256(text.encode()).hexdigest()
-        size = 2 * len(text) + len(slot)  # the text once more as objects: an estimate
+        own, only_text = _snapshot(messages)
+        tree = {"messages": own, **params}
+        text = encode(tree)
+        if "\\ud" in text:
+            Walk().plain(tree)  # raises Refused for half of a surrogate pair
+        digest = hashing.sha256(text.encode()).hexdigest()
+        size = 2 * len(text) + len(slot[0])  # the text once more as objects: an estimate
         if size <= self._half_size // 4:
-            self._keep(slot, (known, digest, size))
+            self._keep(slot, (own if only_text else marshal.dumps(own, 2), digest, size))
         return digest
 
-    def _keep(self, slot: bytes, seen: _Seen) -> None:
+    def _keep(self, slot: Any, seen: _Seen) -> None:
         if len(self._young) >= self._half_entries or self._size + seen[2] > self._half_size:
             self._old, self._young, self._size = self._young, {}, 0
         self._young[slot] = seen
         self._size += seen[2]
 
 
-def _same(known: list[Any] | bytes | None, head: list[Any]) -> bool:
+def _told(message: Any) -> Any:
+    """What tells this message from others: its text, or all of it as bytes. Raises TypeError for what is not plain."""
+    content = message.get("content") if type(message) is dict else message
+    if type(content) is str:
+        return content
+    if not _is_made_of(_SCALARS, [message]):
+        raise TypeError("not plain")
+    return marshal.dumps(message, 2)
+
+
+def _opening(message: Any) -> int:
+    content = message.get("content") if type(message) is dict else message
+    return len(content) if type(content) is str else 0
+
+
+def _snapshot(messages: Any) -> tuple[Any, bool]:
+    """Our own copy of *messages*, and whether ``==`` with it is exact. Raises Refused, or TypeError for what is not plain."""
+    if type(messages) is not list:  # a str or None is nobody's to change, and the slot tells it
+        return messages, True
+    if _DICT.issuperset(map(type, messages)):
+        own = list(map(dict.copy, messages))
+        if _STR.issuperset(map(type, chain.from_iterable(own))) and _EXACT.issuperset(map(type, get_referents(*own))):
+            return own, True
+    if not _is_made_of(_SCALARS, messages):
+        raise TypeError("not plain")
+    walk = Walk()
+    return walk.plain(messages, MAX_DEPTH - 1), walk.only_text
+
+
+def _is_same(known: list[Any] | bytes | str | None, messages: Any) -> bool:
+    if type(known) is list:
+        return _is_made_of(_EXACT, messages) and known == messages
     if type(known) is bytes:
-        return _is_plain(head, MAX_DEPTH - 1) and known == marshal.dumps(head, 2)
-    for message in head:  # _is_plain(head, MAX_DEPTH - 1, _EXACT), with the usual message looked at in place
-        if type(message) is not dict:
-            return _is_plain(head, MAX_DEPTH - 1, _EXACT) and known == head
-        for key, item in message.items():
-            if type(key) is not str or (type(item) is not str and not _is_plain(item, MAX_DEPTH - 3, _EXACT)):
-                return False
-    return known == head
+        return _is_made_of(_SCALARS, messages) and known == marshal.dumps(messages, 2)
+    return True
 
 
-def _is_plain(value: Any, depth: int, scalars: frozenset[type] = _SCALARS) -> bool:
-    """Whether *value* is exact builtin JSON with str keys, so that no code but the interpreter's runs when it is compared.
+def _is_made_of(scalars: _Types, level: list[Any]) -> bool:
+    """Whether there are only *scalars* in *level* and in the dicts and lists inside it, all of exactly these types.
 
-    Also what keeps marshal from a cycle: it goes on beside what is nested too deep, for ever where that branches.
+    Then no code but the interpreter's runs when they are compared, and marshal, which would follow a cycle for ever, comes to an
+    end. The collector's own view of what refers to what is the quickest look that is exact: it leaves out only keys that are str.
     """
-    kind = type(value)
-    if kind is dict:
-        if depth <= 0:
+    tree = _TREES[scalars]
+    for _ in range(MAX_DEPTH):
+        if scalars.issuperset(map(type, level)):
+            return True
+        if len(level) > _WIDEST or not tree.issuperset(map(type, level)):
             return False
-        for key, item in value.items():
-            if type(key) is not str or (type(item) not in scalars and not _is_plain(item, depth - 1, scalars)):
-                return False
-        return True
-    if kind is list:
-        if depth <= 0:
-            return False
-        for item in value:  # noqa: SIM110 - all() with a generator takes half as long again
-            if type(item) not in scalars and not _is_plain(item, depth - 1, scalars):
-                return False
-        return True
-    return kind in scalars
+        level = get_referents(*level)
+    return False

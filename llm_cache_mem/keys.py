@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import sha256
 from typing import Any, NamedTuple
 
+from llm_cache_mem import hashing
 from llm_cache_mem.canonical import MAX_DEPTH, Walk, plain_request, text_of
 from llm_cache_mem.key_functions import ignoring, last_turn, masking
 from llm_cache_mem.key_memo import KeyMemo
@@ -18,6 +18,7 @@ __all__ = [
     "canonical",
     "digest",
     "digest_of",
+    "forget",
     "ignoring",
     "last_turn",
     "masking",
@@ -50,9 +51,14 @@ DEFAULT_IGNORE = frozenset(
 _memo = KeyMemo()
 
 
+def forget() -> None:
+    """Forget every digest worked out so far; keys stay as they are. For benchmarks, and for who wants that memory back."""
+    _memo.clear()
+
+
 def digest(messages: Any, params: Mapping[str, Any]) -> str:
     """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
-    return _memo.digest(messages, params) or sha256(canonical(messages, params).encode()).hexdigest()
+    return _memo.digest(messages, params) or hashing.sha256(canonical(messages, params).encode()).hexdigest()
 
 
 def digest_of(obj: Any) -> str:
@@ -65,7 +71,7 @@ def digest_of(obj: Any) -> str:
         tree = walk.plain(obj)
     except Refused as refused:
         raise refused.error() from None
-    return sha256(text_of(walk, tree).encode()).hexdigest()
+    return hashing.sha256(text_of(walk, tree).encode()).hexdigest()
 
 
 def canonical(messages: Any, params: Mapping[str, Any]) -> str:
@@ -97,7 +103,7 @@ def prefix(namespace: str, kind: str | None = None) -> str:
         raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
     name = "".join(chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in namespace.encode())
     if len(name) > _LONGEST_NAMESPACE:
-        name = "~" + sha256(name.encode()).hexdigest()  # a plain name never holds a ~
+        name = "~" + hashing.sha256(name.encode()).hexdigest()  # a plain name never holds a ~
     if kind is None:
         return f"{SCHEMA}:{name}:"
     if not kind or len(kind) > _LONGEST_KIND or not _PLAIN_BYTES.issuperset(kind.encode()):

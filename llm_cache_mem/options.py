@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAli
 if TYPE_CHECKING:  # datetime is not needed to import the library
     from datetime import timedelta
 
-__all__ = ["MODES", "UNSET", "CallOptions", "Mode", "Seconds", "Unset", "check_mode", "current", "options", "to_seconds"]
+__all__ = ["MODES", "NOTHING_ASKED", "UNSET", "CallOptions", "Mode", "Seconds", "Unset", "check_mode", "current", "options", "to_seconds"]
 
 Mode = Literal["on", "off", "refresh", "replay"]
 MODES: Final = ("on", "off", "refresh", "replay")
@@ -58,8 +58,8 @@ class CallOptions(NamedTuple):
     namespace: str | Unset = UNSET
 
 
-_DEFAULT = CallOptions()
-_current: ContextVar[CallOptions] = ContextVar("llm_cache_mem.options", default=_DEFAULT)
+NOTHING_ASKED: Final = CallOptions()
+_current: ContextVar[CallOptions] = ContextVar("llm_cache_mem.options", default=NOTHING_ASKED)
 current = _current.get
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem import keys
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.options import UNSET, current
+from llm_cache_mem.options import NOTHING_ASKED, UNSET, current
 
 __all__ = ["Keyer", "Request", "parameter_names"]
 
@@ -41,6 +41,13 @@ class Keyer:
         self._namespace = namespace
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
+        self._value_prefix = keys.prefix(namespace, "value")
+
+    def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
+        """``request(messages, params, "value").key`` where nothing was asked and nothing is set that would change it; else None."""
+        if current() is NOTHING_ASKED and self._key_fn is None and self._ignore.isdisjoint(params):
+            return self._value_prefix + keys.digest(messages, params)
+        return None
 
     def prefix(self, kind: str | None = None) -> str:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""

@@ -74,8 +74,8 @@ def test_a_change_in_place_is_seen() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), (1, 2), b"x", {1, 2}, {1: 2}, "\ud83d\ude00", "\udcff", 10**5000, object(), type("D", (dict,), {})()],
-    ids=["nan", "tuple", "bytes", "set", "int key", "surrogates", "surrogate", "huge int", "object", "subclass"],
+    [float("nan"), (1, 2), b"x", {1, 2}, "\ud83d\ude00", "\udcff", 10**5000, object(), type("D", (dict,), {})()],
+    ids=["nan", "tuple", "bytes", "set", "surrogates", "surrogate", "huge int", "object", "subclass"],
 )
 def test_what_is_not_plain_json_is_left_to_others(value: Any) -> None:
     memo = KeyMemo()
@@ -83,6 +83,14 @@ def test_what_is_not_plain_json_is_left_to_others(value: Any) -> None:
     assert memo.digest(text("a"), {"p": value}) is None
     assert memo.digest(text("a"), {"messages": 1}) is None
     assert len(memo) == 0
+
+
+def test_keys_that_are_no_strings_sort_as_the_strings_they_become() -> None:
+    odd, plain = {2: "a", 10: "b"}, {"2": "a", "10": "b"}
+    for _ in range(2):
+        assert KeyMemo().digest([{"c": odd}], {}) in (None, formula([{"c": plain}], {}))
+        assert KeyMemo().digest([odd], {}) in (None, formula([plain], {}))
+        assert KeyMemo().digest(text("a"), {"p": odd}) in (None, formula(text("a"), {"p": plain}))
 
 
 def test_text_beyond_ascii_is_remembered(worked_out: list[str]) -> None:
