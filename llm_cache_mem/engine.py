@@ -133,10 +133,14 @@ class Engine:
         return None
 
     def recall(self, messages: Any, params: Mapping[str, Any], default: Any) -> Any:
-        """The value that ``lookup(request(messages, params))`` finds, or *default*; a usual hit takes a shorter way to it."""
+        """The value that ``lookup(request(messages, params))`` finds, or *default*; the usual hit or miss takes a shorter way to it."""
         key = self._keyer.usual_key(messages, params) if self._default_mode == "on" else None
-        entry = None if key is None else self._fetch(key)
-        if key is not None and entry is not None:
+        if key is not None:
+            entry = self._fetch(key)
+            if entry is None:
+                model = params.get("model")
+                self._ledger.miss(key, model if isinstance(model, str) else None)
+                return default
             now, expires_at, ttl = self._clock(), entry.expires_at, self._ttl_seconds
             if (expires_at is None or now < expires_at) and (ttl is None or now - entry.stored_at < ttl) and entry.stored_at <= now:
                 try:
