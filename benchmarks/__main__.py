@@ -1,0 +1,41 @@
+"""``python -m benchmarks [NAME ...]``: run all, or those named; ``--list`` names them."""
+
+import os
+import platform
+import sqlite3
+import sys
+from collections.abc import Callable
+
+from benchmarks import calls, footprint, sqlite, stampede
+
+ALL: dict[str, Callable[[], None]] = {
+    "hits": calls.hits,
+    "first-sight": calls.first_sight,
+    "misses": calls.misses,
+    "peers": calls.peers,
+    "sqlite-hits": sqlite.hits,
+    "growth": sqlite.growth,
+    "memory": footprint.memory,
+    "imports": footprint.imports,
+    "threads": stampede.threads,
+    "tasks": stampede.tasks,
+}
+
+
+def main(names: list[str]) -> int:
+    if names == ["--list"]:
+        print("\n".join(ALL))
+        return 0
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; known are {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print("ratio to the first line of each table (median of interleaved rounds), then CPU microseconds a call (10th percentile)")
+    for name in names or ALL:
+        ALL[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

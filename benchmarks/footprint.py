@@ -1,0 +1,59 @@
+"""What it weighs: bytes an entry in memory, and the CPU time of importing the library."""
+
+import gc
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.workload import PARAMS, VALUE
+from llm_cache_mem import LLMCache
+
+__all__ = ["imports", "memory"]
+
+ENTRIES = 50_000
+
+
+def memory() -> None:
+    """Resident bytes an entry, with the 1.4 KB value, at 50,000 entries: in a process of its own."""
+    code = "from benchmarks.footprint import resident; resident()"
+    used = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    print(f"\nmemory an entry, {ENTRIES:,} entries of 1.4 KB\n  {used:,.0f} bytes   (must be <= 2,500: {'ok' if used <= 2500 else 'NO'})")
+
+
+def resident() -> None:
+    """Print the resident bytes an entry of this process."""
+    cache = LLMCache(max_size=None)
+    _fill(cache, 0, 1000)
+    before = _rss()
+    _fill(cache, 1000, ENTRIES)
+    print((_rss() - before) / (ENTRIES - 1000))
+
+
+def _fill(cache: LLMCache, first: int, last: int) -> None:
+    for number in range(first, last):
+        cache.put([{"role": "user", "content": f"question {number}"}], {**VALUE, "id": f"msg_{number:024d}"}, **PARAMS)
+
+
+def _rss() -> int:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def imports() -> None:
+    """CPU milliseconds of ``import llm_cache_mem`` over a bare interpreter: the least of 15 of each, in turn."""
+    codes = ("pass", "import llm_cache_mem")
+    best = dict.fromkeys(codes, float("inf"))
+    for _ in range(15):
+        for code in codes:
+            best[code] = min(best[code], _cpu(code))
+    extra = (best[codes[1]] - best[codes[0]]) * 1000
+    print(f"\nimport llm_cache_mem over a bare interpreter\n  {extra:.1f} ms CPU   (must be <= 30: {'ok' if extra <= 30 else 'NO'})")
+
+
+def _cpu(code: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
