@@ -11,7 +11,8 @@ from llm_cache_mem import RequestNotCacheable, keys
 
 __all__ = ["Identities", "settings_of"]
 
-_CLIENTS: Final = ("root_client", "client", "_client")
+_CLIENTS: Final = ("root_client", "client")
+"""Fields that hold an SDK's client from the start. One that is made for the first call would make the second another request."""
 _SECRET: Final = object()
 
 
