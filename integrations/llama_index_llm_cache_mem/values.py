@@ -1,5 +1,6 @@
 """What is stored of a response, and the response made of it again: equal, and a new object each time."""
 
+from io import IOBase
 from typing import Any, Final, TypeAlias
 
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, ContentBlock, TextBlock, ToolCallBlock
@@ -7,6 +8,7 @@ from llama_index.core.bridge.pydantic import BaseModel, TypeAdapter
 
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.codec import Payload, register_package
+from llm_cache_mem.errors import EntryUnreadable
 
 __all__ = ["Pieces", "Response", "dump", "load", "load_plain"]
 
@@ -34,7 +36,7 @@ def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
     if isinstance(response, ChatResponse):
         odd = {i: block for i, block in enumerate(response.message.blocks) if not isinstance(block, _SAFE) and not _fits(block)}
         if odd:  # URLs and paths: types of which pydantic alone knows how to write and read them
-            stored["blocks"] = [[i, block.model_dump(mode="json")] for i, block in odd.items()]
+            stored["blocks"] = [[i, _as_json(block)] for i, block in odd.items()]
             kept = [None if i in odd else block for i, block in enumerate(response.message.blocks)]
             changes["message"] = response.message.model_copy(update={"blocks": kept})
     if changes:
@@ -46,10 +48,12 @@ def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
 
 def load(stored: Any) -> tuple[Any, Pieces]:
     """The response and the pieces that it came in."""
-    response = stored["response"]
+    response, pieces = stored["response"], stored.get("pieces")
+    if not isinstance(response, (ChatResponse, CompletionResponse)) or not (pieces is None or type(pieces) is list):
+        raise EntryUnreadable("not an answer of LlamaIndex's")
     for i, block in stored.get("blocks", ()):
         response.message.blocks[i] = _blocks().validate_python(block)
-    return response, stored.get("pieces")
+    return response, pieces
 
 
 def load_plain(stored: Any) -> Any:
@@ -59,6 +63,18 @@ def load_plain(stored: Any) -> Any:
         response.delta = None
         response.additional_kwargs.pop("thinking_delta", None)
     return response
+
+
+def _as_json(block: Any) -> Any:
+    if _holds_file(block):  # pydantic would read it to its end
+        raise ValueNotCacheable("value.message.blocks", "an open file")
+    return block.model_dump(mode="json")
+
+
+def _holds_file(part: Any) -> bool:
+    if isinstance(part, list):
+        return any(map(_holds_file, part))
+    return isinstance(part, IOBase) or (isinstance(part, BaseModel) and any(map(_holds_file, part.__dict__.values())))
 
 
 def _blocks() -> "TypeAdapter[Any]":

@@ -107,6 +107,16 @@ def _said(answer: Any) -> str:
     return str(answer.message.content if isinstance(answer, ChatResponse) else answer.text)
 
 
+@pytest.fixture
+def current_loop() -> Iterator[None]:
+    """LlamaIndex's asyncio_run takes the thread's event loop, and where there is none leaves one open that nobody closes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 @pytest.fixture(autouse=True)
 def _no_cache_left_on() -> Iterator[None]:
     yield
