@@ -6,6 +6,7 @@ remembered digest, never get a wrong one.
 """
 
 import marshal
+from collections.abc import Iterable
 from gc import get_referents
 from itertools import chain
 from typing import Any
@@ -79,15 +80,12 @@ class KeyMemo:
 
     def _work_out(self, slot: Any, messages: Any) -> str | None:
         params = marshal.loads(slot[0])  # noqa: S302  # bytes made by marshal.dumps in this process
-        if not (_SCALARS.issuperset(map(type, params.values())) and _STR.issuperset(map(type, params))):
+        if not (_is_ascii(params) and _SCALARS.issuperset(map(type, params.values())) and _is_text(params.values())):
             params = Walk().plain(params)
         if "messages" in params:
             return None
         own, only_text = _snapshot(messages)
-        tree = {"messages": own, **params}
-        text = encode(tree)
-        if "\\ud" in text:
-            Walk().plain(tree)  # raises Refused for half of a surrogate pair
+        text = encode({"messages": own, **params})
         digest = hashing.sha256(text.encode()).hexdigest()
         size = 2 * len(text) + len(slot[0])  # the text once more as objects: an estimate
         if size <= self._half_size // 4:
@@ -119,15 +117,36 @@ def _opening(message: Any) -> int:
 def _snapshot(messages: Any) -> tuple[Any, bool]:
     """Our own copy of *messages*, and whether ``==`` with it is exact. Raises Refused, or TypeError for what is not plain."""
     if type(messages) is not list:  # a str or None is nobody's to change, and the slot tells it
-        return messages, True
-    if _DICT.issuperset(map(type, messages)):
+        return Walk().plain(messages), True
+    if _DICT.issuperset(map(type, messages)):  # the usual conversation, at a fifth of the cost of a walk
         own = list(map(dict.copy, messages))
-        if _STR.issuperset(map(type, chain.from_iterable(own))) and _EXACT.issuperset(map(type, get_referents(*own))):
+        leaves = get_referents(*own)
+        if _EXACT.issuperset(map(type, leaves)) and _is_ascii(chain.from_iterable(own)) and _is_text(leaves):
             return own, True
     if not _is_made_of(_SCALARS, messages):
         raise TypeError("not plain")
     walk = Walk()
     return walk.plain(messages, MAX_DEPTH - 1), walk.only_text
+
+
+def _is_ascii(keys: Iterable[Any]) -> bool:
+    """Whether all *keys* are exactly str, and ASCII."""
+    keys = list(keys)
+    return _STR.issuperset(map(type, keys)) and all(map(str.isascii, keys))
+
+
+def _is_text(leaves: Iterable[Any]) -> bool:
+    """Whether no str among *leaves* holds half of a surrogate pair, which JSON could not tell from a whole one."""
+    for leaf in leaves:
+        if type(leaf) is str and not leaf.isascii():
+            try:
+                leaf.encode("latin-1")  # a copy of memory where it applies
+            except UnicodeEncodeError:
+                try:
+                    leaf.encode()
+                except UnicodeEncodeError:
+                    return False
+    return True
 
 
 def _is_same(known: list[Any] | bytes | str | None, messages: Any) -> bool:
