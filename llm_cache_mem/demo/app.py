@@ -71,7 +71,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("llm-cache-mem demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "llm-cache-mem demo",
+        description="A small real model on this machine, asked by the anthropic and openai SDKs through the cache, with a restart in the middle.",
+    )
     parser.add_argument(
         "--live", action="store_true", help="ask the real providers; needs ANTHROPIC_API_KEY or OPENAI_API_KEY; costs cents"
     )
@@ -85,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("IN", "OUT"),
         help="dollars per million tokens that the free local model is shown at",
     )
-    parser.add_argument("--anthropic-model", default="claude-haiku-4-5", help="with --live")
-    parser.add_argument("--openai-model", default="gpt-4.1-mini", help="with --live")
+    parser.add_argument("--anthropic-model", default="claude-haiku-4-5", help="with --live (default: %(default)s)")
+    parser.add_argument("--openai-model", default="gpt-4.1-mini", help="with --live (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout, all else on stderr")
     return parser
 
