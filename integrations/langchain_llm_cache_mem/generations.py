@@ -20,6 +20,7 @@ from langchain_core.messages import (
     ToolMessage,
     ToolMessageChunk,
 )
+from langchain_core.messages.base import TextAccessor
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
 from llm_cache_mem import ValueNotCacheable
@@ -40,7 +41,7 @@ _MESSAGES: Final[dict[str, type[BaseMessage]]] = {
 
 
 def dump(generations: Sequence[Generation], params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What to store for *generations*, the answer to a request with *params*; it shares parts with them.
+    """What to store for *generations*, the answer to a request with *params*; it may share parts with them.
 
     ValueNotCacheable for a class of message or generation that ``load`` does not know.
     """
@@ -119,7 +120,7 @@ def _dump_generation(generation: Generation, classes: tuple[type, ...]) -> dict[
     if isinstance(generation, ChatGeneration):
         stored["message"] = _dump_message(generation.message, classes)
     else:
-        stored["text"] = generation.text
+        stored["text"] = _exact(generation.text)
     return stored
 
 
@@ -128,7 +129,7 @@ def _dump_message(message: BaseMessage, classes: tuple[type, ...]) -> dict[str, 
     if _MESSAGES.get(cls.__name__) is not cls:
         raise ValueNotCacheable("generation.message", f"its class is {cls.__name__}")
     defaults = _defaults(cls)
-    fields = {name: value for name, value in message.__dict__.items() if name in defaults and not _same(value, defaults[name])}
+    fields = {name: _exact(value) for name, value in message.__dict__.items() if name in defaults and not _same(value, defaults[name])}
     fields |= message.__pydantic_extra__ or {}
     if not _is_response_item(message):
         fields.pop("id", None)  # an id names one message of one conversation: graphs drop the second that bears it
@@ -145,6 +146,16 @@ def _defaults(cls: type[BaseMessage]) -> dict[str, Any]:
     """The fields to store, with the values that need not be."""
     fields = {name: field for name, field in cls.model_fields.items() if name != "type"}
     return {name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields.items()}
+
+
+def _exact(value: Any) -> Any:
+    """*value* with plain text where it holds the text of another message, which LangChain gives as a kind of str of its own."""
+    kind = type(value)
+    if kind is TextAccessor:
+        return str.__str__(value)
+    if kind is dict:
+        return {name: _exact(item) for name, item in value.items()}
+    return [_exact(item) for item in value] if kind is list else value
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -17,6 +17,8 @@ from langchain_llm_cache_mem import LLMCacheMem
 from langchain_llm_cache_mem.generations import dump, load, load_stream
 from pydantic import BaseModel
 
+from llm_cache_mem.codec import Payload
+
 USAGE = {
     "input_tokens": 10,
     "output_tokens": 5,
@@ -92,6 +94,14 @@ def test_a_parsed_object_comes_back_as_data_unless_the_request_names_its_class(c
         found = cache.cache.lookup(request, load).value[0].message
         assert found.additional_kwargs == {"parsed": expected}
     assert message.additional_kwargs == {"parsed": Parsed(total=1)}
+
+
+def test_the_text_of_another_message_is_text() -> None:
+    text = HumanMessage("hi").text
+    message = AIMessage(text, tool_calls=[{"name": "f", "args": {"a": [text]}, "id": "1"}])
+    for generation in (ChatGeneration(message=message), Generation(text=text)):
+        Payload.of(dump([generation], {}))
+    assert load(dump([ChatGeneration(message=message)], {}))[0].message.content == "hi"
 
 
 def test_one_generation_is_a_stream_of_one_chunk() -> None:
