@@ -191,6 +191,36 @@ def test_live_without_a_key_names_the_variables(monkeypatch: pytest.MonkeyPatch,
     assert "ANTHROPIC_API_KEY or OPENAI_API_KEY" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.fixture
+def with_key(server: FallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key for OpenAI alone, whose SDK is pointed at the stand-in."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+
+
+@pytest.mark.usefixtures("with_key")
+def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(server: FallbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("genai_prices")
+    assert app.main(["--live", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["all"]["paid"] == server.calls
+    assert summary["paid"]["dollars"] > 0
+    assert summary["paid"]["unpriced"] == summary["saved"]["unpriced"] == 0
+
+
+@pytest.mark.usefixtures("with_key")
+def test_a_provider_that_refuses_is_named_without_the_key(
+    server: FallbackServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/nowhere")
+    assert app.main(["--live"]) == 1
+    out, err = capfd.readouterr()
+    assert "openai: NotFoundError (404)" in out
+    assert "sk-secret" not in out + err
+    assert "Traceback" not in err
+
+
 def is_running(pid: int) -> bool:
     """Whether *pid* is there and not a zombie."""
     try:

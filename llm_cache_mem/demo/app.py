@@ -73,7 +73,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "llm-cache-mem demo",
-        description="A small real model on this machine, asked by the anthropic and openai SDKs through the cache, with a restart in the middle.",
+        description="A small real model on this machine, asked by the real SDKs through the cache, with a restart in the middle.",
     )
     parser.add_argument(
         "--live", action="store_true", help="ask the real providers; needs ANTHROPIC_API_KEY or OPENAI_API_KEY; costs cents"
