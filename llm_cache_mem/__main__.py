@@ -1,0 +1,25 @@
+"""``python -m llm_cache_mem``, and what the ``llm-cache-mem`` command calls."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command line; 2, and a line on stderr, where its libraries are not installed."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("rich", "typer"):
+            raise
+        sys.stderr.write(f"llm-cache-mem: the command line needs {exc.name}: pip install 'llm-cache-mem[cli]'\n")
+        return 2
+    from llm_cache_mem import cli
+
+    cli.main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

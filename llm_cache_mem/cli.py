@@ -1,0 +1,93 @@
+"""The command ``llm-cache-mem``: look into a store, tidy it up, carry it elsewhere, compute a key.
+
+Exit status: 0; 1 not found, or it did not work; 2 a wrong command line; 130 interrupted. Results go to stdout, all else to
+stderr. No prompt and no answer is shown but by ``show --value``, ``export`` and ``key --canonical``.
+"""
+
+import errno
+import io
+import sys
+from typing import Annotated, Any
+
+try:
+    import typer
+    from typer.core import TyperGroup
+except ModuleNotFoundError as exc:
+    if exc.name != "typer":
+        raise
+    raise ImportError("the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer") from None
+
+from llm_cache_mem import cli_change, cli_look
+from llm_cache_mem.cli_input import FAILED, URL_VARIABLE, CommandFailed
+from llm_cache_mem.errors import LLMCacheError
+
+__all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Turns what goes wrong in any command into a line on stderr and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LLMCacheError as exc:
+            text, status = str(exc), exc.status if isinstance(exc, CommandFailed) else FAILED
+        except OSError as exc:
+            if exc.errno == errno.EPIPE:  # whoever reads has read enough: typer ends quietly
+                raise
+            text, status = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc), FAILED
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        typer.echo(f"error: {text}", err=True)
+        raise typer.Exit(status)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    epilog=f"URL may be left out where {URL_VARIABLE} names the store. Exit status: 0; 1 not found or failed; 2 wrong command line.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("stats")(cli_look.stats)
+app.command("list")(cli_look.list_)
+app.command("show")(cli_look.show)
+app.command("key")(cli_look.key)
+app.command("prune")(cli_change.prune)
+app.command("clear")(cli_change.clear)
+app.command("export")(cli_change.export)
+app.command("import")(cli_change.import_)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def demo(ctx: typer.Context) -> None:
+    """Show real LLM calls answered once, then from the cache; --live asks the providers."""
+    from llm_cache_mem.demo.app import main as run
+
+    raise typer.Exit(run(ctx.args))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from llm_cache_mem import __version__
+
+        typer.echo(f"llm-cache-mem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Look into a store of llm-cache-mem, tidy it up, carry it elsewhere, compute a key."""
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` holds, and end the process with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="llm-cache-mem")

@@ -1,0 +1,143 @@
+"""The commands that change a store, and the one that carries it elsewhere."""
+
+import os
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm_cache_mem.cli_input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
+from llm_cache_mem.cli_shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, count_of, opened, progress, reading, replacing, report
+from llm_cache_mem.errors import ValueNotCacheable
+
+if TYPE_CHECKING:
+    from llm_cache_mem.stores import Store
+
+__all__ = ["clear", "export", "import_", "prune"]
+
+File = Annotated[str | None, typer.Argument(metavar="FILE", help="A file of JSON Lines; - is stdin or stdout.")]
+
+
+def prune(
+    url: Url = None,
+    older_than: Annotated[str | None, typer.Option(metavar="SPAN", help="Also what was stored so long ago: 7d, 12h, 1h30m.")] = None,
+    namespace: Namespace = None,
+    kind: Kind = None,
+    model: Model = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would remove.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what has expired; --older-than adds to that, the other options narrow it down."""
+    from llm_cache_mem.cli_store import Selection, database_path, open_for_changes
+
+    age = None if older_than is None else seconds_in(older_than)
+    selection = Selection(namespace, kind, model, expired=True, older_than=age)
+    path = database_path(url_of(url))
+    removed = 0
+    with reading(path, selection) as (_, entries), nullcontext() if dry_run else open_for_changes(path) as store:
+        if store is not None and selection == Selection(expired=True):
+            removed = store.purge()  # by an index, without reading them
+        else:
+            for found in entries:
+                removed += store is None or store.delete(found.key, stored_at=found.entry.stored_at)
+    report(as_json, {"removed": removed, "dry_run": dry_run}, f"{'would remove' if dry_run else 'removed'} {count_of(removed)}")
+
+
+def clear(
+    url: Url = None,
+    namespace: Annotated[str | None, typer.Option(metavar="NAME", help='This namespace; "" is the default one.')] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All namespaces.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove every entry of a namespace, or all there are."""
+    from llm_cache_mem.cli_store import Selection, database_path, open_for_changes
+
+    if everything == (namespace is not None):
+        raise CommandFailed("say what to remove: --namespace NAME, or --all", MISUSED)
+    path, selection = database_path(url_of(url)), Selection(namespace)
+    with reading(path, selection) as (reader, _):
+        count = reader.size(selection.prefix)
+    if count and not yes:
+        what = f"{count_of(count)} of {'all namespaces' if everything else f'namespace {namespace!r}'}"
+        if not sys.stdin.isatty():
+            raise CommandFailed(f"this would remove {what}, and nobody is here to be asked: --yes does it", MISUSED)
+        if not typer.confirm(f"Remove {what} from {path}?", err=True):
+            raise CommandFailed("nothing was removed")
+    with open_for_changes(path) as store:
+        removed = store.clear(selection.prefix)
+    report(as_json, {"removed": removed}, f"removed {count_of(removed)}")
+
+
+def export(
+    url: UrlFirst = None,
+    file: File = None,
+    namespace: Namespace = None,
+    kind: Kind = None,
+    model: Model = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+) -> None:
+    """Write entries with their answers as JSON Lines, the least recently used first."""
+    from llm_cache_mem.cli_jsonl import to_line
+    from llm_cache_mem.cli_store import Selection, database_path
+
+    url, target = url_and("FILE", url, file)
+    count = 0
+    with reading(database_path(url), Selection(namespace, kind, model)) as (reader, entries):
+        if os.path.exists(target) and os.path.samefile(target, reader.path):
+            raise CommandFailed(f"{target} is the store itself", MISUSED)
+        with nullcontext(sys.stdout.buffer) if target == "-" else replacing(target, force=force) as out:
+            for found in entries:
+                out.write(to_line(found.key, found.entry))
+                count += 1
+            out.flush()
+    typer.echo(f"exported {count_of(count)}", err=True)
+    if reader.unreadable:
+        typer.echo(f"left out {count_of(reader.unreadable)} that cannot be read", err=True)
+
+
+def import_(
+    url: UrlFirst = None,
+    file: File = None,
+    namespace: Annotated[str | None, typer.Option(metavar="NAME", help="Put them all into this namespace.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace entries that are as new, or newer.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on past lines that are no entries.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read entries from JSON Lines, as export writes them, into a store, which is made if there is none."""
+    from llm_cache_mem.cli_jsonl import numbered_lines
+    from llm_cache_mem.cli_store import database_path, open_for_changes
+
+    url, source = url_and("FILE", url, file)
+    counts = {"imported": 0, "kept": 0, "bad_lines": 0}
+    # At a clock of 0 nothing has expired, so that the store sweeps away nothing of what is brought: replay reads at any age.
+    with opened(source) as lines, open_for_changes(database_path(url), clock=lambda: 0.0) as store, progress("importing", None) as step:
+        for number, line in numbered_lines(lines):
+            step()
+            try:
+                counts[_bring(store, line, namespace, overwrite)] += 1
+            except (BadInput, ValueNotCacheable) as exc:
+                problem = f"line {number}: {exc}"
+                if not skip_bad:
+                    raise BadInput(f"{problem}; imported {count_of(counts['imported'])} before it (--skip-bad goes on)") from None
+                counts["bad_lines"] += 1
+                typer.echo(problem, err=True)
+    kept = f", kept {counts['kept']:,} that were as new or newer" if counts["kept"] else ""
+    skipped = f", skipped {counts['bad_lines']:,} bad lines" if counts["bad_lines"] else ""
+    report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{skipped}")
+
+
+def _bring(store: "Store", line: bytes, namespace: str | None, overwrite: bool) -> str:
+    """Put the entry of *line* into *store*; what became of it: ``imported`` or ``kept``."""
+    from llm_cache_mem.cli_jsonl import from_line
+    from llm_cache_mem.keys import parse, prefix
+
+    key, entry = from_line(line)
+    if namespace is not None:
+        key = prefix(namespace, parse(key).kind) + key.rpartition(":")[2]
+    held = None if overwrite else store.get(key)
+    if held is not None and held.stored_at >= entry.stored_at:
+        return "kept"
+    store.put(key, entry)
+    return "imported"

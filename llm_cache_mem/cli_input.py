@@ -1,0 +1,79 @@
+"""What people hand to a command: strict JSON, spans of time, a store and another thing; and how a command says no."""
+
+import json
+import os
+import re
+from typing import Any
+
+from llm_cache_mem.errors import LLMCacheError
+
+__all__ = ["FAILED", "MISUSED", "URL_VARIABLE", "BadInput", "CommandFailed", "parse_json", "seconds_in", "url_and", "url_of"]
+
+FAILED, MISUSED = 1, 2  # exit statuses: it was not found or did not work; the command line is wrong
+URL_VARIABLE = "LLM_CACHE_MEM_URL"
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+class CommandFailed(LLMCacheError):
+    """A command cannot do what it was asked; the text says why, and *status* is what the process ends with."""
+
+    def __init__(self, text: str, status: int = FAILED) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class BadInput(CommandFailed):
+    """Data that was read is not what it should be; the text quotes nothing from it."""
+
+
+def parse_json(data: bytes) -> Any:
+    """One JSON value, read strictly: BadInput for NaN, for a name twice in an object, for what is not UTF-8."""
+    try:
+        return _decoder.decode(data.decode("utf-8-sig"))
+    except json.JSONDecodeError as exc:
+        raise BadInput(f"not JSON: {exc.msg}, at character {exc.pos + 1}") from None
+    except UnicodeDecodeError:
+        raise BadInput("not UTF-8") from None
+    except RecursionError:
+        raise BadInput("nested too deeply") from None
+    except ValueError:
+        raise BadInput("a number with too many digits") from None
+
+
+def seconds_in(span: str) -> float:
+    """The seconds in ``7d``, ``1h30m``, ``90s`` or ``90``; CommandFailed for anything else."""
+    parts = re.fullmatch(r"\d+(\.\d+)?|(\d+(\.\d+)?[smhdw])+", span)
+    if parts is None:
+        raise CommandFailed(f"{span!r} is no span of time: write 7d, 1h30m or 90s (s, m, h, d, w)", MISUSED)
+    return sum(float(number) * _UNITS[unit or "s"] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhdw]?)", span))
+
+
+def url_of(argument: str | None) -> str:
+    """The store's URL, which the environment may give; CommandFailed if nobody does."""
+    if not argument:
+        raise CommandFailed(f"which store? Give its URL or path, or set {URL_VARIABLE}", MISUSED)
+    return argument
+
+
+def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]:
+    """The store's URL and *what*, from two arguments, or from one and the environment; CommandFailed if one is missing."""
+    if second is None:
+        first, second = os.environ.get(URL_VARIABLE), first
+    if not first or not second:
+        raise CommandFailed(f"give a store and a {what}, or the {what} alone and {URL_VARIABLE} in the environment", MISUSED)
+    return first, second
+
+
+def _no_constant(token: str) -> Any:
+    raise BadInput(f"{token} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadInput("a name twice in one object")
+    return found
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)

@@ -1,0 +1,135 @@
+"""Entries as JSON Lines: one entry a line, its value as the codec's JSON, which is neither decoded nor believed on the way."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from llm_cache_mem import keys
+from llm_cache_mem.cli_input import BadInput, parse_json
+from llm_cache_mem.cli_report import finite
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.entry import MAX_BODY_BYTES, Entry
+from llm_cache_mem.usage import Usage
+
+__all__ = ["from_line", "numbered_lines", "to_line"]
+
+_FIELDS = frozenset(("key", "stored_at", "expires_at", "model", "usage", "cost_usd", "seconds", "request", "value"))
+_LONGEST_LINE = 3 * MAX_BODY_BYTES  # a value, a request and the rest
+_LONGEST_KEY = 250
+_INT64 = range(-(2**63), 2**63)
+
+
+def to_line(key: str, entry: Entry) -> bytes:
+    """The entry as a line of JSON, newline included; *request* stands in it only if the entry has one."""
+    head = {
+        "key": key,
+        "stored_at": entry.stored_at,
+        "expires_at": finite(entry.expires_at),
+        "model": entry.model,
+        "usage": None if entry.usage is None else Usage(*entry.usage)._asdict(),
+        "cost_usd": finite(entry.cost_usd),
+        "seconds": finite(entry.seconds),
+    }
+    if entry.request is not None:
+        head["request"] = entry.request.decode("utf-8", "surrogateescape")
+    # The value goes in as it is; a line break in it can only be white space between JSON tokens.
+    return json.dumps(head).encode()[:-1] + b', "value": ' + entry.payload.json().replace(b"\n", b" ") + b"}\n"
+
+
+def from_line(line: bytes) -> tuple[str, Entry]:
+    """The key and the entry of a line, in whatever order its fields stand; BadInput if it holds anything else."""
+    fields = parse_json(line)
+    if not isinstance(fields, dict):
+        raise BadInput("not a JSON object")
+    if not fields.keys() <= _FIELDS:
+        raise BadInput(f"it has a field that is none of {', '.join(sorted(_FIELDS))}")
+    if missing := [name for name in ("key", "stored_at", "value") if name not in fields]:
+        raise BadInput(f"{missing[0]!r} is missing")
+    stored_at = _number(fields, "stored_at")
+    if stored_at is None:
+        raise BadInput("'stored_at' is null")
+    entry = Entry(
+        _payload(fields["value"]),
+        stored_at,
+        _number(fields, "expires_at"),
+        _text(fields, "model"),
+        _usage(fields.get("usage")),
+        _number(fields, "cost_usd"),
+        _number(fields, "seconds"),
+        _bytes(_text(fields, "request")),
+    )
+    return _key(_text(fields, "key") or ""), entry
+
+
+def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, from 1, one in memory at a time; one that is too long comes cut off, which no parser takes."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        rest = line
+        while not rest.endswith(b"\n") and (rest := file.readline(_LONGEST_LINE)):
+            continue
+        if not line.isspace():
+            yield number, line
+
+
+def _key(key: str) -> str:
+    try:
+        parts = keys.parse(key)
+    except ValueError:
+        raise BadInput("'key' is not a key of this library") from None
+    if len(key) > _LONGEST_KEY:
+        raise BadInput(f"'key' has more than {_LONGEST_KEY} characters")
+    if parts.schema != keys.SCHEMA:
+        raise BadInput(f"'key' is of schema {parts.schema}; this version knows {keys.SCHEMA}")
+    return key
+
+
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    found = fields.get(name)
+    if found is None or isinstance(found, str):
+        return found
+    raise BadInput(f"{name!r} is not a string")
+
+
+def _bytes(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise BadInput("'request' has half of a surrogate pair") from None
+
+
+def _number(fields: dict[str, Any], name: str) -> float | None:
+    found = fields.get(name)
+    if found is None:
+        return None
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(number := float(found)):
+                return number
+    raise BadInput(f"{name!r} is not a number that fits")
+
+
+def _usage(found: Any) -> Usage | None:
+    if found is None:
+        return None
+    counts = found.values() if isinstance(found, dict) else ()
+    if not counts or not all(type(count) is int and count in _INT64 for count in counts):
+        raise BadInput("'usage' is not an object of token counts")
+    try:
+        return Usage(**found)
+    except TypeError:
+        raise BadInput(f"'usage' has other fields than {', '.join(Usage._fields)}") from None
+
+
+def _payload(value: Any) -> Payload:
+    try:
+        return Payload.from_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
+    except UnicodeEncodeError:
+        raise BadInput("'value' has half of a surrogate pair") from None
+    except RecursionError:
+        raise BadInput("nested too deeply") from None
+    except ValueError:  # 1e999 is read as infinite
+        raise BadInput("'value' has a number that JSON cannot hold") from None

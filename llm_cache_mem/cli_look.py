@@ -1,0 +1,144 @@
+"""The commands that look: nothing in the store changes by them, not even the order of use."""
+
+import json
+import sys
+from collections.abc import Iterator
+from time import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llm_cache_mem.cli_input import BadInput, CommandFailed, parse_json, url_and, url_of
+from llm_cache_mem.cli_shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, opened, print_json, reading
+
+if TYPE_CHECKING:
+    from llm_cache_mem.cli_store import Found, Reader
+
+__all__ = ["key", "list_", "show", "stats"]
+
+_CANDIDATES = 10
+
+
+def stats(url: Url = None, as_json: AsJson = False) -> None:
+    """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
+    from llm_cache_mem.cli_report import Summary, describe
+    from llm_cache_mem.cli_store import Selection, database_path
+
+    summary, now = Summary(), time()
+    with reading(database_path(url_of(url)), Selection()) as (reader, entries):
+        for found in entries:
+            summary.add(describe(found, now))
+    document = {"store": reader.path, "unreadable": reader.unreadable} | summary.as_dict()
+    if as_json:
+        print_json(document)
+        return
+    from llm_cache_mem.cli_render import show_stats
+
+    show_stats(document, now)
+
+
+def list_(
+    url: Url = None,
+    namespace: Namespace = None,
+    kind: Kind = None,
+    model: Model = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Only what has expired.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="How many, the newest first; 0 is all.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The entries, the newest first: key, model, age, expiry, size, tokens and cost of each."""
+    from heapq import nlargest
+
+    from llm_cache_mem.cli_report import describe
+    from llm_cache_mem.cli_store import Selection, database_path
+
+    now, total = time(), 0
+
+    def described() -> Iterator[dict[str, Any]]:
+        nonlocal total
+        for found in entries:
+            total += 1
+            yield describe(found, now)
+
+    with reading(database_path(url_of(url)), Selection(namespace, kind, model, expired)) as (_, entries):
+        rows = nlargest(limit or sys.maxsize, described(), key=lambda row: row["stored_at"])
+    if as_json:
+        print_json({"total": total, "entries": rows})
+        return
+    from llm_cache_mem.cli_render import show_list
+
+    show_list(rows, total, now)
+
+
+def show(
+    url: UrlFirst = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="A key or its digest, or what one of them begins with.")] = None,
+    value: Annotated[bool, typer.Option("--value", help="The answer too, as the JSON that is stored.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is known about one entry; its answer only with --value."""
+    from llm_cache_mem.cli_report import describe
+    from llm_cache_mem.cli_store import Selection, database_path
+
+    url, wanted = url_and("KEY", url, key)
+    now = time()
+    with reading(database_path(url), Selection()) as (reader, _):
+        found = _the_one(reader, wanted)
+    row = describe(found, now)
+    answer = parse_json(found.entry.payload.json()) if value else None
+    if as_json:
+        print_json(row | ({"value": answer} if value else {}))
+        return
+    from llm_cache_mem.cli_render import show_entry, visible
+
+    show_entry(row, now)
+    if value:
+        typer.echo()
+        for line in json.dumps(answer, indent=2, ensure_ascii=False).split("\n"):
+            typer.echo(visible(line))
+
+
+def key(
+    file: Annotated[str, typer.Argument(metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.')] = "-",
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="No part of the request, as in LLMCache(ignore=...); may be repeated.")
+    ] = None,
+    canonical: Annotated[bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON."""
+    from llm_cache_mem import keys
+
+    with opened(file) as stream:
+        params = parse_json(stream.read())
+    if not isinstance(params, dict) or "messages" not in params:
+        raise BadInput('the request is not a JSON object with "messages"')
+    names = keys.DEFAULT_IGNORE if ignore is None else ignore
+    messages = params.pop("messages")
+    params = {name: value for name, value in params.items() if name not in names}
+    digest, text = keys.digest(messages, params), keys.canonical(messages, params)
+    if as_json:
+        print_json({"key": digest} | ({"canonical": text} if canonical else {}))
+    else:
+        typer.echo(text if canonical else digest)
+
+
+def _the_one(reader: "Reader", wanted: str) -> "Found":
+    """The entry whose key or digest is *wanted*, or else the only one that begins so."""
+    exact, similar = [], []
+    for found in reader.entries(part=wanted):
+        digest = found.key.rpartition(":")[2]
+        if wanted in (found.key, digest):
+            exact.append(found)
+        elif found.key.startswith(wanted) or digest.startswith(wanted):
+            similar.append(found)
+        if len(exact) + len(similar) > _CANDIDATES:
+            break
+    candidates = exact or similar
+    if not candidates:
+        raise CommandFailed(f"no entry has a key that begins with {wanted!r}")
+    if len(candidates) > 1:
+        keys = "".join(f"\n  {found.key}" for found in candidates[:_CANDIDATES])
+        more = "\n  ..." if len(candidates) > _CANDIDATES else ""
+        raise CommandFailed(f"more than one key begins with {wanted!r}; which?{keys}{more}")
+    return candidates[0]

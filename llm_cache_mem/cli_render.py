@@ -1,0 +1,196 @@
+"""What people see: aligned tables on a terminal or in a pipe, ages and sizes in words."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["duration", "moment", "show_entry", "show_list", "show_stats", "visible"]
+
+Row = Mapping[str, Any]
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+_WIDE = 1000  # columns of a pipe: nothing is cut there
+_DIGEST = 8  # digits: one in four billion
+_SHRINK = ("namespace", "model")  # when the terminal is narrow
+_MOST_GROUPS = 20
+_LABEL = 11  # columns
+
+
+def duration(seconds: float, parts: int = 1) -> str:
+    """*seconds* in their largest units: ``3d``, or with two parts ``3d 4h``."""
+    left = round(abs(seconds))
+    words: list[tuple[int, str]] = []
+    for length, unit in _UNITS:
+        count, rest = divmod(left, length)
+        if count or (words and len(words) < parts):
+            words.append((count, unit))
+            left = rest
+        if len(words) == parts:
+            break
+    return " ".join(f"{count:,}{unit}" for count, unit in words if count) or "0s"
+
+
+def moment(at: float) -> str:
+    """A time in ISO 8601, in this place's time zone."""
+    try:
+        return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # beyond the calendar
+        return f"{at:g} s after 1970"
+
+
+def visible(text: str) -> str:
+    """*text* with everything that a terminal might obey made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def show_list(rows: Sequence[Row], total: int, now: float) -> None:
+    """A line for each of *rows*. A column in which all is as it mostly is (no namespace, kind value, ...) is left out."""
+    columns: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
+        ("key", "left", "", lambda row: row["digest"][:_DIGEST]),
+        ("sample", "right", "", lambda row: str(row["sample"] or "")),
+        ("namespace", "left", "", lambda row: visible(row["namespace"])),
+        ("kind", "left", "value", lambda row: row["kind"]),
+        ("model", "left", "", lambda row: visible(row["model"] or "")),
+        ("age", "right", "", lambda row: duration(now - row["stored_at"])),
+        ("expires", "right", "", lambda row: _expiry(row, now)),
+        ("size", "right", "", lambda row: _size(row["bytes"])),
+        ("tokens", "right", "", lambda row: _tokens(row["usage"])),
+        ("cost", "right", "", lambda row: _dollars(row["cost_usd"])),
+    )
+    table = _table()
+    kept = []
+    for name, justify, usual, cell in columns:
+        if any(cell(row) != usual for row in rows):
+            table.add_column(name, justify=justify, no_wrap=name not in _SHRINK)  # type: ignore[arg-type]  # a str here
+            kept.append(cell)
+    for row in rows:
+        table.add_row(*(_cell(cell(row)) for cell in kept))
+    if rows:
+        _console().print(table)
+    if len(rows) < total:
+        _note(f"{len(rows):,} of {total:,} entries, the newest; --limit 0 shows all")
+    elif not rows:
+        _note("no entries")
+
+
+def show_entry(row: Row, now: float) -> None:
+    """What is known about an entry, a line each."""
+    usage = row["usage"]
+    age = f"{duration(now - row['stored_at'], 2)} ago"
+    lines = {
+        "key": row["key"],
+        "namespace": visible(row["namespace"]) or "(default)",
+        "kind": row["kind"],
+        "sample": str(row["sample"]),
+        "model": visible(row["model"] or "") or "unknown",
+        "stored": f"{moment(row['stored_at'])}  ({age})",
+        "expires": _long_expiry(row, now),
+        "size": _size(row["bytes"]),
+        "tokens": "unknown" if usage is None else ", ".join(f"{n:,} {name.removesuffix('_tokens')}" for name, n in usage.items() if n),
+        "cost": _dollars(row["cost_usd"]) or "unknown",
+        "took": "unknown" if row["seconds"] is None else f"{row['seconds']:.3g} s",
+    }
+    _print_pairs(_console(), lines)
+
+
+def show_stats(stats: Row, now: float) -> None:
+    """The totals, then a table of who they belong to."""
+    console = _console()
+    lines = {"store": visible(stats["store"]), "entries": f"{stats['entries']:,}", "size": _size(stats["bytes"])}
+    if stats["expired"]:
+        lines["entries"] += f", {stats['expired']:,} of them expired"
+    if stats["unreadable"]:
+        lines["entries"] += f", and {stats['unreadable']:,} that cannot be read"
+    for name in ("oldest", "newest") if stats["entries"] else ():
+        at = stats[f"{name}_stored_at"]
+        lines[name] = f"{moment(at)}  ({duration(now - at, 2)} ago)"
+    if stats["entries"]:
+        lines["tokens"] = f"{stats['input_tokens']:,} in, {stats['output_tokens']:,} out"
+        unpriced = f"; {stats['unpriced']:,} entries of unknown cost" if stats["unpriced"] else ""
+        lines["cost"] = f"{_dollars(stats['cost_usd'])}{unpriced}"
+        lines["took"] = f"{duration(stats['seconds'], 2)} of waiting for these answers"
+    _print_pairs(console, lines)
+    if stats["entries"]:
+        console.print()
+        console.print(_groups(stats))
+
+
+def _console() -> Console:
+    piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
+    return Console(width=_WIDE if piped else None, highlight=False)
+
+
+def _note(text: str) -> None:
+    Console(stderr=True, highlight=False).print(Text(text))
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _cell(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _print_pairs(console: Console, lines: Mapping[str, str]) -> None:
+    for name, text in lines.items():
+        console.print(Text.assemble((f"{name:<{_LABEL}}", "bold"), text), soft_wrap=True)
+
+
+def _groups(stats: Row) -> Table:
+    table = _table()
+    table.add_column("by", no_wrap=True, style="bold")
+    table.add_column("")
+    for name in ("entries", "expired", "size", "tokens", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for by, unnamed in (("namespace", "(default)"), ("kind", ""), ("model", "(unknown)")):
+        groups = stats[f"by_{by}"]
+        for number, (name, sums) in enumerate(groups.items()):
+            if number == _MOST_GROUPS:
+                table.add_row("", _cell(f"and {len(groups) - number:,} more: --json"))
+                break
+            table.add_row("" if number else by, _cell(visible(name) or unnamed), *_sums(sums))
+    return table
+
+
+def _sums(sums: Row) -> Iterator[str]:
+    yield from (f"{sums['entries']:,}", f"{sums['expired']:,}", _size(sums["bytes"]))
+    yield f"{sums['input_tokens'] + sums['output_tokens']:,}"
+    yield _dollars(sums["cost_usd"] if sums["unpriced"] < sums["entries"] else None) or "unknown"
+
+
+def _expiry(row: Row, now: float) -> str:
+    if row["expired"]:
+        return "expired"
+    return "never" if row["expires_at"] is None else duration(row["expires_at"] - now)
+
+
+def _long_expiry(row: Row, now: float) -> str:
+    at = row["expires_at"]
+    if at is None:
+        return "never"
+    left = duration(at - now, 2)
+    return f"{moment(at)}  ({left} ago)" if row["expired"] else f"{moment(at)}  (in {left})"
+
+
+def _tokens(usage: Row | None) -> str:
+    return "" if usage is None else f"{usage['input_tokens'] + usage['output_tokens']:,}"
+
+
+def _size(count: int) -> str:
+    return decimal(count).replace("bytes", "B").replace("byte", "B")
+
+
+def _dollars(amount: float | None) -> str:
+    """With more digits the smaller it is: a call may cost a thousandth of a cent."""
+    if amount is None:
+        return ""
+    digits = 2 if amount >= 1 or amount == 0 else 4 if amount >= 0.001 else 6
+    return f"${amount:,.{digits}f}"

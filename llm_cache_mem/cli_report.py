@@ -1,0 +1,83 @@
+"""What a command finds, as plain dicts: the JSON that machines read, and what the tables for people are made of."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from llm_cache_mem.cli_store import Found, is_expired
+from llm_cache_mem.usage import Usage
+
+__all__ = ["Summary", "describe", "finite"]
+
+Row = dict[str, Any]
+
+
+def describe(found: Found, now: float) -> Row:
+    """All about an entry but its value and its request. Times are Unix seconds; None is unknown, and for *expires_at* never."""
+    entry, parts = found.entry, found.parts
+    return {
+        "key": found.key,
+        "namespace": parts.namespace,
+        "kind": parts.kind,
+        "digest": parts.digest,
+        "sample": parts.sample or 0,
+        "model": entry.model,
+        "stored_at": entry.stored_at,
+        "expires_at": finite(entry.expires_at),
+        "expired": is_expired(entry, now),
+        "bytes": entry.size,
+        "usage": None if entry.usage is None else Usage(*entry.usage)._asdict(),
+        "cost_usd": finite(entry.cost_usd),
+        "seconds": finite(entry.seconds),
+    }
+
+
+def finite(number: float | None) -> float | None:
+    """*number* where JSON has it: infinite expiry is none, and a price that is not a number nobody knows."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+class _Sums:
+    """Sums over entries; *unpriced* counts those whose cost nobody knows."""
+
+    def __init__(self) -> None:
+        self.entries = self.expired = self.bytes = self.input_tokens = self.output_tokens = self.unpriced = 0
+        self.cost_usd = self.seconds = 0.0
+
+    def add(self, row: Row) -> None:
+        usage = row["usage"] or {}
+        self.entries += 1
+        self.expired += row["expired"]
+        self.bytes += row["bytes"]
+        self.input_tokens += usage.get("input_tokens", 0)
+        self.output_tokens += usage.get("output_tokens", 0)
+        self.unpriced += row["cost_usd"] is None
+        self.cost_usd += row["cost_usd"] or 0.0
+        self.seconds += row["seconds"] or 0.0
+
+
+class Summary:
+    """What a store holds, in all and by namespace, kind and model (``""``: the default namespace; no model known)."""
+
+    def __init__(self) -> None:
+        self._all = _Sums()
+        self._oldest: float | None = None
+        self._newest: float | None = None
+        self._groups: dict[str, dict[str, _Sums]] = {"namespace": {}, "kind": {}, "model": {}}
+
+    def add(self, row: Row) -> None:
+        self._all.add(row)
+        stored_at = row["stored_at"]
+        self._oldest = stored_at if self._oldest is None else min(self._oldest, stored_at)
+        self._newest = stored_at if self._newest is None else max(self._newest, stored_at)
+        for name, groups in self._groups.items():
+            groups.setdefault(row[name] or "", _Sums()).add(row)
+
+    def as_dict(self) -> Row:
+        """Groups by falling number of entries."""
+        times = {"oldest_stored_at": self._oldest, "newest_stored_at": self._newest}
+        return vars(self._all) | times | {f"by_{name}": _ordered(groups.items()) for name, groups in self._groups.items()}
+
+
+def _ordered(groups: Iterable[tuple[str, _Sums]]) -> dict[str, Row]:
+    return {name: vars(sums) for name, sums in sorted(groups, key=lambda group: (-group[1].entries, group[0]))}

@@ -1,0 +1,125 @@
+"""What the commands share: their options, the way they read a store and files, how they report."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from time import time
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from llm_cache_mem.cli_input import URL_VARIABLE, CommandFailed
+
+if TYPE_CHECKING:  # a command loads what it needs: "key" needs no database
+    from llm_cache_mem.cli_store import Found, Reader, Selection
+
+__all__ = [
+    "AsJson",
+    "Kind",
+    "Model",
+    "Namespace",
+    "Url",
+    "UrlFirst",
+    "count_of",
+    "opened",
+    "print_json",
+    "progress",
+    "reading",
+    "replacing",
+    "report",
+]
+
+_MANY = 2000  # entries: a few tenths of a second
+
+Url = Annotated[str | None, typer.Argument(metavar="URL", envvar=URL_VARIABLE, help="The store: sqlite://./cache.db, or a path.")]
+UrlFirst = Annotated[str | None, typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
+Namespace = Annotated[str | None, typer.Option(metavar="NAME", help='Only this namespace; "" is the default one.')]
+Kind = Annotated[str | None, typer.Option(metavar="KIND", help="Only this kind: value, stream, ...")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="Only answers of this model.")]
+
+
+@contextmanager
+def reading(path: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterator[Found]]]":
+    """A reader of the database, and those of its entries that are selected, with a progress bar as they are walked."""
+    from llm_cache_mem.cli_store import Reader
+
+    now = time()
+    with closing(Reader(path)) as reader, progress("reading", reader.size(selection.prefix)) as step:
+
+        def entries() -> "Iterator[Found]":
+            for found in reader.entries(selection.prefix):
+                step()
+                if selection.includes(found, now):
+                    yield found
+
+        yield reader, entries()
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[], object]]:
+    """A bar on stderr if that is a terminal and there is much to do; what is yielded is to be called for every step."""
+    if not sys.stderr.isatty() or (total is not None and total < _MANY):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BinaryIO]:
+    """The file to read, or stdin for ``-``."""
+    if file != "-":
+        with open(file, "rb") as stream:
+            yield stream
+        return
+    if sys.stdin.isatty():
+        typer.echo("reading from the terminal; Ctrl-D ends it", err=True)
+    yield sys.stdin.buffer
+
+
+@contextmanager
+def replacing(path: str, *, force: bool) -> Iterator[BinaryIO]:
+    """A new file that takes its place at *path* when it is complete, readable by this user alone."""
+    import tempfile
+
+    path = os.path.realpath(path)
+    if os.path.isdir(path):
+        raise CommandFailed(f"{path} is a directory")
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, /dev/null
+        with open(path, "wb") as device:
+            yield device
+        return
+    if os.path.lexists(path) and not force:
+        raise CommandFailed(f"{path} exists; --force replaces it")
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
+    except OSError as exc:
+        raise CommandFailed(f"{path} cannot be written: {exc.strerror}") from exc
+    try:
+        with open(handle, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def report(as_json: bool, counts: dict[str, Any], text: str) -> None:
+    """What a command has done, for machines or for people."""
+    print_json(counts) if as_json else typer.echo(text)
+
+
+def print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+def count_of(number: int) -> str:
+    return f"{number:,} {'entry' if number == 1 else 'entries'}"

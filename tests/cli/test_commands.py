@@ -1,0 +1,403 @@
+"""The command line: each verb, what machines read, what goes wrong and how it ends, and that looking leaves no trace."""
+
+import json
+import os
+import pty
+import re
+import sqlite3
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import CANARY, DAY, ROOT, digest_of, entry, fails, fill, read, rows, run, runner, stored_key
+
+from llm_cache_mem import LLMCache, keys
+from llm_cache_mem.cli import app
+from llm_cache_mem.cli_input import CommandFailed, seconds_in
+from llm_cache_mem.cli_store import Reader
+
+# -- stats
+
+
+def test_stats_adds_up_what_is_stored(path: str) -> None:
+    stats = read("stats", path)
+    assert stats["store"] == path
+    assert (stats["entries"], stats["expired"], stats["unreadable"]) == (4, 1, 0)
+    assert (stats["input_tokens"], stats["output_tokens"]) == (3000, 300)
+    assert stats["cost_usd"] == pytest.approx(1000 / 1e6 + 100 * 10 / 1e6)
+    assert stats["unpriced"] == 3
+    assert {name: group["entries"] for name, group in stats["by_namespace"].items()} == {"": 3, "acme": 1}
+    assert {name: group["entries"] for name, group in stats["by_kind"].items()} == {"value": 3, "stream": 1}
+    assert {name: group["entries"] for name, group in stats["by_model"].items()} == {"claude": 2, "gpt-5-mini": 2}
+    assert stats["newest_stored_at"] - stats["oldest_stored_at"] == pytest.approx(3 * DAY, abs=60)
+
+
+def test_stats_for_people(path: str) -> None:
+    shown = run("stats", path).stdout
+    assert "4, 1 of them expired" in shown
+    assert "(3d" in shown
+    assert re.search(r"namespace +\(default\) +3 +1", shown)
+    assert re.search(r"claude +2 +0 .* unknown", shown)
+
+
+def test_an_empty_store_has_nothing_in_it(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    fill(name, {})
+    assert read("stats", name)["entries"] == 0
+    assert read("stats", name)["oldest_stored_at"] is None
+    assert "entries    0" in run("stats", name).stdout
+    assert run("list", name).stderr == "no entries\n"
+    assert read("list", name) == {"total": 0, "entries": []}
+
+
+def test_the_environment_may_name_the_store(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_CACHE_MEM_URL", f"sqlite:///{path}")
+    assert read("stats")["entries"] == 4
+    assert read("show", digest_of("gpt-5-mini"))["expired"] is True
+    assert run("export", "-").stdout.count("\n") == 4
+    assert "KEY" in fails("show", status=2)
+
+
+# -- list
+
+
+def test_list_shows_the_newest_first(path: str) -> None:
+    found = read("list", path)
+    assert found["total"] == 4
+    times = [row["stored_at"] for row in found["entries"]]
+    assert times == sorted(times, reverse=True)
+    oldest = found["entries"][-1]
+    assert oldest["key"] == f"1::value:{digest_of('gpt-5-mini')}"
+    assert oldest["expires_at"] == oldest["stored_at"] + DAY
+    assert set(oldest) == {
+        *("key", "namespace", "kind", "digest", "sample", "model", "stored_at", "expires_at", "expired"),
+        *("bytes", "usage", "cost_usd", "seconds"),
+    }
+    assert oldest["usage"]["input_tokens"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        (["--namespace", "acme"], 1),
+        (["--namespace", ""], 3),
+        (["--namespace", "acm"], 0),
+        (["--kind", "stream"], 1),
+        (["--model", "claude"], 2),
+        (["--expired"], 1),
+        (["--model", "claude", "--expired"], 0),
+    ],
+)
+def test_list_shows_what_is_asked_for(path: str, filters: list[str], count: int) -> None:
+    assert read("list", path, *filters)["total"] == count
+
+
+def test_list_says_how_many_it_left_out(path: str) -> None:
+    result = run("list", path, "--limit", "1")
+    assert len(result.stdout.splitlines()) == 2
+    assert "1 of 4 entries" in result.stderr
+    assert len(run("list", path, "--limit", "0").stdout.splitlines()) == 5
+    found = read("list", path, "--limit", "2")
+    assert (found["total"], len(found["entries"])) == (4, 2)
+
+
+def test_list_leaves_out_columns_that_say_nothing(tmp_path: Path, path: str) -> None:
+    assert " ".join(run("list", path).stdout.split("\n")[0].split()) == "key sample namespace kind model age expires size tokens cost"
+    plain = str(tmp_path / "plain.db")
+    fill(plain, {stored_key("a"): entry("x", model="m")})
+    assert " ".join(run("list", plain).stdout.split("\n")[0].split()) == "key model age expires size"
+
+
+def test_nothing_is_cut_in_a_pipe_and_names_shrink_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, long = str(tmp_path / "cache.db"), "organisation/" + "m" * 90
+    fill(name, {stored_key("a"): entry("x" * 5000, model=long, usage=(10**6, 5, 0, 0, 0), cost_usd=0.00123)})
+    assert long in run("list", name).stdout
+    assert long in run("stats", name).stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb in ("list", "stats"):
+        shown = run(verb, name).stdout
+        assert "…" in shown
+        assert max(map(len, shown.splitlines())) <= 80 or verb == "stats"
+        assert "$0.0012" in shown
+
+
+def test_what_a_terminal_might_obey_is_made_visible(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    hostile = "\x1b[31m[red]m\x9b\u202e"
+    fill(name, {stored_key("a", namespace=hostile): entry(f"say {hostile}", model=hostile)})
+    for verb in (["stats"], ["list"], ["show", "--value"]):
+        arguments = [verb[0], name, *([keys.digest("a", {})] if verb[0] == "show" else []), *verb[1:]]
+        shown = run(*arguments).stdout
+        assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
+        assert r"\x1b[31m[red]m\x9b\u202e" in shown
+
+
+# -- show
+
+
+def test_show_tells_all_but_the_answer(path: str) -> None:
+    digest = digest_of("gpt-5-mini")
+    shown = run("show", path, digest).stdout
+    assert f"1::value:{digest}" in shown
+    assert "(default)" in shown
+    assert "1,000 input, 100 output" in shown
+    assert "$0.0020" in shown
+    assert re.search(r"expires +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d  \(2d ago\)", shown)
+
+
+def test_show_gives_the_answer_when_asked(path: str) -> None:
+    digest = digest_of("gpt-5-mini")
+    shown = run("show", path, digest, "--value").stdout
+    assert json.loads(shown[shown.index("{") :])["content"] == CANARY
+    assert read("show", path, digest, "--value")["value"]["content"] == CANARY
+
+
+def test_show_takes_a_key_a_digest_or_a_beginning(path: str) -> None:
+    digest = digest_of("claude")
+    for wanted, sample in ((digest, 0), (f"1::value:{digest}", 0), (f"{digest}.1", 1), (f"1::value:{digest}.1", 1)):
+        assert read("show", path, wanted)["sample"] == sample
+    assert read("show", path, digest_of("gpt-5-mini")[:10])["digest"] == digest_of("gpt-5-mini")
+    assert read("show", path, "1:acme:")["kind"] == "stream"
+
+
+def test_show_lists_the_candidates_of_an_ambiguous_beginning(path: str) -> None:
+    said = fails("show", path, digest_of("claude")[:10])
+    assert f"1::value:{digest_of('claude')}\n" in said
+    assert f"1::value:{digest_of('claude')}.1" in said
+
+
+def test_show_of_what_is_not_there_fails(path: str) -> None:
+    assert "no entry" in fails("show", path, "0" * 64)
+
+
+def test_the_same_digest_in_two_namespaces_is_two_entries(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    fill(name, {stored_key("a"): entry(1), stored_key("a", "acme"): entry(2)})
+    assert "1:acme:value:" in fails("show", name, keys.digest("a", {}))
+
+
+def test_typed_values_are_shown_as_they_are_stored(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    fill(name, {stored_key("a"): entry(Decimal("1.50"))})
+    assert "1.50" in json.dumps(read("show", name, keys.digest("a", {}), "--value")["value"])
+
+
+# -- Nothing is told that was not asked for, and looking leaves no trace
+
+
+LOOKING = (["stats"], ["list"], ["list", "--expired"], ["prune", "--dry-run"], ["clear", "--all"])
+
+
+def test_no_prompt_and_no_answer_is_shown_unasked(path: str) -> None:
+    for verb in (*LOOKING, ["prune"], ["import"]):
+        for more in ([], ["--json"]):
+            arguments = [verb[0], path, *(["-"] if verb[0] == "import" else []), *verb[1:], *more]
+            result = runner.invoke(app, arguments, input=f'{{"key": "{CANARY}", "{CANARY}": 1}}\n{CANARY}')
+            assert "CANARY" not in result.output
+    for wanted in (digest_of("claude"), digest_of("claude")[:5], "1:acme:"):
+        assert "CANARY" not in runner.invoke(app, ["show", path, wanted]).output
+
+
+def test_looking_changes_neither_entries_nor_their_order(path: str) -> None:
+    before, data = rows(path), Path(path).read_bytes()
+    for verb in LOOKING:
+        runner.invoke(app, [verb[0], path, *verb[1:]])
+    run("show", path, digest_of("gpt-5-mini"), "--value")
+    run("export", path, "-")
+    assert Path(path).read_bytes() == data
+    assert rows(path) == before
+
+
+def test_what_cannot_be_read_is_counted_and_left(path: str) -> None:
+    db = sqlite3.connect(path)
+    db.execute("UPDATE entries SET data = x'00' WHERE key LIKE '%stream%'")
+    db.execute("INSERT INTO entries (key, stored_at, used, size, data) VALUES ('foreign', 1, 1, 1, 'text')")
+    db.commit()
+    db.close()
+    before = rows(path)
+    stats = read("stats", path)
+    assert (stats["entries"], stats["unreadable"]) == (3, 2)
+    assert "and 2 that cannot be read" in run("stats", path).stdout
+    assert "left out 2 entries" in run("export", path, "-").stderr
+    assert rows(path) == before
+
+
+def test_a_store_in_use_can_be_read_and_pruned(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    writer = (
+        "import sys, time\nfrom llm_cache_mem import LLMCache\n"
+        "cache = LLMCache(backend=sys.argv[1], max_size=200, ttl_seconds=1)\n"
+        "for i in range(10**9):\n    cache.put(str(i), 'x' * 2000)\n    cache.get(str(i - 5))\n    i or print('ready', flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", writer, name], stdout=subprocess.PIPE, cwd=ROOT) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            for _ in range(3):
+                assert read("stats", name)["unreadable"] == 0
+                for line in run("export", name, "-").stdout.splitlines():
+                    assert json.loads(line)["value"] == "x" * 2000
+                run("prune", name, "--older-than", "0s")
+            run("clear", name, "--all", "--yes")
+            assert child.poll() is None
+        finally:
+            child.kill()
+
+
+# -- prune and clear
+
+
+def test_prune_removes_what_has_expired(path: str) -> None:
+    assert read("prune", path, "--dry-run") == {"removed": 1, "dry_run": True}
+    assert read("prune", path) == {"removed": 1, "dry_run": False}
+    assert read("list", path)["total"] == 3
+    assert run("prune", path).stdout == "removed 0 entries\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "left"),
+    [
+        (["--older-than", "2d"], 3),
+        (["--older-than", "0s"], 0),
+        (["--older-than", "0s", "--model", "claude"], 2),
+        (["--older-than", "0s", "--namespace", "acme"], 3),
+        (["--older-than", "0s", "--kind", "stream"], 3),
+        (["--model", "claude"], 4),
+        (["--model", "gpt-5-mini"], 3),
+        (["--older-than", "4d"], 3),
+    ],
+)
+def test_prune_removes_what_is_old_too_and_only_of_what_is_named(path: str, more: list[str], left: int) -> None:
+    assert read("prune", path, *more, "--dry-run")["removed"] == 4 - left
+    assert read("prune", path, *more)["removed"] == 4 - left
+    assert read("list", path)["total"] == left
+
+
+@pytest.mark.parametrize(("span", "seconds"), [("90", 90), ("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w", 1209600), ("0.5h", 1800)])
+def test_spans_of_time(span: str, seconds: float) -> None:
+    assert seconds_in(span) == seconds
+
+
+@pytest.mark.parametrize("span", ["", "-1d", "7 days", "d", "1d2", "1y", "nan", "1e3"])
+def test_what_is_no_span_of_time_is_refused(span: str, path: str) -> None:
+    with pytest.raises(CommandFailed):
+        seconds_in(span)
+    assert "7d" in fails("prune", path, f"--older-than={span}", status=2)
+
+
+def test_clear_removes_a_namespace_or_everything(path: str) -> None:
+    assert read("clear", path, "--namespace", "acme", "--yes") == {"removed": 1}
+    assert read("list", path)["total"] == 3
+    assert run("clear", path, "--namespace", "", "-y").stdout == "removed 3 entries\n"
+    assert read("clear", path, "--all", "--yes") == {"removed": 0}
+
+
+def test_clear_wants_to_know_what(path: str) -> None:
+    fails("clear", path, "--yes", status=2)
+    fails("clear", path, "--all", "--namespace", "acme", "--yes", status=2)
+    assert read("list", path)["total"] == 4
+
+
+def test_clear_refuses_where_nobody_can_be_asked(path: str) -> None:
+    assert "--yes" in fails("clear", path, "--all", status=2, stdin="y\n")
+    assert read("list", path)["total"] == 4
+
+
+@pytest.mark.parametrize(("reply", "status", "left"), [(b"n\n", 1, 4), (b"y\n", 0, 0)])
+def test_clear_asks_on_a_terminal(path: str, reply: bytes, status: int, left: int) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "llm_cache_mem", "clear", path, "--all"]
+    with subprocess.Popen(command, stdin=end, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as child:
+        os.write(terminal, reply)
+        _, said = child.communicate(timeout=60)
+    os.close(terminal)
+    os.close(end)
+    assert (child.returncode, read("list", path)["total"]) == (status, left)
+    assert b"Remove 4 entries of all namespaces" in said
+
+
+# -- key
+
+
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "héllo \u2028"}], "temperature": 0.5, "timeout": 3}
+
+
+def test_key_is_what_the_cache_makes_of_the_request(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(REQUEST, ensure_ascii=False), encoding="utf-8")
+    params = {name: value for name, value in REQUEST.items() if name != "messages"}
+    expected = LLMCache().key(REQUEST["messages"], **params)
+    assert run("key", str(file)).stdout == f"{expected}\n"
+    assert run("key", "-", stdin=file.read_bytes()).stdout == f"{expected}\n"
+    assert run("key", stdin=file.read_bytes()).stdout == f"{expected}\n"
+    assert read("key", str(file)) == {"key": expected}
+
+
+def test_key_ignores_what_it_is_told_as_the_cache_does() -> None:
+    params: dict[str, Any] = {name: value for name, value in REQUEST.items() if name != "messages"}
+    expected = LLMCache(ignore=["temperature", "model"]).key(REQUEST["messages"], **params)
+    assert run("key", "--ignore", "temperature", "--ignore", "model", stdin=json.dumps(REQUEST)).stdout.strip() == expected
+
+
+def test_key_prints_the_text_that_is_hashed() -> None:
+    import hashlib
+
+    text = run("key", "--canonical", stdin=json.dumps(REQUEST)).stdout.removesuffix("\n")
+    assert text == json.dumps({name: value for name, value in REQUEST.items() if name != "timeout"}, sort_keys=True)
+    both = read("key", "--canonical", stdin=json.dumps(REQUEST))
+    assert both["canonical"] == text
+    assert both["key"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"model": "m"}', b"{", b'{"messages": NaN}', b'{"messages": 1, "messages": 2}', b"\xff"])
+def test_key_of_what_is_no_request_fails(data: bytes) -> None:
+    fails("key", "-", stdin=data)
+
+
+def test_key_of_a_request_without_a_wire_form_names_the_place() -> None:
+    assert "messages" in fails("key", stdin=json.dumps({"messages": "\ud800"}))
+
+
+def test_key_of_a_missing_file_fails(tmp_path: Path) -> None:
+    assert "nope.json: No such file" in fails("key", str(tmp_path / "nope.json"))
+
+
+def test_key_loads_neither_tables_nor_a_database() -> None:
+    code = (
+        "import sys\nsys.argv = ['x', 'key']\nfrom llm_cache_mem.__main__ import main\n"
+        "try:\n    main()\nfinally:\n    print({m for m in ('sqlite3', 'rich.console', 'rich.table', 'asyncio') if m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=b'{"messages": []}', capture_output=True, cwd=ROOT, timeout=60, check=False)
+    assert done.stdout.endswith(b"\nset()\n"), done
+
+
+# -- demo
+
+
+def test_demo_hands_its_arguments_on_and_its_status_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def main(argv: list[str]) -> int:
+        seen.append(argv)
+        return 1 if "--live" in argv else 0
+
+    monkeypatch.setattr("llm_cache_mem.demo.app.main", main)
+    assert runner.invoke(app, ["demo", "--seconds", "5", "--help"]).exit_code == 0
+    assert runner.invoke(app, ["demo", "--live"]).exit_code == 1
+    assert seen == [["--seconds", "5", "--help"], ["--live"]]
+
+
+# -- The reader
+
+
+def test_a_row_that_goes_while_others_are_read_is_left_out(path: str) -> None:
+    reader = Reader(path)
+    entries = reader.entries()
+    next(entries)
+    run("clear", path, "--all", "--yes")
+    assert list(entries) == []
+    assert reader.unreadable == 0
+    reader.close()
