@@ -1,5 +1,6 @@
 """Entries in one SQLite file: they survive restarts, and many threads and processes share them."""
 
+import contextlib
 import functools
 import os
 import sqlite3
@@ -7,10 +8,11 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from time import time, time_ns
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
 from llm_cache_mem.entry import Entry, EntryMemo
 from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError
+from llm_cache_mem.stores import sqlite_rows as rows
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
 from llm_cache_mem.stores.sqlite_pool import Pool
@@ -19,38 +21,13 @@ __all__ = ["SQLiteStore"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 _CONNECTIONS = 16
 _TOUCHES = 256  # uses of entries that wait to be written, or
 _TOUCH_NS = 2_000_000_000  # how long they wait
 _TOUCH_SECONDS = 0.02  # how long a reader waits to write them
-_SLICE = 1000  # rows that one transaction removes at the most
 _SWEEP_EVERY = 64  # puts
-_SWEEP = 128  # expired rows that such a put removes at the most
-
-_GET = "SELECT data FROM entries WHERE key = ?"
-_PUT = (
-    "INSERT INTO entries (key, stored_at, expires_at, used, size, data) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET stored_at = excluded.stored_at, expires_at = excluded.expires_at,"
-    " used = excluded.used, size = excluded.size, data = excluded.data"
-)
-_TOUCH = "UPDATE entries SET used = ? WHERE key = ? AND used < ?"
-_TOTALS = "SELECT entries, bytes FROM totals"
-_OLDEST = "SELECT size FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
-_EVICT = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE key <> ? ORDER BY used LIMIT ?)"
-_EXPIRED = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? AND key <> ? ORDER BY expires_at LIMIT ?)"
-_IN_RANGE = "FROM entries WHERE key >= ? AND key < ?"
-_CLEAR = f"DELETE FROM entries WHERE id IN (SELECT id {_IN_RANGE} LIMIT {_SLICE})"
-_CLEAR_ALL = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries LIMIT {_SLICE})"  # in the order of the file
-
-
-class _Row(NamedTuple):
-    key: str
-    stored_at: float
-    expires_at: float | None
-    used: int
-    size: int
-    data: bytes
 
 
 def _store_errors_only(
@@ -111,14 +88,13 @@ class SQLiteStore:
         name = os.fspath(path)
         if not name or "\0" in name or name == ":memory:":
             raise ValueError(f"SQLiteStore needs the path of a file, got {name!r}; to keep entries in memory use MemoryStore")
-        self._max_size = max_size
-        self._max_bytes = max_bytes
+        self._bounds = rows.Bounds(max_size, max_bytes)
         self._clock = clock
         self._file = DatabaseFile(name, durable=durable, timeout=lock_timeout)
         self._pool = Pool(self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout)
         self._memo = EntryMemo()
         self._touched: dict[str, int] = {}
-        self._touches_due = 0
+        self._touches_due = time_ns() + _TOUCH_NS
         self._last_tick = 0
         self._puts = 0
         self.unreadable = 0  # stored entries that could not be read
@@ -126,11 +102,11 @@ class SQLiteStore:
         self._begin()
 
     def __repr__(self) -> str:
-        return f"SQLiteStore({self._file.path!r}, max_size={self._max_size}, max_bytes={self._max_bytes})"
+        return f"SQLiteStore({self._file.path!r}, max_size={self._bounds.entries}, max_bytes={self._bounds.bytes})"
 
     @_store_errors_only("get")
     def get(self, key: str) -> Entry | None:
-        row = self._use(_fetch, _GET, (key,))
+        row = self._use(rows.get, key)
         if row is None:
             return None
         entry = self._read(key, row[0])
@@ -142,28 +118,26 @@ class SQLiteStore:
     def put(self, key: str, entry: Entry) -> Removed:
         data = entry.pack(key)
         size = len(key) + len(data)
-        if self._max_bytes is not None and size > self._max_bytes:  # do not empty the store for what cannot stay
-            self._use(self._write, self._remove, key, None)
+        if self._bounds.bytes is not None and size > self._bounds.bytes:  # do not empty the store for what cannot stay
+            self._write(rows.remove, key, None)
             return Removed(evicted=1)
-        return self._use(self._write, self._insert, _Row(key, entry.stored_at, entry.expires_at, self._tick(), size, data))
+        return self._write(self._insert, rows.Row(key, entry.stored_at, entry.expires_at, self._tick(), size, data))
 
     @_store_errors_only("delete")
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
-        return self._use(self._write, self._remove, key, stored_at)
+        return self._write(rows.remove, key, stored_at)
 
     @_store_errors_only("clear")
     def clear(self, prefix: str = "") -> int:
-        return self._in_slices(_CLEAR, _range(prefix)) if prefix else self._in_slices(_CLEAR_ALL, ())
+        return self._in_slices(rows.clear_slice, prefix)
 
     @_store_errors_only("purge")
     def purge(self) -> int:
-        return self._in_slices(_EXPIRED, (self._clock(), "", _SLICE))
+        return self._in_slices(rows.purge_slice, self._clock())
 
     @_store_errors_only("size")
     def size(self, prefix: str = "") -> int:
-        """As Store.size; of everything at once, of a part by walking that part of an index."""
-        row = self._use(_fetch, f"SELECT count(*) {_IN_RANGE}", _range(prefix)) if prefix else self._use(_fetch, _TOTALS, ())
-        return int(row[0])
+        return self._use(rows.count, prefix)
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries: those that are there at the start and still when their turn comes. Nothing is held in between."""
@@ -182,42 +156,37 @@ class SQLiteStore:
     def _begin(self) -> None:
         """Look at the file once, so that a wrong path is an error of the program that named it."""
         try:
-            row = self._use(_fetch, "SELECT max(used) FROM entries", ())
-            self._last_tick = row[0] or 0  # goes on from there, even if the clock was set back
+            self._last_tick = self._use(rows.newest_use)  # goes on from there, even if the clock was set back
         except Exception as exc:  # locked, damaged, a full disk: operations will say so, and it may pass
             if isinstance(exc, FileRefused) and exc.misconfigured:
                 raise StoreError(type(self).__name__, "open", str(exc)) from exc
 
-    def _use(self, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
+    def _use(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)``; a connection that fails is not used again, a damaged file neither."""
-        while True:
-            db = self._pool.borrow()
-            try:
-                result = work(db, *args, **kwargs)
-            except FileNotFoundError:  # or its folder; others like it go in the next rounds, until one is new
-                self._pool.discard(db)
-            except BaseException as exc:
-                self._pool.discard(db)
-                if is_damage(exc):
-                    self._file.set_aside(db.inode)
-                raise
-            else:
-                self._pool.give_back(db)
-                return result
-
-    def _at_best(self, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> None:
-        """As ``_use``, for what may as well not happen: on a read-only, locked or full disk reading goes on."""
+        db = self._pool.borrow()
         try:
-            self._use(work, *args, **kwargs)
-        except Exception:  # noqa: BLE001
-            return
+            result = work(db, *args)
+        except BaseException as exc:
+            self._pool.discard(db)
+            if is_damage(exc):
+                self._file.set_aside(db.inode)
+            raise
+        self._pool.give_back(db)
+        return result
 
-    def _write(self, db: Connection, work: "Callable[Concatenate[Connection, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
+    def _write(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)`` as the only writer."""
+        try:
+            return self._use(self._alone, work, *args)
+        except FileNotFoundError:  # the file is gone, or its folder: start anew
+            self._pool.renew()
+            return self._use(self._alone, work, *args)
+
+    def _alone(self, db: Connection, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         with self._file.lock:
             if self._file.moved(db):
-                raise FileNotFoundError
-            result = work(db, *args, **kwargs)
+                raise FileNotFoundError("the database file was removed or replaced")
+            result = work(db, *args)
             self._file.fold_log(db)
         return result
 
@@ -232,20 +201,19 @@ class SQLiteStore:
         except EntryUnreadable as exc:
             self.unreadable += 1
             if not exc.newer:
-                self._at_best(self._write, _execute, "DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
+                with contextlib.suppress(Exception):  # it is a miss all the same
+                    self._write(rows.remove_damaged, key, data)
             return None
 
     @_store_errors_only("entries")
     def _numbers(self, prefix: str) -> "array[int]":
-        """Row ids, least recently used first: eight bytes each, and a list that later writes do not change."""
+        """Row ids, least recently used first: a list that later writes do not change."""
         self._flush_touches()
-        if prefix:
-            return self._use(_numbers, f"SELECT id {_IN_RANGE} ORDER BY used", _range(prefix))
-        return self._use(_numbers, "SELECT id FROM entries ORDER BY used", ())
+        return self._use(rows.numbers, prefix)
 
     @_store_errors_only("entries")
     def _numbered(self, number: int, prefix: str) -> tuple[str, Entry] | None:
-        row = self._use(_fetch, "SELECT key, data FROM entries WHERE id = ?", (number,))
+        row = self._use(rows.numbered, number)
         if row is None:
             return None
         key = row[0].decode("ascii", "backslashreplace")
@@ -273,74 +241,40 @@ class SQLiteStore:
 
     def _flush_touches(self) -> None:
         if self._touched:
-            self._at_best(self._write_touches_soon)
+            with contextlib.suppress(Exception):  # on a read-only, locked or full disk reading goes on
+                self._use(self._write_touches_soon)
 
     def _write_touches_soon(self, db: Connection) -> None:
         lock = self._file.lock
         if not lock.acquire(_TOUCH_SECONDS):
-            self._touched = {}
+            self._take_touches()
             return
         try:
             db.execute("BEGIN IMMEDIATE")
-            self._write_touches(db)
+            rows.touch(db, self._take_touches())
             db.execute("COMMIT")
             self._file.fold_log(db)
         finally:
             lock.release()
 
-    def _write_touches(self, db: Connection) -> None:
+    def _take_touches(self) -> dict[str, int]:
         touched, self._touched = self._touched, {}
-        db.executemany(_TOUCH, [(used, key, used) for key, used in list(touched.items())])
+        return touched
 
-    # -- Writing; all of these run inside the lock
+    # -- Writing; inside the lock
 
-    def _insert(self, db: Connection, row: _Row) -> Removed:
+    def _insert(self, db: Connection, row: rows.Row) -> Removed:
         self._puts += 1
-        if self._puts % _SWEEP_EVERY and self._has_room(db, row.size):
-            db.execute(_PUT, row)
+        if self._puts % _SWEEP_EVERY and rows.has_room(db, row, self._bounds):
+            rows.insert(db, row)
             return NOTHING_REMOVED
-        db.execute("BEGIN IMMEDIATE")
-        expired = _execute(db, _EXPIRED, (self._clock(), row.key, _SWEEP))
-        db.execute(_PUT, row)
-        evicted = self._evict(db, row.key)
-        db.execute("COMMIT")
-        return Removed(evicted, expired)
+        return rows.insert_making_room(db, row, self._bounds, now=self._clock(), touched=self._take_touches())
 
-    def _has_room(self, db: Connection, size: int) -> bool:
-        if self._max_size is None and self._max_bytes is None:
-            return True
-        return self._excess(db, 1, size) == (0, 0)
-
-    def _excess(self, db: Connection, entries: int = 0, size: int = 0) -> tuple[int, int]:
-        """By how many entries and bytes the bounds are exceeded, with so much added."""
-        held, used = db.execute(_TOTALS).fetchone()
-        over_entries = 0 if self._max_size is None else max(0, held + entries - self._max_size)
-        over_bytes = 0 if self._max_bytes is None else max(0, used + size - self._max_bytes)
-        return over_entries, over_bytes
-
-    def _evict(self, db: Connection, newest: str) -> int:
-        """Remove the least recently used until the bounds hold again, or a slice is gone; never *newest*."""
-        over_entries, over_bytes = self._excess(db)
-        if not over_entries and not over_bytes:
-            return 0
-        self._write_touches(db)
-        count = freed = 0
-        for (size,) in db.execute(_OLDEST, (newest, _SLICE)):
-            if count >= over_entries and freed >= over_bytes:
-                break
-            count += 1
-            freed += size
-        return _execute(db, _EVICT, (newest, count))
-
-    def _remove(self, db: Connection, key: str, stored_at: float | None) -> bool:
-        if stored_at is None:
-            return _execute(db, "DELETE FROM entries WHERE key = ?", (key,)) > 0
-        return _execute(db, "DELETE FROM entries WHERE key = ? AND stored_at = ?", (key, stored_at)) > 0
-
-    def _in_slices(self, statement: str, parameters: tuple[Any, ...]) -> int:
-        """Run a DELETE that removes a slice at a time until there is nothing left; others write in between."""
-        total = 0
-        while removed := self._use(self._write, _execute, statement, parameters):
+    def _in_slices(self, work: Callable[[Connection, *Ts], int], *args: *Ts) -> int:
+        """Do what removes a slice of rows until one is not full; others write in between, and must not keep this going."""
+        total = removed = self._write(work, *args)
+        while removed == rows.SLICE:
+            removed = self._write(work, *args)
             total += removed
         return total
 
@@ -348,20 +282,3 @@ class SQLiteStore:
 def _close(pool: Pool, file: DatabaseFile) -> None:
     pool.close()
     file.lock.close()
-
-
-def _range(prefix: str) -> tuple[str, str]:
-    """The half-open range of keys that begin with *prefix*, which is not empty."""
-    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
-
-
-def _fetch(db: Connection, statement: str, parameters: tuple[Any, ...]) -> Any:
-    return db.execute(statement, parameters).fetchone()
-
-
-def _execute(db: Connection, statement: str, parameters: tuple[Any, ...]) -> int:
-    return db.execute(statement, parameters).rowcount
-
-
-def _numbers(db: Connection, statement: str, parameters: tuple[Any, ...]) -> "array[int]":
-    return array("q", (number for (number,) in db.execute(statement, parameters)))

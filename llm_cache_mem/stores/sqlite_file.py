@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from llm_cache_mem.stores.filelock import FileLock
 
-__all__ = ["Connection", "DatabaseFile", "FileRefused", "is_damage"]
+__all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class FileRefused(Exception):
 
 
 class FileDamaged(Exception):
-    """The file says that it is ours, but has not our tables."""
+    """The file says that it is ours, but what we keep in it is not there."""
 
 
 class Connection(sqlite3.Connection):
@@ -62,6 +62,8 @@ class Connection(sqlite3.Connection):
 
 def is_damage(exc: BaseException) -> bool:
     """Whether the file itself is broken. SQLite says so, in words that may quote it and then cannot be decoded."""
+    if isinstance(exc, sqlite3.IntegrityError):
+        return "totals" in str(exc)  # a table that no input reaches
     if isinstance(exc, sqlite3.DatabaseError):
         return getattr(exc, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return isinstance(exc, FileDamaged | UnicodeDecodeError)
@@ -201,21 +203,23 @@ class DatabaseFile:
             raise
         return db
 
-    def _is_laid_out(self, db: Connection) -> bool:
+    def _is_laid_out(self, db: sqlite3.Connection) -> bool:
         """Whether our tables are there; False in an empty or older file; FileRefused in any other."""
+        db.execute("BEGIN")  # one look: another process may be laying it out
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
+        statements = {statement for (statement,) in db.execute("SELECT CAST(sql AS TEXT) FROM sqlite_schema")}
+        db.execute("ROLLBACK")
         if application == _APPLICATION_ID:
             if version > _SCHEMA_VERSION:
                 reason = f"{self.path} was written by a newer version of llm-cache-mem (schema {version}, not {_SCHEMA_VERSION})"
                 raise FileRefused(reason, misconfigured=False)
             if version < _SCHEMA_VERSION:
                 return False
-            statements = {statement for (statement,) in db.execute("SELECT CAST(sql AS TEXT) FROM sqlite_schema")}
             if not statements.issuperset(statement.encode() for statement in _TABLES):
                 raise FileDamaged("its tables are not as they were made")
             return True
-        if application or db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        if application or statements:
             raise FileRefused(f"{self.path} is a database of another application", misconfigured=True)
         return False
 

@@ -81,6 +81,11 @@ class Pool:
             self._drop(db)
             self._changed.notify_all()
 
+    def renew(self) -> None:
+        """Close what is idle, so that the next ones are new."""
+        with self._changed:
+            self._drop_idle()
+
     def close(self) -> None:
         """Close what is idle now and the rest as it comes back; nothing is lent any more."""
         self._closed = True

@@ -52,19 +52,20 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.size() == len(self.model)
         assert self.bounds["max_size"] is None or len(self.model) <= self.bounds["max_size"]
 
-    @rule(key=keys)
-    def get(self, key: str) -> None:
-        entry = self.store.get(key)
-        expected = self.model.get(key)
-        if expected is None:
-            assert entry is None
-        elif entry is None:
-            assert not self.ordered
-            assert self.expired(key)
-            del self.model[key]
-        else:
-            assert_same(entry, expected)
-            self.model.move_to_end(key)
+    @rule(several=st.lists(keys, min_size=1, max_size=4))
+    def get(self, several: list[str]) -> None:
+        for key in several:
+            entry = self.store.get(key)
+            expected = self.model.get(key)
+            if expected is None:
+                assert entry is None
+            elif entry is None:
+                assert not self.ordered
+                assert self.expired(key)
+                del self.model[key]
+            else:
+                assert_same(entry, expected)
+                self.model.move_to_end(key)
 
     @rule(key=keys, version=st.sampled_from(["any", "this", "other"]))
     def delete(self, key: str, version: str) -> None:

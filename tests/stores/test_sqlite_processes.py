@@ -62,7 +62,7 @@ def write_until_killed(path: Path, slot: int, slots: int, seed: int, acknowledge
         assert found is None or value_of(found)["key"] == other
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [7, pytest.param(60, marks=pytest.mark.slow)])
 def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, seconds: float) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
@@ -121,7 +121,7 @@ def kill(pid: int, pipe: int) -> list[str]:
 # -- The WAL-reset bug of SQLite before 3.51.3: checkpoints against writers
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [7, pytest.param(120, marks=pytest.mark.slow)])
 def test_checkpoints_under_load_lose_no_row(path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "_LOG_LIMIT", 64 * 1024)  # one checkpoint for some twenty puts
     stop_at = time.monotonic() + seconds
@@ -139,7 +139,7 @@ def test_checkpoints_under_load_lose_no_row(path: Path, seconds: float, monkeypa
         store = SQLiteStore(path, lock_timeout=10)
         count = 0
         while time.monotonic() < stop_at:
-            store._use(store._write, lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            store._write(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
             count += 1
         return count
 
