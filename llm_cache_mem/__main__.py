@@ -15,9 +15,9 @@ def main() -> int:
             raise
         sys.stderr.write(f"llm-cache-mem: the command line needs {exc.name}: pip install 'llm-cache-mem[cli]'\n")
         return 2
-    from llm_cache_mem import cli
+    from llm_cache_mem.cli import app
 
-    cli.main()
+    app.main()
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from llm_cache_mem import LLMCache, keys
-from llm_cache_mem.cli import app
+from llm_cache_mem.cli.app import app
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores.sqlite import SQLiteStore

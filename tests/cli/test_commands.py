@@ -15,9 +15,9 @@ import pytest
 from cli_helpers import CANARY, DAY, ROOT, digest_of, entry, fails, fill, read, rows, run, runner, stored_key
 
 from llm_cache_mem import LLMCache, keys
-from llm_cache_mem.cli import app
-from llm_cache_mem.cli_input import CommandFailed, seconds_in
-from llm_cache_mem.cli_store import Reader
+from llm_cache_mem.cli.app import app
+from llm_cache_mem.cli.input import CommandFailed, seconds_in
+from llm_cache_mem.cli.store import Reader
 
 # -- stats
 

@@ -16,7 +16,7 @@ import pytest
 from cli_helpers import GOOD, ROOT, entry, fails, fill, process, read, run, stored_key
 
 from llm_cache_mem import keys
-from llm_cache_mem.cli_store import database_path
+from llm_cache_mem.cli.store import database_path
 from llm_cache_mem.stores import open_store
 
 # -- What cannot be a store
@@ -116,10 +116,10 @@ def test_an_unwritable_target_is_an_error(path: str, tmp_path: Path) -> None:
 def as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """The command in a process that permissions apply to, even if this one runs as root; it has loaded what it needs before."""
     code = (
-        "import contextlib, io, os\nfrom llm_cache_mem import cli\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()): cli.app(['stats', '/nope.db'])\n"
+        "import contextlib, io, os\nfrom llm_cache_mem.cli import app\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()): app.app(['stats', '/nope.db'])\n"
         "if not os.getuid(): os.setuid(65534)\n"
-        "cli.main()"
+        "app.main()"
     )
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)

@@ -191,7 +191,7 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
 
 
 def test_a_line_that_is_too_long_is_cut_off_and_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_cache_mem.cli_jsonl._LONGEST_LINE", 1000)
+    monkeypatch.setattr("llm_cache_mem.cli.jsonl._LONGEST_LINE", 1000)
     path = str(tmp_path / "cache.db")
     long = json.dumps(GOOD | {"value": "x" * 5000}).encode()
     result = run("import", path, "-", "--skip-bad", stdin=long + b"\n" + json.dumps(GOOD).encode())
@@ -284,7 +284,7 @@ def test_an_export_that_fails_leaves_what_was_there(path: str, tmp_path: Path, m
     def full_disk(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("llm_cache_mem.cli_jsonl.to_line", full_disk)
+    monkeypatch.setattr("llm_cache_mem.cli.jsonl.to_line", full_disk)
     assert "No space left" in fails("export", path, str(target), "--force")
     assert target.read_text() == "mine"
     assert [p.name for p in tmp_path.glob("*jsonl*")] == ["all.jsonl"]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llm_cache_mem.cli_input import BadInput, CommandFailed, parse_json, url_and, url_of
-from llm_cache_mem.cli_shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, opened, print_json, reading
+from llm_cache_mem.cli.input import BadInput, CommandFailed, parse_json, url_and, url_of
+from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, opened, print_json, reading
 
 if TYPE_CHECKING:
-    from llm_cache_mem.cli_store import Found, Reader
+    from llm_cache_mem.cli.store import Found, Reader
 
 __all__ = ["key", "list_", "show", "stats"]
 
@@ -21,8 +21,8 @@ _CANDIDATES = 10
 
 def stats(url: Url = None, as_json: AsJson = False) -> None:
     """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
-    from llm_cache_mem.cli_report import Summary, describe
-    from llm_cache_mem.cli_store import Selection, database_path
+    from llm_cache_mem.cli.report import Summary, describe
+    from llm_cache_mem.cli.store import Selection, database_path
 
     summary, now = Summary(), time()
     with reading(database_path(url_of(url)), Selection()) as (reader, entries):
@@ -32,7 +32,7 @@ def stats(url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(document)
         return
-    from llm_cache_mem.cli_render import show_stats
+    from llm_cache_mem.cli.render import show_stats
 
     show_stats(document, now)
 
@@ -49,8 +49,8 @@ def list_(
     """The entries, the newest first: key, model, age, expiry, size, tokens and cost of each."""
     from heapq import nlargest
 
-    from llm_cache_mem.cli_report import describe
-    from llm_cache_mem.cli_store import Selection, database_path
+    from llm_cache_mem.cli.report import describe
+    from llm_cache_mem.cli.store import Selection, database_path
 
     now, total = time(), 0
 
@@ -65,7 +65,7 @@ def list_(
     if as_json:
         print_json({"total": total, "entries": rows})
         return
-    from llm_cache_mem.cli_render import show_list
+    from llm_cache_mem.cli.render import show_list
 
     show_list(rows, total, now)
 
@@ -77,8 +77,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What is known about one entry; its answer only with --value."""
-    from llm_cache_mem.cli_report import describe
-    from llm_cache_mem.cli_store import Selection, database_path
+    from llm_cache_mem.cli.report import describe
+    from llm_cache_mem.cli.store import Selection, database_path
 
     url, wanted = url_and("KEY", url, key)
     now = time()
@@ -89,7 +89,7 @@ def show(
     if as_json:
         print_json(row | ({"value": answer} if value else {}))
         return
-    from llm_cache_mem.cli_render import show_entry, visible
+    from llm_cache_mem.cli.render import show_entry, visible
 
     show_entry(row, now)
     if value:

@@ -10,7 +10,7 @@ from time import time
 from typing import NamedTuple
 
 from llm_cache_mem import keys
-from llm_cache_mem.cli_input import MISUSED, CommandFailed
+from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import _sqlite_path, open_store

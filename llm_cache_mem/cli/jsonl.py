@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from llm_cache_mem import keys
-from llm_cache_mem.cli_input import BadInput, parse_json
-from llm_cache_mem.cli_report import finite
+from llm_cache_mem.cli.input import BadInput, parse_json
+from llm_cache_mem.cli.report import finite
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.entry import MAX_BODY_BYTES, Entry
 from llm_cache_mem.usage import Usage

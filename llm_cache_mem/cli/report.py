@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from llm_cache_mem.cli_store import Found, is_expired
+from llm_cache_mem.cli.store import Found, is_expired
 from llm_cache_mem.usage import Usage
 
 __all__ = ["Summary", "describe", "finite"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm_cache_mem.cli_input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
-from llm_cache_mem.cli_shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, count_of, opened, progress, reading, replacing, report
+from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
+from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, count_of, opened, progress, reading, replacing, report
 from llm_cache_mem.errors import ValueNotCacheable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove what has expired; --older-than adds to that, the other options narrow it down."""
-    from llm_cache_mem.cli_store import Selection, database_path, open_for_changes
+    from llm_cache_mem.cli.store import Selection, database_path, open_for_changes
 
     age = None if older_than is None else seconds_in(older_than)
     selection = Selection(namespace, kind, model, expired=True, older_than=age)
@@ -52,7 +52,7 @@ def clear(
     as_json: AsJson = False,
 ) -> None:
     """Remove every entry of a namespace, or all there are."""
-    from llm_cache_mem.cli_store import Selection, database_path, open_for_changes
+    from llm_cache_mem.cli.store import Selection, database_path, open_for_changes
 
     if everything == (namespace is not None):
         raise CommandFailed("say what to remove: --namespace NAME, or --all", MISUSED)
@@ -79,8 +79,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write entries with their answers as JSON Lines, the least recently used first."""
-    from llm_cache_mem.cli_jsonl import to_line
-    from llm_cache_mem.cli_store import Selection, database_path
+    from llm_cache_mem.cli.jsonl import to_line
+    from llm_cache_mem.cli.store import Selection, database_path
 
     url, target = url_and("FILE", url, file)
     count = 0
@@ -106,8 +106,8 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Read entries from JSON Lines, as export writes them, into a store, which is made if there is none."""
-    from llm_cache_mem.cli_jsonl import numbered_lines
-    from llm_cache_mem.cli_store import database_path, open_for_changes
+    from llm_cache_mem.cli.jsonl import numbered_lines
+    from llm_cache_mem.cli.store import database_path, open_for_changes
 
     url, source = url_and("FILE", url, file)
     counts = {"imported": 0, "kept": 0, "bad_lines": 0}
@@ -130,7 +130,7 @@ def import_(
 
 def _bring(store: "Store", line: bytes, namespace: str | None, overwrite: bool) -> str:
     """Put the entry of *line* into *store*; what became of it: ``imported`` or ``kept``."""
-    from llm_cache_mem.cli_jsonl import from_line
+    from llm_cache_mem.cli.jsonl import from_line
     from llm_cache_mem.keys import parse, prefix
 
     key, entry = from_line(line)

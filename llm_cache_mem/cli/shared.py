@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from llm_cache_mem.cli_input import URL_VARIABLE, CommandFailed
+from llm_cache_mem.cli.input import URL_VARIABLE, CommandFailed
 
 if TYPE_CHECKING:  # a command loads what it needs: "key" needs no database
-    from llm_cache_mem.cli_store import Found, Reader, Selection
+    from llm_cache_mem.cli.store import Found, Reader, Selection
 
 __all__ = [
     "AsJson",
@@ -44,7 +44,7 @@ Model = Annotated[str | None, typer.Option(metavar="NAME", help="Only answers of
 @contextmanager
 def reading(path: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterator[Found]]]":
     """A reader of the database, and those of its entries that are selected, with a progress bar as they are walked."""
-    from llm_cache_mem.cli_store import Reader
+    from llm_cache_mem.cli.store import Reader
 
     now = time()
     with closing(Reader(path)) as reader, progress("reading", reader.size(selection.prefix)) as step:

@@ -17,8 +17,8 @@ except ModuleNotFoundError as exc:
         raise
     raise ImportError("the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer") from None
 
-from llm_cache_mem import cli_change, cli_look
-from llm_cache_mem.cli_input import FAILED, URL_VARIABLE, CommandFailed
+from llm_cache_mem.cli import change, look
+from llm_cache_mem.cli.input import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = ["app", "main"]
@@ -52,14 +52,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("stats")(cli_look.stats)
-app.command("list")(cli_look.list_)
-app.command("show")(cli_look.show)
-app.command("key")(cli_look.key)
-app.command("prune")(cli_change.prune)
-app.command("clear")(cli_change.clear)
-app.command("export")(cli_change.export)
-app.command("import")(cli_change.import_)
+app.command("stats")(look.stats)
+app.command("list")(look.list_)
+app.command("show")(look.show)
+app.command("key")(look.key)
+app.command("prune")(change.prune)
+app.command("clear")(change.clear)
+app.command("export")(change.export)
+app.command("import")(change.import_)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
