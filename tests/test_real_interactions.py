@@ -1,5 +1,6 @@
 """Real provider exchanges through the cache: every answer comes back equal, and no two different requests share a key."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,8 @@ def exchanges(shared_data: Path) -> list[tuple[Any, dict[str, Any], int, Any]]:
         messages = next((asked.pop(name) for name in ("messages", "input", "contents", "prompt") if name in asked), None)
         params = {**asked, "url": row["request"]["url"]}
         answer = row["response"].get("body") or row["response"].get("body_b64")
-        try:
+        with contextlib.suppress(ValueError):  # a stream stays text
             answer = json.loads(answer) if isinstance(answer, str) else answer
-        except ValueError:
-            pass
         found.append((messages, params, row["response"]["status"], answer))
     assert len(found) > 450
     return found
