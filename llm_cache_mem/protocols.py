@@ -126,7 +126,8 @@ def _read_message(reading: Reading, message: Any) -> None:
         return
     acts = any(isinstance(field(message, name), list | dict) and field(message, name) for name in ("tool_calls", "images"))
     acts = acts or any(has(field(message, name), inner) for name, inner in (("function_call", "name"), ("audio", "id")))
-    reading.note(says=acts or _says(field(message, "content")))
+    blocks = field(message, "blocks")  # LlamaIndex, which has only the text of them as content
+    reading.note(says=acts or _says(field(message, "content")) or _says(blocks))
     if _text(field(message, "refusal")) or _text(field(field(message, "additional_kwargs"), "refusal")):
         reading.stop("refusal")
 
