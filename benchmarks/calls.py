@@ -40,7 +40,11 @@ def first_sight() -> None:
             keys.forget()
             return [json.loads(json.dumps(asked)) for asked in stored]
 
-        show(f"hit, first sight of the request, {size}", compare([Variant(name, _gets(cache, anew)) for name, cache in caches.items()]), limit)
+        show(
+            f"hit, first sight of the request, {size}",
+            compare([Variant(name, _gets(cache, anew)) for name, cache in caches.items()]),
+            limit,
+        )
 
 
 def misses() -> None:
@@ -130,5 +134,3 @@ def _cachetools(asked: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], 
             return copy.deepcopy(cache.get(key_of(q)))
 
     return "cachetools + the same key + deepcopy", get
-
-

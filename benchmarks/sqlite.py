@@ -84,7 +84,9 @@ def _langchain(folder: str, stored: list[dict[str, Any]]) -> Iterator[Getter]:
     answer = [ChatGeneration(message=AIMessage(content=json.dumps(VALUE)))]
 
     def prompt(q: dict[str, Any]) -> tuple[str, str]:
-        return dumps([HumanMessage(content=message["content"]) for message in q["messages"]]), str(sorted((k, v) for k, v in q.items() if k != "messages"))
+        return dumps([HumanMessage(content=message["content"]) for message in q["messages"]]), str(
+            sorted((k, v) for k, v in q.items() if k != "messages")
+        )
 
     for asked in stored:
         cache.update(*prompt(asked), answer)

@@ -19,7 +19,11 @@ def request(size: str, number: int = 0) -> dict[str, Any]:
         messages = [{"role": "user", "content": "What is it? ".ljust(188, "x") + tail}]
     elif size == "M":
         turns = [{"role": "assistant" if n % 2 else "user", "content": f"turn {n} ".ljust(400, "y")} for n in range(9)]
-        messages = [{"role": "system", "content": "You are careful. ".ljust(4096, "z")}, *turns, {"role": "user", "content": tail.rjust(400, "y")}]
+        messages = [
+            {"role": "system", "content": "You are careful. ".ljust(4096, "z")},
+            *turns,
+            {"role": "user", "content": tail.rjust(400, "y")},
+        ]
     else:
         turns = [{"role": "assistant" if n % 2 else "user", "content": f"été {n} ".ljust(2000, "w")} for n in range(99)]
         messages = [*turns, {"role": "user", "content": tail.rjust(2000, "w")}]
@@ -37,7 +41,10 @@ VALUE: dict[str, Any] = {
     "type": "message",
     "role": "assistant",
     "model": "claude-sonnet-4-5-20250929",
-    "content": [{"type": "text", "text": "a" * 800}, {"type": "tool_use", "id": "toolu_1", "name": "search", "input": {"query": "b" * 250}}],
+    "content": [
+        {"type": "text", "text": "a" * 800},
+        {"type": "tool_use", "id": "toolu_1", "name": "search", "input": {"query": "b" * 250}},
+    ],
     "stop_reason": "end_turn",
     "stop_sequence": None,
     "usage": {"input_tokens": 2095, "output_tokens": 503, "cache_read_input_tokens": 0, "cache_creation": {"ephemeral_5m_input_tokens": 0}},

@@ -344,9 +344,7 @@ class Engine:
             self._skip(request, "value", "an answer was not stored: %s", _reason(exc))
             return None
 
-    def _keep(
-        self, request: Request, payload: Payload | None, response: Any, seconds: float | None, flight: Flight | None
-    ) -> Entry | None:
+    def _keep(self, request: Request, payload: Payload | None, response: Any, seconds: float | None, flight: Flight | None) -> Entry | None:
         """Store *payload* if *response* is worth keeping; the entry, or None if it was not stored."""
         if payload is None or not self._writes():
             return None

@@ -16,7 +16,6 @@ from llm_cache_mem.usage import Usage
 __all__ = ["Price", "PriceTable", "Pricer", "Prices", "load", "loaded", "resolve"]
 
 
-
 class Price(NamedTuple):
     """Dollars per million tokens. A cache price that is None falls back to the one before it in the order given here."""
 
