@@ -22,7 +22,7 @@ Unidentified = Literal["cache", "bypass"]
 
 _log = logging.getLogger("llm_cache_mem")
 _SLOTS = 256
-_LARGEST_REMEMBERED = 1 << 18
+_LARGEST_REMEMBERED = 1 << 16
 
 # What this context missed last and when, so that the update which follows in the same context knows what the call took.
 _missed: ContextVar[tuple[str, float] | None] = ContextVar("langchain_llm_cache_mem_missed", default=None)
@@ -149,11 +149,11 @@ class LLMCacheMem(BaseCache):
     def _request(self, prompt: str, llm_string: str) -> Request:
         """The request that the two strings are, remembered for as long as the classes they name are the same."""
         model = model_of(llm_string)
-        classes = model.resolve()
+        classes = model.resolve() if model.classes or model.refusal else ()
         options = current()
-        seen = sha256(f"{len(prompt)}:{prompt}{llm_string}".encode("utf-8", "surrogatepass")).digest()
-        about = (seen, classes, options.namespace, options.sample)
-        slot = self._requests[seen[0]]
+        about = (prompt, llm_string, classes, options.namespace, options.sample)
+        place = hash(prompt) % _SLOTS
+        slot = self._requests[place]
         if slot is not None and slot[0] == about:
             return slot[1]
         params = model.params(classes)
@@ -161,7 +161,7 @@ class LLMCacheMem(BaseCache):
         kind = kind_of_entry(self._scope, chat=is_chat(prompt))
         request = self._cache.request(read_prompt(prompt, params), params, kind=kind)
         if len(prompt) + len(llm_string) <= _LARGEST_REMEMBERED:
-            self._requests[seen[0]] = (about, request)
+            self._requests[place] = (about, request)
         return request
 
     def _check_identified(self, params: dict[str, Any]) -> None:

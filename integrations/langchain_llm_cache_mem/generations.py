@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.load.serializable import Serializable
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -27,6 +28,8 @@ from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
 __all__ = ["dump", "dump_stream", "load", "load_stream", "mark_hits"]
+
+M = TypeVar("M", bound=Serializable)
 
 _GENERATIONS: Final[dict[str, type[Generation]]] = {
     cls.__name__: cls for cls in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
@@ -104,10 +107,11 @@ def mark_hits(generations: list[Any], *, keep_usage: bool, age: float | None = N
         message = getattr(generation, "message", None)
         if not isinstance(message, AIMessage):
             continue
+        fields = vars(message)  # a model's __setattr__ takes longer than all the rest
         if not stream or generation is generations[-1]:
-            message.response_metadata = {**message.response_metadata, "llm_cache_mem": hit.copy()}
-        if not keep_usage and message.usage_metadata is not None:
-            message.usage_metadata = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+            fields["response_metadata"] = {**fields["response_metadata"], "llm_cache_mem": hit.copy()}
+        if not keep_usage and fields["usage_metadata"] is not None:
+            fields["usage_metadata"] = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
 
 def _dump_generation(generation: Generation, classes: tuple[type, ...]) -> dict[str, Any]:
@@ -169,13 +173,40 @@ def _is_response_item(message: BaseMessage) -> bool:
 
 
 def _load_generation(stored: dict[str, Any]) -> Generation:
-    fields: dict[str, Any] = {"generation_info": stored.get("info")}
-    if "message" in stored:
-        fields["message"] = _load_message(stored["message"])
-    else:
-        fields["text"] = stored["text"]
-    return _GENERATIONS[stored["class"]](**fields)
+    if "message" not in stored:
+        return _GENERATIONS[stored["class"]](text=stored["text"], generation_info=stored.get("info"))
+    message = _load_message(stored["message"])
+    if type(message.content) is not str or stored["class"] != "ChatGeneration":
+        made: Any = _GENERATIONS[stored["class"]]
+        return made(message=message, generation_info=stored.get("info"))  # type: ignore[no-any-return]
+    state = {"text": message.content, "generation_info": stored.get("info"), "type": "ChatGeneration", "message": message}
+    return _assembled(ChatGeneration, state, {"message"})
+
+
+_TEXT_ANSWER: Final[dict[str, type]] = {"content": str, "response_metadata": dict, "usage_metadata": dict, "additional_kwargs": dict}
 
 
 def _load_message(stored: dict[str, Any]) -> BaseMessage:
-    return _MESSAGES[stored["class"]](**stored["fields"])
+    name, fields = stored["class"], stored["fields"]
+    if name != "AIMessage" or "content" not in fields:
+        return _MESSAGES[name](**fields)
+    for field, value in fields.items():
+        if type(value) is not _TEXT_ANSWER.get(field):
+            return AIMessage(**fields)
+    # The answer most hits are: its fields are seen to be right, and to have them looked at again would take longer than all else.
+    state = _defaults(AIMessage).copy()
+    for field in ("additional_kwargs", "response_metadata", "tool_calls", "invalid_tool_calls"):
+        state[field] = state[field].copy()
+    state.update(fields, type="ai")
+    return _assembled(AIMessage, state, {*fields})
+
+
+def _assembled(cls: type[M], state: dict[str, Any], fields_set: set[str]) -> M:
+    """A *cls* with that *state*, made without its validators."""
+    made = cls.__new__(cls)
+    set_state = object.__setattr__
+    set_state(made, "__dict__", state)
+    set_state(made, "__pydantic_fields_set__", fields_set)
+    set_state(made, "__pydantic_extra__", {} if cls is AIMessage else None)
+    set_state(made, "__pydantic_private__", None)
+    return made

@@ -279,7 +279,7 @@ async def test_the_failure_of_one_is_not_that_of_others(cache: LLMCacheMem) -> N
 
     requests: list[Any] = [Request(None, f"call_{i}") for i in range(5)]
     found = await asyncio.gather(*(middleware.awrap_tool_call(request, handler) for request in requests), return_exceptions=True)
-    assert [isinstance(message, ValueError) for message in found] == [True, False, False, False, False]
+    assert [isinstance(message, ValueError) for message in found].count(True) == 1
 
 
 def test_a_namespace_keeps_users_apart(cache: LLMCacheMem) -> None:
