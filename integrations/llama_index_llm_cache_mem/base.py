@@ -160,7 +160,7 @@ def _structured_method(name: str) -> Callable[..., Any]:
 
         async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
             target = _target(self)
-            if target is not None and structured.passes_leaves_by(target.inner):
+            if target is not None and structured.passes_leaves_by(target.inner, name):
                 return await structured.ASYNC[name](target, args, kwargs)
             return await getattr(super(_CachedLLM, self), name)(*args, **kwargs)
 
@@ -168,7 +168,7 @@ def _structured_method(name: str) -> Callable[..., Any]:
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         target = _target(self)
-        if target is not None and structured.passes_leaves_by(target.inner):
+        if target is not None and structured.passes_leaves_by(target.inner, name):
             return structured.SYNC[name](target, args, kwargs)
         return getattr(super(_CachedLLM, self), name)(*args, **kwargs)
 

@@ -63,8 +63,7 @@ def _patch(cls: Any) -> None:
     if issubclass(cls, StructuredLLM):  # it asks its own LLM, and has nothing to add to the key
         return
     methods: dict[str, Callable[[Any], Any]] = {name: functools.partial(_leaf, leaf) for name, leaf in LEAVES.items()}
-    if structured.provider_of(cls) is cls:
-        methods |= {name: functools.partial(_structured, name) for name in (*structured.SYNC, *structured.ASYNC)}
+    methods |= {name: functools.partial(_structured, name) for name in structured.methods_of(cls)}
     for name, make in methods.items():
         original = cls.__dict__.get(name)
         if callable(original) and hasattr(original, "__get__") and not getattr(original, "__isabstractmethod__", False):
@@ -109,7 +108,7 @@ def _structured(name: str, original: Any) -> Any:
         @functools.wraps(original)
         async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
             target = _target(self)
-            if target is None or not structured.passes_leaves_by(self):
+            if target is None or not structured.passes_leaves_by(self, name):
                 return await original.__get__(self, type(self))(*args, **kwargs)
             return await structured.ASYNC[name](target, args, kwargs)
 
@@ -118,7 +117,7 @@ def _structured(name: str, original: Any) -> Any:
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         target = _target(self)
-        if target is None or not structured.passes_leaves_by(self):
+        if target is None or not structured.passes_leaves_by(self, name):
             return original.__get__(self, type(self))(*args, **kwargs)
         return structured.SYNC[name](target, args, kwargs)
 

@@ -14,15 +14,18 @@ from llama_index_llm_cache_mem.keys import call_params, identity
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request, RequestNotCacheable
 
-__all__ = ["ASYNC", "KIND", "SYNC", "passes_leaves_by", "provider_of"]
+__all__ = ["ASYNC", "KIND", "SYNC", "methods_of", "passes_leaves_by", "provider_of"]
 
 KIND: Final = "llama_index.structured"
 
+_WHOLE: Final = frozenset({"structured_predict", "astructured_predict"})
+_ALL: Final = _WHOLE | {"stream_structured_predict", "astream_structured_predict"}
 _PROVIDERS: Final = {
-    "llama_index.llms.anthropic.base:Anthropic",
-    "llama_index.llms.google_genai.base:GoogleGenAI",
-    "llama_index.llms.openai.responses:OpenAIResponses",
+    "llama_index.llms.anthropic.base:Anthropic": _ALL,
+    "llama_index.llms.google_genai.base:GoogleGenAI": _ALL,
+    "llama_index.llms.openai.responses:OpenAIResponses": _WHOLE,
 }
+"""The classes that ask their client, and the methods in which they do. All others, of 102 integrations, go through ``chat``."""
 
 
 @lru_cache(maxsize=512)
@@ -31,10 +34,15 @@ def provider_of(cls: type) -> type | None:
     return next((base for base in cls.__mro__ if f"{base.__module__}:{base.__qualname__}" in _PROVIDERS), None)
 
 
-def passes_leaves_by(llm: Any) -> bool:
-    """Whether structured output of *llm* does not come through ``chat`` or ``complete``."""
+def methods_of(cls: Any) -> frozenset[str]:
+    """The methods in which *cls*, one of those classes itself, goes past its leaves."""
+    return _PROVIDERS.get(f"{cls.__module__}:{cls.__qualname__}", frozenset())
+
+
+def passes_leaves_by(llm: Any, name: str) -> bool:
+    """Whether what method *name* of *llm* gives does not come through ``chat`` or ``complete``."""
     provider = provider_of(llm.__class__)
-    if provider is None:
+    if provider is None or name not in methods_of(provider):
         return False
     native = getattr(sys.modules.get(provider.__module__), "is_anthropic_structured_output_supported", None)
     if native is None:

@@ -1,0 +1,350 @@
+"""OpenAI's and Anthropic's LLM classes with their SDKs, over a loopback server that gives recorded answers.
+
+LlamaIndex's packages for them ask for older SDKs than this project is developed with; ``make test-older`` has those.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from llama_index.core import PromptTemplate
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
+from llama_index.core.bridge.pydantic import create_model
+from llama_index.core.tools import FunctionTool
+from llama_index_llm_cache_mem import CachedLLM, set_llm_cache, uncached
+from llama_index_llm_cache_mem.testing import MODES, wrapping
+
+from llm_cache_mem import LLMCache
+
+SKIP = "LlamaIndex's package is not here, or not one for this SDK: run make test-older"
+openai = pytest.importorskip("llama_index.llms.openai", reason=SKIP, exc_type=ImportError)
+anthropic = pytest.importorskip("llama_index.llms.anthropic", reason=SKIP, exc_type=ImportError)
+openai_utils = pytest.importorskip("llama_index.llms.openai.utils")
+
+# It builds messages by calling a type that is a Union since anthropic 1.
+needs_older_sdk = pytest.mark.skipif(int(version("anthropic").partition(".")[0]) > 0, reason=SKIP)
+ANTHROPIC = pytest.param("anthropic", marks=needs_older_sdk)
+
+pytestmark = [
+    pytest.mark.usefixtures("current_loop"),
+    pytest.mark.filterwarnings("ignore:.*(model|Model).* is deprecated:DeprecationWarning"),  # since it was recorded
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),  # answers newer than the SDK
+    pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*aiosqlite.core.Connection:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The 'output_format' parameter is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # LlamaIndex does not close its SDK clients
+]
+
+
+class Server:
+    """Answers every POST with *answer*, the next of *script* if there is one; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[str, bytes] = ("application/json", b"{}")
+        self.script: list[tuple[str, bytes]] = []
+        self.asked: list[dict[str, Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                kind, body = outer.script.pop(0) if outer.script else outer.answer
+                self.send_response(200)
+                self.send_header("content-type", kind)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def make(server: Server) -> Make:
+    """Makes LLMs that ask the server."""
+
+    def make(name: str, **settings: Any) -> Any:
+        if name == "anthropic":
+            settings = {"model": "claude-sonnet-4-5", "base_url": server.url, "max_tokens": 1000, **settings}
+            return anthropic.Anthropic(api_key="sk-SESAME", max_retries=0, **settings)
+        cls = openai.OpenAIResponses if name == "responses" else openai.OpenAI
+        return cls(**{"model": "gpt-4o-mini", "api_base": f"{server.url}/v1", "api_key": "sk-SESAME", "max_retries": 0, **settings})
+
+    return make
+
+
+@functools.cache
+def recorded(shared_data: Any, provider: str, endpoint: str) -> list[tuple[dict[str, Any], tuple[str, bytes]]]:
+    """The recorded requests with their good answers."""
+    found = []
+    for line in (shared_data / "real_interactions.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if (row["provider"], row["endpoint"], row["response"]["status"]) == (provider, endpoint, 200) and "body" in row["response"]:
+            request = json.loads(row["request"]["body"])
+            kind = "text/event-stream" if request.get("stream") else "application/json"
+            found.append((request, (kind, row["response"]["body"].encode())))
+    return found
+
+
+def messages_of(name: str, request: dict[str, Any]) -> list[ChatMessage] | None:
+    """What was asked, for LlamaIndex; None where it has no form for it."""
+    if name == "openai":
+        if any(not isinstance(message.get("content"), (str, type(None))) for message in request["messages"]):
+            return None
+        return openai_utils.from_openai_message_dicts(request["messages"])
+    made = [ChatMessage(role="system", content=request["system"])] if isinstance(request.get("system"), str) else []
+    for message in request["messages"]:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if any(part["type"] != "text" for part in parts):
+            return None
+        made.append(ChatMessage(role=message["role"], blocks=[TextBlock(text=part["text"]) for part in parts]))
+    return made
+
+
+def ask_as_recorded(llm: Any, request: dict[str, Any], messages: list[ChatMessage], *, asynchronously: bool = False) -> Any:
+    """Ask as was recorded: all chunks of a stream, or the answer."""
+    kwargs = {name: request[name] for name in ("tools", "tool_choice", "thinking") if name in request}
+    if not asynchronously:
+        return list(llm.stream_chat(messages, **kwargs)) if request.get("stream") else llm.chat(messages, **kwargs)
+
+    async def run() -> Any:
+        if request.get("stream"):
+            return [chunk async for chunk in await llm.astream_chat(messages, **kwargs)]
+        return await llm.achat(messages, **kwargs)
+
+    return asyncio.run(run())
+
+
+def last(answer: Any) -> Any:
+    return answer[-1] if isinstance(answer, list) else answer
+
+
+@pytest.mark.parametrize("name", ["openai", ANTHROPIC])
+def test_recorded_answers_come_back_as_they_were(name, shared_data, server, make):
+    cache = LLMCache(max_size=None)
+    plain = make(name)
+    llm = CachedLLM(plain, cache)
+    stored = streamed = called = 0
+    endpoint = {"openai": "chat.completions", "anthropic": "messages"}[name]
+    for request, answer in recorded(shared_data, name, endpoint):
+        messages = messages_of(name, request)
+        if messages is None:
+            continue
+        server.answer = answer
+        try:
+            expected = ask_as_recorded(plain, request, messages)
+        except Exception:  # noqa: S112  # LlamaIndex itself cannot read this answer
+            continue
+        plain.system_prompt = str(stored)  # so that no recorded request meets another's answer
+        skipped, asked = sum(cache.stats().skipped.values()), len(server.asked)
+        first, second = ask_as_recorded(llm, request, messages), ask_as_recorded(llm, request, messages, asynchronously=True)
+        assert first == expected
+        if sum(cache.stats().skipped.values()) > skipped:  # cut off, refused or empty: not worth keeping
+            continue
+        assert len(server.asked) == asked + 1
+        assert last(second) == last(expected)
+        assert type(last(second)) is type(last(expected))
+        assert type(last(second).raw) is type(last(expected).raw)
+        if isinstance(expected, list):
+            assert [chunk.delta or "" for chunk in second] == [chunk.delta or "" for chunk in expected]
+        tools = [[call.model_dump() for call in llm.get_tool_calls_from_response(last(one), False)] for one in (expected, second)]
+        assert tools[0] == tools[1]
+        stored, streamed, called = stored + 1, streamed + bool(request.get("stream")), called + bool(tools[0])
+    assert min(stored, streamed, called) >= 3, (stored, streamed, called)
+    stats = cache.stats()
+    assert (stats.hits, stats.errors) == (stored, 0)
+    assert stats.tokens_saved > 0
+    assert stats.saved_usd > 0
+    assert "SESAME" not in "".join(key for key, _ in cache.entries())
+
+
+@pytest.mark.parametrize("name", ["openai", ANTHROPIC])
+def test_the_next_turn_after_a_hit_is_the_same_request(name, shared_data, server, make):
+    llm = CachedLLM(make(name), max_size=None)
+    compared = 0
+    endpoint = {"openai": "chat.completions", "anthropic": "messages"}[name]
+    for request, answer in recorded(shared_data, name, endpoint):
+        messages = messages_of(name, request)
+        if messages is None or not request.get("tools") or request.get("stream"):
+            continue
+        server.answer = answer
+        answers = [ask_as_recorded(llm, request, messages) for _ in range(2)]
+        bodies = []
+        for said in answers:
+            uncached(llm).chat([*messages, said.message, ChatMessage(role="user", content="and?")])
+            bodies.append(server.asked[-1])
+        assert bodies[0] == bodies[1]
+        compared += 1
+    assert compared >= 3
+
+
+@pytest.mark.parametrize("name", ["openai", ANTHROPIC])
+@pytest.mark.parametrize("mode", ["bare", *MODES])
+def test_every_leaf_in_every_mode(name, mode, shared_data, server, make, ask):
+    endpoint = {"openai": "chat.completions", "anthropic": "messages"}[name]
+    answers = {bool(r.get("stream")): a for r, a in recorded(shared_data, name, endpoint) if not r.get("tools") and not r.get("thinking")}
+    plain = make(name)
+    with contextlib.nullcontext() if mode == "bare" else wrapping(mode):
+        llm = make(name)
+    for leaf in ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete"):
+        server.answer = answers["stream" in leaf]
+        expected = ask(plain, leaf, leaf)
+        for _ in range(2):
+            given = ask(llm, leaf, leaf)
+            assert last(given).model_dump() == last(expected).model_dump()
+
+
+# -- Structured output
+
+
+def text_in(body: dict[str, Any]) -> str:
+    """The text of an answer in any of the three protocols."""
+    if "choices" in body:
+        return body["choices"][0]["message"]["content"] or ""
+    items = [part for item in body["output"] for part in item.get("content", [])] if "output" in body else body["content"]
+    return "".join(part.get("text", "") for part in items)
+
+
+def structured_answers(shared_data: Any, provider: str, endpoint: str, name: str) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """Recorded JSON answers, a class that they are an instance of, and their content."""
+    asking_for_json = {"response_format", "text", "output_config", "output_format"}
+    for request, answer in recorded(shared_data, provider, endpoint):
+        if request.get("stream") or request.get("tools") or not request.keys() & asking_for_json:
+            continue
+        try:
+            data = json.loads(text_in(json.loads(answer[1])))
+        except ValueError:
+            continue
+        if isinstance(data, dict) and all(key.isidentifier() for key in data):
+            fields: Any = {key: (type(value) if value is not None else Any, ...) for key, value in data.items()}
+            yield answer, create_model(name, **fields), data
+
+
+PROMPT = PromptTemplate("Say it in JSON, please: {x}")
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["wrapped", "process-wide"])
+@pytest.mark.parametrize(
+    ("name", "provider", "endpoint"),
+    [
+        ("openai", "openai", "chat.completions"),
+        ("responses", "openai", "responses"),
+        pytest.param("anthropic", "anthropic", "messages", marks=needs_older_sdk),
+    ],
+)
+def test_structured_output_is_answered_once(everywhere, name, provider, endpoint, shared_data, server, make):
+    done = 0
+    for answer, output_cls, data in structured_answers(shared_data, provider, endpoint, f"Recorded{name.title()}"):
+        server.answer, server.asked[:] = answer, []
+        cache = LLMCache()
+        with set_llm_cache(cache if everywhere else None):
+            llm = make(name) if everywhere else CachedLLM(make(name), cache)
+            if name == "openai":
+                llm.pydantic_program_mode = "llm"  # by its text, as it was recorded
+            first = llm.structured_predict(output_cls, PROMPT, x="a")
+            second = asyncio.run(llm.astructured_predict(output_cls, PROMPT, x="a"))
+            assert first == second
+            assert first.model_dump() == data
+            assert first is not second
+            assert type(second) is output_cls
+            assert len(server.asked) == 1
+            assert cache.stats().stored == 1
+            llm.structured_predict(output_cls, PROMPT, x="b")
+            other = create_model(output_cls.__name__, __base__=output_cls, more=(int, 3))
+            llm.structured_predict(other, PROMPT, x="a")
+            assert len(server.asked) == 3
+        done += 1
+    assert done >= 1
+
+
+@needs_older_sdk
+def test_a_native_structured_answer_survives_the_process(shared_data, server, make, tmp_path):
+    answer, output_cls, data = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    server.answer = answer
+    for _ in range(2):
+        with LLMCache(backend=tmp_path / "cache.db") as cache:
+            llm = CachedLLM(make("anthropic"), cache)
+            assert llm.structured_predict(output_cls, PROMPT, x="a").model_dump() == data
+            assert [*llm.stream_structured_predict(output_cls, PROMPT, x="a")][-1].model_dump() == data
+    assert len(server.asked) == 1
+
+
+@needs_older_sdk
+def test_a_native_structured_stream_is_kept(shared_data, server, make, cache):
+    answer, output_cls, data = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    server.answer = answer
+    llm = CachedLLM(make("anthropic"), cache)
+
+    async def run() -> Any:
+        return [item async for item in await llm.astream_structured_predict(output_cls, PROMPT, x="a")]
+
+    assert [*llm.stream_structured_predict(output_cls, PROMPT, x="a")][-1].model_dump() == data
+    assert asyncio.run(run())[-1].model_dump() == data
+    assert len(server.asked) == 1
+
+
+def test_a_responses_model_that_is_tracked_by_the_server_is_not_cached(make, server, shared_data, cache):
+    server.answer = next(a for r, a in recorded(shared_data, "openai", "responses") if not r.get("stream") and not r.get("tools"))
+    llm = CachedLLM(make("responses", track_previous_responses=True), cache)
+    for _ in range(2):
+        llm.chat([ChatMessage(content="x")])
+    assert len(server.asked) == 2
+    assert dict(cache.stats().skipped) == {"request": 2}
+
+
+# -- An agent
+
+
+def test_an_agent_runs_twice_for_the_price_of_once(make, server, cache):
+    def call(**message: Any) -> tuple[str, bytes]:
+        chunk: dict[str, Any] = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
+        deltas = [{"role": "assistant", **message}, {}]
+        lines = [
+            json.dumps({**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+            for delta, reason in zip(deltas, (None, "stop"), strict=True)
+        ]
+        return "text/event-stream", "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    function = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
+    server.script = [call(tool_calls=[{"index": 0, "id": "c1", "type": "function", "function": function}]), call(content="It is 3.")]
+    llm = CachedLLM(make("openai"), cache)
+
+    async def run() -> Any:
+        return await FunctionAgent(tools=[FunctionTool.from_defaults(add)], llm=llm).run("What is 1 + 2?")
+
+    assert [str(asyncio.run(run())) for _ in range(2)] == ["It is 3.", "It is 3."]
+    assert len(server.asked) == 2
+    assert cache.stats().hits == 2
