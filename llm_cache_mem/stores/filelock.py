@@ -54,7 +54,7 @@ class FileLock:
 
     def _after_fork(self) -> None:
         self._threads = threading.Lock()
-        self.close()  # not unlock: the lock may be the parent's still
+        self._drop()  # not unlock: the lock may be the parent's still
 
     def __enter__(self) -> None:
         if not self.acquire(self._timeout):
@@ -70,7 +70,7 @@ class FileLock:
             taken = not self.between_processes or self._lock_file(deadline)
         finally:
             if not taken:
-                self.close()  # it may be locked all the same, if an error came after that
+                self._drop()  # it may be locked all the same, if an error came after that
                 self._threads.release()
         return taken
 
@@ -82,13 +82,18 @@ class FileLock:
             if self._fd >= 0 and self.between_processes:
                 _unflock(self._fd)
         except BaseException:
-            self.close()  # which unlocks too
+            self._drop()  # which unlocks too
             raise
         finally:
             self._threads.release()
 
     def close(self) -> None:
-        """Let go of the file; another ``with`` opens it again."""
+        """Let go of the file, unless it stays locked; another ``with`` opens it again."""
+        if self._threads.acquire(timeout=self._timeout):
+            self._drop()
+            self._threads.release()
+
+    def _drop(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):  # there is nothing else to do with a descriptor that does not close
@@ -105,7 +110,7 @@ class FileLock:
             elif not self.between_processes or self._is_current():
                 return True
             else:
-                self.close()
+                self._drop()
 
     def _try_lock(self) -> bool:
         try:

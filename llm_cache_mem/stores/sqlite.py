@@ -98,7 +98,7 @@ class SQLiteStore:
         self._last_tick = 0
         self._puts = 0
         self.unreadable = 0  # stored entries that could not be read
-        self._close = weakref.finalize(self, _close, self._pool, self._file)
+        weakref.finalize(self, _let_go, self._pool, self._file)
         self._begin()
 
     def __repr__(self) -> str:
@@ -149,7 +149,8 @@ class SQLiteStore:
     @_store_errors_only("close")
     def close(self) -> None:
         self._flush_touches()
-        self._close()
+        self._pool.close()
+        self._file.lock.close()
 
     # -- Connections
 
@@ -279,6 +280,7 @@ class SQLiteStore:
         return total
 
 
-def _close(pool: Pool, file: DatabaseFile) -> None:
-    pool.close()
+def _let_go(pool: Pool, file: DatabaseFile) -> None:
+    """At the end of a store that nobody closed, or of the program, whose daemon threads may still use it."""
+    pool.renew()
     file.lock.close()

@@ -105,7 +105,7 @@ class DatabaseFile:
         """Whether the path no longer leads to the file that *db* has open."""
         try:
             return os.stat(self.path).st_ino != db.inode
-        except FileNotFoundError:
+        except OSError:
             return True
 
     def fold_log(self, db: Connection) -> None:

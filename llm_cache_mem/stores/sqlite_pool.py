@@ -58,14 +58,23 @@ class Pool:
                 db = self._idle.pop()
             except IndexError:
                 break
-            now = monotonic()
-            if now - db.checked < _CHECK_SECONDS:
+            if self._is_current(db):
                 return db
-            if not self._moved(db):
-                db.checked = now
-                return db
-            self.discard(db)
         return self._wait_or_open()
+
+    def _is_current(self, db: Connection) -> bool:
+        """Whether *db* has the right file open, as far as was seen lately; otherwise it is closed."""
+        now = monotonic()
+        if now - db.checked < _CHECK_SECONDS:
+            return True
+        moved = True
+        try:
+            moved = self._moved(db)
+        finally:
+            if moved:
+                self.discard(db)
+        db.checked = now
+        return not moved
 
     def give_back(self, db: Connection) -> None:
         self._idle.append(db)

@@ -17,6 +17,7 @@ from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
 from stores.model import StoreMachine
 
+from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
 
@@ -190,6 +191,26 @@ def test_which_sqlite_may_use_a_log_without_our_lock(
     store.put("k", entry_of(1))
     assert value_of(store.get("k")) == 1
     assert store._use(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == (b"wal" if safe else b"truncate",)
+    store.close()
+
+
+def test_no_connection_is_lost_when_looking_at_the_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SQLiteStore(tmp_path / "c.db", lock_timeout=0.1)
+    store.put("k", entry_of(1))
+
+    def fail(db: object) -> bool:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._pool, "_moved", fail)
+        for _ in range(20):
+            store._pool._idle[0].checked = 0.0
+            with pytest.raises(StoreError):
+                store.get("k")
+            patch.setattr(store._pool, "_moved", store._file.moved)
+            assert value_of(store.get("k")) == 1
+            patch.setattr(store._pool, "_moved", fail)
+    assert value_of(store.get("k")) == 1
     store.close()
 
 
