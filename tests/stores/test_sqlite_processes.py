@@ -105,7 +105,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, seconds: float) 
     assert all(value["key"] == f"1:kill:v:{number}" for number, value in found.items())
     assert reopened < 2
     assert is_sound(path)
-    assert kills > seconds * 4
+    assert kills > 10  # a rate would be the machine's, not ours
     assert acknowledged > 100
 
 
