@@ -48,10 +48,11 @@ def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
 
 def load(stored: Any) -> tuple[Any, Pieces]:
     """The response and the pieces that it came in."""
-    response, pieces = stored["response"], stored.get("pieces")
+    response: Any = stored["response"]
+    pieces = stored.get("pieces")
     if not isinstance(response, (ChatResponse, CompletionResponse)) or not (pieces is None or type(pieces) is list):
         raise EntryUnreadable("not an answer of LlamaIndex's")
-    for i, block in stored.get("blocks", ()):
+    for i, block in stored.get("blocks", ()) if isinstance(response, ChatResponse) else ():
         response.message.blocks[i] = _blocks().validate_python(block)
     return response, pieces
 
