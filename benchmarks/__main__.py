@@ -4,21 +4,22 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Callable
+from importlib import import_module
 
-from benchmarks import calls, footprint, sqlite, stampede
-
-ALL: dict[str, Callable[[], None]] = {
-    "hits": calls.hits,
-    "first-sight": calls.first_sight,
-    "misses": calls.misses,
-    "peers": calls.peers,
-    "sqlite-hits": sqlite.hits,
-    "growth": sqlite.growth,
-    "memory": footprint.memory,
-    "imports": footprint.imports,
-    "threads": stampede.threads,
-    "tasks": stampede.tasks,
+ALL = {
+    "hits": "calls:hits",
+    "first-sight": "calls:first_sight",
+    "misses": "calls:misses",
+    "peers": "calls:peers",
+    "sqlite-hits": "sqlite:hits",
+    "growth": "sqlite:growth",
+    "memory": "footprint:memory",
+    "imports": "footprint:imports",
+    "threads": "stampede:threads",
+    "tasks": "stampede:tasks",
+    "langchain-lookups": "langchain_hit:lookups",
+    "langchain-invokes": "langchain_hit:invokes",
+    "langchain-stampede": "langchain_hit:stampede",
 }
 
 
@@ -33,7 +34,8 @@ def main(names: list[str]) -> int:
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print("ratio to the first line of each table (median of interleaved rounds), then CPU microseconds a call (10th percentile)")
     for name in names or ALL:
-        ALL[name]()
+        module, function = ALL[name].split(":")
+        getattr(import_module(f"benchmarks.{module}"), function)()
     return 0
 
 

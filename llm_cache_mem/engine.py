@@ -86,6 +86,11 @@ class Engine:
         return self._mode() == "off"
 
     @property
+    def patience(self) -> float:
+        """How many seconds a call may wait for another to answer it; 0.0 where calls are not coalesced."""
+        return self._settings.wait_seconds if self._settings.coalesce and self._mode() == "on" else 0.0
+
+    @property
     def epoch(self) -> int:
         """A number that moves on with every delete and clear: a stream that began in another epoch is not to be stored."""
         return self._epoch
@@ -97,12 +102,17 @@ class Engine:
         return self._keyer.request(messages, params, kind)
 
     def request_or_none(self, messages: Any, params: Mapping[str, Any], *, kind: str = "value") -> Request | None:
-        """As ``request``; None says: call without the cache. A request that has no key is counted as skipped."""
+        """As ``request``; None says: call without the cache. A request that has no key is counted as skipped.
+
+        In mode ``replay``, where nothing may be called, RequestNotCacheable is raised after all.
+        """
         if self._mode() == "off":
             return None
         try:
             return self._keyer.request(messages, params, kind)
         except RequestNotCacheable as exc:
+            if self._mode() == "replay":  # nothing leaves the process
+                raise
             self.bypass("request", "a call goes uncached: %s", exc)
             return None
 
@@ -164,14 +174,19 @@ class Engine:
         if self._writes():
             self._commit(request, self._entry(request, value, _payload(request, value), None), None)
 
-    def keep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None) -> bool:
-        """Store *value*, which stands for *response*, if that is worth keeping; whether it was stored."""
+    def keep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
+        """Store *value*, which stands for *response*, if that is worth keeping; whether it was stored.
+
+        With *epoch*, what it was when the call began, nothing is stored that was deleted meanwhile.
+        """
+        if epoch is not None and epoch != self._epoch:
+            return False
         return self._keep(request, self._pack(request, value, _same), response, seconds, None) is not None
 
-    async def akeep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None) -> bool:
+    async def akeep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
         """As ``keep``, in a thread where it would wait."""
         await self._prices_loaded()
-        return await self._off_loop(lambda: self.keep(request, value, response=response, seconds=seconds))
+        return await self._off_loop(lambda: self.keep(request, value, response=response, seconds=seconds, epoch=epoch))
 
     def discard(self, request: Request) -> bool:
         """Forget the answer to *request*; whether there was one. A call in flight will not store it either."""
@@ -383,13 +398,11 @@ class Engine:
 
     def _finish(self, request: Request, recording: Recording, began: float, epoch: int) -> None:
         """Store a stream that has ended cleanly, unless something was deleted while it ran."""
-        if epoch != self._epoch:
-            return
         if recording.fault is not None:
             self._skip(request, "value", "a stream was not stored: %s", recording.fault)
             return
         chunks = recording.chunks()
-        self.keep(request, chunks, response=chunks, seconds=self._clock() - began)
+        self.keep(request, chunks, response=chunks, seconds=self._clock() - began, epoch=epoch)
 
     def _skip(self, request: Request, reason: str, text: str, *args: object) -> None:
         if self._ledger.skip(reason, request.key, request.model):

@@ -117,7 +117,7 @@ class LLMCacheMem(BaseCache):
         """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls of a chat model take turns."""
         with self._harmless:
             request = self._request(prompt, llm_string)
-            patience = _patience(self._cache) if is_chat(prompt) else 0.0
+            patience = self._cache.patience if is_chat(prompt) else 0.0
             if patience:
                 await self._turns.take(request.key, patience)
             hit = await self._cache.alookup(request, load)
@@ -198,12 +198,6 @@ _Remembered = tuple[tuple[Any, ...], Request]
 def _reopen(cache: LLMCache, usage: Usage, unidentified: Unidentified, scope: str) -> LLMCacheMem:
     restored = LLMCacheMem(cache, usage=usage, unidentified=unidentified)
     return restored.scoped(scope) if scope else restored
-
-
-def _patience(cache: LLMCache) -> float:
-    """How many seconds a call may wait for another to answer it: none where it could not read that answer."""
-    settings = cache._settings
-    return settings.wait_seconds if settings.coalesce and cache._mode() == "on" else 0.0
 
 
 def _seconds(request: Request) -> float | None:

@@ -141,7 +141,7 @@ class StreamRecord:
         self._link = link
         self._request = request
         self._recording = Recording()
-        self._began = monotonic()
+        self._began, self._epoch = monotonic(), link.cache.epoch
 
     def add(self, chunk: Generation) -> None:
         """Note *chunk* as it is now, before its consumer can change it."""
@@ -156,14 +156,14 @@ class StreamRecord:
         with self._link.harmless:
             chunks, seconds = self._chunks(), monotonic() - self._began
             if self._request is not None:
-                self._link.cache.keep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds)
+                self._link.cache.keep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds, epoch=self._epoch)
 
     async def akeep(self) -> None:
         """As ``keep``, in a thread where that would wait for a disk."""
         with self._link.harmless:
             chunks, seconds = self._chunks(), monotonic() - self._began
             if self._request is not None:
-                await self._link.cache.akeep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds)
+                await self._link.cache.akeep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds, epoch=self._epoch)
 
     def _chunks(self) -> list[Any]:
         if self._recording.fault is not None:

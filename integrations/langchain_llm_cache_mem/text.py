@@ -105,11 +105,11 @@ def _generate(
         return batch.result()
     for i, request in enumerate(batch.requests):
         batch.answers[i] = link.lookup(request, link.load)
-    began = monotonic()
+    began, epoch = monotonic(), link.cache.epoch
     if missing := batch.missing():
         for answer in ask(missing):
             with link.harmless:
-                link.cache.keep(answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began)
+                link.cache.keep(answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began, epoch=epoch)
     return batch.result()
 
 
@@ -140,11 +140,13 @@ async def _agenerate(
         return batch.result()
     for i, request in enumerate(batch.requests):
         batch.answers[i] = await link.alookup(request, link.load)
-    began = monotonic()
+    began, epoch = monotonic(), link.cache.epoch
     if missing := batch.missing():
         for answer in await ask(missing):
             with link.harmless:
-                await link.cache.akeep(answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began)
+                await link.cache.akeep(
+                    answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began, epoch=epoch
+                )
     return batch.result()
 
 

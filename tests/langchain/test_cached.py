@@ -484,3 +484,13 @@ def test_an_llm_reports_what_it_used(llm: Words, cache: LLMCacheMem) -> None:
     for _ in range(3):
         llm.invoke("a")
     assert cache.stats().by_model["gpt-3.5-turbo-instruct"].tokens_saved == 20
+
+
+def test_a_stream_during_which_the_cache_was_cleared_is_not_stored() -> None:
+    cache = LLMCache()
+    model = cached(FakeListChatModel(responses=["one", "two"]), cache)
+    stream = model.stream("hi")
+    next(stream)
+    cache.clear()
+    list(stream)
+    assert cache.stats().size == 0
