@@ -367,7 +367,11 @@ class Engine:
         if reason is not None:
             self._skip(request, reason, "a response was not stored: %s; LLMCache(admit='any') stores such ones too", reason)
             return None
-        return self._commit(request, self._entry(request, response, payload, seconds), flight)
+        try:
+            return self._commit(request, self._entry(request, response, payload, seconds), flight)
+        except ValueNotCacheable as exc:  # only seen when it is written out: too large for any store
+            self._skip(request, "value", "an answer was not stored: %s", exc)
+            return None
 
     def _entry(self, request: Request, response: Any, payload: Payload, seconds: float | None) -> Entry:
         used = usage.read_usage(response)

@@ -790,3 +790,17 @@ def test_a_class_that_the_request_names_needs_no_registering(tmp_path, monkeypat
 
 def test_a_class_that_is_no_part_of_values_breaks_nothing(cache):
     assert cache.get_or_call(MESSAGES, Model(), response_format=dict) == ANSWER
+
+
+def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(tmp_path, monkeypatch):
+    from llm_cache_mem import entry
+
+    monkeypatch.setattr(entry, "MAX_BODY_BYTES", 100)
+    cache = LLMCache(backend=tmp_path / "c.db")
+    for _ in range(5):
+        assert cache.get_or_call(MESSAGES, Model("x" * 200)) == "x" * 200
+    with pytest.raises(ValueNotCacheable, match="more than 100 bytes"):
+        cache.put(MESSAGES, "x" * 200)
+    assert cache.stats().skipped == {"value": 5}
+    assert cache.stats().errors == 0
+    cache.close()

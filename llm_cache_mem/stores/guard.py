@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
-from llm_cache_mem.errors import StoreError
+from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.stores.base import Removed, Store
 
@@ -165,6 +165,9 @@ class GuardedStore:
             return fallback
         try:
             result = call(*args, **kwargs)
+        except ValueNotCacheable:  # the value's fault, not the store's
+            self._breaker.succeeded()
+            raise
         except Exception as exc:  # noqa: BLE001  # whatever it is, the call that is being served must go on
             self._note_failure(operation, exc)
             return fallback
@@ -178,7 +181,7 @@ class GuardedStore:
     def _loud(self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
-        except (StoreError, StopIteration):
+        except (StoreError, StopIteration, ValueNotCacheable):
             raise
         except Exception as exc:
             raise StoreError(type(self.inner).__name__, operation, type(exc).__name__) from exc
