@@ -7,6 +7,7 @@ before any model is asked. With nobody listening a hit sends no events; with a l
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
@@ -27,8 +28,6 @@ ANSWER = ChatResponse(message=ChatMessage(role="assistant", content="z" * 1000),
 
 class Ready(MockLLM):
     """Its chat is nothing but the decorators."""
-
-    calls: int = 0
 
     @llm_chat_callback()
     def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
@@ -76,9 +75,9 @@ def _chat(llm: Any, messages: list[ChatMessage]) -> Callable[[], object]:
 def hits() -> None:
     """A hit beside the bare decorators, without and with a listener."""
     for heard in (False, True):
-        cached = CachedLLM(Ready(), LLMCache())
+        cached = CachedLLM(Ready(max_tokens=None), LLMCache())
         variants = [
-            Variant("bare decorators", chats(Ready(), 100)),
+            Variant("bare decorators", chats(Ready(max_tokens=None), 100)),
             Variant("MockLLM.chat", chats(MockLLM(), 100)),
             Variant("llm-cache-mem, a hit", chats(cached, 100)),
         ]
@@ -94,11 +93,11 @@ def hits() -> None:
 
 def growth() -> None:
     """Hits of ever larger messages: ten times the size must not take more than ten times as long."""
-    cached = CachedLLM(Ready(), LLMCache())
+    cached = CachedLLM(Ready(max_tokens=None), LLMCache())
     sizes = (100, 1_000, 10_000, 100_000, 1_000_000)
     results = compare([Variant(f"{size:>9,} characters", chats(cached, size, number=20)) for size in sizes], rounds=21)
     show("hits of one message, by its size", results)
-    steps = [(b.micros / a.micros) for a, b in zip(results, results[1:], strict=False)]
+    steps = [larger.micros / smaller.micros for smaller, larger in pairwise(results)]
     print(f"  for ten times the size: {', '.join(f'{step:.1f}' for step in steps)} times as long: {'ok' if max(steps) <= 10 else 'NO'}")
 
 
@@ -109,7 +108,7 @@ def stampede() -> None:
         await asyncio.gather(*(llm.achat([ChatMessage(role="user", content="x")]) for _ in range(1000)))
 
     print("\ncalls of the model made by 1,000 concurrent identical achat")
-    for name, llm in (("bare", Ready()), ("llm-cache-mem", CachedLLM(Ready(), LLMCache()))):
+    for name, llm in (("bare", Ready(max_tokens=None)), ("llm-cache-mem", CachedLLM(Ready(max_tokens=None), LLMCache()))):
         CALLS.clear()
         asyncio.run(thousand(llm))
         print(f"  {name:<14} {len(CALLS)}")

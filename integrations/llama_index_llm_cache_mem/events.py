@@ -7,6 +7,7 @@ what it sends for a call of the model.
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -156,12 +157,16 @@ def _without_counters(manager: Any) -> Any:
 
 
 def _without_bill(response: Any) -> Any:
-    """A copy for listeners, which add up the usage that they see."""
-    changes: dict[str, Any] = {"raw": None, "additional_kwargs": _without_counts(response.additional_kwargs)}
+    """*response* for listeners, which add up the usage that they see: a copy without it, if there is any."""
+    changes: dict[str, Any] = {}
+    if response.raw is not None:
+        changes["raw"] = None
+    if response.additional_kwargs:
+        changes["additional_kwargs"] = _without_counts(response.additional_kwargs)
     message = getattr(response, "message", None)
-    if message is not None:
+    if message is not None and message.additional_kwargs:
         changes["message"] = message.model_copy(update={"additional_kwargs": _without_counts(message.additional_kwargs)})
-    return response.model_copy(update=changes)
+    return response.model_copy(update=changes) if changes else response
 
 
 def _without_counts(additional: dict[str, Any]) -> dict[str, Any]:
@@ -192,63 +197,69 @@ _DECORATED: Final = {  # a decorator takes each function once, hence one for eac
 
 def _told(target: "Target", leaf: "Leaf", answer: Any) -> Callable[..., Any]:
     """The method *leaf* of the LLM with LlamaIndex's span and events, and *answer* for its body."""
-    decorated = _DECORATED[leaf.argument, leaf.is_async]
     if not leaf.streams:
         answer = _without_bill(answer)
+    llm = target.llm
+    spanned = _spanned(_module_of(target.inner.__class__, leaf.name), leaf.name, leaf.argument, leaf.is_async)
+    bound: Callable[..., Any] = spanned.__get__(llm, type(llm))
 
-    def send(self: Any, args: Any, kwargs: Any) -> Any:
-        return decorated(_Answered(self, answer), *args, **kwargs)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        token = _answers.set(answer)
+        try:
+            return bound(*args, **kwargs)
+        finally:
+            _answers.reset(token)
 
-    return _spanned(target.llm, _module_of(target.inner.__class__, leaf.name), leaf.name, _SHAPES[leaf.argument, leaf.is_async](send))
+    async def amethod(*args: Any, **kwargs: Any) -> Any:
+        token = _answers.set(answer)
+        try:
+            return await bound(*args, **kwargs)
+        finally:
+            _answers.reset(token)
+
+    return amethod if leaf.is_async else method
+
+
+_answers: ContextVar[Any] = ContextVar("llama_index_llm_cache_mem.answer")
+
+
+@lru_cache(maxsize=1024)  # the decorator takes as long to apply as the hit itself
+def _spanned(module: str, name: str, argument: str, is_async: bool) -> Any:
+    """A method that sends the events of a call in a span of *module*'s dispatcher; span handlers see the usual signature."""
+    decorated = _DECORATED[argument, is_async]
+
+    def chat(self: Any, messages: Any, **kwargs: Any) -> Any:
+        return decorated(_Answered(self, _answers.get()), messages, **kwargs)
+
+    async def achat(self: Any, messages: Any, **kwargs: Any) -> Any:
+        return await decorated(_Answered(self, _answers.get()), messages, **kwargs)
+
+    def complete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
+        return decorated(_Answered(self, _answers.get()), prompt, **({"formatted": True, **kwargs} if formatted else kwargs))
+
+    async def acomplete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
+        return await decorated(_Answered(self, _answers.get()), prompt, **({"formatted": True, **kwargs} if formatted else kwargs))
+
+    bodies: dict[tuple[str, bool], Any] = {
+        ("messages", False): chat,
+        ("messages", True): achat,
+        ("prompt", False): complete,
+        ("prompt", True): acomplete,
+    }
+    return _in_span(module, name, bodies[argument, is_async])
+
+
+def _in_span(module: str, name: str, body: Any) -> Any:
+    body.__name__ = body.__qualname__ = name
+    return get_dispatcher(module).span(body)
 
 
 def tell_span(target: "Target", cls: Any, name: str, body: Callable[..., Any]) -> Callable[..., Any]:
     """*body*, a function of (self, ...), as a method of the LLM inside the span that LlamaIndex puts around that of *cls*."""
-    spanned = _spanned(target.llm, _module_of(cls, name), name, body)
+    spanned = _in_span(_module_of(cls, name), name, body).__get__(target.llm, type(target.llm))
 
     def method(*args: Any, **kwargs: Any) -> Any:
         with _tagged():
             return spanned(*args, **kwargs)
 
     return method
-
-
-def _spanned(llm: Any, module: str, name: str, body: Any) -> Callable[..., Any]:
-    body.__name__ = name
-    body.__qualname__ = f"{type(llm).__qualname__}.{name}"
-    spanned: Any = get_dispatcher(module).span(body)
-    return spanned.__get__(llm, type(llm))  # type: ignore[no-any-return]
-
-
-# Span handlers see the arguments bound to the method's own signature.
-
-
-def _chat(send: Any) -> Any:
-    def chat(self: Any, messages: Any, **kwargs: Any) -> Any:
-        return send(self, (messages,), kwargs)
-
-    return chat
-
-
-def _achat(send: Any) -> Any:
-    async def chat(self: Any, messages: Any, **kwargs: Any) -> Any:
-        return await send(self, (messages,), kwargs)
-
-    return chat
-
-
-def _complete(send: Any) -> Any:
-    def complete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
-        return send(self, (prompt,), {"formatted": True, **kwargs} if formatted else kwargs)
-
-    return complete
-
-
-def _acomplete(send: Any) -> Any:
-    async def complete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
-        return await send(self, (prompt,), {"formatted": True, **kwargs} if formatted else kwargs)
-
-    return complete
-
-
-_SHAPES: Final = {("messages", False): _chat, ("messages", True): _achat, ("prompt", False): _complete, ("prompt", True): _acomplete}

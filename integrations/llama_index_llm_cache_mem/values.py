@@ -52,8 +52,9 @@ def load(stored: Any) -> tuple[Any, Pieces]:
     pieces = stored.get("pieces")
     if not isinstance(response, (ChatResponse, CompletionResponse)) or not (pieces is None or type(pieces) is list):
         raise EntryUnreadable("not an answer of LlamaIndex's")
-    for i, block in stored.get("blocks", ()) if isinstance(response, ChatResponse) else ():
-        response.message.blocks[i] = _blocks().validate_python(block)
+    if "blocks" in stored and isinstance(response, ChatResponse):
+        for i, block in stored["blocks"]:
+            response.message.blocks[i] = _blocks().validate_python(block)
     return response, pieces
 
 
