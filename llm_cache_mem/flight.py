@@ -6,9 +6,9 @@ the seats are told: an answer, the leader's exception, or, when the leader was i
 
 import threading
 from _thread import RLock  # that of threading is a function around it
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
-from functools import partial
+from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -196,16 +196,19 @@ class SingleFlight:
         captain = TaskSeat(flight)
         with self._lock:
             flight._seats[captain] = None
-        task = asyncio.get_running_loop().create_task(self._fly(flight, captain, work))
+        flying = self._fly(flight, captain, work)
+        flying.send(None)  # to its pause: a task cancelled before its first step, in a loop that may end there, must not miss its except
+        task = asyncio.get_running_loop().create_task(flying)
         if not task.done():  # an eager task factory may have run it to its end
             flight._task = task
             self._tasks.add(task)
-            task.add_done_callback(partial(self._ended, flight, captain))
+            task.add_done_callback(_retrieved)
         return captain
 
     async def _fly(self, flight: Flight, captain: Seat, work: Callable[[Flight], Awaitable[T]]) -> None:
-        _leading.set((*_leading.get(), flight))  # the context is this task's own
         try:
+            await _pause()
+            _leading.set((*_leading.get(), flight))  # the context is this task's own
             value = await work(flight)
         except Exception as exc:  # noqa: BLE001  # raised where it is waited for
             self._land(flight, error=exc)
@@ -214,14 +217,6 @@ class SingleFlight:
                 raise
         else:
             self._land(flight, value)
-
-    def _ended(self, flight: Flight, captain: Seat, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled():
-            task.exception()  # a kill has stopped the loop already; this keeps asyncio from also logging it
-        elif flight._task is task:  # cancelled before its first step, it never got to _fly
-            import asyncio
-
-            self._crash(flight, captain, asyncio.CancelledError())
 
     def _land(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
         with self._lock:
@@ -279,3 +274,14 @@ class SingleFlight:
         for known in self._known.copy():
             if (flight := known()) is not None:
                 flight._storing = RLock()
+
+
+@coroutine
+def _pause() -> Generator[None, None, None]:
+    yield
+
+
+def _retrieved(task: "asyncio.Task[None]") -> None:
+    """What a task ends with when its caller has gone too is a kill, which has stopped the loop: asyncio need not log it as lost."""
+    if not task.cancelled():
+        task.exception()

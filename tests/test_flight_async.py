@@ -537,6 +537,26 @@ def test_a_closed_loop_does_not_hold_up_who_comes_later() -> None:
     assert flights.run(KEY, lambda flight: "own") == ("own", False)
 
 
+def test_work_cancelled_before_its_first_step_is_taken_over_though_its_loop_ends_there() -> None:
+    flights = SingleFlight(LONG)
+    loop = asyncio.new_event_loop()
+    caller = loop.create_task(flights.arun(KEY, endless))
+
+    def turn_once() -> None:
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+    turn_once()
+    (work,) = flights._tasks
+    follower = start(lambda: flights.run(KEY, lambda flight: "own"))
+    asyncio.run(until(lambda: seated(flights) == 2))
+    work.cancel()
+    turn_once()
+    abandon(loop)
+    assert follower.result(5) == ("own", False)
+    assert not caller.done()
+
+
 async def test_a_synchronous_call_in_the_loop_that_leads_does_not_block_it() -> None:
     flights, gate = SingleFlight(LONG), Gate("async")
     (leader,) = await callers(flights, gate, 1)
