@@ -4,10 +4,10 @@ import re
 import secrets
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
@@ -128,19 +128,18 @@ def _describe(llm: BaseLLM, instance: str) -> tuple[dict[str, Any], tuple[tuple[
     watched: list[tuple[bool, str, Any]] = []
     opaque = unnamed = False
     visible = True
-    visible = True
-    for is_field, name, value in _parts(llm):
+    for part in _parts(llm):
         try:
-            plain = _plain(value)
+            plain = _plain(part.value)
         except _Opaque:
-            opaque, unnamed = opaque or is_field, True
-            watched.append((is_field, name, value))
+            opaque, unnamed = opaque or part.declared, True
+            watched.append((part.in_dict, part.name, part.value))
             continue
         if plain not in (None, {}, []):
-            found[name] = plain
-        snapshot = _snapshot(value)
+            found[part.name] = plain
+        snapshot = _snapshot(part.value)
         visible = visible and snapshot is not _CHANGEABLE
-        watched.append((is_field, name, snapshot))
+        watched.append((part.in_dict, part.name, snapshot))
     model, known = _model(llm, found)
     if opaque or (not known and (unnamed or "<locals>" in cls.__qualname__)):
         found["instance"] = instance
@@ -149,22 +148,33 @@ def _describe(llm: BaseLLM, instance: str) -> tuple[dict[str, Any], tuple[tuple[
     return {**found, "model": model}, tuple(watched) if visible else None
 
 
-def _parts(llm: BaseLLM) -> Any:
-    """(is a field, name, value) of all that may change an answer."""
-    fields = type(llm).model_fields
+class _Part(NamedTuple):
+    """A value that an LLM holds: in its ``__dict__`` or among pydantic's private attributes; *declared*: in a field."""
+
+    in_dict: bool
+    declared: bool
+    name: str
+    value: Any
+
+
+def _parts(llm: BaseLLM) -> Iterator[_Part]:
+    """All that may change an answer."""
+    cls = type(llm)
+    fields = cls.model_fields
     for name, value in {**llm.__dict__, **(llm.__pydantic_extra__ or {})}.items():
         field = fields.get(name)
         hidden = field is not None and field.exclude and name not in _PROMPTS
+        hidden = hidden or isinstance(getattr(cls, name, None), cached_property)  # worked out from the rest
         if not hidden and not _is_ignored(name) and not (name in _PROMPTS and value in _DEFAULT_PROMPTS):
-            yield True, name, value
+            yield _Part(True, not name.startswith("_"), name, value)
     for name, value in (llm.__pydantic_private__ or {}).items():
-        if not _is_ignored(name) and not _is_ignored(name.lstrip("_")):
-            yield False, name, value
+        if not _is_ignored(name):
+            yield _Part(False, False, name, value)
 
 
 @lru_cache(maxsize=4096)
 def _is_ignored(name: str) -> bool:
-    return name in _HOW_IT_IS_CALLED or _SECRET.search(name) is not None
+    return not _HOW_IT_IS_CALLED.isdisjoint((name, name.lstrip("_"))) or _SECRET.search(name) is not None
 
 
 def _model(llm: BaseLLM, found: Mapping[str, Any]) -> tuple[str, bool]:

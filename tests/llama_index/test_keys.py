@@ -1,6 +1,7 @@
 """Which model is asked: what tells two LLM objects apart, what does not, and what must never be in a key."""
 
 import gc
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -156,6 +157,25 @@ def test_metadata_that_raises_is_no_name(make_parrot):
             raise ValueError("unknown model")
 
     assert identity(Raising())["model"] == "parrot"
+
+
+def test_undeclared_private_attributes_count_as_private_ones(make_parrot):
+    class Loose(make_parrot):
+        def __init__(self, top_p: float) -> None:
+            super().__init__()
+            self._top_p = top_p  # pydantic keeps these in __dict__
+            self._http = object()
+
+        @cached_property
+        def window(self) -> object:
+            return object()
+
+    llm = Loose(0.5)
+    before = dict(identity(llm))
+    assert before["_top_p"] == 0.5
+    assert "instance" not in before
+    assert llm.window is llm.window
+    assert identity(llm) == before == identity(Loose(0.5)) != identity(Loose(0.6))
 
 
 def test_functions_count_by_their_code_and_what_they_close_over(make_parrot):
