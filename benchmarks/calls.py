@@ -100,6 +100,9 @@ def _dspy(asked: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], Any]]:
 
 
 def _litellm(asked: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], Any]]:
+    import os
+
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch prices when imported
     from litellm.caching.caching import Cache
 
     cache = Cache(type="local", max_messages=None)
@@ -108,14 +111,17 @@ def _litellm(asked: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], Any
 
 
 def _gptcache(asked: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], Any]]:
+    import tempfile
+    from pathlib import Path
+
     from gptcache.manager import get_data_manager
 
-    manager = get_data_manager(data_path="/dev/null", max_size=500)
+    manager = get_data_manager(data_path=str(Path(tempfile.mkdtemp(), "map")), max_size=500)
     manager.save(json.dumps(asked, sort_keys=True), json.dumps(VALUE), json.dumps(asked, sort_keys=True))
 
     def get(q: dict[str, Any]) -> Any:
         found = manager.search(json.dumps(q, sort_keys=True))
-        return json.loads(manager.get_scalar_data(found[0]).answers[0].answer) if found else None
+        return json.loads(found[0][1]) if found else None
 
     return "gptcache, exact map", get
 
