@@ -80,7 +80,8 @@ def cache_of(llm: Any) -> LLMCache | None:
 def uncached(llm: T) -> T:
     """*llm* without a cache: what CachedLLM was given, or while ``set_llm_cache`` is on an LLM of the same state that it does not reach."""
     if isinstance(llm, StructuredLLM):
-        return llm.model_copy(update={"llm": uncached(llm.llm)})
+        inner = uncached(llm.llm)
+        return llm if inner is llm.llm else llm.model_copy(update={"llm": inner})
     return bare(_inner(llm) if isinstance(llm, _CachedLLM) else llm)  # type: ignore[no-any-return]  # a twin is of the same class
 
 

@@ -12,7 +12,7 @@ from llama_index_llm_cache_mem.values import dump, load, load_plain
 from llama_index_llm_cache_mem.view import bare
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 
-__all__ = ["LEAVES", "Leaf", "Target", "acall", "astream", "call", "stream"]
+__all__ = ["LEAVES", "Asked", "Keeper", "Leaf", "Target", "acall", "acollect", "astream", "call", "collect", "request_of", "stream"]
 
 
 class Leaf(NamedTuple):
@@ -51,19 +51,23 @@ Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
 
 
-def request_of(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
-    """The request that a call is; None says: call the model as if there were no cache."""
+def request_of(target: Target, kind: str, taken_apart: Callable[[], tuple[Any, dict[str, Any]]]) -> Request | None:
+    """The request of the messages and arguments in *taken_apart*; None says: call the model as if there were no cache."""
     cache = target.cache
     if cache.is_off:
         return None
     try:
-        messages, params = _taken_apart(leaf, args, kwargs)
-        return cache.request_or_none(messages, call_params(identity(target.inner), params), kind=leaf.kind)
+        messages, arguments = taken_apart()
+        return cache.request_or_none(messages, call_params(identity(target.inner), arguments), kind=kind)
     except RequestNotCacheable as exc:
         cache.bypass("request", "a call goes uncached: %s", exc)
     except Exception as exc:  # noqa: BLE001  # foreign properties and fields may raise anything; the call itself may still work
         cache.bypass("request", "a call goes uncached: it could not be read (%s)", type(exc).__name__)
     return None
+
+
+def _request(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
+    return request_of(target, leaf.kind, lambda: _taken_apart(leaf, args, kwargs))
 
 
 def _taken_apart(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -92,10 +96,10 @@ def _taken_apart(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str,
 def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``llm.chat(...)`` or ``llm.complete(...)``."""
     method = target.method(leaf.name)
-    request = request_of(target, leaf, args, kwargs)
+    request = _request(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    asked = _Asked(method, args, kwargs)
+    asked = Asked(method, args, kwargs)
     response = target.cache.call(request, asked, dump=dump, load=load_plain)
     if not asked.model:
         events.tell(target, leaf, args, kwargs, response)
@@ -105,17 +109,17 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
 async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``await llm.achat(...)`` or ``await llm.acomplete(...)``."""
     method = target.method(leaf.name)
-    request = request_of(target, leaf, args, kwargs)
+    request = _request(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    asked = _Asked(method, args, kwargs)
+    asked = Asked(method, args, kwargs)
     response = await target.cache.acall(request, asked, dump=dump, load=load_plain)
     if not asked.model:
         await events.atell(target, leaf, args, kwargs, response)
     return response
 
 
-class _Asked:
+class Asked:
     """The call of the model, exactly as received, and whether it was this caller who made it."""
 
     __slots__ = ("_args", "_kwargs", "_method", "model")
@@ -135,13 +139,13 @@ class _Asked:
 def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``llm.stream_chat(...)`` or ``llm.stream_complete(...)``; errors of the call itself are raised here, as bare."""
     method = target.method(leaf.name)
-    request = request_of(target, leaf, args, kwargs)
+    request = _request(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
     hit = target.cache.lookup(request, load)
     if hit is not None:
         return events.tell_stream(target, leaf, args, kwargs, replay(*hit.value))
-    keeper = Keeper(target.cache, request)
+    keeper = Keeper(target.cache, request, Recording())
     source = method(*args, **kwargs)
     return collect(keeper, source) if hasattr(source, "__next__") else source
 
@@ -149,13 +153,13 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
 async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``await llm.astream_chat(...)`` or ``await llm.astream_complete(...)``."""
     method = target.method(leaf.name)
-    request = request_of(target, leaf, args, kwargs)
+    request = _request(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
     hit = await target.cache.alookup(request, load)
     if hit is not None:
         return await events.atell_stream(target, leaf, args, kwargs, replay(*hit.value))
-    keeper = Keeper(target.cache, request)
+    keeper = Keeper(target.cache, request, Recording())
     source = await method(*args, **kwargs)
     return acollect(keeper, source) if hasattr(source, "__anext__") else source
 
@@ -163,12 +167,12 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
 class Keeper:
     """Makes an entry of a stream that has ended cleanly, unless something was deleted from the cache meanwhile."""
 
-    def __init__(self, cache: LLMCache, request: Request) -> None:
+    def __init__(self, cache: LLMCache, request: Request, recording: Any) -> None:
         self.cache = cache
         self._request = request
         self._epoch = cache.epoch
         self._began = time.monotonic()
-        self._recording: Recording | None = Recording()
+        self._recording = recording  # it has add(chunk) and kept(), what to store and what that stands for
 
     def add(self, chunk: Any) -> None:
         """Take note of a chunk; one of no known shape spoils the recording, never the stream."""
@@ -196,12 +200,11 @@ class Keeper:
         if self._recording is None or self.cache.epoch != self._epoch:
             return None
         try:
-            result = self._recording.result()
-            if result is None:
+            kept = self._recording.kept()
+            if kept is None:
                 self.cache.bypass("value", "a stream was not stored: it was empty, or its text is not what its pieces add up to")
                 return None
-            chunks = self._recording.chunks(result[0])
-            return {"value": dump(*result), "response": chunks, "seconds": time.monotonic() - self._began}
+            return {"value": kept[0], "response": kept[1], "seconds": time.monotonic() - self._began}
         except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
             self.cache.bypass("value", "a stream was not stored: it could not be read (%s)", type(exc).__name__)
             return None

@@ -1,5 +1,6 @@
 """Which model is asked and with what: an LLM's real parameters and base URL, never secrets or what only changes how a call is made."""
 
+import logging
 import re
 import secrets
 import sys
@@ -55,6 +56,7 @@ class _State(NamedTuple):
 
 
 _states: dict[int, _State] = {}
+_log = logging.getLogger(__name__)
 
 
 def identity(llm: BaseLLM) -> Mapping[str, Any]:
@@ -106,8 +108,15 @@ def _remember(llm: BaseLLM) -> dict[str, Any]:
         state = _State(weakref.ref(llm, lambda gone: _forget(key, gone)), secrets.token_hex(8))
         _states[key] = state
     found, watched = _describe(llm, state.instance)
+    if "instance" in found:
+        _say_once(found["class"])
     _states[key] = state._replace(watched=watched, identity=found if watched is not None else None)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _say_once(name: str) -> None:
+    _log.info("%s has no model name and holds objects that are no data: what one such LLM answers is kept for that one only", name)
 
 
 def _forget(key: int, gone: Any) -> None:

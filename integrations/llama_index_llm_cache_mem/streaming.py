@@ -4,7 +4,7 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, TextBlock, ThinkingBlock
 
-from llama_index_llm_cache_mem.values import Pieces, Response
+from llama_index_llm_cache_mem.values import Pieces, Response, dump
 
 __all__ = ["Recording", "replay"]
 
@@ -23,6 +23,11 @@ class Recording:
             self._raws.append(chunk.raw)
         self._pieces.append([chunk.delta, chunk.additional_kwargs.get("thinking_delta")])
         self._last = _snapshot(chunk)
+
+    def kept(self) -> tuple[Any, Any] | None:
+        """What to store, and what admission and accounting read of it; None if there is nothing."""
+        result = self.result()
+        return None if result is None else (dump(*result), self.chunks(result[0]))
 
     def result(self) -> tuple[Response, Pieces] | None:
         """The whole answer and its pieces; None if there is none, or if deltas and text contradict each other.

@@ -2,8 +2,6 @@
 
 import asyncio
 import functools
-import gc
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +13,7 @@ from llama_index.core.bridge.pydantic import BaseModel, Field
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.program.function_program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
@@ -23,16 +22,7 @@ pytestmark = [
     pytest.mark.usefixtures("current_loop"),
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),  # workflows look at every attribute of an agent
     pytest.mark.filterwarnings("ignore:is_running called:DeprecationWarning"),  # ReActAgent
-    pytest.mark.filterwarnings("ignore:.*aiosqlite.core.Connection:ResourceWarning"),  # their memory is never closed
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _memories_are_collected_here() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 class Song(BaseModel):
@@ -110,7 +100,8 @@ def test_async_query_engine(model):
 @pytest.mark.parametrize("mode", ["context", "condense_plus_context", "condense_question", "simple"])
 def test_chat_engine(model, mode):
     def run(llm: Any) -> str:
-        engine = SimpleChatEngine.from_defaults(llm=llm) if mode == "simple" else index().as_chat_engine(chat_mode=mode, llm=llm)
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)  # the default one leaves a database open
+        engine = index().as_chat_engine(chat_mode=mode, llm=llm, memory=memory)
         return f"{engine.chat('Who wrote Air?')} {engine.chat('And how long is it?')}"
 
     twice(model, run)
@@ -118,7 +109,8 @@ def test_chat_engine(model, mode):
 
 def test_streaming_chat_engine(model):
     def run(llm: Any) -> str:
-        return "".join(SimpleChatEngine.from_defaults(llm=llm).stream_chat("Who wrote Air?").response_gen)
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+        return "".join(SimpleChatEngine.from_defaults(llm=llm, memory=memory).stream_chat("Who wrote Air?").response_gen)
 
     twice(model, run)
 

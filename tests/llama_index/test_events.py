@@ -203,3 +203,36 @@ def test_an_observer_that_changes_what_it_sees_changes_nothing_stored(parrot, ca
     finally:
         root_dispatcher.event_handlers = before
     assert llm.chat([ChatMessage(content="x")]).message.content == expected
+
+
+async def test_who_joins_a_call_in_flight_is_told_of_a_hit(make_parrot, cache):
+    import asyncio
+
+    class Slow(make_parrot):
+        async def achat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            await asyncio.sleep(0.01)
+            return await super().achat(messages, **kwargs)
+
+    slow = Slow()
+    before = list(root_dispatcher.event_handlers)
+    events = Events()
+    root_dispatcher.add_event_handler(events)
+    try:
+        llm = CachedLLM(slow, cache)
+        await asyncio.gather(*(llm.achat([ChatMessage(content="x")]) for _ in range(3)))
+    finally:
+        root_dispatcher.event_handlers = before
+    marked = Counter("llm_cache.hit" in event.tags for event in events.heard if event.class_name() == "LLMChatEndEvent")
+    assert len(slow.calls) == 1
+    assert marked[True] == 2
+
+
+def test_classes_made_while_a_cache_is_on_have_spans(parrot, cache, ears, make_parrot):
+    set_llm_cache(cache)
+
+    class Late(make_parrot):
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+            return super().complete(prompt, formatted=formatted, **kwargs)
+
+    Late().complete("x")
+    assert ("Late.complete", "parrot", None, False) in ears.heard()["spans"]

@@ -17,8 +17,10 @@ import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, TextBlock
-from llama_index.core.bridge.pydantic import create_model
+from llama_index.core.bridge.pydantic import Field, create_model
+from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from llama_index.core.tools import FunctionTool
+from llama_index_instrumentation import root_dispatcher
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache, uncached
 from llama_index_llm_cache_mem.testing import MODES, wrapping
 
@@ -38,7 +40,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(model|Model).* is deprecated:DeprecationWarning"),  # since it was recorded
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),  # answers newer than the SDK
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*aiosqlite.core.Connection:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:The 'output_format' parameter is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # LlamaIndex does not close its SDK clients
 ]
@@ -319,6 +320,35 @@ def test_a_responses_model_that_is_tracked_by_the_server_is_not_cached(make, ser
         llm.chat([ChatMessage(content="x")])
     assert len(server.asked) == 2
     assert dict(cache.stats().skipped) == {"request": 2}
+
+
+@needs_older_sdk
+def test_a_structured_hit_is_told_of_by_its_span(shared_data, server, make, cache):
+    class Spans(BaseSpanHandler[Any]):
+        heard: list[Any] = Field(default_factory=list)
+
+        def new_span(
+            self, id_: str, bound_args: Any, instance: Any = None, parent_span_id: Any = None, tags: Any = None, **more: Any
+        ) -> None:
+            self.heard.append((id_.split("-")[0], sorted(bound_args.arguments), "llm_cache.hit" in (tags or {})))
+
+        def prepare_to_exit_span(self, id_: str, bound_args: Any, **more: Any) -> None:
+            return None
+
+        def prepare_to_drop_span(self, id_: str, bound_args: Any, **more: Any) -> None:
+            return None
+
+    server.answer, output_cls, _ = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    llm = CachedLLM(make("anthropic"), cache)
+    before, spans = list(root_dispatcher.span_handlers), Spans()
+    root_dispatcher.add_span_handler(spans)
+    try:
+        for _ in range(2):
+            llm.structured_predict(output_cls, PROMPT, x="a")
+    finally:
+        root_dispatcher.span_handlers = before
+    name, arguments = "Anthropic.structured_predict", ["output_cls", "prompt", "prompt_args"]
+    assert spans.heard == [(name, arguments, False), (name, arguments, True)]
 
 
 # -- An agent
