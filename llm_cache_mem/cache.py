@@ -65,6 +65,7 @@ class LLMCache(Engine):
             max_bytes=_bound(max_bytes, "max_bytes"),
             mode=check_mode(environment, "LLM_CACHE_MEM_MODE") if mode is None else check_mode(mode),
             admit=admission.resolve(admit),
+            own_admit=callable(admit),
             price=pricing.resolve(prices),
             coalesce=coalesce,
             wait_seconds=to_seconds(wait_seconds, "wait_seconds") or 600.0,

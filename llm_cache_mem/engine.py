@@ -33,6 +33,7 @@ class Settings(NamedTuple):
     max_bytes: int | None
     mode: Mode
     admit: Callable[[Any], str | None]
+    own_admit: bool
     price: Callable[[str, usage.Usage], float | None]
     coalesce: bool
     wait_seconds: float
@@ -126,12 +127,13 @@ class Engine:
     def lookup(self, request: Request, load: Callable[[Any], Any] = _same) -> Hit | None:
         """The fresh answer to *request*, if there is one and it may be read; counted. *load* makes it from the stored value.
 
-        In mode ``replay`` age does not matter, and CacheMissError says that there is none.
+        In mode ``replay`` age does not matter, and CacheMissError says that there is none; StoreError, that nobody can tell.
         """
         mode = self._mode()
         if mode == "off":
             return None
-        entry = None if mode == "refresh" else self._fetch(request.key)
+        fetch = self._store.demand if mode == "replay" else self._fetch
+        entry = None if mode == "refresh" else fetch(request.key)
         if entry is not None:
             hit = self._read(request, entry, load, replay=mode == "replay")
             if hit is not None:
@@ -356,7 +358,8 @@ class Engine:
         try:
             return _payload(request, response if dump is _same else dump(response))
         except Exception as exc:  # noqa: BLE001  # the answer is paid for and goes to the caller all the same
-            self._skip(request, "value", "an answer was not stored: %s", _reason(exc))
+            reason = "it is a coroutine: aget_or_call is for async functions" if hasattr(response, "__await__") else _reason(exc)
+            self._skip(request, "value", "an answer was not stored: %s", reason)
             return None
 
     def _keep(self, request: Request, payload: Payload | None, response: Any, seconds: float | None, flight: Flight | None) -> Entry | None:
@@ -365,7 +368,8 @@ class Engine:
             return None
         reason = self._settings.admit(response)
         if reason is not None:
-            self._skip(request, reason, "a response was not stored: %s; LLMCache(admit='any') stores such ones too", reason)
+            hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones too"
+            self._skip(request, reason, "a response was not stored: %s%s", reason, hint)
             return None
         try:
             return self._commit(request, self._entry(request, response, payload, seconds), flight)

@@ -88,6 +88,10 @@ class _Calls:
         self._closure = _Closure(fn)
         self._signature = signature
         self._ignore = ignore
+        parameters = signature.parameters.values()
+        unknown = ignore - signature.parameters.keys()
+        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            raise ValueError(f"ignore names no argument of {name}: {', '.join(sorted(unknown))}")
 
     def request(self, engine: Engine, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
         """The request that this call is; None if it has no key. Wrong arguments raise the TypeError that *fn* would raise."""

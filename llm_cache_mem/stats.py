@@ -52,7 +52,8 @@ class CacheStats(NamedTuple):
 
     *hits* and *misses* count lookups; *hit_rate* is their share, from 0 to 1. *coalesced*: lookups that missed and then joined
     a call in flight, so the calls paid for are ``misses - coalesced``. *skipped*: answers and requests not stored, by reason.
-    *saved_usd* is what the stored calls really cost; *unpriced_hits* are those of hits and coalesced calls whose price nobody knows.
+    *seconds_saved* counts hits only: who joins a call waits for it. *saved_usd* is what the stored calls really cost;
+    *unpriced_hits* are those of hits and coalesced calls whose price nobody knows.
     """
 
     hits: int
@@ -212,7 +213,7 @@ class Ledger:
             saved = self._of_model(entry.model if entry is not None else model)
             saved.coalesced += 1
             if entry is not None:
-                saved.add(entry.usage, entry.seconds, entry.cost_usd)
+                saved.add(entry.usage, None, entry.cost_usd)  # who joins a call waits for it: no seconds are saved
             else:
                 saved.unpriced += 1
         if self._on_event is not None:

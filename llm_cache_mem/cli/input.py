@@ -42,11 +42,11 @@ def parse_json(data: bytes) -> Any:
 
 
 def seconds_in(span: str) -> float:
-    """The seconds in ``7d``, ``1h30m``, ``90s`` or ``90``; CommandFailed for anything else."""
-    parts = re.fullmatch(r"\d+(\.\d+)?|(\d+(\.\d+)?[smhdw])+", span)
+    """The seconds in ``7d``, ``1h30m`` or ``90s``; CommandFailed for anything else, a number without a unit included."""
+    parts = re.fullmatch(r"(\d+(\.\d+)?[smhdw])+", span)
     if parts is None:
         raise CommandFailed(f"{span!r} is no span of time: write 7d, 1h30m or 90s (s, m, h, d, w)", MISUSED)
-    return sum(float(number) * _UNITS[unit or "s"] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhdw]?)", span))
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhdw])", span))
 
 
 def url_of(argument: str | None) -> str:

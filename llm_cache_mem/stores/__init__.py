@@ -47,7 +47,7 @@ def open_store(backend: Backend, *, max_size: int | None, max_bytes: int | None,
 def _sqlite_path(rest: str) -> str:
     """The path in what follows ``sqlite://``: ours (``./x.db``) or SQLAlchemy's (``/relative.db``, ``//absolute.db``)."""
     if "?" in rest:
-        raise ValueError("a sqlite:// URL takes no ?options; hand in SQLiteStore(path, ...) instead")
+        raise ValueError("a sqlite:// URL takes no ?options; hand in a llm_cache_mem.stores.sqlite.SQLiteStore(path, ...) instead")
     path = rest.removeprefix("/")
     if not path.strip("/"):
         raise ValueError("a sqlite:// URL needs a path, as in sqlite://./cache.db")

@@ -126,6 +126,10 @@ class GuardedStore:
     def get(self, key: str) -> Entry | None:
         return self._guarded("get", None, self.inner.get, key)
 
+    def demand(self, key: str) -> Entry | None:
+        """As ``get``, but StoreError says when nobody knows: for who would take a miss for an answer."""
+        return self._loud("get", self.inner.get, key)
+
     def put(self, key: str, entry: Entry) -> Removed | None:
         """As Store.put; None when the write was dropped."""
         return self._guarded("put", None, self.inner.put, key, entry)

@@ -94,9 +94,13 @@ class DatabaseFile:
         found = self._look()
         if found is None or not found.st_size:
             found = self._create()
+        used_before = os.path.exists(self.path + ".lock")
         try:
             return self._open(found.st_ino)
         except Exception as exc:
+            if not used_before and getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                refused = f"{self.path} is not a SQLite database, and no cache was ever kept in it: it is left as it is"
+                raise FileRefused(refused, misconfigured=True) from exc
             if is_damage(exc):
                 self.set_aside(found.st_ino)
             raise

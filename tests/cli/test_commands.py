@@ -276,12 +276,12 @@ def test_prune_removes_what_is_old_too_and_only_of_what_is_named(path: str, more
     assert read("list", path)["total"] == left
 
 
-@pytest.mark.parametrize(("span", "seconds"), [("90", 90), ("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w", 1209600), ("0.5h", 1800)])
+@pytest.mark.parametrize(("span", "seconds"), [("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w", 1209600), ("0.5h", 1800)])
 def test_spans_of_time(span: str, seconds: float) -> None:
     assert seconds_in(span) == seconds
 
 
-@pytest.mark.parametrize("span", ["", "-1d", "7 days", "d", "1d2", "1y", "nan", "1e3"])
+@pytest.mark.parametrize("span", ["", "-1d", "7 days", "d", "1d2", "1y", "nan", "1e3", "90"])
 def test_what_is_no_span_of_time_is_refused(span: str, path: str) -> None:
     with pytest.raises(CommandFailed):
         seconds_in(span)
