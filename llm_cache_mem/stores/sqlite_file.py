@@ -145,6 +145,8 @@ class DatabaseFile:
         if not stat.S_ISREG(found.st_mode):
             raise FileRefused(f"{self.path} is not a regular file", misconfigured=True)
         if not os.access(self.path, os.R_OK):
+            if not os.path.exists(self.path):  # set aside by another thread or process since
+                return None
             raise FileRefused(f"{self.path} may not be read by this user", misconfigured=True)
         return found
 
