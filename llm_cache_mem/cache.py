@@ -137,8 +137,10 @@ class LLMCache(Engine):
     def cached(self, fn: F | None = None, /, *, version: str = "", ignore: Iterable[str] = ()) -> F | Callable[[F], F]:
         """Decorate a function, coroutine function, generator or async generator so that equal arguments are answered once.
 
-        The key is the function (its name and code), its arguments bound to its signature, and the plain values it closes over;
-        with *version* that string stands for the code. *ignore*: arguments that are not part of the request, such as ``self``.
+        The key is the function (its name and code, and those of what it wraps), its arguments bound to its signature, and the
+        strings and numbers outside of it that it reads. Other objects that it uses, such as a client or a helper, do not count:
+        with *version*, which stands for the code, you say when answers should change. *ignore*: arguments that are not part of the
+        request. Arguments without a wire form, ``self`` among them, make a call go uncached.
         """
         names = parameter_names(ignore)
         if fn is None:

@@ -3,8 +3,8 @@
 LLMCache is this with the calls that users make; the layers for frameworks and SDKs stand on what is here.
 """
 
-import copy
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextvars import Context, copy_context
 from typing import Any, NamedTuple, TypeVar
 
 from llm_cache_mem import log, pricing, usage
@@ -174,6 +174,7 @@ class Engine:
     def store(self, request: Request, value: Any) -> None:
         """Store *value* as the answer to *request*, whatever admission would say. Raises ValueNotCacheable."""
         if self._writes():
+            self._flights.forget(request.key)  # a call under way would store the older answer over it
             self._commit(request, self._entry(request, value, _payload(request, value), None), None)
 
     def keep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
@@ -247,21 +248,34 @@ class Engine:
         hit = self.lookup(request, list)
         if hit is not None:
             return Replay(hit.value)
-        began, epoch = self._clock(), self._epoch
-        return Tee(fn(), lambda recording: self._finish(request, recording, began, epoch))
+        began, epoch, asked = self._clock(), self._epoch, copy_context()
+        source = fn()
+        if not _is_stream(source, "__iter__"):
+            return self._no_stream(request, source)  # type: ignore[no-any-return]  # whatever fn gave
+        return Tee(source, lambda recording: asked.run(self._finish, request, recording, began, epoch))
 
-    async def astream(self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[T]]]) -> AsyncIterator[T]:
-        """``stream`` for an async iterable."""
-        hit = await self.alookup(request, list)
+    async def astream(
+        self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[T]]], asked: Context | None = None
+    ) -> AsyncIterator[T]:
+        """``stream`` for an async iterable; *asked* is the context whose options count, if it is not this one."""
+        asked = asked or copy_context()
+        hit = await self._off_loop(lambda: asked.run(self.lookup, request, list))
         if hit is not None:
             return AsyncReplay(hit.value)
         began, epoch = self._clock(), self._epoch
+        source = await fn()
+        if not _is_stream(source, "__aiter__"):
+            return self._no_stream(request, source)  # type: ignore[no-any-return]  # whatever fn gave
 
         async def finish(recording: Recording) -> None:
             await self._prices_loaded()
-            await self._off_loop(lambda: self._finish(request, recording, began, epoch))
+            await self._off_loop(lambda: asked.run(self._finish, request, recording, began, epoch))
 
-        return AsyncTee(await fn(), finish)
+        return AsyncTee(source, finish)
+
+    def _no_stream(self, request: Request, answer: Any) -> Any:
+        self._skip(request, "value", "an answer was not stored: a stream was asked for, and it is none")
+        return answer
 
     # -- Inside: modes and freshness
 
@@ -323,7 +337,9 @@ class Engine:
 
     def _share(self, request: Request, answer: _Answer, load: Callable[[Any], Any]) -> Any:
         """A follower's own copy of the leader's answer. Raises if none can be made."""
-        shared = copy.deepcopy(answer.response) if answer.payload is None else load(answer.payload.thaw())
+        if answer.payload is None:  # nothing but the object that the leader's caller may be changing by now
+            raise EntryUnreadable("the answer has no stored form")
+        shared = load(answer.payload.thaw())
         self._ledger.joined(request.key, answer.entry, request.model)
         return shared
 
@@ -335,7 +351,7 @@ class Engine:
             return found
         began = self._clock()
         response = fn()
-        seconds = self._clock() - began
+        seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
         return _Answer(response, payload, self._keep(request, payload, response, seconds, flight))
 
@@ -347,7 +363,7 @@ class Engine:
             return found
         began = self._clock()
         response = await fn()
-        seconds = self._clock() - began
+        seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
         await self._prices_loaded()
         entry = await self._off_loop(lambda: self._keep(request, payload, response, seconds, flight))
@@ -430,6 +446,10 @@ class Engine:
             import asyncio
 
             await asyncio.to_thread(pricing.load, self._settings.price)
+
+
+def _is_stream(source: Any, protocol: str) -> bool:
+    return hasattr(source, protocol) and not isinstance(source, (str, bytes, Mapping))
 
 
 def _payload(request: Request, value: Any) -> Payload:

@@ -6,6 +6,7 @@ remembered digest, never get a wrong one.
 """
 
 import marshal
+import sys
 from collections.abc import Iterable
 from gc import get_referents
 from itertools import chain
@@ -23,6 +24,7 @@ _SCALARS: _Types = _EXACT | {float, bool}
 _TREES: dict[_Types, _Types] = {scalars: scalars | {dict, list} for scalars in (_EXACT, _SCALARS)}
 _STR: _Types = frozenset({str})
 _DICT: _Types = frozenset({dict})
+_INLINE = sys.version_info >= (3, 13)  # there the collector does not see into the __dict__ of an object, but into a copy of it
 _WIDEST = 100_000  # objects beside one another in a request that the memo looks at
 
 _Seen = tuple[list[Any] | bytes | None, str, int]
@@ -81,7 +83,10 @@ class KeyMemo:
     def _work_out(self, slot: Any, messages: Any) -> str | None:
         params = marshal.loads(slot[0])  # noqa: S302  # bytes made by marshal.dumps in this process
         if not (_is_ascii(params) and _SCALARS.issuperset(map(type, params.values())) and _is_text(params.values())):
-            params = Walk().plain(params)
+            walk = Walk()
+            params = walk.plain(params)
+            if walk.tags:
+                return None
         if "messages" in params:
             return None
         own, only_text = _snapshot(messages)
@@ -169,5 +174,7 @@ def _is_made_of(scalars: _Types, level: list[Any]) -> bool:
             return True
         if len(level) > _WIDEST or not tree.issuperset(map(type, level)):
             return False
+        if _INLINE:
+            level = [item.copy() if type(item) is dict else item for item in level]
         level = get_referents(*level)
     return False

@@ -1,6 +1,6 @@
 """Per-call options that travel in a context variable, so that they reach a cache through any framework."""
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -56,6 +56,8 @@ class CallOptions(NamedTuple):
     mode: Mode | Unset = UNSET
     sample: int = 0
     namespace: str | Unset = UNSET
+    made_by: object = None
+    outer: "CallOptions | None" = None
 
 
 NOTHING_ASKED: Final = CallOptions()
@@ -64,7 +66,9 @@ current = _current.get
 
 
 class options:  # reads as a verb: with options(mode="refresh"): ...
-    """Options for every cache call made inside ``with options(...)``, in this thread or task and in what it starts.
+    """Options for every cache call made inside ``with options(...)``, in this thread or task and in the tasks that it starts.
+
+    A thread or an executor starts without them, as with every context variable: hand it ``contextvars.copy_context().run``.
 
     *ttl_seconds*: how long what is stored here lives, and how old what is read may be (None: no limit).
     *mode*: ``on``; ``off`` (neither read nor store); ``refresh`` (store without reading); ``replay`` (only read; a miss raises).
@@ -94,11 +98,13 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
                 raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
             changes["namespace"] = namespace
         self._changes = changes
-        self._tokens: list[Token[CallOptions]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(_current.set(_current.get()._replace(**self._changes)))
+        outer = _current.get()
+        _current.set(outer._replace(**self._changes, made_by=self, outer=outer))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        _current.reset(self._tokens.pop())
+        here = _current.get()
+        if here.made_by is self and here.outer is not None:  # else it was entered in another context, which ends by itself
+            _current.set(here.outer)

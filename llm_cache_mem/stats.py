@@ -1,6 +1,6 @@
 """Counters, and the picture of them that users see: what was asked, what was answered from the cache, what that saved."""
 
-import threading
+from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -188,14 +188,14 @@ class Ledger:
     def __init__(self, clock: Callable[[], float], on_event: Callable[[Event], object] | None) -> None:
         self._clock = clock
         self._on_event = on_event
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self.hits = self.misses = self.stored = self.evictions = self.expirations = self.coalesced = self.errors = 0
         self._skipped: dict[str, int] = {}
         self._saved: dict[str, _Saved] = {}
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = RLock()
 
     def hit(self, key: str, entry: Entry) -> None:
         with self._lock:

@@ -40,7 +40,10 @@ class _Live:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # nor before __init__ has run
             raise AttributeError(name)
-        return getattr(self._source, name)
+        value = getattr(self._source, name)
+        if callable(value):
+            self._finish = None  # it may take chunks past the recording, which would then seem to be whole
+        return value
 
 
 class Tee(_Live):

@@ -632,7 +632,7 @@ def test_the_sdks_own_attributes_of_a_live_stream_stay_reachable(cache):
         def __iter__(self):
             return chunks("a")
 
-    stream = cache.get_or_call(MESSAGES, lambda messages, stream: SDKStream(), stream=True)
+    stream: object = cache.get_or_call(MESSAGES, lambda messages, stream: SDKStream(), stream=True)
     assert stream.response == "the response"
     with pytest.raises(AttributeError):
         _ = stream.nothing
@@ -804,3 +804,89 @@ def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(
     assert cache.stats().skipped == {"value": 5}
     assert cache.stats().errors == 0
     cache.close()
+
+
+def test_what_takes_chunks_past_the_recording_is_not_taken_for_a_whole_stream(cache):
+    class SDKStream:
+        def __init__(self):
+            self.chunks = iter(["Hello ", "dear ", "world"])
+
+        def __iter__(self):
+            return self.chunks
+
+        def read_rest(self):
+            return list(self.chunks)
+
+    stream = cache.get_or_call(MESSAGES, lambda messages, stream: SDKStream(), stream=True)
+    assert [next(stream), stream.read_rest(), list(stream)] == ["Hello ", ["dear ", "world"], []]
+    assert cache.stats().size == 0
+
+
+def test_an_answer_that_is_no_stream_where_one_was_asked_for_is_returned_and_not_stored(cache):
+    assert cache.get_or_call(MESSAGES, lambda messages, stream: ANSWER, stream=True) == ANSWER
+    assert cache.stats().skipped == {"value": 1}
+
+
+def test_followers_never_get_what_the_leaders_caller_may_be_changing():
+    cache, calls = LLMCache(), []
+
+    class Unregistered:
+        def __init__(self):
+            self.parts = ["answer"]
+
+    async def create(messages):
+        await asyncio.sleep(0)
+        calls.append(1)
+        return Unregistered()
+
+    async def ask():
+        answer = await cache.aget_or_call(MESSAGES, create)
+        seen = list(answer.parts)
+        answer.parts.append("edited")
+        return seen
+
+    async def main():
+        return await asyncio.gather(*(ask() for _ in range(5)))
+
+    assert asyncio.run(main()) == [["answer"]] * 5
+
+
+def test_a_put_during_a_call_is_newer_than_the_calls_answer(cache):
+    def create(messages):
+        cache.put(messages, "newer")
+        return "older"
+
+    assert cache.get_or_call(MESSAGES, create) == "older"
+    assert cache.get(MESSAGES) == "newer"
+
+
+def test_a_clock_that_goes_back_during_a_call_saves_no_negative_time(clock):
+    def create(messages):
+        clock.advance(-500)
+        return ANSWER
+
+    cache = LLMCache(clock=clock)
+    cache.get_or_call(MESSAGES, create)
+    cache.get_or_call(MESSAGES, create)
+    assert cache.stats().seconds_saved == 0.0
+
+
+def test_a_signal_handler_may_ask_in_the_middle_of_it():
+    import signal
+
+    cache = LLMCache()
+    cache.put("a", 1)
+    asked = []
+
+    def handler(number, frame):
+        asked.append(cache.stats().hits)
+        cache.get("a")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        while len(asked) < 200:
+            cache.get("a")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, options
 
 
 @pytest.fixture
@@ -173,7 +173,6 @@ def test_generators_are_stored_at_their_end_only(cache):
         calls.append(n)
         yield from range(n)
 
-    assert inspect.isgeneratorfunction(ask)
     next(ask(3))
     assert list(ask(3)) == list(ask(3)) == [0, 1, 2]
     assert calls == [3, 3]
@@ -189,7 +188,6 @@ def test_async_generators_are_stored_at_their_end_only(cache):
             yield i
 
     async def main():
-        assert inspect.isasyncgenfunction(ask)
         stream = ask(3)
         await anext(stream)
         await stream.aclose()
@@ -239,3 +237,126 @@ def test_a_functions_key_is_the_same_in_every_process(tmp_path):
         for seed in ("1", "2", "3")
     ]
     assert hits == ["0\n", "1\n", "1\n"]
+
+
+def test_functions_made_of_functions_are_told_apart(cache):
+    from functools import partial, wraps
+
+    def ask(model, q):
+        return f"{model}:{q}"
+
+    class Bot:
+        def __init__(self, name):
+            self.name = name
+
+        def ask(self, q):
+            return f"{self.name}:{q}"
+
+        def __call__(self, q):
+            return f"{self.name}:{q}"
+
+    def loud(fn):
+        @wraps(fn)
+        def wrapper(q):
+            return fn(q).upper()
+
+        return wrapper
+
+    for make in (lambda name: partial(ask, name), lambda name: Bot(name).ask, lambda name: Bot(name)):
+        one, two = cache.cached(make("a")), cache.cached(make("b"))
+        assert (one("q"), two("q"), one("q")) == ("a:q", "b:q", "a:q")
+    loud_a, loud_b = (cache.cached(loud(fn)) for fn in (lambda q: "a" + q, lambda q: "b" + q))
+    assert (loud_a("q"), loud_b("q")) == ("AQ", "BQ")
+
+
+def test_keywords_called_like_other_arguments_are_not_confused(cache):
+    @cache.cached
+    def ask(a, /, **more):
+        return [a, more]
+
+    assert ask(1, a=2) != ask(9, a=2)
+
+    @cache.cached
+    def collect(*args, **kwargs):
+        return [list(args), kwargs]
+
+    assert collect(1) != collect(**{"cached.args": [1]})
+    assert collect() != collect(messages=None)
+
+
+def test_a_global_that_the_function_reads_is_part_of_it(cache):
+    scope = {"cache": cache, "MODEL": "one", "calls": 0}
+    exec("@cache.cached\ndef ask(q):\n    global calls\n    calls += 1\n    return MODEL + q", scope)
+    assert scope["ask"]("q") == scope["ask"]("q") == "oneq"
+    assert scope["calls"] == 1
+    scope["MODEL"] = "two"
+    assert scope["ask"]("q") == "twoq"
+
+
+def test_a_closure_that_is_bound_anew_counts_anew(cache):
+    def make():
+        system = ["brief"]
+
+        @cache.cached
+        def ask(q):
+            return [*system, q]
+
+        def change():
+            nonlocal system
+            system = ["verbose"]
+
+        return ask, change
+
+    ask, change = make()
+    assert ask("q") == ["brief", "q"]
+    change()
+    assert ask("q") == ["verbose", "q"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_options_at_the_call_of_a_generator_count_not_those_where_it_is_consumed(cache, kind):
+    tenant = ["alice"]
+
+    @cache.cached(version="1")
+    def answer(q):
+        yield f"answer for {tenant[0]}"
+
+    @cache.cached(version="1")
+    async def aanswer(q):
+        yield f"answer for {tenant[0]}"
+
+    def ask():
+        with options(namespace=tenant[0], ttl_seconds=5):
+            stream = answer("balance?") if kind == "sync" else aanswer("balance?")
+        if kind == "sync":
+            return list(stream)
+
+        async def read():
+            return [chunk async for chunk in stream]
+
+        return asyncio.run(read())
+
+    assert ask() == ["answer for alice"]
+    tenant[0] = "bob"
+    assert ask() == ["answer for bob"]
+    with options(namespace="bob"):
+        ((_, entry),) = cache.entries()
+    assert entry.expires_at - entry.stored_at == pytest.approx(5)
+
+
+def test_a_decorator_below_that_adds_arguments_still_works(cache):
+    from functools import wraps
+
+    def inject(fn):
+        @wraps(fn)
+        def wrapper(*args):
+            return fn("client", *args)
+
+        return wrapper
+
+    @cache.cached
+    @inject
+    def ask(client, q):
+        return client + q
+
+    assert ask("q") == "clientq"

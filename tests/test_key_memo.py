@@ -157,3 +157,16 @@ def test_no_container_of_the_caller_is_kept() -> None:
     before = [sys.getrefcount(container) for container in containers]
     memo.digest(messages, params)
     assert [sys.getrefcount(container) for container in containers] == before
+
+
+def test_the_dict_of_an_object_is_looked_into() -> None:
+    """In Python 3.13 the collector does not see what such a dict holds."""
+
+    class Message:
+        def __init__(self, store: Any) -> None:
+            self.role, self.content, self.store = "user", "hi", store
+
+    memo = KeyMemo()
+    for store in (1, True, 1.0, 1):
+        for messages in ([Message(store).__dict__], [Message(store).__dict__, *text("hi")]):
+            assert memo.digest(messages, {}) == formula(messages, {})

@@ -10,14 +10,14 @@ from llm_cache_mem.options import UNSET, check_mode, current, options, to_second
 
 
 def test_outside_of_any_options_everything_is_left_to_the_cache():
-    assert current() == (UNSET, UNSET, 0, UNSET)
+    assert current()[:4] == (UNSET, UNSET, 0, UNSET)
 
 
 def test_inner_options_add_to_the_outer_ones_and_end_with_their_block():
     with options(ttl_seconds=60, namespace="acme"):
         with options(ttl_seconds=None, mode="refresh", sample=2):
-            assert current() == (None, "refresh", 2, "acme")
-        assert current() == (60.0, UNSET, 0, "acme")
+            assert current()[:4] == (None, "refresh", 2, "acme")
+        assert current()[:4] == (60.0, UNSET, 0, "acme")
     assert current().ttl_seconds is UNSET
 
 
@@ -71,3 +71,31 @@ def test_a_sample_that_is_no_whole_number_is_refused(sample):
 def test_a_namespace_that_is_no_str_is_refused():
     with pytest.raises(TypeError, match="namespace"):
         options(namespace=7)
+
+
+def test_one_options_object_serves_two_tasks_at_once():
+    asked = options(mode="refresh")
+
+    async def work():
+        with asked:
+            await asyncio.sleep(0)
+            assert current().mode == "refresh"
+        assert not current().mode
+
+    async def main():
+        await asyncio.gather(work(), work())
+
+    asyncio.run(main())
+
+
+def test_options_left_in_another_context_than_they_were_entered_in_break_nothing():
+    import contextvars
+
+    def dependency():
+        with options(mode="off"):
+            yield
+
+    steps = dependency()
+    contextvars.copy_context().run(next, steps)
+    contextvars.copy_context().run(next, steps, None)
+    assert not current().mode

@@ -1,6 +1,6 @@
 """Fail-open: a store that fails costs a miss or a dropped write, and for a bounded time only."""
 
-import threading
+from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import ParamSpec, TypeVar
@@ -37,7 +37,7 @@ class Breaker:
         self._first = first
         self._longest = longest
         self._timer = timer
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self._failures = 0
         self._wait = 0.0
         self._closed_again_at = 0.0
@@ -45,7 +45,7 @@ class Breaker:
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self._probing = False
 
     @property
@@ -75,6 +75,11 @@ class Breaker:
             self._wait = 0.0
             self._probing = False
             return closed
+
+    def interrupted(self) -> None:
+        """Note that a call ended neither way: another may be the probe."""
+        with self._lock:
+            self._probing = False
 
     def failed(self) -> bool:
         """Note a failure; whether it opened the breaker."""
@@ -176,7 +181,7 @@ class GuardedStore:
             self._note_failure(operation, exc)
             return fallback
         except BaseException:  # an interrupt: pass it on, but do not leave the breaker waiting for this probe
-            self._breaker.failed()
+            self._breaker.interrupted()
             raise
         if self._failing:
             self._note_recovery()

@@ -1,6 +1,6 @@
 """Entries in this process: an ordered dict under one lock, least recently used first."""
 
-import threading
+from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from time import time
@@ -31,14 +31,14 @@ class MemoryStore:
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
+        self._lock = RLock()
         reset_after_fork(self)
 
     def __repr__(self) -> str:
         return f"MemoryStore(max_size={self._max_size}, max_bytes={self._max_bytes})"
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = RLock()
 
     def get(self, key: str) -> Entry | None:
         entries = self._entries

@@ -161,3 +161,13 @@ def test_what_was_asked_for_by_name_raises_rather_than_pretend(guarded, flaky):
 def test_entries_stop_where_the_store_stops(guarded, flaky):
     guarded.put("a", ENTRY)
     assert list(guarded.entries()) == [("a", ENTRY)]
+
+
+def test_interrupts_are_no_failures_of_the_store(guarded, flaky):
+    guarded.put("k", ENTRY)
+    flaky.fault = KeyboardInterrupt()
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            guarded.get("k")
+    flaky.fault = None
+    assert guarded.get("k") is ENTRY
