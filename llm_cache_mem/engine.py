@@ -291,9 +291,7 @@ class Engine:
 
     def _is_fresh(self, entry: Entry, now: float) -> bool:
         """Whether the entry's own expiry and this reader's ttl both allow it: the stricter wins."""
-        asked = current().ttl_seconds
-        ttl: Any = self._ttl_seconds if asked is UNSET else asked
-        expires_at, age = entry.expires_at, now - entry.stored_at
+        expires_at, age, ttl = entry.expires_at, now - entry.stored_at, self._ttl()
         return (expires_at is None or now < expires_at) and (ttl is None or age < ttl) and age >= -_FUTURE_SECONDS
 
     # -- Inside: reading
@@ -426,7 +424,7 @@ class Engine:
             self._skip(request, "value", "a stream was not stored: %s", recording.fault)
             return
         chunks = recording.chunks()
-        self.keep(request, chunks, response=chunks, seconds=self._clock() - began, epoch=epoch)
+        self.keep(request, chunks, response=chunks, seconds=max(0.0, self._clock() - began), epoch=epoch)
 
     def _skip(self, request: Request, reason: str, text: str, *args: object) -> None:
         if self._ledger.skip(reason, request.key, request.model):
