@@ -29,6 +29,42 @@ class Recording:
         return [snapshot.thaw() for snapshot in self._snapshots]
 
 
+class _Stream:
+    """What a ``for`` and a ``with`` ask of a stream."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class _AsyncStream:
+    """What an ``async for`` and an ``async with`` ask of a stream."""
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """``aclose`` by the name that SDK streams give it."""
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+
 class _Live:
     """What sync and async tees share: the source's other attributes stay reachable, as an SDK's stream has them."""
 
@@ -46,15 +82,12 @@ class _Live:
         return value
 
 
-class Tee(_Live):
+class Tee(_Live, _Stream):
     """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at a clean end."""
 
     def __init__(self, source: Iterable[Any], finish: Callable[[Recording], object]) -> None:
         super().__init__(source, finish)
         self._chunks = iter(source)
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> Any:
         try:
@@ -78,22 +111,13 @@ class Tee(_Live):
         if close is not None:
             close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-class AsyncTee(_Live):
+class AsyncTee(_Live, _AsyncStream):
     """Tee for ``async for``; *finish* is awaited."""
 
     def __init__(self, source: AsyncIterable[Any], finish: Callable[[Recording], Awaitable[object]]) -> None:
         super().__init__(source, finish)
         self._chunks = aiter(source)
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Any:
         try:
@@ -120,23 +144,12 @@ class AsyncTee(_Live):
                 await close()
                 return
 
-    close = aclose
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        await self.aclose()
-
-
-class Replay:
+class Replay(_Stream):
     """A stored stream, chunk by chunk."""
 
     def __init__(self, chunks: list[Any]) -> None:
         self._chunks = iter(chunks)
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> Any:
         return next(self._chunks)
@@ -145,21 +158,12 @@ class Replay:
         """Yield no more."""
         self._chunks = iter(())
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-class AsyncReplay:
+class AsyncReplay(_AsyncStream):
     """Replay for ``async for``."""
 
     def __init__(self, chunks: list[Any]) -> None:
         self._chunks = iter(chunks)
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Any:
         for chunk in self._chunks:
@@ -169,11 +173,3 @@ class AsyncReplay:
     async def aclose(self) -> None:
         """Yield no more."""
         self._chunks = iter(())
-
-    close = aclose
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        await self.aclose()
