@@ -197,14 +197,14 @@ class Keeper:
 
     def kept(self) -> dict[str, Any] | None:
         """What to give to ``cache.keep``; None if there is nothing to store."""
-        if self._recording is None or self.cache.epoch != self._epoch:
+        if self._recording is None:
             return None
         try:
             kept = self._recording.kept()
             if kept is None:
                 self.cache.bypass("value", "a stream was not stored: it was empty, or its text is not what its pieces add up to")
                 return None
-            return {"value": kept[0], "response": kept[1], "seconds": time.monotonic() - self._began}
+            return {"value": kept[0], "response": kept[1], "seconds": time.monotonic() - self._began, "epoch": self._epoch}
         except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
             self.cache.bypass("value", "a stream was not stored: it could not be read (%s)", type(exc).__name__)
             return None
