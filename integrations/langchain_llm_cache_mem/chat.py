@@ -1,6 +1,7 @@
 """The methods in which LangChain's chat models meet their provider, answered from a cache where they can be."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -9,7 +10,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from langchain_llm_cache_mem.generations import dump
-from langchain_llm_cache_mem.link import StreamRecord, closing, link_of, with_manager
+from langchain_llm_cache_mem.link import link_of, with_manager
+from langchain_llm_cache_mem.streaming import astream, stream
 
 __all__ = ["methods"]
 
@@ -84,23 +86,7 @@ def _stream(
     run_manager: CallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> Iterator[ChatGenerationChunk]:
-    link = link_of(self)
-    model = link.plain(self)
-    request = link.request(model, messages, stop, kwargs)
-    hit = link.lookup(request, link.load_stream)
-    if hit is not None:
-        for chunk in hit:
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-        return
-    if model.rate_limiter is not None:
-        model.rate_limiter.acquire(blocking=True)
-    record = StreamRecord(link, request)
-    for chunk in model._stream(messages, stop, **with_manager(run_manager, kwargs)):
-        record.add(chunk)
-        yield chunk
-    record.keep()
+    return stream(self, messages, stop, run_manager, kwargs)
 
 
 async def _astream(
@@ -110,24 +96,9 @@ async def _astream(
     run_manager: AsyncCallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> AsyncIterator[ChatGenerationChunk]:
-    link = link_of(self)
-    model = link.plain(self)
-    request = link.request(model, messages, stop, kwargs)
-    hit = await link.alookup(request, link.load_stream)
-    if hit is not None:
-        for chunk in hit:
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+    async with aclosing(astream(self, messages, stop, run_manager, kwargs)) as chunks:
+        async for chunk in chunks:
             yield chunk
-        return
-    if model.rate_limiter is not None:
-        await model.rate_limiter.aacquire(blocking=True)
-    record = StreamRecord(link, request)
-    async with closing(model._astream(messages, stop, **with_manager(run_manager, kwargs))) as stream:
-        async for chunk in stream:
-            record.add(chunk)
-            yield chunk
-    await record.akeep()
 
 
 def _stored(result: ChatResult, params: Mapping[str, Any]) -> list[dict[str, Any]]:

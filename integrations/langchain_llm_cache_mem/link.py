@@ -1,26 +1,21 @@
 """Link: what ties a class of models to a cache: their calls as requests, their answers as what is stored and back."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from time import monotonic
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import Generation
 from pydantic import BaseModel
 
 from langchain_llm_cache_mem.cache import Usage, kind_of_entry
-from langchain_llm_cache_mem.generations import dump, dump_stream, load, load_stream, mark_hits
+from langchain_llm_cache_mem.generations import load, load_stream, mark_hits
 from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.identity import Identities, settings_of
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
-from llm_cache_mem import LLMCache, Request, ValueNotCacheable
-from llm_cache_mem.errors import LLMCacheError
-from llm_cache_mem.streams import Recording
+from llm_cache_mem import LLMCache, Request
 
-__all__ = ["Link", "StreamRecord", "closing", "derived", "link_of", "twin", "with_manager"]
+__all__ = ["Link", "derived", "link_of", "twin", "with_manager"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -121,54 +116,6 @@ def with_manager(run_manager: Any, kwargs: Mapping[str, Any], method: Callable[.
     if run_manager is None or (method is not None and "run_manager" not in inspect.signature(method).parameters):
         return kwargs
     return {**kwargs, "run_manager": run_manager}
-
-
-@asynccontextmanager
-async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """*stream*, closed at the end where it can be: at once, and not when the garbage collector comes by."""
-    try:
-        yield stream
-    finally:
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()
-
-
-class StreamRecord:
-    """A stream as it passes through, to be stored when it has ended. Without a *request* it does nothing."""
-
-    def __init__(self, link: Link, request: Request | None) -> None:
-        self._link = link
-        self._request = request
-        self._recording = Recording()
-        self._began, self._epoch = monotonic(), link.cache.epoch
-
-    def add(self, chunk: Generation) -> None:
-        """Note *chunk* as it is now, before its consumer can change it."""
-        if self._request is not None and self._recording.fault is None:
-            try:
-                self._recording.add(dump([chunk], self._request.params)[0])
-            except Exception as exc:  # noqa: BLE001  # the stream goes on
-                self._recording.fault = exc if isinstance(exc, LLMCacheError) else ValueNotCacheable("stream", type(exc).__name__)
-
-    def keep(self) -> None:
-        """Store the stream, which ended cleanly, if it is worth keeping."""
-        with self._link.harmless:
-            chunks, seconds = self._chunks(), monotonic() - self._began
-            if self._request is not None:
-                self._link.cache.keep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds, epoch=self._epoch)
-
-    async def akeep(self) -> None:
-        """As ``keep``, in a thread where that would wait for a disk."""
-        with self._link.harmless:
-            chunks, seconds = self._chunks(), monotonic() - self._began
-            if self._request is not None:
-                await self._link.cache.akeep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds, epoch=self._epoch)
-
-    def _chunks(self) -> list[Any]:
-        if self._recording.fault is not None:
-            raise self._recording.fault
-        return self._recording.chunks()
 
 
 def _messages(prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import GenerationChunk, LLMResult
 
 from langchain_llm_cache_mem.generations import dump
-from langchain_llm_cache_mem.link import Link, StreamRecord, closing, link_of, with_manager
+from langchain_llm_cache_mem.link import Link, link_of, with_manager
+from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
 
 __all__ = ["methods"]
@@ -153,21 +155,7 @@ async def _agenerate(
 def _stream(
     self: BaseLLM, prompt: str, stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
 ) -> Iterator[GenerationChunk]:
-    link = link_of(self)
-    model = link.plain(self)
-    request = link.request(model, prompt, stop, kwargs)
-    hit = link.lookup(request, link.load_stream)
-    if hit is not None:
-        for chunk in hit:
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-        return
-    record = StreamRecord(link, request)
-    for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
-        record.add(chunk)
-        yield chunk
-    record.keep()
+    return stream(self, prompt, stop, run_manager, kwargs)
 
 
 async def _astream(
@@ -177,19 +165,6 @@ async def _astream(
     run_manager: AsyncCallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> AsyncIterator[GenerationChunk]:
-    link = link_of(self)
-    model = link.plain(self)
-    request = link.request(model, prompt, stop, kwargs)
-    hit = await link.alookup(request, link.load_stream)
-    if hit is not None:
-        for chunk in hit:
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+    async with aclosing(astream(self, prompt, stop, run_manager, kwargs)) as chunks:
+        async for chunk in chunks:
             yield chunk
-        return
-    record = StreamRecord(link, request)
-    async with closing(model._astream(prompt, stop, **with_manager(run_manager, kwargs))) as stream:
-        async for chunk in stream:
-            record.add(chunk)
-            yield chunk
-    await record.akeep()
