@@ -7,12 +7,13 @@ came before. A value can therefore not be read under another key, nor with a bit
 
 from struct import Struct
 from struct import error as StructError
+from typing import Final, Protocol
 
 from llm_cache_mem import hashing
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
-__all__ = ["FORMAT_VERSION", "MAX_BODY_BYTES", "Entry", "EntryMemo"]
+__all__ = ["FORMAT_VERSION", "MAX_BODY_BYTES", "PLAIN", "Entry", "EntryMemo", "Envelope"]
 
 FORMAT_VERSION = 1
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -117,23 +118,47 @@ class Entry:
         )
 
 
+class Envelope(Protocol):
+    """How a store that keeps bytes turns an entry into them and back: as it is (PLAIN), or encrypted."""
+
+    def pack(self, key: str, entry: Entry) -> bytes:
+        """The bytes to keep under *key*. ValueNotCacheable when the entry does not fit."""
+        ...
+
+    def unpack(self, key: str, data: bytes) -> Entry:
+        """The entry that ``pack(key, entry)`` wrote as *data*. EntryUnreadable for anything else."""
+        ...
+
+
+class _PlainEnvelope:
+    def pack(self, key: str, entry: Entry) -> bytes:
+        return entry.pack(key)
+
+    def unpack(self, key: str, data: bytes) -> Entry:
+        return Entry.unpack(key, data)
+
+
+PLAIN: Final[Envelope] = _PlainEnvelope()
+
+
 class EntryMemo:
     """The entries of envelopes read lately: the same bytes under the same key give the same Entry, unchecked and undecoded.
 
     For stores that read the same row again and again. Bounded, without a lock: a slot is replaced as a whole.
     """
 
-    def __init__(self, slots: int = 256, max_bytes: int = 64 * 1024) -> None:
+    def __init__(self, slots: int = 256, max_bytes: int = 64 * 1024, *, envelope: Envelope = PLAIN) -> None:
+        self._envelope = envelope
         self._slots: list[tuple[str, bytes, Entry] | None] = [None] * slots
         self._max_bytes = max_bytes
 
     def get(self, key: str, data: bytes) -> Entry:
-        """``Entry.unpack(key, data)``, or the entry it gave before for the same bytes."""
+        """What *envelope* unpacks from *data*, or the entry that it gave before for the same bytes."""
         at = hash(key) % len(self._slots)
         slot = self._slots[at]
         if slot is not None and slot[1] == data and slot[0] == key:
             return slot[2]
-        entry = Entry.unpack(key, data)
+        entry = self._envelope.unpack(key, data)
         if len(data) <= self._max_bytes:
             self._slots[at] = (key, data, entry)
         return entry

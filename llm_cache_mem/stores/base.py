@@ -1,11 +1,11 @@
 """The seam between the cache and where its entries live: one small Protocol."""
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from llm_cache_mem.entry import Entry
 
-__all__ = ["NOTHING_REMOVED", "Removed", "Store"]
+__all__ = ["NOTHING_REMOVED", "LeasingStore", "ManyStore", "Removed", "Store"]
 
 
 class Removed(NamedTuple):
@@ -61,4 +61,33 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class ManyStore(Store, Protocol):
+    """A Store that reads or writes many entries in one round trip."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries under *keys*; those that are absent are left out."""
+        ...
+
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
+        """Keep *entries*, as so many calls of ``put`` would."""
+        ...
+
+
+@runtime_checkable
+class LeasingStore(Store, Protocol):
+    """A Store through which processes agree which of them makes a call."""
+
+    def lease(self, key: str, token: str, seconds: float) -> bool:
+        """Give *token* the lease of *key* for *seconds* from now, unless another token holds it; whether it has it.
+
+        Who holds a lease and asks again prolongs it. A lease that nobody prolongs or releases ends by itself.
+        """
+        ...
+
+    def release(self, key: str, token: str) -> None:
+        """End the lease of *key*, if *token* holds it."""
         ...

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from time import time, time_ns
 from typing import Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
-from llm_cache_mem.entry import Entry, EntryMemo
+from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
 from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError
 from llm_cache_mem.stores import sqlite_rows as rows
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
@@ -64,8 +64,9 @@ class SQLiteStore:
 
     Bounds are *max_size* entries and *max_bytes* bytes of keys and stored entries; None is unbounded. What ``put``
     acknowledges survives the death of the process; with *durable* also a power cut, at several times the cost of a write. An
-    operation waits about *lock_timeout* seconds for others and then fails. A wrong path raises StoreError here; a file that is
-    locked, damaged (it is renamed and a new one begun) or written by a newer version makes operations fail, not the program.
+    operation waits about *lock_timeout* seconds for others and then fails. *envelope* makes bytes of entries. A wrong path raises
+    StoreError here; a file that is locked, damaged (it is renamed and a new one begun) or written by a newer version makes
+    operations fail, not the program.
     """
 
     blocking = True
@@ -79,6 +80,7 @@ class SQLiteStore:
         clock: Callable[[], float] = time,
         durable: bool = False,
         lock_timeout: float = 0.5,
+        envelope: Envelope = PLAIN,
     ) -> None:
         for name, bound in (("max_size", max_size), ("max_bytes", max_bytes)):
             if bound is not None and bound < 1:
@@ -92,7 +94,8 @@ class SQLiteStore:
         self._clock = clock
         self._file = DatabaseFile(name, durable=durable, timeout=lock_timeout)
         self._pool = Pool(self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout)
-        self._memo = EntryMemo()
+        self._envelope = envelope
+        self._memo = EntryMemo(envelope=envelope)
         self._touched: dict[str, int] = {}
         self._touches_due = time_ns() + _TOUCH_NS
         self._last_tick = 0
@@ -116,7 +119,7 @@ class SQLiteStore:
 
     @_store_errors_only("put")
     def put(self, key: str, entry: Entry) -> Removed:
-        data = entry.pack(key)
+        data = self._envelope.pack(key, entry)
         size = len(key) + len(data)
         if self._bounds.bytes is not None and size > self._bounds.bytes:  # do not empty the store for what cannot stay
             self._write(rows.remove, key, None)
