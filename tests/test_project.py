@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "functions"),
     ("cache",),
     ("__init__",),
-    ("http", "tools", "replay", "pytest_plugin", "prompt_cache", "bench", "cli", "__main__", "demo"),
+    ("http", "survey", "tools", "replay", "pytest_plugin", "prompt_cache", "bench", "cli", "__main__", "demo"),
 )
 CORE = len(LAYERS) - 1  # the layers before this one import nothing optional
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,299 @@
+"""Over a whole run: which fields of the requests cost most hits, and which key function would win them back.
+
+A field costs a hit where leaving it out makes a request equal to an earlier one. All is counted without age and capacity: a
+request hits if an equal one came before it. Only names of fields and patterns are reported, never what a request says.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from llm_cache_mem import keys
+from llm_cache_mem.key_functions import ignoring, last_turn, masking
+
+__all__ = ["PATTERNS", "Cost", "Remedy", "Survey", "survey"]
+
+PATTERNS: Mapping[str, str] = {
+    "a date and time": r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z| ?UTC|[+-]\d\d:?\d\d)?",
+    "a date": r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}|\d{4}年\d\d?月\d\d?日",
+    "a date in words": (
+        r"(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?,? )?"
+        r"(?:(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? \d\d?(?:st|nd|rd|th)?,? \d{4}"
+        r"|\d\d?(?:st|nd|rd|th)? (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?,? \d{4})"
+    ),
+    "a time of day": r"\b\d\d?:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp]\.?[Mm]\b\.?)?",
+    "a UUID": r"\b[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\b",
+    "an id": r"\b(?:req|request|run|trace|span|session|sess|conv|conversation|thread|user|call|msg|toolu|chatcmpl|id)[-_][0-9A-Za-z_-]{6,}",
+    "a hexadecimal number": r"\b(?=[0-9a-f]*\d)[0-9a-f]{16,64}\b",
+    "a Unix time": r"\b1\d{9}(?:\d{3})?\b(?:\.\d+)?",
+}
+"""What often changes from call to call and not the answer, by its name."""
+
+_SYSTEM = ("system", "instructions", "system_instruction")  # the params that masking() reads besides the messages
+_DECISIVE = frozenset(
+    {
+        *_SYSTEM,
+        *("model", "messages", "input", "contents", "prompt", "tools", "functions", "tool_choice", "response_format", "output_config"),
+        *("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "max_output_tokens", "stop", "stop_sequences"),
+        *("seed", "n", "reasoning", "reasoning_effort", "thinking", "generationConfig", "generation_config", "stream", "base_url", "url"),
+    }
+)
+"""Params that decide the answer: a difference in them is shown, but leaving them out is nothing to advise."""
+
+_SAID = frozenset({"role", "content", "parts", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content"})
+_STEPS = 6  # fields and patterns that the advice names at the most
+_MOST_LEAVES = 20_000  # a request with more is taken field by field, not leaf by leaf
+
+
+class Cost(NamedTuple):
+    """*hits* more there would be if *field* were no part of the key."""
+
+    field: str
+    hits: int
+
+
+class Remedy(NamedTuple):
+    """*why*: what differs; *key_fn*: this and all remedies before it, as code; *hits*: what there would be with it, in all."""
+
+    why: str
+    key_fn: str
+    hits: int
+
+
+class Survey(NamedTuple):
+    """*hits* of *requests* as the keys are now; what each field costs, the dearest first; and remedies, each on top of the last.
+
+    *last_turn_hits*: what there would be if earlier turns of a conversation did not count.
+    """
+
+    requests: int
+    hits: int
+    costs: tuple[Cost, ...]
+    remedies: tuple[Remedy, ...]
+    last_turn_hits: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.requests:,} requests, {self._with_share(self.hits)} equal to an earlier one"]
+        if self.costs:
+            width = max(len(cost.field) for cost in self.costs)
+            lines += ["", "fields that cost most hits", *(f"  {field:<{width}}  {hits:,}" for field, hits in self.costs)]
+        if self.remedies:
+            lines += ["", "what would win them back, if it does not change the answer"]
+            lines += [f"  {self._with_share(remedy.hits)} hits without {remedy.why}" for remedy in self.remedies]
+            lines += ["", f"  key_fn={self.remedies[-1].key_fn}"]
+        if self.last_turn_hits > max([self.hits, *(remedy.hits for remedy in self.remedies)]):
+            lines += ["", f"  {self._with_share(self.last_turn_hits)} hits with key_fn=last_turn, to which earlier turns do not matter"]
+        if not self.costs:
+            lines += ["", "no single field stands between a request and an earlier one"]
+        return "\n".join(lines)
+
+    def _with_share(self, hits: int) -> str:
+        return f"{hits:,} ({hits / self.requests if self.requests else 0.0:.1%})"
+
+
+def survey(requests: Iterable[Mapping[str, Any]], *, keep: Iterable[str] = (), top: int = 10) -> Survey:
+    """What stands between *requests* (JSON objects: params, and ``messages`` if they have any) and hits; the *top* fields of it.
+
+    *keep*: params that decide the answer, besides those known to, such as ``model``: no remedy leaves them out. What is said in
+    a conversation is no field: without it every request would be the same. Takes memory for the shape of each request. Costs
+    are counted by hashes of fields; remedies by the keys that their key function makes. ValueError for what is no JSON object.
+    """
+    seen = [_Seen(request) for request in requests]
+    found = Survey(len(seen), _real_hits(seen, None), (), (), _real_hits(seen, last_turn))
+    return found._replace(costs=_costs(seen, top), remedies=tuple(_remedies(seen, found.hits, _DECISIVE.union(keep))))
+
+
+class _Seen:
+    """One request: the sum of its leaves' hashes, the part of it below each field, and its text that masking() would read."""
+
+    __slots__ = ("below", "request", "texts", "total")
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        if not isinstance(request, Mapping):
+            raise ValueError(f"a request is a JSON object, not {type(request).__name__}")
+        self.request = request
+        self.below: dict[str, int] = {}
+        self.texts: list[tuple[str, str]] = []
+        self.total = 0
+        leaves = list(islice(_leaves(request), _MOST_LEAVES + 1))
+        if len(leaves) > _MOST_LEAVES:
+            self.total = _hash("", request)
+            return
+        systems = _system_messages(request)
+        for parents, value in leaves:
+            leaf = _hash(parents[-1], value)
+            self.total += leaf
+            for field in parents if parents[0] != "messages" else _message_fields(parents, systems):
+                self.below[field] = self.below.get(field, 0) + leaf
+            if type(value) is str and parents[0] in ("messages", *_SYSTEM):
+                self.texts.append((parents[-1], value))
+
+
+def _hash(path: str, value: Any) -> int:
+    """Of one str: hashes of tuples, added up, would meet by their making."""
+    try:
+        return hash(f"{path}={json.dumps(value)}")
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"a request must be JSON, and {path or 'this one'} is not") from None
+
+
+def _leaves(request: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
+    """Each leaf: the paths of what holds it and, the last, its own; and its value."""
+    pending: list[tuple[list[str], Any]] = [([name], value) for name, value in request.items()]
+    while pending:
+        parents, value = pending.pop()
+        path = parents[-1]
+        if type(value) is dict and value:
+            pending += [([*parents, f"{path}.{name}"], item) for name, item in value.items()]
+        elif type(value) is list and value:
+            pending += [([*parents, f"{path}[{number}]"], item) for number, item in enumerate(value)]
+        else:
+            yield parents, value
+
+
+def _system_messages(request: Mapping[str, Any]) -> frozenset[str]:
+    """The paths of system prompts among the messages."""
+    messages = request.get("messages")
+    listed = enumerate(messages) if type(messages) is list else ()
+    return frozenset(f"messages[{n}]" for n, said in listed if type(said) is dict and said.get("role") in ("system", "developer"))
+
+
+def _message_fields(parents: list[str], systems: frozenset[str]) -> list[str]:
+    """The fields that a leaf of a message belongs to: all in a system prompt, elsewhere those of every message that are not said."""
+    if len(parents) < 3:
+        return []
+    message, field = parents[1:3]
+    if message in systems:
+        return parents[1:]
+    name = field.removeprefix(message)
+    return [] if name.removeprefix(".") in _SAID else [f"messages[]{name}", *parents[3:]]
+
+
+def _repeats(totals: Iterable[int]) -> int:
+    totals = list(totals)
+    return len(totals) - len(set(totals))
+
+
+def _without(seen: list[_Seen], field: str) -> int:
+    return _repeats(one.total - one.below.get(field, 0) for one in seen)
+
+
+def _costs(seen: list[_Seen], top: int) -> tuple[Cost, ...]:
+    """The narrowest fields first where several cost the same: one leaf rather than all that holds it."""
+    now = _repeats(one.total for one in seen)
+    costs = [Cost(field, hits) for field in _fields(seen) if (hits := _without(seen, field) - now) > 0]
+    costs.sort(key=lambda cost: (-cost.hits, -len(cost.field)))
+    kept: list[Cost] = []
+    for cost in costs:
+        if not any(cost.hits == other.hits and _holds(cost.field, other.field) for other in kept):
+            kept.append(cost)
+    return tuple(kept[:top])
+
+
+def _fields(seen: list[_Seen]) -> list[str]:
+    return list(dict.fromkeys(field for one in seen for field in one.below))
+
+
+def _holds(field: str, other: str) -> bool:
+    pattern = re.escape(field).replace(r"\[\]", r"\[\d*\]")
+    return re.match(rf"{pattern}(?:[.\[]|$)", other) is not None
+
+
+class _Plan(NamedTuple):
+    """What a key function leaves out: params and fields of messages by name, and what patterns match."""
+
+    ignored: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+
+    def key_fn(self) -> Callable[..., Any]:
+        inner: dict[str, Any] = {"then": masking(self._pattern())} if self.masked else {}
+        return ignoring(*self.ignored, **inner) if self.ignored else inner["then"]
+
+    def code(self) -> str:
+        mask = f'masking(r"{self._pattern()}")' if self.masked else ""
+        names = ", ".join(f'"{name}"' for name in self.ignored)
+        return f"ignoring({names}, then={mask})" if names and mask else f"ignoring({names})" if names else mask
+
+    def _pattern(self) -> str:
+        return "|".join(PATTERNS[name] for name in self.masked)
+
+
+def _remedies(seen: list[_Seen], hits: int, keep: frozenset[str]) -> Iterator[Remedy]:
+    """The remedy that wins most, then the one that wins most on top of it, and so on until there is none."""
+    plan = _Plan()
+    for _ in range(_STEPS):
+        best = max(_candidates(seen, plan, keep), default=None, key=lambda found: found[0])
+        if best is None:
+            return
+        _, why, plan = best
+        won = _real_hits(seen, plan.key_fn())
+        if won <= hits:
+            return
+        hits = won
+        yield Remedy(why, plan.code(), hits)
+
+
+def _candidates(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[tuple[int, str, _Plan]]:
+    """One more field or pattern on top of *plan*, with the hits there would be, judged by hashes; those that win some."""
+    left = [_Left(one, plan) for one in seen]
+    now = _repeats(one.total for one in left)
+    for field in _fields(seen):
+        if field not in plan.ignored and _may_be_ignored(field, keep):
+            hits = _repeats(one.total - one.below(field) for one in left)
+            if hits > now:
+                yield hits, field, plan._replace(ignored=(*plan.ignored, field))
+    texts = {text for one in left for _, text in one.texts()}
+    for name in PATTERNS:
+        if name in plan.masked or not any(map(re.compile(PATTERNS[name]).search, texts)):
+            continue
+        masked = plan._replace(masked=(*plan.masked, name))
+        hits = _repeats(_Left(one, masked).total for one in seen)
+        if hits > now:
+            yield hits, name, masked
+
+
+def _may_be_ignored(field: str, keep: frozenset[str]) -> bool:
+    """Whether ignoring() takes it, and the answer may be the same without it."""
+    if field.startswith("messages[]."):
+        return not set(field.removeprefix("messages[].")) & set(".[")
+    return not set(field) & set(".[") and field not in keep
+
+
+class _Left:
+    """What a plan leaves of a request."""
+
+    def __init__(self, seen: _Seen, plan: _Plan) -> None:
+        self._seen = seen
+        self._ignored = plan.ignored
+        self.total = seen.total - sum(seen.below.get(field, 0) for field in plan.ignored)
+        if plan.masked:
+            substitute = re.compile(plan._pattern()).sub
+            for path, text in self.texts():
+                changed = substitute("…", text)
+                if changed != text:
+                    self.total += _hash(path, changed) - _hash(path, text)
+
+    def below(self, field: str) -> int:
+        return self._seen.below.get(field, 0)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        return ((path, text) for path, text in self._seen.texts if not any(_holds(field, path) for field in self._ignored))
+
+
+def _real_hits(seen: list[_Seen], key_fn: Callable[..., Any] | None) -> int:
+    """How many of the requests have the key of an earlier one, by *key_fn*. What has no key never hits."""
+    known: set[str] = set()
+    hits = 0
+    for one in seen:
+        params = dict(one.request)
+        messages = params.pop("messages", None)
+        try:
+            key = keys.digest(messages, params) if key_fn is None else keys.digest_of(key_fn(messages, **params))
+        except Exception:  # noqa: BLE001  # as Keyer takes it: such a request goes uncached
+            key = None
+        hits += key in known
+        if key is not None:
+            known.add(key)
+    return hits
