@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from llm_cache_mem import admission, functions, keys, pricing
+from llm_cache_mem.encryption import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
 from llm_cache_mem.engine import Engine, Settings
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
@@ -32,7 +33,9 @@ class LLMCache(Engine):
     answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by default what
     LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
     identical calls become one, and *wait_seconds* for how long one of them waits for another. *strict*: raise StoreError when the
-    store fails instead of going on without it. *on_event* is told of each Event. *clock* gives the time in Unix seconds.
+    store fails instead of going on without it. *encryption_key*: one or several, as crypto.Encryption takes them, by default
+    what LLM_CACHE_MEM_KEY names, with which all that is kept outside of this process is encrypted. *on_event* is told of each
+    Event. *clock* gives the time in Unix seconds.
 
     Raises ValueError or TypeError for a wrong argument, and StoreError or OSError for a path that cannot hold a database.
     """
@@ -53,10 +56,11 @@ class LLMCache(Engine):
         coalesce: bool = True,
         wait_seconds: float = 600.0,
         strict: bool = False,
+        encryption_key: Keys | None = None,
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
-        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "encryption_key")}
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be a function of one Event, not {type(on_event).__name__}")
         environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
@@ -74,10 +78,19 @@ class LLMCache(Engine):
         )
         keyer = Keyer(namespace, key_fn, ignore)
         size = DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock)
+        opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key))
         self._owned, self._name = opened.owned, opened.name
-        if not opened.owned and (max_bytes is not None or not isinstance(max_size, Unset)):
-            raise ValueError("a store that is handed in has bounds of its own: give max_size and max_bytes to it")
+        if not opened.owned:
+            if max_bytes is not None or not isinstance(max_size, Unset):
+                raise ValueError("a store that is handed in has bounds of its own: give max_size and max_bytes to it")
+            if encryption_key is not None:
+                raise ValueError(
+                    "a store that is handed in has an envelope of its own: give it envelope=llm_cache_mem.crypto.Encryption(key)"
+                )
+            warn_of_plain(opened.store, opened.name)
+        digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
+        keyer.hide(digests)
+        self._encrypted_by = "" if not digests or not opened.owned else "environment" if encryption_key is None else "argument"
         super().__init__(opened.store, keyer, Ledger(clock, on_event), settings)
 
     # -- The two calls that the rest is made of
@@ -217,10 +230,14 @@ class LLMCache(Engine):
         return self  # frameworks copy what holds a cache, and mean the same cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), self._config)
+        if self._encrypted_by == "argument":
+            raise TypeError(f"a cache with an encryption_key is not pickled, for the key would be in it: let {KEY_VARIABLE} name the key")
+        return _reopen, (type(self), self._config, self._encrypted_by)
 
 
-def _reopen(cls: type[LLMCache], config: dict[str, Any]) -> LLMCache:
+def _reopen(cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "") -> LLMCache:
+    if encrypted_by == "environment" and named_key() is None:
+        raise ValueError(f"this cache is encrypted with a key that {KEY_VARIABLE} named, and here it names none")
     return cls(**config)
 
 

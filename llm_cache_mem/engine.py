@@ -134,6 +134,8 @@ class Engine:
             return None
         fetch = self._store.demand if mode == "replay" else self._fetch
         entry = None if mode == "refresh" else fetch(request.key)
+        if request.older and entry is None and mode != "refresh":
+            request, entry = self._fetch_older(request, fetch)
         if entry is not None:
             hit = self._read(request, entry, load, replay=mode == "replay")
             if hit is not None:
@@ -195,7 +197,8 @@ class Engine:
         """Forget the answer to *request*; whether there was one. A call in flight will not store it either."""
         self._epoch += 1
         self._flights.forget(request.key)
-        return self._store.delete(request.key)
+        found = [self._store.delete(key) for key in (request.key, *request.older)]
+        return any(found)
 
     # -- Calls
 
@@ -295,6 +298,14 @@ class Engine:
         return (expires_at is None or now < expires_at) and (ttl is None or age < ttl) and age >= -_FUTURE_SECONDS
 
     # -- Inside: reading
+
+    def _fetch_older(self, request: Request, fetch: Callable[[str], Entry | None]) -> tuple[Request, Entry | None]:
+        """The entry from before the encryption key was changed, and the request as it was called then."""
+        for key in request.older:
+            entry = fetch(key)
+            if entry is not None:
+                return request._replace(key=key), entry
+        return request, None
 
     def _read(self, request: Request, entry: Entry, load: Callable[[Any], Any], *, replay: bool) -> Hit | None:
         """The answer in *entry*, if it is fresh and can be read."""
@@ -415,6 +426,8 @@ class Engine:
         removed = put() if flight is None else flight.commit(put)
         if removed is None:
             return None
+        for key in request.older:  # or the older answer would be found again when this one is gone
+            self._store.discard(key, None)
         self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
         return entry
 

@@ -1,10 +1,11 @@
 """Entry: a value at rest with what is known about the call that made it, and its envelope for stores that keep bytes.
 
-Envelope, little endian: magic, version, flags (0; kept for compression and encryption), which optional fields are present,
-fixed header, then model, request and body at the lengths the header gives, then 16 bytes of SHA-256 over the key and all that
-came before. A value can therefore not be read under another key, nor with a bit changed.
+Envelope, little endian: magic, version, flags, which optional fields are present, fixed header, then model, request and body at
+the lengths the header gives, then 16 bytes of SHA-256 over the key and all that came before. A value can therefore not be read
+under another key, nor with a bit changed. Where the flags say ENCRYPTED, all that follows usage is sealed (crypto.py).
 """
 
+from collections.abc import Callable, Sequence
 from struct import Struct
 from struct import error as StructError
 from typing import Final, Protocol
@@ -13,16 +14,32 @@ from llm_cache_mem import hashing
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
-__all__ = ["FORMAT_VERSION", "MAX_BODY_BYTES", "PLAIN", "Entry", "EntryMemo", "Envelope"]
+__all__ = [
+    "CLEAR_BYTES",
+    "ENCRYPTED",
+    "FORMAT_VERSION",
+    "KEY_ID_BYTES",
+    "MAX_BODY_BYTES",
+    "PLAIN",
+    "Entry",
+    "EntryMemo",
+    "Envelope",
+    "encrypted_with",
+    "with_flags",
+]
 
 FORMAT_VERSION = 1
 MAX_BODY_BYTES = 64 * 1024 * 1024
+ENCRYPTED = 1  # the only flag there is
 
 _MAGIC = b"\x89LCM"
 _DOMAIN = b"llm-cache-mem entry\0"
 _TAG_BYTES = 16
 _PREFIX_BYTES = 7
 _HEADER = Struct("<4sBBB4d5qHII")  # prefix, times and cost, usage, lengths of model, request and body
+CLEAR_BYTES = Struct("<4sBBB4d5q").size  # what an encrypted envelope leaves readable
+KEY_ID_BYTES = 8  # of the encryption key; they follow in the clear
+_FLAGS_AT = 5
 _NO_USAGE = (0, 0, 0, 0, 0)
 _HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (1 << bit for bit in range(6))
 _ALL_FIELDS = 0b111111
@@ -68,6 +85,22 @@ class Entry:
 
     def pack(self, key: str) -> bytes:
         """The envelope to keep under *key*; ValueNotCacheable when the value is over MAX_BODY_BYTES or a field out of range."""
+        sealed = self.to_bytes()
+        return sealed + _tag(key, sealed)
+
+    @classmethod
+    def unpack(cls, key: str, data: bytes) -> "Entry":
+        """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
+        if type(data) is not bytes or len(data) < _HEADER.size + _TAG_BYTES:
+            raise _foreign(data)
+        sealed = data[:-_TAG_BYTES]
+        entry = cls.from_bytes(sealed)
+        if _tag(key, sealed) != data[-_TAG_BYTES:]:
+            raise EntryUnreadable("damaged, or stored under another key")
+        return entry
+
+    def to_bytes(self) -> bytes:
+        """All of the envelope but what guards it; raises as ``pack``."""
         body = self.payload.json()
         model = b"" if self.model is None else self.model.encode("utf-8", "replace")
         request = self.request or b""
@@ -84,13 +117,12 @@ class Entry:
             )
         except (StructError, OverflowError) as exc:
             raise ValueNotCacheable("entry", f"a field is out of range: {exc}") from None
-        sealed = b"".join((header, model, request, body))
-        return sealed + _tag(key, sealed)
+        return b"".join((header, model, request, body))
 
     @classmethod
-    def unpack(cls, key: str, data: bytes) -> "Entry":
-        """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
-        if type(data) is not bytes or len(data) < _HEADER.size + _TAG_BYTES:
+    def from_bytes(cls, data: bytes) -> "Entry":
+        """The entry that ``to_bytes`` wrote as *data*; EntryUnreadable for anything else."""
+        if len(data) < _HEADER.size:
             raise _foreign(data)
         (magic, version, flags, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = (
             _HEADER.unpack_from(data)
@@ -100,10 +132,8 @@ class Entry:
         model_end = _HEADER.size + model_len
         request_end = model_end + request_len
         end = request_end + body_len
-        if end + _TAG_BYTES != len(data) or body_len > MAX_BODY_BYTES:
+        if end != len(data) or body_len > MAX_BODY_BYTES:
             raise EntryUnreadable("damaged: length")
-        if _tag(key, data[:end]) != data[end:]:
-            raise EntryUnreadable("damaged, or stored under another key")
         if stored_at - stored_at != 0.0 or expires_at != expires_at:  # NaN would be fresh for ever
             raise EntryUnreadable("times that are no numbers")
         return cls(
@@ -119,7 +149,17 @@ class Entry:
 
 
 class Envelope(Protocol):
-    """How a store that keeps bytes turns an entry into them and back: as it is (PLAIN), or encrypted."""
+    """How a store that keeps bytes turns an entry into them and back: as it is (PLAIN), or encrypted (crypto.Encryption).
+
+    A store has its envelope as its attribute ``envelope``, where the cache looks for *digests*: functions from the published digest
+    of a request to the one in its stored key, the first for what is written, the others for what may still be read. None: as it is.
+    """
+
+    digests: Sequence[Callable[[str], str]]
+
+    def knows(self, key_id: str) -> bool:
+        """Whether it reads what is encrypted with the key of that id."""
+        ...
 
     def pack(self, key: str, entry: Entry) -> bytes:
         """The bytes to keep under *key*. ValueNotCacheable when the entry does not fit."""
@@ -131,6 +171,11 @@ class Envelope(Protocol):
 
 
 class _PlainEnvelope:
+    digests: Sequence[Callable[[str], str]] = ()
+
+    def knows(self, key_id: str) -> bool:
+        return False
+
     def pack(self, key: str, entry: Entry) -> bytes:
         return entry.pack(key)
 
@@ -164,11 +209,25 @@ class EntryMemo:
         return entry
 
 
+def encrypted_with(data: bytes) -> str:
+    """The id of the key that an envelope of this version is encrypted with, as hex; "" if it is not, or is none."""
+    ours = type(data) is bytes and data[:4] == _MAGIC and data[4:5] == b"%c" % FORMAT_VERSION
+    encrypted = ours and data[_FLAGS_AT : _FLAGS_AT + 1] == b"%c" % ENCRYPTED
+    return data[CLEAR_BYTES : CLEAR_BYTES + KEY_ID_BYTES].hex() if encrypted else ""
+
+
+def with_flags(data: bytes, flags: int) -> bytes:
+    """The envelope, or its beginning, with these *flags*."""
+    return b"%b%c%b" % (data[:_FLAGS_AT], flags, data[_FLAGS_AT + 1 :])
+
+
 def _foreign(data: bytes) -> EntryUnreadable:
     """Why *data* is not even the beginning of an envelope of this version."""
     if type(data) is not bytes or len(data) < _PREFIX_BYTES or data[:4] != _MAGIC:
         return EntryUnreadable("not an entry of this library")
     _, _, _, _, version, flags, present = data[:_PREFIX_BYTES]
+    if version == FORMAT_VERSION and flags == ENCRYPTED and present <= _ALL_FIELDS:
+        return EntryUnreadable("encrypted, and there is no key to read it with", newer=True)
     if version > FORMAT_VERSION or (version == FORMAT_VERSION and (flags or present > _ALL_FIELDS)):
         return EntryUnreadable("written by a newer version", newer=True)
     return EntryUnreadable("damaged: header")

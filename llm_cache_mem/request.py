@@ -1,6 +1,6 @@
 """A request and the key of its entry: what is ignored, what a key function makes of it, whose it is and which sample."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_cache_mem import keys
@@ -11,12 +11,16 @@ __all__ = ["Keyer", "Request", "parameter_names"]
 
 
 class Request(NamedTuple):
-    """A request with the *key* of its entry: what the layers pass around. It is as private as its messages."""
+    """A request with the *key* of its entry: what the layers pass around. It is as private as its messages.
+
+    *older*: keys under which its entry may still be, from before the encryption key was changed.
+    """
 
     key: str
     model: str | None
     messages: Any
     params: Mapping[str, Any]
+    older: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Request(key={self.key!r}, model={self.model!r})"
@@ -42,11 +46,19 @@ class Keyer:
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
         self._value_prefix = keys.prefix(namespace, "value")
+        self._stored: Callable[[str], str] | None = None
+        self._stored_before: Sequence[Callable[[str], str]] = ()
+
+    def hide(self, digests: Sequence[Callable[[str], str]]) -> None:
+        """Make the digests in keys by the first of *digests* (Envelope.digests), those in older keys by the others."""
+        if digests:
+            self._stored, *self._stored_before = digests
 
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
         """``request(messages, params, "value").key`` where nothing was asked and nothing is set that would change it; else None."""
-        if current() is NOTHING_ASKED and self._key_fn is None and self._ignore.isdisjoint(params):
-            return self._value_prefix + keys.digest(messages, params)
+        if current() is NOTHING_ASKED and self._key_fn is None and not self._stored_before and self._ignore.isdisjoint(params):
+            digest = keys.digest(messages, params)
+            return self._value_prefix + (digest if self._stored is None else self._stored(digest))
         return None
 
     def prefix(self, kind: str | None = None) -> str:
@@ -55,7 +67,7 @@ class Keyer:
         return keys.prefix(self._namespace if asked is UNSET else asked, kind)
 
     def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
-        """The hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
+        """The published hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
         if not self._ignore.isdisjoint(params):
             params = {name: value for name, value in params.items() if name not in self._ignore}
         if self._key_fn is None:
@@ -71,6 +83,8 @@ class Keyer:
     def request(self, messages: Any, params: Mapping[str, Any], kind: str) -> Request:
         """The request, with the key of its entry among those of *kind*."""
         asked = current()
-        key = self.prefix(kind) + self.digest(messages, params)
+        prefix, digest, sample = self.prefix(kind), self.digest(messages, params), f".{asked.sample}" if asked.sample else ""
+        key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
+        older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         model = params.get("model")
-        return Request(f"{key}.{asked.sample}" if asked.sample else key, model if isinstance(model, str) else None, messages, params)
+        return Request(key, model if isinstance(model, str) else None, messages, params, older)

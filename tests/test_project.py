@@ -21,7 +21,7 @@ PACKAGE = ROOT / "llm_cache_mem"
 # what is split off a module keeps that module's name in front ("codec_tags") and its place.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "fork", "hashing", "log"),
-    ("entry", "key", "keys", "canonical", "wire", "codec", "stats", "options"),
+    ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "options"),
     ("foreign", "twins", "seats", "protocols", "usage", "pricing", "admission", "flight", "request", "streams", "stores"),
     ("engine", "functions"),
     ("cache",),
@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("http", "survey", "tools", "replay", "pytest_plugin", "prompt_cache", "bench", "cli", "__main__", "demo"),
 )
 CORE = len(LAYERS) - 1  # the layers before this one import nothing optional
+# Modules of these layers that are for one optional package, and that only those load who use it.
+OPTIONAL = {"llm_cache_mem.crypto": "cryptography", "llm_cache_mem.stores.redis": "redis", "llm_cache_mem.stores.memcached": "pymemcache"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
@@ -82,6 +84,11 @@ def rank(module: str) -> int:
     return RANK.get(part_of(module), CORE)
 
 
+def optional(module: str) -> str:
+    """Which of OPTIONAL *module* is, or is split off; "" if none."""
+    return next((name for name in OPTIONAL if module.startswith(name)), "")
+
+
 @cache
 def sources() -> dict[str, Path]:
     return {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -133,7 +140,18 @@ def test_the_core_imports_nothing_optional_at_its_top() -> None:
         for module, path in sources().items()
         if rank(module) < CORE
         for found in imports_of(path)
-        if found.eager and not own(found.target) and found.target.partition(".")[0] not in sys.stdlib_module_names
+        if found.eager and not own(found.target)
+        if found.target.partition(".")[0] not in {*sys.stdlib_module_names, OPTIONAL.get(optional(module))}
+    ]
+    assert not wrong, wrong
+
+
+def test_what_is_for_an_optional_package_is_loaded_by_those_who_use_it_only() -> None:
+    wrong = [
+        f"{module} imports {found.target}"
+        for module, path in sources().items()
+        for found in imports_of(path)
+        if found.eager and optional(found.target) and optional(module) != optional(found.target) and rank(module) < CORE
     ]
     assert not wrong, wrong
 

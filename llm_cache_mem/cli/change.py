@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,11 @@ import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
 from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, count_of, opened, progress, reading, replacing, report
+from llm_cache_mem.encryption import KEY_VARIABLE
 from llm_cache_mem.errors import ValueNotCacheable
 
 if TYPE_CHECKING:
-    from llm_cache_mem.stores import Store
+    from llm_cache_mem.stores.sqlite import SQLiteStore
 
 __all__ = ["clear", "export", "import_", "prune"]
 
@@ -89,7 +91,7 @@ def export(
             raise CommandFailed(f"{target} is the store itself", MISUSED)
         with nullcontext(sys.stdout.buffer) if target == "-" else replacing(target, force=force) as out:
             for found in entries:
-                out.write(to_line(found.key, found.entry))
+                out.write(to_line(found.key, found.entry, found.hidden_by))
                 count += 1
             out.flush()
     typer.echo(f"exported {count_of(count)}", err=True)
@@ -128,12 +130,16 @@ def import_(
     report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{skipped}")
 
 
-def _bring(store: "Store", line: bytes, namespace: str | None, overwrite: bool) -> str:
+def _bring(store: "SQLiteStore", line: bytes, namespace: str | None, overwrite: bool) -> str:
     """Put the entry of *line* into *store*; what became of it: ``imported`` or ``kept``."""
     from llm_cache_mem.cli.jsonl import from_line
     from llm_cache_mem.keys import parse, prefix
 
-    key, entry = from_line(line)
+    key, entry, hidden_by = from_line(line)
+    if hidden_by and not store.envelope.knows(hidden_by):
+        raise BadInput(f"its key is hidden with an encryption key that {KEY_VARIABLE} does not name")
+    if not hidden_by and store.envelope.digests:
+        key = _hidden(key, store.envelope.digests[0])
     if namespace is not None:
         key = prefix(namespace, parse(key).kind) + key.rpartition(":")[2]
     held = None if overwrite else store.get(key)
@@ -141,3 +147,10 @@ def _bring(store: "Store", line: bytes, namespace: str | None, overwrite: bool) 
         return "kept"
     store.put(key, entry)
     return "imported"
+
+
+def _hidden(key: str, hide: Callable[[str], str]) -> str:
+    """The stored key, with its digest as a cache that encrypts looks for it."""
+    head, _, tail = key.rpartition(":")
+    digest, dot, sample = tail.partition(".")
+    return f"{head}:{hide(digest)}{dot}{sample}"

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from llm_cache_mem import keys
 from llm_cache_mem.cli.input import BadInput, parse_json
@@ -13,16 +13,26 @@ from llm_cache_mem.codec import Payload
 from llm_cache_mem.entry import MAX_BODY_BYTES, Entry
 from llm_cache_mem.usage import Usage
 
-__all__ = ["from_line", "numbered_lines", "to_line"]
+__all__ = ["Line", "from_line", "numbered_lines", "to_line"]
 
-_FIELDS = frozenset(("key", "stored_at", "expires_at", "model", "usage", "cost_usd", "seconds", "request", "value"))
+_FIELDS = frozenset(("key", "stored_at", "expires_at", "model", "usage", "cost_usd", "seconds", "request", "value", "hidden_by"))
 _LONGEST_LINE = 3 * MAX_BODY_BYTES  # a value, a request and the rest
 _LONGEST_KEY = 250
+_KEY_ID_LENGTH = 16
+_HEX = frozenset("0123456789abcdef")
 _INT64 = range(-(2**63), 2**63)
 
 
-def to_line(key: str, entry: Entry) -> bytes:
-    """The entry as a line of JSON, newline included; *request* stands in it only if the entry has one."""
+class Line(NamedTuple):
+    """What a line holds. *hidden_by*: the id of the encryption key that hides the digest in *key*; "" for a published digest."""
+
+    key: str
+    entry: Entry
+    hidden_by: str
+
+
+def to_line(key: str, entry: Entry, hidden_by: str = "") -> bytes:
+    """The entry as a line of JSON, newline included; *request* and *hidden_by* stand in it only if there are such."""
     head = {
         "key": key,
         "stored_at": entry.stored_at,
@@ -32,14 +42,16 @@ def to_line(key: str, entry: Entry) -> bytes:
         "cost_usd": finite(entry.cost_usd),
         "seconds": finite(entry.seconds),
     }
+    if hidden_by:
+        head["hidden_by"] = hidden_by
     if entry.request is not None:
         head["request"] = entry.request.decode("utf-8", "surrogateescape")
     # The value goes in as it is; a line break in it can only be white space between JSON tokens.
     return json.dumps(head).encode()[:-1] + b', "value": ' + entry.payload.json().replace(b"\n", b" ") + b"}\n"
 
 
-def from_line(line: bytes) -> tuple[str, Entry]:
-    """The key and the entry of a line, in whatever order its fields stand; BadInput if it holds anything else."""
+def from_line(line: bytes) -> Line:
+    """The entry of a line, in whatever order its fields stand; BadInput if it holds anything else."""
     fields = parse_json(line)
     if not isinstance(fields, dict):
         raise BadInput("not a JSON object")
@@ -60,7 +72,7 @@ def from_line(line: bytes) -> tuple[str, Entry]:
         _number(fields, "seconds"),
         _bytes(_text(fields, "request")),
     )
-    return _key(_text(fields, "key") or ""), entry
+    return Line(_key(_text(fields, "key") or ""), entry, _key_id(_text(fields, "hidden_by") or ""))
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -85,6 +97,12 @@ def _key(key: str) -> str:
     if parts.schema != keys.SCHEMA:
         raise BadInput(f"'key' is of schema {parts.schema}; this version knows {keys.SCHEMA}")
     return key
+
+
+def _key_id(text: str) -> str:
+    if text and not (len(text) == _KEY_ID_LENGTH and _HEX.issuperset(text)):
+        raise BadInput("'hidden_by' is not the id of an encryption key")
+    return text
 
 
 def _text(fields: dict[str, Any], name: str) -> str | None:

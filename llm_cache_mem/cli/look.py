@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["key", "list_", "show", "stats"]
 
 _CANDIDATES = 10
+_DIGEST_LENGTH = 64
 
 
 def stats(url: Url = None, as_json: AsJson = False) -> None:
@@ -104,11 +106,15 @@ def key(
         list[str] | None, typer.Option(metavar="NAME", help="No part of the request, as in LLMCache(ignore=...); may be repeated.")
     ] = None,
     canonical: Annotated[bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="A new encryption key instead, for LLM_CACHE_MEM_KEY.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON."""
+    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON. Or --new: an encryption key."""
     from llm_cache_mem import keys
 
+    if new:
+        typer.echo(_new_encryption_key())
+        return
     with opened(file) as stream:
         params = parse_json(stream.read())
     if not isinstance(params, dict) or "messages" not in params:
@@ -123,14 +129,23 @@ def key(
         typer.echo(text if canonical else digest)
 
 
+def _new_encryption_key() -> str:
+    try:
+        from llm_cache_mem.crypto import new_key
+    except ImportError as exc:
+        raise CommandFailed(str(exc)) from None
+    return new_key()
+
+
 def _the_one(reader: "Reader", wanted: str) -> "Found":
     """The entry whose key or digest is *wanted*, or else the only one that begins so."""
     exact, similar = [], []
-    for found in reader.entries(part=wanted):
+    hidden = [hide(wanted) for hide in reader.envelope.digests] if len(wanted) == _DIGEST_LENGTH else []
+    for found in chain.from_iterable(reader.entries(part=part) for part in dict.fromkeys((wanted, *hidden))):
         digest = found.key.rpartition(":")[2]
-        if wanted in (found.key, digest):
+        if wanted in (found.key, digest) or digest in hidden:
             exact.append(found)
-        elif found.key.startswith(wanted) or digest.startswith(wanted):
+        elif found.key.startswith(wanted) or digest.startswith((wanted, *hidden)):
             similar.append(found)
         if len(exact) + len(similar) > _CANDIDATES:
             break

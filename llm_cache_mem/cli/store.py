@@ -11,24 +11,26 @@ from typing import NamedTuple
 
 from llm_cache_mem import keys
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.encryption import KEY_VARIABLE, envelope_for
+from llm_cache_mem.entry import Entry, Envelope, encrypted_with
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import _sqlite_path, open_store
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
 
-__all__ = ["Found", "Reader", "Selection", "database_path", "is_expired", "open_for_changes"]
+__all__ = ["Found", "Reader", "Selection", "database_path", "environment_envelope", "is_expired", "open_for_changes"]
 
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
 _AFTER_ASCII = "\x7f"
 
 
 class Found(NamedTuple):
-    """An entry with its key, and that key taken apart."""
+    """An entry with its key, and that key taken apart. *hidden_by* as in Line."""
 
     key: str
     parts: keys.KeyParts
     entry: Entry
+    hidden_by: str = ""
 
 
 class Selection(NamedTuple):
@@ -70,6 +72,14 @@ def database_path(url: str) -> str:
     raise CommandFailed(f"{url!r} lives in the process that uses it: there is nothing to look at from here", MISUSED)
 
 
+def environment_envelope() -> Envelope:
+    """What reads and writes entries as the environment says; CommandFailed if it names no key."""
+    try:
+        return envelope_for(None)()
+    except (ValueError, ImportError) as exc:
+        raise CommandFailed(f"{KEY_VARIABLE}: {exc}", MISUSED) from None
+
+
 class Reader(DatabaseFile):
     """The entries of the database at *path*, read without a trace.
 
@@ -80,6 +90,7 @@ class Reader(DatabaseFile):
     def __init__(self, path: str) -> None:
         super().__init__(path, durable=False, timeout=_LOCK_SECONDS)
         self.unreadable = 0
+        self.envelope = environment_envelope()
         with self._telling():
             if self._look() is None:
                 raise CommandFailed(f"{path}: no such database")
@@ -104,7 +115,7 @@ class Reader(DatabaseFile):
                 continue  # removed meanwhile
             try:
                 key = row[0].decode("ascii")
-                found = Found(key, keys.parse(key), Entry.unpack(key, row[1]))
+                found = Found(key, keys.parse(key), self.envelope.unpack(key, row[1]), encrypted_with(row[1]))
             except (AttributeError, ValueError):  # of which EntryUnreadable is one
                 self.unreadable += 1
                 continue
@@ -159,7 +170,7 @@ def open_for_changes(path: str, *, clock: Callable[[], float] = time) -> Iterato
     if os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
         Reader(path).close()
     try:
-        with contextlib.closing(SQLiteStore(path, clock=clock, lock_timeout=_LOCK_SECONDS)) as store:
+        with contextlib.closing(SQLiteStore(path, clock=clock, lock_timeout=_LOCK_SECONDS, envelope=environment_envelope())) as store:
             yield store
     except StoreError as exc:
         told = isinstance(exc.__cause__, FileRefused)  # and names the file

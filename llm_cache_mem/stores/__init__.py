@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llm_cache_mem.entry import PLAIN, Envelope
 from llm_cache_mem.stores.base import Removed, Store
 from llm_cache_mem.stores.memory import MemoryStore
 
@@ -22,14 +23,23 @@ class Opened(NamedTuple):
     name: str
 
 
-def open_store(backend: Backend, *, max_size: int | None, max_bytes: int | None, clock: Callable[[], float]) -> Opened:
+def open_store(
+    backend: Backend,
+    *,
+    max_size: int | None,
+    max_bytes: int | None,
+    clock: Callable[[], float],
+    envelope: Callable[[], Envelope] = lambda: PLAIN,
+) -> Opened:
     """The store that *backend* names: a URL or a path is opened, an object is taken as it is.
+
+    *envelope* is asked for only by stores that keep bytes.
 
     ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store, and StoreError or OSError
     for a path where no database can be.
     """
     if isinstance(backend, os.PathLike):
-        return _open_sqlite(os.fspath(backend), max_size, max_bytes, clock)
+        return _open_sqlite(os.fspath(backend), max_size, max_bytes, clock, envelope())
     if not isinstance(backend, str):
         if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
             raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}")
@@ -38,9 +48,9 @@ def open_store(backend: Backend, *, max_size: int | None, max_bytes: int | None,
     if backend in ("memory", "memory://", "sqlite://:memory:"):
         return Opened(MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
     if separator and scheme == "sqlite":
-        return _open_sqlite(_sqlite_path(rest), max_size, max_bytes, clock)
+        return _open_sqlite(_sqlite_path(rest), max_size, max_bytes, clock, envelope())
     if not separator and (os.sep in backend or "/" in backend or backend.endswith(_FILE_ENDINGS)):
-        return _open_sqlite(backend, max_size, max_bytes, clock)
+        return _open_sqlite(backend, max_size, max_bytes, clock, envelope())
     raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
 
 
@@ -54,8 +64,9 @@ def _sqlite_path(rest: str) -> str:
     return path
 
 
-def _open_sqlite(path: str, max_size: int | None, max_bytes: int | None, clock: Callable[[], float]) -> Opened:
+def _open_sqlite(path: str, max_size: int | None, max_bytes: int | None, clock: Callable[[], float], envelope: Envelope) -> Opened:
     from llm_cache_mem.stores.sqlite import SQLiteStore  # sqlite3 is loaded by those who use it
 
     path = os.path.expanduser(path)
-    return Opened(SQLiteStore(path, max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name=f"sqlite:///{path}")
+    store = SQLiteStore(path, max_size=max_size, max_bytes=max_bytes, clock=clock, envelope=envelope)
+    return Opened(store, owned=True, name=f"sqlite:///{path}")

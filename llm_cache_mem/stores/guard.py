@@ -139,8 +139,8 @@ class GuardedStore:
         """As Store.put; None when the write was dropped."""
         return self._guarded("put", None, self.inner.put, key, entry)
 
-    def discard(self, key: str, stored_at: float) -> bool:
-        """Delete an entry that turned out stale or unreadable, if the store lets us."""
+    def discard(self, key: str, stored_at: float | None) -> bool:
+        """Delete an entry that turned out stale, unreadable or replaced, if the store lets us."""
         return self._guarded("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
 
     def size(self, prefix: str = "") -> int:

@@ -94,7 +94,7 @@ class SQLiteStore:
         self._clock = clock
         self._file = DatabaseFile(name, durable=durable, timeout=lock_timeout)
         self._pool = Pool(self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout)
-        self._envelope = envelope
+        self.envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
         self._touched: dict[str, int] = {}
         self._touches_due = time_ns() + _TOUCH_NS
@@ -119,7 +119,7 @@ class SQLiteStore:
 
     @_store_errors_only("put")
     def put(self, key: str, entry: Entry) -> Removed:
-        data = self._envelope.pack(key, entry)
+        data = self.envelope.pack(key, entry)
         size = len(key) + len(data)
         if self._bounds.bytes is not None and size > self._bounds.bytes:  # do not empty the store for what cannot stay
             self._write(rows.remove, key, None)

@@ -11,7 +11,7 @@ from llm_cache_mem import LLMCache, options
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "COLUMNS"):
+    for name in ("LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "LLM_CACHE_MEM_KEY", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -1,0 +1,376 @@
+"""Encryption at rest: the store gives nothing away, the right keys read, the wrong ones miss, and nothing is lost by either."""
+
+import logging
+import pickle
+import sqlite3
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores.conformance import MakeStore, StoreConformance, entry_of
+
+from llm_cache_mem import LLMCache, keys, options
+from llm_cache_mem.crypto import Encryption, new_key
+from llm_cache_mem.encryption import KEY_VARIABLE
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores.sqlite import SQLiteStore
+
+KEY = "1:acme:value:" + "ab" * 32
+PROMPT, ANSWER, MODEL = "CANARY-of-a-prompt", "CANARY-of-an-answer", "CANARY-of-a-model"
+ONE, TWO, THREE = (new_key() for _ in range(3))
+
+
+@pytest.fixture(autouse=True)
+def _no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache.db"
+
+
+def an_entry() -> Entry:
+    return entry_of(
+        {"text": ANSWER * 200},
+        expires_at=1_800_003_600.5,
+        model=MODEL,
+        usage=(10, 5, 3, 2, 1),
+        cost_usd=0.25,
+        seconds=1.5,
+        request=PROMPT.encode(),
+    )
+
+
+def facts(entry: Entry) -> dict[str, Any]:
+    found = {name: getattr(entry, name) for name in Entry.__slots__ if name != "payload"}
+    return {**found, "value": entry.payload.thaw()}
+
+
+def stored(path: Path) -> dict[str, bytes]:
+    with sqlite3.connect(path) as db:
+        rows = dict(db.execute("SELECT key, data FROM entries").fetchall())
+    db.close()
+    return rows
+
+
+def files(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(path.parent.iterdir()))
+
+
+class TestConformance(StoreConformance):
+    @pytest.fixture
+    def make_store(self, tmp_path: Path) -> Iterator[MakeStore]:
+        made: list[SQLiteStore] = []
+
+        def make(**settings: Any) -> SQLiteStore:
+            made.append(SQLiteStore(tmp_path / f"{len(made)}.db", envelope=Encryption(ONE), **settings))
+            return made[-1]
+
+        yield make
+        for store in made:
+            store.close()
+
+
+# -- The envelope
+
+
+def test_an_entry_comes_back_whole() -> None:
+    envelope = Encryption(ONE)
+    assert facts(envelope.unpack(KEY, envelope.pack(KEY, an_entry()))) == facts(an_entry())
+
+
+def test_the_same_entry_is_never_written_the_same_way_twice() -> None:
+    envelope = Encryption(ONE)
+    assert len({envelope.pack(KEY, an_entry()) for _ in range(1000)}) == 1000
+
+
+def test_neither_prompt_nor_answer_nor_model_can_be_read() -> None:
+    packed = Encryption(ONE).pack(KEY, an_entry())
+    assert b"CANARY" not in packed
+
+
+def test_every_bit_flip_and_every_truncation_is_unreadable() -> None:
+    envelope = Encryption(ONE)
+    packed = envelope.pack(KEY, an_entry())
+    assert len(packed) > 3_900
+    for at in range(len(packed)):
+        for bit in range(8):
+            flipped = packed[:at] + bytes([packed[at] ^ 1 << bit]) + packed[at + 1 :]
+            with pytest.raises(EntryUnreadable):
+                envelope.unpack(KEY, flipped)
+        with pytest.raises(EntryUnreadable):
+            envelope.unpack(KEY, packed[:at])
+    with pytest.raises(EntryUnreadable):
+        envelope.unpack(KEY, packed + b"\0")
+
+
+def test_an_entry_is_not_read_under_another_key() -> None:
+    envelope = Encryption(ONE)
+    with pytest.raises(EntryUnreadable, match="stored under another key") as caught:
+        envelope.unpack(KEY + ".1", envelope.pack(KEY, an_entry()))
+    assert not caught.value.newer
+
+
+def test_what_another_cache_can_read_is_told_from_what_is_damaged() -> None:
+    for reader, data in (
+        (Encryption(TWO), Encryption(ONE).pack(KEY, an_entry())),
+        (Encryption(ONE), an_entry().pack(KEY)),
+    ):
+        with pytest.raises(EntryUnreadable) as caught:
+            reader.unpack(KEY, data)
+        assert caught.value.newer
+    with pytest.raises(EntryUnreadable, match="encrypted") as caught:
+        Entry.unpack(KEY, Encryption(ONE).pack(KEY, an_entry()))
+    assert caught.value.newer
+
+
+def test_who_can_write_to_the_store_cannot_plant_a_plain_entry(path: Path) -> None:
+    with LLMCache(backend=path, encryption_key=ONE) as cache:
+        cache.put(PROMPT, "true", model="m")
+        (key,) = stored(path)
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE entries SET data = ?", (entry_of("planted", stored_at=cache._clock()).pack(key),))
+        db.close()
+        assert cache.get(PROMPT, model="m") is None
+
+
+# -- Through a cache
+
+
+def test_a_store_holds_no_word_of_prompt_answer_or_model_and_no_published_digest(path: Path) -> None:
+    with LLMCache(backend=path, encryption_key=ONE) as cache:
+        cache.put(PROMPT, ANSWER, model=MODEL)
+        digest = cache.key(PROMPT, model=MODEL)
+        assert digest == keys.digest(PROMPT, {"model": MODEL})
+        assert cache.get(PROMPT, model=MODEL) == ANSWER
+        held = files(path)
+        assert b"CANARY" not in held
+        assert digest.encode() not in held
+        (key,) = stored(path)
+    assert keys.parse(key).digest != digest
+
+
+def test_without_encryption_the_store_holds_the_published_digest(path: Path) -> None:
+    with LLMCache(backend=path) as cache:
+        cache.put(PROMPT, ANSWER, model="m")
+        (key,) = stored(path)
+        assert keys.parse(key).digest == cache.key(PROMPT, model="m")
+
+
+def test_two_keys_hide_the_same_digest_differently(path: Path) -> None:
+    for key in (ONE, TWO):
+        with LLMCache(backend=path, encryption_key=key) as cache:
+            cache.put(PROMPT, ANSWER)
+    assert len(stored(path)) == 2
+
+
+def test_another_process_with_the_key_reads_it(path: Path) -> None:
+    for number in range(2):
+        with LLMCache(backend=path, encryption_key=ONE) as cache:
+            assert cache.get(PROMPT, model="m") == (ANSWER if number else None)
+            cache.put(PROMPT, ANSWER, model="m")
+
+
+@pytest.mark.parametrize("other", [TWO, "plain"])
+def test_a_wrong_key_is_a_miss_that_leaves_everything_where_it_is(path: Path, other: str) -> None:
+    with LLMCache(backend=path, encryption_key=ONE) as right, LLMCache(backend=path, encryption_key=other, strict=True) as wrong:
+        right.put(PROMPT, ANSWER, model="m")
+        before = stored(path)
+        assert wrong.get(PROMPT, model="m") is None
+        assert list(wrong.entries()) == []
+        assert stored(path) == before
+        assert wrong.get_or_call(PROMPT, lambda messages, model: "mine", model="m") == "mine"
+        assert right.get(PROMPT, model="m") == ANSWER
+        assert wrong.get(PROMPT, model="m") == "mine"
+
+
+def test_streams_samples_and_namespaces_are_found_again(path: Path) -> None:
+    def chunks(messages: Any, stream: bool) -> Iterator[str]:
+        yield from ("a", "b")
+
+    with LLMCache(backend=path, encryption_key=ONE) as cache:
+        for _ in range(2):
+            assert list(cache.get_or_call(PROMPT, chunks, stream=True)) == ["a", "b"]
+        assert cache.stats().hits == 1
+        with options(sample=2, namespace="acme"):
+            cache.put(PROMPT, "second")
+            assert cache.get(PROMPT) == "second"
+        assert cache.get(PROMPT) is None
+        assert {(keys.parse(key).namespace, keys.parse(key).kind, keys.parse(key).sample) for key in stored(path)} == {
+            ("", "stream", None),
+            ("acme", "value", 2),
+        }
+
+
+def test_the_frameworks_keys_are_hidden_too(path: Path) -> None:
+    from langchain_core.language_models import FakeListChatModel
+    from langchain_llm_cache_mem import LLMCacheMem
+    from llama_index.core.llms import MockLLM
+    from llama_index_llm_cache_mem import CachedLLM
+
+    with LLMCache(backend=path) as plain, LLMCache(backend=path, encryption_key=ONE) as cache:
+        for used in (plain, cache):
+            for _ in range(2):
+                FakeListChatModel(responses=[ANSWER], cache=LLMCacheMem(used)).invoke(PROMPT)
+                CachedLLM(MockLLM(), used).complete(PROMPT)
+            assert used.stats().hits == 2
+        assert len(stored(path)) == 4
+
+
+# -- Rotation
+
+
+def test_what_an_older_key_wrote_is_still_read(path: Path) -> None:
+    with LLMCache(backend=path, encryption_key=ONE) as before:
+        before.put(PROMPT, ANSWER, model="m")
+    with LLMCache(backend=path, encryption_key=[THREE, TWO, ONE]) as cache:
+        assert cache.get(PROMPT, model="m") == ANSWER
+        assert cache.get_or_call(PROMPT, lambda **_: "called", model="m") == ANSWER
+        cache.put("new", "written with the first", model="m")
+    with LLMCache(backend=path, encryption_key=THREE) as after:
+        assert after.get("new", model="m") == "written with the first"
+        assert after.get(PROMPT, model="m") is None
+
+
+def test_a_new_answer_takes_the_place_of_that_under_an_older_key(path: Path, clock: Any) -> None:
+    with LLMCache(backend=path, encryption_key=ONE, clock=clock) as before:
+        before.put(PROMPT, "older")
+    with LLMCache(backend=path, encryption_key=[TWO, ONE], clock=clock) as cache:
+        with options(mode="refresh"):
+            assert cache.get_or_call(PROMPT, lambda messages: "newer") == "newer"
+        assert cache.get(PROMPT) == "newer"
+        assert len(stored(path)) == 1
+
+
+def test_delete_and_clear_reach_what_an_older_key_wrote(path: Path) -> None:
+    with LLMCache(backend=path, encryption_key=ONE) as before, LLMCache(backend=path, encryption_key=[TWO, ONE]) as cache:
+        before.put(PROMPT, "older")
+        assert cache.delete(PROMPT)
+        assert before.get(PROMPT) is None
+        before.put(PROMPT, "older")
+        cache.put("another", "newer")
+        assert cache.clear() == 2
+
+
+def test_an_expired_entry_of_an_older_key_is_removed_where_it_is(path: Path, clock: Any) -> None:
+    with LLMCache(backend=path, encryption_key=ONE, clock=clock, ttl_seconds=10) as before:
+        before.put(PROMPT, "older")
+    clock.advance(10)
+    with LLMCache(backend=path, encryption_key=[TWO, ONE], clock=clock) as cache:
+        assert cache.get(PROMPT) is None
+        assert stored(path) == {}
+
+
+def test_a_cache_with_a_key_does_not_read_what_is_plain_unless_told_to(path: Path) -> None:
+    with LLMCache(backend=path) as before:
+        before.put(PROMPT, ANSWER, model="m")
+    with LLMCache(backend=path, encryption_key=ONE) as strict:
+        assert strict.get(PROMPT, model="m") is None
+    with LLMCache(backend=path, encryption_key=[ONE, "plain"]) as migrating:
+        assert migrating.get(PROMPT, model="m") == ANSWER
+        migrating.put("new", "answer", model="m")
+    assert sum(b"answer" in data for data in stored(path).values()) == 1  # that of before
+
+
+# -- Where keys come from, and where they must not go
+
+
+def test_the_environment_names_the_keys(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLMCache(backend=path, encryption_key=ONE) as before:
+        before.put(PROMPT, ANSWER)
+    monkeypatch.setenv(KEY_VARIABLE, f"{TWO}, {ONE}")
+    with LLMCache(backend=f"sqlite:///{path}") as cache:
+        assert cache.get(PROMPT) == ANSWER
+    with LLMCache(backend=path, encryption_key="plain") as plain:  # the argument goes before it
+        plain.put(PROMPT, ANSWER)
+        assert len(stored(path)) == 2
+
+
+@pytest.mark.parametrize(
+    "key", [b"k" * 32, b"k" * 32 + b"", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s"]
+)
+def test_a_key_is_32_bytes_or_their_base64(key: bytes | str) -> None:
+    same = Encryption(b"k" * 32)
+    assert Encryption(key).unpack(KEY, same.pack(KEY, an_entry())).model == MODEL
+
+
+@pytest.mark.parametrize("key", ["CANARY", "", "CANARY" * 8, b"CANARY", [], ["CANARY"], [ONE, ONE], f"{ONE},", "CANARYé", [ONE, "CANARY!"]])
+def test_what_is_no_key_is_refused_without_being_repeated(path: Path, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"encryption[ _]key") as caught:
+        LLMCache(backend=path, encryption_key=key)
+    assert "CANARY" not in "".join(traceback.format_exception(caught.value))
+    if isinstance(key, str) and key:
+        monkeypatch.setenv(KEY_VARIABLE, key)
+        with pytest.raises(ValueError, match=r"encryption[ _]key"):
+            LLMCache(backend=path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("key", [7, [7], {"a": 1}.values()])
+def test_a_key_of_another_type_is_a_type_error(path: Path, key: Any) -> None:
+    with pytest.raises(TypeError, match="encryption key must be bytes or str"):
+        LLMCache(backend=path, encryption_key=key)
+
+
+def test_memory_holds_nothing_at_rest_and_takes_no_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "no key at all")
+    with LLMCache(backend="memory") as cache:
+        cache.put(PROMPT, ANSWER)
+        assert [keys.parse(key).digest for key, _ in cache.entries()] == [cache.key(PROMPT)]
+    with pytest.raises(ValueError, match="encryption key"):  # but a wrong argument is a wrong argument
+        LLMCache(backend="memory", encryption_key="no key at all")
+
+
+def test_a_store_that_is_handed_in_brings_its_own_envelope(path: Path) -> None:
+    store = SQLiteStore(path, envelope=Encryption(ONE))
+    with LLMCache(backend=store) as cache:
+        cache.put(PROMPT, ANSWER)
+        assert cache.get(PROMPT) == ANSWER
+        (key,) = stored(path)
+        assert keys.parse(key).digest != cache.key(PROMPT)
+    for handed in (store, MemoryStore()):
+        with pytest.raises(ValueError, match=r"envelope=llm_cache_mem.crypto.Encryption\(key\)"):
+            LLMCache(backend=handed, encryption_key=ONE)
+    store.close()
+
+
+def test_a_plain_store_that_is_handed_in_beside_a_key_in_the_environment_is_told_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, ONE)
+    store = SQLiteStore(path)
+    LLMCache(backend=store).close()
+    store.close()
+    (record,) = caplog.records
+    assert "not encrypted" in record.getMessage()
+    assert ONE not in record.getMessage()
+
+
+def test_keys_are_in_no_repr_log_or_pickle(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with LLMCache(backend=path, encryption_key=[ONE, TWO]) as cache:
+        cache.put(PROMPT, ANSWER)
+        shown = [repr(cache), repr(cache._store), repr(cache._store.inner), repr(Encryption(ONE)), repr(vars(cache)), caplog.text]
+        assert not [text for text in shown if ONE in text or TWO in text]
+        with pytest.raises(TypeError, match=KEY_VARIABLE):
+            pickle.dumps(cache)
+        with pytest.raises(TypeError, match=KEY_VARIABLE):
+            pickle.dumps(Encryption(ONE))
+
+
+def test_a_cache_with_a_key_of_the_environment_travels_without_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, ONE)
+    with LLMCache(backend=path) as cache:
+        cache.put(PROMPT, ANSWER)
+        packed = pickle.dumps(cache)
+    assert ONE.encode() not in packed
+    with pickle.loads(packed) as again:
+        assert again.get(PROMPT) == ANSWER
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(ValueError, match="here it names none"):  # rather than go on in the clear
+        pickle.loads(packed)
