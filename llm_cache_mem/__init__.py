@@ -14,7 +14,8 @@ from llm_cache_mem.keys import ignoring, last_turn, masking
 from llm_cache_mem.options import options
 from llm_cache_mem.pricing import Price
 from llm_cache_mem.request import Request
-from llm_cache_mem.stats import CacheStats, Event, ModelStats
+from llm_cache_mem.stats import CacheStats, Event, ModelStats, Saving
+from llm_cache_mem.stats_provider import ProviderCacheStats
 from llm_cache_mem.stores import MemoryStore, Store
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "MemoryStore",
     "ModelStats",
     "Price",
+    "ProviderCacheStats",
     "Request",
     "RequestNotCacheable",
+    "Saving",
     "Store",
     "StoreError",
     "ValueNotCacheable",

@@ -15,6 +15,7 @@ from llm_cache_mem.flight import Flight, SingleFlight
 from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stats import Ledger
+from llm_cache_mem.stats_provider import PaidCall
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.guard import GuardedStore
 from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
@@ -50,6 +51,16 @@ class Hit(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Hit(age={self.age:.1f})"
+
+
+class _Paid(NamedTuple):
+    """A response with what it took: *model* is who answered, *cost* in dollars."""
+
+    response: Any
+    usage: usage.Usage | None
+    model: str | None
+    cost: pricing.Bill
+    seconds: float | None
 
 
 class _Answer(NamedTuple):
@@ -177,16 +188,17 @@ class Engine:
         """Store *value* as the answer to *request*, whatever admission would say. Raises ValueNotCacheable."""
         if self._writes():
             self._flights.forget(request.key)  # a call under way would store the older answer over it
-            self._commit(request, self._entry(request, value, _payload(request, value), None), None)
+            self._commit(request, self._entry(request, _payload(request, value), self._priced(request, value, None)), None)
 
     def keep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
         """Store *value*, which stands for *response*, if that is worth keeping; whether it was stored.
 
         With *epoch*, what it was when the call began, nothing is stored that was deleted meanwhile.
         """
+        paid = self._paid(request, response, seconds)
         if epoch is not None and epoch != self._epoch:
             return False
-        return self._keep(request, self._pack(request, value, _same), response, seconds, None) is not None
+        return self._keep(request, self._pack(request, value, _same), paid, None) is not None
 
     async def akeep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
         """As ``keep``, in a thread where it would wait."""
@@ -216,11 +228,12 @@ class Engine:
             return hit.value
         if not self._settings.coalesce:
             return self._lead(request, fn, dump, None).response
+        began = self._clock()
         answer, joined = self._flights.run(request.key, lambda flight: self._lead(request, fn, dump, flight))
         if not joined and not answer.late:
             return answer.response
         try:
-            return self._share(request, answer, load)
+            return self._share(request, answer, load, began)
         except Exception:  # noqa: BLE001  # no copy can be made: this caller makes its own call
             return fn()
 
@@ -235,11 +248,12 @@ class Engine:
             return hit.value
         if not self._settings.coalesce:
             return (await self._alead(request, fn, dump, None)).response
+        began = self._clock()
         answer, joined = await self._flights.arun(request.key, lambda flight: self._alead(request, fn, dump, flight))
         if not joined and not answer.late:
             return answer.response
         try:
-            return self._share(request, answer, load)
+            return self._share(request, answer, load, began)
         except Exception:  # noqa: BLE001  # as in call
             return await fn()
 
@@ -344,12 +358,12 @@ class Engine:
             return None
         return _Answer(None, entry.payload, entry, late=True)
 
-    def _share(self, request: Request, answer: _Answer, load: Callable[[Any], Any]) -> Any:
+    def _share(self, request: Request, answer: _Answer, load: Callable[[Any], Any], began: float) -> Any:
         """A follower's own copy of the leader's answer. Raises if none can be made."""
         if answer.payload is None:  # nothing but the object that the leader's caller may be changing by now
             raise EntryUnreadable("the answer has no stored form")
         shared = load(answer.payload.thaw())
-        self._ledger.joined(request.key, answer.entry, request.model)
+        self._ledger.joined(request.key, answer.entry, request.model, self._clock() - began)
         return shared
 
     # -- Inside: calling and storing
@@ -362,7 +376,7 @@ class Engine:
         response = fn()
         seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
-        return _Answer(response, payload, self._keep(request, payload, response, seconds, flight))
+        return _Answer(response, payload, self._keep(request, payload, self._paid(request, response, seconds), flight))
 
     async def _alead(
         self, request: Request, fn: Callable[[], Awaitable[Any]], dump: Callable[[Any], Any], flight: Flight | None
@@ -375,7 +389,7 @@ class Engine:
         seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
         await self._prices_loaded()
-        entry = await self._off_loop(lambda: self._keep(request, payload, response, seconds, flight))
+        entry = await self._off_loop(lambda: self._keep(request, payload, self._paid(request, response, seconds), flight))
         return _Answer(response, payload, entry)
 
     def _pack(self, request: Request, response: Any, dump: Callable[[Any], Any]) -> Payload | None:
@@ -387,31 +401,39 @@ class Engine:
             self._skip(request, "value", "an answer was not stored: %s", reason)
             return None
 
-    def _keep(self, request: Request, payload: Payload | None, response: Any, seconds: float | None, flight: Flight | None) -> Entry | None:
-        """Store *payload* if *response* is worth keeping; the entry, or None if it was not stored."""
+    def _priced(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+        used, answered_by = usage.read_usage(response), usage.read_model(response)
+        cost = pricing.Bill() if used is None else pricing.bill(self._settings.price, (answered_by, request.model), used)
+        return _Paid(response, used, answered_by, cost, seconds)
+
+    def _paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+        """What the provider was paid for *response*, which is counted, whether or not it will be stored."""
+        paid = self._priced(request, response, seconds)
+        if paid.usage is not None:
+            identity = usage.read_id(response) if self._ledger.watched else None
+            model = request.model or paid.model
+            self._ledger.paid(PaidCall(model, paid.usage, seconds, paid.cost.read_usd, paid.cost.premium_usd, identity))
+        return paid
+
+    def _keep(self, request: Request, payload: Payload | None, paid: _Paid, flight: Flight | None) -> Entry | None:
+        """Store *payload* if the response is worth keeping; the entry, or None if it was not stored."""
         if payload is None or not self._writes():
             return None
-        reason = self._settings.admit(response)
+        reason = self._settings.admit(paid.response)
         if reason is not None:
             hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones too"
             self._skip(request, reason, "a response was not stored: %s%s", reason, hint)
             return None
         try:
-            return self._commit(request, self._entry(request, response, payload, seconds), flight)
+            return self._commit(request, self._entry(request, payload, paid), flight)
         except ValueNotCacheable as exc:  # only seen when it is written out: too large for any store
             self._skip(request, "value", "an answer was not stored: %s", exc)
             return None
 
-    def _entry(self, request: Request, response: Any, payload: Payload, seconds: float | None) -> Entry:
-        used = usage.read_usage(response)
-        answered_by = usage.read_model(response)
-        cost = None
-        if used is not None:
-            for name in filter(None, (answered_by, request.model)):
-                cost = self._settings.price(name, used) if cost is None else cost
-        now = self._clock()
-        ttl = self._ttl()
-        return Entry(payload, now, None if ttl is None else now + ttl, request.model or answered_by, used, cost, seconds)
+    def _entry(self, request: Request, payload: Payload, paid: _Paid) -> Entry:
+        now, ttl = self._clock(), self._ttl()
+        expires_at, model = None if ttl is None else now + ttl, request.model or paid.model
+        return Entry(payload, now, expires_at, model, paid.usage, paid.cost.usd, paid.seconds)
 
     def _commit(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""

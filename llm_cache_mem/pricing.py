@@ -6,14 +6,14 @@ standard tier; batch, priority and other tiers are not seen here.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from llm_cache_mem import log
 from llm_cache_mem.usage import Usage
 
-__all__ = ["Price", "PriceTable", "Pricer", "Prices", "load", "loaded", "resolve"]
+__all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "bill", "load", "loaded", "resolve"]
 
 
 class Price(NamedTuple):
@@ -37,6 +37,32 @@ class Price(NamedTuple):
         dollars = fresh * self.input + usage.output_tokens * self.output + usage.cache_read_tokens * read
         dollars += (usage.cache_write_tokens - usage.cache_write_1h_tokens) * write + usage.cache_write_1h_tokens * hour
         return dollars / 1_000_000
+
+
+class Bill(NamedTuple):
+    """Dollars of one call; None where the price is not known."""
+
+    usd: float | None = None
+    read_usd: float | None = None
+    """How much less it was because part of the input was read from the provider's prompt cache."""
+    premium_usd: float | None = None
+    """How much more it was because part of the input was written there."""
+
+
+def bill(price: "Pricer", names: Iterable[str | None], usage: Usage) -> Bill:
+    """What *usage* cost by the first of the model *names* that has a price, and what the provider's prompt cache had to do with it."""
+    for name in filter(None, names):
+        usd = price(name, usage)
+        if usd is None:
+            continue
+        if not usage.cache_read_tokens and not usage.cache_write_tokens:
+            return Bill(usd, 0.0, 0.0)
+        unwritten = price(name, usage._replace(cache_write_tokens=0, cache_write_1h_tokens=0)) if usage.cache_write_tokens else usd
+        unread = price(name, Usage(usage.input_tokens, usage.output_tokens)) if usage.cache_read_tokens else unwritten
+        if unwritten is None or unread is None:
+            return Bill(usd)
+        return Bill(usd, unread - unwritten, usd - unwritten)
+    return Bill()
 
 
 Pricer: TypeAlias = Callable[[str, Usage], float | None]

@@ -1,14 +1,16 @@
 """Counters, and the picture of them that users see: what was asked, what was answered from the cache, what that saved."""
 
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats, ProviderLedger, total
 
-__all__ = ["CacheStats", "Event", "Ledger", "ModelStats"]
+__all__ = ["CacheStats", "Event", "Ledger", "ModelStats", "Saving"]
 
 
 class Event(NamedTuple):
@@ -30,8 +32,19 @@ class Event(NamedTuple):
     number: int = 1
 
 
+class Saving(NamedTuple):
+    """What one way of saving brought. *calls* that it served, *tokens* that were not paid for or only at a discount; *unpriced* calls."""
+
+    source: str
+    calls: int
+    tokens: int
+    seconds: float
+    usd: float
+    unpriced: int
+
+
 class ModelStats(NamedTuple):
-    """What one model's hits and coalesced calls saved. Seconds and tokens that nobody recorded count as 0."""
+    """What one model's hits and coalesced calls saved, and the part of it that is the latter's. What nobody recorded counts as 0."""
 
     hits: int = 0
     coalesced: int = 0
@@ -40,6 +53,10 @@ class ModelStats(NamedTuple):
     seconds_saved: float = 0.0
     saved_usd: float = 0.0
     unpriced_hits: int = 0
+    coalesced_tokens: int = 0
+    coalesced_seconds: float = 0.0
+    coalesced_usd: float = 0.0
+    coalesced_unpriced: int = 0
 
     @property
     def tokens_saved(self) -> int:
@@ -52,8 +69,9 @@ class CacheStats(NamedTuple):
 
     *hits* and *misses* count lookups; *hit_rate* is their share, from 0 to 1. *coalesced*: lookups that missed and then joined
     a call in flight, so the calls paid for are ``misses - coalesced``. *skipped*: answers and requests not stored, by reason.
-    *seconds_saved* counts hits only: who joins a call waits for it. *saved_usd* is what the stored calls really cost;
-    *unpriced_hits* are those of hits and coalesced calls whose price nobody knows.
+    *seconds_saved* is what the stored calls took, for a coalesced call less what it waited. *saved_usd* is what they really cost;
+    *unpriced_hits* are those of hits and coalesced calls whose price nobody knows. *provider* is what the provider's own prompt
+    cache saved on the calls that were paid for, *provider_by_model* the same by model; ``savings()`` puts the three side by side.
     """
 
     hits: int
@@ -66,6 +84,12 @@ class CacheStats(NamedTuple):
     coalesced: int
     errors: int
     by_model: Mapping[str, ModelStats]
+    provider_by_model: Mapping[str, ProviderCacheStats] = MappingProxyType({})
+
+    @property
+    def provider(self) -> ProviderCacheStats:
+        """What the provider's prompt cache did, over all models."""
+        return total(self.provider_by_model)
 
     @property
     def hit_rate(self) -> float:
@@ -97,80 +121,45 @@ class CacheStats(NamedTuple):
         """Everything above as plain JSON, for machines."""
         totals = ("hit_rate", "tokens_saved", "seconds_saved", "saved_usd", "unpriced_hits")
         models = {name: {**model._asdict(), "tokens_saved": model.tokens_saved} for name, model in self.by_model.items()}
-        plain = {**self._asdict(), "skipped": dict(self.skipped), "by_model": models}
-        return plain | {name: getattr(self, name) for name in totals}
+        there = {name: model.as_dict() for name, model in self.provider_by_model.items()}
+        plain = {**self._asdict(), "skipped": dict(self.skipped), "by_model": models, "provider_by_model": there}
+        return plain | {"provider": self.provider.as_dict()} | {name: getattr(self, name) for name in totals}
+
+    def savings(self) -> tuple[Saving, Saving, Saving]:
+        """What each way of saving brought, side by side: hits, coalesced calls, and the provider's prompt cache."""
+        models = self.by_model.values()
+        joined_seconds, joined_usd = sum(m.coalesced_seconds for m in models), sum(m.coalesced_usd for m in models)
+        joined_tokens, joined_unpriced = sum(m.coalesced_tokens for m in models), sum(m.coalesced_unpriced for m in models)
+        seconds, usd = self.seconds_saved - joined_seconds, self.saved_usd - joined_usd
+        there = self.provider
+        return (
+            Saving("hits", self.hits, self.tokens_saved - joined_tokens, seconds, usd, self.unpriced_hits - joined_unpriced),
+            Saving("coalesced", self.coalesced, joined_tokens, joined_seconds, joined_usd, joined_unpriced),
+            Saving("provider's cache", there.cached_calls, there.read_tokens, there.seconds_saved, there.saved_usd, there.unpriced_calls),
+        )
 
     def __str__(self) -> str:
-        rows = list(_summary(self))
-        width = max(len(name) for name, _ in rows)
-        lines = [f"{name:<{width}}  {value}" for name, value in rows]
-        if self.by_model:
-            lines += ["", *_aligned(_model_rows(self))]
-        return "\n".join(lines)
+        from llm_cache_mem.stats_tables import as_text  # only those who look at it need it
+
+        return as_text(self)
 
     def _repr_html_(self) -> str:
-        from html import escape  # slow to import, and only notebooks ask
+        from llm_cache_mem.stats_tables import as_html
 
-        rows = [f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(self)]
-        table = f"<table>{''.join(rows)}</table>"
-        if self.by_model:
-            head, *body = _model_rows(self)
-            cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-            lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
-            table += f"<table><tr>{cells}</tr>{lines}</table>"
-        return table
-
-
-def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
-    yield "hits", f"{stats.hits:,}"
-    yield "misses", f"{stats.misses:,}"
-    yield "hit rate", f"{stats.hit_rate:.1%}"
-    yield "size", f"{stats.size:,}"
-    yield "stored", f"{stats.stored:,}"
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(stats.skipped.items()))
-    yield "skipped", reasons or "0"
-    yield "evictions", f"{stats.evictions:,}"
-    yield "expirations", f"{stats.expirations:,}"
-    yield "coalesced", f"{stats.coalesced:,}"
-    yield "errors", f"{stats.errors:,}"
-    yield "tokens saved", f"{stats.tokens_saved:,}"
-    yield "seconds saved", f"{stats.seconds_saved:,.1f}"
-    unpriced = f" (and {stats.unpriced_hits:,} hits of unknown price)" if stats.unpriced_hits else ""
-    yield "dollars saved", f"${stats.saved_usd:,.4f}{unpriced}"
-
-
-def _model_rows(stats: CacheStats) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("model", "hits", "coalesced", "tokens saved", "seconds saved", "dollars saved", "unpriced")]
-    for name, model in sorted(stats.by_model.items(), key=lambda item: -item[1].saved_usd):
-        rows.append(
-            (
-                name or "(no model)",
-                f"{model.hits:,}",
-                f"{model.coalesced:,}",
-                f"{model.tokens_saved:,}",
-                f"{model.seconds_saved:,.1f}",
-                f"${model.saved_usd:,.4f}",
-                f"{model.unpriced_hits:,}",
-            )
-        )
-    return rows
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        return as_html(self)
 
 
 class _Saved:
-    """The running sums of one model."""
+    """The running sums of one model's hits, or of its coalesced calls."""
 
-    __slots__ = ("coalesced", "hits", "input_tokens", "output_tokens", "seconds", "unpriced", "usd")
+    __slots__ = ("calls", "input_tokens", "output_tokens", "seconds", "unpriced", "usd")
 
     def __init__(self) -> None:
-        self.hits = self.coalesced = self.input_tokens = self.output_tokens = self.unpriced = 0
+        self.calls = self.input_tokens = self.output_tokens = self.unpriced = 0
         self.seconds = self.usd = 0.0
 
     def add(self, usage: tuple[int, ...] | None, seconds: float | None, cost: float | None) -> None:
+        self.calls += 1
         if usage is not None:
             self.input_tokens += usage[0]
             self.output_tokens += usage[1]
@@ -192,6 +181,9 @@ class Ledger:
         self.hits = self.misses = self.stored = self.evictions = self.expirations = self.coalesced = self.errors = 0
         self._skipped: dict[str, int] = {}
         self._saved: dict[str, _Saved] = {}
+        self._joined: dict[str, _Saved] = {}
+        self._provider = ProviderLedger()
+        self.watched = False
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
@@ -200,27 +192,37 @@ class Ledger:
     def hit(self, key: str, entry: Entry) -> None:
         with self._lock:
             self.hits += 1
-            saved = self._saved.get(entry.model or "") or self._of_model(entry.model)
-            saved.hits += 1
+            saved = self._saved.get(entry.model or "") or _of_model(self._saved, entry.model)
             saved.add(entry.usage, entry.seconds, entry.cost_usd)
         if self._on_event is not None:
             self._tell_saving("hit", key, entry)
 
-    def joined(self, key: str, entry: Entry | None, model: str | None) -> None:
-        """A lookup that missed was answered by a call in flight; *entry* is what that call stored, if it did."""
+    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float | None = None) -> None:
+        """A lookup that missed was answered by a call in flight, after *waited* seconds; *entry* is what that call stored, if it did."""
         with self._lock:
             self.coalesced += 1
-            saved = self._of_model(entry.model if entry is not None else model)
-            saved.coalesced += 1
+            saved = _of_model(self._joined, entry.model if entry is not None else model)
             if entry is not None:
-                saved.add(entry.usage, None, entry.cost_usd)  # who joins a call waits for it: no seconds are saved
+                seconds = None if entry.seconds is None or waited is None else max(0.0, entry.seconds - waited)
+                saved.add(entry.usage, seconds, entry.cost_usd)
             else:
-                saved.unpriced += 1
+                saved.add(None, None, None)
         if self._on_event is not None:
             if entry is not None:
                 self._tell_saving("coalesced", key, entry)
             else:
                 self._tell("coalesced", key=key, model=model)
+
+    def paid(self, call: PaidCall, *, observed: bool = False) -> None:
+        """A provider was paid for *call*, which went through the cache or was *observed* by a tracker."""
+        with self._lock:
+            self._provider.add(call, observed=observed)
+
+    def watch(self) -> None:
+        """A tracker will tell of calls too; those that both it and the cache tell of count once."""
+        with self._lock:
+            self.watched = True
+            self._provider.watch()
 
     def miss(self, key: str, model: str | None) -> None:
         with self._lock:
@@ -264,10 +266,7 @@ class Ledger:
 
     def snapshot(self, size: int) -> CacheStats:
         with self._lock:
-            models = {
-                name: ModelStats(s.hits, s.coalesced, s.input_tokens, s.output_tokens, s.seconds, s.usd, s.unpriced)
-                for name, s in self._saved.items()
-            }
+            models = {name: _model_stats(self._saved.get(name), self._joined.get(name)) for name in {**self._saved, **self._joined}}
             return CacheStats(
                 hits=self.hits,
                 misses=self.misses,
@@ -279,14 +278,8 @@ class Ledger:
                 coalesced=self.coalesced,
                 errors=self.errors,
                 by_model=models,
+                provider_by_model=self._provider.by_model(),
             )
-
-    def _of_model(self, model: str | None) -> _Saved:
-        name = model or ""
-        saved = self._saved.get(name)
-        if saved is None:
-            saved = self._saved[name] = _Saved()
-        return saved
 
     def _tell_saving(self, name: str, key: str, entry: Entry) -> None:
         tokens = entry.usage[0] + entry.usage[1] if entry.usage is not None else None
@@ -297,3 +290,28 @@ class Ledger:
             self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]  # callers have tested it
         except Exception:  # noqa: BLE001  # a listener's fault must not break the call that is being served
             log.warning(__name__, "on_event raised at %r; the call goes on", name, exc_info=True)
+
+
+def _of_model(sums: dict[str, _Saved], model: str | None) -> _Saved:
+    name = model or ""
+    saved = sums.get(name)
+    if saved is None:
+        saved = sums[name] = _Saved()
+    return saved
+
+
+def _model_stats(hits: _Saved | None, joined: _Saved | None) -> ModelStats:
+    one, two = hits or _Saved(), joined or _Saved()
+    return ModelStats(
+        hits=one.calls,
+        coalesced=two.calls,
+        input_tokens_saved=one.input_tokens + two.input_tokens,
+        output_tokens_saved=one.output_tokens + two.output_tokens,
+        seconds_saved=one.seconds + two.seconds,
+        saved_usd=one.usd + two.usd,
+        unpriced_hits=one.unpriced + two.unpriced,
+        coalesced_tokens=two.input_tokens + two.output_tokens,
+        coalesced_seconds=two.seconds,
+        coalesced_usd=two.usd,
+        coalesced_unpriced=two.unpriced,
+    )

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.foreign import field
 
-__all__ = ["Usage", "read_model", "read_usage"]
+__all__ = ["Usage", "read_id", "read_model", "read_usage"]
 
 
 class Usage(NamedTuple):
@@ -84,6 +84,12 @@ def read_model(response: Any) -> str | None:
     """The name of the model that answered, as *response* gives it, or None. Takes what ``read_usage`` takes; never raises."""
     pieces = response if isinstance(response, list | tuple) else (response,)
     return next((model for piece in pieces if (model := _model(piece, _DEPTH))), None)
+
+
+def read_id(response: Any) -> str | None:
+    """The provider's own id of the answer, or None. Takes what ``read_usage`` takes; never raises."""
+    pieces = response if isinstance(response, list | tuple) else (response,)
+    return next((identity for piece in pieces if (identity := _id(piece, _DEPTH))), None)
 
 
 class _Tally:
@@ -184,6 +190,17 @@ def _model(piece: Any, depth: int) -> str | None:
             if found := _model(field(piece, name), depth - 1):
                 return found
     return None
+
+
+def _id(piece: Any, depth: int) -> str | None:
+    if piece is None or isinstance(piece, str):
+        return None
+    for name in _MODEL_HOLDERS if depth else ():
+        if found := _id(field(piece, name), depth - 1):
+            return found
+    identity = field(piece, "id")
+    usable = isinstance(identity, str) and 0 < len(identity) <= 256 and not identity.startswith("lc_")  # LangChain makes up its own
+    return identity if usable else None
 
 
 def _count(value: Any) -> int:

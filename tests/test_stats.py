@@ -91,7 +91,7 @@ def test_stats_read_as_aligned_text_in_a_terminal():
 
 def test_stats_are_a_table_in_a_notebook_with_names_escaped():
     html = full_stats()._repr_html_()
-    assert html.count("<table>") == 2
+    assert html.count("<table>") == 3
     assert "&lt;b&gt;model" in html
     assert "<b>model" not in html
 

@@ -1,0 +1,176 @@
+"""What the providers' own prompt caches saved on calls that were paid for: what was read at a discount, less what writing it cost extra."""
+
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any, NamedTuple
+
+__all__ = ["PaidCall", "ProviderCacheStats", "ProviderLedger", "total"]
+
+_REMEMBERED_IDS = 1024
+
+
+class PaidCall(NamedTuple):
+    """One call that a provider answered. *usage* is as in Entry; dollars are None where nobody knows the price.
+
+    *read_usd*: how much less the call cost because part of its input was read from the provider's cache; *premium_usd*: how much
+    more because part of it was written there. *identity* is the provider's id of the answer.
+    """
+
+    model: str | None
+    usage: tuple[int, ...] | None
+    seconds: float | None = None
+    read_usd: float | None = None
+    premium_usd: float | None = None
+    identity: str | None = None
+
+
+class ProviderCacheStats(NamedTuple):
+    """What the providers' prompt caches did for the calls that were paid for.
+
+    *calls* are those whose usage is known, *cached_calls* those of them that read something. *read_usd* was saved by reading,
+    *premium_usd* paid on top for writing; *unpriced_calls* used the cache at a price that nobody knows. *seconds_saved* is an
+    estimate: the read tokens at the pace at which this model was seen to take in fresh ones; 0.0 while that cannot be told from noise.
+    """
+
+    calls: int = 0
+    cached_calls: int = 0
+    input_tokens: int = 0
+    read_tokens: int = 0
+    write_tokens: int = 0
+    read_usd: float = 0.0
+    premium_usd: float = 0.0
+    unpriced_calls: int = 0
+    seconds_saved: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Read tokens over input tokens, from 0 to 1; 0.0 before the first call."""
+        return self.read_tokens / self.input_tokens if self.input_tokens else 0.0
+
+    @property
+    def saved_usd(self) -> float:
+        """Dollars saved by reading, the premium for writing deducted: negative where more was written than ever read."""
+        return self.read_usd - self.premium_usd
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything above as plain JSON."""
+        return {**self._asdict(), "share": self.share, "saved_usd": self.saved_usd}
+
+
+class ProviderLedger:
+    """The sums by model. Not thread-safe: whoever holds it has a lock."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Tally] = {}
+        self._unmatched: dict[tuple[str, bool], None] | None = None
+
+    def watch(self) -> None:
+        """From now on calls are told of by two, the cache and a tracker: one that both saw is counted once, by the id of its answer."""
+        if self._unmatched is None:
+            self._unmatched = {}
+
+    def add(self, call: PaidCall, *, observed: bool = False) -> bool:
+        """Count *call*; whether it was new. *observed*: told by a tracker, else by the cache that it went through."""
+        if call.usage is None or (self._unmatched is not None and self._already(self._unmatched, call.identity, observed)):
+            return False
+        tally = self._models.get(call.model or "")
+        if tally is None:
+            tally = self._models[call.model or ""] = _Tally()
+        tally.add(call, call.usage)
+        return True
+
+    @staticmethod
+    def _already(unmatched: dict[tuple[str, bool], None], identity: str | None, observed: bool) -> bool:
+        """Whether the other one has told of this call. Ids are matched in pairs, because test servers use one id for all answers."""
+        if identity is None:
+            return False
+        if (identity, not observed) in unmatched:
+            del unmatched[identity, not observed]
+            return True
+        unmatched[identity, observed] = None
+        if len(unmatched) > _REMEMBERED_IDS:
+            del unmatched[next(iter(unmatched))]
+        return False
+
+    def by_model(self) -> dict[str, ProviderCacheStats]:
+        return {name: tally.stats() for name, tally in self._models.items()}
+
+
+def total(models: Mapping[str, ProviderCacheStats]) -> ProviderCacheStats:
+    """The sum over all models."""
+    return ProviderCacheStats(*map(sum, zip(*models.values(), strict=True))) if models else ProviderCacheStats()
+
+
+class _Tally:
+    """The running sums of one model."""
+
+    __slots__ = ("cached", "calls", "input", "pace", "premium_usd", "read", "read_usd", "unpriced", "write")
+
+    def __init__(self) -> None:
+        self.calls = self.cached = self.input = self.read = self.write = self.unpriced = 0
+        self.read_usd = self.premium_usd = 0.0
+        self.pace = _Pace()
+
+    def add(self, call: PaidCall, usage: tuple[int, ...]) -> None:
+        entered, output, read, write = usage[:4]
+        self.calls += 1
+        self.input += entered
+        if read or write:
+            self.cached += read > 0
+            self.read += read
+            self.write += write
+            if call.read_usd is None or call.premium_usd is None:
+                self.unpriced += 1
+            else:
+                self.read_usd += call.read_usd
+                self.premium_usd += call.premium_usd
+        if call.seconds is not None:
+            self.pace.add(entered - read, output, call.seconds)
+
+    def stats(self) -> ProviderCacheStats:
+        seconds = self.read * self.pace.seconds_a_token() if self.read else 0.0
+        counts = (self.calls, self.cached, self.input, self.read, self.write)
+        return ProviderCacheStats(*counts, self.read_usd, self.premium_usd, self.unpriced, seconds)
+
+
+class _Pace:
+    """What one token of fresh input takes a model: least squares of ``seconds = a + b * fresh + c * output`` over all calls so far."""
+
+    __slots__ = ("_means", "_moments", "_number")
+
+    _FEWEST = 6
+    _CERTAIN = 2.0  # how many standard errors from 0 the pace must be
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._means = [0.0, 0.0, 0.0]
+        self._moments = [0.0] * 6  # of fresh, output and seconds about their means: ff, fo, fs, oo, os, ss
+
+    def add(self, fresh: int, output: int, seconds: float) -> None:
+        self._number += 1
+        means, moments = self._means, self._moments
+        before = (fresh - means[0], output - means[1], seconds - means[2])
+        for i, delta in enumerate(before):
+            means[i] += delta / self._number
+        after = (fresh - means[0], output - means[1], seconds - means[2])
+        slot = 0
+        for i in range(3):
+            for j in range(i, 3):
+                moments[slot] += before[i] * after[j]
+                slot += 1
+
+    def seconds_a_token(self) -> float:
+        """Seconds for one fresh input token; 0.0 while there are too few calls, or too much noise, to tell."""
+        ff, fo, fs, oo, os, ss = self._moments
+        if self._number < self._FEWEST or ff <= 0:
+            return 0.0
+        if oo <= 1e-9 * self._number:  # every answer was as long as the others
+            fo = os = 0.0
+            oo = 1.0
+        spread = ff * oo - fo * fo
+        if spread <= 1e-9 * ff * oo:  # the two always grew together
+            return 0.0
+        pace = (fs * oo - os * fo) / spread
+        by_output = (os * ff - fs * fo) / spread
+        noise = max(0.0, ss - pace * fs - by_output * os) / (self._number - 3)
+        return pace if pace > self._CERTAIN * sqrt(noise * oo / spread) else 0.0

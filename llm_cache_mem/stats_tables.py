@@ -1,0 +1,92 @@
+"""The counters as people read them: aligned text in a terminal, tables in a notebook."""
+
+from collections.abc import Iterable, Iterator
+from html import escape
+
+from llm_cache_mem.stats import CacheStats
+
+__all__ = ["aligned", "as_html", "as_text", "table"]
+
+Row = tuple[str, ...]
+
+
+def as_text(stats: CacheStats) -> str:
+    """Every counter, then a table of each way of saving and one of each model, where there is something in them."""
+    rows = list(_summary(stats))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    for more in _tables(stats):
+        lines += ["", *aligned(more)]
+    return "\n".join(lines)
+
+
+def as_html(stats: CacheStats) -> str:
+    """The same as tables, with every name escaped."""
+    rows = [f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(stats)]
+    return f"<table>{''.join(rows)}</table>" + "".join(map(table, _tables(stats)))
+
+
+def aligned(rows: list[Row]) -> list[str]:
+    """A table as lines: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+
+
+def table(rows: Iterable[Row]) -> str:
+    """A table as HTML; the first row is its head."""
+    head, *body = rows
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    return f"<table><tr>{cells}</tr>{lines}</table>"
+
+
+def _tables(stats: CacheStats) -> Iterator[list[Row]]:
+    if any(saving.calls for saving in stats.savings()) or stats.provider.write_tokens:
+        yield list(_savings_rows(stats))
+    if stats.by_model:
+        yield _model_rows(stats)
+
+
+def _savings_rows(stats: CacheStats) -> Iterator[Row]:
+    yield ("saved by", "calls", "tokens", "seconds", "dollars", "unpriced")
+    for source, calls, tokens, seconds, usd, unpriced in stats.savings():
+        yield (source, f"{calls:,}", f"{tokens:,}", f"{seconds:,.1f}", _dollars(usd), f"{unpriced:,}")
+
+
+def _dollars(usd: float) -> str:
+    return f"-${-usd:,.4f}" if usd < 0 else f"${usd:,.4f}"
+
+
+def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
+    yield "hits", f"{stats.hits:,}"
+    yield "misses", f"{stats.misses:,}"
+    yield "hit rate", f"{stats.hit_rate:.1%}"
+    yield "size", f"{stats.size:,}"
+    yield "stored", f"{stats.stored:,}"
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(stats.skipped.items()))
+    yield "skipped", reasons or "0"
+    yield "evictions", f"{stats.evictions:,}"
+    yield "expirations", f"{stats.expirations:,}"
+    yield "coalesced", f"{stats.coalesced:,}"
+    yield "errors", f"{stats.errors:,}"
+    yield "tokens saved", f"{stats.tokens_saved:,}"
+    yield "seconds saved", f"{stats.seconds_saved:,.1f}"
+    unpriced = f" (and {stats.unpriced_hits:,} hits of unknown price)" if stats.unpriced_hits else ""
+    yield "dollars saved", f"${stats.saved_usd:,.4f}{unpriced}"
+
+
+def _model_rows(stats: CacheStats) -> list[Row]:
+    rows: list[Row] = [("model", "hits", "coalesced", "tokens saved", "seconds saved", "dollars saved", "unpriced")]
+    for name, model in sorted(stats.by_model.items(), key=lambda item: -item[1].saved_usd):
+        rows.append(
+            (
+                name or "(no model)",
+                f"{model.hits:,}",
+                f"{model.coalesced:,}",
+                f"{model.tokens_saved:,}",
+                f"{model.seconds_saved:,.1f}",
+                f"${model.saved_usd:,.4f}",
+                f"{model.unpriced_hits:,}",
+            )
+        )
+    return rows
