@@ -4,7 +4,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from time import time
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from llm_cache_mem import admission, functions, keys, pricing
 from llm_cache_mem.encryption import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
@@ -14,6 +14,9 @@ from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_se
 from llm_cache_mem.request import Keyer, parameter_names
 from llm_cache_mem.stats import CacheStats, Event, Ledger
 from llm_cache_mem.stores import Backend, open_store
+
+if TYPE_CHECKING:  # only caches that keep requests redact
+    from llm_cache_mem.redaction import Redaction, Rule
 
 __all__ = ["LLMCache"]
 
@@ -34,8 +37,9 @@ class LLMCache(Engine):
     LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
     identical calls become one, and *wait_seconds* for how long one of them waits for another. *strict*: raise StoreError when the
     store fails instead of going on without it. *encryption_key*: one or several, as crypto.Encryption takes them, by default
-    what LLM_CACHE_MEM_KEY names, with which all that is kept outside of this process is encrypted. *on_event* is told of each
-    Event. *clock* gives the time in Unix seconds.
+    what LLM_CACHE_MEM_KEY names, with which all that is kept outside of this process is encrypted. *keep_requests*: store each
+    request beside its answer, without secrets and what *redact* names (names of fields, compiled patterns), so that a miss can be
+    explained; always so in a jsonl store. *on_event* is told of each Event. *clock* gives the time in Unix seconds.
 
     Raises ValueError or TypeError for a wrong argument, and StoreError or OSError for a path that cannot hold a database.
     """
@@ -57,6 +61,8 @@ class LLMCache(Engine):
         wait_seconds: float = 600.0,
         strict: bool = False,
         encryption_key: Keys | None = None,
+        keep_requests: bool = False,
+        redact: "Iterable[Rule]" = (),
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
@@ -76,10 +82,10 @@ class LLMCache(Engine):
             strict=strict,
             clock=clock,
         )
-        keyer = Keyer(namespace, key_fn, ignore)
         size = DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key))
+        opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact)
         self._owned, self._name = opened.owned, opened.name
+        records = getattr(opened.store, "records", False)
         if not opened.owned:
             if max_bytes is not None or not isinstance(max_size, Unset):
                 raise ValueError("a store that is handed in has bounds of its own: give max_size and max_bytes to it")
@@ -87,11 +93,15 @@ class LLMCache(Engine):
                 raise ValueError(
                     "a store that is handed in has an envelope of its own: give it envelope=llm_cache_mem.crypto.Encryption(key)"
                 )
+            if redact and records:
+                raise ValueError("a store of recordings that is handed in redacts by itself: give redact to it")
             warn_of_plain(opened.store, opened.name)
         digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
+        keyer = Keyer(namespace, key_fn, ignore, keeps=keep_requests or records)
         keyer.hide(digests)
         self._encrypted_by = "" if not digests or not opened.owned else "environment" if encryption_key is None else "argument"
-        super().__init__(opened.store, keyer, Ledger(clock, on_event), settings)
+        redaction = _redaction(redact) if keep_requests or records or redact else None
+        super().__init__(opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction))
 
     # -- The two calls that the rest is made of
 
@@ -239,6 +249,12 @@ def _reopen(cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "")
     if encrypted_by == "environment" and named_key() is None:
         raise ValueError(f"this cache is encrypted with a key that {KEY_VARIABLE} named, and here it names none")
     return cls(**config)
+
+
+def _redaction(rules: "Iterable[Rule]") -> "Redaction":
+    from llm_cache_mem.redaction import Redaction
+
+    return Redaction(rules)
 
 
 def _bound(value: Any, name: str) -> int | None:

@@ -5,7 +5,7 @@ LLMCache is this with the calls that users make; the layers for frameworks and S
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import Context, copy_context
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llm_cache_mem import log, pricing, usage
 from llm_cache_mem.codec import Payload, register
@@ -19,6 +19,9 @@ from llm_cache_mem.stats_provider import PaidCall
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.guard import GuardedStore
 from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
+
+if TYPE_CHECKING:  # only caches that keep requests redact
+    from llm_cache_mem.redaction import Redaction
 
 __all__ = ["Engine", "Hit", "Settings"]
 
@@ -40,6 +43,8 @@ class Settings(NamedTuple):
     wait_seconds: float
     strict: bool
     clock: Callable[[], float]
+    redaction: "Redaction | None" = None
+    """For caches that keep requests: what is taken out of them before."""
 
 
 class Hit(NamedTuple):
@@ -433,7 +438,12 @@ class Engine:
     def _entry(self, request: Request, payload: Payload, paid: _Paid) -> Entry:
         now, ttl = self._clock(), self._ttl()
         expires_at, model = None if ttl is None else now + ttl, request.model or paid.model
-        return Entry(payload, now, expires_at, model, paid.usage, paid.cost.usd, paid.seconds)
+        return Entry(payload, now, expires_at, model, paid.usage, paid.cost.usd, paid.seconds, self._kept(request))
+
+    def _kept(self, request: Request) -> bytes | None:
+        """The request as it may be stored, if this cache keeps requests."""
+        redaction = self._settings.redaction
+        return None if redaction is None or request.kept is None else redaction.json(request.kept)
 
     def _commit(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""

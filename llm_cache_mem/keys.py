@@ -16,6 +16,7 @@ __all__ = [
     "MAX_DEPTH",
     "KeyParts",
     "canonical",
+    "canonical_json",
     "digest",
     "digest_of",
     "forget",
@@ -79,6 +80,12 @@ def canonical(messages: Any, params: Mapping[str, Any]) -> str:
     walk = Walk()
     own_messages, own_params = plain_request(walk, messages, params)
     return text_of(walk, {"messages": own_messages, **own_params})
+
+
+def canonical_json(messages: Any, params: Mapping[str, Any]) -> str:
+    """The same as JSON whatever the request holds: without the prefix of those with values that JSON has no form for."""
+    text = canonical(messages, params)
+    return text[text.index("{") :]
 
 
 class KeyParts(NamedTuple):

@@ -13,7 +13,8 @@ __all__ = ["Keyer", "Request", "parameter_names"]
 class Request(NamedTuple):
     """A request with the *key* of its entry: what the layers pass around. It is as private as its messages.
 
-    *older*: keys under which its entry may still be, from before the encryption key was changed.
+    *older*: keys under which its entry may still be, from before the encryption key was changed. *kept*: its canonical JSON as it
+    was when it was made, for caches that keep requests.
     """
 
     key: str
@@ -21,6 +22,7 @@ class Request(NamedTuple):
     messages: Any
     params: Mapping[str, Any]
     older: tuple[str, ...] = ()
+    kept: str | None = None
 
     def __repr__(self) -> str:
         return f"Request(key={self.key!r}, model={self.model!r})"
@@ -37,7 +39,7 @@ def parameter_names(names: Iterable[str]) -> frozenset[str]:
 class Keyer:
     """Makes keys: ``schema:namespace:kind:digest[.sample]``; options of the call go before what is set here."""
 
-    def __init__(self, namespace: str, key_fn: Callable[..., Any] | None, ignore: Iterable[str]) -> None:
+    def __init__(self, namespace: str, key_fn: Callable[..., Any] | None, ignore: Iterable[str], *, keeps: bool = False) -> None:
         if not isinstance(namespace, str):
             raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
         if key_fn is not None and not callable(key_fn):
@@ -45,6 +47,7 @@ class Keyer:
         self._namespace = namespace
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
+        self._keeps = keeps
         self._value_prefix = keys.prefix(namespace, "value")
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
@@ -68,8 +71,7 @@ class Keyer:
 
     def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
-        if not self._ignore.isdisjoint(params):
-            params = {name: value for name, value in params.items() if name not in self._ignore}
+        params = self._counted(params)
         if self._key_fn is None:
             return keys.digest(messages, params)
         try:
@@ -80,6 +82,12 @@ class Keyer:
             raise RequestNotCacheable("key_fn", f"it raised {type(exc).__name__}") from exc
         return keys.digest_of(hashed)
 
+    def _counted(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The params that are part of the request."""
+        if self._ignore.isdisjoint(params):
+            return params
+        return {name: value for name, value in params.items() if name not in self._ignore}
+
     def request(self, messages: Any, params: Mapping[str, Any], kind: str) -> Request:
         """The request, with the key of its entry among those of *kind*."""
         asked = current()
@@ -87,4 +95,5 @@ class Keyer:
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         model = params.get("model")
-        return Request(key, model if isinstance(model, str) else None, messages, params, older)
+        kept = keys.canonical_json(messages, self._counted(params)) if self._keeps else None  # now: the caller may change them later
+        return Request(key, model if isinstance(model, str) else None, messages, params, older, kept)

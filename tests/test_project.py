@@ -21,7 +21,7 @@ PACKAGE = ROOT / "llm_cache_mem"
 # what is split off a module keeps that module's name in front ("codec_tags") and its place.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "fork", "hashing", "log"),
-    ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "options"),
+    ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "options", "redaction"),
     ("foreign", "twins", "seats", "protocols", "usage", "pricing", "admission", "flight", "request", "streams", "stores"),
     ("engine", "functions"),
     ("cache",),

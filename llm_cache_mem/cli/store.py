@@ -14,7 +14,7 @@ from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.entry import Entry, Envelope, encrypted_with
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import _sqlite_path, open_store
+from llm_cache_mem.stores import _path_in, open_store
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
 
@@ -63,7 +63,7 @@ def database_path(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     try:
         if scheme == "sqlite" and separator and rest != ":memory:":
-            return os.path.expanduser(_sqlite_path(rest))
+            return os.path.expanduser(_path_in(scheme, rest))
         if not separator and ("/" in url or os.sep in url or url.endswith((".db", ".sqlite", ".sqlite3")) or os.path.isfile(url)):
             return os.path.expanduser(url)
         open_store(url, max_size=None, max_bytes=None, clock=time)

@@ -1,18 +1,22 @@
 """Where entries live: the Store protocol, its implementations, and how a URL or a path becomes one."""
 
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from llm_cache_mem.entry import PLAIN, Envelope
 from llm_cache_mem.stores.base import Removed, Store
 from llm_cache_mem.stores.memory import MemoryStore
 
+if TYPE_CHECKING:
+    from llm_cache_mem.redaction import Rule
+
 __all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store"]
 
 Backend = str | os.PathLike[str] | Store
-KNOWN = "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, or a path"
+KNOWN = "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, jsonl://recordings.jsonl, or a path"
 _FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
+_RECORDINGS = ".jsonl"
 
 
 class Opened(NamedTuple):
@@ -30,16 +34,17 @@ def open_store(
     max_bytes: int | None,
     clock: Callable[[], float],
     envelope: Callable[[], Envelope] = lambda: PLAIN,
+    redact: "Iterable[Rule]" = (),
 ) -> Opened:
     """The store that *backend* names: a URL or a path is opened, an object is taken as it is.
 
-    *envelope* is asked for only by stores that keep bytes.
+    *envelope* is asked for only by stores that keep bytes, *redact* is for those that keep recordings, which have no bounds.
 
     ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store, and StoreError or OSError
     for a path where no database can be.
     """
     if isinstance(backend, os.PathLike):
-        return _open_sqlite(os.fspath(backend), max_size, max_bytes, clock, envelope())
+        return _open_path(os.fspath(backend), max_size, max_bytes, clock, envelope, redact)
     if not isinstance(backend, str):
         if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
             raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}")
@@ -48,20 +53,36 @@ def open_store(
     if backend in ("memory", "memory://", "sqlite://:memory:"):
         return Opened(MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
     if separator and scheme == "sqlite":
-        return _open_sqlite(_sqlite_path(rest), max_size, max_bytes, clock, envelope())
-    if not separator and (os.sep in backend or "/" in backend or backend.endswith(_FILE_ENDINGS)):
-        return _open_sqlite(backend, max_size, max_bytes, clock, envelope())
+        return _open_sqlite(_path_in(scheme, rest), max_size, max_bytes, clock, envelope())
+    if separator and scheme == "jsonl":
+        return _open_jsonl(_path_in(scheme, rest), clock, envelope(), redact)
+    if not separator and (os.sep in backend or "/" in backend or backend.endswith((*_FILE_ENDINGS, _RECORDINGS))):
+        return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
     raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
 
 
-def _sqlite_path(rest: str) -> str:
+def _path_in(scheme: str, rest: str) -> str:
     """The path in what follows ``sqlite://``: ours (``./x.db``) or SQLAlchemy's (``/relative.db``, ``//absolute.db``)."""
+    store, example = ("sqlite.SQLiteStore", "cache.db") if scheme == "sqlite" else ("jsonl.JsonlStore", "llm.jsonl")
     if "?" in rest:
-        raise ValueError("a sqlite:// URL takes no ?options; hand in a llm_cache_mem.stores.sqlite.SQLiteStore(path, ...) instead")
+        raise ValueError(f"a {scheme}:// URL takes no ?options; hand in a llm_cache_mem.stores.{store}(path, ...) instead")
     path = rest.removeprefix("/")
     if not path.strip("/"):
-        raise ValueError("a sqlite:// URL needs a path, as in sqlite://./cache.db")
+        raise ValueError(f"a {scheme}:// URL needs a path, as in {scheme}://./{example}")
     return path
+
+
+def _open_path(
+    path: str,
+    max_size: int | None,
+    max_bytes: int | None,
+    clock: Callable[[], float],
+    envelope: Callable[[], Envelope],
+    redact: "Iterable[Rule]",
+) -> Opened:
+    if path.endswith(_RECORDINGS):
+        return _open_jsonl(path, clock, envelope(), redact)
+    return _open_sqlite(path, max_size, max_bytes, clock, envelope())
 
 
 def _open_sqlite(path: str, max_size: int | None, max_bytes: int | None, clock: Callable[[], float], envelope: Envelope) -> Opened:
@@ -70,3 +91,11 @@ def _open_sqlite(path: str, max_size: int | None, max_bytes: int | None, clock: 
     path = os.path.expanduser(path)
     store = SQLiteStore(path, max_size=max_size, max_bytes=max_bytes, clock=clock, envelope=envelope)
     return Opened(store, owned=True, name=f"sqlite:///{path}")
+
+
+def _open_jsonl(path: str, clock: Callable[[], float], envelope: Envelope, redact: "Iterable[Rule]") -> Opened:
+    from llm_cache_mem.stores.jsonl import JsonlStore
+
+    if envelope is not PLAIN:
+        raise ValueError("a jsonl store is there to be read, by people and by git: it is not encrypted; encryption_key='plain' says so")
+    return Opened(JsonlStore(path, redact=redact, clock=clock), owned=True, name=f"jsonl:///{path}")

@@ -26,6 +26,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     persistent = False
     ordered = True  # holds its bounds itself and evicts the least recently used
+    by_key = False  # has no bounds, removes nothing in passing, and lists in the order of the keys
 
     def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> Store:
         raise NotImplementedError
@@ -33,7 +34,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize(max_size=st.sampled_from([None, 1, 2, 4, 8]), max_bytes=st.sampled_from([None, None, 1000, 2500]))
     def begin(self, max_size: int | None, max_bytes: int | None) -> None:
         self.clock = Clock()
-        self.bounds: dict[str, int | None] = {"max_size": max_size, "max_bytes": max_bytes} if self.ordered else {}
+        self.bounds: dict[str, int | None] = {"max_size": max_size, "max_bytes": max_bytes} if self.ordered and not self.by_key else {}
         self.bounds = {"max_size": None, "max_bytes": None} | self.bounds
         self.store = self.open_store(clock=self.clock, **self.bounds)
         self.model: OrderedDict[str, Entry] = OrderedDict()
@@ -95,6 +96,8 @@ class StoreMachine(RuleBasedStateMachine):
     def look(self, prefix: str) -> None:
         listed = list(self.store.entries(prefix))
         expected = [(key, entry) for key, entry in self.model.items() if key.startswith(prefix)]
+        if self.by_key:
+            expected.sort(key=lambda pair: pair[0])
         if not self.ordered:
             listed = sorted(listed, key=lambda pair: pair[0])
             expected = sorted((key, entry) for key, entry in expected if not self.expired(key))

@@ -1,0 +1,102 @@
+"""Redaction: what must not be written down is taken out of a request, and out of a recorded answer, before anything is written."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from llm_cache_mem.canonical import encode
+
+__all__ = ["REDACTED", "Redaction", "Rule"]
+
+REDACTED: Final = "[redacted]"
+Rule = str | re.Pattern[str]
+"""The name of a field of requests, in any case and with ``-`` or ``_``, or a pattern of text."""
+
+_MAX_DEPTH = 200  # requests and stored values are not as deep
+
+_SECRET_NAMES = re.compile(
+    r"(?:^|.*_)(?:api_?keys?|key_?secret|private_?key|subscription_key|access_key(?:_id)?|authorization|auth|cookies?|pass(?:word|wd|phrase)"
+    r"|secrets?|credentials?|(?:access|account|ad|auth|bearer|id|refresh|security|session|api)?_?token)"
+)
+_SECRETS = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?:sk|rk|gsk|xai|pplx|r8|fw|tvly|nvapi|glpat|gh[pousr]|github_pat|lsv2_[a-z]{2}|xox[abeoprs])[-_](?=[A-Za-z_-]{0,80}[0-9])[A-Za-z0-9_-]{16,}"
+    r"|hf_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"
+    r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"  # a JSON web token
+    r"|(?P<scheme>[Bb]earer)[ ][A-Za-z0-9._~+/-]{16,}=*"
+    r")"
+    r"|(?P<before>[?&](?:api[-_]?key|key|token|access[-_]token|sig|signature)=)[^&\s\"'<>]{8,}"
+    r"|(?P<url>[a-z][a-z0-9+.-]{1,20}://)[^\s/:@\"'<>]{0,100}:[^\s/@\"'<>]{1,200}(?=@)"
+    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:(?!-----END)[\s\S])+(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
+)
+_PREFIXES = ("scheme", "before", "url")  # what stays in front of the secret
+
+
+def _without_secret(found: "re.Match[str]") -> str:
+    prefix = next((found[name] for name in _PREFIXES if found[name]), "")
+    return f"{prefix}{' ' if found['scheme'] else ''}{REDACTED}"
+
+
+class Redaction:
+    """Takes out secrets, and what *rules* name besides. Always out: API keys, tokens, passwords, cookies, authorization.
+
+    Names hold for the fields of requests, wherever in them, patterns for every text in requests and recorded answers. What is
+    taken out becomes REDACTED. The key of a request is made before, from what it really says.
+    """
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        if isinstance(rules, (str, re.Pattern)):
+            raise TypeError("redact must be a collection of names and patterns")
+        self._names: set[str] = set()
+        self._patterns: list[re.Pattern[str]] = []
+        for rule in rules:
+            if isinstance(rule, str) and rule:
+                self._names.add(_plain(rule))
+            elif isinstance(rule, re.Pattern) and isinstance(rule.pattern, str):
+                self._patterns.append(rule)
+            else:
+                raise TypeError("redact takes names of fields and compiled patterns: redact=['user', re.compile(r'\\d{16}')]")
+
+    def request(self, tree: Any) -> Any:
+        """A copy of the plain JSON *tree* without what must not be kept of a request."""
+        return self._walk(tree, self._field, _MAX_DEPTH)
+
+    def json(self, text: str) -> bytes:
+        """The canonical JSON *text* of a request, as it may be kept."""
+        import json  # loaded by the keys long since
+
+        return encode(self.request(json.loads(text))).encode()
+
+    def answer(self, tree: Any) -> Any:
+        """A copy of the plain JSON *tree* without secrets in its texts; its fields keep their names, whatever these are."""
+        return self._walk(tree, None, _MAX_DEPTH)
+
+    def text(self, text: str) -> str:
+        """*text* without what the patterns find."""
+        text = _SECRETS.sub(_without_secret, text)
+        for pattern in self._patterns:
+            text = pattern.sub(REDACTED, text)
+        return text
+
+    def _walk(self, node: Any, field: "Callable[[str, Any], bool] | None", depth: int) -> Any:
+        if type(node) is str:
+            return self.text(node)
+        if depth <= 0:
+            return REDACTED if isinstance(node, (dict, list)) else node
+        if type(node) is dict:
+            return {
+                key: REDACTED if field is not None and field(key, item) else self._walk(item, field, depth - 1)
+                for key, item in node.items()
+            }
+        return [self._walk(item, field, depth - 1) for item in node] if type(node) is list else node
+
+    def _field(self, name: str, value: Any) -> bool:
+        plain = _plain(name)
+        if plain in self._names:
+            return True
+        return not isinstance(value, (int, float, type(None))) and _SECRET_NAMES.fullmatch(plain) is not None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")

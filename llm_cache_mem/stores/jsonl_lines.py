@@ -1,0 +1,243 @@
+"""A recording as one line of JSON that people can read, compare and edit, and back."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from llm_cache_mem.canonical import encode
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_scalars import from_base64, to_base64
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.redaction import Redaction
+from llm_cache_mem.usage import Usage
+
+__all__ = ["BadLine", "from_line", "says_the_same", "to_line"]
+
+_WRAPPER: Final = "$llm-cache-mem"  # of a value that JSON cannot hold, as the codec writes it
+_BYTES, _UTF8 = "$bytes", "$utf8"  # inside of it: base64, and here, where bytes are a text, that text
+_CONFLICT = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
+_ESCAPED = {
+    ord(char): f"\\u{ord(char):04x}"
+    for char in "\x7f\x85\u2028\u2029\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+}
+"""Line ends and invisible marks that an editor might obey."""
+
+
+class BadLine(ValueError):
+    """What is wrong with a line; the text quotes nothing from it."""
+
+
+def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
+    """The line of *entry*, without its line end. What is unknown has no field; secrets are out."""
+    fields = {
+        "key": key,
+        "model": entry.model,
+        "request": None if entry.request is None else _request(entry.request, redaction),
+        "answer": redaction.answer(_readable(_parse(entry.payload.json()))),
+        "usage": None if entry.usage is None else _counts(Usage(*entry.usage)),
+        "cost_usd": _finite(entry.cost_usd),
+        "seconds": None if entry.seconds is None else _finite(round(entry.seconds, 3)),
+        "stored_at": _time(entry.stored_at),
+        "expires_at": None if entry.expires_at is None else _time(entry.expires_at),
+    }
+    known = {name: value for name, value in fields.items() if value is not None or name == "answer"}
+    text = json.dumps(known, ensure_ascii=False, allow_nan=False, check_circular=False)
+    return text.translate(_ESCAPED).encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
+
+
+def from_line(line: bytes) -> tuple[str, Entry]:
+    """The key and the entry of a line; BadLine if it holds neither. Fields that nobody knows are let pass."""
+    if line.startswith(_CONFLICT):
+        raise BadLine("a merge conflict that is not resolved")
+    fields = _parse(line)
+    if type(fields) is not dict:
+        raise BadLine("not a JSON object")
+    key = fields.get("key")
+    if type(key) is not str or not key:
+        raise BadLine("'key' is missing, or not a string")
+    if "answer" not in fields:
+        raise BadLine("'answer' is missing")
+    entry = Entry(
+        _payload(fields["answer"]),
+        _seconds_since_1970(fields, "stored_at") or 0.0,
+        _seconds_since_1970(fields, "expires_at"),
+        _text(fields, "model"),
+        _usage(fields.get("usage")),
+        _number(fields, "cost_usd"),
+        _number(fields, "seconds"),
+        _request_bytes(fields.get("request")),
+    )
+    return key, entry
+
+
+def says_the_same(line: bytes, other: bytes) -> bool:
+    """Whether two lines differ in nothing but when the call was made and what it took; never if either expires."""
+    one, two = _parse(line), _parse(other)
+    return all(one.get(name) == two.get(name) for name in ("key", "model", "request", "answer", "usage")) and not (
+        "expires_at" in one or "expires_at" in two
+    )
+
+
+# -- Requests and answers
+
+
+def _request(request: bytes, redaction: Redaction) -> Any:
+    """As JSON, if it is the JSON that caches keep."""
+    try:
+        tree = _parse(request)
+    except BadLine:
+        tree = None
+    return redaction.request(tree) if type(tree) is dict else redaction.text(request.decode("utf-8", "backslashreplace"))
+
+
+def _request_bytes(request: Any) -> bytes | None:
+    if request is None:
+        return None
+    if type(request) is dict:
+        return encode(request).encode()
+    if type(request) is str:
+        return request.encode("utf-8", "backslashreplace")
+    raise BadLine("'request' is neither an object nor a string")
+
+
+def _payload(answer: Any) -> Payload:
+    try:
+        text = json.dumps(_storable(answer), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except BadLine:
+        raise
+    except ValueError:  # 1e999 is read as infinite
+        raise BadLine("'answer' has a number that JSON cannot hold") from None
+    return Payload.from_json(text.encode("utf-8", "backslashreplace"))
+
+
+def _readable(tree: Any) -> Any:
+    """Bytes as text where they are one, in a value that JSON cannot hold."""
+    return {_WRAPPER: _walk(tree[_WRAPPER], _BYTES, _as_text)} if _is_wrapped(tree) else tree
+
+
+def _storable(tree: Any) -> Any:
+    """What ``_readable`` was made of."""
+    return {_WRAPPER: _walk(tree[_WRAPPER], _UTF8, _as_bytes)} if _is_wrapped(tree) else tree
+
+
+def _is_wrapped(tree: Any) -> bool:
+    return type(tree) is dict and len(tree) == 1 and _WRAPPER in tree
+
+
+def _walk(node: Any, tag: str, change: Callable[[Any], Any]) -> Any:
+    if type(node) is dict:
+        if len(node) == 1 and tag in node:
+            return change(node[tag])
+        return {key: _walk(item, tag, change) for key, item in node.items()}
+    return [_walk(item, tag, change) for item in node] if type(node) is list else node
+
+
+def _as_text(body: Any) -> Any:
+    try:
+        text = from_base64(body).decode()
+    except ValueError:
+        return {_BYTES: body}
+    return {_UTF8: text} if text.translate(_LINE_CHARACTERS).isprintable() else {_BYTES: body}
+
+
+def _as_bytes(body: Any) -> Any:
+    if type(body) is not str:
+        raise BadLine(f"{_UTF8!r} is not a string")
+    return {_BYTES: to_base64(body.encode("utf-8", "surrogatepass"))}
+
+
+_LINE_CHARACTERS = dict.fromkeys(map(ord, "\n\r\t\xa0\u200d\ufe0f"), " ")
+
+
+# -- Single fields
+
+
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    found = fields.get(name)
+    if found is None or type(found) is str:
+        return found
+    raise BadLine(f"{name!r} is not a string")
+
+
+def _number(fields: dict[str, Any], name: str) -> float | None:
+    found = fields.get(name)
+    if found is None:
+        return None
+    if isinstance(found, (int, float)) and type(found) is not bool and abs(found) < 1e18:  # which NaN and infinity are not
+        return float(found)
+    raise BadLine(f"{name!r} is not a number that fits")
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is None or number - number == 0.0 else None
+
+
+def _counts(usage: Usage) -> dict[str, int]:
+    return {name: count for name, count in usage._asdict().items() if count or name not in Usage._field_defaults}
+
+
+def _usage(found: Any) -> Usage | None:
+    if found is None:
+        return None
+    if type(found) is not dict or not all(type(count) is int and abs(count) < 1 << 63 for count in found.values()):
+        raise BadLine("'usage' is not an object of token counts")
+    try:
+        return Usage(**found)
+    except TypeError:
+        raise BadLine(f"'usage' has other fields than {', '.join(Usage._fields)}") from None
+
+
+def _time(seconds: float) -> str | float:
+    """As people write it, to the millisecond; what no calendar holds stays a number."""
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=round(seconds * 1000))
+    except (OverflowError, ValueError):
+        return seconds
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _seconds_since_1970(fields: dict[str, Any], name: str) -> float | None:
+    found = fields.get(name)
+    if type(found) is not str:
+        return _number(fields, name)
+    from datetime import UTC, datetime
+
+    try:
+        when = datetime.fromisoformat(found)
+    except ValueError:
+        raise BadLine(f"{name!r} is not a time such as 2026-03-01T12:00:00Z") from None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+# -- Strict JSON
+
+
+def _no_constant(token: str) -> Any:
+    raise BadLine(f"{token} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadLine("a name twice in one object")
+    return found
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return _decoder.decode(line.decode())
+    except json.JSONDecodeError as exc:
+        raise BadLine(f"not JSON: {exc.msg}, at character {exc.pos + 1}") from None
+    except UnicodeDecodeError:
+        raise BadLine("not UTF-8") from None
+    except RecursionError:
+        raise BadLine("nested too deeply") from None
+    except BadLine:
+        raise
+    except ValueError:
+        raise BadLine("a number with too many digits") from None
