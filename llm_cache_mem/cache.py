@@ -35,13 +35,15 @@ class LLMCache(Engine):
     *ignore*: parameter names that are not part of a request. *admit*: ``complete`` (default: no truncated, refused or empty
     answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by default what
     LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
-    identical calls become one, and *wait_seconds* for how long one of them waits for another. *strict*: raise StoreError when the
-    store fails instead of going on without it. *encryption_key*: one or several, as crypto.Encryption takes them, by default
-    what LLM_CACHE_MEM_KEY names, with which all that is kept outside of this process is encrypted. *keep_requests*: store each
-    request beside its answer, without secrets and what *redact* names (names of fields, compiled patterns), so that a miss can be
-    explained; always so in a jsonl store. *on_event* is told of each Event. *clock* gives the time in Unix seconds.
+    identical calls become one, in this process or, with ``"fleet"``, in all that share the store; *wait_seconds*: for how long one of
+    them waits for another. *strict*: raise StoreError when the store fails instead of going on without it. *encryption_key*: one or
+    several, as crypto.Encryption takes them, by default what LLM_CACHE_MEM_KEY names, with which all that is kept outside of this
+    process is encrypted. *keep_requests*: store each request beside its answer, without secrets and what *redact* names (names of
+    fields, compiled patterns), so that a miss can be explained; always so in a jsonl store. *on_event* is told of each Event. *clock*
+    gives the time in Unix seconds.
 
-    Raises ValueError or TypeError for a wrong argument, and StoreError or OSError for a path that cannot hold a database.
+    Raises ValueError or TypeError for a wrong argument, ``coalesce="fleet"`` with a store that cannot lease among them, and StoreError
+    or OSError for a path that cannot hold a database.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class LLMCache(Engine):
         admit: Literal["complete", "any"] | Callable[[Any], Any] = "complete",
         mode: Mode | None = None,
         prices: Any = None,
-        coalesce: bool = True,
+        coalesce: bool | Literal["fleet"] = True,
         wait_seconds: float = 600.0,
         strict: bool = False,
         encryption_key: Keys | None = None,
@@ -69,6 +71,8 @@ class LLMCache(Engine):
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "encryption_key")}
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be a function of one Event, not {type(on_event).__name__}")
+        if coalesce not in (True, False, "fleet"):
+            raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
         environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
         settings = Settings(
             ttl_seconds=to_seconds(ttl_seconds),

@@ -5,13 +5,13 @@ LLMCache is this with the calls that users make; the layers for frameworks and S
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from llm_cache_mem import log, pricing, usage
 from llm_cache_mem.codec import Payload, register
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, RequestNotCacheable, ValueNotCacheable
-from llm_cache_mem.flight import Flight, SingleFlight
+from llm_cache_mem.flight import Flight, SingleFlight, is_nested
 from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stats import Ledger
@@ -20,7 +20,8 @@ from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.guard import GuardedStore
 from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
 
-if TYPE_CHECKING:  # only caches that keep requests redact
+if TYPE_CHECKING:  # only caches that need them load them
+    from llm_cache_mem.fleet import Fleet, Turn
     from llm_cache_mem.redaction import Redaction
 
 __all__ = ["Engine", "Hit", "Settings"]
@@ -39,7 +40,7 @@ class Settings(NamedTuple):
     admit: Callable[[Any], str | None]
     own_admit: bool
     price: Callable[[str, usage.Usage], float | None]
-    coalesce: bool
+    coalesce: bool | Literal["fleet"]
     wait_seconds: float
     strict: bool
     clock: Callable[[], float]
@@ -94,6 +95,7 @@ class Engine:
         self._flights = SingleFlight(settings.wait_seconds)
         self._epoch = 0  # moves on with every delete and clear
         self._store = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
+        self._fleet = self._join_fleet() if settings.coalesce == "fleet" and type(store) is not MemoryStore else None
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.get if type(store) is MemoryStore else self._store.get
 
@@ -219,6 +221,10 @@ class Engine:
 
     # -- Calls
 
+    def turn(self, request: Request) -> "Turn | None":
+        """With ``coalesce="fleet"``, a turn to call for *request* that no other process has meanwhile; None: there is nobody to ask."""
+        return self._fleet.turn(request.key) if self._fleet is not None and self._mode() == "on" else None
+
     def call(
         self, request: Request, fn: Callable[[], Any], *, dump: Callable[[Any], Any] = _same, load: Callable[[Any], Any] = _same
     ) -> Any:
@@ -232,9 +238,9 @@ class Engine:
         if hit is not None:
             return hit.value
         if not self._settings.coalesce:
-            return self._lead(request, fn, dump, None).response
-        began = self._clock()
-        answer, joined = self._flights.run(request.key, lambda flight: self._lead(request, fn, dump, flight))
+            return self._make(request, fn, dump, None).response
+        turn, began = self.turn(request), self._clock()
+        answer, joined = self._flights.run(request.key, lambda flight: self._lead(request, fn, dump, flight, turn))
         if not joined and not answer.late:
             return answer.response
         try:
@@ -252,9 +258,9 @@ class Engine:
         if hit is not None:
             return hit.value
         if not self._settings.coalesce:
-            return (await self._alead(request, fn, dump, None)).response
-        began = self._clock()
-        answer, joined = await self._flights.arun(request.key, lambda flight: self._alead(request, fn, dump, flight))
+            return (await self._amake(request, fn, dump, None)).response
+        turn, began = self.turn(request), self._clock()
+        answer, joined = await self._flights.arun(request.key, lambda flight: self._alead(request, fn, dump, flight, turn))
         if not joined and not answer.late:
             return answer.response
         try:
@@ -298,6 +304,14 @@ class Engine:
     def _no_stream(self, request: Request, answer: Any) -> Any:
         self._skip(request, "value", "an answer was not stored: a stream was asked for, and it is none")
         return answer
+
+    def _join_fleet(self) -> "Fleet":
+        if self._store.leasing is None:
+            name = type(self._store.inner).__name__
+            raise ValueError(f"coalesce='fleet' needs a store through which processes can agree (SQLite, Redis, Memcached); {name} cannot")
+        from llm_cache_mem.fleet import Fleet  # loaded by those who share calls
+
+        return Fleet(self._store, self._settings.wait_seconds)
 
     # -- Inside: modes and freshness
 
@@ -373,22 +387,41 @@ class Engine:
 
     # -- Inside: calling and storing
 
-    def _lead(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight | None) -> _Answer:
-        found = self._second_look(request) if flight is not None else None
-        if found is not None:
-            return found
+    def _lead(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight, turn: "Turn | None") -> _Answer:
+        if turn is None or is_nested(flight):
+            return self._second_look(request) or self._make(request, fn, dump, flight)
+        try:
+            return turn.take(lambda: self._second_look(request)) or self._make(request, fn, dump, flight)
+        finally:
+            turn.release()
+
+    async def _alead(
+        self,
+        request: Request,
+        fn: Callable[[], Awaitable[Any]],
+        dump: Callable[[Any], Any],
+        flight: Flight,
+        turn: "Turn | None",
+    ) -> _Answer:
+        if turn is None or is_nested(flight):
+            found = await self._off_loop(lambda: self._second_look(request))
+            return found or await self._amake(request, fn, dump, flight)
+        try:
+            return await turn.atake(lambda: self._second_look(request)) or await self._amake(request, fn, dump, flight)
+        finally:
+            turn.release()
+
+    def _make(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight | None) -> _Answer:
+        """Call, and store the answer."""
         began = self._clock()
         response = fn()
         seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
         return _Answer(response, payload, self._keep(request, payload, self._paid(request, response, seconds), flight))
 
-    async def _alead(
+    async def _amake(
         self, request: Request, fn: Callable[[], Awaitable[Any]], dump: Callable[[Any], Any], flight: Flight | None
     ) -> _Answer:
-        found = await self._off_loop(lambda: self._second_look(request)) if flight is not None else None
-        if found is not None:
-            return found
         began = self._clock()
         response = await fn()
         seconds = max(0.0, self._clock() - began)

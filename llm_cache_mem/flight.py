@@ -18,7 +18,7 @@ from llm_cache_mem.seats import Seat, TaskSeat, ThreadSeat, post, running_loop
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Flight", "SingleFlight"]
+__all__ = ["Flight", "SingleFlight", "is_nested"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,6 +54,11 @@ class Flight:
     def _forget(self) -> None:
         with self._storing:
             self._forgotten = True
+
+
+def is_nested(flight: Flight) -> bool:
+    """Whether *flight* is led by the work of another for the same key, in whatever cache: it must not wait for that."""
+    return any(other is not flight and other._key == flight._key and not other._landed for other in _leading.get())
 
 
 class SingleFlight:

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "llm_cache_mem"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "fork", "hashing", "log"),
     ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "options", "redaction"),
-    ("foreign", "twins", "seats", "protocols", "usage", "pricing", "admission", "flight", "request", "streams", "stores"),
+    ("foreign", "twins", "seats", "protocols", "usage", "pricing", "admission", "flight", "request", "streams", "stores", "fleet"),
     ("engine", "functions"),
     ("cache",),
     ("__init__",),

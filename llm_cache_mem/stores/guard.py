@@ -9,7 +9,7 @@ from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.stores.base import Removed, Store
+from llm_cache_mem.stores.base import LeasingStore, Removed, Store
 
 __all__ = ["Breaker", "GuardedStore"]
 
@@ -114,6 +114,7 @@ class GuardedStore:
         timer: Callable[[], float] = monotonic,
     ) -> None:
         self.inner = store
+        self.leasing = store if isinstance(store, LeasingStore) else None  # processes can agree through it
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
@@ -127,6 +128,11 @@ class GuardedStore:
     @property
     def blocking(self) -> bool:
         return self.inner.blocking
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether the store failed so often that it is not asked for some seconds."""
+        return self._breaker.open
 
     def get(self, key: str) -> Entry | None:
         return self._guarded("get", None, self.inner.get, key)
@@ -147,6 +153,14 @@ class GuardedStore:
 
     def size(self, prefix: str = "") -> int:
         return self._guarded("size", 0, self.inner.size, prefix)
+
+    def lease(self, key: str, token: str, seconds: float) -> bool | None:
+        """As LeasingStore.lease; None when nobody can tell."""
+        return None if self.leasing is None else self._guarded("lease", None, self.leasing.lease, key, token, seconds)
+
+    def release(self, key: str, token: str) -> None:
+        if self.leasing is not None:
+            self._guarded("release", None, self.leasing.release, key, token)
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         return self._loud("delete", lambda: self.inner.delete(key, stored_at=stored_at))

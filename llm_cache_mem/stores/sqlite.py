@@ -12,6 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
 from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
 from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError
+from llm_cache_mem.stores import sqlite_leases as leases
 from llm_cache_mem.stores import sqlite_rows as rows
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
@@ -154,6 +155,19 @@ class SQLiteStore:
         self._flush_touches()
         self._pool.close()
         self._file.lock.close()
+
+    # -- Leases
+
+    @_store_errors_only("lease")
+    def lease(self, key: str, token: str, seconds: float) -> bool:
+        now = self._clock()
+        if self._use(leases.is_taken, key, token, seconds, now):
+            return False
+        return self._write(leases.take, key, token, seconds, now)
+
+    @_store_errors_only("release")
+    def release(self, key: str, token: str) -> None:
+        self._write(leases.release, key, token)
 
     # -- Connections
 

@@ -1,0 +1,242 @@
+"""Single-flight over processes and hosts: of the caches that share a store, one calls the model for a key, the others wait for its answer.
+
+Who calls holds a lease in the store, which a thread prolongs while the call runs: a process that is killed loses its leases in
+seconds, a slow call keeps its own. Those who do not get it look into the store again and again, until the answer is there, the lease
+is to be had, or they have waited long enough. No answer is wrong for want of a lease: one that is lost, or a store that fails, costs
+a call more.
+"""
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from random import uniform
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.seats import running_loop
+from llm_cache_mem.stores.guard import GuardedStore
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["LEASE_SECONDS", "Fleet", "Turn"]
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 6.0  # how long the others wait for a dead one
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+_PAUSE_SHARE = 0.15  # of the time that was waited so far
+_EXIT_SECONDS = 1.0  # how long the end of the program waits for leases to be released
+
+
+class Turn:
+    """A caller's turn to make the call for a key: ``take`` it, call if that gave nothing, ``release`` it in a ``finally``.
+
+    The caller's patience begins when the turn is made. Whoever holds a turn keeps it alive: one that is dropped ends by itself.
+    """
+
+    __slots__ = ("__weakref__", "_asked", "_began", "_deadline", "_fleet", "_loop", "_unsure", "key", "over", "token")
+
+    def __init__(self, fleet: "Fleet", key: str, seconds: float) -> None:
+        self.key = key
+        self.token = os.urandom(16).hex()
+        self.over = False
+        self._fleet = fleet
+        self._began = monotonic()
+        self._deadline = self._began + seconds
+        self._asked = False
+        self._unsure = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether what it was taken for can still go on: a task does not outlive its event loop."""
+        return self._loop is None or self._loop.is_running()
+
+    def take(self, look: Callable[[], T | None]) -> T | None:
+        """None when the call is this caller's to make, else what *look* finds: the answer that another has stored.
+
+        Waits until it knows which. When the caller's patience is over, or the store cannot tell, the call is his.
+        """
+        while True:
+            found, pause = self._step(look)
+            if pause is None:
+                return found
+            sleep(pause)
+
+    async def atake(self, look: Callable[[], T | None]) -> T | None:
+        """As ``take``; *look* is run in a thread where the store would block the event loop."""
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        while True:
+            step = asyncio.to_thread(lambda: self._step(look)) if self._fleet.store.blocking else None
+            found, pause = self._step(look) if step is None else await step
+            if pause is None:
+                return found
+            await asyncio.sleep(pause)
+
+    def release(self) -> None:
+        """Let the next one try. Without the lease, or a second time, it does nothing. Does not block an event loop."""
+        self._fleet.release(self)
+
+    def _step(self, look: Callable[[], T | None]) -> tuple[T | None, float | None]:
+        """What *look* finds, and the seconds to wait before the next step; None: the waiting is over."""
+        if self._asked:  # else the caller has just looked
+            found = look()
+            if found is not None:
+                return found, None
+        self._asked = True
+        if not self._fleet.holds(self.key):  # by an older call of this process: that it was begun anew means not to wait for it
+            pause = self._pause(self._fleet.lease(self))
+            if pause is not None:
+                return None, pause
+        found = look()  # whoever had the lease before may have stored the answer meanwhile
+        if found is not None:
+            self.release()
+        return found, None
+
+    def _pause(self, leads: bool | None) -> float | None:
+        """The seconds to wait for another, whose call it is; None if this caller leads, or would wait in vain."""
+        unsure, self._unsure = self._unsure, leads is None
+        if leads or (leads is None and (unsure or self._fleet.store.left_alone)):
+            return None
+        now = monotonic()
+        if now >= self._deadline:
+            return None
+        usual = min(max((now - self._began) * _PAUSE_SHARE, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        return min(usual * uniform(0.7, 1.3), self._deadline - now)
+
+
+class Fleet:
+    """The turns that the callers of one cache hold in its *store*; the thread that prolongs them lives no longer than they do.
+
+    A caller waits for another at most *wait_seconds*. Thread-safe; a forked child holds nothing of its parent's.
+    """
+
+    def __init__(self, store: GuardedStore, wait_seconds: float) -> None:
+        self.store = store
+        self._wait_seconds = wait_seconds
+        self._closing = False
+        self._after_fork()
+        reset_after_fork(self)
+        _fleets.add(self)
+
+    def _after_fork(self) -> None:
+        self._changed = threading.Condition()
+        self._held: WeakValueDictionary[str, Turn] = WeakValueDictionary()
+        self._handed_over: list[Turn] = []
+        self._keeper: threading.Thread | None = None
+
+    def turn(self, key: str) -> Turn:
+        """A turn for *key*, not taken yet."""
+        return Turn(self, key, self._wait_seconds)
+
+    def holds(self, key: str) -> bool:
+        """Whether a caller of this cache has the lease of *key*."""
+        return key in self._held
+
+    def lease(self, turn: Turn) -> bool | None:
+        """Try to get the lease for *turn*; None when the store cannot tell."""
+        leads = self.store.lease(turn.key, turn.token, LEASE_SECONDS)
+        if leads:
+            with self._changed:
+                if not turn.over:
+                    self._held[turn.key] = turn
+                    self._keep()
+            if turn.over:  # its caller was cancelled, and left a thread behind that got this far
+                self.store.release(turn.key, turn.token)
+        return leads
+
+    def release(self, turn: Turn) -> None:
+        """End *turn*; where the store would block an event loop, soon."""
+        with self._changed:
+            turn.over = True
+            if self._held.get(turn.key) is not turn:
+                return
+            del self._held[turn.key]
+            if self.store.blocking and "asyncio" in sys.modules and running_loop() is not None and self._keep():
+                self._handed_over.append(turn)
+                self._changed.notify_all()
+                return
+        self.store.release(turn.key, turn.token)
+
+    def finish(self) -> None:
+        """At exit: end the turns of those who are not there any more, and the thread."""
+        with self._changed:
+            self._closing = True
+            keeper = self._keeper
+            self._changed.notify_all()
+        if keeper is not None:
+            keeper.join(_EXIT_SECONDS)
+
+    # -- The thread
+
+    def _keep(self) -> bool:
+        """See to it that there is a thread to do what is due; False when none can be started any more."""
+        if self._keeper is None:
+            keeper = threading.Thread(target=self._run, name="llm-cache-mem leases", daemon=True)
+            try:
+                keeper.start()
+            except RuntimeError:  # too many, or the interpreter is about to end
+                return False
+            self._keeper = keeper
+        return True
+
+    def _run(self) -> None:
+        due = monotonic() + LEASE_SECONDS / 3
+        while self._wait(due):
+            self._end_handed_over()
+            if monotonic() >= due:
+                self._prolong()
+                due = monotonic() + LEASE_SECONDS / 3
+
+    def _wait(self, due: float) -> bool:
+        """Wait until there is something to do, at the latest when it is *due*; False when nobody holds a turn any more."""
+        with self._changed:
+            if not self._handed_over and not self._closing:
+                self._changed.wait(max(0.0, due - monotonic()))
+            if self._closing:
+                self._handed_over += self._held.values()
+                self._held.clear()
+            if not self._handed_over and not self._held:
+                self._keeper = None
+                return False
+            return True
+
+    def _end_handed_over(self) -> None:
+        with self._changed:
+            turns, self._handed_over = self._handed_over, []
+        for turn in turns:
+            with contextlib.suppress(StoreError):  # of a strict cache, but nobody is here to be told
+                self.store.release(turn.key, turn.token)
+
+    def _prolong(self) -> None:
+        for turn in list(self._held.values()):
+            if not turn.alive:
+                continue
+            with contextlib.suppress(StoreError):  # as above
+                lost = self.store.lease(turn.key, turn.token, LEASE_SECONDS) is False
+                with self._changed:
+                    over = self._held.get(turn.key) is not turn
+                    if lost and not over:
+                        del self._held[turn.key]
+                if over:  # it ended while it was prolonged
+                    self.store.release(turn.key, turn.token)
+
+
+_fleets: "WeakSet[Fleet]" = WeakSet()
+
+
+def _finish_all() -> None:
+    for fleet in list(_fleets):
+        fleet.finish()
+
+
+atexit.register(_finish_all)
