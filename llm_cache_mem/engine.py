@@ -85,17 +85,18 @@ def _same(value: Any) -> Any:
 class Engine:
     """Freshness, admission, single-flight and accounting around one store. Thread-safe."""
 
-    def __init__(self, store: Store, keyer: Keyer, ledger: Ledger, settings: Settings) -> None:
+    def __init__(self, store: Store, keyer: Keyer, ledger: Ledger, settings: Settings, *, beside: "Engine | None" = None) -> None:
         self._settings = settings
         self._keyer = keyer
         self._ledger = ledger
         self._clock = settings.clock
         self._ttl_seconds = settings.ttl_seconds
         self._default_mode = settings.mode
-        self._flights = SingleFlight(settings.wait_seconds)
+        # *beside*: an engine on the same store with other rules; what clears the one must reach the calls under way in the other
+        self._flights: SingleFlight = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
         self._epoch = 0  # moves on with every delete and clear
-        self._store = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
-        self._fleet = self._join_fleet() if settings.coalesce == "fleet" and type(store) is not MemoryStore else None
+        self._store: GuardedStore = GuardedStore(store, strict=settings.strict, on_error=ledger.error) if beside is None else beside._store
+        self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and type(store) is not MemoryStore else None
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.get if type(store) is MemoryStore else self._store.get
 
@@ -305,7 +306,9 @@ class Engine:
         self._skip(request, "value", "an answer was not stored: a stream was asked for, and it is none")
         return answer
 
-    def _join_fleet(self) -> "Fleet":
+    def _join_fleet(self, beside: "Engine | None") -> "Fleet":
+        if beside is not None and beside._fleet is not None:
+            return beside._fleet
         if self._store.leasing is None:
             name = type(self._store.inner).__name__
             raise ValueError(f"coalesce='fleet' needs a store through which processes can agree (SQLite, Redis, Memcached); {name} cannot")

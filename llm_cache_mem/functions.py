@@ -11,7 +11,7 @@ from llm_cache_mem.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.request import Request
 
-__all__ = ["cached"]
+__all__ = ["Identity", "arguments", "cached", "is_coroutine_function"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,11 +31,18 @@ def cached(engine: Engine, fn: F, version: str, ignore: frozenset[str]) -> F:
         wrapper = _async_generator(engine, fn, calls)
     elif inspect.isgeneratorfunction(fn):
         wrapper = _generator(engine, fn, calls)
-    elif inspect.iscoroutinefunction(fn) or (not hasattr(fn, "__code__") and inspect.iscoroutinefunction(type(fn).__call__)):
+    elif is_coroutine_function(fn):
         wrapper = _coroutine(engine, fn, calls)
     else:
         wrapper = _plain(engine, fn, calls)
     return functools.wraps(fn)(wrapper)  # type: ignore[return-value]  # same signature, by construction
+
+
+def is_coroutine_function(fn: Any) -> bool:
+    """Whether calling *fn*, a function or an object, gives a coroutine."""
+    import inspect
+
+    return inspect.iscoroutinefunction(fn) or (not hasattr(fn, "__code__") and inspect.iscoroutinefunction(type(fn).__call__))
 
 
 def _plain(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[..., Any]:
@@ -82,12 +89,46 @@ def _async_generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") ->
     return wrapper
 
 
+class Identity:
+    """Which function is called: its name and code or, instead of the code, *version*; and the plain values outside that it reads."""
+
+    def __init__(self, fn: Callable[..., Any], version: str) -> None:
+        self._itself = [_name(fn), version] if version else _identity(fn)
+        self._scope = _Scope(fn)
+
+    def params(self) -> dict[str, Any]:
+        """What stands for the function in a request made now; it may hold objects without a wire form."""
+        params: dict[str, Any] = {_FUNCTION: self._itself}
+        scope = self._scope.values()
+        if scope:
+            params[_SCOPE] = scope
+        return params
+
+
+def arguments(signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments of a call by name, defaults applied; None if they do not fit: what is wrong is for the function to say."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        how = signature.parameters[name].kind
+        if how is how.VAR_KEYWORD:
+            # no keyword of **kwargs may be called like anything else in the request
+            free = not any(key in signature.parameters or "." in key or key == "messages" for key in value)
+            named.update(value if free else {_KEYWORDS: value})
+        else:
+            named[_POSITIONAL if how is how.VAR_POSITIONAL else name] = value
+    return named
+
+
 class _Calls:
     """Turns arguments into requests: messages are the argument of that name, everything else is params."""
 
     def __init__(self, fn: Callable[..., Any], signature: Any, version: str, ignore: frozenset[str]) -> None:
-        self._identity = [_name(fn), version] if version else _identity(fn)
-        self._scope = _Scope(fn)
+        self._identity = Identity(fn, version)
         self._signature = signature
         self._ignore = ignore
         parameters = signature.parameters.values()
@@ -96,30 +137,15 @@ class _Calls:
             raise ValueError(f"ignore names no argument of {_name(fn)}: {', '.join(sorted(unknown))}")
 
     def request(self, engine: Engine, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
-        """The request that this call is; None if it has no key, or does not fit the signature: what is wrong is for *fn* to say."""
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError:
+        """The request that this call is; None if it has no key or does not fit the signature."""
+        named = arguments(self._signature, args, kwargs)
+        if named is None:
             return None
-        bound.apply_defaults()
-        params: dict[str, Any] = {_FUNCTION: self._identity}
-        scope = self._scope.values()
-        if scope:
-            params[_SCOPE] = scope
-        for name, value in bound.arguments.items():
-            how = self._signature.parameters[name].kind
-            if how is how.VAR_KEYWORD:
-                params.update(value if self._are_free(value) else {_KEYWORDS: value})
-            else:
-                params[_POSITIONAL if how is how.VAR_POSITIONAL else name] = value
+        params = self._identity.params() | named
         messages = params.pop("messages", None)
         for name in self._ignore:
             params.pop(name, None)
         return engine.request_or_none(messages, params, kind=kind)
-
-    def _are_free(self, names: Mapping[str, Any]) -> bool:
-        """Whether no keyword of ``**kwargs`` is called like anything else in the request."""
-        return not any(name in self._signature.parameters or "." in name or name == "messages" for name in names)
 
 
 class _Scope:

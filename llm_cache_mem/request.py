@@ -28,11 +28,11 @@ class Request(NamedTuple):
         return f"Request(key={self.key!r}, model={self.model!r})"
 
 
-def parameter_names(names: Iterable[str]) -> frozenset[str]:
+def parameter_names(names: Iterable[str], what: str = "ignore") -> frozenset[str]:
     """*names* as a set; TypeError for a bare str, which would be taken letter by letter."""
     found = frozenset(() if isinstance(names, str) else names)
     if isinstance(names, str) or not all(isinstance(name, str) for name in found):
-        raise TypeError("ignore must be a collection of parameter names")
+        raise TypeError(f"{what} must be a collection of names")
     return found
 
 
@@ -57,6 +57,12 @@ class Keyer:
         if digests:
             self._stored, *self._stored_before = digests
 
+    def verbatim(self) -> "Keyer":
+        """The same for requests that are no conversations: nothing is ignored, and no key function stands between."""
+        other = Keyer(self._namespace, None, (), keeps=self._keeps)
+        other._stored, other._stored_before = self._stored, self._stored_before
+        return other
+
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
         """``request(messages, params, "value").key`` where nothing was asked and nothing is set that would change it; else None."""
         if current() is NOTHING_ASKED and self._key_fn is None and not self._stored_before and self._ignore.isdisjoint(params):
@@ -68,6 +74,10 @@ class Keyer:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""
         asked: Any = current().namespace
         return keys.prefix(self._namespace if asked is UNSET else asked, kind)
+
+    def place(self, kind: str, digest: str) -> str:
+        """The stored key of the request that has *digest*, among entries of *kind*."""
+        return self.prefix(kind) + (digest if self._stored is None else self._stored(digest))
 
     def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""

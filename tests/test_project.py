@@ -25,8 +25,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("foreign", "twins", "seats", "protocols", "usage", "pricing", "admission", "flight", "request", "streams", "stores", "fleet"),
     ("engine", "functions"),
     ("cache",),
+    ("tools",),
     ("__init__",),
-    ("http", "survey", "tools", "replay", "pytest_plugin", "prompt_cache", "bench", "cli", "__main__", "demo"),
+    ("http", "survey", "replay", "pytest_plugin", "prompt_cache", "bench", "cli", "__main__", "demo"),
 )
 CORE = len(LAYERS) - 1  # the layers before this one import nothing optional
 # Modules of these layers that are for one optional package, and that only those load who use it.

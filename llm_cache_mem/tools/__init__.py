@@ -1,0 +1,8 @@
+"""Tool results: a tool of which somebody said so is run once for the same arguments, until they are too old or something changed."""
+
+from llm_cache_mem.tools.cache import ToolCache
+from llm_cache_mem.tools.rules import Rule
+from llm_cache_mem.tools.sessions import CachedSession
+from llm_cache_mem.tools.tally import ToolCacheStats, ToolStats
+
+__all__ = ["CachedSession", "Rule", "ToolCache", "ToolCacheStats", "ToolStats"]

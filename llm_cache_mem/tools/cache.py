@@ -1,0 +1,396 @@
+"""ToolCache: tool results behind an LLMCache, for the tools of which somebody said that they may be cached."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.errors import CacheMissError, StoreError
+from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
+from llm_cache_mem.tools.results import FORMS, Form, Results, lifetime, why_unstored
+from llm_cache_mem.tools.rules import Entities, Rule, make_rule, verdict
+from llm_cache_mem.tools.tally import ToolCacheStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ToolCache"]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Unstored(Exception):
+    """The call was made, and what it gave is for its caller alone."""
+
+
+class ToolCache:
+    """Tool results in *cache*, or in an ``LLMCache(**arguments)`` of its own. Thread-safe.
+
+    *tools*: names of tools that may be cached, or a mapping from names to how long their results live (seconds, a timedelta, or
+    None for ever). ``allow``, ``writes`` and the decorators say more. Errors, exceptions and results with side effects are never
+    stored; of concurrent identical calls one runs. Results live in the namespace of the cache: give each tenant one. In the store
+    each tool and each entity takes one small entry beside the results.
+    """
+
+    def __init__(self, cache: LLMCache | None = None, *, tools: Iterable[str] | Mapping[str, Seconds] = (), **arguments: Any) -> None:
+        if cache is not None and arguments:
+            raise TypeError("give either a cache or the arguments to make one")
+        if cache is not None and not isinstance(cache, LLMCache):
+            raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
+        if isinstance(tools, str):
+            raise TypeError("tools must be a collection of names, or a mapping from names to seconds")
+        self._cache = LLMCache(**arguments) if cache is None else cache
+        self._owns = cache is None
+        self._results = Results(self._cache)
+        self._rules: dict[str, Rule] = {}
+        self._functions: dict[str, str] = {}
+        for name in tools:
+            self.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
+
+    @property
+    def cache(self) -> LLMCache:
+        """The cache underneath."""
+        return self._cache
+
+    # -- What is said of tools
+
+    def allow(
+        self,
+        tool: str,
+        *,
+        ttl_seconds: "Seconds | Unset" = UNSET,
+        version: str = "",
+        ignore: Iterable[str] = (),
+        redact: Iterable[str] = (),
+        depends_on: Entities = (),
+    ) -> None:
+        """Let *tool* be cached, whatever was said of it before.
+
+        *ttl_seconds*: how long its results live; by default as the cache says. *version*: part of the key. *ignore*: arguments that
+        are not part of the request. *redact*: arguments of which only a digest is. *depends_on*: what entities a result tells of, by
+        name: ``"user:{user_id}"``, which the argument of that name fills in (a list: one entity for each item), several of these,
+        or a function from the arguments to names.
+        """
+        self._say(tool, make_rule(ttl_seconds=ttl_seconds, version=version, ignore=ignore, redact=redact, entities=depends_on))
+
+    def writes(self, tool: str, *, entities: Entities = (), tools: Iterable[str] = ()) -> None:
+        """Say that *tool* changes something: it is never cached, and after each call of it that passes here, failed ones too,
+        the results that depend on *entities* (written as in ``allow``) and those of *tools* are invalid."""
+        self._say(tool, make_rule(entities=entities, writes=True, changes=tools))
+
+    def rule(self, tool: str, said: Mapping[str, Any] | None = None) -> Rule | None:
+        """How *tool* is cached, by what was said here and, with *said*, by its own metadata; None: not at all.
+
+        Of itself a tool may say ``cacheable``, ``volatile``, ``ttl_seconds``, ``version``, and in MCP's words or without "Hint"
+        ``readOnlyHint`` with ``idempotentHint``, which allow, or ``destructiveHint``, which forbids whatever else is said.
+        """
+        return verdict(said or {}, self._rules.get(tool))
+
+    # -- Calling
+
+    def get_or_call(
+        self, tool: str, args: Mapping[str, Any] | str, compute: Callable[..., T], *, ttl_seconds: "Seconds | Unset" = UNSET
+    ) -> T:
+        """The stored result of *tool* for *args*, or that of ``compute(**args)``, which is then stored.
+
+        A *compute* that takes none of the arguments is called without. *args* may be the JSON text that a model wrote. To call this
+        is to say that the tool may be cached, unless ``writes`` says otherwise.
+        """
+        named = _named(args)
+        return self.call(tool, named, lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
+
+    async def aget_or_call(
+        self, tool: str, args: Mapping[str, Any] | str, compute: Callable[..., Awaitable[T]], *, ttl_seconds: "Seconds | Unset" = UNSET
+    ) -> T:
+        """``get_or_call`` for a coroutine function."""
+        named = _named(args)
+        return await self.acall(tool, named, lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
+
+    def call(
+        self,
+        tool: str,
+        args: Any,
+        run: Callable[[], T],
+        *,
+        rule: Rule | None,
+        form: Form = "tool",
+        dump: Callable[[Any], Any] | None = None,
+        load: Callable[[Any], Any] | None = None,
+    ) -> T:
+        """The result of *tool* by *rule* (None: without the cache), or that of ``run()``: what the layers for frameworks stand on.
+
+        *form* tells values apart that differ in kind; *dump* makes the stored value from a result, and *load* a result from a stored
+        value. What *run* raises is raised, and only to who called it: who waited for it makes a call of its own.
+        """
+        if rule is None:
+            return run()
+        if rule.writes:
+            return self._write(tool, args, rule, run)
+        flight = _Flight(run)
+        with _living(rule):
+            request = self._results.of_call(tool, args, rule, form)
+            if request is None:
+                return run()
+            try:
+                return self._results.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]  # what run gave
+            except (CacheMissError, StoreError):
+                raise
+            except Exception:
+                if flight.began and not flight.landed:
+                    raise
+            return self._alone(tool, flight) if flight.landed else run()
+
+    async def acall(
+        self,
+        tool: str,
+        args: Any,
+        run: Callable[[], Awaitable[T]],
+        *,
+        rule: Rule | None,
+        form: Form = "tool",
+        dump: Callable[[Any], Any] | None = None,
+        load: Callable[[Any], Any] | None = None,
+    ) -> T:
+        """``call`` for a coroutine function."""
+        if rule is None:
+            return await run()
+        if rule.writes:
+            return await self._awrite(tool, args, rule, run)
+        flight = _Flight(run)
+        with _living(rule):
+            request = await self._results._off_loop(lambda: self._results.of_call(tool, args, rule, form))
+            if request is None:
+                return await run()
+            try:
+                return await self._results.acall(request, flight.arun, **_ways(dump, load))  # type: ignore[no-any-return]
+            except (CacheMissError, StoreError):
+                raise
+            except Exception:
+                if flight.began and not flight.landed:
+                    raise
+            return self._alone(tool, flight) if flight.landed else await run()
+
+    @overload
+    def cached(self, fn: F, /) -> F: ...
+    @overload
+    def cached(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        ttl_seconds: "Seconds | Unset" = UNSET,
+        version: str = "",
+        ignore: Iterable[str] = (),
+        redact: Iterable[str] = (),
+        depends_on: Entities = (),
+    ) -> Callable[[F], F]: ...
+    def cached(self, fn: F | None = None, /, *, name: str | None = None, **said: Any) -> F | Callable[[F], F]:
+        """Decorate a function or coroutine function, which is the tool *name* (by default its own), so that equal arguments run it once.
+
+        Arguments are bound to the signature and defaults applied. The rest is as in ``allow``, and as for ``LLMCache.cached`` the
+        code of the function, or *version* in its place, is part of the key. A ``self`` without a wire form makes calls go
+        uncached; ``ignore=["self"]`` says that all instances give the same results.
+        """
+        from llm_cache_mem.tools.functions import cached
+
+        if fn is None:
+            return lambda function: cached(self, function, name, **said)
+        return cached(self, fn, name, **said)
+
+    @overload
+    def writing(self, fn: F, /) -> F: ...
+    @overload
+    def writing(self, /, *, name: str | None = None, entities: Entities = (), tools: Iterable[str] = ()) -> Callable[[F], F]: ...
+    def writing(
+        self, fn: F | None = None, /, *, name: str | None = None, entities: Entities = (), tools: Iterable[str] = ()
+    ) -> F | Callable[[F], F]:
+        """Decorate a function or coroutine function that changes something, as ``writes`` says it of a tool."""
+        from llm_cache_mem.tools.functions import writing
+
+        if fn is None:
+            return lambda function: writing(self, function, name, entities=entities, changes=tools)
+        return writing(self, fn, name, entities=entities, changes=tools)
+
+    # -- What is no longer so
+
+    @overload
+    def invalidate(self, tool: str, args: Mapping[str, Any] | str) -> bool: ...
+    @overload
+    def invalidate(self, tool: str | None = None, /) -> bool: ...
+    @overload
+    def invalidate(self, *, entity: str) -> bool: ...
+    def invalidate(self, tool: str | None = None, args: Mapping[str, Any] | str | None = None, *, entity: str | None = None) -> bool:
+        """Let nobody be given again what is stored for a call (*tool* and *args*), for a tool, for whatever depends on an *entity*,
+        or without any of these for all tools. Whether there was, or may have been, something.
+
+        It holds at once for every process that shares the store. A call under way will not be stored either; for a single call this
+        is so in this process only. What became invalid makes room as it gets old, by *max_size* and *ttl_seconds*. StoreError if the
+        store fails.
+        """
+        if entity is not None:
+            if tool is not None or args is not None or not isinstance(entity, str):
+                raise TypeError("give a tool, a tool and its arguments, or the name of one entity")
+            return self._results.generations.end(("entity", entity))
+        if tool is None:
+            if args is not None:
+                raise TypeError("arguments of which tool?")
+            return self._results.generations.end_all() > 0
+        if args is None:
+            return self._results.generations.end(("tool", tool))
+        return self._forget(tool, _named(args))
+
+    async def ainvalidate(self, tool: str | None = None, args: Mapping[str, Any] | str | None = None, *, entity: str | None = None) -> bool:
+        """As ``invalidate``, in a thread where that would wait."""
+        return await self._results._off_loop(lambda: self.invalidate(tool, args, entity=entity))  # type: ignore[call-overload]
+
+    # -- Looking after it
+
+    def stats(self) -> ToolCacheStats:
+        """The counters of each tool since this object was made; ``cache.stats()`` has them among all others."""
+        return self._results.by_tool()
+
+    def close(self) -> None:
+        """Let go of the store, if this object opened it. Calls go on, uncached."""
+        if self._owns:
+            self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ToolCache({self._cache!r}, tools={sorted(self._rules)})"
+
+    def _repr_html_(self) -> str:
+        return self.stats()._repr_html_()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # frameworks copy tools, and mean the same cache
+
+    # -- Inside
+
+    def _say(self, tool: str, rule: Rule) -> None:
+        if not isinstance(tool, str) or not tool:
+            raise TypeError(f"a tool is named by a str, not {tool!r}")
+        self._rules[tool] = rule
+
+    def _claim(self, tool: str, function: str, rule: Rule) -> None:
+        """Let *tool* be the function of that name; ValueError if it is another's already."""
+        if self._functions.setdefault(tool, function) != function:
+            raise ValueError(f"two functions are the tool {tool!r}: give one of them a name=")
+        self._say(tool, rule)
+
+    def _explicit(self, tool: str, ttl_seconds: Any) -> Rule:
+        rule = self._rules.get(tool) or Rule()
+        return rule if isinstance(ttl_seconds, Unset) else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
+
+    def _alone(self, tool: str, flight: "_Flight") -> Any:
+        """The result that its caller alone gets."""
+        if flight.reason is not None:
+            self._results.pass_by(tool, flight.reason, "the result of a tool was not stored: %s", flight.reason)
+        return flight.result
+
+    def _forget(self, tool: str, named: Any) -> bool:
+        found, rule = False, self._rules.get(tool) or Rule()
+        with _living(rule):
+            for form in FORMS:
+                request = self._results.of_call(tool, named, rule, form)
+                found |= request is not None and self._results.discard(request)
+        return found
+
+    def _write(self, tool: str, args: Any, rule: Rule, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        finally:  # what failed may have been half done
+            self._changed(tool, args, rule)
+
+    async def _awrite(self, tool: str, args: Any, rule: Rule, run: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await run()
+        finally:
+            await self._results._off_loop(lambda: self._changed(tool, args, rule))
+
+    def _changed(self, tool: str, args: Any, rule: Rule) -> None:
+        """Invalidate what *tool* changed. The call has been made: no failure here is told to its caller."""
+        generations = self._results.generations
+        try:
+            ended = [generations.end_later(("entity", name)) for name in rule.entities(args)]
+        except Exception as exc:  # noqa: BLE001  # nobody knows which: then all of them
+            self._results.pass_by(tool, "entities", "it is unknown what a tool changed (%s): all results are invalid", type(exc).__name__)
+            ended = [generations.end_later(None)]
+        ended += [generations.end_later(("tool", name)) for name in rule.changes]
+        if not all(ended):
+            self._results.pass_by(tool, "invalidate", "the store failed: what a tool changed goes uncached here until it works again")
+
+
+class _Flight:
+    """One call of a tool: whether it began and landed, with what, and why that is not for storing."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+        self.began = self.landed = False
+        self.result: Any = None
+        self.reason: str | None = None
+
+    def run(self) -> Any:
+        self.began = True
+        return self._land(self._run())
+
+    async def arun(self) -> Any:
+        self.began = True
+        return self._land(await self._run())
+
+    def _land(self, result: Any) -> Any:
+        self.landed, self.result = True, result
+        self.reason = why_unstored(result)
+        if self.reason is not None:
+            raise _Unstored
+        return result
+
+
+@contextmanager
+def _living(rule: Rule) -> "Iterator[None]":
+    token = lifetime.set(rule.ttl_seconds)
+    try:
+        yield
+    finally:
+        lifetime.reset(token)
+
+
+def _ways(dump: Any, load: Any) -> dict[str, Any]:
+    return {name: way for name, way in (("dump", dump), ("load", load)) if way is not None}
+
+
+def _named(args: Any) -> Any:
+    """*args* as a dict, parsed if it is the text of one; what is neither stays, and makes the call go uncached."""
+    if isinstance(args, str):
+        try:
+            args = json.loads(args)
+        except ValueError:
+            return args
+    return dict(args) if isinstance(args, Mapping) else args
+
+
+def _apply(compute: Callable[..., T], named: Any) -> T:
+    from inspect import signature
+
+    if not isinstance(named, dict):
+        return compute()
+    try:
+        signature(compute).bind(**named)
+    except TypeError:
+        try:
+            signature(compute).bind()
+        except TypeError:
+            return compute(**named)  # which says what is wrong
+        return compute()
+    except ValueError:  # a builtin that tells nothing of itself
+        pass
+    return compute(**named)

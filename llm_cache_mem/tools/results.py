@@ -1,0 +1,110 @@
+"""The engine for tool results: that of a cache, on the same store, but for what is said of each tool."""
+
+from contextvars import ContextVar
+from typing import Any, Literal, cast, get_args
+
+from llm_cache_mem import keys, log
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.engine import Engine
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.errors import CacheMissError, RequestNotCacheable
+from llm_cache_mem.options import UNSET, Unset, current
+from llm_cache_mem.request import Request
+from llm_cache_mem.stats import Ledger
+from llm_cache_mem.tools.generations import Generations, Name
+from llm_cache_mem.tools.rules import Rule
+from llm_cache_mem.tools.tally import Tally, ToolCacheStats, label
+
+__all__ = ["FORMS", "Form", "Results", "lifetime", "why_unstored"]
+
+Form = Literal["tool", "tool-message", "tool-output", "tool-mcp"]
+FORMS: tuple[Form, ...] = get_args(Form)
+"""The kinds of entries: what a tool returns as it is, and as LangChain, LlamaIndex and MCP hand it on, which none can read for another."""
+
+# How long the results of the tool live that is being called here. Every call sets it, so a tool that calls tools lends it to none.
+lifetime: "ContextVar[float | Unset | None]" = ContextVar("llm_cache_mem_tool_lifetime", default=UNSET)
+
+
+class Results(Engine):
+    """The results of tools in the store of *cache*, in its ledger, and under its single-flight. Thread-safe.
+
+    Its *key_fn*, *ignore* and notion of a complete answer are about conversations; they do not apply here. Its *admit* does where
+    it is a function.
+    """
+
+    def __init__(self, cache: LLMCache) -> None:
+        own = cache._settings
+        settings = own if own.own_admit else own._replace(admit=lambda result: None)
+        self._tally = Tally(cache._ledger)
+        super().__init__(cache._store.inner, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache)
+        self.generations = Generations(self._store, self._keyer, self._clock)
+
+    def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:
+        """The request that a call of *tool* is; None: make it without the cache."""
+        if self.is_off:
+            return None
+        replay = self._mode() == "replay"
+        try:
+            if not isinstance(args, dict):
+                raise RequestNotCacheable("args", f"the arguments are no mapping but {type(args).__name__}")
+            names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
+            params = rule.params(tool, args)
+            keys.digest(None, params)  # no generation begins for a call that has no key
+        except RequestNotCacheable as exc:
+            if replay:
+                raise
+            self.pass_by(tool, "request", "a call of a tool goes uncached: %s", exc)
+            return None
+        except Exception as exc:  # noqa: BLE001  # depends_on is a function of the user's, and its fault must not break the call
+            self.pass_by(tool, "depends_on", "a call of a tool goes uncached: depends_on raised %s", type(exc).__name__)
+            return None
+        tokens = self.generations.current(names, self._ttl(), make=not replay)
+        if tokens is None:
+            if replay:
+                raise CacheMissError(label(tool))
+            self.pass_by(tool, "generation", "a call of a tool goes uncached: the store does not keep what would invalidate it")
+            return None
+        request = self._keyer.request(None, {**params, "generations": tokens}, form)
+        return request._replace(model=label(tool))
+
+    def pass_by(self, tool: str, reason: str, text: str, *args: object) -> None:
+        """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of each."""
+        if self._ledger.skip(reason, None, label(tool)):
+            log.warning(__name__, text, *args)
+
+    def by_tool(self) -> ToolCacheStats:
+        """The counters of each tool."""
+        return self._tally.by_tool()
+
+    def _ttl(self) -> float | None:
+        """The stricter of what was asked for this call, or set for the cache, and what holds for the tool."""
+        own, general = lifetime.get(), super()._ttl()
+        if isinstance(own, Unset):
+            return general
+        asked = current().ttl_seconds
+        if isinstance(asked, Unset) or asked is None:
+            return own
+        return asked if own is None else min(own, asked)
+
+    def _entry(self, request: Request, payload: Payload, paid: Any) -> Entry:
+        entry = super()._entry(request, payload, paid)
+        if entry.usage is None and entry.cost_usd is None:
+            entry.cost_usd = 0.0  # no model was asked, so there is no price to be known
+        return entry
+
+
+def why_unstored(result: Any) -> str | None:
+    """Why *result* is for its caller alone: it reports an error, or is a command to whoever runs the tool. None if it is neither."""
+    for name in ("is_error", "isError"):
+        flag = result.get(name) if isinstance(result, dict) else getattr(result, name, None)
+        if flag is True:
+            return "tool error"
+    if getattr(result, "status", None) == "error" and hasattr(result, "tool_call_id"):
+        return "tool error"
+    if isinstance(result, BaseException):
+        return "tool error"
+    several = result if isinstance(result, (list, tuple)) else (result,)
+    if any(type(item).__name__ == "Command" and type(item).__module__.startswith("langgraph.") for item in several):
+        return "side effect"
+    return None

@@ -1,0 +1,144 @@
+"""Rules: whether a tool may be cached at all, for how long, by which of its arguments, and what its results depend on."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+from llm_cache_mem import keys
+from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
+from llm_cache_mem.request import parameter_names
+
+__all__ = ["Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
+
+Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str | Iterable[str]]"
+"""Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to names."""
+
+_FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
+_HINTS = {"destructiveHint": "destructive", "readOnlyHint": "read_only", "idempotentHint": "idempotent"}
+
+
+class Rule(NamedTuple):
+    """How one tool is cached, or, where *writes*, what it changes. Made by ToolCache.allow, .writes and the decorators."""
+
+    ttl_seconds: float | Unset | None = UNSET
+    version: str = ""
+    identity: Callable[[], Mapping[str, Any]] | None = None  # what stands for a decorated function in its requests
+    ignore: frozenset[str] = frozenset()
+    redact: frozenset[str] = frozenset()
+    entities: Callable[[Mapping[str, Any]], list[str]] = lambda args: []
+    writes: bool = False
+    changes: tuple[str, ...] = ()
+
+    def params(self, tool: str, args: Mapping[str, Any]) -> dict[str, Any]:
+        """The request that a call of *tool* is. RequestNotCacheable for redacted arguments that have no wire form."""
+        params: dict[str, Any] = {"tool": tool, "args": self._arguments(args)}
+        if self.version:
+            params["version"] = self.version
+        return params if self.identity is None else {**params, **self.identity()}
+
+    def _arguments(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """What of *args* is part of the request: not those ignored, and of those redacted only a digest."""
+        kept = {name: value for name, value in args.items() if name not in self.ignore}
+        for name in self.redact & kept.keys():
+            kept[name] = {"redacted": keys.digest_of(kept[name])}
+        return kept
+
+
+def make_rule(
+    *,
+    ttl_seconds: "Seconds | Unset" = UNSET,
+    version: str = "",
+    ignore: Iterable[str] = (),
+    redact: Iterable[str] = (),
+    entities: Entities = (),
+    writes: bool = False,
+    changes: Iterable[str] = (),
+) -> Rule:
+    """A Rule from what users write. TypeError or ValueError for what cannot be meant."""
+    if not isinstance(version, str):
+        raise TypeError(f"version must be a str, not {type(version).__name__}")
+    ignored, redacted = parameter_names(ignore), parameter_names(redact, "redact")
+    if both := ignored & redacted:
+        raise ValueError(f"to be ignored and redacted at once: {', '.join(sorted(both))}")
+    ttl = ttl_seconds if isinstance(ttl_seconds, Unset) else to_seconds(ttl_seconds)
+    changed = tuple(sorted(parameter_names(changes, "tools")))
+    return Rule(ttl, version, None, ignored, redacted, _namer(entities), writes, changed)
+
+
+def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
+    """Whether a tool may be, by its own metadata, *said*, and by whether the application has *listed* it.
+
+    What destroys is never cached, nor what is said to be volatile, unless it is said to be ``cacheable`` as well. What only
+    reads must be idempotent too: a clock only reads.
+    """
+    flags = {name: said.get(name) for name in _FLAGS}
+    for hint, name in _HINTS.items():
+        flags[name] = flags[name] or said.get(hint)
+    if flags["destructive"]:
+        return False
+    if flags["cacheable"] is not None:
+        return bool(flags["cacheable"])
+    return not flags["volatile"] and bool(listed or (flags["read_only"] and flags["idempotent"]))
+
+
+def verdict(said: Mapping[str, Any], listed: Rule | None) -> Rule | None:
+    """The rule for a tool that says *said* of itself; None: it is not to be cached. What the application listed goes first."""
+    if listed is not None and listed.writes:
+        return listed
+    if not may_be_cached(said, listed=listed is not None):
+        return None
+    rule = Rule() if listed is None else listed
+    if isinstance(rule.ttl_seconds, Unset) and "ttl_seconds" in said:
+        rule = rule._replace(ttl_seconds=to_seconds(said["ttl_seconds"]))
+    if not rule.version and said.get("version") is not None:
+        rule = rule._replace(version=str(said["version"]))
+    return rule
+
+
+def _namer(entities: Any) -> Callable[[Mapping[str, Any]], list[str]]:
+    if callable(entities):
+        return lambda args: _names(entities(args))
+    templates = [entities] if isinstance(entities, str) else list(entities)
+    parsed = [_parse(template) for template in templates]
+    return lambda args: sorted({name for parts in parsed for name in _filled(parts, args)})
+
+
+def _names(found: Any) -> list[str]:
+    names = [found] if isinstance(found, str) else list(found or ())
+    if not all(isinstance(name, str) for name in names):
+        raise RequestNotCacheable("depends_on", "the name of an entity is no str")
+    return sorted(set(names))
+
+
+def _parse(template: Any) -> list[tuple[str, str | None]]:
+    """The literal parts of *template*, each with the argument that follows it."""
+    from string import Formatter
+
+    if not isinstance(template, str):
+        raise TypeError(f"an entity is named by a str such as 'user:{{user_id}}', not {type(template).__name__}")
+    parts = []
+    for literal, field, form, conversion in Formatter().parse(template):
+        if field is not None and (form or conversion or not field.isidentifier()):
+            raise ValueError(f"between the braces of an entity's name stands the name of an argument and nothing else: {template!r}")
+        parts.append((literal, field))
+    return parts
+
+
+def _filled(parts: list[tuple[str, str | None]], args: Mapping[str, Any]) -> list[str]:
+    """The names that a template stands for: of an argument that is a list, one for each of its items."""
+    choices: list[list[str]] = []
+    for literal, field in parts:
+        choices.append([literal])
+        if field is not None:
+            if field not in args:
+                raise RequestNotCacheable(f"args.{field}", "an entity is named after it, and it is not there")
+            value = args[field]
+            choices.append([_word(item, field) for item in (value if isinstance(value, (list, tuple)) else [value])])
+    return ["".join(words) for words in product(*choices)]
+
+
+def _word(value: Any, field: str) -> str:
+    if not isinstance(value, (str, int)):
+        raise RequestNotCacheable(f"args.{field}", "an entity is named after it, and it is neither a str nor an int")
+    return str(value)

@@ -1,0 +1,85 @@
+"""CachedSession: an MCP session whose tools are answered from a cache, where the server's hints or the application allow it."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.tools.cache import ToolCache
+
+__all__ = ["CachedSession"]
+
+
+class CachedSession:
+    """The MCP *session* (a ClientSession or a Client of the package ``mcp``) with its ``call_tool`` behind *cache*.
+
+    A tool is cached if *cache* lists it, or if its server says of it both ``readOnlyHint`` and ``idempotentHint``; never if it says
+    ``destructiveHint``. With ``hints="ignore"``, for servers that are not trusted, only the list counts. Results with ``isError``
+    are not stored. Everything else is the session's own.
+
+    *server* is in front of the tool's name wherever the cache is told of it (``server.tool``), so that tools of two servers are two;
+    "" leaves the bare name. A user whom the server knows by a token needs a namespace of his own.
+    """
+
+    def __init__(
+        self, session: Any, cache: ToolCache | LLMCache, *, server: str = "", hints: Literal["honour", "ignore"] = "honour"
+    ) -> None:
+        if hints not in ("honour", "ignore"):
+            raise ValueError(f"hints must be honour or ignore, not {hints!r}")
+        self._session = session
+        self._tools = cache if isinstance(cache, ToolCache) else ToolCache(cache)
+        self._server = server
+        self._trusts = hints == "honour"
+        self._said: dict[str, Mapping[str, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def __repr__(self) -> str:
+        return f"CachedSession({type(self._session).__name__}, {self._tools!r})"
+
+    async def list_tools(self, *args: Any, **kwargs: Any) -> Any:
+        """The session's own; what it says of tools counts from now on."""
+        listed = await self._session.list_tools(*args, **kwargs)
+        for tool in listed.tools:
+            self._said[tool.name] = _hints(tool)
+        return listed
+
+    async def call_tool(self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The stored result, or that of the session. With ``input_responses`` or ``request_state``, which go on with a call, uncached."""
+
+        async def run() -> Any:
+            return await self._session.call_tool(name, arguments, *args, **kwargs)
+
+        tool = f"{self._server}.{name}" if self._server else name
+        goes_on = any(kwargs.get(more) for more in ("input_responses", "request_state"))
+        rule = None if goes_on else self._tools.rule(tool, await self._hints_of(name))
+        return await self._tools.acall(tool, arguments or {}, run, rule=rule, form="tool-mcp", dump=_dump, load=_load)
+
+    async def _hints_of(self, name: str) -> Mapping[str, Any]:
+        if name not in self._said:
+            await self._learn()
+        said = self._said.setdefault(name, {})
+        return said if self._trusts else {key: value for key, value in said.items() if key == "destructiveHint"}
+
+    async def _learn(self) -> None:
+        cursor = None
+        while True:
+            listed = await (self.list_tools(cursor=cursor) if cursor else self.list_tools())
+            cursor = getattr(listed, "next_cursor", None) or getattr(listed, "nextCursor", None)
+            if not cursor:
+                return
+
+
+def _hints(tool: Any) -> Mapping[str, Any]:
+    annotations = tool.annotations
+    return {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
+
+
+def _dump(result: Any) -> Any:
+    return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _load(value: Any) -> Any:
+    from mcp.types import CallToolResult
+
+    return CallToolResult.model_validate(value)

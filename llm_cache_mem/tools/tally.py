@@ -1,0 +1,120 @@
+"""The count of each tool: the cache's own ledger is told everything, and by tool it is kept here."""
+
+from _thread import RLock
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.stats import Ledger
+
+__all__ = ["Tally", "ToolCacheStats", "ToolStats", "label"]
+
+_LABEL = "tool:"
+
+
+def label(tool: str) -> str:
+    """What stands for *tool* where other requests have their model."""
+    return _LABEL + tool
+
+
+class ToolStats(NamedTuple):
+    """What one tool was asked for. *seconds_saved* counts hits only: who joins a call waits for it."""
+
+    hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+    stored: int = 0
+    skipped: int = 0
+    seconds_saved: float = 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over lookups; 0.0 before the first."""
+        lookups = self.hits + self.misses
+        return self.hits / lookups if lookups else 0.0
+
+
+class ToolCacheStats(NamedTuple):
+    """A snapshot by tool. ``str()`` is aligned text; a notebook shows a table."""
+
+    by_tool: Mapping[str, ToolStats]
+
+    @property
+    def total(self) -> ToolStats:
+        """All tools together."""
+        sums = [sum(column) for column in zip(*self.by_tool.values(), strict=True)]
+        return ToolStats(*sums) if sums else ToolStats()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        rows = {**self.by_tool, "": self.total}
+        plain: dict[str, Any] = {name: {**stats._asdict(), "hit_rate": stats.hit_rate} for name, stats in rows.items()}
+        return {"total": plain.pop(""), "by_tool": plain}
+
+    def __str__(self) -> str:
+        from llm_cache_mem.stats_tables import aligned  # only those who look at it need it
+
+        return "\n".join(aligned(self._rows()))
+
+    def _repr_html_(self) -> str:
+        from llm_cache_mem.stats_tables import table
+
+        return table(self._rows())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("tool", "hits", "misses", "hit rate", "coalesced", "stored", "skipped", "seconds saved")]
+        for name, stats in [*sorted(self.by_tool.items(), key=lambda item: (-item[1].hits, item[0])), ("(all)", self.total)]:
+            counts = (f"{stats.hits:,}", f"{stats.misses:,}", f"{stats.hit_rate:.1%}", f"{stats.coalesced:,}")
+            rows.append((name, *counts, f"{stats.stored:,}", f"{stats.skipped:,}", f"{stats.seconds_saved:,.1f}"))
+        return rows
+
+
+class Tally:
+    """The ledger *inner*, and beside it the count of each tool. Thread-safe."""
+
+    def __init__(self, inner: Ledger) -> None:
+        self._inner = inner
+        self._lock = RLock()
+        self._by_tool: dict[str, dict[str, float]] = {}
+        reset_after_fork(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def _after_fork(self) -> None:
+        self._lock = RLock()
+
+    def by_tool(self) -> ToolCacheStats:
+        with self._lock:
+            return ToolCacheStats({name: ToolStats(**counts) for name, counts in self._by_tool.items()})  # type: ignore[arg-type]
+
+    def _count(self, model: str | None, what: str, by: float = 1) -> None:
+        if model is None or not model.startswith(_LABEL):
+            return
+        with self._lock:
+            counts = self._by_tool.setdefault(model[len(_LABEL) :], {})
+            counts[what] = counts.get(what, 0) + by
+
+    # -- What an engine tells of requests, as Ledger has it
+
+    def hit(self, key: str, entry: Entry) -> None:
+        self._inner.hit(key, entry)
+        self._count(entry.model, "hits")
+        self._count(entry.model, "seconds_saved", entry.seconds or 0.0)
+
+    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float | None = None) -> None:
+        self._inner.joined(key, entry, model, waited)
+        self._count(model, "coalesced")
+
+    def miss(self, key: str, model: str | None) -> None:
+        self._inner.miss(key, model)
+        self._count(model, "misses")
+
+    def kept(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
+        self._inner.kept(key, entry, evicted, expired)
+        self._count(entry.model, "stored")
+
+    def skip(self, reason: str, key: str | None = None, model: str | None = None) -> bool:
+        self._count(model, "skipped")
+        return self._inner.skip(reason, key, model)
