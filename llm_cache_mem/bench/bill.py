@@ -1,0 +1,77 @@
+"""What a trace costs: tokens of calls summed as whole numbers, dollars worked out at the end."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llm_cache_mem.pricing import Price, resolve
+from llm_cache_mem.usage import Usage
+
+__all__ = ["DEFAULT_PRICE", "LONG_LIFE", "PromptCacheBill", "cost", "price_of"]
+
+DEFAULT_PRICE = Price(input=3.0, output=15.0, cache_read=0.30, cache_write=3.75, cache_write_1h=6.0)
+LONG_LIFE = 300.0
+"""Seconds; a prompt cache that is to live longer is written at the price of an hour."""
+
+
+def cost(price: Price, input_tokens: int, output_tokens: int) -> float:
+    """Dollars for calls without any cache."""
+    return (input_tokens * price.input + output_tokens * price.output) / 1_000_000
+
+
+class PromptCacheBill:
+    """Tokens of calls in front of a prompt cache that lives for *lifetime* seconds."""
+
+    __slots__ = ("hits", "lifetime", "owed", "read", "written")
+
+    def __init__(self, lifetime: float) -> None:
+        self.lifetime = lifetime
+        self.hits = self.read = self.written = self.owed = 0
+
+    def add(self, read: int, written: int, owed: int) -> None:
+        """One call; *owed* are tokens of earlier calls that were worth writing, as this one shows."""
+        self.hits += read > 0
+        self.read += read
+        self.written += written
+        self.owed += owed
+
+    def merge(self, other: "PromptCacheBill") -> None:
+        """Count the calls of *other* too."""
+        self.hits += other.hits
+        self.read += other.read
+        self.written += other.written
+        self.owed += other.owed
+
+    def costs(self, price: Price, input_tokens: int, output_tokens: int) -> "Costs":
+        """Dollars for calls of so many tokens in all, by three ways to write."""
+        reading = price.input if price.cache_read is None else price.cache_read
+        writing = price.input if price.cache_write is None else price.cache_write
+        if self.lifetime > LONG_LIFE and price.cache_write_1h is not None:
+            writing = price.cache_write_1h
+        free = cost(price, input_tokens - self.read, output_tokens) + self.read * reading / 1_000_000
+        surcharge = (writing - price.input) / 1_000_000
+        return Costs(free + self.written * surcharge, free, free + self.owed * surcharge)
+
+
+class Costs(NamedTuple):
+    """Dollars: *write_all* pays for writing every prompt, *free_writes* for none, *oracle* for what will be read."""
+
+    write_all: float
+    free_writes: float
+    oracle: float
+
+
+def price_of(model: str, pricer: "Callable[[str, Usage], float | None] | None" = None) -> Price | None:
+    """What genai-prices asks for *model*, or None where it knows no price. For calls of a thousand tokens: long ones can cost more."""
+    ask = pricer or resolve(None)
+    thousand = 1000
+    kinds = (
+        Usage(thousand, 0),
+        Usage(0, thousand),
+        Usage(thousand, 0, cache_read_tokens=thousand),
+        Usage(thousand, 0, cache_write_tokens=thousand),
+        Usage(thousand, 0, cache_write_tokens=thousand, cache_write_1h_tokens=thousand),
+    )
+    dollars = [ask(model, usage) for usage in kinds]
+    if dollars[0] is None or dollars[1] is None:
+        return None
+    return Price(*(None if each is None else each * 1000 for each in dollars))  # type: ignore[arg-type]  # the first two are numbers

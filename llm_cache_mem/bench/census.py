@@ -1,0 +1,88 @@
+"""What a trace holds, whatever a cache would make of it: how often calls repeat, after how long, and whether they got the same answer."""
+
+from array import array
+from collections.abc import Sequence
+from heapq import nlargest
+from typing import NamedTuple
+
+from llm_cache_mem.bench.trace import Call
+
+__all__ = ["Census", "Facts"]
+
+
+class Facts(NamedTuple):
+    """Seconds, tokens, and calls. *repeats* are calls whose key came before; *same_length*: those with as long an answer as one of them."""
+
+    calls: int
+    span_seconds: float
+    scopes: int
+    input_tokens: int
+    output_tokens: int
+    unique: int
+    repeats: int
+    repeats_of_same_length: int
+    largest_groups: tuple[int, ...]
+    gap_seconds: tuple[float, float, float] | None
+    """Between a repeat and the call before it: the tenth, the middle and the ninetieth of a hundred."""
+
+
+class _Group:
+    """The calls for one key."""
+
+    __slots__ = ("calls", "last", "lengths")
+
+    def __init__(self, at: float, length: int) -> None:
+        self.calls = 1
+        self.last = at
+        self.lengths: int | set[int] = length
+
+
+class Census:
+    """Counts calls as they come."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Group] = {}
+        self._gaps = array("d")
+        self._scopes: set[str] = set()
+        self._same_length = self.calls = self.input_tokens = self.output_tokens = 0
+        self._first: float | None = None
+        self._last = 0.0
+
+    def add(self, call: Call) -> None:
+        self.calls += 1
+        self.input_tokens += call.input_tokens
+        self.output_tokens += call.output_tokens
+        if self._first is None:
+            self._first = call.at
+        self._last = call.at
+        self._scopes.add(call.scope)
+        group = self._groups.get(call.key)
+        if group is None:
+            self._groups[call.key] = _Group(call.at, call.output_tokens)
+            return
+        self._gaps.append(call.at - group.last)
+        group.calls += 1
+        group.last = call.at
+        lengths = group.lengths if isinstance(group.lengths, set) else {group.lengths}
+        self._same_length += call.output_tokens in lengths
+        lengths.add(call.output_tokens)
+        group.lengths = lengths
+
+    def facts(self) -> Facts:
+        gaps = sorted(self._gaps)
+        return Facts(
+            calls=self.calls,
+            span_seconds=self._last - (self._first or 0.0),
+            scopes=len(self._scopes),
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            unique=len(self._groups),
+            repeats=self.calls - len(self._groups),
+            repeats_of_same_length=self._same_length,
+            largest_groups=tuple(nlargest(5, (group.calls for group in self._groups.values()))),
+            gap_seconds=(_at(gaps, 0.1), _at(gaps, 0.5), _at(gaps, 0.9)) if gaps else None,
+        )
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]

@@ -1,0 +1,186 @@
+"""Reading a trace as a stream: the file is opened, its format told from its first line, and every bad line named."""
+
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
+
+from llm_cache_mem.bench import records
+from llm_cache_mem.bench.trace import Call, TraceError, in_order, sorted_by_arrival
+
+__all__ = ["FORMATS", "OnError", "Trace", "open_trace"]
+
+OnError = Literal["skip", "stop"]
+FORMATS: Final = ("own", "mooncake", "ragpulse", "sessions")
+
+_LONGEST_LINE: Final = 256 << 20
+_GZIP: Final = b"\x1f\x8b"
+_LATE: Final = {"own": 4096, "mooncake": 0, "sessions": 0}  # lines that a call may stand behind its place
+_RAGPULSE_FILES: Final = {
+    "1_sys_prompt": "sys_prompt_id",
+    "2_passages": "passage_id",
+    "3_history": "history_id",
+    "4_user_input": "user_input_id",
+    "5_web_search": "web_search_id",
+}
+
+Parse = Callable[[Mapping[str, Any]], Iterator[Call]]
+
+
+class Trace:
+    """An open trace: iterate over it once for its calls, by arrival. *bad_lines* counts what was skipped so far."""
+
+    def __init__(self, name: str, format: str, lines: "Iterator[_Line]", parse: Parse, on_error: OnError, *, sort: bool) -> None:
+        self.name, self.format = name, format
+        self.bad_lines = 0
+        self.warn: Callable[[str], object] = lambda text: None
+        self.bytes_read = 0
+        self._lines, self._parse, self._on_error = lines, parse, on_error
+        self._sort = sort or format not in _LATE
+
+    def __iter__(self) -> Iterator[Call]:
+        if self._sort:
+            return sorted_by_arrival(self._calls())
+        return in_order(self._calls(), window=_LATE[self.format])
+
+    def _calls(self) -> Iterator[Call]:
+        parse = self._parse
+        for line in self._lines:
+            self.bytes_read = line.end
+            try:
+                record = json.loads(line.data)
+                if type(record) is not dict:
+                    raise ValueError("not a JSON object")
+                if self.format == "own" and record.get("format") == records.HEADER:
+                    continue
+                calls = list(parse(record))
+            except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as exc:
+                self._complain(line, exc)
+                continue
+            yield from calls
+
+    def _complain(self, line: "_Line", exc: Exception) -> None:
+        problem = f"{line.file}:{line.number}: {_why(exc)}"
+        if self._on_error == "stop":
+            raise TraceError(f"{problem} (--on-error skip goes on)") from None
+        self.bad_lines += 1
+        self.warn(problem)
+
+
+class _Line(NamedTuple):
+    file: str
+    number: int
+    data: bytes
+    end: int  # bytes of the file, compressed as they are, that were read up to here
+
+
+@contextmanager
+def open_trace(
+    path: str, *, format: str | None = None, on_error: OnError = "stop", key: str = "whole", sort: bool = False
+) -> Iterator[Trace]:
+    """The trace at *path*: a file of JSON lines, gzipped or not, a folder of RAGPulse, or ``-`` for stdin.
+
+    *format*: one of FORMATS, or None to tell it from the first line. *key*: which part of a RAGPulse request counts (RAGPULSE_KEYS).
+    *sort*: whether the calls may stand in any order. TraceError, or OSError, for what cannot be read.
+    """
+    if format is not None and format not in FORMATS:
+        raise TraceError(f"unknown format {format!r}; known are: {', '.join(FORMATS)}")
+    with ExitStack() as stack:
+        folder = Path(path)
+        if path != "-" and folder.is_dir():
+            yield _ragpulse(folder, key, on_error, stack)
+            return
+        lines = _lines(path, stack)
+        first = next(lines, None)
+        if first is None:
+            raise TraceError(f"{path} is empty")
+        format = format or _format_of(first)
+        if format == "ragpulse":
+            raise TraceError(f"{path} is one of the files of RAGPulse: give the folder that they are in")
+        if key != "whole":
+            raise TraceError(f"only RAGPulse tells the parts of a request: there is no key {key!r} in a trace of {format}")
+        parse: Parse = {"own": records.own, "mooncake": records.mooncake, "sessions": records.sessions()}[format]
+        yield Trace(path, format, _before(first, lines), parse, on_error, sort=sort)
+
+
+def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Trace:
+    if key not in records.RAGPULSE_KEYS:
+        raise TraceError(f"unknown key {key!r}; known are: {', '.join(records.RAGPULSE_KEYS)}")
+    lengths: dict[int, int] = {}
+    for name, field in _RAGPULSE_FILES.items():
+        for line in _lines(_part(folder, name), stack):
+            try:
+                record = json.loads(line.data)
+                block, length = record[field], record["token_length"]
+                if type(block) is not int or type(length) is not int or length < 0:
+                    raise ValueError("an id or a length is not a whole number")
+            except (ValueError, KeyError, TypeError, RecursionError) as exc:
+                raise TraceError(f"{line.file}:{line.number}: {_why(exc)}") from None
+            lengths[block] = length
+    lines = _lines(_part(folder, "0_trace"), stack)
+    return Trace(str(folder), "ragpulse", lines, records.RagPulse(lengths, key), on_error, sort=True)
+
+
+def _part(folder: Path, name: str) -> str:
+    for ending in (".jsonl.gz", ".jsonl"):
+        if (file := folder / f"{name}{ending}").is_file():
+            return str(file)
+    raise TraceError(f"{folder} is a folder without {name}.jsonl: of folders, only those of RAGPulse are traces")
+
+
+def _lines(path: str, stack: ExitStack) -> Iterator[_Line]:
+    """The lines of *path* that are not blank, uncompressed. TraceError for a line without end, and for gzip that is damaged."""
+    raw: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+    buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)  # type: ignore[type-var]  # it reads
+    file: Any = buffered
+    if buffered.peek(2)[:2] == _GZIP:
+        file = stack.enter_context(gzip.open(buffered))
+    name = "stdin" if path == "-" else path
+    where = buffered.tell if path != "-" else (lambda: 0)
+    number = 0
+    try:
+        while data := file.readline(_LONGEST_LINE):
+            number += 1
+            if len(data) == _LONGEST_LINE:
+                raise TraceError(f"{name}:{number}: a line of more than {_LONGEST_LINE >> 20} MiB")
+            if not data.isspace():
+                yield _Line(name, number, data, where())
+    except (EOFError, gzip.BadGzipFile, OSError) as exc:
+        raise TraceError(f"{name}:{number + 1}: {exc}") from None
+
+
+def _before(first: _Line, rest: Iterator[_Line]) -> Iterator[_Line]:
+    yield first
+    yield from rest
+
+
+def _format_of(line: _Line) -> str:
+    try:
+        record = json.loads(line.data)
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict):
+        if record.get("format") == records.HEADER or {"at", "key", "in", "out"} <= record.keys():
+            return "own"
+        if isinstance(record.get("hash_ids"), dict):
+            return "ragpulse"
+        if {"timestamp", "hash_ids"} <= record.keys():
+            return "mooncake"
+        if {"requests", "block_size"} <= record.keys():
+            return "sessions"
+    raise TraceError(f"{line.file}:{line.number}: this is the first line of no known format; known are: {', '.join(FORMATS)} (--format)")
+
+
+def _why(exc: Exception) -> str:
+    """What may be said of a bad line: nothing of what it holds."""
+    if isinstance(exc, json.JSONDecodeError):
+        return f"not JSON: {exc.msg}, at character {exc.pos + 1}"
+    if isinstance(exc, UnicodeDecodeError):
+        return "not UTF-8"
+    if isinstance(exc, KeyError):
+        return f"no {exc.args[0]!r}"
+    return str(exc) if type(exc) is ValueError else f"not as it should be ({type(exc).__name__})"
