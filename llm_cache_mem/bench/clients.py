@@ -11,7 +11,7 @@ from llm_cache_mem.stats import CacheStats
 
 __all__ = ["Client", "Clock", "Flights", "Flying", "Rule"]
 
-_VALUE: Final = ""  # what is stored for every answer: nobody looks at it
+_VALUE: Final[list[str]] = []  # what is stored for every answer: nobody looks at it
 _MOST_TURNS_TO_ASK: Final = 10  # of the event loop; it takes three
 _MOST_TURNS_TO_LAND: Final = 1000
 
@@ -107,14 +107,14 @@ class Flights:
 class Flying:
     """One call, put to every client. *hits*: who had the answer; *leads*: who calls the model; the others have joined an earlier call."""
 
-    def __init__(self, request: Request, answer: "asyncio.Future[str]") -> None:
+    def __init__(self, request: Request, answer: "asyncio.Future[list[str]]") -> None:
         self.request, self.answer = request, answer
         self.leads: set[int] = set()
         self.hits: list[bool] = []
         self.tasks: list[asyncio.Task[Any]] = []
 
-    def model(self, place: int) -> Callable[[], Awaitable[str]]:
-        async def answer() -> str:
+    def model(self, place: int) -> Callable[[], Awaitable[list[str]]]:
+        async def answer() -> list[str]:
             self.leads.add(place)
             return await self.answer
 

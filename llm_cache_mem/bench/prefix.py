@@ -43,7 +43,7 @@ class PrefixTree:
         self._roots: dict[tuple[str, str | None], _Node] = {}
         self._nodes = 0
         self._prune_at = _FIRST_PRUNING
-        self._nothing = (0,) * len(self._lifetimes)
+        self._nothing: tuple[int, ...] = (0,) * len(self._lifetimes)
 
     def send(self, call: Call, went: Sequence[bool] | None = None) -> "Reuse":
         """What *call* reads, by stream and lifetime, and writes from now on. *went*: which streams it is in; None: in all of them."""
@@ -90,7 +90,7 @@ class PrefixTree:
         alike = [0] * len(limits)
         for node, end in matched:
             used = node.used
-            if type(used) is tuple:
+            if isinstance(used, tuple):
                 return tuple(self._read_by(stream, call, matched, limits) for stream in range(self._streams))
             if used == _NEVER:
                 break
@@ -102,9 +102,9 @@ class PrefixTree:
     def _read_by(self, stream: int, call: Call, matched: list[tuple[_Node, int]], limits: list[float]) -> tuple[int, ...]:
         found = [0] * len(limits)
         for node, end in matched:
-            used = node.used[stream] if type(node.used) is tuple else node.used
+            used = node.used[stream] if isinstance(node.used, tuple) else node.used
             for place, limit in enumerate(limits):
-                if used >= limit:  # type: ignore[operator]  # a float by now
+                if used >= limit:
                     found[place] = end
         return _counted(found, call)
 
@@ -151,9 +151,9 @@ def _counted(ends: list[int], call: Call) -> tuple[int, ...]:
 
 
 def _mixed(used: float | tuple[float, ...], now: float, went: Sequence[bool]) -> tuple[float, ...]:
-    before = used if type(used) is tuple else (used,) * len(went)
-    return tuple([now if goes else then for goes, then in zip(went, before, strict=True)])  # type: ignore[arg-type]  # floats
+    before = used if isinstance(used, tuple) else (used,) * len(went)
+    return tuple([now if goes else then for goes, then in zip(went, before, strict=True)])
 
 
 def _latest(node: _Node) -> float:
-    return max(node.used) if type(node.used) is tuple else node.used  # type: ignore[return-value]  # a float then
+    return max(node.used) if isinstance(node.used, tuple) else node.used

@@ -1,13 +1,12 @@
 """Reading a trace as a stream: the file is opened, its format told from its first line, and every bad line named."""
 
 import gzip
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem.bench import records
 from llm_cache_mem.bench.trace import Call, TraceError, in_order, sorted_by_arrival
@@ -18,6 +17,7 @@ OnError = Literal["skip", "stop"]
 FORMATS: Final = ("own", "mooncake", "ragpulse", "sessions")
 
 _LONGEST_LINE: Final = 256 << 20
+_TELL_EVERY: Final = 100  # lines; for the progress bar
 _GZIP: Final = b"\x1f\x8b"
 _LATE: Final = {"own": 4096, "mooncake": 0, "sessions": 0}  # lines that a call may stand behind its place
 _RAGPULSE_FILES: Final = {
@@ -34,10 +34,13 @@ Parse = Callable[[Mapping[str, Any]], Iterator[Call]]
 class Trace:
     """An open trace: iterate over it once for its calls, by arrival. *bad_lines* counts what was skipped so far."""
 
-    def __init__(self, name: str, format: str, lines: "Iterator[_Line]", parse: Parse, on_error: OnError, *, sort: bool) -> None:
-        self.name, self.format = name, format
+    def __init__(
+        self, name: str, format: str, lines: "Iterator[_Line]", parse: Parse, on_error: OnError, *, sort: bool, key: str = "whole"
+    ) -> None:
+        self.name, self.format, self.key = name, format, key
         self.bad_lines = 0
         self.warn: Callable[[str], object] = lambda text: None
+        self.size: int | None = None
         self.bytes_read = 0
         self._lines, self._parse, self._on_error = lines, parse, on_error
         self._sort = sort or format not in _LATE
@@ -52,7 +55,7 @@ class Trace:
         for line in self._lines:
             self.bytes_read = line.end
             try:
-                record = json.loads(line.data)
+                record = _decode(line.data.decode())
                 if type(record) is not dict:
                     raise ValueError("not a JSON object")
                 if self.format == "own" and record.get("format") == records.HEADER:
@@ -103,8 +106,10 @@ def open_trace(
             raise TraceError(f"{path} is one of the files of RAGPulse: give the folder that they are in")
         if key != "whole":
             raise TraceError(f"only RAGPulse tells the parts of a request: there is no key {key!r} in a trace of {format}")
-        parse: Parse = {"own": records.own, "mooncake": records.mooncake, "sessions": records.sessions()}[format]
-        yield Trace(path, format, _before(first, lines), parse, on_error, sort=sort)
+        parsers: dict[str, Parse] = {"own": records.own, "mooncake": records.mooncake, "sessions": records.sessions()}
+        trace = Trace(path, format, _before(first, lines), parsers[format], on_error, sort=sort)
+        trace.size = None if path == "-" else folder.stat().st_size
+        yield trace
 
 
 def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Trace:
@@ -122,7 +127,7 @@ def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Tr
                 raise TraceError(f"{line.file}:{line.number}: {_why(exc)}") from None
             lengths[block] = length
     lines = _lines(_part(folder, "0_trace"), stack)
-    return Trace(str(folder), "ragpulse", lines, records.RagPulse(lengths, key), on_error, sort=True)
+    return Trace(str(folder), "ragpulse", lines, records.RagPulse(lengths, key), on_error, sort=True, key=key)
 
 
 def _part(folder: Path, name: str) -> str:
@@ -134,23 +139,27 @@ def _part(folder: Path, name: str) -> str:
 
 def _lines(path: str, stack: ExitStack) -> Iterator[_Line]:
     """The lines of *path* that are not blank, uncompressed. TraceError for a line without end, and for gzip that is damaged."""
-    raw: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
-    buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)  # type: ignore[type-var]  # it reads
-    file: Any = buffered
-    if buffered.peek(2)[:2] == _GZIP:
-        file = stack.enter_context(gzip.open(buffered))
+    raw: Any = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))  # noqa: SIM115  # the stack closes it
+    file = raw
+    if raw.peek(2)[:2] == _GZIP:
+        file = stack.enter_context(gzip.GzipFile(fileobj=raw))
     name = "stdin" if path == "-" else path
-    where = buffered.tell if path != "-" else (lambda: 0)
-    number = 0
+    where = raw.tell if path != "-" else (lambda: 0)
+    number = end = 0
     try:
         while data := file.readline(_LONGEST_LINE):
             number += 1
             if len(data) == _LONGEST_LINE:
                 raise TraceError(f"{name}:{number}: a line of more than {_LONGEST_LINE >> 20} MiB")
+            if not number % _TELL_EVERY:
+                end = where()
             if not data.isspace():
-                yield _Line(name, number, data, where())
+                yield _Line(name, number, data, end)
     except (EOFError, gzip.BadGzipFile, OSError) as exc:
         raise TraceError(f"{name}:{number + 1}: {exc}") from None
+
+
+_decode = json.JSONDecoder().decode
 
 
 def _before(first: _Line, rest: Iterator[_Line]) -> Iterator[_Line]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from llm_cache_mem.bench.trace import Call, Run, identity, runs_of
 
-__all__ = ["HEADER", "RAGPULSE_KEYS", "RagPulse", "own", "mooncake", "sessions"]
+__all__ = ["HEADER", "RAGPULSE_KEYS", "RagPulse", "mooncake", "own", "sessions"]
 
 MOONCAKE_BLOCK: Final = 512  # tokens
 HEADER: Final = "llm-cache-mem trace"

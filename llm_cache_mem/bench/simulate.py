@@ -1,10 +1,10 @@
 """The simulation: a trace, call by call, through client caches, a prompt cache, and the one behind the other."""
 
 import gc
-import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from typing import Any, Final
 
 from llm_cache_mem.bench.bill import PromptCacheBill
@@ -49,6 +49,7 @@ class Simulation:
         self.census = Census()
         self.seconds = 0.0
         self._tree = PrefixTree(lifetimes, streams=1 + len(self.clients)) if lifetimes else None
+        self._lookups = [(place, client.lookup) for place, client in enumerate(self.clients)]
         self._everyone = list(range(len(self.clients)))
         self._flights = Flights(self.clients)
         self._landings: list[tuple[float, int, Request, float, Any]] = []
@@ -66,6 +67,7 @@ class Simulation:
                 took = call.took()
                 self.seconds += took
                 request = Request(_KEY_PREFIX + call.key, call.model, None, {})
+                went: list[bool] | None
                 if overlaps or request.key in self._flights:
                     went = self._fly(number, request, call, took)
                 else:
@@ -81,10 +83,10 @@ class Simulation:
 
     def _ask(self, number: int, request: Request, call: Call, took: float) -> list[bool] | None:
         """A call that overlaps no other for its key: looked up now, kept when it is answered. Which clients' it went on for; None: all."""
-        missed = [place for place, client in enumerate(self.clients) if client.lookup(request) is None]
+        missed = [place for place, lookup in self._lookups if lookup(request) is None]
         if missed:
-            heapq.heappush(self._landings, (call.at + took, number, request, took, missed))
-        if len(missed) == len(self.clients):
+            heappush(self._landings, (call.at + took, number, request, took, missed))
+        if len(missed) == len(self._lookups):
             return None
         went = [True, *[False] * len(self.clients)]
         for place in missed:
@@ -99,7 +101,7 @@ class Simulation:
         flying = self._flights.take_off(request)
         lands = call.at + took
         if flying.leads:
-            heapq.heappush(self._landings, (lands, number, request, took, flying))
+            heappush(self._landings, (lands, number, request, took, flying))
             self._answered.update({(request.key, place): lands for place in flying.leads})
         for place, saved in enumerate(self.saved):
             if flying.hits[place]:
@@ -115,7 +117,7 @@ class Simulation:
         """Keep the answers that are complete by *now*."""
         landings, clients, clock = self._landings, self.clients, self.clock
         while landings and landings[0][0] <= now:
-            clock.now, _, request, took, who = heapq.heappop(landings)
+            clock.now, _, request, took, who = heappop(landings)
             if isinstance(who, Flying):
                 self._flights.land(who)
                 for place in who.leads:

@@ -3,9 +3,9 @@
 import heapq
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, pairwise
 from marshal import dumps
 from typing import Any, NamedTuple, TextIO
 
@@ -21,10 +21,10 @@ class TraceError(LLMCacheError, ValueError):
 
 
 class Run(NamedTuple):
-    """*count* blocks of a prompt with consecutive ids from *first* on, each of *tokens* tokens."""
+    """*blocks* of a prompt with consecutive ids from *first* on, each of *tokens* tokens."""
 
     first: int
-    count: int
+    blocks: int
     tokens: int
 
 
@@ -53,29 +53,27 @@ def identity(*parts: Any) -> str:
     return blake2b(dumps(parts, 2), digest_size=16).hexdigest()
 
 
-def runs_of(ids: Iterable[int], tokens: int) -> tuple[Run, ...]:
+def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
     """*ids* of blocks of *tokens* each, as runs."""
-    found: list[Run] = []
-    first = following = None
-    for block in ids:
-        if block != following:
-            if first is not None and following is not None:
-                found.append(Run(first, following - first, tokens))
-            first = block
-        following = block + 1
-    if first is not None and following is not None:
-        found.append(Run(first, following - first, tokens))
-    return tuple(found)
+    if not ids:
+        return ()
+    begins = [0, *(place for place, (one, other) in enumerate(pairwise(ids), 1) if other != one + 1), len(ids)]
+    return tuple([Run(ids[begin], end - begin, tokens) for begin, end in pairwise(begins)])
 
 
-
-def in_order(calls: Iterable[Call], *, window: int = 4096) -> Iterator[Call]:
-    """*calls* by arrival, where none is more than *window* lines late; TraceError for one that is. Logs are written as calls end."""
+def in_order(calls: Iterable[Call], *, window: int) -> Iterator[Call]:
+    """*calls* by arrival, where none is more than *window* places late; TraceError for one that is. Logs are written as calls end."""
     waiting: list[tuple[float, int, Call]] = []
     last = float("-inf")
     for number, call in enumerate(calls):
         if call.at < last:
-            raise TraceError(f"call {number + 1} arrived {last - call.at:.3f} s before one that is {window} lines above: sort the trace (--sort)")
+            raise TraceError(
+                f"call {number + 1} arrived {last - call.at:.3f} s before one that stands far above it: --sort puts them in order"
+            )
+        if not window:
+            last = call.at
+            yield call
+            continue
         heapq.heappush(waiting, (call.at, number, call))
         if len(waiting) > window:
             last, _, first = heapq.heappop(waiting)
@@ -96,7 +94,7 @@ def sorted_by_arrival(calls: Iterable[Call], *, chunk: int = _CHUNK) -> Iterator
                 return
             if not some:
                 break
-            file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed below
+            file: Any = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed below
             files.append(file)
             file.writelines(json.dumps(call) + "\n" for call in some)
             file.seek(0)

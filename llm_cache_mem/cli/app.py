@@ -17,7 +17,7 @@ except ModuleNotFoundError as exc:
         raise
     raise ImportError("the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer") from None
 
-from llm_cache_mem.cli import change, look
+from llm_cache_mem.cli import bench, change, look
 from llm_cache_mem.cli.input import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.errors import LLMCacheError
 
@@ -60,6 +60,7 @@ app.command("prune")(change.prune)
 app.command("clear")(change.clear)
 app.command("export")(change.export)
 app.command("import")(change.import_)
+app.add_typer(bench.app, name="bench")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -1,0 +1,165 @@
+"""The commands of the benchmark: what caches save on a trace, traces of your own, and the same question measured for real."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from llm_cache_mem.cli.input import MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli.shared import AsJson, print_json
+
+if TYPE_CHECKING:
+    from llm_cache_mem.bench.clients import Rule
+    from llm_cache_mem.bench.readers import Trace
+    from llm_cache_mem.pricing import Price
+
+__all__ = ["app"]
+
+_RUN = "run"
+
+
+class _RunByDefault(TyperGroup):
+    """``bench TRACE`` is ``bench run TRACE``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [_RUN, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What an exact cache in the client, the provider's prompt cache, and both save. bench TRACE is bench run TRACE.",
+)
+
+_EXAMPLES = """\b
+Examples:
+  llm-cache-mem bench trace.jsonl.gz
+  llm-cache-mem bench trace.jsonl --max-size 256 --max-size 10000 --max-size none --ttl 5m --ttl 1h --ttl none
+  llm-cache-mem bench RAGPulse/ --key question --json
+"""
+
+
+@app.command(_RUN, epilog=_EXAMPLES)
+def run(
+    trace: Annotated[str, typer.Argument(metavar="TRACE", help="A file of JSON lines, gzipped or not, a folder of RAGPulse; - is stdin.")],
+    max_size: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="Entries of the client cache; none: no limit. [default: 256]")
+    ] = None,
+    ttl: Annotated[
+        list[str] | None, typer.Option(metavar="SPAN", help="How long its entries live: 5m, 1h, 7d, none. [default: 1h]")
+    ] = None,
+    coalesce: Annotated[bool, typer.Option(help="Whether a call joins one in flight for the same request.")] = True,
+    prompt_ttl: Annotated[
+        list[str] | None, typer.Option(metavar="SPAN", help="How long the prompt cache lives; none: leave it out. [default: 5m and 1h]")
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="IN,OUT[,READ[,WRITE[,HOUR]]]", help="Dollars per million tokens. [default: 3,15,0.3,3.75,6]"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of --price: what genai-prices knows of this model.")] = None,
+    format: Annotated[
+        str | None, typer.Option(metavar="NAME", help="own, mooncake, ragpulse or sessions, where the first line does not tell.")
+    ] = None,
+    key: Annotated[
+        str, typer.Option(metavar="NAME", help="RAGPulse: whole, no-system or question is what makes a request the same.")
+    ] = "whole",
+    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What to do at a bad line.")] = "stop",
+    sort: Annotated[bool, typer.Option("--sort", help="The calls stand in no order: sort them first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a trace: hit rates, tokens, dollars and time that the caches save.
+
+    The client cache is LLMCache itself under a simulated clock. --max-size and --ttl may be repeated: every pair is simulated.
+    """
+    from llm_cache_mem.bench.readers import open_trace
+    from llm_cache_mem.bench.report import build
+    from llm_cache_mem.bench.simulate import DEFAULT_LIFETIMES, Simulation
+
+    rules = _rules(max_size, ttl, coalesce)
+    lifetimes = DEFAULT_LIFETIMES if prompt_ttl is None else tuple(span for span in map(_span, prompt_ttl) if span is not None)
+    prices = _price(price, model)
+    with open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened, _progress(opened) as step:
+        opened.warn = lambda text: typer.echo(f"left out: {text}", err=True)
+        simulation = Simulation(rules, lifetimes).run(opened, step)
+    if not simulation.census.calls:
+        raise CommandFailed(f"{trace} holds no call")
+    document = build(opened, simulation, prices)
+    if as_json:
+        print_json(document)
+        return
+    from llm_cache_mem.bench.text import show
+
+    show(document)
+
+
+def _rules(sizes: list[str] | None, spans: list[str] | None, coalesce: bool) -> "list[Rule]":
+    from llm_cache_mem.bench.clients import Rule
+
+    return [Rule(size, ttl, coalesce) for size in map(_size, sizes or ["256"]) for ttl in map(_span, spans or ["1h"])]
+
+
+def _size(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise CommandFailed(f"--max-size {text!r} is no number of entries: write 256, or none", MISUSED)
+    return int(text)
+
+
+def _span(text: str) -> float | None:
+    seconds = None if text == "none" else seconds_in(text)
+    if seconds == 0:
+        raise CommandFailed(f"{text!r} is no time to live: write 5m, 1h, 7d, or none", MISUSED)
+    return seconds
+
+
+def _price(text: str | None, model: str | None) -> "Price":
+    from llm_cache_mem.bench.bill import DEFAULT_PRICE, price_of
+    from llm_cache_mem.pricing import Price
+
+    if text is not None and model is not None:
+        raise CommandFailed("give --price or --model, not both", MISUSED)
+    if model is not None:
+        known = price_of(model)
+        if known is None:
+            raise CommandFailed(f"no price is known for {model!r}: give --price (genai-prices is the extra prices)", MISUSED)
+        return known
+    if text is None:
+        return DEFAULT_PRICE
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        if not 2 <= len(numbers) <= len(Price._fields) or not all(0 <= number < 1e6 for number in numbers):
+            raise ValueError
+    except ValueError:
+        raise CommandFailed(f"--price {text!r}: write two to five numbers, as in 3,15,0.3,3.75,6", MISUSED) from None
+    return Price(*numbers)
+
+
+@contextmanager
+def _progress(trace: "Trace") -> Iterator[Callable[[], object] | None]:
+    """A bar on stderr if that is a terminal: how much of the file is read, and how many calls that was."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    calls = 0
+    columns = (TextColumn("{task.fields[calls]:,} calls"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("simulating", total=trace.size, calls=0)
+
+        def step() -> None:
+            nonlocal calls
+            calls += 1
+            if not calls % 1000:
+                bar.update(task, completed=trace.bytes_read, calls=calls)
+
+        yield step
