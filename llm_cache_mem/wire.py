@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_cache_mem.errors import RequestNotCacheable
 
-__all__ = ["Refused", "is_absent", "tagged", "unwrap"]
+__all__ = ["Refused", "is_absent", "step", "tagged", "unwrap"]
 
 _SDKS = frozenset({"anthropic", "cerebras", "groq", "openai", "together"})  # one generator wrote them, with one marker idiom
 
@@ -28,16 +28,16 @@ class Refused(Exception):
         return self
 
     def error(self, root: str = "") -> RequestNotCacheable:
-        path = root + "".join(map(_step, reversed(self.steps)))
+        path = root + "".join(map(step, reversed(self.steps)))
         return RequestNotCacheable(path.lstrip(".") or "request", self.reason)
 
 
-def _step(step: Any) -> str:
+def step(key: Any) -> str:
     """A piece of a path. A key that does not look like a field's name may be somebody's data, so it stays out."""
-    if type(step) is int:
-        return f"[{step}]"
-    named = type(step) is str and step.isascii() and step.isidentifier() and len(step) <= 40
-    return f".{step}" if named else "[…]"
+    if type(key) is int:
+        return f"[{key}]"
+    named = type(key) is str and key.isascii() and key.isidentifier() and len(key) <= 40
+    return f".{key}" if named else "[…]"
 
 
 def unwrap(value: Any) -> Any:

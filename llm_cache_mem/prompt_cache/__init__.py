@@ -1,0 +1,9 @@
+"""The provider's own prompt cache: warm it before users arrive, keep it warm, ask whether that pays, and watch what it does."""
+
+from llm_cache_mem.prompt_cache.advise import Advice, Option, advise
+from llm_cache_mem.prompt_cache.keeper import KeepWarm
+from llm_cache_mem.prompt_cache.prefix import Prefix
+from llm_cache_mem.prompt_cache.rules import Rules, rules_for
+from llm_cache_mem.prompt_cache.warmer import Warmed, Warmer
+
+__all__ = ["Advice", "KeepWarm", "Option", "Prefix", "Rules", "Warmed", "Warmer", "advise", "rules_for"]

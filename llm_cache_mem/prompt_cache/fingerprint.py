@@ -1,0 +1,220 @@
+"""What a request looks like to a provider's prompt cache: its parts in the order in which they are read, as digests.
+
+Anthropic reads tools, system, messages; OpenAI the same, with its settings before. The markers of breakpoints are no part of it. No
+content is kept: what two requests differ in is found by comparing digests, and told as a path.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from llm_cache_mem.wire import Refused, step, unwrap
+
+__all__ = ["MARKERS", "Fingerprint", "Part", "fingerprint"]
+
+MARKERS: Final = ("cache_control", "prompt_cache_breakpoint")
+_SETTINGS: Final = (
+    *("tool_choice", "parallel_tool_calls", "thinking", "output_config", "response_format", "text", "reasoning", "reasoning_effort"),
+    *("verbosity", "service_tier", "speed", "prompt_cache_key"),
+)
+"""Those besides the prompt that both providers' documents name as reasons for a miss."""
+_SYSTEM_ROLES: Final = ("system", "developer")
+_PIECE: Final = 256  # characters of a long text that are compared at once
+_MOST_PIECES: Final = 1024
+_MOST_MESSAGES: Final = 4096
+_DEPTH: Final = 64
+
+
+class Part(NamedTuple):
+    """A tool, a block of the system prompt, a message: where it is, what it is (digest), and how long in characters."""
+
+    path: str
+    digest: bytes
+    size: int
+
+
+class Fingerprint(NamedTuple):
+    """*parts* in order; the first *stable* of them stand before the conversation. *pieces*: hash to path, of what is stable."""
+
+    model: str | None
+    parts: tuple[Part, ...]
+    stable: int
+    pieces: Mapping[int, str]
+    marked: bool
+    """Whether the request sets a breakpoint anywhere."""
+    ttl: str | None
+    """The longest lifetime that a breakpoint asks for, by the provider's name for it."""
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits for the model and the stable parts: the same in every process."""
+        whole = blake2b((self.model or "").encode(), digest_size=16)
+        for part in self.parts[: self.stable]:
+            whole.update(part.digest)
+        return whole.hexdigest()
+
+    @property
+    def messages(self) -> tuple[Part, ...]:
+        """The conversation: what comes after the stable parts."""
+        return self.parts[self.stable :]
+
+    @property
+    def stable_share(self) -> float:
+        """The part of all characters that is stable: a guess at that of the tokens."""
+        size = sum(part.size for part in self.parts)
+        return sum(part.size for part in self.parts[: self.stable]) / size if size else 0.0
+
+    def first_difference(self, other: "Fingerprint") -> str | None:
+        """Where this request's stable parts first differ from the *other*'s, as a path; None if they do not."""
+        if self.model != other.model:
+            return "model"
+        for mine, its in zip(self.parts[: self.stable], other.parts[: other.stable], strict=False):
+            if mine.digest != its.digest or mine.path != its.path:
+                changed = (path for piece, path in self.pieces.items() if piece not in other.pieces)
+                return next((path for path in changed if _is_inside(path, mine.path)), mine.path)
+        if self.stable != other.stable:
+            longer = self if self.stable > other.stable else other
+            return longer.parts[min(self.stable, other.stable)].path
+        return None
+
+    def likeness(self, other: "Fingerprint") -> float:
+        """How much of the longer of the two stable prefixes is in both, from 0 to 1."""
+        most = max(len(self.pieces), len(other.pieces))
+        return sum(piece in other.pieces for piece in self.pieces) / most if most else 0.0
+
+
+def fingerprint(request: Mapping[str, Any]) -> Fingerprint:
+    """Read *request*: the keyword arguments of an SDK's call, or the JSON that it sends. Never raises for what it holds."""
+    reader = _Reader()
+    model = request.get("model")
+    system, messages, leading = _sections(request)
+    for name in _SETTINGS:
+        if (value := request.get(name)) is not None:
+            reader.part(name, value)
+    for i, tool in enumerate(_list(request.get("tools"))):
+        reader.part(f"tools[{i}]", tool)
+    for path, block in (*system, *leading):
+        reader.part(path, block)
+    stable = len(reader.parts)
+    reader.pieces_wanted = False
+    for path, message in messages:
+        reader.part(path, message)
+    reader.mark(request)
+    return Fingerprint(
+        model if isinstance(model, str) else None, tuple(reader.parts), stable, reader.pieces, reader.marked, "1h" if reader.hour else None
+    )
+
+
+def _sections(request: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """System blocks, messages, and the blocks at the head of the first message that a breakpoint sets apart from the rest of it."""
+    system = [(f"{name}[{i}]", block) for name in ("system", "instructions") for i, block in enumerate(_blocks(request.get(name)))]
+    name = "input" if request.get("input") is not None else "messages"
+    given = request.get(name)
+    turns = [{"role": "user", "content": given}] if isinstance(given, str) else _list(given)
+    messages = [(f"{name}[{i}]", _message(turn)) for i, turn in enumerate(turns[:_MOST_MESSAGES])]
+    while messages and _role(messages[0][1]) in _SYSTEM_ROLES:
+        system.append(messages.pop(0))
+    leading: list[tuple[str, Any]] = []
+    if messages:
+        path, first = messages[0]
+        blocks = _list(first.get("content")) if isinstance(first, dict) else []
+        apart = max((i + 1 for i, block in enumerate(blocks[:-1]) if _marked(block)), default=0)
+        if apart:
+            leading = [(f"{path}.content[{i}]", block) for i, block in enumerate(blocks[:apart])]
+            messages[0] = (path, {**first, "content": blocks[apart:]})
+    return system, messages, leading
+
+
+def _message(turn: Any) -> Any:
+    message = _plain(turn)
+    return {**message, "content": _blocks(message.get("content"))} if isinstance(message, dict) and "content" in message else message
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
+def _blocks(content: Any) -> list[Any]:
+    """Content as blocks: a string is short for one block of text."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return _list(content)
+
+
+def _list(value: Any) -> list[Any]:
+    value = _plain(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else []
+
+
+def _marked(block: Any) -> bool:
+    return isinstance(block, dict) and any(block.get(name) for name in MARKERS)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return unwrap(value)
+    except Refused:  # whatever it is, it has no wire form, and the provider will be sent something else or nothing
+        return None
+
+
+class _Reader:
+    """Digests of parts, and the pieces of those that are stable."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.pieces: dict[int, str] = {}
+        self.pieces_wanted = True
+        self.marked = self.hour = False
+
+    def mark(self, holder: Any) -> None:
+        """Take note of a breakpoint on *holder*."""
+        for name in MARKERS:
+            marker = _plain(holder.get(name))
+            if isinstance(marker, dict):
+                self.marked = True
+                self.hour = self.hour or marker.get("ttl") == "1h"
+
+    def part(self, path: str, value: Any) -> None:
+        whole, size = blake2b(digest_size=16), 0
+        for where, text in self._leaves(path, value, _DEPTH):
+            whole.update(f"{where[len(path) :]}\0{len(text)}\0{text}".encode("utf-8", "surrogatepass"))
+            size += len(text)
+            if self.pieces_wanted:
+                self._keep(where, text)
+        self.parts.append(Part(path, whole.digest(), size))
+
+    def _leaves(self, path: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
+        value = _plain(value)
+        items: Iterable[tuple[Any, Any]]
+        if isinstance(value, dict) and depth:
+            self.mark(value)
+            items = ((key, item) for key, item in value.items() if key not in MARKERS)
+        elif isinstance(value, list) and depth:
+            items = enumerate(value)
+        else:
+            yield path, value if isinstance(value, str) else f"{type(value).__name__}:{value if _is_scalar(value) else ''}"
+            return
+        yield path, type(value).__name__
+        for key, item in items:
+            if not isinstance(key, int):
+                yield path, f"key:{key}"  # the order of keys is part of the prompt
+            yield from self._leaves(path + step(key), item, depth - 1)
+
+    def _keep(self, path: str, text: str) -> None:
+        start = 0
+        for line in text.splitlines(keepends=True) or [""]:
+            for at in range(0, len(line), _PIECE) or (0,):
+                if len(self.pieces) >= _MOST_PIECES:
+                    return
+                piece = line[at : at + _PIECE]
+                where = path if len(text) <= _PIECE else f"{path}, characters {start:,} to {start + len(piece):,}"
+                self.pieces.setdefault(hash((path, piece)), where)
+                start += len(piece)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path == root or (path.startswith(root) and path[len(root)] in ".[,")

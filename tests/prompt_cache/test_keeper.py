@@ -1,0 +1,155 @@
+"""keep_warm: renewals before expiry, with jitter, that stop when told and give up when they keep failing; nobody sleeps."""
+
+import asyncio
+import threading
+
+import anthropic
+import pytest
+from prompt_cache_server import CLAUDE, PRICES, SYSTEM
+
+from llm_cache_mem.prompt_cache import Warmer
+from llm_cache_mem.prompt_cache.keeper import Schedule
+
+
+class Wait:
+    """Waiting that moves the test's clock; after *times* it stops the keeper, or waits for ever where *then_block*."""
+
+    def __init__(self, clock, times):
+        self.clock, self.times = clock, times
+        self.waits: list[float] = []
+        self.done = threading.Event()
+
+    def __call__(self, seconds):
+        if len(self.waits) == self.times:
+            self.done.set()
+            return True
+        self.waits.append(seconds)
+        self.clock.advance(seconds)
+        return False
+
+
+def test_the_prefix_stays_warm_for_hours_and_each_renewal_only_reads(claude, server, clock):
+    wait = Wait(clock, 30)
+    warmer = Warmer(claude, prices=PRICES, clock=clock)
+    with warmer.keep_warm(model=CLAUDE, system=SYSTEM, wait=wait) as keeper:
+        assert wait.done.wait(10)
+    assert (keeper.renewals, keeper.gave_up, keeper.running) == (30, False, False)
+    assert all(216 <= seconds <= 240 for seconds in wait.waits)
+    assert len(set(wait.waits)) > 20  # jitter
+    written, read = 2000 * 3.75 / 1e6, 2000 * 0.30 / 1e6
+    assert keeper.cost_usd == pytest.approx(written + 30 * read + 31 * 3.0 / 1e6)
+    assert keeper.last is not None
+    assert keeper.last.read_tokens == 2000
+
+
+def test_entering_warms_at_once_and_raises_what_that_raises(claude, server):
+    server.fail = [529]
+    with pytest.raises(anthropic.APIStatusError), Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM):
+        pass
+    with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM) as keeper:
+        assert keeper.last is not None
+        assert keeper.running
+    assert not keeper.running
+
+
+def test_it_gives_up_after_so_many_failures_in_a_row(claude, server, clock, caplog):
+    wait = Wait(clock, 100)
+
+    def fail_from_the_second_on(warmed):
+        server.fail = [529] * 3 if len(server.requests) == 2 else []
+
+    options = {"wait": wait, "jitter": 0, "max_failures": 3, "on_warmed": fail_from_the_second_on}
+    with Warmer(claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, **options) as keeper:
+        assert keeper._thread is not None
+        keeper._thread.join(10)
+    assert (keeper.gave_up, keeper.renewals, wait.waits) == (True, 1, [240, 240, 5, 10])
+    assert isinstance(keeper.error, anthropic.APIStatusError)
+    assert "gave up keeping a prefix warm after 3 failures" in caplog.text
+
+
+def test_a_failure_that_passes_is_forgotten(clock):
+    schedule = Schedule(240, 0, 3, clock, lambda: 0.0)
+    for _ in range(10):
+        assert not schedule.failed()
+        assert not schedule.failed()
+        schedule.used()
+    assert schedule.failures == 0
+
+
+def test_use_by_others_puts_the_renewal_off(clock):
+    schedule = Schedule(240, 0, 3, clock, lambda: 0.0)
+    schedule.used()
+    clock.advance(200)
+    assert schedule.pause() == 40
+    schedule.used()
+    assert schedule.pause() == 240
+
+
+def test_stopping_interrupts_a_wait(claude):
+    with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, every=3600) as keeper:
+        thread = keeper._thread
+    assert thread is not None
+    assert not thread.is_alive()
+
+
+def test_a_function_gives_the_prefix_of_each_renewal(claude, server, clock, caplog):
+    warmer = Warmer(claude, clock=clock)
+    versions = iter(range(10))
+    wait = Wait(clock, 1)
+    with warmer.keep_warm(lambda: warmer.prefix(model=CLAUDE, system=f"{SYSTEM} v{next(versions)}"), wait=wait) as keeper:
+        assert wait.done.wait(10)
+    assert keeper.last is not None
+    assert "it changed since it was last warmed" in keeper.last.warnings[0]
+
+
+def test_what_a_listener_raises_stops_nothing(claude, clock, caplog):
+    wait = Wait(clock, 3)
+
+    def listener(warmed):
+        raise ZeroDivisionError
+
+    with Warmer(claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, wait=wait, on_warmed=listener) as keeper:
+        assert wait.done.wait(10)
+    assert (keeper.renewals, keeper.gave_up) == (3, False)
+    assert "on_warmed raised" in caplog.text
+
+
+async def test_async_clients_are_renewed_in_a_task_that_ends_with_the_context(async_claude, server, clock):
+    waits: list[float] = []
+    done = asyncio.Event()
+
+    async def wait(seconds):
+        waits.append(seconds)
+        clock.advance(seconds)
+        if len(waits) == 5:
+            done.set()
+            await asyncio.Event().wait()  # for ever, until it is cancelled
+        return False
+
+    async with Warmer(async_claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, wait=wait) as keeper:
+        await asyncio.wait_for(done.wait(), 10)
+        assert keeper.running
+    assert not keeper.running
+    assert (keeper.renewals, len(server.requests)) == (4, 5)
+
+
+async def test_the_kind_of_context_must_fit_the_client(async_claude, claude):
+    with pytest.raises(TypeError, match="use async with"), Warmer(async_claude).keep_warm(model=CLAUDE, system=SYSTEM):
+        pass
+    with pytest.raises(TypeError, match="use with"):
+        async with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM):
+            pass
+
+
+def test_a_keeper_is_entered_once(claude):
+    keeper = Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM)
+    with keeper:
+        pass
+    with pytest.raises(RuntimeError), keeper:
+        pass
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": float("nan")}, {"jitter": 1}, {"jitter": -0.1}, {"max_failures": 0}])
+def test_options_that_make_no_sense_are_refused(claude, options):
+    with pytest.raises(ValueError, match="must be"):
+        Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, **options)
