@@ -8,6 +8,7 @@ except ModuleNotFoundError as exc:
     raise ImportError("LangChain's cache needs langchain-core: pip install 'llm-cache-mem[langchain]'", name="langchain_core") from None
 
 from langchain_llm_cache_mem.cache import LLMCacheMem
+from langchain_llm_cache_mem.cached_tool import cached_tool
 from langchain_llm_cache_mem.model import cached
 
-__all__ = ["LLMCacheMem", "cached"]
+__all__ = ["LLMCacheMem", "cached", "cached_tool"]

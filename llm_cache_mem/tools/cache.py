@@ -80,13 +80,14 @@ class ToolCache:
         the results that depend on *entities* (written as in ``allow``) and those of *tools* are invalid."""
         self._say(tool, make_rule(entities=entities, writes=True, changes=tools))
 
-    def rule(self, tool: str, said: Mapping[str, Any] | None = None) -> Rule | None:
+    def rule(self, tool: str, said: Mapping[str, Any] | None = None, *, asked: bool = False) -> Rule | None:
         """How *tool* is cached, by what was said here and, with *said*, by its own metadata; None: not at all.
 
         Of itself a tool may say ``cacheable``, ``volatile``, ``ttl_seconds``, ``version``, and in MCP's words or without "Hint"
-        ``readOnlyHint`` with ``idempotentHint``, which allow, or ``destructiveHint``, which forbids whatever else is said.
+        ``readOnlyHint`` with ``idempotentHint``, which allow, or ``destructiveHint``, which forbids whatever else is said. *asked*:
+        somebody asks for this very tool to be cached, as if it were listed.
         """
-        return verdict(said or {}, self._rules.get(tool))
+        return verdict(said or {}, self._rules.get(tool, Rule() if asked else None))
 
     # -- Calling
 
@@ -118,17 +119,19 @@ class ToolCache:
         form: Form = "tool",
         dump: Callable[[Any], Any] | None = None,
         load: Callable[[Any], Any] | None = None,
+        refuse: Callable[[Any], str | None] = why_unstored,
     ) -> T:
         """The result of *tool* by *rule* (None: without the cache), or that of ``run()``: what the layers for frameworks stand on.
 
         *form* tells values apart that differ in kind; *dump* makes the stored value from a result, and *load* a result from a stored
-        value. What *run* raises is raised, and only to who called it: who waited for it makes a call of its own.
+        value; *refuse* says why a result is for its caller alone. What *run* raises is raised, and only to who called it: who waited
+        for it makes a call of its own.
         """
         if rule is None:
             return run()
         if rule.writes:
             return self._write(tool, args, rule, run)
-        flight = _Flight(run)
+        flight = _Flight(run, refuse)
         with _living(rule):
             request = self._results.of_call(tool, args, rule, form)
             if request is None:
@@ -152,13 +155,14 @@ class ToolCache:
         form: Form = "tool",
         dump: Callable[[Any], Any] | None = None,
         load: Callable[[Any], Any] | None = None,
+        refuse: Callable[[Any], str | None] = why_unstored,
     ) -> T:
         """``call`` for a coroutine function."""
         if rule is None:
             return await run()
         if rule.writes:
             return await self._awrite(tool, args, rule, run)
-        flight = _Flight(run)
+        flight = _Flight(run, refuse)
         with _living(rule):
             request = await self._results._off_loop(lambda: self._results.of_call(tool, args, rule, form))
             if request is None:
@@ -288,7 +292,7 @@ class ToolCache:
         self._say(tool, rule)
 
     def _explicit(self, tool: str, ttl_seconds: Any) -> Rule:
-        rule = self._rules.get(tool) or Rule()
+        rule = self._rules.get(tool, Rule())
         return rule if isinstance(ttl_seconds, Unset) else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
 
     def _alone(self, tool: str, flight: "_Flight") -> Any:
@@ -333,8 +337,9 @@ class ToolCache:
 class _Flight:
     """One call of a tool: whether it began and landed, with what, and why that is not for storing."""
 
-    def __init__(self, run: Callable[[], Any]) -> None:
+    def __init__(self, run: Callable[[], Any], refuse: Callable[[Any], str | None]) -> None:
         self._run = run
+        self._refuse = refuse
         self.began = self.landed = False
         self.result: Any = None
         self.reason: str | None = None
@@ -349,7 +354,7 @@ class _Flight:
 
     def _land(self, result: Any) -> Any:
         self.landed, self.result = True, result
-        self.reason = why_unstored(result)
+        self.reason = self._refuse(result)
         if self.reason is not None:
             raise _Unstored
         return result

@@ -136,7 +136,9 @@ def test_sync_and_async_agents_share(cache: LLMCacheMem) -> None:
         ({"read_only": True}, False, 2),
         ({"read_only": True, "idempotent": True}, False, 1),
         ({"readOnlyHint": True, "idempotentHint": True}, False, 1),
-        ({"cacheable": True, "destructive": True}, False, 1),
+        ({"cacheable": True, "volatile": True}, False, 1),
+        ({"cacheable": True, "destructive": True}, True, 2),
+        ({"readOnlyHint": True, "idempotentHint": True, "destructiveHint": True}, True, 2),
     ],
 )
 def test_only_where_somebody_said_so(metadata: Any, listed: bool, runs: int) -> None:
@@ -178,13 +180,6 @@ def test_an_artifact_and_blocks_come_back(cache: LLMCacheMem) -> None:
     assert (second.content, second.artifact) == (first.content, first.artifact) == ([{"type": "text", "text": "<x>"}], {"rows": [1, 2]})
 
 
-def test_what_plain_python_stored_for_the_tool_is_found(cache: LLMCacheMem) -> None:
-    tools = Tools()
-    cache.cache.store(cache.cache.request([], {"tool": "lookup", "args": {"what": "x"}}, kind="tool"), {"rows": [1, "é"]})
-    assert ask(middle(cache, tools, tools=["lookup"]))[2].content == '{"rows": [1, "é"]}'
-    assert tools.runs == 0
-
-
 def failing(what: str) -> Any:
     raise ValueError("no such thing")
 
@@ -213,7 +208,7 @@ def test_errors_that_are_answers_are_not_stored(cache: LLMCacheMem, asynchronous
         found = asyncio.run(middleware.awrap_tool_call(request, aanswer)) if asynchronous else middleware.wrap_tool_call(request, answer)
         assert found.status == "error"
     assert handler_calls == 2
-    assert cache.stats().skipped == {"tool": 2}
+    assert cache.stats().skipped == {"tool error": 2}
 
 
 class Request:
@@ -239,6 +234,7 @@ def test_commands_are_not_stored(cache: LLMCacheMem, asynchronous: bool) -> None
         else:
             assert middleware.wrap_tool_call(request, lambda request: command) is command
     assert cache.stats().stored == 0
+    assert cache.stats().skipped == {"side effect": 2}
 
 
 def test_exceptions_are_not_stored_and_are_raised(cache: LLMCacheMem) -> None:

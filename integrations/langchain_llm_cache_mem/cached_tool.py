@@ -1,0 +1,143 @@
+"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same arguments.
+
+A subclass of the tool's class overrides only the methods in which LangChain runs it, with arguments validated and defaults applied;
+callbacks, errors, artifacts and the message with the caller's own id are LangChain's as ever.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from langchain_core.tools import BaseTool, InjectedToolCallId
+
+from langchain_llm_cache_mem.cache import LLMCacheMem
+from langchain_llm_cache_mem.link import derived, twin
+from llm_cache_mem import LLMCache
+from llm_cache_mem.options import UNSET, Seconds, Unset
+from llm_cache_mem.tools import Rule, ToolCache
+from llm_cache_mem.tools.results import why_unstored
+from llm_cache_mem.tools.rules import Entities
+
+__all__ = ["cached_tool", "injected", "said_of", "tool_cache"]
+
+T = TypeVar("T", bound=BaseTool)
+
+_NO_ARGUMENTS = frozenset({"run_manager", "callbacks", "config"})
+
+
+def cached_tool(
+    tool: T,
+    cache: ToolCache | LLMCache | LLMCacheMem,
+    *,
+    ttl_seconds: "Seconds | Unset" = UNSET,
+    version: str = "",
+    ignore: Iterable[str] = (),
+    redact: Iterable[str] = (),
+    depends_on: Entities = (),
+) -> T:
+    """A copy of *tool* that answers from *cache*: the same name, description and schema, ``invoke``, ``ainvoke`` and in agents.
+
+    The settings are those of ``ToolCache.allow``. Exceptions, errors, Commands and whole ToolMessages are not stored. The id of the
+    call is not part of the key. An injected state, store or runtime has no wire form, so calls that get one go uncached, unless
+    *ignore* names it.
+
+    TypeError for what is no BaseTool, ValueError for a tool that says that it is destructive or must not be cached.
+    """
+    if not isinstance(tool, BaseTool):
+        raise TypeError(f"cached_tool() takes a LangChain tool, not {type(tool).__name__}; a function is for @tools.cached")
+    tools = tool_cache(cache)
+    told: dict[str, Any] = {"ttl_seconds": ttl_seconds, "version": version, "ignore": ignore, "redact": redact, "depends_on": depends_on}
+    if any(told.values()) or ttl_seconds is None:
+        tools.allow(tool.name, **told)
+    if tools.rule(tool.name, said_of(tool), asked=True) is None:
+        raise ValueError(f"the tool {tool.name!r} says of itself that it is not to be cached")
+    cls = type(tool)
+    if _MARK in cls.__dict__:  # cached already: its cache is replaced
+        cls = cls.__mro__[1]
+    wrapped: Any = copy.copy(tool)
+    made = derived(cls, {name: _method(cls, name, tools) for name in _overridden(cls)})
+    setattr(made, _MARK, True)
+    object.__setattr__(wrapped, "__class__", made)
+    return wrapped  # type: ignore[no-any-return]  # a T, by construction
+
+
+def tool_cache(cache: Any, tools: Iterable[str] | Mapping[str, Seconds] = ()) -> ToolCache:
+    """*cache* as a ToolCache in which *tools* are listed."""
+    if not isinstance(cache, ToolCache):
+        return ToolCache(cache.cache if isinstance(cache, LLMCacheMem) else cache, tools=tools)
+    if isinstance(tools, str):
+        raise TypeError("tools must be a collection of names, or a mapping from names to seconds")
+    for name in tools:
+        cache.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
+    return cache
+
+
+def said_of(tool: Any) -> Mapping[str, Any]:
+    """What a tool says of itself: its metadata, and its tags as so many things that are true."""
+    tags, metadata = getattr(tool, "tags", None), getattr(tool, "metadata", None)
+    return {**dict.fromkeys(tags or (), True), **(metadata if isinstance(metadata, Mapping) else {})}
+
+
+def injected(tool: Any) -> frozenset[str]:
+    """The arguments of *tool* that its caller injects and the model does not see, but for the id of the call."""
+    if not isinstance(tool, BaseTool):
+        return frozenset()
+    schema = tool.args_schema
+    fields: Mapping[str, Any] = {} if schema is None or isinstance(schema, dict) else getattr(schema, "model_fields", {})
+    hidden = {name for name in fields if name not in tool.args} | set(getattr(tool, "_injected_args_keys", ()))
+    ids = {name for name, field in fields.items() if any(_is_call_id(each) for each in getattr(field, "metadata", ()))}
+    return frozenset(hidden - ids - {"tool_call_id"})
+
+
+# -- Inside
+
+_MARK = "_llm_cache_mem_tool"
+
+
+def _is_call_id(annotation: Any) -> bool:
+    return isinstance(annotation, InjectedToolCallId) or annotation is InjectedToolCallId
+
+
+def _overridden(cls: type[BaseTool]) -> list[str]:
+    """A tool without an ``_arun`` of its own runs ``_run`` in a thread, and goes on to."""
+    return ["_run"] if cls._arun is BaseTool._arun else ["_run", "_arun"]
+
+
+def _method(cls: type[Any], name: str, tools: ToolCache) -> Any:
+    original = getattr(cls, name)
+    if inspect.iscoroutinefunction(original):
+
+        async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
+            plain = twin(self, cls)
+            rule, named = _call(self, plain, tools, args, kwargs)
+            return await tools.acall(self.name, named, lambda: original(plain, *args, **kwargs), rule=rule, refuse=_refuse)
+
+        return functools.wraps(original)(arun)
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = twin(self, cls)
+        rule, named = _call(self, plain, tools, args, kwargs)
+        return tools.call(self.name, named, lambda: original(plain, *args, **kwargs), rule=rule, refuse=_refuse)
+
+    return functools.wraps(original)(run)
+
+
+def _call(tool: Any, plain: Any, tools: ToolCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Rule | None, dict[str, Any]]:
+    """The rule for a call and its arguments by name."""
+    named = {name: value for name, value in kwargs.items() if not _is_no_argument(plain, name, value)}
+    if args:  # of a tool that takes a bare string
+        named |= {next(iter(tool.args), "input"): args[0]} if len(args) == 1 and len(tool.args) == 1 else {"args": list(args)}
+    return tools.rule(tool.name, said_of(tool), asked=True), named
+
+
+def _is_no_argument(tool: Any, name: str, value: Any) -> bool:
+    if name in _NO_ARGUMENTS and name not in tool.args:
+        return True
+    return name not in tool.args and name not in injected(tool)  # the id of the call
+
+
+def _refuse(result: Any) -> str | None:
+    """A whole message is addressed to the call that it answers; LangChain makes a new one from what else a tool returns."""
+    return why_unstored(result) or ("tool message" if hasattr(result, "tool_call_id") else None)
