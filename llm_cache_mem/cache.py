@@ -1,7 +1,7 @@
 """LLMCache: the same request is answered once and paid for once, whoever asks and however many ask at once."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from llm_cache_mem import admission, functions, keys, pricing
 from llm_cache_mem.encryption import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
 from llm_cache_mem.engine import Engine, Settings
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
 from llm_cache_mem.request import Keyer, parameter_names
 from llm_cache_mem.stats import CacheStats, Event, Ledger
 from llm_cache_mem.stores import Backend, open_store
 
-if TYPE_CHECKING:  # only caches that keep requests redact
+if TYPE_CHECKING:  # only caches that keep requests explain and redact
+    from llm_cache_mem.explain import Explanation
     from llm_cache_mem.redaction import Redaction, Rule
 
 __all__ = ["LLMCache"]
@@ -104,7 +104,7 @@ class LLMCache(Engine):
         keyer = Keyer(namespace, key_fn, ignore, keeps=keep_requests or records)
         keyer.hide(digests)
         self._encrypted_by = "" if not digests or not opened.owned else "environment" if encryption_key is None else "argument"
-        redaction = _redaction(redact) if keep_requests or records or redact else None
+        redaction = getattr(opened.store, "redaction", None) or (_redaction(redact) if keep_requests or redact else None)
         super().__init__(opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction))
 
     # -- The two calls that the rest is made of
@@ -216,9 +216,17 @@ class LLMCache(Engine):
         """As ``stats``."""
         return await self._off_loop(self.stats)
 
-    def entries(self) -> Iterator[tuple[str, Entry]]:
-        """The stored keys of this namespace with their entries, least recently used first. StoreError if they cannot be listed."""
-        return self._store.entries(self._keyer.prefix())
+    def explain(self, messages: Any, **params: Any) -> "Explanation":
+        """Why this request misses, or that it would not: the nearest stored request, and each field that differs.
+
+        Needs stored requests: those of a jsonl store, or of caches with *keep_requests*. What it quotes of them is shortened where it
+        is shown, and without secrets. Counts nothing. RequestNotCacheable if the request has no key, StoreError if the store fails.
+        """
+        return self.explanation(self.request(messages, params, kind="stream" if params.get("stream") else "value"))
+
+    async def aexplain(self, messages: Any, **params: Any) -> "Explanation":
+        """As ``explain``."""
+        return await self._off_loop(lambda: self.explain(messages, **params))
 
     def close(self) -> None:
         """Let go of the store, if this cache opened it. Calls go on, uncached."""

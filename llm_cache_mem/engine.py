@@ -21,6 +21,7 @@ from llm_cache_mem.stores.guard import GuardedStore
 from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
 
 if TYPE_CHECKING:  # only caches that need them load them
+    from llm_cache_mem.explain import Explanation
     from llm_cache_mem.fleet import Fleet, Turn
     from llm_cache_mem.redaction import Redaction
 
@@ -136,6 +137,33 @@ class Engine:
             self.bypass("request", "a call goes uncached: %s", exc)
             return None
 
+    @property
+    def is_replay(self) -> bool:
+        """Whether calls in this context may only be answered from the cache: what cannot be is to raise."""
+        return self._mode() == "replay"
+
+    def explanation(self, request: Request) -> "Explanation":
+        """What stands between *request* and a stored answer; nothing is counted. StoreError if the store cannot tell."""
+        from llm_cache_mem.explain import Kept, explain  # only misses that somebody asks about need it
+        from llm_cache_mem.redaction import Redaction
+
+        state, entry = "absent", self._store.demand(request.key)
+        if entry is not None:
+            try:
+                entry.payload.thaw()
+                state = "fresh" if self._is_fresh(entry, self._clock()) else "expired"
+            except EntryUnreadable:
+                state = "unreadable"
+        redaction = self._settings.redaction or Redaction()
+        kept = request.kept or self._keyer.kept(request.messages, request.params)
+        asked = Kept.under(request.key, redaction.json(kept))
+        found = explain(asked, (Kept.under(key, one.request) for key, one in self.entries() if key != request.key), self._keyer.hashed)
+        return found._replace(state=state)
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """The stored keys of this namespace with their entries, least recently used first. StoreError if they cannot be listed."""
+        return self._store.entries(self._keyer.prefix())
+
     def bypass(self, reason: str, text: str = "a call goes uncached: %s", *args: object) -> None:
         """Count a call that is let through uncached as skipped for *reason*, and log the first of each."""
         if self._ledger.skip(reason):
@@ -162,7 +190,7 @@ class Engine:
                 return hit
         self._ledger.miss(request.key, request.model)
         if mode == "replay":
-            raise CacheMissError(request.key)
+            raise CacheMissError(request.key, self._explained(request))
         return None
 
     def recall(self, messages: Any, params: Mapping[str, Any], default: Any) -> Any:
@@ -335,6 +363,15 @@ class Engine:
 
     # -- Inside: reading
 
+    def _explained(self, request: Request) -> object:
+        """Why *request* missed, if this cache keeps requests."""
+        if self._settings.redaction is None:
+            return None
+        try:
+            return self.explanation(request)
+        except Exception:  # noqa: BLE001  # the miss is what is to be told
+            return None
+
     def _fetch_older(self, request: Request, fetch: Callable[[str], Entry | None]) -> tuple[Request, Entry | None]:
         """The entry from before the encryption key was changed, and the request as it was called then."""
         for key in request.older:
@@ -355,9 +392,11 @@ class Engine:
             value = entry.payload.thaw()
             return Hit(value if load is _same else load(value), now - entry.stored_at, entry)
         except Exception as exc:  # noqa: BLE001  # whatever is stored there, the caller can still call the model
-            return self._read_again(request, entry, exc, load, now)
+            return self._read_again(request, entry, exc, load, now, replay=replay)
 
-    def _read_again(self, request: Request, entry: Entry, exc: Exception, load: Callable[[Any], Any], now: float) -> Hit | None:
+    def _read_again(
+        self, request: Request, entry: Entry, exc: Exception, load: Callable[[Any], Any], now: float, *, replay: bool
+    ) -> Hit | None:
         """After *exc*: a class that this very request names may have been all that was missing; if not, it is a miss."""
         here_only = isinstance(exc, EntryUnreadable) and exc.newer
         if here_only and _register_classes(request.params):
@@ -365,9 +404,12 @@ class Engine:
                 return Hit(load(entry.payload.thaw()), now - entry.stored_at, entry)
             except Exception as again:  # noqa: BLE001  # as above
                 exc = again
+        self._ledger.error("read")
+        if replay:
+            self._ledger.miss(request.key, request.model)
+            raise CacheMissError(request.key, unreadable=_reason(exc)) from exc
         if not here_only:
             self._store.discard(request.key, entry.stored_at)
-        self._ledger.error("read")
         self.bypass("unreadable", "a stored answer cannot be read and counts as a miss: %s", _reason(exc))
         return None
 

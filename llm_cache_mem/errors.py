@@ -51,14 +51,26 @@ class ValueNotCacheable(_AtPath, TypeError):
 
 
 class CacheMissError(LLMCacheError, LookupError):
-    """``mode="replay"`` and the store holds no answer for *key*."""
+    """``mode="replay"`` and the store holds no answer for *key*, or one that is *unreadable* for the reason given.
 
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
+    *explanation* is an Explanation where the cache keeps requests: the text then quotes from this request and from the nearest that
+    is recorded, shortened and without secrets.
+    """
+
+    def __init__(self, key: str, explanation: object = None, unreadable: str | None = None) -> None:
+        super().__init__(key, explanation, unreadable)
         self.key = key
+        self.explanation = explanation
+        self.unreadable = unreadable
 
     def __str__(self) -> str:
-        return f"replay: nothing recorded for {self.key}; record it first with mode='on'"
+        if self.unreadable is not None:
+            return f"replay: what is recorded for {self.key} cannot be read here: {self.unreadable}; record it again with mode='refresh'"
+        why = "" if self.explanation is None else f"\n{self.explanation}"
+        return f"replay: nothing recorded for {self.key}; record it first with mode='on'{why}"
+
+    def __repr__(self) -> str:
+        return f"CacheMissError({self.key!r})"
 
 
 class EntryUnreadable(LLMCacheError, ValueError):

@@ -82,15 +82,25 @@ class Keyer:
     def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
         params = self._counted(params)
-        if self._key_fn is None:
-            return keys.digest(messages, params)
+        return keys.digest(messages, params) if self._key_fn is None else keys.digest_of(self._by_key_fn(self._key_fn, messages, params))
+
+    def kept(self, messages: Any, params: Mapping[str, Any]) -> str:
+        """The canonical JSON of the request, after *ignore*. RequestNotCacheable as above."""
+        return keys.canonical_json(messages, self._counted(params))
+
+    def hashed(self, request: dict[str, Any]) -> Any:
+        """What *key_fn* makes of a *request* that was kept."""
+        params = dict(request)
+        return request if self._key_fn is None else self._by_key_fn(self._key_fn, params.pop("messages"), params)
+
+    @staticmethod
+    def _by_key_fn(key_fn: Callable[..., Any], messages: Any, params: Mapping[str, Any]) -> Any:
         try:
-            hashed = self._key_fn(messages, **params)
+            return key_fn(messages, **params)
         except RequestNotCacheable:
             raise
         except Exception as exc:
             raise RequestNotCacheable("key_fn", f"it raised {type(exc).__name__}") from exc
-        return keys.digest_of(hashed)
 
     def _counted(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The params that are part of the request."""
@@ -105,5 +115,5 @@ class Keyer:
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         model = params.get("model")
-        kept = keys.canonical_json(messages, self._counted(params)) if self._keeps else None  # now: the caller may change them later
+        kept = self.kept(messages, params) if self._keeps else None  # now: the caller may change them later
         return Request(key, model if isinstance(model, str) else None, messages, params, older, kept)

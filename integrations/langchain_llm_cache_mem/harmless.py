@@ -10,7 +10,7 @@ __all__ = ["Harmless"]
 class Harmless:
     """A with-block that ends where the cache fails; counted as skipped by reason, and logged the first time for each.
 
-    Two errors pass, because somebody asked for them: CacheMissError (mode ``replay``) and StoreError (``strict=True``).
+    Errors pass where somebody asked for them: all in mode ``replay``, in which no model may be called, and StoreError (``strict=True``).
     *quiet* leaves uncounted what the lookup before has counted.
     """
 
@@ -22,7 +22,7 @@ class Harmless:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> bool:
-        if not isinstance(exc, Exception) or isinstance(exc, (CacheMissError, StoreError)):
+        if not isinstance(exc, Exception) or isinstance(exc, (CacheMissError, StoreError)) or self._cache.is_replay:
             return False
         if isinstance(exc, RequestNotCacheable):
             if not self._quiet:

@@ -52,7 +52,10 @@ Kwargs = Mapping[str, Any]
 
 
 def request_of(target: Target, kind: str, taken_apart: Callable[[], tuple[Any, dict[str, Any]]]) -> Request | None:
-    """The request of the messages and arguments in *taken_apart*; None says: call the model as if there were no cache."""
+    """The request of the messages and arguments in *taken_apart*; None says: call the model as if there were no cache.
+
+    In mode ``replay``, where no model may be called, RequestNotCacheable is raised instead.
+    """
     cache = target.cache
     if cache.is_off:
         return None
@@ -60,8 +63,12 @@ def request_of(target: Target, kind: str, taken_apart: Callable[[], tuple[Any, d
         messages, arguments = taken_apart()
         return cache.request_or_none(messages, call_params(identity(target.inner), arguments), kind=kind)
     except RequestNotCacheable as exc:
+        if cache.is_replay:
+            raise
         cache.bypass("request", "a call goes uncached: %s", exc)
-    except Exception as exc:  # noqa: BLE001  # foreign properties and fields may raise anything; the call itself may still work
+    except Exception as exc:  # foreign properties and fields may raise anything; the call itself may still work
+        if cache.is_replay:
+            raise RequestNotCacheable("request", f"it could not be read ({type(exc).__name__})") from exc
         cache.bypass("request", "a call goes uncached: it could not be read (%s)", type(exc).__name__)
     return None
 

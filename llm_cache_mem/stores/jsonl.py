@@ -63,7 +63,7 @@ class JsonlStore:
         if not name or "\0" in name:
             raise ValueError(f"JsonlStore needs the path of a file, got {name!r}")
         self.path = os.path.realpath(os.path.expanduser(name))  # what a link points to is replaced, not the link
-        self._redaction = Redaction(redact)
+        self.redaction = Redaction(redact)
         self._clock = clock
         self._file_lock = FileLock(self.path, lock_timeout)
         self._lock = RLock()
@@ -85,7 +85,7 @@ class JsonlStore:
 
     def put(self, key: str, entry: Entry) -> Removed:
         with self._only_store_errors("put"), self._writing() as lines:
-            text = to_line(key, entry, self._redaction)
+            text = to_line(key, entry, self.redaction)
             _, read_back = from_line(text)
             there = lines.get(key)
             if there is not None and (there.text == text or says_the_same(there.text, text)):

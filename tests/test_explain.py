@@ -1,0 +1,311 @@
+"""A miss explains itself: the nearest stored request, each field that differs, nothing secret, and quickly enough."""
+
+import json
+import pickle
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, last_turn, masking, options
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.entry import Entry
+from llm_cache_mem.explain import ABSENT, Difference, Kept, differences, explain
+from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores.jsonl import JsonlStore
+
+SYSTEM = {"role": "system", "content": "You are a helpful assistant who answers in one sentence."}
+QUESTION = {"role": "user", "content": "Who wrote the Air on the G String, and when was it written?"}
+MESSAGES = [SYSTEM, QUESTION]
+
+
+def keeping(**settings: Any) -> LLMCache:
+    return LLMCache(keep_requests=True, **settings)
+
+
+def changed(**params: Any) -> list[str]:
+    """What a cache that knows one request says of another."""
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", model="m-1", temperature=0)
+    messages = params.pop("messages", MESSAGES)
+    found = cache.explain(messages, **({"model": "m-1", "temperature": 0} | params))
+    assert found.nearest is not None
+    return [str(difference) for difference in found.differences]
+
+
+# -- What differs
+
+
+def test_a_param() -> None:
+    assert changed(temperature=0.2) == ["temperature: 0 → 0.2"]
+
+
+def test_one_that_is_new_and_one_that_is_gone() -> None:
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", model="m", top_p=0.9)
+    found = cache.explain(MESSAGES, model="m", seed=None)
+    assert sorted(map(str, found.differences)) == ["seed: absent → null", "top_p: 0.9 → absent"]
+    assert found.as_dict()["differences"] == [{"path": "top_p", "stored": 0.9}, {"path": "seed", "asked": None}]
+
+
+def test_a_number_and_its_float_and_a_bool_are_three_things() -> None:
+    assert changed(temperature=0.0) == ["temperature: 0 → 0.0"]
+    assert changed(temperature=False) == ["temperature: 0 → false"]
+
+
+def test_the_text_of_a_message_with_the_place_in_sight() -> None:
+    text = "x" * 500 + " it is 10:31 now, on a fine day. " + "y" * 500
+    cache = keeping()
+    cache.put([SYSTEM, {"role": "user", "content": text}], "Bach")
+    (difference,) = cache.explain([SYSTEM, {"role": "user", "content": text.replace("10:31", "10:47")}]).differences
+    assert difference.path == "messages[1].content"
+    shown = str(difference)
+    assert re.search(r'"….*is 10:31 now.*…" → "….*is 10:47 now.*…"', shown)
+    assert len(shown) < 200
+
+
+def test_a_text_that_grew_at_its_end_or_was_cut() -> None:
+    longer = [SYSTEM, QUESTION | {"content": QUESTION["content"] + " Answer in French."}]
+    assert changed(messages=longer) == ['messages[1].content: "…and when was it written?" → "…and when was it written? Answer in French."']
+    assert changed(messages=[SYSTEM | {"content": ""}, QUESTION])[0].endswith('→ ""')
+
+
+def test_long_texts_with_nothing_in_common_are_cut() -> None:
+    (shown,) = changed(messages=[SYSTEM, QUESTION | {"content": "z" * 5000}])
+    assert len(shown) < 350
+
+
+def test_a_message_put_in_moves_the_others_and_makes_them_no_others() -> None:
+    hello = {"role": "user", "content": "Hello"}
+    assert changed(messages=[SYSTEM, hello, QUESTION]) == ['messages[1]: absent → {"content": "Hello", "role": "user"}']
+    assert changed(messages=[QUESTION])[0].startswith("messages[0]: {")
+    assert changed(messages=[*MESSAGES, hello]) == ['messages[2]: absent → {"content": "Hello", "role": "user"}']
+
+
+def test_a_tool_deep_inside() -> None:
+    def tool(kind: str) -> list[Any]:
+        return [{"function": {"name": "f", "parameters": {"properties": {"x": {"type": kind}}}}}]
+
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", tools=tool("string"))
+    assert list(map(str, cache.explain(MESSAGES, tools=tool("integer")).differences)) == [
+        'tools[0].function.parameters.properties.x.type: "string" → "integer"'
+    ]
+
+
+def test_the_kind_of_entry_and_the_sample() -> None:
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", model="m")
+    with options(sample=2):
+        assert list(map(str, cache.explain(MESSAGES, model="m").differences)) == ["sample: 0 → 2"]
+    found = cache.explain(MESSAGES, model="m", stream=True)
+    assert list(map(str, found.differences)) == ['kind of entry: "value" → "stream"', "stream: absent → true"]
+
+
+def test_only_what_the_key_is_made_from_counts() -> None:
+    cache = keeping(key_fn=masking(r"\d\d:\d\d"))
+    cache.put([{"role": "system", "content": "It is 10:31."}, QUESTION], "Bach", model="m")
+    found = cache.explain([{"role": "system", "content": "It is 10:47."}, QUESTION], model="n")
+    assert list(map(str, found.differences)) == ['model: "m" → "n"']
+    cache = keeping(key_fn=last_turn)
+    cache.put([{"role": "user", "content": "Hi"}, QUESTION], "Bach", model="m")
+    assert [difference.path for difference in cache.explain([QUESTION], model="n").differences] == ["last_turn.model"]
+
+
+def test_a_difference_that_was_redacted_is_said_to_be_one() -> None:
+    cache = keeping(redact=["user"])
+    cache.put(MESSAGES, "Bach", user="Ann")
+    found = cache.explain(MESSAGES, user="Bob")
+    assert (found.differences, found.state) == ((), "absent")
+    assert "redacted" in str(found)
+    assert "Ann" not in str(found) + str(found.as_dict())
+    assert "Bob" not in str(found) + str(found.as_dict())
+
+
+def test_nothing_secret_is_quoted() -> None:
+    secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", model="m", extra_headers={"authorization": "CANARY"})
+    found = cache.explain([SYSTEM, {"role": "user", "content": f"key {secret}"}], model="m", extra_headers={"authorization": "CANARY2"})
+    assert secret not in f"{found} {found!r} {found.as_dict()}"
+    assert "CANARY" not in f"{found} {found!r} {found.as_dict()}"
+
+
+def test_what_it_shows_does_no_harm_to_a_terminal() -> None:
+    shown = str(Difference("messages[0].content", "a\x1b[31m\x9b\u202e\u2028", "b\r\n"))
+    assert shown.isprintable()
+
+
+# -- Which is nearest
+
+
+def nearest(asked: dict[str, Any], *stored: dict[str, Any]) -> int:
+    listed = [Kept(str(number), "value", 0, json.dumps(request).encode()) for number, request in enumerate(stored)]
+    found = explain(Kept("asked", "value", 0, json.dumps(asked).encode()), listed)
+    assert found.nearest is not None
+    return int(found.nearest)
+
+
+def test_the_same_question_to_another_model_is_nearer_than_another_question() -> None:
+    other = {"role": "user", "content": "What is the boiling point of water at sea level?"}
+    asked = {"messages": MESSAGES, "model": "a", "temperature": 0}
+    assert nearest(asked, asked | {"messages": [SYSTEM, other]}, asked | {"model": "b", "temperature": 1, "top_p": 1}) == 1
+
+
+def test_a_changed_word_is_nearer_than_two_params() -> None:
+    asked = {"messages": MESSAGES, "model": "a", "temperature": 0}
+    reworded = [SYSTEM, QUESTION | {"content": str(QUESTION["content"]).replace("wrote", "composed")}]
+    assert nearest(asked, asked | {"model": "b", "temperature": 1}, asked | {"messages": reworded}) == 1
+
+
+def test_the_same_kind_goes_first() -> None:
+    request = json.dumps({"messages": MESSAGES, "temperature": 0}).encode()
+    asked = Kept("asked", "value", 0, json.dumps({"messages": MESSAGES, "temperature": 1}).encode())
+    found = explain(asked, [Kept("s", "stream", 0, request), Kept("v", "value", 0, request), Kept("s2", "stream", 0, request)])
+    assert found.nearest == "v"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(one=json_values, other=json_values)
+def test_there_are_differences_exactly_where_the_json_differs(one: Any, other: Any) -> None:
+    found = list(differences(one, other))
+    assert bool(found) == (json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True) and "[redacted]" not in (one, other))
+    assert list(differences(one, one)) == []
+    assert all(len(str(difference).splitlines()) == 1 for difference in found if difference.path.isprintable())
+
+
+# -- What it says when there is nothing to compare
+
+
+def test_nothing_is_stored() -> None:
+    assert str(keeping().explain(MESSAGES)) == "nothing is stored in this namespace yet"
+
+
+def test_no_request_is_kept() -> None:
+    cache = LLMCache()
+    cache.put(MESSAGES, "Bach")
+    cache.put(QUESTION["content"], "Bach")
+    assert str(cache.explain(MESSAGES, model="m")) == (
+        "none of the 2 stored entries keeps its request: LLMCache(keep_requests=True) has them kept"
+    )
+
+
+def test_other_namespaces_are_not_quoted() -> None:
+    store = MemoryStore()
+    keeping(backend=store, namespace="acme").put([{"role": "user", "content": "CANARY"}], "Bach")
+    assert "CANARY" not in str(keeping(backend=store).explain([{"role": "user", "content": "CANARI"}]))
+
+
+def test_a_request_that_would_hit_and_one_that_is_too_old(clock: Any) -> None:
+    cache = keeping(ttl_seconds=10, clock=clock)
+    cache.put(MESSAGES, "Bach")
+    assert cache.explain(MESSAGES).state == "fresh"
+    clock.advance(11)
+    found = cache.explain(MESSAGES)
+    assert (found.state, str(found).partition(":")[0]) == ("expired", "it is stored, but too old for this cache")
+    assert cache.stats().misses == cache.stats().expirations == 0
+
+
+def test_a_request_without_a_key_is_refused() -> None:
+    with pytest.raises(RequestNotCacheable):
+        keeping().explain([{"role": "user", "content": float("nan")}])
+
+
+async def test_it_can_be_awaited(tmp_path: Path) -> None:
+    cache = LLMCache(backend=tmp_path / "llm.jsonl")
+    cache.put(MESSAGES, "Bach", model="m")
+    assert (await cache.aexplain(MESSAGES, model="n")).differences == (Difference("model", "m", "n"),)
+
+
+def test_an_explanation_can_be_pickled() -> None:
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", model="m")
+    found = cache.explain(MESSAGES)
+    assert found.differences == (Difference("model", "m", ABSENT),)
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+# -- In replay
+
+
+def test_the_error_says_why_where_requests_are_kept(tmp_path: Path) -> None:
+    LLMCache(backend=tmp_path / "llm.jsonl").put(MESSAGES, "Bach", model="m", temperature=0)
+    cache = LLMCache(backend=tmp_path / "llm.jsonl", mode="replay")
+    with pytest.raises(CacheMissError) as caught:
+        cache.get_or_call(MESSAGES, pytest.fail, model="m", temperature=0.2)
+    assert "temperature: 0 → 0.2" in str(caught.value)
+    assert caught.value.explanation.differences == (Difference("temperature", 0, 0.2),)  # type: ignore[attr-defined]
+    assert "temperature" not in repr(caught.value)  # which may be logged
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+
+
+def test_the_error_quotes_nothing_where_no_request_is_kept() -> None:
+    cache = LLMCache(mode="replay")
+    with pytest.raises(CacheMissError) as caught:
+        cache.get([{"role": "user", "content": "CANARY"}])
+    assert "CANARY" not in str(caught.value)
+    assert caught.value.explanation is None
+
+
+async def test_async_calls_and_streams_raise_it_too(tmp_path: Path) -> None:
+    LLMCache(backend=tmp_path / "llm.jsonl").put(MESSAGES, "Bach", model="m")
+    cache = LLMCache(backend=tmp_path / "llm.jsonl", mode="replay")
+    with pytest.raises(CacheMissError, match='model: "m" → "n"'):
+        await cache.aget_or_call(MESSAGES, pytest.fail, model="n")
+    with pytest.raises(CacheMissError, match="stream: absent → true"):
+        cache.get_or_call(MESSAGES, pytest.fail, model="m", stream=True)
+
+
+def test_a_recording_that_cannot_be_read_says_so_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "llm.jsonl"
+    LLMCache(backend=path).put("q", "CANARY")
+    path.write_text(path.read_text().replace('"CANARY"', '{"$llm-cache-mem": {"$unheard": "CANARY"}}'))
+    before = path.read_bytes()
+    with pytest.raises(CacheMissError, match=r"cannot be read here: a tag that this version does not know; record it again") as caught:
+        LLMCache(backend=path, mode="replay").get("q")
+    assert "CANARY" not in str(caught.value)
+    assert LLMCache(backend=path).get("q") is None
+    assert LLMCache(backend=path).explain("q").state == "unreadable"
+    assert path.read_bytes() == before
+
+
+def test_a_replay_from_a_database_removes_nothing(tmp_path: Path) -> None:
+    cache = LLMCache(backend=tmp_path / "cache.db")
+    cache.put("q", (1, 2))
+    ((key, entry),) = cache.entries()
+    cache._store.put(key, Entry(Payload.from_json(b'{"$llm-cache-mem": {"$tuple": 5}}'), entry.stored_at))
+    with options(mode="replay"), pytest.raises(CacheMissError, match="cannot be read here"):
+        cache.get("q")
+    assert cache.stats().size == 1
+    cache.close()
+
+
+def test_10_000_recordings_are_searched_in_seconds(tmp_path: Path) -> None:
+    def request(number: int) -> dict[str, Any]:
+        words = " ".join(f"word{number * 7 + place}" for place in range(200))
+        return {"messages": [SYSTEM, {"role": "user", "content": f"{words} tell me"}], "model": "m", "temperature": 0}
+
+    path = tmp_path / "llm.jsonl"
+    with path.open("w") as file:
+        for number in range(10_000):
+            print(json.dumps({"key": f"1::value:{number:064}", "request": request(number), "answer": "a"}), file=file)
+    cache = LLMCache(backend=JsonlStore(path), mode="replay")
+    asked = request(7_654)
+    began = time.perf_counter()
+    with pytest.raises(CacheMissError, match="temperature: 0 → 1") as caught:
+        cache.get(asked["messages"], model="m", temperature=1)
+    print(f"searched in {time.perf_counter() - began:.2f} s")
+    assert caught.value.explanation.nearest == f"1::value:{7_654:064}"  # type: ignore[attr-defined]
+    assert time.perf_counter() - began < 10
