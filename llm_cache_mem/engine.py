@@ -3,7 +3,7 @@
 LLMCache is this with the calls that users make; the layers for frameworks and SDKs stand on what is here.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -16,7 +16,8 @@ from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stats import Ledger
 from llm_cache_mem.stats_provider import PaidCall
-from llm_cache_mem.stores import MemoryStore, Store
+from llm_cache_mem.stores import MemoryStore, Removed, Store
+from llm_cache_mem.stores.base import NOTHING_REMOVED
 from llm_cache_mem.stores.guard import GuardedStore
 from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # only caches that need them load them
     from llm_cache_mem.fleet import Fleet, Turn
     from llm_cache_mem.redaction import Redaction
 
-__all__ = ["Engine", "Hit", "Settings"]
+__all__ = ["Answered", "Engine", "Hit", "Settings"]
 
 T = TypeVar("T")
 
@@ -58,6 +59,14 @@ class Hit(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Hit(age={self.age:.1f})"
+
+
+class Answered(NamedTuple):
+    """A request with the *response* to it, and the *value* that is to be stored for that."""
+
+    request: Request
+    value: Any
+    response: Any
 
 
 class _Paid(NamedTuple):
@@ -176,22 +185,14 @@ class Engine:
 
         In mode ``replay`` age does not matter, and CacheMissError says that there is none; StoreError, that nobody can tell.
         """
-        mode = self._mode()
-        if mode == "off":
-            return None
-        fetch = self._store.demand if mode == "replay" else self._fetch
-        entry = None if mode == "refresh" else fetch(request.key)
-        if request.older and entry is None and mode != "refresh":
-            request, entry = self._fetch_older(request, fetch)
-        if entry is not None:
-            hit = self._read(request, entry, load, replay=mode == "replay")
-            if hit is not None:
-                self._ledger.hit(request.key, entry)
-                return hit
-        self._ledger.miss(request.key, request.model)
-        if mode == "replay":
-            raise CacheMissError(request.key, self._explained(request))
-        return None
+        return self._lookup(request, load, self._fetch)
+
+    def lookup_many(self, requests: Sequence[Request], load: Callable[[Any], Any] = _same) -> list[Hit | None]:
+        """``lookup`` of each, in one round trip where the store can do that."""
+        if self._mode() != "on":
+            return [self.lookup(request, load) for request in requests]
+        held = self._store.get_many([key for request in requests for key in (request.key, *request.older)])
+        return [self._lookup(request, load, held.get) for request in requests]
 
     def recall(self, messages: Any, params: Mapping[str, Any], default: Any) -> Any:
         """The value that ``lookup(request(messages, params))`` finds, or *default*; the usual hit or miss takes a shorter way to it."""
@@ -220,6 +221,10 @@ class Engine:
             return self.lookup(request, load)
         return await self._off_loop(lambda: self.lookup(request, load))
 
+    async def alookup_many(self, requests: Sequence[Request], load: Callable[[Any], Any] = _same) -> list[Hit | None]:
+        """As ``lookup_many``, in a thread where it would wait."""
+        return await self._off_loop(lambda: self.lookup_many(requests, load))
+
     def store(self, request: Request, value: Any) -> None:
         """Store *value* as the answer to *request*, whatever admission would say. Raises ValueNotCacheable."""
         if self._writes():
@@ -240,6 +245,22 @@ class Engine:
         """As ``keep``, in a thread where it would wait."""
         await self._prices_loaded()
         return await self._off_loop(lambda: self.keep(request, value, response=response, seconds=seconds, epoch=epoch))
+
+    def keep_many(self, answers: Sequence[Answered], *, seconds: float | None = None, epoch: int | None = None) -> int:
+        """``keep`` each of *answers*, in one round trip where the store can do that; how many were stored."""
+        paid = [self._paid(each.request, each.response, seconds) for each in answers]
+        if epoch is not None and epoch != self._epoch:
+            return 0
+        found = [
+            (each.request, self._admitted(each.request, self._pack(each.request, each.value, _same), price))
+            for each, price in zip(answers, paid, strict=True)
+        ]
+        return self._commit_many([(request, entry) for request, entry in found if entry is not None])
+
+    async def akeep_many(self, answers: Sequence[Answered], *, seconds: float | None = None, epoch: int | None = None) -> int:
+        """As ``keep_many``, in a thread where it would wait."""
+        await self._prices_loaded()
+        return await self._off_loop(lambda: self.keep_many(answers, seconds=seconds, epoch=epoch))
 
     def discard(self, request: Request) -> bool:
         """Forget the answer to *request*; whether there was one. A call in flight will not store it either."""
@@ -362,6 +383,24 @@ class Engine:
         return (expires_at is None or now < expires_at) and (ttl is None or age < ttl) and age >= -_FUTURE_SECONDS
 
     # -- Inside: reading
+
+    def _lookup(self, request: Request, load: Callable[[Any], Any], fetch: Callable[[str], Entry | None]) -> Hit | None:
+        mode = self._mode()
+        if mode == "off":
+            return None
+        fetch = self._store.demand if mode == "replay" else fetch
+        entry = None if mode == "refresh" else fetch(request.key)
+        if request.older and entry is None and mode != "refresh":
+            request, entry = self._fetch_older(request, fetch)
+        if entry is not None:
+            hit = self._read(request, entry, load, replay=mode == "replay")
+            if hit is not None:
+                self._ledger.hit(request.key, entry)
+                return hit
+        self._ledger.miss(request.key, request.model)
+        if mode == "replay":
+            raise CacheMissError(request.key, self._explained(request))
+        return None
 
     def _explained(self, request: Request) -> object:
         """Why *request* missed, if this cache keeps requests."""
@@ -500,6 +539,11 @@ class Engine:
 
     def _keep(self, request: Request, payload: Payload | None, paid: _Paid, flight: Flight | None) -> Entry | None:
         """Store *payload* if the response is worth keeping; the entry, or None if it was not stored."""
+        entry = self._admitted(request, payload, paid)
+        return None if entry is None else self._commit_or_skip(request, entry, flight)
+
+    def _admitted(self, request: Request, payload: Payload | None, paid: _Paid) -> Entry | None:
+        """The entry to store, if the response is worth keeping."""
         if payload is None or not self._writes():
             return None
         reason = self._settings.admit(paid.response)
@@ -507,11 +551,7 @@ class Engine:
             hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones too"
             self._skip(request, reason, "a response was not stored: %s%s", reason, hint)
             return None
-        try:
-            return self._commit(request, self._entry(request, payload, paid), flight)
-        except ValueNotCacheable as exc:  # only seen when it is written out: too large for any store
-            self._skip(request, "value", "an answer was not stored: %s", exc)
-            return None
+        return self._entry(request, payload, paid)
 
     def _entry(self, request: Request, payload: Payload, paid: _Paid) -> Entry:
         now, ttl = self._clock(), self._ttl()
@@ -525,9 +565,7 @@ class Engine:
 
     def _commit(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
-        most = self._settings.max_bytes
-        if most is not None and entry.size + len(request.key) > most:
-            self._skip(request, "too large", "an answer was not stored: it alone is over max_bytes=%s", most)
+        if not self._fits(request, entry):
             return None
 
         def put() -> Any:
@@ -536,10 +574,41 @@ class Engine:
         removed = put() if flight is None else flight.commit(put)
         if removed is None:
             return None
+        self._kept_entry(request, entry, removed)
+        return entry
+
+    def _commit_or_skip(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
+        try:
+            return self._commit(request, entry, flight)
+        except ValueNotCacheable as exc:  # only seen when it is written out: too large for any store
+            self._skip(request, "value", "an answer was not stored: %s", exc)
+            return None
+
+    def _commit_many(self, made: Sequence[tuple[Request, Entry]]) -> int:
+        """Put what was *made* into the store at once; how many of them."""
+        fitting = {request.key: (request, entry) for request, entry in made if self._fits(request, entry)}
+        try:
+            removed = self._store.put_many({key: entry for key, (_, entry) in fitting.items()}) if fitting else None
+        except ValueNotCacheable:  # one of them: which one, shows when they go one by one
+            return sum(self._commit_or_skip(request, entry, None) is not None for request, entry in fitting.values())
+        if removed is None:
+            return 0
+        for request, entry in fitting.values():
+            self._kept_entry(request, entry, removed)
+            removed = NOTHING_REMOVED  # counted once
+        return len(fitting)
+
+    def _fits(self, request: Request, entry: Entry) -> bool:
+        most = self._settings.max_bytes
+        if most is None or entry.size + len(request.key) <= most:
+            return True
+        self._skip(request, "too large", "an answer was not stored: it alone is over max_bytes=%s", most)
+        return False
+
+    def _kept_entry(self, request: Request, entry: Entry, removed: Removed) -> None:
         for key in request.older:  # or the older answer would be found again when this one is gone
             self._store.discard(key, None)
         self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
-        return entry
 
     def _finish(self, request: Request, recording: Recording, began: float, epoch: int) -> None:
         """Store a stream that has ended cleanly, unless something was deleted while it ran."""

@@ -13,7 +13,7 @@ from langchain_llm_cache_mem.generations import load, load_stream, mark_hits
 from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.identity import Identities, settings_of
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
-from llm_cache_mem import LLMCache, Request
+from llm_cache_mem import Hit, LLMCache, Request
 
 __all__ = ["Link", "derived", "link_of", "twin", "with_manager"]
 
@@ -64,6 +64,18 @@ class Link:
             hit = None if request is None else await self.cache.alookup(request, load)
             return None if hit is None else hit.value
         return None
+
+    def lookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
+        """The stored generations for each of *requests*, in one round trip to a store that can do that."""
+        with self.harmless:
+            return _spread(requests, self.cache.lookup_many([request for request in requests if request is not None], self.load))
+        return [None] * len(requests)
+
+    async def alookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
+        """As ``lookup_many``, in a thread where that would wait for a disk."""
+        with self.harmless:
+            return _spread(requests, await self.cache.alookup_many([request for request in requests if request is not None], self.load))
+        return [None] * len(requests)
 
     def load(self, value: Any) -> list[Any]:
         """What is stored as new generations, marked as a hit."""
@@ -116,6 +128,12 @@ def with_manager(run_manager: Any, kwargs: Mapping[str, Any], method: Callable[.
     if run_manager is None or (method is not None and "run_manager" not in inspect.signature(method).parameters):
         return kwargs
     return {**kwargs, "run_manager": run_manager}
+
+
+def _spread(requests: Sequence[Request | None], hits: Sequence[Hit | None]) -> list[list[Any] | None]:
+    """The values of *hits* in the places of the requests that there were."""
+    found = iter(hits)
+    return [None if request is None or (hit := next(found)) is None else hit.value for request in requests]
 
 
 def _messages(prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> list[dict[str, Any]]:

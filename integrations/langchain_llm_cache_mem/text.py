@@ -14,6 +14,7 @@ from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.link import Link, link_of, with_manager
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
+from llm_cache_mem.engine import Answered
 
 __all__ = ["methods"]
 
@@ -105,13 +106,13 @@ def _generate(
         if not made:
             batch.answers[0] = response
         return batch.result()
-    for i, request in enumerate(batch.requests):
-        batch.answers[i] = link.lookup(request, link.load)
+    batch.answers = link.lookup_many(batch.requests)
     began, epoch = monotonic(), link.cache.epoch
     if missing := batch.missing():
-        for answer in ask(missing):
-            with link.harmless:
-                link.cache.keep(answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began, epoch=epoch)
+        made = ask(missing)
+        seconds = monotonic() - began
+        with link.harmless:
+            link.cache.keep_many(_to_keep(link, made), seconds=seconds, epoch=epoch)
     return batch.result()
 
 
@@ -140,16 +141,23 @@ async def _agenerate(
         if not made:
             batch.answers[0] = response
         return batch.result()
-    for i, request in enumerate(batch.requests):
-        batch.answers[i] = await link.alookup(request, link.load)
+    batch.answers = await link.alookup_many(batch.requests)
     began, epoch = monotonic(), link.cache.epoch
     if missing := batch.missing():
-        for answer in await ask(missing):
-            with link.harmless:
-                await link.cache.akeep(
-                    answer.request, answer.stored(), response=answer.response(), seconds=monotonic() - began, epoch=epoch
-                )
+        made = await ask(missing)
+        seconds = monotonic() - began
+        with link.harmless:
+            await link.cache.akeep_many(_to_keep(link, made), seconds=seconds, epoch=epoch)
     return batch.result()
+
+
+def _to_keep(link: Link, made: list[_Answer]) -> list[Answered]:
+    """What there is to store of the answers that were *made*."""
+    found = []
+    for answer in made:
+        with link.harmless:  # one that has no stored form leaves the others theirs
+            found.append(Answered(answer.request, answer.stored(), answer.response()))
+    return found
 
 
 def _stream(

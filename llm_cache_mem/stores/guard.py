@@ -1,7 +1,7 @@
 """Fail-open: a store that fails costs a miss or a dropped write, and for a bounded time only."""
 
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
@@ -9,7 +9,7 @@ from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.stores.base import LeasingStore, Removed, Store
+from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store
 
 __all__ = ["Breaker", "GuardedStore"]
 
@@ -115,6 +115,7 @@ class GuardedStore:
     ) -> None:
         self.inner = store
         self.leasing = store if isinstance(store, LeasingStore) else None  # processes can agree through it
+        self._many = store if isinstance(store, ManyStore) else None
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
@@ -144,6 +145,23 @@ class GuardedStore:
     def put(self, key: str, entry: Entry) -> Removed | None:
         """As Store.put; None when the write was dropped."""
         return self._guarded("put", None, self.inner.put, key, entry)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries under *keys*, as far as they can be had: in one round trip where the store can do that."""
+        if self._many is not None:
+            return self._guarded("get_many", {}, self._many.get_many, keys)
+        found = ((key, self.get(key)) for key in dict.fromkeys(keys))
+        return {key: entry for key, entry in found if entry is not None}
+
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed | None:
+        """As ManyStore.put_many; None when it failed, and some or all of *entries* were dropped."""
+        if self._many is not None:
+            return self._guarded("put_many", None, self._many.put_many, entries)
+        removed = [self.put(key, entry) for key, entry in entries.items()]
+        done = [each for each in removed if each is not None]
+        if len(done) < len(removed):
+            return None
+        return Removed(sum(each.evicted for each in done), sum(each.expired for each in done)) if done else NOTHING_REMOVED
 
     def discard(self, key: str, stored_at: float | None) -> bool:
         """Delete an entry that turned out stale, unreadable or replaced, if the store lets us; a recording only goes by name."""

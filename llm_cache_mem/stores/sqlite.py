@@ -6,7 +6,7 @@ import os
 import sqlite3
 import weakref
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import time, time_ns
 from typing import Concatenate, ParamSpec, TypeVar, TypeVarTuple
 
@@ -29,6 +29,7 @@ _TOUCHES = 256  # uses of entries that wait to be written, or
 _TOUCH_NS = 2_000_000_000  # how long they wait
 _TOUCH_SECONDS = 0.02  # how long a reader waits to write them
 _SWEEP_EVERY = 64  # puts
+_SLICE_BYTES = 4 << 20  # that one transaction writes, unless a single entry is larger
 
 
 def _store_errors_only(
@@ -120,12 +121,36 @@ class SQLiteStore:
 
     @_store_errors_only("put")
     def put(self, key: str, entry: Entry) -> Removed:
-        data = self.envelope.pack(key, entry)
-        size = len(key) + len(data)
-        if self._bounds.bytes is not None and size > self._bounds.bytes:  # do not empty the store for what cannot stay
+        row = self._row(key, entry)
+        if self._bounds.bytes is not None and row.size > self._bounds.bytes:  # do not empty the store for what cannot stay
             self._write(rows.remove, key, None)
             return Removed(evicted=1)
-        return self._write(self._insert, rows.Row(key, entry.stored_at, entry.expires_at, self._tick(), size, data))
+        return self._write(self._insert, row)
+
+    @_store_errors_only("get_many")
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        found = {}
+        for name, data in self._use(rows.get_many, list(dict.fromkeys(keys))):
+            key = name.decode("ascii", "backslashreplace")
+            entry = self._read(key, data)
+            if entry is not None:
+                found[key] = entry
+                self._touch(key)
+        return found
+
+    @_store_errors_only("put_many")
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
+        """As Store.put_many, in transactions between which others write."""
+        packed = [self._row(key, entry) for key, entry in entries.items()]
+        most = self._bounds.bytes
+        too_large = [row for row in packed if most is not None and row.size > most]
+        for row in too_large:
+            self._write(rows.remove, row.key, None)
+        evicted, expired = len(too_large), 0
+        for some in _slices([row for row in packed if most is None or row.size <= most]):
+            removed = self._write(self._insert_all, some)
+            evicted, expired = evicted + removed.evicted, expired + removed.expired
+        return Removed(evicted, expired)
 
     @_store_errors_only("delete")
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
@@ -288,6 +313,13 @@ class SQLiteStore:
             return NOTHING_REMOVED
         return rows.insert_making_room(db, row, self._bounds, now=self._clock(), touched=self._take_touches())
 
+    def _insert_all(self, db: Connection, some: Sequence[rows.Row]) -> Removed:
+        return rows.insert_many(db, some, self._bounds, now=self._clock(), touched=self._take_touches())
+
+    def _row(self, key: str, entry: Entry) -> rows.Row:
+        data = self.envelope.pack(key, entry)
+        return rows.Row(key, entry.stored_at, entry.expires_at, self._tick(), len(key) + len(data), data)
+
     def _in_slices(self, work: Callable[[Connection, *Ts], int], *args: *Ts) -> int:
         """Do what removes a slice of rows until one is not full; others write in between, and must not keep this going."""
         total = removed = self._write(work, *args)
@@ -295,6 +327,18 @@ class SQLiteStore:
             removed = self._write(work, *args)
             total += removed
         return total
+
+
+def _slices(packed: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
+    """*packed* in parts that one transaction may hold."""
+    begin = size = 0
+    for at, row in enumerate(packed):
+        if at > begin and (size + row.size > _SLICE_BYTES or at - begin == rows.SLICE):
+            yield packed[begin:at]
+            begin, size = at, 0
+        size += row.size
+    if packed:
+        yield packed[begin:]
 
 
 def _let_go(pool: Pool, file: DatabaseFile) -> None:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_cache_mem.stores.base import Removed
@@ -15,9 +15,11 @@ __all__ = [
     "clear_slice",
     "count",
     "get",
+    "get_many",
     "has_room",
     "insert",
     "insert_making_room",
+    "insert_many",
     "newest_use",
     "numbered",
     "numbers",
@@ -29,6 +31,7 @@ __all__ = [
 
 SLICE = 1000  # rows that one transaction removes at the most
 _SWEEP = 128  # expired rows that a put removes at the most
+_NAMED = 500  # keys in one statement: older builds of SQLite take 999
 
 _PUT = (
     "INSERT INTO entries (key, stored_at, expires_at, used, size, data) VALUES (?, ?, ?, ?, ?, ?)"
@@ -59,6 +62,16 @@ class Bounds(NamedTuple):
 def get(db: sqlite3.Connection, key: str) -> Any:
     """What is stored under *key* as ``(data,)``, or None."""
     return db.execute("SELECT data FROM entries WHERE key = ?", (key,)).fetchone()
+
+
+def get_many(db: sqlite3.Connection, keys: Sequence[str]) -> list[Any]:
+    """``(key, data)`` of those that are there."""
+    found: list[Any] = []
+    for at in range(0, len(keys), _NAMED):
+        some = keys[at : at + _NAMED]
+        marks = ", ".join("?" * len(some))
+        found += db.execute(f"SELECT key, data FROM entries WHERE key IN ({marks})", some).fetchall()
+    return found
 
 
 def count(db: sqlite3.Connection, prefix: str) -> int:
@@ -100,11 +113,18 @@ def has_room(db: sqlite3.Connection, row: Row, bounds: Bounds) -> bool:
 
 def insert_making_room(db: sqlite3.Connection, row: Row, bounds: Bounds, *, now: float, touched: Mapping[str, int]) -> Removed:
     """Put *row*; remove some that expired by *now*, then the least recently used, *touched* ones being used since."""
+    return insert_many(db, [row], bounds, now=now, touched=touched)
+
+
+def insert_many(db: sqlite3.Connection, some: Sequence[Row], bounds: Bounds, *, now: float, touched: Mapping[str, int]) -> Removed:
+    """Put *some* rows in one transaction, making room as for each in turn."""
     db.execute("BEGIN IMMEDIATE")
-    expired = db.execute(_EXPIRED, (now, row.key, _SWEEP)).rowcount
-    insert(db, row)
+    expired = db.execute(_EXPIRED, (now, some[0].key, _SWEEP)).rowcount
     touch(db, touched)
-    evicted = _evict(db, bounds, row.key)
+    evicted = 0
+    for row in some:
+        insert(db, row)
+        evicted += 0 if bounds == (None, None) else _evict(db, bounds, row.key)
     db.execute("COMMIT")
     return Removed(evicted, expired)
 

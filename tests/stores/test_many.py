@@ -1,0 +1,181 @@
+"""Many entries at once: SQLite's way, the guard's for stores that know none, and what the engine makes of both."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores.conformance import entry_of, value_of
+from stores.many import ManyConformance
+
+from llm_cache_mem import LLMCache, options
+from llm_cache_mem.engine import Answered
+from llm_cache_mem.entry import MAX_BODY_BYTES
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.stores import MemoryStore, sqlite_rows
+from llm_cache_mem.stores.base import Removed
+from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.sqlite import SQLiteStore
+
+
+class TestSQLite(ManyConformance):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[SQLiteStore]:
+        store = SQLiteStore(tmp_path / "cache.db", lock_timeout=10)
+        yield store
+        store.close()
+
+
+# -- SQLite: bounds, slices, uses
+
+
+def pair(folder: Path, clock: Any, **bounds: Any) -> tuple[SQLiteStore, SQLiteStore]:
+    return SQLiteStore(folder / "one.db", clock=clock, **bounds), SQLiteStore(folder / "many.db", clock=clock, **bounds)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"max_size": 7}, {"max_bytes": 3_000}, {"max_size": 5, "max_bytes": 2_000}, {"max_bytes": 300}], ids=str
+)
+def test_many_leave_what_as_many_single_puts_would(fast_folder: Path, clock: Any, bounds: dict[str, Any]) -> None:
+    one, many = pair(fast_folder, clock, **bounds)
+    entries = {f"k{at}": entry_of("x" * (at * 37 % 400), expires_at=None if at % 3 else clock() + 1 + at) for at in range(40)}
+    evicted = sum(one.put(key, entry).evicted for key, entry in entries.items())
+    removed = many.put_many(entries)
+    assert [key for key, _ in many.entries()] == [key for key, _ in one.entries()]
+    assert removed.evicted == evicted
+    for store in (one, many):
+        store.close()
+
+
+def test_many_are_written_in_slices_so_that_others_get_their_turn(fast_folder: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SQLiteStore(fast_folder / "c.db")
+    sizes: list[int] = []
+    insert = sqlite_rows.insert_many
+    monkeypatch.setattr(
+        sqlite_rows, "insert_many", lambda db, some, *more, **how: sizes.append(len(some)) or insert(db, some, *more, **how)
+    )
+    store.put_many({f"k{at}": entry_of(at) for at in range(2 * sqlite_rows.SLICE + 5)})
+    assert sizes == [sqlite_rows.SLICE, sqlite_rows.SLICE, 5]
+    sizes.clear()
+    store.put_many({f"large{at}": entry_of("x" * 1_500_000) for at in range(5)})
+    assert sizes == [2, 2, 1]
+    assert store.size() == 2 * sqlite_rows.SLICE + 10
+    store.close()
+
+
+def test_what_is_got_at_once_counts_as_used(fast_folder: Path) -> None:
+    store = SQLiteStore(fast_folder / "c.db", max_size=3)
+    store.put_many({key: entry_of(key) for key in "abc"})
+    store.get_many(["a", "b"])
+    store.put("d", entry_of("d"))
+    assert [key for key, _ in store.entries()] == ["a", "b", "d"]
+    store.close()
+
+
+def test_a_damaged_one_among_many_is_left_out(fast_folder: Path) -> None:
+    store = SQLiteStore(fast_folder / "c.db")
+    store.put_many({key: entry_of(key) for key in "abc"})
+    store._write(lambda db: db.execute("UPDATE entries SET data = x'00' WHERE key = 'b'"))
+    assert sorted(store.get_many(["a", "b", "c"])) == ["a", "c"]
+    assert store.unreadable == 1
+    assert store.size() == 2
+    store.close()
+
+
+# -- The guard
+
+
+class Broken(SQLiteStore):
+    def get_many(self, keys: Any) -> Any:
+        raise StoreError("Broken", "get_many", "it is broken")
+
+    def put_many(self, entries: Any) -> Any:
+        raise StoreError("Broken", "put_many", "it is broken")
+
+
+def guarded(store: Any, errors: list[str]) -> GuardedStore:
+    return GuardedStore(store, strict=False, on_error=errors.append)
+
+
+def test_a_store_that_fails_at_many_gives_none_and_takes_none(fast_folder: Path) -> None:
+    errors: list[str] = []
+    store = Broken(fast_folder / "c.db")
+    guard = guarded(store, errors)
+    assert guard.get_many(["a"]) == {}
+    assert guard.put_many({"a": entry_of(1)}) is None
+    assert errors == ["get_many", "put_many"]
+    store.close()
+
+
+def test_a_store_that_knows_no_many_is_asked_one_by_one() -> None:
+    guard = guarded(MemoryStore(max_size=2), [])
+    assert guard.put_many({key: entry_of(key) for key in "abc"}) == Removed(evicted=1)
+    assert {key: value_of(entry) for key, entry in guard.get_many(["a", "b", "c", "c"]).items()} == {"b": "b", "c": "c"}
+    assert guard.put_many({}) == Removed()
+
+
+# -- The engine
+
+GOOD = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+CUT_OFF = {"choices": [{"message": {"content": "ye"}, "finish_reason": "length"}]}
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def cache(request: pytest.FixtureRequest, fast_folder: Path) -> Iterator[LLMCache]:
+    with LLMCache(backend="memory" if request.param == "memory" else fast_folder / "c.db", max_bytes=100_000) as cache:
+        yield cache
+
+
+def requests(cache: LLMCache, *names: str) -> list[Any]:
+    return [cache.request(name, {"model": "m"}) for name in names]
+
+
+def test_many_are_looked_up_counted_and_kept_as_one_by_one(cache: LLMCache) -> None:
+    asked = requests(cache, "a", "b", "c", "d")
+    assert cache.lookup_many(asked) == [None] * 4
+    kept = [Answered(request, answer, answer) for request, answer in zip(asked, [GOOD, CUT_OFF, "x" * 200_000, "text"], strict=True)]
+    assert cache.keep_many(kept, seconds=2.0) == 2
+    hits = cache.lookup_many([*asked, asked[0]])
+    assert [None if hit is None else hit.value for hit in hits] == [GOOD, None, None, "text", GOOD]
+    stats = cache.stats()
+    assert (stats.hits, stats.misses, stats.stored, stats.size) == (3, 6, 2, 2)
+    assert dict(stats.skipped) == {"truncated": 1, "too large": 1}
+    assert stats.seconds_saved == 6.0
+    assert cache.get("a", model="m") == GOOD
+
+
+def test_nothing_of_many_is_kept_when_something_was_deleted_meanwhile(cache: LLMCache) -> None:
+    (request,) = requests(cache, "a")
+    epoch = cache.epoch
+    cache.delete("b", model="m")
+    assert cache.keep_many([Answered(request, GOOD, GOOD)], epoch=epoch) == 0
+    assert cache.lookup_many([request]) == [None]
+
+
+def test_modes_hold_for_many_too(cache: LLMCache) -> None:
+    asked = requests(cache, "a")
+    cache.keep_many([Answered(asked[0], GOOD, GOOD)])
+    with options(mode="off"):
+        assert cache.lookup_many(asked) == [None]
+        assert cache.keep_many([Answered(asked[0], "other", "other")]) == 0
+    with options(mode="refresh"):
+        assert cache.lookup_many(asked) == [None]
+    with options(mode="replay"):
+        assert cache.lookup_many(asked)[0] is not None
+
+
+def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> None:
+    with LLMCache(backend=fast_folder / "c.db") as cache:
+        asked = requests(cache, "a", "b", "c")
+        values = ["a", "x" * (MAX_BODY_BYTES + 1), "c"]
+        assert cache.keep_many([Answered(request, value, value) for request, value in zip(asked, values, strict=True)]) == 2
+        assert [hit is not None for hit in cache.lookup_many(asked)] == [True, False, True]
+        assert dict(cache.stats().skipped) == {"value": 1}
+
+
+async def test_many_in_a_task(cache: LLMCache) -> None:
+    asked = requests(cache, "a", "b")
+    assert await cache.akeep_many([Answered(request, GOOD, GOOD) for request in asked]) == 2
+    hits = await asyncio.wait_for(cache.alookup_many(asked), 10)
+    assert [hit is not None and hit.value == GOOD for hit in hits] == [True, True]
