@@ -90,9 +90,12 @@ class LLMCache(Engine):
         opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact)
         self._owned, self._name = opened.owned, opened.name
         records = getattr(opened.store, "records", False)
+        if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):
+            raise ValueError(
+                f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own memory settings, "
+                "and a store that is handed in to the bounds that it was made with"
+            )
         if not opened.owned:
-            if max_bytes is not None or not isinstance(max_size, Unset):
-                raise ValueError("a store that is handed in has bounds of its own: give max_size and max_bytes to it")
             if encryption_key is not None:
                 raise ValueError(
                     "a store that is handed in has an envelope of its own: give it envelope=llm_cache_mem.crypto.Encryption(key)"

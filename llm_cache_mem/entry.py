@@ -21,10 +21,13 @@ __all__ = [
     "KEY_ID_BYTES",
     "MAX_BODY_BYTES",
     "PLAIN",
+    "STORED_AT",
+    "TIMES_BYTES",
     "Entry",
     "EntryMemo",
     "Envelope",
     "encrypted_with",
+    "times_in",
     "with_flags",
 ]
 
@@ -38,6 +41,9 @@ _TAG_BYTES = 16
 _PREFIX_BYTES = 7
 _HEADER = Struct("<4sBBB4d5qHII")  # prefix, times and cost, usage, lengths of model, request and body
 CLEAR_BYTES = Struct("<4sBBB4d5q").size  # what an encrypted envelope leaves readable
+_TIMES = Struct("<4sBBB2d")
+TIMES_BYTES = _TIMES.size  # at the beginning of any envelope, encrypted or not
+STORED_AT = slice(_PREFIX_BYTES, _PREFIX_BYTES + 8)  # where it is in them, as a double
 KEY_ID_BYTES = 8  # of the encryption key; they follow in the clear
 _FLAGS_AT = 5
 _NO_USAGE = (0, 0, 0, 0, 0)
@@ -197,6 +203,11 @@ class EntryMemo:
         self._slots: list[tuple[str, bytes, Entry] | None] = [None] * slots
         self._max_bytes = max_bytes
 
+    def known(self, key: str) -> tuple[bytes, Entry] | None:
+        """The bytes that were last read under *key*, and their entry, if they are remembered."""
+        slot = self._slots[hash(key) % len(self._slots)]
+        return slot[1:] if slot is not None and slot[0] == key else None
+
     def get(self, key: str, data: bytes) -> Entry:
         """What *envelope* unpacks from *data*, or the entry that it gave before for the same bytes."""
         at = hash(key) % len(self._slots)
@@ -214,6 +225,14 @@ def encrypted_with(data: bytes) -> str:
     ours = type(data) is bytes and data[:4] == _MAGIC and data[4:5] == b"%c" % FORMAT_VERSION
     encrypted = ours and data[_FLAGS_AT : _FLAGS_AT + 1] == b"%c" % ENCRYPTED
     return data[CLEAR_BYTES : CLEAR_BYTES + KEY_ID_BYTES].hex() if encrypted else ""
+
+
+def times_in(data: bytes) -> tuple[float, float | None] | None:
+    """When the envelope that begins with *data* says it was stored, and when it expires; None if it is none of this version."""
+    if len(data) < TIMES_BYTES or data[:4] != _MAGIC or data[4] != FORMAT_VERSION:
+        return None
+    *_, present, stored_at, expires_at = _TIMES.unpack_from(data)
+    return stored_at, expires_at if present & _HAS_EXPIRY else None
 
 
 def with_flags(data: bytes, flags: int) -> bytes:

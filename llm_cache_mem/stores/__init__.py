@@ -14,17 +14,22 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store"]
 
 Backend = str | os.PathLike[str] | Store
-KNOWN = "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, jsonl://recordings.jsonl, or a path"
+KNOWN = (
+    "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, jsonl://recordings.jsonl, a path, "
+    "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://"
+)
+_REDIS = ("redis", "rediss", "unix", "valkey", "valkeys")
 _FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _RECORDINGS = ".jsonl"
 
 
 class Opened(NamedTuple):
-    """A store, whether the cache must close it, and how to name it without a secret."""
+    """A store, whether the cache must close it, how to name it without a secret, and whether it keeps *max_size* and *max_bytes*."""
 
     store: Store
     owned: bool
     name: str
+    bounded: bool = True
 
 
 def open_store(
@@ -41,14 +46,14 @@ def open_store(
     *envelope* is asked for only by stores that keep bytes, *redact* is for those that keep recordings, which have no bounds.
 
     ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store, and StoreError or OSError
-    for a path where no database can be.
+    for a path where no database can be. A server is not asked before the store is first used.
     """
     if isinstance(backend, os.PathLike):
         return _open_path(os.fspath(backend), max_size, max_bytes, clock, envelope, redact)
     if not isinstance(backend, str):
         if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
             raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}")
-        return Opened(backend, owned=False, name=type(backend).__name__)
+        return Opened(backend, owned=False, name=type(backend).__name__, bounded=False)
     scheme, separator, rest = backend.partition("://")
     if backend in ("memory", "memory://", "sqlite://:memory:"):
         return Opened(MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
@@ -58,6 +63,8 @@ def open_store(
         return _open_jsonl(_path_in(scheme, rest), clock, envelope(), redact)
     if not separator and (os.sep in backend or "/" in backend or backend.endswith((*_FILE_ENDINGS, _RECORDINGS))):
         return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
+    if separator and scheme in _REDIS:
+        return _open_redis(backend, clock, envelope())
     raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
 
 
@@ -99,3 +106,10 @@ def _open_jsonl(path: str, clock: Callable[[], float], envelope: Envelope, redac
     if envelope is not PLAIN:
         raise ValueError("a jsonl store is there to be read, by people and by git: it is not encrypted; encryption_key='plain' says so")
     return Opened(JsonlStore(path, redact=redact, clock=clock), owned=True, name=f"jsonl:///{path}")
+
+
+def _open_redis(url: str, clock: Callable[[], float], envelope: Envelope) -> Opened:
+    from llm_cache_mem.stores.redis import RedisStore  # the extra is loaded by those who use it
+
+    store = RedisStore(url, clock=clock, envelope=envelope)
+    return Opened(store, owned=True, name=store.name, bounded=False)

@@ -24,6 +24,8 @@ class Store(Protocol):
     Every method may be called from any thread and from a forked child. A method raises StoreError, and nothing else, when
     the engine behind it fails; the cache turns that into a miss or a dropped write. A store gives back what it holds,
     expired or not: freshness is the cache's business. An entry that cannot be read is deleted and reported as absent.
+
+    A store that waits for others may have an attribute ``slow_seconds``: the cache takes reads and writes that needed longer for failures.
     """
 
     @property

@@ -22,6 +22,8 @@ _QUIET_SECONDS = 60.0
 class Breaker:
     """A circuit breaker: *failures* in a row open it for *first* to *longest* seconds, doubling; then one probe decides.
 
+    What failed slowly counts twice: a call that is served by several operations must not wait for each of them.
+
     Calls that began before it opened and fail afterwards change nothing, or one outage would escalate the wait at once.
     """
 
@@ -81,10 +83,10 @@ class Breaker:
         with self._lock:
             self._probing = False
 
-    def failed(self) -> bool:
+    def failed(self, *, slowly: bool = False) -> bool:
         """Note a failure; whether it opened the breaker."""
         with self._lock:
-            self._failures += 1
+            self._failures += 2 if slowly else 1
             if self._wait and not self._probing:
                 return False
             if not self._wait and self._failures < self._limit:
@@ -120,6 +122,7 @@ class GuardedStore:
         self._on_error = on_error
         self._timer = timer
         self._breaker = Breaker(timer=timer)
+        self._slow_seconds: float | None = getattr(store, "slow_seconds", None)
         self._failing = False
         self._quiet_until = 0.0
 
@@ -206,18 +209,22 @@ class GuardedStore:
             return self._loud(operation, call, *args, **kwargs)
         if not self._breaker.allows():
             return fallback
+        slow = self._slow_seconds
+        began = 0.0 if slow is None else self._timer()
         try:
             result = call(*args, **kwargs)
         except ValueNotCacheable:  # the value's fault, not the store's
             self._breaker.succeeded()
             raise
         except Exception as exc:  # noqa: BLE001  # whatever it is, the call that is being served must go on
-            self._note_failure(operation, exc)
+            self._note_failure(operation, exc, slowly=slow is not None and self._timer() - began >= slow / 2)
             return fallback
         except BaseException:  # an interrupt: pass it on, but do not leave the breaker waiting for this probe
             self._breaker.interrupted()
             raise
-        if self._failing:
+        if slow is not None and operation != "size" and self._timer() - began > slow:
+            self._note_failure(operation, StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s"), slowly=True)
+        elif self._failing:
             self._note_recovery()
         return result
 
@@ -229,8 +236,8 @@ class GuardedStore:
         except Exception as exc:
             raise StoreError(type(self.inner).__name__, operation, type(exc).__name__) from exc
 
-    def _note_failure(self, operation: str, exc: BaseException) -> None:
-        opened = self._breaker.failed()
+    def _note_failure(self, operation: str, exc: BaseException, *, slowly: bool) -> None:
+        opened = self._breaker.failed(slowly=slowly)
         self._on_error(operation)
         name = type(self.inner).__name__
         if not self._failing:

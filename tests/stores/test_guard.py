@@ -20,10 +20,12 @@ class Flaky(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.fault: BaseException | None = None
+        self.delay = lambda: None
         self.tries = 0
 
     def _try(self):
         self.tries += 1
+        self.delay()
         if self.fault is not None:
             raise self.fault
 
@@ -111,6 +113,34 @@ def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(
         breaker.failed()
     timer.advance(1.0)
     assert breaker.allows()
+
+
+def test_what_answers_too_late_is_as_bad_as_what_fails_and_worse_than_what_fails_at_once(flaky, timer, errors):
+    flaky.slow_seconds = 0.5
+    guarded = GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
+    flaky.delay = lambda: timer.advance(0.6)
+    guarded.put("k", ENTRY)
+    assert guarded.get("k") is ENTRY  # it came, after all
+    assert errors == ["put", "get"]
+    assert guarded.get("k") is None  # two such calls are enough
+    assert flaky.tries == 2
+
+
+def test_counting_may_take_its_time(flaky, timer, errors):
+    flaky.slow_seconds = 0.5
+    guarded = GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
+    flaky.delay = lambda: timer.advance(5)
+    for _ in range(5):
+        assert guarded.size() == 0
+    assert errors == []
+
+
+def test_a_store_that_does_not_say_when_it_is_slow_is_waited_for(guarded, flaky, timer, errors):
+    flaky.delay = lambda: timer.advance(60)
+    for _ in range(5):
+        guarded.put("k", ENTRY)
+        assert guarded.get("k") is ENTRY
+    assert errors == []
 
 
 def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(guarded, flaky, timer):

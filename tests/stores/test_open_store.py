@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_cache_mem import LLMCache
 from llm_cache_mem.stores import MemoryStore, open_store
 
 
@@ -50,6 +51,58 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     opened("sqlite://~/cache.db")
     assert (tmp_path / "cache.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://localhost", "redis://localhost:6379/0"),
+        ("redis://:hunter2@cache.example:6380/3", "redis://cache.example:6380/3"),
+        ("rediss://user:hunter2@cache.example?db=2&ssl_cert_reqs=none", "rediss://cache.example:6379/2"),
+        ("unix:///run/redis.sock?db=1&password=hunter2", "unix:///run/redis.sock/1"),
+        ("valkey://cache.example/1", "valkey://cache.example:6379/1"),
+        ("valkeys://cache.example", "valkeys://cache.example:6379/0"),
+    ],
+)
+def test_a_server_is_named_without_its_password_and_not_asked_yet(url, name):
+    found = opened(url)
+    assert found.name == name
+    assert repr(found.store) == f"RedisStore({name!r})"
+    assert found.owned
+    assert not found.bounded
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:hunter2/0",
+        "redis://:hunter2/3@localhost/0",
+        "redis://localhost/hunter2",
+        "redis://localhost/0/1",
+        "redis://localhost/0?hunter2=1",
+        "redis://localhost/0?protocol=x",
+        "redis://localhost/?db=hunter2",
+        "redis://localhost?socket_timeout=0",
+        "redis://localhost?max_connections=-1",
+        "rediss://localhost?ssl_cert_reqs=hunter2",
+        "rediss://localhost?ssl_ca_certs=/no/such/file.pem",
+        "redis://[::1",
+        "unix://",
+        "valkey://localhost:99999",
+    ],
+)
+def test_a_server_url_that_can_never_work_is_refused_without_repeating_what_may_be_a_password(url):
+    with pytest.raises(ValueError, match=r"redis|unix|valkey") as caught:
+        opened(url)
+    assert "3@" not in str(caught.value)
+    assert "hunter2" not in str(caught.value) or "hunter2=1" in url  # the name of an option is no secret
+
+
+@pytest.mark.parametrize("bound", [{"max_size": 10}, {"max_bytes": 1000}])
+def test_the_bounds_of_a_server_are_its_own(bound):
+    with pytest.raises(ValueError, match="redis://localhost:6379/0 takes no max_size or max_bytes"):
+        LLMCache(backend="redis://localhost:6379/0", **bound)
+    LLMCache(backend="redis://localhost:6379/0").close()
 
 
 def test_a_store_object_is_taken_as_it_is():

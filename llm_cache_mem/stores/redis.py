@@ -1,0 +1,321 @@
+"""Entries on a Redis or Valkey server, for a fleet to share: each a string, its envelope, whose expiry is set in the same command."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha1
+from math import ceil
+from struct import Struct
+from time import time
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from llm_cache_mem.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, EntryMemo, Envelope, times_in
+from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError, ValueNotCacheable
+from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.redis_client import ClientLink, is_wrong_type
+from llm_cache_mem.stores.redis_link import open_link
+
+__all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+KEY_PREFIX = b"llm-cache-mem:"  # in front of the keys of entries, and
+LEASE_PREFIX = b"llm-cache-mem-lease:"  # of leases, which are no entries: neither listed nor counted
+
+_BATCH = 256  # commands that are sent at once
+_BATCH_BYTES = 1024 * 1024
+_DOUBLE = Struct("<d")
+_LONGEST_MS = 1e15  # the server takes no more
+_READ_BATCH = 32  # values that are read at once when all are looked at
+
+# Each removes KEYS[1] if it is still what the caller saw: by the time in its envelope, or, whatever it is, by a digest
+_DELETE_STORED_AT = b"""if redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[2]) == ARGV[3] then return redis.call('UNLINK', KEYS[1]) end
+return 0"""
+_DELETE_SEEN = b"""local value = redis.call('GET', KEYS[1])
+if value and redis.sha1hex(value) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
+return 0"""
+_LEASE = b"""local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1"""
+_RELEASE = b"""if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0"""
+
+
+class UnexpectedReply(Exception):
+    """The server said what cannot be the answer; only its kind is told."""
+
+
+class _Link(Protocol):
+    """The way to the server: Link or ClientLink."""
+
+    name: str
+    timeout: float
+    clustered: bool
+
+    def call(self, *command: bytes) -> Any: ...
+    def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]: ...
+    def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]: ...
+    def scan(self, pattern: bytes) -> Iterator[list[bytes]]: ...
+    def distrust(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def _store_errors_only(operation: str) -> "Callable[[Callable[Concatenate[RedisStore, P], R]], Callable[Concatenate[RedisStore, P], R]]":
+    """Turn whatever goes wrong into StoreError: besides its own errors redis-py raises ValueError, RecursionError and more."""
+
+    def decorate(method: "Callable[Concatenate[RedisStore, P], R]") -> "Callable[Concatenate[RedisStore, P], R]":
+        @functools.wraps(method)
+        def translated(self: "RedisStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return method(self, *args, **kwargs)
+            except LLMCacheError:
+                raise
+            except Exception as exc:
+                raise StoreError(type(self).__name__, operation, _reason(exc)) from exc
+
+        return translated
+
+    return decorate
+
+
+def _reason(exc: Exception) -> str:
+    """What went wrong, without what the server says in full: it repeats keys, and redis-py names hosts and users."""
+    name, cause = type(exc).__name__, exc.__cause__ or exc.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{name} ({cause.strerror})"
+    code = str(exc).partition(" ")[0]
+    return f"{name} ({code})" if code.isalpha() and code.isupper() else name
+
+
+class RedisStore:
+    """A Store on the server of a URL, or of a *client* that stays open and belongs to its owner.
+
+    A URL's connections, at most *max_connections* of them, take *timeout* seconds to be made and as long for a reply, and nothing
+    is tried twice; a client goes by its own settings. What takes more than twice *timeout* counts as a failure either way. The server
+    alone decides how much is kept, by its ``maxmemory`` and ``maxmemory-policy``. A value over *max_value_bytes* is not stored. *envelope*
+    makes bytes of entries. ValueError or TypeError for what can never work; a server that does not answer is no error here.
+
+    ``size``, ``clear``, ``purge`` and ``entries`` walk through all keys of the database by SCAN, which holds nobody up, but takes its time:
+    about a second for a million.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        clock: Callable[[], float] = time,
+        timeout: float = 0.25,
+        max_connections: int = 64,
+        max_value_bytes: int = 8 * 1024 * 1024,
+        envelope: Envelope = PLAIN,
+    ) -> None:
+        for name, number in (("timeout", timeout), ("max_connections", max_connections), ("max_value_bytes", max_value_bytes)):
+            if not number > 0:
+                raise ValueError(f"{name} must be above 0: got {number}")
+        self._link: _Link
+        if isinstance(client, str):
+            self._link = open_link(client, timeout=timeout, limit=max_connections)
+        else:
+            self._link = ClientLink(client, timeout=timeout)
+        self._clock = clock
+        self.envelope = envelope
+        self._max_value_bytes = max_value_bytes
+        self._memo = EntryMemo(1024, 16 * 1024, envelope=envelope)
+        self.unreadable = 0  # stored entries that could not be read
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Where the entries are, without user and password."""
+        return self._link.name
+
+    @property
+    def slow_seconds(self) -> float:
+        """How long a read or a write may take before it is as bad as a failure."""
+        return 2 * self._link.timeout
+
+    @_store_errors_only("get")
+    def get(self, key: str) -> Entry | None:
+        name = KEY_PREFIX + key.encode()
+        try:
+            data = self._link.call(b"GET", name)
+        except Exception as exc:
+            if is_wrong_type(exc):  # somebody else's
+                return None
+            raise
+        return None if data is None else self._read(key, name, data)
+
+    @_store_errors_only("get_many")
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """As ManyStore.get_many: one command, or one for each key that go together to a Cluster."""
+        found = {}
+        for at in range(0, len(keys), _BATCH):
+            some = keys[at : at + _BATCH]
+            names = [KEY_PREFIX + key.encode() for key in some]
+            known = [self._memo.known(key) for key in some]
+            replies = self._link.values(names, [None if one is None else one[0] for one in known])
+            for key, name, before, data in zip(some, names, known, replies, strict=True):
+                if before is not None and data is before[0]:
+                    found[key] = before[1]
+                elif data is not None and (entry := self._read(key, name, data)) is not None:
+                    found[key] = entry
+        return found
+
+    @_store_errors_only("put")
+    def put(self, key: str, entry: Entry) -> Removed:
+        command = self._setting(key, entry)
+        self._check(command, self._link.call(*command))
+        return NOTHING_REMOVED
+
+    @_store_errors_only("put_many")
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
+        """As ManyStore.put_many: sent together, by the megabyte. StoreError if any could not be stored; the others are."""
+        batch: list[tuple[bytes, ...]] = []
+        size = 0
+        for key, entry in entries.items():
+            command = self._setting(key, entry)
+            batch.append(command)
+            size += sum(map(len, command))
+            if len(batch) == _BATCH or size > _BATCH_BYTES:
+                self._send(batch)
+                batch, size = [], 0
+        self._send(batch)
+        return NOTHING_REMOVED
+
+    @_store_errors_only("delete")
+    def delete(self, key: str, *, stored_at: float | None = None) -> bool:
+        name = KEY_PREFIX + key.encode()
+        if stored_at is None:
+            return self._unlink([name]) == 1
+        return self._eval(_DELETE_STORED_AT, name, b"%d" % STORED_AT.start, b"%d" % (STORED_AT.stop - 1), _DOUBLE.pack(stored_at))
+
+    @_store_errors_only("clear")
+    def clear(self, prefix: str = "") -> int:
+        return sum(self._unlink(names) for names in self._scan(prefix) if names)
+
+    @_store_errors_only("purge")
+    def purge(self) -> int:
+        """Remove what is expired by this cache's clock. The server does so by its own: where they agree there is nothing to do."""
+        now = self._clock()
+        removed = 0
+        for names in self._scan(""):
+            beginnings = self._link.calls([(b"GETRANGE", name, b"0", b"%d" % TIMES_BYTES) for name in names])
+            for name, beginning in zip(names, beginnings, strict=True):
+                times = times_in(beginning) if type(beginning) is bytes else None
+                if times is not None and times[1] is not None and times[1] <= now:
+                    key = name[len(KEY_PREFIX) :].decode()
+                    removed += self.delete(key, stored_at=times[0])
+        return removed
+
+    @_store_errors_only("size")
+    def size(self, prefix: str = "") -> int:
+        return sum(len(names) for names in self._scan(prefix))
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+        """As Store.entries, in no order: those that are there at the start and still when their turn comes."""
+        stored = self._stored(prefix)
+        following = _store_errors_only("entries")(lambda self: next(stored, None))
+        while (found := following(self)) is not None:
+            yield found
+
+    @_store_errors_only("lease")
+    def lease(self, key: str, token: str, seconds: float) -> bool:
+        milliseconds = b"%d" % max(1, ceil(seconds * 1000))
+        return self._eval(_LEASE, LEASE_PREFIX + key.encode(), token.encode(), milliseconds)
+
+    @_store_errors_only("release")
+    def release(self, key: str, token: str) -> None:
+        self._eval(_RELEASE, LEASE_PREFIX + key.encode(), token.encode())
+
+    @_store_errors_only("close")
+    def close(self) -> None:
+        self._link.close()
+
+    # -- Reading
+
+    def _read(self, key: str, name: bytes, data: Any) -> Entry | None:
+        """The entry in *data*; None if it is not a whole one, which is then removed, if it is what is stored there."""
+        try:
+            if type(data) is not bytes:
+                raise EntryUnreadable("not bytes")
+            return self._memo.get(key, data)
+        except EntryUnreadable as exc:
+            self.unreadable += 1
+            if not exc.newer:
+                self._link.distrust()  # or else it is the reply to another command, and so will the next be
+                with suppress(Exception):  # it is a miss all the same
+                    self._delete_seen(name, data)
+            return None
+
+    def _scan(self, prefix: str) -> Iterator[list[bytes]]:
+        return self._link.scan(re.sub(rb"([*?\[\]\\])", rb"\\\1", KEY_PREFIX + prefix.encode()) + b"*")
+
+    def _stored(self, prefix: str) -> Iterator[tuple[str, Entry]]:
+        """What is stored under the names that there are now; what cannot be read is left alone."""
+        names = list(dict.fromkeys(name for some in self._scan(prefix) for name in some))
+        for at in range(0, len(names), _READ_BATCH):
+            some = names[at : at + _READ_BATCH]
+            for name, data in zip(some, self._link.values(some, [None] * len(some)), strict=True):
+                key = name[len(KEY_PREFIX) :].decode("utf-8", "backslashreplace")
+                if type(data) is bytes:  # else it is gone by now
+                    with suppress(EntryUnreadable):
+                        yield key, self.envelope.unpack(key, data)
+
+    # -- Writing
+
+    def _setting(self, key: str, entry: Entry) -> tuple[bytes, ...]:
+        """The command that makes *entry* what is stored under *key*, until it expires. ValueNotCacheable if it is too large."""
+        name = KEY_PREFIX + key.encode()
+        milliseconds = 0
+        if entry.expires_at is not None:
+            milliseconds = ceil(min((entry.expires_at - self._clock()) * 1000, _LONGEST_MS))
+            if milliseconds <= 0:
+                return (b"UNLINK", name)
+        data = self.envelope.pack(key, entry)
+        if len(data) > self._max_value_bytes:
+            raise ValueNotCacheable("value", f"more than max_value_bytes={self._max_value_bytes}")
+        return (b"SET", name, data, b"PX", b"%d" % milliseconds) if milliseconds else (b"SET", name, data)
+
+    def _check(self, command: Sequence[bytes], reply: Any) -> None:
+        """Raise unless *reply* says that *command* was done."""
+        if isinstance(reply, Exception):
+            raise reply
+        if not (reply == b"OK" if command[0] == b"SET" else type(reply) is int):
+            raise self._odd(reply)
+
+    def _odd(self, reply: Any) -> Exception:
+        """What to raise of a *reply* that no such command has."""
+        self._link.distrust()
+        return UnexpectedReply(type(reply).__name__)
+
+    def _send(self, commands: Sequence[Sequence[bytes]]) -> None:
+        if commands:
+            for command, reply in zip(commands, self._link.calls(commands), strict=True):
+                self._check(command, reply)
+
+    def _unlink(self, names: Sequence[bytes]) -> int:
+        """Remove *names*; how many there were. The keys of one command must be neighbours in a Cluster, so there each has its own."""
+        commands = [(b"UNLINK", name) for name in names] if self._link.clustered else [(b"UNLINK", *names)]
+        removed = 0
+        for command, reply in zip(commands, self._link.calls(commands), strict=True):
+            self._check(command, reply)
+            removed += reply
+        return removed
+
+    def _delete_seen(self, name: bytes, data: bytes) -> bool:
+        """Remove *name* if it still holds *data*, and not what another has put there since; whether it did."""
+        return self._eval(_DELETE_SEEN, name, sha1(data, usedforsecurity=False).hexdigest().encode())
+
+    def _eval(self, script: bytes, name: bytes, *args: bytes) -> bool:
+        """Run *script*, which none can come in between, on *name*; whether it did what it is for."""
+        reply = self._link.call(b"EVAL", script, b"1", name, *args)
+        if type(reply) is not int:
+            raise self._odd(reply)
+        return reply == 1

@@ -1,0 +1,201 @@
+"""One conversation with a Redis server: a command goes out, its reply comes in within its time, and nothing else does.
+
+What redis-py does on top of a socket is left out for three reasons: it takes longer over a GET than the server does; it waits for
+each part of a reply anew, so that one that drips in never ends; and after a reply that nobody asked for it may read on where that
+one ended, and then every answer is that to another question. RESP2, all that is needed here, has five kinds of reply.
+"""
+
+import select
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+__all__ = ["Garbled", "Refused", "Wire", "packed"]
+
+_BUFFER_BYTES = 128 * 1024
+_MOST_BYTES = 512 * 1024 * 1024  # what a server keeps under one key at the most
+_MOST_ITEMS = 1024 * 1024
+_LONGEST_LINE = 64 * 1024
+_DEPTH = 2  # a reply to SCAN is a list in a list
+
+_SIMPLE, _ERROR, _INTEGER, _BULK, _LIST = b"+-:$*"
+
+_LARGE = 64 * 1024
+_BYTES_PER_SECOND = 4 * 1024 * 1024  # large commands and replies get more time, at this rate
+
+
+class Refused(Exception):
+    """The server's own words for why it does not do what it was asked to; *code* is the first of them, such as WRONGTYPE."""
+
+    @property
+    def code(self) -> str:
+        return str(self).partition(" ")[0]
+
+
+class Garbled(Exception):
+    """What came is no reply, or more than one."""
+
+
+class Wire:
+    """The socket of *connection*, an open one of redis-py's, for one caller at a time.
+
+    The reply to a command must come in whole in *timeout* seconds, and a little longer for every byte that it brings. After any
+    exception but Refused the wire is of no more use.
+    """
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._sock = connection._sock
+        self._timeout = timeout
+        self._due = 0.0
+        self._hurried = False
+        self._ready = _readiness(self._sock)
+        self._buffer = bytearray(_BUFFER_BYTES)  # of which the part from _at to _filled has come and is not yet read
+        self._view = memoryview(self._buffer)
+        self._at = self._filled = 0
+
+    def close(self) -> None:
+        with suppress(Exception):  # it is being thrown away, whatever state it is in
+            self._connection.disconnect()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come since the last reply: neither what nobody asked for nor the end of the connection."""
+        return not self._ready() and not (hasattr(self._sock, "pending") and self._sock.pending())
+
+    def ask(self, command: bytes, *, replies: int = 1) -> list[Any]:
+        """The *replies* to *command*, which is packed: bytes, int, None, lists of these, and Refused in place of a reply."""
+        self._send(command)
+        found = [self._reply(_DEPTH) for _ in range(replies)]
+        self._end()
+        return found
+
+    def ask_values(self, command: bytes, hints: Sequence[bytes | None]) -> list[Any]:
+        """The values in the reply to *command*, a packed MGET of as many keys as there are *hints*: what each value may be.
+
+        A value that is as its hint says is that very object, which saves making another. Refused if the server refuses.
+        """
+        self._send(command)
+        self._begin_list(len(hints))
+        found = [self._value(hint) for hint in hints]
+        self._end()
+        return found
+
+    # -- Inside: out and in
+
+    def _send(self, command: bytes) -> None:
+        self._due = 0.0
+        if self._hurried:
+            self._hurried = False
+            self._sock.settimeout(self._timeout)
+        if len(command) > _LARGE:
+            self._hurried = True
+            self._sock.settimeout(self._timeout + len(command) / _BYTES_PER_SECOND)
+        self._sock.sendall(command)
+
+    def _fill(self) -> None:
+        """Wait for more of the reply. TimeoutError when it does not come in time."""
+        if not self._due:  # the first part, mostly the only one
+            self._due = monotonic() + self._timeout
+        else:
+            left = self._due - monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._hurried = True
+            self._sock.settimeout(left)
+        if self._filled == len(self._buffer):
+            self._grow(2 * self._filled)
+        count = self._sock.recv_into(self._view[self._filled :])
+        if not count:
+            raise ConnectionError("the server closed the connection")
+        self._filled += count
+        self._due += count / _BYTES_PER_SECOND
+
+    def _grow(self, size: int) -> None:
+        old, self._buffer = self._buffer, bytearray(size)
+        self._buffer[: len(old)] = old
+        self._view = memoryview(self._buffer)
+
+    def _end(self) -> None:
+        """All that was asked for is there: no more may be."""
+        if self._at != self._filled:
+            raise Garbled("more than a reply")
+        self._at = self._filled = 0
+        if len(self._buffer) > _BUFFER_BYTES:
+            self._buffer = bytearray(_BUFFER_BYTES)
+            self._view = memoryview(self._buffer)
+
+    # -- Inside: replies
+
+    def _line(self) -> bytes:
+        """What is there up to the next end of a line."""
+        at = self._at
+        while (end := self._buffer.find(b"\r\n", at, self._filled)) < 0:
+            if self._filled - at > _LONGEST_LINE:
+                raise Garbled("a line without end")
+            self._fill()
+        self._at = end + 2
+        return bytes(self._view[at:end])
+
+    def _reply(self, depth: int) -> Any:
+        if self._at == self._filled:
+            self._fill()
+        kind = self._buffer[self._at]
+        if kind == _BULK:
+            return self._value(None)
+        line = self._line()
+        if kind == _SIMPLE:
+            return line[1:]
+        if kind == _ERROR:
+            return Refused(line[1:].decode("utf-8", "replace"))
+        if kind == _INTEGER:
+            return int(line[1:])
+        count = int(line[1:]) if kind == _LIST else _MOST_ITEMS
+        if not depth or not -1 <= count < _MOST_ITEMS:
+            raise Garbled("no reply, or none of this protocol")
+        return None if count < 0 else [self._reply(depth - 1) for _ in range(count)]
+
+    def _begin_list(self, count: int) -> None:
+        line = self._line()
+        if line[:1] == b"-":
+            self._end()
+            raise Refused(line[1:].decode("utf-8", "replace"))
+        if line != b"*%d" % count:
+            raise Garbled("not the reply to this command")
+
+    def _value(self, hint: bytes | None) -> bytes | None:
+        at = self._at
+        end = self._buffer.find(b"\r\n", at, self._filled)
+        if end < 0:
+            end = at + len(self._line())
+        if self._buffer[at] != _BULK:
+            raise Garbled("not a value")
+        size = int(self._buffer[at + 1 : end])
+        start = end + 2
+        if size < 0:
+            self._at = start
+            return None
+        if size > _MOST_BYTES:
+            raise Garbled("a value that is too large")
+        stop = start + size
+        while self._filled < stop + 2:
+            self._fill()
+        self._at = stop + 2
+        if hint is not None and len(hint) == size and self._buffer.startswith(hint, start):
+            return hint
+        return bytes(self._view[start:stop])
+
+
+def packed(command: Sequence[bytes]) -> bytes:
+    """*command* as it is sent."""
+    return b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in command]))
+
+
+def _readiness(sock: Any) -> Callable[[], Any]:
+    """What tells whether something can be read from *sock*, or its end."""
+    if hasattr(select, "poll"):  # not on Windows; but select() there takes any socket
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return lambda: poll.poll(0)
+    return lambda: select.select([sock], [], [], 0)[0]
