@@ -1,5 +1,7 @@
 """The exact-match cache in front of every LLM call: the same request is answered once and paid for once."""
 
+from typing import Any
+
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.codec import register
 from llm_cache_mem.engine import Hit
@@ -42,3 +44,17 @@ __all__ = [
     "register",
 ]
 __version__ = "0.1.0"
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext llm_cache_mem``: the magics %llm_cache and %%llm_cache."""
+    from llm_cache_mem.notebook import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext llm_cache_mem``."""
+    from llm_cache_mem.notebook import unload
+
+    unload(shell)

@@ -1,0 +1,165 @@
+"""``%load_ext llm_cache_mem``: one line in a notebook turns the cache on for every framework in it, another shows what it saved."""
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.frameworks import FRAMEWORKS, install, is_imported
+from llm_cache_mem.options import MODES, options
+
+__all__ = ["Magics", "load", "unload"]
+
+HELP = """\
+%llm_cache on [BACKEND] [name=value ...]   cache every LangChain and LlamaIndex model, and `llm_cache` for your own calls
+%llm_cache off                             stop; what was set before is set again
+%llm_cache stats | clear                   what it saved; forget all of it
+%%llm_cache [MODE] [name=value ...]        for one cell: mode (on, off, refresh, replay), ttl, sample, namespace
+
+BACKEND: memory (default), sqlite://./cache.db, or any other that LLMCache takes. Names for `on`: ttl, max_size, namespace, mode."""
+
+NAME = "llm_cache"  # of the variable that holds the cache
+
+
+class Magics:
+    """The magics of one shell: the cache that is on, and what it replaced."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._cache: LLMCache | None = None
+        self._undo: dict[str, Callable[[], object]] = {}
+        self._cell: options | None = None
+
+    # -- Lines
+
+    def line(self, line: str) -> Any:
+        """``%llm_cache ...``"""
+        verb, *words = shlex.split(line) or ["stats" if self._cache is not None else "help"]
+        if verb == "help":
+            print(HELP)  # noqa: T201  # a person asked
+            return None
+        if verb == "on":
+            return self.turn_on(*words)
+        if verb not in ("off", "stats", "clear"):
+            return _wrong(f"%llm_cache does not know {verb!r}")
+        if words:
+            return _wrong(f"%llm_cache {verb} takes nothing more, not {' '.join(words)!r}")
+        if self._cache is None:
+            return _wrong("the cache is off: turn it on with  %llm_cache on")
+        if verb == "off":
+            return self.turn_off()
+        return self._cache.stats() if verb == "stats" else self._cache.clear()
+
+    def turn_on(self, *words: str) -> LLMCache:
+        """Open the backend, and put the cache into the frameworks that are there; those imported later follow."""
+        values = dict(word.split("=", 1) for word in words if "=" in word.partition("://")[0])
+        backend = [word for word in words if "=" not in word.partition("://")[0]] or ["memory"]
+        unknown = set(values) - {"ttl", "max_size", "namespace", "mode"}
+        if unknown or len(backend) > 1:
+            _wrong(f"%llm_cache on does not know {' '.join([*sorted(unknown), *backend[1:]])!r}")
+        given: dict[str, Any] = {name: values[name] for name in ("namespace", "mode") if name in values}
+        if "ttl" in values:
+            given["ttl_seconds"] = _seconds(values["ttl"])
+        if "max_size" in values:
+            given["max_size"] = None if values["max_size"].lower() == "none" else _number(int, "max_size", values["max_size"])
+        cache = LLMCache(backend=backend[0], **given)
+        if self._cache is not None:
+            self.turn_off()
+        self._cache = cache
+        self._shell.user_ns[NAME] = cache
+        self._install(lambda framework: False)
+        return cache
+
+    def turn_off(self) -> None:
+        """Undo turn_on, and close the cache."""
+        undo, self._undo = self._undo, {}
+        for put_back in undo.values():
+            put_back()
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.close()
+            if self._shell.user_ns.get(NAME) is cache:
+                del self._shell.user_ns[NAME]
+
+    def _install(self, wanted: Callable[[str], bool]) -> None:
+        for framework in FRAMEWORKS:
+            if self._cache is not None and framework not in self._undo and (is_imported(framework) or wanted(framework)):
+                undo = install(self._cache, framework)
+                if undo is not None:
+                    self._undo[framework] = undo
+
+    # -- Cells
+
+    def transform(self, lines: list[str]) -> list[str]:
+        """Let ``%%llm_cache ...`` be a first line that sets options, so that the cell may still await and hold other magics."""
+        if not lines or not lines[0].startswith("%%llm_cache"):
+            return lines
+        words = lines[0].removeprefix("%%llm_cache").strip()
+        return [f"__import__('llm_cache_mem.notebook', fromlist=['_']).begin_cell(get_ipython(), {words!r})\n", *lines[1:]]
+
+    def begin_cell(self, line: str) -> None:
+        """Enter the options of ``%%llm_cache line``, for the rest of this cell."""
+        given: dict[str, Any] = {}
+        for word in shlex.split(line):
+            name, separator, value = word.partition("=")
+            if not separator and word in MODES:
+                given["mode"] = word
+            elif separator and name in ("mode", "namespace"):
+                given[name] = value
+            elif separator and name == "ttl":
+                given["ttl_seconds"] = _seconds(value)
+            elif separator and name == "sample":
+                given["sample"] = _number(int, name, value)
+            else:
+                _wrong(f"%%llm_cache does not know {word!r}")
+        self._cell = options(**given)
+        self._cell.__enter__()
+
+    def pre_run_cell(self, info: Any) -> None:
+        """End the options of the last cell, and see which frameworks this one is about to use."""
+        cell, self._cell = self._cell, None
+        if cell is not None:
+            cell.__exit__(None, None, None)
+        source = getattr(info, "raw_cell", None) or ""
+        self._install(lambda framework: framework in source)
+
+
+def load(shell: Any) -> None:
+    """What ``%load_ext llm_cache_mem`` does."""
+    magics = Magics(shell)
+    shell.llm_cache_magics = magics
+    shell.register_magic_function(magics.line, "line", "llm_cache")
+    shell.input_transformers_cleanup.append(magics.transform)
+    shell.events.register("pre_run_cell", magics.pre_run_cell)
+
+
+def unload(shell: Any) -> None:
+    """What ``%unload_ext llm_cache_mem`` does: the cache goes off."""
+    magics = shell.__dict__.pop("llm_cache_magics", None)
+    if magics is not None:
+        magics.turn_off()
+        shell.events.unregister("pre_run_cell", magics.pre_run_cell)
+        shell.input_transformers_cleanup.remove(magics.transform)
+        shell.magics_manager.magics["line"].pop("llm_cache", None)
+
+
+def begin_cell(shell: Any, line: str) -> None:
+    """What the first line of a ``%%llm_cache`` cell becomes."""
+    shell.llm_cache_magics.begin_cell(line)
+
+
+def _seconds(text: str) -> float | None:
+    return None if text.lower() == "none" else _number(float, "ttl", text)
+
+
+def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return _wrong(f"{name} must be a number, not {text!r}")
+
+
+def _wrong(what: str) -> Any:
+    from IPython.core.error import UsageError  # it is shown as one line, without a traceback
+
+    raise UsageError(f"{what}\n{HELP}")
