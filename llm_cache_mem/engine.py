@@ -231,20 +231,39 @@ class Engine:
             self._flights.forget(request.key)  # a call under way would store the older answer over it
             self._commit(request, self._entry(request, _payload(request, value), self._priced(request, value, None)), None)
 
-    def keep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
-        """Store *value*, which stands for *response*, if that is worth keeping; whether it was stored.
+    def keep(
+        self,
+        request: Request,
+        value: Any,
+        *,
+        response: Any,
+        seconds: float | None = None,
+        epoch: int | None = None,
+        flight: Flight | None = None,
+    ) -> Entry | None:
+        """Store *value*, which stands for *response*, if that is worth keeping; the entry, or None if it was not stored.
 
-        With *epoch*, what it was when the call began, nothing is stored that was deleted meanwhile.
+        With *epoch*, what it was when the call began, nothing is stored if anything was deleted meanwhile; with *flight*, that of
+        the call, if this key was.
         """
         paid = self._paid(request, response, seconds)
         if epoch is not None and epoch != self._epoch:
-            return False
-        return self._keep(request, self._pack(request, value, _same), paid, None) is not None
+            return None
+        return self._keep(request, self._pack(request, value, _same), paid, flight)
 
-    async def akeep(self, request: Request, value: Any, *, response: Any, seconds: float | None = None, epoch: int | None = None) -> bool:
+    async def akeep(
+        self,
+        request: Request,
+        value: Any,
+        *,
+        response: Any,
+        seconds: float | None = None,
+        epoch: int | None = None,
+        flight: Flight | None = None,
+    ) -> Entry | None:
         """As ``keep``, in a thread where it would wait."""
         await self._prices_loaded()
-        return await self._off_loop(lambda: self.keep(request, value, response=response, seconds=seconds, epoch=epoch))
+        return await self._off_loop(lambda: self.keep(request, value, response=response, seconds=seconds, epoch=epoch, flight=flight))
 
     def keep_many(self, answers: Sequence[Answered], *, seconds: float | None = None, epoch: int | None = None) -> int:
         """``keep`` each of *answers*, in one round trip where the store can do that; how many were stored."""
@@ -354,6 +373,39 @@ class Engine:
     def _no_stream(self, request: Request, answer: Any) -> Any:
         self._skip(request, "value", "an answer was not stored: a stream was asked for, and it is none")
         return answer
+
+    # -- Calls whose answer goes on after they have returned
+
+    def share(self, request: Request, work: Callable[[Flight], T], lane: object) -> tuple[T, bool]:
+        """What ``work(flight)`` returns, and whether it was another caller's of the same *lane*; see ``Flight.outlast``.
+
+        For callers that missed. *work* takes a second look first (``late``), and what it returns sees to it that the answer is
+        kept (``keep``), and that who joined it is counted (``count_joined``).
+        """
+        if not self._settings.coalesce:
+            return work(self._flights.solo(request.key)), False
+        return self._flights.run(request.key, work, lane)
+
+    async def ashare(self, request: Request, work: Callable[[Flight], Awaitable[T]], lane: object) -> tuple[T, bool]:
+        """``share`` for a coroutine function."""
+        if not self._settings.coalesce:
+            return await work(self._flights.solo(request.key)), False
+        return await self._flights.arun(request.key, work, lane)
+
+    def late(self, request: Request, load: Callable[[Any], Any]) -> Hit | None:
+        """The answer that another caller stored between this one's miss and its winning the lead; not counted."""
+        answer = self._second_look(request)
+        if answer is None or answer.entry is None:
+            return None
+        return self._read(request, answer.entry, load, replay=False)
+
+    async def alate(self, request: Request, load: Callable[[Any], Any]) -> Hit | None:
+        """As ``late``, in a thread where it would wait."""
+        return await self._off_loop(lambda: self.late(request, load))
+
+    def count_joined(self, request: Request, entry: Entry | None, seconds: float) -> None:
+        """Count a caller that was answered by another's call after *seconds*; *entry* is what that call stored, if it did."""
+        self._ledger.joined(request.key, entry, request.model, seconds)
 
     def _join_fleet(self, beside: "Engine | None") -> "Fleet":
         if beside is not None and beside._fleet is not None:

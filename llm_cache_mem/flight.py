@@ -31,11 +31,14 @@ _leading: "ContextVar[tuple[Flight, ...]]" = ContextVar("llm_cache_mem_leading",
 class Flight:
     """One run of the work for a key. It may store its answer for as long as nobody has forgotten the key. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_forgotten", "_key", "_landed", "_seats", "_storing", "_table", "_task")
+    __slots__ = ("__weakref__", "_forgotten", "_key", "_landed", "_outlasts", "_result", "_seats", "_slot", "_storing", "_table", "_task")
 
-    def __init__(self, table: "SingleFlight", key: str) -> None:
+    def __init__(self, table: "SingleFlight", key: str, lane: object = None) -> None:
         self._table = table
         self._key = key
+        self._slot: object = key if lane is None else (key, lane)
+        self._outlasts = False
+        self._result: ref[Any] | None = None
         self._storing = RLock()  # re-entrant: what stores may forget
         self._forgotten = False
         self._landed = False
@@ -50,6 +53,19 @@ class Flight:
         """
         with self._storing:
             return None if self._forgotten else store()
+
+    def outlast(self) -> None:
+        """Let later callers join what the work returns, though it has returned: until ``end``, or until nobody holds it any more.
+
+        For work that returns something still going on, such as a stream; to be called by the work itself.
+        """
+        self._outlasts = True
+
+    def end(self) -> None:
+        """Let nobody join any more."""
+        with self._table._lock:
+            self._outlasts = False
+            self._table._unlist(self)
 
     def _forget(self) -> None:
         with self._storing:
@@ -71,20 +87,20 @@ class SingleFlight:
         if not wait_seconds >= 0:
             raise ValueError(f"wait_seconds must be 0 or more, not {wait_seconds!r}")
         self._wait_seconds = min(wait_seconds, threading.TIMEOUT_MAX)
-        self._flights: dict[str, Flight] = {}  # those that can be joined
+        self._flights: dict[object, Flight] = {}  # those that can be joined, by key and lane
         self._known: set[ref[Flight]] = set()  # all that may yet store
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
         self._lock = RLock()  # re-entrant: the garbage collector may close a coroutine of ours while it is held
         reset_after_fork(self)
 
-    def run(self, key: str, work: Callable[[Flight], T]) -> tuple[T, bool]:
+    def run(self, key: str, work: Callable[[Flight], T], lane: object = None) -> tuple[T, bool]:
         """The result of ``work(flight)``, and whether it was another caller's work.
 
         What *work* raises is raised; those who waited for it get copies. A caller that *work* itself makes for the same key does
-        not wait.
+        not wait. Only callers of the same *lane* join one another: those who can use the same result.
         """
-        flight = Flight(self, key)
-        if _leading.get() and self._leads_here(key):
+        flight = Flight(self, key, lane)
+        if _leading.get() and self._leads_here(flight):
             return work(flight), False
         seat = None
         try:
@@ -99,10 +115,10 @@ class SingleFlight:
             self._elect(flight) if seat is None else self._withdraw(seat)
             raise
 
-    async def arun(self, key: str, work: Callable[[Flight], Awaitable[T]]) -> tuple[T, bool]:
+    async def arun(self, key: str, work: Callable[[Flight], Awaitable[T]], lane: object = None) -> tuple[T, bool]:
         """``run`` for tasks. *work* runs in a task of its own, which is cancelled when the last who waits for it is."""
-        flight = Flight(self, key)
-        if _leading.get() and self._leads_here(key):
+        flight = Flight(self, key, lane)
+        if _leading.get() and self._leads_here(flight):
             return await work(flight), False
         seat = None
         try:
@@ -119,16 +135,19 @@ class SingleFlight:
             self._elect(flight) if seat is None else self._withdraw(seat)
             raise
 
+    def solo(self, key: str) -> Flight:
+        """A flight that nobody joins."""
+        return Flight(self, key)
+
     def forget(self, key: str | None = None) -> None:
         """See to it that no flight for *key* (None: for any) that has begun will store, nor be joined by later callers.
 
         Waits for a store under way, so call it while holding no lock that storing takes.
         """
         with self._lock:
-            if key is None:
-                self._flights.clear()
-            else:
-                self._flights.pop(key, None)
+            for slot, listed in list(self._flights.items()):
+                if key is None or listed._key == key:
+                    del self._flights[slot]
             known = [flight for known in self._known.copy() if (flight := known()) is not None]
         for flight in known:
             if key is None or flight._key == key:
@@ -136,25 +155,38 @@ class SingleFlight:
 
     # -- Seats
 
-    def _leads_here(self, key: str) -> bool:
-        return any(flight._key == key and flight._table is self and not flight._landed for flight in _leading.get())
+    def _leads_here(self, own: Flight) -> bool:
+        return any(flight._slot == own._slot and flight._table is self and not flight._landed for flight in _leading.get())
 
     def _board(self, own: Flight, kind: type[_S]) -> _S | None:
         """A seat in the flight for the key of *own*, or None: this caller leads *own*."""
         with self._lock:
-            flight = self._flights.setdefault(own._key, own)
+            flight = self._flights.setdefault(own._slot, own)
             if flight is own:
                 return None
+            if flight._result is not None:
+                return self._late_seat(flight, own, kind)
             if flight._task is not None:
                 loop = flight._task.get_loop()
                 if loop.is_closed():  # it will not land
-                    self._flights[own._key] = own
+                    self._flights[own._slot] = own
                     return None
                 if kind is ThreadSeat and loop is running_loop():  # to wait here would stop the loop that is to wake us
                     return None
             seat = kind(flight)
             flight._seats[seat] = None
             return seat
+
+    def _late_seat(self, flight: Flight, own: Flight, kind: type[_S]) -> _S | None:
+        """A seat in a flight that has landed and outlasts it; None when nobody holds its result any more."""
+        result = flight._result() if flight._result is not None else None
+        if result is None:
+            self._flights[own._slot] = own
+            return None
+        seat = kind(flight)
+        seat.tell(result, None)
+        seat.wake()
+        return seat
 
     def _claim(self, seat: Seat, own: Flight) -> bool:
         """After the wait, whether *seat* leads its flight: it was elected, or has waited long enough and now leads *own*."""
@@ -163,8 +195,8 @@ class SingleFlight:
                 return seat.leads
             flight = seat.flight
             self._withdraw(seat)
-            if self._flights.get(own._key) in (flight, None):
-                self._flights[own._key] = own  # what does not land keeps nobody else waiting
+            if self._flights.get(own._slot) in (flight, None):
+                self._flights[own._slot] = own  # what does not land keeps nobody else waiting
             seat.flight, seat.leads = own, True
             return True
 
@@ -225,7 +257,10 @@ class SingleFlight:
 
     def _land(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
         with self._lock:
-            self._unlist(flight)
+            if flight._outlasts and error is None:
+                flight._result = ref(value, lambda _: flight.end())
+            else:
+                self._unlist(flight)
             if flight._task is not None:
                 self._drop_task(flight)
             flight._landed = True
@@ -263,8 +298,8 @@ class SingleFlight:
                 return
 
     def _unlist(self, flight: Flight) -> None:
-        if self._flights.get(flight._key) is flight:
-            del self._flights[flight._key]
+        if self._flights.get(flight._slot) is flight:
+            del self._flights[flight._slot]
 
     def _drop_task(self, flight: Flight) -> None:
         if flight._task is not None:

@@ -16,7 +16,7 @@ __all__ = ["KeyFunction", "ignoring", "last_turn", "masking"]
 KeyFunction = Callable[..., Any]
 
 _SYSTEM_ROLES = ("system", "developer")
-_SYSTEM_PARAMS = ("system", "instructions", "system_instruction")
+_SYSTEM_PARAMS = ("system", "instructions", "system_instruction", "systemInstruction")
 _IN_MESSAGES = "messages[]."
 
 

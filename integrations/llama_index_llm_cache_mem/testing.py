@@ -98,8 +98,8 @@ class _RoundTrip(LLMCache):
         self._wrapping.count("replay")
         return replay(*load_value(Payload.from_json(Payload.of(kept["value"]).json()).thaw()))
 
-    def keep(self, *args: Any, **kwargs: Any) -> bool:
-        return False
+    def keep(self, *args: Any, **kwargs: Any) -> None:
+        return None
 
 
 def _collect(keeper: Keeper, source: Any) -> Iterator[Any]:

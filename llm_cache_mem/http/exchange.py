@@ -1,0 +1,120 @@
+"""What an HTTP request asks of a model, as messages and params; whatever is no such request is none of the cache's business."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.http.headers import answer_changing
+
+__all__ = ["MAX_REQUEST_BYTES", "Asked", "is_generation", "read"]
+
+MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
+
+_ENDPOINTS: Final = (
+    r"(chat|fim|agents)/completions|completions|responses|embeddings|moderations|chat/moderations|classifications|rerank"
+    r"|messages(/count_tokens)?"
+    r"|v[12]/(chat|generate|embed|rerank|classify|summarize)|api/(chat|generate|embed|embeddings)"
+    r"|[^/]+(?::|%3A)(generateContent|streamGenerateContent|countTokens|embedContent|batchEmbedContents|rawPredict|streamRawPredict)"
+    r"|model/[^/]+/(invoke|invoke-with-response-stream|converse|converse-stream|count-tokens)"
+)
+_PATH: Final = re.compile(rf"(?:^|/)(?:{_ENDPOINTS})/?$")
+_SOMEBODYS_THREAD: Final = re.compile(r"/(threads|conversations)/")  # to post a message there is not to ask for an answer
+_MODEL_IN_PATH: Final = re.compile(r"/model/([^/]+)/|/(?:models|tunedModels|deployments|engines)/(?!chat/)([^/:]+)")
+
+# Where each API has what is said, in the order in which they are looked for. The rest of the body are params.
+_MESSAGES: Final = ("messages", "input", "contents", "prompt", "message", "inputText", "texts", "content", "requests", "query")
+_SECRET_QUERY: Final = re.compile(r"key$|token$|^sig|signature|credential|^x-amz-|^code$", re.IGNORECASE)
+_OURS: Final = "http."  # in front of the params that are not of the body
+_STATEFUL: Final = ("conversation",)  # what it is answered depends on what was asked before
+
+
+class Asked(NamedTuple):
+    """A generation request as every layer knows one. It is as private as its messages."""
+
+    messages: Any
+    params: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Asked(params={sorted(self.params)!r})"
+
+
+def is_generation(method: str, path: str, content_type: str) -> bool:
+    """Whether this is a request for what a model makes of JSON: a completion, an embedding, a count. Anything else is let alone."""
+    if method != "POST" or "json" not in content_type.lower() or _SOMEBODYS_THREAD.search(path):
+        return False
+    return _PATH.search(path) is not None
+
+
+def read(base_url: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: bytes) -> Asked:
+    """The request; RequestNotCacheable, with the place, if its body is no JSON object or has no single meaning.
+
+    *path* and *query* are as on the wire. Params hold the fields of the body, ``model`` from the path where the body names none,
+    and, with "http." in front of their names, the base URL, path, query and headers that can change the answer.
+    """
+    fields = _json_object(body)
+    messages, source = _messages(fields)
+    params: dict[str, Any] = fields
+    if not isinstance(params.get("model"), str) and (named := _MODEL_IN_PATH.search(path)):
+        params.setdefault("model", unquote(named[1] or named[2]))
+        source += " model"
+    params["http.base_url"], params["http.path"] = base_url, path
+    pairs = sorted(pair for pair in parse_qsl(query, keep_blank_values=True) if not _SECRET_QUERY.search(pair[0]))
+    if pairs:
+        params["http.query"] = [list(pair) for pair in pairs]
+    counting = answer_changing(headers)
+    if counting:
+        params["http.headers"] = counting
+    if source != "messages":  # else two bodies that differ in nothing but the field's name would be one request
+        params["http.source"] = source
+    return Asked(messages, params)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_REQUEST_BYTES:
+        raise RequestNotCacheable("body", f"more than {MAX_REQUEST_BYTES} bytes")
+    try:
+        fields = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+    except RequestNotCacheable:
+        raise
+    except (ValueError, RecursionError) as exc:
+        raise RequestNotCacheable("body", f"not JSON ({type(exc).__name__})") from None
+    if not isinstance(fields, dict):
+        raise RequestNotCacheable("body", "not a JSON object")
+    if any(name.startswith(_OURS) for name in fields):
+        raise RequestNotCacheable("body", f"fields whose names begin with {_OURS} are taken")
+    for name in _STATEFUL:
+        if fields.get(name) is not None:
+            raise RequestNotCacheable(name, "the answer depends on what the provider remembers")
+    return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # which of them counts is for the server to say
+        raise RequestNotCacheable("body", "a key twice in one object")
+    return found
+
+
+def _no_constant(token: str) -> Any:
+    raise RequestNotCacheable("body", f"{token} is not JSON")
+
+
+def _messages(fields: dict[str, Any]) -> tuple[Any, str]:
+    """Takes out of *fields* what is said, in role/content form where that can be told back; and a name for where it was."""
+    for name in _MESSAGES:
+        if fields.get(name) is not None:
+            said = fields.pop(name)
+            if isinstance(said, str):
+                return [{"role": "user", "content": said}], f"{name} text"
+            return ([_turn(turn) for turn in said] if name == "contents" and isinstance(said, list) else said), name
+    return None, ""
+
+
+def _turn(turn: Any) -> Any:
+    """Gemini's {role, parts} as {role, content}."""
+    if isinstance(turn, dict) and "parts" in turn and "content" not in turn:
+        return {("content" if name == "parts" else name): value for name, value in turn.items()}
+    return turn

@@ -1,0 +1,72 @@
+"""httpx and httpx2, which are one library under two names: what a transport needs of the one that a request came from."""
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Final
+
+__all__ = ["NAMES", "HttpLibrary", "library_of"]
+
+NAMES: Final = ("httpx", "httpx2")
+
+
+class HttpLibrary:
+    """One of the two. Never imports it: who has an object of it has imported it."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+        class SyncBytes(module.SyncByteStream):  # type: ignore[misc]  # which of two, is known when it runs
+            def __init__(self, source: Any) -> None:
+                self._source = source
+
+            def __iter__(self) -> Iterator[bytes]:
+                return iter(self._source)
+
+            def close(self) -> None:
+                self._source.close()
+
+        class AsyncBytes(module.AsyncByteStream):  # type: ignore[misc]  # as above
+            def __init__(self, source: Any) -> None:
+                self._source = source
+
+            def __aiter__(self) -> Any:
+                return aiter(self._source)
+
+            async def aclose(self) -> None:
+                await self._source.aclose()
+
+        self._sync_bytes, self._async_bytes = SyncBytes, AsyncBytes
+
+    def response(self, status: int, headers: Any, source: Any, extensions: Any = None) -> Any:
+        """A response whose bytes come from *source*, a Tap, an AsyncTap or one that looks like either."""
+        wrap = self._async_bytes if hasattr(source, "aclose") else self._sync_bytes
+        return self.module.Response(status, headers=headers, stream=wrap(source), extensions=extensions or {})
+
+    def decoder(self, encoding: str) -> Any:
+        """A function that undoes the content *encoding* of a whole body."""
+
+        def decode(body: bytes) -> bytes:
+            content: bytes = self.module.Response(200, headers={"content-encoding": encoding}, content=body).content
+            return content
+
+        return decode
+
+    def lost(self) -> Exception:
+        """The error for who was reading an answer whose connection another caller lost."""
+        error: Exception = self.module.ReadError("the call that this one had joined was interrupted; try again")
+        return error
+
+
+@cache
+def _named(name: str) -> HttpLibrary:
+    return HttpLibrary(sys.modules[name])
+
+
+def library_of(thing: Any) -> HttpLibrary:
+    """The library that *thing*, a request, a transport or a client, is of. TypeError if it is of neither."""
+    for base in type(thing).__mro__:
+        name = base.__module__.partition(".")[0]
+        if name in NAMES and name in sys.modules:
+            return _named(name)
+    raise TypeError(f"{type(thing).__module__}.{type(thing).__qualname__} is of neither httpx nor httpx2")

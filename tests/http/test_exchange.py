@@ -1,0 +1,216 @@
+"""What of an HTTP request is the request: every field and header that can change an answer, no secret, no id."""
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_cache_mem import LLMCache, RequestNotCacheable, ignoring, last_turn, masking
+from llm_cache_mem.http import exchange
+
+BASE, CHAT = "https://api.example.com", "/v1/chat/completions"
+BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "system", "content": "today: 2026-01-02"}, {"role": "user", "content": "hi"}]}
+
+
+def key(
+    body: Any = BODY,
+    path: str = CHAT,
+    query: str = "",
+    headers: dict[str, str] | None = None,
+    base: str = BASE,
+    cache: LLMCache | None = None,
+) -> str:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    asked = exchange.read(base, path, query, (headers or {}).items(), data)
+    return (cache or LLMCache()).request(asked.messages, asked.params, kind="http").key
+
+
+# -- Which requests
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        CHAT, "/openai/deployments/gpt/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+        "/v1/embeddings", "/v1/moderations", "/v2/chat", "/v1/chat", "/v2/rerank", "/v2/embed", "/api/chat", "/api/generate", "/api/embed",
+        "/v1beta/models/gemini-2.0-flash:generateContent", "/v1beta/models/g:streamGenerateContent", "/v1beta/models/e:batchEmbedContents",
+        "/v1/projects/p/locations/l/publishers/anthropic/models/claude@1:rawPredict", "/model/anthropic.claude-v1%3A0/invoke",
+        "/model/amazon.nova:0/converse-stream", "/v1/fim/completions",
+    ],
+)  # fmt: skip
+def test_a_post_of_json_to_a_model_is_a_generation_request(path: str) -> None:
+    assert exchange.is_generation("POST", path, "application/json; charset=utf-8")
+    assert not exchange.is_generation("GET", path, "application/json")
+    assert not exchange.is_generation("POST", path, "multipart/form-data")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models", "/v1/files", "/v1/batches", "/v1/threads/t/messages", "/v1/responses/r_1/cancel", "/v1/conversations/c/messages", "/"],
+)
+def test_anything_else_is_let_alone(path: str) -> None:
+    assert not exchange.is_generation("POST", path, "application/json")
+
+
+# -- What of it counts
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "temperature": {"body": {**BODY, "temperature": 0}},
+    "stream": {"body": {**BODY, "stream": True}},
+    "tools": {"body": {**BODY, "tools": [{"type": "function", "function": {"name": "f"}}]}},
+    "unknown field": {"body": {**BODY, "field_of_tomorrow": 1}},
+    "model": {"body": {**BODY, "model": "n"}},
+    "content": {"body": {**BODY, "messages": BODY["messages"][:1]}},
+    "field name": {"body": {"model": "m", "input": BODY["messages"]}},
+    "base URL": {"base": "https://eu.example.com"},
+    "port": {"base": BASE + ":8443"},
+    "path": {"path": "/v2/chat/completions"},
+    "query": {"query": "api-version=2024-10-21"},
+    "anthropic-beta": {"headers": {"anthropic-beta": "x-2025"}},
+    "anthropic-version": {"headers": {"anthropic-version": "2023-06-01"}},
+    "openai-beta": {"headers": {"OpenAI-Beta": "responses=v1"}},
+    "guardrail": {"headers": {"X-Amzn-Bedrock-GuardrailIdentifier": "g1"}},
+    "unknown header": {"headers": {"X-Gateway-Route": "eu-cheap"}},
+    "accept": {"headers": {"accept": "application/vnd.amazon.eventstream"}},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_can_change_the_answer_changes_the_key(what: str) -> None:
+    assert key(**CHANGES[what]) != key()
+
+
+def test_no_two_changes_give_the_same_key() -> None:
+    assert len({key(**change) for change in CHANGES.values()}) == len(CHANGES)
+
+
+IRRELEVANT = {
+    "authorization": "Bearer sk-SECRET", "x-api-key": "SECRET", "api-key": "SECRET", "x-goog-api-key": "SECRET", "cookie": "SECRET",
+    "openai-organization": "org-SECRET", "openai-project": "proj_SECRET", "x-amz-security-token": "SECRET", "x-amz-date": "20260101",
+    "x-request-id": "1", "x-client-request-id": "2", "x-ms-client-request-id": "3", "traceparent": "00-1-2-01", "x-amzn-trace-id": "4",
+    "idempotency-key": "5", "x-stainless-retry-count": "1",
+    "x-stainless-timeout": "600", "user-agent": "sdk/2", "accept": "application/json",
+    "accept-encoding": "gzip", "content-length": "99", "x-goog-api-client": "gl-python/3", "x-datadog-trace-id": "6", "sentry-trace": "7",
+    "proxy-authorization": "SECRET", "amz-sdk-request": "attempt=1", "x-fern-sdk-version": "5", "helicone-auth": "SECRET",
+    "x-amz-content-sha256": "8", "chatgpt-account-id": "9",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IRRELEVANT)
+def test_secrets_ids_retries_and_tracing_are_no_part_of_it(name: str) -> None:
+    assert key(headers={name: IRRELEVANT[name]}) == key()
+
+
+def test_no_secret_is_in_what_is_handed_on() -> None:
+    headers = {**IRRELEVANT, "x-our-own-gateway": "SECRET"}
+    asked = exchange.read(BASE, CHAT, "key=SECRET&api_key=SECRET&alt=sse", headers.items(), json.dumps(BODY).encode())
+    assert "SECRET" not in repr((asked.messages, asked.params))
+    assert asked.params["http.query"] == [["alt", "sse"]]
+
+
+def test_secrets_in_the_query_and_its_order_do_not_count() -> None:
+    assert key(query="a=1&b=2&key=one") == key(query="b=2&key=two&a=1")
+
+
+def test_the_order_of_fields_and_spaces_does_not_count() -> None:
+    reordered = json.dumps(dict(reversed(BODY.items())), indent=3).encode()
+    assert key(reordered) == key()
+
+
+# -- The shape that key functions get
+
+
+def shape(body: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]]:
+    asked = exchange.read(BASE, path, "", (), json.dumps(body).encode())
+    return asked.messages, asked.params
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": "m", "input": "hi"}),
+        ("/v1/completions", {"model": "m", "prompt": "hi"}),
+        ("/api/generate", {"model": "m", "prompt": "hi"}),
+        ("/v1/chat", {"model": "m", "message": "hi"}),
+        ("/model/m/invoke", {"inputText": "hi"}),
+    ],
+)
+def test_bare_text_is_one_message_of_the_user(path: str, body: dict[str, Any]) -> None:
+    messages, params = shape(body, path)
+    assert messages == [{"role": "user", "content": "hi"}]
+    assert params["model"] == "m"
+
+
+def test_text_and_the_message_it_stands_for_are_two_requests() -> None:
+    text, listed = {"model": "m", "input": "hi"}, {"model": "m", "input": [{"role": "user", "content": "hi"}]}
+    assert key(text, "/v1/responses") != key(listed, "/v1/responses")
+
+
+def test_gemini_turns_are_messages_and_the_path_names_the_model() -> None:
+    body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}], "generationConfig": {"temperature": 0}}
+    messages, params = shape(body, "/v1beta/models/gemini-2.0-flash:generateContent")
+    assert messages == [{"role": "user", "content": [{"text": "hi"}]}]
+    assert (params["model"], params["generationConfig"]) == ("gemini-2.0-flash", {"temperature": 0})
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/model/anthropic.claude-3-v1%3A0/invoke", "anthropic.claude-3-v1:0"),
+        ("/model/amazon.nova-lite-v1:0/converse", "amazon.nova-lite-v1:0"),
+        ("/openai/deployments/my-gpt/chat/completions", "my-gpt"),
+    ],
+)
+def test_the_model_is_read_from_the_path_where_the_body_has_none(path: str, model: str) -> None:
+    assert shape({"messages": []}, path)[1]["model"] == model
+
+
+def test_key_functions_work_as_on_the_core() -> None:
+    tomorrow = json.loads(json.dumps(BODY).replace("2026-01-02", "2026-01-03"))
+    masked = LLMCache(key_fn=masking(r"\d{4}-\d\d-\d\d"))
+    assert key(tomorrow) != key()
+    assert key(tomorrow, cache=masked) == key(cache=masked)
+    elsewhere = LLMCache(key_fn=ignoring("http.base_url", "user"))
+    assert key({**BODY, "user": "u1"}, base="https://eu.example.com", cache=elsewhere) == key(cache=elsewhere)
+    turn = LLMCache(key_fn=last_turn)
+    longer = {**BODY, "messages": [BODY["messages"][0], {"role": "user", "content": "before"}, *BODY["messages"][1:]]}
+    assert key(longer, cache=turn) == key(cache=turn)
+
+
+def test_masking_reaches_the_system_instruction_of_gemini() -> None:
+    path, masked = "/v1beta/models/g:generateContent", LLMCache(key_fn=masking(r"\d+"))
+
+    def body(day: int) -> dict[str, Any]:
+        return {"systemInstruction": {"parts": [{"text": f"day {day}"}]}, "contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+
+    assert key(body(1), path) != key(body(2), path)
+    assert key(body(1), path, cache=masked) == key(body(2), path, cache=masked)
+
+
+# -- What has no single meaning
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b'{"a": 1, "a": 2}',
+        b"[" * 100_000,
+        b'{"http.path": "/"}',
+        b'{"messages": [{"x":1,"x":2}]}',
+    ],
+    ids=["empty", "array", "cut", "no text", "NaN", "key twice", "deep", "a name of ours", "key twice within"],
+)
+def test_what_has_no_single_meaning_is_refused(body: bytes) -> None:
+    with pytest.raises(RequestNotCacheable):
+        key(body)
+
+
+def test_an_answer_that_depends_on_what_the_provider_remembers_is_none_of_ours() -> None:
+    with pytest.raises(RequestNotCacheable, match="conversation"):
+        key({"model": "m", "input": "and then?", "conversation": "conv_1"}, "/v1/responses")
