@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine import Hit
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
-from llm_cache_mem.flight import Flight
+from llm_cache_mem.flight import Flight, is_nested
 from llm_cache_mem.http import exchange
 from llm_cache_mem.http.answer import Recording, load
 from llm_cache_mem.http.headers import AGE, MARK
@@ -24,6 +24,8 @@ from llm_cache_mem.seats import running_loop
 if TYPE_CHECKING:
     import httpx
     import httpx2
+
+    from llm_cache_mem.fleet import Turn
 
     class _Sync(httpx.BaseTransport, httpx2.BaseTransport):
         """For type checkers: a transport of either library."""
@@ -118,10 +120,33 @@ def _head(response: Any) -> Head:
     return Head(response.status_code, list(response.headers.raw), dict(response.extensions))
 
 
-def _live_headers(head: Head, mark: bytes) -> list[tuple[bytes, bytes]]:
+def _live_headers(head: Head, joined: bool) -> list[tuple[bytes, bytes]]:
     if head.status != 200:  # errors pass as they came
         return head.headers
-    return [(name, value) for name, value in head.headers if name.lower() != MARK.encode()] + [(MARK.encode(), mark)]
+    ours = MARK.encode()
+    return [pair for pair in head.headers if pair[0].lower() != ours] + [(ours, b"joined" if joined else b"miss")]
+
+
+class _released:  # reads as a verb: with _released(turn) as kept: ...
+    """A turn to call, released at the end of the block unless somebody ``hold``s it, who is to ``close`` it."""
+
+    def __init__(self, turn: "Turn | None") -> None:
+        self._turn = turn
+        self._held = False
+
+    def hold(self) -> None:
+        self._held = True
+
+    def close(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._held:
+            self.close()
 
 
 class CacheTransport(_Sync):
@@ -158,41 +183,47 @@ class CacheTransport(_Sync):
         return _replay(library, hit, "hit") if hit is not None else self._fetch(library, request, asked)
 
     def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
-        cache = self._desk.cache
+        cache, lane, began = self._desk.cache, ("threads", library.module.__name__), monotonic()
+        turn = cache.turn(asked)
+
+        def count(relay: Relay) -> None:
+            cache.count_joined(asked, relay.entry, monotonic() - began)
+
         for _ in range(_ROUNDS):
-            found, joined = cache.share(
-                asked, lambda flight: self._open(library, request, asked, flight), ("sync", library.module.__name__)
-            )
+            found, joined = cache.share(asked, lambda flight: self._open(library, request, asked, flight, turn), lane)
             if isinstance(found, Hit):
                 cache.count_joined(asked, found.entry, monotonic() - began)
                 return _replay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None)
             if tap is not None:
-                headers = _live_headers(found.head, b"joined" if joined else b"miss")
-                return library.response(found.head.status, headers, tap, found.head.extensions)
+                return library.response(found.head.status, _live_headers(found.head, joined), tap, found.head.extensions)
             found.retire()
         return self._desk.transport.handle_request(request)
 
-    def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight) -> "Hit | Relay":
+    def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | Relay":
         """Send *request*; its answer from the first byte on, for all who join *flight*."""
         desk, began, context = self._desk, monotonic(), copy_context()
-        late = desk.cache.late(asked, load)
+        waits = turn is not None and not is_nested(flight)
+        late = turn.take(lambda: desk.cache.late(asked, load)) if waits and turn else desk.cache.late(asked, load)
         if late is not None:
             return late
-        response = desk.transport.handle_request(request)
-        recording = desk.recording(library, response)
+        with _released(turn) as kept:
+            response = desk.transport.handle_request(request)
+            recording = desk.recording(library, response)
 
-        def finish(relay: Relay, at_end: bool) -> None:
-            try:
-                if desk.keep(relay, recording, at_end):
-                    facts = {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
-                    relay.entry = context.copy().run(lambda: desk.cache.keep(asked, recording.value(), **facts))
-            finally:
-                flight.end()
+            def finish(relay: Relay, at_end: bool) -> None:
+                try:
+                    if desk.keep(relay, recording, at_end):
+                        facts = {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
+                        relay.entry = context.copy().run(lambda: desk.cache.keep(asked, recording.value(), **facts))
+                finally:
+                    flight.end()
+                    kept.close()
 
-        relay = Relay(_head(response), response.stream, recording, finish, library.lost, flight.end)
-        if response.status_code == 200:
-            flight.outlast()
+            relay = Relay(_head(response), response.stream, recording, finish, library.lost, flight.end)
+            if response.status_code == 200:
+                flight.outlast()
+            kept.hold()
         return relay
 
     def close(self) -> None:
@@ -249,41 +280,45 @@ class AsyncCacheTransport(_Async):
 
     async def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
         cache, lane, began = self._desk.cache, (running_loop(), library.module.__name__), monotonic()
+        turn = cache.turn(asked)
 
         def count(relay: AsyncRelay) -> None:
             cache.count_joined(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = await cache.ashare(asked, lambda flight: self._open(library, request, asked, flight), lane)
+            found, joined = await cache.ashare(asked, lambda flight: self._open(library, request, asked, flight, turn), lane)
             if isinstance(found, Hit):
                 cache.count_joined(asked, found.entry, monotonic() - began)
                 return _areplay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None)
             if tap is not None:
-                headers = _live_headers(found.head, b"joined" if joined else b"miss")
-                return library.response(found.head.status, headers, tap, found.head.extensions)
+                return library.response(found.head.status, _live_headers(found.head, joined), tap, found.head.extensions)
             found.retire()
         return await self._desk.transport.handle_async_request(request)
 
-    async def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight) -> "Hit | AsyncRelay":
+    async def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | AsyncRelay":
         desk, began, context = self._desk, monotonic(), copy_context()
-        late = await desk.cache.alate(asked, load)
+        waits = turn is not None and not is_nested(flight)
+        late = await (turn.atake(lambda: desk.cache.late(asked, load)) if waits and turn else desk.cache.alate(asked, load))
         if late is not None:
             return late
-        response = await desk.transport.handle_async_request(request)
-        recording = desk.recording(library, response)
+        with _released(turn) as kept:
+            response = await desk.transport.handle_async_request(request)
+            recording = desk.recording(library, response)
 
-        async def finish(relay: AsyncRelay, at_end: bool) -> None:
-            try:
-                if desk.keep(relay, recording, at_end):
-                    facts = {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
-                    relay.entry = await desk.cache.akeep(asked, recording.value(), **facts)
-            finally:
-                flight.end()
+            async def finish(relay: AsyncRelay, at_end: bool) -> None:
+                try:
+                    if desk.keep(relay, recording, at_end):
+                        facts = {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
+                        relay.entry = await desk.cache.akeep(asked, recording.value(), **facts)
+                finally:
+                    flight.end()
+                    kept.close()
 
-        relay = AsyncRelay(_head(response), response.stream, recording, finish, library.lost, flight.end, context)
-        if response.status_code == 200:
-            flight.outlast()
+            relay = AsyncRelay(_head(response), response.stream, recording, finish, library.lost, flight.end, context)
+            if response.status_code == 200:
+                flight.outlast()
+            kept.hold()
         return relay
 
     async def aclose(self) -> None:
