@@ -10,7 +10,8 @@ except ModuleNotFoundError as exc:
     ) from None
 
 from llama_index_llm_cache_mem.base import CachedLLM, cache_of, uncached
+from llama_index_llm_cache_mem.cached_tool import cached_tool
 from llama_index_llm_cache_mem.globals import get_llm_cache, set_llm_cache
 from llama_index_llm_cache_mem.messages import message_to_dict
 
-__all__ = ["CachedLLM", "cache_of", "get_llm_cache", "message_to_dict", "set_llm_cache", "uncached"]
+__all__ = ["CachedLLM", "cache_of", "cached_tool", "get_llm_cache", "message_to_dict", "set_llm_cache", "uncached"]

@@ -10,7 +10,7 @@ from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.codec import Payload, register_package
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["Pieces", "Response", "dump", "load", "load_plain"]
+__all__ = ["Pieces", "Response", "dump", "dump_block", "load", "load_block", "load_plain"]
 
 Response: TypeAlias = ChatResponse | CompletionResponse
 Pieces: TypeAlias = "list[list[str | None]] | None"
@@ -36,7 +36,7 @@ def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
     if isinstance(response, ChatResponse):
         odd = {i: block for i, block in enumerate(response.message.blocks) if not isinstance(block, _SAFE) and not _fits(block)}
         if odd:  # URLs and paths: types of which pydantic alone knows how to write and read them
-            stored["blocks"] = [[i, _as_json(block)] for i, block in odd.items()]
+            stored["blocks"] = [[i, dump_block(block)] for i, block in odd.items()]
             kept = [None if i in odd else block for i, block in enumerate(response.message.blocks)]
             changes["message"] = response.message.model_copy(update={"blocks": kept})
     if changes:
@@ -54,7 +54,7 @@ def load(stored: Any) -> tuple[Any, Pieces]:
         raise EntryUnreadable("not an answer of LlamaIndex's")
     if "blocks" in stored and isinstance(response, ChatResponse):
         for i, block in stored["blocks"]:
-            response.message.blocks[i] = _blocks().validate_python(block)
+            response.message.blocks[i] = load_block(block)
     return response, pieces
 
 
@@ -67,10 +67,16 @@ def load_plain(stored: Any) -> Any:
     return response
 
 
-def _as_json(block: Any) -> Any:
+def dump_block(block: Any) -> Any:
+    """A block of content as JSON. ValueNotCacheable for one that holds an open file."""
     if _holds_file(block):  # pydantic would read it to its end
         raise ValueNotCacheable("value.message.blocks", "an open file")
     return block.model_dump(mode="json")
+
+
+def load_block(data: Any) -> Any:
+    """The block that ``dump_block`` wrote."""
+    return _blocks().validate_python(data)
 
 
 def _holds_file(part: Any) -> bool:
