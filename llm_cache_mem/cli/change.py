@@ -2,19 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
+from time import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
 from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, count_of, opened, progress, reading, replacing, report
-from llm_cache_mem.encryption import KEY_VARIABLE
-from llm_cache_mem.errors import ValueNotCacheable
 
 if TYPE_CHECKING:
-    from llm_cache_mem.stores.sqlite import SQLiteStore
+    from llm_cache_mem.cli.transfer import Import
 
 __all__ = ["clear", "export", "import_", "prune"]
 
@@ -31,13 +29,13 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove what has expired; --older-than adds to that, the other options narrow it down."""
-    from llm_cache_mem.cli.store import Selection, database_path, open_for_changes
+    from llm_cache_mem.cli.store import Selection, open_for_changes
 
     age = None if older_than is None else seconds_in(older_than)
     selection = Selection(namespace, kind, model, expired=True, older_than=age)
-    path = database_path(url_of(url))
+    url = url_of(url)
     removed = 0
-    with reading(path, selection) as (_, entries), nullcontext() if dry_run else open_for_changes(path) as store:
+    with reading(url, selection) as (_, entries), nullcontext() if dry_run else open_for_changes(url) as store:
         if store is not None and selection == Selection(expired=True):
             removed = store.purge()  # by an index, without reading them
         else:
@@ -54,20 +52,20 @@ def clear(
     as_json: AsJson = False,
 ) -> None:
     """Remove every entry of a namespace, or all there are."""
-    from llm_cache_mem.cli.store import Selection, database_path, open_for_changes
+    from llm_cache_mem.cli.store import Selection, open_for_changes
 
     if everything == (namespace is not None):
         raise CommandFailed("say what to remove: --namespace NAME, or --all", MISUSED)
-    path, selection = database_path(url_of(url)), Selection(namespace)
-    with reading(path, selection) as (reader, _):
-        count = reader.size(selection.prefix)
+    url, selection = url_of(url), Selection(namespace)
+    with reading(url, selection) as (reader, _):
+        count, name = reader.size(selection.prefix), reader.name
     if count and not yes:
         what = f"{count_of(count)} of {'all namespaces' if everything else f'namespace {namespace!r}'}"
         if not sys.stdin.isatty():
             raise CommandFailed(f"this would remove {what}, and nobody is here to be asked: --yes does it", MISUSED)
-        if not typer.confirm(f"Remove {what} from {path}?", err=True):
+        if not typer.confirm(f"Remove {what} from {name}?", err=True):
             raise CommandFailed("nothing was removed")
-    with open_for_changes(path) as store:
+    with open_for_changes(url) as store:
         removed = store.clear(selection.prefix)
     report(as_json, {"removed": removed}, f"removed {count_of(removed)}")
 
@@ -80,14 +78,14 @@ def export(
     model: Model = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
-    """Write entries with their answers as JSON Lines, the least recently used first."""
+    """Write entries with their answers as JSON Lines, the least recently used first where that is known."""
     from llm_cache_mem.cli.jsonl import to_line
-    from llm_cache_mem.cli.store import Selection, database_path
+    from llm_cache_mem.cli.store import Selection
 
     url, target = url_and("FILE", url, file)
     count = 0
-    with reading(database_path(url), Selection(namespace, kind, model)) as (reader, entries):
-        if os.path.exists(target) and os.path.samefile(target, reader.path):
+    with reading(url, Selection(namespace, kind, model)) as (reader, entries):
+        if reader.path is not None and os.path.exists(target) and os.path.samefile(target, reader.path):
             raise CommandFailed(f"{target} is the store itself", MISUSED)
         with nullcontext(sys.stdout.buffer) if target == "-" else replacing(target, force=force) as out:
             for found in entries:
@@ -109,48 +107,29 @@ def import_(
 ) -> None:
     """Read entries from JSON Lines, as export writes them, into a store, which is made if there is none."""
     from llm_cache_mem.cli.jsonl import numbered_lines
-    from llm_cache_mem.cli.store import database_path, open_for_changes
+    from llm_cache_mem.cli.store import expires_on_server, open_for_changes
+    from llm_cache_mem.cli.transfer import Import
 
     url, source = url_and("FILE", url, file)
-    counts = {"imported": 0, "kept": 0, "bad_lines": 0}
-    # At a clock of 0 nothing has expired, so that the store sweeps away nothing of what is brought: replay reads at any age.
-    with opened(source) as lines, open_for_changes(database_path(url), clock=lambda: 0.0) as store, progress("importing", None) as step:
+    # At a clock of 0 nothing has expired, so that a file sweeps away nothing of what is brought: replay reads at any age.
+    now = time() if expires_on_server(url) else 0.0
+    with opened(source) as lines, open_for_changes(url, clock=time if now else lambda: 0.0) as store, progress("importing") as step:
+        bringing = Import(store, namespace=namespace, overwrite=overwrite, now=now)
         for number, line in numbered_lines(lines):
             step()
-            try:
-                counts[_bring(store, line, namespace, overwrite)] += 1
-            except (BadInput, ValueNotCacheable) as exc:
-                problem = f"line {number}: {exc}"
-                if not skip_bad:
-                    raise BadInput(f"{problem}; imported {count_of(counts['imported'])} before it (--skip-bad goes on)") from None
-                counts["bad_lines"] += 1
-                typer.echo(problem, err=True)
+            for problem in bringing.add(number, line):
+                _bad_line(problem, bringing, skip_bad=skip_bad)
+        for problem in bringing.flush():
+            _bad_line(problem, bringing, skip_bad=skip_bad)
+    counts = bringing.counts
     kept = f", kept {counts['kept']:,} that were as new or newer" if counts["kept"] else ""
+    expired = f", left out {counts['expired']:,} that have expired" if counts["expired"] else ""
     skipped = f", skipped {counts['bad_lines']:,} bad lines" if counts["bad_lines"] else ""
-    report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{skipped}")
+    report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{expired}{skipped}")
 
 
-def _bring(store: "SQLiteStore", line: bytes, namespace: str | None, overwrite: bool) -> str:
-    """Put the entry of *line* into *store*; what became of it: ``imported`` or ``kept``."""
-    from llm_cache_mem.cli.jsonl import from_line
-    from llm_cache_mem.keys import parse, prefix
-
-    key, entry, hidden_by = from_line(line)
-    if hidden_by and not store.envelope.knows(hidden_by):
-        raise BadInput(f"its key is hidden with an encryption key that {KEY_VARIABLE} does not name")
-    if not hidden_by and store.envelope.digests:
-        key = _hidden(key, store.envelope.digests[0])
-    if namespace is not None:
-        key = prefix(namespace, parse(key).kind) + key.rpartition(":")[2]
-    held = None if overwrite else store.get(key)
-    if held is not None and held.stored_at >= entry.stored_at:
-        return "kept"
-    store.put(key, entry)
-    return "imported"
-
-
-def _hidden(key: str, hide: Callable[[str], str]) -> str:
-    """The stored key, with its digest as a cache that encrypts looks for it."""
-    head, _, tail = key.rpartition(":")
-    digest, dot, sample = tail.partition(".")
-    return f"{head}:{hide(digest)}{dot}{sample}"
+def _bad_line(problem: str, bringing: "Import", *, skip_bad: bool) -> None:
+    if not skip_bad:
+        raise BadInput(f"{problem}; imported {count_of(bringing.counts['imported'])} before it (--skip-bad goes on)")
+    bringing.counts["bad_lines"] += 1
+    typer.echo(problem, err=True)

@@ -24,13 +24,13 @@ _DIGEST_LENGTH = 64
 def stats(url: Url = None, as_json: AsJson = False) -> None:
     """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
     from llm_cache_mem.cli.report import Summary, describe
-    from llm_cache_mem.cli.store import Selection, database_path
+    from llm_cache_mem.cli.store import Selection
 
     summary, now = Summary(), time()
-    with reading(database_path(url_of(url)), Selection()) as (reader, entries):
+    with reading(url_of(url), Selection()) as (reader, entries):
         for found in entries:
             summary.add(describe(found, now))
-    document = {"store": reader.path, "unreadable": reader.unreadable} | summary.as_dict()
+    document = {"store": reader.name, "unreadable": reader.unreadable} | summary.as_dict()
     if as_json:
         print_json(document)
         return
@@ -52,7 +52,7 @@ def list_(
     from heapq import nlargest
 
     from llm_cache_mem.cli.report import describe
-    from llm_cache_mem.cli.store import Selection, database_path
+    from llm_cache_mem.cli.store import Selection
 
     now, total = time(), 0
 
@@ -62,7 +62,7 @@ def list_(
             total += 1
             yield describe(found, now)
 
-    with reading(database_path(url_of(url)), Selection(namespace, kind, model, expired)) as (_, entries):
+    with reading(url_of(url), Selection(namespace, kind, model, expired)) as (_, entries):
         rows = nlargest(limit or sys.maxsize, described(), key=lambda row: row["stored_at"])
     if as_json:
         print_json({"total": total, "entries": rows})
@@ -80,11 +80,11 @@ def show(
 ) -> None:
     """What is known about one entry; its answer only with --value."""
     from llm_cache_mem.cli.report import describe
-    from llm_cache_mem.cli.store import Selection, database_path
+    from llm_cache_mem.cli.store import Selection
 
     url, wanted = url_and("KEY", url, key)
     now = time()
-    with reading(database_path(url), Selection()) as (reader, _):
+    with reading(url, Selection()) as (reader, _):
         found = _the_one(reader, wanted)
     row = describe(found, now)
     answer = parse_json(found.entry.payload.json()) if value else None

@@ -33,7 +33,9 @@ __all__ = [
 
 _MANY = 2000  # entries: a few tenths of a second
 
-Url = Annotated[str | None, typer.Argument(metavar="URL", envvar=URL_VARIABLE, help="The store: sqlite://./cache.db, or a path.")]
+Url = Annotated[
+    str | None, typer.Argument(metavar="URL", envvar=URL_VARIABLE, help="The store: sqlite://./cache.db, a path, redis://host, ...")
+]
 UrlFirst = Annotated[str | None, typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
 Namespace = Annotated[str | None, typer.Option(metavar="NAME", help='Only this namespace; "" is the default one.')]
@@ -42,12 +44,12 @@ Model = Annotated[str | None, typer.Option(metavar="NAME", help="Only answers of
 
 
 @contextmanager
-def reading(path: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterator[Found]]]":
-    """A reader of the database, and those of its entries that are selected, with a progress bar as they are walked."""
-    from llm_cache_mem.cli.store import Reader
+def reading(url: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterator[Found]]]":
+    """A reader of the store, and those of its entries that are selected, with a progress bar as they are walked."""
+    from llm_cache_mem.cli.store import open_to_read
 
     now = time()
-    with closing(Reader(path)) as reader, progress("reading", reader.size(selection.prefix)) as step:
+    with closing(open_to_read(url)) as reader, progress("reading", lambda: reader.size(selection.prefix)) as step:
 
         def entries() -> "Iterator[Found]":
             for found in reader.entries(selection.prefix):
@@ -59,8 +61,9 @@ def reading(path: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterat
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[], object]]:
-    """A bar on stderr if that is a terminal and there is much to do; what is yielded is to be called for every step."""
+def progress(what: str, count: Callable[[], int] | None = None) -> Iterator[Callable[[], object]]:
+    """A bar on stderr if that is a terminal and *count* says that there is much to do; what is yielded is to be called for every step."""
+    total = count() if count is not None and sys.stderr.isatty() else None
     if not sys.stderr.isatty() or (total is not None and total < _MANY):
         yield lambda: None
         return

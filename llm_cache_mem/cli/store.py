@@ -3,25 +3,23 @@
 import contextlib
 import os
 import sqlite3
-from array import array
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from time import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from llm_cache_mem import keys
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.encryption import KEY_VARIABLE, envelope_for
-from llm_cache_mem.entry import Entry, Envelope, encrypted_with
-from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import _path_in, open_store
+from llm_cache_mem.entry import PLAIN, Entry, Envelope, encrypted_with
+from llm_cache_mem.errors import EntryUnreadable, StoreError
+from llm_cache_mem.stores import MemoryStore, Opened, Store, open_store, sqlite_path
 from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
+from llm_cache_mem.stores.sqlite_file import FileRefused, is_damage
+from llm_cache_mem.stores.sqlite_reader import DatabaseReader
 
-__all__ = ["Found", "Reader", "Selection", "database_path", "environment_envelope", "is_expired", "open_for_changes"]
+__all__ = ["Found", "Reader", "Selection", "environment_envelope", "expires_on_server", "is_expired", "open_for_changes", "open_to_read"]
 
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
-_AFTER_ASCII = "\x7f"
 
 
 class Found(NamedTuple):
@@ -58,20 +56,6 @@ def is_expired(entry: Entry, now: float) -> bool:
     return entry.expires_at is not None and now >= entry.expires_at
 
 
-def database_path(url: str) -> str:
-    """The path of the database that *url* names for LLMCache too; CommandFailed if it names none."""
-    scheme, separator, rest = url.partition("://")
-    try:
-        if scheme == "sqlite" and separator and rest != ":memory:":
-            return os.path.expanduser(_path_in(scheme, rest))
-        if not separator and ("/" in url or os.sep in url or url.endswith((".db", ".sqlite", ".sqlite3")) or os.path.isfile(url)):
-            return os.path.expanduser(url)
-        open_store(url, max_size=None, max_bytes=None, clock=time)
-    except ValueError as exc:
-        raise CommandFailed(str(exc), MISUSED) from None
-    raise CommandFailed(f"{url!r} lives in the process that uses it: there is nothing to look at from here", MISUSED)
-
-
 def environment_envelope() -> Envelope:
     """What reads and writes entries as the environment says; CommandFailed if it names no key."""
     try:
@@ -80,98 +64,199 @@ def environment_envelope() -> Envelope:
         raise CommandFailed(f"{KEY_VARIABLE}: {exc}", MISUSED) from None
 
 
-class Reader(DatabaseFile):
-    """The entries of the database at *path*, read without a trace.
+class Reader(Protocol):
+    """The entries of a store. CommandFailed for all that goes wrong."""
 
-    SQLiteStore puts right what it meets: it makes absent files, sets damaged ones aside, removes unreadable entries, notes
-    what is used. Whoever looks wants none of that. CommandFailed for all that goes wrong.
-    """
+    name: str  # without a password
+    path: str | None  # of the file, if it is one
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, durable=False, timeout=_LOCK_SECONDS)
-        self.unreadable = 0
-        self.envelope = environment_envelope()
-        with self._telling():
-            if self._look() is None:
-                raise CommandFailed(f"{path}: no such database")
-            self._db = self._connect()
+    @property
+    def envelope(self) -> Envelope:
+        """What reads its entries."""
+        ...
 
-    def close(self) -> None:
-        self._db.close()
+    @property
+    def unreadable(self) -> int:
+        """How many entries were left out so far, because they cannot be read."""
+        ...
 
     def size(self, prefix: str = "") -> int:
         """How many keys begin with *prefix*."""
-        return len(self._numbers(prefix))
+        ...
 
     def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
-        """The entries whose keys begin with *prefix* and hold *part*, least recently used first; others write meanwhile.
+        """The entries whose keys begin with *prefix* and hold *part*, the least recently used first if that is known."""
+        ...
 
-        What cannot be read is left out and counted in ``unreadable``.
-        """
-        for number in self._numbers(prefix, part):
-            with self._telling():
-                row = self._db.execute("SELECT key, data FROM entries WHERE id = ?", (number,)).fetchone()
-            if row is None:
-                continue  # removed meanwhile
-            try:
-                key = row[0].decode("ascii")
-                found = Found(key, keys.parse(key), self.envelope.unpack(key, row[1]), encrypted_with(row[1]))
-            except (AttributeError, ValueError):  # of which EntryUnreadable is one
-                self.unreadable += 1
-                continue
-            yield found
+    def close(self) -> None: ...
 
-    def _numbers(self, prefix: str, part: str = "") -> "array[int]":
-        """Row ids: eight bytes each, so that the largest store can be walked, and none of its rows held."""
-        statement = "SELECT id FROM entries WHERE key >= ? AND key < ? AND instr(key, ?) ORDER BY used"
+
+def open_to_read(url: str) -> Reader:
+    """The reader of the store that *url* names for LLMCache too; CommandFailed if it names none, or none that one can look into."""
+    path = _database(url)
+    return _Listing(url) if path is None else _Database(path)
+
+
+@contextlib.contextmanager
+def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator[Store]:
+    """The store, a file being made if absent, without bounds. What is there and is not ours is refused, not set aside."""
+    path = _database(url)
+    if path is not None and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
+        _Database(path).close()
+    name = path or ""
+    try:
+        if path is None:
+            opened = _opened(url, environment_envelope(), clock)
+            store, name = opened.store, opened.name
+        else:
+            store = SQLiteStore(path, clock=clock, lock_timeout=_LOCK_SECONDS, envelope=environment_envelope())
+        with contextlib.closing(store):
+            yield store
+    except StoreError as exc:
+        told = isinstance(exc.__cause__, FileRefused)  # and names the file
+        raise CommandFailed(exc.reason if told else f"{name}: {exc.operation} failed: {exc.reason}") from exc
+
+
+def expires_on_server(url: str) -> bool:
+    """Whether the store removes by itself, and by its own clock, what has expired."""
+    return "://" in url and url.partition("://")[0] not in ("sqlite", "jsonl")
+
+
+class _Database:
+    """A SQLite file, which SQLiteStore would change by looking."""
+
+    def __init__(self, path: str) -> None:
+        self.unreadable = 0
+        self.envelope = environment_envelope()
+        self.path: str | None = path
         with self._telling():
-            return array("q", (number for (number,) in self._db.execute(statement, (prefix, prefix + _AFTER_ASCII, part))))
+            self._reader = DatabaseReader(path, timeout=_LOCK_SECONDS)
+        self.name = self.path = self._reader.path
 
-    def _connect(self) -> Connection:
-        try:
-            return self._open_to_read("mode=ro")
-        except sqlite3.OperationalError:  # in a folder that may not be written WAL mode has no place for its index,
-            log = self.path + "-wal"
-            if os.path.exists(log) and os.path.getsize(log):
-                raise
-            return self._open_to_read("mode=ro&immutable=1")  # nor does it need one, if nobody writes
+    def close(self) -> None:
+        self._reader.close()
 
-    def _open_to_read(self, options: str) -> Connection:
-        name = f"{Path(self.path).as_uri()}?{options}"
-        db = sqlite3.connect(name, uri=True, timeout=_LOCK_SECONDS, isolation_level=None, factory=Connection)
-        try:
-            db.text_factory = bytes
-            db.execute("PRAGMA trusted_schema = OFF")
-            db.execute("PRAGMA cell_size_check = ON")
-            if not self._is_laid_out(db):
-                raise FileRefused(f"{self.path} holds no entries of this version", misconfigured=False)
-        except BaseException:
-            db.close()
-            raise
-        return db
+    def size(self, prefix: str = "") -> int:
+        with self._telling():
+            return len(self._reader.numbers(prefix))
+
+    def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
+        with self._telling():
+            for name, data in self._reader.rows(prefix, part):
+                try:
+                    key = name.decode("ascii")
+                    found = Found(key, keys.parse(key), self.envelope.unpack(key, data), encrypted_with(data))
+                except (AttributeError, ValueError):  # of which EntryUnreadable is one
+                    self.unreadable += 1
+                    continue
+                yield found
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
         try:
             yield
+        except (FileRefused, FileNotFoundError) as exc:
+            raise CommandFailed(str(exc)) from exc
         except Exception as exc:
             if is_damage(exc):
                 raise CommandFailed(f"{self.path} is damaged, or no database at all; it was left as it is") from exc
-            if isinstance(exc, FileRefused):
-                raise CommandFailed(str(exc)) from exc
             if isinstance(exc, sqlite3.Error | OSError):
                 raise CommandFailed(f"{self.path}: {exc}") from exc
             raise
 
 
-@contextlib.contextmanager
-def open_for_changes(path: str, *, clock: Callable[[], float] = time) -> Iterator[SQLiteStore]:
-    """The store at *path*, made if absent, without bounds. What is there and is not ours is refused, not set aside."""
-    if os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
-        Reader(path).close()
+class _Listing:
+    """Any other store, by what it lists itself."""
+
+    def __init__(self, url: str) -> None:
+        self.envelope = self._noting = _Noting(environment_envelope())
+        opened = _opened(url, self.envelope, time)
+        self._store = opened.store
+        self.name = opened.name
+        self.path: str | None = getattr(opened.store, "path", None)
+        if self.path is not None and not os.path.exists(self.path):
+            raise CommandFailed(f"{self.path}: no such file")
+
+    @property
+    def unreadable(self) -> int:
+        return self._noting.unreadable
+
+    def close(self) -> None:
+        self._store.close()
+
+    def size(self, prefix: str = "") -> int:
+        with self._telling():
+            return self._store.size(prefix)
+
+    def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
+        with self._telling():
+            for key, entry in self._store.entries(prefix):
+                hidden_by = self._noting.hidden_by.pop(key, "")
+                if part not in key:
+                    continue
+                try:
+                    found = Found(key, keys.parse(key), entry, hidden_by)
+                except ValueError:
+                    self._noting.unreadable += 1
+                    continue
+                yield found
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as exc:
+            raise CommandFailed(f"{self.name}: {exc.operation} failed: {exc.reason}") from exc
+
+
+class _Noting:
+    """An Envelope that notes which entries it could not read, and by which encryption key the others were hidden."""
+
+    def __init__(self, inner: Envelope) -> None:
+        self._inner = inner
+        self.digests: Sequence[Callable[[str], str]] = inner.digests
+        self.unreadable = 0
+        self.hidden_by: dict[str, str] = {}
+
+    def knows(self, key_id: str) -> bool:
+        return self._inner.knows(key_id)
+
+    def pack(self, key: str, entry: Entry) -> bytes:
+        return self._inner.pack(key, entry)
+
+    def unpack(self, key: str, data: bytes) -> Entry:
+        try:
+            entry = self._inner.unpack(key, data)
+        except EntryUnreadable:
+            self.unreadable += 1
+            raise
+        if hidden_by := encrypted_with(data):
+            self.hidden_by[key] = hidden_by
+        return entry
+
+
+def _database(url: str) -> str | None:
+    """The path of the SQLite file that *url* names; here that is any file that is there."""
     try:
-        with contextlib.closing(SQLiteStore(path, clock=clock, lock_timeout=_LOCK_SECONDS, envelope=environment_envelope())) as store:
-            yield store
+        path = sqlite_path(url)
+    except ValueError as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
+    is_file = path is None and "://" not in url and not url.endswith(".jsonl") and os.path.isfile(url)
+    return url if is_file else path
+
+
+def _is_recording(url: str) -> bool:
+    return url.startswith("jsonl://") or ("://" not in url and url.endswith(".jsonl"))
+
+
+def _opened(url: str, envelope: Envelope, clock: Callable[[], float]) -> Opened:
+    try:
+        used = PLAIN if _is_recording(url) else envelope  # which is not encrypted, whatever the environment says
+        opened = open_store(url, max_size=None, max_bytes=None, clock=clock, envelope=lambda: used)
+    except (ValueError, ImportError) as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
     except StoreError as exc:
-        told = isinstance(exc.__cause__, FileRefused)  # and names the file
-        raise CommandFailed(exc.reason if told else f"{path}: {exc.operation} failed: {exc.reason}") from exc
+        raise CommandFailed(exc.reason) from exc
+    if isinstance(opened.store, MemoryStore):
+        raise CommandFailed(f"{url!r} lives in the process that uses it: there is nothing to look at from here", MISUSED)
+    return opened

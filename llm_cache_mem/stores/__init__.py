@@ -11,7 +11,7 @@ from llm_cache_mem.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from llm_cache_mem.redaction import Rule
 
-__all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store"]
+__all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store", "sqlite_path"]
 
 Backend = str | os.PathLike[str] | Store
 KNOWN = (
@@ -66,6 +66,16 @@ def open_store(
     if separator and scheme in _REDIS:
         return _open_redis(backend, clock, envelope())
     raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
+
+
+def sqlite_path(backend: str) -> str | None:
+    """The path of the database that *backend* names, nothing being opened; None if it names no SQLite file. ValueError as above."""
+    scheme, separator, rest = backend.partition("://")
+    if separator:
+        is_file = scheme == "sqlite" and rest != ":memory:"
+        return os.path.expanduser(_path_in(scheme, rest)) if is_file else None
+    is_path = os.sep in backend or "/" in backend or backend.endswith(_FILE_ENDINGS)
+    return os.path.expanduser(backend) if is_path and not backend.endswith(_RECORDINGS) else None
 
 
 def _path_in(scheme: str, rest: str) -> str:

@@ -91,7 +91,7 @@ class DatabaseFile:
 
     def connect(self) -> Connection:
         """A new connection to the file, which is made first if need be. Raises FileRefused, sqlite3.Error or OSError."""
-        found = self._look()
+        found = self.look()
         if found is None or not found.st_size:
             found = self._create()
         used_before = os.path.exists(self.path + ".lock")
@@ -125,7 +125,7 @@ class DatabaseFile:
         """Rename the damaged file, if it is still the one with *inode*, so that the next connection starts a new one."""
         target = f"{self.path}.corrupt-{time.time_ns()}"
         with self.lock:
-            found = self._look()
+            found = self.look()
             if found is None or found.st_ino != inode:
                 return  # another thread or process was faster
             for suffix in ("-wal", "-shm", ""):  # the log first: it must never meet the new database
@@ -133,7 +133,7 @@ class DatabaseFile:
                     os.rename(self.path + suffix, target + suffix)
         _log.warning("the cache database %s is damaged; it was kept as %s and a new one begins", self.path, target)
 
-    def _look(self) -> os.stat_result | None:
+    def look(self) -> os.stat_result | None:
         """What is at the path, None if nothing; FileRefused when that cannot be a database."""
         with self._refusing_wrong_paths():
             try:
@@ -195,7 +195,7 @@ class DatabaseFile:
             db.text_factory = bytes  # damaged text is for the checksum to find, not for a decoder to choke on
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
                 db.execute(f"PRAGMA {pragma}")
-            ready = self._is_laid_out(db)
+            ready = self.is_laid_out(db)
             self._make_private()
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
@@ -209,7 +209,7 @@ class DatabaseFile:
             raise
         return db
 
-    def _is_laid_out(self, db: sqlite3.Connection) -> bool:
+    def is_laid_out(self, db: sqlite3.Connection) -> bool:
         """Whether our tables are there; False in an empty or older file; FileRefused in any other."""
         db.execute("BEGIN")  # one look: another process may be laying it out
         (application,) = db.execute("PRAGMA application_id").fetchone()
@@ -231,7 +231,7 @@ class DatabaseFile:
 
     def _lay_out(self, db: Connection) -> None:
         with self.lock:
-            if self._is_laid_out(db):
+            if self.is_laid_out(db):
                 return
             if self._may_use_wal():
                 db.execute("PRAGMA journal_mode = WAL")

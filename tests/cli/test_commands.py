@@ -17,7 +17,7 @@ from cli_helpers import CANARY, DAY, ROOT, digest_of, entry, fails, fill, read, 
 from llm_cache_mem import LLMCache, keys
 from llm_cache_mem.cli.app import app
 from llm_cache_mem.cli.input import CommandFailed, seconds_in
-from llm_cache_mem.cli.store import Reader
+from llm_cache_mem.cli.store import open_to_read
 
 # -- stats
 
@@ -394,7 +394,7 @@ def test_demo_hands_its_arguments_on_and_its_status_back(monkeypatch: pytest.Mon
 
 
 def test_a_row_that_goes_while_others_are_read_is_left_out(path: str) -> None:
-    reader = Reader(path)
+    reader = open_to_read(path)
     entries = reader.entries()
     next(entries)
     run("clear", path, "--all", "--yes")

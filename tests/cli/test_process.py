@@ -16,8 +16,7 @@ import pytest
 from cli_helpers import GOOD, ROOT, entry, fails, fill, process, read, run, stored_key
 
 from llm_cache_mem import keys
-from llm_cache_mem.cli.store import database_path
-from llm_cache_mem.stores import open_store
+from llm_cache_mem.stores import open_store, sqlite_path
 
 # -- What cannot be a store
 
@@ -74,7 +73,7 @@ def test_an_empty_file_holds_no_entries_but_can_be_imported_into(tmp_path: Path)
     assert read("stats", str(name))["entries"] == 1
 
 
-@pytest.mark.parametrize("url", ["redis://user:secret@host", "nope", "sqlite://", "sqlite:///x.db?mode=ro", "memory", "sqlite://:memory:"])
+@pytest.mark.parametrize("url", ["mysql://user:secret@host", "nope", "sqlite://", "sqlite:///x.db?mode=ro", "memory", "sqlite://:memory:"])
 def test_a_url_that_names_no_database_is_a_wrong_command_line(url: str) -> None:
     for verb in VERBS:
         assert "secret" not in fails(*verb(url), status=2)
@@ -94,7 +93,7 @@ def test_urls_mean_what_they_mean_to_the_cache(form: str, tmp_path: Path, monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     url = form.format(f"{tmp_path}/cache.db".lstrip("/") if form.endswith("//{}") and form.count("/") > 3 else "cache.db")
     opened = open_store(url, max_size=None, max_bytes=None, clock=time.time)
-    assert opened.name == f"sqlite:///{database_path(url)}"
+    assert opened.name == f"sqlite:///{sqlite_path(url)}"
     opened.store.close()
 
 

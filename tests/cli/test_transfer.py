@@ -64,7 +64,7 @@ def test_what_is_exported_comes_back_to_the_byte(tmp_path: Path, full: dict[str,
     first, second, file = str(tmp_path / "a.db"), str(tmp_path / "b.db"), str(tmp_path / "all.jsonl")
     fill(first, full)
     run("export", first, file)
-    assert read("import", second, file) == {"imported": 6, "kept": 0, "bad_lines": 0}
+    assert read("import", second, file) == {"imported": 6, "kept": 0, "expired": 0, "bad_lines": 0}
     assert held(second) == held(first)
     run("export", second, "--force", file + "2")
     assert Path(file + "2").read_bytes() == Path(file).read_bytes(), "the order of use too"

@@ -1,0 +1,31 @@
+"""What leases and batches promise, on the servers of a fleet."""
+
+from collections.abc import Iterator
+
+import pytest
+from stores.leases import Join, ListedLeases
+from stores.many import ManyConformance
+
+from llm_cache_mem.stores.redis import RedisStore
+
+
+class TestRedisLeases(ListedLeases):
+    @pytest.fixture
+    def join(self, redis_url: str) -> Iterator[Join]:
+        made: list[RedisStore] = []
+
+        def join() -> RedisStore:
+            made.append(RedisStore(redis_url, timeout=10))
+            return made[-1]
+
+        yield join
+        for store in made:
+            store.close()
+
+
+class TestRedisMany(ManyConformance):
+    @pytest.fixture
+    def store(self, redis_url: str) -> Iterator[RedisStore]:
+        store = RedisStore(redis_url, timeout=10)
+        yield store
+        store.close()
