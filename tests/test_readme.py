@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-NEEDS = {"langchain_llm_cache_mem": "langchain_core", "llama_index_llm_cache_mem": "llama_index.core"}
+NEEDS = {"mcp.client": "mcp", "langchain_llm_cache_mem": "langchain_core", "llama_index_llm_cache_mem": "llama_index.core"}
 
 
 def examples() -> list:
