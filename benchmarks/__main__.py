@@ -1,10 +1,12 @@
-"""``python -m benchmarks [NAME ...]``: run all, or those named; ``--list`` names them."""
+"""``python -m benchmarks [NAME [FILE] ...]``: run all, or those named; a file is for the name before it; ``--list`` names them."""
 
 import os
 import platform
 import sqlite3
 import sys
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 
 ALL = {
     "hits": "calls:hits",
@@ -17,6 +19,7 @@ ALL = {
     "imports": "footprint:imports",
     "threads": "stampede:threads",
     "tasks": "stampede:tasks",
+    "tools": "tool_results:tools",
     "langchain-lookups": "langchain_hit:lookups",
     "langchain-invokes": "langchain_hit:invokes",
     "langchain-stampede": "langchain_hit:stampede",
@@ -27,6 +30,8 @@ def main(names: list[str]) -> int:
     if names == ["--list"]:
         print("\n".join(ALL))
         return 0
+    files = {before: name for before, name in pairwise(names) if name not in ALL and Path(name).is_file()}
+    names = [name for name in names if name not in files.values()]
     unknown = [name for name in names if name not in ALL]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; known are {', '.join(ALL)}", file=sys.stderr)
@@ -35,7 +40,7 @@ def main(names: list[str]) -> int:
     print("ratio to the first line of each table (median of interleaved rounds), then CPU microseconds a call (10th percentile)")
     for name in names or ALL:
         module, function = ALL[name].split(":")
-        getattr(import_module(f"benchmarks.{module}"), function)()
+        getattr(import_module(f"benchmarks.{module}"), function)(*([files[name]] if name in files else []))
     return 0
 
 

@@ -9,7 +9,7 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import CacheMissError, StoreError
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 from llm_cache_mem.tools.results import FORMS, Form, Results, lifetime, why_unstored
-from llm_cache_mem.tools.rules import Entities, Rule, make_rule, verdict
+from llm_cache_mem.tools.rules import Changed, Entities, Rule, make_rule, verdict
 from llm_cache_mem.tools.tally import ToolCacheStats
 
 if TYPE_CHECKING:
@@ -75,9 +75,12 @@ class ToolCache:
         """
         self._say(tool, make_rule(ttl_seconds=ttl_seconds, version=version, ignore=ignore, redact=redact, entities=depends_on))
 
-    def writes(self, tool: str, *, entities: Entities = (), tools: Iterable[str] = ()) -> None:
+    def writes(self, tool: str, *, entities: Changed = (), tools: Iterable[str] = ()) -> None:
         """Say that *tool* changes something: it is never cached, and after each call of it that passes here, failed ones too,
-        the results that depend on *entities* (written as in ``allow``) and those of *tools* are invalid."""
+        the results that depend on *entities* and those of *tools* are invalid.
+
+        *entities* are written as in ``allow``; a function may take the result as well, which is None where the tool raised.
+        """
         self._say(tool, make_rule(entities=entities, writes=True, changes=tools))
 
     def rule(self, tool: str, said: Mapping[str, Any] | None = None, *, asked: bool = False) -> Rule | None:
@@ -206,9 +209,9 @@ class ToolCache:
     @overload
     def writing(self, fn: F, /) -> F: ...
     @overload
-    def writing(self, /, *, name: str | None = None, entities: Entities = (), tools: Iterable[str] = ()) -> Callable[[F], F]: ...
+    def writing(self, /, *, name: str | None = None, entities: Changed = (), tools: Iterable[str] = ()) -> Callable[[F], F]: ...
     def writing(
-        self, fn: F | None = None, /, *, name: str | None = None, entities: Entities = (), tools: Iterable[str] = ()
+        self, fn: F | None = None, /, *, name: str | None = None, entities: Changed = (), tools: Iterable[str] = ()
     ) -> F | Callable[[F], F]:
         """Decorate a function or coroutine function that changes something, as ``writes`` says it of a tool."""
         from llm_cache_mem.tools.functions import writing
@@ -310,22 +313,26 @@ class ToolCache:
         return found
 
     def _write(self, tool: str, args: Any, rule: Rule, run: Callable[[], T]) -> T:
+        result: Any = None
         try:
-            return run()
+            result = run()
         finally:  # what failed may have been half done
-            self._changed(tool, args, rule)
+            self._changed(tool, args, rule, result)
+        return result  # type: ignore[no-any-return]  # what run gave
 
     async def _awrite(self, tool: str, args: Any, rule: Rule, run: Callable[[], Awaitable[T]]) -> T:
+        result: Any = None
         try:
-            return await run()
+            result = await run()
         finally:
-            await self._results._off_loop(lambda: self._changed(tool, args, rule))
+            await self._results._off_loop(lambda: self._changed(tool, args, rule, result))
+        return result  # type: ignore[no-any-return]  # as above
 
-    def _changed(self, tool: str, args: Any, rule: Rule) -> None:
+    def _changed(self, tool: str, args: Any, rule: Rule, result: Any) -> None:
         """Invalidate what *tool* changed. The call has been made: no failure here is told to its caller."""
         generations = self._results.generations
         try:
-            ended = [generations.end_later(("entity", name)) for name in rule.entities(args)]
+            ended = [generations.end_later(("entity", name)) for name in rule.entities(args, result)]
         except Exception as exc:  # noqa: BLE001  # nobody knows which: then all of them
             self._results.pass_by(tool, "entities", "it is unknown what a tool changed (%s): all results are invalid", type(exc).__name__)
             ended = [generations.end_later(None)]

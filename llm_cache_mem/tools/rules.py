@@ -9,10 +9,12 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 from llm_cache_mem.request import parameter_names
 
-__all__ = ["Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
+__all__ = ["Changed", "Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
 
 Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str | Iterable[str]]"
 """Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to names."""
+Changed: TypeAlias = "Entities | Callable[[Mapping[str, Any], Any], str | Iterable[str]]"
+"""The same of a tool that writes; a function may take its result as well, None where it raised."""
 
 _FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
 _HINTS = {"destructiveHint": "destructive", "readOnlyHint": "read_only", "idempotentHint": "idempotent"}
@@ -26,7 +28,7 @@ class Rule(NamedTuple):
     identity: Callable[[], Mapping[str, Any]] | None = None  # what stands for a decorated function in its requests
     ignore: frozenset[str] = frozenset()
     redact: frozenset[str] = frozenset()
-    entities: Callable[[Mapping[str, Any]], list[str]] = lambda args: []
+    entities: Callable[..., list[str]] = lambda args, result=None: []
     writes: bool = False
     changes: tuple[str, ...] = ()
 
@@ -51,7 +53,7 @@ def make_rule(
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),
-    entities: Entities = (),
+    entities: Changed = (),
     writes: bool = False,
     changes: Iterable[str] = (),
 ) -> Rule:
@@ -63,7 +65,7 @@ def make_rule(
         raise ValueError(f"to be ignored and redacted at once: {', '.join(sorted(both))}")
     ttl = ttl_seconds if isinstance(ttl_seconds, Unset) else to_seconds(ttl_seconds)
     changed = tuple(sorted(parameter_names(changes, "tools")))
-    return Rule(ttl, version, None, ignored, redacted, _namer(entities), writes, changed)
+    return Rule(ttl, version, None, ignored, redacted, _namer(entities, writes=writes), writes, changed)
 
 
 def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
@@ -96,12 +98,24 @@ def verdict(said: Mapping[str, Any], listed: Rule | None) -> Rule | None:
     return rule
 
 
-def _namer(entities: Any) -> Callable[[Mapping[str, Any]], list[str]]:
+def _namer(entities: Any, *, writes: bool) -> Callable[..., list[str]]:
     if callable(entities):
-        return lambda args: _names(entities(args))
+        if writes and _takes_two(entities):
+            return lambda args, result=None: _names(entities(args, result))
+        return lambda args, result=None: _names(entities(args))
     templates = [entities] if isinstance(entities, str) else list(entities)
     parsed = [_parse(template) for template in templates]
-    return lambda args: sorted({name for parts in parsed for name in _filled(parts, args)})
+    return lambda args, result=None: sorted({name for parts in parsed for name in _filled(parts, args)})
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    from inspect import signature
+
+    try:
+        signature(function).bind(None, None)
+    except (TypeError, ValueError):  # or it tells nothing of itself
+        return False
+    return True
 
 
 def _names(found: Any) -> list[str]:

@@ -266,3 +266,26 @@ def test_wrong_rules(wrong: Any) -> None:
 def test_wrong_invalidations(wrong: Any) -> None:
     with pytest.raises(TypeError):
         ToolCache().invalidate(**wrong)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_write_may_be_told_apart_by_its_result(tools: ToolCache, fails: bool) -> None:
+    seen = []
+
+    def changed(args: Any, result: Any) -> list[str]:
+        seen.append(result)
+        return ["user:2"] if result == "renamed" else []
+
+    def rename() -> str:
+        if fails:
+            raise ConnectionError("down")
+        return "renamed"
+
+    tools.writes("rename", entities=changed)
+    warm(tools)
+    try:
+        tools.get_or_call("rename", {}, rename)
+    except ConnectionError:
+        assert fails
+    assert seen == [None if fails else "renamed"]
+    assert what_runs(tools) == (set() if fails else {"user 2", "orders 2"})
