@@ -15,6 +15,7 @@ from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError, Val
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.redis_client import ClientLink, is_wrong_type
 from llm_cache_mem.stores.redis_link import open_link
+from llm_cache_mem.stores.redis_wire import Refused
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 
@@ -83,11 +84,12 @@ def _store_errors_only(operation: str) -> "Callable[[Callable[Concatenate[RedisS
 
 def _reason(exc: Exception) -> str:
     """What went wrong, without what the server says in full: it repeats keys, and redis-py names hosts and users."""
-    name, cause = type(exc).__name__, exc.__cause__ or exc.__context__
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{name} ({cause.strerror})"
-    code = str(exc).partition(" ")[0]
-    return f"{name} ({code})" if code.isalpha() and code.isupper() else name
+    cause = exc.__cause__ or exc.__context__
+    if isinstance(exc, Refused):
+        detail = exc.code if exc.code.isalpha() else ""
+    else:
+        detail = cause.strerror or "" if isinstance(cause, OSError) else ""
+    return type(exc).__name__ + (f" ({detail})" if detail else "")
 
 
 class RedisStore:
@@ -250,7 +252,7 @@ class RedisStore:
             self.unreadable += 1
             if not exc.newer:
                 self._link.distrust()  # or else it is the reply to another command, and so will the next be
-                with suppress(Exception):  # it is a miss all the same
+                with suppress(Refused):  # who may only read has a miss all the same
                     self._delete_seen(name, data)
             return None
 

@@ -5,6 +5,8 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
 
+from llm_cache_mem.stores.redis_wire import Refused
+
 __all__ = ["ClientLink", "is_wrong_type"]
 
 _SCAN_COUNT = 1000
@@ -34,14 +36,19 @@ class ClientLink:
 
     def call(self, *command: bytes) -> Any:
         name, *words = command
-        reply = self._client.execute_command(name.decode(), *words)
-        return b"OK" if reply is True else reply  # what redis-py makes of it
+        try:
+            return _plain(self._client.execute_command(name.decode(), *words))
+        except Exception as exc:
+            refused = _plain(exc)
+            if refused is exc:
+                raise
+            raise refused from exc
 
     def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         pipeline = self._client.pipeline() if self.clustered else self._client.pipeline(transaction=False)
         for name, *words in commands:
             pipeline.execute_command(name.decode(), *words)
-        return [b"OK" if reply is True else reply for reply in pipeline.execute(raise_on_error=False)]
+        return [_plain(reply) for reply in pipeline.execute(raise_on_error=False)]
 
     def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]:
         if not self.clustered:
@@ -69,6 +76,15 @@ class ClientLink:
 
     def close(self) -> None:
         """Nothing of ours is open."""
+
+
+def _plain(reply: Any) -> Any:
+    """A reply as Link gives it: redis-py makes True of an OK, and has many classes for what a server refuses."""
+    if reply is True:
+        return b"OK"
+    if isinstance(reply, Exception) and any(base.__name__ == "ResponseError" for base in type(reply).__mro__):
+        return Refused(str(reply), type(reply).__name__)
+    return reply
 
 
 def is_wrong_type(exc: Exception) -> bool:

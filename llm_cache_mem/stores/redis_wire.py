@@ -26,11 +26,11 @@ _BYTES_PER_SECOND = 4 * 1024 * 1024  # large commands and replies get more time,
 
 
 class Refused(Exception):
-    """The server's own words for why it does not do what it was asked to; *code* is the first of them, such as WRONGTYPE."""
+    """The server's own *words* for why it does not do what it was asked to; *code* is the first of them, such as WRONGTYPE."""
 
-    @property
-    def code(self) -> str:
-        return str(self).partition(" ")[0]
+    def __init__(self, words: str, code: str = "") -> None:
+        super().__init__(words)
+        self.code = code or words.partition(" ")[0]
 
 
 class Garbled(Exception):
