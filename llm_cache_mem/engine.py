@@ -107,6 +107,7 @@ class Engine:
         self._epoch = 0  # moves on with every delete and clear
         self._store: GuardedStore = GuardedStore(store, strict=settings.strict, on_error=ledger.error) if beside is None else beside._store
         self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and type(store) is not MemoryStore else None
+        self._recordings: str | None = getattr(store, "path", None) if getattr(store, "records", False) else None
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.get if type(store) is MemoryStore else self._store.get
 
@@ -451,7 +452,7 @@ class Engine:
                 return hit
         self._ledger.miss(request.key, request.model)
         if mode == "replay":
-            raise CacheMissError(request.key, self._explained(request))
+            raise CacheMissError(request.key, self._explained(request), where=self._recordings)
         return None
 
     def _explained(self, request: Request) -> object:
@@ -498,7 +499,7 @@ class Engine:
         self._ledger.error("read")
         if replay:
             self._ledger.miss(request.key, request.model)
-            raise CacheMissError(request.key, unreadable=_reason(exc)) from exc
+            raise CacheMissError(request.key, unreadable=_reason(exc), where=self._recordings) from exc
         if not here_only:
             self._store.discard(request.key, entry.stored_at)
         self.bypass("unreadable", "a stored answer cannot be read and counts as a miss: %s", _reason(exc))

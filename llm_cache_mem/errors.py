@@ -53,21 +53,24 @@ class ValueNotCacheable(_AtPath, TypeError):
 class CacheMissError(LLMCacheError, LookupError):
     """``mode="replay"`` and the store holds no answer for *key*, or one that is *unreadable* for the reason given.
 
-    *explanation* is an Explanation where the cache keeps requests: the text then quotes from this request and from the nearest that
-    is recorded, shortened and without secrets.
+    *where*: the file of recordings, if it is one. *explanation* is an Explanation where the cache keeps requests: the text then
+    quotes from this request and from the nearest that is recorded, shortened and without secrets.
     """
 
-    def __init__(self, key: str, explanation: object = None, unreadable: str | None = None) -> None:
-        super().__init__(key, explanation, unreadable)
+    def __init__(self, key: str, explanation: object = None, unreadable: str | None = None, where: str | None = None) -> None:
+        super().__init__(key, explanation, unreadable, where)
         self.key = key
         self.explanation = explanation
         self.unreadable = unreadable
+        self.where = where
 
     def __str__(self) -> str:
+        where = "" if self.where is None else f" in {self.where}"
         if self.unreadable is not None:
-            return f"replay: what is recorded for {self.key} cannot be read here: {self.unreadable}; record it again with mode='refresh'"
+            what = f"what is recorded{where} for {self.key} cannot be read here: {self.unreadable}"
+            return f"replay: {what}; record it again with mode='refresh'"
         why = "" if self.explanation is None else f"\n{self.explanation}"
-        return f"replay: nothing recorded for {self.key}; record it first with mode='on'{why}"
+        return f"replay: nothing recorded{where} for {self.key}; record it first with mode='on'{why}"
 
     def __repr__(self) -> str:
         return f"CacheMissError({self.key!r})"

@@ -273,7 +273,8 @@ def test_a_recording_that_cannot_be_read_says_so_and_stays(tmp_path: Path) -> No
     LLMCache(backend=path).put("q", "CANARY")
     path.write_text(path.read_text().replace('"CANARY"', '{"$llm-cache-mem": {"$unheard": "CANARY"}}'))
     before = path.read_bytes()
-    with pytest.raises(CacheMissError, match=r"cannot be read here: a tag that this version does not know; record it again") as caught:
+    said = r"recorded in .*llm.jsonl for 1::value:\w{64} cannot be read here: a tag that this version does not know; record it again"
+    with pytest.raises(CacheMissError, match=said) as caught:
         LLMCache(backend=path, mode="replay").get("q")
     assert "CANARY" not in str(caught.value)
     assert LLMCache(backend=path).get("q") is None

@@ -1,0 +1,239 @@
+"""pytest plugin: the fixture ``llm_cache`` records what a model answers, and replays it where no model is to be called.
+
+Recordings lie in ``llm_cache/test_x.jsonl`` beside ``test_x.py``. Without options they are replayed, and what is not there yet is
+recorded; where ``CI`` is set they are only replayed, and a miss raises CacheMissError, which says what differs.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from llm_cache_mem import CacheMissError, LLMCache, StoreError
+from llm_cache_mem.options import MODES
+from llm_cache_mem.replay import SETTINGS, Recordings, Run, module_of, orphans, recordings_beside, remove, resolve_mode
+
+__all__ = ["llm_cache", "llm_cache_at"]
+
+_MARKER: Final = (
+    "llm_cache(mode=None, path=None, key_fn=None, ignore=None, namespace=None, admit=None, redact=None): how the llm_cache fixture works "
+    "for this test: its mode; the file of recordings, relative to the test's folder; settings of LLMCache"
+)
+_OUTPUT: Final = "llm_cache_mem"
+
+
+class _State:
+    """What this process knows of the run."""
+
+    def __init__(self) -> None:
+        self.recordings = Recordings()
+        self.run = Run()
+        self.lines: list[str] = []
+
+
+_state = pytest.StashKey[_State]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("llm-cache", "recorded LLM calls (llm-cache-mem)")
+    group.addoption(
+        "--llm-cache",
+        choices=MODES,
+        default=None,
+        help="replay: only what is recorded, a miss is an error (default where CI is set); on: record what is missing (default elsewhere); "
+        "refresh: record everything again; off: call the models",
+    )
+    group.addoption(
+        "--llm-cache-prune",
+        action="store_true",
+        help="remove recordings that no test has used, from files whose modules have run as a whole and passed",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+    config.stash[_state] = _State()
+
+
+# -- What tests use
+
+
+@pytest.fixture
+def llm_cache(request: pytest.FixtureRequest) -> LLMCache:
+    """The LLMCache on the recordings of this test module: for ``cache_client``, ``get_or_call``, LangChain's ``cached``, ``CachedLLM``."""
+    node = request.node
+    marked = _marked(node)
+    path, mode = marked.pop("path", None), marked.pop("mode", None)
+    module = Path(node.path)
+    file = recordings_beside(module) if path is None else module.parent / Path(path).expanduser()
+    return _open(request.config, file, mode, module=module_of(node.nodeid), shared=path is not None, **marked)
+
+
+@pytest.fixture(scope="session")
+def llm_cache_at(request: pytest.FixtureRequest) -> Callable[..., LLMCache]:
+    """``llm_cache_at(path, mode=None, **settings)``: as ``llm_cache``, for fixtures of any scope; *path* is relative to the root folder."""
+
+    def open_at(path: str | os.PathLike[str], mode: Any = None, **settings: Any) -> LLMCache:
+        _check({"mode": mode, **settings}, "llm_cache_at()")
+        return _open(request.config, request.config.rootpath / Path(path).expanduser(), mode, shared=True, **settings)
+
+    return open_at
+
+
+def _open(config: pytest.Config, file: Path, mode: Any, **how: Any) -> LLMCache:
+    return config.stash[_state].recordings.open(file, resolve_mode(config.getoption("--llm-cache"), mode, os.environ), **how)
+
+
+def _marked(node: Any) -> dict[str, Any]:
+    """What the markers of a test say, the nearest first."""
+    said: dict[str, Any] = {}
+    for marker in node.iter_markers("llm_cache"):
+        if marker.args:
+            raise pytest.UsageError(f"{node.nodeid}: llm_cache takes names: @pytest.mark.llm_cache(mode='replay', path='shared.jsonl')")
+        _check(marker.kwargs, f"{node.nodeid}: @pytest.mark.llm_cache")
+        said = {**marker.kwargs, **said}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _check(said: dict[str, Any], who: str) -> None:
+    unknown = sorted(said.keys() - SETTINGS - {"mode", "path"})
+    if unknown:
+        raise pytest.UsageError(f"{who} knows no {', '.join(unknown)}; it knows mode, path, {', '.join(sorted(SETTINGS))}")
+    if said.get("mode") not in (None, *MODES):
+        raise pytest.UsageError(f"{who}: mode must be one of {', '.join(MODES)}, not {said['mode']!r}")
+
+
+# -- What was run
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    run = _run(config)
+    run.left_out(_node(config, arg) for arg in config.args if "::" in arg)
+    run.whole = config.args_source is not pytest.Config.ArgsSource.ARGS and config.invocation_params.dir == config.rootpath
+    config.pluginmanager.register(_Watch(config), "llm_cache_mem_watch")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    run = _run(session.config)
+    run.collected(item.nodeid for item in session.items)
+    if session.config.getoption("lf", False):  # leaves tests out without saying so
+        run.left_out(run.tests)
+
+
+def _node(config: pytest.Config, arg: str) -> str:
+    """The node id of the module that an argument such as ``../test_x.py::test_y`` names."""
+    path = config.invocation_params.dir / arg.partition("::")[0]
+    return Path(os.path.relpath(path, config.rootpath)).as_posix()
+
+
+def pytest_deselected(items: Any) -> None:
+    for item in items:
+        _run(item.config).left_out([item.nodeid])
+        _run(item.config).whole = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Say beside a miss how to record it."""
+    report: Any = yield
+    if call.excinfo is not None and _is_miss(call.excinfo.value):
+        report.sections.append(("llm cache", f"to record what is missing: pytest --llm-cache=on '{item.nodeid}'"))
+    return report  # type: ignore[no-any-return]  # what pluggy asks of a wrapper
+
+
+def _is_miss(error: BaseException | None) -> bool:
+    """Whether a miss is behind *error*: SDKs wrap what their transport raises."""
+    for _ in range(8):
+        if error is None or isinstance(error, CacheMissError):
+            break
+        error = error.__cause__ or error.__context__
+    return isinstance(error, CacheMissError)
+
+
+class _Watch:
+    """Follows the reports, which come to the process that has the last word."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            _run(self._config).ended(report.nodeid, passed=report.outcome == "passed" and not hasattr(report, "wasxfail"))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: Any) -> None:
+        """A worker of pytest-xdist has ended; one that has crashed takes what it knew with it."""
+        output = getattr(node, "workeroutput", {}).get(_OUTPUT)
+        state = self._config.stash[_state]
+        if output is None:
+            state.run.left_out(state.run.tests)
+            state.run.whole = False
+            self._crashed = True
+        else:
+            state.run.add(output["run"])
+            state.recordings.add(output["recordings"])
+
+    _crashed = False
+
+    def pytest_sessionfinish(self) -> None:
+        state = self._config.stash[_state]
+        if not self._crashed:
+            state.lines = _summary(self._config, state)
+        state.recordings.close()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        lines = self._config.stash[_state].lines
+        if lines:
+            terminalreporter.section("llm cache", sep="-")
+            for line in lines:
+                terminalreporter.line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: Any = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        state = session.config.stash[_state]
+        output[_OUTPUT] = {"run": state.run.as_dict(), "recordings": state.recordings.as_dict()}
+        state.recordings.close()
+
+
+def _run(config: pytest.Config) -> Run:
+    return config.stash[_state].run
+
+
+# -- What is told at the end
+
+
+def _summary(config: pytest.Config, state: _State) -> list[str]:
+    def shown(path: str) -> str:
+        return os.path.relpath(path, config.invocation_params.dir)
+
+    lines = []
+    for path, use in sorted(state.recordings.files.items()):
+        if use.recorded:
+            lines.append(f"{shown(path)}: {use.recorded} recorded")
+        if use.unrecorded:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(use.unrecorded.items()))
+            lines.append(f"{shown(path)}: calls that could not be recorded: {reasons}")
+    for path, keys in sorted(state.recordings.unused(state.run).items()):
+        lines.append(_tidied(config, shown(path), path, keys))
+    if state.run.whole:
+        lines += [f"{shown(path)} belongs to no test module: was that renamed?" for path in orphans(state.recordings.files)]
+    return lines
+
+
+def _tidied(config: pytest.Config, shown: str, path: str, keys: list[str]) -> str:
+    what = f"{len(keys)} recording{'s' if len(keys) > 1 else ''} that no test used"
+    if not config.getoption("--llm-cache-prune"):
+        return f"{shown}: {what}; --llm-cache-prune removes such"
+    try:
+        remove(path, keys)
+    except (StoreError, OSError) as exc:
+        return f"{shown}: {what} could not be removed: {exc}"
+    return f"{shown}: removed {what}"
