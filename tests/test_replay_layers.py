@@ -274,3 +274,45 @@ def test_what_has_no_key_is_not_sent_by_llama_index_either(path: Path, llm: Any)
     with pytest.raises(RequestNotCacheable):
         CachedLLM(llm, replaying(path)).complete("Name a tea.", callback=lambda: None)
     assert llm.made == []
+
+
+# -- SDKs over the transport
+
+
+def replaying_client(served: Served, path: Path) -> Any:
+    import openai
+
+    from llm_cache_mem.http import cache_client
+
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=2, organization="CANARY")
+    return cache_client(client, replaying(path))
+
+
+def test_a_cached_client(served: Served, path: Path, openai_client: Any) -> None:
+    from llm_cache_mem.http import cache_client
+
+    client = cache_client(openai_client, recording(path))
+    first = client.chat.completions.create(messages=MESSAGES, model="stand-in")
+    chunks = list(client.chat.completions.create(messages=MESSAGES, model="stand-in", stream=True))
+    served.stop()
+    with replaying_client(served, path) as replayed:
+        assert replayed.chat.completions.create(messages=MESSAGES, model="stand-in") == first
+        assert list(replayed.chat.completions.create(messages=MESSAGES, model="stand-in", stream=True)) == chunks
+        with pytest.raises(CacheMissError, match='model: "stand-in" → "other"'):
+            replayed.chat.completions.create(messages=MESSAGES, model="other")
+        with pytest.raises(RequestNotCacheable, match="nothing is sent"):
+            replayed.models.list()
+    text = path.read_text()
+    assert "CANARY" not in text
+    assert served.calls == 2
+    assert "tea" in text.partition('"answer"')[2]  # the body is there to be read
+
+
+def test_a_secret_taken_out_of_a_recorded_stream_leaves_it_whole(path: Path) -> None:
+    secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
+    body = f'data: {{"a": "{secret}"}}\n\ndata: [DONE]\n\n'
+    answer = {"status": 200, "headers": [["content-type", "text/event-stream"]], "text": body, "cuts": [len(body) - 16]}
+    recording(path).put("q", answer)
+    found = replaying(path).get("q")
+    assert found["text"] == body.replace(secret, "[redacted]")
+    assert "cuts" not in found
