@@ -142,8 +142,8 @@ class Recordings:
         use = self.files.setdefault(store.path, FileUse())
         use.modules.update(() if module is None else (module,))
         use.shared |= shared
-        mode = "on" if mode == "refresh" else mode
-        return LLMCache(ttl_seconds=None, backend=store, mode=mode, strict=True, on_event=use.note, **({"admit": "any"} | settings))
+        settings = {"mode": "on" if mode == "refresh" else mode, "admit": "any"} | settings
+        return LLMCache(ttl_seconds=None, backend=store, strict=True, on_event=use.note, **settings)
 
     def unused(self, run: Run) -> dict[str, list[str]]:
         """By file, the keys of recordings that the *run* could tell are used by nobody. Files that cannot be read are left out."""
