@@ -112,6 +112,16 @@ class Engine:
         self._fetch = store.get if type(store) is MemoryStore else self._store.get
 
     @property
+    def ledger(self) -> Ledger:
+        """The counters, for those who see calls that do not pass through the cache."""
+        return self._ledger
+
+    @property
+    def price(self) -> pricing.Pricer:
+        """What a call costs, by the prices that this cache was given."""
+        return self._settings.price
+
+    @property
     def is_off(self) -> bool:
         """Whether calls in this context go past the cache."""
         return self._mode() == "off"

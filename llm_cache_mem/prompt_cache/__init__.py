@@ -4,6 +4,21 @@ from llm_cache_mem.prompt_cache.advise import Advice, Option, advise
 from llm_cache_mem.prompt_cache.keeper import KeepWarm
 from llm_cache_mem.prompt_cache.prefix import Prefix
 from llm_cache_mem.prompt_cache.rules import Rules, rules_for
+from llm_cache_mem.prompt_cache.tracker import Alert, PrefixStats, PromptCacheTracker, TrackerStats
 from llm_cache_mem.prompt_cache.warmer import Warmed, Warmer
 
-__all__ = ["Advice", "KeepWarm", "Option", "Prefix", "Rules", "Warmed", "Warmer", "advise", "rules_for"]
+__all__ = [
+    "Advice",
+    "Alert",
+    "KeepWarm",
+    "Option",
+    "Prefix",
+    "PrefixStats",
+    "PromptCacheTracker",
+    "Rules",
+    "TrackerStats",
+    "Warmed",
+    "Warmer",
+    "advise",
+    "rules_for",
+]

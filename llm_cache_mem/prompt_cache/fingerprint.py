@@ -23,6 +23,7 @@ _PIECE: Final = 256  # characters of a long text that are compared at once
 _MOST_PIECES: Final = 1024
 _MOST_MESSAGES: Final = 4096
 _DEPTH: Final = 64
+_JSON_TYPES: Final = frozenset({str, dict, list, int, float, bool, type(None)})
 
 
 class Part(NamedTuple):
@@ -44,6 +45,8 @@ class Fingerprint(NamedTuple):
     """Whether the request sets a breakpoint anywhere."""
     ttl: str | None
     """The longest lifetime that a breakpoint asks for, by the provider's name for it."""
+    marked_stable: bool = False
+    """Whether one of the breakpoints is in the stable parts, so that other conversations can read them."""
 
     @property
     def digest(self) -> str:
@@ -96,13 +99,12 @@ def fingerprint(request: Mapping[str, Any]) -> Fingerprint:
     for path, block in (*system, *leading):
         reader.part(path, block)
     stable = len(reader.parts)
-    reader.pieces_wanted = False
+    reader.pieces_wanted, marked_stable = False, reader.marked
     for path, message in messages:
         reader.part(path, message)
     reader.mark(request)
-    return Fingerprint(
-        model if isinstance(model, str) else None, tuple(reader.parts), stable, reader.pieces, reader.marked, "1h" if reader.hour else None
-    )
+    named, ttl = model if isinstance(model, str) else None, "1h" if reader.hour else None
+    return Fingerprint(named, tuple(reader.parts), stable, reader.pieces, reader.marked, ttl, marked_stable)
 
 
 def _sections(request: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[tuple[str, Any]]]:
@@ -151,6 +153,8 @@ def _marked(block: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _JSON_TYPES:
+        return value
     try:
         return unwrap(value)
     except Refused:  # whatever it is, it has no wire form, and the provider will be sent something else or nothing

@@ -1,0 +1,268 @@
+"""PromptCacheTracker: how much of each prefix the provider served from its own cache, and an alert with the reason when that drops."""
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
+from time import time
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+
+from llm_cache_mem import log, pricing
+from llm_cache_mem.engine import Engine
+from llm_cache_mem.foreign import field
+from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.prompt_cache.fingerprint import fingerprint
+from llm_cache_mem.prompt_cache.history import Call, History, Prefix, Verdict
+from llm_cache_mem.prompt_cache.rules import Provider, rules_for
+from llm_cache_mem.prompt_cache.watched import AsyncWatched, Watched
+from llm_cache_mem.stats import Ledger
+from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats
+from llm_cache_mem.stats_tables import aligned, table
+from llm_cache_mem.usage import Usage, read_id, read_model, read_usage
+
+__all__ = ["Alert", "PrefixStats", "PromptCacheTracker", "TrackerStats"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Alert(NamedTuple):
+    """A prefix was read less than it should have been. It never holds content; ``str()`` is a line for a log.
+
+    *reason*: ``changed`` (first at *path*), ``expired`` (unused for longer than it lives), ``too short`` (for this model) or ``unknown``.
+    *before* and *now* are shares of the input that was read, from 0 to 1; *idle_seconds* is the time since the prefix was last used;
+    *diagnosis* the provider's own word for the reason, where it was asked for one. *at*: Unix seconds.
+    """
+
+    prefix: str
+    model: str | None
+    reason: str
+    path: str | None
+    before: float
+    now: float
+    expected_tokens: int
+    read_tokens: int
+    idle_seconds: float
+    at: float
+    diagnosis: str | None = None
+
+    def __str__(self) -> str:
+        where = f" at {self.path}" if self.path else ""
+        idle = f" after {self.idle_seconds:,.0f} s" if self.reason == "expired" else ""
+        short = f" ({self.expected_tokens:,} tokens are needed)" if self.reason == "too short" else ""
+        tokens = f"{self.read_tokens:,} tokens read" + ("" if short else f" where {self.expected_tokens:,} were expected")
+        return (
+            f"prefix {self.prefix[:12]} of {self.model}: {tokens} ({self.before:.0%} to {self.now:.0%}): {self.reason}{where}{idle}{short}"
+        )
+
+
+class PrefixStats(NamedTuple):
+    """One prefix: model, system prompt, tools and leading messages, named by a hash that is the same in every process.
+
+    *share*: the part of all its input that was read from the provider's cache; *recent_share*: the same, mostly of the latest calls.
+    *saved_usd*: by reading, less the premium for writing; 0.0 where the price is not known.
+    """
+
+    prefix: str
+    model: str | None
+    calls: int
+    share: float
+    recent_share: float
+    input_tokens: int
+    read_tokens: int
+    write_tokens: int
+    saved_usd: float
+    last_used: float
+
+
+class TrackerStats(NamedTuple):
+    """A snapshot: *calls* with usage, those that gave none, *alerts* so far, and the *prefixes* that are remembered, largest first."""
+
+    calls: int
+    without_usage: int
+    alerts: int
+    prefixes: tuple[PrefixStats, ...]
+    provider: ProviderCacheStats
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("prefix", "model", "calls", "input tokens", "read", "recently", "written", "dollars saved")]
+        for one in self.prefixes:
+            shares = (f"{one.share:.1%}", f"{one.recent_share:.1%}", f"{one.write_tokens:,}", f"{one.saved_usd:,.4f}")
+            rows.append((one.prefix[:12], one.model or "(no model)", f"{one.calls:,}", f"{one.input_tokens:,}", *shares))
+        return rows
+
+    def __str__(self) -> str:
+        head = f"{self.calls:,} calls, {self.without_usage:,} more without usage, {self.alerts:,} alerts"
+        return "\n".join([head, *aligned(self._rows())]) if self.prefixes else head
+
+    def _repr_html_(self) -> str:
+        return table(self._rows())
+
+
+class PromptCacheTracker:
+    """Watches calls that are paid for. Thread-safe; what it remembers is bounded.
+
+    Use ``wrap(client.messages.create)``, the handlers of the LangChain and LlamaIndex packages, or ``observe`` with the JSON of a
+    transport. *cache*: an LLMCache whose ``stats()`` shall count these calls too (one that went through it counts once). *prices*: as
+    for LLMCache, whose are used by default. *on_alert* is told of each Alert, of which a line is also logged. *drop*: an alert is due
+    when less than this part of what was expected is read. *provider*: whose rules hold where the model's name does not tell.
+    """
+
+    def __init__(
+        self,
+        cache: Engine | None = None,
+        *,
+        prices: pricing.Prices = None,
+        on_alert: Callable[[Alert], object] | None = None,
+        drop: float = 0.5,
+        provider: Provider | None = None,
+        max_prefixes: int = 256,
+        max_conversations: int = 1024,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        if not 0 < drop <= 1 or max_prefixes < 1 or max_conversations < 1:
+            raise ValueError(
+                f"drop={drop}, max_prefixes={max_prefixes}, max_conversations={max_conversations}: must be in (0, 1], >= 1, >= 1"
+            )
+        if on_alert is not None and not callable(on_alert):
+            raise TypeError(f"on_alert must be a function of one Alert, not {type(on_alert).__name__}")
+        self._shared = None if cache is None else cache.ledger
+        if self._shared is not None:
+            self._shared.watch()
+        self._price = pricing.resolve(prices) if cache is None or prices is not None else cache.price
+        self._history = History(max_prefixes, max_conversations, drop)
+        self._on_alert, self._provider, self._clock = on_alert, provider, clock
+        self._own = Ledger(clock, None)
+        self._calls = self._without_usage = self._alerts = 0
+        self._lock = threading.RLock()
+        reset_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    # -- Watching
+
+    def observe(self, request: Mapping[str, Any], response: Any, *, seconds: float | None = None) -> Alert | None:
+        """Take in one call that the provider answered just now; the Alert, if there is one.
+
+        *request*: the arguments of the SDK's call, or the JSON that was sent. *response*: anything with usage in it, or the list of the
+        chunks of a stream. *seconds*: what it took. Not for hits of a cache: nobody was paid for those. Never raises.
+        """
+        try:
+            return self._observe(request, response, seconds)
+        except Exception as exc:  # noqa: BLE001  # watching must not break the call that is watched
+            log.warning(__name__, "prompt cache: a call could not be taken in: %s", type(exc).__name__)
+            return None
+
+    def _observe(self, request: Mapping[str, Any], response: Any, seconds: float | None) -> Alert | None:
+        used = read_usage(response)
+        if used is None:
+            with self._lock:
+                self._without_usage += 1
+            return None
+        shape = fingerprint(request)
+        model = shape.model or read_model(response)
+        ended = self._clock()
+        rules = rules_for(model or "", self._provider or ("anthropic" if field(request, "system") is not None else None))
+        call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
+        cost = pricing.bill(self._price, (read_model(response), model), used)
+        paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, read_id(response))
+        self._own.paid(paid)
+        if self._shared is not None:
+            self._shared.paid(paid, observed=True)
+        with self._lock:
+            self._calls += 1
+            prefix, verdict = self._history.add(call)
+            prefix.read_usd += cost.read_usd or 0.0
+            prefix.premium_usd += cost.premium_usd or 0.0
+            self._alerts += verdict is not None
+        return None if verdict is None else self._tell(call, model, used, verdict)
+
+    def _tell(self, call: Call, model: str | None, used: Usage, verdict: Verdict) -> Alert:
+        reason, path, expected, idle, before = verdict
+        whole = (call.shape.digest, model, reason, path, before, call.share, expected, used.cache_read_tokens, idle, call.ended)
+        alert = Alert(*whole, call.diagnosis)
+        log.warning(__name__, "prompt cache: %s", alert)
+        if self._on_alert is not None:
+            try:
+                self._on_alert(alert)
+            except Exception:  # noqa: BLE001  # a listener's fault must not break the call that is watched
+                log.warning(__name__, "prompt cache: on_alert raised; the call goes on", exc_info=True)
+        return alert
+
+    # -- Around a call
+
+    def wrap(self, fn: Callable[P, T]) -> Callable[P, T]:
+        """*fn*, such as ``client.messages.create``, sync or async, watched; streams are watched while they are read."""
+        if inspect.iscoroutinefunction(inspect.unwrap(fn)):
+
+            @wraps(fn)
+            async def acall(*args: P.args, **kwargs: P.kwargs) -> Any:
+                began = self._clock()
+                return await self._after(kwargs, await cast("Any", fn(*args, **kwargs)), began)
+
+            return cast("Callable[P, T]", acall)
+
+        @wraps(fn)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            began = self._clock()
+            response = fn(*args, **kwargs)
+            if kwargs.get("stream") and hasattr(response, "__next__"):
+                return cast("T", Watched(response, self._at_end(kwargs, began)))
+            self.observe(kwargs, response, seconds=self._clock() - began)
+            return response
+
+        return call
+
+    async def _after(self, request: dict[str, Any], response: Any, began: float) -> Any:
+        await self.prices_loaded()
+        if request.get("stream") and hasattr(response, "__anext__"):
+            return AsyncWatched(response, self._at_end(request, began))
+        self.observe(request, response, seconds=self._clock() - began)
+        return response
+
+    def _at_end(self, request: dict[str, Any], began: float) -> Callable[[list[Any]], object]:
+        return lambda pieces: self.observe(request, pieces, seconds=self._clock() - began)
+
+    async def prices_loaded(self) -> None:
+        """Let the first price not stall the event loop: it may need a slow import."""
+        if not pricing.loaded(self._price):
+            import asyncio
+
+            await asyncio.to_thread(pricing.load, self._price)
+
+    # -- Looking at it
+
+    def stats(self) -> TrackerStats:
+        """What was seen so far."""
+        with self._lock:
+            prefixes = [_prefix_stats(digest, prefix) for digest, prefix in self._history.prefixes.items()]
+            counts = self._calls, self._without_usage, self._alerts
+        prefixes.sort(key=lambda one: -one.input_tokens)
+        return TrackerStats(*counts, tuple(prefixes), self._own.snapshot(0).provider)
+
+    def __str__(self) -> str:
+        return str(self.stats())
+
+    def _repr_html_(self) -> str:
+        return self.stats()._repr_html_()
+
+
+def _prefix_stats(digest: str, one: Prefix) -> PrefixStats:
+    share = one.read / one.input if one.input else 0.0
+    saved = one.read_usd - one.premium_usd
+    counts = (one.input, one.read, one.write)
+    return PrefixStats(digest, one.shape.model, one.calls, share, one.recent or 0.0, *counts, saved, one.last_used)
+
+
+def _diagnosis(response: Any) -> str | None:
+    """The provider's own word for a miss: Anthropic's ``diagnostics``, OpenAI's ``prompt_cache_diagnostics``, where they were asked for."""
+    pieces = response if isinstance(response, list) else [response]
+    for piece in reversed(pieces):
+        holder = field(piece, "message", "response") or piece
+        found = field(field(field(holder, "diagnostics"), "cache_miss_reason"), "type") or field(
+            field(holder, "prompt_cache_diagnostics"), "reason"
+        )
+        if isinstance(found, str):
+            return found[:64]
+    return None
