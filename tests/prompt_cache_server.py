@@ -232,7 +232,7 @@ def events_of(path: str, answer: dict[str, Any]) -> Iterator[bytes]:
                 {
                     "type": "message_delta",
                     "delta": {"stop_reason": "end_turn"},
-                    "usage": {"output_tokens": answer["usage"]["output_tokens"]},
+                    "usage": answer["usage"],
                 },
                 {"type": "message_stop"},
             )

@@ -10,5 +10,6 @@ except ModuleNotFoundError as exc:
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from langchain_llm_cache_mem.cached_tool import cached_tool
 from langchain_llm_cache_mem.model import cached
+from langchain_llm_cache_mem.prompt_cache import PromptCacheCallback
 
-__all__ = ["LLMCacheMem", "cached", "cached_tool"]
+__all__ = ["LLMCacheMem", "PromptCacheCallback", "cached", "cached_tool"]

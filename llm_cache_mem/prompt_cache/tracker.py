@@ -160,12 +160,13 @@ class PromptCacheTracker:
             with self._lock:
                 self._without_usage += 1
             return None
-        shape = fingerprint(request)
-        model = shape.model or read_model(response)
+        shape, answered_by = fingerprint(request), read_model(response)
+        model = shape.model or answered_by
+        shape = shape._replace(model=model)
         ended = self._clock()
         rules = rules_for(model or "", self._provider or ("anthropic" if field(request, "system") is not None else None))
         call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
-        cost = pricing.bill(self._price, (read_model(response), model), used)
+        cost = pricing.bill(self._price, (answered_by, model), used)
         paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, read_id(response))
         self._own.paid(paid)
         if self._shared is not None:

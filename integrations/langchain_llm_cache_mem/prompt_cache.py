@@ -1,0 +1,79 @@
+"""A LangChain callback that tells a PromptCacheTracker of every call of a model."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+
+from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
+from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.prompt_cache import PromptCacheTracker
+
+__all__ = ["PromptCacheCallback"]
+
+_MOST_UNDER_WAY: Final = 4096
+
+
+class PromptCacheCallback(BaseCallbackHandler):
+    """``model.invoke(..., config={"callbacks": [PromptCacheCallback(tracker)]})``, or ``callbacks=`` of a model, chain or agent.
+
+    Sync, async, batches and streams; hits of a cache are left out, for nobody was paid for them. Threads may share one.
+    """
+
+    run_inline = True  # async callers too: it waits for nothing, and the next call must not be seen before this one
+
+    def __init__(self, tracker: PromptCacheTracker) -> None:
+        self.tracker = tracker
+        self._under_way: OrderedDict[UUID, tuple[dict[str, Any], float]] = OrderedDict()
+        self._lock = Lock()
+
+    def on_chat_model_start(self, serialized: Any, messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any) -> None:
+        turns = [_as_dict(message) for message in (messages[0] if messages else ())]
+        self._begin(run_id, {**_params(kwargs), "messages": turns})
+
+    def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
+        self._begin(run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""})
+
+    def _begin(self, run_id: UUID, request: dict[str, Any]) -> None:
+        with self._lock:
+            self._under_way[run_id] = request, monotonic()
+            if len(self._under_way) > _MOST_UNDER_WAY:  # of runs that never ended
+                self._under_way.popitem(last=False)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        with self._lock:
+            request, began = self._under_way.pop(run_id, (None, 0.0))
+        generations: Sequence[Any] = response.generations[0] if response.generations else []
+        if request is None or not generations or any(map(_is_hit, generations)):
+            return
+        answer = getattr(generations[0], "message", None) or response
+        self.tracker.observe(request, answer, seconds=monotonic() - began)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        with self._lock:
+            self._under_way.pop(run_id, None)
+
+
+def _params(kwargs: dict[str, Any]) -> dict[str, Any]:
+    params = kwargs.get("invocation_params")
+    return as_params(params, {}) if isinstance(params, dict) else {}
+
+
+def _as_dict(message: BaseMessage) -> dict[str, Any]:
+    try:
+        return message_as_dict(sent(message.__dict__), with_response_id=False)
+    except RequestNotCacheable:  # no model is sent such a message, but the call is made all the same
+        return {"role": message.type}
+
+
+def _is_hit(generation: Any) -> bool:
+    """Whether a cache answered: this library's, which says so, or another's, which LangChain marks as costing nothing."""
+    message = getattr(generation, "message", None)
+    metadata, usage = getattr(message, "response_metadata", None) or {}, getattr(message, "usage_metadata", None) or {}
+    return bool(metadata.get("llm_cache_mem")) or usage.get("total_cost") == 0
