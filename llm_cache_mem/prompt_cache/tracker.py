@@ -164,7 +164,8 @@ class PromptCacheTracker:
         model = shape.model or answered_by
         shape = shape._replace(model=model)
         ended = self._clock()
-        rules = rules_for(model or "", self._provider or ("anthropic" if field(request, "system") is not None else None))
+        provider: Provider | None = "anthropic" if field(request, "system") is not None else None
+        rules = rules_for(model or "", self._provider or provider)
         call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
         cost = pricing.bill(self._price, (answered_by, model), used)
         paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, read_id(response))
