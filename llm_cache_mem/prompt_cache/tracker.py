@@ -131,7 +131,8 @@ class PromptCacheTracker:
             self._shared.watch()
         self._price = pricing.resolve(prices) if cache is None or prices is not None else cache.price
         self._history = History(max_prefixes, max_conversations, drop)
-        self._on_alert, self._provider, self._clock = on_alert, provider, clock
+        self._on_alert, self._clock = on_alert, clock
+        self._provider: Provider | None = provider
         self._own = Ledger(clock, None)
         self._calls = self._without_usage = self._alerts = 0
         self._lock = threading.RLock()
@@ -164,8 +165,7 @@ class PromptCacheTracker:
         model = shape.model or answered_by
         shape = shape._replace(model=model)
         ended = self._clock()
-        provider: Provider | None = "anthropic" if field(request, "system") is not None else None
-        rules = rules_for(model or "", self._provider or provider)
+        rules = rules_for(model or "", self._provider or ("anthropic" if field(request, "system") is not None else None))
         call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
         cost = pricing.bill(self._price, (answered_by, model), used)
         paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, read_id(response))
