@@ -36,11 +36,12 @@ class LLMCache(Engine):
     answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by default what
     LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
     identical calls become one, in this process or, with ``"fleet"``, in all that share the store; *wait_seconds*: for how long one of
-    them waits for another. *strict*: raise StoreError when the store fails instead of going on without it. *encryption_key*: one or
-    several, as crypto.Encryption takes them, by default what LLM_CACHE_MEM_KEY names, with which all that is kept outside of this
-    process is encrypted. *keep_requests*: store each request beside its answer, without secrets and what *redact* names (names of
-    fields, compiled patterns), so that a miss can be explained; always so in a jsonl store. *on_event* is told of each Event. *clock*
-    gives the time in Unix seconds.
+    them waits for another. *strict*: raise StoreError when the store fails instead of going on without it. *policy*: which entry
+    of a full memory goes: ``lru``, the least recently used, or ``sieve``, which holds on to what was asked for again.
+    *encryption_key*: one or several, as crypto.Encryption takes them, by default what LLM_CACHE_MEM_KEY names, with which all that is
+    kept outside of this process is encrypted. *keep_requests*: store each request beside its answer, without secrets and what *redact*
+    names (names of fields, compiled patterns), so that a miss can be explained; always so in a jsonl store. *on_event* is told of each
+    Event. *clock* gives the time in Unix seconds.
 
     Raises ValueError or TypeError for a wrong argument, ``coalesce="fleet"`` with a store that cannot lease among them, and StoreError
     or OSError for a path that cannot hold a database.
@@ -62,6 +63,7 @@ class LLMCache(Engine):
         coalesce: bool | Literal["fleet"] = True,
         wait_seconds: float = 600.0,
         strict: bool = False,
+        policy: Literal["lru", "sieve"] = "lru",
         encryption_key: Keys | None = None,
         keep_requests: bool = False,
         redact: "Iterable[Rule]" = (),
@@ -87,7 +89,9 @@ class LLMCache(Engine):
             clock=clock,
         )
         size = DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        opened = open_store(backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact)
+        opened = open_store(
+            backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact, policy=policy
+        )
         self._owned, self._name = opened.owned, opened.name
         records = getattr(opened.store, "records", False)
         if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):

@@ -106,7 +106,7 @@ class Engine:
         self._flights: SingleFlight = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
         self._epoch = 0  # moves on with every delete and clear
         self._store: GuardedStore = GuardedStore(store, strict=settings.strict, on_error=ledger.error) if beside is None else beside._store
-        self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and type(store) is not MemoryStore else None
+        self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and not isinstance(store, MemoryStore) else None
         self._recordings: str | None = getattr(store, "path", None) if getattr(store, "records", False) else None
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.get if type(store) is MemoryStore else self._store.get

@@ -38,9 +38,11 @@ class _Group:
 
 
 class Census:
-    """Counts calls as they come."""
+    """Counts calls as they come. *keys*: if they are to be kept, a number for the key of each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_keys: bool = False) -> None:
+        self.keys = array("l") if keep_keys else None
+        self._numbers: dict[str, int] = {}
         self._groups: dict[str, _Group] = {}
         self._gaps = array("d")
         self._scopes: set[str] = set()
@@ -49,6 +51,8 @@ class Census:
         self._last = 0.0
 
     def add(self, call: Call) -> None:
+        if self.keys is not None:
+            self.keys.append(self._numbers.setdefault(call.key, len(self._numbers)))
         self.calls += 1
         self.input_tokens += call.input_tokens
         self.output_tokens += call.output_tokens

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.request import Request
@@ -27,11 +27,12 @@ class Clock:
 
 
 class Rule(NamedTuple):
-    """How a client cache is set up: entries and seconds, None for no bound; whether calls in flight are joined."""
+    """How a client cache is set up: entries and seconds, None for no bound; whether calls in flight are joined; who leaves first."""
 
     max_size: int | None = 256
     ttl_seconds: float | None = 3600.0
     coalesce: bool = True
+    policy: Literal["lru", "sieve"] = "lru"
 
 
 class Client:
@@ -40,7 +41,7 @@ class Client:
     def __init__(self, rule: Rule, clock: Clock) -> None:
         self.rule = rule
         self.cache = LLMCache(
-            rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock, backend="memory"
+            rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock, policy=rule.policy
         )
         self.lookup = self.cache.lookup
 

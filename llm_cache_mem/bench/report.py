@@ -1,10 +1,12 @@
 """What a simulation found, as one plain document: the JSON for machines, and what text, pages and pictures are made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from llm_cache_mem.bench.bill import Costs, PromptCacheBill, cost
 from llm_cache_mem.bench.census import Facts
 from llm_cache_mem.bench.clients import Client
+from llm_cache_mem.bench.compare import DEFAULT_SIZES, compare
 from llm_cache_mem.bench.readers import Trace
 from llm_cache_mem.bench.simulate import Saved, Simulation
 from llm_cache_mem.pricing import Price
@@ -14,7 +16,7 @@ __all__ = ["Document", "build"]
 Document = dict[str, Any]
 
 
-def build(trace: Trace, simulation: Simulation, price: Price) -> Document:
+def build(trace: Trace, simulation: Simulation, price: Price, policy_sizes: Sequence[int] = DEFAULT_SIZES) -> Document:
     """Shares are from 0 to 1 of all calls, tokens, dollars or seconds; dollars saved can be less than 0."""
     facts = simulation.census.facts()
     uncached = cost(price, facts.input_tokens, facts.output_tokens)
@@ -27,6 +29,7 @@ def build(trace: Trace, simulation: Simulation, price: Price) -> Document:
             for client, saved in zip(simulation.clients, simulation.saved, strict=True)
         ],
         "provider": [_provider(bill, facts, price, uncached) for bill in simulation.alone],
+        "policies": [] if simulation.census.keys is None else compare(simulation.census.keys, policy_sizes),
     }
 
 

@@ -39,14 +39,14 @@ class Saved:
 class Simulation:
     """Runs calls through a cache for each of *rules* and a prompt cache for each of *lifetimes* (seconds); read it when ``run`` is done."""
 
-    def __init__(self, rules: Sequence[Rule], lifetimes: Sequence[float] = DEFAULT_LIFETIMES) -> None:
+    def __init__(self, rules: Sequence[Rule], lifetimes: Sequence[float] = DEFAULT_LIFETIMES, *, keep_keys: bool = False) -> None:
         self.clock = Clock()
         self.clients = [Client(rule, self.clock) for rule in rules]
         self.saved = [Saved(lifetimes) for _ in rules]
         self.lifetimes = tuple(lifetimes)
         self.alone = [PromptCacheBill(lifetime) for lifetime in lifetimes]
         self._common = [PromptCacheBill(lifetime) for lifetime in lifetimes]
-        self.census = Census()
+        self.census = Census(keep_keys=keep_keys)
         self.seconds = 0.0
         self._tree = PrefixTree(lifetimes, streams=1 + len(self.clients)) if lifetimes else None
         self._lookups = [(place, client.lookup) for place, client in enumerate(self.clients)]

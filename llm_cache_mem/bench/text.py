@@ -58,13 +58,15 @@ def tables(document: Document) -> Iterator[Block]:
         yield _provider(document)
     if document["client"] and document["provider"]:
         yield _both(document)
+    if document["policies"]:
+        yield _policies(document)
 
 
 def _client(document: Document) -> Block:
-    head = ("max_size", "ttl", "hit rate", "hits", "coalesced", "evicted", "tokens saved", "saved", "of the bill", "time saved")
+    head = ("max_size", "ttl", "policy", "hit rate", "hits", "coalesced", "evicted", "tokens saved", "saved", "of the bill", "time saved")
     rows: list[tuple[str, ...]] = [
         (
-            *(size(row["max_size"]), span(row["ttl_seconds"]), percent(row["hit_rate"], 3), count(row["hits"])),
+            *(size(row["max_size"]), span(row["ttl_seconds"]), row["policy"], percent(row["hit_rate"], 3), count(row["hits"])),
             count(row["coalesced"]) if row["coalesce"] else "off",
             count(row["evictions"]),
             tokens(row["input_tokens_saved"] + row["output_tokens_saved"]),
@@ -93,13 +95,33 @@ def _provider(document: Document) -> Block:
 
 
 def _both(document: Document) -> Block:
-    head = ("max_size", "ttl", "prompt cache lives", "pay for all writes", "no surcharge")
+    head = ("max_size", "ttl", "policy", "prompt cache lives", "pay for all writes", "no surcharge")
     rows: list[tuple[str, ...]] = [
-        (size(row["max_size"]), span(row["ttl_seconds"]), span(both["ttl_seconds"]), _saved(both["write_all"]), _saved(both["free_writes"]))
+        (
+            size(row["max_size"]),
+            span(row["ttl_seconds"]),
+            row["policy"],
+            span(both["ttl_seconds"]),
+            _saved(both["write_all"]),
+            _saved(both["free_writes"]),
+        )
         for row in document["client"]
         for both in row["with_provider"]
     ]
     return "Both: the client's cache in front of the provider's", head, rows, ""
+
+
+def _policies(document: Document) -> Block:
+    names = list(document["policies"][0]["hits"])
+    rows: list[tuple[str, ...]] = [
+        (
+            *(size(row["max_size"]), count(row["best"])),
+            *(f"{count(hits)} = {percent(hits / row['best'] if row['best'] else 1, 0)}" for hits in row["hits"].values()),
+        )
+        for row in document["policies"]
+    ]
+    note = "Hits by eviction policy, entries living for ever, answers there at once; in percent of the best possible (Belady)."
+    return "Eviction: how far from the best possible", ("max_size", "best", *names), rows, note
 
 
 def _saved(way: Document) -> str:

@@ -27,9 +27,9 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Seconds in the largest unit that they fill; "never" for None, as a time to live."""
+    """Seconds in the largest unit that they fill; "none" for None."""
     if seconds is None:
-        return "never"
+        return "none"
     for length, unit in _UNITS:
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -56,6 +57,12 @@ def run(
         list[str] | None, typer.Option(metavar="SPAN", help="How long its entries live: 5m, 1h, 7d, none. [default: 1h]")
     ] = None,
     coalesce: Annotated[bool, typer.Option(help="Whether a call joins one in flight for the same request.")] = True,
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="lru|sieve", help="Which entry of a full client cache goes. [default: lru]")
+    ] = None,
+    policies: Annotated[
+        bool, typer.Option("--policies", help="Also compare eviction policies with the best possible, at every --max-size.")
+    ] = False,
     prompt_ttl: Annotated[
         list[str] | None, typer.Option(metavar="SPAN", help="How long the prompt cache lives; none: leave it out. [default: 5m and 1h]")
     ] = None,
@@ -78,19 +85,21 @@ def run(
 
     The client cache is LLMCache itself under a simulated clock. --max-size and --ttl may be repeated: every pair is simulated.
     """
+    from llm_cache_mem.bench.compare import DEFAULT_SIZES
     from llm_cache_mem.bench.readers import open_trace
     from llm_cache_mem.bench.report import build
     from llm_cache_mem.bench.simulate import DEFAULT_LIFETIMES, Simulation
 
-    rules = _rules(max_size, ttl, coalesce)
+    rules = _rules(max_size, ttl, policy, coalesce)
     lifetimes = DEFAULT_LIFETIMES if prompt_ttl is None else tuple(span for span in map(_span, prompt_ttl) if span is not None)
     prices = _price(price, model)
     with open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened, _progress(opened) as step:
         opened.warn = lambda text: typer.echo(f"left out: {text}", err=True)
-        simulation = Simulation(rules, lifetimes).run(opened, step)
+        simulation = Simulation(rules, lifetimes, keep_keys=policies).run(opened, step)
     if not simulation.census.calls:
         raise CommandFailed(f"{trace} holds no call")
-    document = build(opened, simulation, prices)
+    sizes = [rule.max_size for rule in rules if rule.max_size is not None] if max_size else DEFAULT_SIZES
+    document = build(opened, simulation, prices, sorted(set(sizes)))
     if as_json:
         print_json(document)
         return
@@ -99,10 +108,11 @@ def run(
     show(document)
 
 
-def _rules(sizes: list[str] | None, spans: list[str] | None, coalesce: bool) -> "list[Rule]":
+def _rules(sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool) -> "list[Rule]":
     from llm_cache_mem.bench.clients import Rule
 
-    return [Rule(size, ttl, coalesce) for size in map(_size, sizes or ["256"]) for ttl in map(_span, spans or ["1h"])]
+    bounds = product(map(_size, sizes or ["256"]), map(_span, spans or ["1h"]), map(_policy, policies or ["lru"]))
+    return [Rule(size, ttl, coalesce, policy) for size, ttl, policy in bounds]
 
 
 def _size(text: str) -> int | None:
@@ -111,6 +121,12 @@ def _size(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or not int(text):
         raise CommandFailed(f"--max-size {text!r} is no number of entries: write 256, or none", MISUSED)
     return int(text)
+
+
+def _policy(text: str) -> Literal["lru", "sieve"]:
+    if text not in ("lru", "sieve"):
+        raise CommandFailed(f"--policy {text!r}: write lru or sieve", MISUSED)
+    return text  # type: ignore[return-value]  # narrowed by the test above
 
 
 def _span(text: str) -> float | None:

@@ -19,6 +19,8 @@ KNOWN = (
     "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://"
 )
 _REDIS = ("redis", "rediss", "unix", "valkey", "valkeys")
+POLICIES = ("lru", "sieve")
+_IN_MEMORY = ("memory", "memory://", "sqlite://:memory:")
 _FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _RECORDINGS = ".jsonl"
 
@@ -40,14 +42,20 @@ def open_store(
     clock: Callable[[], float],
     envelope: Callable[[], Envelope] = lambda: PLAIN,
     redact: "Iterable[Rule]" = (),
+    policy: str = "lru",
 ) -> Opened:
     """The store that *backend* names: a URL or a path is opened, an object is taken as it is.
 
-    *envelope* is asked for only by stores that keep bytes, *redact* is for those that keep recordings, which have no bounds.
+    *envelope* is asked for only by stores that keep bytes, *redact* is for those that keep recordings, which have no bounds,
+    *policy* (lru or sieve) is for memory.
 
     ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store, and StoreError or OSError
     for a path where no database can be. A server is not asked before the store is first used.
     """
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, not {policy!r}")
+    if policy != "lru" and backend not in _IN_MEMORY:
+        raise ValueError(f"policy={policy!r} is for memory: other stores let the least recently used go first, or what their server says")
     if isinstance(backend, os.PathLike):
         return _open_path(os.fspath(backend), max_size, max_bytes, clock, envelope, redact)
     if not isinstance(backend, str):
@@ -55,8 +63,9 @@ def open_store(
             raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}")
         return Opened(backend, owned=False, name=type(backend).__name__, bounded=False)
     scheme, separator, rest = backend.partition("://")
-    if backend in ("memory", "memory://", "sqlite://:memory:"):
-        return Opened(MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
+    if backend in _IN_MEMORY:
+        kind = MemoryStore if policy == "lru" else _sieve()
+        return Opened(kind(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
     if separator and scheme == "sqlite":
         return _open_sqlite(_path_in(scheme, rest), max_size, max_bytes, clock, envelope())
     if separator and scheme == "jsonl":
@@ -76,6 +85,12 @@ def sqlite_path(backend: str) -> str | None:
         return os.path.expanduser(_path_in(scheme, rest)) if is_file else None
     is_path = os.sep in backend or "/" in backend or backend.endswith(_FILE_ENDINGS)
     return os.path.expanduser(backend) if is_path and not backend.endswith(_RECORDINGS) else None
+
+
+def _sieve() -> type[MemoryStore]:
+    from llm_cache_mem.stores.sieve import SieveStore
+
+    return SieveStore
 
 
 def _path_in(scheme: str, rest: str) -> str:

@@ -1,0 +1,269 @@
+"""Eviction policies, simulated on keys alone: how far LRU is from the best there could be, and whether another comes nearer.
+
+A request that misses is admitted at once. Every policy holds at most *size* keys; they are written from their papers, with the
+authors' settings. ``best`` is Belady's: it evicts what is wanted latest, or does not admit what is wanted later than all it has.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Final, Protocol
+
+__all__ = ["POLICIES", "best", "hits_of", "numbered"]
+
+
+class Policy(Protocol):
+    """Told of every request in order."""
+
+    def ask(self, key: int) -> bool:
+        """Whether *key* is held; if not, it is now, or not, as the policy decides."""
+        ...
+
+
+class LRU:
+    """Least recently used out first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._keys: OrderedDict[int, None] = OrderedDict()
+
+    def ask(self, key: int) -> bool:
+        keys = self._keys
+        if key in keys:
+            keys.move_to_end(key)
+            return True
+        keys[key] = None
+        if len(keys) > self._size:
+            keys.popitem(last=False)
+        return False
+
+
+class FIFO:
+    """First in, first out."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._keys: dict[int, None] = {}
+        self._queue: deque[int] = deque()
+
+    def ask(self, key: int) -> bool:
+        if key in self._keys:
+            return True
+        self._keys[key] = None
+        self._queue.append(key)
+        if len(self._queue) > self._size:
+            del self._keys[self._queue.popleft()]
+        return False
+
+
+class _Linked:
+    __slots__ = ("key", "newer", "older", "visited")
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.visited = False
+        self.newer: _Linked | None = None
+        self.older: _Linked | None = None
+
+
+class SIEVE:
+    """SIEVE (Zhang et al., NSDI 2024): a queue in order of insertion, whose hand passes over what was asked for since it last came by."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._keys: dict[int, _Linked] = {}
+        self._newest: _Linked | None = None
+        self._oldest: _Linked | None = None
+        self._hand: _Linked | None = None
+
+    def ask(self, key: int) -> bool:
+        node = self._keys.get(key)
+        if node is not None:
+            node.visited = True
+            return True
+        if len(self._keys) >= self._size:
+            self._evict()
+        node = self._keys[key] = _Linked(key)
+        node.older = self._newest
+        if self._newest is not None:
+            self._newest.newer = node
+        self._newest = node
+        self._oldest = self._oldest or node
+        return False
+
+    def _evict(self) -> None:
+        node = self._hand or self._oldest
+        while node is not None and node.visited:
+            node.visited = False
+            node = node.newer or self._oldest
+        assert node is not None
+        self._hand = node.newer
+        if node.newer is not None:
+            node.newer.older = node.older
+        else:
+            self._newest = node.older
+        if node.older is not None:
+            node.older.newer = node.newer
+        else:
+            self._oldest = node.newer
+        del self._keys[node.key]
+
+
+class S3FIFO:
+    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, the main one for what was asked for again, a ghost of the rest."""
+
+    def __init__(self, size: int) -> None:
+        self._small_size = max(1, size // 10)
+        self._main_size = size - self._small_size
+        self._small: deque[int] = deque()
+        self._main: deque[int] = deque()
+        self._ghost: OrderedDict[int, None] = OrderedDict()
+        self._uses: dict[int, int] = {}
+
+    def ask(self, key: int) -> bool:
+        uses = self._uses.get(key)
+        if uses is not None:
+            self._uses[key] = min(uses + 1, 3)
+            return True
+        while len(self._uses) >= self._small_size + self._main_size:
+            self._evict()
+        if key in self._ghost:
+            del self._ghost[key]
+            self._main.append(key)
+        else:
+            self._small.append(key)
+        self._uses[key] = 0
+        return False
+
+    def _evict(self) -> None:
+        if len(self._small) >= self._small_size or not self._main:
+            self._evict_small()
+        else:
+            self._evict_main()
+
+    def _evict_small(self) -> None:
+        while self._small:
+            key = self._small.popleft()
+            if self._uses[key] <= 1:
+                del self._uses[key]
+                self._ghost[key] = None
+                if len(self._ghost) > self._main_size:
+                    self._ghost.popitem(last=False)
+                return
+            self._uses[key] = 0
+            self._main.append(key)
+            if len(self._main) > self._main_size:
+                self._evict_main()
+                return
+
+    def _evict_main(self) -> None:
+        while True:
+            key = self._main.popleft()
+            if not self._uses[key]:
+                del self._uses[key]
+                return
+            self._uses[key] -= 1
+            self._main.append(key)
+
+
+class WTinyLFU:
+    """W-TinyLFU (Einziger et al., ToS 2017): a window of 1 %, and a segmented LRU behind it.
+
+    A key enters that only if it was asked for more often than the one that would have to leave. Frequencies are counted exactly
+    and halved after ten times *size* requests.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._window_size = max(1, size // 100)
+        self._main_size = size - self._window_size
+        self._protected_size = self._main_size * 8 // 10
+        self._window: OrderedDict[int, None] = OrderedDict()
+        self._probation: OrderedDict[int, None] = OrderedDict()
+        self._protected: OrderedDict[int, None] = OrderedDict()
+        self._uses: dict[int, int] = {}
+        self._left = self._period = 10 * size
+
+    def ask(self, key: int) -> bool:
+        self._count(key)
+        for segment in (self._window, self._protected):
+            if key in segment:
+                segment.move_to_end(key)
+                return True
+        if key in self._probation:
+            del self._probation[key]
+            self._protected[key] = None
+            if len(self._protected) > self._protected_size:
+                demoted, _ = self._protected.popitem(last=False)
+                self._probation[demoted] = None
+            return True
+        self._window[key] = None
+        if len(self._window) > self._window_size:
+            candidate, _ = self._window.popitem(last=False)
+            self._admit(candidate)
+        return False
+
+    def _count(self, key: int) -> None:
+        self._uses[key] = min(self._uses.get(key, 0) + 1, 15)
+        self._left -= 1
+        if not self._left:
+            self._left = self._period
+            self._uses = {key: uses // 2 for key, uses in self._uses.items() if uses > 1}
+
+    def _admit(self, candidate: int) -> None:
+        if len(self._probation) + len(self._protected) < self._main_size:
+            self._probation[candidate] = None
+            return
+        segment = self._probation or self._protected
+        if not segment:  # a main part of no size
+            return
+        victim = next(iter(segment))
+        if self._uses.get(candidate, 0) > self._uses.get(victim, 0):
+            del segment[victim]
+            self._probation[candidate] = None
+
+
+POLICIES: Final[dict[str, Callable[[int], Policy]]] = {"LRU": LRU, "FIFO": FIFO, "SIEVE": SIEVE, "S3-FIFO": S3FIFO, "W-TinyLFU": WTinyLFU}
+
+
+def numbered(keys: Iterable[str]) -> list[int]:
+    """*keys* as small numbers, equal for equal ones."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def hits_of(policy: Policy, requests: Iterable[int]) -> int:
+    """How many of *requests*, in order, *policy* holds when they come."""
+    return sum(map(policy.ask, requests))
+
+
+def best(size: int, requests: Sequence[int]) -> int:
+    """The most hits that any cache of *size* keys can have, knowing all of *requests*."""
+    never = len(requests)
+    following = [never] * len(requests)
+    last: dict[int, int] = {}
+    for place in range(len(requests) - 1, -1, -1):
+        key = requests[place]
+        following[place] = last.get(key, never)
+        last[key] = place
+    wanted: dict[int, int] = {}  # the keys held, and when they are wanted next
+    latest: list[tuple[int, int]] = []  # (-when, key): what is wanted latest first; outdated pairs are passed over
+    hits = 0
+    for key, then in zip(requests, following, strict=True):
+        if key in wanted:
+            hits += 1
+        elif then == never:  # never again: not worth a place
+            continue
+        if then == never:
+            del wanted[key]
+            continue
+        wanted[key] = then
+        heappush(latest, (-then, key))
+        if len(wanted) > size:
+            while wanted.get(latest[0][1]) != -latest[0][0]:
+                heappop(latest)
+            _, victim = heappop(latest)
+            del wanted[victim]
+        if len(latest) > 4 * size + 1000:
+            latest = [(-when, held) for held, when in wanted.items()]
+            heapify(latest)
+    return hits

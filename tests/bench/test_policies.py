@@ -1,0 +1,58 @@
+"""Eviction policies on keys alone: none is better than the best, and the best is what trying everything finds."""
+
+from functools import lru_cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_cache_mem.bench.policies import POLICIES, best, hits_of, numbered
+
+requests_of_keys = st.lists(st.integers(0, 5), max_size=12)
+
+
+def tried_out(size: int, requests: tuple[int, ...]) -> int:
+    """The most hits, by trying every decision."""
+
+    @lru_cache(None)
+    def most(place: int, held: frozenset[int]) -> int:
+        if place == len(requests):
+            return 0
+        key = requests[place]
+        if key in held:
+            return 1 + most(place + 1, held)
+        admitted = held | {key}
+        choices = [held, admitted] if len(admitted) <= size else [held, *(admitted - {victim} for victim in held)]
+        return max(most(place + 1, choice) for choice in choices)
+
+    return most(0, frozenset())
+
+
+@given(st.integers(1, 4), requests_of_keys)
+def test_the_best_is_what_trying_everything_finds(size: int, requests: list[int]) -> None:
+    assert best(size, requests) == tried_out(size, tuple(requests))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(size=st.integers(1, 30), requests=st.lists(st.integers(0, 40), max_size=300))
+def test_no_policy_is_better_than_the_best_or_holds_more_than_its_size(name: str, size: int, requests: list[int]) -> None:
+    policy = POLICIES[name](size)
+    assert hits_of(policy, requests) <= best(size, requests)
+    held = [key for key in range(41) if _holds(policy, key)]
+    assert len(held) <= size
+
+
+def _holds(policy: object, key: int) -> bool:
+    parts = ("_window", "_probation", "_protected") if hasattr(policy, "_window") else ("_keys", "_uses")
+    return any(key in getattr(policy, part, ()) for part in parts)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_fits_is_never_evicted(name: str) -> None:
+    many = 90 if name == "W-TinyLFU" else 100  # its window and what it protects are not both full
+    requests = [*range(many), *range(many)]
+    assert hits_of(POLICIES[name](100), requests) == len(requests) // 2
+
+
+def test_keys_are_numbered_in_the_order_in_which_they_come() -> None:
+    assert numbered(["b", "a", "b", "c"]) == [0, 1, 0, 2]

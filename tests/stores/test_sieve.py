@@ -1,0 +1,103 @@
+"""SieveStore as a store: what all of them do, and who leaves first."""
+
+import random
+import secrets
+from typing import Any
+
+import pytest
+from stores.conformance import MakeStore, StoreConformance, entry_of
+from stores.history import record, violations
+
+from llm_cache_mem import LLMCache
+from llm_cache_mem.bench.policies import SIEVE
+from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores.sieve import SieveStore
+
+
+class TestConformance(StoreConformance):
+    shared_with_children = False
+
+    @pytest.fixture
+    def make_store(self) -> MakeStore:
+        return SieveStore
+
+    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(self, store: Any) -> None:
+        """Here in the order of the queue, which use does not change."""
+        for key in ("a", "b", "c", "d"):
+            store.put(key, entry_of(key))
+        store.get("b")
+        store.put("a", entry_of("again"))
+        assert [key for key, _ in store.entries()] == ["a", "b", "c", "d"]
+
+    def test_the_least_recently_used_goes_first(self, make_store: MakeStore, clock: Any) -> None:
+        """Here the oldest that was not asked for since the hand came by."""
+        store = make_store(clock=clock, max_size=3)
+        for key in ("a", "b", "c"):
+            store.put(key, entry_of(key))
+        store.get("a")
+        assert store.put("d", entry_of("d")).evicted == 1
+        assert store.get("b") is None
+        assert sorted(key for key, _ in store.entries()) == ["a", "c", "d"]
+
+
+def test_it_evicts_what_the_policy_of_the_paper_does() -> None:
+    seed = secrets.randbits(32)
+    print(f"{seed=}")
+    rng = random.Random(seed)
+    for size in (1, 2, 3, 10, 50):
+        store, policy = SieveStore(max_size=size), SIEVE(size)
+        for _ in range(5000):
+            number = min(int(rng.paretovariate(0.6)), 10 * size)
+            held = store.get(str(number)) is not None
+            if not held:
+                store.put(str(number), entry_of(number))
+            assert held == policy.ask(number)
+
+
+def test_what_is_asked_for_again_survives_a_scan_that_lru_forgets_it_in() -> None:
+    stores = SieveStore(max_size=100), MemoryStore(max_size=100)
+    for store in stores:
+        for number in range(50):
+            store.put(f"often {number}", entry_of(number))
+            store.get(f"often {number}")
+        for number in range(1000):
+            store.put(f"once {number}", entry_of(number))
+    kept = [sum(store.get(f"often {number}") is not None for number in range(50)) for store in stores]
+    assert kept == [50, 0]
+
+
+def test_what_32_threads_saw_could_have_happened() -> None:
+    seed = secrets.randbits(32)
+    print(f"{seed=}")
+    assert violations(record(SieveStore(), threads=32, calls=30_000, seconds=10, seed=seed)) == []
+
+
+def test_expired_entries_leave_with_the_writes_that_follow_and_the_queue_forgets_them(clock: Any) -> None:
+    store = SieveStore(max_size=10, clock=clock)
+    for number in range(10):
+        store.put(str(number), entry_of(number, expires_at=clock() + 10))
+    clock.advance(11)
+    for number in range(10):
+        store.put(f"new {number}", entry_of(number))
+    assert sorted(key for key, _ in store.entries()) == sorted(f"new {number}" for number in range(10))
+    assert store.delete("new 3")
+    assert store.clear() == 9
+    assert (store.size(), list(store.entries())) == (0, [])
+
+
+def test_a_cache_takes_the_policy_by_its_name() -> None:
+    cache = LLMCache(2, policy="sieve")
+    for number in range(2):
+        cache.put(str(number), number, model="m")
+    assert cache.get("0", model="m") == 0
+    cache.put("2", 2, model="m")
+    assert [cache.get(str(number), model="m") for number in range(3)] == [0, None, 2]
+
+
+def test_a_policy_that_there_is_not_or_that_the_store_has_not_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=r"lru, sieve, not 'mru'"):
+        LLMCache(policy="mru")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is for memory"):
+        LLMCache(policy="sieve", backend=tmp_path / "cache.db")
+    with pytest.raises(ValueError, match="is for memory"):
+        LLMCache(policy="sieve", backend=MemoryStore())
