@@ -18,7 +18,7 @@ class Event(NamedTuple):
 
     *name*: hit, miss, stored, skipped, coalesced, expired, evicted or error. *at*: Unix seconds. *seconds*, *tokens* and *usd*: for
     hit and coalesced what was saved, for stored what the call cost. *reason*: why it was skipped, or which operation failed.
-    *number*: how many (of evicted and expired).
+    *number*: how many (of evicted and expired). *usage*: of hit, coalesced and stored what Entry.usage is.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Event(NamedTuple):
     usd: float | None = None
     reason: str | None = None
     number: int = 1
+    usage: tuple[int, ...] | None = None
 
 
 class Saving(NamedTuple):
@@ -283,7 +284,7 @@ class Ledger:
 
     def _tell_saving(self, name: str, key: str, entry: Entry) -> None:
         tokens = entry.usage[0] + entry.usage[1] if entry.usage is not None else None
-        self._tell(name, key=key, model=entry.model, seconds=entry.seconds, tokens=tokens, usd=entry.cost_usd)
+        self._tell(name, key=key, model=entry.model, seconds=entry.seconds, tokens=tokens, usd=entry.cost_usd, usage=entry.usage)
 
     def _tell(self, name: str, **fields: Any) -> None:
         try:

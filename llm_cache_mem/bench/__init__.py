@@ -1,3 +1,5 @@
 """The benchmark: what an exact cache in the client, the provider's prompt cache, and both save on a trace of real calls."""
 
-__all__: list[str] = []
+from llm_cache_mem.bench.recorder import TraceRecorder
+
+__all__ = ["TraceRecorder"]
