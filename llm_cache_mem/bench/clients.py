@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem import LLMCache
@@ -58,9 +59,12 @@ class Flights:
 
     def __init__(self, clients: Iterable[Client]) -> None:
         self._clients = list(clients)
-        self._loop = asyncio.new_event_loop()
         self._in_flight: Counter[str] = Counter()
         self._unfinished: set[asyncio.Task[Any]] = set()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
 
     def __contains__(self, key: str) -> bool:
         """Whether a call for *key* is in flight here."""
@@ -91,6 +95,8 @@ class Flights:
 
     def close(self) -> None:
         """End what is still in flight, as a program does that is stopped."""
+        if "_loop" not in vars(self):  # no two calls have met
+            return
         for task in self._unfinished:
             task.cancel()
         self._run(lambda: all(task.done() for task in self._unfinished), turns=_MOST_TURNS_TO_LAND)

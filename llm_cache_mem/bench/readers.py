@@ -1,6 +1,7 @@
 """Reading a trace as a stream: the file is opened, its format told from its first line, and every bad line named."""
 
 import gzip
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -140,6 +141,8 @@ def _part(folder: Path, name: str) -> str:
 def _lines(path: str, stack: ExitStack) -> Iterator[_Line]:
     """The lines of *path* that are not blank, uncompressed. TraceError for a line without end, and for gzip that is damaged."""
     raw: Any = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))  # noqa: SIM115  # the stack closes it
+    if not hasattr(raw, "peek"):
+        raw = io.BufferedReader(raw)
     file = raw
     if raw.peek(2)[:2] == _GZIP:
         file = stack.enter_context(gzip.GzipFile(fileobj=raw))

@@ -112,7 +112,7 @@ class TraceRecorder:
         try:
             asked = {name: value for name, value in params.items() if name not in keys.DEFAULT_IGNORE}
             key = self._digest(keys.digest(messages, asked))
-            text = keys.canonical(None, {name: params[name] for name in _PREFIX_PARAMS if name in params}) + keys.canonical(messages, {})
+            text = _in_order_of_the_prompt(messages, params)
         except RequestNotCacheable:
             self.lost += 1
             return
@@ -196,3 +196,11 @@ class TraceRecorder:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _in_order_of_the_prompt(messages: Any, params: Mapping[str, Any]) -> str:
+    """A text of the request in which what the model reads first stands first: tools, system, then each message, its role in front."""
+    front = keys.canonical(None, {name: params[name] for name in _PREFIX_PARAMS if name in params})
+    turns = messages if isinstance(messages, (list, tuple)) else [messages]
+    roles = [str(turn.get("role")) if isinstance(turn, Mapping) else "" for turn in turns]
+    return front + "".join(f"{role}:{keys.canonical(turn, {})}" for role, turn in zip(roles, turns, strict=True))

@@ -3,7 +3,7 @@
 import gc
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class Simulation:
 
     def run(self, calls: Iterable[Call], step: Callable[[], object] | None = None) -> "Simulation":
         """Take in all of *calls*, which come by arrival; *step* is told of each."""
-        with _no_collections():
+        with closing(self._flights), _no_collections():
             pairs = _with_overlaps(calls) if self._coalesce else ((call, False) for call in calls)
             for number, (call, overlaps) in enumerate(pairs):
                 self._land(call.at)
@@ -78,7 +78,6 @@ class Simulation:
                     step()
             self._land(float("inf"))
         self._add_up()
-        self._flights.close()
         return self
 
     def _ask(self, number: int, request: Request, call: Call, took: float) -> list[bool] | None:

@@ -1,5 +1,6 @@
 """The commands of the benchmark: what caches save on a trace, traces of your own, and the same question measured for real."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from llm_cache_mem.cli.input import MISUSED, CommandFailed, seconds_in
-from llm_cache_mem.cli.shared import AsJson, print_json
+from llm_cache_mem.cli.shared import AsJson, print_json, report
 
 if TYPE_CHECKING:
     from llm_cache_mem.bench.clients import Rule
@@ -44,6 +45,12 @@ Examples:
   llm-cache-mem bench trace.jsonl.gz
   llm-cache-mem bench trace.jsonl --max-size 256 --max-size 10000 --max-size none --ttl 5m --ttl 1h --ttl none
   llm-cache-mem bench RAGPulse/ --key question --json
+"""
+
+_RECORD_EXAMPLES = """\b
+Examples:
+  llm-cache-mem bench record ./cache.db trace.jsonl && llm-cache-mem bench trace.jsonl --sort
+  llm-cache-mem bench record recordings.jsonl trace.jsonl --salt-from TRACE_SALT
 """
 
 
@@ -108,11 +115,47 @@ def run(
     show(document)
 
 
+@app.command("record", epilog=_RECORD_EXAMPLES)
+def record(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A store or a file of recordings: its URL or path.")],
+    trace: Annotated[str, typer.Argument(metavar="TRACE", help="The trace to write; it must not exist.")],
+    salt_variable: Annotated[
+        str | None, typer.Option("--salt-from", metavar="VARIABLE", help="The environment variable that holds the salt; else it is random.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn what a store kept into a trace without a word of prompts or answers: digests, counts of tokens, times.
+
+    Each entry is one call. Where the cache kept requests (LLMCache(keep_requests=True), or recordings), the blocks of the prompts are in
+    the trace too, which the prompt cache is simulated on. Repeats are not in a store: to see those, record the running program, with
+    LLMCache(on_event=TraceRecorder("trace.jsonl")) or TraceRecorder("trace.jsonl").wrap(client.messages.create).
+    """
+    from llm_cache_mem.bench.convert import convert
+    from llm_cache_mem.bench.recorder import TraceRecorder
+
+    salt = None if salt_variable is None else os.environ.get(salt_variable)
+    if salt_variable is not None and not salt:
+        raise CommandFailed(f"{salt_variable} is not in the environment", MISUSED)
+    if os.path.exists(trace):
+        raise CommandFailed(f"{trace} exists: a trace is recorded into a new file")
+    with TraceRecorder(trace, salt=salt) as recorder:
+        try:
+            converted = convert(store, recorder)
+        except BaseException:
+            os.unlink(trace)
+            raise
+    counts = {"calls": converted.calls, "without_request": converted.without_request, "lost": recorder.lost}
+    blind = f"; of {converted.without_request:,} the request was not kept" if converted.without_request else ""
+    lost = f"; {recorder.lost:,} could not be written" if recorder.lost else ""
+    report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{lost}")
+
+
 def _rules(sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool) -> "list[Rule]":
     from llm_cache_mem.bench.clients import Rule
 
-    bounds = product(map(_size, sizes or ["256"]), map(_span, spans or ["1h"]), map(_policy, policies or ["lru"]))
-    return [Rule(size, ttl, coalesce, policy) for size, ttl, policy in bounds]
+    chosen: list[Literal["lru", "sieve"]] = [_policy(policy) for policy in policies or ["lru"]]
+    bounds = product(map(_size, sizes or ["256"]), map(_span, spans or ["1h"]))
+    return [Rule(size, ttl, coalesce, policy) for size, ttl in bounds for policy in chosen]
 
 
 def _size(text: str) -> int | None:

@@ -1,0 +1,168 @@
+"""The commands of the benchmark, as a user types them."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import fails, read, run
+
+from llm_cache_mem import LLMCache
+
+BASE = {"timestamp": 0, "input_length": 2048, "output_length": 100, "hash_ids": [1, 2, 3, 4]}
+
+
+def line(**changes: Any) -> str:
+    return json.dumps(BASE | changes) + "\n"
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Two requests, each of them twice, a minute apart."""
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(line(timestamp=60_000 * number, hash_ids=[1, 2, 3, 4 + number % 2]) for number in range(4)))
+    return path
+
+
+def test_a_trace_is_simulated_with_what_an_llm_cache_does_by_itself(trace: Path) -> None:
+    found = read("bench", str(trace))
+    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["repeats"]) == ("mooncake", 4, 2)
+    (client,) = found["client"]
+    assert (client["max_size"], client["ttl_seconds"], client["policy"], client["coalesce"]) == (256, 3600, "lru", True)
+    assert (client["hits"], client["hit_rate"]) == (2, 0.5)
+    assert client["saved_usd"] == pytest.approx(2 * (2048 * 3 + 100 * 15) / 1e6)
+    assert client["seconds_saved"] == pytest.approx(2 * 2.5)
+    five_minutes, hour = found["provider"]
+    assert (five_minutes["ttl_seconds"], hour["ttl_seconds"]) == (300, 3600)
+    assert five_minutes["tokens_read"] == 1536 + 2048 + 2048
+    assert found["policies"] == []
+
+
+def test_every_pair_of_bounds_is_simulated(trace: Path) -> None:
+    options = ["--max-size", "1", "--max-size", "none", "--ttl", "90s", "--ttl", "none", "--policy", "lru", "--policy", "sieve"]
+    found = read("bench", str(trace), *options, "--prompt-ttl", "none", "--no-coalesce")
+    hits = {(row["max_size"], row["ttl_seconds"], row["policy"]): row["hits"] for row in found["client"]}
+    assert len(hits) == 8
+    assert (hits[None, None, "lru"], hits[None, 90, "lru"], hits[1, None, "lru"], hits[None, None, "sieve"]) == (2, 0, 0, 2)
+    assert (found["provider"], found["client"][0]["with_provider"]) == ([], [])
+
+
+def test_the_text_says_what_the_document_does(trace: Path) -> None:
+    text = run("bench", "run", str(trace), "--policies", "--max-size", "2").stdout
+    for part in ("50.000 %", "4 in 3 min", "exact repeats 2", "LLMCache", "Both", "SIEVE", "2 = 100 %"):
+        assert part in text, part
+
+
+def test_prices_are_those_given(trace: Path) -> None:
+    plain = read("bench", str(trace), "--price", "1,2")
+    assert plain["uncached"]["usd"] == pytest.approx(4 * (2048 + 200) / 1e6)
+    assert plain["provider"][0]["write_all"]["saved_usd"] == 0  # reading and writing cost what input does
+    pytest.importorskip("genai_prices")
+    assert read("bench", str(trace), "--model", "claude-sonnet-4-5")["price"] == {
+        **{"input": pytest.approx(3), "output": pytest.approx(15), "cache_read": pytest.approx(0.3)},
+        **{"cache_write": pytest.approx(3.75), "cache_write_1h": pytest.approx(6)},
+    }
+
+
+def test_a_bad_line_stops_it_by_name_or_is_left_out_by_name(trace: Path) -> None:
+    good = trace.read_text().splitlines(keepends=True)
+    bad = ["{\n", "[]\n", line(input_length=-1), line(hash_ids=["a"]), line(timestamp="x"), '{"timestamp": 1}\n', '{"a": "\udcff"}\n']
+    trace.write_bytes("".join([good[0], *bad, *good[1:]]).encode("utf-8", "surrogateescape"))
+    assert f"{trace}:2: not JSON" in fails("bench", str(trace))
+    result = run("bench", str(trace), "--on-error", "skip", "--json")
+    assert json.loads(result.stdout)["trace"]["bad_lines"] == len(bad)
+    assert json.loads(result.stdout)["trace"]["calls"] == 4
+    for number in range(2, 2 + len(bad)):
+        assert f"{trace}:{number}: " in result.stderr
+
+
+def test_a_gzipped_trace_and_one_from_stdin_are_the_same_trace(trace: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.write_bytes(gzip.compress(trace.read_bytes()))
+    expected = read("bench", str(trace))
+    for found in (read("bench", str(packed)), read("bench", "-", stdin=trace.read_text())):
+        assert {**found, "trace": {**found["trace"], "name": str(trace)}} == expected
+
+
+def test_what_is_no_trace_is_named(tmp_path: Path, trace: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "blank").write_text("\n\n")
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(trace.read_bytes())[:-20])
+    assert "no-such-file: No such file" in fails("bench", "no-such-file")
+    assert "is empty" in fails("bench", str(tmp_path / "empty"))
+    assert "is empty" in fails("bench", str(tmp_path / "blank"))
+    assert "other.jsonl:1: this is the first line of no known format; known are: own, mooncake" in fails(
+        "bench", str(tmp_path / "other.jsonl")
+    )
+    assert "without 1_sys_prompt.jsonl" in fails("bench", str(tmp_path))
+    assert "cut.gz:" in fails("bench", str(tmp_path / "cut.gz"))
+    assert "unknown format 'x'" in fails("bench", str(trace), "--format", "x")
+    assert "only RAGPulse" in fails("bench", str(trace), "--key", "question")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--max-size", "0", "is no number of entries"),
+        ("--max-size", "-3", "is no number of entries"),
+        ("--max-size", "many", "is no number of entries"),
+        ("--ttl", "5", "is no span of time"),
+        ("--ttl", "0s", "is no time to live"),
+        ("--prompt-ttl", "soon", "is no span of time"),
+        ("--policy", "mru", "write lru or sieve"),
+        ("--price", "3", "write two to five numbers"),
+        ("--price", "3,nan", "write two to five numbers"),
+        ("--model", "nobody-knows-this", "no price is known"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_read(option: str, value: str, why: str) -> None:
+    assert why in fails("bench", "no-such-file", option, value, status=2)
+
+
+def test_calls_in_no_order_are_named_or_sorted(trace: Path) -> None:
+    lines = trace.read_text().splitlines(keepends=True)
+    random.Random(3).shuffle(lines)
+    expected = read("bench", str(trace))
+    trace.write_text("".join(lines))
+    assert "--sort" in fails("bench", str(trace))
+    assert read("bench", str(trace), "--sort") == expected
+
+
+def test_a_store_becomes_a_trace(tmp_path: Path) -> None:
+    path, out = tmp_path / "cache.db", tmp_path / "trace.jsonl"
+    usage = {"prompt_tokens": 3000, "completion_tokens": 9}
+    for keep in (True, False):
+        with LLMCache(backend=path, keep_requests=keep, prices={}) as cache:
+            for number in range(3):
+                messages = [{"role": "system", "content": "CANARY " * 900}, {"role": "user", "content": f"{keep} {number}"}]
+                cache.get_or_call(messages, lambda **_: {"content": "CANARY", "usage": usage}, model="m")
+    assert read("bench", "record", str(path), str(out)) == {"calls": 6, "without_request": 3, "lost": 0}
+    assert "CANARY" not in out.read_text()
+    found = read("bench", str(out), "--sort")
+    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["input_tokens"]) == ("own", 6, 18_000)
+    assert found["provider"][0]["hits"] == 2
+    assert "exists" in fails("bench", "record", str(path), str(out))
+    assert "no such database" in fails("bench", "record", str(tmp_path / "no.db"), str(tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
+    assert "NO_SUCH is not in the environment" in fails(
+        "bench", "record", str(path), str(tmp_path / "t"), "--salt-from", "NO_SUCH", status=2
+    )
+
+
+def test_recordings_become_a_trace(tmp_path: Path) -> None:
+    path, out = tmp_path / "recordings.jsonl", tmp_path / "trace.jsonl"
+    with LLMCache(backend=path, prices={}) as cache:
+        cache.get_or_call([{"role": "user", "content": "CANARY " * 900}], lambda **_: {"content": "x"}, model="m")
+    assert read("bench", "record", str(path), str(out))["without_request"] == 0
+    assert "CANARY" not in out.read_text()
+    assert "No such file" in fails("bench", "record", str(tmp_path / "no.jsonl"), str(tmp_path / "t"))
+    assert not (tmp_path / "no.jsonl").exists()
+
+
+def test_help_shows_examples() -> None:
+    assert "llm-cache-mem bench trace.jsonl.gz" in run("bench", "run", "--help").stdout
+    assert "bench record ./cache.db" in run("bench", "record", "--help").stdout
+    assert "record" in run("bench", "--help").stdout
