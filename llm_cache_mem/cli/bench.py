@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -132,15 +132,16 @@ def record(
     """
     from llm_cache_mem.bench.convert import convert
     from llm_cache_mem.bench.recorder import TraceRecorder
+    from llm_cache_mem.cli.store import open_to_read
 
     salt = None if salt_variable is None else os.environ.get(salt_variable)
     if salt_variable is not None and not salt:
         raise CommandFailed(f"{salt_variable} is not in the environment", MISUSED)
     if os.path.exists(trace):
         raise CommandFailed(f"{trace} exists: a trace is recorded into a new file")
-    with TraceRecorder(trace, salt=salt) as recorder:
+    with closing(open_to_read(store)) as reader, TraceRecorder(trace, salt=salt) as recorder:
         try:
-            converted = convert(store, recorder)
+            converted = convert(((found.key, found.entry) for found in reader.entries()), recorder)
         except BaseException:
             os.unlink(trace)
             raise

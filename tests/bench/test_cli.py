@@ -158,7 +158,7 @@ def test_recordings_become_a_trace(tmp_path: Path) -> None:
         cache.get_or_call([{"role": "user", "content": "CANARY " * 900}], lambda **_: {"content": "x"}, model="m")
     assert read("bench", "record", str(path), str(out))["without_request"] == 0
     assert "CANARY" not in out.read_text()
-    assert "No such file" in fails("bench", "record", str(tmp_path / "no.jsonl"), str(tmp_path / "t"))
+    assert "no such file" in fails("bench", "record", str(tmp_path / "no.jsonl"), str(tmp_path / "t"))
     assert not (tmp_path / "no.jsonl").exists()
 
 
