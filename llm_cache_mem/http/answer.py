@@ -59,6 +59,7 @@ class Recording:
         self._chunks: list[bytes] = []
         self._framing = None if encoded else framing_for(self._content_type)
         self._pieces: list[Any] = []
+        self._reading = Reading()
         self._size = 0
         self.fault: str | None = None
         """Why it cannot be stored whatever is still to come: "too large", "malformed"; None if it can."""
@@ -74,9 +75,20 @@ class Recording:
         self._chunks.append(chunk)
         if self._framing is not None:
             try:
-                self._pieces += self._framing.feed(chunk)
+                self._read(self._framing.feed(chunk))
             except Malformed:
                 self._give_up("malformed")
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is known already that this will not be a good answer: nobody else should be given it."""
+        return self.fault is not None or "error" in self._reading.stops
+
+    def _read(self, pieces: list[Any]) -> None:
+        for piece in pieces:
+            self._pieces.append(piece)
+            if isinstance(piece, dict):
+                self._reading.read(piece)
 
     def _give_up(self, why: str) -> None:
         self.fault = why
@@ -97,7 +109,7 @@ class Recording:
                 self._read_at_once(at_end)
             if self._framing is None:
                 return at_end
-            return self._framing.between and ends(self._pieces, at_end=at_end)
+            return self._framing.between and ends(self._pieces, self._reading, at_end=at_end)
         except Malformed:
             self.fault = "malformed"
             return False
@@ -120,7 +132,7 @@ class Recording:
             return
         self._framing, self._chunks = framing, []
         for part in _parts(framing, body):  # encoded bytes have no boundaries of their own: one chunk an event
-            self._pieces += framing.feed(part)
+            self._read(framing.feed(part))
             self._chunks.append(part)
 
     def value(self) -> dict[str, Any]:
@@ -146,13 +158,13 @@ class Recording:
         return pieces if self._framing is not None else pieces[0]
 
 
-def ends(pieces: list[Any], *, at_end: bool) -> bool:
-    """Whether *pieces* are a whole stream by its protocol's own sign. Not *at_end*, that sign must be one that nothing follows."""
+def ends(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:
+    """Whether *pieces*, of which *reading* was made, are a whole stream by its protocol's own sign.
+
+    Not *at_end*, that sign must be one that nothing follows.
+    """
     done = any(piece is DONE for piece in pieces)
     told = [piece for piece in pieces if isinstance(piece, dict)]
-    reading = Reading()
-    for piece in told:
-        reading.read(piece)
     if not reading.known or "error" in reading.stops or reading.open:
         return False
     if any(isinstance(piece.get("choices"), list) or piece.get("type") == "message-end" for piece in told):

@@ -7,6 +7,7 @@ thread or task may read two of them in turn. When the last reader has left, the 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import Context
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, finalize
 
@@ -31,6 +32,7 @@ class Head(NamedTuple):
 
 
 _OPEN, _ENDED, _FAILED, _CLOSED = range(4)
+_STALE_SECONDS = 30.0  # what nobody has read from for so long may be lost upstream: it is not for others to join
 _closing: "set[asyncio.Task[Any]]" = set()  # an event loop holds its tasks only weakly
 
 
@@ -44,6 +46,7 @@ class _Shared:
         """What was stored, once it is."""
         self._recording = recording
         self._finished = False
+        self._moved = monotonic()
         self._lost = lost
         self._lock = threading.Lock()
         self._state = _OPEN
@@ -52,13 +55,17 @@ class _Shared:
         self._taps: WeakSet[Any] = WeakSet()
         self._error: BaseException | None = None
 
-    def _admit(self, tap: Any) -> bool:
-        """Let *tap* read from the beginning, if that is still there and the call neither failed nor closed."""
+    def _admit(self, tap: Any, *, joins: bool) -> bool:
+        """Let *tap* read from the beginning, if that is still there and, for who *joins*, there is hope for the rest."""
         with self._lock:
-            if self._state in (_FAILED, _CLOSED) or self._first:
+            stale = self._state == _OPEN and monotonic() - self._moved > _STALE_SECONDS and not self._is_fetching()
+            if (joins and stale) or self._state in (_FAILED, _CLOSED) or self._first or self._recording.hopeless:
                 return False
             self._taps.add(tap)
             return True
+
+    def _is_fetching(self) -> bool:
+        raise NotImplementedError
 
     def _held(self, at: int) -> bytes | None:
         """Chunk *at* if it is here."""
@@ -68,7 +75,10 @@ class _Shared:
 
     def _take(self, chunk: bytes) -> None:
         self._recording.add(chunk)
+        if self._recording.hopeless:
+            self.retire()
         with self._lock:
+            self._moved = monotonic()
             self._chunks.append(chunk)
             if self._recording.fault is not None:  # only passing through: keep what somebody still needs
                 needed = min((tap.at for tap in self._taps), default=self._first)
@@ -122,10 +132,13 @@ class Relay(_Shared):
         self._finish = finish
         self._fetching = threading.Lock()
 
-    def attach(self, on_leave: Callable[["Relay"], None] | None = None) -> "Tap | None":
-        """A reader from the beginning, or None when it is too late for one."""
+    def attach(self, on_leave: Callable[["Relay"], None] | None, *, joins: bool) -> "Tap | None":
+        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when it has left."""
         tap = Tap(self, on_leave)
-        return tap if self._admit(tap) else None
+        return tap if self._admit(tap, joins=joins) else None
+
+    def _is_fetching(self) -> bool:
+        return self._fetching.locked()
 
     def chunk(self, at: int) -> bytes | None:
         """The chunk number *at*, fetched if nobody has; None at the end. Raises what reading from the network raises."""
@@ -218,10 +231,13 @@ class AsyncRelay(_Shared):
         self._unread = finalize(self, _close_later, self._loop, source)
         self._unread.atexit = False
 
-    def attach(self, on_leave: Callable[["AsyncRelay"], None] | None = None) -> "AsyncTap | None":
-        """A reader from the beginning, or None when it is too late for one."""
+    def attach(self, on_leave: Callable[["AsyncRelay"], None] | None, *, joins: bool) -> "AsyncTap | None":
+        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when it has left."""
         tap = AsyncTap(self, on_leave)
-        return tap if self._admit(tap) else None
+        return tap if self._admit(tap, joins=joins) else None
+
+    def _is_fetching(self) -> bool:
+        return self._fetching is not None
 
     async def chunk(self, at: int) -> bytes | None:
         """As ``Relay.chunk``."""

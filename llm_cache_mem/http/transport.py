@@ -194,7 +194,7 @@ class CacheTransport(_Sync):
             if isinstance(found, Hit):
                 cache.count_joined(asked, found.entry, monotonic() - began)
                 return _replay(library, found, "joined")
-            tap = found.attach(count if joined and found.head.status == 200 else None)
+            tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
                 return library.response(found.head.status, _live_headers(found.head, joined), tap, found.head.extensions)
             found.retire()
@@ -203,11 +203,11 @@ class CacheTransport(_Sync):
     def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | Relay":
         """Send *request*; its answer from the first byte on, for all who join *flight*."""
         desk, began, context = self._desk, monotonic(), copy_context()
-        waits = turn is not None and not is_nested(flight)
-        late = turn.take(lambda: desk.cache.late(asked, load)) if waits and turn else desk.cache.late(asked, load)
-        if late is not None:
-            return late
         with _released(turn) as kept:
+            alone = turn is None or is_nested(flight)
+            late = desk.cache.late(asked, load) if alone or turn is None else turn.take(lambda: desk.cache.late(asked, load))
+            if late is not None:
+                return late
             response = desk.transport.handle_request(request)
             recording = desk.recording(library, response)
 
@@ -290,7 +290,7 @@ class AsyncCacheTransport(_Async):
             if isinstance(found, Hit):
                 cache.count_joined(asked, found.entry, monotonic() - began)
                 return _areplay(library, found, "joined")
-            tap = found.attach(count if joined and found.head.status == 200 else None)
+            tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
                 return library.response(found.head.status, _live_headers(found.head, joined), tap, found.head.extensions)
             found.retire()
@@ -298,11 +298,11 @@ class AsyncCacheTransport(_Async):
 
     async def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | AsyncRelay":
         desk, began, context = self._desk, monotonic(), copy_context()
-        waits = turn is not None and not is_nested(flight)
-        late = await (turn.atake(lambda: desk.cache.late(asked, load)) if waits and turn else desk.cache.alate(asked, load))
-        if late is not None:
-            return late
         with _released(turn) as kept:
+            alone = turn is None or is_nested(flight)
+            late = await (desk.cache.alate(asked, load) if alone or turn is None else turn.atake(lambda: desk.cache.late(asked, load)))
+            if late is not None:
+                return late
             response = await desk.transport.handle_async_request(request)
             recording = desk.recording(library, response)
 

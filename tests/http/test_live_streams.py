@@ -1,0 +1,358 @@
+"""Streams on their way: who asks for the same meanwhile reads the same call, and nobody's going away takes another down."""
+
+import asyncio
+import gc
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from typing import Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+from http_server import Provider, Reply
+
+from llm_cache_mem import LLMCache
+from llm_cache_mem.http import AsyncCacheTransport, CacheTransport, cache_client
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "count"}]}
+
+
+def event(text: str, why: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": why}
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+PIECE = len(event("0"))
+STREAM = b"".join(event(str(n)) for n in range(5)) + event("5", "stop") + b"data: [DONE]\n\n"
+
+
+class Gates:
+    """Holds the server back before each piece until it is let through."""
+
+    def __init__(self) -> None:
+        self._open = threading.Semaphore(0)
+
+    def __call__(self, number: int) -> None:
+        assert self._open.acquire(timeout=20)
+
+    def let(self, pieces: int = 1_000) -> None:
+        self._open.release(pieces)
+
+
+@pytest.fixture
+def gates() -> Iterator[Gates]:
+    gates = Gates()
+    yield gates
+    gates.let()
+
+
+@pytest.fixture
+def cache() -> LLMCache:
+    return LLMCache(prices={})
+
+
+@pytest.fixture
+def client(server: Provider, cache: LLMCache) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, transport=CacheTransport(cache), timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+async def aclient(server: Provider, cache: LLMCache) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache), timeout=20) as client:
+        yield client
+
+
+def opened(client: httpx.Client, body: Any = BODY) -> httpx.Response:
+    return client.send(client.build_request("POST", CHAT, json=body), stream=True)
+
+
+async def aopened(client: Any, body: Any = BODY) -> Any:
+    return await client.send(client.build_request("POST", CHAT, json=body), stream=True)
+
+
+async def everything(response: Any) -> bytes:
+    try:
+        return b"".join([chunk async for chunk in response.aiter_raw()])
+    finally:
+        await response.aclose()
+
+
+# -- Joining
+
+
+def test_the_first_piece_is_not_held_back(client: httpx.Client, server: Provider, gates: Gates) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
+    gates.let(1)
+    response = opened(client)
+    assert next(response.iter_raw()) == event("0")  # while the server waits to send the second
+    response.close()
+
+
+def test_one_thread_may_read_two_of_them_in_turn(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    with closing(opened(client)) as first, closing(opened(client)) as second:
+        pairs = list(zip(first.iter_raw(), second.iter_raw(), strict=True))
+    assert all(one == other for one, other in pairs)
+    assert b"".join(one for one, _ in pairs) == STREAM
+    assert (server.calls, first.headers["x-llm-cache-mem"], second.headers["x-llm-cache-mem"]) == (1, "miss", "joined")
+    assert (cache.stats().coalesced, cache.stats().stored) == (1, 1)
+
+
+async def test_one_task_may_read_two_of_them_in_turn(aclient: Any, server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    first, second = await aopened(aclient), await aopened(aclient)
+    chunks, others = first.aiter_raw(), second.aiter_raw()
+    for n in range(5):
+        assert await anext(others) == await anext(chunks) == event(str(n))
+    assert b"".join([chunk async for chunk in chunks]) == b"".join([chunk async for chunk in others])
+    await first.aclose()
+    await second.aclose()
+    assert (server.calls, cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
+
+
+def test_who_comes_late_gets_what_has_passed_and_then_the_rest(client: httpx.Client, server: Provider, gates: Gates) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
+    gates.let(3)
+    first = opened(client)
+    chunks = first.iter_raw()
+    assert [next(chunks) for _ in range(3)] == [event(str(n)) for n in range(3)]
+    second = opened(client).iter_raw()
+    assert [next(second) for _ in range(3)] == [event(str(n)) for n in range(3)]
+    gates.let()
+    assert b"".join(second) == b"".join(chunks) == STREAM[3 * PIECE :]
+    assert server.calls == 1
+
+
+def test_a_sync_and_an_async_client_do_not_wait_for_each_other(server: Provider, cache: LLMCache, client: httpx.Client) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    response = opened(client)
+    next(response.iter_raw())
+
+    async def other() -> bytes:
+        async with httpx.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache)) as aclient:
+            return await everything(await aopened(aclient))
+
+    assert asyncio.run(other()) == STREAM
+    response.close()
+    assert server.calls == 2
+
+
+# -- Going away
+
+
+def test_the_others_go_on_when_the_first_leaves(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    first, second = opened(client), opened(client)
+    next(first.iter_raw())
+    first.close()
+    assert b"".join(second.iter_raw()) == STREAM
+    assert (server.calls, cache.stats().stored) == (1, 1)
+    assert opened(client).headers["x-llm-cache-mem"] == "hit"
+
+
+async def test_cancelling_who_reads_does_not_cancel_the_others(aclient: Any, server: Provider, cache: LLMCache, gates: Gates) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
+    gates.let(2)
+    readers = [asyncio.create_task(everything(await aopened(aclient))) for _ in range(5)]
+    while server.calls < 1 or cache.stats().misses < 5:
+        await asyncio.sleep(0)
+    for _ in range(50):  # into their reads
+        await asyncio.sleep(0)
+    for reader in readers[:4]:
+        reader.cancel()
+    await asyncio.wait(readers[:4])
+    gates.let()
+    assert await readers[4] == STREAM
+    assert all(reader.cancelled() for reader in readers[:4])
+    assert (server.calls, cache.stats().stored) == (1, 1)
+
+
+async def test_cancelling_who_asked_first_leaves_the_call_to_the_others(aclient: Any, server: Provider, cache: LLMCache) -> None:
+    came, go = threading.Event(), threading.Event()
+
+    def slow(asked: Any) -> Reply:
+        came.set()
+        assert go.wait(20)
+        return Reply(STREAM, "text/event-stream", piece=PIECE)
+
+    server.answer = slow
+    tasks = [asyncio.create_task(aopened(aclient)) for _ in range(3)]
+    await asyncio.to_thread(came.wait, 20)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    go.set()
+    assert [await everything(await task) for task in tasks[1:]] == [STREAM, STREAM]
+    assert (server.calls, cache.stats().stored) == (1, 1)
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_when_all_have_left_the_call_is_closed_and_nothing_stored(
+    aclient: Any, server: Provider, cache: LLMCache, gates: Gates, how: str
+) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
+    gates.let(2)
+    responses = [await aopened(aclient) for _ in range(3)]
+    if how == "close":
+        for response in responses:
+            assert await anext(response.aiter_raw()) == event("0")
+            await response.aclose()
+    else:
+        readers = [asyncio.create_task(everything(response)) for response in responses]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+    gates.let()
+    assert await asyncio.to_thread(server.wait_for_connections, 0)
+    assert cache.stats().size == 0
+    assert aclient._transport.wrapped._pool.connections == []
+    assert await everything(await aopened(aclient)) == STREAM
+    assert server.calls == 2
+
+
+def test_when_all_threads_have_left_the_call_is_closed_and_nothing_stored(
+    client: httpx.Client, server: Provider, cache: LLMCache, gates: Gates
+) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
+    gates.let(2)
+    with closing(opened(client)) as first, closing(opened(client)) as second:
+        assert next(first.iter_raw()) == next(second.iter_raw()) == event("0")
+    gates.let()
+    assert server.wait_for_connections(0)
+    assert cache.stats().size == 0
+
+
+async def test_an_answer_that_nobody_came_to_read_gives_its_connection_back(server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    async with httpx.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache)) as aclient:
+        response = await aopened(aclient)
+        assert len(aclient._transport.wrapped._pool.connections) == 1  # type: ignore[attr-defined]
+        del response
+        gc.collect()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert aclient._transport.wrapped._pool.connections == []  # type: ignore[attr-defined]
+    assert cache.stats().size == 0
+
+
+def test_a_killed_fetcher_leaves_the_others_an_error_and_not_a_hang(cache: LLMCache) -> None:
+    class Killed(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield event("0")
+            raise KeyboardInterrupt
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=Killed())
+
+    with httpx.Client(base_url="http://test", transport=CacheTransport(cache, httpx.MockTransport(answer))) as client:
+        first, second = opened(client).iter_raw(), opened(client).iter_raw()
+        assert next(first) == next(second) == event("0")
+        with pytest.raises(KeyboardInterrupt):
+            next(first)
+        with pytest.raises(httpx.ReadError, match="try again"):
+            next(second)
+        assert next(opened(client).iter_raw()) == event("0")  # a call of its own
+    assert cache.stats().stored == 0
+
+
+# -- Failing
+
+
+async def test_a_lost_connection_reaches_all_and_nothing_is_stored(aclient: Any, server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, cut=3 * PIECE))
+    responses = [await aopened(aclient) for _ in range(3)]
+    found = await asyncio.gather(*map(everything, responses), return_exceptions=True)
+    assert [type(error) for error in found] == [httpx2.RemoteProtocolError] * 3
+    assert len({id(error) for error in found}) == 3
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    assert await everything(await aopened(aclient)) == STREAM
+    assert (server.calls, cache.stats().stored) == (2, 1)
+
+
+def test_nobody_joins_a_stream_that_has_reported_an_error(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(event("0") + b'data: {"error": {"message": "overloaded"}}\n\n' + STREAM, "text/event-stream", piece=400))
+    first = opened(client)
+    chunks = first.iter_raw()
+    next(chunks)
+    second = opened(client)
+    assert (second.headers["x-llm-cache-mem"], server.calls) == ("miss", 2)
+    for response in (first, second):
+        response.close()
+    assert cache.stats().stored == 0
+
+
+def test_nobody_joins_a_stream_that_lay_still(client: httpx.Client, server: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_cache_mem.http.relay._STALE_SECONDS", -1.0)
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    with closing(opened(client)) as first:
+        next(first.iter_raw())
+        with closing(opened(client)) as second:
+            assert second.headers["x-llm-cache-mem"] == "miss"
+    assert server.calls == 2
+
+
+def test_what_was_deleted_is_not_joined_either(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    with closing(opened(client)) as first:
+        chunks = first.iter_raw()
+        next(chunks)
+        cache.clear()
+        with closing(opened(client)) as second:
+            assert b"".join(second.iter_raw()) == STREAM
+        assert b"".join(chunks)
+    assert (server.calls, cache.stats().stored) == (2, 1)
+
+
+def test_an_answer_over_the_bound_passes_to_all_who_had_joined(
+    client: httpx.Client, server: Provider, cache: LLMCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_cache_mem.http.answer.MAX_ANSWER_BYTES", 3 * PIECE)
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    first, second = opened(client), opened(client)
+    chunks = first.iter_raw()
+    start = b"".join(next(chunks) for _ in range(5))
+    with closing(opened(client)) as late:
+        assert late.headers["x-llm-cache-mem"] == "miss"
+    assert b"".join(second.iter_raw()) == start + b"".join(chunks) == STREAM
+    assert (cache.stats().stored, cache.stats().skipped) == (0, {"too large": 1})
+
+
+# -- As SDKs read them
+
+
+def test_a_stream_that_the_sdk_closes_at_its_end_is_stored(server: Provider, cache: LLMCache, gates: Gates) -> None:
+    """openai closes as soon as it has seen [DONE], though the end of the body is still to come."""
+    pieces = -(-len(STREAM) // PIECE)
+    padded = STREAM + b"\n" * (pieces * PIECE - len(STREAM))
+    server.gives(Reply(padded + b": a comment after the end\n\n" * 9, "text/event-stream", piece=PIECE, gate=gates))
+    gates.let(pieces)
+    with cache_client(openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0), cache) as client:
+
+        def text() -> str:
+            stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "count"}], stream=True)
+            return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+        assert text() == "012345"
+        assert text() == "012345"
+    assert (server.calls, cache.stats().stored, cache.stats().hits) == (1, 1, 1)
+
+
+async def test_an_async_sdk_reads_and_drains_it(server: Provider, cache: LLMCache) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=7))
+    async with cache_client(openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0), cache) as client:
+
+        async def text() -> str:
+            stream = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "count"}], stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        assert await asyncio.gather(*(text() for _ in range(10))) == ["012345"] * 10
+        assert await text() == "012345"
+        assert len(client._client._transport.wrapped._pool.connections) == 1  # type: ignore[attr-defined]  # it was kept for reuse
+    assert (server.calls, cache.stats().stored, cache.stats().hits) == (1, 1, 1)
