@@ -18,6 +18,7 @@ except ModuleNotFoundError as exc:
     raise ImportError("the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer") from None
 
 from llm_cache_mem.cli import bench, change, look
+from llm_cache_mem.cli.doctor import doctor
 from llm_cache_mem.cli.input import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.errors import LLMCacheError
 
@@ -56,6 +57,7 @@ app.command("stats")(look.stats)
 app.command("list")(look.list_)
 app.command("show")(look.show)
 app.command("key")(look.key)
+app.command("doctor")(doctor)
 app.command("prune")(change.prune)
 app.command("clear")(change.clear)
 app.command("export")(change.export)

@@ -236,6 +236,11 @@ class RedisStore:
     def release(self, key: str, token: str) -> None:
         self._eval(_RELEASE, LEASE_PREFIX + key.encode(), token.encode())
 
+    @_store_errors_only("ask")
+    def ask(self, *words: str) -> Any:
+        """The server's reply to one command of *words*, as bytes, int, None or a list: for tools that look after the server."""
+        return self._link.call(*(word.encode() for word in words))
+
     @_store_errors_only("close")
     def close(self) -> None:
         self._link.close()

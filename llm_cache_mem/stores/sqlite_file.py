@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from llm_cache_mem.stores.filelock import FileLock
 
-__all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage"]
+__all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage", "wal_is_safe"]
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def is_damage(exc: BaseException) -> bool:
     return isinstance(exc, FileDamaged | UnicodeDecodeError)
 
 
-def _wal_is_safe(version: tuple[int, ...]) -> bool:
+def wal_is_safe(version: tuple[int, ...]) -> bool:
     """Whether this SQLite is free of the WAL-reset bug (3.7.0 to 3.51.2), by which a checkpoint can lose committed rows."""
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
@@ -244,7 +244,7 @@ class DatabaseFile:
             self._make_private()
 
     def _may_use_wal(self) -> bool:
-        return self.lock.between_processes or _wal_is_safe(sqlite3.sqlite_version_info)
+        return self.lock.between_processes or wal_is_safe(sqlite3.sqlite_version_info)
 
     def _make_private(self) -> None:
         for suffix in ("", "-wal", "-shm"):

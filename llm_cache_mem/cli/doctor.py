@@ -1,0 +1,200 @@
+"""``llm-cache-mem doctor URL``: whether a store is fit to be a cache, and what to change if not."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from llm_cache_mem.cli.findings import CANNOT, CHANGE, OK, Finding, change, ok
+from llm_cache_mem.cli.input import CommandFailed, url_of
+from llm_cache_mem.cli.shared import AsJson, Url, print_json
+
+__all__ = ["doctor"]
+
+_STATUS = {OK: 0, CHANGE: 1, CANNOT: 2}
+_SLOW_SECONDS = 0.05
+_LOOKED_AT = 10_000  # entries
+_KEEP_SECONDS = 60.0  # that what it writes would stay, if it were killed
+
+
+def doctor(
+    url: Url = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many round trips to time.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Check a store: reach, speed, rights, memory policy, clock, entries. Status 0: fit; 1: something to change; 2: it cannot be used.
+
+    Writes and removes entries in a namespace of its own.
+    """
+    url = url_of(url)
+    findings: list[Finding] = []
+    try:
+        findings.extend(_findings(url, rounds))
+    except CommandFailed as exc:
+        findings.append(Finding(CANNOT, "use", str(exc), "see to it that the store is there, and that its URL and rights are right"))
+    worst = max(findings, key=lambda finding: _STATUS[finding.level]).level
+    if as_json:
+        print_json({"verdict": worst, "findings": [finding._asdict() for finding in findings]})
+    else:
+        _show(findings)
+    raise typer.Exit(_STATUS[worst])
+
+
+def _show(findings: list[Finding]) -> None:
+    from llm_cache_mem.cli.render import visible
+
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        typer.echo(f"{finding.level:<6}  {finding.topic:<{width}}  {visible(finding.text)}")
+        if finding.advice:
+            typer.echo(f"{'':<6}  {'':<{width}}  -> {visible(finding.advice)}")
+
+
+def _findings(url: str, rounds: int) -> Iterator[Finding]:
+    from llm_cache_mem.cli.store import expires_on_server, open_for_changes, open_to_read
+    from llm_cache_mem.stores import sqlite_path
+
+    with closing(open_to_read(url)) as reader:
+        yield ok("store", reader.name)
+        if sqlite_path(url) is not None and reader.path is not None:
+            from llm_cache_mem.cli.doctor_sqlite import findings as of_sqlite
+
+            yield from of_sqlite(reader.path)
+    by_server = expires_on_server(url)
+    # At a clock of 0 nothing has expired, so that a file sweeps nothing away.
+    with open_for_changes(url, clock=time.time if by_server else lambda: 0.0) as store:
+        for finding in _round_trips(store, rounds):
+            yield finding
+            if finding.level == CANNOT:
+                return
+    with open_for_changes(url) as store:
+        yield from _server(url, store)
+        yield _leasing(store)
+    with closing(open_to_read(url)) as reader:
+        yield from _entries(reader, by_server=by_server)
+
+
+def _server(url: str, store: Any) -> Iterator[Finding]:
+    kind = type(store).__name__
+    if kind == "RedisStore":
+        from llm_cache_mem.cli.doctor_redis import findings as of_redis
+
+        yield from of_redis(store, url)
+    elif kind == "MemcachedStore":
+        from llm_cache_mem.cli.doctor_memcached import findings as of_memcached
+
+        yield from of_memcached(url)
+
+
+def _own_key() -> str:
+    from llm_cache_mem import keys
+
+    return keys.prefix("llm-cache-mem-doctor", "doctor") + secrets.token_hex(32)
+
+
+def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
+    """Put, get and delete under a key of one's own, and time them."""
+    from llm_cache_mem.codec import Payload
+    from llm_cache_mem.entry import Entry
+    from llm_cache_mem.errors import StoreError
+
+    key, value = _own_key(), "x" * 1500
+    times: dict[str, list[float]] = {"put": [], "get": [], "delete": []}
+    try:
+        store.get(key)
+    except StoreError as exc:
+        yield Finding(CANNOT, "reach", exc.reason, "start it, and see to it that host, port and password are right")
+        return
+    doing = "put"
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        nonlocal doing
+        doing, began = what, time.perf_counter()
+        found = work()
+        times[what].append(time.perf_counter() - began)
+        return found
+
+    try:
+        for _ in range(rounds):
+            now = time.time()
+            timed("put", partial(store.put, key, Entry(Payload.of(value), now, now + _KEEP_SECONDS)))
+            found = timed("get", partial(store.get, key))
+            if found is None or found.payload.thaw() != value:
+                yield Finding(CANNOT, "reading", "what was written a moment ago is not there", "look at its memory and its clock")
+                return
+            timed("delete", partial(store.delete, key))
+    except StoreError as exc:
+        advice = "give this user the right to it, or free what is full; a cache goes on without the store meanwhile"
+        yield Finding(CANNOT, {"put": "writing", "get": "reading", "delete": "deleting"}[doing], exc.reason, advice)
+        return
+    finally:
+        _forget(store, key)
+    yield ok("rights", "it can be written, read and deleted from")
+    for what, taken in times.items():
+        half, most = _quantile(taken, 0.5), _quantile(taken, 0.99)
+        text = f"p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms of {rounds}"
+        advice = "bring it nearer, or put memory in front: backend='tiered:memory,...'"
+        yield ok(what, text) if half < _SLOW_SECONDS else change(what, text, advice)
+
+
+def _forget(store: Any, key: str) -> None:
+    from llm_cache_mem.errors import StoreError
+
+    with suppress(StoreError):
+        store.delete(key)
+
+
+def _quantile(taken: list[float], share: float) -> float:
+    return sorted(taken)[min(len(taken) - 1, int(len(taken) * share))]
+
+
+def _leasing(store: Any) -> Finding:
+    from llm_cache_mem.errors import StoreError
+    from llm_cache_mem.stores.base import LeasingStore
+
+    if not isinstance(store, LeasingStore):
+        return ok("leases", "none: processes cannot share calls through this store")
+    key, token = _own_key(), secrets.token_hex(16)
+    try:
+        taken, again = store.lease(key, token, 2.0), store.lease(key, secrets.token_hex(16), 2.0)
+        store.release(key, token)
+    except StoreError as exc:
+        return change("leases", exc.reason, "without that right coalesce='fleet' makes a call in each process")
+    if not taken or again:
+        return change("leases", "two could have the same lease", "do not use coalesce='fleet' here")
+    return ok("leases", "coalesce='fleet' works through it")
+
+
+def _entries(reader: Any, *, by_server: bool) -> Iterator[Finding]:
+    """What is stored: by whom it can be read, and whether its times are possible."""
+    from llm_cache_mem import keys
+
+    now, count, newer, future, expired = time.time(), 0, 0, 0, 0
+    try:
+        for found in reader.entries():
+            count += 1
+            newer += found.parts.schema > keys.SCHEMA
+            future += found.entry.stored_at > now + 60
+            expired += found.entry.expires_at is not None and found.entry.expires_at <= now
+            if count == _LOOKED_AT:
+                break
+    except CommandFailed as exc:
+        yield ok("entries", f"they cannot be listed: {exc}")
+        return
+    some = "at least " if count == _LOOKED_AT else ""
+    yield ok("entries", f"{some}{count:,}, {expired:,} of them expired")
+    if expired > 1000 and expired > count / 2 and not by_server:
+        yield change("expired", f"{expired:,} of {count:,} entries have expired", "llm-cache-mem prune removes them")
+    if reader.unreadable:
+        text = f"{reader.unreadable:,} entries cannot be read: damaged, encrypted with a key not given here, or of a newer version"
+        yield change("unreadable", text, "set LLM_CACHE_MEM_KEY to the keys that were used, or upgrade; damaged ones go when they are read")
+    if newer:
+        yield change("schema", f"{newer:,} keys are of a newer version", "upgrade this installation")
+    if future:
+        yield change(
+            "times", f"{future:,} entries were stored in the future", "set the clocks of those who write here: such entries are misses"
+        )

@@ -1,0 +1,118 @@
+"""What there is to check of a Redis or Valkey server: how it makes room, what it keeps on disk, its clock, and the way to it."""
+
+import time
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from llm_cache_mem.cli.findings import Finding, change, ok, size_of
+from llm_cache_mem.cli.store import environment_envelope
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.stores.redis import RedisStore
+
+__all__ = ["findings"]
+
+_CLOCK_SECONDS = 2.0
+_POLICY = "CONFIG SET maxmemory-policy allkeys-lru (volatile-lru if other data on this server must stay, and every ttl is set)"
+
+
+def findings(store: RedisStore, url: str) -> Iterator[Finding]:
+    """What is to be said of the server behind *store*. What it does not let us ask is said, and no more."""
+    try:
+        info = _info(store)
+    except StoreError as exc:
+        yield ok("server", f"it does not let this user ask INFO ({exc.reason}): nothing can be said of its memory")
+        info = {}
+    if info:
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        yield ok("server", f"{name} {info.get('valkey_version') or info.get('redis_version', '?')}, {info.get('redis_mode', 'standalone')}")
+        yield from _role(info)
+        yield from _memory(info)
+        yield from _persistence(info)
+        yield from _clients(info)
+    yield _clock(store)
+    yield from _way(url)
+
+
+def _info(store: RedisStore) -> Mapping[str, str]:
+    reply = store.ask("INFO")
+    lines = reply.decode("utf-8", "replace").splitlines() if isinstance(reply, bytes) else []
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def _number(info: Mapping[str, str], name: str) -> int:
+    text = info.get(name, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _role(info: Mapping[str, str]) -> Iterator[Finding]:
+    if info.get("role") == "slave":
+        yield change("role", "a replica, which is read-only or loses what it is told", "name the master, or ask Sentinel for it")
+
+
+def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
+    most, used, evicted = _number(info, "maxmemory"), _number(info, "used_memory"), _number(info, "evicted_keys")
+    policy = info.get("maxmemory_policy", "?")
+    if not most:
+        text = f"{size_of(used)} used, without a bound"
+        yield change("memory", text, "CONFIG SET maxmemory 1gb, or whatever it may have: it grows until the machine has no more")
+    else:
+        yield ok("memory", f"{size_of(used)} of {size_of(most)} used, {evicted:,} keys evicted since it was started")
+    if policy == "noeviction":
+        yield change("policy", "noeviction: when memory is full, nothing new is stored", _POLICY)
+    elif policy.startswith("volatile-"):
+        yield ok("policy", f"{policy}: entries that never expire (ttl_seconds=None) are never evicted")
+    else:
+        yield ok("policy", policy)
+    hits, misses = _number(info, "keyspace_hits"), _number(info, "keyspace_misses")
+    if evicted > 1000 and evicted > hits:
+        yield change(
+            "evictions",
+            f"{evicted:,} keys evicted for {hits:,} hits and {misses:,} misses",
+            "give it more memory, or entries a shorter ttl",
+        )
+
+
+def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
+    failed = [
+        name for name in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status") if info.get(name, "ok") != "ok"
+    ]
+    if failed:
+        yield change(
+            "persistence", f"it could not write to its disk ({', '.join(failed)})", "free the disk: until then it may refuse all writes"
+        )
+    else:
+        kept = "append-only file" if info.get("aof_enabled") == "1" else "snapshots, if any"
+        yield ok("persistence", f"{kept}: what is lost in a crash is asked for again")
+
+
+def _clients(info: Mapping[str, str]) -> Iterator[Finding]:
+    held, most = _number(info, "connected_clients"), _number(info, "maxclients")
+    if most and held > most * 0.8:
+        yield change("connections", f"{held:,} of {most:,}", "raise maxclients, or lower max_connections of the stores")
+
+
+def _clock(store: RedisStore) -> Finding:
+    before = time.time()
+    try:
+        reply = store.ask("TIME")
+        theirs = int(reply[0]) + int(reply[1]) / 1e6
+    except (StoreError, TypeError, ValueError, IndexError):
+        return ok("clock", "it does not tell the time")
+    ahead = theirs - (before + time.time()) / 2
+    text = f"{abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
+    if abs(ahead) > _CLOCK_SECONDS:
+        return change("clock", text, "set both clocks by NTP: entries expire too early or too late by that much")
+    return ok("clock", text)
+
+
+def _way(url: str) -> Iterator[Finding]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "valkey") or parts.hostname in ("localhost", "127.0.0.1", "::1", None):
+        return
+    if not parts.password:
+        yield change(
+            "login", "a server that is not on this machine, without a password", "set one (ACL or requirepass), and name it in the URL"
+        )
+    if not environment_envelope().digests:
+        advice = "use rediss://, or LLM_CACHE_MEM_KEY, which encrypts entries before they leave this process"
+        yield change("way", "answers cross the network in the clear", advice)

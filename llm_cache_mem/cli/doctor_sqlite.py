@@ -1,0 +1,76 @@
+"""What there is to check of a SQLite file: who may read it, its log, its disk, and the SQLite that it is used with."""
+
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+
+from llm_cache_mem.cli.findings import Finding, change, ok, size_of
+from llm_cache_mem.stores.sqlite_file import wal_is_safe
+from llm_cache_mem.stores.sqlite_reader import DatabaseReader
+
+__all__ = ["findings"]
+
+_LONG_LOG = 64 << 20
+_LEAST_FREE = 256 << 20
+_CHECKED = 256 << 20  # bytes of a file that is read through
+
+
+def findings(path: str) -> Iterator[Finding]:
+    """What is to be said of the database at *path*, which is only read."""
+    with closing(DatabaseReader(path, timeout=5.0)) as reader:
+        yield from _file(path)
+        yield from _log(reader, path)
+        size = os.path.getsize(path)
+        free = shutil.disk_usage(os.path.dirname(path) or ".").free
+        text = f"{size_of(size)} used, {size_of(free)} free"
+        low = free < max(_LEAST_FREE, size // 10)
+        yield change("disk", text, "free some, or bound the cache: max_size=, max_bytes=") if low else ok("disk", text)
+        if size <= _CHECKED:
+            (verdict,) = reader.db.execute("PRAGMA quick_check(1)").fetchone()
+            sound = verdict in (b"ok", "ok")
+            advice = "export what can be read, and let the cache begin a new file"
+            yield ok("integrity", "quick_check is ok") if sound else change("integrity", "quick_check found damage", advice)
+
+
+def _file(path: str) -> Iterator[Finding]:
+    loose = [name for name in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(name) and stat.S_IMODE(os.stat(name).st_mode) & 0o077]
+    if loose:
+        yield change("mode", f"others on this machine may read {', '.join(loose)}", "chmod 600: they hold prompts' answers in the clear")
+    else:
+        yield ok("mode", "readable by its owner alone")
+
+
+def _log(reader: DatabaseReader, path: str) -> Iterator[Finding]:
+    (mode,) = reader.db.execute("PRAGMA journal_mode").fetchone()
+    journal = mode.decode() if isinstance(mode, bytes) else str(mode)
+    version, safe = sqlite3.sqlite_version, wal_is_safe(sqlite3.sqlite_version_info)
+    if journal == "wal" and not safe and not _has_flock():
+        yield change(
+            "sqlite", f"{version} can lose rows in WAL mode, and there are no locks here to prevent that", "use SQLite 3.51.3 or newer"
+        )
+    elif not safe:
+        yield ok("sqlite", f"{version}, whose WAL-reset bug is kept away by the lock around every write: only this library may write here")
+    else:
+        yield ok("sqlite", version)
+    try:
+        log = os.path.getsize(f"{path}-wal")
+    except OSError:
+        log = 0
+    text = f"journal mode {journal}, log {size_of(log)}"
+    if log > _LONG_LOG:
+        yield change("journal", text, "a reader that never ends keeps the log from being folded in: look for a process that hangs")
+    elif journal not in ("wal", "truncate"):
+        yield change("journal", text, "another program changed that: open the file with this library once more")
+    else:
+        yield ok("journal", text)
+
+
+def _has_flock() -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    return hasattr(fcntl, "flock")
