@@ -2,18 +2,14 @@
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.errors import CacheMissError, StoreError
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
-from llm_cache_mem.tools.results import FORMS, Form, Results, lifetime, why_unstored
+from llm_cache_mem.tools.calls import Calls, living
+from llm_cache_mem.tools.results import FORMS, Results
 from llm_cache_mem.tools.rules import Changed, Entities, Rule, make_rule, verdict
 from llm_cache_mem.tools.tally import ToolCacheStats
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["ToolCache"]
 
@@ -21,11 +17,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Unstored(Exception):
-    """The call was made, and what it gave is for its caller alone."""
-
-
-class ToolCache:
+class ToolCache(Calls):
     """Tool results in *cache*, or in an ``LLMCache(**arguments)`` of its own. Thread-safe.
 
     *tools*: names of tools that may be cached, or a mapping from names to how long their results live (seconds, a timedelta, or
@@ -43,7 +35,7 @@ class ToolCache:
             raise TypeError("tools must be a collection of names, or a mapping from names to seconds")
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._owns = cache is None
-        self._results = Results(self._cache)
+        super().__init__(Results(self._cache))
         self._rules: dict[str, Rule] = {}
         self._functions: dict[str, str] = {}
         for name in tools:
@@ -112,73 +104,6 @@ class ToolCache:
         named = _named(args)
         return await self.acall(tool, named, lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
 
-    def call(
-        self,
-        tool: str,
-        args: Any,
-        run: Callable[[], T],
-        *,
-        rule: Rule | None,
-        form: Form = "tool",
-        dump: Callable[[Any], Any] | None = None,
-        load: Callable[[Any], Any] | None = None,
-        refuse: Callable[[Any], str | None] = why_unstored,
-    ) -> T:
-        """The result of *tool* by *rule* (None: without the cache), or that of ``run()``: what the layers for frameworks stand on.
-
-        *form* tells values apart that differ in kind; *dump* makes the stored value from a result, and *load* a result from a stored
-        value; *refuse* says why a result is for its caller alone. What *run* raises is raised, and only to who called it: who waited
-        for it makes a call of its own.
-        """
-        if rule is None:
-            return run()
-        if rule.writes:
-            return self._write(tool, args, rule, run)
-        flight = _Flight(run, refuse)
-        with _living(rule):
-            request = self._results.of_call(tool, args, rule, form)
-            if request is None:
-                return run()
-            try:
-                return self._results.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]  # what run gave
-            except (CacheMissError, StoreError):
-                raise
-            except Exception:
-                if flight.began and not flight.landed:
-                    raise
-            return self._alone(tool, flight) if flight.landed else run()
-
-    async def acall(
-        self,
-        tool: str,
-        args: Any,
-        run: Callable[[], Awaitable[T]],
-        *,
-        rule: Rule | None,
-        form: Form = "tool",
-        dump: Callable[[Any], Any] | None = None,
-        load: Callable[[Any], Any] | None = None,
-        refuse: Callable[[Any], str | None] = why_unstored,
-    ) -> T:
-        """``call`` for a coroutine function."""
-        if rule is None:
-            return await run()
-        if rule.writes:
-            return await self._awrite(tool, args, rule, run)
-        flight = _Flight(run, refuse)
-        with _living(rule):
-            request = await self._results._off_loop(lambda: self._results.of_call(tool, args, rule, form))
-            if request is None:
-                return await run()
-            try:
-                return await self._results.acall(request, flight.arun, **_ways(dump, load))  # type: ignore[no-any-return]
-            except (CacheMissError, StoreError):
-                raise
-            except Exception:
-                if flight.began and not flight.landed:
-                    raise
-            return self._alone(tool, flight) if flight.landed else await run()
-
     @overload
     def cached(self, fn: F, /) -> F: ...
     @overload
@@ -234,7 +159,7 @@ class ToolCache:
 
         It holds at once for every process that shares the store. A call under way will not be stored either; for a single call this
         is so in this process only. What became invalid makes room as it gets old, by *max_size* and *ttl_seconds*. StoreError if the
-        store fails.
+        store fails, RequestNotCacheable for arguments for which nothing can be stored.
         """
         if entity is not None:
             if tool is not None or args is not None or not isinstance(entity, str):
@@ -281,12 +206,16 @@ class ToolCache:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # frameworks copy tools, and mean the same cache
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a ToolCache cannot be pickled, as its rules may hold functions: make one in each process, on the same store")
+
     # -- Inside
 
     def _say(self, tool: str, rule: Rule) -> None:
         if not isinstance(tool, str) or not tool:
             raise TypeError(f"a tool is named by a str, not {tool!r}")
-        self._rules[tool] = rule
+        before = self._rules.get(tool)
+        self._rules[tool] = rule if before is None or rule.identity is not None else rule._replace(identity=before.identity)
 
     def _claim(self, tool: str, function: str, rule: Rule) -> None:
         """Let *tool* be the function of that name; ValueError if it is another's already."""
@@ -298,86 +227,13 @@ class ToolCache:
         rule = self._rules.get(tool, Rule())
         return rule if isinstance(ttl_seconds, Unset) else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
 
-    def _alone(self, tool: str, flight: "_Flight") -> Any:
-        """The result that its caller alone gets."""
-        if flight.reason is not None:
-            self._results.pass_by(tool, flight.reason, "the result of a tool was not stored: %s", flight.reason)
-        return flight.result
-
     def _forget(self, tool: str, named: Any) -> bool:
-        found, rule = False, self._rules.get(tool) or Rule()
-        with _living(rule):
+        found, rule = False, self._rules.get(tool, Rule())
+        with living(rule):
             for form in FORMS:
-                request = self._results.of_call(tool, named, rule, form)
+                request = self._results.request_of(tool, named, rule, form, make=False)
                 found |= request is not None and self._results.discard(request)
         return found
-
-    def _write(self, tool: str, args: Any, rule: Rule, run: Callable[[], T]) -> T:
-        result: Any = None
-        try:
-            result = run()
-        finally:  # what failed may have been half done
-            self._changed(tool, args, rule, result)
-        return result  # type: ignore[no-any-return]  # what run gave
-
-    async def _awrite(self, tool: str, args: Any, rule: Rule, run: Callable[[], Awaitable[T]]) -> T:
-        result: Any = None
-        try:
-            result = await run()
-        finally:
-            await self._results._off_loop(lambda: self._changed(tool, args, rule, result))
-        return result  # type: ignore[no-any-return]  # as above
-
-    def _changed(self, tool: str, args: Any, rule: Rule, result: Any) -> None:
-        """Invalidate what *tool* changed. The call has been made: no failure here is told to its caller."""
-        generations = self._results.generations
-        try:
-            ended = [generations.end_later(("entity", name)) for name in rule.entities(args, result)]
-        except Exception as exc:  # noqa: BLE001  # nobody knows which: then all of them
-            self._results.pass_by(tool, "entities", "it is unknown what a tool changed (%s): all results are invalid", type(exc).__name__)
-            ended = [generations.end_later(None)]
-        ended += [generations.end_later(("tool", name)) for name in rule.changes]
-        if not all(ended):
-            self._results.pass_by(tool, "invalidate", "the store failed: what a tool changed goes uncached here until it works again")
-
-
-class _Flight:
-    """One call of a tool: whether it began and landed, with what, and why that is not for storing."""
-
-    def __init__(self, run: Callable[[], Any], refuse: Callable[[Any], str | None]) -> None:
-        self._run = run
-        self._refuse = refuse
-        self.began = self.landed = False
-        self.result: Any = None
-        self.reason: str | None = None
-
-    def run(self) -> Any:
-        self.began = True
-        return self._land(self._run())
-
-    async def arun(self) -> Any:
-        self.began = True
-        return self._land(await self._run())
-
-    def _land(self, result: Any) -> Any:
-        self.landed, self.result = True, result
-        self.reason = self._refuse(result)
-        if self.reason is not None:
-            raise _Unstored
-        return result
-
-
-@contextmanager
-def _living(rule: Rule) -> "Iterator[None]":
-    token = lifetime.set(rule.ttl_seconds)
-    try:
-        yield
-    finally:
-        lifetime.reset(token)
-
-
-def _ways(dump: Any, load: Any) -> dict[str, Any]:
-    return {name: way for name, way in (("dump", dump), ("load", load)) if way is not None}
 
 
 def _named(args: Any) -> Any:
@@ -385,7 +241,7 @@ def _named(args: Any) -> Any:
     if isinstance(args, str):
         try:
             args = json.loads(args)
-        except ValueError:
+        except (ValueError, RecursionError):
             return args
     return dict(args) if isinstance(args, Mapping) else args
 

@@ -50,17 +50,20 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
             found[first] = f"{found[first].__module__}:{found[first].__qualname__}"
         return found
 
+    def now() -> Rule:  # what was said since, of this very function
+        return tools._rules[tool]._replace(identity=rule.identity)
+
     wrapper: Any
     if is_coroutine_function(fn):
 
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            return await tools.acall(tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=rule)
+            return await tools.acall(tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=now())
 
         wrapper = acall
     else:
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return tools.call(tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=rule)
+            return tools.call(tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=now())
 
         wrapper = call
     return functools.wraps(fn)(wrapper)  # type: ignore[return-value]  # same signature, by construction

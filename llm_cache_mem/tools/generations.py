@@ -7,7 +7,7 @@ before it began, a result that was under way while its generation ended is store
 
 from _thread import RLock
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from os import urandom
 
 from llm_cache_mem import keys
@@ -71,7 +71,7 @@ class Generations:
         return self._store.clear(self._keyer.prefix(KIND))
 
     def _key(self, name: Name) -> str:
-        return self._keyer.place(KIND, keys.digest(None, dict([name])))
+        return self._keyer.place(KIND, _digest(name))
 
     def _token(self, key: str) -> str | None:
         entry = self._store.get(key)
@@ -87,7 +87,7 @@ class Generations:
             if token is None:
                 now = self._clock()
                 expires_at = None if ttl_seconds is None else now + max(_LEAST_SECONDS, 8 * ttl_seconds)
-                self._store.put(key, Entry(Payload.of(urandom(12).hex()), now, expires_at))
+                self._store.put(key, Entry(Payload.of(urandom(12).hex()), now, expires_at, cost_usd=0.0))
                 token = self._token(key)  # another process may have been later
             return token
 
@@ -101,3 +101,8 @@ class Generations:
                 return False
             self._overdue.pop(key, None)
         return True
+
+
+@lru_cache(maxsize=4096)
+def _digest(name: Name) -> str:
+    return keys.digest(None, dict([name]))

@@ -8,7 +8,7 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.engine import Engine
 from llm_cache_mem.entry import Entry
-from llm_cache_mem.errors import CacheMissError, RequestNotCacheable
+from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
 from llm_cache_mem.options import UNSET, Unset, current
 from llm_cache_mem.request import Request
 from llm_cache_mem.stats import Ledger
@@ -46,27 +46,38 @@ class Results(Engine):
             return None
         replay = self._mode() == "replay"
         try:
-            if not isinstance(args, dict):
-                raise RequestNotCacheable("args", f"the arguments are no mapping but {type(args).__name__}")
-            names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
-            params = rule.params(tool, args)
-            keys.digest(None, params)  # no generation begins for a call that has no key
-        except RequestNotCacheable as exc:
+            request = self.request_of(tool, args, rule, form, make=not replay)
+        except StoreError:
+            raise
+        except Exception as exc:  # depends_on may be a function of the user's, and its fault must not break the call
             if replay:
                 raise
-            self.pass_by(tool, "request", "a call of a tool goes uncached: %s", exc)
+            known = isinstance(exc, RequestNotCacheable)
+            why = exc if known else f"depends_on raised {type(exc).__name__}"
+            self.pass_by(tool, "request" if known else "depends_on", "a call of a tool goes uncached: %s", why)
             return None
-        except Exception as exc:  # noqa: BLE001  # depends_on is a function of the user's, and its fault must not break the call
-            self.pass_by(tool, "depends_on", "a call of a tool goes uncached: depends_on raised %s", type(exc).__name__)
-            return None
-        tokens = self.generations.current(names, self._ttl(), make=not replay)
-        if tokens is None:
+        if request is None:
             if replay:
                 raise CacheMissError(label(tool))
             self.pass_by(tool, "generation", "a call of a tool goes uncached: the store does not keep what would invalidate it")
+        return request
+
+    def request_of(self, tool: str, args: Any, rule: Rule, form: Form, *, make: bool) -> Request | None:
+        """The same request; None where nothing can be stored for it: no generation has begun, and none is to be made.
+
+        RequestNotCacheable if the arguments have no wire form or name no entity, and what a function for *depends_on* raises.
+        """
+        if not isinstance(args, dict):
+            raise RequestNotCacheable("args", f"the arguments are no mapping but {type(args).__name__}")
+        names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
+        params = rule.params(tool, args)
+        tokens = self.generations.current(names, self._ttl(), make=False)
+        if tokens is None and make:
+            keys.digest(None, params)  # no generation begins for a call that has no key
+            tokens = self.generations.current(names, self._ttl())
+        if tokens is None:
             return None
-        request = self._keyer.request(None, {**params, "generations": tokens}, form)
-        return request._replace(model=label(tool))
+        return self._keyer.request(None, {**params, "generations": tokens}, form)._replace(model=label(tool))
 
     def pass_by(self, tool: str, reason: str, text: str, *args: object) -> None:
         """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of each."""
@@ -87,10 +98,12 @@ class Results(Engine):
             return own
         return asked if own is None else min(own, asked)
 
+    def _priced(self, request: Request, response: Any, seconds: float | None) -> Any:
+        return super()._priced(request, None, seconds)._replace(response=response)  # no model was asked: there is no usage to be read
+
     def _entry(self, request: Request, payload: Payload, paid: Any) -> Entry:
         entry = super()._entry(request, payload, paid)
-        if entry.usage is None and entry.cost_usd is None:
-            entry.cost_usd = 0.0  # no model was asked, so there is no price to be known
+        entry.cost_usd = 0.0  # and no price that nobody knows
         return entry
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from llm_cache_mem import log
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.tools.cache import ToolCache
 
 __all__ = ["CachedSession"]
+
+_HINTS = ("readOnlyHint", "idempotentHint", "destructiveHint")
 
 
 class CachedSession:
@@ -45,19 +48,22 @@ class CachedSession:
         return listed
 
     async def call_tool(self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The stored result, or that of the session. With ``input_responses`` or ``request_state``, which go on with a call, uncached."""
+        """The stored result, or that of the session. With ``meta``, or going on with a call, uncached."""
 
         async def run() -> Any:
             return await self._session.call_tool(name, arguments, *args, **kwargs)
 
         tool = f"{self._server}.{name}" if self._server else name
-        goes_on = any(kwargs.get(more) for more in ("input_responses", "request_state"))
-        rule = None if goes_on else self._tools.rule(tool, await self._hints_of(name))
+        special = any(kwargs.get(more) for more in ("meta", "input_responses", "request_state"))
+        rule = None if special else self._tools.rule(tool, await self._hints_of(name))
         return await self._tools.acall(tool, arguments or {}, run, rule=rule, form="tool-mcp", dump=_dump, load=_load)
 
     async def _hints_of(self, name: str) -> Mapping[str, Any]:
         if name not in self._said:
-            await self._learn()
+            try:
+                await self._learn()
+            except Exception as exc:  # noqa: BLE001  # whether the tool can be called is for the call to find out
+                log.warning(__name__, "an MCP server does not say what its tools do: list_tools raised %s", type(exc).__name__)
         said = self._said.setdefault(name, {})
         return said if self._trusts else {key: value for key, value in said.items() if key == "destructiveHint"}
 
@@ -72,7 +78,8 @@ class CachedSession:
 
 def _hints(tool: Any) -> Mapping[str, Any]:
     annotations = tool.annotations
-    return {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
+    said = {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
+    return {name: said[name] for name in _HINTS if name in said}  # a server has no more say than that
 
 
 def _dump(result: Any) -> Any:
