@@ -16,7 +16,7 @@ __all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store",
 Backend = str | os.PathLike[str] | Store
 KNOWN = (
     "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, jsonl://recordings.jsonl, a path, "
-    "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://"
+    "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://, memcached://host:11211[,host:11211]"
 )
 _REDIS = ("redis", "rediss", "unix", "valkey", "valkeys")
 POLICIES = ("lru", "sieve")
@@ -74,6 +74,8 @@ def open_store(
         return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
     if separator and scheme in _REDIS:
         return _open_redis(backend, clock, envelope())
+    if separator and scheme == "memcached":
+        return _open_memcached(backend, clock, envelope())
     raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
 
 
@@ -137,4 +139,11 @@ def _open_redis(url: str, clock: Callable[[], float], envelope: Envelope) -> Ope
     from llm_cache_mem.stores.redis import RedisStore  # the extra is loaded by those who use it
 
     store = RedisStore(url, clock=clock, envelope=envelope)
+    return Opened(store, owned=True, name=store.name, bounded=False)
+
+
+def _open_memcached(url: str, clock: Callable[[], float], envelope: Envelope) -> Opened:
+    from llm_cache_mem.stores.memcached import MemcachedStore
+
+    store = MemcachedStore(url, clock=clock, envelope=envelope)
     return Opened(store, owned=True, name=store.name, bounded=False)

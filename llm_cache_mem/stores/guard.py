@@ -11,12 +11,16 @@ from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store
 
-__all__ = ["Breaker", "GuardedStore"]
+__all__ = ["Breaker", "GuardedStore", "LeftAlone"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _QUIET_SECONDS = 60.0
+
+
+class LeftAlone(StoreError):
+    """A part of a store, such as one of several servers, is known to fail and was not even asked: no news about the rest."""
 
 
 class Breaker:
@@ -216,6 +220,10 @@ class GuardedStore:
         except ValueNotCacheable:  # the value's fault, not the store's
             self._breaker.succeeded()
             raise
+        except LeftAlone:
+            self._breaker.interrupted()
+            self._on_error(operation)
+            return fallback
         except Exception as exc:  # noqa: BLE001  # whatever it is, the call that is being served must go on
             self._note_failure(operation, exc, slowly=slow is not None and self._timer() - began >= slow / 2)
             return fallback

@@ -1,0 +1,441 @@
+"""Entries on Memcached servers, for a fleet to share: each with the generation of its namespace, which can be forgotten as a whole."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import ceil
+from time import time
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from llm_cache_mem import hashing
+from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
+from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError, ValueNotCacheable
+from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.memcached_keys import CannotList, list_keys
+from llm_cache_mem.stores.memcached_servers import Client, Due, MemcacheServerError, Server, Servers
+
+__all__ = ["MemcachedStore"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ENTRY, _GENERATION, _LEASE = b"lcm:", b"lcm-generation:", b"lcm-lease:"
+_LONGEST_NAME = 250
+_GENERATION_BYTES = 16
+_DAYS_30 = 30 * 86400  # what is more counts as a date
+_GRACE = 60  # seconds: the server counts whole ones, by a clock of its own; readers go by the entry
+_LAST_DATE = 2**31 - 1
+_BATCH = 100  # keys asked for at once
+_BATCH_BYTES = 1024 * 1024
+_COUNT_SECONDS = 2.0
+_LIST_SECONDS = 60.0
+_PORT = 11211
+
+
+class UnexpectedReply(Exception):
+    """The server said what cannot be the answer."""
+
+
+def _store_errors_only(
+    operation: str,
+) -> "Callable[[Callable[Concatenate[MemcachedStore, P], R]], Callable[Concatenate[MemcachedStore, P], R]]":
+    """Turn whatever goes wrong into StoreError: besides its own errors pymemcache raises ValueError, KeyError and more."""
+
+    def decorate(method: "Callable[Concatenate[MemcachedStore, P], R]") -> "Callable[Concatenate[MemcachedStore, P], R]":
+        @functools.wraps(method)
+        def translated(self: "MemcachedStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return method(self, *args, **kwargs)
+            except LLMCacheError:
+                raise
+            except Exception as exc:
+                raise StoreError(type(self).__name__, operation, _reason(exc)) from exc
+
+        return translated
+
+    return decorate
+
+
+def _reason(exc: Exception) -> str:
+    """What went wrong, without what the server said: it may repeat keys."""
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc) or type(exc).__name__
+    return str(exc) if isinstance(exc, CannotList | UnexpectedReply) else type(exc).__name__
+
+
+class MemcachedStore:
+    """A Store on the servers of a URL, ``memcached://host:port[,host:port]``, or of a *client* that stays open: pymemcache's PooledClient,
+    or a HashClient with ``use_pooling``.
+
+    An operation takes about *timeout* seconds at the most, and nothing is tried twice; a client goes by its own timeouts. What is
+    over *max_value_bytes* is not kept, nor what was there before: servers take 1 MiB with the key, unless started with ``-I``. The
+    servers alone decide how much is kept. *envelope* makes bytes of entries. ValueError or TypeError for what can never work; a server
+    that does not answer is no error here.
+
+    ``clear`` of a namespace takes effect for all processes at once, by a new generation, and then removes what the server lists.
+    ``size``, ``entries``, ``purge`` and any other ``clear`` go by that list of all keys, which a server may refuse to write: then
+    StoreError, and a size of 0. ``size`` counts for two seconds at the most.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        clock: Callable[[], float] = time,
+        timeout: float = 0.25,
+        max_value_bytes: int = 1024 * 1024 - 1024,
+        envelope: Envelope = PLAIN,
+    ) -> None:
+        for name, number in (("timeout", timeout), ("max_value_bytes", max_value_bytes)):
+            if not number > 0:
+                raise ValueError(f"{name} must be above 0: got {number}")
+        self._servers = Servers.of(client)
+        self._clock = clock
+        self._timeout = timeout
+        self._max_value_bytes = max_value_bytes
+        self.envelope = envelope
+        self._memo = EntryMemo(1024, 16 * 1024, envelope=envelope)
+        self.unreadable = 0  # stored entries that could not be read
+
+    def __repr__(self) -> str:
+        return f"MemcachedStore({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Where the entries are."""
+        return self._servers.name
+
+    @property
+    def slow_seconds(self) -> float:
+        """How long a read or a write may take before it is as bad as a failure."""
+        return 2 * self._timeout
+
+    # -- One entry
+
+    @_store_errors_only("get")
+    def get(self, key: str) -> Entry | None:
+        name, generation = _names(key)
+        found = self._call(name, lambda client: client.get_many((generation, name)))
+        data = _live(found.get(generation), found.get(name))
+        return None if data is None else self._read(key, name, data)
+
+    @_store_errors_only("put")
+    def put(self, key: str, entry: Entry) -> Removed:
+        name, generation = _names(key)
+        expire, data = self._expire(entry), self._packed(key, name, entry)
+        if expire is None:
+            self._call(name, lambda client: client.delete(name, noreply=False))
+            return NOTHING_REMOVED
+
+        def put(client: Client) -> None:
+            value = self._generations(client, [generation])[generation] + data
+            if client.set(name, value, expire=expire, noreply=False) is not True:
+                raise UnexpectedReply("it did not store")
+
+        try:
+            self._call(name, put)
+        except MemcacheServerError as exc:
+            if b"large" not in exc.args[0]:
+                raise
+            raise self._too_large(name) from None
+        return NOTHING_REMOVED
+
+    @_store_errors_only("delete")
+    def delete(self, key: str, *, stored_at: float | None = None) -> bool:
+        name, generation = _names(key)
+
+        def delete(client: Client) -> bool:
+            found = client.gets_many((generation, name))
+            value, unique = found.get(name, (None, None))
+            data = _live(found.get(generation, (None, None))[0], value)
+            if stored_at is None:
+                return bool(client.delete(name, noreply=False)) and data is not None
+            if data is None:
+                return False
+            try:
+                entry = self._memo.get(key, data)
+            except EntryUnreadable:
+                return False
+            return entry.stored_at == stored_at and _remove_seen(client, name, unique)
+
+        return self._call(name, delete)
+
+    # -- Many
+
+    @_store_errors_only("get_many")
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """As ManyStore.get_many: one round trip for a hundred keys on one server."""
+        found: dict[str, Entry] = {}
+        for server, some in self._by_server(keys):
+            names = {key: _names(key) for key in some}
+            wanted = tuple(dict.fromkeys(name for pair in names.values() for name in pair))
+            values = server.call(lambda client, wanted=wanted: client.get_many(wanted), self._due(len(wanted)))  # type: ignore[misc]
+            for key, (name, generation) in names.items():
+                data = _live(values.get(generation), values.get(name))
+                entry = None if data is None else self._read(key, name, data)
+                if entry is not None:
+                    found[key] = entry
+        return found
+
+    @_store_errors_only("put_many")
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
+        """As ManyStore.put_many, sent by the megabyte. ValueNotCacheable if one is too large; the others are stored."""
+        refused: ValueNotCacheable | None = None
+        for server, some in self._by_server(list(entries)):
+            batch: dict[str, tuple[int, bytes]] = {}
+            for key in some:
+                name, expire = _names(key)[0], self._expire(entries[key])
+                try:
+                    data = self._packed(key, name, entries[key])
+                except ValueNotCacheable as exc:
+                    refused = exc
+                    continue
+                if expire is None:
+                    self.delete(key)
+                    continue
+                if batch and sum(len(held) for _, held in batch.values()) + len(data) > _BATCH_BYTES:
+                    self._put_batch(server, batch)
+                    batch = {}
+                batch[key] = (expire, data)
+            self._put_batch(server, batch)
+        if refused is not None:
+            raise refused
+        return NOTHING_REMOVED
+
+    def _put_batch(self, server: Server, batch: Mapping[str, tuple[int, bytes]]) -> None:
+        def put(client: Client) -> None:
+            generations = self._generations(client, [_names(key)[1] for key in batch])
+            for expire in {expire for expire, _ in batch.values()}:  # mostly one
+                values = {}
+                for key, (when, data) in batch.items():
+                    name, generation = _names(key)
+                    if when == expire:
+                        values[name] = generations[generation] + data
+                if client.set_many(values, expire=expire, noreply=False):
+                    raise UnexpectedReply("it did not store")
+
+        if batch:
+            server.call(put, self._due(2 * len(batch)))
+
+    # -- A namespace
+
+    @_store_errors_only("clear")
+    def clear(self, prefix: str = "") -> int:
+        if is_namespace := prefix.count(":") == 2 and prefix.endswith(":"):
+            generation = _named(_GENERATION, prefix)
+            for server in self._servers:
+                fresh = os.urandom(_GENERATION_BYTES)
+                if server.call(lambda client, fresh=fresh: client.set(generation, fresh, noreply=False), self._due(1)) is not True:  # type: ignore[misc]
+                    raise UnexpectedReply("it did not store")
+        removed = 0
+        try:
+            for server, names in self._lists(prefix, _LIST_SECONDS):
+                for at in range(0, len(names), _BATCH):
+                    some = names[at : at + _BATCH]
+                    server.call(lambda client, some=some: client.delete_many(some, noreply=False), self._due(len(some)))  # type: ignore[misc]
+                removed += len(names)
+        except CannotList:
+            if not is_namespace:
+                raise
+        return removed
+
+    @_store_errors_only("purge")
+    def purge(self) -> int:
+        """Remove what is expired by this cache's clock. The servers do so by their own: where they agree there is nothing to do."""
+        now = self._clock()
+        return sum(_is_over(entry, now) and self.delete(key, stored_at=entry.stored_at) for key, entry in self._walk(""))
+
+    @_store_errors_only("size")
+    def size(self, prefix: str = "") -> int:
+        """As Store.size, as far as it can be counted in two seconds: at least so many; 0 where the server does not list keys."""
+        count = 0
+        with contextlib.suppress(CannotList, TimeoutError):
+            for _, names in self._lists(prefix, _COUNT_SECONDS):
+                count += len(names)
+        return count
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+        """As Store.entries, in the order of their keys: those that are listed at the start and still there when their turn comes."""
+        walk = self._walk(prefix)
+        following = _store_errors_only("entries")(lambda self: next(walk, None))
+        while (found := following(self)) is not None:
+            yield found
+
+    # -- Leases
+
+    @_store_errors_only("lease")
+    def lease(self, key: str, token: str, seconds: float) -> bool:
+        """As LeasingStore.lease; the server counts whole seconds, so it ends up to two later."""
+        name, expire, wanted = _lease_name(key), _relative(ceil(seconds) + 1), token.encode()
+
+        def lease(client: Client) -> bool:
+            for _ in range(2):  # it may end between one question and the next
+                if client.add(name, wanted, expire=expire, noreply=False):
+                    return True
+                holder, unique = client.gets(name)
+                if holder is not None:
+                    return holder == wanted and client.cas(name, wanted, unique, expire=expire) is True
+            return False
+
+        return self._call(name, lease)
+
+    @_store_errors_only("release")
+    def release(self, key: str, token: str) -> None:
+        name = _lease_name(key)
+
+        def release(client: Client) -> None:
+            holder, unique = client.gets(name)
+            if holder == token.encode():
+                _remove_seen(client, name, unique)
+
+        self._call(name, release)
+
+    @_store_errors_only("close")
+    def close(self) -> None:
+        for server in self._servers:
+            server.link.close()
+
+    # -- Inside
+
+    def _due(self, values: int = 2) -> Due:
+        return Due(self._timeout, 2 * values * self._max_value_bytes + 64 * 1024)
+
+    def _call(self, name: bytes, work: Callable[[Client], R]) -> R:
+        return self._servers.of_key(name).call(work, self._due())
+
+    def _by_server(self, keys: Sequence[str]) -> Iterator[tuple[Server, list[str]]]:
+        """*keys* with the server of each, a hundred at a time."""
+        for at in range(0, len(keys), _BATCH):
+            some: dict[Server, list[str]] = {}
+            for key in keys[at : at + _BATCH]:
+                some.setdefault(self._servers.of_key(_names(key)[0]), []).append(key)
+            yield from some.items()
+
+    def _generations(self, client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The generations kept under *names*; a lost one is replaced by a new one, so that nothing of the old comes back."""
+        names = list(dict.fromkeys(names))
+        found: dict[Any, bytes] = client.get_many(names)
+        for name in names:
+            if len(found.get(name, b"")) == _GENERATION_BYTES:
+                continue
+            fresh = os.urandom(_GENERATION_BYTES)
+            if name in found:
+                client.set(name, fresh, noreply=False)
+            elif not client.add(name, fresh, noreply=False):
+                fresh = client.get(name) or b""  # another was faster
+            if len(fresh) != _GENERATION_BYTES:
+                raise UnexpectedReply("it has lost what was just stored")
+            found[name] = fresh
+        return found
+
+    def _read(self, key: str, name: bytes, data: bytes) -> Entry | None:
+        """The entry in *data*; None, after removing it, if it is not a whole one."""
+        try:
+            return self._memo.get(key, data)
+        except EntryUnreadable as exc:
+            self.unreadable += 1
+            if not exc.newer:
+                for server in self._servers:
+                    server.link.distrust()  # it may have been the reply to another command, and so will the next be
+                with contextlib.suppress(Exception):  # it is a miss all the same
+                    self._call(name, lambda client: _remove_if(client, name, data))
+            return None
+
+    def _expire(self, entry: Entry) -> int | None:
+        """When the server is to let go of *entry*, in its terms; None if it is expired already."""
+        if entry.expires_at is None:
+            return 0
+        seconds = entry.expires_at - self._clock()
+        return None if seconds <= 0 else _relative(ceil(min(seconds, _LAST_DATE)) + _GRACE)
+
+    def _packed(self, key: str, name: bytes, entry: Entry) -> bytes:
+        data = self.envelope.pack(key, entry)
+        if len(data) + _GENERATION_BYTES > self._max_value_bytes:
+            raise self._too_large(name)
+        return data
+
+    def _too_large(self, name: bytes) -> ValueNotCacheable:
+        """What to raise of a value that the server cannot keep, now that what was there before is gone."""
+        self._call(name, lambda client: client.delete(name, noreply=False))
+        return ValueNotCacheable("value", f"too large for Memcached (max_value_bytes={self._max_value_bytes}; see its option -I)")
+
+    def _lists(self, prefix: str, seconds: float) -> Iterator[tuple[Server, list[bytes]]]:
+        """Each server with those of its keys that stand for entries whose keys begin with *prefix*."""
+        for server in self._servers:
+            begin = server.link.key_prefix + _ENTRY + prefix.encode()
+            cut = len(server.link.key_prefix)
+
+            def listed(client: Client, begin: bytes = begin, cut: int = cut) -> list[bytes]:
+                return list(dict.fromkeys(name[cut:] for name in list_keys(client.sock) if name.startswith(begin)))
+
+            yield server, server.call(listed, Due(seconds, 1 << 40))
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Entry]]:
+        """The entries whose keys begin with *prefix*; those that cannot be read are left alone."""
+        names = sorted(name for _, some in self._lists(prefix, _LIST_SECONDS) for name in some)
+        keys = [name[len(_ENTRY) :].decode("utf-8", "backslashreplace") for name in names]
+        for at in range(0, len(keys), _BATCH):
+            some = keys[at : at + _BATCH]
+            entries: dict[str, Entry] = {}
+            for server, of_it in self._by_server(some):
+                wanted = tuple(dict.fromkeys(name for key in of_it for name in _names(key)))
+                values = server.call(lambda client, wanted=wanted: client.get_many(wanted), self._due(len(wanted)))  # type: ignore[misc]
+                for key in of_it:
+                    name, generation = _names(key)
+                    data = _live(values.get(generation), values.get(name))
+                    if data is not None:
+                        with contextlib.suppress(EntryUnreadable):
+                            entries[key] = self.envelope.unpack(key, data)
+            yield from ((key, entries[key]) for key in some if key in entries)
+
+
+# -- Names and values
+
+
+def _names(key: str) -> tuple[bytes, bytes]:
+    """Under which names an entry and the generation of its namespace are kept."""
+    schema, _, rest = key.partition(":")
+    namespace, colon, _ = rest.partition(":")
+    return _named(_ENTRY, key), _named(_GENERATION, f"{schema}:{namespace}:" if colon else "")
+
+
+def _named(kind: bytes, text: str) -> bytes:
+    """What is *kind* and *text* on the server; a hash where that could be no name, of an entry that is then not listed."""
+    name = kind + text.encode("utf-8", "surrogatepass")
+    if len(name) <= _LONGEST_NAME and text.isascii() and text.isprintable() and " " not in text:
+        return name
+    return b"%b#%b" % (kind[:-1], hashing.sha256(name).hexdigest().encode())
+
+
+def _lease_name(key: str) -> bytes:
+    return _named(_LEASE, key)
+
+
+def _live(generation: object, value: object) -> bytes | None:
+    """What follows the generation in *value*, if it is the one that counts."""
+    if type(value) is not bytes or type(generation) is not bytes or len(generation) != _GENERATION_BYTES:
+        return None
+    return value[_GENERATION_BYTES:] if value[:_GENERATION_BYTES] == generation else None
+
+
+def _relative(seconds: int) -> int:
+    """*seconds* from now, as a server wants it told."""
+    return seconds if seconds <= _DAYS_30 else min(int(time()) + seconds, _LAST_DATE)
+
+
+def _is_over(entry: Entry, now: float) -> bool:
+    return entry.expires_at is not None and entry.expires_at <= now
+
+
+def _remove_seen(client: Client, name: bytes, unique: Any) -> bool:
+    """Remove *name* if nobody has stored anything there since; there is no other way to say so than to store what is gone at once."""
+    return client.cas(name, b"", unique, expire=-1) is True
+
+
+def _remove_if(client: Client, name: bytes, data: bytes) -> None:
+    value, unique = client.gets(name)
+    if value is not None and value[_GENERATION_BYTES:] == data:
+        _remove_seen(client, name, unique)

@@ -1,0 +1,120 @@
+"""Which servers a URL or a client names, which of them keeps a key, and which is not worth asking for some seconds."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from llm_cache_mem.errors import ValueNotCacheable
+from llm_cache_mem.stores.guard import Breaker, LeftAlone
+from llm_cache_mem.stores.memcached_link import (
+    Address,
+    Client,
+    Due,
+    HashClient,
+    Link,
+    MemcacheServerError,
+    PooledClient,
+    PoolLink,
+    RendezvousHash,
+)
+
+__all__ = ["Client", "Due", "MemcacheServerError", "Server", "Servers"]
+
+R = TypeVar("R")
+
+_PORT = 11211
+
+
+class Server:
+    """One of the servers, and whether it is worth asking: one that is down must not cost each call its time, nor the others theirs."""
+
+    def __init__(self, link: Link | PoolLink, *, alone: bool) -> None:
+        self.link = link
+        self._breaker = None if alone else Breaker()  # if it is the only one, the store's own will do
+
+    def call(self, work: Callable[[Client], R], due: Due) -> R:
+        breaker = self._breaker
+        if breaker is None:
+            return self.link.call(work, due)
+        if not breaker.allows():
+            raise LeftAlone("MemcachedStore", "call", f"{self.link.name} keeps failing and is left alone for some seconds")
+        try:
+            result = self.link.call(work, due)
+        except (ValueNotCacheable, MemcacheServerError):  # it speaks
+            breaker.succeeded()
+            raise
+        except Exception:
+            breaker.failed()
+            raise
+        except BaseException:
+            breaker.interrupted()
+            raise
+        breaker.succeeded()
+        return result
+
+
+class Servers:
+    """All servers of a store; iterating gives each."""
+
+    def __init__(self, links: Mapping[str, Link | PoolLink], hasher: Any) -> None:
+        self._servers = {node: Server(link, alone=len(links) == 1) for node, link in links.items()}
+        self._hasher = hasher
+        self._only = next(iter(self._servers.values())) if len(links) == 1 else None
+
+    @classmethod
+    def of(cls, client: Any) -> "Servers":
+        """Those of a URL, or of a pymemcache client. ValueError or TypeError for what can never work."""
+        return _of_url(client) if isinstance(client, str) else _of_client(client)
+
+    def __iter__(self) -> Iterator[Server]:
+        return iter(self._servers.values())
+
+    @property
+    def name(self) -> str:
+        return "memcached://" + ",".join(server.link.name for server in self)
+
+    def of_key(self, name: bytes) -> Server:
+        """The server that keeps what is called *name*: the same in every process that names the same servers, in whatever order."""
+        return self._only or self._servers[self._hasher.get_node(name.decode("ascii"))]
+
+
+def _of_url(url: str) -> Servers:
+    scheme, _, rest = url.partition("://")
+    if scheme != "memcached":
+        raise ValueError("MemcachedStore needs a URL such as memcached://localhost:11211, or a pymemcache client")
+    addresses = [_address(part) for part in ([rest] if rest.startswith("/") else rest.split(","))]
+    links: dict[str, Link | PoolLink] = {link.name: link for link in map(Link, addresses)}
+    if len(links) < len(addresses):
+        raise ValueError("a memcached:// URL names each server once")
+    return Servers(links, RendezvousHash(list(links)))
+
+
+def _address(part: str) -> Address:
+    """Host and port, or the path of a socket. The errors do not repeat what may be a password."""
+    if part.startswith("/") and len(part) > 1:
+        return part
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?", part, re.ASCII)
+    if found is None or not 0 < int(found[2] or _PORT) < 1 << 16:
+        raise ValueError(
+            "a memcached:// URL is memcached://host:port[,host:port], or memcached:///path/of/socket: no user, no path, no ?options"
+        )
+    return found[1].strip("[]"), int(found[2] or _PORT)
+
+
+def _of_client(client: Any) -> Servers:
+    if isinstance(client, PooledClient):
+        pools = {"": client}
+    elif isinstance(client, HashClient) and client.use_pooling:
+        pools = dict(client.clients)
+    else:
+        kind = type(client).__name__
+        raise TypeError(
+            f"MemcachedStore needs a URL, a PooledClient or a HashClient with use_pooling=True, which threads may share; not {kind}"
+        )
+    for pooled in pools.values():
+        if not pooled.timeout or not pooled.connect_timeout:
+            raise ValueError(
+                "the pymemcache client needs a timeout and a connect_timeout: without them a server that hangs hangs every call"
+            )
+    links: dict[str, Link | PoolLink] = {node: PoolLink(pooled) for node, pooled in pools.items()}
+    return Servers(links, getattr(client, "hasher", None))

@@ -1,0 +1,75 @@
+"""MemcachedStore as a store: what all of them do, the model, a history of many threads, and what is its own."""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from stores.conformance import MakeStore, StoreConformance
+from stores.history import record, violations
+from stores.leases import Join, LeaseConformance
+from stores.many import ManyConformance
+from stores.model import StoreMachine
+from stores.servers import Server, running_memcached
+
+from llm_cache_mem.stores.memcached import MemcachedStore
+
+
+class TestConformance(StoreConformance):
+    bounded = False
+
+    @pytest.fixture
+    def make_store(self, memcached_url: str) -> Iterator[MakeStore]:
+        made: list[MemcachedStore] = []
+
+        def make(*, clock: Callable[[], float], max_size: int | None = None, max_bytes: int | None = None) -> MemcachedStore:
+            made.append(MemcachedStore(memcached_url, clock=clock))
+            return made[-1]
+
+        yield make
+        for store in made:
+            store.close()
+
+
+class TestMany(ManyConformance):
+    @pytest.fixture
+    def store(self, memcached_url: str) -> Iterator[MemcachedStore]:
+        with contextlib.closing(MemcachedStore(memcached_url)) as store:
+            yield store
+
+
+class TestLeases(LeaseConformance):
+    @pytest.fixture
+    def join(self, memcached_url: str) -> Iterator[Join]:
+        with contextlib.ExitStack() as stack:
+            yield lambda: stack.enter_context(contextlib.closing(MemcachedStore(memcached_url)))
+
+
+class MemcachedMachine(StoreMachine):
+    persistent = True
+    by_key = True
+    server: Server
+
+    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> MemcachedStore:
+        if not hasattr(self, "store"):
+            self.server.ask("flush_all")
+        return MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock)
+
+
+@pytest.mark.parametrize("examples", [pytest.param(60), pytest.param(1000, marks=pytest.mark.slow)])
+def test_it_does_what_the_model_does(examples: int) -> None:
+    with running_memcached("-o", "hashpower=13") as MemcachedMachine.server:  # a short table to walk
+        how = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+        run_state_machine_as_test(MemcachedMachine, settings=how)
+
+
+def test_what_16_threads_saw_could_have_happened(memcached_url: str) -> None:
+    seed = secrets.randbits(32)
+    print(f"{seed=}")
+    with contextlib.closing(MemcachedStore(memcached_url, timeout=5.0)) as store:
+        history = record(store, threads=16, calls=20_000, seconds=8, seed=seed)
+    print(f"{len(history)} calls")
+    assert violations(history) == []
+    assert len(history) > 1_000
