@@ -135,7 +135,6 @@ class Warmer:
         warnings = [text for text in (self._changed(prefix),) if text]
         first = yield from self._send(prefix)
         cached = first.usage.cache_read_tokens + first.usage.cache_write_tokens
-        warnings += _too_little(prefix, first.usage)
         sent = [first]
         verified, read = None, 0
         if verify:
@@ -143,8 +142,10 @@ class Warmer:
             sent.append(second)
             read = second.usage.cache_read_tokens
             verified = read >= 0.9 * cached and read > 0
-            if not verified:
-                warnings.append(f"a second request read {read:,} tokens of it: calls that begin with this prefix will not find it")
+        if not verified:  # a server with rules of its own may well have cached it, but then that was seen
+            warnings += _too_little(prefix, first.usage)
+        if verified is False:
+            warnings.append(f"a second request read {read:,} tokens of it: calls that begin with this prefix will not find it")
         for text in warnings:
             log.warning(__name__, "prompt cache: %s: %s", prefix.name, text)
         self._remember(prefix, sent[-1].began + prefix.lifetime)
