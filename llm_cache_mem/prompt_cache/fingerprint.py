@@ -4,6 +4,7 @@ Anthropic reads tools, system, messages; OpenAI the same, with its settings befo
 content is kept: what two requests differ in is found by comparing digests, and told as a path.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,8 @@ _SETTINGS: Final = (
 )
 """Those besides the prompt that both providers' documents name as reasons for a miss."""
 _SYSTEM_ROLES: Final = ("system", "developer")
-_PIECE: Final = 256  # characters of a long text that are compared at once
+_PIECE: Final = 256  # characters of a long sentence that are compared at once
+_SENTENCE: Final = r"[^.!?\n]*+[.!?\n]++\s*+|[^.!?\n]++"
 _MOST_PIECES: Final = 1024
 _MOST_MESSAGES: Final = 4096
 _DEPTH: Final = 64
@@ -206,14 +208,18 @@ class _Reader:
 
     def _keep(self, path: str, text: str) -> None:
         start = 0
-        for line in text.splitlines(keepends=True) or [""]:
-            for at in range(0, len(line), _PIECE) or (0,):
+        for sentence in _sentences(text):  # what is put in before them leaves them what they are
+            for at in range(0, len(sentence), _PIECE) or (0,):
                 if len(self.pieces) >= _MOST_PIECES:
                     return
-                piece = line[at : at + _PIECE]
+                piece = sentence[at : at + _PIECE]
                 where = path if len(text) <= _PIECE else f"{path}, characters {start:,} to {start + len(piece):,}"
                 self.pieces.setdefault(hash((path, piece)), where)
                 start += len(piece)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    return (found[0] for found in re.finditer(_SENTENCE, text)) if text else iter(("",))
 
 
 def _is_scalar(value: Any) -> bool:

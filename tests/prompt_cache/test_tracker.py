@@ -64,6 +64,16 @@ def test_a_changed_system_prompt_is_told_with_its_place_and_without_its_content(
     assert "Balthasar" not in caplog.text
 
 
+def test_what_is_put_in_front_of_a_prompt_of_one_line_is_found(ask):
+    rules = " ".join(f"Be kind to guest {number}." for number in range(600))
+    for _ in range(3):
+        ask(rules)
+    ask(f"It is ten. {rules}")
+    (alert,) = ask.alerts
+    assert (alert.reason, alert.path) == ("changed", "system[0].text, characters 0 to 11")
+    assert alert.before > 0.4
+
+
 def test_a_changed_tool_is_told_with_its_field(ask):
     tool = {"name": "look", "description": "word " * 600, "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
     other = {**tool, "input_schema": {"type": "object", "properties": {"city": {"type": "number"}}}}
