@@ -104,6 +104,7 @@ class Engine:
         self._default_mode = settings.mode
         # *beside*: an engine on the same store with other rules; what clears the one must reach the calls under way in the other
         self._flights: SingleFlight = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
+        self._listeners: tuple[Callable[[Request, Any, float | None], object], ...] = ()
         self._epoch = 0  # moves on with every delete and clear
         self._store: GuardedStore = GuardedStore(store, strict=settings.strict, on_error=ledger.error) if beside is None else beside._store
         self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and not isinstance(store, MemoryStore) else None
@@ -120,6 +121,10 @@ class Engine:
     def price(self) -> pricing.Pricer:
         """What a call costs, by the prices that this cache was given."""
         return self._settings.price
+
+    def listen(self, listener: Callable[[Request, Any, float | None], object]) -> None:
+        """Tell *listener* of each call that is paid for from now on: request, response, seconds. It must not raise."""
+        self._listeners = (*self._listeners, listener)
 
     @property
     def is_off(self) -> bool:
@@ -595,9 +600,11 @@ class Engine:
         """What the provider was paid for *response*, which is counted, whether or not it will be stored."""
         paid = self._priced(request, response, seconds)
         if paid.usage is not None:
-            identity = usage.read_id(response) if self._ledger.watched else None
+            identity = usage.identify(response) if self._ledger.watched else None
             model = request.model or paid.model
             self._ledger.paid(PaidCall(model, paid.usage, seconds, paid.cost.read_usd, paid.cost.premium_usd, identity))
+        for tell in self._listeners:
+            tell(request, response, seconds)
         return paid
 
     def _keep(self, request: Request, payload: Payload | None, paid: _Paid, flight: Flight | None) -> Entry | None:

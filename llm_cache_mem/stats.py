@@ -214,10 +214,10 @@ class Ledger:
             else:
                 self._tell("coalesced", key=key, model=model)
 
-    def paid(self, call: PaidCall, *, observed: bool = False) -> None:
-        """A provider was paid for *call*, which went through the cache or was *observed* by a tracker."""
+    def paid(self, call: PaidCall, *, observed: bool = False) -> bool:
+        """A provider was paid for *call*, which went through the cache or was *observed* by a tracker; whether that is news."""
         with self._lock:
-            self._provider.add(call, observed=observed)
+            return self._provider.add(call, observed=observed)
 
     def watch(self) -> None:
         """A tracker will tell of calls too; those that both it and the cache tell of count once."""

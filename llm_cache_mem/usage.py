@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.foreign import field
 
-__all__ = ["Usage", "read_id", "read_model", "read_usage"]
+__all__ = ["Usage", "identify", "read_id", "read_model", "read_usage"]
 
 
 class Usage(NamedTuple):
@@ -90,6 +90,11 @@ def read_id(response: Any) -> str | None:
     """The provider's own id of the answer, or None. Takes what ``read_usage`` takes; never raises."""
     pieces = response if isinstance(response, list | tuple) else (response,)
     return next((identity for piece in pieces if (identity := _id(piece, _DEPTH))), None)
+
+
+def identify(response: Any) -> str:
+    """What tells this answer from others while it is in memory: the provider's id, or else the object."""
+    return read_id(response) or f"object {id(response)}"
 
 
 class _Tally:

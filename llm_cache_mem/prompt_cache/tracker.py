@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import wraps
 from time import time
@@ -11,19 +12,21 @@ from llm_cache_mem import log, pricing
 from llm_cache_mem.engine import Engine
 from llm_cache_mem.foreign import field
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.prompt_cache.fingerprint import fingerprint
+from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.history import Call, History, Prefix, Verdict
 from llm_cache_mem.prompt_cache.rules import Provider, rules_for
 from llm_cache_mem.prompt_cache.watched import AsyncWatched, Watched
+from llm_cache_mem.request import Request
 from llm_cache_mem.stats import Ledger
 from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats
 from llm_cache_mem.stats_tables import aligned, table
-from llm_cache_mem.usage import Usage, read_id, read_model, read_usage
+from llm_cache_mem.usage import Usage, identify, read_id, read_model, read_usage
 
 __all__ = ["Alert", "PrefixStats", "PromptCacheTracker", "TrackerStats"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_REMEMBERED = 1024
 
 
 class Alert(NamedTuple):
@@ -102,9 +105,10 @@ class TrackerStats(NamedTuple):
 class PromptCacheTracker:
     """Watches calls that are paid for. Thread-safe; what it remembers is bounded.
 
-    Use ``wrap(client.messages.create)``, the handlers of the LangChain and LlamaIndex packages, or ``observe`` with the JSON of a
-    transport. *cache*: an LLMCache whose ``stats()`` shall count these calls too (one that went through it counts once). *prices*: as
-    for LLMCache, whose are used by default. *on_alert* is told of each Alert, of which a line is also logged. *drop*: an alert is due
+    With *cache*, an LLMCache, every call that it pays for is watched, through whatever layer: its own methods, LangChain, LlamaIndex,
+    the HTTP transport. Calls beside it are watched by ``wrap(client.messages.create)``, by the handlers of the LangChain and LlamaIndex
+    packages, or by ``observe``, and count in its ``stats()`` too; what both see counts once. *prices*: as for LLMCache, whose are used
+    by default. *on_alert* is told of each Alert, of which a line is also logged. *drop*: an alert is due
     when less than this part of what was expected is read. *provider*: whose rules hold where the model's name does not tell.
     """
 
@@ -127,13 +131,16 @@ class PromptCacheTracker:
         if on_alert is not None and not callable(on_alert):
             raise TypeError(f"on_alert must be a function of one Alert, not {type(on_alert).__name__}")
         self._shared = None if cache is None else cache.ledger
-        if self._shared is not None:
-            self._shared.watch()
+        if cache is not None:
+            cache.ledger.watch()
+            cache.listen(self._told)
         self._price = pricing.resolve(prices) if cache is None or prices is not None else cache.price
         self._history = History(max_prefixes, max_conversations, drop)
         self._on_alert, self._clock = on_alert, clock
         self._provider: Provider | None = provider
         self._own = Ledger(clock, None)
+        self._own.watch()
+        self._answers: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._calls = self._without_usage = self._alerts = 0
         self._lock = threading.RLock()
         reset_after_fork(self)
@@ -147,15 +154,21 @@ class PromptCacheTracker:
         """Take in one call that the provider answered just now; the Alert, if there is one.
 
         *request*: the arguments of the SDK's call, or the JSON that was sent. *response*: anything with usage in it, or the list of the
-        chunks of a stream. *seconds*: what it took. Not for hits of a cache: nobody was paid for those. Never raises.
+        chunks of a stream. *seconds*: what it took. The same id for the same request is a cache's answer: left out. Never raises.
         """
+        return self._take_in(request, response, seconds, observed=True)
+
+    def _told(self, request: Request, response: Any, seconds: float | None) -> None:
+        self._take_in({**request.params, "messages": request.messages}, response, seconds, observed=False)
+
+    def _take_in(self, request: Mapping[str, Any], response: Any, seconds: float | None, *, observed: bool) -> Alert | None:
         try:
-            return self._observe(request, response, seconds)
+            return self._observe(request, response, seconds, observed)
         except Exception as exc:  # noqa: BLE001  # watching must not break the call that is watched
             log.warning(__name__, "prompt cache: a call could not be taken in: %s", type(exc).__name__)
             return None
 
-    def _observe(self, request: Mapping[str, Any], response: Any, seconds: float | None) -> Alert | None:
+    def _observe(self, request: Mapping[str, Any], response: Any, seconds: float | None, observed: bool) -> Alert | None:
         used = read_usage(response)
         if used is None:
             with self._lock:
@@ -168,9 +181,10 @@ class PromptCacheTracker:
         rules = rules_for(model or "", self._provider or ("anthropic" if field(request, "system") is not None else None))
         call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
         cost = pricing.bill(self._price, (answered_by, model), used)
-        paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, read_id(response))
-        self._own.paid(paid)
-        if self._shared is not None:
+        paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, identify(response))
+        if (observed and self._is_replay(shape, response)) or not self._own.paid(paid, observed=observed):
+            return None
+        if observed and self._shared is not None:
             self._shared.paid(paid, observed=True)
         with self._lock:
             self._calls += 1
@@ -179,6 +193,20 @@ class PromptCacheTracker:
             prefix.premium_usd += cost.premium_usd or 0.0
             self._alerts += verdict is not None
         return None if verdict is None else self._tell(call, model, used, verdict)
+
+    def _is_replay(self, shape: Fingerprint, response: Any) -> bool:
+        """Whether a cache in between gave an answer that was seen before: the same id for the very same request."""
+        identity = read_id(response)
+        if identity is None:
+            return False
+        key = (identity, shape._replace(stable=len(shape.parts)).digest)
+        with self._lock:
+            seen = key in self._answers
+            self._answers[key] = None
+            self._answers.move_to_end(key)
+            if len(self._answers) > _REMEMBERED:
+                self._answers.popitem(last=False)
+        return seen
 
     def _tell(self, call: Call, model: str | None, used: Usage, verdict: Verdict) -> Alert:
         reason, path, expected, idle, before = verdict

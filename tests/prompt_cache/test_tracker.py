@@ -2,6 +2,7 @@
 
 import threading
 
+import anthropic
 import pytest
 from prompt_cache_server import CLAUDE, GPT, OLDER_GPT, PRICES, SYSTEM
 
@@ -299,6 +300,47 @@ def test_calls_beside_the_cache_count_in_its_ledger_and_calls_through_it_once(cl
     assert provider.saved_usd == pytest.approx((2000 * 2.70 - 2000 * 0.75) / 1e6)
     assert tracker.stats().provider == provider
     assert [saving.calls for saving in cache.stats().savings()] == [2, 0, 1]
+
+
+def test_a_tracker_watches_all_that_its_cache_pays_for_and_no_hit(claude, clock):
+    cache = LLMCache(prices=PRICES, clock=clock)
+    tracker = PromptCacheTracker(cache, clock=clock)
+    for _ in range(2):
+        for question in ("a", "b"):
+            params = {"model": CLAUDE, "max_tokens": 7, "system": [block(SYSTEM)]}
+            cache.get_or_call([{"role": "user", "content": question}], claude.messages.create, **params)
+    (prefix,) = tracker.stats().prefixes
+    assert (prefix.calls, prefix.write_tokens, prefix.read_tokens) == (2, 2000, 2000)
+    assert cache.stats().provider == tracker.stats().provider
+
+
+def test_a_cache_below_the_sdk_is_seen_through_and_its_hits_are_no_calls(server, clock):
+    http = pytest.importorskip("llm_cache_mem.http")
+    cache = LLMCache(prices=PRICES, clock=clock)
+    tracker = PromptCacheTracker(cache, clock=clock)
+    with http.cache_client(anthropic.Anthropic(api_key="none", base_url=server.url, max_retries=0), cache) as client:
+        create = tracker.wrap(client.messages.create)
+        for question in ("a", "a", "b", "a"):
+            create(model=CLAUDE, max_tokens=7, system=[block(SYSTEM)], messages=[{"role": "user", "content": question}])
+    assert len(server.requests) == 2
+    assert cache.stats().hits == 2
+    (prefix,) = tracker.stats().prefixes
+    assert (prefix.calls, prefix.write_tokens, prefix.read_tokens) == (2, 2000, 2000)
+    assert cache.stats().provider == tracker.stats().provider
+
+
+def test_calls_through_the_http_transport_need_no_wrapping(server, clock):
+    http = pytest.importorskip("llm_cache_mem.http")
+    tracker = PromptCacheTracker(cache := LLMCache(prices=PRICES, clock=clock), clock=clock)
+    with http.cache_client(anthropic.Anthropic(api_key="none", base_url=server.url, max_retries=0), cache) as client:
+        for number in range(3):
+            turns = [{"role": "user", "content": "Hello"}]
+            with client.messages.create(
+                model=CLAUDE, max_tokens=7, system=[block(f"It is 10:{number:02}.\n{SYSTEM}")], messages=turns, stream=True
+            ) as stream:
+                assert len(list(stream)) > 3
+            clock.advance(60)
+    assert (tracker.stats().calls, tracker.stats().alerts) == (3, 1)
 
 
 # -- Robustness
