@@ -72,9 +72,9 @@ class Results(Engine):
         names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
         params = rule.params(tool, args)
         tokens = self.generations.current(names, self._ttl(), make=False)
-        if tokens is None and make:
+        if tokens is None:
             keys.digest(None, params)  # no generation begins for a call that has no key
-            tokens = self.generations.current(names, self._ttl())
+            tokens = self.generations.current(names, self._ttl()) if make else None
         if tokens is None:
             return None
         return self._keyer.request(None, {**params, "generations": tokens}, form)._replace(model=label(tool))

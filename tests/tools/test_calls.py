@@ -328,3 +328,30 @@ def test_statistics_by_tool(clock: Any) -> None:
 def test_wrong_arguments(arguments: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         ToolCache(**arguments)
+
+
+@pytest.mark.parametrize("args", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, '{"a": NaN}', '{"a": "\\ud800"}', "\x00", ""])
+def test_hostile_text_for_arguments_runs_the_tool(args: str) -> None:
+    tools = ToolCache()
+    assert [tools.get_or_call("t", args, lambda **kw: "done") for _ in range(2)] == ["done"] * 2
+    assert tools.cache.stats().size == 0
+
+
+async def test_who_is_cancelled_takes_nobody_along() -> None:
+    tools, began, go_on, runs = ToolCache(), asyncio.Event(), asyncio.Event(), 0
+
+    async def slow() -> str:
+        nonlocal runs
+        runs += 1
+        began.set()
+        await go_on.wait()
+        return "done"
+
+    tasks = [asyncio.create_task(tools.aget_or_call("t", {}, slow)) for _ in range(5)]
+    await began.wait()
+    tasks[0].cancel()
+    go_on.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert found[1:] == ["done"] * 4
+    assert runs == 1

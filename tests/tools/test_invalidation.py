@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem import LLMCache, StoreError
+from llm_cache_mem import LLMCache, RequestNotCacheable, StoreError, options
 from llm_cache_mem.tools import ToolCache
 
 
@@ -289,3 +289,20 @@ def test_a_write_may_be_told_apart_by_its_result(tools: ToolCache, fails: bool) 
         assert fails
     assert seen == [None if fails else "renamed"]
     assert what_runs(tools) == (set() if fails else {"user 2", "orders 2"})
+
+
+@pytest.mark.parametrize("mode", ["off", "refresh", "replay"])
+def test_it_holds_whatever_the_mode_in_which_it_is_said(tools: ToolCache, mode: Any) -> None:
+    tools.writes("rename", entities="user:{id}")
+    warm(tools)
+    with options(mode=mode):
+        assert tools.invalidate("user", {"id": 1})
+        assert tools.invalidate("time")
+        tools.get_or_call("rename", {"id": 2}, lambda: "done")
+    assert what_runs(tools) == {"user 1", "user 2", "orders 2", "time 1", "time 2"}
+
+
+def test_arguments_without_a_key_cannot_be_invalidated(tools: ToolCache) -> None:
+    for args in ({"id": 1, "more": object()}, "no json", {"name": "x"}):
+        with pytest.raises(RequestNotCacheable):
+            tools.invalidate("user", args)

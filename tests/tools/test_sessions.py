@@ -139,3 +139,38 @@ async def test_everything_else_is_the_sessions_own(served: Served, connect: Any)
         assert result.is_error
     with pytest.raises(ValueError, match="honour or ignore"):
         CachedSession(real, ToolCache(), hints="believe")  # type: ignore[arg-type]
+
+
+async def test_a_server_has_no_say_but_its_hints_and_need_not_list_its_tools(caplog: pytest.LogCaptureFixture) -> None:
+    class Annotations:
+        def model_dump(self, **settings: Any) -> dict[str, Any]:
+            return {"cacheable": True, "ttl_seconds": "for ever", "version": ["x"], "title": "T"}
+
+    class Session:
+        """What is not of the package ``mcp`` but behaves like its sessions."""
+
+        def __init__(self, *, lists: bool) -> None:
+            self.calls, self.lists = 0, lists
+
+        async def list_tools(self) -> Any:
+            if not self.lists:
+                raise ConnectionError("method not found")
+            tool = type("Tool", (), {"name": "t", "annotations": Annotations()})()
+            return type("Listed", (), {"tools": [tool]})()
+
+        async def call_tool(self, name: str, arguments: Any = None, **kwargs: Any) -> CallToolResult:
+            self.calls += 1
+            return CallToolResult(content=[])
+
+    for lists in (True, False):
+        session = Session(lists=lists)
+        cached = CachedSession(session, ToolCache())
+        for _ in range(2):
+            await cached.call_tool("t", {})
+        assert session.calls == 2
+        listed = CachedSession(session, ToolCache(tools=["t"]))
+        for _ in range(2):
+            await listed.call_tool("t", {})
+            await listed.call_tool("t", {}, meta={"tenant": "ann"})
+        assert session.calls == 5
+    assert "list_tools raised ConnectionError" in caplog.text
