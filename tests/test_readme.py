@@ -1,4 +1,4 @@
-"""Every Python example of the README runs, as printed, in a folder of its own."""
+"""Every Python example of the README and of docs/ runs, as printed, in a folder of its own."""
 
 import ast
 import asyncio
@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 NEEDS = {"mcp.client": "mcp", "langchain_llm_cache_mem": "langchain_core", "llama_index_llm_cache_mem": "llama_index.core"}
 
 
 def examples() -> list:
     found = []
     heading = ""
-    for match in re.finditer(r"^#+ ([^\n]+)$|^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL):
+    text = "\n".join(page.read_text() for page in PAGES)
+    for match in re.finditer(r"^#+ ([^\n]+)$|^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if match[1]:
             heading = match[1]
         else:
