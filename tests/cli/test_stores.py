@@ -14,7 +14,7 @@ from llm_cache_mem.stores import open_store
 PRICES = {"gpt-5-mini": (1.0, 10.0)}
 
 
-@pytest.fixture(params=["jsonl", "redis"])
+@pytest.fixture(params=["jsonl", "redis", "memcached"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Three entries: two in the default namespace, one of acme."""
     found: str = f"jsonl:///{tmp_path}/llm.jsonl" if request.param == "jsonl" else request.getfixturevalue(f"{request.param}_url")

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from stores.leases import Join, ListedLeases
+from stores.leases import Join, LeaseConformance, ListedLeases
 from stores.many import ManyConformance
 
+from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.redis import RedisStore
 
 
@@ -27,5 +28,27 @@ class TestRedisMany(ManyConformance):
     @pytest.fixture
     def store(self, redis_url: str) -> Iterator[RedisStore]:
         store = RedisStore(redis_url, timeout=10)
+        yield store
+        store.close()
+
+
+class TestMemcachedLeases(LeaseConformance):
+    @pytest.fixture
+    def join(self, memcached_url: str) -> Iterator[Join]:
+        made: list[MemcachedStore] = []
+
+        def join() -> MemcachedStore:
+            made.append(MemcachedStore(memcached_url, timeout=10))
+            return made[-1]
+
+        yield join
+        for store in made:
+            store.close()
+
+
+class TestMemcachedMany(ManyConformance):
+    @pytest.fixture
+    def store(self, memcached_url: str) -> Iterator[MemcachedStore]:
+        store = MemcachedStore(memcached_url, timeout=10)
         yield store
         store.close()
