@@ -15,6 +15,7 @@ ALL = {
     "peers": "calls:peers",
     "sqlite-hits": "sqlite:hits",
     "growth": "sqlite:growth",
+    "redis": "redis_hit:redis",
     "memory": "footprint:memory",
     "imports": "footprint:imports",
     "threads": "stampede:threads",

@@ -27,13 +27,13 @@ class Result(NamedTuple):
     ratio: float
 
 
-def compare(variants: Sequence[Variant], rounds: int = 15) -> list[Result]:
-    """Time *variants* against the first of them, in one interleaved run."""
+def compare(variants: Sequence[Variant], rounds: int = 15, timer: Callable[[], float] = thread_time) -> list[Result]:
+    """Time *variants* against the first of them, in one interleaved run, by *timer*: CPU time, or perf_counter for what waits."""
     times: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for number in range(rounds):
         order = variants if number % 2 == 0 else list(reversed(variants))
         for variant in order:
-            times[variant.name].append(_time(variant.prepare()))
+            times[variant.name].append(_time(variant.prepare(), timer))
     base = times[variants[0].name]
     return [
         Result(name, sorted(taken)[len(taken) // 10], median(a / b for a, b in zip(taken, base, strict=True)))
@@ -41,12 +41,12 @@ def compare(variants: Sequence[Variant], rounds: int = 15) -> list[Result]:
     ]
 
 
-def _time(calls: Sequence[Work]) -> float:
+def _time(calls: Sequence[Work], timer: Callable[[], float]) -> float:
     gc.collect()
-    began = thread_time()
+    began = timer()
     for call in calls:
         call()
-    return (thread_time() - began) / len(calls) * 1e6
+    return (timer() - began) / len(calls) * 1e6
 
 
 def show(title: str, results: Sequence[Result], limit: float | None = None, ours: str = "llm-cache-mem") -> None:

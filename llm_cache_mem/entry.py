@@ -5,7 +5,7 @@ the lengths the header gives, then 16 bytes of SHA-256 over the key and all that
 under another key, nor with a bit changed. Where the flags say ENCRYPTED, all that follows usage is sealed (crypto.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from struct import error as StructError
 from typing import Final, Protocol
@@ -195,28 +195,30 @@ PLAIN: Final[Envelope] = _PlainEnvelope()
 class EntryMemo:
     """The entries of envelopes read lately: the same bytes under the same key give the same Entry, unchecked and undecoded.
 
-    For stores that read the same row again and again. Bounded, without a lock: a slot is replaced as a whole.
+    For stores that read the same row again and again. Holds *slots* entries at the most, and begins anew when it is full: those in
+    use are soon back. Without a lock: what is remembered of a key is replaced as a whole.
     """
 
     def __init__(self, slots: int = 256, max_bytes: int = 64 * 1024, *, envelope: Envelope = PLAIN) -> None:
         self._envelope = envelope
-        self._slots: list[tuple[str, bytes, Entry] | None] = [None] * slots
+        self._limit = slots
+        self._slots: dict[str, tuple[bytes, Entry]] = {}
         self._max_bytes = max_bytes
 
-    def known(self, key: str) -> tuple[bytes, Entry] | None:
-        """The bytes that were last read under *key*, and their entry, if they are remembered."""
-        slot = self._slots[hash(key) % len(self._slots)]
-        return slot[1:] if slot is not None and slot[0] == key else None
+    def known(self, keys: Iterable[str]) -> list[tuple[bytes, Entry] | None]:
+        """For each key the bytes that were last read under it, and their entry, if they are remembered."""
+        return list(map(self._slots.get, keys))
 
     def get(self, key: str, data: bytes) -> Entry:
         """What *envelope* unpacks from *data*, or the entry that it gave before for the same bytes."""
-        at = hash(key) % len(self._slots)
-        slot = self._slots[at]
-        if slot is not None and slot[1] == data and slot[0] == key:
-            return slot[2]
+        slot = self._slots.get(key)
+        if slot is not None and slot[0] == data:
+            return slot[1]
         entry = self._envelope.unpack(key, data)
         if len(data) <= self._max_bytes:
-            self._slots[at] = (key, data, entry)
+            if len(self._slots) >= self._limit:
+                self._slots.clear()
+            self._slots[key] = (data, entry)
         return entry
 
 

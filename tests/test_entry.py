@@ -220,7 +220,7 @@ def test_the_memo_is_bounded() -> None:
     memo, packed = EntryMemo(slots=4, max_bytes=10_000), an_entry().pack(KEY)
     for n in range(50):
         memo.get(f"k{n}", an_entry().pack(f"k{n}"))
-    assert len(memo._slots) == 4
+    assert 0 < len(memo._slots) <= 4
     large = an_entry("x" * 20_000).pack(KEY)
     assert memo.get(KEY, large) is not memo.get(KEY, large)
     assert memo.get(KEY, packed) is memo.get(KEY, packed)

@@ -157,17 +157,18 @@ class RedisStore:
     @_store_errors_only("get_many")
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """As ManyStore.get_many: one command, or one for each key that go together to a Cluster."""
-        found = {}
+        found: dict[str, Entry] = {}
         for at in range(0, len(keys), _BATCH):
             some = keys[at : at + _BATCH]
             names = [KEY_PREFIX + key.encode() for key in some]
-            known = [self._memo.known(key) for key in some]
-            replies = self._link.values(names, [None if one is None else one[0] for one in known])
-            for key, name, before, data in zip(some, names, known, replies, strict=True):
-                if before is not None and data is before[0]:
-                    found[key] = before[1]
-                elif data is not None and (entry := self._read(key, name, data)) is not None:
-                    found[key] = entry
+            known = self._memo.known(some)
+            replies = self._link.values(names, [one and one[0] for one in known])
+            same = {key: one[1] for key, one, data in zip(some, known, replies, strict=True) if one is not None and data is one[0]}
+            found |= same
+            if len(same) < len(some):
+                for key, name, data in zip(some, names, replies, strict=True):
+                    if key not in same and data is not None and (entry := self._read(key, name, data)) is not None:
+                        found[key] = entry
         return found
 
     @_store_errors_only("put")

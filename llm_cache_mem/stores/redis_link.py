@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.stores.redis_wire import Refused, Wire, packed
+from llm_cache_mem.stores.redis_wire import Refused, Wire, packed, packed_mget
 
 try:
     from redis.backoff import NoBackoff
@@ -72,7 +72,7 @@ class Link:
 
     def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]:
         """What is stored under *names*, None for what is no string; a value that is as its hint says is that very object."""
-        return self._ask(lambda wire: wire.ask_values(packed([b"MGET", *names]), hints))
+        return self._ask(lambda wire: wire.ask_values(packed_mget(names), hints))
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """The names of the keys that match *pattern*, some at a time. A name may come twice."""

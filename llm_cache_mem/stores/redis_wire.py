@@ -11,7 +11,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-__all__ = ["Garbled", "Refused", "Wire", "packed"]
+__all__ = ["Garbled", "Refused", "Wire", "packed", "packed_mget"]
 
 _BUFFER_BYTES = 128 * 1024
 _MOST_BYTES = 512 * 1024 * 1024  # what a server keeps under one key at the most
@@ -78,7 +78,24 @@ class Wire:
         """
         self._send(command)
         self._begin_list(len(hints))
-        found = [self._value(hint) for hint in hints]
+        found: list[bytes | None] = []
+        is_next, filled = self._buffer.startswith, self._filled
+        at, length, begin = self._at, -1, b""
+        for hint in hints:
+            if hint is not None:
+                if len(hint) != length:
+                    length = len(hint)
+                    begin = b"$%d\r\n" % length
+                start = at + len(begin)
+                end = start + length + 2
+                if end <= filled and is_next(begin, at) and is_next(hint, start):
+                    found.append(hint)
+                    at = end
+                    continue
+            self._at = at
+            found.append(self._value())
+            is_next, filled, at = self._buffer.startswith, self._filled, self._at
+        self._at = at
         self._end()
         return found
 
@@ -143,7 +160,7 @@ class Wire:
             self._fill()
         kind = self._buffer[self._at]
         if kind == _BULK:
-            return self._value(None)
+            return self._value()
         line = self._line()
         if kind == _SIMPLE:
             return line[1:]
@@ -164,32 +181,45 @@ class Wire:
         if line != b"*%d" % count:
             raise Garbled("not the reply to this command")
 
-    def _value(self, hint: bytes | None) -> bytes | None:
+    def _value(self) -> bytes | None:
+        size = self._size()
+        if size < 0:
+            return None
+        start, self._at = self._at, self._at + size + 2
+        while self._filled < self._at:
+            self._fill()
+        return bytes(self._view[start : start + size])
+
+    def _size(self) -> int:
+        """How many bytes the value has whose turn it is, and which begins after this; -1 if there is none."""
         at = self._at
         end = self._buffer.find(b"\r\n", at, self._filled)
         if end < 0:
             end = at + len(self._line())
-        if self._buffer[at] != _BULK:
-            raise Garbled("not a value")
+        self._at = end + 2
         size = int(self._buffer[at + 1 : end])
-        start = end + 2
-        if size < 0:
-            self._at = start
-            return None
-        if size > _MOST_BYTES:
-            raise Garbled("a value that is too large")
-        stop = start + size
-        while self._filled < stop + 2:
-            self._fill()
-        self._at = stop + 2
-        if hint is not None and len(hint) == size and self._buffer.startswith(hint, start):
-            return hint
-        return bytes(self._view[start:stop])
+        if self._buffer[at] != _BULK or not -1 <= size <= _MOST_BYTES:
+            raise Garbled("no value, or too large a one")
+        return size
 
 
 def packed(command: Sequence[bytes]) -> bytes:
     """*command* as it is sent."""
     return b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in command]))
+
+
+def packed_mget(names: Sequence[bytes]) -> bytes:
+    """As ``packed`` for MGET of *names*."""
+    return b"*%d\r\n$4\r\nMGET\r\n%b" % (len(names) + 1, _strings(names))
+
+
+def _strings(words: Sequence[bytes]) -> bytes:
+    """*words* as either side sends them; in one go where all are of one length, as digests are."""
+    lengths = set(map(len, words))
+    if len(lengths) != 1:
+        return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+    begin = b"$%d\r\n" % lengths.pop()
+    return b"%b%b\r\n" % (begin, (b"\r\n" + begin).join(words))
 
 
 def _readiness(sock: Any) -> Callable[[], Any]:

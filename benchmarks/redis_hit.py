@@ -1,0 +1,126 @@
+"""Hits on a Redis server of its own, against the round trip that no client can go below: one GET on a bare socket.
+
+Wall time, because what is measured is mostly waiting; a busy machine shows in all contestants alike.
+"""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from time import monotonic, perf_counter
+from typing import Any
+
+from benchmarks.harness import Variant, compare, show
+from benchmarks.workload import VALUE, fresh, request
+from llm_cache_mem import LLMCache
+
+__all__ = ["redis"]
+
+OURS = "llm-cache-mem"
+BATCH = 50
+
+
+def redis() -> None:
+    """A hit, and 50 entries at once, where there is a redis-server."""
+    if shutil.which("redis-server") is None:
+        print("\n  not installed: redis-server")
+        return
+    with _server() as port:
+        _hits(port)
+        _batches(port)
+
+
+def _hits(port: int) -> None:
+    import redis as client_library
+
+    for size in ("S", "M"):
+        asked = request(size)
+        cache = LLMCache(backend=f"redis://127.0.0.1:{port}/0")
+        cache.put(value=VALUE, **asked)
+        client = client_library.Redis(port=port)
+        name = f"llm-cache-mem:1::value:{cache.key(**asked)}".encode()
+        get = _bare(port, [name], b"GET")
+        assert client.get(name)
+        assert cache.get(**asked) == VALUE
+        variants = [
+            Variant("GET, bare socket", lambda: [get] * 100),
+            Variant("redis-py, bytes only", lambda: [lambda: client.get(name)] * 100),
+            Variant(OURS, lambda: [lambda q=q: cache.get(**q) for q in fresh(asked, 100)]),
+        ]
+        show(f"hit on Redis, {size}: key, GET, and a value of the caller's own", compare(variants, rounds=31, timer=perf_counter), 3.5)
+        cache.close()
+        client.close()
+
+
+def _batches(port: int) -> None:
+    import redis as client_library
+
+    from llm_cache_mem.stores.redis import RedisStore
+
+    cache = LLMCache(backend=f"redis://127.0.0.1:{port}/0")
+    keys = [f"1::value:{cache.key(**asked)}" for asked in (request("S", number) for number in range(BATCH))]
+    for number in range(BATCH):
+        cache.put(value=VALUE, **request("S", number))
+    cache.close()
+    store, client = RedisStore(f"redis://127.0.0.1:{port}/0"), client_library.Redis(port=port)
+    names = [f"llm-cache-mem:{key}".encode() for key in keys]
+    get, mget = _bare(port, names[:1], b"GET"), _bare(port, names, b"MGET")
+    assert len(store.get_many(keys)) == BATCH
+    variants = [
+        Variant("GET, bare socket", lambda: [get] * 50),
+        Variant(f"MGET of {BATCH}, bare socket", lambda: [mget] * 50),
+        Variant("redis-py, bytes only", lambda: [lambda: client.mget(names)] * 50),
+        Variant(OURS, lambda: [lambda: store.get_many(keys)] * 50),
+    ]
+    show(f"{BATCH} entries at once on Redis", compare(variants, rounds=31, timer=perf_counter), 4.0)
+    store.close()
+    client.close()
+
+
+def _bare(port: int, names: list[bytes], command: bytes) -> Callable[[], Any]:
+    """One round trip on a socket, whose reply is taken as it is."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    words = [command, *names]
+    sent = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    buffer = memoryview(bytearray(1 << 20))
+    sock.sendall(sent)
+    sock.settimeout(0.3)
+    length = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            length += sock.recv_into(buffer[length:])
+    sock.settimeout(5)
+
+    def ask() -> None:
+        sock.sendall(sent)
+        got = 0
+        while got < length:
+            got += sock.recv_into(buffer[got:])
+
+    return ask
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            give_up_at = monotonic() + 10
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except OSError:
+                    if monotonic() > give_up_at:
+                        raise
+            yield port
+        finally:
+            server.kill()
+            server.wait()
