@@ -101,7 +101,7 @@ class RedisStore:
     makes bytes of entries. ValueError or TypeError for what can never work; a server that does not answer is no error here.
 
     ``size``, ``clear``, ``purge`` and ``entries`` walk through all keys of the database by SCAN, which holds nobody up, but takes its time:
-    about a second for a million.
+    some seconds for a million.
     """
 
     blocking = True
@@ -197,7 +197,7 @@ class RedisStore:
         name = KEY_PREFIX + key.encode()
         if stored_at is None:
             return self._unlink([name]) == 1
-        return self._eval(_DELETE_STORED_AT, name, b"%d" % STORED_AT.start, b"%d" % (STORED_AT.stop - 1), _DOUBLE.pack(stored_at))
+        return self._delete_stored_at(name, stored_at)
 
     @_store_errors_only("clear")
     def clear(self, prefix: str = "") -> int:
@@ -209,12 +209,8 @@ class RedisStore:
         now = self._clock()
         removed = 0
         for names in self._scan(""):
-            beginnings = self._link.calls([(b"GETRANGE", name, b"0", b"%d" % TIMES_BYTES) for name in names])
-            for name, beginning in zip(names, beginnings, strict=True):
-                times = times_in(beginning) if type(beginning) is bytes else None
-                if times is not None and times[1] is not None and times[1] <= now:
-                    key = name[len(KEY_PREFIX) :].decode()
-                    removed += self.delete(key, stored_at=times[0])
+            for at in range(0, len(names), _BATCH):
+                removed += self._purge(names[at : at + _BATCH], now)
         return removed
 
     @_store_errors_only("size")
@@ -245,6 +241,15 @@ class RedisStore:
     @_store_errors_only("close")
     def close(self) -> None:
         self._link.close()
+
+    def _purge(self, names: Sequence[bytes], now: float) -> int:
+        removed = 0
+        beginnings = self._link.calls([(b"GETRANGE", name, b"0", b"%d" % TIMES_BYTES) for name in names])
+        for name, beginning in zip(names, beginnings, strict=True):
+            times = times_in(beginning) if type(beginning) is bytes else None
+            if times is not None and times[1] is not None and times[1] <= now:
+                removed += self._delete_stored_at(name, times[0])
+        return removed
 
     # -- Reading
 
@@ -316,6 +321,9 @@ class RedisStore:
             self._check(command, reply)
             removed += reply
         return removed
+
+    def _delete_stored_at(self, name: bytes, stored_at: float) -> bool:
+        return self._eval(_DELETE_STORED_AT, name, b"%d" % STORED_AT.start, b"%d" % (STORED_AT.stop - 1), _DOUBLE.pack(stored_at))
 
     def _delete_seen(self, name: bytes, data: bytes) -> bool:
         """Remove *name* if it still holds *data*, and not what another has put there since; whether it did."""

@@ -23,6 +23,7 @@ _SIMPLE, _ERROR, _INTEGER, _BULK, _LIST = b"+-:$*"
 
 _LARGE = 64 * 1024
 _BYTES_PER_SECOND = 4 * 1024 * 1024  # large commands and replies get more time, at this rate
+_SECONDS_PER_REPLY = 0.002  # and so do many
 
 
 class Refused(Exception):
@@ -40,15 +41,16 @@ class Garbled(Exception):
 class Wire:
     """The socket of *connection*, an open one of redis-py's, for one caller at a time.
 
-    The reply to a command must come in whole in *timeout* seconds, and a little longer for every byte that it brings. After any
-    exception but Refused the wire is of no more use.
+    The reply to a command must come in whole in *timeout* seconds, and a little longer for every byte that it brings and every other
+    command that was sent with it. After any exception but Refused the wire is of no more use.
     """
 
     def __init__(self, connection: Any, timeout: float) -> None:
         self._connection = connection
         self._sock = connection._sock
         self._timeout = timeout
-        self._due = 0.0
+        self._seconds = timeout  # for all of a reply
+        self._due = 0.0  # when they are over
         self._hurried = False
         self._ready = _readiness(self._sock)
         self._buffer = bytearray(_BUFFER_BYTES)  # of which the part from _at to _filled has come and is not yet read
@@ -66,7 +68,7 @@ class Wire:
 
     def ask(self, command: bytes, *, replies: int = 1) -> list[Any]:
         """The *replies* to *command*, which is packed: bytes, int, None, lists of these, and Refused in place of a reply."""
-        self._send(command)
+        self._send(command, replies)
         found = [self._reply(_DEPTH) for _ in range(replies)]
         self._end()
         return found
@@ -101,8 +103,9 @@ class Wire:
 
     # -- Inside: out and in
 
-    def _send(self, command: bytes) -> None:
+    def _send(self, command: bytes, replies: int = 1) -> None:
         self._due = 0.0
+        self._seconds = self._timeout + (replies - 1) * _SECONDS_PER_REPLY
         if self._hurried:
             self._hurried = False
             self._sock.settimeout(self._timeout)
@@ -114,7 +117,7 @@ class Wire:
     def _fill(self) -> None:
         """Wait for more of the reply. TimeoutError when it does not come in time."""
         if not self._due:  # the first part, mostly the only one
-            self._due = monotonic() + self._timeout
+            self._due = monotonic() + self._seconds
         else:
             left = self._due - monotonic()
             if left <= 0:
