@@ -8,7 +8,7 @@ from llm_cache_mem.prompt_cache.fingerprint import Fingerprint
 from llm_cache_mem.prompt_cache.rules import Rules
 from llm_cache_mem.usage import Usage
 
-__all__ = ["Call", "History", "Prefix", "Verdict"]
+__all__ = ["Call", "History", "PrefixRecord", "Verdict"]
 
 _COMPARED: Final = 16  # the latest prefixes of a model, with which a new one is compared
 _ALIKE: Final = 0.5  # from this likeness on, a new prefix is a changed one
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
     """The recent share of the prefix, or of the one that it was changed from."""
 
 
-class Prefix:
+class PrefixRecord:
     """The running sums of one prefix, and what the provider should have of it."""
 
     __slots__ = (
@@ -104,11 +104,11 @@ class History:
     """Bounded memory of prefixes and conversations; the least recently used go first. Not thread-safe: its owner has a lock."""
 
     def __init__(self, max_prefixes: int, max_conversations: int, drop: float) -> None:
-        self.prefixes: OrderedDict[str, Prefix] = OrderedDict()
+        self.prefixes: OrderedDict[str, PrefixRecord] = OrderedDict()
         self._talks: OrderedDict[tuple[str, bytes], _Talk] = OrderedDict()
         self._most, self._most_talks, self._drop = max_prefixes, max_conversations, drop
 
-    def add(self, call: Call) -> tuple[Prefix, Verdict | None]:
+    def add(self, call: Call) -> tuple[PrefixRecord, Verdict | None]:
         """Take in *call*; its prefix, and what is wrong with it where that has not been said before."""
         digest, turns = call.shape.digest, call.shape.messages
         known = self.prefixes.get(digest)
@@ -117,7 +117,7 @@ class History:
         verdict, source = self._judge(call, known, talk)
         prefix = known
         if prefix is None:
-            prefix = self.prefixes[digest] = Prefix(call)
+            prefix = self.prefixes[digest] = PrefixRecord(call)
             prefix.alerted |= source.alerted if source is not None else set()
         prefix.add(call, continues=talk is not None)
         self.prefixes.move_to_end(digest)
@@ -136,7 +136,7 @@ class History:
             self._talks.popitem(last=False)
 
     @staticmethod
-    def _news(prefix: Prefix, call: Call, verdict: Verdict | None) -> Verdict | None:
+    def _news(prefix: PrefixRecord, call: Call, verdict: Verdict | None) -> Verdict | None:
         if verdict is None:
             if call.usage.cache_read_tokens:
                 prefix.alerted.clear()
@@ -149,7 +149,7 @@ class History:
 
     # -- Why
 
-    def _judge(self, call: Call, known: Prefix | None, talk: _Talk | None) -> tuple[Verdict | None, Prefix | None]:
+    def _judge(self, call: Call, known: PrefixRecord | None, talk: _Talk | None) -> tuple[Verdict | None, PrefixRecord | None]:
         """What is wrong with *call*, if anything is, and the prefix that it was compared with."""
         if not call.wants_cache:
             return None, known
@@ -182,7 +182,7 @@ class History:
         where = _CHANGES.get(call.diagnosis or "")
         return ("unknown", None) if where is None else ("changed", where)
 
-    def _most_alike(self, call: Call) -> Prefix | None:
+    def _most_alike(self, call: Call) -> PrefixRecord | None:
         same_model = (prefix for prefix in reversed(self.prefixes.values()) if prefix.shape.model == call.shape.model)
         likenesses = ((call.shape.likeness(prefix.shape), prefix) for prefix in islice(same_model, _COMPARED))
         likeness, prefix = max(likenesses, key=lambda pair: pair[0], default=(0.0, None))

@@ -93,11 +93,12 @@ def make_prefix(
         raise TypeError(f"{', '.join(reserved)} is not part of a prefix: the warmer chooses the smallest answer")
     rules = _rules(api, model)
     rules.lifetime(ttl)
-    turns = [_copy(turn) for turn in messages or ()]
+    parts: dict[str, Any] = {key: _copy(value) for key, value in params.items()}
+    given = parts.pop("input", ()) if api == "responses" else ()
+    turns = [{"role": "user", "content": given}] if isinstance(given, str) else [*given, *(_copy(turn) for turn in messages or ())]
     blocks = [_document(document, api) for document in documents or ()]
     if blocks:
-        turns = [{"role": "user", "content": blocks}, *turns]
-    parts: dict[str, Any] = dict(params)
+        turns = _joined([{"role": "user", "content": blocks}], turns)
     if tools:
         parts["tools"] = [_copy(tool) for tool in tools]
     if api == "messages":
@@ -107,7 +108,7 @@ def make_prefix(
         turns = [*_system_turn(system, api), *turns]
     if turns:
         parts["input" if api == "responses" else "messages"] = turns
-    if not any(parts.get(section) for section in ("tools", "system", "messages", "input")):
+    if not any(parts.get(section) for section in ("tools", "system", "instructions", "messages", "input")):
         raise ValueError("there is nothing to warm: give system, tools, messages or documents")
     _mark(parts, api, rules, ttl)
     return Prefix(api, model, parts, ttl, name or model)
@@ -176,7 +177,9 @@ def _mark(parts: dict[str, Any], api: API, rules: Rules, ttl: str | None) -> Non
         if ttl is not None:
             parts["prompt_cache_options"] = {**parts.get("prompt_cache_options", {}), "ttl": ttl}
         if not there:
-            _mark_openai(parts["input" if api == "responses" else "messages"] if "input" in parts or "messages" in parts else [], api)
+            turns = parts.get("input" if api == "responses" else "messages", [])
+            _mark_openai([turn for turn in turns if not _is_turn(turn)], api)
+            _mark_openai(turns, api)
         return
     marker = {"type": "ephemeral"} if ttl is None else {"type": "ephemeral", "ttl": ttl}
     for section in ("messages", "system", "tools"):

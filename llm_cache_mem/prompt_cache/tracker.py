@@ -13,7 +13,7 @@ from llm_cache_mem.engine import Engine
 from llm_cache_mem.foreign import field
 from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
-from llm_cache_mem.prompt_cache.history import Call, History, Prefix, Verdict
+from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Verdict
 from llm_cache_mem.prompt_cache.rules import Provider, rules_for
 from llm_cache_mem.prompt_cache.watched import AsyncWatched, Watched
 from llm_cache_mem.request import Request
@@ -278,7 +278,7 @@ class PromptCacheTracker:
         return self.stats()._repr_html_()
 
 
-def _prefix_stats(digest: str, one: Prefix) -> PrefixStats:
+def _prefix_stats(digest: str, one: PrefixRecord) -> PrefixStats:
     share = one.read / one.input if one.input else 0.0
     saved = one.read_usd - one.premium_usd
     counts = (one.input, one.read, one.write)

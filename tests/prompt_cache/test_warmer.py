@@ -209,6 +209,30 @@ def test_openai_responses_are_prewarmed_without_output(gpt, server):
     assert gpt.responses.create(**call).usage.input_tokens_details.cached_tokens == 5000
 
 
+def test_openai_responses_take_input_and_instructions_as_their_api_does(gpt, server):
+    turns = [{"role": "user", "content": [{"type": "input_text", "text": SYSTEM}]}]
+    warmer = Warmer(gpt, api="responses")
+    warmed = warmer.warm(model=GPT, instructions="Be kind.", input=turns, verify=True)
+    assert warmed.verified is True
+    assert server.requests[0]["instructions"] == "Be kind."
+    assert turns == [{"role": "user", "content": [{"type": "input_text", "text": SYSTEM}]}]
+    usage = gpt.responses.create(**warmed.prefix.request("Where?", max_output_tokens=20)).usage
+    assert usage.input_tokens_details.cached_tokens == 2000
+    assert warmer.prefix(model=GPT, input=SYSTEM).request()["input"][0]["role"] == "user"
+
+
+def test_system_and_documents_are_marked_apart_for_openai_too(gpt):
+    prefix = Warmer(gpt).prefix(model=GPT, system=SYSTEM, documents=DOCUMENTS)
+    assert prefix.breakpoints == 2
+
+
+def test_documents_and_a_first_question_are_one_message(claude):
+    prefix = Warmer(claude).prefix(model=CLAUDE, documents=DOCUMENTS, messages=[{"role": "user", "content": "Read this."}])
+    (turn,) = prefix.request()["messages"]
+    assert len(turn["content"]) == 3
+    assert "cache_control" in turn["content"][2]
+
+
 def test_older_openai_models_cache_by_themselves_and_verify_is_the_proof(gpt, server):
     warmed = Warmer(gpt).warm(model=OLDER_GPT, system=SYSTEM, ttl="24h", verify=True)
     assert (warmed.written_tokens, warmed.verified, warmed.verified_read_tokens) == (0, True, 1920)
