@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+from llm_cache_mem import keys
 from llm_cache_mem.canonical import encode
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.codec_scalars import from_base64, to_base64
@@ -15,6 +16,7 @@ __all__ = ["BadLine", "from_line", "says_the_same", "to_line"]
 
 _WRAPPER: Final = "$llm-cache-mem"  # of a value that JSON cannot hold, as the codec writes it
 _BYTES, _UTF8 = "$bytes", "$utf8"  # inside of it: base64, and here, where bytes are a text, that text
+_JSON, _HOW = "$json", "$written"  # the body of an HTTP exchange, and how it is laid out if not as densely as possible
 _CONFLICT = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 _ESCAPED = {
     ord(char): f"\\u{ord(char):04x}"
@@ -33,7 +35,7 @@ def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
         "key": key,
         "model": entry.model,
         "request": None if entry.request is None else _request(entry.request, redaction),
-        "answer": _redacted(_readable(_parse(entry.payload.json())), redaction),
+        "answer": _redacted(_readable(_parse(entry.payload.json()), http=_is_http(key)), redaction),
         "usage": None if entry.usage is None else _counts(Usage(*entry.usage)),
         "cost_usd": _finite(entry.cost_usd),
         "seconds": None if entry.seconds is None else _finite(round(entry.seconds, 3)),
@@ -58,7 +60,7 @@ def from_line(line: bytes) -> tuple[str, Entry]:
     if "answer" not in fields:
         raise BadLine("'answer' is missing")
     entry = Entry(
-        _payload(fields["answer"]),
+        _payload(fields["answer"], http=_is_http(key)),
         _seconds_since_1970(fields, "stored_at") or 0.0,
         _seconds_since_1970(fields, "expires_at"),
         _text(fields, "model"),
@@ -100,9 +102,17 @@ def _request_bytes(request: Any) -> bytes | None:
     raise BadLine("'request' is neither an object nor a string")
 
 
-def _payload(answer: Any) -> Payload:
+def _is_http(key: str) -> bool:
+    """Whether the answer is an HTTP exchange."""
     try:
-        text = json.dumps(_storable(answer), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return keys.parse(key).kind == "http"
+    except ValueError:  # made by hand
+        return False
+
+
+def _payload(answer: Any, *, http: bool) -> Payload:
+    try:
+        text = json.dumps(_storable(answer, http=http), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except BadLine:
         raise
     except ValueError:  # 1e999 is read as infinite
@@ -110,13 +120,17 @@ def _payload(answer: Any) -> Payload:
     return Payload.from_json(text.encode("utf-8", "backslashreplace"))
 
 
-def _readable(tree: Any) -> Any:
-    """Bytes as text where they are one, in a value that JSON cannot hold."""
+def _readable(tree: Any, *, http: bool) -> Any:
+    """Bytes as text where they are one, in a value that JSON cannot hold; the body of an HTTP exchange as JSON where it is that."""
+    if http and type(tree) is dict and type(tree.get("text")) is str:
+        return tree | {"text": _as_json(tree["text"])}
     return {_WRAPPER: _walk(tree[_WRAPPER], _BYTES, _as_text)} if _is_wrapped(tree) else tree
 
 
-def _storable(tree: Any) -> Any:
+def _storable(tree: Any, *, http: bool) -> Any:
     """What ``_readable`` was made of."""
+    if http and type(tree) is dict and type(tree.get("text")) is dict:
+        return tree | {"text": _from_json(tree["text"])}
     return {_WRAPPER: _walk(tree[_WRAPPER], _UTF8, _as_bytes)} if _is_wrapped(tree) else tree
 
 
@@ -155,6 +169,32 @@ def _as_bytes(body: Any) -> Any:
     return {_BYTES: to_base64(body.encode("utf-8", "surrogatepass"))}
 
 
+def _as_json(text: str) -> Any:
+    """The JSON that *text* is, if it can be written back to the byte; else the text."""
+    if text[:1] not in "{[":
+        return text
+    try:
+        tree = _parse(text.encode())
+    except (BadLine, UnicodeEncodeError):
+        return text
+    for written, how in _WRITTEN.items():
+        if json.dumps(tree, **how) == text:
+            return {_JSON: tree, **({_HOW: written} if written else {})}
+    return text
+
+
+def _from_json(body: dict[str, Any]) -> str:
+    how = _WRITTEN.get(body.get(_HOW, ""))
+    if how is None or _JSON not in body:
+        raise BadLine(f"'text' is neither a string nor an object with {_JSON!r}")
+    return json.dumps(body[_JSON], **how)
+
+
+_WRITTEN: Final[dict[str, Any]] = {
+    f"{style}{escapes}".strip(): {**layout, "ensure_ascii": bool(escapes)}
+    for escapes in ("", " escaped")
+    for style, layout in (("", {"separators": (",", ":")}), ("spaced", {}), ("indented", {"indent": 2}))
+}
 _LINE_CHARACTERS = dict.fromkeys(map(ord, "\n\r\t\xa0\u200d\ufe0f"), " ")
 
 

@@ -63,6 +63,15 @@ def test_it_does_what_the_model_does(fast_folder: Path, examples: int) -> None:
     run_state_machine_as_test(JsonlMachine, settings=how)
 
 
+LINE_BREAKERS = st.sampled_from('\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\ufeff\u202e\x00\x7f\ud800\r\n\t"\\{}$')
+texts = st.text(st.one_of(LINE_BREAKERS, st.characters()), max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3) | st.tuples(inner),
+    max_leaves=8,
+)
+
+
 # -- What the file looks like
 
 
@@ -118,6 +127,34 @@ def test_bytes_that_are_text_are_text_in_the_file(path: Path) -> None:
 def test_what_only_looks_like_bytes_comes_back_as_it_was(path: Path, value: Any) -> None:
     JsonlStore(path).put("k", entry_of(value))
     assert value_of(JsonlStore(path).get("k")) == value
+
+
+@pytest.mark.parametrize("how", [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 4}, {"separators": (" ,", ": ")}])
+@pytest.mark.parametrize("escaped", [False, True])
+def test_the_body_of_an_http_exchange_is_json_in_the_file_and_comes_back_to_the_byte(path: Path, how: Any, escaped: bool) -> None:
+    key = "1::http:" + "a" * 64
+    body = json.dumps({"content": "Łódź \u2028", "n": [1.0, 1, 1e-7, True, None, {}]}, ensure_ascii=escaped, **how)
+    JsonlStore(path).put(key, entry_of({"status": 200, "headers": [["a", "b"]], "text": body}))
+    assert value_of(JsonlStore(path).get(key)) == {"status": 200, "headers": [["a", "b"]], "text": body}
+    known = how.get("indent") != 4 and how.get("separators") != (" ,", ": ")
+    assert (type(lines_of(path)[0]["answer"]["text"]) is dict) == known
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+@given(
+    body=texts | st.sampled_from(['{"a":1,"a":2}', "[1e400]", "[NaN]", "[1.00]", '{"b":1, "a":2}', "[]", "{}", "[1]\n", "5", '{"$json":1}'])
+)
+def test_any_text_in_an_exchange_comes_back_to_the_byte(body: str) -> None:
+    key = "1::http:" + "a" * 64
+    _, entry = from_line(to_line(key, entry_of({"status": 200, "headers": [], "text": body}), Redaction()))
+    assert entry.payload.thaw()["text"] == body
+
+
+def test_what_is_no_exchange_keeps_its_texts(path: Path) -> None:
+    value = {"status": 200, "text": {"$json": [1]}, "other": '{"a":1}'}
+    JsonlStore(path).put("1::value:" + "a" * 64, entry_of(value))
+    assert lines_of(path)[0]["answer"] == value
+    assert value_of(JsonlStore(path).get("1::value:" + "a" * 64)) == value
 
 
 def test_lines_stand_in_the_order_of_their_keys_whoever_came_first(path: Path, fast_folder: Path) -> None:
@@ -181,15 +218,6 @@ def test_a_line_may_be_written_by_hand(path: Path) -> None:
     found = store.get("t")
     assert found is not None
     assert found.stored_at == 1_772_359_200.0
-
-
-LINE_BREAKERS = st.sampled_from('\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\ufeff\u202e\x00\x7f\ud800\r\n\t"\\{}$')
-texts = st.text(st.one_of(LINE_BREAKERS, st.characters()), max_size=20)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3) | st.tuples(inner),
-    max_leaves=8,
-)
 
 
 @settings(deadline=None, max_examples=300)
