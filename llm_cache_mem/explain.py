@@ -33,7 +33,10 @@ ABSENT: Final = _Absent()
 
 
 class Kept(NamedTuple):
-    """A stored request: its key, what kind of entry and which sample that is, and its canonical JSON; None where none is kept."""
+    """A stored request: its key, what kind of entry and which sample that is, and its canonical JSON; None where none is kept.
+
+    Of one that is looked for, *kind* may be empty: any.
+    """
 
     key: str
     kind: str
@@ -110,6 +113,7 @@ class Explanation(NamedTuple):
 
 
 _STATES = {
+    "stored": "it is stored",
     "fresh": "it is stored, and would be answered",
     "expired": "it is stored, but too old for this cache",
     "unreadable": "it is stored, but cannot be read here",
@@ -130,7 +134,7 @@ def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | 
             total += 1
             if kept.request is not None:
                 compared += 1
-                yield _likeness(wanted, _words(kept.request)) - 0.05 * (kept.kind != asked.kind), -total, kept
+                yield _likeness(wanted, _words(kept.request)) - 0.05 * (kept.kind != (asked.kind or kept.kind)), -total, kept
 
     candidates = [kept for _, _, kept in nlargest(_LOOKED_INTO, readable())]
     target = _tree(asked.request, hashed)
@@ -147,6 +151,8 @@ def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | 
 
 def differences(stored: Any, asked: Any, path: str = "", depth: int = _SAME_AGAIN) -> Iterator[Difference]:
     """Where two trees of JSON differ, as JSON: 1, 1.0 and true are three things."""
+    if type(stored) is str and stored == REDACTED:
+        return
     if type(stored) is not type(asked):
         yield Difference(path or "request", stored, asked)
     elif type(stored) is dict and depth:
@@ -154,7 +160,7 @@ def differences(stored: Any, asked: Any, path: str = "", depth: int = _SAME_AGAI
             yield from differences(stored.get(name, ABSENT), asked.get(name, ABSENT), f"{path}.{name}" if path else name, depth - 1)
     elif type(stored) is list and depth:
         yield from _in_lists(stored, asked, path, depth - 1)
-    elif stored != asked and stored != REDACTED:
+    elif stored != asked:
         yield Difference(path or "request", stored, asked)
 
 
@@ -199,7 +205,7 @@ def _weight(difference: Difference) -> float:
 
 def _beside(kept: Kept, asked: Kept) -> list[Difference]:
     """In what else than the request two keys differ."""
-    pairs = ((_KIND, kept.kind, asked.kind), (_SAMPLE, kept.sample, asked.sample))
+    pairs = ((_KIND, kept.kind, asked.kind or kept.kind), (_SAMPLE, kept.sample, asked.sample))
     return [Difference(name, one, other) for name, one, other in pairs if one != other]
 
 

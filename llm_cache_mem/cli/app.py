@@ -1,7 +1,8 @@
 """The command ``llm-cache-mem``: look into a store, tidy it up, carry it elsewhere, compute a key.
 
 Exit status: 0; 1 not found, or it did not work; 2 a wrong command line; 130 interrupted. Results go to stdout, all else to
-stderr. No prompt and no answer is shown but by ``show --value``, ``export`` and ``key --canonical``.
+stderr. No prompt and no answer is shown but by ``show --value``, ``export`` and ``key --canonical``; ``why`` quotes pieces of
+requests, in which secrets are redacted.
 """
 
 import errno
@@ -17,7 +18,7 @@ except ModuleNotFoundError as exc:
         raise
     raise ImportError("the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer") from None
 
-from llm_cache_mem.cli import bench, change, look
+from llm_cache_mem.cli import bench, change, look, why
 from llm_cache_mem.cli.doctor import doctor
 from llm_cache_mem.cli.input import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.errors import LLMCacheError
@@ -58,6 +59,7 @@ app.command("list")(look.list_)
 app.command("show")(look.show)
 app.command("key")(look.key)
 app.command("doctor")(doctor)
+app.command("why")(why.why)
 app.command("prune")(change.prune)
 app.command("clear")(change.clear)
 app.command("export")(change.export)
