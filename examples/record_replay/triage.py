@@ -10,8 +10,7 @@ TOPICS = ("billing", "delivery", "defect", "other")
 URGENCIES = ("low", "high")
 
 _SORTING = (
-    "You sort the mail of a shop. Answer with JSON alone: "
-    '{"topic": "billing" | "delivery" | "defect" | "other", "urgency": "low" | "high"}'
+    'You sort the mail of a shop. Answer with JSON alone: {"topic": "billing" | "delivery" | "defect" | "other", "urgency": "low" | "high"}'
 )
 _REPLYING = "You answer the mail of a shop, in one or two friendly sentences. Promise nothing."
 _SCHEMA = {
