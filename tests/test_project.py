@@ -299,7 +299,9 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -
 def test_the_wheel_brings_its_licence_and_its_command(wheel: zipfile.ZipFile) -> None:
     info = next(name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name)
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
-    assert "llm-cache-mem = llm_cache_mem.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "llm-cache-mem = llm_cache_mem.__main__:main" in entry_points
+    assert "[pytest11]\nllm_cache_mem = llm_cache_mem.pytest_plugin" in entry_points
 
 
 def test_the_version_is_the_same_everywhere() -> None:
