@@ -16,6 +16,8 @@ ALL = {
     "sqlite-hits": "sqlite:hits",
     "growth": "sqlite:growth",
     "redis": "redis_hit:redis",
+    "memcached": "shared_stores:memcached",
+    "tiered": "shared_stores:tiered",
     "memory": "footprint:memory",
     "imports": "footprint:imports",
     "threads": "stampede:threads",

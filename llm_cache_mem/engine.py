@@ -235,6 +235,9 @@ class Engine:
         """As ``lookup``, in a thread where it would wait."""
         if not self._store.blocking:
             return self.lookup(request, load)
+        held = self._store.held(request.key)
+        if held is not None:
+            return self._lookup(request, load, lambda key: held)
         return await self._off_loop(lambda: self.lookup(request, load))
 
     async def alookup_many(self, requests: Sequence[Request], load: Callable[[Any], Any] = _same) -> list[Hit | None]:

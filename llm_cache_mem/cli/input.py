@@ -12,6 +12,8 @@ __all__ = ["FAILED", "MISUSED", "URL_VARIABLE", "BadInput", "CommandFailed", "pa
 FAILED, MISUSED = 1, 2  # exit statuses: it was not found or did not work; the command line is wrong
 URL_VARIABLE = "LLM_CACHE_MEM_URL"
 
+_FRONT = "tiered:memory,"  # the memory of another process is nothing to look into
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -53,7 +55,7 @@ def url_of(argument: str | None) -> str:
     """The store's URL, which the environment may give; CommandFailed if nobody does."""
     if not argument:
         raise CommandFailed(f"which store? Give its URL or path, or set {URL_VARIABLE}", MISUSED)
-    return argument
+    return argument.removeprefix(_FRONT)
 
 
 def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]:
@@ -62,7 +64,7 @@ def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]
         first, second = os.environ.get(URL_VARIABLE), first
     if not first or not second:
         raise CommandFailed(f"give a store and a {what}, or the {what} alone and {URL_VARIABLE} in the environment", MISUSED)
-    return first, second
+    return first.removeprefix(_FRONT), second
 
 
 def _no_constant(token: str) -> Any:

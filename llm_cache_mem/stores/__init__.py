@@ -16,13 +16,16 @@ __all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store",
 Backend = str | os.PathLike[str] | Store
 KNOWN = (
     "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, jsonl://recordings.jsonl, a path, "
-    "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://, memcached://host:11211[,host:11211]"
+    "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://, memcached://host:11211[,host:11211], "
+    "tiered:memory,URL (memory in front of any of these)"
 )
-_REDIS = ("redis", "rediss", "unix", "valkey", "valkeys")
+_SERVERS = ("redis", "rediss", "unix", "valkey", "valkeys", "memcached")
 POLICIES = ("lru", "sieve")
 _IN_MEMORY = ("memory", "memory://", "sqlite://:memory:")
 _FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _RECORDINGS = ".jsonl"
+_TIERED = "tiered:"
+_FRONT_SIZE, _FRONT_BYTES = 4096, 64 * 1024 * 1024  # of memory in front of a file that may hold more
 
 
 class Opened(NamedTuple):
@@ -66,16 +69,16 @@ def open_store(
     if backend in _IN_MEMORY:
         kind = MemoryStore if policy == "lru" else _sieve()
         return Opened(kind(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory")
+    if backend.startswith(_TIERED):
+        return _open_tiered(backend.removeprefix(_TIERED), max_size, max_bytes, clock, envelope)
     if separator and scheme == "sqlite":
         return _open_sqlite(_path_in(scheme, rest), max_size, max_bytes, clock, envelope())
     if separator and scheme == "jsonl":
         return _open_jsonl(_path_in(scheme, rest), clock, envelope(), redact)
     if not separator and (os.sep in backend or "/" in backend or backend.endswith((*_FILE_ENDINGS, _RECORDINGS))):
         return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
-    if separator and scheme in _REDIS:
-        return _open_redis(backend, clock, envelope())
-    if separator and scheme == "memcached":
-        return _open_memcached(backend, clock, envelope())
+    if separator and scheme in _SERVERS:
+        return _open_memcached(backend, clock, envelope()) if scheme == "memcached" else _open_redis(backend, clock, envelope())
     raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
 
 
@@ -147,3 +150,26 @@ def _open_memcached(url: str, clock: Callable[[], float], envelope: Envelope) ->
 
     store = MemcachedStore(url, clock=clock, envelope=envelope)
     return Opened(store, owned=True, name=store.name, bounded=False)
+
+
+def _open_tiered(
+    tiers: str, max_size: int | None, max_bytes: int | None, clock: Callable[[], float], envelope: Callable[[], Envelope]
+) -> Opened:
+    """Memory in front of what follows the comma. Bounds are those of the back if it has any, and the front holds no more than that."""
+    from llm_cache_mem.stores.tiered import TieredStore
+
+    front, comma, back = (part.strip() for part in tiers.partition(","))
+    if (
+        front != "memory"
+        or not comma
+        or not back
+        or back in _IN_MEMORY
+        or back.startswith((_TIERED, "jsonl:"))
+        or back.endswith(_RECORDINGS)
+    ):
+        raise ValueError("a tiered: backend is memory in front of a shared store, as in tiered:memory,redis://localhost:6379/0")
+    opened = open_store(back, max_size=max_size, max_bytes=max_bytes, clock=clock, envelope=envelope)
+    if opened.bounded:
+        max_size, max_bytes = min(max_size or _FRONT_SIZE, _FRONT_SIZE), min(max_bytes or _FRONT_BYTES, _FRONT_BYTES)
+    store = TieredStore(MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), opened.store)
+    return Opened(store, owned=True, name=f"{_TIERED}memory,{opened.name}")

@@ -122,6 +122,7 @@ class GuardedStore:
         self.inner = store
         self.leasing = store if isinstance(store, LeasingStore) else None  # processes can agree through it
         self._many = store if isinstance(store, ManyStore) else None
+        self._held: Callable[..., Entry | None] | None = getattr(store, "held", None)  # what it has in memory
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
@@ -142,8 +143,14 @@ class GuardedStore:
         """Whether the store failed so often that it is not asked for some seconds."""
         return self._breaker.open
 
+    def held(self, key: str) -> Entry | None:
+        """The entry under *key* if no disk and no server need be asked for it."""
+        return None if self._held is None else self._held(key)
+
     def get(self, key: str) -> Entry | None:
-        return self._guarded("get", None, self.inner.get, key)
+        if self._held is None:
+            return self._guarded("get", None, self.inner.get, key)
+        return self._held(key) or self._guarded("get", None, self.inner.get, key) or self._held(key, alone=True)
 
     def demand(self, key: str) -> Entry | None:
         """As ``get``, but StoreError says when nobody knows: for who would take a miss for an answer."""
@@ -155,10 +162,15 @@ class GuardedStore:
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries under *keys*, as far as they can be had: in one round trip where the store can do that."""
+        if self._held is not None:
+            found = {key: entry for key in dict.fromkeys(keys) if (entry := self._held(key)) is not None}
+            if self._many is not None and len(found) < len(keys):
+                found |= self._guarded("get_many", {}, self._many.get_many, [key for key in keys if key not in found])
+            return found
         if self._many is not None:
             return self._guarded("get_many", {}, self._many.get_many, keys)
-        found = ((key, self.get(key)) for key in dict.fromkeys(keys))
-        return {key: entry for key, entry in found if entry is not None}
+        pairs = ((key, self.get(key)) for key in dict.fromkeys(keys))
+        return {key: entry for key, entry in pairs if entry is not None}
 
     def put_many(self, entries: Mapping[str, Entry]) -> Removed | None:
         """As ManyStore.put_many; None when it failed, and some or all of *entries* were dropped."""

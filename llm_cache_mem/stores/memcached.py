@@ -118,7 +118,7 @@ class MemcachedStore:
     @_store_errors_only("get")
     def get(self, key: str) -> Entry | None:
         name, generation = _names(key)
-        found = self._call(name, lambda client: client.get_many((generation, name)))
+        found = self._servers.of_key(name).fetch((generation, name), self._due())
         data = _live(found.get(generation), found.get(name))
         return None if data is None else self._read(key, name, data)
 
@@ -172,7 +172,7 @@ class MemcachedStore:
         for server, some in self._by_server(keys):
             names = {key: _names(key) for key in some}
             wanted = tuple(dict.fromkeys(name for pair in names.values() for name in pair))
-            values = server.call(lambda client, wanted=wanted: client.get_many(wanted), self._due(len(wanted)))  # type: ignore[misc]
+            values = server.fetch(wanted, self._due(len(wanted)))
             for key, (name, generation) in names.items():
                 data = _live(values.get(generation), values.get(name))
                 entry = None if data is None else self._read(key, name, data)
@@ -382,7 +382,7 @@ class MemcachedStore:
             entries: dict[str, Entry] = {}
             for server, of_it in self._by_server(some):
                 wanted = tuple(dict.fromkeys(name for key in of_it for name in _names(key)))
-                values = server.call(lambda client, wanted=wanted: client.get_many(wanted), self._due(len(wanted)))  # type: ignore[misc]
+                values = server.fetch(wanted, self._due(len(wanted)))
                 for key in of_it:
                     name, generation = _names(key)
                     data = _live(values.get(generation), values.get(name))
@@ -395,6 +395,7 @@ class MemcachedStore:
 # -- Names and values
 
 
+@functools.lru_cache(maxsize=4096)
 def _names(key: str) -> tuple[bytes, bytes]:
     """Under which names an entry and the generation of its namespace are kept."""
     schema, _, rest = key.partition(":")

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -45,6 +45,8 @@ Address = tuple[str, int] | str
 
 _BYTES_PER_SECOND = 4 * 1024 * 1024  # a large value gets more time, at this rate
 _CHUNK = 64 * 1024
+_SMALL = 4096
+_DIGITS = 10
 _IDLE = 32  # connections kept
 
 
@@ -68,16 +70,16 @@ class Due:
             raise TimeoutError("timed out")
         return left
 
-    def moving(self, size: int) -> None:
-        """*size* bytes are sent or have come."""
-        if size > _CHUNK // 16:
-            self._at += size / _BYTES_PER_SECOND
+    def sent(self, size: int) -> None:
+        """*size* bytes are to be sent."""
+        self._at += size / _BYTES_PER_SECOND
 
     def came(self, size: int) -> None:
+        """*size* bytes have come; TooMuch if there is no room for them."""
         self._room -= size
+        self._at += size / _BYTES_PER_SECOND
         if self._room < 0:
             raise TooMuch
-        self.moving(size)
 
 
 class _Wire(socket.socket):
@@ -87,13 +89,14 @@ class _Wire(socket.socket):
     poll: Callable[[int], Any] | None = None
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        self.due.moving(len(data))
+        if len(data) > _SMALL:
+            self.due.sent(len(data))
         self.settimeout(self.due.left())
         super().sendall(data, flags)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         self.settimeout(self.due.left())
-        data = super().recv(max(size, _CHUNK), flags)
+        data = super().recv(_CHUNK, flags)
         self.due.came(len(data))
         return data
 
@@ -158,11 +161,25 @@ class Link:
         except BaseException:
             client.close()
             raise
+        self._give_back(client)
+        return result
+
+    def _give_back(self, client: Client) -> None:
         if self._closed or len(self._idle) >= _IDLE or client.sock is None:
             client.close()
         else:
             self._idle.append(client)
-        return result
+
+    def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
+        """What is stored under *names*: pymemcache's ``get_many``, at a third of its cost, and believing less."""
+        client = self._borrow(due)
+        try:
+            found = _fetched(client.sock, names)
+        except BaseException:
+            client.close()
+            raise
+        self._give_back(client)
+        return found
 
     def distrust(self) -> None:
         """A reply made no sense: it may have been meant for another command, so start over with new connections."""
@@ -200,6 +217,38 @@ def _close_all(idle: list[Client]) -> None:
             return
 
 
+def _fetched(wire: Any, names: Sequence[bytes]) -> dict[bytes, bytes]:
+    wire.sendall(b"get %b\r\n" % b" ".join(names))
+    found: dict[bytes, bytes] = {}
+    reply: bytes = wire.recv(_CHUNK)
+    at = 0
+    while True:
+        end = reply.find(b"\r\n", at)
+        if end < 0:
+            reply = _more(wire, reply)
+            continue
+        if reply[at:end] == b"END":
+            if end + 2 != len(reply):
+                raise TooMuch
+            return found
+        kind, name, _, size = reply[at:end].split(b" ")
+        if kind != b"VALUE" or name not in names or len(size) > _DIGITS or not size.isdigit():
+            raise ValueError("not the reply to a get")
+        begin, at = end + 2, end + 4 + int(size)
+        while len(reply) < at:
+            reply = _more(wire, reply)
+        if reply[at - 2 : at] != b"\r\n":
+            raise ValueError("not the reply to a get")
+        found[name] = reply[begin : at - 2]
+
+
+def _more(wire: Any, reply: bytes) -> bytes:
+    data: bytes = wire.recv(_CHUNK)
+    if not data:
+        raise ConnectionError("closed by the server")
+    return reply + data
+
+
 class PoolLink:
     """The server of a pool that its owner made, and that goes by its owner's settings."""
 
@@ -235,6 +284,11 @@ class PoolLink:
         client.serde = theirs
         pool.release(client)
         return result
+
+    def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
+        """As ``Link.fetch``."""
+        found: dict[Any, bytes] = self.call(lambda client: client.get_many(names), due)
+        return found
 
     def distrust(self) -> None:
         """Nothing to do: the connections are their owner's."""

@@ -1,8 +1,8 @@
 """Which servers a URL or a client names, which of them keeps a key, and which is not worth asking for some seconds."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.stores.guard import Breaker, LeftAlone
@@ -20,6 +20,7 @@ from llm_cache_mem.stores.memcached_link import (
 
 __all__ = ["Client", "Due", "MemcacheServerError", "Server", "Servers"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 _PORT = 11211
@@ -32,14 +33,19 @@ class Server:
         self.link = link
         self._breaker = None if alone else Breaker()  # if it is the only one, the store's own will do
 
+    def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
+        """What is stored under *names*."""
+        return self.link.fetch(names, due) if self._breaker is None else self._watched(self._breaker, self.link.fetch, names, due)
+
     def call(self, work: Callable[[Client], R], due: Due) -> R:
-        breaker = self._breaker
-        if breaker is None:
-            return self.link.call(work, due)
+        """``work(client)``, connected."""
+        return self.link.call(work, due) if self._breaker is None else self._watched(self._breaker, self.link.call, work, due)
+
+    def _watched(self, breaker: Breaker, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if not breaker.allows():
             raise LeftAlone("MemcachedStore", "call", f"{self.link.name} keeps failing and is left alone for some seconds")
         try:
-            result = self.link.call(work, due)
+            result = call(*args, **kwargs)
         except (ValueNotCacheable, MemcacheServerError):  # it speaks
             breaker.succeeded()
             raise

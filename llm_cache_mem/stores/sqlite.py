@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import sqlite3
 import weakref
@@ -102,6 +103,8 @@ class SQLiteStore:
         self._touches_due = time_ns() + _TOUCH_NS
         self._last_tick = 0
         self._puts = 0
+        self._versions = itertools.count()
+        self._version = next(self._versions)
         self.unreadable = 0  # stored entries that could not be read
         weakref.finalize(self, _let_go, self._pool, self._file)
         self._begin()
@@ -116,7 +119,7 @@ class SQLiteStore:
             return None
         entry = self._read(key, row[0])
         if entry is not None:
-            self._touch(key)
+            self.touch(key)
         return entry
 
     @_store_errors_only("put")
@@ -135,7 +138,7 @@ class SQLiteStore:
             entry = self._read(key, data)
             if entry is not None:
                 found[key] = entry
-                self._touch(key)
+                self.touch(key)
         return found
 
     @_store_errors_only("put_many")
@@ -167,6 +170,11 @@ class SQLiteStore:
     @_store_errors_only("size")
     def size(self, prefix: str = "") -> int:
         return self._use(rows.count, prefix)
+
+    @_store_errors_only("version")
+    def version(self) -> int:
+        """A number that is another one as soon as anybody else has written: what was read under this number still holds under it."""
+        return self._use(self._look)
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries: those that are there at the start and still when their turn comes. Nothing is held in between."""
@@ -235,6 +243,14 @@ class SQLiteStore:
 
     # -- Reading
 
+    def _look(self, db: Connection) -> int:
+        """The version as this connection sees it. One that is new, or has not looked for long, makes it a new one to be safe."""
+        seen = rows.data_version(db)
+        if seen != db.seen:
+            db.seen = seen
+            self._version = next(self._versions)
+        return self._version
+
     def _read(self, key: str, data: object) -> Entry | None:
         """The entry in *data*; None, after removing it, if it is not a whole one."""
         try:
@@ -273,7 +289,7 @@ class SQLiteStore:
         self._last_tick = now
         return now
 
-    def _touch(self, key: str) -> None:
+    def touch(self, key: str) -> None:
         """Note a use; written by the hundred, because a write costs many times a read. A lost one does no harm."""
         now = self._tick()
         touched = self._touched

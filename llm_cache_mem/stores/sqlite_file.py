@@ -58,6 +58,7 @@ class Connection(sqlite3.Connection):
 
     inode = 0
     checked = 0.0
+    seen = -1  # the data version that was last looked at
 
 
 def is_damage(exc: BaseException) -> bool:

@@ -14,6 +14,7 @@ __all__ = [
     "Row",
     "clear_slice",
     "count",
+    "data_version",
     "get",
     "get_many",
     "has_room",
@@ -80,6 +81,12 @@ def count(db: sqlite3.Connection, prefix: str) -> int:
         return _totals(db)[0]
     (counted,) = db.execute("SELECT count(*) FROM entries WHERE key >= ? AND key < ?", _range(prefix)).fetchone()
     return int(counted)
+
+
+def data_version(db: sqlite3.Connection) -> int:
+    """A number that changes when another connection, of this process or another, has committed."""
+    (version,) = db.execute("PRAGMA data_version").fetchone()
+    return int(version)
 
 
 def numbers(db: sqlite3.Connection, prefix: str) -> "array[int]":

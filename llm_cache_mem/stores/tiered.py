@@ -1,0 +1,252 @@
+"""Memory in front of a store: what one process asks for again and again it finds at home, and is never more than some seconds behind.
+
+Within a process the two are always of one mind. What another process deletes or replaces is still served here for *front_seconds*
+at the most; in front of SQLite, which can tell cheaply whether anybody has written, not at all.
+"""
+
+from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from llm_cache_mem.entry import PLAIN, Entry, Envelope
+from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.options import Seconds, to_seconds
+from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store
+from llm_cache_mem.stores.memory import MemoryStore
+
+__all__ = ["FRONT_SECONDS", "TieredStore"]
+
+FRONT_SECONDS = 10.0
+
+
+class _Held(Entry):
+    """An entry as the back gave it: good *until* (by the timer), and for as long as *mark* is what it was then."""
+
+    __slots__ = ("mark", "until")
+
+    def __init__(self, entry: Entry, until: float, mark: object) -> None:
+        super().__init__(
+            *(entry.payload, entry.stored_at, entry.expires_at, entry.model, entry.usage),
+            *(entry.cost_usd, entry.seconds, entry.request),
+        )
+        self.until = until
+        self.mark = mark
+
+
+class TieredStore:
+    """A Store that has in its *front*, in memory, what it read from its *back*, or wrote to it, less than *front_seconds* ago.
+
+    Writes go to the back first; ``delete``, ``clear`` and ``purge`` reach both; ``size`` and ``entries`` are those of the back. When
+    the back fails, operations raise what it raises; ``held`` is what may be served all the same. A back with a ``version()``, as
+    SQLiteStore has it, is asked for it at each read, and what is in front counts only while that stays the same.
+    """
+
+    def __new__(cls, front: MemoryStore, back: Store, **settings: Any) -> "TieredStore":
+        leases = cls is TieredStore and isinstance(back, LeasingStore)  # it can what its back can
+        return object.__new__(_LeasingTieredStore if leases else cls)
+
+    def __init__(
+        self,
+        front: MemoryStore,
+        back: Store,
+        *,
+        front_seconds: Seconds = FRONT_SECONDS,
+        timer: Callable[[], float] = monotonic,
+    ) -> None:
+        if not isinstance(front, MemoryStore):
+            raise TypeError(f"the front of a TieredStore is a MemoryStore, not {type(front).__name__}")
+        if isinstance(back, MemoryStore | TieredStore) or not callable(getattr(back, "get", None)) or not hasattr(back, "blocking"):
+            raise TypeError(f"the back of a TieredStore is a store that is not memory itself, not {type(back).__name__}")
+        seconds = to_seconds(front_seconds, "front_seconds")
+        if seconds is None:
+            raise ValueError("front_seconds must be a bound: without one, what others delete would be served for ever")
+        self.front = front
+        self.back = back
+        self._front_seconds = seconds
+        self._timer = timer
+        self._version: Callable[[], object] | None = getattr(back, "version", None)
+        self._touch: Callable[[str], None] | None = getattr(back, "touch", None)
+        self._many = back if isinstance(back, ManyStore) else None
+        self._writes = 0  # moves on with every write that is over
+        self._losses = 0  # moves on when the back has removed what nobody named
+        self._lock = RLock()
+        reset_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._lock = RLock()
+
+    def __repr__(self) -> str:
+        return f"TieredStore({self.front!r}, {self.back!r}, front_seconds={self._front_seconds:g})"
+
+    # -- What it is, its back is
+
+    @property
+    def blocking(self) -> bool:
+        return self.back.blocking
+
+    @property
+    def envelope(self) -> Envelope:
+        """What makes bytes of the entries that leave this process."""
+        return getattr(self.back, "envelope", PLAIN)
+
+    @property
+    def slow_seconds(self) -> float | None:
+        return getattr(self.back, "slow_seconds", None)
+
+    @property
+    def records(self) -> bool:
+        return getattr(self.back, "records", False)
+
+    @property
+    def unreadable(self) -> int:
+        """How many stored entries could not be read."""
+        return getattr(self.back, "unreadable", 0)
+
+    # -- Reading
+
+    def held(self, key: str, *, alone: bool = False) -> Entry | None:
+        """The entry under *key* if no other store need be asked; *alone*: or if none can be, and it is no older than it may be."""
+        found = self.front.get(key)
+        if type(found) is not _Held or self._timer() >= found.until:
+            return None
+        return found if alone or (self._version is None and found.mark == self._losses) else None
+
+    def get(self, key: str) -> Entry | None:
+        mark = self._mark()
+        found = self._front(key, mark)
+        if found is None:
+            writes = self._writes
+            found = self.back.get(key)
+            self._take(writes, mark, {key: found})
+        return found
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """As ManyStore.get_many; of the back only what is not in front."""
+        mark = self._mark()
+        wanted = dict.fromkeys(keys)
+        found = {key: entry for key in wanted if (entry := self._front(key, mark)) is not None}
+        rest = [key for key in wanted if key not in found]
+        if rest:
+            writes = self._writes
+            got = self._get_many(rest)
+            self._take(writes, mark, {key: got.get(key) for key in rest})
+            found |= got
+        return found
+
+    def _get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        if self._many is not None:
+            return self._many.get_many(keys)
+        return {key: entry for key in keys if (entry := self.back.get(key)) is not None}
+
+    def _mark(self) -> object:
+        """What must be the same for what is in front to count. Raises what the back raises."""
+        return self._losses if self._version is None else (self._losses, self._version())
+
+    def _front(self, key: str, mark: object) -> Entry | None:
+        found = self.front.get(key)
+        if type(found) is not _Held or found.mark != mark or self._timer() >= found.until:
+            return None
+        if self._touch is not None:
+            self._touch(key)
+        return found
+
+    def _take(self, writes: int, mark: object, found: Mapping[str, Entry | None]) -> None:
+        """Bring to the front what the back has said, unless something was written since *writes* were over: then nobody knows."""
+        until = self._timer() + self._front_seconds
+        with self._lock:
+            if writes != self._writes:
+                return
+            for key, entry in found.items():
+                if entry is None:
+                    self.front.delete(key)
+                else:
+                    self.front.put(key, _Held(entry, until, mark))
+
+    # -- Writing
+
+    def put(self, key: str, entry: Entry) -> Removed:
+        with self._writing({key: entry}) as told:
+            removed = told(self.back.put(key, entry))
+        return removed
+
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
+        """As ManyStore.put_many."""
+        with self._writing(entries) as told:
+            if self._many is not None:
+                return told(self._many.put_many(entries))
+            removed = [self.back.put(key, entry) for key, entry in entries.items()]
+            return told(Removed(*map(sum, zip(*removed, strict=True))) if removed else NOTHING_REMOVED)
+
+    @contextmanager
+    def _writing(self, entries: Mapping[str, Entry]) -> Iterator[Callable[[Removed], Removed]]:
+        """The back writes *entries*; afterwards they are in front too, or nothing is, if that failed or another wrote meanwhile."""
+        told: list[Removed] = []
+        writes, mark = self._writes, None
+        try:
+            mark = self._mark()
+        except Exception:  # noqa: BLE001  # then they cannot be brought to the front; the back will say so itself
+            writes = -1
+        until = self._timer() + self._front_seconds
+
+        def tell(removed: Removed) -> Removed:
+            told.append(removed)
+            return removed
+
+        try:
+            yield tell
+        finally:
+            with self._lock:
+                certain = bool(told) and writes == self._writes
+                self._writes += 1
+                if told and (told[0].evicted or told[0].expired):
+                    self._losses += 1
+                for key, entry in entries.items():
+                    if certain:
+                        self.front.put(key, _Held(entry, until, mark))
+                    else:
+                        self.front.delete(key)
+
+    def delete(self, key: str, *, stored_at: float | None = None) -> bool:
+        with self._removing(lambda: self.front.delete(key)):
+            return self.back.delete(key, stored_at=stored_at)
+
+    def clear(self, prefix: str = "") -> int:
+        with self._removing(lambda: self.front.clear(prefix)):
+            return self.back.clear(prefix)
+
+    def purge(self) -> int:
+        with self._removing(self.front.purge):
+            return self.back.purge()
+
+    @contextmanager
+    def _removing(self, from_front: Callable[[], object]) -> Iterator[None]:
+        try:
+            yield
+        finally:  # even if the back fails: then it is no worse than absent
+            with self._lock:
+                self._writes += 1
+                from_front()
+
+    # -- The back
+
+    def size(self, prefix: str = "") -> int:
+        return self.back.size(prefix)
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+        return self.back.entries(prefix)
+
+    def close(self) -> None:
+        self.front.clear()
+        self.back.close()
+
+
+class _LeasingTieredStore(TieredStore):
+    """In front of a store through which processes agree."""
+
+    def lease(self, key: str, token: str, seconds: float) -> bool:
+        return self.back.lease(key, token, seconds)  # type: ignore[attr-defined,no-any-return]  # a LeasingStore: __new__ saw to that
+
+    def release(self, key: str, token: str) -> None:
+        self.back.release(key, token)  # type: ignore[attr-defined]  # as above
