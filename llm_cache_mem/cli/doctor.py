@@ -55,9 +55,10 @@ def _show(findings: list[Finding]) -> None:
 
 
 def _findings(url: str, rounds: int) -> Iterator[Finding]:
-    from llm_cache_mem.cli.store import expires_on_server, open_for_changes, open_to_read
+    from llm_cache_mem.cli.store import back_of, expires_on_server, open_for_changes, open_to_read
     from llm_cache_mem.stores import sqlite_path
 
+    url = back_of(url)
     with closing(open_to_read(url)) as reader:
         yield ok("store", reader.name)
         if sqlite_path(url) is not None and reader.path is not None:

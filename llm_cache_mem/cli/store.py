@@ -17,7 +17,17 @@ from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite_file import FileRefused, is_damage
 from llm_cache_mem.stores.sqlite_reader import DatabaseReader
 
-__all__ = ["Found", "Reader", "Selection", "environment_envelope", "expires_on_server", "is_expired", "open_for_changes", "open_to_read"]
+__all__ = [
+    "Found",
+    "Reader",
+    "Selection",
+    "back_of",
+    "environment_envelope",
+    "expires_on_server",
+    "is_expired",
+    "open_for_changes",
+    "open_to_read",
+]
 
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
 
@@ -91,8 +101,14 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+def back_of(url: str) -> str:
+    """The store behind the memory that ``tiered:memory,URL`` has in front, which is of no concern to other processes; else *url*."""
+    return url.partition(",")[2] if url.startswith("tiered:") else url
+
+
 def open_to_read(url: str) -> Reader:
     """The reader of the store that *url* names for LLMCache too; CommandFailed if it names none, or none that one can look into."""
+    url = back_of(url)
     path = _database(url)
     return _Listing(url) if path is None else _Database(path)
 
@@ -100,6 +116,7 @@ def open_to_read(url: str) -> Reader:
 @contextlib.contextmanager
 def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator[Store]:
     """The store, a file being made if absent, without bounds. What is there and is not ours is refused, not set aside."""
+    url = back_of(url)
     path = _database(url)
     if path is not None and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
         _Database(path).close()
@@ -119,7 +136,8 @@ def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator
 
 def expires_on_server(url: str) -> bool:
     """Whether the store removes by itself, and by its own clock, what has expired."""
-    return "://" in url and url.partition("://")[0] not in ("sqlite", "jsonl")
+    scheme, separator, _ = back_of(url).partition("://")
+    return bool(separator) and scheme not in ("sqlite", "jsonl")
 
 
 class _Database:

@@ -126,6 +126,10 @@ def test_a_full_disk_is_told_before_it_is_full(path: str, monkeypatch: pytest.Mo
     assert "976.6 KiB free" in findings["disk"]["text"]
 
 
+def test_memory_in_front_is_not_looked_at(path: str) -> None:
+    assert "integrity" in examined(f"tiered:memory,sqlite:///{path}", 0)
+
+
 # -- Recordings
 
 
@@ -202,6 +206,12 @@ def test_a_user_who_may_not_ask_info_learns_the_rest(redis: Server) -> None:
 
 
 # -- Memcached
+
+
+def test_a_memcached_passes_as_a_whole(memcached_url: str) -> None:
+    findings = examined(memcached_url, 0)
+    assert {"rights", "leases", "entries"} <= set(findings)
+    assert any(topic.endswith(" clock") for topic in findings)
 
 
 def test_what_memcached_says_of_itself() -> None:

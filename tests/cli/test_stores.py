@@ -89,6 +89,11 @@ def test_into_sqlite_and_out_of_it(url: str, tmp_path: Path) -> None:
     assert held(other) == held(url)
 
 
+def test_memory_in_front_makes_no_difference(url: str) -> None:
+    assert read("stats", f"tiered:memory,{url}")["entries"] == 3
+    assert read("clear", f"tiered:memory,{url}", "--all", "--yes")["removed"] == 3
+
+
 def test_a_missing_recording_is_not_made(tmp_path: Path) -> None:
     url = f"jsonl:///{tmp_path}/none.jsonl"
     for verb in (["stats", url], ["prune", url], ["clear", url, "--all", "--yes"], ["export", url, "-"]):
