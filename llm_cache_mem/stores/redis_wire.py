@@ -76,7 +76,7 @@ class Wire:
     def ask_values(self, command: bytes, hints: Sequence[bytes | None]) -> list[Any]:
         """The values in the reply to *command*, a packed MGET of as many keys as there are *hints*: what each value may be.
 
-        A value that is as its hint says is that very object, which saves making another. Refused if the server refuses.
+        A value that is as its hint says is that very object. Refused if the server refuses.
         """
         self._send(command)
         self._begin_list(len(hints))
@@ -95,7 +95,8 @@ class Wire:
                     at = end
                     continue
             self._at = at
-            found.append(self._value())
+            value = self._value()  # another, or not all here yet
+            found.append(hint if value == hint else value)
             is_next, filled, at = self._buffer.startswith, self._filled, self._at
         self._at = at
         self._end()
