@@ -25,6 +25,7 @@ ALL = {
     "tools": "tool_results:tools",
     "langchain-lookups": "langchain_hit:lookups",
     "langchain-invokes": "langchain_hit:invokes",
+    "http": "http_layer:http",
     "langchain-stampede": "langchain_hit:stampede",
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from llm_cache_mem import log
-from llm_cache_mem.protocols import Reading
+from llm_cache_mem.protocols import Pieces, Reading
 
 __all__ = ["Admit", "Refusal", "refusal_reason", "resolve"]
 
@@ -75,9 +75,7 @@ def refusal_reason(response: Any) -> str | None:
     """
     if response is None or (isinstance(response, str | bytes | list | tuple | dict) and not response):
         return "empty"
-    reading = Reading()
-    for piece in response if isinstance(response, list | tuple) else (response,):
-        reading.read(piece)
+    reading = _read(response)
     if not reading.known:
         return None
     found = {_REASONS.get(stop) for stop in reading.stops}
@@ -87,3 +85,12 @@ def refusal_reason(response: Any) -> str | None:
     if reading.open:
         return "incomplete"
     return None if reading.says else "empty"
+
+
+def _read(response: Any) -> Reading:
+    if isinstance(response, Pieces):
+        return response.reading
+    reading = Reading()
+    for piece in response if isinstance(response, list | tuple) else (response,):
+        reading.read(piece)
+    return reading

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from llm_cache_mem.foreign import field, given, has, word
 
-__all__ = ["Reading"]
+__all__ = ["Pieces", "Reading"]
 
 _STOP_FIELDS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completionReason", "finishReason")
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
@@ -81,6 +81,14 @@ class Reading:
             self.begin(part)
         else:
             self.end(why, part)
+
+
+class Pieces(list[Any]):
+    """The pieces of an answer together with the *reading* that was made of them as they came, so that nobody has to read them again."""
+
+    def __init__(self, pieces: list[Any], reading: Reading) -> None:
+        super().__init__(pieces)
+        self.reading = reading
 
 
 def _text(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.http.framing import DONE, EventStream, Framing, Lines, Malformed, ServerSentEvents, framing_for
 from llm_cache_mem.http.headers import kept
-from llm_cache_mem.protocols import Reading
+from llm_cache_mem.protocols import Pieces, Reading
 
 __all__ = ["MAX_ANSWER_BYTES", "Recording", "Stored", "ends", "load"]
 
@@ -87,7 +87,7 @@ class Recording:
     def _read(self, pieces: list[Any]) -> None:
         for piece in pieces:
             self._pieces.append(piece)
-            if isinstance(piece, dict):
+            if piece is not DONE:
                 self._reading.read(piece)
 
     def _give_up(self, why: str) -> None:
@@ -155,7 +155,7 @@ class Recording:
     def response(self) -> Any:
         """What admission and accounting judge: the JSON of the answer, or the list of the pieces of its stream."""
         pieces = [piece for piece in self._pieces if piece is not DONE and piece is not None]
-        return pieces if self._framing is not None else pieces[0]
+        return Pieces(pieces, self._reading) if self._framing is not None else pieces[0]
 
 
 def ends(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:
