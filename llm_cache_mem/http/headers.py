@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from llm_cache_mem import hashing
@@ -51,7 +52,7 @@ def answer_changing(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in headers:
         name = name.lower()
-        if name in _TRANSPORT or _IDENTITY.search(name) or _PER_CALL.search(name):
+        if not _counts(name):
             continue
         if name == "accept" and value.strip().lower() in _PLAIN_ACCEPT:
             continue
@@ -65,4 +66,14 @@ def _digest(value: str) -> str:
 
 def kept(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
     """Those of an answer's *headers* that are stored with it."""
-    return [[name.lower(), value] for name, value in headers if _KEPT.search(name.lower())]
+    return [[name.lower(), value] for name, value in headers if _is_kept(name.lower())]
+
+
+@lru_cache(maxsize=512)
+def _counts(name: str) -> bool:
+    return name not in _TRANSPORT and not _IDENTITY.search(name) and not _PER_CALL.search(name)
+
+
+@lru_cache(maxsize=512)
+def _is_kept(name: str) -> bool:
+    return _KEPT.search(name) is not None

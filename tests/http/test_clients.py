@@ -250,3 +250,28 @@ def test_langchain_models_work_on_cached_clients(server: Provider, cache: LLMCac
         claude.__dict__["_client"] = cache_client(claude._client, cache)
         assert claude.invoke("hi").content == claude.invoke("hi").content == "Paris."
     assert server.calls == 2
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
+def test_llama_index_models_work_on_cached_clients(server: Provider, cache: LLMCache) -> None:
+    llms = pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex's package is not here", exc_type=ImportError)
+    from llama_index.core.base.llms.types import ChatMessage
+
+    with httpx2.Client(transport=CacheTransport(cache)) as http:
+        llm = llms.OpenAI(model="gpt-4o", api_key="k", api_base=f"{server.url}/v1", http_client=http)
+        answers = [llm.chat([ChatMessage("hi")]).message.content for _ in range(2)]
+    assert (answers, server.calls) == (["Paris.", "Paris."], 1)
+
+
+# -- With requests kept
+
+
+def test_a_kept_request_tells_the_difference_and_no_secret(server: Provider) -> None:
+    cache = LLMCache(keep_requests=True)
+    with cache_client(openai.OpenAI(api_key="sk-SECRET", base_url=f"{server.url}/v1", organization="org-SECRET"), cache) as client:
+        client.chat.completions.create(model="m", messages=ASKED, temperature=0)
+        with options(mode="replay"), pytest.raises(CacheMissError, match="temperature") as missed:
+            client.chat.completions.create(model="m", messages=ASKED, temperature=1)
+    kept = [entry.request or b"" for _, entry in cache.entries()]
+    assert b'"http.path"' in kept[0]
+    assert not any("SECRET" in text for text in (str(missed.value), repr(kept)))
