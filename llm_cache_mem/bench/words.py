@@ -1,6 +1,6 @@
 """Numbers and names of a report as people read them, the same in text, pages and pictures."""
 
-__all__ = ["bound", "count", "dollars", "percent", "size", "span", "tokens"]
+__all__ = ["bound", "count", "dollars", "percent", "seconds", "size", "span", "tokens"]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -34,6 +34,10 @@ def span(seconds: float | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def seconds(time: float) -> str:
+    return f"{1000 * time:,.1f} ms" if time < 1 else f"{time:,.2f} s"
 
 
 def size(entries: int | None) -> str:

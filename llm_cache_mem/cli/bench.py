@@ -1,10 +1,12 @@
 """The commands of the benchmark: what caches save on a trace, traces of your own, and the same question measured for real."""
 
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,8 +17,10 @@ from llm_cache_mem.cli.shared import AsJson, print_json, report
 
 if TYPE_CHECKING:
     from llm_cache_mem.bench.clients import Rule
+    from llm_cache_mem.bench.live import Plan
     from llm_cache_mem.bench.readers import Trace
-    from llm_cache_mem.pricing import Price
+    from llm_cache_mem.bench.report import Document
+    from llm_cache_mem.pricing import Price, Pricer
 
 __all__ = ["app"]
 
@@ -44,13 +48,21 @@ _EXAMPLES = """\b
 Examples:
   llm-cache-mem bench trace.jsonl.gz
   llm-cache-mem bench trace.jsonl --max-size 256 --max-size 10000 --max-size none --ttl 5m --ttl 1h --ttl none
-  llm-cache-mem bench RAGPulse/ --key question --json
+  llm-cache-mem bench RAGPulse/ --key question --policies --html report.html --plot pictures/
 """
 
 _RECORD_EXAMPLES = """\b
 Examples:
   llm-cache-mem bench record ./cache.db trace.jsonl && llm-cache-mem bench trace.jsonl --sort
   llm-cache-mem bench record recordings.jsonl trace.jsonl --salt-from TRACE_SALT
+"""
+
+
+_LIVE_EXAMPLES = """\b
+Examples:
+  llm-cache-mem bench live
+  llm-cache-mem bench live anthropic --model claude-haiku-4-5 --calls 20
+  llm-cache-mem bench live openai --model my-model --base-url http://127.0.0.1:8080/v1 --price 0,0 --yes
 """
 
 
@@ -86,6 +98,8 @@ def run(
     ] = "whole",
     on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What to do at a bad line.")] = "stop",
     sort: Annotated[bool, typer.Option("--sort", help="The calls stand in no order: sort them first.")] = False,
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="Write the report as one page, with charts.")] = None,
+    plot: Annotated[str | None, typer.Option("--plot", metavar="FOLDER", help="Write its charts as pictures (extra plot).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Simulate a trace: hit rates, tokens, dollars and time that the caches save.
@@ -100,6 +114,8 @@ def run(
     rules = _rules(max_size, ttl, policy, coalesce)
     lifetimes = DEFAULT_LIFETIMES if prompt_ttl is None else tuple(span for span in map(_span, prompt_ttl) if span is not None)
     prices = _price(price, model)
+    if plot is not None:
+        _check_plot()
     with open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened, _progress(opened) as step:
         opened.warn = lambda text: typer.echo(f"left out: {text}", err=True)
         simulation = Simulation(rules, lifetimes, keep_keys=policies).run(opened, step)
@@ -107,6 +123,7 @@ def run(
         raise CommandFailed(f"{trace} holds no call")
     sizes = [rule.max_size for rule in rules if rule.max_size is not None] if max_size else DEFAULT_SIZES
     document = build(opened, simulation, prices, sorted(set(sizes)))
+    _write(document, html, plot)
     if as_json:
         print_json(document)
         return
@@ -149,6 +166,120 @@ def record(
     blind = f"; of {converted.without_request:,} the request was not kept" if converted.without_request else ""
     lost = f"; {recorder.lost:,} could not be written" if recorder.lost else ""
     report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{lost}")
+
+
+@app.command("live", epilog=_LIVE_EXAMPLES)
+def live(
+    provider: Annotated[
+        Literal["local", "openai", "anthropic"], typer.Argument(help="Whom to ask: a small model on this machine, or a provider.")
+    ] = "local",
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The provider's model.")] = None,
+    base_url: Annotated[str | None, typer.Option(metavar="URL", help="Who else speaks the provider's protocol.")] = None,
+    calls: Annotated[int, typer.Option(min=2, max=10_000, help="Questions that each of the four ways is asked.")] = 12,
+    repeats: Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of them that were asked before.")] = 0.5,
+    prefix_words: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Length of the common system prompt. [default: 1200; local: 120]")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Length of an answer.")] = 32,
+    price: Annotated[
+        str | None, typer.Option(metavar="IN,OUT[,READ[,WRITE[,HOUR]]]", help="Dollars per million tokens; else what genai-prices knows.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure it: the same questions with no cache, the server's prompt cache, the client's cache, and both.
+
+    A provider's key is taken from where its SDK looks for it. What it can cost at the most is shown before anything is asked.
+    """
+    from llm_cache_mem.bench.live import ARMS, plan_of, run, summary
+    from llm_cache_mem.bench.models import NoModel, local, remote
+    from llm_cache_mem.pricing import resolve
+
+    if provider != "local" and model is None:
+        raise CommandFailed(f"which model of {provider}? Give --model", MISUSED)
+    words = prefix_words or (120 if provider == "local" else 1200)
+    plan = plan_of(calls, repeats, words, max_tokens, secrets.token_hex(4))
+    pricer = resolve(None if price is None else {model or "smollm2-135m-instruct": _price(price, None)})
+    if provider == "local":
+        opened = local()
+    else:
+        assert model is not None
+        _agree(plan, model, pricer, yes)
+        opened = remote(provider, model, base_url)
+    try:
+        with opened as target, _asking(len(ARMS) * calls) as step:
+            found = run(plan, target.create, step)
+    except (CommandFailed, NoModel):
+        raise
+    except Exception as exc:
+        raise CommandFailed(f"{provider} could not be asked: {type(exc).__name__}{_status(exc)}") from exc
+    rows = summary(found, target.model, pricer)
+    document = {"target": target.title, **plan._asdict(), "prefix_words": words, "arms": rows}
+    if as_json:
+        print_json(document)
+        return
+    from llm_cache_mem.bench.text import show_live
+
+    show_live(document)
+
+
+def _agree(plan: "Plan", model: str, pricer: "Pricer", yes: bool) -> None:
+    """Say what it can cost at the most, and ask; CommandFailed if nobody says yes."""
+    from llm_cache_mem.bench.live import ARMS, most_tokens
+    from llm_cache_mem.usage import Usage
+
+    sent, received = most_tokens(plan)
+    calls = len(ARMS) * plan.calls
+    dollars = pricer(model, Usage(sent, received, cache_write_tokens=sent))
+    bill = "nobody here knows for how many dollars" if dollars is None else f"for ${dollars:,.2f} at the most"
+    what = f"{calls:,} calls of {model} at the most, {sent:,} tokens in and {received:,} out, {bill}"
+    typer.echo(what, err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandFailed("nobody is here to be asked whether to spend that: --yes does it", MISUSED)
+    if not typer.confirm("Ask?", err=True):
+        raise CommandFailed("nothing was asked")
+
+
+def _status(exc: Exception) -> str:
+    status = getattr(exc, "status_code", None)
+    return f" {status}" if isinstance(status, int) else ""
+
+
+@contextmanager
+def _asking(total: int) -> Iterator[Callable[[str], object]]:
+    """A bar on stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("asking", total=total)
+        yield lambda name: bar.update(task, advance=1, description=name)
+
+
+def _check_plot() -> None:
+    try:
+        import llm_cache_mem.bench.plot  # noqa: F401
+    except ImportError as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
+
+
+def _write(document: "Document", html: str | None, plot: str | None) -> None:
+    if html is not None:
+        from llm_cache_mem.bench.page import page
+
+        Path(html).write_text(page(document), encoding="utf-8")
+        typer.echo(f"wrote {html}", err=True)
+    if plot is not None:
+        from llm_cache_mem.bench.plot import plot as draw
+
+        for picture in draw(document, Path(plot)):
+            typer.echo(f"wrote {picture}", err=True)
 
 
 def _rules(sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool) -> "list[Rule]":

@@ -1,0 +1,162 @@
+"""Measured, not simulated: the same questions asked with no cache, with the server's prompt cache, with the client's, and with both."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import quantiles
+from time import perf_counter
+from typing import Any, Final, NamedTuple
+
+from llm_cache_mem import LLMCache
+from llm_cache_mem.pricing import Pricer
+from llm_cache_mem.usage import Usage, read_usage
+
+__all__ = ["ARMS", "Arm", "Plan", "ask_all", "most_tokens", "plan_of", "run", "summary"]
+
+_SENTENCES: Final = (
+    "Assistants of this desk answer in one short sentence and never promise a refund",
+    "Orders are shipped from the warehouse on working days before noon",
+    "A return needs the number of the order and a photograph of the goods",
+    "Prices include taxes, but not the fee for bulky goods",
+    "Complaints about the courier are passed on within one day",
+    "Questions about an invoice go to the accounting desk",
+    "Gift cards are valid for three years and cannot be paid out",
+    "Spare parts are kept for ten years after the last sale",
+)
+_LETTERS_A_TOKEN: Final = 2  # there are four or so in most tokens of English, and this is for an upper bound
+_QUESTIONS: Final = ("Can I return order", "Where is order", "Who pays the fee for order", "When does order ship")
+
+
+class Arm(NamedTuple):
+    """One way to ask. Without *prompt_cache* every request begins with text of its own, so that the server has nothing to reuse."""
+
+    name: str
+    prompt_cache: bool
+    client_cache: bool
+
+
+ARMS: Final = (
+    Arm("neither", prompt_cache=False, client_cache=False),
+    Arm("prompt cache", prompt_cache=True, client_cache=False),
+    Arm("client cache", prompt_cache=False, client_cache=True),
+    Arm("both", prompt_cache=True, client_cache=True),
+)
+
+
+class Plan(NamedTuple):
+    """*calls* of each arm, the share *repeats* of which ask what was asked before, behind *prefix_words* of common text."""
+
+    calls: int
+    repeats: float
+    prefix_words: int
+    max_tokens: int
+    run: str
+    """Tells this run's prompts from those of earlier ones, which the server may still hold."""
+
+
+class Asked(NamedTuple):
+    """One call: how long it took, and what it used; *usage* None if the client's cache answered."""
+
+    seconds: float
+    usage: Usage | None
+
+
+Create = Callable[..., Any]
+"""Asks the model: ``create(messages=..., max_tokens=..., prompt_cache=...)``, the first message being the system's."""
+
+
+def plan_of(calls: int, repeats: float, prefix_words: int, max_tokens: int, run: str) -> Plan:
+    """A Plan; ValueError for numbers that make none."""
+    if calls < 2 or not 0 <= repeats < 1 or prefix_words < 1 or max_tokens < 1:
+        raise ValueError("two calls or more, repeats from 0 to less than 1, a prefix and an answer of one word or more")
+    return Plan(calls, repeats, prefix_words, max_tokens, run)
+
+
+def questions(plan: Plan) -> list[str]:
+    """What is asked, in order: the repeats are spread over the new ones."""
+    found: list[str] = []
+    new = 0
+    for number in range(plan.calls):
+        repeated = new > 0 and int((number + 1) * plan.repeats) > int(number * plan.repeats)
+        if repeated:
+            found.append(found[(number * 7) % len(found)])
+        else:
+            found.append(f"{_QUESTIONS[new % len(_QUESTIONS)]} {1000 + new}?")
+            new += 1
+    return found
+
+
+def prefix(plan: Plan) -> str:
+    """The common text: about *prefix_words* words."""
+    sentences: list[str] = []
+    words = 0
+    while words < plan.prefix_words:
+        sentence = f"{_SENTENCES[len(sentences) % len(_SENTENCES)]} (rule {len(sentences) + 1})."
+        sentences.append(sentence)
+        words += len(sentence.split())
+    return " ".join(sentences)
+
+
+def most_tokens(plan: Plan) -> tuple[int, int]:
+    """The most input and output tokens that all calls of a run can take together."""
+    letters = len(prefix(plan)) + max(map(len, questions(plan))) + 100
+    calls = len(ARMS) * plan.calls
+    return calls * (letters // _LETTERS_A_TOKEN + 100), calls * plan.max_tokens
+
+
+def ask_all(plan: Plan, arm: Arm, create: Create) -> Iterator[Asked]:
+    """Ask every question of *plan* as *arm* does."""
+    common = prefix(plan)
+    cache = LLMCache(None, None, admit="any", mode="on", prices={})
+    for number, question in enumerate(questions(plan)):
+        # What differs stands in front, where it leaves the server nothing to reuse; the client's key leaves it out.
+        unique = f"[{plan.run} {arm.name}{'' if arm.prompt_cache else f' {number}'}] "
+        called: list[Any] = []
+
+        def ask(messages: Any, front: str = unique, called: list[Any] = called, **params: Any) -> Any:
+            response = create(messages=[{"role": "system", "content": front + common}, *messages], prompt_cache=arm.prompt_cache, **params)
+            called.append(response)
+            return response
+
+        messages = [{"role": "user", "content": question}]
+        began = perf_counter()
+        if arm.client_cache:
+            cache.get_or_call(messages, ask, max_tokens=plan.max_tokens)
+        else:
+            ask(messages, max_tokens=plan.max_tokens)
+        took = perf_counter() - began
+        yield Asked(took, (read_usage(called[0]) or Usage(0, 0)) if called else None)
+
+
+def run(plan: Plan, create: Create, step: Callable[[str], object] = lambda name: None) -> dict[str, list[Asked]]:
+    """Ask every question in every way; *step* is told the arm after each call. What the model's client raises is raised."""
+    found: dict[str, list[Asked]] = {}
+    for arm in ARMS:
+        asked = found[arm.name] = []
+        for one in ask_all(plan, arm, create):
+            asked.append(one)
+            step(arm.name)
+    return found
+
+
+def summary(found: Mapping[str, Sequence[Asked]], model: str, price: Pricer) -> list[dict[str, Any]]:
+    """A row for each arm: calls of the model, tokens, what the server read from its cache, seconds, dollars (None: nobody knows)."""
+    return [_row(name, asked, model, price) for name, asked in found.items()]
+
+
+def _row(name: str, asked: Sequence[Asked], model: str, price: Pricer) -> dict[str, Any]:
+    used = [one.usage for one in asked if one.usage is not None]
+    costs = [price(model, usage) for usage in used]
+    seconds = sorted(one.seconds for one in asked)
+    cuts = quantiles(seconds, n=20, method="inclusive")
+    return {
+        "arm": name,
+        "asked": len(asked),
+        "calls": len(used),
+        "input_tokens": sum(usage.input_tokens for usage in used),
+        "cached_tokens": sum(usage.cache_read_tokens for usage in used),
+        "written_tokens": sum(usage.cache_write_tokens for usage in used),
+        "output_tokens": sum(usage.output_tokens for usage in used),
+        "seconds": sum(seconds),
+        "p50_seconds": cuts[9],
+        "p95_seconds": cuts[18],
+        "usd": None if None in costs else sum(cost for cost in costs if cost is not None),
+    }
