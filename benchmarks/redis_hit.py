@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -23,9 +24,9 @@ BATCH = 50
 
 
 def redis() -> None:
-    """A hit, and 50 entries at once, where there is a redis-server."""
-    if shutil.which("redis-server") is None:
-        print("\n  not installed: redis-server")
+    """A hit, and 50 entries at once, where there are a redis-server and its client."""
+    if shutil.which("redis-server") is None or find_spec("redis") is None:
+        print("\n  not installed: redis-server, or redis for Python")
         return
     with _server() as port:
         _hits(port)
