@@ -8,11 +8,11 @@ from math import ceil
 from time import time
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from llm_cache_mem import hashing
 from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
 from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.memcached_keys import CannotList, list_keys
+from llm_cache_mem.stores.memcached_names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
 from llm_cache_mem.stores.memcached_servers import Client, Due, MemcacheServerError, Server, Servers
 
 __all__ = ["MemcachedStore"]
@@ -20,12 +20,8 @@ __all__ = ["MemcachedStore"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ENTRY, _GENERATION, _LEASE = b"lcm:", b"lcm-generation:", b"lcm-lease:"
-_LONGEST_NAME = 250
-_GENERATION_BYTES = 16
-_DAYS_30 = 30 * 86400  # what is more counts as a date
 _GRACE = 60  # seconds: the server counts whole ones, by a clock of its own; readers go by the entry
-_LAST_DATE = 2**31 - 1
+_LONGEST_SECONDS = 2**31
 _BATCH = 100  # keys asked for at once
 _BATCH_BYTES = 1024 * 1024
 _COUNT_SECONDS = 2.0
@@ -117,14 +113,14 @@ class MemcachedStore:
 
     @_store_errors_only("get")
     def get(self, key: str) -> Entry | None:
-        name, generation = _names(key)
+        name, generation = names_of(key)
         found = self._servers.of_key(name).fetch((generation, name), self._due())
-        data = _live(found.get(generation), found.get(name))
+        data = live(found.get(generation), found.get(name))
         return None if data is None else self._read(key, name, data)
 
     @_store_errors_only("put")
     def put(self, key: str, entry: Entry) -> Removed:
-        name, generation = _names(key)
+        name, generation = names_of(key)
         expire, data = self._expire(entry), self._packed(key, name, entry)
         if expire is None:
             self._call(name, lambda client: client.delete(name, noreply=False))
@@ -145,12 +141,12 @@ class MemcachedStore:
 
     @_store_errors_only("delete")
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
-        name, generation = _names(key)
+        name, generation = names_of(key)
 
         def delete(client: Client) -> bool:
             found = client.gets_many((generation, name))
             value, unique = found.get(name, (None, None))
-            data = _live(found.get(generation, (None, None))[0], value)
+            data = live(found.get(generation, (None, None))[0], value)
             if stored_at is None:
                 return bool(client.delete(name, noreply=False)) and data is not None
             if data is None:
@@ -170,11 +166,11 @@ class MemcachedStore:
         """As ManyStore.get_many: one round trip for a hundred keys on one server."""
         found: dict[str, Entry] = {}
         for server, some in self._by_server(keys):
-            names = {key: _names(key) for key in some}
+            names = {key: names_of(key) for key in some}
             wanted = tuple(dict.fromkeys(name for pair in names.values() for name in pair))
             values = server.fetch(wanted, self._due(len(wanted)))
             for key, (name, generation) in names.items():
-                data = _live(values.get(generation), values.get(name))
+                data = live(values.get(generation), values.get(name))
                 entry = None if data is None else self._read(key, name, data)
                 if entry is not None:
                     found[key] = entry
@@ -187,7 +183,7 @@ class MemcachedStore:
         for server, some in self._by_server(list(entries)):
             batch: dict[str, tuple[int, bytes]] = {}
             for key in some:
-                name, expire = _names(key)[0], self._expire(entries[key])
+                name, expire = names_of(key)[0], self._expire(entries[key])
                 try:
                     data = self._packed(key, name, entries[key])
                 except ValueNotCacheable as exc:
@@ -207,11 +203,11 @@ class MemcachedStore:
 
     def _put_batch(self, server: Server, batch: Mapping[str, tuple[int, bytes]]) -> None:
         def put(client: Client) -> None:
-            generations = self._generations(client, [_names(key)[1] for key in batch])
+            generations = self._generations(client, [names_of(key)[1] for key in batch])
             for expire in {expire for expire, _ in batch.values()}:  # mostly one
                 values = {}
                 for key, (when, data) in batch.items():
-                    name, generation = _names(key)
+                    name, generation = names_of(key)
                     if when == expire:
                         values[name] = generations[generation] + data
                 if client.set_many(values, expire=expire, noreply=False):
@@ -225,9 +221,9 @@ class MemcachedStore:
     @_store_errors_only("clear")
     def clear(self, prefix: str = "") -> int:
         if is_namespace := prefix.count(":") == 2 and prefix.endswith(":"):
-            generation = _named(_GENERATION, prefix)
+            generation = named(GENERATION, prefix)
             for server in self._servers:
-                fresh = os.urandom(_GENERATION_BYTES)
+                fresh = os.urandom(GENERATION_BYTES)
                 if server.call(lambda client, fresh=fresh: client.set(generation, fresh, noreply=False), self._due(1)) is not True:  # type: ignore[misc]
                     raise UnexpectedReply("it did not store")
         removed = 0
@@ -269,7 +265,7 @@ class MemcachedStore:
     @_store_errors_only("lease")
     def lease(self, key: str, token: str, seconds: float) -> bool:
         """As LeasingStore.lease; the server counts whole seconds, so it ends up to two later."""
-        name, expire, wanted = _lease_name(key), _relative(ceil(seconds) + 1), token.encode()
+        name, expire, wanted = lease_name(key), told_as(ceil(seconds) + 1), token.encode()
 
         def lease(client: Client) -> bool:
             for _ in range(2):  # it may end between one question and the next
@@ -284,7 +280,7 @@ class MemcachedStore:
 
     @_store_errors_only("release")
     def release(self, key: str, token: str) -> None:
-        name = _lease_name(key)
+        name = lease_name(key)
 
         def release(client: Client) -> None:
             holder, unique = client.gets(name)
@@ -311,7 +307,7 @@ class MemcachedStore:
         for at in range(0, len(keys), _BATCH):
             some: dict[Server, list[str]] = {}
             for key in keys[at : at + _BATCH]:
-                some.setdefault(self._servers.of_key(_names(key)[0]), []).append(key)
+                some.setdefault(self._servers.of_key(names_of(key)[0]), []).append(key)
             yield from some.items()
 
     def _generations(self, client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -319,14 +315,14 @@ class MemcachedStore:
         names = list(dict.fromkeys(names))
         found: dict[Any, bytes] = client.get_many(names)
         for name in names:
-            if len(found.get(name, b"")) == _GENERATION_BYTES:
+            if len(found.get(name, b"")) == GENERATION_BYTES:
                 continue
-            fresh = os.urandom(_GENERATION_BYTES)
+            fresh = os.urandom(GENERATION_BYTES)
             if name in found:
                 client.set(name, fresh, noreply=False)
             elif not client.add(name, fresh, noreply=False):
                 fresh = client.get(name) or b""  # another was faster
-            if len(fresh) != _GENERATION_BYTES:
+            if len(fresh) != GENERATION_BYTES:
                 raise UnexpectedReply("it has lost what was just stored")
             found[name] = fresh
         return found
@@ -349,11 +345,11 @@ class MemcachedStore:
         if entry.expires_at is None:
             return 0
         seconds = entry.expires_at - self._clock()
-        return None if seconds <= 0 else _relative(ceil(min(seconds, _LAST_DATE)) + _GRACE)
+        return None if seconds <= 0 else told_as(ceil(min(seconds, _LONGEST_SECONDS)) + _GRACE)
 
     def _packed(self, key: str, name: bytes, entry: Entry) -> bytes:
         data = self.envelope.pack(key, entry)
-        if len(data) + _GENERATION_BYTES > self._max_value_bytes:
+        if len(data) + GENERATION_BYTES > self._max_value_bytes:
             raise self._too_large(name)
         return data
 
@@ -365,7 +361,7 @@ class MemcachedStore:
     def _lists(self, prefix: str, seconds: float) -> Iterator[tuple[Server, list[bytes]]]:
         """Each server with those of its keys that stand for entries whose keys begin with *prefix*."""
         for server in self._servers:
-            begin = server.link.key_prefix + _ENTRY + prefix.encode()
+            begin = server.link.key_prefix + ENTRY + prefix.encode()
             cut = len(server.link.key_prefix)
 
             def listed(client: Client, begin: bytes = begin, cut: int = cut) -> list[bytes]:
@@ -376,55 +372,20 @@ class MemcachedStore:
     def _walk(self, prefix: str) -> Iterator[tuple[str, Entry]]:
         """The entries whose keys begin with *prefix*; those that cannot be read are left alone."""
         names = sorted(name for _, some in self._lists(prefix, _LIST_SECONDS) for name in some)
-        keys = [name[len(_ENTRY) :].decode("utf-8", "backslashreplace") for name in names]
+        keys = [name[len(ENTRY) :].decode("utf-8", "backslashreplace") for name in names]
         for at in range(0, len(keys), _BATCH):
             some = keys[at : at + _BATCH]
             entries: dict[str, Entry] = {}
             for server, of_it in self._by_server(some):
-                wanted = tuple(dict.fromkeys(name for key in of_it for name in _names(key)))
+                wanted = tuple(dict.fromkeys(name for key in of_it for name in names_of(key)))
                 values = server.fetch(wanted, self._due(len(wanted)))
                 for key in of_it:
-                    name, generation = _names(key)
-                    data = _live(values.get(generation), values.get(name))
+                    name, generation = names_of(key)
+                    data = live(values.get(generation), values.get(name))
                     if data is not None:
                         with contextlib.suppress(EntryUnreadable):
                             entries[key] = self.envelope.unpack(key, data)
             yield from ((key, entries[key]) for key in some if key in entries)
-
-
-# -- Names and values
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(key: str) -> tuple[bytes, bytes]:
-    """Under which names an entry and the generation of its namespace are kept."""
-    schema, _, rest = key.partition(":")
-    namespace, colon, _ = rest.partition(":")
-    return _named(_ENTRY, key), _named(_GENERATION, f"{schema}:{namespace}:" if colon else "")
-
-
-def _named(kind: bytes, text: str) -> bytes:
-    """What is *kind* and *text* on the server; a hash where that could be no name, of an entry that is then not listed."""
-    name = kind + text.encode("utf-8", "surrogatepass")
-    if len(name) <= _LONGEST_NAME and text.isascii() and text.isprintable() and " " not in text:
-        return name
-    return b"%b#%b" % (kind[:-1], hashing.sha256(name).hexdigest().encode())
-
-
-def _lease_name(key: str) -> bytes:
-    return _named(_LEASE, key)
-
-
-def _live(generation: object, value: object) -> bytes | None:
-    """What follows the generation in *value*, if it is the one that counts."""
-    if type(value) is not bytes or type(generation) is not bytes or len(generation) != _GENERATION_BYTES:
-        return None
-    return value[_GENERATION_BYTES:] if value[:_GENERATION_BYTES] == generation else None
-
-
-def _relative(seconds: int) -> int:
-    """*seconds* from now, as a server wants it told."""
-    return seconds if seconds <= _DAYS_30 else min(int(time()) + seconds, _LAST_DATE)
 
 
 def _is_over(entry: Entry, now: float) -> bool:
@@ -438,5 +399,5 @@ def _remove_seen(client: Client, name: bytes, unique: Any) -> bool:
 
 def _remove_if(client: Client, name: bytes, data: bytes) -> None:
     value, unique = client.gets(name)
-    if value is not None and value[_GENERATION_BYTES:] == data:
+    if value is not None and value[GENERATION_BYTES:] == data:
         _remove_seen(client, name, unique)

@@ -160,7 +160,7 @@ class SQLiteMachine(StoreMachine):
         return tiered(SQLiteStore(self.folder / "model.db", clock=clock, max_size=max_size, max_bytes=max_bytes), self.clock)
 
 
-@pytest.mark.parametrize("examples", [pytest.param(60), pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(25), pytest.param(1000, marks=pytest.mark.slow)])
 def test_on_sqlite_it_does_what_the_model_does(fast_folder: Path, examples: int) -> None:
     SQLiteMachine.folder = fast_folder
     how = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -191,7 +191,7 @@ def test_what_16_threads_saw_could_have_happened(kind: str, fast_folder: Path) -
     print(f"{seed=}")
     back: Any = Plain() if kind == "plain" else SQLiteStore(fast_folder / "cache.db", lock_timeout=10)
     with contextlib.closing(tiered(back)) as store:
-        history = record(store, threads=16, calls=40_000, seconds=6, seed=seed, keys=8)
+        history = record(store, threads=16, calls=40_000, seconds=3, seed=seed, keys=8)
     print(f"{len(history)} calls")
     assert violations(history) == []
     assert len(history) > 1_000
