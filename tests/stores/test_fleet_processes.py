@@ -16,23 +16,26 @@ import pytest
 from stores.processes import fork, outcome
 
 from llm_cache_mem import LLMCache, fleet
-from llm_cache_mem.stores import Store
+from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.redis import RedisStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.tiered import TieredStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 Open = Callable[[], LLMCache]
 
 
-@pytest.fixture(params=["sqlite", "redis", "memcached"])
+@pytest.fixture(params=["sqlite", "redis", "memcached", "tiered"])
 def open_cache(request: pytest.FixtureRequest, fast_folder: Path) -> Open:
     """``open_cache()`` makes a cache of the fleet, in any process. Its store has time: what is asked here is whether all agree."""
     if request.param == "sqlite":
         backend: Store = SQLiteStore(fast_folder / "cache.db", lock_timeout=20)
     elif request.param == "redis":
         backend = RedisStore(request.getfixturevalue("redis_url"), timeout=20)
+    elif request.param == "tiered":
+        backend = TieredStore(MemoryStore(), SQLiteStore(fast_folder / "cache.db", lock_timeout=20))
     else:
         backend = MemcachedStore(request.getfixturevalue("memcached_url"), timeout=20)
     return lambda: LLMCache(backend=backend, coalesce="fleet", ttl_seconds=None)

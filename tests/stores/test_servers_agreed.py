@@ -6,8 +6,11 @@ import pytest
 from stores.leases import Join, LeaseConformance, ListedLeases
 from stores.many import ManyConformance
 
+from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores.base import LeasingStore
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.redis import RedisStore
+from llm_cache_mem.stores.tiered import TieredStore
 
 
 class TestRedisLeases(ListedLeases):
@@ -52,3 +55,19 @@ class TestMemcachedMany(ManyConformance):
         store = MemcachedStore(memcached_url, timeout=10)
         yield store
         store.close()
+
+
+class TestTieredLeases(ListedLeases):
+    @pytest.fixture
+    def join(self, redis_url: str) -> Iterator[Join]:
+        made: list[LeasingStore] = []
+
+        def join() -> LeasingStore:
+            store = TieredStore(MemoryStore(), RedisStore(redis_url, timeout=10))
+            assert isinstance(store, LeasingStore)
+            made.append(store)
+            return store
+
+        yield join
+        for store in made:
+            store.close()
