@@ -1,7 +1,7 @@
 """Record once, replay for ever: which file a test's recordings are in, in which mode they are used, and which of them nobody uses."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -187,17 +187,19 @@ class _Again(JsonlStore):
     def get(self, key: str) -> Entry | None:
         return super().get(key) if key in self._made else None
 
-    def put(self, key: str, entry: Entry) -> Removed:
-        removed = super().put(key, entry)
-        self._made.add(key)
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        return super().get_many([key for key in keys if key in self._made])
+
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
+        removed = super().put_many(entries)
+        self._made.update(entries)
         return removed
 
 
 def remove(path: str, keys: Iterable[str]) -> None:
     """Remove recordings from a file, and the file when nothing is left of it. StoreError if that does not work."""
     store = JsonlStore(path)
-    for key in keys:
-        store.delete(key)
+    store.delete_many(frozenset(keys))
     empty = store.size() == 0
     store.close()
     if empty:

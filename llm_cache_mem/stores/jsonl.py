@@ -4,7 +4,7 @@ import contextlib
 import os
 import stat
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from time import time
 from typing import NamedTuple
 
@@ -84,13 +84,17 @@ class JsonlStore:
             return None if line is None else line.entry
 
     def put(self, key: str, entry: Entry) -> Removed:
+        return self.put_many({key: entry})
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        with self._only_store_errors("get"):
+            lines = self._current().lines
+            return {key: lines[key].entry for key in keys if key in lines}
+
+    def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         with self._only_store_errors("put"), self._writing() as lines:
-            text = to_line(key, entry, self.redaction)
-            _, read_back = from_line(text)
-            there = lines.get(key)
-            if there is not None and (there.text == text or says_the_same(there.text, text)):
-                text = there.text
-            lines[key] = _Line(text, _with_times_of(entry, read_back))
+            for key, entry in entries.items():
+                lines[key] = self._line(key, entry, lines.get(key))
         return NOTHING_REMOVED
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
@@ -98,6 +102,10 @@ class JsonlStore:
             return name == key and stored_at in (None, entry.stored_at)
 
         return self._remove("delete", is_meant) > 0
+
+    def delete_many(self, keys: Collection[str]) -> int:
+        """Remove *keys* in one write; how many were there."""
+        return self._remove("delete", lambda key, entry: key in keys)
 
     def clear(self, prefix: str = "") -> int:
         return self._remove("clear", lambda key, entry: key.startswith(prefix))
@@ -172,6 +180,14 @@ class JsonlStore:
         return {key: found[key][1] for key in sorted(found)}
 
     # -- Writing the file
+
+    def _line(self, key: str, entry: Entry, there: _Line | None) -> _Line:
+        """The line of *entry*; that which is *there* if it says the same."""
+        text = to_line(key, entry, self.redaction)
+        _, read_back = from_line(text)
+        if there is not None and (there.text == text or says_the_same(there.text, text)):
+            text = there.text
+        return _Line(text, _with_times_of(entry, read_back))
 
     def _write_into(self, lines: dict[str, _Line], key: str, entry: Entry) -> None:
         text = to_line(key, entry, self.redaction)

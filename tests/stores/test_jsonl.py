@@ -624,3 +624,16 @@ def test_a_file_to_be_read_is_not_encrypted_and_says_so(path: Path, monkeypatch:
         LLMCache(backend=path)
     LLMCache(backend=path, encryption_key="plain").put("q", "a")
     assert path.exists()
+
+
+def test_many_are_read_written_and_removed_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[object] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *args: (writes.append(args), replace(*args)))
+    store = JsonlStore(path)
+    store.put_many({f"k{number}": entry_of(number) for number in range(20)})
+    assert {key: value_of(entry) for key, entry in store.get_many(["k3", "absent", "k7"]).items()} == {"k3": 3, "k7": 7}
+    assert store.delete_many({"k3", "absent", "k7"}) == 2
+    assert (store.size(), len(writes)) == (18, 2)
+    assert store.delete_many({"absent"}) == 0
+    assert len(writes) == 2
