@@ -24,8 +24,8 @@ class Asked(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer. *piece*: bytes per chunk (None: all at once, with a length); *cut*: hang up after so many bytes; *gate* is asked
-    before each piece with its number."""
+    """An answer. *piece*: bytes per chunk (None: all at once, with a length); *cut*: hang up after so many bytes; *until_close*: the
+    end of the connection is the end of the body, so that a cut looks clean; *gate* is asked before each piece with its number."""
 
     body: bytes
     kind: str | None = "application/json"
@@ -34,6 +34,7 @@ class Reply(NamedTuple):
     piece: int | None = None
     cut: int | None = None
     gate: Callable[[int], object] | None = None
+    until_close: bool = False
 
 
 class Provider:
@@ -89,7 +90,9 @@ class Provider:
                     self.send_header("content-type", reply.kind)
                 for name, value in reply.headers:
                     self.send_header(name, value)
-                if reply.piece is None:
+                if reply.until_close:
+                    self.send_header("connection", "close")
+                elif reply.piece is None:
                     self.send_header("content-length", str(len(reply.body)))
                 else:
                     self.send_header("transfer-encoding", "chunked")
@@ -101,7 +104,7 @@ class Provider:
                         reply.gate(number)
                     data = body[start : start + step]
                     self.wfile.write(data if reply.piece is None else b"%x\r\n%b\r\n" % (len(data), data))
-                if reply.cut is not None:
+                if reply.cut is not None or reply.until_close:
                     self.close_connection = True
                 elif reply.piece is not None:
                     self.wfile.write(b"0\r\n\r\n")
