@@ -3,6 +3,7 @@
 import gc
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from heapq import heappop, heappush
 from typing import Any, Final
@@ -14,6 +15,7 @@ from llm_cache_mem.bench.prefix import MINIMUM_TOKENS, PrefixTree, Reuse
 from llm_cache_mem.bench.trace import Call
 from llm_cache_mem.keys import prefix
 from llm_cache_mem.request import Request
+from llm_cache_mem.seats import running_loop
 
 __all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation"]
 
@@ -58,6 +60,12 @@ class Simulation:
 
     def run(self, calls: Iterable[Call], step: Callable[[], object] | None = None) -> "Simulation":
         """Take in all of *calls*, which come by arrival; *step* is told of each."""
+        if running_loop() is None:
+            return self._run(calls, step)
+        with ThreadPoolExecutor(1) as aside:  # as in a notebook: where one event loop runs, ours cannot
+            return aside.submit(self._run, calls, step).result()
+
+    def _run(self, calls: Iterable[Call], step: Callable[[], object] | None) -> "Simulation":
         with closing(self._flights), _no_collections():
             pairs = _with_overlaps(calls) if self._coalesce else ((call, False) for call in calls)
             for number, (call, overlaps) in enumerate(pairs):

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_cache_mem.bench.clients import Rule
 from llm_cache_mem.bench.policies import POLICIES, best, hits_of, numbered
+from llm_cache_mem.bench.simulate import Simulation
+from llm_cache_mem.bench.trace import Call
 
 requests_of_keys = st.lists(st.integers(0, 5), max_size=12)
 
@@ -56,3 +59,11 @@ def test_what_fits_is_never_evicted(name: str) -> None:
 
 def test_keys_are_numbered_in_the_order_in_which_they_come() -> None:
     assert numbered(["b", "a", "b", "c"]) == [0, 1, 0, 2]
+
+
+async def test_a_simulation_runs_where_an_event_loop_does() -> None:
+    """As in a notebook."""
+    calls = [Call(float(at), "k", 2000, 50) for at in (0, 1, 5)]
+    simulation = Simulation([Rule()]).run(calls)
+    stats = simulation.clients[0].stats()
+    assert (stats.hits, stats.coalesced) == (1, 1)
