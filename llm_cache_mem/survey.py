@@ -44,6 +44,7 @@ _DECISIVE = frozenset(
 
 _SAID = frozenset({"role", "content", "parts", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content"})
 _STEPS = 6  # fields and patterns that the advice names at the most
+_PAIRED = 1000  # requests in which pairs of fields are tried
 _MOST_LEAVES = 20_000  # a request with more is taken field by field, not leaf by leaf
 
 
@@ -85,9 +86,13 @@ class Survey(NamedTuple):
             lines += ["", f"  key_fn={self.remedies[-1].key_fn}"]
         if self.last_turn_hits > max([self.hits, *(remedy.hits for remedy in self.remedies)]):
             lines += ["", f"  {self._with_share(self.last_turn_hits)} hits with key_fn=last_turn, to which earlier turns do not matter"]
-        if not self.costs:
+        if not self.costs and not self.remedies:
             lines += ["", "no single field stands between a request and an earlier one"]
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return self._asdict() | {name: [one._asdict() for one in getattr(self, name)] for name in ("costs", "remedies")}
 
     def _with_share(self, hits: int) -> str:
         return f"{hits:,} ({hits / self.requests if self.requests else 0.0:.1%})"
@@ -224,41 +229,60 @@ def _remedies(seen: list[_Seen], hits: int, keep: frozenset[str]) -> Iterator[Re
     """The remedy that wins most, then the one that wins most on top of it, and so on until there is none."""
     plan = _Plan()
     for _ in range(_STEPS):
-        best = max(_candidates(seen, plan, keep), default=None, key=lambda found: found[0])
+        best = _best(_steps(seen, plan, keep), _hits(seen, plan)) or _best_pair(seen[:_PAIRED], plan, keep)
         if best is None:
             return
-        _, why, plan = best
+        plan = best.plan
         won = _real_hits(seen, plan.key_fn())
         if won <= hits:
             return
         hits = won
-        yield Remedy(why, plan.code(), hits)
+        yield Remedy(best.why, plan.code(), hits)
 
 
-def _candidates(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[tuple[int, str, _Plan]]:
-    """One more field or pattern on top of *plan*, with the hits there would be, judged by hashes; those that win some."""
+class _Step(NamedTuple):
+    """One more field or pattern, and the hits there would be with it, judged by hashes."""
+
+    hits: int
+    why: str
+    plan: _Plan
+
+
+def _best(steps: Iterable[_Step], now: int) -> _Step | None:
+    return max((step for step in steps if step.hits > now), default=None, key=lambda step: step.hits)
+
+
+def _best_pair(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> _Step | None:
+    """Two fields or patterns, each of which hides that the other costs hits: a time and an id, both new in every request."""
+    pairs = (
+        second._replace(why=f"{first.why} and {second.why}")
+        for first in _steps(seen, plan, keep)
+        for second in _steps(seen, first.plan, keep)
+    )
+    return _best(pairs, _hits(seen, plan))
+
+
+def _hits(seen: list[_Seen], plan: _Plan) -> int:
+    return _repeats(_Left(one, plan).total for one in seen)
+
+
+def _steps(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[_Step]:
     left = [_Left(one, plan) for one in seen]
-    now = _repeats(one.total for one in left)
+    tops = {name for one in seen for name in one.request}
     for field in _fields(seen):
-        if field not in plan.ignored and _may_be_ignored(field, keep):
+        if field not in plan.ignored and field not in keep and (field in tops or _is_of_messages(field)):
             hits = _repeats(one.total - one.below(field) for one in left)
-            if hits > now:
-                yield hits, field, plan._replace(ignored=(*plan.ignored, field))
+            yield _Step(hits, field, plan._replace(ignored=(*plan.ignored, field)))
     texts = {text for one in left for _, text in one.texts()}
     for name in PATTERNS:
-        if name in plan.masked or not any(map(re.compile(PATTERNS[name]).search, texts)):
-            continue
-        masked = plan._replace(masked=(*plan.masked, name))
-        hits = _repeats(_Left(one, masked).total for one in seen)
-        if hits > now:
-            yield hits, name, masked
+        if name not in plan.masked and any(map(re.compile(PATTERNS[name]).search, texts)):
+            masked = plan._replace(masked=(*plan.masked, name))
+            yield _Step(_hits(seen, masked), name, masked)
 
 
-def _may_be_ignored(field: str, keep: frozenset[str]) -> bool:
-    """Whether ignoring() takes it, and the answer may be the same without it."""
-    if field.startswith("messages[]."):
-        return not set(field.removeprefix("messages[].")) & set(".[")
-    return not set(field) & set(".[") and field not in keep
+def _is_of_messages(field: str) -> bool:
+    """Whether it is a field of messages as ignoring() takes them."""
+    return field.startswith("messages[].") and not set(field.removeprefix("messages[].")) & set(".[")
 
 
 class _Left:

@@ -63,10 +63,17 @@ def test_two_faults_together_are_mended_one_after_the_other(clock: Clock) -> Non
     assert found.remedies[-1].hits == 14 == hits_with(found.remedies[-1].key_fn, requests, clock)
 
 
-def test_faults_that_hide_one_another_are_not_invented() -> None:
-    """Each request differs in two fields from every other: leaving out one wins nothing, and that is what is said."""
-    found = survey([ask("q", f"It is 2026-11-{n:02d}.", user=f"u{n}") for n in range(1, 5)])
+def test_two_faults_that_hide_one_another_are_found_together(clock: Clock) -> None:
+    """Each request differs in two fields from every other: leaving out one of them wins nothing."""
+    requests = [ask("q", f"It is 2026-11-{n:02d}.", user=f"u{n}") for n in range(1, 5)]
+    found = survey(requests)
     assert found.costs == ()
+    assert [(remedy.why, remedy.hits) for remedy in found.remedies] == [("user and a date", 3)]
+    assert hits_with(found.remedies[0].key_fn, requests, clock) == 3
+
+
+def test_requests_that_have_nothing_in_common_get_no_advice() -> None:
+    assert survey([ask(f"q{n}") for n in range(5)]).remedies == ()
 
 
 def test_an_id_in_every_message_is_one_field(clock: Clock) -> None:

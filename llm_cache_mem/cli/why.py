@@ -1,15 +1,18 @@
-"""The command ``why``: what stands between a request and a stored answer. Nothing in the store changes by it."""
+"""The command ``why``: what stands between a request, or a whole run of them, and stored answers. Nothing in the store changes by it."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+import gzip
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llm_cache_mem.cli.input import BadInput, parse_json, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Namespace, Url, opened, print_json, reading
+from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
+from llm_cache_mem.cli.shared import AsJson, Kind, Namespace, Url, count_of, opened, print_json, progress, reading
 
 if TYPE_CHECKING:
-    from llm_cache_mem.cli.store import Found
+    from llm_cache_mem.cli.store import Found, Selection
     from llm_cache_mem.explain import Explanation, Kept
 
 __all__ = ["why"]
@@ -25,13 +28,29 @@ def why(
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="No part of the request, as in LLMCache(ignore=...); may be repeated.")
     ] = None,
+    whole_run: Annotated[
+        bool, typer.Option("--all", help="Of all requests in URL, or in a file of JSON lines: which fields cost most hits.")
+    ] = False,
+    at: Annotated[str | None, typer.Option(metavar="FIELD", help="With --all: the field of each line that holds the request.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --all: a parameter that decides the answer; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Why a request misses: the nearest stored one and each field that differs, shortened, without secrets.
 
-    Needs stored requests: those of a jsonl store, or of caches with keep_requests=True.
+    Needs stored requests: those of a jsonl store, or of caches with keep_requests=True. With --all: over a whole run, the fields that
+    cost most hits, and the key_fn that would win them back; names and patterns only, nothing of what was asked.
     """
     from llm_cache_mem.cli.store import Selection
+
+    if whole_run:
+        if file != "-":
+            raise CommandFailed("--all takes a store or a file, not a request besides", MISUSED)
+        _survey(url_of(url), Selection(namespace or "", kind), at, keep or (), as_json)
+        return
+    if at is not None or keep is not None:
+        raise CommandFailed("--at and --keep belong to --all", MISUSED)
     from llm_cache_mem.explain import Kept, explain
 
     url = url_of(url)
@@ -55,6 +74,75 @@ def why(
         print_json(found.as_dict())
     else:
         typer.echo(str(found))
+
+
+def _survey(source: str, selection: "Selection", at: str | None, keep: Sequence[str], as_json: bool) -> None:
+    from llm_cache_mem.survey import survey
+
+    listed = _requests_in_lines(source, at) if at is not None or _is_of_lines(source) else _requests_in_store(source, selection)
+    found = {kind: survey(requests, keep=keep) for kind, requests in listed.items()}
+    if as_json:
+        print_json([{"kind": kind, **one.as_dict()} for kind, one in found.items()])
+    else:
+        typer.echo("\n\n".join(f"{kind}: {one}" if len(found) > 1 else str(one) for kind, one in found.items()))
+
+
+def _is_of_lines(source: str) -> bool:
+    """Whether it is a file of requests rather than a store: JSON lines, packed or not, that no store has written."""
+    if source == "-":
+        return True
+    if not os.path.isfile(source):
+        return False
+    with _unpacked(source) as lines:
+        first = next((line for line in lines if line.strip()), b"")[:1_000_000]
+    return first.lstrip().startswith(b"{") and not first.startswith(b'{"key": ')
+
+
+@contextmanager
+def _unpacked(file: str) -> Iterator[IO[bytes]]:
+    with opened(file) as stream:
+        if file == "-" or stream.read(2) != b"\x1f\x8b":
+            if file != "-":
+                stream.seek(0)
+            yield stream
+            return
+        stream.seek(0)
+        with gzip.open(stream) as inner:
+            yield inner  # type: ignore[misc]  # typeshed does not call it an IO[bytes]
+
+
+def _requests_in_lines(file: str, at: str | None) -> dict[str, list[Any]]:
+    found: list[Any] = []
+    with _unpacked(file) as lines, progress("reading") as step:
+        for number, line in enumerate(lines, 1):
+            step()
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+                request = row if at is None else row[at]
+            except BadInput as exc:
+                raise BadInput(f"{file}, line {number}: {exc}") from None
+            except (KeyError, TypeError):
+                raise BadInput(f"{file}, line {number}: it has no {at!r}") from None
+            if not isinstance(request, dict):
+                raise BadInput(f"{file}, line {number}: the request is no JSON object")
+            found.append(request)
+    return {"": found}
+
+
+def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]:
+    """The stored requests, of each kind by itself: kinds do not answer one another."""
+    found: dict[str, list[Any]] = {}
+    total = 0
+    with reading(url, selection) as (_, entries):
+        for one in entries:
+            total += 1
+            if one.entry.request is not None:
+                found.setdefault(one.parts.kind, []).append(parse_json(one.entry.request))
+    if not found:
+        raise CommandFailed(f"none of {count_of(total)} keeps its request: LLMCache(keep_requests=True) has them kept")
+    return found
 
 
 def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[Kept, str]":

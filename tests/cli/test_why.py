@@ -1,5 +1,6 @@
 """``llm-cache-mem why``: a request against what is stored, from a file of recordings or a database."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,68 @@ def test_broken_recordings_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "llm.jsonl"
     path.write_text("oops\n")
     assert "line 1: not JSON" in run("why", str(path), stdin=json.dumps(REQUEST), status=1).stderr
+
+
+# -- A whole run
+
+
+@pytest.fixture(params=["llm.jsonl", "cache.db"])
+def run_of_a_day(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Three questions, each asked three times, with the time in the system prompt and an id in the metadata."""
+    path = tmp_path / request.param
+    with LLMCache(backend=path, keep_requests=True) as cache:
+        for n in range(9):
+            system = {"role": "system", "content": f"CANARY. It is 2026-11-23 10:{n:02d}."}
+            cache.put([system, {"role": "user", "content": f"q{n % 3}"}], "yes", model="m", metadata={"request_id": f"CANARY{n // 3}"})
+    return str(path)
+
+
+def test_over_a_whole_run_it_names_the_key_function_that_wins_the_hits_back(run_of_a_day: str) -> None:
+    text = run("why", "--all", run_of_a_day).stdout
+    assert text.startswith("9 requests, 0 (0.0%) equal to an earlier one")
+    assert "6 (66.7%) hits without metadata and a date and time" in text
+    assert 'key_fn=ignoring("metadata", then=masking(r"' in text
+    assert "CANARY" not in text
+
+
+def test_the_same_for_machines_by_kind(run_of_a_day: str) -> None:
+    (found,) = json.loads(run("why", "--all", "--json", run_of_a_day).stdout)
+    assert (found["kind"], found["requests"], found["hits"], found["remedies"][-1]["hits"]) == ("value", 9, 0, 6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_requests_may_come_as_lines_from_anywhere(tmp_path: Path, packed: bool) -> None:
+    file = tmp_path / "requests.jsonl"
+    lines = "".join(json.dumps({"id": n, "body": REQUEST | {"user": f"u{n}"}}) + "\n\n" for n in range(4)).encode()
+    file.write_bytes(gzip.compress(lines) if packed else lines)
+    assert 'key_fn=ignoring("user")' in run("why", "--all", str(file), "--at", "body").stdout
+    assert "key_fn" not in run("why", "--all", str(file), "--at", "body", "--keep", "user").stdout
+    assert "hits without body and id" in run("why", "--all", str(file)).stdout
+
+
+def test_the_real_trace_of_a_service_is_explained(shared_data: Path) -> None:
+    trace = shared_data / "traces" / "ragpulse" / "0_trace.jsonl.gz"
+    text = run("why", "--all", str(trace), "--at", "hash_ids", "--keep", "user_input").stdout
+    assert text.startswith("7,106 requests, 1 (0.0%)")
+    assert "222 (3.1%) hits without sys_prompt\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines", "status", "says"),
+    [
+        (["--at", "body"], '{"body": 1}', 1, "line 1: the request is no JSON object"),
+        (["--at", "body"], '\n{"b": 1}', 1, "line 2: it has no 'body'"),
+        ([], "{", 1, "line 1: not JSON"),
+        (["x.json"], "{}", 2, "--all takes a store or a file"),
+    ],
+)
+def test_what_is_no_run_is_refused_with_the_line(tmp_path: Path, arguments: list[str], lines: str, status: int, says: str) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_text(lines)
+    assert says in run("why", "--all", str(file), *arguments, status=status).stderr
+
+
+def test_a_store_that_keeps_no_requests_says_how_to_have_them_kept(tmp_path: Path) -> None:
+    with LLMCache(backend=tmp_path / "cache.db") as cache:
+        cache.put("q", "a", model="m")
+    assert "LLMCache(keep_requests=True)" in run("why", "--all", str(tmp_path / "cache.db"), status=1).stderr
