@@ -34,24 +34,24 @@ class _ByLine:
     """Bytes as lines that end in LF, CR LF or CR."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []  # of a line that is not ended: joined once it is, however long it grows
+        self._held = False  # the last byte was a CR, whose LF may be on its way
 
     def lines(self, data: bytes) -> list[bytes]:
-        data = self._rest + data
-        if not data:
+        self._parts.append(data)
+        if not self._held and b"\n" not in data and b"\r" not in data:
             return []
-        if b"\r" in data:
-            held = data[-1:] == b"\r"  # the LF that belongs to it may be on its way
-            text = (data[:-1] if held else data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            *found, rest = text.split(b"\n")
-            self._rest = rest + b"\r" if held else rest
-            return found
-        *found, self._rest = data.split(b"\n")
+        text = b"".join(self._parts)
+        self._held = text.endswith(b"\r")
+        if b"\r" in text:
+            text = (text[:-1] if self._held else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *found, rest = text.split(b"\n")
+        self._parts = [rest + b"\r" if self._held else rest]
         return found
 
     @property
     def empty(self) -> bool:
-        return not self._rest.strip(b"\r\n \t")
+        return not any(part.strip(b"\r\n \t") for part in self._parts)
 
 
 class ServerSentEvents:
@@ -111,29 +111,36 @@ class EventStream:
     _MOST: Final = 24 * 1024 * 1024  # more than AWS allows
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []  # joined when the message that they begin is whole
+        self._size = 0
+        self._needed = 12
 
     def feed(self, data: bytes) -> list[Any]:
-        data = self._rest + data
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size < self._needed:
+            return []
+        data = b"".join(self._parts)
         pieces: list[Any] = []
-        at = 0
+        at, self._needed = 0, 12
         while len(data) - at >= 12:
             total, headers, check = self._PRELUDE.unpack_from(data, at)
             if crc32(data[at : at + 8]) != check or not 16 + headers <= total <= self._MOST:
                 raise Malformed("a damaged prelude")
             if len(data) - at < total:
+                self._needed = total
                 break
             message = data[at : at + total]
             if crc32(message[:-4]) != int.from_bytes(message[-4:], "big"):
                 raise Malformed("a damaged message")
             pieces.append(_amazon(message[12 : 12 + headers], message[12 + headers : -4]))
             at += total
-        self._rest = data[at:]
+        self._parts, self._size = [data[at:]], len(data) - at
         return pieces
 
     @property
     def between(self) -> bool:
-        return not self._rest
+        return not self._size
 
 
 # How long the value of a header of each type is; strings and byte arrays give their own length.

@@ -142,6 +142,15 @@ def test_any_line_ending_ends_a_line() -> None:
         assert pieces in ([{}, DONE], [{}]), end  # a last CR may be half of a CR LF
 
 
+def test_a_long_line_or_message_that_trickles_in_is_put_together_once() -> None:
+    """Joined anew for each of a million bytes, this would take minutes."""
+    text = json.dumps({"b64": "x" * 500_000}).encode()
+    for framing, data in ((ServerSentEvents(), b"data: " + text + b"\n\n"), (Lines(), text + b"\n"), (EventStream(), message(text))):
+        pieces = [piece for byte in data for piece in framing.feed(bytes((byte,)))]
+        assert len(pieces) == 1
+        assert framing.between
+
+
 def test_a_last_line_that_is_not_ended_is_no_piece() -> None:
     framing = Lines()
     assert framing.feed(b'{"a":1}\n{"b":2}') == [{"a": 1}]
