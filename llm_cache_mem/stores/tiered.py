@@ -66,8 +66,8 @@ class TieredStore:
         self.back = back
         self._front_seconds = seconds
         self._timer = timer
-        self._version: Callable[[], object] | None = getattr(back, "version", None)
-        self._touch: Callable[[str], None] | None = getattr(back, "touch", None)
+        self._version: Callable[[], object] | None = _method(back, "version")
+        self._touch: Callable[[str], object] | None = _method(back, "touch")
         self._many = back if isinstance(back, ManyStore) else None
         self._writes = 0  # moves on with every write that is over
         self._losses = 0  # moves on when the back has removed what nobody named
@@ -240,6 +240,12 @@ class TieredStore:
     def close(self) -> None:
         self.front.clear()
         self.back.close()
+
+
+def _method(store: object, name: str) -> Any:
+    """What *store* can do by that name, if it is something to be done."""
+    found = getattr(store, name, None)
+    return found if callable(found) else None
 
 
 class _LeasingTieredStore(TieredStore):

@@ -225,6 +225,13 @@ def test_what_another_process_replaced_or_deleted_is_served_for_ten_seconds_at_t
     assert store.front.get("deleted") is None
 
 
+def test_a_back_whose_version_is_no_question_is_not_asked(back: Plain) -> None:
+    back.version = "1.0"  # type: ignore[attr-defined]
+    store = tiered(back)
+    store.put("k", entry_of(1))
+    assert value_of(store.get("k")) == 1
+
+
 def test_a_hit_does_not_prolong_what_is_in_front(store: TieredStore, back: Plain, timer: Clock) -> None:
     store.put("k", entry_of("old"))
     back.inner.delete("k")
