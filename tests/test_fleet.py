@@ -20,7 +20,6 @@ from stores.processes import fork, in_child, outcome
 
 import llm_cache_mem
 from llm_cache_mem import LLMCache, StoreError, fleet, options
-from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -509,13 +508,9 @@ def test_memory_is_shared_by_nobody(join: MakeCache) -> None:
     assert cache.get_or_call(REQUEST["messages"], lambda messages, model: GOOD, model="m") == GOOD
 
 
-class CannotLease(MemoryStore):
-    pass
-
-
-def test_a_store_that_cannot_lease_is_refused(join: MakeCache) -> None:
-    with pytest.raises(ValueError, match=r"coalesce=.fleet. needs a store .*; CannotLease cannot"):
-        join(backend=CannotLease())
+def test_a_store_that_cannot_lease_is_refused(join: MakeCache, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"coalesce=.fleet. needs a store .*; JsonlStore cannot"):
+        join(backend=f"jsonl:///{tmp_path}/llm.jsonl")
 
 
 @pytest.mark.parametrize("coalesce", ["Fleet", "", 2, None])
