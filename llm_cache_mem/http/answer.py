@@ -84,6 +84,11 @@ class Recording:
         """Whether it is known already that this will not be a good answer: nobody else should be given it."""
         return self.fault is not None or "error" in self._reading.stops
 
+    @property
+    def full(self) -> bool:
+        """Whether as many bytes have come as were promised, so that the end follows at once."""
+        return self._length is not None and self._size >= self._length
+
     def _read(self, pieces: list[Any]) -> None:
         for piece in pieces:
             self._pieces.append(piece)

@@ -259,10 +259,10 @@ class AsyncRelay(_Shared):
         try:
             if self._bytes is None:
                 self._bytes = aiter(self._source)
-            chunk = await anext(self._bytes, None)
-            if chunk is not None:
+            while (chunk := await anext(self._bytes, None)) is not None:
                 self._take(chunk)
-                return
+                if not self._recording.full:  # else the end is there already, and needs no task of its own
+                    return
             self._end()
             self._unread.detach()
             await self._source.aclose()
