@@ -68,7 +68,7 @@ def test_listeners_are_told_and_their_faults_do_not_reach_the_caller(caplog):
     ledger.error("get")
     names = [event.name for event in told]
     assert names == ["hit", "miss", "stored", "evicted", "expired", "skipped", "coalesced", "expired", "error"]
-    assert told[0] == Event("hit", 7.0, "k", "m", 2.0, 120, 0.25)
+    assert told[0] == Event("hit", 7.0, "k", "m", 2.0, 120, 0.25, usage=(100, 20, 0, 0, 0))
     assert "on_event raised" in caplog.text
 
 
