@@ -93,7 +93,7 @@ class LLMCache(Engine):
             backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact, policy=policy
         )
         self._owned, self._name = opened.owned, opened.name
-        records = getattr(opened.store, "records", False)
+        records = getattr(opened.store, "records", False) is True
         if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):
             raise ValueError(
                 f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own memory settings, "
@@ -111,7 +111,8 @@ class LLMCache(Engine):
         keyer = Keyer(namespace, key_fn, ignore, keeps=keep_requests or records)
         keyer.hide(digests)
         self._encrypted_by = "" if not digests or not opened.owned else "environment" if encryption_key is None else "argument"
-        redaction = getattr(opened.store, "redaction", None) or (_redaction(redact) if keep_requests or redact else None)
+        own = getattr(opened.store, "redaction", None) if records else None
+        redaction = own or (_redaction(redact) if keep_requests or redact or records else None)
         super().__init__(opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction))
 
     # -- The two calls that the rest is made of

@@ -68,7 +68,7 @@ class Reader:
         self._clock = settings.clock
         self._ttl_seconds = settings.ttl_seconds
         self._default_mode = settings.mode
-        self._recordings: str | None = getattr(store.inner, "path", None) if getattr(store.inner, "records", False) else None
+        self._recordings: str | None = getattr(store.inner, "path", None) if getattr(store.inner, "records", False) is True else None
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.inner.get if type(store.inner) is MemoryStore else store.get
 

@@ -122,12 +122,13 @@ class GuardedStore:
         self.inner = store
         self.leasing = store if isinstance(store, LeasingStore) else None  # processes can agree through it
         self._many = store if isinstance(store, ManyStore) else None
-        self._held: Callable[..., Entry | None] | None = getattr(store, "held", None)  # what it has in memory
+        self._held: Callable[..., Entry | None] | None = getattr(store, "held", None) if hasattr(type(store), "held") else None
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
         self._breaker = Breaker(timer=timer)
-        self._slow_seconds: float | None = getattr(store, "slow_seconds", None)
+        slow = getattr(store, "slow_seconds", None)
+        self._slow_seconds = float(slow) if isinstance(slow, (int, float)) else None
         self._failing = False
         self._quiet_until = 0.0
 
@@ -145,12 +146,22 @@ class GuardedStore:
 
     def held(self, key: str) -> Entry | None:
         """The entry under *key* if no disk and no server need be asked for it."""
-        return None if self._held is None else self._held(key)
+        return self._in_front(key)
+
+    def _in_front(self, key: str, *, alone: bool = False) -> Entry | None:
+        """Not by way of the breaker: what is in front says nothing of what is behind it."""
+        if self._held is None:
+            return None
+        try:
+            return self._held(key, alone=alone)
+        except Exception:  # noqa: BLE001  # as in _guarded
+            self._on_error("get")
+            return None
 
     def get(self, key: str) -> Entry | None:
         if self._held is None:
             return self._guarded("get", None, self.inner.get, key)
-        return self._held(key) or self._guarded("get", None, self.inner.get, key) or self._held(key, alone=True)
+        return self._in_front(key) or self._guarded("get", None, self.inner.get, key) or self._in_front(key, alone=True)
 
     def demand(self, key: str) -> Entry | None:
         """As ``get``, but StoreError says when nobody knows: for who would take a miss for an answer."""
@@ -163,7 +174,7 @@ class GuardedStore:
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries under *keys*, as far as they can be had: in one round trip where the store can do that."""
         if self._held is not None:
-            found = {key: entry for key in dict.fromkeys(keys) if (entry := self._held(key)) is not None}
+            found = {key: entry for key in dict.fromkeys(keys) if (entry := self._in_front(key)) is not None}
             if self._many is not None and len(found) < len(keys):
                 found |= self._guarded("get_many", {}, self._many.get_many, [key for key in keys if key not in found])
             return found
@@ -184,7 +195,7 @@ class GuardedStore:
 
     def discard(self, key: str, stored_at: float | None) -> bool:
         """Delete an entry that turned out stale, unreadable or replaced, if the store lets us; a recording only goes by name."""
-        if getattr(self.inner, "records", False):
+        if getattr(self.inner, "records", False) is True:
             return False
         return self._guarded("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
 
