@@ -11,12 +11,13 @@ from typing import Any
 from llm_cache_mem.canonical import MAX_DEPTH
 from llm_cache_mem.wire import Refused, unwrap
 
-__all__ = ["KeyFunction", "ignoring", "last_turn", "masking"]
+__all__ = ["SYSTEM_PARAMS", "SYSTEM_ROLES", "KeyFunction", "ignoring", "last_turn", "masking"]
 
 KeyFunction = Callable[..., Any]
 
-_SYSTEM_ROLES = ("system", "developer")
-_SYSTEM_PARAMS = ("system", "instructions", "system_instruction", "systemInstruction")
+SYSTEM_ROLES = ("system", "developer")
+SYSTEM_PARAMS = ("system", "instructions", "system_instruction", "systemInstruction")
+"""Where the APIs that do not take it as a message have the system prompt."""
 _IN_MESSAGES = "messages[]."
 
 
@@ -34,7 +35,7 @@ def last_turn(messages: Any, **params: Any) -> Any:
     if type(messages) is not list:
         return {"last_turn": _whole(messages, **params)}
     start = max((i for i, message in enumerate(messages) if _is_from_user(message)), default=0)
-    kept = [message for i, message in enumerate(messages) if i >= start or _field(message, "role") in _SYSTEM_ROLES]
+    kept = [message for i, message in enumerate(messages) if i >= start or _field(message, "role") in SYSTEM_ROLES]
     return {"last_turn": _whole(kept, **params)}
 
 
@@ -104,7 +105,7 @@ def masking(pattern: str | re.Pattern[str], replacement: str = "…", *, then: K
         return value
 
     def key_masked(messages: Any, **params: Any) -> Any:
-        texts = {name: masked(params[name]) for name in _SYSTEM_PARAMS if name in params}
+        texts = {name: masked(params[name]) for name in SYSTEM_PARAMS if name in params}
         return then(masked(messages), **{**params, **texts})
 
     return key_masked

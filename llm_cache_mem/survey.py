@@ -11,7 +11,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from llm_cache_mem import keys
-from llm_cache_mem.key_functions import ignoring, last_turn, masking
+from llm_cache_mem.key_functions import SYSTEM_PARAMS, SYSTEM_ROLES, ignoring, last_turn, masking
+from llm_cache_mem.request import parameter_names
 
 __all__ = ["PATTERNS", "Cost", "Remedy", "Survey", "survey"]
 
@@ -31,13 +32,14 @@ PATTERNS: Mapping[str, str] = {
 }
 """What often changes from call to call and not the answer, by its name."""
 
-_SYSTEM = ("system", "instructions", "system_instruction")  # the params that masking() reads besides the messages
 _DECISIVE = frozenset(
     {
-        *_SYSTEM,
-        *("model", "messages", "input", "contents", "prompt", "tools", "functions", "tool_choice", "response_format", "output_config"),
+        *SYSTEM_PARAMS,
+        *("model", "messages", "input", "contents", "prompt", "texts", "documents", "tools", "functions", "tool_choice"),
+        *("tool_config", "toolConfig", "response_format", "output_config", "format", "previous_response_id", "cachedContent"),
         *("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "max_output_tokens", "stop", "stop_sequences"),
         *("seed", "n", "reasoning", "reasoning_effort", "thinking", "generationConfig", "generation_config", "stream", "base_url", "url"),
+        *("deployment", "engine", "http.base_url", "http.path", "http.query", "http.source"),
     }
 )
 """Params that decide the answer: a difference in them is shown, but leaving them out is nothing to advise."""
@@ -98,14 +100,18 @@ class Survey(NamedTuple):
         return f"{hits:,} ({hits / self.requests if self.requests else 0.0:.1%})"
 
 
-def survey(requests: Iterable[Mapping[str, Any]], *, keep: Iterable[str] = (), top: int = 10) -> Survey:
+def survey(
+    requests: Iterable[Mapping[str, Any]], *, ignore: Iterable[str] = keys.DEFAULT_IGNORE, keep: Iterable[str] = (), top: int = 10
+) -> Survey:
     """What stands between *requests* (JSON objects: params, and ``messages`` if they have any) and hits; the *top* fields of it.
 
-    *keep*: params that decide the answer, besides those known to, such as ``model``: no remedy leaves them out. What is said in
-    a conversation is no field: without it every request would be the same. Takes memory for the shape of each request. Costs
-    are counted by hashes of fields; remedies by the keys that their key function makes. ValueError for what is no JSON object.
+    *ignore*: params that are no part of a request, as in ``LLMCache(ignore=...)``. *keep*: params that decide the answer, besides
+    those known to, such as ``model``: no remedy leaves them out. What is said in a conversation is no field: without it every
+    request would be the same. Takes memory for the shape of each request. Costs are counted by hashes of fields; remedies by the
+    keys that their key function makes. ValueError for what is no JSON object.
     """
-    seen = [_Seen(request) for request in requests]
+    ignored = parameter_names(ignore)
+    seen = [_Seen(request, ignored) for request in requests]
     found = Survey(len(seen), _real_hits(seen, None), (), (), _real_hits(seen, last_turn))
     return found._replace(costs=_costs(seen, top), remedies=tuple(_remedies(seen, found.hits, _DECISIVE.union(keep))))
 
@@ -115,31 +121,30 @@ class _Seen:
 
     __slots__ = ("below", "request", "texts", "total")
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    def __init__(self, request: Mapping[str, Any], ignored: frozenset[str]) -> None:
         if not isinstance(request, Mapping):
             raise ValueError(f"a request is a JSON object, not {type(request).__name__}")
-        self.request = request
+        self.request = request = {name: value for name, value in request.items() if name not in ignored}
         self.below: dict[str, int] = {}
         self.texts: list[tuple[str, str]] = []
         self.total = 0
         leaves = list(islice(_leaves(request), _MOST_LEAVES + 1))
         if len(leaves) > _MOST_LEAVES:
-            self.total = _hash("", request)
-            return
+            leaves = [([name], value) for name, value in request.items()]
         systems = _system_messages(request)
         for parents, value in leaves:
             leaf = _hash(parents[-1], value)
             self.total += leaf
             for field in parents if parents[0] != "messages" else _message_fields(parents, systems):
                 self.below[field] = self.below.get(field, 0) + leaf
-            if type(value) is str and parents[0] in ("messages", *_SYSTEM):
+            if type(value) is str and parents[0] in ("messages", *SYSTEM_PARAMS):
                 self.texts.append((parents[-1], value))
 
 
 def _hash(path: str, value: Any) -> int:
     """Of one str: hashes of tuples, added up, would meet by their making."""
     try:
-        return hash(f"{path}={json.dumps(value)}")
+        return hash(f"{path}={json.dumps(value, sort_keys=True)}")
     except (TypeError, ValueError, RecursionError):
         raise ValueError(f"a request must be JSON, and {path or 'this one'} is not") from None
 
@@ -162,7 +167,7 @@ def _system_messages(request: Mapping[str, Any]) -> frozenset[str]:
     """The paths of system prompts among the messages."""
     messages = request.get("messages")
     listed = enumerate(messages) if type(messages) is list else ()
-    return frozenset(f"messages[{n}]" for n, said in listed if type(said) is dict and said.get("role") in ("system", "developer"))
+    return frozenset(f"messages[{n}]" for n, said in listed if type(said) is dict and said.get("role") in SYSTEM_ROLES)
 
 
 def _message_fields(parents: list[str], systems: frozenset[str]) -> list[str]:
@@ -170,10 +175,11 @@ def _message_fields(parents: list[str], systems: frozenset[str]) -> list[str]:
     if len(parents) < 3:
         return []
     message, field = parents[1:3]
-    if message in systems:
-        return parents[1:]
     name = field.removeprefix(message)
-    return [] if name.removeprefix(".") in _SAID else [f"messages[]{name}", *parents[3:]]
+    of_every = [] if name.removeprefix(".") in _SAID else [f"messages[]{name}"]
+    if message in systems:
+        return [*of_every, *parents[1:]]
+    return [*of_every, *parents[3:]] if of_every else []
 
 
 def _repeats(totals: Iterable[int]) -> int:
@@ -218,7 +224,7 @@ class _Plan(NamedTuple):
 
     def code(self) -> str:
         mask = f'masking(r"{self._pattern()}")' if self.masked else ""
-        names = ", ".join(f'"{name}"' for name in self.ignored)
+        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.ignored)  # Python's way too
         return f"ignoring({names}, then={mask})" if names and mask else f"ignoring({names})" if names else mask
 
     def _pattern(self) -> str:
@@ -270,7 +276,7 @@ def _steps(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[_St
     left = [_Left(one, plan) for one in seen]
     tops = {name for one in seen for name in one.request}
     for field in _fields(seen):
-        if field not in plan.ignored and field not in keep and (field in tops or _is_of_messages(field)):
+        if field and field not in plan.ignored and field not in keep and (field in tops or _is_of_messages(field)):
             hits = _repeats(one.total - one.below(field) for one in left)
             yield _Step(hits, field, plan._replace(ignored=(*plan.ignored, field)))
     texts = {text for one in left for _, text in one.texts()}
@@ -291,16 +297,19 @@ class _Left:
     def __init__(self, seen: _Seen, plan: _Plan) -> None:
         self._seen = seen
         self._ignored = plan.ignored
+        self._changed: dict[str, int] = {}  # by path: what masking its text does to the sum
         self.total = seen.total - sum(seen.below.get(field, 0) for field in plan.ignored)
         if plan.masked:
             substitute = re.compile(plan._pattern()).sub
             for path, text in self.texts():
-                changed = substitute("…", text)
-                if changed != text:
-                    self.total += _hash(path, changed) - _hash(path, text)
+                masked = substitute("…", text)
+                if masked != text:
+                    self._changed[path] = _hash(path, masked) - _hash(path, text)
+            self.total += sum(self._changed.values())
 
     def below(self, field: str) -> int:
-        return self._seen.below.get(field, 0)
+        found = self._seen.below.get(field, 0)
+        return found + sum(change for path, change in self._changed.items() if _holds(field, path)) if found else 0
 
     def texts(self) -> Iterator[tuple[str, str]]:
         return ((path, text) for path, text in self._seen.texts if not any(_holds(field, path) for field in self._ignored))

@@ -2,7 +2,7 @@
 
 import gzip
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
 from llm_cache_mem.cli.shared import AsJson, Kind, Namespace, Url, count_of, opened, print_json, progress, reading
+from llm_cache_mem.keys import DEFAULT_IGNORE
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Selection
@@ -47,7 +48,7 @@ def why(
     if whole_run:
         if file != "-":
             raise CommandFailed("--all takes a store or a file, not a request besides", MISUSED)
-        _survey(url_of(url), Selection(namespace or "", kind), at, keep or (), as_json)
+        _survey(url_of(url), Selection(namespace or "", kind), at, {"ignore": ignore, "keep": keep or ()}, as_json)
         return
     if at is not None or keep is not None:
         raise CommandFailed("--at and --keep belong to --all", MISUSED)
@@ -76,11 +77,14 @@ def why(
         typer.echo(str(found))
 
 
-def _survey(source: str, selection: "Selection", at: str | None, keep: Sequence[str], as_json: bool) -> None:
+def _survey(source: str, selection: "Selection", at: str | None, asked: dict[str, Any], as_json: bool) -> None:
     from llm_cache_mem.survey import survey
 
-    listed = _requests_in_lines(source, at) if at is not None or _is_of_lines(source) else _requests_in_store(source, selection)
-    found = {kind: survey(requests, keep=keep) for kind, requests in listed.items()}
+    of_lines = at is not None or _is_of_lines(source)
+    listed = _requests_in_lines(source, at) if of_lines else _requests_in_store(source, selection)
+    if asked["ignore"] is None:  # a cache keeps what it does not ignore
+        asked = {**asked, "ignore": DEFAULT_IGNORE if of_lines else ()}
+    found = {kind: survey(requests, **asked) for kind, requests in listed.items()}
     if as_json:
         print_json([{"kind": kind, **one.as_dict()} for kind, one in found.items()])
     else:
@@ -148,7 +152,6 @@ def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]
 def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[Kept, str]":
     """The request in *file* and its digest."""
     from llm_cache_mem.explain import Kept
-    from llm_cache_mem.keys import DEFAULT_IGNORE
     from llm_cache_mem.redaction import Redaction
     from llm_cache_mem.request import Keyer
 
