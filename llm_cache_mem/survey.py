@@ -7,7 +7,7 @@ request hits if an equal one came before it. Only names of fields and patterns a
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 from llm_cache_mem import keys
@@ -46,7 +46,7 @@ _DECISIVE = frozenset(
 
 _SAID = frozenset({"role", "content", "parts", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content"})
 _STEPS = 6  # fields and patterns that the advice names at the most
-_PAIRED = 1000  # requests in which pairs of fields are tried
+_PAIRED, _PAIRED_CHARACTERS = 1000, 2_000_000  # requests, and text in them, in which pairs of fields are tried
 _MOST_LEAVES = 20_000  # a request with more is taken field by field, not leaf by leaf
 
 
@@ -119,7 +119,7 @@ def survey(
 class _Seen:
     """One request: the sum of its leaves' hashes, the part of it below each field, and its text that masking() would read."""
 
-    __slots__ = ("below", "request", "texts", "total")
+    __slots__ = ("_masked", "below", "request", "texts", "total")
 
     def __init__(self, request: Mapping[str, Any], ignored: frozenset[str]) -> None:
         if not isinstance(request, Mapping):
@@ -127,6 +127,7 @@ class _Seen:
         self.request = request = {name: value for name, value in request.items() if name not in ignored}
         self.below: dict[str, int] = {}
         self.texts: list[tuple[str, str]] = []
+        self._masked: dict[tuple[str, ...], dict[str, int]] = {}
         self.total = 0
         leaves = list(islice(_leaves(request), _MOST_LEAVES + 1))
         if len(leaves) > _MOST_LEAVES:
@@ -139,6 +140,22 @@ class _Seen:
                 self.below[field] = self.below.get(field, 0) + leaf
             if type(value) is str and parents[0] in ("messages", *SYSTEM_PARAMS):
                 self.texts.append((parents[-1], value))
+
+    def masked(self, names: tuple[str, ...]) -> dict[str, int]:
+        """What masking with the patterns of these *names* does to the sum, by the path of the text that it changes."""
+        changes = self._masked.get(names)
+        if changes is None:
+            changes = self._masked[names] = {}
+            substitute = re.compile(_pattern(names)).sub
+            for path, text in self.texts:
+                masked = substitute("…", text)
+                if masked != text:
+                    changes[path] = _hash(path, masked) - _hash(path, text)
+        return changes
+
+
+def _pattern(names: Iterable[str]) -> str:
+    return "|".join(PATTERNS[name] for name in names)
 
 
 def _hash(path: str, value: Any) -> int:
@@ -175,11 +192,9 @@ def _message_fields(parents: list[str], systems: frozenset[str]) -> list[str]:
     if len(parents) < 3:
         return []
     message, field = parents[1:3]
-    name = field.removeprefix(message)
-    of_every = [] if name.removeprefix(".") in _SAID else [f"messages[]{name}"]
-    if message in systems:
-        return [*of_every, *parents[1:]]
-    return [*of_every, *parents[3:]] if of_every else []
+    said = field.removeprefix(f"{message}.") in _SAID
+    of_every = [] if said else [f"messages[]{path.removeprefix(message)}" for path in parents[2:]]
+    return [*of_every, *parents[1:]] if message in systems else of_every
 
 
 def _repeats(totals: Iterable[int]) -> int:
@@ -213,29 +228,29 @@ def _holds(field: str, other: str) -> bool:
 
 
 class _Plan(NamedTuple):
-    """What a key function leaves out: params and fields of messages by name, and what patterns match."""
+    """What a key function leaves out: params and fields of messages by name, and what patterns match, in the order of PATTERNS."""
 
     ignored: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
 
+    def masking(self, name: str) -> "_Plan":
+        return self._replace(masked=tuple(known for known in PATTERNS if known == name or known in self.masked))
+
     def key_fn(self) -> Callable[..., Any]:
-        inner: dict[str, Any] = {"then": masking(self._pattern())} if self.masked else {}
+        inner: dict[str, Any] = {"then": masking(_pattern(self.masked))} if self.masked else {}
         return ignoring(*self.ignored, **inner) if self.ignored else inner["then"]
 
     def code(self) -> str:
-        mask = f'masking(r"{self._pattern()}")' if self.masked else ""
+        mask = f'masking(r"{_pattern(self.masked)}")' if self.masked else ""
         names = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.ignored)  # Python's way too
         return f"ignoring({names}, then={mask})" if names and mask else f"ignoring({names})" if names else mask
-
-    def _pattern(self) -> str:
-        return "|".join(PATTERNS[name] for name in self.masked)
 
 
 def _remedies(seen: list[_Seen], hits: int, keep: frozenset[str]) -> Iterator[Remedy]:
     """The remedy that wins most, then the one that wins most on top of it, and so on until there is none."""
     plan = _Plan()
     for _ in range(_STEPS):
-        best = _best(_steps(seen, plan, keep), _hits(seen, plan)) or _best_pair(seen[:_PAIRED], plan, keep)
+        best = _best(_steps(seen, plan, keep), _hits(seen, plan)) or _best_pair(_some(seen), plan, keep)
         if best is None:
             return
         plan = best.plan
@@ -256,6 +271,12 @@ class _Step(NamedTuple):
 
 def _best(steps: Iterable[_Step], now: int) -> _Step | None:
     return max((step for step in steps if step.hits > now), default=None, key=lambda step: step.hits)
+
+
+def _some(seen: list[_Seen]) -> list[_Seen]:
+    """The first of them, as many as there is time to try pairs in."""
+    ends = accumulate(sum(len(text) for _, text in one.texts) for one in seen[:_PAIRED])
+    return seen[: sum(1 for end in ends if end <= _PAIRED_CHARACTERS)]
 
 
 def _best_pair(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> _Step | None:
@@ -279,11 +300,9 @@ def _steps(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[_St
         if field and field not in plan.ignored and field not in keep and (field in tops or _is_of_messages(field)):
             hits = _repeats(one.total - one.below(field) for one in left)
             yield _Step(hits, field, plan._replace(ignored=(*plan.ignored, field)))
-    texts = {text for one in left for _, text in one.texts()}
     for name in PATTERNS:
-        if name not in plan.masked and any(map(re.compile(PATTERNS[name]).search, texts)):
-            masked = plan._replace(masked=(*plan.masked, name))
-            yield _Step(_hits(seen, masked), name, masked)
+        if name not in plan.masked and any(one.masked((name,)) for one in seen):
+            yield _Step(_hits(seen, masked := plan.masking(name)), name, masked)
 
 
 def _is_of_messages(field: str) -> bool:
@@ -296,23 +315,13 @@ class _Left:
 
     def __init__(self, seen: _Seen, plan: _Plan) -> None:
         self._seen = seen
-        self._ignored = plan.ignored
-        self._changed: dict[str, int] = {}  # by path: what masking its text does to the sum
-        self.total = seen.total - sum(seen.below.get(field, 0) for field in plan.ignored)
-        if plan.masked:
-            substitute = re.compile(plan._pattern()).sub
-            for path, text in self.texts():
-                masked = substitute("…", text)
-                if masked != text:
-                    self._changed[path] = _hash(path, masked) - _hash(path, text)
-            self.total += sum(self._changed.values())
+        changes = seen.masked(plan.masked).items() if plan.masked else ()
+        self._changed = [(path, change) for path, change in changes if not any(_holds(field, path) for field in plan.ignored)]
+        self.total = seen.total - sum(seen.below.get(field, 0) for field in plan.ignored) + sum(change for _, change in self._changed)
 
     def below(self, field: str) -> int:
         found = self._seen.below.get(field, 0)
-        return found + sum(change for path, change in self._changed.items() if _holds(field, path)) if found else 0
-
-    def texts(self) -> Iterator[tuple[str, str]]:
-        return ((path, text) for path, text in self._seen.texts if not any(_holds(field, path) for field in self._ignored))
+        return found + sum(change for path, change in self._changed if _holds(field, path)) if found else 0
 
 
 def _real_hits(seen: list[_Seen], key_fn: Callable[..., Any] | None) -> int:
