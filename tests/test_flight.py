@@ -24,6 +24,7 @@ from llm_cache_mem.flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
 LONG = 60.0  # no test waits this long; one that has to fails by its own limit of 5 seconds
+PATIENCE = 30.0  # how long a test waits for what is to happen at once: fifty forks of this process may be under way
 
 
 def start(call: Callable[[], Any]) -> "Future[Any]":
@@ -70,7 +71,7 @@ class Gate:
         outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
         self.calls += 1
         self.started.release()
-        assert self.passed.acquire(timeout=5)
+        assert self.passed.acquire(timeout=PATIENCE)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -79,7 +80,7 @@ class Gate:
 def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[Future[Any]]":
     """Callers of one key: the first leads, waiting in *gate*, the others follow."""
     futures = [start(lambda: flights.run(KEY, gate))]
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     futures += [start(lambda: flights.run(KEY, gate)) for _ in range(followers)]
     until(lambda: seated(flights) == followers)
     return futures
@@ -96,7 +97,7 @@ def test_a_thousand_threads_make_one_call_and_share_one_result() -> None:
     gate = Gate(answer)
     futures = lead_and_follow(flights, gate, 999)
     gate.passed.release()
-    results = [future.result(5) for future in futures]
+    results = [future.result(PATIENCE) for future in futures]
     assert gate.calls == 1
     assert all(result is answer for result, _ in results)
     assert [joined for _, joined in results] == [False] + [True] * 999
@@ -108,7 +109,7 @@ def test_keys_do_not_wait_for_each_other() -> None:
     futures = lead_and_follow(flights, gate, 0)
     assert flights.run("other", lambda flight: 2) == (2, False)
     gate.passed.release()
-    assert futures[0].result(5) == (1, False)
+    assert futures[0].result(PATIENCE) == (1, False)
 
 
 def test_a_later_caller_makes_a_call_of_its_own() -> None:
@@ -137,7 +138,7 @@ def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(death: type[
     futures = lead_and_follow(flights, gate, 50)
     gate.passed.release(2)
     assert type(futures[0].exception(5)) is death
-    results = [future.result(5) for future in futures[1:]]
+    results = [future.result(PATIENCE) for future in futures[1:]]
     assert gate.calls == 2
     assert {result for result, _ in results} == {"answer"}
     assert sum(not joined for _, joined in results) == 1
@@ -160,7 +161,7 @@ def test_when_the_leaders_thread_is_killed_one_of_those_who_wait_takes_over() ->
     until(lambda: seated(flights) == 10)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identity[0]), ctypes.py_object(SystemExit))
     assert type(leader.exception(5)) is SystemExit
-    assert sorted(follower.result(5) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
+    assert sorted(follower.result(PATIENCE) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
 
 
 def test_every_leader_killed_leaves_nobody_waiting() -> None:
@@ -175,26 +176,26 @@ def test_every_leader_killed_leaves_nobody_waiting() -> None:
 def test_a_wait_is_limited_and_ends_in_a_call_of_ones_own() -> None:
     flights, gate = SingleFlight(0.02), Gate("late")
     leader = start(lambda: flights.run(KEY, gate))
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     assert flights.run(KEY, lambda flight: "own") == ("own", False)
     gate.passed.release()
-    assert leader.result(5) == ("late", False)
+    assert leader.result(PATIENCE) == ("late", False)
     assert idle(flights)
 
 
 def test_a_flight_that_was_given_up_keeps_no_later_caller_waiting() -> None:
     flights, stuck, slow = SingleFlight(0.3), Gate("late"), Gate("own")
     first = start(lambda: flights.run(KEY, stuck))
-    assert stuck.started.acquire(timeout=5)
+    assert stuck.started.acquire(timeout=PATIENCE)
     second = start(lambda: flights.run(KEY, slow))
-    assert slow.started.acquire(timeout=5)  # after its wait
+    assert slow.started.acquire(timeout=PATIENCE)  # after its wait
     third = start(lambda: flights.run(KEY, slow))
     until(lambda: seated(flights) == 1)
     slow.passed.release()
-    assert second.result(5) == ("own", False)
-    assert third.result(5) == ("own", True)
+    assert second.result(PATIENCE) == ("own", False)
+    assert third.result(PATIENCE) == ("own", True)
     stuck.passed.release()
-    assert first.result(5) == ("late", False)
+    assert first.result(PATIENCE) == ("late", False)
     assert idle(flights)
 
 
@@ -208,7 +209,7 @@ def test_a_wait_may_be_endless() -> None:
     flights, gate = SingleFlight(math.inf), Gate(1)
     futures = lead_and_follow(flights, gate, 1)
     gate.passed.release()
-    assert futures[1].result(5) == (1, True)
+    assert futures[1].result(PATIENCE) == (1, True)
 
 
 def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> None:
@@ -237,12 +238,12 @@ def test_what_the_work_leaves_behind_waits_like_anyone() -> None:
     flights, gate = SingleFlight(LONG), Gate("second")
     context = flights.run(KEY, lambda flight: contextvars.copy_context())[0]
     leader = start(lambda: flights.run(KEY, gate))
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     follower = start(lambda: context.run(flights.run, KEY, gate))
     until(lambda: seated(flights) == 1)
     gate.passed.release()
-    assert leader.result(5) == ("second", False)
-    assert follower.result(5) == ("second", True)
+    assert leader.result(PATIENCE) == ("second", False)
+    assert follower.result(PATIENCE) == ("second", True)
 
 
 # -- forget
@@ -281,7 +282,7 @@ def test_who_comes_after_forget_does_not_join_the_forgotten_flight() -> None:
     flights.forget(KEY)
     assert flights.run(KEY, lambda flight: flight.commit(lambda: "new")) == ("new", False)
     gate.passed.release()
-    assert [future.result(5) for future in futures] == [("old", False)] + [("old", True)] * 3
+    assert [future.result(PATIENCE) for future in futures] == [("old", False)] + [("old", True)] * 3
     assert idle(flights)
 
 
@@ -293,12 +294,12 @@ def test_forget_waits_for_a_store_under_way() -> None:
         log.append("stored")
 
     leader = start(lambda: flights.run(KEY, lambda flight: flight.commit(store)))
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     forgetting = start(lambda: (flights.forget(KEY), log.append("forgotten")))
     until(lambda: KEY not in flights._flights)
     gate.passed.release()
-    forgetting.result(5)
-    leader.result(5)
+    forgetting.result(PATIENCE)
+    leader.result(PATIENCE)
     assert log == ["stored", "forgotten"]
 
 
@@ -316,11 +317,11 @@ def test_forget_reaches_a_flight_that_others_have_given_up() -> None:
         flight.commit(lambda: stored.append(1))
 
     leader = start(lambda: flights.run(KEY, work))
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     flights.run(KEY, lambda flight: None)
     flights.forget(KEY)
     gate.passed.release()
-    leader.result(5)
+    leader.result(PATIENCE)
     assert stored == []
 
 
@@ -346,7 +347,7 @@ def test_in_a_thousand_races_of_store_and_forget_nothing_comes_back() -> None:
     print(f"{seed=}")
     pauses = random.Random(seed)
     flights, store, stored = SingleFlight(LONG), {}, []
-    race, over = threading.Barrier(2, timeout=5), threading.Barrier(2, timeout=5)
+    race, over = threading.Barrier(2, timeout=PATIENCE), threading.Barrier(2, timeout=PATIENCE)
 
     def put() -> bool:
         store[KEY] = "old"
@@ -376,7 +377,7 @@ def test_in_a_thousand_races_of_store_and_forget_nothing_comes_back() -> None:
         store.pop(KEY, None)
         over.wait()
         resurrected += KEY in store
-    leader.result(5)
+    leader.result(PATIENCE)
     assert (len(stored), resurrected) == (1000, 0)
     print(f"stored before it was forgotten: {stored.count(True)} of 1000")
 
@@ -389,14 +390,14 @@ def test_a_forked_child_does_not_wait_for_the_flights_of_its_parent() -> None:
     flights, gate = SingleFlight(LONG), Gate("parent")
     committing = Gate("stored")
     storing = start(lambda: flights.run("storing", lambda flight: flight.commit(lambda: committing(flight))))
-    assert committing.started.acquire(timeout=5)
+    assert committing.started.acquire(timeout=PATIENCE)
     futures = lead_and_follow(flights, gate, 2)
     for hold in (False, True) * 25:
         assert _forked(flights, hold=hold) == 0
     gate.passed.release()
-    assert [future.result(5) for future in futures] == [("parent", False), ("parent", True), ("parent", True)]
+    assert [future.result(PATIENCE) for future in futures] == [("parent", False), ("parent", True), ("parent", True)]
     committing.passed.release()
-    assert storing.result(5) == ("stored", False)
+    assert storing.result(PATIENCE) == ("stored", False)
     assert idle(flights)
 
 
@@ -432,7 +433,7 @@ def _forked(flights: SingleFlight, *, hold: bool) -> int:
             os._exit(code)
     release.set()
     if holder is not None:
-        holder.result(5)
+        holder.result(PATIENCE)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -479,7 +480,7 @@ def test_a_follower_sees_where_the_leader_failed_and_no_other_followers_frames()
         fail(flight)
 
     leader = start(lambda: flights.run(KEY, work))
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(100)]
     until(lambda: seated(flights) == 100)
     gate.passed.release()
@@ -510,12 +511,12 @@ def test_an_error_goes_away_with_its_last_handler() -> None:
     gc.disable()  # nothing may be in a cycle that waits for the collector
     try:
         leader = start(caught)
-        assert gate.started.acquire(timeout=5)
+        assert gate.started.acquire(timeout=PATIENCE)
         followers = [start(caught) for _ in range(3)]
         until(lambda: seated(flights) == 3)
         gate.passed.release()
         for future in (leader, *followers):
-            ref = future.result(5)
+            ref = future.result(PATIENCE)
             until(lambda ref=ref: ref() is None)
     finally:
         gc.enable()

@@ -468,7 +468,8 @@ def test_whatever_fails_at_whatever_point_the_caller_is_served(memcached_url: st
     assert fail_at > 20
 
 
-def test_forked_children_and_their_parent_use_connections_of_their_own(store: MemcachedStore) -> None:
+def test_forked_children_and_their_parent_use_connections_of_their_own(memcached_url: str) -> None:
+    store = MemcachedStore(memcached_url, timeout=5.0)  # a fork stops every thread of its parent for a while
     store.put(KEY, entry_of("parent"))
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -494,6 +495,7 @@ def test_forked_children_and_their_parent_use_connections_of_their_own(store: Me
     stop.set()
     for thread in threads:
         thread.join()
+    store.close()
     assert failures == []
 
 
