@@ -153,15 +153,17 @@ class TieredStore:
         return found
 
     def _take(self, writes: int, mark: object, found: Mapping[str, Entry | None]) -> None:
-        """Bring to the front what the back has said, unless something was written since *writes* were over: then nobody knows."""
+        """Bring to the front what the back has said, unless something was written since *writes* were over: then nobody knows.
+
+        What the back does not have leaves the front even so, or it would be served as if nobody could be asked.
+        """
         until = self._timer() + self._front_seconds
         with self._lock:
-            if writes != self._writes:
-                return
+            certain = writes == self._writes
             for key, entry in found.items():
                 if entry is None:
                     self.front.delete(key)
-                else:
+                elif certain:
                     self.front.put(key, _Held(entry, until, mark))
 
     # -- Writing

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from llm_cache_mem import LLMCache, StoreError, options
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores import MemoryStore, Store, open_store
 from llm_cache_mem.stores.base import LeasingStore, Removed
+from llm_cache_mem.stores.guard import GuardedStore
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.tiered import TieredStore
@@ -56,8 +58,8 @@ class Plain:
         return self.__getattr__("get")(key)  # type: ignore[no-any-return]
 
 
-def tiered(back: Any, timer: Callable[[], float] | None = None, **more: Any) -> TieredStore:
-    return TieredStore(MemoryStore(), back, timer=timer or Clock(0.0), **more)
+def tiered(back: Any, timer: Callable[[], float] | None = None, clock: Callable[[], float] = time.time, **more: Any) -> TieredStore:
+    return TieredStore(MemoryStore(clock=clock), back, timer=timer or Clock(0.0), **more)
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ class TestConformanceOnSQLite(StoreConformance):
         made: list[Store] = []
 
         def make(*, clock: Callable[[], float], **bounds: Any) -> Store:
-            made.append(tiered(SQLiteStore(fast_folder / f"{len(made)}.db", clock=clock, **bounds)))
+            made.append(tiered(SQLiteStore(fast_folder / f"{len(made)}.db", clock=clock, **bounds), clock=clock))
             return made[-1]
 
         yield make
@@ -98,7 +100,7 @@ class TestConformanceOnMemcached(StoreConformance):
     @pytest.fixture
     def make_store(self, memcached_url: str) -> Iterator[MakeStore]:
         with contextlib.ExitStack() as stack:
-            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(MemcachedStore(memcached_url, clock=clock))))
+            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(MemcachedStore(memcached_url, clock=clock), clock=clock)))
 
 
 class TestConformanceOnRedis(StoreConformance):
@@ -109,7 +111,7 @@ class TestConformanceOnRedis(StoreConformance):
         from llm_cache_mem.stores.redis import RedisStore
 
         with contextlib.ExitStack() as stack:
-            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(RedisStore(redis_url, clock=clock))))
+            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(RedisStore(redis_url, clock=clock), clock=clock)))
 
 
 class TestConformanceOnThePlainest(StoreConformance):
@@ -157,7 +159,7 @@ class SQLiteMachine(StoreMachine):
         if not hasattr(self, "store"):
             for file in self.folder.glob("model.db*"):
                 file.unlink()
-        return tiered(SQLiteStore(self.folder / "model.db", clock=clock, max_size=max_size, max_bytes=max_bytes), self.clock)
+        return tiered(SQLiteStore(self.folder / "model.db", clock=clock, max_size=max_size, max_bytes=max_bytes), self.clock, clock)
 
 
 @pytest.mark.parametrize("examples", [pytest.param(25), pytest.param(1000, marks=pytest.mark.slow)])
@@ -175,7 +177,7 @@ class MemcachedMachine(StoreMachine):
     def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> Store:
         if not hasattr(self, "store"):
             self.server.ask("flush_all")
-        return tiered(MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock), self.clock)
+        return tiered(MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock), self.clock, clock)
 
 
 @pytest.mark.parametrize("examples", [pytest.param(20), pytest.param(500, marks=pytest.mark.slow)])
@@ -296,6 +298,24 @@ def test_a_read_that_overlaps_a_write_does_not_bring_back_what_was_replaced(stor
     store.get("k")
     back.get = read  # type: ignore[method-assign]
     assert value_of(store.get("k")) == "new"
+
+
+def test_what_the_back_has_lost_is_not_served_because_something_else_was_written_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    with contextlib.closing(SQLiteStore(path)) as back, contextlib.closing(SQLiteStore(path)) as other:
+        store = tiered(back)
+        cache = GuardedStore(store, strict=True, on_error=print)
+        cache.put("k", entry_of("old"))
+        other.delete("k")
+        read = back.get
+
+        def and_another_writes(key: str) -> Entry | None:
+            found = read(key)
+            store.put("another", entry_of("new"))
+            return found
+
+        back.get = and_another_writes  # type: ignore[method-assign]
+        assert cache.get("k") is None
 
 
 def test_of_two_writes_at_once_neither_stays_in_front_for_the_other(store: TieredStore, back: Plain) -> None:
