@@ -91,14 +91,20 @@ class _Wire(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         if len(data) > _SMALL:
             self.due.sent(len(data))
-        self.settimeout(self.due.left())
+        self._hurry()
         super().sendall(data, flags)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        self.settimeout(self.due.left())
+        self._hurry()
         data = super().recv(_CHUNK, flags)
         self.due.came(len(data))
         return data
+
+    def _hurry(self) -> None:
+        """Give the next call what is left of the time, unless it has about that: to say so is a system call."""
+        left = self.due.left()
+        if abs((self.gettimeout() or 0.0) - left) > left / 10:
+            self.settimeout(left)
 
     def is_silent(self) -> bool:
         """Whether nothing has come since the last reply: neither its end nor what nobody asked for."""

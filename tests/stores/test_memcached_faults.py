@@ -438,7 +438,7 @@ FAULTS += (RecursionError, OverflowError, AssertionError, RuntimeError)
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_fails_at_whatever_point_the_caller_is_served(memcached_url: str, fault: type[Exception], monkeypatch: Any) -> None:
-    real = {name: getattr(_Wire, name) for name in ("sendall", "recv", "connect", "settimeout")}
+    real = {name: getattr(_Wire, name) for name in ("sendall", "recv", "connect", "settimeout", "gettimeout")}
     count = fail_at = 0
 
     def failing(name: str) -> Callable[..., Any]:
