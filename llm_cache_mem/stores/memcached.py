@@ -1,23 +1,22 @@
 """Entries on Memcached servers, for a fleet to share: each with the generation of its namespace, which can be forgotten as a whole."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from time import time
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
-from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError, ValueNotCacheable
+from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.failures import store_errors_only
 from llm_cache_mem.stores.memcached_keys import CannotList, list_keys
 from llm_cache_mem.stores.memcached_names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
 from llm_cache_mem.stores.memcached_servers import Client, Due, MemcacheServerError, Server, Servers
 
 __all__ = ["MemcachedStore"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 _GRACE = 60  # seconds: the server counts whole ones, by a clock of its own; readers go by the entry
@@ -31,26 +30,6 @@ _PORT = 11211
 
 class UnexpectedReply(Exception):
     """The server said what cannot be the answer."""
-
-
-def _store_errors_only(
-    operation: str,
-) -> "Callable[[Callable[Concatenate[MemcachedStore, P], R]], Callable[Concatenate[MemcachedStore, P], R]]":
-    """Turn whatever goes wrong into StoreError: besides its own errors pymemcache raises ValueError, KeyError and more."""
-
-    def decorate(method: "Callable[Concatenate[MemcachedStore, P], R]") -> "Callable[Concatenate[MemcachedStore, P], R]":
-        @functools.wraps(method)
-        def translated(self: "MemcachedStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return method(self, *args, **kwargs)
-            except LLMCacheError:
-                raise
-            except Exception as exc:
-                raise StoreError(type(self).__name__, operation, _reason(exc)) from exc
-
-        return translated
-
-    return decorate
 
 
 def _reason(exc: Exception) -> str:
@@ -111,14 +90,14 @@ class MemcachedStore:
 
     # -- One entry
 
-    @_store_errors_only("get")
+    @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
         name, generation = names_of(key)
         found = self._servers.of_key(name).fetch((generation, name), self._due())
         data = live(found.get(generation), found.get(name))
         return None if data is None else self._read(key, name, data)
 
-    @_store_errors_only("put")
+    @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
         name, generation = names_of(key)
         expire, data = self._expire(entry), self._packed(key, name, entry)
@@ -139,7 +118,7 @@ class MemcachedStore:
             raise self._too_large(name) from None
         return NOTHING_REMOVED
 
-    @_store_errors_only("delete")
+    @store_errors_only("delete", _reason)
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         name, generation = names_of(key)
 
@@ -161,7 +140,7 @@ class MemcachedStore:
 
     # -- Many
 
-    @_store_errors_only("get_many")
+    @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """As ManyStore.get_many: one round trip for a hundred keys on one server."""
         found: dict[str, Entry] = {}
@@ -176,7 +155,7 @@ class MemcachedStore:
                     found[key] = entry
         return found
 
-    @_store_errors_only("put_many")
+    @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         """As ManyStore.put_many, sent by the megabyte. ValueNotCacheable if one is too large; the others are stored."""
         refused: ValueNotCacheable | None = None
@@ -218,7 +197,7 @@ class MemcachedStore:
 
     # -- A namespace
 
-    @_store_errors_only("clear")
+    @store_errors_only("clear", _reason)
     def clear(self, prefix: str = "") -> int:
         if is_namespace := prefix.count(":") == 2 and prefix.endswith(":"):
             generation = named(GENERATION, prefix)
@@ -238,13 +217,13 @@ class MemcachedStore:
                 raise
         return removed
 
-    @_store_errors_only("purge")
+    @store_errors_only("purge", _reason)
     def purge(self) -> int:
         """Remove what is expired by this cache's clock. The servers do so by their own: where they agree there is nothing to do."""
         now = self._clock()
         return sum(_is_over(entry, now) and self.delete(key, stored_at=entry.stored_at) for key, entry in self._walk(""))
 
-    @_store_errors_only("size")
+    @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
         """As Store.size, as far as it can be counted in two seconds: at least so many; 0 where the server does not list keys."""
         count = 0
@@ -256,13 +235,13 @@ class MemcachedStore:
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries, in the order of their keys: those that are listed at the start and still there when their turn comes."""
         walk = self._walk(prefix)
-        following = _store_errors_only("entries")(lambda self: next(walk, None))
+        following = store_errors_only("entries", _reason)(lambda self: next(walk, None))
         while (found := following(self)) is not None:
             yield found
 
     # -- Leases
 
-    @_store_errors_only("lease")
+    @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
         """As LeasingStore.lease; the server counts whole seconds, so it ends up to two later."""
         name, expire, wanted = lease_name(key), told_as(ceil(seconds) + 1), token.encode()
@@ -278,7 +257,7 @@ class MemcachedStore:
 
         return self._call(name, lease)
 
-    @_store_errors_only("release")
+    @store_errors_only("release", _reason)
     def release(self, key: str, token: str) -> None:
         name = lease_name(key)
 
@@ -289,7 +268,7 @@ class MemcachedStore:
 
         self._call(name, release)
 
-    @_store_errors_only("close")
+    @store_errors_only("close", _reason)
     def close(self) -> None:
         for server in self._servers:
             server.link.close()

@@ -1,6 +1,5 @@
 """Entries on a Redis or Valkey server, for a fleet to share: each a string, its envelope, whose expiry is set in the same command."""
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -8,18 +7,18 @@ from hashlib import sha1
 from math import ceil
 from struct import Struct
 from time import time
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llm_cache_mem.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, EntryMemo, Envelope, times_in
-from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError, ValueNotCacheable
+from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.failures import store_errors_only
 from llm_cache_mem.stores.redis_client import ClientLink, is_wrong_type
 from llm_cache_mem.stores.redis_link import open_link
 from llm_cache_mem.stores.redis_wire import Refused
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 KEY_PREFIX = b"llm-cache-mem:"  # in front of the keys of entries, and
@@ -62,24 +61,6 @@ class _Link(Protocol):
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]: ...
     def distrust(self) -> None: ...
     def close(self) -> None: ...
-
-
-def _store_errors_only(operation: str) -> "Callable[[Callable[Concatenate[RedisStore, P], R]], Callable[Concatenate[RedisStore, P], R]]":
-    """Turn whatever goes wrong into StoreError: besides its own errors redis-py raises ValueError, RecursionError and more."""
-
-    def decorate(method: "Callable[Concatenate[RedisStore, P], R]") -> "Callable[Concatenate[RedisStore, P], R]":
-        @functools.wraps(method)
-        def translated(self: "RedisStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return method(self, *args, **kwargs)
-            except LLMCacheError:
-                raise
-            except Exception as exc:
-                raise StoreError(type(self).__name__, operation, _reason(exc)) from exc
-
-        return translated
-
-    return decorate
 
 
 def _reason(exc: Exception) -> str:
@@ -143,7 +124,7 @@ class RedisStore:
         """How long a read or a write may take before it is as bad as a failure."""
         return 2 * self._link.timeout
 
-    @_store_errors_only("get")
+    @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
         name = KEY_PREFIX + key.encode()
         try:
@@ -154,7 +135,7 @@ class RedisStore:
             raise
         return None if data is None else self._read(key, name, data)
 
-    @_store_errors_only("get_many")
+    @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """As ManyStore.get_many: one command, or one for each key that go together to a Cluster."""
         found: dict[str, Entry] = {}
@@ -171,13 +152,13 @@ class RedisStore:
                         found[key] = entry
         return found
 
-    @_store_errors_only("put")
+    @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
         command = self._setting(key, entry)
         self._check(command, self._link.call(*command))
         return NOTHING_REMOVED
 
-    @_store_errors_only("put_many")
+    @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         """As ManyStore.put_many: sent together, by the megabyte. StoreError if any could not be stored; the others are."""
         batch: list[tuple[bytes, ...]] = []
@@ -192,18 +173,18 @@ class RedisStore:
         self._send(batch)
         return NOTHING_REMOVED
 
-    @_store_errors_only("delete")
+    @store_errors_only("delete", _reason)
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         name = KEY_PREFIX + key.encode()
         if stored_at is None:
             return self._unlink([name]) == 1
         return self._delete_stored_at(name, stored_at)
 
-    @_store_errors_only("clear")
+    @store_errors_only("clear", _reason)
     def clear(self, prefix: str = "") -> int:
         return sum(self._unlink(names) for names in self._scan(prefix) if names)
 
-    @_store_errors_only("purge")
+    @store_errors_only("purge", _reason)
     def purge(self) -> int:
         """Remove what is expired by this cache's clock. The server does so by its own: where they agree there is nothing to do."""
         now = self._clock()
@@ -213,32 +194,32 @@ class RedisStore:
                 removed += self._purge(names[at : at + _BATCH], now)
         return removed
 
-    @_store_errors_only("size")
+    @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
         return sum(len(names) for names in self._scan(prefix))
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries, in no order: those that are there at the start and still when their turn comes."""
         stored = self._stored(prefix)
-        following = _store_errors_only("entries")(lambda self: next(stored, None))
+        following = store_errors_only("entries", _reason)(lambda self: next(stored, None))
         while (found := following(self)) is not None:
             yield found
 
-    @_store_errors_only("lease")
+    @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
         milliseconds = b"%d" % max(1, ceil(seconds * 1000))
         return self._eval(_LEASE, LEASE_PREFIX + key.encode(), token.encode(), milliseconds)
 
-    @_store_errors_only("release")
+    @store_errors_only("release", _reason)
     def release(self, key: str, token: str) -> None:
         self._eval(_RELEASE, LEASE_PREFIX + key.encode(), token.encode())
 
-    @_store_errors_only("ask")
+    @store_errors_only("ask", _reason)
     def ask(self, *words: str) -> Any:
         """The server's reply to one command of *words*, as bytes, int, None or a list: for tools that look after the server."""
         return self._link.call(*(word.encode() for word in words))
 
-    @_store_errors_only("close")
+    @store_errors_only("close", _reason)
     def close(self) -> None:
         self._link.close()
 

@@ -1,7 +1,6 @@
 """Entries in one SQLite file: they survive restarts, and many threads and processes share them."""
 
 import contextlib
-import functools
 import itertools
 import os
 import sqlite3
@@ -9,19 +8,19 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import time, time_ns
-from typing import Concatenate, ParamSpec, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
-from llm_cache_mem.errors import EntryUnreadable, LLMCacheError, StoreError
+from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.stores import sqlite_leases as leases
 from llm_cache_mem.stores import sqlite_rows as rows
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.failures import store_errors_only
 from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
 from llm_cache_mem.stores.sqlite_pool import Pool
 
 __all__ = ["SQLiteStore"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -31,26 +30,6 @@ _TOUCH_NS = 2_000_000_000  # how long they wait
 _TOUCH_SECONDS = 0.02  # how long a reader waits to write them
 _SWEEP_EVERY = 64  # puts
 _SLICE_BYTES = 4 << 20  # that one transaction writes, unless a single entry is larger
-
-
-def _store_errors_only(
-    operation: str,
-) -> "Callable[[Callable[Concatenate[SQLiteStore, P], R]], Callable[Concatenate[SQLiteStore, P], R]]":
-    """Turn whatever goes wrong into StoreError: besides its own errors sqlite3 raises OverflowError, UnicodeError and more."""
-
-    def decorate(method: "Callable[Concatenate[SQLiteStore, P], R]") -> "Callable[Concatenate[SQLiteStore, P], R]":
-        @functools.wraps(method)
-        def translated(self: "SQLiteStore", /, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return method(self, *args, **kwargs)
-            except LLMCacheError:
-                raise
-            except Exception as exc:
-                raise StoreError(type(self).__name__, operation, _reason(exc)) from exc
-
-        return translated
-
-    return decorate
 
 
 def _reason(exc: Exception) -> str:
@@ -112,7 +91,7 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"SQLiteStore({self._file.path!r}, max_size={self._bounds.entries}, max_bytes={self._bounds.bytes})"
 
-    @_store_errors_only("get")
+    @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
         row = self._use(rows.get, key)
         if row is None:
@@ -122,7 +101,7 @@ class SQLiteStore:
             self.touch(key)
         return entry
 
-    @_store_errors_only("put")
+    @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
         row = self._row(key, entry)
         if self._bounds.bytes is not None and row.size > self._bounds.bytes:  # do not empty the store for what cannot stay
@@ -130,7 +109,7 @@ class SQLiteStore:
             return Removed(evicted=1)
         return self._write(self._insert, row)
 
-    @_store_errors_only("get_many")
+    @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         found = {}
         for name, data in self._use(rows.get_many, list(dict.fromkeys(keys))):
@@ -141,7 +120,7 @@ class SQLiteStore:
                 self.touch(key)
         return found
 
-    @_store_errors_only("put_many")
+    @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         """As Store.put_many, in transactions between which others write."""
         packed = [self._row(key, entry) for key, entry in entries.items()]
@@ -155,23 +134,23 @@ class SQLiteStore:
             evicted, expired = evicted + removed.evicted, expired + removed.expired
         return Removed(evicted, expired)
 
-    @_store_errors_only("delete")
+    @store_errors_only("delete", _reason)
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         return self._write(rows.remove, key, stored_at)
 
-    @_store_errors_only("clear")
+    @store_errors_only("clear", _reason)
     def clear(self, prefix: str = "") -> int:
         return self._in_slices(rows.clear_slice, prefix)
 
-    @_store_errors_only("purge")
+    @store_errors_only("purge", _reason)
     def purge(self) -> int:
         return self._in_slices(rows.purge_slice, self._clock())
 
-    @_store_errors_only("size")
+    @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
         return self._use(rows.count, prefix)
 
-    @_store_errors_only("version")
+    @store_errors_only("version", _reason)
     def version(self) -> int:
         """A number that is another one as soon as anybody else has written: what was read under this number still holds under it."""
         return self._use(self._look)
@@ -183,7 +162,7 @@ class SQLiteStore:
             if found is not None:
                 yield found
 
-    @_store_errors_only("close")
+    @store_errors_only("close", _reason)
     def close(self) -> None:
         self._flush_touches()
         self._pool.close()
@@ -191,14 +170,14 @@ class SQLiteStore:
 
     # -- Leases
 
-    @_store_errors_only("lease")
+    @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
         now = self._clock()
         if self._use(leases.is_taken, key, token, seconds, now):
             return False
         return self._write(leases.take, key, token, seconds, now)
 
-    @_store_errors_only("release")
+    @store_errors_only("release", _reason)
     def release(self, key: str, token: str) -> None:
         self._write(leases.release, key, token)
 
@@ -264,13 +243,13 @@ class SQLiteStore:
                     self._write(rows.remove_damaged, key, data)
             return None
 
-    @_store_errors_only("entries")
+    @store_errors_only("entries", _reason)
     def _numbers(self, prefix: str) -> "array[int]":
         """Row ids, least recently used first: a list that later writes do not change."""
         self._flush_touches()
         return self._use(rows.numbers, prefix)
 
-    @_store_errors_only("entries")
+    @store_errors_only("entries", _reason)
     def _numbered(self, number: int, prefix: str) -> tuple[str, Entry] | None:
         row = self._use(rows.numbered, number)
         if row is None:
