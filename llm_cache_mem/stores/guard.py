@@ -240,8 +240,8 @@ class GuardedStore:
         began = 0.0 if slow is None else self._timer()
         try:
             result = call(*args, **kwargs)
-        except ValueNotCacheable:  # the value's fault, not the store's
-            self._breaker.succeeded()
+        except ValueNotCacheable:  # the value's fault, not the store's, which may not even have been asked
+            self._breaker.interrupted()
             raise
         except LeftAlone:
             self._breaker.interrupted()

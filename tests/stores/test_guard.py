@@ -7,7 +7,7 @@ from conftest import Clock
 
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.entry import Entry
-from llm_cache_mem.errors import StoreError
+from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores import MemoryStore, Removed
 from llm_cache_mem.stores.guard import Breaker, GuardedStore
 
@@ -105,6 +105,21 @@ def test_the_wait_grows_to_five_seconds_and_no_longer(timer):
         breaker.failed()
     timer.advance(5.0)
     assert breaker.allows()
+
+
+def test_a_value_that_no_store_would_take_does_not_pass_for_a_sign_of_life(guarded, flaky, timer):
+    guarded.put("k", ENTRY)
+    flaky.fault = OSError("down")
+    for _ in range(3):
+        guarded.get("k")
+    timer.advance(1)
+    flaky.fault = ValueNotCacheable("value", "too large")  # found out before the server is asked
+    with pytest.raises(ValueNotCacheable):
+        guarded.put("k", ENTRY)
+    assert guarded.left_alone
+    flaky.fault = None
+    assert guarded.get("k") is ENTRY  # the next call is the probe
+    assert not guarded.left_alone
 
 
 def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(timer):
