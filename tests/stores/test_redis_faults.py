@@ -281,23 +281,27 @@ async def test_cancelled_tasks_leave_no_reply_for_others(proxy: Proxy, redis_url
     cache = LLMCache(backend=f"redis://127.0.0.1:{proxy.port}/0")
     for number in range(20):
         await cache.aput(str(number), number)
-    proxy.rule = late(0.002)
+    proxy.rule = late(0.0005)
     seed = secrets.randbits(32)
     print(f"{seed=}")
     rng = random.Random(seed)
     wrong: list[Any] = []
+    cancelled = 0
 
     async def one(number: int) -> None:
         found = await cache.aget(str(number))
-        if found != number:
+        if found not in (number, None):  # None where the machine was too busy to answer in time
             wrong.append((number, found))
 
-    for _ in range(300):
+    for _ in range(2_000):
         tasks = [asyncio.create_task(one(rng.randrange(20))) for _ in range(3)]
-        await asyncio.sleep(rng.random() * 0.004)
+        await asyncio.sleep(rng.random() * 0.001)
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        cancelled += tasks[0].cancelled()
     assert wrong == []
+    assert cancelled > 200
+    assert cache.stats().hits > 2_000
     cache.close()
 
 
