@@ -42,12 +42,14 @@ def resolve_mode(asked: Mode | None, marked: Mode | None, environment: Mapping[s
 
 
 class FileUse:
-    """What a run did with the recordings of one file: *used*: their keys; *modules*: by whose tests; *shared*: others may use it too."""
+    """What a run did with the recordings of one file: *used*: their keys; *modules*: by whose tests; *shared*: others may use it too;
+    *off*: some were told to leave it alone."""
 
     def __init__(self) -> None:
         self.used: set[str] = set()
         self.modules: set[str] = set()
         self.shared = False
+        self.off = False
         self.recorded = 0
         self.unrecorded: dict[str, int] = {}
 
@@ -66,6 +68,7 @@ class FileUse:
         self.used.update(other["used"])
         self.modules.update(other["modules"])
         self.shared |= other["shared"]
+        self.off |= other["off"]
         self.recorded += other["recorded"]
         for reason, count in other["unrecorded"].items():
             self.unrecorded[reason] = self.unrecorded.get(reason, 0) + count
@@ -103,7 +106,7 @@ class Run:
     def judges(self, use: FileUse) -> bool:
         """Whether this run can tell that a recording of the file is used by nobody."""
         modules = self.tests if use.shared else use.modules
-        return (self.whole or not use.shared) and bool(modules) and all(map(self.is_complete, modules))
+        return not use.off and (self.whole or not use.shared) and bool(modules) and all(map(self.is_complete, modules))
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add what another process was to run (``as_dict``)."""
@@ -142,6 +145,7 @@ class Recordings:
         use = self.files.setdefault(store.path, FileUse())
         use.modules.update(() if module is None else (module,))
         use.shared |= shared
+        use.off |= mode == "off"
         settings = {"mode": "on" if mode == "refresh" else mode, "admit": "any"} | settings
         return LLMCache(ttl_seconds=None, backend=store, strict=True, on_event=use.note, **settings)
 

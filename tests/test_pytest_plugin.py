@@ -352,6 +352,13 @@ def test_a_run_of_less_than_the_whole_module_that_passes_tells_nothing(stale: Su
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
+def test_a_run_with_the_cache_off_tells_nothing(stale: Suite) -> None:
+    result = stale.run("--llm-cache=off", "--llm-cache-prune")
+    result.assert_outcomes(passed=2)
+    assert "that no test used" not in result.stdout.str()
+    assert stale.recorded() == ["cups", "stale", "tea"]
+
+
 def test_a_run_of_the_last_failures_tells_nothing(stale: Suite) -> None:
     import textwrap
 
