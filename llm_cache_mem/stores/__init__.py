@@ -63,7 +63,8 @@ def open_store(
         return _open_path(os.fspath(backend), max_size, max_bytes, clock, envelope, redact)
     if not isinstance(backend, str):
         if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
-            raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}")
+            hint = "; a client of a server goes into a store: RedisStore(client), MemcachedStore(client)"
+            raise TypeError(f"backend must be a URL, a path or a Store, not {type(backend).__name__}{hint}")
         return Opened(backend, owned=False, name=type(backend).__name__, bounded=False)
     scheme, separator, rest = backend.partition("://")
     if backend in _IN_MEMORY:
@@ -75,7 +76,7 @@ def open_store(
         return _open_sqlite(_path_in(scheme, rest), max_size, max_bytes, clock, envelope())
     if separator and scheme == "jsonl":
         return _open_jsonl(_path_in(scheme, rest), clock, envelope(), redact)
-    if not separator and (os.sep in backend or "/" in backend or backend.endswith((*_FILE_ENDINGS, _RECORDINGS))):
+    if not separator and _is_path(backend, (*_FILE_ENDINGS, _RECORDINGS)):
         return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
     if separator and scheme in _SERVERS:
         return _open_memcached(backend, clock, envelope()) if scheme == "memcached" else _open_redis(backend, clock, envelope())
@@ -88,8 +89,16 @@ def sqlite_path(backend: str) -> str | None:
     if separator:
         is_file = scheme == "sqlite" and rest != ":memory:"
         return os.path.expanduser(_path_in(scheme, rest)) if is_file else None
-    is_path = os.sep in backend or "/" in backend or backend.endswith(_FILE_ENDINGS)
+    is_path = _is_path(backend, _FILE_ENDINGS)
     return os.path.expanduser(backend) if is_path and not backend.endswith(_RECORDINGS) else None
+
+
+def _is_path(backend: str, endings: tuple[str, ...]) -> bool:
+    """Whether *backend*, which has no ``://``, is a path. ValueError for a URL that lacks a slash: a path could be anything."""
+    scheme, colon, _ = backend.partition(":")
+    if colon and scheme in ("sqlite", "jsonl", *_SERVERS):
+        raise ValueError(f"a {scheme} backend begins with {scheme}://, not {scheme}: alone (for a file of that name, write ./ before it)")
+    return os.sep in backend or "/" in backend or backend.endswith(endings)
 
 
 def _sieve() -> type[MemoryStore]:

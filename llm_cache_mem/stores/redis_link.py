@@ -220,6 +220,8 @@ def _greeting(options: dict[str, Any]) -> list[bytes]:
 def _options(url: str) -> dict[str, Any]:
     """The arguments of a connection. No message of these repeats a part of *url*: a password that is not escaped may be anywhere."""
     scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ValueError("RedisStore needs a URL such as redis://localhost:6379/0, or a client of redis-py")
     try:
         options: dict[str, Any] = parse_url(f"{SCHEMES[scheme]}{separator}{rest}")  # type: ignore[no-untyped-call]
         path = urlsplit(url).path.strip("/")

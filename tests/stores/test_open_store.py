@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.stores import MemoryStore, open_store
+from llm_cache_mem.stores import MemoryStore, open_store, sqlite_path
 
 
 def opened(backend):
@@ -124,6 +124,15 @@ def test_a_sqlite_url_without_a_path_is_refused(backend):
         opened(backend)
 
 
+@pytest.mark.parametrize("backend", ["redis:/localhost:6379/0", "sqlite:cache.db", "sqlite:/var/cache.db", "memcached:localhost/"])
+def test_a_url_that_lacks_a_slash_makes_no_file_of_its_name(backend, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for read in (opened, sqlite_path):
+        with pytest.raises(ValueError, match=r"begins with [a-z]+://, not [a-z]+: alone"):
+            read(backend)
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_in_a_sqlite_url_are_refused_rather_than_ignored():
     with pytest.raises(ValueError, match=r"takes no \?options"):
         opened("sqlite:///x.db?mode=ro")
@@ -131,7 +140,7 @@ def test_options_in_a_sqlite_url_are_refused_rather_than_ignored():
 
 @pytest.mark.parametrize("backend", [None, 7, object(), {}])
 def test_what_is_no_backend_at_all_is_a_type_error(backend):
-    with pytest.raises(TypeError, match="backend must be a URL, a path or a Store"):
+    with pytest.raises(TypeError, match=r"backend must be a URL, a path or a Store.*RedisStore\(client\)"):
         opened(backend)
 
 

@@ -461,6 +461,12 @@ def test_a_user_who_may_only_read_misses_nothing_but_the_writes() -> None:
         store.close()
 
 
+@pytest.mark.parametrize("url", ["localhost", "localhost:6379", "http://localhost:6379", ""])
+def test_text_that_is_no_url_of_a_server_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ValueError, match="RedisStore needs a URL such as redis://localhost:6379/0"):
+        RedisStore(url)
+
+
 @pytest.mark.parametrize(
     "option", ["protocol=3", "protocol=2", "decode_responses=True", "client_name=me", "health_check_interval=1", "retry_on_timeout=1"]
 )
