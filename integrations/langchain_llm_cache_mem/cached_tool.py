@@ -8,9 +8,10 @@ import copy
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from langchain_core.tools import BaseTool, InjectedToolCallId
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, Tool
 
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from langchain_llm_cache_mem.link import derived, twin
@@ -40,8 +41,8 @@ def cached_tool(
     """A copy of *tool* that answers from *cache*: the same name, description and schema, ``invoke``, ``ainvoke`` and in agents.
 
     The settings are those of ``ToolCache.allow``. Exceptions, errors, Commands and whole ToolMessages are not stored. The id of the
-    call is not part of the key. An injected state, store or runtime has no wire form, so calls that get one go uncached, unless
-    *ignore* names it.
+    call is not part of the key. An injected state, store, runtime or RunnableConfig has no wire form, so calls that get one go
+    uncached, unless *ignore* names it.
 
     TypeError for what is no BaseTool, ValueError for a tool that says that it is destructive or must not be cached.
     """
@@ -81,23 +82,49 @@ def said_of(tool: Any) -> Mapping[str, Any]:
 
 
 def injected(tool: Any) -> frozenset[str]:
-    """The arguments of *tool* that its caller injects and the model does not see, but for the id of the call."""
+    """The arguments of *tool* that its caller injects and the model does not see, a RunnableConfig among them, but for the call's id."""
     if not isinstance(tool, BaseTool):
         return frozenset()
-    schema = tool.args_schema
-    fields: Mapping[str, Any] = {} if schema is None or isinstance(schema, dict) else getattr(schema, "model_fields", {})
-    hidden = {name for name in fields if name not in tool.args} | set(getattr(tool, "_injected_args_keys", ()))
-    ids = {name for name, field in fields.items() if any(_is_call_id(each) for each in getattr(field, "metadata", ()))}
-    return frozenset(hidden - ids - {"tool_call_id"})
+    hidden = {name for name in _fields(tool) if name not in tool.args} | set(getattr(tool, "_injected_args_keys", ()))
+    return frozenset(hidden - _call_ids(tool)) | _configured(tool)
 
 
 # -- Inside
 
 _MARK = "_llm_cache_mem_tool"
 
+_LANGCHAINS_OWN = frozenset((cls.__dict__[name].__module__, name) for cls in (BaseTool, StructuredTool, Tool) for name in ("_run", "_arun"))
+
+
+def _fields(tool: BaseTool) -> Mapping[str, Any]:
+    schema = tool.args_schema
+    return {} if schema is None or isinstance(schema, dict) else getattr(schema, "model_fields", {})
+
+
+def _call_ids(tool: BaseTool) -> set[str]:
+    """The arguments in which *tool* gets the id of the call."""
+    fields = _fields(tool).items()
+    return {"tool_call_id", *(name for name, field in fields if any(_is_call_id(each) for each in getattr(field, "metadata", ())))}
+
 
 def _is_call_id(annotation: Any) -> bool:
     return isinstance(annotation, InjectedToolCallId) or annotation is InjectedToolCallId
+
+
+def _configured(tool: BaseTool) -> frozenset[str]:
+    """The arguments in which what *tool* runs gets the RunnableConfig, which may say on whose behalf it runs."""
+    runs = [getattr(tool, "func", None), getattr(tool, "coroutine", None)]
+    for method in map(inspect.unwrap, (type(tool)._run, type(tool)._arun)):
+        if (method.__module__, method.__name__) not in _LANGCHAINS_OWN:  # which take it only to hand it on
+            runs.append(method)
+    return frozenset(name for run in runs if run is not None for name, hint in _hints(run) if hint is RunnableConfig)
+
+
+def _hints(run: Any) -> Iterable[tuple[str, Any]]:
+    try:
+        return get_type_hints(run.func if isinstance(run, functools.partial) else run).items()
+    except Exception:  # noqa: BLE001  # annotations hold anything, and LangChain looks for the config in them in the same way
+        return ()
 
 
 def _overridden(cls: type[BaseTool]) -> list[str]:
@@ -126,16 +153,16 @@ def _method(cls: type[Any], name: str, tools: ToolCache) -> Any:
 
 def _call(tool: Any, plain: Any, tools: ToolCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Rule | None, dict[str, Any]]:
     """The rule for a call and its arguments by name."""
-    named = {name: value for name, value in kwargs.items() if not _is_no_argument(plain, name, value)}
+    named = {name: value for name, value in kwargs.items() if not _is_no_argument(plain, name)}
+    named |= {name: kwargs.get(name, kwargs.get("config")) for name in _configured(plain)}
     if args:  # of a tool that takes a bare string
         named |= {next(iter(tool.args), "input"): args[0]} if len(args) == 1 and len(tool.args) == 1 else {"args": list(args)}
     return tools.rule(tool.name, said_of(tool), asked=True), named
 
 
-def _is_no_argument(tool: Any, name: str, value: Any) -> bool:
-    if name in _NO_ARGUMENTS and name not in tool.args:
-        return True
-    return name not in tool.args and name not in injected(tool)  # the id of the call
+def _is_no_argument(tool: Any, name: str) -> bool:
+    """Whether LangChain passes *name* besides what the model wrote, which need not all be in the schema."""
+    return name not in tool.args and (name in _NO_ARGUMENTS or name in _call_ids(tool))
 
 
 def _refuse(result: Any) -> str | None:

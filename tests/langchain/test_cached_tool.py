@@ -10,13 +10,14 @@ from langchain.tools import ToolRuntime
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolArg, InjectedToolCallId, StructuredTool, Tool, ToolException, tool
 from langchain_llm_cache_mem import LLMCacheMem, cached_tool
 from langchain_llm_cache_mem.tools import ToolCacheMiddleware
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode
 from langgraph.types import Command
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llm_cache_mem.tools import ToolCache
 
@@ -188,6 +189,69 @@ def test_the_id_of_the_call_is_not_part_of_it_and_a_users_is() -> None:
     ]
     assert found == ["ann in Rome", "bob in Rome", "ann in Rome"]
     assert ran == ["ann", "bob"]
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    city: str
+
+
+@pytest.mark.parametrize("schema", [Open, {"title": "open", "type": "object", "properties": {"city": {"type": "string"}}}])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_arguments_beyond_the_schema_are_part_of_the_call(schema: Any, asynchronous: bool) -> None:
+    def found(**named: Any) -> str:
+        ran.append(named)
+        return json.dumps(named, sort_keys=True)
+
+    original = StructuredTool.from_function(found, name="open", description="Takes more than it says.", args_schema=schema)
+    made = cached_tool(original, ToolCache())
+    asked = [{"city": "Rome", "limit": 1}, {"city": "Rome", "limit": 2}, {"city": "Rome", "limit": 1}]
+    assert [json.loads(use(made, each, asynchronous)) for each in asked] == asked
+    assert len(ran) == 2
+
+
+@tool
+def configured(city: str, config: RunnableConfig) -> str:
+    """Tells by its config on whose behalf it runs."""
+    ran.append(city)
+    return f"{config['configurable']['user']} in {city}"
+
+
+class Configured(BaseTool):
+    """The same as a class, and under another name."""
+
+    name: str = "configured"
+    description: str = "Tells by its config on whose behalf it runs."
+
+    def _run(self, city: str, settings: RunnableConfig) -> str:
+        ran.append(city)
+        return f"{settings['configurable']['user']} in {city}"
+
+
+@pytest.mark.parametrize(("original", "hidden"), [(configured, "config"), (Configured(), "settings")])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_gets_the_config_goes_uncached_until_it_is_ignored(original: BaseTool, hidden: str, asynchronous: bool) -> None:
+    def asked_by(made: BaseTool, user: str) -> Any:
+        config: RunnableConfig = {"configurable": {"user": user}}
+        given = {"city": "Rome"}
+        return asyncio.run(made.ainvoke(given, config)) if asynchronous else made.invoke(given, config)
+
+    made = cached_tool(original, ToolCache())
+    assert [asked_by(made, user) for user in ("ann", "bob")] == ["ann in Rome", "bob in Rome"]
+    made = cached_tool(original, ToolCache(), ignore=[hidden])
+    assert [asked_by(made, user) for user in ("ann", "bob")] == ["ann in Rome"] * 2
+
+
+def test_in_middleware_what_gets_the_config_goes_uncached_until_it_is_ignored() -> None:
+    tools = ToolCache(tools=["configured"])
+    agent: Any = create_agent(Caller(tool_name="configured"), [configured], middleware=[ToolCacheMiddleware(tools)])
+
+    def asked_by(user: str) -> str:
+        return agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]}, {"configurable": {"user": user}})["messages"][-1].text  # type: ignore[no-any-return]
+
+    assert [asked_by(user) for user in ("ann", "bob")] == ["it is ann in Rome", "it is bob in Rome"]
+    tools.allow("configured", ignore=["config"])
+    assert [asked_by(user) for user in ("ann", "bob")] == ["it is ann in Rome"] * 2
 
 
 @tool
