@@ -44,10 +44,11 @@ class Engine(Writer):
     """
 
     def __init__(self, store: Store, keyer: Keyer, ledger: Ledger, settings: Settings, *, beside: "Engine | None" = None) -> None:
-        if beside is None:
-            guarded, flights = GuardedStore(store, strict=settings.strict, on_error=ledger.error), SingleFlight(settings.wait_seconds)
+        flights = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
+        if beside is not None and beside._store.inner is store:
+            guarded = beside._store
         else:
-            guarded, flights = beside._store, beside._flights
+            guarded = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
         super().__init__(guarded, flights, keyer, ledger, settings)
         self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and not isinstance(store, MemoryStore) else None
 

@@ -92,6 +92,11 @@ class TieredStore:
         return getattr(self.back, "envelope", PLAIN)
 
     @property
+    def exact(self) -> Store:
+        """The store in which what others delete or replace is gone at once: this one if its back has a ``version()``, else the back."""
+        return self if self._version is not None else self.back
+
+    @property
     def slow_seconds(self) -> float | None:
         return getattr(self.back, "slow_seconds", None)
 

@@ -37,7 +37,9 @@ class Results(Engine):
         own = cache._settings
         settings = own if own.own_admit else own._replace(admit=lambda result: None)
         self._tally = Tally(cache._ledger)
-        super().__init__(cache._store.inner, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache)
+        store = cache._store.inner
+        store = getattr(store, "exact", store)  # what is invalid must not be served from memory for some seconds more
+        super().__init__(store, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache)
         self.generations = Generations(self._store, self._keyer, self._clock)
 
     def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:

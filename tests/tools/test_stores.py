@@ -50,6 +50,26 @@ def test_shared_and_invalidated_from_elsewhere(opened: Callable[[], ToolCache]) 
         assert ask(here, "nobody runs this", 2) == "fourth"
 
 
+@pytest.mark.parametrize("made_invalid_by", ["a write", "its name", "its arguments"])
+@pytest.mark.parametrize("back", ["redis", "sqlite"])
+def test_memory_in_front_serves_nothing_that_another_made_invalid(
+    back: str, made_invalid_by: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue("redis_url") if back == "redis" else f"sqlite:///{tmp_path / 'c.db'}"
+    caches = [ToolCache(backend=f"tiered:memory,{url}", namespace=tmp_path.name) for _ in range(2)]
+    for tools in caches:
+        tools.allow("user", depends_on="user:{id}")
+        tools.writes("rename", entities="user:{id}")
+    assert [ask(tools, "first") for tools in caches] == ["first", "first"]
+    if made_invalid_by == "a write":
+        caches[1].get_or_call("rename", {"id": 1}, lambda: None)
+    else:
+        caches[1].invalidate("user", *([{"id": 1}] if made_invalid_by == "its arguments" else []))
+    assert [ask(tools, "second") for tools in caches] == ["second", "second"]
+    for tools in caches:
+        tools.close()
+
+
 def test_requests_are_kept_without_what_is_redacted_or_ignored(tmp_path: Path) -> None:
     tools = ToolCache(LLMCache(backend=tmp_path / "c.db", keep_requests=True))
     tools.allow("fetch", ignore=["token"], redact=["password"])
