@@ -38,8 +38,8 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
     ``idempotentHint``) allow; ``destructive`` forbids in any case; ``ttl_seconds`` is how long, ``version`` is part of the key.
 
     Errors, exceptions and Commands are never stored; concurrent identical calls are one. A tool that gets state, a store, the
-    runtime or the config injected goes uncached, unless ``ToolCache.allow(..., ignore=[...])`` names those arguments: its results depend on what
-    is not to be seen here. What differs by user needs a namespace for each.
+    runtime or the config injected goes uncached, unless ``ToolCache.allow(..., ignore=[...])`` names those arguments: its results
+    depend on what is not to be seen here. What differs by user needs a namespace for each.
     """
 
     def __init__(self, cache: ToolCache | LLMCache | LLMCacheMem, tools: Iterable[str] | Mapping[str, Seconds] = ()) -> None:
