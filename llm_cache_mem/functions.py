@@ -11,7 +11,7 @@ from llm_cache_mem.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.request import Request
 
-__all__ = ["Identity", "arguments", "cached", "is_coroutine_function"]
+__all__ = ["Identity", "arguments", "by_name", "cached", "is_coroutine_function"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,6 +122,13 @@ def arguments(signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         else:
             named[_POSITIONAL if how is how.VAR_POSITIONAL else name] = value
     return named
+
+
+def by_name(signature: Any, named: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``arguments`` of a call that is written as names only, those of positional-only parameters too."""
+    first = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY and name in named]
+    rest = {name: value for name, value in named.items() if name not in first}
+    return arguments(signature, tuple(named[name] for name in first), rest)
 
 
 class _Calls:

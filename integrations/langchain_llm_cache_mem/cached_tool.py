@@ -54,6 +54,7 @@ def cached_tool(
         tools.allow(tool.name, **told)
     if tools.rule(tool.name, said_of(tool), asked=True) is None:
         raise ValueError(f"the tool {tool.name!r} says of itself that it is not to be cached")
+    tools.complete(tool.name, functools.partial(_whole, tool))
     cls = type(tool)
     if _MARK in cls.__dict__:  # cached already: its cache is replaced
         cls = cls.__mro__[1]
@@ -94,6 +95,12 @@ def injected(tool: Any) -> frozenset[str]:
 _MARK = "_llm_cache_mem_tool"
 
 _LANGCHAINS_OWN = frozenset((cls.__dict__[name].__module__, name) for cls in (BaseTool, StructuredTool, Tool) for name in ("_run", "_arun"))
+
+
+def _whole(tool: BaseTool, named: Mapping[str, Any]) -> dict[str, Any]:
+    """*named* and the defaults of the schema."""
+    fields = {name: field for name, field in _fields(tool).items() if name in tool.args and not field.is_required()}
+    return {**{name: field.get_default(call_default_factory=True) for name, field in fields.items()}, **named}
 
 
 def _fields(tool: BaseTool) -> Mapping[str, Any]:

@@ -49,6 +49,8 @@ def cached_tool(
     told: dict[str, Any] = {"ttl_seconds": ttl_seconds, "version": version, "ignore": ignore, "redact": redact, "depends_on": depends_on}
     if any(told.values()) or ttl_seconds is None:
         tools.allow(tool.metadata.get_name(), **told)
+    if isinstance(tool, FunctionTool):
+        tools.complete(tool.metadata.get_name(), lambda named: _arguments(tool, (), named)[0])
     cls = type(tool)
     if _MARK in cls.__dict__:  # cached already: its cache is replaced
         cls = cls.__mro__[1]

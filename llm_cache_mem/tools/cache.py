@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import product
 from typing import Any, Self, TypeVar, overload
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 from llm_cache_mem.tools.calls import Calls, living
 from llm_cache_mem.tools.results import FORMS, Results
@@ -38,6 +40,8 @@ class ToolCache(Calls):
         super().__init__(Results(self._cache))
         self._rules: dict[str, Rule] = {}
         self._functions: dict[str, str] = {}
+        self._wholes: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {}
+        self._versions: dict[str, str] = {}  # of tools that tell their own
         for name in tools:
             self.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
 
@@ -82,7 +86,14 @@ class ToolCache(Calls):
         ``readOnlyHint`` with ``idempotentHint``, which allow, or ``destructiveHint``, which forbids whatever else is said. *asked*:
         somebody asks for this very tool to be cached, as if it were listed.
         """
-        return verdict(said or {}, self._rules.get(tool, Rule() if asked else None))
+        rule = verdict(said or {}, self._rules.get(tool, Rule() if asked else None))
+        if rule is not None and rule.version:
+            self._versions[tool] = rule.version
+        return rule
+
+    def complete(self, tool: str, whole: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+        """Let *whole* add to arguments by name what *tool* has by default (None: they do not fit), so that calls are named in short."""
+        self._wholes[tool] = whole
 
     # -- Calling
 
@@ -95,14 +106,14 @@ class ToolCache(Calls):
         is to say that the tool may be cached, unless ``writes`` says otherwise.
         """
         named = _named(args)
-        return self.call(tool, named, lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
+        return self.call(tool, self._whole(tool, named), lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
 
     async def aget_or_call(
         self, tool: str, args: Mapping[str, Any] | str, compute: Callable[..., Awaitable[T]], *, ttl_seconds: "Seconds | Unset" = UNSET
     ) -> T:
         """``get_or_call`` for a coroutine function."""
         named = _named(args)
-        return await self.acall(tool, named, lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
+        return await self.acall(tool, self._whole(tool, named), lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
 
     @overload
     def cached(self, fn: F, /) -> F: ...
@@ -155,7 +166,8 @@ class ToolCache(Calls):
     def invalidate(self, *, entity: str) -> bool: ...
     def invalidate(self, tool: str | None = None, args: Mapping[str, Any] | str | None = None, *, entity: str | None = None) -> bool:
         """Let nobody be given again what is stored for a call (*tool* and *args*), for a tool, for whatever depends on an *entity*,
-        or without any of these for all tools. Whether there was, or may have been, something.
+        or without any of these for all tools. Whether there was, or may have been, something. Of a tool that is known here as a
+        function or a framework's tool, *args* may leave out what it has by default.
 
         It holds at once for every process that shares the store. A call under way will not be stored either; for a single call this
         is so in this process only. What became invalid makes room as it gets old, by *max_size* and *ttl_seconds*. StoreError if the
@@ -227,11 +239,22 @@ class ToolCache(Calls):
         rule = self._rules.get(tool, Rule())
         return rule if isinstance(ttl_seconds, Unset) else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
 
+    def _whole(self, tool: str, named: Any) -> Any:
+        """*named* with what *tool* has by default, as far as that is known here."""
+        whole = self._wholes.get(tool)
+        return (whole(named) or named) if whole is not None and isinstance(named, dict) else named
+
     def _forget(self, tool: str, named: Any) -> bool:
-        found, rule = False, self._rules.get(tool, Rule())
+        found, rule, whole = False, self._rules.get(tool, Rule()), self._whole(tool, named)
+        rule = rule._replace(version=rule.version or self._versions.get(tool, ""))
         with living(rule):
-            for form in FORMS:
-                request = self._results.request_of(tool, named, rule, form, make=False)
+            for args, form in product([whole] if whole == named else [named, whole], FORMS):  # as a model wrote them, and as they are bound
+                try:
+                    request = self._results.request_of(tool, args, rule, form, make=False)
+                except RequestNotCacheable:
+                    if args is whole:
+                        raise
+                    continue
                 found |= request is not None and self._results.discard(request)
         return found
 

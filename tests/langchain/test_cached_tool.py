@@ -136,6 +136,29 @@ def test_it_shares_with_plain_python() -> None:
     assert ran == []
 
 
+@pytest.mark.parametrize("metadata", [None, {"version": "2"}])
+def test_one_call_is_invalidated_by_what_a_model_writes(metadata: Any) -> None:
+    tools = ToolCache()
+    made = cached_tool(population.model_copy(update={"metadata": metadata}), tools)
+    for _ in range(2):
+        made.invoke({"city": "Rome"})
+    assert len(ran) == 1
+    assert tools.invalidate("population", '{"city": "Rome"}')
+    made.invoke({"city": "Rome"})
+    assert len(ran) == 2
+
+
+def test_in_middleware_one_call_is_invalidated_by_what_the_model_wrote() -> None:
+    tools, mine = ToolCache(), population.model_copy(update={"metadata": {"cacheable": True, "version": "2"}})
+    agent: Any = create_agent(Caller(tool_name="population"), [mine], middleware=[ToolCacheMiddleware(tools)])
+    for _ in range(2):
+        agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]})
+    assert len(ran) == 1
+    assert tools.invalidate("population", {"city": "Rome"})
+    agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]})
+    assert len(ran) == 2
+
+
 def test_its_errors_are_langchains_and_not_stored() -> None:
     @tool
     def fragile(city: str) -> str:

@@ -104,6 +104,21 @@ def test_partial_parameters_and_field_defaults_count() -> None:
     assert len(ran) == 2
 
 
+def test_one_call_is_invalidated_by_what_a_model_writes() -> None:
+    def scale(value: int, factor: int = 3) -> int:
+        ran.append(value)
+        return value * factor
+
+    tools = ToolCache()
+    made = cached_tool(FunctionTool.from_defaults(scale), tools)
+    for _ in range(2):
+        made(value=2)
+    assert len(ran) == 1
+    assert tools.invalidate("scale", '{"value": 2}')
+    made(value=2)
+    assert len(ran) == 2
+
+
 def test_blocks_come_back() -> None:
     def look(what: str) -> Any:
         ran.append(what)

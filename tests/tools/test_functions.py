@@ -195,3 +195,19 @@ def test_wrong_uses(tools: ToolCache) -> None:
         tools.cached(ignore=["nothing"])(lambda x: x)
     with pytest.raises(TypeError):
         tools.cached(ttl=3)(lambda x: x)  # type: ignore[call-overload]
+
+
+def test_a_call_is_named_without_what_the_function_has_by_default(tools: ToolCache) -> None:
+    runs = []
+
+    @tools.cached(depends_on="place:{country}")
+    def weather(city: str, /, days: int = 1, *more: int, country: str = "it", **others: Any) -> str:
+        runs.append(city)
+        return city
+
+    weather("Rome")
+    assert tools.get_or_call("weather", {"city": "Rome", "days": 1}, lambda: "another") == "Rome"
+    assert not tools.invalidate("weather", {"city": "Rome", "days": 2})
+    assert tools.invalidate("weather", {"city": "Rome"})
+    weather("Rome")
+    assert runs == ["Rome", "Rome"]
