@@ -1,6 +1,6 @@
 """What pays for a prefix: nothing, five minutes, an hour, or keeping it warm, from how often it is called and how long it is."""
 
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Any, NamedTuple
 
 from llm_cache_mem import pricing
@@ -13,8 +13,8 @@ __all__ = ["Advice", "Option", "advise", "cost"]
 class Option(NamedTuple):
     """One way to use the provider's cache. *cost*: of the prefix, over the time asked about, in units of sending it once uncached.
 
-    *usd*: the same in dollars, None if the price is not known. *break_even*: calls an hour from which on it is cheaper than nothing;
-    None if it never is.
+    *usd*: the same in dollars, None if the price is not known. *break_even*: calls an hour from which on it is cheaper than nothing
+    over that time; None if it never is.
     """
 
     name: str
@@ -50,14 +50,15 @@ def advise(
     calls that come independently of one another (Poisson), a call finds the prefix with probability 1 - exp(-L T), and
 
     - nothing costs L a time unit;
-    - a lifetime T, renewed by use: L (r + (w - r) exp(-L T)), and the first call writes. It pays from L = ln((w - r) / (1 - r)) / T on;
-    - keep-alive: every call and every renewal reads, L r + r / (*margin* T). It pays from L = r / ((1 - r) *margin* T) on.
+    - a lifetime T, renewed by use: L (r + (w - r) exp(-L T)), and the first call writes. In the long run it pays from
+      L = ln((w - r) / (1 - r)) / T on;
+    - keep-alive: every call and every renewal reads, L r + r / (*margin* T). In the long run it pays from L = r / ((1 - r) *margin* T) on.
 
-    ``cost`` has the exact sums for a limited time. Prices are those of *prices* or genai-prices; for a model without any, the factors
+    ``cost`` has the exact sums for a limited time, and the break-evens are by these: over one hour more is needed. Prices are those of *prices* or genai-prices; for a model without any, the factors
     that its provider documents. ValueError for numbers that make no sense.
     """
-    if not calls_per_hour >= 0 or prefix_tokens < 1 or not hours > 0 or not 0 < margin < 1:
-        raise ValueError("calls_per_hour must be >= 0, prefix_tokens >= 1, hours > 0 and margin between 0 and 1")
+    if not calls_per_hour >= 0 or prefix_tokens < 1 or not hours > 0 or not 0 < margin < 1 or not isfinite(calls_per_hour * hours):
+        raise ValueError("calls_per_hour must be >= 0, prefix_tokens >= 1, hours > 0 and margin between 0 and 1, and none of them infinite")
     rules = rules_for(model)
     factors = _factors(rules, model, prefix_tokens, pricing.resolve(prices))
     uncached = cost(calls_per_hour, hours, 1.0, 1.0, None)
@@ -65,10 +66,10 @@ def advise(
     for ttl, seconds in rules.lifetimes.items():
         write, read, lifetime = factors.write[ttl], factors.read, seconds / 3600
         spent = cost(calls_per_hour, hours, read, write, lifetime)
-        start = None if read >= 1 else max(0.0, log((write - read) / (1 - read)) / lifetime)
+        start = _pays_from(hours, read, write, lifetime)
         options.append(Option(ttl, ttl, False, spent, factors.usd(spent), start))
         spent = cost(calls_per_hour, hours, read, write, lifetime, renewals=margin * lifetime)
-        start = None if read >= 1 else read / ((1 - read) * margin * lifetime)
+        start = None if read >= 1 else cost(0.0, hours, read, write, lifetime, renewals=margin * lifetime) / ((1 - read) * hours)
         options.append(Option(f"{ttl}, keep-alive", ttl, True, spent, factors.usd(spent), start))
     if prefix_tokens < rules.minimum_tokens:
         why = f"{model} caches from {rules.minimum_tokens:,} tokens on, and the prefix has {prefix_tokens:,}: there is nothing to gain."
@@ -95,6 +96,21 @@ def cost(calls_per_hour: float, hours: float, read: float, write: float, lifetim
     early = min(lifetime, hours)
     misses = 1 - exp(-calls_per_hour * early) + calls_per_hour * (hours - early) * exp(-calls_per_hour * lifetime)
     return misses * write + (calls - misses) * read
+
+
+def _pays_from(hours: float, read: float, write: float, lifetime: float) -> float | None:
+    """Calls an hour from which on a lifetime that use renews is cheaper than nothing: there is one such point, found by halving."""
+    if read >= 1:
+        return None
+    if write <= 1:
+        return 0.0
+    low, high = 0.0, write / ((1 - read) * hours) + log((write - read) / (1 - read)) / lifetime
+    while cost(high, hours, read, write, lifetime) > high * hours:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle, hours, read, write, lifetime) > middle * hours else (low, middle)
+    return high
 
 
 class _Factors(NamedTuple):

@@ -56,21 +56,32 @@ def test_the_best_is_the_cheapest_and_nothing_costs_one_a_call(rate, hours):
 
 
 @pytest.mark.parametrize("name", ["5m", "1h", "5m, keep-alive", "1h, keep-alive"])
-def test_a_way_pays_from_its_break_even_on(name):
-    def spent(rate):
-        options = {option.name: option for option in advise(rate, 5_000, model=CLAUDE, prices=PRICES, hours=100_000).options}
-        return options[name].cost - options["nothing"].cost
+@pytest.mark.parametrize("hours", [0.05, 1, 8, 100_000])
+def test_a_way_pays_from_its_break_even_on(name, hours):
+    def asked(rate):
+        return {option.name: option for option in advise(rate, 5_000, model=CLAUDE, prices=PRICES, hours=hours).options}
 
-    start = next(option.break_even for option in advise(1, 5_000, model=CLAUDE, prices=PRICES).options if option.name == name)
+    def spent(rate):
+        return asked(rate)[name].cost - asked(rate)["nothing"].cost
+
+    start = asked(1)[name].break_even
     assert start is not None
     assert spent(start * 1.02) < 0 < spent(start * 0.98)
 
 
 def test_the_break_evens_of_the_documented_prices():
-    options = {option.name: option.break_even for option in advise(1, 5_000, model=CLAUDE, prices=PRICES).options}
+    options = {option.name: option.break_even for option in advise(1, 5_000, model=CLAUDE, prices=PRICES, hours=100_000).options}
     assert options["5m"] == pytest.approx(2.94, abs=0.01)  # calls an hour
     assert options["1h"] == pytest.approx(0.747, abs=0.001)
     assert options["5m, keep-alive"] == pytest.approx(1.667, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"calls_per_hour": float("inf")}, {"hours": float("inf")}, {"calls_per_hour": float("nan")}, {"hours": 0}]
+)
+def test_numbers_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="none of them infinite"):
+        advise(**{"calls_per_hour": 1, "prefix_tokens": 5_000, "model": CLAUDE, "prices": PRICES, **wrong})
 
 
 def test_a_short_prefix_is_told_that_nothing_caches_it():
@@ -95,7 +106,7 @@ def test_where_writing_is_free_caching_always_pays():
 
 def test_it_reads_as_a_table():
     text = str(advise(10, 10_000, model=CLAUDE, prices=PRICES))
-    assert "pays from 2.94 calls/hour on" in text
+    assert "pays from 2.96 calls/hour on" in text
     assert text.count(">") == 1
 
 
