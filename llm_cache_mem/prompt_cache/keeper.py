@@ -71,7 +71,15 @@ class KeepWarm:
     ) -> None:
         self._warmer = warmer
         self._prefix = prefix
-        every = self._current().lifetime * 0.8 if every is None else every
+        lifetime = self._current().lifetime
+        if every is not None and every >= lifetime:
+            log.warning(
+                __name__,
+                "prompt cache: every=%g s is too late for a prefix that lives %g s unused: it can be gone by then",
+                every,
+                lifetime,
+            )
+        every = lifetime * 0.8 if every is None else every
         self._schedule = Schedule(every, jitter, max_failures, clock, random)
         self._on_warmed = on_warmed
         self._wait = wait

@@ -92,6 +92,13 @@ def test_stopping_interrupts_a_wait(claude):
     assert not thread.is_alive()
 
 
+def test_renewing_later_than_the_prefix_lives_is_warned_of(claude, caplog):
+    Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, every=299)
+    assert caplog.text == ""
+    Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, every=3600)
+    assert "every=3600 s is too late for a prefix that lives 300 s" in caplog.text
+
+
 def test_a_function_gives_the_prefix_of_each_renewal(claude, server, clock, caplog):
     warmer = Warmer(claude, clock=clock)
     versions = iter(range(10))
