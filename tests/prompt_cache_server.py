@@ -117,6 +117,8 @@ class PromptCacheServer:
     def messages(self, body: dict[str, Any]) -> tuple[dict[str, Any], int]:
         if body["max_tokens"] == 0 and (body.get("stream") or body.get("thinking") or self.refuse_zero):
             raise BadRequest("max_tokens: 0 is not allowed here")
+        if body["max_tokens"] <= (body.get("thinking") or {}).get("budget_tokens", -1):
+            raise BadRequest("`max_tokens` must be greater than `thinking.budget_tokens`")
         blocks = [block_of(tool, "cache_control") for tool in body.get("tools", [])]
         blocks += blocks_of(body.get("system"), "cache_control")
         for message in body["messages"]:

@@ -59,6 +59,9 @@ class Prefix:
         """The smallest request that makes the provider process all of the prefix, with *limit* tokens of output."""
         if self.api == "messages":
             ends_with_user = bool(self._parts.get("messages")) and self._parts["messages"][-1].get("role") == "user"
+            thinking = self._parts.get("thinking")
+            if isinstance(thinking, dict) and limit:  # Anthropic wants room for an answer besides; 0 it refuses anyway
+                limit += thinking.get("budget_tokens") or 0
             return self.request((), max_tokens=limit) if ends_with_user else self.request(_FILLER, max_tokens=limit)
         filler = () if any(_is_turn(turn) for turn in self._parts.get(self._turns, ())) else _FILLER
         if self.api == "chat":
@@ -88,14 +91,19 @@ def make_prefix(
     """A prefix for *api*, its parts copied and marked where the provider is to write. ValueError for what no provider would take."""
     if not isinstance(model, str) or not model:
         raise TypeError("model must be the name of a model")
+    for part, given in (("tools", tools), ("messages", messages), ("documents", documents)):
+        if isinstance(given, str | bytes | Mapping):
+            raise TypeError(f"{part} must be a list of them, not a single {type(given).__name__}")
+    if not (system is None or isinstance(system, str) or (isinstance(system, Iterable) and not isinstance(system, bytes | Mapping))):
+        raise TypeError(f"system must be a str or a list of blocks, not {type(system).__name__}")
     reserved = sorted(params.keys() & {"max_tokens", "max_completion_tokens", "max_output_tokens", "stream", "n"})
     if reserved:
         raise TypeError(f"{', '.join(reserved)} is not part of a prefix: the warmer chooses the smallest answer")
     rules = _rules(api, model)
     rules.lifetime(ttl)
     parts: dict[str, Any] = {key: _copy(value) for key, value in params.items()}
-    given = parts.pop("input", ()) if api == "responses" else ()
-    turns = [{"role": "user", "content": given}] if isinstance(given, str) else [*given, *(_copy(turn) for turn in messages or ())]
+    first = parts.pop("input", ()) if api == "responses" else ()
+    turns = [{"role": "user", "content": first}] if isinstance(first, str) else [*first, *(_copy(turn) for turn in messages or ())]
     blocks = [_document(document, api) for document in documents or ()]
     if blocks:
         turns = _joined([{"role": "user", "content": blocks}], turns)

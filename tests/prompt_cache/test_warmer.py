@@ -82,6 +82,14 @@ def test_a_server_that_refuses_no_tokens_at_all_is_asked_for_one(clock):
         assert [request["max_tokens"] for request in server.requests] == [0, 1, 1]
 
 
+def test_a_prefix_for_calls_that_think_leaves_room_for_an_answer(claude, server):
+    warmer, thinking = Warmer(claude), {"type": "enabled", "budget_tokens": 2048}
+    warmed = warmer.warm(model=CLAUDE, system=SYSTEM, thinking=thinking)
+    assert (warmed.written_tokens, server.requests[-1]["max_tokens"]) == (2000, 2049)
+    usage = claude.messages.create(**warmed.prefix.request("Where is my parcel?", max_tokens=4000)).usage
+    assert usage.cache_read_input_tokens == 2000
+
+
 def test_an_unknown_model_or_a_bad_request_is_raised(claude, server):
     server.fail = [400, 400]
     with pytest.raises(anthropic.BadRequestError):
@@ -151,6 +159,11 @@ def test_breakpoints_in_the_wrong_order_are_found_before_anything_is_sent(claude
         ({"model": CLAUDE, "system": "x", "max_tokens": 5}, TypeError),
         ({"model": CLAUDE, "system": "x", "stream": True}, TypeError),
         ({"system": "x"}, TypeError),
+        ({"model": CLAUDE, "documents": "one text is not a list of documents"}, TypeError),
+        ({"model": CLAUDE, "messages": "hello"}, TypeError),
+        ({"model": CLAUDE, "tools": TOOLS[0]}, TypeError),
+        ({"model": CLAUDE, "system": 5}, TypeError),
+        ({"model": CLAUDE, "system": {"type": "text", "text": "x"}}, TypeError),
     ],
 )
 def test_wrong_input_is_told_early(claude, server, parts, error):
