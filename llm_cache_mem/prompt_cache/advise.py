@@ -54,8 +54,9 @@ def advise(
       L = ln((w - r) / (1 - r)) / T on;
     - keep-alive: every call and every renewal reads, L r + r / (*margin* T). In the long run it pays from L = r / ((1 - r) *margin* T) on.
 
-    ``cost`` has the exact sums for a limited time, and the break-evens are by these: over one hour more is needed. Prices are those of *prices* or genai-prices; for a model without any, the factors
-    that its provider documents. ValueError for numbers that make no sense.
+    ``cost`` has the exact sums for a limited time, by which the break-evens are too: for fewer hours it takes more calls an hour.
+    Prices are those of *prices* or genai-prices; for a model without any, the factors that its provider documents. ValueError for
+    numbers that make no sense.
     """
     if not calls_per_hour >= 0 or prefix_tokens < 1 or not hours > 0 or not 0 < margin < 1 or not isfinite(calls_per_hour * hours):
         raise ValueError("calls_per_hour must be >= 0, prefix_tokens >= 1, hours > 0 and margin between 0 and 1, and none of them infinite")

@@ -76,14 +76,6 @@ def test_the_break_evens_of_the_documented_prices():
     assert options["5m, keep-alive"] == pytest.approx(1.667, abs=0.001)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"calls_per_hour": float("inf")}, {"hours": float("inf")}, {"calls_per_hour": float("nan")}, {"hours": 0}]
-)
-def test_numbers_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ValueError, match="none of them infinite"):
-        advise(**{"calls_per_hour": 1, "prefix_tokens": 5_000, "model": CLAUDE, "prices": PRICES, **wrong})
-
-
 def test_a_short_prefix_is_told_that_nothing_caches_it():
     advice = advise(1000, 1_000, model="claude-haiku-4-5", prices={})
     assert advice.best.name == "nothing"
@@ -111,7 +103,14 @@ def test_it_reads_as_a_table():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"calls_per_hour": -1}, {"prefix_tokens": 0}, {"hours": 0}, {"margin": 1}, {"calls_per_hour": float("nan")}]
+    "wrong",
+    [
+        {"calls_per_hour": -1},
+        {"prefix_tokens": 0},
+        {"hours": 0},
+        {"margin": 1},
+        *({name: float(bad)} for name in ("calls_per_hour", "hours") for bad in ("nan", "inf")),
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
