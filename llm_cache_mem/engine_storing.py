@@ -18,6 +18,8 @@ from llm_cache_mem.stores.guard import GuardedStore
 
 __all__ = ["Answered", "Writer"]
 
+_UNKNOWN = pricing.Bill()
+
 
 class Answered(NamedTuple):
     """A request with the *response* to it, and the *value* that is to be stored for that."""
@@ -139,7 +141,7 @@ class Writer(Reader):
 
     def _priced(self, request: Request, response: Any, seconds: float | None) -> _Paid:
         used, answered_by = usage.read_usage(response), usage.read_model(response)
-        cost = pricing.Bill() if used is None else pricing.bill(self._settings.price, (answered_by, request.model), used)
+        cost = _UNKNOWN if used is None else pricing.bill(self._settings.price, (answered_by, request.model), used)
         return _Paid(response, used, answered_by, cost, seconds)
 
     def _paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
@@ -183,11 +185,8 @@ class Writer(Reader):
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
         if not self._fits(request, entry):
             return None
-
-        def put() -> Any:
-            return self._store.put(request.key, entry)
-
-        removed = put() if flight is None else flight.commit(put)
+        put, key = self._store.put, request.key
+        removed = put(key, entry) if flight is None else flight.commit(lambda: put(key, entry))
         if removed is None:
             return None
         self._kept_entry(request, entry, removed)

@@ -69,7 +69,7 @@ def read_usage(response: Any) -> Usage | None:
     repeats the counts of the call. Never raises; a count that is no plausible number is left out.
     """
     tally = _Tally()
-    if isinstance(response, list | tuple):
+    if isinstance(response, (list, tuple)):
         for piece in response:
             if _is_langchain_chunk(piece):  # the only stream whose chunks each count their own part
                 tally.add(_tally_of(piece))
@@ -82,8 +82,11 @@ def read_usage(response: Any) -> Usage | None:
 
 def read_model(response: Any) -> str | None:
     """The name of the model that answered, as *response* gives it, or None. Takes what ``read_usage`` takes; never raises."""
-    pieces = response if isinstance(response, list | tuple) else (response,)
-    return next((model for piece in pieces if (model := _model(piece, _DEPTH))), None)
+    pieces = response if isinstance(response, (list, tuple)) else (response,)
+    for piece in pieces:
+        if model := _model(piece, _DEPTH):
+            return model
+    return None
 
 
 def read_id(response: Any) -> str | None:
@@ -140,6 +143,8 @@ class _Tally:
             self.counts[slot] = self.counts.get(slot, 0) + count
 
     def usage(self) -> Usage | None:
+        if not self.counts:
+            return None
         get = self.counts.get
         read, hour = get("read", 0), get("write_1h", 0)
         write = max(get("write", 0), hour + get("write_5m", 0))  # LangChain zeroes the sum when it gives the parts

@@ -1,7 +1,6 @@
 """Client caches under a simulated clock: real LLMCache objects, asked and told as a program would, only that no time passes."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
@@ -59,55 +58,74 @@ class Flights:
 
     def __init__(self, clients: Iterable[Client]) -> None:
         self._clients = list(clients)
-        self._in_flight: Counter[str] = Counter()
-        self._unfinished: set[asyncio.Task[Any]] = set()
+        self.under_way: dict[str, int] = {}
+        """Keys that somebody calls the model for here, and how many calls do."""
+        self._joined: dict[tuple[str, int], list[asyncio.Task[Any]]] = {}
+        """By key and client for which a call is in flight: who waits for its answer."""
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
 
-    def __contains__(self, key: str) -> bool:
-        """Whether a call for *key* is in flight here."""
-        return key in self._in_flight
-
     def take_off(self, request: Request) -> "Flying":
         """Ask every client for *request* now. Where it calls the model, ``land`` is to be called when the model answers."""
         flying = Flying(request, self._loop.create_future())
         tasks = [self._loop.create_task(client.cache.acall(request, flying.model(place))) for place, client in enumerate(self._clients)]
-        self._run(lambda: all(task.done() or place in flying.leads for place, task in enumerate(tasks)), turns=_MOST_TURNS_TO_ASK)
+        flights = [self._joined.get((request.key, place)) for place in range(len(tasks))]
+
+        def decided() -> bool:  # whoever does not have the answer at once, though a call for it is in flight, has joined that
+            return all(
+                task.done() or place in flying.leads or flight is not None
+                for place, (task, flight) in enumerate(zip(tasks, flights, strict=True))
+            )
+
+        self._run(decided, turns=_MOST_TURNS_TO_ASK)
         flying.hits = [task.done() for task in tasks]
-        flying.tasks = [tasks[place] for place in flying.leads]
-        self._unfinished.update(task for task in tasks if not task.done())
+        for place in flying.leads:
+            flying.tasks.append(tasks[place])
+            self._joined[request.key, place] = []
+        for task, flight in zip(tasks, flights, strict=True):
+            if flight is not None and not task.done():
+                flight.append(task)
         if flying.leads:
-            self._in_flight[request.key] += 1
+            self.under_way[request.key] = self.under_way.get(request.key, 0) + 1
         return flying
 
     def land(self, flying: "Flying") -> None:
         """The model has answered; who waited for that has the answer too."""
+        key = flying.request.key
+        tasks = [*flying.tasks, *(task for place in flying.leads for task in self._joined.pop((key, place)))]
         flying.answer.set_result(_VALUE)
-        if not self._run(lambda: all(task.done() for task in flying.tasks), turns=_MOST_TURNS_TO_LAND):
+        if not self._run(lambda: all(task.done() for task in tasks), turns=_MOST_TURNS_TO_LAND):
             raise RuntimeError("a simulated call did not come to its end")
-        self._run(lambda: False, turns=_MOST_TURNS_TO_ASK)  # those who joined
-        self._unfinished = {task for task in self._unfinished if not task.done()}
-        self._in_flight[flying.request.key] -= 1
-        if not self._in_flight[flying.request.key]:
-            del self._in_flight[flying.request.key]
+        self.under_way[key] -= 1
+        if not self.under_way[key]:
+            del self.under_way[key]
 
     def close(self) -> None:
         """End what is still in flight, as a program does that is stopped."""
         if "_loop" not in vars(self):  # no two calls have met
             return
-        for task in self._unfinished:
+        unfinished = asyncio.all_tasks(self._loop)
+        for task in unfinished:
             task.cancel()
-        self._run(lambda: all(task.done() for task in self._unfinished), turns=_MOST_TURNS_TO_LAND)
+        self._run(lambda: all(task.done() for task in unfinished), turns=_MOST_TURNS_TO_LAND)
         self._loop.close()
 
     def _run(self, enough: Callable[[], bool], turns: int) -> bool:
-        for _ in range(turns):
-            if enough():
-                return True
-            self._loop.call_soon(self._loop.stop)
-            self._loop.run_forever()
+        """Let the tasks go on until it is *enough*, or for so many *turns*; whether it was."""
+        left = turns
+
+        def look() -> None:
+            nonlocal left
+            left -= 1
+            if enough() or not left:
+                self._loop.stop()
+            else:
+                self._loop.call_soon(look)
+
+        self._loop.call_soon(look)
+        self._loop.run_forever()
         return enough()
 
 

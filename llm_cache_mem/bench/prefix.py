@@ -39,21 +39,29 @@ class PrefixTree:
 
     def __init__(self, lifetimes: Sequence[float], streams: int = 1) -> None:
         self._lifetimes = tuple(lifetimes)
+        self._shortest, self._longest = min(self._lifetimes), max(self._lifetimes)
+        self._bits = [1 << place for place in range(len(self._lifetimes))]
         self._streams = streams
         self._roots: dict[tuple[str, str | None], _Node] = {}
         self._nodes = 0
         self._prune_at = _FIRST_PRUNING
         self._nothing: tuple[int, ...] = (0,) * len(self._lifetimes)
+        self._nobody = Reuse((self._nothing,) * self._streams, self._nothing)
 
     def send(self, call: Call, went: Sequence[bool] | None = None) -> "Reuse":
         """What *call* reads, by stream and lifetime, and writes from now on. *went*: which streams it is in; None: in all of them."""
         if call.input_tokens < MINIMUM_TOKENS or not call.runs:
-            return Reuse((self._nothing,) * self._streams, self._nothing)
+            return self._nobody
         matched = self._match(call)
         reads = self._reads(call, matched)
         paid = self._pay(matched, reads[0], call.input_tokens)
-        for node, _ in matched:
-            node.used = call.at if went is None else _mixed(node.used, call.at, went)
+        if went is None:
+            at = call.at
+            for node, _ in matched:
+                node.used = at
+        else:
+            for node, _ in matched:
+                node.used = _mixed(node.used, call.at, went)
         if self._nodes > self._prune_at:
             self._prune(call.at)
         return Reuse(reads, paid)
@@ -64,18 +72,21 @@ class PrefixTree:
         node = self._roots.get(where) or self._roots.setdefault(where, _Node(0, 0, _NEVER))
         path, end = [], 0
         for first, count, tokens in call.runs:
-            while count:
-                child = node.children.get(first)
-                if child is None:
-                    child = node.children[first] = _Node(count, tokens, _NEVER)
+            while True:
+                children = node.children
+                node = children.get(first)  # type: ignore[assignment]  # looked at in the next line
+                if node is None:
+                    node = children[first] = _Node(count, tokens, _NEVER)
                     self._nodes += 1
-                elif child.count > count:
-                    self._split(child, first, count)
-                node = child
-                first += node.count
-                count -= node.count
-                end += node.count * tokens
+                elif node.count > count:
+                    self._split(node, first, count)
+                blocks = node.count
+                end += blocks * tokens
                 path.append((node, end))
+                if blocks == count:
+                    break
+                first += blocks
+                count -= blocks
         return path
 
     def _split(self, node: _Node, first: int, count: int) -> None:
@@ -86,18 +97,24 @@ class PrefixTree:
         self._nodes += 1
 
     def _reads(self, call: Call, matched: list[tuple[_Node, int]]) -> tuple[tuple[int, ...], ...]:
-        limits = [call.at - lifetime for lifetime in self._lifetimes]
-        alike = [0] * len(limits)
+        """The tokens of *call* that are still there. A node is used no later than those above it."""
+        sure, oldest = call.at - self._shortest, call.at - self._longest
+        for_all, differ = 0, None
         for node, end in matched:
             used = node.used
             if isinstance(used, tuple):
-                return tuple(self._read_by(stream, call, matched, limits) for stream in range(self._streams))
-            if used == _NEVER:
+                limits = [call.at - lifetime for lifetime in self._lifetimes]
+                return tuple([self._read_by(stream, call, matched, limits) for stream in range(self._streams)])
+            if used >= sure:
+                for_all = end
+            elif used < oldest:
                 break
-            for place, limit in enumerate(limits):
-                if used >= limit:
-                    alike[place] = end
-        return (_counted(alike, call),) * self._streams
+            else:
+                differ = differ or [for_all] * len(self._lifetimes)
+                for place, lifetime in enumerate(self._lifetimes):
+                    if used >= call.at - lifetime:
+                        differ[place] = end
+        return (_counted(differ or [for_all] * len(self._lifetimes), call),) * self._streams
 
     def _read_by(self, stream: int, call: Call, matched: list[tuple[_Node, int]], limits: list[float]) -> tuple[int, ...]:
         found = [0] * len(limits)
@@ -109,23 +126,31 @@ class PrefixTree:
         return _counted(found, call)
 
     def _pay(self, matched: list[tuple[_Node, int]], read: tuple[int, ...], total: int) -> tuple[int, ...]:
-        """How many tokens, written without surcharge so far, turn out to have been worth it now that they are read, by lifetime."""
-        owed = list(self._nothing)
-        for place, tokens in enumerate(read):
-            bit, begin = 1 << place, 0
-            for node, end in matched:
-                end = min(end, total)
-                if end > tokens:
-                    node.paid &= ~bit  # written anew
-                elif not node.paid & bit:
-                    node.paid |= bit
-                    owed[place] += end - begin
-                begin = end
-        return tuple(owed)
+        """How many tokens, written without surcharge so far, turn out to have been worth it now that they are read, by lifetime.
+
+        What is not read is written anew, and not yet paid for.
+        """
+        owed, begin = None, 0
+        least, most = min(read), max(read)
+        everyone = (1 << len(read)) - 1
+        for node, end in matched:
+            end = min(end, total)
+            if end > most:
+                node.paid = 0
+            else:
+                reading = everyone if end <= least else sum([bit for bit, tokens in zip(self._bits, read, strict=True) if end <= tokens])
+                if reading != node.paid:
+                    owed = owed or [*self._nothing]
+                    for place, bit in enumerate(self._bits):
+                        if reading & bit and not node.paid & bit:
+                            owed[place] += end - begin
+                    node.paid = reading
+            begin = end
+        return tuple(owed) if owed else self._nothing
 
     def _prune(self, now: float) -> None:
         """Forget what no lifetime reaches any more. A node is used no later than those above it."""
-        limit = now - max(self._lifetimes)
+        limit = now - self._longest
         self._nodes = 0
         for where, root in list(self._roots.items()):
             stack = [root]
@@ -147,7 +172,8 @@ class Reuse(NamedTuple):
 
 
 def _counted(ends: list[int], call: Call) -> tuple[int, ...]:
-    return tuple([min(end, call.input_tokens) if end >= MINIMUM_TOKENS else 0 for end in ends])
+    total = call.input_tokens
+    return tuple([(end if end < total else total) if end >= MINIMUM_TOKENS else 0 for end in ends])
 
 
 def _mixed(used: float | tuple[float, ...], now: float, went: Sequence[bool]) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """What one line of each trace format means: from a JSON object to calls. A line that does not fit raises ValueError with the reason."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llm_cache_mem.bench.trace import Call, Run, identity, runs_of
@@ -15,12 +15,12 @@ _MOST: Final = 10**9  # no call has more tokens
 Record = Mapping[str, Any]
 
 
-def mooncake(record: Record) -> Iterator[Call]:
+def mooncake(record: Record) -> Sequence[Call]:
     """Mooncake, FAST'25: ``timestamp`` in milliseconds, lengths in tokens, ``hash_ids`` of 512-token blocks, the last one cut short."""
     sent, received = _count(record, "input_length"), _count(record, "output_length")
     ids = _ids(record["hash_ids"])
     at = _number(record, "timestamp") / 1000
-    yield Call(at, identity(sent, ids), sent, received, runs_of(ids, MOONCAKE_BLOCK))
+    return (Call(at, identity(sent, ids), sent, received, runs_of(ids, MOONCAKE_BLOCK)),)
 
 
 class _Sessions:
@@ -29,14 +29,14 @@ class _Sessions:
     def __init__(self) -> None:
         self._begin = 0.0
 
-    def __call__(self, record: Record) -> Iterator[Call]:
+    def __call__(self, record: Record) -> Sequence[Call]:
         tokens = _count(record, "block_size")
         scope = "" if record.get("hash_id_scope") == "global" else _text(record, "id")
         calls = sorted(self._calls(record["requests"], tokens, scope, 0.0), key=lambda call: call.at)
         begin = self._begin
         for call in calls:
             self._begin = max(self._begin, begin + call.at + call.took())
-        yield from (call._replace(at=begin + call.at) for call in calls)
+        return [call._replace(at=begin + call.at) for call in calls]
 
     def _calls(self, requests: Any, tokens: int, scope: str, offset: float) -> Iterator[Call]:
         for request in _objects(requests, "requests"):
@@ -72,7 +72,7 @@ class RagPulse:
         self._key = RAGPULSE_KEYS[key]
         self._whole = key == "whole"
 
-    def __call__(self, record: Record) -> Iterator[Call]:
+    def __call__(self, record: Record) -> Sequence[Call]:
         sent, received = _count(record, "input_length"), _count(record, "output_length")
         parts = {name: _ids(record["hash_ids"][name]) for name in RAGPULSE_KEYS["whole"]}
         try:
@@ -80,18 +80,18 @@ class RagPulse:
         except KeyError as exc:
             raise ValueError(f"no file says how long block {exc.args[0]} is") from None
         key = identity(sent if self._whole else None, [parts[name] for name in self._key])
-        yield Call(float(record["timestamp"]), key, sent, received, runs)
+        return (Call(float(record["timestamp"]), key, sent, received, runs),)
 
 
-def own(record: Record) -> Iterator[Call]:
+def own(record: Record) -> Sequence[Call]:
     """This library's own: what TraceRecorder writes."""
     sent, received = _count(record, "in"), _count(record, "out")
     blocks = _ids(record.get("blocks") or [])
     length = _count(record, "block_tokens") if blocks else 0
     model = record.get("model")
     seconds = None if record.get("seconds") is None else _number(record, "seconds")
-    runs = tuple(Run(block, 1, length) for block in blocks)
-    yield Call(_number(record, "at"), _text(record, "key"), sent, received, runs, str(record.get("scope") or ""), model, seconds)
+    runs = tuple([Run(block, 1, length) for block in blocks])
+    return (Call(_number(record, "at"), _text(record, "key"), sent, received, runs, str(record.get("scope") or ""), model, seconds),)
 
 
 def _number(record: Record, name: str) -> float:

@@ -1,8 +1,8 @@
 """The simulation: a trace, call by call, through client caches, a prompt cache, and the one behind the other."""
 
 import gc
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from heapq import heappop, heappush
@@ -22,6 +22,7 @@ __all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation"]
 DEFAULT_LIFETIMES: Final = (300.0, 3600.0)
 _AHEAD: Final = 50_000  # calls that are looked at before their turn, to see which of them overlap
 _KEY_PREFIX: Final = prefix("", "value")
+_NO_PARAMS: Final[Mapping[str, Any]] = {}
 
 
 class Saved:
@@ -47,6 +48,7 @@ class Simulation:
         self.saved = [Saved(lifetimes) for _ in rules]
         self.lifetimes = tuple(lifetimes)
         self.alone = [PromptCacheBill(lifetime) for lifetime in lifetimes]
+        self._nothing_owed = (0,) * len(self.lifetimes)
         self._common = [PromptCacheBill(lifetime) for lifetime in lifetimes]
         self.census = Census(keep_keys=keep_keys)
         self.seconds = 0.0
@@ -66,22 +68,23 @@ class Simulation:
             return aside.submit(self._run, calls, step).result()
 
     def _run(self, calls: Iterable[Call], step: Callable[[], object] | None) -> "Simulation":
-        with closing(self._flights), _no_collections():
-            pairs = _with_overlaps(calls) if self._coalesce else ((call, False) for call in calls)
-            for number, (call, overlaps) in enumerate(pairs):
-                self._land(call.at)
-                self.clock.now = call.at
-                self.census.add(call)
-                took = call.took()
+        clock, landings, flights, census = self.clock, self._landings, self._flights, self.census
+        send = None if self._tree is None else self._tree.send
+        with closing(flights), _no_collections():
+            for number, (call, took, overlaps) in enumerate(_with_overlaps(calls, far=self._coalesce)):
+                now = call.at
+                if landings and landings[0][0] <= now:
+                    self._land(now)
+                clock.now = now
+                census.add(call)
                 self.seconds += took
-                request = Request(_KEY_PREFIX + call.key, call.model, None, {})
-                went: list[bool] | None
-                if overlaps or request.key in self._flights:
-                    went = self._fly(number, request, call, took)
+                request = Request(_KEY_PREFIX + call.key, call.model, None, _NO_PARAMS)
+                if overlaps or request.key in flights.under_way:
+                    went: list[bool] | None = self._fly(number, request, call, took)
                 else:
                     went = self._ask(number, request, call, took)
-                if self._tree is not None:
-                    self._bill(call, self._tree.send(call, went), went)
+                if send is not None:
+                    self._bill(call, send(call, went), went)
                 if step is not None:
                     step()
             self._land(float("inf"))
@@ -137,15 +140,12 @@ class Simulation:
         reads, tokens = reuse.read, call.input_tokens
         writes = tokens if tokens >= MINIMUM_TOKENS else 0
         if went is None and reads[0] is reads[-1]:  # the same behind every client
-            for bill, read, owed in zip(self._common, reads[0], reuse.owed, strict=True):
-                bill.add(read, writes - read if writes else 0, owed)
+            _charge(self._common, reads[0], writes, reuse.owed)
             return
-        for bill, read, owed in zip(self.alone, reads[0], reuse.owed, strict=True):
-            bill.add(read, writes - read if writes else 0, owed)
-        for saved, goes, reading in zip(self.saved, went[1:] if went else self._everyone, reads[1:], strict=True):
+        _charge(self.alone, reads[0], writes, reuse.owed)
+        for saved, goes, read in zip(self.saved, went[1:] if went else self._everyone, reads[1:], strict=True):
             if goes is not False:
-                for bill, read in zip(saved.behind, reading, strict=True):
-                    bill.add(read, writes - read if writes else 0, 0)
+                _charge(saved.behind, read, writes, self._nothing_owed)
 
     def _add_up(self) -> None:
         """What was the same behind every client belongs to each of them."""
@@ -154,33 +154,43 @@ class Simulation:
                 bill.merge(common)
 
 
-def _with_overlaps(calls: Iterable[Call]) -> Iterator[tuple[Call, bool]]:
-    """Each call, and whether another for its key may arrive before it is answered."""
-    source, ahead, keys = iter(calls), deque[Call](), Counter[str]()
+def _charge(bills: Sequence[PromptCacheBill], reads: Sequence[int], writes: int, owed: Sequence[int]) -> None:
+    """One call, by lifetime: it reads *reads*, and writes the rest of *writes*."""
+    for bill, read, more in zip(bills, reads, owed, strict=True):
+        bill.add(read, writes - read if writes else 0, more)
+
+
+def _with_overlaps(calls: Iterable[Call], *, far: bool) -> Iterator[tuple[Call, float, bool]]:
+    """Each call, what it took, and, looking *far*, whether another for its key may arrive before it is answered."""
+    if not far:
+        yield from ((call, call.took(), False) for call in calls)
+        return
+    source, ahead = iter(calls), deque[tuple[Call, float]]()
+    waiting: dict[str, int] = {}  # calls ahead, by key
     last = float("-inf")
     while True:
         if not ahead:
             first = next(source, None)
             if first is None:
                 return
-            ahead.append(first)
-            keys[first.key] += 1
+            ahead.append((first, first.took()))
+            waiting[first.key] = 1
             last = first.at
-        call = ahead.popleft()
-        if keys[call.key] == 1:
-            del keys[call.key]
-        else:
-            keys[call.key] -= 1
-        answered = call.at + call.took()
+        call, took = ahead.popleft()
+        key = call.key
+        others = waiting.pop(key) - 1
+        if others:
+            waiting[key] = others
+        answered = call.at + took
         while last < answered and len(ahead) < _AHEAD:
             following = next(source, None)
             if following is None:
                 last = float("inf")
                 break
-            ahead.append(following)
-            keys[following.key] += 1
+            ahead.append((following, following.took()))
+            waiting[following.key] = waiting.get(following.key, 0) + 1
             last = following.at
-        yield call, call.key in keys or last < answered
+        yield call, took, key in waiting or last < answered
 
 
 @contextmanager

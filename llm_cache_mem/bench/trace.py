@@ -5,8 +5,9 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice, pairwise
+from itertools import count, groupby, islice
 from marshal import dumps
+from operator import sub
 from typing import Any, NamedTuple, TextIO
 
 from llm_cache_mem.errors import LLMCacheError
@@ -55,10 +56,12 @@ def identity(*parts: Any) -> str:
 
 def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
     """*ids* of blocks of *tokens* each, as runs."""
-    if not ids:
-        return ()
-    begins = [0, *(place for place, (one, other) in enumerate(pairwise(ids), 1) if other != one + 1), len(ids)]
-    return tuple([Run(ids[begin], end - begin, tokens) for begin, end in pairwise(begins)])
+    runs, place = [], 0
+    for first, group in groupby(map(sub, ids, count())):  # within a run, an id less its place is the same
+        blocks = len(list(group))
+        runs.append(Run(first + place, blocks, tokens))
+        place += blocks
+    return tuple(runs)
 
 
 def in_order(calls: Iterable[Call], *, window: int) -> Iterator[Call]:

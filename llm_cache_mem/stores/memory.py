@@ -3,6 +3,7 @@
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from math import inf
 from time import time
 
 from llm_cache_mem.entry import Entry
@@ -28,6 +29,8 @@ class MemoryStore:
     ) -> None:
         self._max_size = max_size
         self._max_bytes = max_bytes
+        self._most_entries = inf if max_size is None else max_size
+        self._most_bytes = inf if max_bytes is None else max_bytes
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
@@ -49,16 +52,16 @@ class MemoryStore:
             return entry
 
     def put(self, key: str, entry: Entry) -> Removed:
-        entries = self._entries
+        entries, size = self._entries, len(key) + entry.size
         with self._lock:
             old = entries.pop(key, None)
             if old is not None:
                 self._bytes -= len(key) + old.size
             entries[key] = entry
-            self._bytes += len(key) + entry.size
+            self._bytes += size
             expired = self._sweep()
             evicted = 0
-            while self._overfull():
+            while len(entries) > self._most_entries or self._bytes > self._most_bytes:
                 self._remove_oldest()
                 evicted += 1
         return Removed(evicted, expired) if evicted or expired else NOTHING_REMOVED
@@ -103,17 +106,12 @@ class MemoryStore:
         now = self._clock()
         removed = 0
         while removed < _SWEEP:
-            key, entry = next(iter(self._entries.items()))
-            if entry.expires_at is None or entry.expires_at > now or len(self._entries) == 1:
+            oldest = next(iter(self._entries.values()))
+            if oldest.expires_at is None or oldest.expires_at > now or len(self._entries) == 1:
                 break
-            self._remove(key)
+            self._remove(next(iter(self._entries)))
             removed += 1
         return removed
-
-    def _overfull(self) -> bool:
-        if self._max_size is not None and len(self._entries) > self._max_size:
-            return True
-        return self._max_bytes is not None and self._bytes > self._max_bytes
 
     def _remove_oldest(self) -> None:
         key, entry = self._entries.popitem(last=False)

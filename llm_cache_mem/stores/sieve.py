@@ -50,7 +50,7 @@ class SieveStore(MemoryStore):
             self._bytes += len(key) + entry.size
             expired = self._sweep()
             evicted = 0
-            while self._overfull():
+            while len(self._entries) > self._most_entries or self._bytes > self._most_bytes:
                 self._remove(self._next() or key)
                 evicted += 1
             if old is None and key in self._entries:  # only now: what is new is not looked at by the hand that makes room for it
