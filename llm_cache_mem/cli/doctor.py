@@ -97,6 +97,15 @@ def _own_key() -> str:
     return keys.prefix("llm-cache-mem-doctor", "doctor") + secrets.token_hex(32)
 
 
+def _way_in(reason: str) -> str:
+    """What to do about a store that could not be asked: one that has answered is not to be started."""
+    if "NOAUTH" in reason or "WRONGPASS" in reason:
+        return "it is there, but wants another user or password: redis://user:password@host, or redis://:password@host without a user"
+    if "Refused" in reason:
+        return "it is there, but refuses: see to it that the database in the URL exists, and what its user may do"
+    return "start it, and see to it that host, port and password are right"
+
+
 def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
     """Put, get and delete under a key of one's own, and time them."""
     from llm_cache_mem.codec import Payload
@@ -108,7 +117,7 @@ def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
     try:
         store.get(key)
     except StoreError as exc:
-        yield Finding(CANNOT, "reach", exc.reason, "start it, and see to it that host, port and password are right")
+        yield Finding(CANNOT, "reach", exc.reason, _way_in(exc.reason))
         return
     doing = "put"
 

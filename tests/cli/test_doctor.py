@@ -180,6 +180,7 @@ def test_a_redis_that_is_away_or_wants_a_password(redis: Server) -> None:
     redis.ask("CONFIG SET requirepass secret-word")
     refused = examined(redis.url, 2)
     assert "NOAUTH" in refused["reach"]["text"]
+    assert "wants another user or password" in refused["reach"]["advice"]
     url = redis.url.replace("://", "://:secret-word@")
     result = run_any("doctor", url, "--rounds", "2")
     assert result.exit_code == 0
