@@ -130,6 +130,8 @@ class PromptCacheTracker:
             )
         if on_alert is not None and not callable(on_alert):
             raise TypeError(f"on_alert must be a function of one Alert, not {type(on_alert).__name__}")
+        if cache is not None and not isinstance(cache, Engine):
+            raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}; calls of a client are watched by wrap()")
         self._shared = None if cache is None else cache.ledger
         if cache is not None:
             cache.ledger.watch()

@@ -450,3 +450,8 @@ def test_the_statistics_are_tables(ask):
     ask()
     assert CLAUDE in str(ask.tracker)
     assert "<table>" in ask.tracker._repr_html_()
+
+
+def test_a_client_in_place_of_a_cache_is_told_where_it_goes(claude):
+    with pytest.raises(TypeError, match=r"must be an LLMCache, not Anthropic; calls of a client are watched by wrap\(\)"):
+        PromptCacheTracker(claude)
