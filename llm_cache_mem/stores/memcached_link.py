@@ -4,6 +4,7 @@ pymemcache speaks over them. Its pool is left out, except where one is handed in
 all, nor tell a connection on which something came that nobody asked for.
 """
 
+import functools
 import os
 import select
 import socket
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.stores.in_time import in_time, is_name
 
 try:
     from pymemcache.client.base import Client, PooledClient
@@ -121,7 +123,8 @@ def _dial(address: Address, due: Due) -> _Wire:
     if isinstance(address, str):
         ways: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address)]
     else:
-        ways = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        look_up = functools.partial(socket.getaddrinfo, *address, type=socket.SOCK_STREAM)
+        ways = in_time(look_up, due.left()) if is_name(address[0]) else look_up()
     failure: OSError = ConnectionError("no address")
     for family, kind, protocol, _, where in ways:  # localhost may be ::1, where nobody listens, before 127.0.0.1
         wire = _Wire(family, kind, protocol)

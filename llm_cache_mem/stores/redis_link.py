@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.stores.in_time import in_time, is_name
 from llm_cache_mem.stores.redis_wire import Refused, Wire, packed, packed_mget
 
 try:
@@ -177,10 +178,15 @@ def open_link(url: str, *, timeout: float, limit: int) -> Link:
     ours = {"protocol": 2, "decode_responses": False, "retry": Retry(NoBackoff(), 0), "redis_connect_func": _say_nothing}
     options = {"socket_connect_timeout": timeout} | options | ours
     greeting = _greeting(options)
+    scheme = urlsplit(url).scheme
+    connect_seconds = options["socket_connect_timeout"] + (timeout if SCHEMES[scheme] == "rediss" else 0)  # TLS has its own to say
 
     def connect() -> Wire:
         connection = connection_class(**options)
-        connection.connect()
+        if is_name(options.get("host", "127.0.0.1")):
+            in_time(connection.connect, connect_seconds, late=connection.disconnect)
+        else:
+            connection.connect()
         wire = Wire(connection, timeout)
         try:
             for reply in wire.ask(b"".join(greeting), replies=len(greeting)) if greeting else ():
@@ -191,7 +197,6 @@ def open_link(url: str, *, timeout: float, limit: int) -> Link:
             raise
         return wire
 
-    scheme = urlsplit(url).scheme
     try:
         connection_class(**options)
     except (TypeError, ValueError, RedisError) as exc:
