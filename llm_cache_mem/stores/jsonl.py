@@ -189,14 +189,6 @@ class JsonlStore:
             text = there.text
         return _Line(text, _with_times_of(entry, read_back))
 
-    def _write_into(self, lines: dict[str, _Line], key: str, entry: Entry) -> None:
-        text = to_line(key, entry, self.redaction)
-        _, read_back = from_line(text)
-        there = lines.get(key)
-        if there is not None and (there.text == text or says_the_same(there.text, text)):
-            text = there.text
-        lines[key] = _Line(text, _with_times_of(entry, read_back))
-
     def _remove(self, operation: str, is_meant: Callable[[str, Entry], bool]) -> int:
         """Remove the lines that are meant; how many. The file is not touched if there are none."""
         with self._only_store_errors(operation):
