@@ -119,9 +119,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config.pluginmanager.register(_Watch(config), "llm_cache_mem_watch")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Not only those that are left in the end: plugins that run a share of the tests may take out the others and tell nobody."""
+    _run(item.config).collected([item.nodeid])
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     run = _run(session.config)
-    run.collected(item.nodeid for item in session.items)
     if session.config.getoption("lf", False):  # leaves tests out without saying so
         run.left_out(run.tests)
 

@@ -359,6 +359,12 @@ def test_a_run_with_the_cache_off_tells_nothing(stale: Suite) -> None:
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
+def test_a_run_of_a_share_of_the_tests_whoever_took_out_the_others_tells_nothing(stale: Suite) -> None:
+    stale.write(conftest="def pytest_collection_modifyitems(items): del items[1:]")
+    stale.run("--llm-cache-prune").assert_outcomes(passed=1)
+    assert stale.recorded() == ["cups", "stale", "tea"]
+
+
 def test_a_run_of_the_last_failures_tells_nothing(stale: Suite) -> None:
     import textwrap
 
