@@ -61,7 +61,7 @@ def read(base_url: str, path: str, query: str, headers: Iterable[tuple[str, str]
         params.setdefault("model", unquote(named[1] or named[2]))
         source += " model"
     params["http.base_url"], params["http.path"] = base_url, path
-    pairs = sorted(pair for pair in parse_qsl(query, keep_blank_values=True) if not _SECRET_QUERY.search(pair[0]))
+    pairs = sorted(pair for pair in parse_qsl(query, keep_blank_values=True, errors="surrogateescape") if not _SECRET_QUERY.search(pair[0]))
     if pairs:
         params["http.query"] = [list(pair) for pair in pairs]
     counting = answer_changing(headers)
@@ -109,12 +109,16 @@ def _messages(fields: dict[str, Any]) -> tuple[Any, str]:
             said = fields.pop(name)
             if isinstance(said, str):
                 return [{"role": "user", "content": said}], f"{name} text"
-            return ([_turn(turn) for turn in said] if name == "contents" and isinstance(said, list) else said), name
+            if name != "contents" or not isinstance(said, list):
+                return said, name
+            if any(isinstance(turn, dict) and "content" in turn for turn in said):  # of no known API; not to be taken for the other
+                return said, f"{name} as they are"
+            return [_turn(turn) for turn in said], name
     return None, ""
 
 
 def _turn(turn: Any) -> Any:
     """Gemini's {role, parts} as {role, content}."""
-    if isinstance(turn, dict) and "parts" in turn and "content" not in turn:
+    if isinstance(turn, dict) and "parts" in turn:
         return {("content" if name == "parts" else name): value for name, value in turn.items()}
     return turn

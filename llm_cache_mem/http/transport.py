@@ -77,7 +77,7 @@ class _Desk:
                 )
             return None
         try:
-            asked = exchange.read(_base_url(url), path, query, headers.multi_items(), _body(request))
+            asked = exchange.read(_base_url(url, headers.get("host", "")), path, query, headers.multi_items(), _body(request))
             return self.cache.request_or_none(asked.messages, asked.params, kind=_KIND)
         except RequestNotCacheable as exc:
             if self.cache.is_replay:
@@ -100,10 +100,12 @@ class _Desk:
         return Recording(response.status_code, headers.multi_items(), library.decoder(headers.get("content-encoding", "")))
 
 
-def _base_url(url: Any) -> str:
+def _base_url(url: Any, asked_host: str) -> str:
+    """Where it goes; and by which name, if the caller has set another, as gateways that tell models apart by it are asked."""
     host = url.raw_host.decode("ascii")
     host = f"[{host}]" if ":" in host else host
-    return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}")
+    other = "" if asked_host.encode() in (b"", url.netloc) else f" as {asked_host}"
+    return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}") + other
 
 
 def _body(request: Any) -> bytes:
@@ -269,6 +271,8 @@ class AsyncCacheTransport(_Async):
         try:
             asked = desk.read(request)
             if asked is not None and running_loop() is None:
+                if desk.cache.is_replay:
+                    raise RequestNotCacheable("event loop", "in mode replay nothing is sent, and only under asyncio can it be answered")
                 desk.cache.bypass("event loop", "a call goes uncached: its event loop is not asyncio's")
                 asked = None
             if asked is None:

@@ -188,7 +188,18 @@ def test_masking_reaches_the_system_instruction_of_gemini() -> None:
     assert key(body(1), path, cache=masked) == key(body(2), path, cache=masked)
 
 
+def test_turns_of_gemini_are_not_taken_for_others_that_read_like_them() -> None:
+    said = [{"text": "hi"}]
+    path = "/v1beta/models/gemini-flash:generateContent"
+    assert key({"contents": [{"role": "user", "parts": said}]}, path) != key({"contents": [{"role": "user", "content": said}]}, path)
+
+
 # -- What has no single meaning
+
+
+def test_bytes_in_a_query_that_are_no_text_are_never_taken_for_one_another() -> None:
+    with pytest.raises(RequestNotCacheable):
+        key({"model": "m", "messages": []}, query="q=%ff")
 
 
 @pytest.mark.parametrize(

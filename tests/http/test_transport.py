@@ -382,3 +382,20 @@ def test_many_threads_make_one_call(server: Provider, cache: LLMCache) -> None:
     assert {body for body, _ in got} == {answer()}
     assert sorted(mark for _, mark in got) == ["joined"] * 19 + ["miss"]
     assert (server.calls, cache.stats().coalesced) == (1, 19)
+
+
+def test_another_host_by_name_is_another_request(make: Any, server: Provider, cache: LLMCache) -> None:
+    """As a gateway is asked that tells its models apart by it."""
+    server.gives(Reply(answer()))
+    ask = make(cache).post
+    marks = [ask(headers=headers)[1]["x-llm-cache-mem"] for headers in (None, {"host": "other.example"}, {"host": "other.example"})]
+    assert (marks, server.calls) == (["miss", "miss", "hit"], 2)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_in_replay_nothing_is_sent_under_another_event_loop_either(library: Any, cache: LLMCache) -> None:
+    sent: list[Any] = []
+    transport = AsyncCacheTransport(cache, library.MockTransport(sent.append))
+    with options(mode="replay"), pytest.raises(RequestNotCacheable, match="only under asyncio"):
+        transport.handle_async_request(library.Request("POST", f"http://h{CHAT}", json=BODY)).send(None)
+    assert sent == []
