@@ -160,7 +160,10 @@ class Recording:
     def response(self) -> Any:
         """What admission and accounting judge: the JSON of the answer, or the list of the pieces of its stream."""
         pieces = [piece for piece in self._pieces if piece is not DONE and piece is not None]
-        return Pieces(pieces, self._reading) if self._framing is not None else pieces[0]
+        if self._framing is not None:
+            return Pieces(pieces, self._reading)
+        answer = pieces[0] if pieces else None
+        return {"error": {"type": "error", "message": ""}} if _tells_of_an_error(answer) else answer
 
 
 def ends(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:
@@ -207,6 +210,17 @@ def _parts(framing: Framing, body: bytes) -> list[bytes]:
     mark = b"\n" if isinstance(framing, Lines) else b"\r\n\r\n" if b"\r\n\r\n" in body else b"\n\n"
     *parts, rest = body.split(mark)
     return [part + mark for part in parts] + ([rest] if rest else [])
+
+
+def _tells_of_an_error(answer: Any) -> bool:
+    """Whether there is nothing in it but what gateways and frameworks say of a failure, though they call it a success."""
+    told = isinstance(answer, dict) and answer.keys() <= _ONLY_OF_ERRORS
+    return told and (answer.get("success") is False or any(isinstance(answer.get(name), (str, list)) for name in ("detail", "message")))
+
+
+_ONLY_OF_ERRORS: Final = frozenset(
+    {"detail", "message", "error", "errors", "messages", "code", "status", "statusCode", "success", "result", "type", "request_id"}
+)
 
 
 def _json(body: bytes) -> Any:

@@ -399,3 +399,21 @@ def test_in_replay_nothing_is_sent_under_another_event_loop_either(library: Any,
     with options(mode="replay"), pytest.raises(RequestNotCacheable, match="only under asyncio"):
         transport.handle_async_request(library.Request("POST", f"http://h{CHAT}", json=BODY)).send(None)
     assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"null", "empty"),
+        (b'{"detail": "overloaded"}', "error"),
+        (b'{"message": "Internal server error", "request_id": "r"}', "error"),
+        (b'{"success": false, "errors": [{"code": 1}], "result": null}', "error"),
+    ],
+)
+def test_a_failure_that_calls_itself_a_success_passes_and_is_not_stored(
+    make: Any, server: Provider, cache: LLMCache, body: bytes, reason: str
+) -> None:
+    server.gives(Reply(body))
+    ask = make(cache).post
+    assert [ask()[2] for _ in range(2)] == [[body], [body]]
+    assert (server.calls, cache.stats().skipped) == (2, {reason: 2})
