@@ -27,7 +27,7 @@ _IDENTITY: Final = re.compile(
     r"|organi[sz]ation|(^|-)project$|user-project|account|tenant|title$|originator|(^|-)(user|client|session|conversation)(-(id|name))?$"
 )
 _PER_CALL: Final = re.compile(
-    r"^x-stainless-|^x-fern-|^amz-sdk-|^x-goog-api-client$|^x-amz-(date|content-sha256)|^x-forwarded-|^sec-|^cf-|^sentry-|^x-datadog-"
+    r"^x-stainless-|^x-fern-|^amz-sdk-|^x-goog-api-client$|^x-amz-(date|content-sha256)|^x-forwarded-|^sec-|^cf-|^sentry-|^x-datadog-|newrelic|dynatrace|instana"
     r"|^x-langsmith-|^b3$|^x-b3-|^uber-|trace|^baggage$|idempoten|(request|correlation|span|invocation|run|message|event)-?(id|ids)$|retry"
     r"|timeout|timestamp|attempt"
 )

@@ -93,7 +93,7 @@ IRRELEVANT = {
     "x-stainless-timeout": "600", "user-agent": "sdk/2", "accept": "application/json",
     "accept-encoding": "gzip", "content-length": "99", "x-goog-api-client": "gl-python/3", "x-datadog-trace-id": "6", "sentry-trace": "7",
     "proxy-authorization": "SECRET", "amz-sdk-request": "attempt=1", "x-fern-sdk-version": "5", "helicone-auth": "SECRET",
-    "x-amz-content-sha256": "8", "chatgpt-account-id": "9",
+    "x-amz-content-sha256": "8", "chatgpt-account-id": "9", "newrelic": "10", "x-dynatrace": "11", "x-instana-t": "12",
 }  # fmt: skip
 
 
@@ -104,7 +104,13 @@ def test_secrets_ids_retries_and_tracing_are_no_part_of_it(name: str) -> None:
 
 def test_no_secret_is_in_what_is_handed_on() -> None:
     headers = {**IRRELEVANT, "x-our-own-gateway": "SECRET"}
-    asked = exchange.read(BASE, CHAT, "key=SECRET&api_key=SECRET&alt=sse", headers.items(), json.dumps(BODY).encode())
+    asked = exchange.read(
+        BASE,
+        CHAT,
+        "key=SECRET&api_key=SECRET&client_secret=SECRET&password=SECRET&auth=SECRET&alt=sse",
+        headers.items(),
+        json.dumps(BODY).encode(),
+    )
     assert "SECRET" not in repr((asked.messages, asked.params))
     assert asked.params["http.query"] == [["alt", "sse"]]
 
