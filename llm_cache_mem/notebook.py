@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.errors import StoreError
 from llm_cache_mem.frameworks import FRAMEWORKS, install, is_imported
 from llm_cache_mem.options import MODES, options
 
@@ -48,7 +49,7 @@ class Magics:
             return _wrong("the cache is off: turn it on with  %llm_cache on")
         if verb == "off":
             return self.turn_off()
-        return self._cache.stats() if verb == "stats" else self._cache.clear()
+        return self._cache.stats() if verb == "stats" else _cleared(self._cache)
 
     def turn_on(self, *words: str) -> LLMCache:
         """Open the backend, and put the cache into the frameworks that are there; those imported later follow."""
@@ -159,7 +160,15 @@ def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:
         return _wrong(f"{name} must be a number, not {text!r}")
 
 
-def _wrong(what: str) -> Any:
+def _cleared(cache: LLMCache) -> Any:
+    """Clear *cache*: how many entries; that its store fails is told in one line."""
+    try:
+        return cache.clear()
+    except StoreError as exc:
+        return _wrong(f"nothing was cleared, or not all: {exc}", help_text="")
+
+
+def _wrong(what: str, help_text: str = f"\n{HELP}") -> Any:
     from IPython.core.error import UsageError  # it is shown as one line, without a traceback
 
-    raise UsageError(f"{what}\n{HELP}")
+    raise UsageError(f"{what}{help_text}")

@@ -115,6 +115,13 @@ def test_a_cache_that_cannot_be_opened_leaves_the_one_that_is_on(shell: Any) -> 
     assert shell.user_ns["llm_cache"] is cache
 
 
+def test_a_store_that_cannot_be_cleared_is_told_in_one_line(shell: Any, tmp_path: Path) -> None:
+    shell.run_line_magic("llm_cache", f"on unix://{tmp_path}/none.sock")
+    with pytest.raises(UsageError, match=r"^nothing was cleared, or not all: RedisStore: clear failed: .*$") as caught:
+        shell.run_line_magic("llm_cache", "clear")
+    assert "\n" not in str(caught.value)
+
+
 def test_in_a_real_kernel_cells_that_await_keep_their_options() -> None:
     cells = [
         "%load_ext llm_cache_mem\n%llm_cache on",
