@@ -26,7 +26,9 @@ _MODEL_IN_PATH: Final = re.compile(r"/model/([^/]+)/|/(?:models|tunedModels|depl
 
 # Where each API has what is said, in the order in which they are looked for. The rest of the body are params.
 _MESSAGES: Final = ("messages", "input", "contents", "prompt", "message", "inputText", "texts", "content", "requests", "query")
-_SECRET_QUERY: Final = re.compile(r"key$|token$|secret|passw|pwd$|auth|^sig|signature|credential|^x-amz-|^code$", re.IGNORECASE)
+_SECRET_QUERY: Final = re.compile(
+    r"key$|token$|secret|pass(w|$)|pwd$|auth|bearer|jwt|hmac|session|^sig|signature|credential|^x-amz-|^code$", re.IGNORECASE
+)
 _OURS: Final = "http."  # in front of the params that are not of the body
 _STATEFUL: Final = ("conversation",)  # what it is answered depends on what was asked before
 

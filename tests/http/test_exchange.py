@@ -107,7 +107,7 @@ def test_no_secret_is_in_what_is_handed_on() -> None:
     asked = exchange.read(
         BASE,
         CHAT,
-        "key=SECRET&api_key=SECRET&client_secret=SECRET&password=SECRET&auth=SECRET&alt=sse",
+        "key=SECRET&api_key=SECRET&client_secret=SECRET&password=SECRET&auth=SECRET&jwt=SECRET&session=SECRET&alt=sse",
         headers.items(),
         json.dumps(BODY).encode(),
     )
