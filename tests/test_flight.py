@@ -23,7 +23,7 @@ import pytest
 from llm_cache_mem.flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
-LONG = 60.0  # no test waits this long; one that has to fails by its own limit of 5 seconds
+LONG = 60.0  # no test waits this long; one that would have to fails before, after PATIENCE
 PATIENCE = 30.0  # how long a test waits for what is to happen at once: fifty forks of this process may be under way
 
 
