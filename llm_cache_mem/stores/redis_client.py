@@ -5,11 +5,14 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
 
+from llm_cache_mem import log
+
 from llm_cache_mem.stores.redis_wire import Refused
 
 __all__ = ["ClientLink", "is_wrong_type"]
 
 _SCAN_COUNT = 1000
+_PATIENT_SECONDS = 2.0
 _NEEDED = ("execute_command", "pipeline", "scan_iter")
 
 
@@ -29,6 +32,7 @@ class ClientLink:
             )
         if getattr(client.get_encoder(), "decode_responses", False):
             raise ValueError("RedisStore needs a client that gives bytes: make it without decode_responses=True")
+        _warn_of_patience(client)
         self.name = type(client).__name__
         self.timeout = timeout
         self.clustered = hasattr(client, "mget_nonatomic")
@@ -85,6 +89,22 @@ def _plain(reply: Any) -> Any:
     if isinstance(reply, Exception) and any(base.__name__ == "ResponseError" for base in type(reply).__mro__):
         return Refused(str(reply), type(reply).__name__)
     return reply
+
+
+def _warn_of_patience(client: Any) -> None:
+    """redis-py's own defaults let a call wait a minute for a server that is paused: worth a line when the owner left them so."""
+    settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
+    if not isinstance(settings, dict):
+        return  # of a Cluster each node has its own
+    seconds, tries = settings.get("socket_timeout"), getattr(settings.get("retry"), "_retries", 0)
+    tries = tries if isinstance(tries, int) else 0
+    if seconds is None or seconds * (1 + tries) > _PATIENT_SECONDS:
+        log.warning(
+            __name__,
+            "this %s lets a call wait %s for a server that does not answer: make it with socket_timeout=0.25, retry=Retry(NoBackoff(), 0)",
+            type(client).__name__,
+            "for ever" if seconds is None else f"{seconds * (1 + tries):.0f} seconds",
+        )
 
 
 def is_wrong_type(exc: Exception) -> bool:

@@ -14,6 +14,8 @@ from conftest import Clock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
 from stores.model import StoreMachine
@@ -595,3 +597,12 @@ async def test_cancelled_tasks_leave_no_reply_for_others(redis_url: str) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
     assert wrong == []
     cache.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [({}, True), ({"socket_timeout": None}, True), ({"socket_timeout": 0.25, "retry": Retry(NoBackoff(), 0)}, False)],
+)
+def test_a_client_that_would_wait_long_is_warned_of(caplog: pytest.LogCaptureFixture, settings: dict[str, Any], warned: bool) -> None:
+    RedisStore(redis.Redis(port=1, **settings))
+    assert ("socket_timeout=0.25" in caplog.text) is warned
