@@ -6,7 +6,6 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from llm_cache_mem import log
-
 from llm_cache_mem.stores.redis_wire import Refused
 
 __all__ = ["ClientLink", "is_wrong_type"]
