@@ -183,7 +183,7 @@ def open_link(url: str, *, timeout: float, limit: int) -> Link:
 
     def connect() -> Wire:
         connection = connection_class(**options)
-        if is_name(options.get("host", "127.0.0.1")):
+        if is_name(str(options.get("host", "127.0.0.1"))):
             in_time(connection.connect, connect_seconds, late=connection.disconnect)
         else:
             connection.connect()
