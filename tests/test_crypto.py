@@ -176,7 +176,7 @@ def test_another_process_with_the_key_reads_it(path: Path) -> None:
             cache.put(PROMPT, ANSWER, model="m")
 
 
-@pytest.mark.parametrize("other", [TWO, "plain"])
+@pytest.mark.parametrize("other", [TWO, "plain"], ids=["another key", "plain"])
 def test_a_wrong_key_is_a_miss_that_leaves_everything_where_it_is(path: Path, other: str) -> None:
     with LLMCache(backend=path, encryption_key=ONE) as right, LLMCache(backend=path, encryption_key=other, strict=True) as wrong:
         right.put(PROMPT, ANSWER, model="m")
@@ -299,7 +299,11 @@ def test_a_key_is_32_bytes_or_their_base64(key: bytes | str) -> None:
     assert Encryption(key).unpack(KEY, same.pack(KEY, an_entry())).model == MODEL
 
 
-@pytest.mark.parametrize("key", ["CANARY", "", "CANARY" * 8, b"CANARY", [], ["CANARY"], [ONE, ONE], f"{ONE},", "CANARYé", [ONE, "CANARY!"]])
+@pytest.mark.parametrize(
+    "key",
+    ["CANARY", "", "CANARY" * 8, b"CANARY", [], ["CANARY"], [ONE, ONE], f"{ONE},", "CANARYé", [ONE, "CANARY!"]],
+    ids=map(str, range(10)),
+)
 def test_what_is_no_key_is_refused_without_being_repeated(path: Path, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"encryption[ _]key") as caught:
         LLMCache(backend=path, encryption_key=key)
