@@ -9,6 +9,7 @@ from _thread import RLock
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from os import urandom
+from typing import TYPE_CHECKING
 
 from llm_cache_mem import keys
 from llm_cache_mem.codec import Payload
@@ -17,6 +18,9 @@ from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.request import Keyer
 from llm_cache_mem.stores.guard import GuardedStore
+
+if TYPE_CHECKING:  # loaded by those who share calls
+    from llm_cache_mem.fleet import Fleet
 
 __all__ = ["KIND", "Generations", "Name"]
 
@@ -28,10 +32,11 @@ _LEAST_SECONDS = 30 * 86400.0
 
 
 class Generations:
-    """The generations that *store* holds, under keys of *keyer*. Thread-safe."""
+    """The generations that *store* holds, under keys of *keyer*. Thread-safe; with *fleet*, processes make each one in turn."""
 
-    def __init__(self, store: GuardedStore, keyer: Keyer, clock: Callable[[], float]) -> None:
+    def __init__(self, store: GuardedStore, keyer: Keyer, clock: Callable[[], float], fleet: "Fleet | None" = None) -> None:
         self._store = store
+        self._fleet = fleet
         self._keyer = keyer
         self._clock = clock
         self._lock = RLock()
@@ -84,12 +89,21 @@ class Generations:
     def _make(self, key: str, ttl_seconds: float | None) -> str | None:
         with self._lock:  # or the first callers of all would each get a generation of their own
             token = self._token(key)
-            if token is None:
-                now = self._clock()
-                expires_at = None if ttl_seconds is None else now + max(_LEAST_SECONDS, 8 * ttl_seconds)
-                self._store.put(key, Entry(Payload.of(urandom(12).hex()), now, expires_at, cost_usd=0.0))
-                token = self._token(key)  # another process may have been later
-            return token
+            if token is not None:
+                return token
+            if self._fleet is None:
+                return self._put(key, ttl_seconds)
+            turn = self._fleet.turn(key)
+            try:
+                return turn.take(lambda: self._token(key)) or self._put(key, ttl_seconds)
+            finally:
+                turn.release()
+
+    def _put(self, key: str, ttl_seconds: float | None) -> str | None:
+        now = self._clock()
+        expires_at = None if ttl_seconds is None else now + max(_LEAST_SECONDS, 8 * ttl_seconds)
+        self._store.put(key, Entry(Payload.of(urandom(12).hex()), now, expires_at, cost_usd=0.0))
+        return self._token(key)  # another process may have been later
 
     def _caught_up(self, key: str) -> bool:
         """Whether nothing is overdue for *key*, which is tried once more."""

@@ -40,7 +40,7 @@ class Results(Engine):
         store = cache._store.inner
         store = getattr(store, "exact", store)  # what is invalid must not be served from memory for some seconds more
         super().__init__(store, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache)
-        self.generations = Generations(self._store, self._keyer, self._clock)
+        self.generations = Generations(self._store, self._keyer, self._clock, self._fleet)
 
     def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:
         """The request that a call of *tool* is; None: make it without the cache."""

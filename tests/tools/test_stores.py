@@ -92,9 +92,9 @@ async def test_processes_take_turns(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         return "done"
 
-    caches = [ToolCache(backend=tmp_path / "c.db", coalesce="fleet") for _ in range(2)]
+    caches = [ToolCache(backend=tmp_path / "c.db", coalesce="fleet") for _ in range(8)]
     ask = [tools.aget_or_call("slow", {}, slow) for tools in caches]
-    assert await asyncio.gather(*ask) == ["done"] * 2
+    assert await asyncio.gather(*ask) == ["done"] * 8
     assert len(ran) == 1
     for tools in caches:
         tools.close()
