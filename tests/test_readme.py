@@ -8,35 +8,51 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 NEEDS = {"mcp.client": "mcp", "langchain_llm_cache_mem": "langchain_core", "llama_index_llm_cache_mem": "llama_index.core"}
 
 
-def examples() -> list:
+def examples_of(page: Path) -> list:
+    """Each block of Python with its heading's words as name, and with its lines numbered as in the page."""
+    name = page.relative_to(ROOT)
+    text = page.read_text(encoding="utf-8")
     found = []
     heading = ""
-    text = "\n".join(page.read_text() for page in PAGES)
     for match in re.finditer(r"^#+ ([^\n]+)$|^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if match[1]:
-            heading = match[1]
+            heading = re.sub(r"[^a-z0-9]+", "-", match[1].lower()).strip("-")
         else:
-            found.append(pytest.param(match[2], id=f"{len(found) + 1}-{re.sub(r'[^a-z0-9]+', '-', heading.lower()).strip('-')}"))
+            code = "\n" * text.count("\n", 0, match.start(2)) + match[2]
+            found.append(pytest.param(code, str(name), id=f"{name.with_suffix('')}-{len(found) + 1}-{heading}"))
     return found
 
 
+def examples() -> list:
+    return [example for page in PAGES for example in examples_of(page)]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:inspect")  # LlamaIndex's workflows look at pydantic's deprecated attributes
-@pytest.mark.parametrize("code", examples())
-def test_example(code, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("code", "page"), examples())
+def test_example(code, page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for package, needed in NEEDS.items():
         if package in code:
             pytest.importorskip(needed)
     scope: dict[str, object] = {"__name__": "readme"}
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    result = eval(compile(code, "README.md", "exec", flags=flags), scope)
+    result = eval(compile(code, page, "exec", flags=flags), scope)
     if asyncio.iscoroutine(result):
         asyncio.run(result)
 
 
 def test_there_are_examples():
     assert len(examples()) >= 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_block_of_python_is_written_so_that_it_does_not_run(page):
+    """Indented, under another name of the language, or with a title: what cannot run is no Python but a plain block."""
+    blocks = re.findall(
+        r"^[ \t]*(?:```+|~~~+)[ \t]*\{?[ \t]*\.?py(?:thon|con)?\b", page.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE
+    )
+    assert len(blocks) == len(examples_of(page))
