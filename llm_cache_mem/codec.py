@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any
 from weakref import ref
 
+from llm_cache_mem import strict_json
 from llm_cache_mem.codec_classes import register, register_package
 from llm_cache_mem.codec_links import LinkTable, link
 from llm_cache_mem.codec_tags import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES, from_tree, to_tree
@@ -160,19 +161,7 @@ def _is_shallow(value: Any) -> bool:
     return False
 
 
-def _no_constant(token: str) -> Any:
-    raise EntryUnreadable(f"{token} is not JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise EntryUnreadable("a key twice in one object")
-    return found
-
-
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
-_decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
 
 
 def _to_json(tree: Any) -> bytes:
@@ -181,7 +170,7 @@ def _to_json(tree: Any) -> bytes:
 
 def _from_json(data: bytes) -> Any:
     text = data.decode()
-    tree, end = _decoder.raw_decode(text)
+    tree, end = strict_json.decoder.raw_decode(text)
     if end != len(text):
         raise EntryUnreadable("more than one JSON value")
     return tree

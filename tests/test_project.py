@@ -20,7 +20,7 @@ PACKAGE = ROOT / "llm_cache_mem"
 # Each group may import from those before it and, without a cycle, from its own. A new module takes its place here;
 # what is split off a module keeps that module's name in front ("codec_tags") and its place.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "fork", "hashing", "log"),
+    ("errors", "fork", "hashing", "log", "strict_json"),
     ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "options", "redaction"),
     (
         "foreign",

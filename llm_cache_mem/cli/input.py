@@ -1,10 +1,10 @@
 """What people hand to a command: strict JSON, spans of time, a store and another thing; and how a command says no."""
 
-import json
 import os
 import re
 from typing import Any
 
+from llm_cache_mem import strict_json
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = ["FAILED", "MISUSED", "URL_VARIABLE", "BadInput", "CommandFailed", "parse_json", "seconds_in", "url_and", "url_of"]
@@ -32,15 +32,9 @@ class BadInput(CommandFailed):
 def parse_json(data: bytes) -> Any:
     """One JSON value, read strictly: BadInput for NaN, for a name twice in an object, for what is not UTF-8."""
     try:
-        return _decoder.decode(data.decode("utf-8-sig"))
-    except json.JSONDecodeError as exc:
-        raise BadInput(f"not JSON: {exc.msg}, at character {exc.pos + 1}") from None
-    except UnicodeDecodeError:
-        raise BadInput("not UTF-8") from None
-    except RecursionError:
-        raise BadInput("nested too deeply") from None
-    except ValueError:
-        raise BadInput("a number with too many digits") from None
+        return strict_json.parse(data, "utf-8-sig")
+    except strict_json.NotJson as exc:
+        raise BadInput(str(exc)) from None
 
 
 def seconds_in(span: str) -> float:
@@ -65,17 +59,3 @@ def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]
     if not first or not second:
         raise CommandFailed(f"give a store and a {what}, or the {what} alone and {URL_VARIABLE} in the environment", MISUSED)
     return first.removeprefix(_FRONT), second
-
-
-def _no_constant(token: str) -> Any:
-    raise BadInput(f"{token} is not JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise BadInput("a name twice in one object")
-    return found
-
-
-_decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)

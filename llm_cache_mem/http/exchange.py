@@ -1,11 +1,11 @@
 """What an HTTP request asks of a model, as messages and params; whatever is no such request is none of the cache's business."""
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from llm_cache_mem import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http.headers import answer_changing
 
@@ -78,11 +78,9 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_REQUEST_BYTES:
         raise RequestNotCacheable("body", f"more than {MAX_REQUEST_BYTES} bytes")
     try:
-        fields = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
-    except RequestNotCacheable:
-        raise
-    except (ValueError, RecursionError) as exc:
-        raise RequestNotCacheable("body", f"not JSON ({type(exc).__name__})") from None
+        fields = strict_json.parse(body)
+    except strict_json.NotJson as exc:  # of a name that stands there twice, which counts is for the server to say
+        raise RequestNotCacheable("body", str(exc)) from None
     if not isinstance(fields, dict):
         raise RequestNotCacheable("body", "not a JSON object")
     if any(name.startswith(_OURS) for name in fields):
@@ -91,17 +89,6 @@ def _json_object(body: bytes) -> dict[str, Any]:
         if fields.get(name) is not None:
             raise RequestNotCacheable(name, "the answer depends on what the provider remembers")
     return fields
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):  # which of them counts is for the server to say
-        raise RequestNotCacheable("body", "a key twice in one object")
-    return found
-
-
-def _no_constant(token: str) -> Any:
-    raise RequestNotCacheable("body", f"{token} is not JSON")
 
 
 def _messages(fields: dict[str, Any]) -> tuple[Any, str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from llm_cache_mem import keys
+from llm_cache_mem import keys, strict_json
 from llm_cache_mem.canonical import encode
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.codec_scalars import from_base64, to_base64
@@ -260,33 +260,8 @@ def _seconds_since_1970(fields: dict[str, Any], name: str) -> float | None:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-# -- Strict JSON
-
-
-def _no_constant(token: str) -> Any:
-    raise BadLine(f"{token} is not JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise BadLine("a name twice in one object")
-    return found
-
-
-_decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
-
-
 def _parse(line: bytes) -> Any:
     try:
-        return _decoder.decode(line.decode())
-    except json.JSONDecodeError as exc:
-        raise BadLine(f"not JSON: {exc.msg}, at character {exc.pos + 1}") from None
-    except UnicodeDecodeError:
-        raise BadLine("not UTF-8") from None
-    except RecursionError:
-        raise BadLine("nested too deeply") from None
-    except BadLine:
-        raise
-    except ValueError:
-        raise BadLine("a number with too many digits") from None
+        return strict_json.parse(line)
+    except strict_json.NotJson as exc:
+        raise BadLine(str(exc)) from None
