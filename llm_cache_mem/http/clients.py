@@ -74,8 +74,9 @@ def _stays_open(self: Any) -> None:
 
 def _put_under(http: Any, cache: LLMCache) -> None:
     """Wrap the transports of *http* itself: its own, those for proxies, and those that it may make for other event loops."""
-    http._transport = _wrap(http._transport, cache)
-    http._mounts = {pattern: None if mounted is None else _wrap(mounted, cache) for pattern, mounted in http._mounts.items()}
+    kind = AsyncCacheTransport if isinstance(http, library_of(http).module.AsyncClient) else CacheTransport  # a mock transport is both
+    http._transport = _wrap(http._transport, cache, kind)
+    http._mounts = {pattern: None if mounted is None else _wrap(mounted, cache, kind) for pattern, mounted in http._mounts.items()}
     per_loop = getattr(http, "_inner_client_cls", None)  # google-genai
     if per_loop is not None:
         made_by = getattr(per_loop, "_llm_cache_mem_makes", per_loop)
@@ -91,13 +92,8 @@ def _put_under(http: Any, cache: LLMCache) -> None:
             _put_under(inner, cache)
 
 
-def _wrap(transport: Any, cache: LLMCache) -> Any:
-    if isinstance(transport, (CacheTransport, AsyncCacheTransport)):
-        transport = transport.wrapped
-    module = library_of(transport).module
-    if isinstance(transport, module.AsyncBaseTransport) and not isinstance(transport, module.BaseTransport):
-        return AsyncCacheTransport(cache, transport)
-    return CacheTransport(cache, transport)
+def _wrap(transport: Any, cache: LLMCache, kind: type[Any]) -> Any:
+    return kind(cache, transport.wrapped if isinstance(transport, (CacheTransport, AsyncCacheTransport)) else transport)
 
 
 def _http_clients(client: Any) -> Iterator[Any]:

@@ -147,6 +147,22 @@ async def test_bare_http_clients_are_copied(server: Provider, cache: LLMCache, l
     assert not isinstance(original._transport, AsyncCacheTransport)
 
 
+async def test_a_transport_for_both_kinds_of_client_is_taken_for_that_of_its_client(cache: LLMCache) -> None:
+    """As a mock transport is one, sync and async."""
+    calls = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        calls.append(request)
+        return httpx2.Response(200, content=ANSWER, headers={"content-type": "application/json"})
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with cache_client(openai.AsyncOpenAI(api_key="k", http_client=http), cache) as client:
+        first, again = await chat(client), await chat(client)
+    with cache_client(openai.OpenAI(api_key="k", http_client=httpx2.Client(transport=httpx2.MockTransport(answer))), cache) as sync:
+        assert chat(sync) == again == first
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("name", ["mistralai", "cohere", "ollama", "google-genai"])
 def test_sdks_that_cannot_copy_are_given_the_cache_themselves(server: Provider, cache: LLMCache, name: str) -> None:
     client = SDKS[name].make(server.url, False)
