@@ -236,6 +236,17 @@ class LLMCache(Engine):
         """As ``explain``."""
         return await self._off_loop(lambda: self.explain(messages, **params))
 
+    def explain_misses(self, most: int = 1) -> "list[Explanation]":
+        """Why the last lookups found nothing, whoever made them: the latest first, at *most* so many, of the last twenty.
+
+        As ``explain``, against what was stored at the time; a cache that keeps no requests has none to explain.
+        """
+        return self.explanations(most)
+
+    async def aexplain_misses(self, most: int = 1) -> "list[Explanation]":
+        """As ``explain_misses``."""
+        return await self._off_loop(lambda: self.explain_misses(most))
+
     def close(self) -> None:
         """Let go of the store, if this cache opened it. Calls go on, uncached."""
         if self._owned:
@@ -251,7 +262,9 @@ class LLMCache(Engine):
         return f"LLMCache(backend={self._name!r}, ttl_seconds={self._settings.ttl_seconds}, mode={self._settings.mode!r})"
 
     def _repr_html_(self) -> str:
-        return self.stats()._repr_html_()
+        from llm_cache_mem.stats_tables import headed  # only notebooks need it
+
+        return headed(repr(self), self.stats()._repr_html_())
 
     def __copy__(self) -> Self:
         return self

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from llm_cache_mem import log, usage
+from llm_cache_mem import keys, log, usage
 from llm_cache_mem.codec import register
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, RequestNotCacheable, ValueNotCacheable
+from llm_cache_mem.misses import Misses
 from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stats import Ledger
@@ -68,6 +69,7 @@ class Reader:
         self._clock = settings.clock
         self._ttl_seconds = settings.ttl_seconds
         self._default_mode = settings.mode
+        self._misses = Misses()
         self._recordings: str | None = getattr(store.inner, "path", None) if getattr(store.inner, "records", False) is True else None
         # A dict in this process has no way to fail, so reading it needs no guard.
         self._fetch = store.inner.get if type(store.inner) is MemoryStore else store.get
@@ -86,6 +88,11 @@ class Reader:
     def is_replay(self) -> bool:
         """Whether calls in this context may only be answered from the cache: what cannot be is to raise."""
         return self._mode() == "replay"
+
+    @property
+    def keeps_requests(self) -> bool:
+        """Whether requests are stored beside their answers, so that misses can be explained."""
+        return self._keyer.keeps
 
     def request(self, messages: Any, params: Mapping[str, Any], *, kind: str = "value") -> Request:
         """The request and the key of its entry among those of *kind*. RequestNotCacheable if it has no single wire form."""
@@ -115,8 +122,8 @@ class Reader:
         """The stored keys of this namespace with their entries, least recently used first. StoreError if they cannot be listed."""
         return self._store.entries(self._keyer.prefix())
 
-    def explanation(self, request: Request) -> "Explanation":
-        """What stands between *request* and a stored answer; nothing is counted. StoreError if the store cannot tell."""
+    def explanation(self, request: Request, *, until: float | None = None) -> "Explanation":
+        """What stands between *request* and an answer stored *until* then (None: now). Counts nothing. StoreError if the store fails."""
         from llm_cache_mem.explain import Kept, explain  # only misses that somebody asks about need it
         from llm_cache_mem.redaction import Redaction
 
@@ -130,8 +137,18 @@ class Reader:
         redaction = self._settings.redaction or Redaction()
         kept = request.kept or self._keyer.kept(request.messages, request.params)
         asked = Kept.under(request.key, redaction.json(kept))
-        found = explain(asked, (Kept.under(key, one.request) for key, one in self.entries() if key != request.key), self._keyer.hashed)
+        listed = self._store.entries(keys.prefix(keys.parse(request.key).namespace))
+        others = ((key, one) for key, one in listed if key != request.key and (until is None or one.stored_at <= until))
+        found = explain(asked, (Kept.under(key, one.request) for key, one in others), self._keyer.hashed)
         return found._replace(state=state)
+
+    def explanations(self, most: int) -> "list[Explanation]":
+        """Why the last lookups that found nothing did so, the latest first, at most *most*; as ``explanation`` otherwise."""
+        found = []
+        for miss in self._misses.last(most):
+            state, reason = self._misses.cause(miss)
+            found.append(self.explanation(miss.request, until=miss.at)._replace(state=state, reason=reason))
+        return found
 
     def lookup(self, request: Request, load: Callable[[Any], Any] = same) -> Hit | None:
         """The fresh answer to *request*, if there is one and it may be read; counted. *load* makes it from the stored value.
@@ -211,9 +228,19 @@ class Reader:
                 self._ledger.hit(request.key, entry)
                 return hit
         self._ledger.miss(request.key, request.model)
+        if request.kept is not None:
+            self._note_miss(request, mode, entry)
         if mode == "replay":
             raise CacheMissError(request.key, self._explained(request), where=self._recordings)
         return None
+
+    def _note_miss(self, request: Request, mode: Mode, entry: Entry | None) -> None:
+        now, state = self._clock(), "absent"
+        if mode == "refresh":
+            state = "refreshed"
+        elif entry is not None:
+            state = "unreadable" if self._is_fresh(entry, now) else "expired"
+        self._misses.note(request, now, state)
 
     def _explained(self, request: Request) -> object:
         """Why *request* missed, if this cache keeps requests."""
@@ -266,6 +293,8 @@ class Reader:
         return None
 
     def _skip(self, request: Request, reason: str, text: str, *args: object) -> None:
+        if request.kept is not None:
+            self._misses.became(request.key, reason)
         if self._ledger.skip(reason, request.key, request.model):
             log.warning(__name__, text, *args)
 

@@ -223,6 +223,8 @@ class Writer(Reader):
     def _kept_entry(self, request: Request, entry: Entry, removed: Removed) -> None:
         for key in request.older:  # or the older answer would be found again when this one is gone
             self._store.discard(key, None)
+        if request.kept is not None:
+            self._misses.became(request.key, "stored")
         self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
 
     async def _prices_loaded(self) -> None:

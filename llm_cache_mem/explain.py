@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple
 from llm_cache_mem import keys
 from llm_cache_mem.redaction import REDACTED
 
-__all__ = ["ABSENT", "Difference", "Explanation", "Kept", "differences", "explain"]
+__all__ = ["ABSENT", "SHOWN", "Difference", "Explanation", "Kept", "differences", "explain"]
 
 _LOOKED_INTO = 40  # of the stored requests that share most words: those that are taken apart
 _COMPARED_BYTES = 16_384  # of each end of a request, in search of those
-_SHOWN = 12
+SHOWN = 12
 _SHOWN_CHARACTERS = 100
 _CONTEXT = 24
 _SAME_AGAIN = 64  # levels: no request is as deep
@@ -60,8 +60,12 @@ class Difference(NamedTuple):
     stored: Any
     asked: Any
 
+    def sides(self) -> tuple[str, str]:
+        """Both as JSON on one line, shortened to where they differ."""
+        return _shortened(self.stored, self.asked)
+
     def __str__(self) -> str:
-        return f"{self.path}: {' → '.join(_shortened(self.stored, self.asked))}"
+        return f"{self.path}: {' → '.join(self.sides())}"
 
     def __repr__(self) -> str:
         return str(self)
@@ -73,7 +77,8 @@ class Explanation(NamedTuple):
     It quotes from both requests, shortened and without secrets. *key*: what was looked for. *nearest*: the key of the stored request
     that is most like it, None if there is none to compare with, and *differences* what is not the same in it. *stored*: entries there
     were, *compared*: those of them that keep their request. *state*: ``absent``, or of an entry under this very key: ``fresh``,
-    ``expired`` or ``unreadable``.
+    ``expired`` or ``unreadable``; of a miss in the past also ``gone`` (it was stored before), ``refreshed`` (the mode was refresh) or
+    ``unkept``: its answers are not stored, for *reason*.
     """
 
     key: str
@@ -82,10 +87,11 @@ class Explanation(NamedTuple):
     stored: int
     compared: int
     state: str = "absent"
+    reason: str = ""
 
     def __str__(self) -> str:
         if self.state != "absent":
-            return f"{_STATES[self.state]}: {self.key}"
+            return f"{_STATES[self.state].format(self.reason)}: {self.key}"
         if not self.stored:
             return "nothing is stored in this namespace yet"
         if self.nearest is None:
@@ -96,12 +102,17 @@ class Explanation(NamedTuple):
                 f"{head}\n  It says the same. What differs was redacted, or its key was made with another key_fn or ignore, "
                 "or somebody has edited it by hand."
             )
-        lines = [f"  {difference}" for difference in self.differences[:_SHOWN]]
-        more = len(self.differences) - _SHOWN
+        lines = [f"  {difference}" for difference in self.differences[:SHOWN]]
+        more = len(self.differences) - SHOWN
         return "\n".join([f"{head} (stored → asked)", *lines, *([f"  and {more:,} more"] if more > 0 else [])])
 
     def __repr__(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        from llm_cache_mem.explain_tables import as_html  # only notebooks need it
+
+        return as_html(self)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON; a side of a difference that is not there has no field."""
@@ -117,6 +128,9 @@ _STATES = {
     "fresh": "it is stored, and would be answered",
     "expired": "it is stored, but too old for this cache",
     "unreadable": "it is stored, but cannot be read here",
+    "gone": "it was stored before, and is there no longer (expired, evicted or deleted)",
+    "refreshed": "the model was to be asked again (mode refresh)",
+    "unkept": "the answer to it is not kept ({})",
 }
 
 

@@ -1,5 +1,6 @@
 """``%load_ext llm_cache_mem``: one line in a notebook turns the cache on for every framework in it, another shows what it saved."""
 
+import json
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,11 @@ HELP = """\
 %llm_cache on [BACKEND] [name=value ...]   cache every LangChain and LlamaIndex model, and `llm_cache` for your own calls
 %llm_cache off                             stop; what was set before is set again
 %llm_cache stats | clear                   what it saved; forget all of it
+%llm_cache why [NUMBER | all]              why the last call missed, or so many of them; all: what costs hits over all that is stored
 %%llm_cache [MODE] [name=value ...]        for one cell: mode (on, off, refresh, replay), ttl, sample, namespace
 
-BACKEND: memory (default), sqlite://./cache.db, or any other that LLMCache takes. Names for `on`: ttl, max_size, namespace, mode."""
+BACKEND: memory (default), sqlite://./cache.db, or any other that LLMCache takes.
+Names for `on`: ttl, max_size, namespace, mode, keep_requests (yes or no; memory does, for `why`)."""
 
 NAME = "llm_cache"  # of the variable that holds the cache
 
@@ -35,35 +38,41 @@ class Magics:
 
     def line(self, line: str) -> Any:
         """``%llm_cache ...``"""
-        verb, *words = shlex.split(line) or ["stats" if self._cache is not None else "help"]
+        verb, *words = _words(line) or ["stats" if self._cache is not None else "help"]
         if verb == "help":
             print(HELP)  # noqa: T201  # a person asked
             return None
         if verb == "on":
             return self.turn_on(*words)
-        if verb not in ("off", "stats", "clear"):
+        if verb not in ("off", "stats", "clear", "why"):
             return _wrong(f"%llm_cache does not know {verb!r}")
-        if words:
+        if words and verb != "why":
             return _wrong(f"%llm_cache {verb} takes nothing more, not {' '.join(words)!r}")
         if self._cache is None:
             return _wrong("the cache is off: turn it on with  %llm_cache on")
         if verb == "off":
             return self.turn_off()
-        return self._cache.stats() if verb == "stats" else _cleared(self._cache)
+        return self._cache.stats() if verb == "stats" else _told(verb, self._cache, *words)
 
-    def turn_on(self, *words: str) -> LLMCache:
+    def turn_on(self, *words: str) -> Any:
         """Open the backend, and put the cache into the frameworks that are there; those imported later follow."""
         values = dict(word.split("=", 1) for word in words if "=" in word.partition("://")[0])
         backend = [word for word in words if "=" not in word.partition("://")[0]] or ["memory"]
-        unknown = set(values) - {"ttl", "max_size", "namespace", "mode"}
+        unknown = set(values) - {"ttl", "max_size", "namespace", "mode", "keep_requests"}
         if unknown or len(backend) > 1:
             _wrong(f"%llm_cache on does not know {' '.join([*sorted(unknown), *backend[1:]])!r}")
+        keep = values.get("keep_requests", "yes" if backend == ["memory"] else "no").lower()  # what is kept there stays in this process
+        if keep not in ("yes", "no"):
+            _wrong(f"keep_requests must be yes or no, not {values['keep_requests']!r}")
         given: dict[str, Any] = {name: values[name] for name in ("namespace", "mode") if name in values}
         if "ttl" in values:
             given["ttl_seconds"] = _seconds(values["ttl"])
         if "max_size" in values:
             given["max_size"] = None if values["max_size"].lower() == "none" else _number(int, "max_size", values["max_size"])
-        cache = LLMCache(backend=backend[0], **given)
+        try:
+            cache = LLMCache(backend=backend[0], keep_requests=keep == "yes", **given)
+        except (ValueError, TypeError, ImportError, OSError, StoreError) as exc:
+            return _wrong(str(exc), help_text="")
         if self._cache is not None:
             self.turn_off()
         self._cache = cache
@@ -101,7 +110,7 @@ class Magics:
     def begin_cell(self, line: str) -> None:
         """Enter the options of ``%%llm_cache line``, for the rest of this cell."""
         given: dict[str, Any] = {}
-        for word in shlex.split(line):
+        for word in _words(line):
             name, separator, value = word.partition("=")
             if not separator and word in MODES:
                 given["mode"] = word
@@ -113,8 +122,12 @@ class Magics:
                 given["sample"] = _number(int, name, value)
             else:
                 _wrong(f"%%llm_cache does not know {word!r}")
-        self._cell = options(**given)
-        self._cell.__enter__()
+        try:
+            self._cell = options(**given)
+        except ValueError as exc:
+            _wrong(str(exc), help_text="")
+        else:
+            self._cell.__enter__()
 
     def pre_run_cell(self, info: Any) -> None:
         """End the options of the last cell, and see which frameworks this one is about to use."""
@@ -149,6 +162,13 @@ def begin_cell(shell: Any, line: str) -> None:
     shell.llm_cache_magics.begin_cell(line)
 
 
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return _wrong(f"a quotation is not closed in {line!r}", help_text="")  # type: ignore[no-any-return]  # it raises
+
+
 def _seconds(text: str) -> float | None:
     return None if text.lower() == "none" else _number(float, "ttl", text)
 
@@ -160,12 +180,57 @@ def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:
         return _wrong(f"{name} must be a number, not {text!r}")
 
 
-def _cleared(cache: LLMCache) -> Any:
-    """Clear *cache*: how many entries; that its store fails is told in one line."""
+def _told(verb: str, cache: LLMCache, *words: str) -> Any:
+    """What ``clear`` or ``why`` gives; that the store fails is told in one line."""
     try:
-        return cache.clear()
+        return cache.clear() if verb == "clear" else _why(cache, *words)
     except StoreError as exc:
-        return _wrong(f"nothing was cleared, or not all: {exc}", help_text="")
+        what = "nothing was cleared, or not all" if verb == "clear" else "what is stored cannot be compared"
+        return _wrong(f"{what}: {exc}", help_text="")
+
+
+def _why(cache: LLMCache, word: str = "1", *more: str) -> Any:
+    """Why the last calls missed: an Explanation, or several; with ``all`` what costs hits over all that is stored."""
+    if more or not (word == "all" or (word.isdecimal() and int(word) > 0)):
+        return _wrong(f"%llm_cache why takes a number of misses, or all, not {' '.join([word, *more])!r}")
+    if not cache.keeps_requests:
+        hint = "turn it on with  %llm_cache on BACKEND keep_requests=yes"
+        return _wrong(f"a miss is explained by the requests that are kept, and this cache keeps none: {hint}", help_text="")
+    found = _surveys(cache) if word == "all" else cache.explain_misses(int(word))
+    if found:
+        return found[0] if len(found) == 1 else _Several(found)
+    print(_nothing(cache, word))  # noqa: T201  # a person asked
+    return None
+
+
+def _nothing(cache: LLMCache, word: str) -> str:
+    """What to say where there is nothing to explain."""
+    if word == "all":
+        return "nothing is stored yet whose request is kept"
+    skipped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(cache.stats().skipped.items()))
+    return f"no call has missed yet{f'; uncached or not stored: {skipped}' if skipped else ''}"
+
+
+def _surveys(cache: LLMCache) -> list[Any]:
+    """A survey of the stored requests of each kind: kinds do not answer one another."""
+    from llm_cache_mem.explain import Kept
+    from llm_cache_mem.survey import survey
+
+    kinds: dict[str, list[Any]] = {}
+    for key, entry in cache.entries():
+        if entry.request is not None:
+            kinds.setdefault(Kept.under(key, None).kind, []).append(json.loads(entry.request))
+    return [survey(requests, ignore=()) for requests in kinds.values()]  # a cache keeps what it does not ignore
+
+
+class _Several(tuple[Any, ...]):
+    """Some reports, shown one below the other."""
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(str, self))
+
+    def _repr_html_(self) -> str:
+        return "".join(each._repr_html_() for each in self)
 
 
 def _wrong(what: str, help_text: str = f"\n{HELP}") -> Any:

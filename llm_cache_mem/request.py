@@ -47,7 +47,7 @@ class Keyer:
         self._namespace = namespace
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
-        self._keeps = keeps
+        self.keeps = keeps
         self._value_prefix = keys.prefix(namespace, "value")
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
@@ -59,12 +59,14 @@ class Keyer:
 
     def verbatim(self) -> "Keyer":
         """The same for requests that are no conversations: nothing is ignored, and no key function stands between."""
-        other = Keyer(self._namespace, None, (), keeps=self._keeps)
+        other = Keyer(self._namespace, None, (), keeps=self.keeps)
         other._stored, other._stored_before = self._stored, self._stored_before
         return other
 
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
-        """``request(messages, params, "value").key`` where nothing was asked and nothing is set that would change it; else None."""
+        """``request(messages, params, "value").key`` where that is all there is to it: nothing asked, set or to be kept; else None."""
+        if self.keeps:
+            return None
         if current() is NOTHING_ASKED and self._key_fn is None and not self._stored_before and self._ignore.isdisjoint(params):
             digest = keys.digest(messages, params)
             return self._value_prefix + (digest if self._stored is None else self._stored(digest))
@@ -115,5 +117,5 @@ class Keyer:
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         model = params.get("model")
-        kept = self.kept(messages, params) if self._keeps else None  # now: the caller may change them later
+        kept = self.kept(messages, params) if self.keeps else None  # now: the caller may change them later
         return Request(key, model if isinstance(model, str) else None, messages, params, older, kept)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from html import escape
+from itertools import chain, repeat
 
 from llm_cache_mem.stats import CacheStats
 
-__all__ = ["aligned", "as_html", "as_text", "table"]
+__all__ = ["aligned", "as_html", "as_text", "headed", "table"]
 
 Row = tuple[str, ...]
+_LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
 def as_text(stats: CacheStats) -> str:
@@ -22,8 +24,13 @@ def as_text(stats: CacheStats) -> str:
 
 def as_html(stats: CacheStats) -> str:
     """The same as tables, with every name escaped."""
-    rows = [f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(stats)]
+    rows = [f"<tr><th style='{_LEFT}'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(stats)]
     return f"<table>{''.join(rows)}</table>" + "".join(map(table, _tables(stats)))
+
+
+def headed(title: str, html: str) -> str:
+    """*html* under the code that it is about."""
+    return f"<p><code>{escape(title)}</code></p>{html}"
 
 
 def aligned(rows: list[Row]) -> list[str]:
@@ -32,12 +39,13 @@ def aligned(rows: list[Row]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
-def table(rows: Iterable[Row]) -> str:
-    """A table as HTML; the first row is its head."""
-    head, *body = rows
-    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    return f"<table><tr>{cells}</tr>{lines}</table>"
+def table(rows: Iterable[Row], *, texts: int = 1) -> str:
+    """A table as HTML, without colours, so that it suits every theme: the first row is its head, the first *texts* columns are texts."""
+    lines = []
+    for row, tag in zip(rows, chain(["th"], repeat("td")), strict=False):
+        cells = (f"<{tag} style='{_LEFT if place < texts else _RIGHT}'>{escape(cell)}</{tag}>" for place, cell in enumerate(row))
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _tables(stats: CacheStats) -> Iterator[list[Row]]:

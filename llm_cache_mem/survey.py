@@ -78,25 +78,31 @@ class Survey(NamedTuple):
     last_turn_hits: int
 
     def __str__(self) -> str:
-        lines = [f"{self.requests:,} requests, {self._with_share(self.hits)} equal to an earlier one"]
+        lines = [f"{self.requests:,} requests, {self.with_share(self.hits)} equal to an earlier one"]
         if self.costs:
             width = max(len(cost.field) for cost in self.costs)
             lines += ["", "fields that cost most hits", *(f"  {field:<{width}}  {hits:,}" for field, hits in self.costs)]
         if self.remedies:
             lines += ["", "what would win them back, if it does not change the answer"]
-            lines += [f"  {self._with_share(remedy.hits)} hits without {remedy.why}" for remedy in self.remedies]
+            lines += [f"  {self.with_share(remedy.hits)} hits without {remedy.why}" for remedy in self.remedies]
             lines += ["", f"  key_fn={self.remedies[-1].key_fn}"]
         if self.last_turn_hits > max([self.hits, *(remedy.hits for remedy in self.remedies)]):
-            lines += ["", f"  {self._with_share(self.last_turn_hits)} hits with key_fn=last_turn, to which earlier turns do not matter"]
+            lines += ["", f"  {self.with_share(self.last_turn_hits)} hits with key_fn=last_turn, to which earlier turns do not matter"]
         if not self.costs and not self.remedies:
             lines += ["", "no single field stands between a request and an earlier one"]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from llm_cache_mem.explain_tables import survey_as_html  # only notebooks need it
+
+        return survey_as_html(self)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON."""
         return self._asdict() | {name: [one._asdict() for one in getattr(self, name)] for name in ("costs", "remedies")}
 
-    def _with_share(self, hits: int) -> str:
+    def with_share(self, hits: int) -> str:
+        """*hits*, and which part of all requests that is."""
         return f"{hits:,} ({hits / self.requests if self.requests else 0.0:.1%})"
 
 

@@ -94,6 +94,8 @@ def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_p
         ("on colour=red", "does not know 'colour'"),
         ("on ttl=soon", "ttl must be a number, not 'soon'"),
         ("off now", "takes nothing more"),
+        ("why", "turn it on with  %llm_cache on"),
+        ("on keep_requests=maybe", "keep_requests must be yes or no, not 'maybe'"),
     ],
 )
 def test_a_wrong_line_says_what_is_wrong_and_what_there_is(shell: Any, line: str, says: str) -> None:
@@ -110,7 +112,7 @@ def test_a_wrong_cell_line_does_not_run_the_cell(shell: Any) -> None:
 
 def test_a_cache_that_cannot_be_opened_leaves_the_one_that_is_on(shell: Any) -> None:
     cache = shell.run_line_magic("llm_cache", "on")
-    with pytest.raises(ValueError, match="unknown backend"):
+    with pytest.raises(UsageError, match="unknown backend"):
         shell.run_line_magic("llm_cache", "on foo://bar")
     assert shell.user_ns["llm_cache"] is cache
 
@@ -120,6 +122,100 @@ def test_a_store_that_cannot_be_cleared_is_told_in_one_line(shell: Any, tmp_path
     with pytest.raises(UsageError, match=r"^nothing was cleared, or not all: RedisStore: clear failed: .*$") as caught:
         shell.run_line_magic("llm_cache", "clear")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("on ttl=-1", "ttl_seconds must be more than 0"),
+        ("on max_size=0", "max_size must be at least 1"),
+        ("on mode=fly", "mode must be"),
+        ("on 'sqlite://./a", "a quotation is not closed"),
+    ],
+)
+def test_a_setting_that_the_library_refuses_is_told_in_one_line(shell: Any, line: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        shell.run_line_magic("llm_cache", line)
+    assert "\n" not in str(caught.value)
+
+
+def test_so_is_one_of_a_cell_which_does_not_run(shell: Any) -> None:
+    with pytest.raises(UsageError, match="mode must be"):
+        run(shell, "%%llm_cache mode=fly\nran = True")
+    assert "ran" not in shell.user_ns
+
+
+# -- Why
+
+
+def test_why_names_what_differs_from_the_nearest_stored_request(shell: Any) -> None:
+    shell.run_line_magic("llm_cache", "on")
+    run(shell, ASK)
+    run(shell, ASK.replace("'q'", "'q?'"))
+    found = run(shell, "%llm_cache why")
+    assert [str(difference) for difference in found.differences] == ['messages[0].content: "q" → "q?"']
+    html = found._repr_html_()
+    assert "<td style='text-align:left'>messages[0].content</td>" in html
+    assert "&quot;q?&quot;" in html
+
+
+def test_why_of_several_tells_each_as_it_was_then(shell: Any) -> None:
+    shell.run_line_magic("llm_cache", "on")
+    for question in ("'q'", "'q <b>'"):
+        run(shell, ASK.replace("'q'", question))
+    found = run(shell, "%llm_cache why 5")
+    assert [one.stored for one in found] == [1, 0]
+    assert str(found).endswith("\n\nnothing is stored in this namespace yet")
+    assert "<b>" not in found._repr_html_()
+
+
+def test_why_all_names_the_field_that_costs_hits(shell: Any) -> None:
+    cache = shell.run_line_magic("llm_cache", "on")
+    for user in ("ann", "bob", "eve"):
+        cache.put("q", "a", model="m", user=user)
+    found = run(shell, "%llm_cache why all")
+    assert (found.costs[0].field, found.costs[0].hits) == ("user", 2)
+    assert "<code>key_fn=ignoring(&quot;user&quot;)</code>" in found._repr_html_()
+
+
+def test_why_says_so_where_there_is_nothing_to_explain(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = shell.run_line_magic("llm_cache", "on")
+    run(shell, "%llm_cache why")
+    run(shell, "%llm_cache why all")
+    cache.get_or_call([{"role": "user", "content": float("nan")}], lambda **request: "a")
+    run(shell, "%llm_cache why")
+    assert capsys.readouterr().out.splitlines() == [
+        "no call has missed yet",
+        "nothing is stored yet whose request is kept",
+        "no call has missed yet; uncached or not stored: request 1",
+    ]
+
+
+@pytest.mark.parametrize("words", ["soon", "0", "-1", "1 2", "all 3"])
+def test_why_takes_a_number_or_all(shell: Any, words: str) -> None:
+    shell.run_line_magic("llm_cache", "on")
+    with pytest.raises(UsageError, match=f"a number of misses, or all, not '{words}'"):
+        shell.run_line_magic("llm_cache", f"why {words}")
+
+
+def test_a_database_keeps_requests_only_when_told_to(shell: Any, tmp_path: Path) -> None:
+    cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/a.db'")
+    cache.put("CANARY", "a")
+    with pytest.raises(UsageError, match=r"keeps none: turn it on with  %llm_cache on BACKEND keep_requests=yes$"):
+        shell.run_line_magic("llm_cache", "why")
+    assert [entry.request for _, entry in cache.entries()] == [None]
+    cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/b.db' keep_requests=yes")
+    assert cache.get("CANARY") is None
+    assert run(shell, "%llm_cache why").stored == 0
+
+
+# -- Tables
+
+
+def test_a_cache_shows_what_it_is_and_what_it_saved(shell: Any) -> None:
+    html = run(shell, "%llm_cache on")._repr_html_()
+    assert "<code>LLMCache(backend=&#x27;memory&#x27;" in html
+    assert "<table>" in html
 
 
 def test_in_a_real_kernel_cells_that_await_keep_their_options() -> None:

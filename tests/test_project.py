@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "flight",
         "request",
         "explain",
+        "misses",
         "streams",
         "stores",
         "fleet",
