@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 QUIET := --disable-pip-version-check --quiet --quiet
 PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
+PYTEST := -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test test-slow test-older lint format types bench docs docs-serve wheel-check check lock clean help
 
@@ -18,7 +19,7 @@ demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m llm_cache_mem.demo $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
-	$(PY) -m pytest $(ARGS)
+	$(PY) $(PYTEST) $(ARGS)
 
 test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) -m pytest -m slow $(ARGS)

@@ -1,6 +1,7 @@
 """What all tests share: a clock they advance, and the real data that lies beside the project."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment() -> Iterator[None]:
+    """What a developer has set for his programs, and a test runner for a terminal that is not there, decides no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() & {"LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "LLM_CACHE_MEM_KEY", "COLUMNS"}:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A store to look into, and an environment that says nothing about it."""
+"""A store to look into."""
 
 import time
 from pathlib import Path
@@ -7,12 +7,6 @@ import pytest
 from cli_helpers import DAY, PROMPT, answer, chunks
 
 from llm_cache_mem import LLMCache, options
-
-
-@pytest.fixture(autouse=True)
-def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "LLM_CACHE_MEM_KEY", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from stores.control import PAUSE, Control
 from stores.proxy import Proxy, late
-from stores.servers import Server, running_redis
+from stores.servers import Server, running_redis, until
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.stores.redis import RedisStore
 
 THREADS = 16
 SECONDS = 2.5
@@ -69,7 +71,7 @@ class Callers:
         finally:
             self._stop.set()
             for thread in self._threads:
-                thread.join(20)
+                thread.join(60)
 
     def _work(self, number: int) -> None:
         turn = 0
@@ -93,18 +95,14 @@ class Callers:
                 self.wrong.append(answer)
             if not called:
                 self.hit_at = now
-            self._stop.wait(0.002)
-
-    def quantile(self, share: float) -> float:
-        taken = sorted(self.taken)
-        return taken[min(len(taken) - 1, int(len(taken) * share))]
+            self._stop.wait(PAUSE)
 
 
 FAULTS: list[Fault] = [paused, killed, full, read_only, slow, lying]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_every_caller_is_answered_soon_and_hits_come_back(fault: Fault) -> None:
+def test_every_caller_is_answered_soon_and_hits_come_back(fault: Fault, redis_url: str) -> None:
     with (
         running_redis() as server,
         Proxy(server.port) as proxy,
@@ -112,20 +110,15 @@ def test_every_caller_is_answered_soon_and_hits_come_back(fault: Fault) -> None:
     ):
         cache.put("shared 0", "SHARED 0", model="m")
         callers = Callers(cache)
-        with callers.running():
+        with callers.running(), Control(RedisStore(redis_url, timeout=20)) as control:
             with ExitStack() as repair:
                 fault(server, proxy, repair)
                 callers.taken.clear()
                 time.sleep(SECONDS)
-                p50, p99, longest, number = callers.quantile(0.5), callers.quantile(0.99), max(callers.taken), len(callers.taken)
+                taken = list(callers.taken)
             repaired = time.monotonic()
-            while callers.hit_at < repaired and time.monotonic() - repaired < 20:
-                time.sleep(0.02)
-            back = callers.hit_at - repaired
-    times = f"p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, max {longest * 1000:.0f} ms"
-    print(f"{fault.__name__}: {number} calls, {times}, hits after {back:.1f} s")
+            until(lambda: callers.hit_at > repaired, "hits come back", 60)
+            print(f"{fault.__name__}: hits after {callers.hit_at - repaired:.1f} s")
     assert callers.wrong == []
-    assert number > 100
-    assert longest < 1.5  # 0.6 s where nobody else wants the processors
-    assert p99 < 0.3
-    assert 0 <= back < 8
+    assert len(taken) > 100
+    control.judge(taken)

@@ -8,7 +8,6 @@ import random
 import secrets
 import socket
 import socketserver
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,11 @@ from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
 from pymemcache.serde import pickle_serde
 from stores.conformance import entry_of, value_of
+from stores.control import PAUSE, Control
 from stores.processes import in_child
 from stores.proxy import Proxy
 from stores.proxy import late as replies_late
-from stores.servers import Server, running_memcached
+from stores.servers import Server, running_memcached, until
 
 from llm_cache_mem import LLMCache, StoreError, ValueNotCacheable
 from llm_cache_mem.stores.memcached import MemcachedStore
@@ -74,7 +74,7 @@ class Load:
             except BaseException as exc:
                 self.wrong.append(exc)
             self.seconds.append(time.perf_counter() - began)
-            time.sleep(0.002)
+            time.sleep(PAUSE)
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -86,12 +86,10 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def until_it_hits(self, within: float) -> float:
+    def until_it_hits(self) -> float:
         """Seconds until there is a hit again."""
         before, began = self.cache.stats().hits, time.monotonic()
-        while self.cache.stats().hits == before:
-            assert time.monotonic() - began < within, "no hit"
-            time.sleep(0.02)
+        until(lambda: self.cache.stats().hits > before, "a hit", 60)
         return time.monotonic() - began
 
 
@@ -109,21 +107,19 @@ def restart(server: Server, seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [pytest.param(2.5), pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trouble", [pause, restart])
-def test_a_server_that_goes_away_costs_neither_answers_nor_time(trouble: Callable[[Server, float], None], seconds: float) -> None:
+def test_a_server_that_goes_away_costs_neither_answers_nor_time(
+    trouble: Callable[[Server, float], None], seconds: float, memcached_url: str
+) -> None:
+    control = Control(MemcachedStore(memcached_url, timeout=20))
     with running_memcached() as server, LLMCache(backend=f"memcached://127.0.0.1:{server.port}") as cache:
         cache.stats = lambda: cache._ledger.snapshot(0)  # type: ignore[method-assign]  # without asking the server for its size
-        with Load(cache) as load:
-            load.until_it_hits(5)
+        with Load(cache) as load, control:
+            load.until_it_hits()
             load.seconds.clear()
             trouble(server, seconds)
-            back = load.until_it_hits(6)
-        took = sorted(load.seconds)
-        p99 = took[len(took) * 99 // 100]
-        middle = statistics.median(took)
-        print(f"{len(took)} calls: median {middle * 1e3:.2f} ms, p99 {p99 * 1e3:.1f}, max {took[-1] * 1e3:.0f}; back after {back:.2f} s")
+            print(f"back after {load.until_it_hits():.2f} s")
         assert load.wrong == []
-        assert p99 < 0.05
-        assert took[-1] < 0.6
+        control.judge(load.seconds)
         assert cache.stats().errors > 0
 
 
@@ -219,7 +215,7 @@ def endless(line: bytes) -> Iterator[bytes]:
 
 
 def late(line: bytes) -> Iterator[bytes]:
-    time.sleep(0.6)
+    time.sleep(20 if line.startswith(b"get ") else 0.6)  # to list what it holds, a server has more time
     yield b"END\r\n"
 
 
@@ -248,7 +244,7 @@ def test_a_server_that_lies_is_a_miss(lie: str, caplog: pytest.LogCaptureFixture
         for _ in range(4):
             began = time.perf_counter()
             assert cache.get_or_call("q", lambda messages: "right") == "right"
-            assert time.perf_counter() - began < 0.6
+            assert time.perf_counter() - began < 6  # 0.6, and a machine that is busy
         assert cache.stats().size == 0
         with contextlib.suppress(StoreError):
             cache.clear()
@@ -259,18 +255,21 @@ def test_a_server_that_lies_is_a_miss(lie: str, caplog: pytest.LogCaptureFixture
 
 def test_what_comes_unasked_is_not_taken_for_an_answer(memcached_url: str) -> None:
     """A reply too many is left on the connection: the next command is read on another one."""
+    read, sent = threading.Semaphore(0), threading.Semaphore(0)
 
     def reply(line: bytes) -> Iterator[bytes]:
         key = line.split()[2].decode().removeprefix("lcm:")
         yield whole(line, GENERATION + entry_of(key).pack(key))
-        time.sleep(0.05)
+        assert read.acquire(timeout=60)
         yield whole(line, GENERATION + entry_of(key).pack(key))
+        sent.release()
 
-    with Liar(reply) as server, contextlib.closing(MemcachedStore(server.url)) as store:
+    with Liar(reply) as server, contextlib.closing(MemcachedStore(server.url, timeout=20)) as store:
         for _ in range(10):
             for key in (KEY, OTHER):
                 assert value_of(store.get(key)) == key
-                time.sleep(0.06)
+                read.release()
+                assert sent.acquire(timeout=60)
 
 
 # -- What is in it is not what was put
@@ -441,27 +440,32 @@ async def test_cancelled_tasks_leave_no_reply_for_others(memcached_server: Serve
     print(f"{seed=}")
     rng = random.Random(seed)
     wrong: list[Any] = []
-    cancelled = 0
-    with Proxy(memcached_server.port) as proxy, LLMCache(backend=f"memcached://127.0.0.1:{proxy.port}") as cache:
+    rounds = cancelled = 0
+    with (
+        Proxy(memcached_server.port) as proxy,
+        LLMCache(backend=MemcachedStore(f"memcached://127.0.0.1:{proxy.port}", timeout=20)) as cache,
+    ):
         for number in range(20):
             await cache.aput(str(number), number)
         proxy.rule = replies_late(0.0005)
 
         async def one(number: int) -> None:
             found = await cache.aget(str(number))
-            if found not in (number, None):  # None where the machine was too busy to answer in time
+            if found != number:
                 wrong.append((number, found))
 
-        for _ in range(2_000):
+        while rounds < 1_500 or (cancelled <= 200 and rounds < 20_000):
+            rounds += 1
             tasks = [asyncio.create_task(one(rng.randrange(20))) for _ in range(3)]
             await asyncio.sleep(rng.random() * 0.001)
             tasks[0].cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             cancelled += tasks[0].cancelled()
         hits = cache.stats().hits
+    print(f"{cancelled} of {rounds} cancelled")
     assert wrong == []
     assert cancelled > 200
-    assert hits > 2_000
+    assert hits >= 2 * rounds
 
 
 FAULTS = (OSError, TimeoutError, ConnectionResetError, BrokenPipeError, ValueError, KeyError, UnicodeDecodeError, MemoryError)

