@@ -14,6 +14,8 @@ __all__ = ["run_notebook"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
+NOT_PASSED_ON = ("LLM_CACHE_MEM_", "OPENAI_", "ANTHROPIC_", "LANGSMITH_", "LANGCHAIN_", "PYTEST_", "COVERAGE_")
+
 # Runs in the kernel before the first cell. An audit hook cannot be removed by what the cells import.
 OFFLINE = """
 import sys
@@ -49,7 +51,8 @@ def run_notebook(path: Path, folder: Path, *, seconds: int = 120) -> Any:
     startup.mkdir(parents=True)
     (startup / "00-offline.py").write_text(OFFLINE)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("LLM_CACHE_MEM_", "PYTEST_", "COVERAGE_"))},
+        **{name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)},
+        "LLM_CACHE_MEM_DEMO": "stand-in",  # where the real model is not the point: it takes seconds
         "HOME": str(home),
         "IPYTHONDIR": str(home / "ipython"),
         "MPLCONFIGDIR": str(home / "matplotlib"),

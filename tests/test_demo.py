@@ -19,6 +19,7 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("rich")
 
 from llm_cache_mem.demo import app, servers, smollm  # noqa: E402  # after the skips
+from llm_cache_mem.demo.endpoint import VARIABLE, Endpoint  # noqa: E402
 from llm_cache_mem.demo.fallback import FallbackServer  # noqa: E402
 from llm_cache_mem.demo.orders import Orders  # noqa: E402
 from llm_cache_mem.demo.report import summarise  # noqa: E402
@@ -219,6 +220,33 @@ def test_a_provider_that_refuses_is_named_without_the_key(
     assert "openai: NotFoundError (404)" in out
     assert "sk-secret" not in out + err
     assert "Traceback" not in err
+
+
+# -- Where the notebooks' calls go
+
+
+def test_without_a_key_they_go_to_a_server_on_this_machine() -> None:
+    with Endpoint({VARIABLE: "stand-in"}) as endpoint, openai.OpenAI(**endpoint.openai, max_retries=0) as client:
+        assert client.chat.completions.create(model=endpoint.model, messages=QUESTION).choices[0].message.content
+    endpoint.close()
+
+
+def test_without_the_model_they_go_to_the_stand_in_which_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="llm_cache_mem.demo.nothing"))
+    with Endpoint({}) as endpoint:
+        assert repr(endpoint) == f"<a deterministic stand-in for a model ({servers.INSTALL_HINT})>"
+
+
+@pytest.mark.parametrize(("name", "model"), [("OPENAI_API_KEY", "gpt-4.1-mini"), ("ANTHROPIC_API_KEY", "claude-haiku-4-5")])
+def test_with_a_key_they_go_to_the_provider_and_the_key_is_not_shown(name: str, model: str) -> None:
+    endpoint = Endpoint({name: "sk-secret"})
+    assert (endpoint.model, repr(endpoint)) == (model, f"<{model}>")
+    endpoint.close()
+
+
+def test_a_model_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match="LLM_CACHE_MEM_DEMO must be auto, model or stand-in, not 'gpt'"):
+        Endpoint({VARIABLE: "gpt"})
 
 
 def is_running(pid: int) -> bool:

@@ -23,6 +23,7 @@ except ModuleNotFoundError as exc:
         raise
     raise ImportError("the demo needs rich: pip install 'llm-cache-mem[demo]'", name="rich") from None
 
+from llm_cache_mem.demo.endpoint import MODELS
 from llm_cache_mem.demo.orders import Orders
 from llm_cache_mem.demo.report import Summary, phases_table, summarise, totals_table
 from llm_cache_mem.demo.servers import INSTALL_HINT, ServerFailed, start_server
@@ -88,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("IN", "OUT"),
         help="dollars per million tokens that the free local model is shown at",
     )
-    parser.add_argument("--anthropic-model", default="claude-haiku-4-5", help="with --live (default: %(default)s)")
-    parser.add_argument("--openai-model", default="gpt-4.1-mini", help="with --live (default: %(default)s)")
+    parser.add_argument("--anthropic-model", default=MODELS["anthropic"], help="with --live (default: %(default)s)")
+    parser.add_argument("--openai-model", default=MODELS["openai"], help="with --live (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout, all else on stderr")
     return parser
 
