@@ -1,12 +1,12 @@
 """What fails in a store leaves it as StoreError, whatever the library below raises, and without what that says of keys and values."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import LLMCacheError, StoreError
 
-__all__ = ["store_errors_only"]
+__all__ = ["iterate", "store_errors_only"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,3 +32,10 @@ def store_errors_only(
         return translated
 
     return decorate
+
+
+def iterate(store: object, operation: str, reason: Callable[[Exception], str], found: Iterator[R]) -> Iterator[R]:
+    """What *found* yields; what fails on the way is told as ``store_errors_only`` does it."""
+    following = store_errors_only(operation, reason)(lambda store: next(found, found))
+    while (one := following(store)) is not found:
+        yield one  # type: ignore[misc]  # only its end is *found* itself

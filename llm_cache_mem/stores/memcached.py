@@ -2,18 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from time import time
 from typing import Any, TypeVar
 
-from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
+from llm_cache_mem.entry import PLAIN, Entry, Envelope
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+from llm_cache_mem.stores import memcached_commands as commands
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.failures import store_errors_only
+from llm_cache_mem.stores.failures import iterate, store_errors_only
 from llm_cache_mem.stores.memcached_keys import CannotList, list_keys
 from llm_cache_mem.stores.memcached_names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
 from llm_cache_mem.stores.memcached_servers import Client, Due, MemcacheServerError, Server, Servers
+from llm_cache_mem.stores.server_store import ServerStore
 
 __all__ = ["MemcachedStore"]
 
@@ -28,18 +30,14 @@ _LIST_SECONDS = 60.0
 _PORT = 11211
 
 
-class UnexpectedReply(Exception):
-    """The server said what cannot be the answer."""
-
-
 def _reason(exc: Exception) -> str:
     """What went wrong, without what the server said: it may repeat keys."""
     if isinstance(exc, OSError):
         return exc.strerror or str(exc) or type(exc).__name__
-    return str(exc) if isinstance(exc, CannotList | UnexpectedReply) else type(exc).__name__
+    return str(exc) if isinstance(exc, CannotList | commands.UnexpectedReply) else type(exc).__name__
 
 
-class MemcachedStore:
+class MemcachedStore(ServerStore):
     """A Store on the servers of a URL, ``memcached://host:port[,host:port]``, or of a *client* that stays open: pymemcache's PooledClient,
     or a HashClient with ``use_pooling``.
 
@@ -53,8 +51,6 @@ class MemcachedStore:
     StoreError, and a size of 0. ``size`` counts for two seconds at the most.
     """
 
-    blocking = True
-
     def __init__(
         self,
         client: Any,
@@ -64,23 +60,12 @@ class MemcachedStore:
         max_value_bytes: int = 1024 * 1024 - 1024,
         envelope: Envelope = PLAIN,
     ) -> None:
-        for name, number in (("timeout", timeout), ("max_value_bytes", max_value_bytes)):
-            if not number > 0:
-                raise ValueError(f"{name} must be above 0: got {number}")
+        super().__init__(clock=clock, max_value_bytes=max_value_bytes, envelope=envelope, timeout=timeout)
         self._servers = Servers.of(client)
-        self._clock = clock
         self._timeout = timeout
-        self._max_value_bytes = max_value_bytes
-        self.envelope = envelope
-        self._memo = EntryMemo(1024, 16 * 1024, envelope=envelope)
-        self.unreadable = 0  # stored entries that could not be read
-
-    def __repr__(self) -> str:
-        return f"MemcachedStore({self.name!r})"
 
     @property
     def name(self) -> str:
-        """Where the entries are."""
         return self._servers.name
 
     @property
@@ -106,9 +91,9 @@ class MemcachedStore:
             return NOTHING_REMOVED
 
         def put(client: Client) -> None:
-            value = self._generations(client, [generation])[generation] + data
+            value = commands.generations(client, [generation])[generation] + data
             if client.set(name, value, expire=expire, noreply=False) is not True:
-                raise UnexpectedReply("it did not store")
+                raise commands.UnexpectedReply("it did not store")
 
         try:
             self._call(name, put)
@@ -134,7 +119,7 @@ class MemcachedStore:
                 entry = self._memo.get(key, data)
             except EntryUnreadable:
                 return False
-            return entry.stored_at == stored_at and _remove_seen(client, name, unique)
+            return entry.stored_at == stored_at and commands.remove_seen(client, name, unique)
 
         return self._call(name, delete)
 
@@ -182,7 +167,7 @@ class MemcachedStore:
 
     def _put_batch(self, server: Server, batch: Mapping[str, tuple[int, bytes]]) -> None:
         def put(client: Client) -> None:
-            generations = self._generations(client, [names_of(key)[1] for key in batch])
+            generations = commands.generations(client, [names_of(key)[1] for key in batch])
             for expire in {expire for expire, _ in batch.values()}:  # mostly one
                 values = {}
                 for key, (when, data) in batch.items():
@@ -190,7 +175,7 @@ class MemcachedStore:
                     if when == expire:
                         values[name] = generations[generation] + data
                 if client.set_many(values, expire=expire, noreply=False):
-                    raise UnexpectedReply("it did not store")
+                    raise commands.UnexpectedReply("it did not store")
 
         if batch:
             server.call(put, self._due(2 * len(batch)))
@@ -204,7 +189,7 @@ class MemcachedStore:
             for server in self._servers:
                 fresh = os.urandom(GENERATION_BYTES)
                 if server.call(lambda client, fresh=fresh: client.set(generation, fresh, noreply=False), self._due(1)) is not True:  # type: ignore[misc]
-                    raise UnexpectedReply("it did not store")
+                    raise commands.UnexpectedReply("it did not store")
         removed = 0
         try:
             for server, names in self._lists(prefix, _LIST_SECONDS):
@@ -234,39 +219,20 @@ class MemcachedStore:
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries, in the order of their keys: those that are listed at the start and still there when their turn comes."""
-        walk = self._walk(prefix)
-        following = store_errors_only("entries", _reason)(lambda self: next(walk, None))
-        while (found := following(self)) is not None:
-            yield found
+        return iterate(self, "entries", _reason, self._walk(prefix))
 
     # -- Leases
 
     @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
         """As LeasingStore.lease; the server counts whole seconds, so it ends up to two later."""
-        name, expire, wanted = lease_name(key), told_as(ceil(seconds) + 1), token.encode()
-
-        def lease(client: Client) -> bool:
-            for _ in range(2):  # it may end between one question and the next
-                if client.add(name, wanted, expire=expire, noreply=False):
-                    return True
-                holder, unique = client.gets(name)
-                if holder is not None:
-                    return holder == wanted and client.cas(name, wanted, unique, expire=expire) is True
-            return False
-
-        return self._call(name, lease)
+        name, expire = lease_name(key), told_as(ceil(seconds) + 1)
+        return self._call(name, lambda client: commands.lease(client, name, token.encode(), expire))
 
     @store_errors_only("release", _reason)
     def release(self, key: str, token: str) -> None:
         name = lease_name(key)
-
-        def release(client: Client) -> None:
-            holder, unique = client.gets(name)
-            if holder == token.encode():
-                _remove_seen(client, name, unique)
-
-        self._call(name, release)
+        self._call(name, lambda client: commands.release(client, name, token.encode()))
 
     @store_errors_only("close", _reason)
     def close(self) -> None:
@@ -289,23 +255,6 @@ class MemcachedStore:
                 some.setdefault(self._servers.of_key(names_of(key)[0]), []).append(key)
             yield from some.items()
 
-    def _generations(self, client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The generations kept under *names*; a lost one is replaced by a new one, so that nothing of the old comes back."""
-        names = list(dict.fromkeys(names))
-        found: dict[Any, bytes] = client.get_many(names)
-        for name in names:
-            if len(found.get(name, b"")) == GENERATION_BYTES:
-                continue
-            fresh = os.urandom(GENERATION_BYTES)
-            if name in found:
-                client.set(name, fresh, noreply=False)
-            elif not client.add(name, fresh, noreply=False):
-                fresh = client.get(name) or b""  # another was faster
-            if len(fresh) != GENERATION_BYTES:
-                raise UnexpectedReply("it has lost what was just stored")
-            found[name] = fresh
-        return found
-
     def _read(self, key: str, name: bytes, data: bytes) -> Entry | None:
         """The entry in *data*; None, after removing it, if it is not a whole one."""
         try:
@@ -316,7 +265,7 @@ class MemcachedStore:
                 for server in self._servers:
                     server.link.distrust()  # it may have been the reply to another command, and so will the next be
                 with contextlib.suppress(Exception):  # it is a miss all the same
-                    self._call(name, lambda client: _remove_if(client, name, data))
+                    self._call(name, lambda client: commands.remove_if(client, name, data))
             return None
 
     def _expire(self, entry: Entry) -> int | None:
@@ -369,14 +318,3 @@ class MemcachedStore:
 
 def _is_over(entry: Entry, now: float) -> bool:
     return entry.expires_at is not None and entry.expires_at <= now
-
-
-def _remove_seen(client: Client, name: bytes, unique: Any) -> bool:
-    """Remove *name* if nobody has stored anything there since; there is no other way to say so than to store what is gone at once."""
-    return client.cas(name, b"", unique, expire=-1) is True
-
-
-def _remove_if(client: Client, name: bytes, data: bytes) -> None:
-    value, unique = client.gets(name)
-    if value is not None and value[GENERATION_BYTES:] == data:
-        _remove_seen(client, name, unique)

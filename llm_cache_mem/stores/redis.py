@@ -9,13 +9,14 @@ from struct import Struct
 from time import time
 from typing import Any, Protocol, TypeVar
 
-from llm_cache_mem.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, EntryMemo, Envelope, times_in
+from llm_cache_mem.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, Envelope, times_in
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.failures import store_errors_only
+from llm_cache_mem.stores.failures import iterate, store_errors_only
 from llm_cache_mem.stores.redis_client import ClientLink, is_wrong_type
 from llm_cache_mem.stores.redis_link import open_link
 from llm_cache_mem.stores.redis_wire import Refused
+from llm_cache_mem.stores.server_store import ServerStore
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 
@@ -73,7 +74,7 @@ def _reason(exc: Exception) -> str:
     return type(exc).__name__ + (f" ({detail})" if detail else "")
 
 
-class RedisStore:
+class RedisStore(ServerStore):
     """A Store on the server of a URL, or of a *client* that stays open and belongs to its owner.
 
     A URL's connections, at most *max_connections* of them, take *timeout* seconds to be made and as long for a reply, and nothing
@@ -85,8 +86,6 @@ class RedisStore:
     some seconds for a million.
     """
 
-    blocking = True
-
     def __init__(
         self,
         client: Any,
@@ -97,26 +96,15 @@ class RedisStore:
         max_value_bytes: int = 8 * 1024 * 1024,
         envelope: Envelope = PLAIN,
     ) -> None:
-        for name, number in (("timeout", timeout), ("max_connections", max_connections), ("max_value_bytes", max_value_bytes)):
-            if not number > 0:
-                raise ValueError(f"{name} must be above 0: got {number}")
+        super().__init__(clock=clock, max_value_bytes=max_value_bytes, envelope=envelope, timeout=timeout, max_connections=max_connections)
         self._link: _Link
         if isinstance(client, str):
             self._link = open_link(client, timeout=timeout, limit=max_connections)
         else:
             self._link = ClientLink(client, timeout=timeout)
-        self._clock = clock
-        self.envelope = envelope
-        self._max_value_bytes = max_value_bytes
-        self._memo = EntryMemo(1024, 16 * 1024, envelope=envelope)
-        self.unreadable = 0  # stored entries that could not be read
-
-    def __repr__(self) -> str:
-        return f"RedisStore({self.name!r})"
 
     @property
     def name(self) -> str:
-        """Where the entries are, without user and password."""
         return self._link.name
 
     @property
@@ -200,10 +188,7 @@ class RedisStore:
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries, in no order: those that are there at the start and still when their turn comes."""
-        stored = self._stored(prefix)
-        following = store_errors_only("entries", _reason)(lambda self: next(stored, None))
-        while (found := following(self)) is not None:
-            yield found
+        return iterate(self, "entries", _reason, self._stored(prefix))
 
     @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
