@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 from stores.processes import fork, in_child, outcome
+from threads import start, until
 
 import llm_cache_mem
 from llm_cache_mem import LLMCache, StoreError, fleet, options
@@ -80,28 +81,8 @@ class Model:
         return self._outcome()
 
 
-def start(call: Callable[[], Any]) -> "Future[Any]":
-    future: Future[Any] = Future()
-
-    def body() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as exc:
-            future.set_exception(exc)
-
-    threading.Thread(target=body, daemon=True).start()
-    return future
-
-
 def ask(cache: LLMCache, model: Model) -> "Future[Any]":
     return start(lambda: cache.get_or_call(REQUEST["messages"], model, model="m"))
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.002)
 
 
 def polls(cache: LLMCache) -> Callable[[], int]:
@@ -464,7 +445,7 @@ def test_when_the_store_cannot_tell_calls_go_on_as_without_a_fleet(path: Path, j
     store = Failing(path)
     cache, other, model = join(backend=store), join(backend=Failing(path)), Model()
     futures = [ask(cache, model), ask(other, model)]
-    until(lambda: model.calls == 2, seconds=2)
+    until(lambda: model.calls == 2, seconds=5)
     model.passed.release(2)
     assert [future.result(10) for future in futures] == [GOOD, GOOD]
     assert cache.stats().errors

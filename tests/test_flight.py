@@ -13,40 +13,18 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
 import pytest
+from threads import PATIENCE, start, until
 
 from llm_cache_mem.flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
 LONG = 60.0  # no test waits this long; one that would have to fails before, after PATIENCE
-PATIENCE = 30.0  # how long a test waits for what is to happen at once: fifty forks of this process may be under way
-
-
-def start(call: Callable[[], Any]) -> "Future[Any]":
-    """Run *call* in a thread of its own; unlike a pool, a Future here also takes a KeyboardInterrupt."""
-    future: Future[Any] = Future()
-
-    def body() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as exc:
-            future.set_exception(exc)
-
-    threading.Thread(target=body, daemon=True).start()
-    return future
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Let other threads run until *condition* holds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen within 5 seconds"
-        time.sleep(0.0005)
 
 
 def seated(flights: SingleFlight, key: str = KEY) -> int:

@@ -8,15 +8,15 @@ import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from threads import PATIENCE, start
 
 from llm_cache_mem.flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
-LONG = 60.0  # no test waits this long; one that has to fails by its own limit of 5 seconds
+LONG = 60.0  # no test waits this long; one that has to fails before, after PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -66,22 +66,9 @@ def idle(flights: SingleFlight) -> bool:
     return not flights._flights and not flights._tasks
 
 
-def start(call: Callable[[], Any]) -> "Future[Any]":
-    future: Future[Any] = Future()
-
-    def body() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as exc:
-            future.set_exception(exc)
-
-    threading.Thread(target=body, daemon=True).start()
-    return future
-
-
 async def until(condition: Callable[[], object]) -> None:
     """Let other threads run until *condition* holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.0005)
 
@@ -306,7 +293,7 @@ async def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself(
         in_a_thread = await asyncio.to_thread(flights.run, KEY, lambda flight: "thread")
         return await flights.arun(KEY, inner), in_a_task, in_a_thread
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         result, joined = await flights.arun(KEY, work)
     assert result == (("inner", False), ("inner", False), ("thread", False))
     assert not joined

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from threads import until
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.http import CacheTransport
@@ -57,13 +58,6 @@ def clients(tmp_path: Path) -> Iterator[Callable[[Provider], list[httpx.Client]]
     yield make
     for each in made:
         each.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def whole(client: httpx.Client) -> bytes:
