@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from http_server import Asked, Provider, Reply
 from langchain_anthropic import ChatAnthropic
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessageChunk
@@ -19,39 +18,17 @@ from pydantic import BaseModel
 MakeModel = Callable[..., Any]
 
 
-class Server:
-    """Answers each POST with what *answers* holds for (stream, last message); counts the calls."""
+class Server(Provider):
+    """Answers each POST with what *answers* holds for (stream, last message)."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.answers: dict[tuple[bool, str], tuple[str, str]] = {}
-        self.calls = 0
-        self._lock = threading.Lock()
-        outer = self
+        self.answer = self._recorded
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with outer._lock:
-                    outer.calls += 1
-                kind, body = outer.answers[about(asked)]
-                self.send_response(200)
-                self.send_header("content-type", kind)
-                self.send_header("content-length", str(len(body.encode())))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def _recorded(self, asked: Asked) -> Reply:
+        kind, body = self.answers[about(asked.body)]
+        return Reply(body.encode(), kind, until_close=True)  # nobody closes the models' connections
 
 
 def about(request: dict[str, Any]) -> tuple[bool, str]:

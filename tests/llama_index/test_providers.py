@@ -7,13 +7,12 @@ import asyncio
 import contextlib
 import functools
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
 
 import pytest
+from http_server import Asked, Provider, Reply
 from llama_index.core import PromptTemplate
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, TextBlock
@@ -45,37 +44,18 @@ pytestmark = [
 ]
 
 
-class Server:
-    """Answers every POST with *answer*, the next of *script* if there is one; remembers what was asked."""
+class Server(Provider):
+    """Answers every POST with what is *recorded*, the next of *script* if there is one."""
 
     def __init__(self) -> None:
-        self.answer: tuple[str, bytes] = ("application/json", b"{}")
+        super().__init__()
+        self.recorded: tuple[str, bytes] = ("application/json", b"{}")
         self.script: list[tuple[str, bytes]] = []
-        self.asked: list[dict[str, Any]] = []
-        outer = self
+        self.answer = self._recorded
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                kind, body = outer.script.pop(0) if outer.script else outer.answer
-                self.send_response(200)
-                self.send_header("content-type", kind)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def _recorded(self, asked: Asked) -> Reply:
+        kind, body = self.script.pop(0) if self.script else self.recorded
+        return Reply(body, kind, until_close=True)  # nobody closes the LLMs' connections
 
 
 @pytest.fixture
@@ -160,7 +140,7 @@ def test_recorded_answers_come_back_as_they_were(name, shared_data, server, make
         messages = messages_of(name, request)
         if messages is None:
             continue
-        server.answer = answer
+        server.recorded = answer
         try:
             expected = ask_as_recorded(plain, request, messages)
         except Exception:  # noqa: S112  # LlamaIndex itself cannot read this answer
@@ -197,12 +177,12 @@ def test_the_next_turn_after_a_hit_is_the_same_request(name, shared_data, server
         messages = messages_of(name, request)
         if messages is None or not request.get("tools") or request.get("stream"):
             continue
-        server.answer = answer
+        server.recorded = answer
         answers = [ask_as_recorded(llm, request, messages) for _ in range(2)]
         bodies = []
         for said in answers:
             uncached(llm).chat([*messages, said.message, ChatMessage(role="user", content="and?")])
-            bodies.append(server.asked[-1])
+            bodies.append(server.asked[-1].body)
         assert bodies[0] == bodies[1]
         compared += 1
     assert compared >= 3
@@ -217,7 +197,7 @@ def test_every_leaf_in_every_mode(name, mode, shared_data, server, make, ask):
     with contextlib.nullcontext() if mode == "bare" else wrapping(mode):
         llm = make(name)
     for leaf in ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete"):
-        server.answer = answers["stream" in leaf]
+        server.recorded = answers["stream" in leaf]
         expected = ask(plain, leaf, leaf)
         for _ in range(2):
             given = ask(llm, leaf, leaf)
@@ -265,7 +245,7 @@ PROMPT = PromptTemplate("Say it in JSON, please: {x}")
 def test_structured_output_is_answered_once(everywhere, name, provider, endpoint, shared_data, server, make):
     done = 0
     for answer, output_cls, data in structured_answers(shared_data, provider, endpoint, f"Recorded{name.title()}"):
-        server.answer, server.asked[:] = answer, []
+        server.recorded, server.asked[:] = answer, []
         cache = LLMCache()
         with set_llm_cache(cache if everywhere else None):
             llm = make(name) if everywhere else CachedLLM(make(name), cache)
@@ -290,7 +270,7 @@ def test_structured_output_is_answered_once(everywhere, name, provider, endpoint
 @needs_older_sdk
 def test_a_native_structured_answer_survives_the_process(shared_data, server, make, tmp_path):
     answer, output_cls, data = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
-    server.answer = answer
+    server.recorded = answer
     for _ in range(2):
         with LLMCache(backend=tmp_path / "cache.db") as cache:
             llm = CachedLLM(make("anthropic"), cache)
@@ -302,7 +282,7 @@ def test_a_native_structured_answer_survives_the_process(shared_data, server, ma
 @needs_older_sdk
 def test_a_native_structured_stream_is_kept(shared_data, server, make, cache):
     answer, output_cls, data = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
-    server.answer = answer
+    server.recorded = answer
     llm = CachedLLM(make("anthropic"), cache)
 
     async def run() -> Any:
@@ -314,7 +294,7 @@ def test_a_native_structured_stream_is_kept(shared_data, server, make, cache):
 
 
 def test_a_responses_model_that_is_tracked_by_the_server_is_not_cached(make, server, shared_data, cache):
-    server.answer = next(a for r, a in recorded(shared_data, "openai", "responses") if not r.get("stream") and not r.get("tools"))
+    server.recorded = next(a for r, a in recorded(shared_data, "openai", "responses") if not r.get("stream") and not r.get("tools"))
     llm = CachedLLM(make("responses", track_previous_responses=True), cache)
     for _ in range(2):
         llm.chat([ChatMessage(content="x")])
@@ -338,7 +318,7 @@ def test_a_structured_hit_is_told_of_by_its_span(shared_data, server, make, cach
         def prepare_to_drop_span(self, id_: str, bound_args: Any, **more: Any) -> None:
             return None
 
-    server.answer, output_cls, _ = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    server.recorded, output_cls, _ = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
     llm = CachedLLM(make("anthropic"), cache)
     before, spans = list(root_dispatcher.span_handlers), Spans()
     root_dispatcher.add_span_handler(spans)
