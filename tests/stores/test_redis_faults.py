@@ -274,37 +274,6 @@ async def test_two_hundred_tasks_on_a_paused_server_all_get_their_answers() -> N
         server.resume()
 
 
-async def test_cancelled_tasks_leave_no_reply_for_others(proxy: Proxy, redis_url: str) -> None:
-    """The incident of March 2023 (redis-py, ChatGPT), through our own calls: tasks are cancelled while their replies are under way."""
-    cache = LLMCache(backend=RedisStore(f"redis://127.0.0.1:{proxy.port}/0", timeout=20))
-    for number in range(20):
-        await cache.aput(str(number), number)
-    proxy.rule = late(0.0005)
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
-    rng = random.Random(seed)
-    wrong: list[Any] = []
-    rounds = cancelled = 0
-
-    async def one(number: int) -> None:
-        found = await cache.aget(str(number))
-        if found != number:
-            wrong.append((number, found))
-
-    while rounds < 1_500 or (cancelled <= 200 and rounds < 20_000):
-        rounds += 1
-        tasks = [asyncio.create_task(one(rng.randrange(20))) for _ in range(3)]
-        await asyncio.sleep(rng.random() * 0.001)
-        tasks[0].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        cancelled += tasks[0].cancelled()
-    assert wrong == []
-    print(f"{cancelled} of {rounds} cancelled")
-    assert cancelled > 200
-    assert cache.stats().hits >= 2 * rounds
-    cache.close()
-
-
 # -- Every call that can fail, failing once
 
 EXCEPTIONS: list[BaseException] = [

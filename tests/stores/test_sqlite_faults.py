@@ -282,12 +282,19 @@ def test_an_unreadable_file_is_refused(public_folder: Path) -> None:
     assert "may not be read" in as_another_user(lambda: error_of(lambda: SQLiteStore(path)))
 
 
-def test_a_read_only_file_can_be_read(public_folder: Path) -> None:
+@pytest.fixture
+def read_only(public_folder: Path) -> tuple[Path, str]:
+    """A database that nobody may write, without its lock file, and the key of its entry."""
     path = public_folder / "cache.db"
     (key,) = filled(path, 1)
     path.chmod(0o444)
     (public_folder / "cache.db.lock").unlink()
-    public_folder.chmod(0o777)
+    return path, key
+
+
+def test_a_read_only_file_can_be_read(read_only: tuple[Path, str]) -> None:
+    path, key = read_only
+    path.parent.chmod(0o777)
 
     def use() -> list[Any]:
         store = SQLiteStore(path)
@@ -298,12 +305,9 @@ def test_a_read_only_file_can_be_read(public_folder: Path) -> None:
     assert "readonly" in error
 
 
-def test_a_read_only_folder_lets_nothing_out_but_store_errors(public_folder: Path) -> None:
-    path = public_folder / "cache.db"
-    (key,) = filled(path, 1)
-    path.chmod(0o444)
-    (public_folder / "cache.db.lock").unlink()
-    public_folder.chmod(0o555)
+def test_a_read_only_folder_lets_nothing_out_but_store_errors(read_only: tuple[Path, str]) -> None:
+    path, key = read_only
+    path.parent.chmod(0o555)
 
     def use() -> list[Any]:
         store = SQLiteStore(path)

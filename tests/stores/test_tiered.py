@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,24 +95,32 @@ class TestConformanceOnSQLite(StoreConformance):
             store.close()
 
 
-class TestConformanceOnMemcached(StoreConformance):
+class ConformanceOnAServer(StoreConformance):
     bounded = False
 
     @pytest.fixture
-    def make_store(self, memcached_url: str) -> Iterator[MakeStore]:
+    def back(self) -> Callable[..., Store]:
+        """Makes the store behind."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_store(self, back: Callable[..., Store]) -> Iterator[MakeStore]:
         with contextlib.ExitStack() as stack:
-            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(MemcachedStore(memcached_url, clock=clock), clock=clock)))
+            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(back(clock=clock), clock=clock)))
 
 
-class TestConformanceOnRedis(StoreConformance):
-    bounded = False
-
+class TestConformanceOnMemcached(ConformanceOnAServer):
     @pytest.fixture
-    def make_store(self, redis_url: str) -> Iterator[MakeStore]:
+    def back(self, memcached_url: str) -> Callable[..., Store]:
+        return partial(MemcachedStore, memcached_url)
+
+
+class TestConformanceOnRedis(ConformanceOnAServer):
+    @pytest.fixture
+    def back(self, redis_url: str) -> Callable[..., Store]:
         from llm_cache_mem.stores.redis import RedisStore
 
-        with contextlib.ExitStack() as stack:
-            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(RedisStore(redis_url, clock=clock), clock=clock)))
+        return partial(RedisStore, redis_url)
 
 
 class TestConformanceOnThePlainest(StoreConformance):
