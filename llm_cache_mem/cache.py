@@ -264,7 +264,8 @@ class LLMCache(Engine):
     def _repr_html_(self) -> str:
         from llm_cache_mem.stats_tables import headed  # only notebooks need it
 
-        return headed(repr(self), self.stats()._repr_html_())
+        stats = self.stats()
+        return headed(repr(self), stats._repr_html_() if any(stats) else "<p>nothing was asked yet</p>")
 
     def __copy__(self) -> Self:
         return self

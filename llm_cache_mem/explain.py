@@ -214,6 +214,8 @@ def _weight(difference: Difference) -> float:
         return 1.5
     if type(stored) is str and type(asked) is str and max(len(stored), len(asked)) > _CONTEXT:
         return 0.2 + 4 * (1 - _likeness(frozenset(stored.split()), frozenset(asked.split())))
+    if type(stored) is str and type(asked) is str:
+        return 1.0 - 0.1 * _in_common(stored, asked) / max(len(stored), len(asked))  # between two that differ as much
     return 2.0 if isinstance(stored, (dict, list)) or isinstance(asked, (dict, list)) else 1.0
 
 

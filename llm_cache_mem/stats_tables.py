@@ -9,6 +9,7 @@ from llm_cache_mem.stats import CacheStats
 __all__ = ["aligned", "as_html", "as_text", "headed", "table"]
 
 Row = tuple[str, ...]
+_ALWAYS = ("hits", "misses", "size")
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
@@ -23,8 +24,9 @@ def as_text(stats: CacheStats) -> str:
 
 
 def as_html(stats: CacheStats) -> str:
-    """The same as tables, with every name escaped."""
-    rows = [f"<tr><th style='{_LEFT}'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _summary(stats)]
+    """The same as tables, with every name escaped; of what may go wrong only what did."""
+    shown = [(name, value) for name, value in _summary(stats) if value != "0" or name in _ALWAYS]
+    rows = [f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_RIGHT}'>{escape(value)}</td></tr>" for name, value in shown]
     return f"<table>{''.join(rows)}</table>" + "".join(map(table, _tables(stats)))
 
 
@@ -79,7 +81,8 @@ def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
     yield "errors", f"{stats.errors:,}"
     yield "tokens saved", f"{stats.tokens_saved:,}"
     yield "seconds saved", f"{stats.seconds_saved:,.1f}"
-    unpriced = f" (and {stats.unpriced_hits:,} hits of unknown price)" if stats.unpriced_hits else ""
+    hits = "hit" if stats.unpriced_hits == 1 else "hits"
+    unpriced = f" (and {stats.unpriced_hits:,} {hits} of unknown price)" if stats.unpriced_hits else ""
     yield "dollars saved", f"${stats.saved_usd:,.4f}{unpriced}"
 
 

@@ -213,9 +213,12 @@ def test_a_database_keeps_requests_only_when_told_to(shell: Any, tmp_path: Path)
 
 
 def test_a_cache_shows_what_it_is_and_what_it_saved(shell: Any) -> None:
-    html = run(shell, "%llm_cache on")._repr_html_()
-    assert "<code>LLMCache(backend=&#x27;memory&#x27;" in html
-    assert "<table>" in html
+    cache = run(shell, "%llm_cache on")
+    head = "<p><code>LLMCache(backend=&#x27;memory&#x27;, ttl_seconds=3600.0, mode=&#x27;on&#x27;)</code></p>"
+    assert cache._repr_html_() == f"{head}<p>nothing was asked yet</p>"
+    cache.get_or_call([{"role": "user", "content": float("nan")}], lambda **request: "a")
+    assert cache._repr_html_() == head + cache.stats()._repr_html_()
+    assert "<td style='text-align:right'>request 1</td>" in cache._repr_html_()
 
 
 def test_in_a_real_kernel_cells_that_await_keep_their_options() -> None:
@@ -224,10 +227,11 @@ def test_in_a_real_kernel_cells_that_await_keep_their_options() -> None:
         "%%llm_cache refresh sample=2\nimport asyncio\nfrom llm_cache_mem.options import current\n"
         "await asyncio.sleep(0)\nprint(current().mode, current().sample)",
         "print(bool(current().mode), current().sample)",
+        "llm_cache.get('q')",
         "llm_cache",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(book, timeout=60, kernel_name="python3").execute(env=dict(os.environ))
     assert book.cells[1].outputs[0].text == "refresh 2\n"
     assert book.cells[2].outputs[0].text == "False 0\n"
-    assert "<table" in book.cells[3].outputs[0].data["text/html"]
+    assert "<table" in book.cells[4].outputs[0].data["text/html"]
