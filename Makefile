@@ -103,8 +103,9 @@ bench: .venv-bench/.stamp
 
 docs: .venv-docs/.stamp
 	.venv-docs/bin/python scripts/docs/parts.py build/docs/parts
-	NO_COLOR=1 .venv-docs/bin/zensical build --clean --strict
+	.venv-docs/bin/zensical build --clean --strict
 	.venv-docs/bin/python scripts/docs/check.py build/docs/site
+	.venv-docs/bin/python scripts/docs/complete.py build/docs/site
 
 docs-serve: .venv-docs/.stamp
 	.venv-docs/bin/python scripts/docs/parts.py build/docs/parts

@@ -35,13 +35,13 @@ class LLMCache(Engine):
     *ignore*: parameter names that are not part of a request. *admit*: ``complete`` (default: no truncated, refused or empty
     answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by default what
     LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
-    identical calls become one, in this process or, with ``"fleet"``, in all that share the store; *wait_seconds*: for how long one of
+    identical calls become one, in this process or, with ``"fleet"``, in all that share the store. *wait_seconds*: for how long one of
     them waits for another. *strict*: raise StoreError when the store fails instead of going on without it. *policy*: which entry
     of a full memory goes: ``lru``, the least recently used, or ``sieve``, which holds on to what was asked for again.
     *encryption_key*: one or several, as crypto.Encryption takes them, by default what LLM_CACHE_MEM_KEY names, with which all that is
     kept outside of this process is encrypted. *keep_requests*: store each request beside its answer, without secrets and what *redact*
-    names (names of fields, compiled patterns), so that a miss can be explained; always so in a jsonl store. *on_event* is told of each
-    Event. *clock* gives the time in Unix seconds.
+    names (names of fields, compiled patterns), so that a miss can be explained; always so in a jsonl store. *on_event*: a
+    function that is told of each Event. *clock*: gives the time in Unix seconds.
 
     Raises ValueError or TypeError for a wrong argument, ``coalesce="fleet"`` with a store that cannot lease among them, and StoreError
     or OSError for a path that cannot hold a database.

@@ -1,13 +1,13 @@
 """Every exception, on one page.
 
-::
-
-    LLMCacheError
-    ├── RequestNotCacheable   (also a ValueError)   the request has no single wire form
-    ├── ValueNotCacheable     (also a TypeError)    the value cannot make the round trip
-    ├── CacheMissError        (also a LookupError)  mode="replay" and nothing stored
-    ├── EntryUnreadable       (also a ValueError)   stored bytes that are not a whole entry of ours
-    └── StoreError                                  a store failed; only ever raised with strict=True
+```text
+LLMCacheError
+├── RequestNotCacheable   (also a ValueError)   the request has no single wire form
+├── ValueNotCacheable     (also a TypeError)    the value cannot make the round trip
+├── CacheMissError        (also a LookupError)  mode="replay" and nothing stored
+├── EntryUnreadable       (also a ValueError)   stored bytes that are not a whole entry of ours
+└── StoreError                                  a store failed: with strict=True, and where something is to be removed or told
+```
 """
 
 __all__ = [

@@ -76,7 +76,7 @@ def digest_of(obj: Any) -> str:
 
 
 def canonical(messages: Any, params: Mapping[str, Any]) -> str:
-    """The text that :func:`digest` hashes: ``json.dumps({"messages": messages, **params}, sort_keys=True)`` for plain JSON."""
+    """The text that ``digest`` hashes: ``json.dumps({"messages": messages, **params}, sort_keys=True)`` for plain JSON."""
     walk = Walk()
     own_messages, own_params = plain_request(walk, messages, params)
     return text_of(walk, {"messages": own_messages, **own_params})

@@ -14,23 +14,26 @@ __all__ = ["CacheStats", "Event", "Ledger", "ModelStats", "Saving"]
 
 
 class Event(NamedTuple):
-    """One thing that happened, for ``on_event=``; it never holds a prompt or an answer.
-
-    *name*: hit, miss, stored, skipped, coalesced, expired, evicted or error. *at*: Unix seconds. *seconds*, *tokens* and *usd*: for
-    hit and coalesced what was saved, for stored what the call cost. *reason*: why it was skipped, or which operation failed.
-    *number*: how many (of evicted and expired). *usage*: of hit, coalesced and stored what Entry.usage is.
-    """
+    """One thing that happened, for ``on_event=``; it never holds a prompt or an answer."""
 
     name: str
+    """hit, miss, stored, skipped, coalesced, expired, evicted or error."""
     at: float
+    """Unix seconds."""
     key: str | None = None
     model: str | None = None
     seconds: float | None = None
+    """For hit and coalesced what was saved, for stored what the call took."""
     tokens: int | None = None
+    """As *seconds*: input and output together."""
     usd: float | None = None
+    """As *seconds*, in dollars; None where nobody knows."""
     reason: str | None = None
+    """Why it was skipped, or which operation failed."""
     number: int = 1
+    """How many, of evicted and expired."""
     usage: tuple[int, ...] | None = None
+    """For hit, coalesced and stored what Entry.usage is."""
 
 
 class Saving(NamedTuple):
@@ -66,26 +69,28 @@ class ModelStats(NamedTuple):
 
 
 class CacheStats(NamedTuple):
-    """A snapshot of the counters. ``str()`` is aligned text; a notebook shows a table.
-
-    *hits* and *misses* count lookups; *hit_rate* is their share, from 0 to 1. *coalesced*: lookups that missed and then joined
-    a call in flight, so the calls paid for are ``misses - coalesced``. *skipped*: answers and requests not stored, by reason.
-    *seconds_saved* is what the stored calls took, for a coalesced call less what it waited. *saved_usd* is what they really cost;
-    *unpriced_hits* are those of hits and coalesced calls whose price nobody knows. *provider* is what the provider's own prompt
-    cache saved on the calls that were paid for, *provider_by_model* the same by model; ``savings()`` puts the three side by side.
-    """
+    """A snapshot of the counters. ``str()`` is aligned text; a notebook shows a table."""
 
     hits: int
+    """Lookups that were answered."""
     misses: int
+    """Lookups that were not. The calls paid for are ``misses - coalesced``."""
     size: int
+    """Entries that the namespace of the cache holds."""
     stored: int
     skipped: Mapping[str, int]
+    """Answers and requests that were not stored, by reason."""
     evictions: int
+    """Entries removed to make room."""
     expirations: int
+    """Entries removed because they were too old."""
     coalesced: int
+    """Lookups that missed and then joined a call in flight."""
     errors: int
+    """Failures of the store that cost a miss or a dropped write."""
     by_model: Mapping[str, ModelStats]
     provider_by_model: Mapping[str, ProviderCacheStats] = MappingProxyType({})
+    """What the provider's own prompt cache saved on the calls that were paid for, by model."""
 
     @property
     def provider(self) -> ProviderCacheStats:
@@ -94,7 +99,7 @@ class CacheStats(NamedTuple):
 
     @property
     def hit_rate(self) -> float:
-        """Hits over lookups; 0.0 before the first."""
+        """Hits over lookups, from 0 to 1; 0.0 before the first."""
         lookups = self.hits + self.misses
         return self.hits / lookups if lookups else 0.0
 
@@ -105,12 +110,12 @@ class CacheStats(NamedTuple):
 
     @property
     def seconds_saved(self) -> float:
-        """Seconds that the calls not made took when they were made."""
+        """Seconds that the calls not made took when they were made; for a coalesced call less what it waited."""
         return sum(model.seconds_saved for model in self.by_model.values())
 
     @property
     def saved_usd(self) -> float:
-        """Dollars that the calls not made cost when they were made."""
+        """Dollars that the calls not made really cost when they were made."""
         return sum(model.saved_usd for model in self.by_model.values())
 
     @property

@@ -1,8 +1,6 @@
 """A pytest plugin that wraps every LLM built in somebody else's test suite: what passes without it must pass with it.
 
-::
-
-    pytest -p llama_index_llm_cache_mem.testing --llm-cache-wrap=own llama-index-core/tests
+``pytest -p llama_index_llm_cache_mem.testing --llm-cache-wrap=own llama-index-core/tests``
 
 ``passthrough``: the cache is off. ``own``: a cache for each LLM. ``shared``: one for all, cleared before each test. ``roundtrip``:
 every response is encoded and decoded, and every stream replayed from what would have been stored.

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 __all__ = ["CANNOT", "CHANGE", "OK", "Finding", "change", "ok", "size_of"]
 
-OK, CHANGE, CANNOT = "ok", "change", "cannot"
+OK = "ok"
+CHANGE = "change"
+CANNOT = "cannot"
 
 
 class Finding(NamedTuple):

@@ -9,7 +9,10 @@ from llm_cache_mem.errors import LLMCacheError
 
 __all__ = ["FAILED", "MISUSED", "URL_VARIABLE", "BadInput", "CommandFailed", "parse_json", "seconds_in", "url_and", "url_of"]
 
-FAILED, MISUSED = 1, 2  # exit statuses: it was not found or did not work; the command line is wrong
+FAILED = 1
+"""The exit status where something was not found or did not work."""
+MISUSED = 2
+"""The exit status of a wrong command line."""
 URL_VARIABLE = "LLM_CACHE_MEM_URL"
 
 _FRONT = "tiered:memory,"  # the memory of another process is nothing to look into

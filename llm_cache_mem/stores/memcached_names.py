@@ -7,7 +7,9 @@ from llm_cache_mem import hashing
 
 __all__ = ["ENTRY", "GENERATION", "GENERATION_BYTES", "lease_name", "live", "named", "names_of", "told_as"]
 
-ENTRY, GENERATION, _LEASE = b"lcm:", b"lcm-generation:", b"lcm-lease:"
+ENTRY = b"lcm:"
+GENERATION = b"lcm-generation:"
+_LEASE = b"lcm-lease:"
 GENERATION_BYTES = 16
 _LONGEST_NAME = 250
 _DAYS_30 = 30 * 86400  # what is more counts as a date

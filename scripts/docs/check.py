@@ -38,7 +38,7 @@ class Page(HTMLParser):
 def check(site: Path) -> list[str]:
     """What is wrong with *site*, a line for each; empty if nothing is."""
     pages = {path.resolve(): Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
-    wrong = [problem for page in pages.values() for problem in _broken(page, pages)]
+    wrong = [problem for page in pages.values() for problem in _broken(page, pages, site.resolve())]
     wrong += [f"{page.path}: fetches {url}" for page in pages.values() for url in page.fetched if urlsplit(url).netloc]
     start = pages[(site / "index.html").resolve()]
     menu = {_target(start, link) for link in start.links if not urlsplit(link).netloc}
@@ -51,14 +51,14 @@ def _target(page: Page, link: str) -> Path:
     return (page.path.parent / path if path else page.path).resolve()
 
 
-def _broken(page: Page, pages: dict[Path, Page]) -> list[str]:
+def _broken(page: Page, pages: dict[Path, Page], site: Path) -> list[str]:
     wrong = []
     for link in [*page.links, *page.fetched]:
         url = urlsplit(link)
         if url.scheme or url.netloc:
             continue
         target = _target(page, link)
-        if not target.is_file():
+        if not target.is_file() or not target.is_relative_to(site):
             wrong.append(f"{page.path}: {link} leads nowhere")
         elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
             wrong.append(f"{page.path}: {link} names no heading there")

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["cli", "main"]
+from modules import GROUPS, documented, group_of, load, names_of, ordered
+
+__all__ = ["cli", "main", "module_pages"]
 
 
 def cli() -> str:
@@ -26,15 +28,25 @@ def cli() -> str:
     return html.unescape(done.stdout)
 
 
-PARTS = {"cli.md": cli}
+def module_pages() -> dict[str, str]:
+    """For each group of modules what mkdocstrings is to show: every module, but of its names only those that no page of the API has."""
+    modules = load()
+    shown = documented(modules)
+    pages = {group: [f"# {title}\n"] for group, title in GROUPS.items()}
+    for path in ordered(modules):
+        module = modules[path]
+        own = [name for name in names_of(module) if not module[name].is_alias and module[name].canonical_path not in shown]
+        if path not in shown:
+            pages[group_of(path)].append(f"::: {path}\n    options:\n      members: {own or 'false'}\n")
+    return {f"inside/{group}.md": "\n".join(page) for group, page in pages.items()}
 
 
 def main() -> None:
     """Write every part into the folder that the command line names."""
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in PARTS.items():
-        (folder / name).write_text(part(), encoding="utf-8")
+    for name, text in {"cli.md": cli(), **module_pages()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

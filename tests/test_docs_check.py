@@ -1,0 +1,61 @@
+"""The look at the finished documentation site sees what is broken. The site itself is built, and looked at, by make docs."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+START = '<a href="more.html#here">more</a> <a href="#top">up</a> <a href="https://example.org/x">elsewhere</a><h1 id="top"></h1>'
+MORE = '<link rel="stylesheet" href="assets/a%20b.css"><h2 id="here"></h2><a href="index.html">start</a>'
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def check():
+    return load("check").check
+
+
+@pytest.fixture
+def site(tmp_path):
+    (tmp_path / "mkdocs.yml").write_text("beside the site, not in it")
+    folder = tmp_path / "site"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "assets" / "a b.css").write_text("")
+    (folder / "index.html").write_text(START)
+    (folder / "more.html").write_text(MORE)
+    return folder
+
+
+def test_a_sound_site_passes(check, site):
+    assert check(site) == []
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ('<a href="gone.html">', "gone.html leads nowhere"),
+        ('<a href="../mkdocs.yml">', "../mkdocs.yml leads nowhere"),
+        ('<img src="gone.svg">', "gone.svg leads nowhere"),
+        ('<a href="more.html#gone">', "more.html#gone names no heading there"),
+        ('<a href="#gone">', "#gone names no heading there"),
+        ('<script src="https://cdn.example/x.js"></script>', "fetches https://cdn.example/x.js"),
+        ('<link rel="stylesheet" href="//cdn.example/x.css">', "fetches //cdn.example/x.css"),
+    ],
+)
+def test_what_is_broken_is_named(check, site, added, said):
+    (site / "index.html").write_text(START + added)
+    (line,) = check(site)
+    assert line.endswith(f"index.html: {said}")
+
+
+def test_a_page_outside_the_menu_is_named(check, site):
+    (site / "lost.html").write_text("")
+    (line,) = check(site)
+    assert line.endswith("lost.html: not in the nav of mkdocs.yml")
