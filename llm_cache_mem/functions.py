@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 from llm_cache_mem import hashing, keys
 from llm_cache_mem.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.request import Request
+from llm_cache_mem.request import FUNCTION, SCOPE, Request
 
 __all__ = ["Identity", "arguments", "by_name", "cached", "is_coroutine_function"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# These names hold a dot, so that no parameter of a Python function can be called the same.
-_FUNCTION, _SCOPE, _POSITIONAL, _KEYWORDS = "cached.function", "cached.scope", "cached.args", "cached.kwargs"
+_POSITIONAL, _KEYWORDS = "cached.args", "cached.kwargs"  # they hold a dot, so that no parameter of a function can be called the same
 
 
 def cached(engine: Engine, fn: F, version: str, ignore: frozenset[str]) -> F:
@@ -98,10 +97,10 @@ class Identity:
 
     def params(self) -> dict[str, Any]:
         """What stands for the function in a request made now; it may hold objects without a wire form."""
-        params: dict[str, Any] = {_FUNCTION: self._itself}
+        params: dict[str, Any] = {FUNCTION: self._itself}
         scope = self._scope.values()
         if scope:
-            params[_SCOPE] = scope
+            params[SCOPE] = scope
         return params
 
 

@@ -7,7 +7,11 @@ from llm_cache_mem import keys
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import NOTHING_ASKED, UNSET, current
 
-__all__ = ["Keyer", "Request", "parameter_names"]
+__all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "parameter_names"]
+
+FUNCTION, SCOPE = "cached.function", "cached.scope"
+"""The params that tell decorated functions apart. No parameter of a Python function can be called so, and no key function sees them:
+one that looks at nothing but the messages must not make functions answer for each other."""
 
 
 class Request(NamedTuple):
@@ -97,8 +101,10 @@ class Keyer:
 
     @staticmethod
     def _by_key_fn(key_fn: Callable[..., Any], messages: Any, params: Mapping[str, Any]) -> Any:
+        own = {name: params[name] for name in (FUNCTION, SCOPE) if name in params}
         try:
-            return key_fn(messages, **params)
+            made = key_fn(messages, **{name: value for name, value in params.items() if name not in own} if own else params)
+            return {**own, "request": made} if own else made
         except RequestNotCacheable:
             raise
         except Exception as exc:

@@ -126,7 +126,7 @@ def test_key_fn_sees_messages_and_params_as_everywhere(cache):
     seen = []
 
     def key_fn(messages, **params):
-        seen.append((messages, params["model"]))
+        seen.append((messages, params))
         return [messages, params]
 
     @LLMCache(key_fn=key_fn).cached
@@ -134,7 +134,23 @@ def test_key_fn_sees_messages_and_params_as_everywhere(cache):
         return 1
 
     ask([{"role": "user", "content": "q"}], "m")
-    assert seen == [([{"role": "user", "content": "q"}], "m")]
+    assert seen == [([{"role": "user", "content": "q"}], {"model": "m"})]
+
+
+@pytest.mark.parametrize("key_fn", [lambda messages, **params: messages, lambda messages, **params: "all the same"])
+def test_a_key_fn_that_looks_at_nothing_else_does_not_make_functions_answer_for_each_other(key_fn):
+    cache = LLMCache(key_fn=key_fn)
+    functions = [cache.cached(multiplied_by(factor)) for factor in (2, 3)]
+    for _ in range(2):
+        assert [function([{"role": "user", "content": "q"}]) for function in functions] == [2, 3]
+    assert cache.stats().hits == 2
+
+
+def multiplied_by(factor):
+    def ask(messages):
+        return factor * len(messages)
+
+    return ask
 
 
 def test_wrong_arguments_raise_the_type_error_of_the_function(cache):

@@ -4,7 +4,7 @@ from math import exp, isfinite, log
 from typing import Any, NamedTuple
 
 from llm_cache_mem import pricing
-from llm_cache_mem.prompt_cache.rules import Rules, rules_for
+from llm_cache_mem.prompt_cache.rules import Provider, Rules, provider_of, rules_for
 from llm_cache_mem.usage import Usage
 
 __all__ = ["Advice", "Option", "advise", "cost"]
@@ -42,7 +42,14 @@ class Advice(NamedTuple):
 
 
 def advise(
-    calls_per_hour: float, prefix_tokens: int, *, model: str, hours: float = 8.0, prices: pricing.Prices = None, margin: float = 0.8
+    calls_per_hour: float,
+    prefix_tokens: int,
+    *,
+    model: str,
+    provider: Provider | None = None,
+    hours: float = 8.0,
+    prices: pricing.Prices = None,
+    margin: float = 0.8,
 ) -> Advice:
     """What to do with a prefix of *prefix_tokens* that *calls_per_hour* calls begin with, at random times, for *hours*.
 
@@ -56,11 +63,16 @@ def advise(
 
     ``cost`` has the exact sums for a limited time, by which the break-evens are too: for fewer hours it takes more calls an hour.
     Prices are those of *prices* or genai-prices; for a model without any, the factors that its provider documents. ValueError for
-    numbers that make no sense.
+    numbers that make no sense, and for a *model* whose name does not tell its provider, where *provider* does not either.
     """
+    for name, number in (("calls_per_hour", calls_per_hour), ("prefix_tokens", prefix_tokens), ("hours", hours), ("margin", margin)):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise TypeError(f"{name} must be a number, not {type(number).__name__}")
     if not calls_per_hour >= 0 or prefix_tokens < 1 or not hours > 0 or not 0 < margin < 1 or not isfinite(calls_per_hour * hours):
         raise ValueError("calls_per_hour must be >= 0, prefix_tokens >= 1, hours > 0 and margin between 0 and 1, and none of them infinite")
-    rules = rules_for(model)
+    if provider is None and provider_of(model) is None:
+        raise ValueError(f"whose model is {model!r}? Say provider='anthropic' or provider='openai': each has rules of its own")
+    rules = rules_for(model, provider)
     factors = _factors(rules, model, prefix_tokens, pricing.resolve(prices))
     uncached = cost(calls_per_hour, hours, 1.0, 1.0, None)
     options = [Option("nothing", None, False, uncached, factors.usd(uncached), 0.0)]

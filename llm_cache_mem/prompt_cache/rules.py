@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ["API", "MAX_BREAKPOINTS", "SMALLEST", "Provider", "Rules", "rules_for"]
+__all__ = ["API", "MAX_BREAKPOINTS", "SMALLEST", "Provider", "Rules", "provider_of", "rules_for"]
 
 Provider: TypeAlias = Literal["anthropic", "openai"]
 API: TypeAlias = Literal["messages", "chat", "responses"]
@@ -92,12 +92,19 @@ _MINIMUM: Final = {
     **dict.fromkeys(("opus-4-6", "opus-4-5", "haiku-4-5"), 4096),
 }
 _OPENAI_VERSION: Final = r"gpt-(\d+)(?:\.(\d+))?"
+_OPENAI_NAMES: Final = r"(^|[^a-z0-9])(gpt|chatgpt|o\d|codex|computer-use)(?![a-z])"
+
+
+def provider_of(model: str) -> Provider | None:
+    """Whose *model* is, by its name, in all spellings that clouds have for it; None if that does not tell."""
+    name = model.lower()
+    return "anthropic" if "claude" in name else "openai" if re.search(_OPENAI_NAMES, name) else None
 
 
 def rules_for(model: str, provider: Provider | None = None) -> Rules:
     """The rules of *model*; if it is not known, those of its provider: *provider*, or Anthropic for a Claude and OpenAI for all else."""
     name = model.lower().replace(".", "-")
-    if provider == "anthropic" or (provider is None and "claude" in name):
+    if (provider or provider_of(model)) == "anthropic":
         known = next((length for part, length in _MINIMUM.items() if re.search(rf"{part}(?!\d)", name)), None)
         return _ANTHROPIC if known is None else _ANTHROPIC._replace(minimum_tokens=known)
     version = re.search(_OPENAI_VERSION, model.lower())

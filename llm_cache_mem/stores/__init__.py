@@ -175,8 +175,9 @@ def _open_tiered(
         or back in _IN_MEMORY
         or back.startswith((_TIERED, "jsonl:"))
         or back.endswith(_RECORDINGS)
+        or any(part.strip().partition(":")[0] in ("memory", "sqlite", "jsonl", *_SERVERS) for part in back.split(",")[1:])
     ):
-        raise ValueError("a tiered: backend is memory in front of a shared store, as in tiered:memory,redis://localhost:6379/0")
+        raise ValueError("a tiered: backend is memory in front of one shared store, as in tiered:memory,redis://localhost:6379/0")
     opened = open_store(back, max_size=max_size, max_bytes=max_bytes, clock=clock, envelope=envelope)
     if opened.bounded:
         max_size, max_bytes = min(max_size or _FRONT_SIZE, _FRONT_SIZE), min(max_bytes or _FRONT_BYTES, _FRONT_BYTES)

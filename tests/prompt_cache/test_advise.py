@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llm_cache_mem.prompt_cache import advise
 from llm_cache_mem.prompt_cache.advise import cost
+from llm_cache_mem.prompt_cache.rules import provider_of
 
 CLAUDE = "claude-sonnet-5"
 PRICES = {CLAUDE: (3.0, 15.0, 0.30, 3.75, 6.0), "gpt-4o": (2.5, 10.0, 1.25), "gpt-5.6": (2.0, 8.0, 0.2, 2.5)}
@@ -115,3 +116,21 @@ def test_it_reads_as_a_table():
 def test_numbers_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         advise(**{"calls_per_hour": 1, "prefix_tokens": 5_000, "model": CLAUDE, **wrong})
+
+
+def test_what_is_no_number_is_refused_by_name():
+    with pytest.raises(TypeError, match="calls_per_hour must be a number, not str"):
+        advise("5", 5_000, model=CLAUDE)
+
+
+def test_a_model_that_does_not_tell_its_provider_needs_one():
+    with pytest.raises(ValueError, match="whose model is 'nope'"):
+        advise(10, 5_000, model="nope")
+    assert [option.ttl for option in advise(10, 5_000, model="nope", provider="anthropic", prices={}).options] == [
+        option.ttl for option in advise(10, 5_000, model=CLAUDE, prices={}).options
+    ]
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "openai/gpt-5.6", "o3-mini", "chatgpt-4o-latest", "ft:gpt-4o:org", "azure/o1"])
+def test_models_of_openai_are_known_by_their_names(model):
+    assert provider_of(model) == "openai"

@@ -456,7 +456,15 @@ def test_what_leaves_the_process_is_encrypted_and_its_digest_hidden(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "url",
-    ["tiered:", "tiered:memory", "tiered:memory,", "tiered:memory,memory", "tiered:sqlite:///a.db,redis://CANARY", "tiered:memory,x.jsonl"],
+    [
+        "tiered:memory,sqlite:///a.db,redis://CANARY",
+        "tiered:",
+        "tiered:memory",
+        "tiered:memory,",
+        "tiered:memory,memory",
+        "tiered:sqlite:///a.db,redis://CANARY",
+        "tiered:memory,x.jsonl",
+    ],
 )
 def test_tiers_that_make_no_sense_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"tiered:memory,|known are") as caught:
