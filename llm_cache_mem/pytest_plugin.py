@@ -22,6 +22,7 @@ _MARKER: Final = (
     "for this test: its mode; the file of recordings, relative to the test's folder; settings of LLMCache"
 )
 _OUTPUT: Final = "llm_cache_mem"
+_PACKAGES: Final = ("llm_cache_mem", "langchain_llm_cache_mem", "llama_index_llm_cache_mem")
 
 
 class _State:
@@ -144,11 +145,19 @@ def pytest_deselected(items: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Say beside a miss how to record it."""
+    """Show a miss where the test asked for it rather than where it was found out, and say how to record it."""
+    missed = call.excinfo if call.excinfo is not None and _is_miss(call.excinfo.value) else None
+    for entry in missed.traceback if missed is not None else ():
+        if entry.frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
+            entry.frame.f_globals["__tracebackhide__"] = _of_a_miss
     report: Any = yield
-    if call.excinfo is not None and _is_miss(call.excinfo.value):
+    if missed is not None:
         report.sections.append(("llm cache", f"to record what is missing: pytest --llm-cache=on '{item.nodeid}'"))
     return report  # type: ignore[no-any-return]  # what pluggy asks of a wrapper
+
+
+def _of_a_miss(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    return _is_miss(excinfo.value)
 
 
 def _is_miss(error: BaseException | None) -> bool:

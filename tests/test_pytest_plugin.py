@@ -96,6 +96,8 @@ def test_in_ci_nothing_is_called_and_the_miss_explains_itself(suite: Suite) -> N
     result = suite.run(ci=True)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*CacheMissError*", '*model: "m" → "n"*', "*pytest --llm-cache=on 'test_it.py::test_tea'*"])
+    result.stdout.fnmatch_lines(["*test_it.py:*: CacheMissError"])  # where the test asked, none of our own lines after it
+    result.stdout.no_fnmatch_line("*engine*.py:*")
     assert suite.calls == 2
 
 
