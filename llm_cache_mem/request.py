@@ -9,7 +9,8 @@ from llm_cache_mem.options import NOTHING_ASKED, UNSET, current
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "parameter_names"]
 
-FUNCTION, SCOPE = "cached.function", "cached.scope"
+FUNCTION = "cached.function"
+SCOPE = "cached.scope"
 """The params that tell decorated functions apart. No parameter of a Python function can be called so, and no key function sees them:
 one that looks at nothing but the messages must not make functions answer for each other."""
 
