@@ -83,6 +83,17 @@ def test_the_stand_in_stops_at_the_token_limit_and_says_so(clients: tuple[Any, A
     assert clients[1].messages.create(model="m", max_tokens=2, messages=QUESTION).stop_reason == "max_tokens"
 
 
+def test_the_stand_in_answers_a_question_about_a_text_with_the_sentence_that_is_nearest(clients: tuple[Any, Any]) -> None:
+    text = (
+        "# Tea\n\n"
+        + "It is drunk in every country there is. " * 10
+        + "Green tea steeps for `three` minutes. So it goes.\n\n```\nsteep()\n```"
+    )
+    prompt = f"Context:\n----------\n{text}\n----------\nAnswer from it.\nQuery: How long does green tea steep?\nAnswer:"
+    answer = clients[0].chat.completions.create(model="stand-in", max_tokens=50, messages=[{"role": "user", "content": prompt}])
+    assert answer.choices[0].message.content == "Green tea steeps for three minutes."
+
+
 def test_the_stand_in_knows_no_other_endpoint(clients: tuple[Any, Any]) -> None:
     with pytest.raises(openai.NotFoundError):
         clients[0].embeddings.create(model="m", input="x")

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, cast
 
+from llm_cache_mem.demo.quoting import quote
+
 __all__ = ["MODEL", "FallbackServer", "main"]
 
 MODEL = "stand-in"
@@ -42,13 +44,18 @@ class _Answer(NamedTuple):
 
 
 def _answer(body: dict[str, Any]) -> _Answer:
-    """A few words that depend on the whole request and on nothing else; one word counts as one token."""
+    """A few words that depend on the whole request and on nothing else, or a quotation from it; one word counts as one token."""
     text = json.dumps([body.get("system"), body["messages"], body.get("temperature")], sort_keys=True)
     seed = hashlib.sha256(text.encode()).digest()
     most = body.get("max_completion_tokens") or body.get("max_tokens") or 64
-    wanted = 400 if "detail" in text else 5 + seed[0] % 12
-    words = [_WORDS[seed[place % 32] % len(_WORDS)] for place in range(min(wanted, most))]
-    return _Answer(words, wanted <= most, len(text.split()), seed.hex()[:24])
+    last = body["messages"][-1].get("content")
+    quoted = quote(last) if isinstance(last, str) else None
+    if quoted is not None:
+        words = quoted.split()
+    else:
+        wanted = 400 if "detail" in text else 5 + seed[0] % 12
+        words = [_WORDS[seed[place % 32] % len(_WORDS)] for place in range(wanted)]
+    return _Answer(words[:most], len(words) <= most, len(text.split()), seed.hex()[:24])
 
 
 def _pieces(words: list[str]) -> Iterator[str]:

@@ -1,0 +1,36 @@
+"""How the stand-in reads: to a prompt that holds a text and a question, its answer is the sentence of the text that is nearest to it."""
+
+import re
+
+__all__ = ["quote"]
+
+_SHORTEST_TEXT = 400  # characters: less is a question alone
+_WORD = re.compile(r"[a-z_]{4,}")
+_COMMON = frozenset("what which when where that this with from have does they them there their into than then your".split())
+
+
+def quote(prompt: str) -> str | None:
+    """A sentence out of *prompt*, or None where that holds no text or no question."""
+    questions = re.findall(r"[^.?!:\n]*\?", prompt)
+    if len(prompt) < _SHORTEST_TEXT or not questions:
+        return None
+    wanted = _stems(questions[-1])
+    text = max(re.split(r"^-{5,}$", prompt, flags=re.MULTILINE), key=len)  # prompts rule it off
+    best = max(_sentences(text), default=None, key=lambda sentence: _likeness(wanted, sentence))
+    return best if best is not None and wanted & _stems(best) else None
+
+
+def _sentences(text: str) -> list[str]:
+    """Those of the prose: code, headings, tables and marks of Markdown are left out."""
+    prose = re.sub(r"^```[\s\S]*?^```$|^[#|].*$|[*`\[]|\]\([^)]*\)", "", text, flags=re.MULTILINE)
+    found = (one for block in re.split(r"\n\s*\n|\n\s*- ", prose) for one in re.split(r"(?<=[.!?;])\s", block))
+    return [" ".join(one.split()) for one in found if len(one.split()) > 4]
+
+
+def _stems(text: str) -> set[str]:
+    return {word[:5] for word in _WORD.findall(text.lower()) if word not in _COMMON}
+
+
+def _likeness(wanted: set[str], sentence: str) -> float:
+    found = _stems(sentence)
+    return len(wanted & found) - 0.02 * len(found)
