@@ -5,8 +5,8 @@ import re
 __all__ = ["quote"]
 
 _SHORTEST_TEXT = 400  # characters: less is a question alone
-_WORD = re.compile(r"[a-z_]{4,}")
-_COMMON = frozenset("what which when where that this with from have does they them there their into than then your".split())
+_COMMON = "what|which|when|where|that|this|with|from|have|does|they|them|there|their|into|than|then|your"
+_WORD = re.compile(rf"\b(?!(?:{_COMMON})\b)[a-z_]{{4,}}")
 
 
 def quote(prompt: str) -> str | None:
@@ -28,7 +28,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:5] for word in _WORD.findall(text.lower()) if word not in _COMMON}
+    return {word[:5] for word in _WORD.findall(text.lower())}
 
 
 def _likeness(wanted: set[str], sentence: str) -> float:
