@@ -76,7 +76,7 @@ def fails(*arguments: str, status: int = 1, stdin: str | bytes | None = None) ->
 
 def process(*arguments: str, **more: Any) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "llm_cache_mem", *arguments]
-    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=60, check=False, **more)
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=300, check=False, **more)
 
 
 def digest_of(model: str) -> str:

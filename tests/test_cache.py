@@ -456,7 +456,7 @@ def test_concurrent_identical_calls_make_one(cache):
     gate, model = threading.Event(), Model()
 
     def slow(messages, **params):
-        gate.wait(5)
+        gate.wait(60)
         return model(messages, **params)
 
     answers = []

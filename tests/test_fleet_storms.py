@@ -59,7 +59,7 @@ async def test_a_storm_of_cancellations(caches: list[LLMCache], path: Path, roun
         await asyncio.sleep(rng.uniform(0, 0.02))
         for task in rng.sample(tasks, rng.randrange(3)):
             task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, asyncio.CancelledError):
                     cancelled += 1
@@ -70,7 +70,7 @@ async def test_a_storm_of_cancellations(caches: list[LLMCache], path: Path, roun
     print(f"{cancelled} cancelled, {answered} answered")
     assert wrong == []
     assert cancelled > rounds / 10
-    give_up_at = time.monotonic() + 10
+    give_up_at = time.monotonic() + 60
     while leases(path) and time.monotonic() < give_up_at:
         await asyncio.sleep(0.01)
     assert leases(path) == 0
@@ -97,12 +97,12 @@ def test_forks_amid_threads_that_hold_leases(caches: list[LLMCache], forks: int)
     try:
         for number in range(forks):
             assert (
-                in_child(lambda number=number: caches[0].get_or_call(f"child {number}", model, model="m"), timeout=5) == f"CHILD {number}"
+                in_child(lambda number=number: caches[0].get_or_call(f"child {number}", model, model="m"), timeout=60) == f"CHILD {number}"
             )
     finally:
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert failures == []
     assert min(calls) > 3
 

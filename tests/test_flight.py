@@ -100,7 +100,7 @@ def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again(
     flights, gate = SingleFlight(LONG), Gate(error, "yes")
     futures = lead_and_follow(flights, gate, 20)
     gate.passed.release(2)
-    errors = [future.exception(5) for future in futures]
+    errors = [future.exception(60) for future in futures]
     assert errors[0] is error
     assert {type(e) for e in errors} == {ValueError}
     assert {str(e) for e in errors} == {"no"}
@@ -115,7 +115,7 @@ def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(death: type[
     gate = Gate(death(), "answer")
     futures = lead_and_follow(flights, gate, 50)
     gate.passed.release(2)
-    assert type(futures[0].exception(5)) is death
+    assert type(futures[0].exception(60)) is death
     results = [future.result(PATIENCE) for future in futures[1:]]
     assert gate.calls == 2
     assert {result for result, _ in results} == {"answer"}
@@ -138,7 +138,7 @@ def test_when_the_leaders_thread_is_killed_one_of_those_who_wait_takes_over() ->
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(10)]
     until(lambda: seated(flights) == 10)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identity[0]), ctypes.py_object(SystemExit))
-    assert type(leader.exception(5)) is SystemExit
+    assert type(leader.exception(60)) is SystemExit
     assert sorted(follower.result(PATIENCE) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
 
 
@@ -146,7 +146,7 @@ def test_every_leader_killed_leaves_nobody_waiting() -> None:
     flights, gate = SingleFlight(LONG), Gate(*[SystemExit() for _ in range(30)])
     futures = lead_and_follow(flights, gate, 29)
     gate.passed.release(30)
-    assert {type(future.exception(5)) for future in futures} == {SystemExit}
+    assert {type(future.exception(60)) for future in futures} == {SystemExit}
     assert gate.calls == 30
     assert idle(flights)
 
@@ -379,10 +379,10 @@ def test_a_forked_child_does_not_wait_for_the_flights_of_its_parent() -> None:
     assert idle(flights)
 
 
-def die_in_5_seconds() -> None:
+def die_in_a_minute() -> None:
     """For a child that may hang. The default action, for the handler that pytest-timeout has set may hang with it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(5)
+    signal.alarm(60)
 
 
 def _forked(flights: SingleFlight, *, hold: bool) -> int:
@@ -392,15 +392,15 @@ def _forked(flights: SingleFlight, *, hold: bool) -> int:
     def hold_lock() -> None:
         with flights._lock:
             holding.set()
-            release.wait(5)
+            release.wait(60)
 
     holder = start(hold_lock) if hold else None
-    assert not hold or holding.wait(5)
+    assert not hold or holding.wait(60)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads that are not copied: the point here
         pid = os.fork()
     if pid == 0:
-        die_in_5_seconds()
+        die_in_a_minute()
         code = 1
         try:
             first = flights.run(KEY, lambda flight: flight.commit(lambda: "child"))
@@ -424,7 +424,7 @@ def test_work_that_forks_goes_on_in_both_processes() -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = flight.commit(os.fork)
         if pid == 0:
-            die_in_5_seconds()
+            die_in_a_minute()
         assert pid is not None
         return pid
 
@@ -462,8 +462,8 @@ def test_a_follower_sees_where_the_leader_failed_and_no_other_followers_frames()
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(100)]
     until(lambda: seated(flights) == 100)
     gate.passed.release()
-    original = leader.exception(5)
-    errors = [follower.exception(5) for follower in followers]
+    original = leader.exception(60)
+    errors = [follower.exception(60) for follower in followers]
     assert original is not None
     for error in errors:
         assert isinstance(error, Failure)

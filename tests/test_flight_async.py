@@ -236,12 +236,12 @@ def test_what_kills_the_work_kills_its_callers_loop_and_others_take_over(death: 
         await asyncio.gather(*[flights.arun(KEY, killed) for _ in range(3)])
 
     leader = start(lambda: asyncio.run(main()))
-    assert started.wait(5)
+    assert started.wait(60)
     follower = start(lambda: flights.run(KEY, lambda flight: "answer"))
     asyncio.run(until(lambda: seated(flights) == 4))
     die.set()
-    assert type(leader.exception(5)) is death
-    assert follower.result(5) in [("answer", False), ("answer", True)]
+    assert type(leader.exception(60)) is death
+    assert follower.result(60) in [("answer", False), ("answer", True)]
     assert idle(flights)
 
 
@@ -363,7 +363,7 @@ async def test_work_abandoned_by_all_can_still_be_forgotten() -> None:
 
     (task,) = await callers(flights, stubborn, 1)
     task.cancel()
-    await asyncio.wait_for(reached.wait(), 5)
+    await asyncio.wait_for(reached.wait(), 60)
     assert stored == []
 
 
@@ -398,7 +398,7 @@ async def test_threads_and_tasks_wait_for_each_other(leader_is_async: bool) -> N
 
     def work(flight: Flight) -> str:
         calls.append(1)
-        assert passed.wait(5)
+        assert passed.wait(60)
         return "answer"
 
     async def awork(flight: Flight) -> str:
@@ -445,7 +445,7 @@ async def test_the_last_follower_to_leave_from_another_loop_cancels_the_work() -
     elsewhere = start(lambda: asyncio.run(follow_and_leave()))
     await until(lambda: seated(flights) == 2)
     leader.cancel()
-    await asyncio.wait_for(asyncio.wrap_future(elsewhere), 5)
+    await asyncio.wait_for(asyncio.wrap_future(elsewhere), 60)
     await until(lambda: gate.cancelled)
     await turn()
     assert idle(flights)
@@ -465,12 +465,12 @@ def test_a_loop_that_ends_while_it_leads_is_taken_over_from() -> None:
         assert not task.done()
 
     leader = start(lambda: asyncio.run(main()))  # its end cancels what is left
-    assert started.wait(5)
+    assert started.wait(60)
     followers = [start(lambda: flights.run(KEY, lambda flight: "answer")) for _ in range(10)]
     asyncio.run(until(lambda: seated(flights) == 11))
     leave.set()
-    leader.result(5)
-    assert sorted(follower.result(5) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
+    leader.result(60)
+    assert sorted(follower.result(60) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
     assert idle(flights)
 
 
@@ -507,7 +507,7 @@ def test_a_loop_that_stops_while_it_leads_holds_others_up_only_for_a_while(close
     asyncio.run(until(lambda: seated(flights) == 2))
     if closed:
         abandon(loop)
-    assert follower.result(5) == ("own", False)
+    assert follower.result(60) == ("own", False)
     assert flights.run(KEY, lambda flight: "next") == ("next", False)
     assert not flights._flights
     if not closed:
@@ -540,7 +540,7 @@ def test_work_cancelled_before_its_first_step_is_taken_over_though_its_loop_ends
     work.cancel()
     turn_once()
     abandon(loop)
-    assert follower.result(5) == ("own", False)
+    assert follower.result(60) == ("own", False)
     assert not caller.done()
 
 
@@ -568,7 +568,7 @@ async def test_a_follower_whose_loop_has_closed_is_passed_over() -> None:
     gone.get_coro().close()  # type: ignore[union-attr]  # as the garbage collector will: the lead is no longer its to hand on
     await turn()
     gate.passed.release()
-    assert await asyncio.wait_for(asyncio.gather(*followers), 5) == [("second", False), ("second", True)]
+    assert await asyncio.wait_for(asyncio.gather(*followers), 60) == [("second", False), ("second", True)]
     assert gate.calls == 2
     assert idle(flights)
 

@@ -208,7 +208,7 @@ def test_every_module_says_what_it_is_and_what_it_offers() -> None:
 
 def in_fresh_python(code: str, *flags: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
-    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -46,18 +46,18 @@ def test_nothing_deleted_comes_back_through_a_call_that_was_under_way(backend: s
 
         def slow(messages: Any, calling: threading.Event = calling, forgotten: threading.Event = forgotten) -> str:
             calling.set()
-            forgotten.wait(5)
+            forgotten.wait(60)
             return "stale"
 
         caller = threading.Thread(target=cache.get_or_call, args=(str(number), slow))
         caller.start()
-        assert calling.wait(5)
+        assert calling.wait(60)
         if number % 2:
             cache.clear()
         else:
             cache.delete(str(number))
         forgotten.set()
-        caller.join(5)
+        caller.join(60)
         assert cache.get(str(number)) is None
     cache.close()
 

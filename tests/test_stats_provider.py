@@ -202,23 +202,23 @@ def test_a_coalesced_call_saves_what_it_did_not_wait(clock):
 
     def create(messages, **params):
         begun.set()
-        assert joined.wait(10)
+        assert joined.wait(60)
         clock.advance(3.0)  # of which the other waits all, after it began 2 s later
         go_on.set()
         return answer()
 
     leader = threading.Thread(target=lambda: cache.get_or_call("a", create, model="m"))
     leader.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     clock.advance(2.0)
     follower = threading.Thread(target=lambda: cache.get_or_call("a", create, model="m"))
     follower.start()
-    deadline = monotonic() + 10
+    deadline = monotonic() + 60
     while not any(flight._seats for flight in cache._flights._flights.values()):
         assert monotonic() < deadline, "the second caller never joined"
     joined.set()
-    leader.join(10)
-    follower.join(10)
+    leader.join(60)
+    follower.join(60)
     hits, coalesced, _ = cache.stats().savings()
     assert (hits.seconds, coalesced.seconds) == (0.0, 2.0)
     assert (coalesced.calls, coalesced.tokens) == (1, 110)

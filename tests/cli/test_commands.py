@@ -312,7 +312,7 @@ def test_clear_asks_on_a_terminal(path: str, reply: bytes, status: int, left: in
     command = [sys.executable, "-m", "llm_cache_mem", "clear", path, "--all"]
     with subprocess.Popen(command, stdin=end, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as child:
         os.write(terminal, reply)
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=300)
     os.close(terminal)
     os.close(end)
     assert (child.returncode, read("list", path)["total"]) == (status, left)
@@ -370,7 +370,7 @@ def test_key_loads_neither_tables_nor_a_database() -> None:
         "import sys\nsys.argv = ['x', 'key']\nfrom llm_cache_mem.__main__ import main\n"
         "try:\n    main()\nfinally:\n    print({m for m in ('sqlite3', 'rich.console', 'rich.table', 'asyncio') if m in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=b'{"messages": []}', capture_output=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], input=b'{"messages": []}', capture_output=True, cwd=ROOT, timeout=300, check=False)
     assert done.stdout.endswith(b"\nset()\n"), done
 
 

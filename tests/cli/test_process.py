@@ -121,7 +121,7 @@ def as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
         "app.main()"
     )
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
 
 def test_a_database_in_a_folder_that_may_not_be_written_is_read_all_the_same(path: str) -> None:
@@ -242,6 +242,6 @@ def test_a_name_that_the_terminal_cannot_show_is_no_reason_to_fail(tmp_path: Pat
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_its_libraries_the_command_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from llm_cache_mem.__main__ import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"llm-cache-mem: the command line needs {missing}: pip install 'llm-cache-mem[cli]'\n"

@@ -52,7 +52,7 @@ def llmock(*arguments: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         child.terminate()
-        child.wait(20)
+        child.wait(60)
 
 
 class Asker:

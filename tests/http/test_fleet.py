@@ -41,7 +41,7 @@ class _Stream(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         yield CHUNKS[0]
-        assert self._go_on.wait(10)
+        assert self._go_on.wait(60)
         yield from CHUNKS[1:]
 
 
@@ -75,7 +75,7 @@ def test_a_stream_that_another_process_reads_is_waited_for(clients: Callable[[Pr
         time.sleep(0.2)
         assert not second.done()
         provider.go_on.set()
-        assert first.result(10) == second.result(10) == b"".join(CHUNKS)
+        assert first.result(60) == second.result(60) == b"".join(CHUNKS)
     assert provider.requests == 1
 
 
@@ -89,5 +89,5 @@ def test_a_stream_that_is_given_up_lets_the_next_one_call(clients: Callable[[Pro
             time.sleep(0.1)
             assert provider.requests == 1
         provider.go_on.set()
-        assert second.result(5) == b"".join(CHUNKS)
+        assert second.result(60) == b"".join(CHUNKS)
     assert provider.requests == 2

@@ -38,7 +38,7 @@ class Gates:
         self._open = threading.Semaphore(0)
 
     def __call__(self, number: int) -> None:
-        assert self._open.acquire(timeout=20)
+        assert self._open.acquire(timeout=60)
 
     def let(self, pieces: int = 1_000) -> None:
         self._open.release(pieces)
@@ -178,7 +178,7 @@ async def test_cancelling_who_asked_first_leaves_the_call_to_the_others(aclient:
 
     def slow(asked: Any) -> Reply:
         came.set()
-        assert go.wait(20)
+        assert go.wait(60)
         return Reply(STREAM, "text/event-stream", piece=PIECE)
 
     server.answer = slow

@@ -363,7 +363,7 @@ def test_a_store_that_fails_costs_nothing_but_the_hit(make: Any, server: Provide
 
 def test_many_threads_make_one_call(server: Provider, cache: LLMCache) -> None:
     gate = threading.Event()
-    server.gives(Reply(answer(), gate=lambda _: gate.wait(10)))
+    server.gives(Reply(answer(), gate=lambda _: gate.wait(60)))
     with httpx.Client(base_url=server.url, transport=CacheTransport(cache), timeout=10) as client:
         got: list[tuple[bytes, str]] = []
 
@@ -378,7 +378,7 @@ def test_many_threads_make_one_call(server: Provider, cache: LLMCache) -> None:
             pass
         gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
     assert {body for body, _ in got} == {answer()}
     assert sorted(mark for _, mark in got) == ["joined"] * 19 + ["miss"]
     assert (server.calls, cache.stats().coalesced) == (1, 19)

@@ -159,7 +159,7 @@ def test_threads_make_one_call(cache: LLMCacheMem) -> None:
 
     class Slow(Counting):
         def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-            gate.wait(10)
+            gate.wait(60)
             return super()._generate(*args, **kwargs)
 
     model = cached(Slow(), cache)

@@ -40,7 +40,7 @@ def fork(work: Callable[[], Any], *, uid: int | None = None) -> tuple[int, int]:
         os._exit(status)
 
 
-def outcome(pid: int, reader: int, *, timeout: float = 10.0) -> Any:
+def outcome(pid: int, reader: int, *, timeout: float = 60.0) -> Any:
     """What the child's work returned. ChildFailed when it raised, died, or took longer than *timeout* seconds."""
     data = b""
     try:
@@ -62,5 +62,5 @@ def outcome(pid: int, reader: int, *, timeout: float = 10.0) -> Any:
     return report["result"]
 
 
-def in_child(work: Callable[[], Any], *, timeout: float = 10.0, uid: int | None = None) -> Any:
+def in_child(work: Callable[[], Any], *, timeout: float = 60.0, uid: int | None = None) -> Any:
     return outcome(*fork(work, uid=uid), timeout=timeout)

@@ -129,7 +129,7 @@ class Server:
         """End it at once, paused or not; nothing is saved."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def _answers(self) -> bool:

@@ -177,5 +177,5 @@ def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> N
 async def test_many_in_a_task(cache: LLMCache) -> None:
     asked = requests(cache, "a", "b")
     assert await cache.akeep_many([Answered(request, GOOD, GOOD) for request in asked]) == 2
-    hits = await asyncio.wait_for(cache.alookup_many(asked), 10)
+    hits = await asyncio.wait_for(cache.alookup_many(asked), 60)
     assert [hit is not None and hit.value == GOOD for hit in hits] == [True, True]

@@ -490,7 +490,7 @@ def test_forked_children_and_their_parent_use_connections_of_their_own(memcached
             store.put(key, entry_of(number))
             return [value_of(store.get(key)), value_of(store.get(KEY))]
 
-        assert in_child(child, timeout=5) == [number, "parent"]
+        assert in_child(child, timeout=60) == [number, "parent"]
     stop.set()
     for thread in threads:
         thread.join()

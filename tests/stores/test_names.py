@@ -17,7 +17,7 @@ def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(url: str, monkey
 
     def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
         looked_up.append(host)
-        answered.wait(10)
+        answered.wait(60)
         raise socket.gaierror("no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -26,14 +26,14 @@ def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(url: str, monkey
             for number in range(5):
                 began = time.monotonic()
                 assert cache.get_or_call(f"question {number}", lambda messages: "answer") == "answer"
-                assert time.monotonic() - began < 3  # two operations of half a second, and a busy machine
+                assert time.monotonic() - began < 20  # two operations of half a second, and a busy machine
             assert cache.stats().errors
     finally:
         answered.set()
     assert set(looked_up) == {"cache.example"}
     for thread in threading.enumerate():
         if thread.name == "llm-cache-mem connecting":
-            thread.join(5)
+            thread.join(60)
 
 
 @pytest.mark.parametrize("kind", ["redis", "memcached"])

@@ -43,7 +43,7 @@ def test_children_and_parent_share_a_cache_and_no_connection(kind: str, method: 
             for thread in threads:
                 thread.join()
             for child in children:
-                child.join(10)
+                child.join(60)
                 child.kill()
     assert sorted(found, key=lambda one: one[1]) == [["stored", number, number, method == "fork"] for number in range(CHILDREN[method])]
     assert [child.exitcode for child in children] == [0] * len(children)

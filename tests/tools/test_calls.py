@@ -141,14 +141,14 @@ def test_threads_that_ask_at_once_run_the_tool_once(tools: ToolCache) -> None:
     found: list[Any] = []
 
     def ask() -> None:
-        gate.wait(10)
+        gate.wait(60)
         found.append(call(tools, run, {"a": 1}))
 
     threads = [threading.Thread(target=ask) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert run.count == 1
     assert found == [{"asked": {"a": 1}, "run": 1}] * 16
 

@@ -117,16 +117,16 @@ def test_who_asks_after_an_invalidation_does_not_join_the_call_before(tools: Too
 
     def old() -> str:
         began.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return "old"
 
     thread = threading.Thread(target=lambda: found.append(tools.get_or_call("user", {"id": 1}, old)))
     thread.start()
-    assert began.wait(30)
+    assert began.wait(60)
     tools.invalidate(entity="user:1")
     assert tools.get_or_call("user", {"id": 1}, lambda: "new") == "new"
     go_on.set()
-    thread.join(30)
+    thread.join(60)
     assert found == ["old"]
     assert tools.get_or_call("user", {"id": 1}, lambda: "newer") == "new"
 
