@@ -1,8 +1,11 @@
 """What all tests share: a clock they advance, and the real data that lies beside the project."""
 
+import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stores.servers import (  # noqa: F401  # fixtures
@@ -38,6 +41,35 @@ def _plain_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() & {"LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "LLM_CACHE_MEM_KEY", "COLUMNS"}:
             patch.delenv(name)
+        yield
+
+
+def _stores() -> Iterator[tuple[Any, str]]:
+    """The stores that give up waiting, and how their patience is called."""
+    for module, name, patience in (
+        ("sqlite", "SQLiteStore", "lock_timeout"),
+        ("redis", "RedisStore", "timeout"),
+        ("memcached", "MemcachedStore", "timeout"),
+    ):
+        with contextlib.suppress(ImportError):
+            yield getattr(importlib.import_module(f"llm_cache_mem.stores.{module}"), name), patience
+
+
+STORES = list(_stores())
+
+
+@pytest.fixture
+def usual_patience() -> None:
+    """For tests of how long a store waits: it waits no longer than it does for users."""
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stores wait for a machine that is busy: a miss in half a second is right for users, and would be wrong in a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "usual_patience" not in request.fixturenames:
+            for store, patience in STORES:
+                patch.setitem(store.__init__.__kwdefaults__, patience, 20.0)
         yield
 
 

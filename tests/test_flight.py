@@ -24,7 +24,7 @@ from threads import PATIENCE, start, until
 from llm_cache_mem.flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
-LONG = 60.0  # no test waits this long; one that would have to fails before, after PATIENCE
+LONG = 600.0  # no test waits this long; one that would have to fails before, after PATIENCE
 
 
 def seated(flights: SingleFlight, key: str = KEY) -> int:

@@ -16,7 +16,7 @@ from threads import PATIENCE, start
 from llm_cache_mem.flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
-LONG = 60.0  # no test waits this long; one that has to fails before, after PATIENCE
+LONG = 600.0  # no test waits this long; one that has to fails before, after PATIENCE
 
 
 @pytest.fixture(autouse=True)

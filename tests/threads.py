@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds that a test waits for what is to happen at once: the machine may be busy with others."""
 
 

@@ -14,6 +14,8 @@ from stores.servers import Server, running_redis, until
 from llm_cache_mem import LLMCache
 from llm_cache_mem.stores.redis import RedisStore
 
+pytestmark = pytest.mark.usefixtures("usual_patience")
+
 THREADS = 16
 SECONDS = 2.5
 Fault = Callable[[Server, Proxy, ExitStack], None]

@@ -24,6 +24,8 @@ from llm_cache_mem import LLMCache, StoreError, ValueNotCacheable
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.memcached_link import _Wire
 
+pytestmark = pytest.mark.usefixtures("usual_patience")
+
 KEY = "1:acme:value:" + "ab" * 32
 OTHER = "1:acme:value:" + "cd" * 32
 

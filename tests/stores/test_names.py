@@ -9,6 +9,8 @@ import pytest
 
 from llm_cache_mem import LLMCache
 
+pytestmark = pytest.mark.usefixtures("usual_patience")
+
 
 @pytest.mark.parametrize("url", ["redis://cache.example:6379/0", "memcached://cache.example:11211"])
 def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from llm_cache_mem.stores import redis_link
 from llm_cache_mem.stores.redis import RedisStore
 from llm_cache_mem.stores.redis_wire import Wire
 
+pytestmark = pytest.mark.usefixtures("usual_patience")
+
 LIES: dict[str, Rule] = {
     "full": lambda data, _: b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
     "read only": lambda data, _: b"-READONLY You can't write against a read only replica.\r\n",

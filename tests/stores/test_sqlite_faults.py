@@ -188,6 +188,7 @@ OPERATIONS: list[Callable[[SQLiteStore], Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("usual_patience")  # with what a fault has left locked
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of stores that are dropped, not closed
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_whichever_call_fails_only_store_errors_come_out_and_the_next_try_works(faults: Faults, every: int, fast_folder: Path) -> None:
@@ -600,6 +601,7 @@ def wrong_answers(store: SQLiteStore, keys: list[str]) -> list[str]:
     return wrong
 
 
+@pytest.mark.usefixtures("usual_patience")
 def test_flipped_bits_never_change_an_answer(fast_folder: Path) -> None:
     """10,000 flips, some to a copy of the file, or many; in some copies one is in the first page."""
     seed = secrets.randbits(32)
