@@ -1,7 +1,5 @@
 """Transports for httpx and httpx2 that answer from the cache, and pass everything that is no generation request."""
 
-import threading
-from collections.abc import Callable
 from contextvars import copy_context
 from time import monotonic
 from types import TracebackType
@@ -11,12 +9,11 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine import Hit
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.flight import Flight, is_nested
-from llm_cache_mem.http import exchange
-from llm_cache_mem.http.answer import Recording, load
-from llm_cache_mem.http.headers import AGE, MARK
+from llm_cache_mem.http.answer import load
+from llm_cache_mem.http.desk import Desk, head_of, hit_headers, live_headers, released
 from llm_cache_mem.http.library import HttpLibrary, library_of
 from llm_cache_mem.http.refusal import refuse
-from llm_cache_mem.http.relay import AsyncRelay, Head, Relay
+from llm_cache_mem.http.relay import AsyncRelay, Relay
 from llm_cache_mem.http.replayed import AsyncReplayed, Replayed
 from llm_cache_mem.request import Request
 from llm_cache_mem.seats import running_loop
@@ -42,113 +39,7 @@ else:
 __all__ = ["AsyncCacheTransport", "CacheTransport"]
 
 _ROUNDS = 8  # how often a caller may find a call just ended that it wanted to join, before it makes its own
-_KIND = "http"
-
-
-class _Desk:
-    """What both transports do with a request before any I/O, and with an answer after it."""
-
-    def __init__(self, cache: LLMCache, transport: Any) -> None:
-        if not isinstance(cache, LLMCache):
-            raise TypeError(f"a cache transport takes an LLMCache, not {type(cache).__name__}")
-        self.cache = cache
-        self.transport = transport
-        self._making = threading.Lock()
-
-    def transport_of(self, kind: Callable[[], Any]) -> Any:
-        """The transport underneath, by *kind* made at the first request if none was given."""
-        if self.transport is None:
-            with self._making:
-                if self.transport is None:
-                    self.transport = kind()
-        return self.transport
-
-    def read(self, request: Any) -> Request | None:
-        """The request with its key; None if it is to be passed on untouched. Raises LLMCacheError in mode ``replay``."""
-        url, headers = request.url, request.headers
-        path, _, query = url.raw_path.decode("ascii", "replace").partition("?")
-        generation = exchange.is_generation(request.method, path, headers.get("content-type", ""))
-        if self.cache.is_off:
-            return None
-        if not generation:
-            if self.cache.is_replay:
-                raise RequestNotCacheable(
-                    f"{request.method} {path}", "in mode replay nothing is sent, and only generation requests are kept"
-                )
-            return None
-        try:
-            asked = exchange.read(_base_url(url, headers.get("host", "")), path, query, headers.multi_items(), _body(request))
-            return self.cache.request_or_none(asked.messages, asked.params, kind=_KIND)
-        except RequestNotCacheable as exc:
-            if self.cache.is_replay:
-                raise
-            self.cache.bypass("request", "a call goes uncached: %s", exc)
-            return None
-
-    def keep(self, relay: Any, recording: Recording, at_end: bool) -> bool:
-        """Whether the answer is one to keep; if it is not though it came to its end, that is counted."""
-        if relay.head.status != 200:
-            return False
-        if recording.finish(at_end=at_end):
-            return True
-        if at_end or recording.fault is not None:
-            self.cache.bypass(recording.fault or "incomplete", "an answer was not stored: %s")
-        return False
-
-    def recording(self, library: HttpLibrary, response: Any) -> Recording:
-        headers = response.headers
-        return Recording(response.status_code, headers.multi_items(), library.decoder(headers.get("content-encoding", "")))
-
-
-def _base_url(url: Any, asked_host: str) -> str:
-    """Where it goes; and by which name, if the caller has set another, as gateways that tell models apart by it are asked."""
-    host = url.raw_host.decode("ascii")
-    host = f"[{host}]" if ":" in host else host
-    other = "" if asked_host.encode() in (b"", url.netloc) else f" as {asked_host}"
-    return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}") + other
-
-
-def _body(request: Any) -> bytes:
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestNotCacheable("body", "it is compressed")
-    try:
-        body: bytes = request.content
-        return body
-    except Exception:  # noqa: BLE001  # RequestNotRead, of either library: to read it here would leave nothing to send
-        raise RequestNotCacheable("body", "it is sent piece by piece") from None
-
-
-def _head(response: Any) -> Head:
-    return Head(response.status_code, list(response.headers.raw), dict(response.extensions))
-
-
-def _live_headers(head: Head, joined: bool) -> list[tuple[bytes, bytes]]:
-    if head.status != 200:  # errors pass as they came
-        return head.headers
-    ours = MARK.encode()
-    return [pair for pair in head.headers if pair[0].lower() != ours] + [(ours, b"joined" if joined else b"miss")]
-
-
-class _released:  # reads as a verb: with _released(turn) as kept: ...
-    """A turn to call, released at the end of the block unless somebody ``hold``s it, who is to ``close`` it."""
-
-    def __init__(self, turn: "Turn | None") -> None:
-        self._turn = turn
-        self._held = False
-
-    def hold(self) -> None:
-        self._held = True
-
-    def close(self) -> None:
-        if self._turn is not None:
-            self._turn.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._held:
-            self.close()
+_WRONG_CLIENT = "a Client takes a CacheTransport, an AsyncClient an AsyncCacheTransport"
 
 
 class CacheTransport(_Sync):
@@ -159,7 +50,7 @@ class CacheTransport(_Sync):
     """
 
     def __init__(self, cache: LLMCache, transport: Any = None) -> None:
-        self._desk = _Desk(cache, transport)
+        self._desk = Desk(cache, transport)
 
     @property
     def cache(self) -> LLMCache:
@@ -198,14 +89,14 @@ class CacheTransport(_Sync):
                 return _replay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
-                return library.response(found.head.status, _live_headers(found.head, joined), tap, found.head.extensions)
+                return library.response(found.head.status, live_headers(found.head, joined), tap, found.head.extensions)
             found.retire()
         return self._desk.transport.handle_request(request)
 
     def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | Relay":
         """Send *request*; its answer from the first byte on, for all who join *flight*."""
         desk, began, context = self._desk, monotonic(), copy_context()
-        with _released(turn) as kept:
+        with released(turn) as kept:
             alone = turn is None or is_nested(flight)
             late = desk.cache.late(asked, load) if alone or turn is None else turn.take(lambda: desk.cache.late(asked, load))
             if late is not None:
@@ -222,7 +113,7 @@ class CacheTransport(_Sync):
                     flight.end()
                     kept.close()
 
-            relay = Relay(_head(response), response.stream, recording, finish, library.lost, flight.end)
+            relay = Relay(head_of(response), response.stream, recording, finish, library.lost, flight.end)
             if response.status_code == 200:
                 flight.outlast()
             kept.hold()
@@ -244,6 +135,18 @@ class CacheTransport(_Sync):
         if self._desk.transport is not None:
             self._desk.transport.__exit__(kind, exc, trace)
 
+    async def handle_async_request(self, request: Any) -> Any:
+        """TypeError: this one is for ``Client``."""
+        raise TypeError(_WRONG_CLIENT)
+
+    async def __aenter__(self) -> Self:
+        raise TypeError(_WRONG_CLIENT)
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def aclose(self) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         return f"CacheTransport({self._desk.cache!r})"
 
@@ -252,7 +155,7 @@ class AsyncCacheTransport(_Async):
     """``CacheTransport`` for async clients under asyncio; under another event loop requests pass uncached."""
 
     def __init__(self, cache: LLMCache, transport: Any = None) -> None:
-        self._desk = _Desk(cache, transport)
+        self._desk = Desk(cache, transport)
 
     @property
     def cache(self) -> LLMCache:
@@ -296,13 +199,13 @@ class AsyncCacheTransport(_Async):
                 return _areplay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
-                return library.response(found.head.status, _live_headers(found.head, joined), tap, found.head.extensions)
+                return library.response(found.head.status, live_headers(found.head, joined), tap, found.head.extensions)
             found.retire()
         return await self._desk.transport.handle_async_request(request)
 
     async def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | AsyncRelay":
         desk, began, context = self._desk, monotonic(), copy_context()
-        with _released(turn) as kept:
+        with released(turn) as kept:
             alone = turn is None or is_nested(flight)
             late = await (desk.cache.alate(asked, load) if alone or turn is None else turn.atake(lambda: desk.cache.late(asked, load)))
             if late is not None:
@@ -319,7 +222,7 @@ class AsyncCacheTransport(_Async):
                     flight.end()
                     kept.close()
 
-            relay = AsyncRelay(_head(response), response.stream, recording, finish, library.lost, flight.end, context)
+            relay = AsyncRelay(head_of(response), response.stream, recording, finish, library.lost, flight.end, context)
             if response.status_code == 200:
                 flight.outlast()
             kept.hold()
@@ -341,17 +244,25 @@ class AsyncCacheTransport(_Async):
         if self._desk.transport is not None:
             await self._desk.transport.__aexit__(kind, exc, trace)
 
+    def handle_request(self, request: Any) -> Any:
+        """TypeError: this one is for ``AsyncClient``."""
+        raise TypeError(_WRONG_CLIENT)
+
+    def __enter__(self) -> Self:
+        raise TypeError(_WRONG_CLIENT)
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def close(self) -> None:
+        """Nothing to do: an AsyncClient calls ``aclose``."""
+
     def __repr__(self) -> str:
         return f"AsyncCacheTransport({self._desk.cache!r})"
 
 
-def _hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
-    return [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
-
-
 def _replay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
-    return library.response(hit.value.status, _hit_headers(hit, mark), Replayed(hit.value.chunks))
+    return library.response(hit.value.status, hit_headers(hit, mark), Replayed(hit.value.chunks))
 
 
 def _areplay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
-    return library.response(hit.value.status, _hit_headers(hit, mark), AsyncReplayed(hit.value.chunks))
+    return library.response(hit.value.status, hit_headers(hit, mark), AsyncReplayed(hit.value.chunks))

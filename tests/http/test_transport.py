@@ -308,6 +308,24 @@ def test_another_keys_deletion_does_not_matter(server: Provider, cache: LLMCache
 # -- Construction
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2])
+async def test_a_transport_in_the_other_kind_of_client_says_which_it_wants(library: Any, cache: LLMCache) -> None:
+    url = "http://127.0.0.1:9/v1/chat/completions"
+    with pytest.raises(TypeError, match="an AsyncClient an AsyncCacheTransport"):
+        async with library.AsyncClient(transport=CacheTransport(cache)):
+            pass
+    client = library.AsyncClient(transport=CacheTransport(cache))
+    with pytest.raises(TypeError, match="an AsyncClient an AsyncCacheTransport"):
+        await client.post(url, json={})
+    await client.aclose()
+    with pytest.raises(TypeError, match="a Client takes a CacheTransport"), library.Client(transport=AsyncCacheTransport(cache)):
+        pass
+    client = library.Client(transport=AsyncCacheTransport(cache))
+    with pytest.raises(TypeError, match="a Client takes a CacheTransport"):
+        client.post(url, json={})
+    client.close()
+
+
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match="LLMCache"):
         CacheTransport({})  # type: ignore[arg-type]
