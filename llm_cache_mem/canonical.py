@@ -8,7 +8,7 @@ from typing import Any
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.wire import Refused, is_absent, tagged, unwrap
 
-__all__ = ["MAX_DEPTH", "Walk", "encode", "plain_request", "text_of"]
+__all__ = ["MAX_DEPTH", "Walk", "encode", "pieces", "plain_request", "text_of"]
 
 MAX_DEPTH = 128
 """Containers inside one another, the request itself counted; json stops near 1,000, depending on who calls."""
@@ -178,9 +178,12 @@ def _no_default(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is not plain")
 
 
-def _make_encoder() -> Callable[[Any], str]:
-    """What ``json.dumps(value, sort_keys=True)`` does, without building its encoder for each call."""
-    standard = JSONEncoder(sort_keys=True, allow_nan=False).encode
+def _make_encoder() -> Callable[[Any], Iterable[str]]:
+    """What ``json.dumps(value, sort_keys=True)`` does, in pieces and without building its encoder for each call."""
+    encoder = JSONEncoder(sort_keys=True, allow_nan=False)
+
+    def standard(value: Any) -> Iterable[str]:
+        return (encoder.encode(value),)
     try:
         from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # private, hence the check
 
@@ -189,13 +192,18 @@ def _make_encoder() -> Callable[[Any], str]:
             None, _no_default, encode_basestring_ascii, None, ": ", ", ", True, False, False
         )
 
-        def fast(value: Any) -> str:
-            return "".join(chunks(value, 0))
+        def fast(value: Any) -> Iterable[str]:
+            return chunks(value, 0)
 
         probe = {"b": [1, -0.0, 1e16, True, None, {}], "a": ['é\U0001f600\x7f"\\\n', []]}
-        return fast if fast(probe) == standard(probe) else standard
+        return fast if "".join(fast(probe)) == encoder.encode(probe) else standard
     except Exception:  # noqa: BLE001 - another Python, another signature
         return standard
 
 
-encode = _make_encoder()
+pieces = _make_encoder()
+
+
+def encode(value: Any) -> str:
+    """The canonical text of a plain *value*; ValueError for NaN and infinity."""
+    return "".join(pieces(value))

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 import tracemalloc
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -25,13 +26,13 @@ def text(content: str) -> list[dict[str, str]]:
 def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows with every request that was written out rather than remembered."""
     calls: list[str] = []
-    encode = key_memo.encode
+    pieces = key_memo.pieces
 
-    def counting(tree: Any) -> str:
-        calls.append(encode(tree))
-        return calls[-1]
+    def counting(tree: Any) -> Iterable[str]:
+        calls.append("".join(pieces(tree)))
+        return calls[-1:]
 
-    monkeypatch.setattr(key_memo, "encode", counting)
+    monkeypatch.setattr(key_memo, "pieces", counting)
     return calls
 
 
