@@ -184,6 +184,7 @@ def _make_encoder() -> Callable[[Any], Iterable[str]]:
 
     def standard(value: Any) -> Iterable[str]:
         return (encoder.encode(value),)
+
     try:
         from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # private, hence the check
 

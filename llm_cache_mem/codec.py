@@ -19,6 +19,7 @@ from llm_cache_mem.errors import EntryUnreadable
 __all__ = ["Payload", "register", "register_package"]
 
 _WRAPPER = "$llm-cache-mem"
+_STR = frozenset({str})
 _CONTAINERS = frozenset({dict, list})
 _PLAIN, _TAGGED, _JSON = range(3)
 _COLD, _READ, _UNLINKABLE = range(3)
@@ -133,9 +134,8 @@ def _is_plain(value: Any) -> bool:
     containers: list[Any] = [[value]]
     for items in containers:  # grows on the way
         if type(items) is dict:
-            for key in items:
-                if type(key) is not str:
-                    return False
+            if not _STR.issuperset(map(type, items)):
+                return False
             items = items.values()
         for item in items:
             kind = type(item)

@@ -71,8 +71,9 @@ class Reader:
         self._default_mode = settings.mode
         self._misses = Misses()
         self._recordings: str | None = getattr(store.inner, "path", None) if getattr(store.inner, "records", False) is True else None
-        # A dict in this process has no way to fail, so reading it needs no guard.
-        self._fetch = store.inner.get if type(store.inner) is MemoryStore else store.get
+        # A dict in this process has no way to fail, so it needs no guard.
+        self._in_memory = type(store.inner) is MemoryStore
+        self._fetch, self._put = (store.inner.get, store.inner.put) if self._in_memory else (store.get, store.put)
 
     @property
     def ledger(self) -> Ledger:

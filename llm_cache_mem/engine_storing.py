@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from llm_cache_mem import pricing, usage
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.engine_reading import Reader, Settings, reason_of, register_classes, same
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.errors import ValueNotCacheable
+from llm_cache_mem.entry import Account, Entry
+from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.flight import Flight, SingleFlight
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stats import Ledger
@@ -46,6 +46,7 @@ class Writer(Reader):
         super().__init__(store, keyer, ledger, settings)
         self._flights = flights
         self._listeners: tuple[Callable[[Request, Any, float | None], object], ...] = ()
+        self._account = self._account_of  # one for all entries
         self._epoch = 0  # moves on with every delete and clear
 
     @property
@@ -66,7 +67,12 @@ class Writer(Reader):
         """Store *value* as the answer to *request*, whatever admission would say. Raises ValueNotCacheable."""
         if self._writes():
             self._flights.forget(request.key)  # a call under way would store the older answer over it
-            self._commit(request, self._entry(request, _payload(request, value), self._priced(request, value, None)), None)
+            payload = _payload(request, value)
+            if self._reads_late and type(value) is dict and request.model is not None:
+                entry = self._unread_entry(request.model, payload)
+            else:
+                entry = self._entry(request, payload, self._priced(request, value, None))
+            self._commit(request, entry, None)
 
     def keep(
         self,
@@ -176,6 +182,23 @@ class Writer(Reader):
         expires_at, model = None if ttl is None else now + ttl, request.model or paid.model
         return Entry(payload, now, expires_at, model, paid.usage, paid.cost.usd, paid.seconds, self._kept(request))
 
+    @property
+    def _reads_late(self) -> bool:
+        """Whether what a stored value cost may be read from it when it is first asked for: memory keeps it just as it is here."""
+        return self._in_memory and self._settings.redaction is None and pricing.steady(self._settings.price)
+
+    def _unread_entry(self, model: str, payload: Payload) -> Entry:
+        now, ttl = self._clock(), self._ttl()
+        return Entry.unread(payload, now, None if ttl is None else now + ttl, model, self._account)
+
+    def _account_of(self, entry: Entry) -> Account:
+        """The usage and the cost of the call that made *entry*, from its value."""
+        try:
+            paid = self._priced(Request("", entry.model, (), {}), entry.payload.thaw(), None)
+        except EntryUnreadable:
+            return None, None
+        return paid.usage, paid.cost.usd
+
     def _kept(self, request: Request) -> bytes | None:
         """The request as it may be stored, if this cache keeps requests."""
         redaction = self._settings.redaction
@@ -185,7 +208,7 @@ class Writer(Reader):
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
         if not self._fits(request, entry):
             return None
-        put, key = self._store.put, request.key
+        put, key = self._put, request.key
         removed = put(key, entry) if flight is None else flight.commit(lambda: put(key, entry))
         if removed is None:
             return None

@@ -8,7 +8,7 @@ under another key, nor with a bit changed. Where the flags say ENCRYPTED, all th
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from struct import error as StructError
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llm_cache_mem import hashing
 from llm_cache_mem.codec import Payload
@@ -23,6 +23,7 @@ __all__ = [
     "PLAIN",
     "STORED_AT",
     "TIMES_BYTES",
+    "Account",
     "Entry",
     "EntryMemo",
     "Envelope",
@@ -51,6 +52,10 @@ _HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (1 
 _ALL_FIELDS = 0b111111
 
 
+Account = tuple[tuple[int, ...] | None, float | None]
+"""What Entry calls usage and cost_usd."""
+
+
 class Entry:
     """What a store keeps under a key. Immutable by convention, so that threads and callers may share one.
 
@@ -59,7 +64,7 @@ class Entry:
     only when asked for. None means unknown.
     """
 
-    __slots__ = ("cost_usd", "expires_at", "model", "payload", "request", "seconds", "stored_at", "usage")
+    __slots__ = ("_account", "cost_usd", "expires_at", "model", "payload", "request", "seconds", "stored_at", "usage")
 
     def __init__(
         self,
@@ -80,6 +85,25 @@ class Entry:
         self.cost_usd = cost_usd
         self.seconds = seconds
         self.request = request
+        self._account: Callable[[Entry], Account] | None = None
+
+    @classmethod
+    def unread(
+        cls, payload: Payload, stored_at: float, expires_at: float | None, model: str, account: "Callable[[Entry], Account]"
+    ) -> "Entry":
+        """An entry of which *account* tells usage and cost, when somebody first asks; it must not raise, and always tell the same."""
+        entry = cls(payload, stored_at, expires_at, model)
+        del entry.usage, entry.cost_usd
+        entry._account = account
+        return entry
+
+    if not TYPE_CHECKING:  # to a type checker every name would be an attribute
+
+        def __getattr__(self, name: str) -> Any:  # only asked for what is not set
+            if name not in ("usage", "cost_usd"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            self.usage, self.cost_usd = account = self._account(self)
+            return account[name == "cost_usd"]
 
     def __repr__(self) -> str:
         return f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r}, model={self.model!r})"

@@ -144,6 +144,8 @@ class SingleFlight:
 
         Waits for a store under way, so call it while holding no lock that storing takes.
         """
+        if not self._known:  # nothing is under way
+            return
         with self._lock:
             for slot, listed in list(self._flights.items()):
                 if key is None or listed._key == key:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 from llm_cache_mem import log
 from llm_cache_mem.usage import Usage
 
-__all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "bill", "load", "loaded", "resolve"]
+__all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "bill", "load", "loaded", "resolve", "steady"]
 
 
 class Price(NamedTuple):
@@ -93,6 +93,11 @@ def resolve(prices: Prices) -> Pricer:
 def loaded(pricer: Pricer) -> bool:
     """Whether *pricer* answers without a slow import first."""
     return pricer is not _library_price or _library.cache_info().currsize > 0
+
+
+def steady(pricer: Pricer) -> bool:
+    """Whether *pricer* answers at once, and the same whenever and wherever it is asked: no code of the user's, no import."""
+    return type(pricer) is not _Function and loaded(pricer)
 
 
 def load(pricer: Pricer) -> None:

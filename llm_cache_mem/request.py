@@ -119,10 +119,14 @@ class Keyer:
 
     def request(self, messages: Any, params: Mapping[str, Any], kind: str) -> Request:
         """The request, with the key of its entry among those of *kind*."""
+        model = params.get("model")
+        named = model if isinstance(model, str) else None
+        usual = self.usual_key(messages, params) if kind == "value" else None
+        if usual is not None:
+            return Request(usual, named, messages, params)
         asked = current()
         prefix, digest, sample = self.prefix(kind), self.digest(messages, params), f".{asked.sample}" if asked.sample else ""
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
-        model = params.get("model")
         kept = self.kept(messages, params) if self.keeps else None  # now: the caller may change them later
-        return Request(key, model if isinstance(model, str) else None, messages, params, older, kept)
+        return Request(key, named, messages, params, older, kept)

@@ -445,6 +445,29 @@ def test_savings_are_what_the_stored_call_took(clock):
     assert list(stats.by_model) == ["m"]
 
 
+def test_savings_are_those_of_what_was_put_however_it_is_changed_later():
+    cache = LLMCache(prices={"m": (1.0, 2.0)})
+    answer = copy.deepcopy(ANSWER)
+    cache.put(MESSAGES, answer, model="m")
+    answer["usage"]["input_tokens"] = 10**6
+    hits = [cache.get(MESSAGES, model="m") for _ in range(2)]
+    hits[0]["usage"].clear()
+    assert cache.get(MESSAGES, model="m") == ANSWER
+    stats = cache.stats()
+    assert (stats.tokens_saved, stats.unpriced_hits) == (3 * 15, 0)
+    assert stats.saved_usd == pytest.approx(3 * (10 * 1.0 + 5 * 2.0) / 1e6)
+
+
+def test_a_price_function_is_asked_when_a_value_is_put():
+    asked = []
+    cache = LLMCache(prices=lambda model, usage: asked.append(model) or 1.0)
+    cache.put(MESSAGES, ANSWER, model="m")
+    assert set(asked) >= {"m"}
+    before = list(asked)
+    cache.get(MESSAGES, model="m")
+    assert (asked, cache.stats().saved_usd) == (before, 1.0)
+
+
 def test_an_unknown_model_is_unpriced_and_not_free():
     cache = LLMCache(prices={})
     for _ in range(2):

@@ -47,7 +47,7 @@ def an_entry() -> Entry:
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    found = {name: getattr(entry, name) for name in Entry.__slots__ if name != "payload"}
+    found = {name: getattr(entry, name) for name in Entry.__slots__ if name not in ("payload", "_account")}
     return {**found, "value": entry.payload.thaw()}
 
 

@@ -34,7 +34,7 @@ def an_entry(value: Any = VALUE, **fields: Any) -> Entry:
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    found = {name: getattr(entry, name) for name in Entry.__slots__ if name != "payload"}
+    found = {name: getattr(entry, name) for name in Entry.__slots__ if name not in ("payload", "_account")}
     return {**found, "value": entry.payload.thaw()}
 
 
@@ -53,6 +53,21 @@ def test_an_unknown_fact_stays_unknown(field: str) -> None:
     found = Entry.unpack(KEY, an_entry(**{field: None}).pack(KEY))
     assert facts(found) == facts(an_entry(**{field: None}))
     assert getattr(found, field) is None
+
+
+def test_an_unread_entry_is_accounted_for_once_and_when_asked() -> None:
+    asked: list[Entry] = []
+
+    def account(entry: Entry) -> tuple[tuple[int, ...], float]:
+        asked.append(entry)
+        return (12, 3, 1, 0, 0), 0.25
+
+    entry = Entry.unread(Payload.of("x"), 1.0, None, "m", account)
+    assert (entry.model, entry.seconds, asked) == ("m", None, [])
+    assert (entry.cost_usd, entry.usage, entry.cost_usd) == (0.25, (12, 3, 1, 0, 0), 0.25)
+    assert asked == [entry]
+    assert facts(Entry.unpack(KEY, Entry.unread(Payload.of("x"), 1.0, None, "m", account).pack(KEY))) == facts(entry)
+    assert not hasattr(entry, "nothing")
 
 
 def test_zero_and_empty_are_not_unknown() -> None:
