@@ -1,13 +1,14 @@
 """What of the documentation is made from the project itself: ``parts.py FOLDER`` writes the pieces that pages under docs/ include."""
 
 import html
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-from modules import GROUPS, documented, group_of, load, names_of, ordered
+from modules import GROUPS, ROOT, documented, group_of, load, names_of, ordered
 
-__all__ = ["cli", "main", "module_pages"]
+__all__ = ["cli", "key_vectors", "main", "module_pages"]
 
 
 def cli() -> str:
@@ -28,6 +29,32 @@ def cli() -> str:
     return html.unescape(done.stdout)
 
 
+VECTORS = (
+    "minimal",
+    "upper case keys sort first",
+    "number: integer one",
+    "number: float one",
+    "number: negative zero",
+    "number: 1e16 float",
+    "number: float 0.00001",
+    "number: 2^53+1",
+    "text: DEL",
+    "text: slash is not escaped",
+    "text: emoji",
+    "keys: astral sorts by code point",
+    "nulls",
+    "openai tool loop",
+)
+"""Which of the vectors the page of the key contract shows."""
+
+
+def key_vectors() -> str:
+    """Those vectors: their names, the texts that are hashed, and the digests."""
+    vectors = {vector["name"]: vector for vector in json.loads((ROOT / "tests" / "data" / "key_vectors.json").read_text(encoding="utf-8"))}
+    chosen = [vectors[name] for name in VECTORS]
+    return "\n".join(f"{vector['name']}\n\n```text\n{vector['canonical']}\n{vector['digest']}\n```\n" for vector in chosen)
+
+
 def module_pages() -> dict[str, str]:
     """For each group of modules what mkdocstrings is to show: every module, but of its names only those that no page of the API has."""
     modules = load()
@@ -44,7 +71,7 @@ def module_pages() -> dict[str, str]:
 def main() -> None:
     """Write every part into the folder that the command line names."""
     folder = Path(sys.argv[1])
-    for name, text in {"cli.md": cli(), **module_pages()}.items():
+    for name, text in {"cli.md": cli(), "key_vectors.md": key_vectors(), **module_pages()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
 
