@@ -194,13 +194,25 @@ def test_the_library_does_not_know_the_integrations() -> None:
 
 
 def test_every_module_says_what_it_is_and_what_it_offers() -> None:
-    files = [*sources().values(), *(path for folder in integration_folders() for path in folder.rglob("*.py"))]
-    for path in files:
+    for path in every_file():
         module = path.relative_to(ROOT)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), f"{module} has no docstring"
         targets = [t.id for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign) for t in ast.walk(n) if isinstance(t, ast.Name)]
         assert "__all__" in targets, f"{module} has no __all__"
+
+
+def test_every_name_that_a_module_offers_has_a_statement_of_its_own_where_the_documentation_finds_it() -> None:
+    for path in every_file():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assigned = [(target, node.value) for node in body if isinstance(node, ast.Assign) for target in node.targets]
+        (offered,) = [set(ast.literal_eval(value)) for target, value in assigned if ast.unparse(target) == "__all__"] or [set()]
+        together = {ast.unparse(name) for target, _ in assigned if isinstance(target, ast.Tuple) for name in target.elts}
+        assert not offered & together, f"{path.relative_to(ROOT)}: {sorted(offered & together)}"
+
+
+def every_file() -> list[Path]:
+    return [*sources().values(), *(path for folder in integration_folders() for path in folder.rglob("*.py"))]
 
 
 # -- Importing is light

@@ -43,7 +43,7 @@ VECTORS = (
     "text: emoji",
     "keys: astral sorts by code point",
     "nulls",
-    "openai tool loop",
+    "stop sequences",
 )
 """Which of the vectors the page of the key contract shows."""
 
