@@ -13,6 +13,7 @@ from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 __all__ = ["MemoryStore"]
 
 _SWEEP = 4  # expired entries that one write removes at the most
+_ONE_EVICTED = Removed(evicted=1)
 
 
 class MemoryStore:
@@ -33,7 +34,7 @@ class MemoryStore:
         self._most_bytes = inf if max_bytes is None else max_bytes
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._bytes = 0
+        self._bytes = 0  # counted only where they are bounded
         self._lock = RLock()
         reset_after_fork(self)
 
@@ -52,19 +53,21 @@ class MemoryStore:
             return entry
 
     def put(self, key: str, entry: Entry) -> Removed:
-        entries, size = self._entries, len(key) + entry.size
+        entries = self._entries
         with self._lock:
-            old = entries.pop(key, None)
-            if old is not None:
-                self._bytes -= len(key) + old.size
+            if key in entries:
+                self._remove(key)
             entries[key] = entry
-            self._bytes += size
+            if self._max_bytes is not None:
+                self._bytes += len(key) + entry.size
             expired = self._sweep()
             evicted = 0
             while len(entries) > self._most_entries or self._bytes > self._most_bytes:
-                self._remove_oldest()
+                self._remove(next(iter(entries)))
                 evicted += 1
-        return Removed(evicted, expired) if evicted or expired else NOTHING_REMOVED
+        if not expired:
+            return NOTHING_REMOVED if not evicted else _ONE_EVICTED if evicted == 1 else Removed(evicted)
+        return Removed(evicted, expired)
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         with self._lock:
@@ -103,20 +106,16 @@ class MemoryStore:
 
     def _sweep(self) -> int:
         """Remove expired entries from the least recently used end, where those that nobody reads collect."""
-        now = self._clock()
-        removed = 0
-        while removed < _SWEEP:
-            oldest = next(iter(self._entries.values()))
-            if oldest.expires_at is None or oldest.expires_at > now or len(self._entries) == 1:
-                break
-            self._remove(next(iter(self._entries)))
-            removed += 1
-        return removed
-
-    def _remove_oldest(self) -> None:
-        key, entry = self._entries.popitem(last=False)
-        self._bytes -= len(key) + entry.size
+        entries, now = self._entries, self._clock()
+        for removed in range(_SWEEP):
+            oldest = next(iter(entries))
+            expires_at = entries[oldest].expires_at
+            if expires_at is None or expires_at > now or len(entries) == 1:
+                return removed
+            self._remove(oldest)
+        return _SWEEP
 
     def _remove(self, key: str) -> None:
         entry = self._entries.pop(key)
-        self._bytes -= len(key) + entry.size
+        if self._max_bytes is not None:
+            self._bytes -= len(key) + entry.size

@@ -44,10 +44,10 @@ class SieveStore(MemoryStore):
         with self._lock:
             old = self._entries.pop(key, None)
             if old is not None:
-                self._bytes -= len(key) + old.size
                 self._asked_for.add(key)
             self._entries[key] = entry
-            self._bytes += len(key) + entry.size
+            if self._max_bytes is not None:
+                self._bytes += entry.size - old.size if old is not None else len(key) + entry.size
             expired = self._sweep()
             evicted = 0
             while len(self._entries) > self._most_entries or self._bytes > self._most_bytes:
