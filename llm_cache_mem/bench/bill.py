@@ -19,7 +19,7 @@ def cost(price: Price, input_tokens: int, output_tokens: int) -> float:
 
 
 class PromptCacheBill:
-    """Tokens of calls in front of a prompt cache that lives for *lifetime* seconds."""
+    """Tokens of calls in front of a prompt cache that lives for *lifetime* seconds; *owed* are those that were worth writing."""
 
     __slots__ = ("hits", "lifetime", "owed", "read", "written")
 
@@ -27,19 +27,17 @@ class PromptCacheBill:
         self.lifetime = lifetime
         self.hits = self.read = self.written = self.owed = 0
 
-    def add(self, read: int, written: int, owed: int) -> None:
-        """One call; *owed* are tokens of earlier calls that were worth writing, as this one shows."""
+    def add(self, read: int, written: int) -> None:
+        """Count a call."""
         self.hits += read > 0
         self.read += read
         self.written += written
-        self.owed += owed
 
     def merge(self, other: "PromptCacheBill") -> None:
-        """Count the calls of *other* too."""
+        """Count the calls of *other* too, but for what they owe."""
         self.hits += other.hits
         self.read += other.read
         self.written += other.written
-        self.owed += other.owed
 
     def costs(self, price: Price, input_tokens: int, output_tokens: int) -> "Costs":
         """Dollars for calls of so many tokens in all, by three ways to write."""

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from heapq import nlargest
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from llm_cache_mem.bench.trace import Call
 
@@ -26,15 +26,8 @@ class Facts(NamedTuple):
     """Between a repeat and the call before it: the tenth, the middle and the ninetieth of a hundred."""
 
 
-class _Group:
-    """The calls for one key."""
-
-    __slots__ = ("calls", "last", "lengths")
-
-    def __init__(self, at: float, length: int) -> None:
-        self.calls = 1
-        self.last = at
-        self.lengths: int | set[int] = length
+_Group: TypeAlias = tuple[int, float, int | set[int]]
+"""How many calls a key had, when the last one came, and how long their answers are."""
 
 
 class Census:
@@ -51,26 +44,27 @@ class Census:
         self._last = 0.0
 
     def add(self, call: Call) -> None:
+        at, key, sent, received, _, scope, _, _ = call
         if self.keys is not None:
-            self.keys.append(self._numbers.setdefault(call.key, len(self._numbers)))
+            self.keys.append(self._numbers.setdefault(key, len(self._numbers)))
         self.calls += 1
-        self.input_tokens += call.input_tokens
-        self.output_tokens += call.output_tokens
+        self.input_tokens += sent
+        self.output_tokens += received
         if self._first is None:
-            self._first = call.at
-        self._last = call.at
-        self._scopes.add(call.scope)
-        group = self._groups.get(call.key)
+            self._first = at
+        self._last = at
+        self._scopes.add(scope)
+        group = self._groups.get(key)
         if group is None:
-            self._groups[call.key] = _Group(call.at, call.output_tokens)
+            self._groups[key] = (1, at, received)
             return
-        self._gaps.append(call.at - group.last)
-        group.calls += 1
-        group.last = call.at
-        lengths = group.lengths if isinstance(group.lengths, set) else {group.lengths}
-        self._same_length += call.output_tokens in lengths
-        lengths.add(call.output_tokens)
-        group.lengths = lengths
+        calls, last, lengths = group
+        if isinstance(lengths, int):
+            lengths = {lengths}
+        self._gaps.append(at - last)
+        self._same_length += received in lengths
+        lengths.add(received)
+        self._groups[key] = (calls + 1, at, lengths)
 
     def facts(self) -> Facts:
         gaps = sorted(self._gaps)
@@ -83,7 +77,7 @@ class Census:
             unique=len(self._groups),
             repeats=self.calls - len(self._groups),
             repeats_of_same_length=self._same_length,
-            largest_groups=tuple(nlargest(5, (group.calls for group in self._groups.values()))),
+            largest_groups=tuple(nlargest(5, (calls for calls, _, _ in self._groups.values()))),
             gap_seconds=(_at(gaps, 0.1), _at(gaps, 0.5), _at(gaps, 0.9)) if gaps else None,
         )
 

@@ -2,18 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.bench.instant import InstantLoop
 from llm_cache_mem.request import Request
 from llm_cache_mem.stats import CacheStats
 
 __all__ = ["Client", "Clock", "Flights", "Flying", "Rule"]
 
 _VALUE: Final[list[str]] = []  # what is stored for every answer: nobody looks at it
-_MOST_TURNS_TO_ASK: Final = 10  # of the event loop; it takes three
-_MOST_TURNS_TO_LAND: Final = 1000
 
 
 class Clock:
@@ -58,35 +56,23 @@ class Flights:
 
     def __init__(self, clients: Iterable[Client]) -> None:
         self._clients = list(clients)
+        self._loop = InstantLoop()  # type: ignore[abstract]  # what it lacks is for I/O
         self.under_way: dict[str, int] = {}
         """Keys that somebody calls the model for here, and how many calls do."""
         self._joined: dict[tuple[str, int], list[asyncio.Task[Any]]] = {}
-        """By key and client for which a call is in flight: who waits for its answer."""
-
-    @cached_property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.new_event_loop()
+        """Who waits for the answer of another, by key and client."""
 
     def take_off(self, request: Request) -> "Flying":
         """Ask every client for *request* now. Where it calls the model, ``land`` is to be called when the model answers."""
         flying = Flying(request, self._loop.create_future())
         tasks = [self._loop.create_task(client.cache.acall(request, flying.model(place))) for place, client in enumerate(self._clients)]
-        flights = [self._joined.get((request.key, place)) for place in range(len(tasks))]
-
-        def decided() -> bool:  # whoever does not have the answer at once, though a call for it is in flight, has joined that
-            return all(
-                task.done() or place in flying.leads or flight is not None
-                for place, (task, flight) in enumerate(zip(tasks, flights, strict=True))
-            )
-
-        self._run(decided, turns=_MOST_TURNS_TO_ASK)
-        flying.hits = [task.done() for task in tasks]
-        for place in flying.leads:
-            flying.tasks.append(tasks[place])
-            self._joined[request.key, place] = []
-        for task, flight in zip(tasks, flights, strict=True):
-            if flight is not None and not task.done():
-                flight.append(task)
+        self._loop.run_ready()  # now each has the answer, or calls the model, or has joined a call in flight
+        for place, task in enumerate(tasks):
+            flying.hits.append(task.done())
+            if place in flying.leads:
+                flying.tasks.append(task)
+            elif not task.done():
+                self._joined.setdefault((request.key, place), []).append(task)
         if flying.leads:
             self.under_way[request.key] = self.under_way.get(request.key, 0) + 1
         return flying
@@ -94,9 +80,10 @@ class Flights:
     def land(self, flying: "Flying") -> None:
         """The model has answered; who waited for that has the answer too."""
         key = flying.request.key
-        tasks = [*flying.tasks, *(task for place in flying.leads for task in self._joined.pop((key, place)))]
+        tasks = [*flying.tasks, *(task for place in flying.leads for task in self._joined.pop((key, place), ()))]
         flying.answer.set_result(_VALUE)
-        if not self._run(lambda: all(task.done() for task in tasks), turns=_MOST_TURNS_TO_LAND):
+        self._loop.run_ready()
+        if not all(task.done() for task in tasks):
             raise RuntimeError("a simulated call did not come to its end")
         self.under_way[key] -= 1
         if not self.under_way[key]:
@@ -104,29 +91,7 @@ class Flights:
 
     def close(self) -> None:
         """End what is still in flight, as a program does that is stopped."""
-        if "_loop" not in vars(self):  # no two calls have met
-            return
-        unfinished = asyncio.all_tasks(self._loop)
-        for task in unfinished:
-            task.cancel()
-        self._run(lambda: all(task.done() for task in unfinished), turns=_MOST_TURNS_TO_LAND)
         self._loop.close()
-
-    def _run(self, enough: Callable[[], bool], turns: int) -> bool:
-        """Let the tasks go on until it is *enough*, or for so many *turns*; whether it was."""
-        left = turns
-
-        def look() -> None:
-            nonlocal left
-            left -= 1
-            if enough() or not left:
-                self._loop.stop()
-            else:
-                self._loop.call_soon(look)
-
-        self._loop.call_soon(look)
-        self._loop.run_forever()
-        return enough()
 
 
 class Flying:

@@ -3,10 +3,11 @@
 Unlimited in size, kept alive by use, and there as soon as the request that writes it arrives. A block counts only behind the same blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
-from llm_cache_mem.bench.trace import Call
+from llm_cache_mem.bench.trace import Call, Run
 
 __all__ = ["MINIMUM_TOKENS", "PrefixTree", "Reuse"]
 
@@ -15,72 +16,96 @@ _FIRST_PRUNING: Final = 100_000  # nodes
 _NEVER: Final = float("-inf")
 
 
+class Reuse(NamedTuple):
+    """The tokens of a call that were read, by lifetime: *alone*, where every call reaches the provider, and *behind* each client cache.
+
+    *behind* is None where that is the same. *owed*: how many tokens, written without surcharge so far, turn out to have been worth it
+    now that they are read; where every call reaches the provider, by lifetime. None: none.
+    """
+
+    alone: tuple[int, ...]
+    behind: Sequence[tuple[int, ...]] | None
+    owed: Sequence[int] | None
+
+
 class _Node:
-    """A run of blocks behind those of its parents. *used*: when, by each stream of calls, or for all of them alike.
+    """A run of blocks behind those of its parents. *used*: when; *behind*: when behind each client cache, or None where that is the same.
 
     *paid*: the bits of the lifetimes for which whoever writes only what will be read has paid for these blocks.
     """
 
-    __slots__ = ("children", "count", "paid", "tokens", "used")
+    __slots__ = ("behind", "children", "count", "paid", "tokens", "used")
 
-    def __init__(self, count: int, tokens: int, used: "float | tuple[float, ...]") -> None:
+    def __init__(self, count: int, tokens: int, used: float, behind: tuple[float, ...] | None) -> None:
         self.count = count
         self.tokens = tokens
         self.used = used
-        self.children: dict[int, _Node] = {}
+        self.behind = behind
+        self.children = _NO_CHILDREN
         self.paid = 0
 
 
-class PrefixTree:
-    """What a provider's prompt cache holds, for several *streams* of calls at once and for several *lifetimes* (seconds).
+_NO_CHILDREN: Final[dict[int, _Node]] = {}  # of all that have none: most nodes never get any
+_Path = list[tuple[_Node, int]]  # from the root down, each node with the tokens up to its end
 
-    The streams are the same calls behind different client caches: a call that one of them answered does not reach the provider.
+
+class PrefixTree:
+    """What a provider's prompt cache holds, for several *lifetimes* (seconds), alone and behind each of so many *clients*.
+
+    A call that a client cache answered does not reach the provider behind it.
     """
 
-    def __init__(self, lifetimes: Sequence[float], streams: int = 1) -> None:
+    def __init__(self, lifetimes: Sequence[float], clients: int = 0) -> None:
         self._lifetimes = tuple(lifetimes)
         self._shortest, self._longest = min(self._lifetimes), max(self._lifetimes)
         self._bits = [1 << place for place in range(len(self._lifetimes))]
-        self._streams = streams
+        self._everyone = sum(self._bits)
+        self._clients = clients
         self._roots: dict[tuple[str, str | None], _Node] = {}
         self._nodes = 0
         self._prune_at = _FIRST_PRUNING
-        self._nothing: tuple[int, ...] = (0,) * len(self._lifetimes)
-        self._nobody = Reuse((self._nothing,) * self._streams, self._nothing)
+        self._nothing = (0,) * len(self._lifetimes)
+        self._nobody = Reuse(self._nothing, None, None)
 
-    def send(self, call: Call, went: Sequence[bool] | None = None) -> "Reuse":
-        """What *call* reads, by stream and lifetime, and writes from now on. *went*: which streams it is in; None: in all of them."""
-        if call.input_tokens < MINIMUM_TOKENS or not call.runs:
+    def send(self, call: Call, went: Sequence[bool] | None = None) -> Reuse:
+        """What *call* reads, and writes from now on. *went*: behind which client caches it reaches the provider; None: behind all."""
+        at, _, total, _, runs, scope, model, _ = call
+        if total < MINIMUM_TOKENS or not runs:
             return self._nobody
-        matched = self._match(call)
-        reads = self._reads(call, matched)
-        paid = self._pay(matched, reads[0], call.input_tokens)
-        if went is None:
-            at = call.at
-            for node, _ in matched:
-                node.used = at
-        else:
-            for node, _ in matched:
-                node.used = _mixed(node.used, call.at, went)
+        where = (scope, model)
+        root = self._roots.get(where) or self._roots.setdefault(where, _Node(0, 0, _NEVER, None))
+        path = self._walk(root, runs, at, went)
+        if not path:
+            return self._nobody
+        alone = self._read(path, at, total)
+        behind = None
+        for node, _ in path:
+            if node.behind is not None:
+                behind = [self._read_behind(client, path, at, total) for client in range(self._clients)]
+                break
+        owed = self._pay(path, alone, total)
+        for node, _ in path:
+            node.behind = None if went is None else _mixed(node, at, went)
+            node.used = at
         if self._nodes > self._prune_at:
-            self._prune(call.at)
-        return Reuse(reads, paid)
+            self._prune(at)
+        return Reuse(alone, behind, owed)
 
-    def _match(self, call: Call) -> list[tuple[_Node, int]]:
-        """The nodes that *call* is made of, each with the tokens up to its end; those that are not there yet are made."""
-        where = (call.scope, call.model)
-        node = self._roots.get(where) or self._roots.setdefault(where, _Node(0, 0, _NEVER))
-        path, end = [], 0
-        for first, count, tokens in call.runs:
+    def _walk(self, node: _Node, runs: Sequence[Run], at: float, went: Sequence[bool] | None) -> _Path:
+        """The nodes below *node* that *runs* begin with; for the rest of them, nodes are made that were used right now."""
+        path: _Path = []
+        end = 0
+        for place, (first, count, tokens) in enumerate(runs, 1):
             while True:
-                children = node.children
-                node = children.get(first)  # type: ignore[assignment]  # looked at in the next line
-                if node is None:
-                    node = children[first] = _Node(count, tokens, _NEVER)
-                    self._nodes += 1
-                elif node.count > count:
-                    self._split(node, first, count)
-                blocks = node.count
+                child = node.children.get(first)
+                if child is None:
+                    self._grow(node, chain((Run(first, count, tokens),), runs[place:]), at, went)
+                    return path
+                blocks = child.count
+                if blocks > count:
+                    self._split(child, first, count)
+                    blocks = count
+                node = child
                 end += blocks * tokens
                 path.append((node, end))
                 if blocks == count:
@@ -89,64 +114,69 @@ class PrefixTree:
                 count -= blocks
         return path
 
+    def _grow(self, node: _Node, runs: Iterable[Run], at: float, went: Sequence[bool] | None) -> None:
+        behind = None if went is None else tuple([at if goes else _NEVER for goes in went])
+        for first, count, tokens in runs:
+            child = _Node(count, tokens, at, behind)
+            if node.children:
+                node.children[first] = child
+            else:
+                node.children = {first: child}
+            node = child
+            self._nodes += 1
+
     def _split(self, node: _Node, first: int, count: int) -> None:
         """Let *node*, whose blocks begin at *first*, end after *count* of them; the rest becomes its child."""
-        rest = _Node(node.count - count, node.tokens, node.used)
+        rest = _Node(node.count - count, node.tokens, node.used, node.behind)
         rest.children, rest.paid = node.children, node.paid
         node.children, node.count = {first + count: rest}, count
         self._nodes += 1
 
-    def _reads(self, call: Call, matched: list[tuple[_Node, int]]) -> tuple[tuple[int, ...], ...]:
-        """The tokens of *call* that are still there. A node is used no later than those above it."""
-        sure, oldest = call.at - self._shortest, call.at - self._longest
-        for_all, differ = 0, None
-        for node, end in matched:
-            used = node.used
-            if isinstance(used, tuple):
-                limits = [call.at - lifetime for lifetime in self._lifetimes]
-                return tuple([self._read_by(stream, call, matched, limits) for stream in range(self._streams)])
-            if used >= sure:
-                for_all = end
-            elif used < oldest:
-                break
-            else:
-                differ = differ or [for_all] * len(self._lifetimes)
-                for place, lifetime in enumerate(self._lifetimes):
-                    if used >= call.at - lifetime:
-                        differ[place] = end
-        return (_counted(differ or [for_all] * len(self._lifetimes), call),) * self._streams
+    def _read(self, path: _Path, at: float, total: int) -> tuple[int, ...]:
+        """The tokens that are still there, by lifetime. A node is used no later than those above it."""
+        node, end = path[-1]
+        if node.used >= at - self._shortest:
+            read = _counted(end, total)
+            return (read,) * len(self._lifetimes) if read else self._nothing
+        if path[0][0].used < at - self._longest:
+            return self._nothing
+        ends = dict.fromkeys(self._lifetimes, 0)
+        for node, end in path:
+            for lifetime in self._lifetimes:
+                if node.used >= at - lifetime:
+                    ends[lifetime] = end
+        return tuple([_counted(ends[lifetime], total) for lifetime in self._lifetimes])
 
-    def _read_by(self, stream: int, call: Call, matched: list[tuple[_Node, int]], limits: list[float]) -> tuple[int, ...]:
-        found = [0] * len(limits)
-        for node, end in matched:
-            used = node.used[stream] if isinstance(node.used, tuple) else node.used
-            for place, limit in enumerate(limits):
-                if used >= limit:
-                    found[place] = end
-        return _counted(found, call)
+    def _read_behind(self, client: int, path: _Path, at: float, total: int) -> tuple[int, ...]:
+        ends = dict.fromkeys(self._lifetimes, 0)
+        for node, end in path:
+            used = node.used if node.behind is None else node.behind[client]
+            for lifetime in self._lifetimes:
+                if used >= at - lifetime:
+                    ends[lifetime] = end
+        return tuple([_counted(ends[lifetime], total) for lifetime in self._lifetimes])
 
-    def _pay(self, matched: list[tuple[_Node, int]], read: tuple[int, ...], total: int) -> tuple[int, ...]:
-        """How many tokens, written without surcharge so far, turn out to have been worth it now that they are read, by lifetime.
-
-        What is not read is written anew, and not yet paid for.
-        """
+    def _pay(self, path: _Path, read: tuple[int, ...], total: int) -> list[int] | None:
+        """What is owed for what is *read* of *path*; see Reuse. What is not read is written anew, and not yet paid for."""
         owed, begin = None, 0
         least, most = min(read), max(read)
-        everyone = (1 << len(read)) - 1
-        for node, end in matched:
+        for node, end in path:
             end = min(end, total)
             if end > most:
-                node.paid = 0
+                reading = 0
+            elif end <= least:
+                reading = self._everyone
             else:
-                reading = everyone if end <= least else sum([bit for bit, tokens in zip(self._bits, read, strict=True) if end <= tokens])
-                if reading != node.paid:
-                    owed = owed or [*self._nothing]
-                    for place, bit in enumerate(self._bits):
-                        if reading & bit and not node.paid & bit:
-                            owed[place] += end - begin
-                    node.paid = reading
+                reading = sum([bit for bit, tokens in zip(self._bits, read, strict=True) if end <= tokens])
+            new = reading & ~node.paid
+            if new:
+                owed = owed or [0] * len(read)
+                for place, bit in enumerate(self._bits):
+                    if new & bit:
+                        owed[place] += end - begin
+            node.paid = reading
             begin = end
-        return tuple(owed) if owed else self._nothing
+        return owed
 
     def _prune(self, now: float) -> None:
         """Forget what no lifetime reaches any more. A node is used no later than those above it."""
@@ -156,30 +186,21 @@ class PrefixTree:
             stack = [root]
             while stack:
                 node = stack.pop()
-                node.children = {first: child for first, child in node.children.items() if _latest(child) >= limit}
-                self._nodes += len(node.children)
-                stack.extend(node.children.values())
+                if node.children:
+                    node.children = {first: child for first, child in node.children.items() if child.used >= limit}
+                    self._nodes += len(node.children)
+                    stack.extend(node.children.values())
             if not root.children:
                 del self._roots[where]
         self._prune_at = max(_FIRST_PRUNING, 2 * self._nodes)
 
 
-class Reuse(NamedTuple):
-    """*read*: tokens of a call that were read, by stream and lifetime. *owed*: see ``_pay``; of the first stream, by lifetime."""
-
-    read: tuple[tuple[int, ...], ...]
-    owed: tuple[int, ...]
+def _counted(end: int, total: int) -> int:
+    return min(end, total) if end >= MINIMUM_TOKENS else 0
 
 
-def _counted(ends: list[int], call: Call) -> tuple[int, ...]:
-    total = call.input_tokens
-    return tuple([(end if end < total else total) if end >= MINIMUM_TOKENS else 0 for end in ends])
-
-
-def _mixed(used: float | tuple[float, ...], now: float, went: Sequence[bool]) -> tuple[float, ...]:
-    before = used if isinstance(used, tuple) else (used,) * len(went)
-    return tuple([now if goes else then for goes, then in zip(went, before, strict=True)])
-
-
-def _latest(node: _Node) -> float:
-    return max(node.used) if isinstance(node.used, tuple) else node.used
+def _mixed(node: _Node, now: float, went: Sequence[bool]) -> tuple[float, ...]:
+    """When *node* is used behind each client cache, after this call."""
+    if node.behind is None:
+        return tuple([now if goes else node.used for goes in went])
+    return tuple([now if goes else then for goes, then in zip(went, node.behind, strict=True)])

@@ -1,7 +1,6 @@
 """The simulation: a trace, call by call, through client caches, a prompt cache, and the one behind the other."""
 
 import gc
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -11,6 +10,7 @@ from typing import Any, Final
 from llm_cache_mem.bench.bill import PromptCacheBill
 from llm_cache_mem.bench.census import Census
 from llm_cache_mem.bench.clients import Client, Clock, Flights, Flying, Rule
+from llm_cache_mem.bench.overlaps import with_overlaps
 from llm_cache_mem.bench.prefix import MINIMUM_TOKENS, PrefixTree, Reuse
 from llm_cache_mem.bench.trace import Call
 from llm_cache_mem.keys import prefix
@@ -20,7 +20,6 @@ from llm_cache_mem.seats import running_loop
 __all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation"]
 
 DEFAULT_LIFETIMES: Final = (300.0, 3600.0)
-_AHEAD: Final = 50_000  # calls that are looked at before their turn, to see which of them overlap
 _KEY_PREFIX: Final = prefix("", "value")
 _NO_PARAMS: Final[Mapping[str, Any]] = {}
 
@@ -48,13 +47,11 @@ class Simulation:
         self.saved = [Saved(lifetimes) for _ in rules]
         self.lifetimes = tuple(lifetimes)
         self.alone = [PromptCacheBill(lifetime) for lifetime in lifetimes]
-        self._nothing_owed = (0,) * len(self.lifetimes)
         self._common = [PromptCacheBill(lifetime) for lifetime in lifetimes]
         self.census = Census(keep_keys=keep_keys)
         self.seconds = 0.0
-        self._tree = PrefixTree(lifetimes, streams=1 + len(self.clients)) if lifetimes else None
+        self._tree = PrefixTree(lifetimes, len(self.clients)) if lifetimes else None
         self._lookups = [(place, client.lookup) for place, client in enumerate(self.clients)]
-        self._everyone = list(range(len(self.clients)))
         self._flights = Flights(self.clients)
         self._landings: list[tuple[float, int, Request, float, Any]] = []
         self._answered: dict[tuple[str, int], float] = {}  # when calls in flight, which others may join, will be, by client
@@ -70,8 +67,9 @@ class Simulation:
     def _run(self, calls: Iterable[Call], step: Callable[[], object] | None) -> "Simulation":
         clock, landings, flights, census = self.clock, self._landings, self._flights, self.census
         send = None if self._tree is None else self._tree.send
+        timed = with_overlaps(calls) if self._coalesce else ((call, call.took(), False) for call in calls)
         with closing(flights), _no_collections():
-            for number, (call, took, overlaps) in enumerate(_with_overlaps(calls, far=self._coalesce)):
+            for number, (call, took, overlaps) in enumerate(timed):
                 now = call.at
                 if landings and landings[0][0] <= now:
                     self._land(now)
@@ -92,17 +90,20 @@ class Simulation:
         return self
 
     def _ask(self, number: int, request: Request, call: Call, took: float) -> list[bool] | None:
-        """A call that overlaps no other for its key: looked up now, kept when it is answered. Which clients' it went on for; None: all."""
-        missed = [place for place, lookup in self._lookups if lookup(request) is None]
+        """A call that overlaps no other for its key: looked up now, kept when it is answered. Which clients it missed in; None: all."""
+        missed = []
+        for place, lookup in self._lookups:
+            if lookup(request) is None:
+                missed.append(place)
         if missed:
             heappush(self._landings, (call.at + took, number, request, took, missed))
         if len(missed) == len(self._lookups):
             return None
-        went = [True, *[False] * len(self.clients)]
+        went = [False] * len(self._lookups)
         for place in missed:
-            went[place + 1] = True
-        for place, saved in enumerate(self.saved):
-            if not went[place + 1]:
+            went[place] = True
+        for goes, saved in zip(went, self.saved, strict=True):
+            if not goes:
                 saved.hits += 1
                 saved.add(call, took)
         return went
@@ -121,7 +122,7 @@ class Simulation:
                 saved.coalesced += 1
                 waits = self._answered.get((request.key, place), lands) - call.at
                 saved.add(call, max(0.0, took - waits))
-        return [True, *(place in flying.leads for place in self._everyone)]
+        return [place in flying.leads for place in range(len(self.clients))]
 
     def _land(self, now: float) -> None:
         """Keep the answers that are complete by *now*."""
@@ -137,15 +138,18 @@ class Simulation:
                 clients[place].arrived(request, took)
 
     def _bill(self, call: Call, reuse: Reuse, went: list[bool] | None) -> None:
-        reads, tokens = reuse.read, call.input_tokens
-        writes = tokens if tokens >= MINIMUM_TOKENS else 0
-        if went is None and reads[0] is reads[-1]:  # the same behind every client
-            _charge(self._common, reads[0], writes, reuse.owed)
+        alone, behind, owed = reuse
+        writes = call.input_tokens if call.input_tokens >= MINIMUM_TOKENS else 0
+        if owed is not None:
+            for bill, tokens in zip(self.alone, owed, strict=True):
+                bill.owed += tokens
+        if went is None and behind is None:  # the same behind every client
+            _charge(self._common, alone, writes)
             return
-        _charge(self.alone, reads[0], writes, reuse.owed)
-        for saved, goes, read in zip(self.saved, went[1:] if went else self._everyone, reads[1:], strict=True):
-            if goes is not False:
-                _charge(saved.behind, read, writes, self._nothing_owed)
+        _charge(self.alone, alone, writes)
+        for place, saved in enumerate(self.saved):
+            if went is None or went[place]:
+                _charge(saved.behind, alone if behind is None else behind[place], writes)
 
     def _add_up(self) -> None:
         """What was the same behind every client belongs to each of them."""
@@ -154,43 +158,10 @@ class Simulation:
                 bill.merge(common)
 
 
-def _charge(bills: Sequence[PromptCacheBill], reads: Sequence[int], writes: int, owed: Sequence[int]) -> None:
+def _charge(bills: list[PromptCacheBill], reads: tuple[int, ...], writes: int) -> None:
     """One call, by lifetime: it reads *reads*, and writes the rest of *writes*."""
-    for bill, read, more in zip(bills, reads, owed, strict=True):
-        bill.add(read, writes - read if writes else 0, more)
-
-
-def _with_overlaps(calls: Iterable[Call], *, far: bool) -> Iterator[tuple[Call, float, bool]]:
-    """Each call, what it took, and, looking *far*, whether another for its key may arrive before it is answered."""
-    if not far:
-        yield from ((call, call.took(), False) for call in calls)
-        return
-    source, ahead = iter(calls), deque[tuple[Call, float]]()
-    waiting: dict[str, int] = {}  # calls ahead, by key
-    last = float("-inf")
-    while True:
-        if not ahead:
-            first = next(source, None)
-            if first is None:
-                return
-            ahead.append((first, first.took()))
-            waiting[first.key] = 1
-            last = first.at
-        call, took = ahead.popleft()
-        key = call.key
-        others = waiting.pop(key) - 1
-        if others:
-            waiting[key] = others
-        answered = call.at + took
-        while last < answered and len(ahead) < _AHEAD:
-            following = next(source, None)
-            if following is None:
-                last = float("inf")
-                break
-            ahead.append((following, following.took()))
-            waiting[following.key] = waiting.get(following.key, 0) + 1
-            last = following.at
-        yield call, took, key in waiting or last < answered
+    for bill, read in zip(bills, reads, strict=True):
+        bill.add(read, writes - read)
 
 
 @contextmanager

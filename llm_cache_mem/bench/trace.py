@@ -5,9 +5,8 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import count, groupby, islice
+from itertools import islice
 from marshal import dumps
-from operator import sub
 from typing import Any, NamedTuple, TextIO
 
 from llm_cache_mem.errors import LLMCacheError
@@ -56,11 +55,16 @@ def identity(*parts: Any) -> str:
 
 def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
     """*ids* of blocks of *tokens* each, as runs."""
-    runs, place = [], 0
-    for first, group in groupby(map(sub, ids, count())):  # within a run, an id less its place is the same
-        blocks = len(list(group))
-        runs.append(Run(first + place, blocks, tokens))
-        place += blocks
+    if not ids:
+        return ()
+    runs: list[Run] = []
+    first = expected = ids[0]
+    for block in ids:
+        if block != expected:
+            runs.append(Run(first, expected - first, tokens))
+            first = expected = block
+        expected += 1
+    runs.append(Run(first, expected - first, tokens))
     return tuple(runs)
 
 
