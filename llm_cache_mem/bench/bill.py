@@ -1,14 +1,15 @@
 """What a trace costs: tokens of calls summed as whole numbers, dollars worked out at the end."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 from llm_cache_mem.pricing import Price, resolve
 from llm_cache_mem.usage import Usage
 
-__all__ = ["DEFAULT_PRICE", "LONG_LIFE", "PromptCacheBill", "cost", "price_of"]
+__all__ = ["DEFAULT_PRICE", "LONG_LIFE", "Charges", "PromptCacheBill", "cost", "price_of"]
 
 DEFAULT_PRICE = Price(input=3.0, output=15.0, cache_read=0.30, cache_write=3.75, cache_write_1h=6.0)
+_MANY: Final = 10_000  # calls whose charges wait to be summed
 LONG_LIFE = 300.0
 """Seconds; a prompt cache that is to live longer is written at the price of an hour."""
 
@@ -27,18 +28,6 @@ class PromptCacheBill:
         self.lifetime = lifetime
         self.hits = self.read = self.written = self.owed = 0
 
-    def add(self, read: int, written: int) -> None:
-        """Count a call."""
-        self.hits += read > 0
-        self.read += read
-        self.written += written
-
-    def merge(self, other: "PromptCacheBill") -> None:
-        """Count the calls of *other* too, but for what they owe."""
-        self.hits += other.hits
-        self.read += other.read
-        self.written += other.written
-
     def costs(self, price: Price, input_tokens: int, output_tokens: int) -> "Costs":
         """Dollars for calls of so many tokens in all, by three ways to write."""
         reading = price.input if price.cache_read is None else price.cache_read
@@ -48,6 +37,49 @@ class PromptCacheBill:
         free = cost(price, input_tokens - self.read, output_tokens) + self.read * reading / 1_000_000
         surcharge = (writing - price.input) / 1_000_000
         return Costs(free + self.written * surcharge, free, free + self.owed * surcharge)
+
+
+class Charges:
+    """Calls in front of prompt caches that live for *lifetimes*. They are summed many at a time, in a tenth of the time."""
+
+    def __init__(self, lifetimes: Iterable[float]) -> None:
+        self._bills = [PromptCacheBill(lifetime) for lifetime in lifetimes]
+        self._reads: list[tuple[int, ...]] = []
+        self._tokens = 0
+
+    def add(self, tokens: int, reads: tuple[int, ...]) -> None:
+        """A call of *tokens*, of which *reads*, by lifetime, are read and the rest written."""
+        self._tokens += tokens
+        self._reads.append(reads)
+        if len(self._reads) >= _MANY:
+            self._sum_up()
+
+    def owe(self, tokens: Iterable[int]) -> None:
+        """So many tokens, by lifetime, were worth writing."""
+        for bill, more in zip(self._bills, tokens, strict=True):
+            bill.owed += more
+
+    def merge(self, other: "Charges") -> None:
+        """Count the calls of *other* too."""
+        for bill, more in zip(self._bills, other.bills(), strict=True):
+            bill.hits += more.hits
+            bill.read += more.read
+            bill.written += more.written
+            bill.owed += more.owed
+
+    def bills(self) -> list[PromptCacheBill]:
+        """What came together so far, by lifetime."""
+        self._sum_up()
+        return self._bills
+
+    def _sum_up(self) -> None:
+        for bill, reads in zip(self._bills, zip(*self._reads, strict=True), strict=False):  # none at all, without calls
+            read = sum(reads)
+            bill.hits += len(reads) - reads.count(0)
+            bill.read += read
+            bill.written += self._tokens - read
+        self._reads.clear()
+        self._tokens = 0
 
 
 class Costs(NamedTuple):

@@ -5,7 +5,7 @@ Unlimited in size, kept alive by use, and there as soon as the request that writ
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from llm_cache_mem.bench.trace import Call, Run
 
@@ -16,16 +16,10 @@ _FIRST_PRUNING: Final = 100_000  # nodes
 _NEVER: Final = float("-inf")
 
 
-class Reuse(NamedTuple):
-    """The tokens of a call that were read, by lifetime: *alone*, where every call reaches the provider, and *behind* each client cache.
-
-    *behind* is None where that is the same. *owed*: how many tokens, written without surcharge so far, turn out to have been worth it
-    now that they are read; where every call reaches the provider, by lifetime. None: none.
-    """
-
-    alone: tuple[int, ...]
-    behind: Sequence[tuple[int, ...]] | None
-    owed: Sequence[int] | None
+Reuse: TypeAlias = tuple[tuple[int, ...], Sequence[tuple[int, ...]] | None, Sequence[int] | None]
+"""The tokens of a call that were read, by lifetime, where every call reaches the provider; the same behind each client cache, or None
+where it is the same; and how many tokens, written without surcharge so far, turn out to have been worth it now that they are read where
+every call reaches the provider, by lifetime, or None where there are none."""
 
 
 class _Node:
@@ -46,7 +40,8 @@ class _Node:
 
 
 _NO_CHILDREN: Final[dict[int, _Node]] = {}  # of all that have none: most nodes never get any
-_Path = list[tuple[_Node, int]]  # from the root down, each node with the tokens up to its end
+_Path: TypeAlias = list[tuple[_Node, int, float, tuple[float, ...] | None]]
+"""From the root down: nodes, the tokens up to their ends, and when they were used before this call, alone and behind each client cache."""
 
 
 class PrefixTree:
@@ -65,7 +60,7 @@ class PrefixTree:
         self._nodes = 0
         self._prune_at = _FIRST_PRUNING
         self._nothing = (0,) * len(self._lifetimes)
-        self._nobody = Reuse(self._nothing, None, None)
+        self._nobody: Reuse = (self._nothing, None, None)
 
     def send(self, call: Call, went: Sequence[bool] | None = None) -> Reuse:
         """What *call* reads, and writes from now on. *went*: behind which client caches it reaches the provider; None: behind all."""
@@ -75,31 +70,27 @@ class PrefixTree:
         where = (scope, model)
         root = self._roots.get(where) or self._roots.setdefault(where, _Node(0, 0, _NEVER, None))
         path = self._walk(root, runs, at, went)
+        if self._nodes > self._prune_at:
+            self._prune(at)
         if not path:
             return self._nobody
         alone = self._read(path, at, total)
         behind = None
-        for node, _ in path:
-            if node.behind is not None:
+        for _, _, _, before in path:
+            if before is not None:
                 behind = [self._read_behind(client, path, at, total) for client in range(self._clients)]
                 break
-        owed = self._pay(path, alone, total)
-        for node, _ in path:
-            node.behind = None if went is None else _mixed(node, at, went)
-            node.used = at
-        if self._nodes > self._prune_at:
-            self._prune(at)
-        return Reuse(alone, behind, owed)
+        return alone, behind, self._pay(path, alone, total)
 
     def _walk(self, node: _Node, runs: Sequence[Run], at: float, went: Sequence[bool] | None) -> _Path:
-        """The nodes below *node* that *runs* begin with; for the rest of them, nodes are made that were used right now."""
+        """The nodes below *node* that *runs* begin with; for the rest of them, nodes are made. From now on all of them were used now."""
         path: _Path = []
         end = 0
         for place, (first, count, tokens) in enumerate(runs, 1):
             while True:
                 child = node.children.get(first)
                 if child is None:
-                    self._grow(node, chain((Run(first, count, tokens),), runs[place:]), at, went)
+                    self._grow(node, chain(((first, count, tokens),), runs[place:]), at, went)
                     return path
                 blocks = child.count
                 if blocks > count:
@@ -107,14 +98,16 @@ class PrefixTree:
                     blocks = count
                 node = child
                 end += blocks * tokens
-                path.append((node, end))
+                path.append((node, end, node.used, node.behind))
+                node.behind = None if went is None else _mixed(node, at, went)
+                node.used = at
                 if blocks == count:
                     break
                 first += blocks
                 count -= blocks
         return path
 
-    def _grow(self, node: _Node, runs: Iterable[Run], at: float, went: Sequence[bool] | None) -> None:
+    def _grow(self, node: _Node, runs: Iterable[tuple[int, int, int]], at: float, went: Sequence[bool] | None) -> None:
         behind = None if went is None else tuple([at if goes else _NEVER for goes in went])
         for first, count, tokens in runs:
             child = _Node(count, tokens, at, behind)
@@ -134,34 +127,30 @@ class PrefixTree:
 
     def _read(self, path: _Path, at: float, total: int) -> tuple[int, ...]:
         """The tokens that are still there, by lifetime. A node is used no later than those above it."""
-        node, end = path[-1]
-        if node.used >= at - self._shortest:
-            read = _counted(end, total)
-            return (read,) * len(self._lifetimes) if read else self._nothing
-        if path[0][0].used < at - self._longest:
+        _, end, used, _ = path[-1]
+        if used >= at - self._shortest:
+            return (_counted(end, total),) * len(self._lifetimes)
+        if path[0][2] < at - self._longest:
             return self._nothing
-        ends = dict.fromkeys(self._lifetimes, 0)
-        for node, end in path:
-            for lifetime in self._lifetimes:
-                if node.used >= at - lifetime:
-                    ends[lifetime] = end
-        return tuple([_counted(ends[lifetime], total) for lifetime in self._lifetimes])
+        return self._still_there([(end, used) for _, end, used, _ in path], at, total)
 
     def _read_behind(self, client: int, path: _Path, at: float, total: int) -> tuple[int, ...]:
-        ends = dict.fromkeys(self._lifetimes, 0)
-        for node, end in path:
-            used = node.used if node.behind is None else node.behind[client]
-            for lifetime in self._lifetimes:
-                if used >= at - lifetime:
-                    ends[lifetime] = end
-        return tuple([_counted(ends[lifetime], total) for lifetime in self._lifetimes])
+        return self._still_there([(end, used if behind is None else behind[client]) for _, end, used, behind in path], at, total)
+
+    def _still_there(self, ends: list[tuple[int, float]], at: float, total: int) -> tuple[int, ...]:
+        found = []
+        for lifetime in self._lifetimes:
+            limit = at - lifetime
+            found.append(_counted(max([end for end, used in ends if used >= limit], default=0), total))
+        return tuple(found)
 
     def _pay(self, path: _Path, read: tuple[int, ...], total: int) -> list[int] | None:
         """What is owed for what is *read* of *path*; see Reuse. What is not read is written anew, and not yet paid for."""
         owed, begin = None, 0
         least, most = min(read), max(read)
-        for node, end in path:
-            end = min(end, total)
+        for node, end, _, _ in path:
+            if end > total:
+                end = total
             if end > most:
                 reading = 0
             elif end <= least:

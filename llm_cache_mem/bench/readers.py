@@ -90,7 +90,7 @@ def open_trace(
             yield _ragpulse(folder, key, on_error, stack)
             return
         lines = _Lines(path, stack)
-        first = next(lines, None)
+        first = next(iter(lines), None)
         if first is None:
             raise TraceError(f"{path} is empty")
         format = format or _format_of(first, lines.place)
@@ -148,26 +148,22 @@ class _Lines:
         self._number = 0
         self.end = 0  # bytes of the file, compressed as they are, that were read up to about here
 
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> bytes:
+    def __iter__(self) -> Iterator[bytes]:
         if self._first is not None:
-            line, self._first = self._first, None
-            return line
+            yield self._first
+        read, longest, tell_every = self._readline, _LONGEST_LINE, _TELL_EVERY
         try:
-            while line := self._readline(_LONGEST_LINE):
+            while line := read(longest):
                 self._number += 1
-                if not self._number % _TELL_EVERY:
+                if not self._number % tell_every:
                     self.end = self._where()
                 if line.isspace():
                     continue
-                if len(line) == _LONGEST_LINE:
-                    raise TraceError(f"{self.place}: a line of more than {_LONGEST_LINE >> 20} MiB")
-                return line
+                if len(line) == longest:
+                    raise TraceError(f"{self.place}: a line of more than {longest >> 20} MiB")
+                yield line
         except (EOFError, gzip.BadGzipFile, OSError) as exc:
             raise TraceError(f"{self._name}:{self._number + 1}: {exc}") from None
-        raise StopIteration
 
     def again(self, line: bytes) -> None:
         """Begin once more with *line*, which was the first."""

@@ -13,6 +13,7 @@ HEADER: Final = "llm-cache-mem trace"
 _MOST: Final = 10**9  # no call has more tokens
 
 Record = Mapping[str, Any]
+_new = tuple.__new__  # in half the time of the class itself
 
 
 def mooncake(record: Record) -> Sequence[Call]:
@@ -20,7 +21,7 @@ def mooncake(record: Record) -> Sequence[Call]:
     sent, received = _count(record, "input_length"), _count(record, "output_length")
     ids = _ids(record["hash_ids"])
     at = _number(record, "timestamp") / 1000
-    return (Call(at, identity(sent, ids), sent, received, runs_of(ids, MOONCAKE_BLOCK)),)
+    return (_new(Call, (at, identity(sent, ids), sent, received, runs_of(ids, MOONCAKE_BLOCK), "", None, None)),)
 
 
 class _Sessions:

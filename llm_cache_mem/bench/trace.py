@@ -58,13 +58,14 @@ def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
     if not ids:
         return ()
     runs: list[Run] = []
+    new = tuple.__new__  # in half the time
     first = expected = ids[0]
     for block in ids:
         if block != expected:
-            runs.append(Run(first, expected - first, tokens))
+            runs.append(new(Run, (first, expected - first, tokens)))
             first = expected = block
         expected += 1
-    runs.append(Run(first, expected - first, tokens))
+    runs.append(new(Run, (first, expected - first, tokens)))
     return tuple(runs)
 
 
