@@ -112,9 +112,10 @@ def survey(
     """What stands between *requests* (JSON objects: params, and ``messages`` if they have any) and hits; the *top* fields of it.
 
     *ignore*: params that are no part of a request, as in ``LLMCache(ignore=...)``. *keep*: params that decide the answer, besides
-    those known to, such as ``model``: no remedy leaves them out. What is said in a conversation is no field: without it every
-    request would be the same. Takes memory for the shape of each request. Costs are counted by hashes of fields; remedies by the
-    keys that their key function makes. ValueError for what is no JSON object.
+    those known to, such as ``model``: no remedy leaves them out.
+
+    What is said in a conversation is no field: without it every request would be the same. Takes memory for the shape of each request.
+    Costs are counted by hashes of fields; remedies by the keys that their key function makes. ValueError for what is no JSON object.
     """
     ignored = parameter_names(ignore)
     seen = [_Seen(request, ignored) for request in requests]

@@ -56,10 +56,14 @@ class _CachedLLM:
         return _view, (_inner(self), cache_of(self))
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the result is what was put in; what editors and the documentation read of it stands here once more
 
     def CachedLLM(llm: T, cache: LLMCache | None = None, **settings: Any) -> T:
-        """See _CachedLLM: to a type checker, the result is what was put in."""
+        """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its own.
+
+        The result is an instance of the class of *llm* and shares its state: what is set on one is set on both. *llm* itself stays
+        uncached. A ``StructuredLLM`` comes back as one whose inner LLM is cached.
+        """
         ...
 
 else:

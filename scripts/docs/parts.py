@@ -1,7 +1,7 @@
 """What of the documentation is made from the project itself: ``parts.py FOLDER`` writes the pieces that pages under docs/ include."""
 
-import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +26,26 @@ def cli() -> str:
         "The command line",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return html.unescape(done.stdout)
+    return _whole_sentences(re.sub(r"^Examples:\n((?:  .+\n)+)", _example, done.stdout, flags=re.MULTILINE))
+
+
+def _example(found: re.Match[str]) -> str:
+    commands = re.sub(r"^  ", "$ ", found[1], flags=re.MULTILINE)
+    return f"**Examples**:\n\n```console\n{commands}```\n"
+
+
+def _whole_sentences(text: str) -> str:
+    """*text* with what each command says of itself, whole and with a link, where Typer lists commands with the first words."""
+    said = dict(re.findall(r"^#+ `llm-cache-mem (.+)`\n\n(.+)$", text, re.MULTILINE))
+    lines, group = [], ""
+    for line in text.splitlines():
+        if heading := re.match(r"#+ `llm-cache-mem (.+)`$", line):
+            group = f"{heading[1]} "
+        elif listed := re.match(r"\* `([a-z][\w-]*)`: ", line):
+            name = group + listed[1]
+            line = f"* [`{listed[1]}`](#llm-cache-mem-{name.replace(' ', '-')}): {said[name]}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 VECTORS = (

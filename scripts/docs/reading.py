@@ -1,11 +1,15 @@
-"""A griffe extension: arguments and fields that a docstring explains one after the other, in running text, are a list on a page."""
+"""How griffe reads the project for pages.
+
+Arguments and fields that a docstring explains one after the other, in running text, are a list on a page; and what ``__init__`` assigns
+to an attribute is no value that it has.
+"""
 
 import re
 from typing import Any
 
 import griffe
 
-__all__ = ["Lists", "as_lists"]
+__all__ = ["Reading", "as_lists"]
 
 _ITEM = r"\*\w+\*(?:(?:, | and )\*\w+\*)*: "
 _NEXT_ITEM = re.compile(rf"(?<=[.;)])\s+(?={_ITEM})")
@@ -25,9 +29,11 @@ def _apart(paragraph: str) -> str:
     return items if begins else f"{pieces[0]}\n\n{items}"
 
 
-class Lists(griffe.Extension):
-    """Takes the docstring of every object apart as it is read."""
+class Reading(griffe.Extension):
+    """Looks at every object once it is read."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = as_lists(obj.docstring.value)
+        if isinstance(obj, griffe.Attribute) and "instance-attribute" in obj.labels and "class-attribute" not in obj.labels:
+            obj.value = None
