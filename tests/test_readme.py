@@ -56,3 +56,19 @@ def test_no_block_of_python_is_written_so_that_it_does_not_run(page):
         r"^[ \t]*(?:```+|~~~+)[ \t]*\{?[ \t]*\.?py(?:thon|con)?\b", page.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE
     )
     assert len(blocks) == len(examples_of(page))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_a_file_and_a_heading_in_it(name):
+    """Those of the pages under docs/ are checked in the finished site."""
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", (ROOT / name).read_text(encoding="utf-8"))
+    missing = [target for target, _ in links if not (ROOT / (target or name)).exists()]
+    unheaded = [f"{target}#{anchor}" for target, anchor in links if anchor and anchor not in anchors(ROOT / (target or name))]
+    assert missing + unheaded == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which the headings of a page can be linked to."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
