@@ -42,12 +42,8 @@ _ROUNDS = 8  # how often a caller may find a call just ended that it wanted to j
 _WRONG_CLIENT = "a Client takes a CacheTransport, an AsyncClient an AsyncCacheTransport"
 
 
-class CacheTransport(_Sync):
-    """Answers generation requests from *cache*, and sends the others, and those that it cannot answer, through *transport*.
-
-    For httpx and for httpx2: *transport* is a transport of the library whose clients this one serves; by default that library's
-    ``HTTPTransport()``, made at the first request. Thread-safe if *transport* is. Closing it closes *transport*.
-    """
+class _Transport:
+    """Either kind: a cache, and a transport under it."""
 
     def __init__(self, cache: LLMCache, transport: Any = None) -> None:
         self._desk = Desk(cache, transport)
@@ -61,6 +57,17 @@ class CacheTransport(_Sync):
     def wrapped(self) -> Any:
         """The transport underneath; None as long as it was not needed."""
         return self._desk.transport
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._desk.cache!r})"
+
+
+class CacheTransport(_Transport, _Sync):
+    """Answers generation requests from *cache*, and sends the others, and those that it cannot answer, through *transport*.
+
+    For httpx and for httpx2: *transport* is a transport of the library whose clients this one serves; by default that library's
+    ``HTTPTransport()``, made at the first request. Thread-safe if *transport* is. Closing it closes *transport*.
+    """
 
     def handle_request(self, request: Any) -> Any:
         """The response to *request*: stored, on its way to another caller, or fetched. Raises what the transport raises."""
@@ -147,25 +154,9 @@ class CacheTransport(_Sync):
     async def aclose(self) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"CacheTransport({self._desk.cache!r})"
 
-
-class AsyncCacheTransport(_Async):
+class AsyncCacheTransport(_Transport, _Async):
     """``CacheTransport`` for async clients under asyncio; under another event loop requests pass uncached."""
-
-    def __init__(self, cache: LLMCache, transport: Any = None) -> None:
-        self._desk = Desk(cache, transport)
-
-    @property
-    def cache(self) -> LLMCache:
-        """The cache that answers."""
-        return self._desk.cache
-
-    @property
-    def wrapped(self) -> Any:
-        """The transport underneath; None as long as it was not needed."""
-        return self._desk.transport
 
     async def handle_async_request(self, request: Any) -> Any:
         """As ``CacheTransport.handle_request``."""
@@ -255,9 +246,6 @@ class AsyncCacheTransport(_Async):
 
     def close(self) -> None:
         """Nothing to do: an AsyncClient calls ``aclose``."""
-
-    def __repr__(self) -> str:
-        return f"AsyncCacheTransport({self._desk.cache!r})"
 
 
 def _replay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
