@@ -23,6 +23,7 @@ ALL = {
     "threads": "stampede:threads",
     "tasks": "stampede:tasks",
     "tools": "tool_results:tools",
+    "long-trace": "long_trace:long_trace",
     "langchain-lookups": "langchain_hit:lookups",
     "langchain-invokes": "langchain_hit:invokes",
     "http": "http_layer:http",

@@ -1,4 +1,6 @@
-"""``python -m benchmarks.long_trace FILE [CALLS]``: a trace of a million calls, the same each time, to see how fast ``bench`` is.
+"""``python -m benchmarks long-trace [FILE]``: how long ``bench`` takes for a million calls, of FILE or of a trace that is made for it.
+
+``python -m benchmarks.long_trace FILE [CALLS]`` writes that trace, which is the same each time.
 
 It is shaped like Mooncake's conversations and written in their format: some two dozen blocks a prompt in about three runs, answers of
 343 tokens, conversations that go on behind what was said, some behind a common system prompt. One call in twenty repeats an earlier
@@ -7,13 +9,17 @@ one, half of these within seconds, so that calls meet in flight.
 
 import gzip
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
-__all__ = ["lines"]
+__all__ = ["lines", "long_trace"]
 
 _BLOCK = 512  # tokens
 _A_SECOND = 10  # calls
@@ -50,6 +56,21 @@ def lines(calls: int, seed: int = 7) -> Iterator[str]:
                 del talks[place]
         sent.append(call)
         yield json.dumps({"timestamp": round(at * 1000), **call})
+
+
+def long_trace(file: str | None = None) -> None:
+    """Seconds of CPU that ``llm-cache-mem bench`` takes, in a process of its own, from its start to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        if file is None:
+            main(file := str(Path(folder) / "million.jsonl"))
+        before = os.times()
+        done = subprocess.run([sys.executable, "-m", "llm_cache_mem", "bench", "--json", file], check=True, capture_output=True)
+        after = os.times()
+    calls = json.loads(done.stdout)["trace"]["calls"]
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    a_million = seconds * 1_000_000 / calls
+    print(f"\na trace of {calls:,} calls, read and simulated\n  {seconds:.1f} s of CPU   (must be <= 60 for a million: ", end="")
+    print("ok)" if a_million <= 60 else "NO)")
 
 
 def main(file: str, calls: int = 1_000_000) -> None:

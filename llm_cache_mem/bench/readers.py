@@ -200,6 +200,8 @@ def _format_of(line: bytes, place: str) -> str:
             return "mooncake"
         if {"requests", "block_size"} <= record.keys():
             return "sessions"
+        if {"key", "answer"} <= record.keys():
+            raise TraceError(f"{place}: these are recordings, not a trace; llm-cache-mem bench record makes a trace of them")
     raise TraceError(f"{place}: this is the first line of no known format; known are: {', '.join(FORMATS)} (--format)")
 
 

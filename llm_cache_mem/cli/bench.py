@@ -1,30 +1,28 @@
 """The commands of the benchmark: what caches save on a trace, traces of your own, and the same question measured for real."""
 
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from llm_cache_mem.cli.input import MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli import bench_live
+from llm_cache_mem.cli.bench_options import prices_in, rules_in, span_in
+from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.cli.shared import AsJson, print_json, report
 
 if TYPE_CHECKING:
-    from llm_cache_mem.bench.clients import Rule
-    from llm_cache_mem.bench.live import Plan
     from llm_cache_mem.bench.readers import Trace
     from llm_cache_mem.bench.report import Document
-    from llm_cache_mem.pricing import Price, Pricer
 
 __all__ = ["app"]
 
 _RUN = "run"
+_SQLITE = b"SQLite format 3\0"  # what its files begin with
 
 
 class _RunByDefault(TyperGroup):
@@ -55,14 +53,6 @@ _RECORD_EXAMPLES = """\b
 Examples:
   llm-cache-mem bench record ./cache.db trace.jsonl && llm-cache-mem bench trace.jsonl --sort
   llm-cache-mem bench record recordings.jsonl trace.jsonl --salt-from TRACE_SALT
-"""
-
-
-_LIVE_EXAMPLES = """\b
-Examples:
-  llm-cache-mem bench live
-  llm-cache-mem bench live anthropic --model claude-haiku-4-5 --calls 20
-  llm-cache-mem bench live openai --model my-model --base-url http://127.0.0.1:8080/v1 --price 0,0 --yes
 """
 
 
@@ -111,9 +101,10 @@ def run(
     from llm_cache_mem.bench.report import build
     from llm_cache_mem.bench.simulate import DEFAULT_LIFETIMES, Simulation
 
-    rules = _rules(max_size, ttl, policy, coalesce)
-    lifetimes = DEFAULT_LIFETIMES if prompt_ttl is None else tuple(span for span in map(_span, prompt_ttl) if span is not None)
-    prices = _price(price, model)
+    _refuse_store(trace)
+    rules = rules_in(max_size, ttl, policy, coalesce)
+    lifetimes = DEFAULT_LIFETIMES if prompt_ttl is None else tuple(span for span in map(span_in, prompt_ttl) if span is not None)
+    prices = prices_in(price, model)
     if plot is not None:
         _check_plot()
     with open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened, _progress(opened) as step:
@@ -168,98 +159,21 @@ def record(
     report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{lost}")
 
 
-@app.command("live", epilog=_LIVE_EXAMPLES)
-def live(
-    provider: Annotated[
-        Literal["local", "openai", "anthropic"], typer.Argument(help="Whom to ask: a small model on this machine, or a provider.")
-    ] = "local",
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="The provider's model.")] = None,
-    base_url: Annotated[str | None, typer.Option(metavar="URL", help="Who else speaks the provider's protocol.")] = None,
-    calls: Annotated[int, typer.Option(min=2, max=10_000, help="Questions that each of the four ways is asked.")] = 12,
-    repeats: Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of them that were asked before.")] = 0.5,
-    prefix_words: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Length of the common system prompt. [default: 1200; local: 120]")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Length of an answer.")] = 32,
-    price: Annotated[
-        str | None, typer.Option(metavar="IN,OUT[,READ[,WRITE[,HOUR]]]", help="Dollars per million tokens; else what genai-prices knows.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure it: the same questions with no cache, the server's prompt cache, the client's cache, and both.
+app.command("live", epilog=bench_live.EXAMPLES)(bench_live.live)
 
-    A provider's key is taken from where its SDK looks for it. What it can cost at the most is shown before anything is asked.
-    """
-    from llm_cache_mem.bench.live import ARMS, plan_of, run, summary
-    from llm_cache_mem.bench.models import NoModel, local, remote
-    from llm_cache_mem.pricing import resolve
 
-    if provider != "local" and model is None:
-        raise CommandFailed(f"which model of {provider}? Give --model", MISUSED)
-    words = prefix_words or (120 if provider == "local" else 1200)
-    plan = plan_of(calls, repeats, words, max_tokens, secrets.token_hex(4))
-    pricer = resolve(None if price is None else {model or "smollm2-135m-instruct": _price(price, None)})
-    if provider == "local":
-        opened = local()
-    else:
-        assert model is not None
-        _agree(plan, model, pricer, yes)
-        opened = remote(provider, model, base_url)
-    try:
-        with opened as target, _asking(len(ARMS) * calls) as step:
-            found = run(plan, target.create, step)
-    except (CommandFailed, NoModel):
-        raise
-    except Exception as exc:
-        raise CommandFailed(f"{provider} could not be asked: {type(exc).__name__}{_status(exc)}") from exc
-    rows = summary(found, target.model, pricer)
-    document = {"target": target.title, **plan._asdict(), "prefix_words": words, "arms": rows}
-    if as_json:
-        print_json(document)
+def _refuse_store(trace: str) -> None:
+    """CommandFailed for what keeps answers and is no trace yet."""
+    is_url = "://" in trace
+    if not is_url and Path(trace).is_file():
+        with open(trace, "rb") as file:
+            if file.read(len(_SQLITE)) != _SQLITE:
+                return
+    elif not is_url:
         return
-    from llm_cache_mem.bench.text import show_live
-
-    show_live(document)
-
-
-def _agree(plan: "Plan", model: str, pricer: "Pricer", yes: bool) -> None:
-    """Say what it can cost at the most, and ask; CommandFailed if nobody says yes."""
-    from llm_cache_mem.bench.live import ARMS, most_tokens
-    from llm_cache_mem.usage import Usage
-
-    sent, received = most_tokens(plan)
-    calls = len(ARMS) * plan.calls
-    dollars = pricer(model, Usage(sent, received, cache_write_tokens=sent))
-    bill = "nobody here knows for how many dollars" if dollars is None else f"for ${dollars:,.2f} at the most"
-    what = f"{calls:,} calls of {model} at the most, {sent:,} tokens in and {received:,} out, {bill}"
-    typer.echo(what, err=True)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandFailed("nobody is here to be asked whether to spend that: --yes does it", MISUSED)
-    if not typer.confirm("Ask?", err=True):
-        raise CommandFailed("nothing was asked")
-
-
-def _status(exc: Exception) -> str:
-    status = getattr(exc, "status_code", None)
-    return f" {status}" if isinstance(status, int) else ""
-
-
-@contextmanager
-def _asking(total: int) -> Iterator[Callable[[str], object]]:
-    """A bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda name: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("asking", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)
+    name = "this URL" if is_url else trace  # a URL may hold a password
+    store = "STORE" if is_url else trace
+    raise CommandFailed(f"{name} is a store, not a trace; llm-cache-mem bench record {store} trace.jsonl makes a trace of one", MISUSED)
 
 
 def _check_plot() -> None:
@@ -280,57 +194,6 @@ def _write(document: "Document", html: str | None, plot: str | None) -> None:
 
         for picture in draw(document, Path(plot)):
             typer.echo(f"wrote {picture}", err=True)
-
-
-def _rules(sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool) -> "list[Rule]":
-    from llm_cache_mem.bench.clients import Rule
-
-    chosen: list[Literal["lru", "sieve"]] = [_policy(policy) for policy in policies or ["lru"]]
-    bounds = product(map(_size, sizes or ["256"]), map(_span, spans or ["1h"]))
-    return [Rule(size, ttl, coalesce, policy) for size, ttl in bounds for policy in chosen]
-
-
-def _size(text: str) -> int | None:
-    if text == "none":
-        return None
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise CommandFailed(f"--max-size {text!r} is no number of entries: write 256, or none", MISUSED)
-    return int(text)
-
-
-def _policy(text: str) -> Literal["lru", "sieve"]:
-    if text not in ("lru", "sieve"):
-        raise CommandFailed(f"--policy {text!r}: write lru or sieve", MISUSED)
-    return "lru" if text == "lru" else "sieve"
-
-
-def _span(text: str) -> float | None:
-    seconds = None if text == "none" else seconds_in(text)
-    if seconds == 0:
-        raise CommandFailed(f"{text!r} is no time to live: write 5m, 1h, 7d, or none", MISUSED)
-    return seconds
-
-
-def _price(text: str | None, model: str | None) -> "Price":
-    from llm_cache_mem.bench.bill import DEFAULT_PRICE, price_of
-    from llm_cache_mem.pricing import Price
-
-    if text is not None and model is not None:
-        raise CommandFailed("give --price or --model, not both", MISUSED)
-    if model is not None:
-        known = price_of(model)
-        if known is None:
-            raise CommandFailed(f"no price is known for {model!r}: give --price (genai-prices is the extra prices)", MISUSED)
-        return known
-    if text is None:
-        return DEFAULT_PRICE
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        if not 2 <= len(numbers) <= len(Price._fields) or not all(0 <= number < 1e6 for number in numbers):
-            raise ValueError
-    except ValueError:
-        raise CommandFailed(f"--price {text!r}: write two to five numbers, as in 3,15,0.3,3.75,6", MISUSED) from None
-    return Price(*numbers)
 
 
 @contextmanager

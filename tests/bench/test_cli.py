@@ -103,6 +103,18 @@ def test_what_is_no_trace_is_named(tmp_path: Path, trace: Path) -> None:
     assert "only RAGPulse" in fails("bench", str(trace), "--key", "question")
 
 
+def test_who_gives_a_store_is_told_how_to_make_a_trace_of_it(tmp_path: Path) -> None:
+    store, recordings = tmp_path / "cache.db", tmp_path / "recordings.jsonl"
+    for path in (store, recordings):
+        with LLMCache(backend=path) as cache:
+            cache.put([{"role": "user", "content": "hello"}], "hi", model="m")
+    assert f"llm-cache-mem bench record {store} trace.jsonl" in fails("bench", str(store), status=2)
+    assert "llm-cache-mem bench record makes a trace of them" in fails("bench", str(recordings))
+    refused = fails("bench", "redis://:secret@localhost/0", status=2)
+    assert "this URL is a store" in refused
+    assert "secret" not in refused
+
+
 @pytest.mark.parametrize(
     ("option", "value", "why"),
     [
