@@ -10,10 +10,10 @@ PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 PYTEST := -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-slow test-older lint format types bench docs docs-serve wheel-check check lock clean help
+.PHONY: demo test test-slow test-older test-pythons lint format types bench docs docs-serve wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-slow | test-older | lint | format | types | wheel-check | check | bench | docs | docs-serve | lock | clean"
+	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | wheel-check | check | bench | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m llm_cache_mem.demo $(ARGS)
@@ -23,6 +23,10 @@ test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 
 test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
+
+# On every Python of pyproject.toml that is on the PATH, each in an environment of its own in .nox; the others are named.
+test-pythons: $(VENV)/.dev build/valkey/.stamp
+	$(VENV)/bin/nox $(if $(ARGS),-- $(ARGS))
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -143,5 +147,5 @@ $(if $(4),build/lock/venv/bin/python -m pip --quiet install --no-deps $(4))
 endef
 
 clean:
-	rm -rf .venv .venv-bench .venv-docs .venv-older .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .nox .venv .venv-bench .venv-docs .venv-older .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

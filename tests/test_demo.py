@@ -103,10 +103,10 @@ def test_the_stand_in_knows_no_other_endpoint(clients: tuple[Any, Any]) -> None:
 
 
 def run_session(
-    server: FallbackServer, database: Path, number: int, models: dict[str, str] = MODELS, limit: float = 60
+    server: FallbackServer, database: Path, number: int, models: dict[str, str] = MODELS, limit: float = 600
 ) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
-    orders = Orders(number, models, server.url, str(database), (3.0, 15.0), seconds=60, limit=limit, scale=1.0)
+    orders = Orders(number, models, server.url, str(database), (3.0, 15.0), seconds=600, limit=limit, scale=1.0)
     Session(orders, said.append).run()
     return said
 
@@ -168,7 +168,7 @@ def test_a_different_answer_from_the_cache_is_found() -> None:
 
 
 def test_the_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.main(["--server", "stand-in", "--json"]) == 0
+    assert app.main(["--server", "stand-in", "--seconds", "600", "--json"]) == 0
     out, err = capsys.readouterr()
     summary = json.loads(out)
     assert (summary["all"]["asked"], summary["all"]["paid"]) == (124, 42)
@@ -214,7 +214,7 @@ def with_key(server: FallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_key")
 def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(server: FallbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("genai_prices")
-    assert app.main(["--live", "--json"]) == 0
+    assert app.main(["--live", "--seconds", "600", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["all"]["paid"] == server.calls
     assert summary["paid"]["dollars"] > 0
@@ -269,7 +269,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
+def wait_until_gone(pid: int, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while is_running(pid) and time.monotonic() < deadline:
         threading.Event().wait(0.02)
