@@ -84,7 +84,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, seconds: float) 
     kills = 0
     stop_at = time.monotonic() + seconds
     failures = []
-    while time.monotonic() < stop_at:
+    while time.monotonic() < stop_at or kills <= 10:  # a rate would be the machine's, not ours
         time.sleep(rng.uniform(0.01, 0.12))
         slot = rng.randrange(slots)
         failures += kill(*running[slot])
@@ -108,7 +108,6 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, seconds: float) 
     assert lost == []
     assert all(value["key"] == f"1:kill:v:{number}" for number, value in found.items())
     assert is_sound(path)
-    assert kills > 10  # a rate would be the machine's, not ours
     assert acknowledged > 100
 
 
