@@ -1,10 +1,12 @@
 """Which answers are worth keeping: whole ones that say something, and that no filter, limit or error cut short."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llm_cache_mem import log
-from llm_cache_mem.protocols import Pieces, Reading
+
+if TYPE_CHECKING:
+    from llm_cache_mem.protocols import Reading
 
 __all__ = ["Admit", "Refusal", "refusal_reason", "resolve"]
 
@@ -87,7 +89,9 @@ def refusal_reason(response: Any) -> str | None:
     return None if reading.says else "empty"
 
 
-def _read(response: Any) -> Reading:
+def _read(response: Any) -> "Reading":
+    from llm_cache_mem.protocols import Pieces, Reading  # loaded when there is first an answer to read
+
     if isinstance(response, Pieces):
         return response.reading
     reading = Reading()

@@ -6,17 +6,18 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from llm_cache_mem import admission, functions, keys, pricing
+from llm_cache_mem import admission, keys, pricing
 from llm_cache_mem.encryption import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
 from llm_cache_mem.engine import Engine, Settings
+from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
 from llm_cache_mem.request import Keyer, parameter_names
-from llm_cache_mem.stats import CacheStats, Event, Ledger
 from llm_cache_mem.stores import Backend, open_store
 
 if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.explain import Explanation
     from llm_cache_mem.redaction import Redaction, Rule
+    from llm_cache_mem.stats import CacheStats, Event
 
 __all__ = ["LLMCache"]
 
@@ -67,7 +68,7 @@ class LLMCache(Engine):
         encryption_key: Keys | None = None,
         keep_requests: bool = False,
         redact: "Iterable[Rule]" = (),
-        on_event: Callable[[Event], object] | None = None,
+        on_event: "Callable[[Event], object] | None" = None,
         clock: Callable[[], float] = time,
     ) -> None:
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "encryption_key")}
@@ -177,6 +178,8 @@ class LLMCache(Engine):
         with *version*, which stands for the code, you say when answers should change. *ignore*: arguments that are not part of the
         request. Arguments without a wire form, ``self`` among them, make a call go uncached.
         """
+        from llm_cache_mem import functions  # loaded by those who decorate
+
         names = parameter_names(ignore)
         if fn is None:
             return lambda function: functions.cached(self, function, version, names)
@@ -208,7 +211,7 @@ class LLMCache(Engine):
             self._ledger.expired(None, removed)
         return removed
 
-    def stats(self) -> CacheStats:
+    def stats(self) -> "CacheStats":
         """The counters of this object since it was made, and how many entries its namespace holds."""
         return self._ledger.snapshot(self._store.size(self._keyer.prefix()))
 
@@ -220,7 +223,7 @@ class LLMCache(Engine):
         """As ``clear``."""
         return await self._off_loop(self.clear)
 
-    async def astats(self) -> CacheStats:
+    async def astats(self) -> "CacheStats":
         """As ``stats``."""
         return await self._off_loop(self.stats)
 

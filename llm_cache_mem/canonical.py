@@ -1,8 +1,6 @@
 """The canonical form: a request as the JSON it is on the wire, or the place where it has none."""
 
 from collections.abc import Callable, Iterable, Mapping
-from json import JSONEncoder
-from math import isfinite
 from typing import Any
 
 from llm_cache_mem.errors import RequestNotCacheable
@@ -122,7 +120,7 @@ def _printable(value: int) -> int:
 
 
 def _finite(value: float) -> float:
-    if not isfinite(value):
+    if value - value != 0.0:
         raise Refused("NaN and infinity are not JSON")
     return value
 
@@ -180,6 +178,8 @@ def _no_default(value: object) -> Any:
 
 def _make_encoder() -> Callable[[Any], Iterable[str]]:
     """What ``json.dumps(value, sort_keys=True)`` does, in pieces and without building its encoder for each call."""
+    from json import JSONEncoder
+
     encoder = JSONEncoder(sort_keys=True, allow_nan=False)
 
     def standard(value: Any) -> Iterable[str]:
@@ -202,7 +202,15 @@ def _make_encoder() -> Callable[[Any], Iterable[str]]:
         return standard
 
 
-pieces = _make_encoder()
+def _first_pieces(value: Any) -> Iterable[str]:
+    global pieces
+    pieces = _make_encoder()
+    return pieces(value)
+
+
+pieces: Callable[[Any], Iterable[str]] = _first_pieces
+"""The canonical text of a plain value in pieces; ValueError for NaN and infinity. It is replaced when there is first something to
+write, because json is slow to import: so call it as ``canonical.pieces``."""
 
 
 def encode(value: Any) -> str:

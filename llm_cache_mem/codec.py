@@ -4,23 +4,22 @@ In memory a value rests as ``marshal`` bytes, which are quick to make and never 
 JSON. Plain JSON values are written as themselves. Others become a tagged tree (codec_tags) inside ``{"$llm-cache-mem": tree}``.
 """
 
-import json
 import marshal
+from _weakref import ref  # weakref, which is more than this, is slow to import
 from collections import deque
-from typing import Any
-from weakref import ref
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from llm_cache_mem import strict_json
-from llm_cache_mem.codec_classes import register, register_package
-from llm_cache_mem.codec_links import LinkTable, link
-from llm_cache_mem.codec_tags import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES, from_tree, to_tree
+from llm_cache_mem.codec_plain import WRAPPER, is_plain
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["Payload", "register", "register_package"]
+if TYPE_CHECKING:
+    from json import JSONEncoder
 
-_WRAPPER = "$llm-cache-mem"
-_STR = frozenset({str})
-_CONTAINERS = frozenset({dict, list})
+    from llm_cache_mem.codec_links import LinkTable
+
+__all__ = ["Payload"]
+
 _PLAIN, _TAGGED, _JSON = range(3)
 _COLD, _READ, _UNLINKABLE = range(3)
 
@@ -43,8 +42,10 @@ class Payload:
     @classmethod
     def of(cls, value: Any) -> "Payload":
         """A snapshot of *value* as it is now; ValueNotCacheable if it would not come back equal and of the same type."""
-        if _is_plain(value):
+        if is_plain(value):
             return cls(marshal.dumps(value, 2), _PLAIN)
+        from llm_cache_mem.codec_tags import to_tree  # loaded by those who store more than JSON
+
         return cls(marshal.dumps(to_tree(value), 2), _TAGGED)
 
     @classmethod
@@ -63,9 +64,11 @@ class Payload:
             return self._data
         tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
         try:
-            return _to_json(tree if self._form == _PLAIN else {_WRAPPER: tree})
+            return _to_json(tree if self._form == _PLAIN else {WRAPPER: tree})
         except UnicodeEncodeError:  # lone surrogates in a plain value
-            return _to_json({_WRAPPER: to_tree(tree)})
+            from llm_cache_mem.codec_tags import to_tree
+
+            return _to_json({WRAPPER: to_tree(tree)})
 
     def thaw(self) -> Any:
         """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name, are not what they were."""
@@ -89,6 +92,8 @@ class Payload:
 
     def _warm(self, value: Any) -> Any:
         """Keep a link table of *value* from now on, and hand out the first copy."""
+        from llm_cache_mem.codec_links import link  # loaded when a value is first read again
+
         links = link(value)
         if links is None:
             self._heat = _UNLINKABLE
@@ -108,10 +113,16 @@ class Payload:
     def _decode(self) -> Any:
         if self._form == _JSON:
             tree = _from_json(self._data)
-            wrapped = type(tree) is dict and _WRAPPER in tree
-            return from_tree(tree[_WRAPPER]) if wrapped and len(tree) == 1 else tree
-        tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
-        return tree if self._form == _PLAIN else from_tree(tree)
+            if not (type(tree) is dict and WRAPPER in tree and len(tree) == 1):
+                return tree
+            tree = tree[WRAPPER]
+        else:
+            tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
+            if self._form == _PLAIN:
+                return tree
+        from llm_cache_mem.codec_tags import from_tree
+
+        return from_tree(tree)
 
 
 def _make_room() -> bool:
@@ -129,46 +140,20 @@ def _make_room() -> bool:
     return False
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether *value* is, all through, what json.loads could have made: exact types, string keys, no cycle, no wrapper of ours."""
-    containers: list[Any] = [[value]]
-    for items in containers:  # grows on the way
-        if type(items) is dict:
-            if not _STR.issuperset(map(type, items)):
-                return False
-            items = items.values()
-        for item in items:
-            kind = type(item)
-            if kind is str or item is None or kind is bool:
-                continue
-            if kind is dict or kind is list:
-                containers.append(item)
-            elif not ((kind is int and LOWEST_INT < item < HIGHEST_INT) or (kind is float and item - item == 0.0)):
-                return False  # not JSON, or a number that is not: NaN, infinite, too long to print
-        if len(containers) > MAX_NODES:
-            return False
-    if len(containers) > MAX_DEPTH and not _is_shallow(value):
-        return False
-    return type(value) is not dict or _WRAPPER not in value
+@cache
+def _encoder() -> "JSONEncoder":
+    from json import JSONEncoder  # loaded when there is first something to write or read
 
-
-def _is_shallow(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [item for below in level for item in (below.values() if type(below) is dict else below) if type(item) in _CONTAINERS]
-        if not level:
-            return True
-    return False
-
-
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+    return JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def _to_json(tree: Any) -> bytes:
-    return _encoder.encode(tree).encode()
+    return _encoder().encode(tree).encode()
 
 
 def _from_json(data: bytes) -> Any:
+    from llm_cache_mem import strict_json
+
     text = data.decode()
     tree, end = strict_json.decoder.raw_decode(text)
     if end != len(text):

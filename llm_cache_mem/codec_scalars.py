@@ -1,6 +1,5 @@
 """Scalars that JSON lacks: bytes, dates and times, decimals, UUIDs."""
 
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,10 +18,14 @@ class Scalar(NamedTuple):
 
 
 def to_base64(data: bytes) -> str:
+    from binascii import b2a_base64
+
     return b2a_base64(data, newline=False).decode()
 
 
 def from_base64(text: str) -> bytes:
+    from binascii import a2b_base64
+
     return a2b_base64(text, strict_mode=True)
 
 

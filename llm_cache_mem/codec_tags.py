@@ -9,15 +9,12 @@ from functools import cached_property, partial
 from typing import Any
 
 from llm_cache_mem.codec_classes import class_ref, resolve, shape_of
+from llm_cache_mem.codec_plain import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES
 from llm_cache_mem.codec_scalars import SCALAR_TAGS, Scalar, decode_scalar, from_base64, scalars, to_base64
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
-__all__ = ["HIGHEST_INT", "LOWEST_INT", "MAX_DEPTH", "MAX_NODES", "from_tree", "to_tree"]
+__all__ = ["from_tree", "to_tree"]
 
-MAX_DEPTH = 100
-MAX_NODES = 250_000
-HIGHEST_INT = 10**600  # PYTHONINTMAXSTRDIGITS may make int() and str() refuse 640 digits and more
-LOWEST_INT = -HIGHEST_INT
 
 _Path = tuple[Any, Any] | None
 _Decoder = Callable[[Any], Any]

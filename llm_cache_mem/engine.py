@@ -14,14 +14,14 @@ from llm_cache_mem.engine_storing import Answered, Writer
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.flight import Flight, SingleFlight, is_nested
+from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.request import Keyer, Request
-from llm_cache_mem.stats import Ledger
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.guard import GuardedStore
-from llm_cache_mem.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
 
 if TYPE_CHECKING:  # loaded by those who share calls
     from llm_cache_mem.fleet import Fleet, Turn
+    from llm_cache_mem.streams import Recording
 
 __all__ = ["Answered", "Engine", "Hit", "Settings"]
 
@@ -109,6 +109,8 @@ class Engine(Writer):
 
         Each caller that misses makes a call of its own: no one waits for another's consumer.
         """
+        from llm_cache_mem.streams import Replay, Tee  # loaded by those who stream
+
         hit = self.lookup(request, list)
         if hit is not None:
             return Replay(hit.value)
@@ -122,6 +124,8 @@ class Engine(Writer):
         self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[T]]], asked: Context | None = None
     ) -> AsyncIterator[T]:
         """``stream`` for an async iterable; *asked* is the context whose options count, if it is not this one."""
+        from llm_cache_mem.streams import AsyncReplay, AsyncTee
+
         asked = asked or copy_context()
         hit = await self._off_loop(lambda: asked.run(self.lookup, request, list))
         if hit is not None:
@@ -131,7 +135,7 @@ class Engine(Writer):
         if not _is_stream(source, "__aiter__"):
             return self._no_stream(request, source)  # type: ignore[no-any-return]  # whatever fn gave
 
-        async def finish(recording: Recording) -> None:
+        async def finish(recording: "Recording") -> None:
             await self._prices_loaded()
             await self._off_loop(lambda: asked.run(self._finish, request, recording, began, epoch))
 
@@ -246,7 +250,7 @@ class Engine(Writer):
         self._skip(request, "value", "an answer was not stored: a stream was asked for, and it is none")
         return answer
 
-    def _finish(self, request: Request, recording: Recording, began: float, epoch: int) -> None:
+    def _finish(self, request: Request, recording: "Recording", began: float, epoch: int) -> None:
         """Store a stream that has ended cleanly, unless something was deleted while it ran."""
         if recording.fault is not None:
             self._skip(request, "value", "a stream was not stored: %s", recording.fault)

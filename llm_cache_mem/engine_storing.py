@@ -9,9 +9,8 @@ from llm_cache_mem.engine_reading import Reader, Settings, reason_of, register_c
 from llm_cache_mem.entry import Account, Entry
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.flight import Flight, SingleFlight
+from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.request import Keyer, Request
-from llm_cache_mem.stats import Ledger
-from llm_cache_mem.stats_provider import PaidCall
 from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
 from llm_cache_mem.stores.guard import GuardedStore
@@ -154,6 +153,8 @@ class Writer(Reader):
         """What the provider was paid for *response*, which is counted, whether or not it will be stored."""
         paid = self._priced(request, response, seconds)
         if paid.usage is not None:
+            from llm_cache_mem.stats_provider import PaidCall  # loaded with the first call that is paid for
+
             identity = usage.identify(response) if self._ledger.watched else None
             model = request.model or paid.model
             self._ledger.paid(PaidCall(model, paid.usage, seconds, paid.cost.read_usd, paid.cost.premium_usd, identity))

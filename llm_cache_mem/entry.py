@@ -6,13 +6,15 @@ under another key, nor with a bit changed. Where the flags say ENCRYPTED, all th
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from struct import Struct
-from struct import error as StructError
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llm_cache_mem import hashing
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+
+if TYPE_CHECKING:
+    from struct import Struct
 
 __all__ = [
     "CLEAR_BYTES",
@@ -40,10 +42,11 @@ _MAGIC = b"\x89LCM"
 _DOMAIN = b"llm-cache-mem entry\0"
 _TAG_BYTES = 16
 _PREFIX_BYTES = 7
-_HEADER = Struct("<4sBBB4d5qHII")  # prefix, times and cost, usage, lengths of model, request and body
-CLEAR_BYTES = Struct("<4sBBB4d5q").size  # what an encrypted envelope leaves readable
-_TIMES = Struct("<4sBBB2d")
-TIMES_BYTES = _TIMES.size  # at the beginning of any envelope, encrypted or not
+_HEADER_BYTES = 89
+_HEADER = "<4sBBB4d5qHII"  # prefix, times and cost, usage, lengths of model, request and body
+CLEAR_BYTES = _HEADER_BYTES - 10  # what an encrypted envelope leaves readable: all but the lengths
+_TIMES = "<4sBBB2d"
+TIMES_BYTES = 23  # at the beginning of any envelope, encrypted or not
 STORED_AT = slice(_PREFIX_BYTES, _PREFIX_BYTES + 8)  # where it is in them, as a double
 KEY_ID_BYTES = 8  # of the encryption key; they follow in the clear
 _FLAGS_AT = 5
@@ -121,7 +124,7 @@ class Entry:
     @classmethod
     def unpack(cls, key: str, data: bytes) -> "Entry":
         """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
-        if type(data) is not bytes or len(data) < _HEADER.size + _TAG_BYTES:
+        if type(data) is not bytes or len(data) < _HEADER_BYTES + _TAG_BYTES:
             raise _foreign(data)
         sealed = data[:-_TAG_BYTES]
         entry = cls.from_bytes(sealed)
@@ -131,6 +134,8 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """All of the envelope but what guards it; raises as ``pack``."""
+        from struct import error as StructError
+
         body = self.payload.json()
         model = b"" if self.model is None else self.model.encode("utf-8", "replace")
         request = self.request or b""
@@ -139,7 +144,7 @@ class Entry:
         optional = (self.expires_at, self.cost_usd, self.seconds, self.usage, self.model, self.request)
         present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
         try:
-            header = _HEADER.pack(
+            header = _layout(_HEADER).pack(
                 *(_MAGIC, FORMAT_VERSION, 0, present),
                 *(self.stored_at, self.expires_at or 0.0, self.cost_usd or 0.0, self.seconds or 0.0),
                 *(self.usage or _NO_USAGE),
@@ -152,14 +157,14 @@ class Entry:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Entry":
         """The entry that ``to_bytes`` wrote as *data*; EntryUnreadable for anything else."""
-        if len(data) < _HEADER.size:
+        if len(data) < _HEADER_BYTES:
             raise _foreign(data)
-        (magic, version, flags, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = (
-            _HEADER.unpack_from(data)
-        )
+        (magic, version, flags, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = _layout(
+            _HEADER
+        ).unpack_from(data)
         if magic != _MAGIC or version != FORMAT_VERSION or flags or present > _ALL_FIELDS:
             raise _foreign(data)
-        model_end = _HEADER.size + model_len
+        model_end = _HEADER_BYTES + model_len
         request_end = model_end + request_len
         end = request_end + body_len
         if end != len(data) or body_len > MAX_BODY_BYTES:
@@ -170,7 +175,7 @@ class Entry:
             Payload.from_json(data[request_end:end]),
             stored_at,
             expires_at if present & _HAS_EXPIRY else None,
-            model=data[_HEADER.size : model_end].decode("utf-8", "replace") if present & _HAS_MODEL else None,
+            model=data[_HEADER_BYTES:model_end].decode("utf-8", "replace") if present & _HAS_MODEL else None,
             usage=tuple(usage) if present & _HAS_USAGE else None,
             cost_usd=cost_usd if present & _HAS_COST else None,
             seconds=seconds if present & _HAS_SECONDS else None,
@@ -257,7 +262,7 @@ def times_in(data: bytes) -> tuple[float, float | None] | None:
     """When the envelope that begins with *data* says it was stored, and when it expires; None if it is none of this version."""
     if len(data) < TIMES_BYTES or data[:4] != _MAGIC or data[4] != FORMAT_VERSION:
         return None
-    *_, present, stored_at, expires_at = _TIMES.unpack_from(data)
+    *_, present, stored_at, expires_at = _layout(_TIMES).unpack_from(data)
     return stored_at, expires_at if present & _HAS_EXPIRY else None
 
 
@@ -276,6 +281,13 @@ def _foreign(data: bytes) -> EntryUnreadable:
     if version > FORMAT_VERSION or (version == FORMAT_VERSION and (flags or present > _ALL_FIELDS)):
         return EntryUnreadable("written by a newer version", newer=True)
     return EntryUnreadable("damaged: header")
+
+
+@cache
+def _layout(form: str) -> "Struct":
+    from struct import Struct  # loaded by those who keep bytes
+
+    return Struct(form)
 
 
 def _tag(key: str, sealed: bytes) -> bytes:

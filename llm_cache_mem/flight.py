@@ -4,13 +4,12 @@ A caller that finds no flight for its key lists one and leads it; later callers 
 the seats are told: an answer, the leader's exception, or, when the leader was interrupted or cancelled, that one of them leads now.
 """
 
-import threading
-from _thread import RLock  # that of threading is a function around it
+from _thread import TIMEOUT_MAX, RLock  # threading, which wraps them, is slow to import
+from _weakref import ref  # so is weakref
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import ref
 
 from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.seats import Seat, TaskSeat, ThreadSeat, post, running_loop
@@ -86,7 +85,7 @@ class SingleFlight:
     def __init__(self, wait_seconds: float) -> None:
         if not wait_seconds >= 0:
             raise ValueError(f"wait_seconds must be 0 or more, not {wait_seconds!r}")
-        self._wait_seconds = min(wait_seconds, threading.TIMEOUT_MAX)
+        self._wait_seconds = min(wait_seconds, TIMEOUT_MAX)
         self._flights: dict[object, Flight] = {}  # those that can be joined, by key and lane
         self._known: set[ref[Flight]] = set()  # all that may yet store
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly

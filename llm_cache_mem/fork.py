@@ -1,7 +1,7 @@
 """Locks and tables that a forked child must not inherit as they were."""
 
 import os
-import weakref
+from _weakrefset import WeakSet  # weakref, which is more than this, is slow to import
 from typing import Protocol
 
 __all__ = ["reset_after_fork"]
@@ -11,7 +11,7 @@ class _Resettable(Protocol):
     def _after_fork(self) -> None: ...
 
 
-_live: "weakref.WeakSet[_Resettable]" = weakref.WeakSet()
+_live: "WeakSet[_Resettable]" = WeakSet()
 
 
 def reset_after_fork(obj: _Resettable) -> None:

@@ -12,8 +12,8 @@ from gc import get_referents
 from itertools import filterfalse
 from typing import Any
 
-from llm_cache_mem import hashing
-from llm_cache_mem.canonical import MAX_DEPTH, Walk, encode, pieces
+from llm_cache_mem import canonical, hashing
+from llm_cache_mem.canonical import MAX_DEPTH, Walk, encode
 from llm_cache_mem.wire import Refused
 
 __all__ = ["KeyMemo"]
@@ -119,7 +119,7 @@ class KeyMemo:
 
     def _work_out(self, slot: Any, messages: Any) -> str:
         (before, after), own, types = slot[0], *_snapshot(messages)
-        text = "".join((before, *pieces(own), after))
+        text = "".join((before, *canonical.pieces(own), after))
         digest = hashing.sha256(text.encode()).hexdigest()
         size = 2 * len(text) + _SLOT_BYTES  # the text once more as objects: an estimate
         if size <= self._half_size // 4:

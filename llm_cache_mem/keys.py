@@ -118,12 +118,12 @@ def prefix(namespace: str, kind: str | None = None) -> str:
     return f"{SCHEMA}:{name}:{kind}:"
 
 
-_STORED = re.compile(r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+):([0-9a-f]{64})(?:\.([0-9]{1,20}))?", re.ASCII)
+_STORED = r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+):([0-9a-f]{64})(?:\.([0-9]{1,20}))?"  # compiled when first used
 
 
 def parse(key: str) -> KeyParts:
     """Take a stored key apart; ValueError for one that is not ours."""
-    found = _STORED.fullmatch(key)
+    found = re.fullmatch(_STORED, key, re.ASCII)
     if found is None:
         raise ValueError("not a key of this library")
     schema, name, kind, hexdigest, sample = found.groups()

@@ -4,7 +4,6 @@ What cannot be priced is None, never 0: a saving that is not known must not look
 standard tier; batch, priority and other tiers are not seen here.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -14,6 +13,8 @@ from llm_cache_mem import log
 from llm_cache_mem.usage import Usage
 
 __all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "bill", "load", "loaded", "resolve", "steady"]
+
+_INFINITE: Final = float("inf")
 
 
 class Price(NamedTuple):
@@ -137,7 +138,7 @@ def _dollars(model: str, name: str, given: Any) -> Any:
     if isinstance(given, bool) or not hasattr(given, "__float__"):
         raise TypeError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {type(given).__name__}")
     dollars = float(cast("float", given))  # by its __float__: a Decimal is welcome, a string is not
-    if not math.isfinite(dollars) or dollars < 0:
+    if not 0 <= dollars < _INFINITE:
         raise ValueError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {given!r}")
     return dollars
 
@@ -155,7 +156,7 @@ class _Function:
             if dollars is None:
                 return None
             dollars = float(dollars)
-            if not math.isfinite(dollars) or dollars < 0:
+            if not 0 <= dollars < _INFINITE:
                 raise ValueError("no amount of dollars")
         except Exception as exc:  # noqa: BLE001 - whatever it raises, the call it prices has been paid for and goes on
             if not self._complained:

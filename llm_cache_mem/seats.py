@@ -1,6 +1,6 @@
 """Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they are woken."""
 
-import threading
+from _thread import allocate_lock  # threading, which gives it another name, is slow to import
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class ThreadSeat(Seat):
 
     def __init__(self, flight: "Flight") -> None:
         super().__init__(flight)
-        self._gate = threading.Lock()
+        self._gate = allocate_lock()
         self._gate.acquire()
 
     def wait(self, seconds: float) -> None:

@@ -1,7 +1,6 @@
 """What a Python object counts as on the wire, one level deep, and the refusal of those that count as nothing."""
 
 import sys
-from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -73,6 +72,8 @@ def is_absent(kind: type) -> bool:
 def tagged(value: Any, kind: type) -> list[Any] | None:
     """The name and the text of a value that JSON has no form for but that has one exact text; None for any other."""
     if issubclass(kind, (bytes, bytearray, memoryview)):
+        from binascii import b2a_base64
+
         return ["bytes", b2a_base64(bytes(value), newline=False).decode()]
     for module, name, text in _TEXTUAL:
         if issubclass(kind, _loaded(module, name)):

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from llm_cache_mem.codec import Payload, register, register_package
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_classes import register, register_package
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import EntryUnreadable
 

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem import codec
-from llm_cache_mem.codec import Payload, register
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_classes import register
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
 MESSAGE = {

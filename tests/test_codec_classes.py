@@ -12,7 +12,8 @@ import pydantic
 import pytest
 
 from llm_cache_mem import codec_classes
-from llm_cache_mem.codec import Payload, register, register_package
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_classes import register, register_package
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 
 T = TypeVar("T")

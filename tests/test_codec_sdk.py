@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.codec import Payload, register
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_classes import register
 from llm_cache_mem.codec_tags import to_tree
 
 anthropic = pytest.importorskip("anthropic")
@@ -35,7 +36,8 @@ import json, sys
 import anthropic, openai
 sys.path.insert(0, sys.argv[1])
 import app_models
-from llm_cache_mem.codec import Payload, register
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_classes import register
 register(app_models.Event)
 before = set(sys.modules)
 for line in open(sys.argv[2], "rb"):
@@ -238,7 +240,7 @@ def test_without_the_sdk_its_answer_is_left_for_later(tmp_path: Path) -> None:
     message = openai.types.CompletionUsage(completion_tokens=1, prompt_tokens=2, total_tokens=3)
     (tmp_path / "one").write_bytes(Payload.of(message).json())
     script = (
-        "import sys\nfrom llm_cache_mem.codec import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
+        "import sys\nfrom llm_cache_mem.codec_classes import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
         "payload = Payload.from_json(open(sys.argv[1], 'rb').read())\n"
         "try:\n    payload.thaw()\nexcept EntryUnreadable as exc:\n    assert exc.newer\nelse:\n    raise SystemExit('read')\n"
         "assert not {'openai', 'pydantic'} & set(sys.modules)\n"

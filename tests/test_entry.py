@@ -44,6 +44,11 @@ def seal(sealed: bytes, key: str = KEY) -> bytes:
     return sealed + sha256(b"llm-cache-mem entry\0%d:%b%b" % (len(name), name, sealed)).digest()[:16]
 
 
+def test_the_sizes_of_an_envelope_are_those_of_its_layout() -> None:
+    sizes = (entry_module._HEADER_BYTES, entry_module.CLEAR_BYTES, entry_module.TIMES_BYTES)
+    assert sizes == (struct.calcsize(entry_module._HEADER), struct.calcsize("<4sBBB4d5q"), struct.calcsize(entry_module._TIMES))
+
+
 def test_an_entry_comes_back_whole() -> None:
     assert facts(Entry.unpack(KEY, an_entry().pack(KEY))) == facts(an_entry())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem import key_memo
+from llm_cache_mem import canonical
 from llm_cache_mem.key_memo import KeyMemo
 
 
@@ -26,13 +26,16 @@ def text(content: str) -> list[dict[str, str]]:
 def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows with every request that was written out rather than remembered."""
     calls: list[str] = []
-    pieces = key_memo.pieces
+    canonical.encode(None)  # loads json, and puts the real one in place
+    pieces = canonical.pieces
 
     def counting(tree: Any) -> Iterable[str]:
-        calls.append("".join(pieces(tree)))
-        return calls[-1:]
+        text = "".join(pieces(tree))
+        if type(tree) is not dict:  # which the params are
+            calls.append(text)
+        return (text,)
 
-    monkeypatch.setattr(key_memo, "pieces", counting)
+    monkeypatch.setattr(canonical, "pieces", counting)
     return calls
 
 

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "llm_cache_mem"
 # what is split off a module keeps that module's name in front ("codec_tags") and its place.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "fork", "hashing", "log", "strict_json"),
-    ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "options", "redaction"),
+    ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "ledger", "options", "redaction"),
     (
         "foreign",
         "twins",
@@ -227,12 +227,15 @@ def in_fresh_python(code: str, *flags: str) -> str:
 
 def test_importing_loads_little_and_starts_no_thread() -> None:
     code = (
-        "import sys, json; before = set(sys.modules); import llm_cache_mem; import threading;"
-        "print(json.dumps([sorted(set(sys.modules) - before), threading.active_count()]))"
+        "import sys; before = set(sys.modules); import llm_cache_mem; loaded = sorted(set(sys.modules) - before);"
+        "import json, threading; print(json.dumps([loaded, threading.active_count()]))"
     )
     loaded, threads = json.loads(in_fresh_python(code))
     heavy = {
         "asyncio",
+        "json",
+        "struct",
+        "threading",
         "sqlite3",
         "dataclasses",
         "inspect",

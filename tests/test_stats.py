@@ -6,7 +6,8 @@ from conftest import Clock
 
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.entry import Entry
-from llm_cache_mem.stats import CacheStats, Event, Ledger
+from llm_cache_mem.ledger import Ledger
+from llm_cache_mem.stats import CacheStats, Event
 
 
 def entry(model="m", usage=(100, 20, 0, 0, 0), cost=0.25, seconds=2.0):

@@ -8,8 +8,8 @@ import pytest
 from conftest import Clock
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.pricing import Bill, bill, resolve
-from llm_cache_mem.stats import Ledger
 from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats
 from llm_cache_mem.usage import Usage, read_id
 

@@ -10,7 +10,7 @@ from llama_index.core.tools.types import AsyncBaseTool, BaseTool
 
 from llama_index_llm_cache_mem.values import dump_block, load_block
 from llm_cache_mem import LLMCache
-from llm_cache_mem.codec import register_package
+from llm_cache_mem.codec_classes import register_package
 from llm_cache_mem.functions import arguments
 from llm_cache_mem.options import UNSET, Seconds, Unset
 from llm_cache_mem.tools import ToolCache

@@ -7,7 +7,8 @@ from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, C
 from llama_index.core.bridge.pydantic import BaseModel, TypeAdapter
 
 from llm_cache_mem import ValueNotCacheable
-from llm_cache_mem.codec import Payload, register_package
+from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_classes import register_package
 from llm_cache_mem.errors import EntryUnreadable
 
 __all__ = ["Pieces", "Response", "dump", "dump_block", "load", "load_block", "load_plain"]

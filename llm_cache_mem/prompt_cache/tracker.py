@@ -12,12 +12,12 @@ from llm_cache_mem import log, pricing
 from llm_cache_mem.engine import Engine
 from llm_cache_mem.foreign import field
 from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Verdict
 from llm_cache_mem.prompt_cache.rules import Provider, rules_for
 from llm_cache_mem.prompt_cache.watched import AsyncWatched, Watched
 from llm_cache_mem.request import Request
-from llm_cache_mem.stats import Ledger
 from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats
 from llm_cache_mem.stats_tables import aligned, table
 from llm_cache_mem.usage import Usage, identify, read_id, read_model, read_usage

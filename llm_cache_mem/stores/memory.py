@@ -3,7 +3,6 @@
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from math import inf
 from time import time
 
 from llm_cache_mem.entry import Entry
@@ -12,6 +11,7 @@ from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 
 __all__ = ["MemoryStore"]
 
+_UNBOUNDED = float("inf")
 _SWEEP = 4  # expired entries that one write removes at the most
 _ONE_EVICTED = Removed(evicted=1)
 
@@ -30,8 +30,8 @@ class MemoryStore:
     ) -> None:
         self._max_size = max_size
         self._max_bytes = max_bytes
-        self._most_entries = inf if max_size is None else max_size
-        self._most_bytes = inf if max_bytes is None else max_bytes
+        self._most_entries = _UNBOUNDED if max_size is None else max_size
+        self._most_bytes = _UNBOUNDED if max_bytes is None else max_bytes
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0  # counted only where they are bounded

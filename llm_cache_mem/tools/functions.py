@@ -5,7 +5,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_cache_mem.codec import register
+from llm_cache_mem.codec_classes import register
 from llm_cache_mem.functions import Identity, arguments, by_name, is_coroutine_function
 from llm_cache_mem.tools.rules import Rule, make_rule
 

@@ -9,9 +9,9 @@ from llm_cache_mem.codec import Payload
 from llm_cache_mem.engine import Engine
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
+from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.options import UNSET, Unset, current
 from llm_cache_mem.request import Request
-from llm_cache_mem.stats import Ledger
 from llm_cache_mem.tools.generations import Generations, Name
 from llm_cache_mem.tools.rules import Rule
 from llm_cache_mem.tools.tally import Tally, ToolCacheStats, label

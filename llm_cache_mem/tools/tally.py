@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.stats import Ledger
+from llm_cache_mem.ledger import Ledger
 
 __all__ = ["Tally", "ToolCacheStats", "ToolStats", "label"]
 
