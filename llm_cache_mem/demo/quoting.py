@@ -12,12 +12,12 @@ _WORD = re.compile(rf"\b(?!(?:{_COMMON})\b)[a-z_]{{4,}}")
 def quote(prompt: str) -> str | None:
     """A sentence out of *prompt*, or None where that holds no text or no question."""
     questions = re.findall(r"[^.?!:\n]*\?", prompt)
-    if len(prompt) < _SHORTEST_TEXT or not questions:
+    parts = re.split(r"^-{5,}$", prompt, flags=re.MULTILINE)  # frameworks rule the text off
+    if not questions or (len(parts) == 1 and len(prompt) < _SHORTEST_TEXT):
         return None
     wanted = _stems(questions[-1])
-    text = max(re.split(r"^-{5,}$", prompt, flags=re.MULTILINE), key=len)  # prompts rule it off
-    best = max(_sentences(text), default=None, key=lambda sentence: _likeness(wanted, sentence))
-    return best if best is not None and wanted & _stems(best) else None
+    text = parts[1] if len(parts) > 2 else prompt
+    return max(_sentences(text), default=None, key=lambda sentence: _likeness(wanted, sentence))
 
 
 def _sentences(text: str) -> list[str]:
@@ -33,4 +33,4 @@ def _stems(text: str) -> set[str]:
 
 def _likeness(wanted: set[str], sentence: str) -> float:
     found = _stems(sentence)
-    return len(wanted & found) - 0.02 * len(found)
+    return len(wanted & found) - (0.02 * len(found) if wanted & found else 0)  # of those without a word in common, the first
