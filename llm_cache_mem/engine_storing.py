@@ -85,13 +85,14 @@ class Writer(Reader):
     ) -> Entry | None:
         """Store *value*, which stands for *response*, if that is worth keeping; the entry, or None if it was not stored.
 
-        With *epoch*, what it was when the call began, nothing is stored if anything was deleted meanwhile; with *flight*, that of
-        the call, if this key was.
+        *value* may be a Payload, which is at rest already. With *epoch*, what it was when the call began, nothing is stored if anything
+        was deleted meanwhile; with *flight*, that of the call, if this key was.
         """
         paid = self._paid(request, response, seconds)
         if epoch is not None and epoch != self._epoch:
             return None
-        return self._keep(request, self._pack(request, value, same), paid, flight)
+        payload = value if type(value) is Payload else self._pack(request, value, same)
+        return self._keep(request, payload, paid, flight)
 
     async def akeep(
         self,
@@ -145,6 +146,8 @@ class Writer(Reader):
             return None
 
     def _priced(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+        if response is None:
+            return _Paid(None, None, None, _UNKNOWN, seconds)
         used, answered_by = usage.read_usage(response), usage.read_model(response)
         cost = _UNKNOWN if used is None else pricing.bill(self._settings.price, (answered_by, request.model), used)
         return _Paid(response, used, answered_by, cost, seconds)

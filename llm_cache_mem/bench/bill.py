@@ -1,6 +1,6 @@
 """What a trace costs: tokens of calls summed as whole numbers, dollars worked out at the end."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from llm_cache_mem.pricing import Price, resolve
@@ -45,6 +45,7 @@ class Charges:
     def __init__(self, lifetimes: Iterable[float]) -> None:
         self._bills = [PromptCacheBill(lifetime) for lifetime in lifetimes]
         self._reads: list[tuple[int, ...]] = []
+        self._owed: list[Sequence[int]] = []
         self._tokens = 0
 
     def add(self, tokens: int, reads: tuple[int, ...]) -> None:
@@ -54,10 +55,11 @@ class Charges:
         if len(self._reads) >= _MANY:
             self._sum_up()
 
-    def owe(self, tokens: Iterable[int]) -> None:
+    def owe(self, tokens: Sequence[int]) -> None:
         """So many tokens, by lifetime, were worth writing."""
-        for bill, more in zip(self._bills, tokens, strict=True):
-            bill.owed += more
+        self._owed.append(tokens)
+        if len(self._owed) >= _MANY:
+            self._sum_up()
 
     def merge(self, other: "Charges") -> None:
         """Count the calls of *other* too."""
@@ -78,7 +80,10 @@ class Charges:
             bill.hits += len(reads) - reads.count(0)
             bill.read += read
             bill.written += self._tokens - read
+        for bill, owed in zip(self._bills, zip(*self._owed, strict=True), strict=False):
+            bill.owed += sum(owed)
         self._reads.clear()
+        self._owed.clear()
         self._tokens = 0
 
 

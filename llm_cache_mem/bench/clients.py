@@ -6,12 +6,14 @@ from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.bench.instant import InstantLoop
+from llm_cache_mem.codec import Payload
 from llm_cache_mem.request import Request
 from llm_cache_mem.stats import CacheStats
 
 __all__ = ["Client", "Clock", "Flights", "Flying", "Rule"]
 
-_VALUE: Final[list[str]] = []  # what is stored for every answer: nobody looks at it
+_VALUE: Final = None  # what is stored for every answer: nobody looks at it
+_AT_REST: Final = Payload.of(_VALUE)
 
 
 class Clock:
@@ -42,10 +44,11 @@ class Client:
             rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock, policy=rule.policy
         )
         self.lookup = self.cache.lookup
+        self._keep = self.cache.keep
 
     def arrived(self, request: Request, seconds: float) -> None:
         """The answer to *request*, which missed, is complete after *seconds*."""
-        self.cache.keep(request, _VALUE, response=_VALUE, seconds=seconds)
+        self._keep(request, _AT_REST, response=_VALUE, seconds=seconds)
 
     def stats(self) -> CacheStats:
         return self.cache.stats()
@@ -97,15 +100,15 @@ class Flights:
 class Flying:
     """One call, put to every client. *hits*: who had the answer; *leads*: who calls the model; the others have joined an earlier call."""
 
-    def __init__(self, request: Request, answer: "asyncio.Future[list[str]]") -> None:
+    def __init__(self, request: Request, answer: "asyncio.Future[None]") -> None:
         self.request, self.answer = request, answer
         self.leads: set[int] = set()
         self.hits: list[bool] = []
         self.tasks: list[asyncio.Task[Any]] = []
 
-    def model(self, place: int) -> Callable[[], Awaitable[list[str]]]:
-        async def answer() -> list[str]:
+    def model(self, place: int) -> Callable[[], Awaitable[None]]:
+        async def answer() -> None:
             self.leads.add(place)
-            return await self.answer
+            await self.answer
 
         return answer

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar, TypeVarTuple
 
 __all__ = ["InstantLoop"]
@@ -20,7 +20,8 @@ class InstantLoop(asyncio.AbstractEventLoop):
     """
 
     def __init__(self) -> None:
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[tuple[Callable[..., object], tuple[Any, ...], Context]] = deque()
+        self._handle = asyncio.Handle(self.close, (), self)  # of whatever is ready: that is never cancelled
         self._closed = False
 
     def run_ready(self) -> None:
@@ -29,14 +30,14 @@ class InstantLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         try:
             while ready:
-                ready.popleft()._run()
+                callback, args, context = ready.popleft()
+                context.run(callback, *args)
         finally:
             asyncio._set_running_loop(None)
 
     def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
+        self._ready.append((callback, args, copy_context() if context is None else context))
+        return self._handle
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None

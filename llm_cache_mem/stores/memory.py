@@ -60,7 +60,7 @@ class MemoryStore:
             entries[key] = entry
             if self._max_bytes is not None:
                 self._bytes += len(key) + entry.size
-            expires_at = next(iter(entries.values())).expires_at
+            expires_at = entries[next(iter(entries))].expires_at
             expired = 0 if expires_at is None or expires_at > self._clock() else self._sweep()
             evicted = 0
             while len(entries) > self._most_entries or self._bytes > self._most_bytes:
