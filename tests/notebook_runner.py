@@ -39,7 +39,7 @@ class _ThisPython(AsyncKernelManager):
         return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python")
 
 
-def run_notebook(path: Path, folder: Path, *, seconds: int = 120) -> Any:
+def run_notebook(path: Path, folder: Path, *, seconds: int = 600) -> Any:
     """The notebook at *path* as it is after running every cell; *folder* is where it runs and what it may litter.
 
     Raises nbclient's CellExecutionError with the cell and its traceback, and CellTimeoutError after *seconds* in one cell.
@@ -62,6 +62,7 @@ def run_notebook(path: Path, folder: Path, *, seconds: int = 120) -> Any:
     client = NotebookClient(
         notebook,
         timeout=seconds,
+        startup_timeout=300,
         resources={"metadata": {"path": str(folder)}},
         kernel_manager_class=_ThisPython,
     )

@@ -231,7 +231,7 @@ def test_in_a_real_kernel_cells_that_await_keep_their_options() -> None:
         "llm_cache",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(book, timeout=60, kernel_name="python3").execute(env=dict(os.environ))
+    NotebookClient(book, timeout=300, startup_timeout=300, kernel_name="python3").execute(env=dict(os.environ))
     assert book.cells[1].outputs[0].text == "refresh 2\n"
     assert book.cells[2].outputs[0].text == "False 0\n"
     assert "<table" in book.cells[4].outputs[0].data["text/html"]

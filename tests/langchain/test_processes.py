@@ -43,7 +43,7 @@ def run(program: str, *arguments: str, seed: str = "0") -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -436,7 +436,7 @@ def start_writer(path: Path, name: str, count: int) -> "subprocess.Popen[str]":
 def test_processes_that_record_into_one_file_lose_nothing(path: Path) -> None:
     writers = [start_writer(path, f"w{number}", 60) for number in range(4)]
     for writer in writers:
-        _, _ = writer.communicate(timeout=120)
+        _, _ = writer.communicate(timeout=300)
         assert writer.returncode == 0
     assert {value_of(entry)[0] + str(value_of(entry)[1]) for _, entry in JsonlStore(path).entries()} == {
         f"w{writer}{number}" for writer in range(4) for number in range(60)

@@ -70,7 +70,7 @@ def test_what_32_threads_saw_could_have_happened(tmp_path: Path) -> None:
     assert len(history) > 1_000
 
 
-@pytest.mark.parametrize("puts", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("puts", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_bounds_hold_over_many_puts(fast_folder: Path, puts: int) -> None:
     """Entries, bytes and the file stay as they were when the store was full for the first time."""
     seed = secrets.randbits(32)

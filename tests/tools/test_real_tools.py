@@ -17,7 +17,7 @@ def test_hit_rates_of_the_recording_and_what_writes_leave_of_them(shared_data: P
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "1,164 recorded calls of tools, 774 of them" in done.stdout
