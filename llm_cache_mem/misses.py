@@ -39,7 +39,7 @@ class Misses:
 
     def last(self, most: int) -> list[Miss]:
         """The latest of them first, at most *most*."""
-        return list(self._misses)[: -most - 1 : -1]
+        return list(self._misses)[: -max(most, 0) - 1 : -1]
 
     def cause(self, miss: Miss) -> tuple[str, str]:
         """The state that explains *miss*, with what came before it in sight; and, of answers that are not kept, why."""

@@ -42,7 +42,7 @@ def test_the_latest_comes_first_and_hits_are_none_of_them(clock: Any) -> None:
         clock.advance(1)
         cache.get_or_call(MESSAGES, answer, model=model)
     assert [one.stored for one in cache.explain_misses(10)] == [2, 1, 0]
-    assert cache.explain_misses(0) == []
+    assert cache.explain_misses(0) == cache.explain_misses(-1) == []
 
 
 def test_a_plain_get_counts_as_well() -> None:
@@ -117,6 +117,19 @@ def test_no_more_than_twenty_are_held() -> None:
     for number in range(50):
         cache.get(MESSAGES, model=str(number))
     assert len(cache.explain_misses(100)) == 20
+
+
+def test_secrets_are_not_quoted() -> None:
+    cache = keeping(redact=["user"])
+    secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
+    cache.put(MESSAGES, "Bach", user="Ann")
+    cache.get([{"role": "user", "content": f"Who wrote {secret}?"}], user="Bob")
+    (found,) = cache.explain_misses()
+    assert found.differences
+    for shown in (str(found), found._repr_html_(), str(found.as_dict())):
+        assert secret not in shown
+        assert "Ann" not in shown
+        assert "Bob" not in shown
 
 
 async def test_they_can_be_awaited(tmp_path: Path) -> None:
