@@ -5,6 +5,7 @@ never classes, so that JSON and the objects of an SDK read the same. A reader mu
 protocol: an application's own ``Quiz(choices=[...])`` or ``Task(done=False)``.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from llm_cache_mem.foreign import field, given, has, word
@@ -12,6 +13,7 @@ from llm_cache_mem.foreign import field, given, has, word
 __all__ = ["Pieces", "Reading"]
 
 _STOP_FIELDS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completionReason", "finishReason")
+_TELLING: Final = frozenset({"openai", "anthropic"})  # LangChain's name of who says why with the last piece of every answer
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
 _MESSAGES_EVENTS: Final = frozenset(
     {"message_start", "message_delta", "message_stop", "content_block_start", "content_block_delta", "content_block_stop"}
@@ -300,7 +302,7 @@ def _ollama(reading: Reading, piece: Any) -> bool:
 
 
 def _framework(reading: Reading, piece: Any) -> bool:
-    """LangChain's messages, generations and results, LlamaIndex's responses: their frameworks see to it that they ended."""
+    """LangChain's messages, generations and results, LlamaIndex's responses."""
     if not has(piece, "llm_output") or not isinstance(results := field(piece, "generations"), list):
         return _generation(reading, piece)
     for result in results:
@@ -317,9 +319,22 @@ def _generation(reading: Reading, piece: Any) -> bool:
         return False
     reading.note(says=_text(text))
     _read_message(reading, message if message is not None else piece)
-    for source in (told, field(message, "response_metadata"), field(piece, "raw")):
+    told_by_message = field(message, "response_metadata")
+    for source in (told, told_by_message, field(piece, "raw")):
         _read_stop(reading, source)
+    if word(field(piece if message is None else message, "type")) == "aimessagechunk":
+        _read_end(reading, (told, told_by_message))
     return True
+
+
+def _read_end(reading: Reading, sources: Sequence[Any]) -> None:
+    """Whether a LangChain stream has ended: where its connection closed early, LangChain takes what had come for the whole."""
+    if any(word(field(source, "model_provider")) in _TELLING for source in sources):
+        reading.begin()
+    for source in sources:
+        why = field(source, *_STOP_FIELDS, "status")
+        if why is not None:
+            reading.end(why)
 
 
 def _read_stop(reading: Reading, source: Any) -> None:

@@ -121,6 +121,25 @@ def test_recorded_answers_come_back_as_they_were(
 
 
 @pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")  # of the time when it was recorded
+@pytest.mark.parametrize(
+    ("cls", "provider", "endpoint"), [(ChatOpenAI, "openai", "chat.completions"), (ChatAnthropic, "anthropic", "messages")]
+)
+def test_a_stream_whose_connection_closed_in_the_middle_is_not_replayed(
+    shared_data: Path, server: Server, make: MakeModel, cache: LLMCacheMem, cls: type, provider: str, endpoint: str
+) -> None:
+    request, kind, body = next(each for each in recorded(shared_data, provider, endpoint) if each[1] == "text/event-stream")
+    events = body.split("\n\n")
+    model = cached(make(cls, model=request["model"]), cache)
+    server.answers = {about(request): (kind, "\n\n".join(events[: len(events) // 2]) + "\n\n")}
+    half = replay(model, request)  # LangChain takes it for the whole
+    assert dict(cache.stats().skipped) == {"incomplete": 1}
+    server.answers = {about(request): (kind, body)}
+    whole = replay(model, request)
+    assert not {"finish_reason", "stop_reason"} & half.response_metadata.keys()
+    assert {"finish_reason", "stop_reason"} & whole.response_metadata.keys()
+
+
+@pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")  # of the time when it was recorded
 def test_invoke_and_stream_share_a_recorded_answer(shared_data: Path, server: Server, make: MakeModel, cache: LLMCacheMem) -> None:
     done = 0
     for request, kind, body in recorded(shared_data, "anthropic", "messages"):
