@@ -334,7 +334,13 @@ def test_the_library_needs_nothing() -> None:
 def test_every_pinned_package_is_pinned_once_and_exactly() -> None:
     for file in (
         ROOT / name
-        for name in ("constraints.txt", "benchmarks/constraints.txt", "scripts/docs/constraints.txt", "tests/llama_index/constraints.txt")
+        for name in (
+            "constraints.txt",
+            "benchmarks/constraints.txt",
+            "benchmarks/probes/constraints.txt",
+            "scripts/docs/constraints.txt",
+            "tests/llama_index/constraints.txt",
+        )
     ):
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", line) for line in lines)

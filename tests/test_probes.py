@@ -1,0 +1,145 @@
+"""The probes of benchmarks/probes, asked of this library: all must be right; and the page that was made of them is in step."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.probes import many, storing
+from benchmarks.probes.contestant import Bench, Cannot, Clock
+from benchmarks.probes.contestants import CONTESTANTS, OURS, load
+from benchmarks.probes.one import RIGHT, all_probes
+from benchmarks.probes.registry import GROUPS
+
+ROOT = Path(__file__).resolve().parents[1]
+PROBES = all_probes()
+PAGE = ROOT / "benchmarks" / "PROBES.md"
+APART = {"full-disk"}  # it bounds the files of its whole process
+LOCKED = {"locked-file"}
+
+IN_MEMORY = [name for name, probe in PROBES.items() if probe.group != "The store"] + ["secrets"]
+ON_FILE = [
+    name for name, probe in PROBES.items() if probe.group == "The store" and not name.startswith("server") and name not in APART | LOCKED
+]
+ON_SERVER = ["restart", "server-down", "server-hangs"]
+IN_LANGCHAIN = [name for name, probe in PROBES.items() if probe.group in ("The key", "The answer")]
+CANNOT = {"sdk-objects", "object-address", "fewer-choices"}  # LangChain takes no such messages, and a wrapped model no answers
+
+
+class Simulated(Clock):
+    """A clock that nobody waits for."""
+
+    def sleep(self, seconds: float) -> None:
+        self.shift += seconds
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for callers that do not come; and a busy machine is not taken for a store that stalls."""
+    monkeypatch.setattr(many, "GRACE", 0.2)
+    monkeypatch.setattr(storing, "STALL", 60.0)
+    monkeypatch.setenv("PROBES_PATIENCE", "20")  # as conftest gives the stores of this process
+
+
+@pytest.fixture
+def bench_of(tmp_path: Path) -> Iterator[Any]:
+    benches: list[Bench] = []
+
+    def make(name: str) -> Bench:
+        folder = tmp_path / "store"
+        folder.mkdir()
+        benches.append(Bench(load(name), folder, clock=Simulated()))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_the_cache_in_memory_is_right(name: str, bench_of: Any) -> None:
+    assert PROBES[name].ask(bench_of("llm-cache-mem")) is None
+
+
+@pytest.mark.parametrize("name", ON_FILE)
+def test_the_cache_on_sqlite_is_right(name: str, bench_of: Any) -> None:
+    assert PROBES[name].ask(bench_of("llm-cache-mem, SQLite")) is None
+
+
+@pytest.mark.parametrize("name", sorted(APART))
+def test_the_cache_on_sqlite_is_right_in_a_process_of_its_own(name: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.probes.one", "llm-cache-mem, SQLite", name]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
+    assert json.loads(ran.stdout.splitlines()[-1])["verdict"] == [RIGHT, ""]
+
+
+@pytest.mark.usefixtures("usual_patience")
+def test_the_cache_on_sqlite_does_not_wait_for_a_lock(bench_of: Any) -> None:
+    assert PROBES["locked-file"].ask(bench_of("llm-cache-mem, SQLite")) is None
+
+
+@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.parametrize("name", ON_SERVER)
+def test_the_cache_on_redis_is_right(name: str, bench_of: Any) -> None:
+    try:
+        assert PROBES[name].ask(bench_of("llm-cache-mem, Redis")) is None
+    except Cannot as why:
+        pytest.skip(str(why))
+
+
+@pytest.mark.parametrize("name", IN_LANGCHAIN)
+def test_the_cache_under_langchain_is_right(name: str, bench_of: Any) -> None:
+    if name in CANNOT:
+        with pytest.raises(Cannot):
+            PROBES[name].ask(bench_of("llm-cache-mem, LangChain"))
+        return
+    try:
+        assert PROBES[name].ask(bench_of("llm-cache-mem, LangChain")) is None
+    except Cannot as why:
+        assert str(why) == "sends the same for both"  # noqa: PT017 - "1" and 1 are the same seed to ChatOpenAI
+
+
+def test_a_wrong_answer_is_called_wrong(bench_of: Any) -> None:
+    """As a cache that forgets the system prompt, and shares its objects, would be."""
+    bench = bench_of("llm-cache-mem")
+    peer_class = bench.contestant
+
+    class Careless(peer_class):  # type: ignore[misc,valid-type]
+        kept: dict[str, Any]
+
+        def prepare(self) -> None:
+            self.kept = {}
+            super().prepare()
+
+        def ask(self, **request: Any) -> Any:
+            last = str(request["messages"][-1])
+            if last not in self.kept:
+                self.kept[last] = self.call(**request)
+            return self.kept[last]
+
+    bench.contestant = Careless
+    assert PROBES["system-prompt"].ask(bench) == "the lawyer's answer is served to the pirate"
+    assert PROBES["spoilt-hit"].ask(bench) == "the next caller gets what this one made of it"
+
+
+def test_the_page_has_every_probe_and_contestant_of_today() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    asked = re.findall(r"^\| (.+) \(`([a-z-]+)`\) \|", page, re.MULTILINE)
+    titles = {probe.title.replace("|", "\\|"): name for name, probe in PROBES.items()}
+    assert dict(asked) == titles, "make bench-probes writes it anew"
+    assert [group for group in re.findall(r"^## (.+)$", page, re.MULTILINE) if group in GROUPS] == list(GROUPS)
+    counted = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert all(sum(map(int, numbers)) == len(PROBES) for _, *numbers in counted)
+    left_out = re.findall(r"^Not in this run: (.+)\.$", page, re.MULTILINE)
+    assert {name for name, *_ in counted} | set("; ".join(left_out).split("; ")) - {""} == set(CONTESTANTS)
+
+
+def test_the_page_says_what_this_library_fails_at() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    counted = dict(re.findall(r"^\| (.+?) \| \d+ \| (\d+) \| \d+ \|$", page, re.MULTILINE))
+    assert {name: counted[name] for name in OURS} == dict.fromkeys(OURS, "0")
