@@ -133,7 +133,7 @@ def test_the_page_has_every_probe_and_contestant_of_today() -> None:
     titles = {probe.title.replace("|", "\\|"): name for name, probe in PROBES.items()}
     assert dict(asked) == titles, "make bench-probes writes it anew"
     assert [group for group in re.findall(r"^## (.+)$", page, re.MULTILINE) if group in GROUPS] == list(GROUPS)
-    counted = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    counted = re.findall(r"^\| ([^|]+?) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     assert all(sum(map(int, numbers)) == len(PROBES) for _, *numbers in counted)
     left_out = re.findall(r"^Not in this run: (.+)\.$", page, re.MULTILINE)
     assert {name for name, *_ in counted} | set("; ".join(left_out).split("; ")) - {""} == set(CONTESTANTS)
@@ -141,5 +141,5 @@ def test_the_page_has_every_probe_and_contestant_of_today() -> None:
 
 def test_the_page_says_what_this_library_fails_at() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    counted = dict(re.findall(r"^\| (.+?) \| \d+ \| (\d+) \| \d+ \|$", page, re.MULTILINE))
-    assert {name: counted[name] for name in OURS} == dict.fromkeys(OURS, "0")
+    counted = dict(re.findall(r"^\| ([^|]+?) \| \d+ \| (\d+) \| \d+ \|$", page, re.MULTILINE))
+    assert {name: wrong for name, wrong in counted.items() if name in OURS and wrong != "0"} == {}
