@@ -31,6 +31,7 @@ class Contestant(Protocol):
     configured: ClassVar[str]
     general: ClassVar[bool]
     keyed: ClassVar[bool]
+    looped: ClassVar[bool]
     shared: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
 
@@ -65,6 +66,7 @@ class Peer:
     configured: ClassVar[str] = ""
     general: ClassVar[bool] = False  # a cache of functions, which knows nothing of LLM answers
     keyed: ClassVar[bool] = True  # makes the key of a request by itself
+    looped: ClassVar[bool] = False  # is for one event loop
     shared: ClassVar[str] = ""  # "file": what is stored survives the process in the bench's folder; "server": on a server
     namespaced: ClassVar[bool] = False
     bounded: ClassVar[bool] = False  # takes max_size

@@ -205,6 +205,8 @@ def _in_child(bench: Bench, peer: Any, asked: list[dict[str, Any]], seconds: flo
 
 @probe(GROUP, "a forked child can use it, and so can its parent then", "diskcache #325; reliability 3b")
 def fork(bench: Bench) -> str | None:
+    if bench.contestant.looped:
+        raise Cannot("is for one event loop, and those do not outlive a fork")
     peer = bench.open()
     first = text_of(peer, request())
     wrong = _in_child(bench, peer, [request(), request(seed=1)], 20)

@@ -34,6 +34,7 @@ ABLE = {
 
 class AutoGen(Peer):
     name = "AutoGen"
+    looped = True
     configured = "`ChatCompletionCache(OpenAIChatCompletionClient(...), DiskCacheStore(diskcache.Cache(folder)))`"
     shared = "file"
     packages = ("autogen-ext", "diskcache")

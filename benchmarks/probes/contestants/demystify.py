@@ -13,6 +13,7 @@ __all__ = ["Demystify"]
 
 class Demystify(FunctionPeer):
     name = "demystify"
+    looped = True
     configured = '`SingleFlight` around `MemoryExactCache`, `exact_key("v1", request)`'
     general = True
     bounded = expires = namespaced = True

@@ -117,6 +117,7 @@ class CacheTools(FunctionPeer):
 
 class Cashews(FunctionPeer):
     name = "cashews"
+    looped = True
     configured = '`Cache()` with `setup("mem://")`, `@cache(ttl=...)`, its default key'
     general = True
     bounded = expires = True
@@ -167,6 +168,7 @@ class Cashews(FunctionPeer):
 
 class AioCache(FunctionPeer):
     name = "aiocache"
+    looped = True
     configured = "`@cached_stampede(lease=10, ttl=...)` in memory, its default key"
     general = True
     expires = True
