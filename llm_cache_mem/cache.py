@@ -98,7 +98,7 @@ class LLMCache(Engine):
         if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):
             raise ValueError(
                 f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own memory settings, "
-                "and a store that is handed in to the bounds that it was made with"
+                "a store that is handed in to the bounds that it was made with, and recordings go only by name"
             )
         if not opened.owned:
             if encryption_key is not None:

@@ -144,7 +144,7 @@ def _open_jsonl(path: str, clock: Callable[[], float], envelope: Envelope, redac
 
     if envelope is not PLAIN:
         raise ValueError("a jsonl store is there to be read, by people and by git: it is not encrypted; encryption_key='plain' says so")
-    return Opened(JsonlStore(path, redact=redact, clock=clock), owned=True, name=f"jsonl:///{path}")
+    return Opened(JsonlStore(path, redact=redact, clock=clock), owned=True, name=f"jsonl:///{path}", bounded=False)
 
 
 def _open_redis(url: str, clock: Callable[[], float], envelope: Envelope) -> Opened:

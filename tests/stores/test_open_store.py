@@ -105,6 +105,12 @@ def test_the_bounds_of_a_server_are_its_own(bound):
     LLMCache(backend="redis://localhost:6379/0").close()
 
 
+@pytest.mark.parametrize("bound", ["max_size", "max_bytes"])
+def test_recordings_have_no_bounds(bound, tmp_path):
+    with pytest.raises(ValueError, match=r"jsonl:///.*takes no max_size or max_bytes.*recordings go only by name"):
+        LLMCache(backend=tmp_path / "llm.jsonl", **{bound: 5})
+
+
 def test_a_store_object_is_taken_as_it_is():
     store = MemoryStore()
     found = open_store(store, max_size=5, max_bytes=None, clock=time.time)
