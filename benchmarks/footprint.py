@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.workload import PARAMS, VALUE
 from llm_cache_mem import LLMCache
 
-__all__ = ["imports", "memory"]
+__all__ = ["imports", "memory", "rss"]
 
 ENTRIES = 50_000
 
@@ -26,9 +26,9 @@ def resident() -> None:
     """Print the resident bytes an entry of this process."""
     cache = LLMCache(max_size=None)
     _fill(cache, 0, 1000)
-    before = _rss()
+    before = rss()
     _fill(cache, 1000, ENTRIES)
-    print((_rss() - before) / (ENTRIES - 1000))
+    print((rss() - before) / (ENTRIES - 1000))
 
 
 def _fill(cache: LLMCache, first: int, last: int) -> None:
@@ -36,7 +36,8 @@ def _fill(cache: LLMCache, first: int, last: int) -> None:
         cache.put([{"role": "user", "content": f"question {number}"}], {**VALUE, "id": f"msg_{number:024d}"}, **PARAMS)
 
 
-def _rss() -> int:
+def rss() -> int:
+    """Resident bytes of this process, once its garbage is gone."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()

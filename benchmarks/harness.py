@@ -13,10 +13,11 @@ Work = Callable[[], object]
 
 
 class Variant(NamedTuple):
-    """One contestant. *prepare* makes, untimed, the batch of calls that one round times."""
+    """One contestant. *prepare* makes, untimed, the batch that one round times; *each* of its works makes so many calls."""
 
     name: str
     prepare: Callable[[], Sequence[Work]]
+    each: int = 1
 
 
 class Result(NamedTuple):
@@ -33,7 +34,7 @@ def compare(variants: Sequence[Variant], rounds: int = 15, timer: Callable[[], f
     for number in range(rounds):
         order = variants if number % 2 == 0 else list(reversed(variants))
         for variant in order:
-            times[variant.name].append(_time(variant.prepare(), timer))
+            times[variant.name].append(_time(variant.prepare(), timer) / variant.each)
     base = times[variants[0].name]
     return [
         Result(name, sorted(taken)[len(taken) // 10], median(a / b for a, b in zip(taken, base, strict=True)))

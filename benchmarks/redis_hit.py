@@ -5,15 +5,13 @@ Wall time, because what is measured is mostly waiting; a busy machine shows in a
 
 import contextlib
 import shutil
-import socket
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import Variant, compare, show
+from benchmarks.servers import connected, redis_server
 from benchmarks.workload import VALUE, fresh, request
 from llm_cache_mem import LLMCache
 
@@ -28,7 +26,7 @@ def redis() -> None:
     if shutil.which("redis-server") is None or find_spec("redis") is None:
         print("\n  not installed: redis-server, or redis for Python")
         return
-    with _server() as port:
+    with redis_server() as port:
         _hits(port)
         _batches(port)
 
@@ -82,8 +80,7 @@ def _batches(port: int) -> None:
 
 def _bare(port: int, names: list[bytes], command: bytes) -> Callable[[], Any]:
     """One round trip on a socket, whose reply is taken as it is."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock = connected(port)
     words = [command, *names]
     sent = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
     buffer = memoryview(bytearray(1 << 20))
@@ -102,26 +99,3 @@ def _bare(port: int, names: list[bytes], command: bytes) -> Callable[[], Any]:
             got += sock.recv_into(buffer[got:])
 
     return ask
-
-
-@contextlib.contextmanager
-def _server() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            give_up_at = monotonic() + 10
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except OSError:
-                    if monotonic() > give_up_at:
-                        raise
-            yield port
-        finally:
-            server.kill()
-            server.wait()

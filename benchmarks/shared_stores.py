@@ -1,15 +1,12 @@
 """What a shared store costs: a hit on Memcached against the bare round trip, a hit in front of it against a hit in memory."""
 
 import contextlib
-import shutil
-import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.harness import Variant, compare, show
+from benchmarks.servers import connected, memcached_server
 from benchmarks.workload import SIZES, VALUE, fresh, request
 from llm_cache_mem import LLMCache
 
@@ -18,7 +15,7 @@ __all__ = ["memcached", "tiered"]
 
 def memcached() -> None:
     """A hit on S, by the wall clock: the key, the round trip, the checks, a value of one's own; against a socket that says get."""
-    with _server() as port, LLMCache(backend=f"memcached://127.0.0.1:{port}") as cache, contextlib.closing(_connected(port)) as raw:
+    with memcached_server() as port, LLMCache(backend=f"memcached://127.0.0.1:{port}") as cache, contextlib.closing(connected(port)) as raw:
         asked = request("S")
         cache.put(value=VALUE, **asked)
         ((key, _),) = cache.entries()
@@ -39,7 +36,7 @@ def memcached() -> None:
 
 def tiered() -> None:
     """A hit in front of Memcached and of SQLite against one in memory; SQLite is asked each time whether anybody has written."""
-    with _server() as port, tempfile.TemporaryDirectory() as folder:
+    with memcached_server() as port, tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             asked = request(size)
             backends = {"memory": "memory", "llm-cache-mem": f"tiered:memory,memcached://127.0.0.1:{port}"}
@@ -54,31 +51,3 @@ def tiered() -> None:
                     for name, cache in caches.items()
                 ]
                 show(f"hit in memory in front of Memcached, {size}", compare(variants, rounds=21), 1.3)
-
-
-def _connected(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=5)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-@contextlib.contextmanager
-def _server() -> Iterator[int]:
-    """The port of a memcached of our own."""
-    program = shutil.which("memcached")
-    if program is None:
-        raise SystemExit("memcached is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([program, "-p", str(port), "-U", "0", "-l", "127.0.0.1", "-u", "nobody"])
-    try:
-        for _ in range(500):
-            with contextlib.suppress(OSError):
-                _connected(port).close()
-                break
-            time.sleep(0.01)
-        yield port
-    finally:
-        server.kill()
-        server.wait()
