@@ -1,0 +1,158 @@
+"""The tables as Markdown: the whole page, and the short form for the README. Nothing in them is written by hand."""
+
+from collections.abc import Iterable, Sequence
+from textwrap import dedent
+
+from benchmarks.peers.contestant import OURS
+from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best
+
+__all__ = ["BEGIN", "COMMAND", "END", "page", "short", "table_text", "with_short"]
+
+COMMAND = "make bench-peers"
+BEGIN, END = f"<!-- begin: written by {COMMAND} -->", f"<!-- end: written by {COMMAND} -->"
+OWN = "own"
+
+INTRODUCTION = f"""
+    # Beside other caches
+
+    <!-- Written by {COMMAND}, from benchmarks/peers/results.json. Change benchmarks/peers/, not this page. -->
+
+    What hits, misses, entries and crowds cost in llm-cache-mem and in other caches, and where those are faster. `{COMMAND}` made this page, in an environment of its own;
+    `{COMMAND} ARGS="hits redis"` makes the named parts again.
+
+    ![Hits and misses in memory, against llm-cache-mem](benchmarks.svg)
+
+    How to read it:
+
+    - Each table is one run, its contestants in turn (A B C C B A) in one process, a round after the other. A time is the 10th percentile of the rounds, which comes nearest to a quiet machine; behind it,
+      in brackets, stands how many times that of llm-cache-mem it was, the median of the rounds: (2.0×) is twice as slow. **Bold** is the best of its column. Less is better everywhere.
+    - S is one message (0.3 KB), M a system prompt and ten turns (8.7 KB), L a hundred turns (206 KB). An answer is 1.4 KB of JSON: text, a tool call, usage.
+    - "{OWN}" says whether an answer is its caller's own, found out by changing it: *yes*; *hits only*, when what the first caller changes reaches all later ones; or *no*, when whatever anybody changes does.
+    - A floor is no cache: it shows what the least would be, with the key's bytes ready made.
+    - Every cache does its own part and nobody's else: who builds the key, who copies, is [below](#who-does-what). Messages are LangChain's objects for LangChain's caches and dicts for the others, before
+      the clock starts; LangChain's strings are made while it runs, as its models do. litellm runs with `max_messages=None`: by default it leaves conversations of more than four messages uncached.
+"""
+
+
+def page(tables: Sequence[Table]) -> str:
+    """The page of all *tables*."""
+    parts = [dedent(INTRODUCTION).strip(), *(_section(table) for table in tables), _who(tables)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(table: Table) -> str:
+    parts = [f"## {table.title}", table.about, table_text(table), *_sentences(table)]
+    if table.environment:
+        parts.append(f"*{table.environment}*")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _sentences(table: Table) -> Iterable[str]:
+    if table.rows:
+        yield _losses(table)
+    if table.absent:
+        yield "Not run: " + "; ".join(f"{absent.name} ({absent.reason})" for absent in table.absent) + "."
+
+
+def _losses(table: Table) -> str:
+    found = ahead(table).values()
+    if not found:
+        return f"Nobody is ahead of {OURS} here."
+    named = [f"{row.name} ({', '.join(columns)}{f': {row.spares}' if row.spares else ''})" for row, columns in found]
+    return f"Ahead of {OURS}: {'; '.join(named)}.\n\n{table.losing}"
+
+
+def table_text(table: Table) -> str:
+    """The rows of *table*."""
+    own = any(row.own for row in table.rows)
+    heads = ["", *([OWN] if own else []), *(_heading(column) for column in table.columns)]
+    lines = [heads, ["---"] * len(heads)]
+    for row in table.rows:
+        lines.append([f"*{row.name}*" if row.reference else row.name, *([row.own] if own else []), *_cells(table, row)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if table.rows else ""
+
+
+def _heading(column: Column) -> str:
+    return f"{column.name}, {column.unit}" if column.unit else column.name
+
+
+def _cells(table: Table, row: Row) -> Iterable[str]:
+    for number, cell in enumerate(row.cells):
+        if cell is None:
+            yield "—"
+            continue
+        text = _text(cell, table.columns[number].unit)
+        yield f"**{text}**" if not row.reference and is_best(table, number, cell) else text
+
+
+def _text(cell: Cell, unit: str) -> str:
+    value = _number(cell.value) if unit else f"{cell.value:g}"
+    return value if cell.ratio is None or cell.ratio == 1 else f"{value} ({_times(cell.ratio)})"
+
+
+def _number(value: float) -> str:
+    """Three digits that count, or all of a great number."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.995 else f"{ratio:.2g}×"
+
+
+def _who(tables: Sequence[Table]) -> str:
+    rows = {row.name: row for table in tables for row in table.rows if row.key}
+    lines = ["| | key | answer |", "| --- | --- | --- |", *(f"| {row.name} | {row.key} | {row.value} |" for row in rows.values())]
+    return "## Who does what\n\n" + "\n".join(lines)
+
+
+# -- The short form
+
+
+def short(tables: Sequence[Table], chart: str) -> str:
+    """The chart at the path *chart*, and in a few lines what is in it and what is not."""
+    named = {table.name: table for table in tables}
+    hits, misses = named["hits-fresh"], named["misses"]
+    lines = [f"![Hits and misses in memory, against {OURS}]({chart})", ""]
+    lines.append(f"CPU time against {OURS} (1 is as fast, more is slower), requests built anew, in memory; *own*: an answer is its caller's own, to change as he likes.")
+    lines += ["", "| | own | hit, S | M | L | miss, S | M | L |", "|---|---|---|---|---|---|---|---|"]
+    lost = {row.name: row for row in misses.rows}
+    for row in hits.rows:
+        if not row.reference and row.name in lost:
+            lines.append(f"| {row.name} | {row.own} | {' | '.join(_ratios(hits, row))} | {' | '.join(_ratios(misses, lost[row.name]))} |")
+    lines += ["", _losses_in_short(hits, misses)]
+    if "stampede" in named:
+        lines += ["", _stampede(named["stampede"])]
+    return "\n".join(lines)
+
+
+def _ratios(table: Table, row: Row) -> Iterable[str]:
+    for number, cell in enumerate(row.cells):
+        text = "" if cell is None else _times(cell.ratio or 1).rstrip("×")
+        yield f"**{text}**" if cell is not None and is_best(table, number, cell) else text
+
+
+def _losses_in_short(hits: Table, misses: Table) -> str:
+    def said(table: Table) -> str:
+        found = [f"{row.name} ({', '.join(columns)})" for row, columns in ahead(table).values()]
+        return ", ".join(found) or "nobody"
+
+    return f"Ahead of us on hits: {said(hits)}. {hits.losing} On misses: {said(misses)}. {misses.losing}"
+
+
+def _stampede(table: Table) -> str:
+    once, often = [], []
+    for row in table.rows:
+        counts = [int(cell.value) for cell in (row.cells[0], row.cells[2]) if cell is not None]
+        (once if max(counts) == 1 else often).append(row.name if max(counts) == 1 else f"{row.name} ({max(counts)})")
+    return f"Of many identical calls at once, one reaches the model with {', '.join(once)}; not so with {', '.join(often)}."
+
+
+def with_short(readme: str, text: str) -> str:
+    """*readme* with *text* between its marks. ValueError if it has none."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the README has no place for the short form: {BEGIN} and {END}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
