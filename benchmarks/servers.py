@@ -24,9 +24,9 @@ def connected(port: int) -> socket.socket:
 def redis_server() -> Iterator[int]:
     """The port of an empty Redis that writes nothing to disk. FileNotFoundError if there is none on this machine."""
     port = _free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        with _running(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder], port):
-            yield port
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
+    with tempfile.TemporaryDirectory() as folder, _running([*command, folder], port):
+        yield port
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """``python -m benchmarks.peers [PART ...]``: run the comparisons, or those named, and write down what came out; ``--list`` names them.
 
-Written are ``benchmarks/peers/results.json``, and from it ``docs/benchmarks.md``, ``docs/benchmarks.svg`` and the short form in ``README.md``. Parts that were not run stay as they were.
+Written are ``benchmarks/peers/results.json``, and from it ``docs/benchmarks.md``, ``docs/benchmarks.svg`` and the short form in
+``README.md``; ``--render`` writes these again from the JSON. Parts that were not run stay as they were.
 """
 
 import os
@@ -16,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.peers import crowds, footprints, langchain_models, page, stampedes, timed
+from benchmarks.peers import crowds, footprints, langchain_models, page, stampedes, timed, words
 from benchmarks.peers.chart import draw
 from benchmarks.peers.tables import Table, load, save
 from benchmarks.peers.timed import FULL, Scale
@@ -35,7 +36,21 @@ PARTS: dict[str, Sequence[Maker]] = {
     "stampede": (stampedes.stampede,),
     "langchain": (langchain_models.invokes,),
 }
-ORDER = ("hits-fresh", "hits-warm", "hits-first", "misses", "sqlite", "redis", "langchain", "stampede", "threads", "threads-sqlite", "memory", "growth", "growth-sqlite")
+ORDER = (
+    "hits-fresh",
+    "hits-warm",
+    "hits-first",
+    "misses",
+    "sqlite",
+    "redis",
+    "langchain",
+    "stampede",
+    "threads",
+    "threads-sqlite",
+    "memory",
+    "growth",
+    "growth-sqlite",
+)
 CHART = "docs/benchmarks.svg"
 
 
@@ -51,7 +66,7 @@ def run(names: Sequence[str], scale: Scale = FULL) -> list[Table]:
             for table in made if isinstance(made, list) else [made]:
                 finished = replace(table, seconds=round(seconds, 1), environment=_environment(name, table, load_before))
                 tables.append(finished)
-                print(f"\n{table.title}\n{page.table_text(finished)}\n{finished.environment}\n", flush=True)
+                print(f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n", flush=True)
     return tables
 
 
@@ -64,7 +79,7 @@ def _environment(part: str, table: Table, load_before: float) -> str:
     parts.append(f"{os.cpu_count()} cores, load {load_before:.1f}")
     commit = _said("git", "rev-parse", "--short", "HEAD")
     parts += [f"commit {commit}"] if commit else []
-    parts.append(f"{datetime.now(UTC):%Y-%m-%d}, by {page.COMMAND} ARGS={part}")
+    parts.append(f"{datetime.now(UTC):%Y-%m-%d}, by {words.COMMAND} ARGS={part}")
     return "; ".join(parts)
 
 

@@ -32,7 +32,12 @@ def draw(tables: Sequence[Table], path: Path) -> None:
             _panel(panel, table, title, rows)
         panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
         panels[0].invert_yaxis()
-        figure.suptitle(f"CPU time in memory, as a multiple of {OURS} (logarithmic scale; shaded: faster than {OURS})", fontsize=10.5, x=0.01, ha="left")
+        figure.suptitle(
+            f"CPU time in memory, as a multiple of {OURS}: logarithmic scale, shaded where others are faster",
+            x=0.01,
+            ha="left",
+            fontsize=10.5,
+        )
         handles = [Line2D([], [], color=color, marker=mark, linestyle="", label=name) for name, color, mark in _legend()]
         handles.append(Line2D([], [], color="#2a9487", marker="s", linestyle="", fillstyle="none", label="callers share one object"))
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)

@@ -1,6 +1,6 @@
 """What a contestant is: one library as its users would use it, with nothing of its work done for it beforehand.
 
-Timed is what happens between a program that holds a request and a program that holds an answer: building the key, looking, and making a value.
+Timed is what happens between a program that holds a request and one that holds an answer: building the key, looking, making a value.
 Untimed is only what a program of that library has in its hands anyway: a request as dicts for most, as message objects for LangChain.
 """
 
@@ -115,7 +115,7 @@ def variant(contestant: Contestant, prepare: Callable[[], Sequence[Work]], count
 
 
 def opened(kinds: Iterable[type[Contestant]], place: Place) -> tuple[list[Contestant], list[Absent]]:
-    """Those of *kinds* that work, and those that do not. One that does not answer would look very fast: each is asked, and its answer compared."""
+    """Those of *kinds* that work, and those that do not. What does not answer would look very fast: each is asked, its answer compared."""
     working: list[Contestant] = []
     absent: list[Absent] = []
     for number, kind in enumerate(kinds):
@@ -147,7 +147,7 @@ def _check(contestant: Contestant) -> None:
 
 
 def isolates(contestant: Contestant) -> str:
-    """Whose the answers are, found out by changing them: "yes" if a caller's change reaches nobody, "hits" if only a hit's, "no" if neither."""
+    """Whose the answers are: "yes" if what a caller changes reaches nobody else, "hits only" if that holds for hits, "no" for neither."""
     asked, answer = contestant.asked(request("S", 999_999_998)), contestant.answered(VALUE)
     finished(contestant, contestant.put(asked, answer))
     contestant.alter(answer)

@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from benchmarks.harness import Variant, Work, compare
+from benchmarks.harness import Variant, Work
 from benchmarks.peers import in_memory, on_disk
 from benchmarks.peers.contestant import Absent, Contestant, Place, opened
 from benchmarks.peers.tables import Cell, Column, Table
-from benchmarks.peers.timed import FULL, Scale, anew, folder, numbers, rows_of, stored
+from benchmarks.peers.timed import FULL, Scale, anew, compared, folder, numbers, rows_of, stored
 from benchmarks.workload import VALUE, request
 
 __all__ = ["THREADS", "threads", "threads_on_disk"]
@@ -24,46 +23,36 @@ Attempt = Callable[[], object]
 
 def threads(scale: Scale = FULL) -> Table:
     """Hits in memory from one thread and from eight."""
-    about = (
-        f"The same hits (M, requests built anew) made by one thread and by {THREADS} that start together, on one cache. µs a hit: CPU of the process, and on the wall clock; "
-        "with Python's global lock, more threads cannot make hits faster, only slower."
-    )
-    losing = "Nobody scales on Python with its global lock; the difference is that of the single hit."
-    kinds = [kind for kind in in_memory.ALL if not kind.reference]
-    return _crowd("threads", "Threads, in memory", about, losing, kinds, scale, putting=False)
+    kinds = [kind for kind in in_memory.ALL if not kind.reference and kind is not in_memory.OursAsync]
+    return _crowd("threads", kinds, scale, putting=False)
 
 
 def threads_on_disk(scale: Scale = FULL) -> Table:
     """Hits and puts on one file from one thread and from eight."""
-    about = (
-        f"M, requests built anew, on one file each: nine hits, then a put of a new entry, by one thread and by {THREADS} that start together. µs a call: CPU of the process, and "
-        "on the wall clock, disk included. Errors are calls that raised, of all that were made."
-    )
-    losing = "Ours lets one writer in at a time and looks at each entry's checksum."
-    return _crowd("threads-sqlite", "Threads, on SQLite and other files", about, losing, on_disk.ALL, scale, putting=True)
+    return _crowd("threads-sqlite", [kind for kind in on_disk.ALL if not issubclass(kind, in_memory.OursAsync)], scale, putting=True)
 
 
-def _crowd(name: str, title: str, about: str, losing: str, kinds: Sequence[type[Contestant]], scale: Scale, *, putting: bool) -> Table:
+def _crowd(name: str, kinds: Sequence[type[Contestant]], scale: Scale, *, putting: bool) -> Table:
     with folder() as path, ExitStack() as stack:
-        absent = [Absent(kind.versioned(), ASYNC_ONLY) for kind in kinds if kind.asynchronous and not kind.name.startswith(in_memory.Ours.name)]
-        contestants, failed = opened([kind for kind in kinds if not kind.asynchronous], Place(10_000, Path(path)))
+        absent = [Absent(kind.versioned(), ASYNC_ONLY) for kind in kinds if kind.asynchronous]
+        contestants, failed = opened([kind for kind in kinds if not kind.asynchronous], Place(10_000, path))
         for contestant in contestants:
             stack.callback(contestant.close)
-        count = scale.batch["M"] // THREADS * THREADS or THREADS
+        count = max(scale.batch["M"] // THREADS, 1) * THREADS
         tallies = [_Tally() for _ in contestants]
-        columns: list[list[Cell | None]] = []
+        cells: list[list[Cell | None]] = []
         for workers, timer in ((1, process_time), (THREADS, process_time), (1, perf_counter), (THREADS, perf_counter)):
             variants = [
                 Variant(contestant.name, _prepared(contestant, count, workers, tally, putting), count)
                 for contestant, tally in zip(contestants, tallies, strict=True)
             ]
             print(f"  {workers} threads, {timer.__name__}: {len(variants)} contestants", flush=True)
-            columns.append([Cell(result.micros, result.ratio) for result in compare(variants, scale.rounds, timer)])
-        headings = [Column(f"{n} thread{'s' * (n > 1)}, {clock}", "µs") for clock in ("CPU", "wall") for n in (1, THREADS)]
+            cells.append([*compared(variants, scale.rounds, timer)])
+        columns = [Column(f"{workers} thread{'s' * (workers > 1)}, {clock}", "µs") for clock in ("CPU", "wall") for workers in (1, THREADS)]
         if putting:
-            headings.append(Column("errors", "%"))
-            columns.append([Cell(round(100 * tally.errors / tally.calls, 2)) for tally in tallies])
-        return Table(name, title, about, headings, rows_of(contestants, columns), [*absent, *failed], losing)
+            columns.append(Column("errors", "%"))
+            cells.append([Cell(round(100 * tally.errors / tally.calls, 2)) for tally in tallies])
+        return Table(name, columns, rows_of(contestants, cells), [*absent, *failed], {"threads": THREADS})
 
 
 class _Tally:

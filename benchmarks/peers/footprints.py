@@ -26,12 +26,13 @@ from benchmarks.workload import PARAMS, VALUE
 __all__ = ["growth_on_disk", "weigh"]
 
 FEW = 1_000
+Weighed = tuple[str, dict[str, Any], type[Contestant]]  # name, what its process found, what it is
 KINDS = tuple(kind for kind in in_memory.ALL if not kind.reference and kind is not in_memory.OursAsync)
 
 
 def weigh(scale: Scale = FULL) -> list[Table]:
     """Memory, and growth in memory: both are of the same processes."""
-    found: list[tuple[str, dict[str, Any], type[Contestant]]] = []
+    found: list[Weighed] = []
     absent: list[Absent] = []
     for number, kind in enumerate(KINDS):
         print(f"  {kind.name}: {scale.entries:,} entries", flush=True)
@@ -46,60 +47,44 @@ def weigh(scale: Scale = FULL) -> list[Table]:
     return [_memory(found, absent, scale), _growth(found, absent, scale)]
 
 
-def _memory(found: Sequence[tuple[str, dict[str, Any], type[Contestant]]], absent: Sequence[Absent], scale: Scale) -> Table:
-    about = (
-        f"{scale.entries:,} different questions, each with an answer of its own (1.4 KB of JSON), each contestant in a process of its own. Resident bytes of the process over "
-        "the entries; and the least of three full garbage collections with all of them in place, which stop every thread."
-    )
-    losing = "A line of text holds an answer in fewer bytes than ours, which keep beside it when it was stored, when it expires, what it cost and a checksum."
+def _memory(found: Sequence[Weighed], absent: Sequence[Absent], scale: Scale) -> Table:
     columns = [Column("memory, an entry", "B"), Column("full collection", "ms")]
-    weight, pause = found[0][1]["bytes"], found[0][1]["pause"]
-    rows = [
-        Row(name, [Cell(report["bytes"], report["bytes"] / weight), Cell(report["pause"], report["pause"] / pause)], **_said(report, kind))
-        for name, report, kind in found
-    ]
-    return Table("memory", "Memory", about, columns, rows, absent, losing)
+    rows = [Row(name, _cells(report, found[0][1], "bytes", "pause"), **_said(kind)) for name, report, kind in found]
+    return Table("memory", columns, rows, absent, {"entries": scale.entries})
 
 
-def _growth(found: Sequence[tuple[str, dict[str, Any], type[Contestant]]], absent: Sequence[Absent], scale: Scale) -> Table:
-    about = f"Hits on random questions (S), built anew, among {FEW:,} entries and among {scale.entries:,}, in turn. µs of CPU; the growth is the median of the rounds."
-    losing = "Among so many, a hit is on an entry that was never hit before: ours decodes the answer then, and remembers the keys of a few thousand requests only."
-    columns = [Column(f"among {FEW:,}", "µs"), Column(f"among {scale.entries:,}", "µs"), Column("growth", "×")]
-    few, many = found[0][1]["few"], found[0][1]["many"]
-    rows = [
-        Row(
-            name,
-            [Cell(report["few"], report["few"] / few), Cell(report["many"], report["many"] / many), Cell(report["growth"])],
-            **_said(report, kind),
-        )
-        for name, report, kind in found
-    ]
-    return Table("growth", "Growth in memory", about, columns, rows, absent, losing)
+def _growth(found: Sequence[Weighed], absent: Sequence[Absent], scale: Scale) -> Table:
+    rows = [Row(name, [*_cells(report, found[0][1], "few", "many"), Cell(report["growth"])], **_said(kind)) for name, report, kind in found]
+    return Table("growth", _columns(scale.entries), rows, absent, {"few": FEW, "entries": scale.entries})
 
 
-def _said(report: dict[str, Any], kind: type[Contestant]) -> dict[str, Any]:
+def _columns(entries: int) -> list[Column]:
+    return [Column(f"among {FEW:,}", "µs"), Column(f"among {entries:,}", "µs"), Column("growth", "×")]
+
+
+def _cells(report: dict[str, Any], ours: dict[str, Any], *names: str) -> list[Cell | None]:
+    return [Cell(report[name], report[name] / ours[name]) for name in names]
+
+
+def _said(kind: type[Contestant]) -> dict[str, Any]:
     return {"spares": kind.spares, "key": kind.key, "value": kind.value}
 
 
 def growth_on_disk(scale: Scale = FULL) -> Table:
     """How a hit on a file grows with the entries in it."""
-    about = f"Hits on random questions (S), built anew, among {FEW:,} entries on a disk and among {scale.on_disk:,}, in turn. µs of CPU."
-    columns = [Column(f"among {FEW:,}", "µs"), Column(f"among {scale.on_disk:,}", "µs"), Column("growth", "×")]
     rows: list[Row] = []
+    reports: list[dict[str, Any]] = []
     with folder() as path, ExitStack() as stack:
-        few, absent = opened(on_disk.ALL, Place(2 * scale.on_disk, Path(path, "few")))
-        many, _ = opened(on_disk.ALL, Place(2 * scale.on_disk, Path(path, "many")))
+        few, absent = opened(on_disk.ALL, Place(2 * scale.on_disk, path / "few"))
+        many, _ = opened(on_disk.ALL, Place(2 * scale.on_disk, path / "many"))
         for contestant in (*few, *many):
             stack.callback(contestant.close)
         for among_few, among_many in zip(few, many, strict=True):
             print(f"  {among_few.name}: {scale.on_disk:,} entries", flush=True)
-            report = _grown(among_few, among_many, scale.on_disk, scale.rounds)
-            if not rows:
-                base = report
-            cells = [Cell(report[name], report[name] / base[name]) for name in ("few", "many")]
-            rows.append(Row(among_few.versioned(), [*cells, Cell(report["growth"])], **_said(report, type(among_few))))
-    losing = "The growth is that of the file's index and of the pages that no longer lie in SQLite's own cache."
-    return Table("growth-sqlite", "Growth on SQLite and other files", about, columns, rows, absent, losing)
+            reports.append(_grown(among_few, among_many, scale.on_disk, scale.rounds))
+            cells = [*_cells(reports[-1], reports[0], "few", "many"), Cell(reports[-1]["growth"])]
+            rows.append(Row(among_few.versioned(), cells, **_said(type(among_few))))
+    return Table("growth-sqlite", _columns(scale.on_disk), rows, absent, {"few": FEW, "entries": scale.on_disk})
 
 
 # -- In a process of its own
@@ -115,10 +100,10 @@ def main(number: int, entries: int, rounds: int) -> None:
             return
         assert contestant is not None
         _fill(contestant, 0, FEW)
-        before = rss()
+        before, pause = rss(), _pause()
         _fill(contestant, FEW, entries + FEW)
         report: dict[str, Any] = {"bytes": (rss() - before) / entries, "absent": []}
-        report["pause"] = _pause() * 1e3
+        report["pause"] = (_pause() - pause) * 1e3
         (small, *_), _ = _alone(kind, 2 * FEW, Path(path, "few"))
         assert small is not None
         report |= _grown(small, contestant, entries, rounds, filled=True)

@@ -189,7 +189,9 @@ class DSPy(Contestant):
     package = "dspy"
     key = "its own: orjson, SHA-256"
     value = "keeps the caller's object; deepcopy for each hit"
-    spares = "orjson, written in Rust, makes the key; it keeps the caller's own object, uncopied; no check of the request, no look at what the answer cost"
+    spares = (
+        "orjson, written in Rust, makes the key; it keeps the caller's own object; no check of the request, no look at what the answer cost"
+    )
 
     def __init__(self, place: Place) -> None:
         from dspy.clients.cache import Cache

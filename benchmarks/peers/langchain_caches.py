@@ -1,4 +1,4 @@
-"""LangChain's caches, which are asked with two strings that LangChain makes for every call: here too, of messages that are objects already."""
+"""LangChain's caches, asked with two strings that LangChain makes for every call: here too, of messages that are objects already."""
 
 from typing import Any
 

@@ -1,17 +1,16 @@
 """Whole calls of a LangChain chat model that hit: what its own caches and ours leave of them."""
 
-import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import process_time
 from typing import Any
 
-from benchmarks.harness import Variant, Work, compare
+from benchmarks.harness import Variant, Work
 from benchmarks.peers.contestant import OURS, Absent
 from benchmarks.peers.langchain_caches import messages_of
 from benchmarks.peers.tables import Cell, Column, Row, Table
-from benchmarks.peers.timed import FULL, Scale, anew, folder
+from benchmarks.peers.timed import FULL, Scale, anew, compared, folder
 from benchmarks.workload import SIZES, request
 
 __all__ = ["invokes"]
@@ -21,22 +20,18 @@ SHARED = "it copies nothing: whoever changes an answer changes it for the next c
 
 def invokes(scale: Scale = FULL) -> Table:
     """invoke() of a model that hits, in memory and on SQLite."""
-    about = (
-        "A whole invoke() of a chat model of LangChain that hits, message objects built anew. Most of it is LangChain's own and the same for all: the strings that it makes of the messages, callbacks, "
-        "a message for the caller. The floor is a model without a cache that has its answer in its hand. µs of CPU."
-    )
     columns = [Column(size, "µs") for size in SIZES]
     with folder() as path, ExitStack() as stack:
         try:
-            models = _models(Path(path), stack)
+            models = _models(path, stack)
         except ImportError as exc:
-            return Table("langchain", "Under LangChain", about, columns, [], [Absent("LangChain", f"not installed: {exc.name}")])
+            return Table("langchain", columns, [], [Absent("LangChain", f"not installed: {exc.name}")])
         cells = [_compared(models, size, scale) for size in SIZES]
         rows = [
             Row(name, [column[number] for column in cells], spares=spares, reference=name.startswith("floor"))
             for number, (name, _, spares) in enumerate(models)
         ]
-    return Table("langchain", "Under LangChain", about, columns, rows, [], "Beside LangChain's own work in each call the difference is small.")
+    return Table("langchain", columns, rows)
 
 
 def _models(path: Path, stack: ExitStack) -> list[tuple[str, Any, str]]:
@@ -75,8 +70,6 @@ def _compared(models: Sequence[tuple[str, Any, str]], size: str, scale: Scale) -
     for _, model, _ in models:
         for plain in stored:
             model.invoke(messages_of(plain))
-    gc.collect()
-    gc.freeze()
     print(f"  {size}: {len(models)} models, {scale.rounds} rounds of {count} calls", flush=True)
     variants = [Variant(name, prepared(model)) for name, model, _ in models]
-    return [Cell(result.micros, result.ratio) for result in compare(variants, scale.rounds, process_time)]
+    return [*compared(variants, scale.rounds, process_time)]

@@ -9,7 +9,7 @@ from benchmarks.peers.langchain_caches import OnSQLite
 from benchmarks.workload import key_of
 from llm_cache_mem import LLMCache
 
-__all__ = ["ALL"]
+__all__ = ["ALL", "DiskCache", "OursOnSQLite"]
 
 
 class OursOnSQLite(Ours):

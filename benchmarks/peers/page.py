@@ -1,47 +1,25 @@
 """The tables as Markdown: the whole page, and the short form for the README. Nothing in them is written by hand."""
 
 from collections.abc import Iterable, Sequence
-from textwrap import dedent
 
 from benchmarks.peers.contestant import OURS
 from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best
+from benchmarks.peers.words import COMMAND, INTRODUCTION, said
 
-__all__ = ["BEGIN", "COMMAND", "END", "page", "short", "table_text", "with_short"]
+__all__ = ["BEGIN", "END", "page", "short", "table_text", "with_short"]
 
-COMMAND = "make bench-peers"
 BEGIN, END = f"<!-- begin: written by {COMMAND} -->", f"<!-- end: written by {COMMAND} -->"
 OWN = "own"
-
-INTRODUCTION = f"""
-    # Beside other caches
-
-    <!-- Written by {COMMAND}, from benchmarks/peers/results.json. Change benchmarks/peers/, not this page. -->
-
-    What hits, misses, entries and crowds cost in llm-cache-mem and in other caches, and where those are faster. `{COMMAND}` made this page, in an environment of its own;
-    `{COMMAND} ARGS="hits redis"` makes the named parts again.
-
-    ![Hits and misses in memory, against llm-cache-mem](benchmarks.svg)
-
-    How to read it:
-
-    - Each table is one run, its contestants in turn (A B C C B A) in one process, a round after the other. A time is the 10th percentile of the rounds, which comes nearest to a quiet machine; behind it,
-      in brackets, stands how many times that of llm-cache-mem it was, the median of the rounds: (2.0×) is twice as slow. **Bold** is the best of its column. Less is better everywhere.
-    - S is one message (0.3 KB), M a system prompt and ten turns (8.7 KB), L a hundred turns (206 KB). An answer is 1.4 KB of JSON: text, a tool call, usage.
-    - "{OWN}" says whether an answer is its caller's own, found out by changing it: *yes*; *hits only*, when what the first caller changes reaches all later ones; or *no*, when whatever anybody changes does.
-    - A floor is no cache: it shows what the least would be, with the key's bytes ready made.
-    - Every cache does its own part and nobody's else: who builds the key, who copies, is [below](#who-does-what). Messages are LangChain's objects for LangChain's caches and dicts for the others, before
-      the clock starts; LangChain's strings are made while it runs, as its models do. litellm runs with `max_messages=None`: by default it leaves conversations of more than four messages uncached.
-"""
 
 
 def page(tables: Sequence[Table]) -> str:
     """The page of all *tables*."""
-    parts = [dedent(INTRODUCTION).strip(), *(_section(table) for table in tables), _who(tables)]
+    parts = [INTRODUCTION.strip(), *(_section(table) for table in tables), _who(tables)]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(table: Table) -> str:
-    parts = [f"## {table.title}", table.about, table_text(table), *_sentences(table)]
+    parts = [f"## {said(table).title}", said(table).about, table_text(table), *_sentences(table)]
     if table.environment:
         parts.append(f"*{table.environment}*")
     return "\n\n".join(part for part in parts if part)
@@ -59,7 +37,7 @@ def _losses(table: Table) -> str:
     if not found:
         return f"Nobody is ahead of {OURS} here."
     named = [f"{row.name} ({', '.join(columns)}{f': {row.spares}' if row.spares else ''})" for row, columns in found]
-    return f"Ahead of {OURS}: {'; '.join(named)}.\n\n{table.losing}"
+    return f"Ahead of {OURS}: {'; '.join(named)}.\n\n{said(table).losing}"
 
 
 def table_text(table: Table) -> str:
@@ -115,7 +93,10 @@ def short(tables: Sequence[Table], chart: str) -> str:
     named = {table.name: table for table in tables}
     hits, misses = named["hits-fresh"], named["misses"]
     lines = [f"![Hits and misses in memory, against {OURS}]({chart})", ""]
-    lines.append(f"CPU time against {OURS} (1 is as fast, more is slower), requests built anew, in memory; *own*: an answer is its caller's own, to change as he likes.")
+    lines.append(
+        f"CPU time in memory against {OURS}, requests built anew: 1 is as fast, more is slower, **bold** the best. Own: an answer is"
+    )
+    lines.append("its caller's own, and nobody else sees what he changes.")
     lines += ["", "| | own | hit, S | M | L | miss, S | M | L |", "|---|---|---|---|---|---|---|---|"]
     lost = {row.name: row for row in misses.rows}
     for row in hits.rows:
@@ -134,11 +115,11 @@ def _ratios(table: Table, row: Row) -> Iterable[str]:
 
 
 def _losses_in_short(hits: Table, misses: Table) -> str:
-    def said(table: Table) -> str:
+    def named(table: Table) -> str:
         found = [f"{row.name} ({', '.join(columns)})" for row, columns in ahead(table).values()]
         return ", ".join(found) or "nobody"
 
-    return f"Ahead of us on hits: {said(hits)}. {hits.losing} On misses: {said(misses)}. {misses.losing}"
+    return f"Ahead of us on hits: {named(hits)}. {said(hits).losing} On misses: {named(misses)}. {said(misses).losing}"
 
 
 def _stampede(table: Table) -> str:

@@ -58,11 +58,6 @@ class Wrapper(NamedTuple):
 
 def stampede(scale: Scale = FULL) -> Table:
     """Fifty callers of one missing key, and ten of different ones."""
-    about = (
-        f"{scale.callers} callers, threads or tasks, ask the same new question at once; the model takes {scale.seconds:g} s. How often was it called (1 is right), and after how many "
-        f"seconds had all their answer? Then {DIFFERENT} callers with different questions at once: a lock around everything makes them wait for one another. "
-        "Each through the wrapper that the library offers for a call; — where it offers none."
-    )
     columns = [Column("calls, threads", ""), Column("all answered", "s"), Column("calls, tasks", ""), Column("all answered, tasks", "s")]
     columns.append(Column(f"{DIFFERENT} different", "s"))
     rows: list[Row] = []
@@ -72,11 +67,11 @@ def stampede(scale: Scale = FULL) -> Table:
         print(f"  {versioned}", flush=True)
         try:
             with folder() as path:
-                rows.append(Row(versioned, _cells(wrapper, Path(path), scale)))
+                rows.append(Row(versioned, _cells(wrapper, path, scale)))
         except ImportError as exc:
             absent.append(Absent(wrapper.name, f"not installed: {exc.name}"))
-    losing = "Seconds nearer to those of the one call are the cost of waking the others."
-    return Table("stampede", "Stampede", about, columns, rows, absent, losing)
+    numbers = {"callers": scale.callers, "seconds": scale.seconds, "different": DIFFERENT}
+    return Table("stampede", columns, rows, absent, numbers)
 
 
 def _versioned(wrapper: Wrapper) -> str:

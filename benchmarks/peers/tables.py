@@ -23,7 +23,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A *value* in its column's unit, and how many times that of llm-cache-mem it is, round by round: None where there is nothing to divide."""
+    """A *value* in its column's unit, and how many times that of llm-cache-mem it is; None where there is nothing to divide."""
 
     value: float
     ratio: float | None = None
@@ -31,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant: its versioned *name*, a cell or None for each column, whether answers are the caller's *own*, and what it *spares*."""
+    """One contestant: its versioned *name*, a cell or None for each column, whether answers are *own*, and the words of Contestant."""
 
     name: str
     cells: Sequence[Cell | None]
@@ -44,17 +44,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One interleaved run. *about* says how it was measured, *losing* why others are faster where they are, *environment* on what it ran."""
+    """One interleaved run. Its *name* stands for what words.py says of it, *numbers* go into that; *environment*: on what it ran."""
 
     name: str
-    title: str
-    about: str
     columns: Sequence[Column]
     rows: Sequence[Row]
     absent: Sequence[Absent] = ()
-    losing: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
     environment: str = ""
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
 
 
 def best(table: Table, column: int) -> float:
