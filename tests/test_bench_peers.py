@@ -197,7 +197,7 @@ def test_a_part_that_is_run_replaces_its_own_tables_only(tmp_path: Path) -> None
     for folder in ("benchmarks/peers", "docs"):
         (tmp_path / folder).mkdir(parents=True)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
+    readme.write_text(f"before\n{page.BEGIN}\nsuperseded\n{page.END}\nafter\n", encoding="utf-8")
     hits, misses = hand_made(), replace(hand_made(), name="misses")
     write([misses, hits], tmp_path)
     write([replace(misses, environment="newer")], tmp_path)
@@ -206,7 +206,7 @@ def test_a_part_that_is_run_replaces_its_own_tables_only(tmp_path: Path) -> None
     text = readme.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{page.BEGIN}\n![")
     assert text.endswith(f"{page.END}\nafter\n")
-    assert "old" not in text
+    assert "superseded" not in text
 
 
 def test_the_command_lists_its_parts_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,19 +54,18 @@ ORDER = (
 CHART = "docs/benchmarks.svg"
 
 
-def run(names: Sequence[str], scale: Scale = FULL) -> list[Table]:
-    """The tables of the parts *names*, each with what it ran on."""
+def run(name: str, scale: Scale = FULL) -> list[Table]:
+    """The tables of the part *name*, each with what it ran on."""
     tables: list[Table] = []
-    for name in names:
-        for make in PARTS[name]:
-            print(f"{name}: {(make.__doc__ or '').strip()}", flush=True)
-            load_before, began = os.getloadavg()[0], time.monotonic()
-            made = make(scale)
-            seconds = time.monotonic() - began
-            for table in made if isinstance(made, list) else [made]:
-                finished = replace(table, seconds=round(seconds, 1), environment=_environment(name, table, load_before))
-                tables.append(finished)
-                print(f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n", flush=True)
+    for make in PARTS[name]:
+        print(f"{name}: {(make.__doc__ or '').strip()}", flush=True)
+        load_before, began = os.getloadavg()[0], time.monotonic()
+        made = make(scale)
+        seconds = time.monotonic() - began
+        for table in made if isinstance(made, list) else [made]:
+            finished = replace(table, seconds=round(seconds, 1), environment=_environment(name, table, load_before))
+            tables.append(finished)
+            print(f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n", flush=True)
     return tables
 
 
@@ -123,7 +122,8 @@ def main(names: Sequence[str]) -> int:
     if "--render" in names:
         render(root)
     else:
-        write(run(list(names) or list(PARTS)), root)
+        for name in names or PARTS:
+            write(run(name), root)  # each as soon as it is there
         print(f"written: docs/benchmarks.md, {CHART}, README.md, benchmarks/peers/results.json")
     return 0
 

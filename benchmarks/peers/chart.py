@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from benchmarks.peers.contestant import OURS
 from benchmarks.peers.tables import Row, Table
@@ -16,6 +16,7 @@ __all__ = ["draw"]
 
 MARKS = (("S", "#7cc4b8", "o"), ("M", "#2a9487", "s"), ("L", "#0b4f4a", "D"))
 FASTER = "#f6ddd6"
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "svg.hashsalt": OURS}
 
 
@@ -33,19 +34,29 @@ def draw(tables: Sequence[Table], path: Path) -> None:
         panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
         panels[0].invert_yaxis()
         figure.suptitle(
-            f"CPU time in memory, as a multiple of {OURS}: logarithmic scale, shaded where others are faster",
+            f"CPU time in memory, as a multiple of {OURS}: less is better, logarithmic scale, shaded where others are faster",
             x=0.01,
             ha="left",
             fontsize=10.5,
         )
         handles = [Line2D([], [], color=color, marker=mark, linestyle="", label=name) for name, color, mark in _legend()]
-        handles.append(Line2D([], [], color="#2a9487", marker="s", linestyle="", fillstyle="none", label="callers share one object"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="#2a9487",
+                marker="s",
+                linestyle="",
+                fillstyle="none",
+                label="hollow: callers share answers",
+            )
+        )
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _legend() -> Sequence[tuple[str, str, str]]:
-    words = {"S": "S: one message, 0.3 KB", "M": "M: ten turns, 8.7 KB", "L": "L: 100 turns, 206 KB"}
+    words = {"S": "S: 0.3 KB, one message", "M": "M: 8.7 KB, ten turns", "L": "L: 206 KB, 100 turns"}
     return [(words[name], color, mark) for name, color, mark in MARKS]
 
 
@@ -70,8 +81,9 @@ def _panel(axes: Any, table: Table, title: str, rows: Sequence[Row]) -> None:
         for (_, color, mark), cell in zip(MARKS, found[name].cells, strict=True):
             if cell is not None:
                 axes.plot(cell.ratio or 1.0, place, marker=mark, color=color, fillstyle=style, markersize=7, markeredgewidth=1.6, zorder=3)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([tick for tick in TICKS if low < tick < high], [f"{tick:g}×" for tick in TICKS if low < tick < high])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     ours = [f"{size} {cell.value:,.0f} µs" for (size, *_), cell in zip(MARKS, table.rows[0].cells, strict=True) if cell is not None]
     axes.set_title(f"{title}\n1× = {', '.join(ours)}", loc="left", fontsize=10)

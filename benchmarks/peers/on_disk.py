@@ -36,7 +36,9 @@ class DiskCache(Keyed):
     name = "diskcache"
     package = "diskcache"
     value = "pickle in SQLite"
-    spares = "pickle, which runs what a file says; no checksum, no look at what the answer cost"
+    spares = (
+        "pickle, which runs what a file says; the oldest goes first, so a hit writes nothing; no checksum, no look at what the answer cost"
+    )
 
     def __init__(self, place: Place) -> None:
         import diskcache

@@ -4,9 +4,8 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,25 +81,15 @@ def _cells(wrapper: Wrapper, path: Path, scale: Scale) -> list[Cell | None]:
     cells: list[Cell | None] = [None] * 5
     same, different = ["What is it?"] * scale.callers, [f"What is {number}?" for number in range(DIFFERENT)]
     for place, (make, gather) in enumerate(((wrapper.threads, _in_threads), (wrapper.tasks, _in_tasks))):
-        if make is None:
-            continue
-        model = Model(scale.seconds)
-        with ExitStack() as stack:
-            ask = _made(make, model, path / f"same{place}", stack)
+        if make is not None:
+            model = Model(scale.seconds)
+            ask = make(model, path)
             gather(ask, ["a first question"])  # what is loaded with the first call is not measured
             model.calls = 0
             seconds = gather(ask, same)
             cells[2 * place : 2 * place + 2] = [Cell(model.calls), Cell(seconds)]
             cells[4] = cells[4] or Cell(gather(ask, different))
     return cells
-
-
-def _made(make: Callable[[Model, Path], Any], model: Model, path: Path, stack: ExitStack) -> Any:
-    path.mkdir()
-    ask = make(model, path)
-    if (close := getattr(ask, "close", None)) is not None:
-        stack.callback(close)
-    return ask
 
 
 def _in_threads(ask: Ask, questions: Sequence[str]) -> float:
@@ -205,8 +194,7 @@ def _dspy_async(model: Model, path: Path) -> AskAsync:
     return lambda question: call(messages=question)
 
 
-@contextmanager
-def _litellm_cache(model: Model) -> Iterator[Any]:
+def _litellm_asking(model: Model) -> Any:
     """litellm with a cache and a provider that is *model*."""
     from benchmarks.peers.in_memory import LiteLLM
 
@@ -228,16 +216,16 @@ def _litellm_cache(model: Model) -> Iterator[Any]:
 
     litellm.custom_provider_map = [{"provider": "probe", "custom_handler": Provider()}]
     litellm.cache = cache
-    yield litellm
+    return litellm
 
 
 def _litellm(model: Model, path: Path) -> Ask:
-    litellm = _litellm_cache(model).__enter__()
+    litellm = _litellm_asking(model)
     return lambda question: litellm.completion(model="probe/m", messages=[{"role": "user", "content": question}], caching=True)
 
 
 def _litellm_async(model: Model, path: Path) -> AskAsync:
-    litellm = _litellm_cache(model).__enter__()
+    litellm = _litellm_asking(model)
     return lambda question: litellm.acompletion(model="probe/m", messages=[{"role": "user", "content": question}], caching=True)
 
 

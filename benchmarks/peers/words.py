@@ -29,8 +29,8 @@ SAID = {
         "Hits in memory, requests built anew",
         """A hit in memory; every request is built anew, as programs do: equal to one that was asked before, sharing no object with it. µs
         of CPU.""",
-        """On a small request the copy of the answer that keeps callers apart, and the account of what the hit saved, weigh more than the
-        key: who does neither is ahead.""",
+        """Of a hit on a small request the key is the lesser part: more is the copy of the answer that keeps callers apart, the look at its
+        age, and the account of what was saved. Who leaves out one of them is ahead.""",
     ),
     "hits-warm": Said(
         "Hits in memory, the same request objects again",
@@ -58,7 +58,7 @@ SAID = {
         for the disk is not in it. Ours, diskcache and all that is built on it write with WAL and synchronous=NORMAL; LangChain's
         SQLiteCache with a rollback journal and an fsync for each put. File, an entry: the bytes of all files, logs included, over those
         {entries:,} entries (S).""",
-        """A put of ours encodes the answer as data that cannot run, reads it for what it cost, adds a checksum and keeps the order of use;
+        """A put of ours encodes the answer as data that cannot run, reads it for what it cost, and adds a checksum; a hit notes its use;
         a pickle does not. On small requests that shows in hits as well.""",
     ),
     "redis": Said(
@@ -98,8 +98,8 @@ SAID = {
     "memory": Said(
         "Memory",
         """{entries:,} different questions, each with an answer of its own (1.4 KB of JSON), each contestant in a process of its own.
-        Resident bytes of the process over the entries; and the least of three full garbage collections with all of them in place,
-        during which every thread stands still.""",
+        Resident bytes of the process over the entries; and what they add to a full garbage collection, during which every thread
+        stands still, the least of three.""",
         """Plain text, or a pickle, holds an answer in fewer bytes than ours, which keeps beside it when it was stored, when it expires,
         what it cost, and a checksum.""",
     ),
@@ -113,7 +113,7 @@ SAID = {
     "growth-sqlite": Said(
         "Growth on SQLite and other files",
         "Hits on random questions (S), built anew, among {few:,} entries on a disk and among {entries:,}, in turn. µs of CPU.",
-        "Small requests on a file: a pickle that is read back as it lies there takes less than an entry that is checked.",
+        "Hits all over the file make notes of use all over it, so that what is used stays; who drops the oldest writes none.",
     ),
 }
 
