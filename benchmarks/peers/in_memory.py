@@ -16,7 +16,7 @@ from llm_cache_mem import LLMCache
 __all__ = ["ALL", "Keyed", "Ours", "OursAsync"]
 
 PUBLISHED_KEY = "published: json.dumps, SHA-256"
-NOTHING_BUT = "no check that the request has one wire form, no codec, no look at what the answer cost"
+NOTHING_BUT = "no check that the request has one wire form, no codec, no account of what it saved"
 SHARED = "the stored object itself, to every caller the same"
 
 
@@ -190,7 +190,7 @@ class DSPy(Contestant):
     key = "its own: orjson, SHA-256"
     value = "keeps the caller's object; deepcopy for each hit"
     spares = (
-        "orjson, written in Rust, makes the key; it keeps the caller's own object; no check of the request, no look at what the answer cost"
+        "orjson, written in Rust, makes the key; it keeps the caller's own object; no check of the request, no account of what it saved"
     )
 
     def __init__(self, place: Place) -> None:
@@ -218,7 +218,7 @@ class LiteLLM(Contestant):
     package = "litellm"
     key = "its own: str of the parameters, SHA-256"
     value = "JSON text, made for each put and read for each hit, as its completion() does"
-    spares = "no canonical form of the request: its key depends on the order of its parts; no look at what the answer cost"
+    spares = "no canonical form of the request: its key depends on the order of its parts; no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         cache = self._made(type="local", max_messages=None)
@@ -248,7 +248,7 @@ class GPTCache(Contestant):
     package = "gptcache"
     key = "the whole request by json.dumps, as the map's key"
     value = "JSON text, made for each put and read for each hit"
-    spares = "no hash of the key, no check of the request, no time to live, no look at what the answer cost"
+    spares = "no hash of the key, no check of the request, no time to live, no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         from gptcache.manager import get_data_manager

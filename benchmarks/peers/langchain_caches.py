@@ -62,7 +62,7 @@ class InMemory(LangChain):
     name = "LangChain InMemoryCache"
     package = "langchain-core"
     value = "the stored object itself, to every caller the same"
-    spares = "no copy, no hash, no time to live, no look at what the answer cost; first in, first out"
+    spares = "no copy, no hash, no time to live, no account of what it saved; first in, first out"
 
     def __init__(self, place: Place) -> None:
         from langchain_core.caches import InMemoryCache
@@ -76,7 +76,7 @@ class OnSQLite(LangChain):
     name = "LangChain SQLiteCache"
     package = "langchain-community"
     value = "LangChain's dumps and loads"
-    spares = "no bound on its size, no time to live, no look at what the answer cost"
+    spares = "no bound on its size, no time to live, no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         from langchain_community.cache import SQLiteCache
@@ -93,7 +93,7 @@ class OnRedis(LangChain):
     name = "LangChain RedisCache"
     package = "langchain-community"
     value = "LangChain's dumps and loads"
-    spares = "no look at what the answer cost"
+    spares = "no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         from langchain_community.cache import RedisCache

@@ -36,9 +36,7 @@ class DiskCache(Keyed):
     name = "diskcache"
     package = "diskcache"
     value = "pickle in SQLite"
-    spares = (
-        "pickle, which runs what a file says; the oldest goes first, so a hit writes nothing; no checksum, no look at what the answer cost"
-    )
+    spares = "pickle, which runs what a file says; the oldest goes first, so a hit writes nothing; no checksum, no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         import diskcache

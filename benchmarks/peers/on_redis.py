@@ -83,7 +83,7 @@ class CashewsOnRedis(Cashews):
 
     name = "cashews, redis, async"
     value = "pickle"
-    spares = "pickle, which runs what the server says; no checksum, no look at what the answer cost"
+    spares = "pickle, which runs what the server says; no checksum, no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         self._cache = self._made(f"redis://127.0.0.1:{place.port}/1")
@@ -94,7 +94,7 @@ class AioCacheOnRedis(AioCache):
 
     name = "aiocache, redis, async"
     value = "JSON"
-    spares = "no checksum, no look at what the answer cost"
+    spares = "no checksum, no account of what it saved"
 
     def __init__(self, place: Place) -> None:
         from aiocache import RedisCache

@@ -49,8 +49,8 @@ SAID = {
         "Misses in memory, with the put",
         """A look in vain and the put after it; every request and every answer is a new one, and the cache is full, so that an older entry
         goes. µs of CPU.""",
-        """A miss is where we do more than others: the request is checked to have only one wire form, the answer is encoded so that no
-        caller can change it, and read for what it cost, so that a hit can say what it saved. Before an LLM call none of it is felt.""",
+        """A miss is where we do more than others: the request is checked to have only one wire form, and the answer is encoded, so that no
+        caller can change it and a hit can say what it saved. Before an LLM call none of it is felt.""",
     ),
     "sqlite": Said(
         "On SQLite and other files",
@@ -58,8 +58,8 @@ SAID = {
         for the disk is not in it. Ours, diskcache and all that is built on it write with WAL and synchronous=NORMAL; LangChain's
         SQLiteCache with a rollback journal and an fsync for each put. File, an entry: the bytes of all files, logs included, over those
         {entries:,} entries (S).""",
-        """A put of ours encodes the answer as data that cannot run, reads it for what it cost, and adds a checksum; a hit notes its use;
-        a pickle does not. On small requests that shows in hits as well.""",
+        """A put of ours encodes the answer as data that cannot run, reads it for what it cost, and adds a checksum; a hit checks that, and
+        notes that the entry was used. On small requests, and on first hits, that shows beside a pickle.""",
     ),
     "redis": Said(
         "On Redis",
