@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers import crowds, footprints, page, stampedes, timed, words
+from benchmarks.peers import crowds, footprints, langchain_models, page, stampedes, timed, words
 from benchmarks.peers.contestant import LOOP, OURS, Contestant, Place, isolates, opened
 from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best, load, save
 
@@ -255,3 +255,10 @@ def test_best_of_a_column_without_ratios_is_the_least() -> None:
     rows = [Row(OURS, [Cell(1)]), Row("other", [Cell(50)])]
     table = Table("stampede", [Column("calls", "")], rows)
     assert [is_best(table, 0, cell) for row in rows for cell in row.cells if cell] == [True, False]
+
+
+def test_models_of_langchain_are_named_with_their_caches_and_a_floor() -> None:
+    pytest.importorskip("langchain_core")
+    table = langchain_models.invokes(TINY)
+    assert [row.name for row in table.rows if row.reference] == ["floor: no cache, the answer ready"]
+    assert any(row.name.startswith("LangChain InMemoryCache (langchain-core ") for row in table.rows)

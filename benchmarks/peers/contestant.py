@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from benchmarks.harness import Variant, Work
 from benchmarks.workload import VALUE, request
 
-__all__ = ["LOOP", "OURS", "Absent", "Contestant", "Place", "batch", "finished", "isolates", "opened", "variant"]
+__all__ = ["LOOP", "OURS", "Absent", "Contestant", "Place", "batch", "finished", "isolates", "opened", "variant", "versioned"]
 
 OURS = "llm-cache-mem"
 LOOP = asyncio.new_event_loop()  # of all that is asynchronous; its batches run in it one after the other
@@ -81,15 +81,20 @@ class Contestant:
     @classmethod
     def versioned(cls) -> str:
         """The name with the version behind it."""
-        with suppress(importlib.metadata.PackageNotFoundError, ValueError):  # the latter for those that are of no package
-            numbered = f"{cls.package} {importlib.metadata.version(cls.package)}"
-            return cls.name.replace(cls.package, numbered) if cls.package in cls.name else f"{cls.name} ({numbered})"
-        return cls.name
+        return versioned(cls.name, cls.package)
 
     @staticmethod
     def alter(answer: Any) -> None:
         """Change *answer* as a careless caller would, deep inside."""
         answer["content"][0]["text"] = "changed by a caller"
+
+
+def versioned(name: str, package: str) -> str:
+    """*name* with the version of *package* in it or behind it; alone, if that is "" or not installed."""
+    with suppress(importlib.metadata.PackageNotFoundError, ValueError):  # the latter for ""
+        numbered = f"{package} {importlib.metadata.version(package)}"
+        return name.replace(package, numbered, 1) if package in name else f"{name} ({numbered})"
+    return name
 
 
 def finished(contestant: Contestant, result: Any) -> Any:

@@ -1,5 +1,6 @@
 """LangChain's caches, asked with two strings that LangChain makes for every call: here too, of messages that are objects already."""
 
+import warnings
 from typing import Any
 
 from benchmarks.peers.contestant import Contestant, Place
@@ -70,6 +71,11 @@ class InMemory(LangChain):
         self.cache = InMemoryCache(maxsize=place.entries)
 
 
+def _quiet() -> None:
+    """Let pass what langchain-core, which turns its own warnings on as it is imported, says at every hit of the community's caches."""
+    warnings.filterwarnings("ignore", message=".*allowed_objects.*")
+
+
 class OnSQLite(LangChain):
     """SQLiteCache of langchain-community, as it comes: one fsync and more for each put, no bound."""
 
@@ -81,6 +87,7 @@ class OnSQLite(LangChain):
     def __init__(self, place: Place) -> None:
         from langchain_community.cache import SQLiteCache
 
+        _quiet()
         self.cache = SQLiteCache(str(place.folder / "langchain.db"))
 
     def close(self) -> None:
@@ -99,6 +106,7 @@ class OnRedis(LangChain):
         from langchain_community.cache import RedisCache
         from redis import Redis
 
+        _quiet()
         self._client = Redis(port=place.port)
         self.cache = RedisCache(self._client, ttl=3600)
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness import Variant, Work
-from benchmarks.peers.contestant import OURS, Absent
+from benchmarks.peers.contestant import OURS, Absent, versioned
 from benchmarks.peers.langchain_caches import messages_of
 from benchmarks.peers.tables import Cell, Column, Row, Table
 from benchmarks.peers.timed import FULL, Scale, anew, compared, folder
@@ -16,6 +16,15 @@ from benchmarks.workload import SIZES, request
 __all__ = ["invokes"]
 
 SHARED = "it copies nothing: whoever changes an answer changes it for the next caller"
+
+
+class Named(NamedTuple):
+    """A model under the *name* of its cache, which is of *package*, and what that *spares*."""
+
+    name: str
+    package: str
+    model: Any
+    spares: str = ""
 
 
 def invokes(scale: Scale = FULL) -> Table:
@@ -28,14 +37,13 @@ def invokes(scale: Scale = FULL) -> Table:
             return Table("langchain", columns, [], [Absent("LangChain", f"not installed: {exc.name}")])
         cells = [_compared(models, size, scale) for size in SIZES]
         rows = [
-            Row(name, [column[number] for column in cells], spares=spares, reference=name.startswith("floor"))
-            for number, (name, _, spares) in enumerate(models)
+            Row(versioned(name, package), [column[number] for column in cells], spares=spares, reference=name.startswith("floor"))
+            for number, (name, package, _, spares) in enumerate(models)
         ]
     return Table("langchain", columns, rows)
 
 
-def _models(path: Path, stack: ExitStack) -> list[tuple[str, Any, str]]:
-    """Name, model, and what it spares."""
+def _models(path: Path, stack: ExitStack) -> list[Named]:
     from langchain_core.caches import InMemoryCache
     from langchain_llm_cache_mem import LLMCacheMem, cached
 
@@ -43,10 +51,10 @@ def _models(path: Path, stack: ExitStack) -> list[tuple[str, Any, str]]:
 
     on_sqlite = LLMCacheMem(backend=path / "ours.db")
     models = [
-        (OURS, Model(cache=LLMCacheMem()), ""),
-        (f"{OURS}, cached(model)", cached(Model(), LLMCacheMem()), ""),
-        ("LangChain InMemoryCache", Model(cache=InMemoryCache()), SHARED),
-        (f"{OURS}, on SQLite", Model(cache=on_sqlite), ""),
+        Named(OURS, OURS, Model(cache=LLMCacheMem())),
+        Named(f"{OURS}, cached(model)", OURS, cached(Model(), LLMCacheMem())),
+        Named("LangChain InMemoryCache", "langchain-core", Model(cache=InMemoryCache()), SHARED),
+        Named(f"{OURS}, on SQLite", OURS, Model(cache=on_sqlite)),
     ]
     try:
         from langchain_community.cache import SQLiteCache
@@ -55,21 +63,21 @@ def _models(path: Path, stack: ExitStack) -> list[tuple[str, Any, str]]:
     else:
         theirs = SQLiteCache(str(path / "theirs.db"))
         stack.callback(theirs.engine.dispose)
-        models.append(("LangChain SQLiteCache", Model(cache=theirs), ""))
-    models.append(("floor: no cache, the answer ready", Model(cache=False), ""))
+        models.append(Named("LangChain SQLiteCache", "langchain-community", Model(cache=theirs)))
+    models.append(Named("floor: no cache, the answer ready", "", Model(cache=False)))
     return models
 
 
-def _compared(models: Sequence[tuple[str, Any, str]], size: str, scale: Scale) -> list[Cell | None]:
+def _compared(models: Sequence[Named], size: str, scale: Scale) -> list[Cell | None]:
     count = max(1, scale.batch[size] // 4)
     stored = [request(size, number) for number in range(count)]
 
     def prepared(model: Any) -> Callable[[], Sequence[Work]]:
         return lambda: [lambda m=messages_of(anew(plain)): model.invoke(m) for plain in stored]  # type: ignore[misc]
 
-    for _, model, _ in models:
+    for _, _, model, _ in models:
         for plain in stored:
             model.invoke(messages_of(plain))
     print(f"  {size}: {len(models)} models, {scale.rounds} rounds of {count} calls", flush=True)
-    variants = [Variant(name, prepared(model)) for name, model, _ in models]
+    variants = [Variant(name, prepared(model)) for name, _, model, _ in models]
     return [*compared(variants, scale.rounds, process_time)]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers.contestant import LOOP, OURS, Absent, Contestant
+from benchmarks.peers.contestant import LOOP, OURS, Absent, versioned
 from benchmarks.peers.langchain_caches import messages_of
 from benchmarks.peers.tables import Cell, Column, Row, Table
 from benchmarks.peers.timed import FULL, Scale, folder
@@ -62,19 +62,15 @@ def stampede(scale: Scale = FULL) -> Table:
     rows: list[Row] = []
     absent: list[Absent] = [Absent("gptcache", "offers a wrapper for openai before 1.0 only")]
     for wrapper in WRAPPERS:
-        versioned = _versioned(wrapper)
-        print(f"  {versioned}", flush=True)
+        name = versioned(wrapper.name, wrapper.package)
+        print(f"  {name}", flush=True)
         try:
             with folder() as path:
-                rows.append(Row(versioned, _cells(wrapper, path, scale)))
+                rows.append(Row(name, _cells(wrapper, path, scale)))
         except ImportError as exc:
             absent.append(Absent(wrapper.name, f"not installed: {exc.name}"))
     numbers = {"callers": scale.callers, "seconds": scale.seconds, "different": DIFFERENT}
     return Table("stampede", columns, rows, absent, numbers)
-
-
-def _versioned(wrapper: Wrapper) -> str:
-    return type("Named", (Contestant,), {"name": wrapper.name, "package": wrapper.package}).versioned()
 
 
 def _cells(wrapper: Wrapper, path: Path, scale: Scale) -> list[Cell | None]:
@@ -87,8 +83,8 @@ def _cells(wrapper: Wrapper, path: Path, scale: Scale) -> list[Cell | None]:
             gather(ask, ["a first question"])  # what is loaded with the first call is not measured
             model.calls = 0
             seconds = gather(ask, same)
-            cells[2 * place : 2 * place + 2] = [Cell(model.calls), Cell(seconds)]
-            cells[4] = cells[4] or Cell(gather(ask, different))
+            cells[2 * place : 2 * place + 2] = [Cell(model.calls), Cell(round(seconds, 1))]  # nearer than that is chance
+            cells[4] = cells[4] or Cell(round(gather(ask, different), 1))
     return cells
 
 

@@ -81,7 +81,7 @@ SAID = {
         (1 is right), and after how many seconds had all their answer? Then {different} callers with different questions at once, since
         a lock around everything would make them wait for one another. Each through the wrapper that the library offers for a call; —
         where it offers none.""",
-        "A few hundredths of a second more than the model's own are those of waking the others.",
+        "A tenth of a second more than the model's own is that of waking the others.",
     ),
     "threads": Said(
         "Threads, in memory",
