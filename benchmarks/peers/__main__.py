@@ -1,7 +1,8 @@
 """``python -m benchmarks.peers [PART ...]``: run the comparisons, or those named, and write down what came out; ``--list`` names them.
 
 Written are ``benchmarks/peers/results.json``, and from it ``docs/benchmarks.md``, ``docs/benchmarks.svg`` and the short form in
-``README.md``; ``--render`` writes these again from the JSON. Parts that were not run stay as they were.
+``README.md``; ``--render`` writes these again from the JSON. Parts that were not run stay as they were. ``--quick``: fewer rounds and
+entries.
 """
 
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from benchmarks.peers import crowds, footprints, langchain_models, page, stampedes, timed, words
 from benchmarks.peers.chart import draw
 from benchmarks.peers.tables import Table, load, save
-from benchmarks.peers.timed import FULL, Scale
+from benchmarks.peers.timed import FULL, QUICK, Scale
 
 __all__ = ["PARTS", "main", "run", "write"]
 
@@ -63,13 +64,13 @@ def run(name: str, scale: Scale = FULL) -> list[Table]:
         made = make(scale)
         seconds = time.monotonic() - began
         for table in made if isinstance(made, list) else [made]:
-            finished = replace(table, seconds=round(seconds, 1), environment=_environment(name, table, load_before))
+            finished = replace(table, seconds=round(seconds, 1), environment=_environment(name, table, load_before, scale))
             tables.append(finished)
             print(f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n", flush=True)
     return tables
 
 
-def _environment(part: str, table: Table, load_before: float) -> str:
+def _environment(part: str, table: Table, load_before: float, scale: Scale) -> str:
     gil = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else ", no GIL"
     optimized = "PGO" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else "no PGO"
     parts = [f"Python {platform.python_version()} ({optimized}{gil})", f"SQLite {sqlite3.sqlite_version}"]
@@ -78,7 +79,7 @@ def _environment(part: str, table: Table, load_before: float) -> str:
     parts.append(f"{os.cpu_count()} cores, load {load_before:.1f}")
     commit = _said("git", "rev-parse", "--short", "HEAD")
     parts += [f"commit {commit}"] if commit else []
-    parts.append(f"{datetime.now(UTC):%Y-%m-%d}, by {words.COMMAND} ARGS={part}")
+    parts.append(f"{datetime.now(UTC):%Y-%m-%d}, by {words.COMMAND} ARGS={part}, {scale.rounds} rounds")
     return "; ".join(parts)
 
 
@@ -113,17 +114,19 @@ def main(names: Sequence[str]) -> int:
     if list(names) == ["--list"]:
         print("\n".join(PARTS))
         return 0
-    unknown = [name for name in names if name not in PARTS and name != "--render"]
+    options = {name for name in names if name in ("--render", "--quick")}
+    names = [name for name in names if name not in options]
+    unknown = [name for name in names if name not in PARTS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; known are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")  # LangChain's community package warns of its own end at every hit
     root = Path(__file__).resolve().parents[2]
-    if "--render" in names:
+    if "--render" in options:
         render(root)
     else:
         for name in names or PARTS:
-            write(run(name), root)  # each as soon as it is there
+            write(run(name, QUICK if "--quick" in options else FULL), root)  # each as soon as it is there
         print(f"written: docs/benchmarks.md, {CHART}, README.md, benchmarks/peers/results.json")
     return 0
 

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.peers.contestant import Contestant, Place
 from benchmarks.workload import PARAMS
 
-__all__ = ["InMemory", "OnRedis", "OnSQLite", "messages_of"]
+__all__ = ["InMemory", "OnRedis", "OnSQLite", "messages_of", "quiet"]
 
 
 def messages_of(request: dict[str, Any]) -> list[Any]:
@@ -71,7 +71,7 @@ class InMemory(LangChain):
         self.cache = InMemoryCache(maxsize=place.entries)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Let pass what langchain-core, which turns its own warnings on as it is imported, says at every hit of the community's caches."""
     warnings.filterwarnings("ignore", message=".*allowed_objects.*")
 
@@ -87,7 +87,7 @@ class OnSQLite(LangChain):
     def __init__(self, place: Place) -> None:
         from langchain_community.cache import SQLiteCache
 
-        _quiet()
+        quiet()
         self.cache = SQLiteCache(str(place.folder / "langchain.db"))
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class OnRedis(LangChain):
         from langchain_community.cache import RedisCache
         from redis import Redis
 
-        _quiet()
+        quiet()
         self._client = Redis(port=place.port)
         self.cache = RedisCache(self._client, ttl=3600)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import Variant, Work
 from benchmarks.peers.contestant import OURS, Absent, versioned
-from benchmarks.peers.langchain_caches import messages_of
+from benchmarks.peers.langchain_caches import messages_of, quiet
 from benchmarks.peers.tables import Cell, Column, Row, Table
 from benchmarks.peers.timed import FULL, Scale, anew, compared, folder
 from benchmarks.workload import SIZES, request
@@ -61,6 +61,7 @@ def _models(path: Path, stack: ExitStack) -> list[Named]:
     except ImportError:
         pass
     else:
+        quiet()
         theirs = SQLiteCache(str(path / "theirs.db"))
         stack.callback(theirs.engine.dispose)
         models.append(Named("LangChain SQLiteCache", "langchain-community", Model(cache=theirs)))

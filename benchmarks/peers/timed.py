@@ -20,6 +20,7 @@ from llm_cache_mem import keys
 
 __all__ = [
     "FULL",
+    "QUICK",
     "Scale",
     "anew",
     "compared",
@@ -42,7 +43,7 @@ numbers = itertools.count(1_000_000)
 class Scale(NamedTuple):
     """How much is run: *rounds* of a comparison, calls in a *batch* by size, *entries* weighed, fewer *on_disk*, and *prefilled*."""
 
-    rounds: int = 15
+    rounds: int = 11
     batch: dict[str, int] = {"S": 300, "M": 100, "L": 12}  # noqa: RUF012 - nobody changes it
     entries: int = 50_000
     on_disk: int = 5_000
@@ -52,6 +53,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale()
+QUICK = Scale(rounds=5, entries=10_000, on_disk=2_000)
 Prepare = Callable[[Contestant, str, int], Callable[[], Sequence[Work]]]
 
 
