@@ -97,17 +97,12 @@ def write(tables: Sequence[Table], root: Path) -> None:
     merged = {table.name: table for table in (*load(results), *tables)}
     ordered = [merged[name] for name in ORDER if name in merged]
     save(ordered, results)
-    render(root)
-
-
-def render(root: Path) -> None:
-    """Make the page, the chart and the short form from the results at *root*."""
-    tables = load(root / "benchmarks/peers/results.json")
-    (root / "docs/benchmarks.md").write_text(page.page(tables), encoding="utf-8")
-    if {"hits-fresh", "misses"} <= {table.name for table in tables}:
-        draw(tables, root / CHART)
+    shown = load(results)
+    (root / "docs/benchmarks.md").write_text(page.page(shown), encoding="utf-8")
+    if {"hits-fresh", "misses"} <= set(merged):
+        draw(shown, root / CHART)
         readme = root / "README.md"
-        readme.write_text(page.with_short(readme.read_text(encoding="utf-8"), page.short(tables, CHART)), encoding="utf-8")
+        readme.write_text(page.with_short(readme.read_text(encoding="utf-8"), page.short(shown, CHART)), encoding="utf-8")
 
 
 def main(names: Sequence[str]) -> int:
@@ -123,7 +118,7 @@ def main(names: Sequence[str]) -> int:
     warnings.simplefilter("ignore")  # LangChain's community package warns of its own end at every hit
     root = Path(__file__).resolve().parents[2]
     if "--render" in options:
-        render(root)
+        write((), root)
     else:
         for name in names or PARTS:
             write(run(name, QUICK if "--quick" in options else FULL), root)  # each as soon as it is there

@@ -87,8 +87,19 @@ def _measure(cell: Cell) -> float:
 
 
 def save(tables: Sequence[Table], path: Path) -> None:
-    """Write *tables* to *path* as JSON, in a form whose differences can be read."""
-    path.write_text(json.dumps([asdict(table) for table in tables], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write *tables* to *path* as JSON, a row a line, so that differences can be read."""
+    path.write_text("[\n" + ",\n".join(_text(table) for table in tables) + "\n]\n", encoding="utf-8")
+
+
+def _text(table: Table) -> str:
+    raw = asdict(table)
+    rows = ",\n  ".join(_line(row) for row in raw.pop("rows"))
+    return f'{json.dumps(raw, ensure_ascii=False)[:-1]}, "rows": [\n  {rows}\n]}}'
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [cell and {name: cell[name] and float(f"{cell[name]:.5g}") for name in ("value", "ratio")} for cell in row["cells"]]
+    return json.dumps({**row, "cells": cells}, ensure_ascii=False)
 
 
 def load(path: Path) -> list[Table]:
