@@ -240,7 +240,7 @@ def test_without_the_sdk_its_answer_is_left_for_later(tmp_path: Path) -> None:
     message = openai.types.CompletionUsage(completion_tokens=1, prompt_tokens=2, total_tokens=3)
     (tmp_path / "one").write_bytes(Payload.of(message).json())
     script = (
-        "import sys\nfrom llm_cache_mem.codec_classes import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
+        "import sys\nfrom llm_cache_mem.codec import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
         "payload = Payload.from_json(open(sys.argv[1], 'rb').read())\n"
         "try:\n    payload.thaw()\nexcept EntryUnreadable as exc:\n    assert exc.newer\nelse:\n    raise SystemExit('read')\n"
         "assert not {'openai', 'pydantic'} & set(sys.modules)\n"
