@@ -80,7 +80,7 @@ def _times(ratio: float) -> str:
 
 
 def _who(tables: Sequence[Table]) -> str:
-    rows = {row.name: row for table in tables for row in table.rows if row.key}
+    rows = {(row.name, row.value): row for table in tables for row in table.rows if row.key}
     lines = ["| | key | answer |", "| --- | --- | --- |", *(f"| {row.name} | {row.key} | {row.value} |" for row in rows.values())]
     return "## Who does what\n\n" + "\n".join(lines)
 
