@@ -85,14 +85,21 @@ class Writer(Reader):
     ) -> Entry | None:
         """Store *value*, which stands for *response*, if that is worth keeping; the entry, or None if it was not stored.
 
-        *value* may be a Payload, which is at rest already. With *epoch*, what it was when the call began, nothing is stored if anything
-        was deleted meanwhile; with *flight*, that of the call, if this key was.
+        With *epoch*, what it was when the call began, nothing is stored if anything was deleted meanwhile; with *flight*, that of
+        the call, if this key was.
         """
         paid = self._paid(request, response, seconds)
         if epoch is not None and epoch != self._epoch:
             return None
-        payload = value if type(value) is Payload else self._pack(request, value, same)
-        return self._keep(request, payload, paid, flight)
+        return self._keep(request, self._pack(request, value, same), paid, flight)
+
+    def keep_at_rest(self, request: Request, payload: Payload, seconds: float | None = None) -> Entry | None:
+        """``keep`` of a value that is at rest already, that nobody paid for here, and that is to be stored whatever admission would say."""
+        if not self._writes():
+            return None
+        now, ttl = self._clock(), self._ttl()
+        entry = Entry(payload, now, None if ttl is None else now + ttl, request.model, None, None, seconds, self._kept(request))
+        return self._commit_or_skip(request, entry, None)
 
     async def akeep(
         self,

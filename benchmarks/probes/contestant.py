@@ -152,6 +152,8 @@ class Running:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def result(self, seconds: float = 60.0) -> Any:
         """What the step returned."""

@@ -44,11 +44,11 @@ class Client:
             rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock, policy=rule.policy
         )
         self.lookup = self.cache.lookup
-        self._keep = self.cache.keep
+        self._keep = self.cache.keep_at_rest
 
     def arrived(self, request: Request, seconds: float) -> None:
         """The answer to *request*, which missed, is complete after *seconds*."""
-        self._keep(request, _AT_REST, response=_VALUE, seconds=seconds)
+        self._keep(request, _AT_REST, seconds)
 
     def stats(self) -> CacheStats:
         return self.cache.stats()

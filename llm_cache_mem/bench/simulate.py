@@ -171,4 +171,6 @@ def _no_collections() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            gc.freeze()  # so that they count as old, and are not all looked through at once now
             gc.enable()
+            gc.unfreeze()
