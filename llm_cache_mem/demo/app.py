@@ -99,8 +99,9 @@ def run_demo(options: argparse.Namespace, console: Console) -> int:
     """As main, with parsed *options*; shows everything on *console*."""
     began = perf_counter()
     with ExitStack() as stack:
-        model = _live_model(options, console) if options.live else _local_model(options, console, stack)
+        # Before anything is said: who stops the demo at its first words must find nothing half made.
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-cache-mem-demo-", ignore_cleanup_errors=True))
+        model = _live_model(options, console) if options.live else _local_model(options, console, stack)
         orders = Orders(1, model.models, model.url, str(Path(folder) / "cache.db"), model.price, options.seconds, 1.2 * options.seconds)
         records = _run_sessions(orders, console)
     if not records:
