@@ -131,8 +131,9 @@ def test_one_dead_server_of_three_costs_its_own_share_only() -> None:
         assert cache.stats().size == 60
         assert [cache.get(str(number)) for number in range(60)] == list(range(60))
         servers[0].kill()
-        for _ in range(3):  # by then it is known to be dead
-            found = [cache.get(str(number)) for number in range(60)]
+        # Until it is known to be dead; keys that happen to be its own one after the other can have all servers left alone for a moment
+        until(lambda: sum(cache.get(str(number)) is not None for number in range(60)) >= 20, "the others are asked", 60)
+        found = [cache.get(str(number)) for number in range(60)]
         assert 20 <= sum(answer is not None for answer in found) < 60
         assert [cache.get(str(number)) for number in range(60)] == found
         with pytest.raises(StoreError):
