@@ -97,9 +97,7 @@ class Writer(Reader):
         """``keep`` of a value that is at rest already, that nobody paid for here, and that is to be stored whatever admission would say."""
         if not self._writes():
             return None
-        now, ttl = self._clock(), self._ttl()
-        entry = Entry(payload, now, None if ttl is None else now + ttl, request.model, None, None, seconds, self._kept(request))
-        return self._commit_or_skip(request, entry, None)
+        return self._commit_or_skip(request, self._entry(request, payload, self._priced(request, None, seconds)), None)
 
     async def akeep(
         self,
