@@ -116,6 +116,10 @@ class Entry:
         """Bytes of the value and, where kept, of the request."""
         return self.payload.size + (0 if self.request is None else len(self.request))
 
+    def is_expired(self, now: float) -> bool:
+        """Whether it says of itself that it is too old at *now*, in Unix seconds; who reads may be stricter."""
+        return self.expires_at is not None and now >= self.expires_at
+
     def pack(self, key: str) -> bytes:
         """The envelope to keep under *key*; ValueNotCacheable when the value is over MAX_BODY_BYTES or a field out of range."""
         sealed = self.to_bytes()

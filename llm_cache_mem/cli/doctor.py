@@ -189,7 +189,7 @@ def _entries(reader: Any, *, by_server: bool) -> Iterator[Finding]:
             count += 1
             newer += found.parts.schema > keys.SCHEMA
             future += found.entry.stored_at > now + 60
-            expired += found.entry.expires_at is not None and found.entry.expires_at <= now
+            expired += found.entry.is_expired(now)
             if count == _LOOKED_AT:
                 break
     except CommandFailed as exc:

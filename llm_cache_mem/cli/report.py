@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from llm_cache_mem.cli.store import Found, is_expired
+from llm_cache_mem.cli.store import Found
 from llm_cache_mem.usage import Usage
 
 __all__ = ["Summary", "describe", "finite"]
@@ -24,7 +24,7 @@ def describe(found: Found, now: float) -> Row:
         "model": entry.model,
         "stored_at": entry.stored_at,
         "expires_at": finite(entry.expires_at),
-        "expired": is_expired(entry, now),
+        "expired": entry.is_expired(now),
         "bytes": entry.size,
         "usage": None if entry.usage is None else Usage(*entry.usage)._asdict(),
         "cost_usd": finite(entry.cost_usd),

@@ -24,7 +24,6 @@ __all__ = [
     "back_of",
     "environment_envelope",
     "expires_on_server",
-    "is_expired",
     "open_for_changes",
     "open_to_read",
 ]
@@ -59,11 +58,7 @@ class Selection(NamedTuple):
         entry = found.entry
         if self.kind not in (None, found.parts.kind) or self.model not in (None, entry.model):
             return False
-        return not self.expired or is_expired(entry, now) or (self.older_than is not None and now - entry.stored_at >= self.older_than)
-
-
-def is_expired(entry: Entry, now: float) -> bool:
-    return entry.expires_at is not None and now >= entry.expires_at
+        return not self.expired or entry.is_expired(now) or (self.older_than is not None and now - entry.stored_at >= self.older_than)
 
 
 def environment_envelope() -> Envelope:

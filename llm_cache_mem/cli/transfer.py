@@ -6,7 +6,7 @@ from typing import NamedTuple
 from llm_cache_mem import keys
 from llm_cache_mem.cli.input import BadInput
 from llm_cache_mem.cli.jsonl import from_line
-from llm_cache_mem.cli.store import environment_envelope, is_expired
+from llm_cache_mem.cli.store import environment_envelope
 from llm_cache_mem.encryption import KEY_VARIABLE
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import ValueNotCacheable
@@ -60,7 +60,7 @@ class Import:
         held = {} if self._overwrite or not waiting else self._store.get_many(list(waiting))
         fresh = []
         for key, line in waiting.items():
-            if is_expired(line.entry, self._now):
+            if line.entry.is_expired(self._now):
                 self.counts["expired"] += 1
             elif key in held and held[key].stored_at >= line.entry.stored_at:
                 self.counts["kept"] += 1

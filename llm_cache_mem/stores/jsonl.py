@@ -112,7 +112,7 @@ class JsonlStore:
 
     def purge(self) -> int:
         now = self._clock()
-        return self._remove("purge", lambda key, entry: entry.expires_at is not None and entry.expires_at <= now)
+        return self._remove("purge", lambda key, entry: entry.is_expired(now))
 
     def size(self, prefix: str = "") -> int:
         with self._only_store_errors("size"):

@@ -27,7 +27,6 @@ _BATCH = 100  # keys asked for at once
 _BATCH_BYTES = 1024 * 1024
 _COUNT_SECONDS = 2.0
 _LIST_SECONDS = 60.0
-_PORT = 11211
 
 
 def _reason(exc: Exception) -> str:
@@ -206,7 +205,7 @@ class MemcachedStore(ServerStore):
     def purge(self) -> int:
         """Remove what is expired by this cache's clock. The servers do so by their own: where they agree there is nothing to do."""
         now = self._clock()
-        return sum(_is_over(entry, now) and self.delete(key, stored_at=entry.stored_at) for key, entry in self._walk(""))
+        return sum(entry.is_expired(now) and self.delete(key, stored_at=entry.stored_at) for key, entry in self._walk(""))
 
     @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
@@ -314,7 +313,3 @@ class MemcachedStore(ServerStore):
                         with contextlib.suppress(EntryUnreadable):
                             entries[key] = self.envelope.unpack(key, data)
             yield from ((key, entries[key]) for key in some if key in entries)
-
-
-def _is_over(entry: Entry, now: float) -> bool:
-    return entry.expires_at is not None and entry.expires_at <= now
