@@ -12,6 +12,7 @@ from llm_cache_mem.codec_classes import class_ref, resolve, shape_of
 from llm_cache_mem.codec_plain import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES
 from llm_cache_mem.codec_scalars import SCALAR_TAGS, Scalar, decode_scalar, from_base64, scalars, to_base64
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+from llm_cache_mem.wire import step
 
 __all__ = ["from_tree", "to_tree"]
 
@@ -147,16 +148,9 @@ def _is_utf8(text: str) -> bool:
 def _refused(path: _Path, reason: str) -> ValueNotCacheable:
     steps = []
     while path is not None:
-        path, step = path
-        steps.append(_step(step))
+        path, key = path
+        steps.append(step(key))
     return ValueNotCacheable("value" + "".join(reversed(steps)), reason)
-
-
-def _step(step: Any) -> str:
-    """One step of a path; a key that is no name might be a user's text, and stays out of error messages."""
-    if type(step) is str and step.isidentifier() and len(step) <= 40:
-        return f".{step}"
-    return f"[{step}]" if type(step) is int else "[...]"
 
 
 def _article(cls: type) -> str:

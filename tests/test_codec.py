@@ -311,7 +311,7 @@ def test_a_refusal_quotes_no_content() -> None:
     with pytest.raises(ValueNotCacheable) as caught:
         Payload.of({"a secret prompt": {"ok": [MyStr("a secret answer")]}})
     assert str(caught.value) == (
-        "value not cacheable at value[...].ok[0]: a MyStr would not come back equal; a dataclass or pydantic model does, once registered"
+        "value not cacheable at value[…].ok[0]: a MyStr would not come back equal; a dataclass or pydantic model does, once registered"
     )
 
 
