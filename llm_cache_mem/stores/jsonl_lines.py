@@ -7,6 +7,7 @@ from typing import Any, Final
 from llm_cache_mem import keys, strict_json
 from llm_cache_mem.canonical import encode
 from llm_cache_mem.codec import Payload
+from llm_cache_mem.codec_plain import WRAPPER
 from llm_cache_mem.codec_scalars import from_base64, to_base64
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.redaction import Redaction
@@ -14,7 +15,6 @@ from llm_cache_mem.usage import Usage
 
 __all__ = ["BadLine", "from_line", "says_the_same", "to_line"]
 
-_WRAPPER: Final = "$llm-cache-mem"  # of a value that JSON cannot hold, as the codec writes it
 _BYTES, _UTF8 = "$bytes", "$utf8"  # inside of it: base64, and here, where bytes are a text, that text
 _JSON, _HOW = "$json", "$written"  # the body of an HTTP exchange, and how it is laid out if not as densely as possible
 _CONFLICT = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
@@ -124,27 +124,27 @@ def _readable(tree: Any, *, http: bool) -> Any:
     """Bytes as text where they are one, in a value that JSON cannot hold; the body of an HTTP exchange as JSON where it is that."""
     if http and type(tree) is dict and type(tree.get("text")) is str:
         return tree | {"text": _as_json(tree["text"])}
-    return {_WRAPPER: _walk(tree[_WRAPPER], _BYTES, _as_text)} if _is_wrapped(tree) else tree
+    return {WRAPPER: _walk(tree[WRAPPER], _BYTES, _as_text)} if _is_wrapped(tree) else tree
 
 
 def _storable(tree: Any, *, http: bool) -> Any:
     """What ``_readable`` was made of."""
     if http and type(tree) is dict and type(tree.get("text")) is dict:
         return tree | {"text": _from_json(tree["text"])}
-    return {_WRAPPER: _walk(tree[_WRAPPER], _UTF8, _as_bytes)} if _is_wrapped(tree) else tree
+    return {WRAPPER: _walk(tree[WRAPPER], _UTF8, _as_bytes)} if _is_wrapped(tree) else tree
 
 
 def _redacted(tree: Any, redaction: Redaction) -> Any:
     """An HTTP exchange also says where its body was cut into pieces, which is no longer where they were when the body has changed."""
     redacted = redaction.answer(tree)
-    exchange = redacted[_WRAPPER] if _is_wrapped(redacted) else redacted
+    exchange = redacted[WRAPPER] if _is_wrapped(redacted) else redacted
     if type(exchange) is dict and "cuts" in exchange and "headers" in exchange and redacted != tree:
         del exchange["cuts"]
     return redacted
 
 
 def _is_wrapped(tree: Any) -> bool:
-    return type(tree) is dict and len(tree) == 1 and _WRAPPER in tree
+    return type(tree) is dict and len(tree) == 1 and WRAPPER in tree
 
 
 def _walk(node: Any, tag: str, change: Callable[[Any], Any]) -> Any:
