@@ -6,7 +6,6 @@ nobody without the key can look up a guessed prompt. The bound of random nonces:
 """
 
 import base64
-import binascii
 import hmac
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -134,7 +133,7 @@ def _decoded(key: Any) -> bytes:
     try:
         text = (key if isinstance(key, str) else key.decode("ascii")).rstrip("=").translate(_TO_STANDARD)
         secret = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         secret = b""
     if len(secret) != _KEY_BYTES:
         raise ValueError("an encryption key is 32 bytes, or those as base64url text; `llm-cache-mem key --new` makes one")
