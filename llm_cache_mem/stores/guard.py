@@ -16,6 +16,8 @@ __all__ = ["Breaker", "GuardedStore", "LeftAlone"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_FAILURES = 3  # in a row open a breaker,
+_FIRST, _LONGEST = 1.0, 5.0  # for so many seconds the first time, and at the most
 _QUIET_SECONDS = 60.0
 
 
@@ -24,24 +26,14 @@ class LeftAlone(StoreError):
 
 
 class Breaker:
-    """A circuit breaker: *failures* in a row open it for *first* to *longest* seconds, doubling; then one probe decides.
+    """A circuit breaker: three failures in a row open it for one second, then two, four and at the most five; then one probe decides.
 
     What failed slowly counts twice: a call that is served by several operations must not wait for each of them.
 
     Calls that began before it opened and fail afterwards change nothing, or one outage would escalate the wait at once.
     """
 
-    def __init__(
-        self,
-        *,
-        failures: int = 3,
-        first: float = 1.0,
-        longest: float = 5.0,
-        timer: Callable[[], float] = monotonic,
-    ) -> None:
-        self._limit = failures
-        self._first = first
-        self._longest = longest
+    def __init__(self, *, timer: Callable[[], float] = monotonic) -> None:
         self._timer = timer
         self._lock = RLock()
         self._failures = 0
@@ -93,12 +85,12 @@ class Breaker:
             self._failures += 2 if slowly else 1
             if self._wait and not self._probing:
                 return False
-            if not self._wait and self._failures < self._limit:
+            if not self._wait and self._failures < _FAILURES:
                 return False
             from random import random  # slow to import, and stores seldom fail
 
             opened = not self._wait
-            self._wait = min(self._longest, self._wait * 2 or self._first)
+            self._wait = min(_LONGEST, self._wait * 2 or _FIRST)
             self._closed_again_at = self._timer() + self._wait * (0.75 + random() / 4)
             self._probing = False
             return opened
@@ -144,12 +136,11 @@ class GuardedStore:
         """Whether the store failed so often that it is not asked for some seconds."""
         return self._breaker.open
 
-    def held(self, key: str) -> Entry | None:
-        """The entry under *key* if no disk and no server need be asked for it."""
-        return self._in_front(key)
+    def held(self, key: str, *, alone: bool = False) -> Entry | None:
+        """The entry under *key* if no disk and no server need be asked for it; *alone*: or if none can be.
 
-    def _in_front(self, key: str, *, alone: bool = False) -> Entry | None:
-        """Not by way of the breaker: what is in front says nothing of what is behind it."""
+        Not by way of the breaker: what is in front says nothing of what is behind it.
+        """
         if self._held is None:
             return None
         try:
@@ -161,7 +152,7 @@ class GuardedStore:
     def get(self, key: str) -> Entry | None:
         if self._held is None:
             return self._guarded("get", None, self.inner.get, key)
-        return self._in_front(key) or self._guarded("get", None, self.inner.get, key) or self._in_front(key, alone=True)
+        return self.held(key) or self._guarded("get", None, self.inner.get, key) or self.held(key, alone=True)
 
     def demand(self, key: str) -> Entry | None:
         """As ``get``, but StoreError says when nobody knows: for who would take a miss for an answer."""
@@ -174,7 +165,7 @@ class GuardedStore:
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries under *keys*, as far as they can be had: in one round trip where the store can do that."""
         if self._held is not None:
-            found = {key: entry for key in dict.fromkeys(keys) if (entry := self._in_front(key)) is not None}
+            found = {key: entry for key in dict.fromkeys(keys) if (entry := self.held(key)) is not None}
             if self._many is not None and len(found) < len(keys):
                 found |= self._guarded("get_many", {}, self._many.get_many, [key for key in keys if key not in found])
             return found
