@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["field", "given", "has", "word"]
+__all__ = ["field", "given", "has", "listed", "word"]
 
 _ABSENT = object()
 
@@ -29,6 +29,11 @@ def given(obj: Any, name: str) -> bool:
     """As ``has``, but of a pydantic object only what it was made with, not what its class fills in."""
     made_with = _attribute(obj, "model_fields_set")
     return name in made_with if isinstance(made_with, set) else has(obj, name)
+
+
+def listed(value: Any) -> list[Any]:
+    """*value* if it is a list; else none."""
+    return value if isinstance(value, list) else []
 
 
 def word(value: Any) -> str:

@@ -8,7 +8,7 @@ protocol: an application's own ``Quiz(choices=[...])`` or ``Task(done=False)``.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llm_cache_mem.foreign import field, given, has, word
+from llm_cache_mem.foreign import field, given, has, listed, word
 
 __all__ = ["Pieces", "Reading"]
 
@@ -126,10 +126,6 @@ def _index(part: Any) -> int:
     return int(index) if isinstance(index, int | float) and abs(index) < 1 << 31 else 0
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _read_message(reading: Reading, message: Any) -> None:
     """A message, or the change to one that a chunk brings, in OpenAI's form, which most others share."""
     if message is None:
@@ -195,7 +191,7 @@ def _read_response(reading: Reading, response: Any) -> None:
     reading.stop(field(field(response, "incomplete_details"), "reason"))
     if status not in {"in_progress", "queued"}:
         reading.end(status)
-    _read_output(reading, _list(field(response, "output")))
+    _read_output(reading, listed(field(response, "output")))
 
 
 def _read_output(reading: Reading, items: list[Any]) -> None:
@@ -205,7 +201,7 @@ def _read_output(reading: Reading, items: list[Any]) -> None:
             continue
         content = field(item, "content")
         reading.note(says=_says(content))
-        if any(word(field(part, "type")) == "refusal" for part in _list(content)):
+        if any(word(field(part, "type")) == "refusal" for part in listed(content)):
             reading.stop("refusal")
 
 
@@ -233,7 +229,7 @@ def _messages(reading: Reading, piece: Any) -> bool:
 
 def _gemini(reading: Reading, piece: Any) -> bool:
     """Gemini's generateContent. A chunk of its stream looks like an answer, so only a reason to finish is an end."""
-    candidates = [c for c in _list(field(piece, "candidates")) if has(c, "finishReason") or has(c, "finish_reason") or has(c, "content")]
+    candidates = [c for c in listed(field(piece, "candidates")) if has(c, "finishReason") or has(c, "finish_reason") or has(c, "content")]
     blocked = word(field(field(piece, "promptFeedback", "prompt_feedback"), "blockReason", "block_reason"))
     version = field(piece, "modelVersion", "model_version")
     if not candidates and not blocked and not (isinstance(version, str) and has(piece, "candidates")):
@@ -364,7 +360,7 @@ def _message(reading: Reading, piece: Any) -> bool:
 def _bare_text(reading: Reading, piece: Any) -> bool:
     """Text beside a reason to stop, as Titan, Llama, Mistral and Cohere write it, alone or in a list."""
     found = False
-    for part, entry in enumerate(_list(field(piece, "results", "outputs", "generations")) or [piece]):
+    for part, entry in enumerate(listed(field(piece, "results", "outputs", "generations")) or [piece]):
         text, why = field(entry, "outputText", "generation", "text"), field(entry, *_STOP_FIELDS)
         if isinstance(text, str) and any(has(entry, name) for name in _STOP_FIELDS):
             reading.note(says=_text(text))

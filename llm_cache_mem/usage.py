@@ -5,9 +5,10 @@ another, so one table of names reads them all. What does differ in meaning is wh
 tokens of the provider's own prompt cache: Anthropic and Bedrock count those beside it, everyone else within it.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from llm_cache_mem.foreign import field
+from llm_cache_mem.foreign import field, listed
 
 __all__ = ["Usage", "identify", "read_id", "read_model", "read_usage"]
 
@@ -82,17 +83,12 @@ def read_usage(response: Any) -> Usage | None:
 
 def read_model(response: Any) -> str | None:
     """The name of the model that answered, as *response* gives it, or None. Takes what ``read_usage`` takes; never raises."""
-    pieces = response if isinstance(response, (list, tuple)) else (response,)
-    for piece in pieces:
-        if model := _model(piece, _DEPTH):
-            return model
-    return None
+    return next((model for piece in _pieces(response) if (model := _model(piece, _DEPTH))), None)
 
 
 def read_id(response: Any) -> str | None:
     """The provider's own id of the answer, or None. Takes what ``read_usage`` takes; never raises."""
-    pieces = response if isinstance(response, list | tuple) else (response,)
-    return next((identity for piece in pieces if (identity := _id(piece, _DEPTH))), None)
+    return next((identity for piece in _pieces(response) if (identity := _id(piece, _DEPTH))), None)
 
 
 def identify(response: Any) -> str:
@@ -128,7 +124,7 @@ class _Tally:
                     self._collect(value, counts, within=True)
                 continue
             if slot == "by_ttl":
-                slot, value = "write_1h", sum(_count(field(entry, "inputTokens")) for entry in _items(value) if field(entry, "ttl") == "1h")
+                slot, value = "write_1h", sum(_count(field(entry, "inputTokens")) for entry in listed(value) if field(entry, "ttl") == "1h")
             elif slot == "nested":  # LangChain's cache_creation is a count, Anthropic's an object
                 slot = "write"
             if (count := _count(value)) > counts.get(slot, 0):
@@ -159,6 +155,10 @@ class _Tally:
         return Usage(input_tokens, output_tokens, read, write, hour)
 
 
+def _pieces(response: Any) -> Sequence[Any]:
+    return response if isinstance(response, (list, tuple)) else (response,)
+
+
 def _read(tally: _Tally, piece: Any, depth: int) -> None:
     """Find the usage objects in *piece* and report them."""
     if piece is None or isinstance(piece, str | bytes | int | float):
@@ -166,7 +166,7 @@ def _read(tally: _Tally, piece: Any, depth: int) -> None:
     usage = field(piece, *_USAGE)
     if usage is None and field(piece, *_OWN_COUNTS) is not None:
         usage = piece  # Ollama, and Titan and Llama on Bedrock, put the counts beside the answer
-        for result in _items(field(piece, "results")):
+        for result in listed(field(piece, "results")):
             tally.report({"output_tokens": field(result, "tokenCount")})
     if usage is None:
         usage = field(piece, "token_usage", "meta")
@@ -218,7 +218,3 @@ def _count(value: Any) -> int:
     if type(value) is int or (type(value) is float and value.is_integer()):
         return int(value) if 0 < value <= _MOST else 0
     return 0
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
