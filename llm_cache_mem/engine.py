@@ -200,7 +200,7 @@ class Engine(Writer):
         if answer.payload is None:  # nothing but the object that the leader's caller may be changing by now
             raise EntryUnreadable("the answer has no stored form")
         shared = load(answer.payload.thaw())
-        self._ledger.joined(request.key, answer.entry, request.model, self._clock() - began)
+        self.count_joined(request, answer.entry, self._clock() - began)
         return shared
 
     def _lead(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight, turn: "Turn | None") -> _Answer:

@@ -63,13 +63,13 @@ class Ledger:
         if self._on_event is not None:
             self._tell_saving("hit", key, entry)
 
-    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float | None = None) -> None:
+    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float) -> None:
         """A lookup that missed was answered by a call in flight, after *waited* seconds; *entry* is what that call stored, if it did."""
         with self._lock:
             self.coalesced += 1
             saved = _of_model(self._joined, entry.model if entry is not None else model)
             if entry is not None:
-                seconds = None if entry.seconds is None or waited is None else max(0.0, entry.seconds - waited)
+                seconds = None if entry.seconds is None else max(0.0, entry.seconds - waited)
                 saved.add(entry.usage, seconds, entry.cost_usd)
             else:
                 saved.add(None, None, None)

@@ -103,7 +103,7 @@ class Tally:
         self._count(entry.model, "hits")
         self._count(entry.model, "seconds_saved", entry.seconds or 0.0)
 
-    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float | None = None) -> None:
+    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float) -> None:
         self._inner.joined(key, entry, model, waited)
         self._count(model, "coalesced")
 
