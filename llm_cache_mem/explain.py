@@ -15,7 +15,6 @@ _COMPARED_BYTES = 16_384  # of each end of a request, in search of those
 SHOWN = 12
 _SHOWN_CHARACTERS = 100
 _CONTEXT = 24
-_SAME_AGAIN = 64  # levels: no request is as deep
 _KIND, _SAMPLE = "kind of entry", "sample"
 
 
@@ -163,7 +162,7 @@ def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | 
     return Explanation(asked.key, best[1].key, tuple(best[2]), total, compared)
 
 
-def differences(stored: Any, asked: Any, path: str = "", depth: int = _SAME_AGAIN) -> Iterator[Difference]:
+def differences(stored: Any, asked: Any, path: str = "", depth: int = keys.MAX_DEPTH) -> Iterator[Difference]:
     """Where two trees of JSON differ, as JSON: 1, 1.0 and true are three things."""
     if type(stored) is str and stored == REDACTED:
         return
