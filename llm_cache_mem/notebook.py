@@ -9,10 +9,11 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.frameworks import FRAMEWORKS, install, is_imported
 from llm_cache_mem.options import MODES, options
+from llm_cache_mem.stats_tables import by_reason
 
-__all__ = ["Magics", "load", "unload"]
+__all__ = ["Magics", "begin_cell", "load", "unload"]
 
-HELP = """\
+_HELP = """\
 %llm_cache on [BACKEND] [name=value ...]   cache every LangChain and LlamaIndex model, and `llm_cache` for your own calls
 %llm_cache off                             stop; what was set before is set again
 %llm_cache stats | clear                   what it saved; forget all of it
@@ -22,7 +23,7 @@ HELP = """\
 BACKEND: memory (default), sqlite://./cache.db, or any other that LLMCache takes.
 Names for `on`: ttl, max_size, namespace, mode, keep_requests (yes or no; memory does, for `why`)."""
 
-NAME = "llm_cache"  # of the variable that holds the cache
+_NAME = "llm_cache"  # of the variable that holds the cache
 
 
 class Magics:
@@ -40,7 +41,7 @@ class Magics:
         """``%llm_cache ...``"""
         verb, *words = _words(line) or ["stats" if self._cache is not None else "help"]
         if verb == "help":
-            print(HELP)  # noqa: T201  # a person asked
+            print(_HELP)  # noqa: T201  # a person asked
             return None
         if verb == "on":
             return self.turn_on(*words)
@@ -76,7 +77,7 @@ class Magics:
         if self._cache is not None:
             self.turn_off()
         self._cache = cache
-        self._shell.user_ns[NAME] = cache
+        self._shell.user_ns[_NAME] = cache
         self._install(lambda framework: False)
         return cache
 
@@ -88,8 +89,8 @@ class Magics:
         cache, self._cache = self._cache, None
         if cache is not None:
             cache.close()
-            if self._shell.user_ns.get(NAME) is cache:
-                del self._shell.user_ns[NAME]
+            if self._shell.user_ns.get(_NAME) is cache:
+                del self._shell.user_ns[_NAME]
 
     def _install(self, wanted: Callable[[str], bool]) -> None:
         for framework in FRAMEWORKS:
@@ -207,7 +208,7 @@ def _nothing(cache: LLMCache, word: str) -> str:
     """What to say where there is nothing to explain."""
     if word == "all":
         return "nothing is stored yet whose request is kept"
-    skipped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(cache.stats().skipped.items()))
+    skipped = by_reason(cache.stats().skipped)
     return f"no call has missed yet{f'; uncached or not stored: {skipped}' if skipped else ''}"
 
 
@@ -233,7 +234,7 @@ class _Several(tuple[Any, ...]):
         return "".join(each._repr_html_() for each in self)
 
 
-def _wrong(what: str, help_text: str = f"\n{HELP}") -> Any:
+def _wrong(what: str, help_text: str = f"\n{_HELP}") -> Any:
     from IPython.core.error import UsageError  # it is shown as one line, without a traceback
 
     raise UsageError(f"{what}{help_text}")

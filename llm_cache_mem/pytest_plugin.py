@@ -14,6 +14,7 @@ import pytest
 from llm_cache_mem import CacheMissError, LLMCache, StoreError
 from llm_cache_mem.options import MODES
 from llm_cache_mem.replay import SETTINGS, Recordings, Run, module_of, orphans, recordings_beside, remove, resolve_mode
+from llm_cache_mem.stats_tables import by_reason
 
 __all__ = ["llm_cache", "llm_cache_at"]
 
@@ -232,8 +233,7 @@ def _summary(config: pytest.Config, state: _State) -> list[str]:
         if use.recorded:
             lines.append(f"{shown(path)}: {use.recorded} recorded")
         if use.unrecorded:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(use.unrecorded.items()))
-            lines.append(f"{shown(path)}: calls that could not be recorded: {reasons}")
+            lines.append(f"{shown(path)}: calls that could not be recorded: {by_reason(use.unrecorded)}")
     for path, keys in sorted(state.recordings.unused(state.run).items()):
         lines.append(_tidied(config, shown(path), path, keys))
     if state.run.whole:

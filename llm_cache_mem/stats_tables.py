@@ -1,12 +1,12 @@
 """The counters as people read them: aligned text in a terminal, tables in a notebook."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from itertools import chain, repeat
 
 from llm_cache_mem.stats import CacheStats
 
-__all__ = ["aligned", "as_html", "as_text", "headed", "table"]
+__all__ = ["aligned", "as_html", "as_text", "by_reason", "headed", "table"]
 
 Row = tuple[str, ...]
 _ALWAYS = ("hits", "misses", "size")
@@ -28,6 +28,11 @@ def as_html(stats: CacheStats) -> str:
     shown = [(name, value) for name, value in _summary(stats) if value != "0" or name in _ALWAYS]
     rows = [f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_RIGHT}'>{escape(value)}</td></tr>" for name, value in shown]
     return f"<table>{''.join(rows)}</table>" + "".join(map(table, _tables(stats)))
+
+
+def by_reason(skipped: Mapping[str, int]) -> str:
+    """What was *skipped*, by reason, on one line."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items()))
 
 
 def headed(title: str, html: str) -> str:
@@ -73,8 +78,7 @@ def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
     yield "hit rate", f"{stats.hit_rate:.1%}"
     yield "size", f"{stats.size:,}"
     yield "stored", f"{stats.stored:,}"
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(stats.skipped.items()))
-    yield "skipped", reasons or "0"
+    yield "skipped", by_reason(stats.skipped) or "0"
     yield "evictions", f"{stats.evictions:,}"
     yield "expirations", f"{stats.expirations:,}"
     yield "coalesced", f"{stats.coalesced:,}"
