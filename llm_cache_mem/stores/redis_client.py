@@ -26,9 +26,7 @@ class ClientLink:
         if not all(callable(getattr(client, name, None)) for name in _NEEDED):
             raise TypeError(f"RedisStore needs a URL or a client such as redis.Redis, not {kind}")
         if iscoroutinefunction(client.execute_command):
-            raise TypeError(
-                f"RedisStore needs a client for threads, such as redis.Redis: {type(client).__module__}.{kind} is one for asyncio"
-            )
+            raise TypeError(f"RedisStore needs a client for threads, such as redis.Redis: {kind} is one for asyncio")
         if getattr(client.get_encoder(), "decode_responses", False):
             raise ValueError("RedisStore needs a client that gives bytes: make it without decode_responses=True")
         _warn_of_patience(client)
