@@ -2,18 +2,16 @@
 
 import contextlib
 import errno
-import logging
 import os
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator
 
+from llm_cache_mem import log
 from llm_cache_mem.stores.filelock import FileLock
 
 __all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage", "wal_is_safe"]
-
-_log = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x4C434D31  # "LCM1"
 _SCHEMA_VERSION = 1
@@ -132,7 +130,7 @@ class DatabaseFile:
             for suffix in ("-wal", "-shm", ""):  # the log first: it must never meet the new database
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path + suffix, target + suffix)
-        _log.warning("the cache database %s is damaged; it was kept as %s and a new one begins", self.path, target)
+        log.warning(__name__, "the cache database %s is damaged; it was kept as %s and a new one begins", self.path, target)
 
     def look(self) -> os.stat_result | None:
         """What is at the path, None if nothing; FileRefused when that cannot be a database."""
