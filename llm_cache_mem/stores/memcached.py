@@ -15,7 +15,7 @@ from llm_cache_mem.stores.failures import iterate, store_errors_only
 from llm_cache_mem.stores.memcached_keys import CannotList, list_keys
 from llm_cache_mem.stores.memcached_names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
 from llm_cache_mem.stores.memcached_servers import Client, Due, MemcacheServerError, Server, Servers
-from llm_cache_mem.stores.server_store import ServerStore
+from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
 
 __all__ = ["MemcachedStore"]
 
@@ -33,7 +33,7 @@ def _reason(exc: Exception) -> str:
     """What went wrong, without what the server said: it may repeat keys."""
     if isinstance(exc, OSError):
         return exc.strerror or str(exc) or type(exc).__name__
-    return str(exc) if isinstance(exc, CannotList | commands.UnexpectedReply) else type(exc).__name__
+    return str(exc) if isinstance(exc, CannotList | UnexpectedReply) else type(exc).__name__
 
 
 class MemcachedStore(ServerStore):
@@ -92,7 +92,7 @@ class MemcachedStore(ServerStore):
         def put(client: Client) -> None:
             value = commands.generations(client, [generation])[generation] + data
             if client.set(name, value, expire=expire, noreply=False) is not True:
-                raise commands.UnexpectedReply("it did not store")
+                raise UnexpectedReply("it did not store")
 
         try:
             self._call(name, put)
@@ -174,7 +174,7 @@ class MemcachedStore(ServerStore):
                     if when == expire:
                         values[name] = generations[generation] + data
                 if client.set_many(values, expire=expire, noreply=False):
-                    raise commands.UnexpectedReply("it did not store")
+                    raise UnexpectedReply("it did not store")
 
         if batch:
             server.call(put, self._due(2 * len(batch)))
@@ -188,7 +188,7 @@ class MemcachedStore(ServerStore):
             for server in self._servers:
                 fresh = os.urandom(GENERATION_BYTES)
                 if server.call(lambda client, fresh=fresh: client.set(generation, fresh, noreply=False), self._due(1)) is not True:  # type: ignore[misc]
-                    raise commands.UnexpectedReply("it did not store")
+                    raise UnexpectedReply("it did not store")
         removed = 0
         try:
             for server, names in self._lists(prefix, _LIST_SECONDS):

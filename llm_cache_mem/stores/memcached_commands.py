@@ -6,12 +6,9 @@ from typing import Any
 
 from llm_cache_mem.stores.memcached_names import GENERATION_BYTES
 from llm_cache_mem.stores.memcached_servers import Client
+from llm_cache_mem.stores.server_store import UnexpectedReply
 
-__all__ = ["UnexpectedReply", "generations", "lease", "release", "remove_if", "remove_seen"]
-
-
-class UnexpectedReply(Exception):
-    """The server said what cannot be the answer."""
+__all__ = ["generations", "lease", "release", "remove_if", "remove_seen"]
 
 
 def generations(client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:

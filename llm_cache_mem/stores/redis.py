@@ -16,7 +16,7 @@ from llm_cache_mem.stores.failures import iterate, store_errors_only
 from llm_cache_mem.stores.redis_client import ClientLink, is_wrong_type
 from llm_cache_mem.stores.redis_link import open_link
 from llm_cache_mem.stores.redis_wire import Refused
-from llm_cache_mem.stores.server_store import ServerStore
+from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 
@@ -43,10 +43,6 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1"""
 _RELEASE = b"""if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0"""
-
-
-class UnexpectedReply(Exception):
-    """The server said what cannot be the answer; only its kind is told."""
 
 
 class _Link(Protocol):

@@ -1,12 +1,16 @@
-"""What the stores on servers begin with: settings, and a memo of what was unpacked before."""
+"""What the stores on servers have in common: settings, a memo of what was unpacked before, and an error for replies that make no sense."""
 
 from collections.abc import Callable
 
 from llm_cache_mem.entry import EntryMemo, Envelope
 
-__all__ = ["ServerStore"]
+__all__ = ["ServerStore", "UnexpectedReply"]
 
 _MEMO_ENTRIES, _MEMO_BYTES = 1024, 16 * 1024  # larger ones are not remembered
+
+
+class UnexpectedReply(Exception):
+    """The server said what cannot be the answer; the text repeats nothing of it."""
 
 
 class ServerStore:
