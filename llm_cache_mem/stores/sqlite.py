@@ -306,7 +306,7 @@ class SQLiteStore:
         if self._puts % _SWEEP_EVERY and rows.has_room(db, row, self._bounds):
             rows.insert(db, row)
             return NOTHING_REMOVED
-        return rows.insert_making_room(db, row, self._bounds, now=self._clock(), touched=self._take_touches())
+        return self._insert_all(db, [row])
 
     def _insert_all(self, db: Connection, some: Sequence[rows.Row]) -> Removed:
         return rows.insert_many(db, some, self._bounds, now=self._clock(), touched=self._take_touches())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused
+from llm_cache_mem.stores.sqlite_rows import numbered
 
 __all__ = ["DatabaseReader"]
 
@@ -38,7 +39,7 @@ class DatabaseReader(DatabaseFile):
     def rows(self, prefix: str = "", part: str = "") -> Iterator[tuple[bytes, bytes]]:
         """Keys and data of those rows, as far as they are still there when their turn comes."""
         for number in self.numbers(prefix, part):
-            row = self.db.execute("SELECT key, data FROM entries WHERE id = ?", (number,)).fetchone()
+            row = numbered(self.db, number)
             if row is not None:
                 yield row
 

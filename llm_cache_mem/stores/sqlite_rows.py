@@ -19,7 +19,6 @@ __all__ = [
     "get_many",
     "has_room",
     "insert",
-    "insert_making_room",
     "insert_many",
     "newest_use",
     "numbered",
@@ -118,13 +117,11 @@ def has_room(db: sqlite3.Connection, row: Row, bounds: Bounds) -> bool:
     return bounds == (None, None) or _excess(db, bounds, 1, row.size) == (0, 0)
 
 
-def insert_making_room(db: sqlite3.Connection, row: Row, bounds: Bounds, *, now: float, touched: Mapping[str, int]) -> Removed:
-    """Put *row*; remove some that expired by *now*, then the least recently used, *touched* ones being used since."""
-    return insert_many(db, [row], bounds, now=now, touched=touched)
-
-
 def insert_many(db: sqlite3.Connection, some: Sequence[Row], bounds: Bounds, *, now: float, touched: Mapping[str, int]) -> Removed:
-    """Put *some* rows in one transaction, making room as for each in turn."""
+    """Put *some* rows in one transaction; first some go that expired by *now*, and after each the least recently used, as far as it needs.
+
+    *touched* ones were used since.
+    """
     db.execute("BEGIN IMMEDIATE")
     expired = db.execute(_EXPIRED, (now, some[0].key, _SWEEP)).rowcount
     touch(db, touched)
