@@ -24,7 +24,7 @@ __all__ = ["LLMCache"]
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_MAX_SIZE = 256
+_DEFAULT_MAX_SIZE = 256
 
 
 class LLMCache(Engine):
@@ -89,7 +89,7 @@ class LLMCache(Engine):
             strict=strict,
             clock=clock,
         )
-        size = DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
+        size = _DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
         opened = open_store(
             backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact, policy=policy
         )

@@ -11,7 +11,7 @@ from llm_cache_mem.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.request import FUNCTION, SCOPE, Request
 
-__all__ = ["Identity", "arguments", "by_name", "cached", "is_coroutine_function"]
+__all__ = ["Identity", "arguments", "by_name", "cached", "fingerprint", "is_coroutine_function"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

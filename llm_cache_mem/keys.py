@@ -14,6 +14,7 @@ from llm_cache_mem.wire import Refused
 __all__ = [
     "DEFAULT_IGNORE",
     "MAX_DEPTH",
+    "SCHEMA",
     "KeyParts",
     "canonical",
     "canonical_json",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Miss", "Misses"]
 
-MOST = 20
+_MOST = 20
 
 
 class Miss:
@@ -24,7 +24,7 @@ class Misses:
     """The last 20 of a cache that keeps requests. Thread-safe."""
 
     def __init__(self) -> None:
-        self._misses: deque[Miss] = deque(maxlen=MOST)
+        self._misses: deque[Miss] = deque(maxlen=_MOST)
 
     def note(self, request: "Request", at: float, state: str) -> None:
         """*request* was looked for *at* that time, in vain."""
@@ -32,7 +32,7 @@ class Misses:
 
     def became(self, key: str, outcome: str) -> None:
         """The answer to the request of *key* was ``stored``, or not: for what reason."""
-        for miss in self.last(MOST):
+        for miss in self.last(_MOST):
             if miss.request.key == key:
                 miss.outcome = outcome
                 return
@@ -43,7 +43,7 @@ class Misses:
 
     def cause(self, miss: Miss) -> tuple[str, str]:
         """The state that explains *miss*, with what came before it in sight; and, of answers that are not kept, why."""
-        same = [other for other in self.last(MOST) if other.request.key == miss.request.key]
+        same = [other for other in self.last(_MOST) if other.request.key == miss.request.key]
         unkept = next((other.outcome for other in same if other.outcome not in ("", "stored")), "")
         if unkept and miss.outcome != "stored":
             return "unkept", unkept

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store", "sqlite_path"]
 
 Backend = str | os.PathLike[str] | Store
-KNOWN = (
+_KNOWN = (
     "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:, jsonl://recordings.jsonl, a path, "
     "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://, memcached://host:11211[,host:11211], "
     "tiered:memory,URL (memory in front of any of these)"
 )
 _SERVERS = ("redis", "rediss", "unix", "valkey", "valkeys", "memcached")
-POLICIES = ("lru", "sieve")
+_POLICIES = ("lru", "sieve")
 _IN_MEMORY = ("memory", "memory://", "sqlite://:memory:")
 _FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _RECORDINGS = ".jsonl"
@@ -55,8 +55,8 @@ def open_store(
     ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store, and StoreError or OSError
     for a path where no database can be. A server is not asked before the store is first used.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, not {policy!r}")
+    if policy not in _POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
     if policy != "lru" and backend not in _IN_MEMORY:
         raise ValueError(f"policy={policy!r} is for memory: other stores let the least recently used go first, or what their server says")
     if isinstance(backend, os.PathLike):
@@ -80,7 +80,7 @@ def open_store(
         return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
     if separator and scheme in _SERVERS:
         return _open_memcached(backend, clock, envelope()) if scheme == "memcached" else _open_redis(backend, clock, envelope())
-    raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {KNOWN}")
+    raise ValueError(f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {_KNOWN}")
 
 
 def sqlite_path(backend: str) -> str | None:
