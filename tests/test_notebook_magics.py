@@ -1,6 +1,7 @@
 """The magics of a notebook, in a real shell; and, for cells that await, in a real kernel."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from langchain_core.globals import get_llm_cache
 from nbclient import NotebookClient
 
 from llm_cache_mem import CacheStats, LLMCache
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "notebooks.md"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,17 @@ def test_a_model_is_asked_once_and_stats_tell_so(shell: Any) -> None:
     assert (stats.hits, stats.misses) == (1, 1)
     assert run(shell, "%llm_cache") == stats
     assert run(shell, "%llm_cache clear") == 1
+
+
+def test_the_cells_of_the_page_about_it_run_one_after_the_other(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = re.findall(r"^```ipython\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    results = {cell: run(shell, cell) for cell in cells}
+    assert results["%llm_cache\n"].hits == 1
+    assert str(results["%llm_cache why\n"].differences) == '(messages[0].content: "Who wrote the Air?" → "Who wrote the air?",)'
+    assert [result for result in results.values() if isinstance(result, str)][-4:] == ["Handel.", "Bach.", "Handel.", "Bach."]
+    assert (tmp_path / "cache.db").exists()
+    assert "llm_cache" not in shell.user_ns
 
 
 def test_a_cell_may_go_past_the_cache_and_the_next_one_does_not(shell: Any) -> None:
