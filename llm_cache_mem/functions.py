@@ -11,7 +11,7 @@ from llm_cache_mem.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.request import FUNCTION, SCOPE, Request
 
-__all__ = ["Identity", "arguments", "by_name", "cached", "fingerprint", "is_coroutine_function"]
+__all__ = ["Identity", "arguments", "by_name", "cached", "fingerprint", "is_coroutine_function", "name_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,7 +92,7 @@ class Identity:
     """Which function is called: its name and code or, instead of the code, *version*; and the plain values outside that it reads."""
 
     def __init__(self, fn: Callable[..., Any], version: str) -> None:
-        self._itself = [_name(fn), version] if version else _identity(fn)
+        self._itself = [name_of(fn), version] if version else _identity(fn)
         self._scope = _Scope(fn)
 
     def params(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class _Calls:
         parameters = signature.parameters.values()
         unknown = ignore - signature.parameters.keys()
         if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            raise ValueError(f"ignore names no argument of {_name(fn)}: {', '.join(sorted(unknown))}")
+            raise ValueError(f"ignore names no argument of {name_of(fn)}: {', '.join(sorted(unknown))}")
 
     def request(self, engine: Engine, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
         """The request that this call is; None if it has no key or does not fit the signature."""
@@ -220,7 +220,8 @@ def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
     return read, assigned
 
 
-def _name(fn: Any) -> str:
+def name_of(fn: Any) -> str:
+    """``module:qualname`` of a function, or of the class of what is called like one."""
     return f"{getattr(fn, '__module__', '')}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
 
 
@@ -231,12 +232,12 @@ def _identity(fn: Any) -> list[Any]:
     if isinstance(fn, (staticmethod, classmethod)):
         return _identity(fn.__func__)
     if isinstance(fn, MethodType):
-        return ["method", _identity(fn.__func__), _name(fn.__self__) if isinstance(fn.__self__, type) else fn.__self__]
+        return ["method", _identity(fn.__func__), name_of(fn.__self__) if isinstance(fn.__self__, type) else fn.__self__]
     code = getattr(fn, "__code__", None)
     if code is None:
-        return [_name(fn)] if hasattr(fn, "__qualname__") else ["object", _identity(type(fn).__call__), fn]
+        return [name_of(fn)] if hasattr(fn, "__qualname__") else ["object", _identity(type(fn).__call__), fn]
     wrapped = getattr(fn, "__wrapped__", None)
-    return [_name(fn), fingerprint(code), *([_identity(wrapped)] if wrapped is not None else [])]
+    return [name_of(fn), fingerprint(code), *([_identity(wrapped)] if wrapped is not None else [])]
 
 
 def fingerprint(code: CodeType) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_cache_mem.codec_classes import register
-from llm_cache_mem.functions import Identity, arguments, by_name, is_coroutine_function
+from llm_cache_mem.functions import Identity, arguments, by_name, is_coroutine_function, name_of
 from llm_cache_mem.tools.rules import Rule, make_rule
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
     unknown = (rule.ignore | rule.redact) - signature.parameters.keys()
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
         raise ValueError(f"{tool} has no argument {', '.join(sorted(unknown))} to ignore or redact")
-    tools._claim(tool, f"{getattr(fn, '__module__', '')}:{getattr(fn, '__qualname__', tool)}", rule)
+    tools._claim(tool, name_of(fn), rule)
 
     tools.complete(tool, functools.partial(by_name, signature))
 
