@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from llm_cache_mem.key_functions import SYSTEM_ROLES
 from llm_cache_mem.wire import Refused, step, unwrap
 
 __all__ = ["MARKERS", "Fingerprint", "Part", "fingerprint"]
@@ -19,7 +20,6 @@ _SETTINGS: Final = (
     *("verbosity", "service_tier", "speed", "prompt_cache_key"),
 )
 """Those besides the prompt that both providers' documents name as reasons for a miss."""
-_SYSTEM_ROLES: Final = ("system", "developer")
 _PIECE: Final = 256  # characters of a long sentence that are compared at once
 _SENTENCE: Final = r"[^.!?\n]*+[.!?\n]++\s*+|[^.!?\n]++"
 _MOST_PIECES: Final = 1024
@@ -116,7 +116,7 @@ def _sections(request: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[t
     given = request.get(name)
     turns = [{"role": "user", "content": given}] if isinstance(given, str) else _list(given)
     messages = [(f"{name}[{i}]", _message(turn)) for i, turn in enumerate(turns[:_MOST_MESSAGES])]
-    while messages and _role(messages[0][1]) in _SYSTEM_ROLES:
+    while messages and _role(messages[0][1]) in SYSTEM_ROLES:
         system.append(messages.pop(0))
     leading: list[tuple[str, Any]] = []
     if messages:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, Final
 
+from llm_cache_mem.key_functions import SYSTEM_ROLES
 from llm_cache_mem.prompt_cache.fingerprint import MARKERS, Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.rules import API, MAX_BREAKPOINTS, Rules, rules_for
 from llm_cache_mem.wire import unwrap
@@ -149,7 +150,7 @@ def _system_turn(system: Any, api: API) -> list[Any]:
 
 
 def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and turn.get("role") not in ("system", "developer")
+    return isinstance(turn, dict) and turn.get("role") not in SYSTEM_ROLES
 
 
 def _joined(first: list[Any], then: list[Any]) -> list[Any]:
@@ -214,7 +215,7 @@ def _mark_last(content: list[Any], section: str, marker: dict[str, str]) -> int:
 def _mark_openai(turns: list[Any], api: API) -> None:
     kind = "input_text" if api == "responses" else "text"
     for turn in reversed(turns):
-        if isinstance(turn, dict) and turn.get("role") in ("system", "developer", "user") and turn.get("content"):
+        if isinstance(turn, dict) and turn.get("role") in (*SYSTEM_ROLES, "user") and turn.get("content"):
             turn["content"] = _blocks(turn["content"], kind)
             turn["content"][-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
             return
