@@ -260,11 +260,7 @@ class Writer(Reader):
         self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
 
     async def _prices_loaded(self) -> None:
-        """The first price may need a slow import, which must not stall the event loop."""
-        if not pricing.loaded(self._settings.price):
-            import asyncio
-
-            await asyncio.to_thread(pricing.load, self._settings.price)
+        await pricing.aload(self._settings.price)
 
 
 def _payload(request: Request, value: Any) -> Payload:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 from llm_cache_mem import log
 from llm_cache_mem.usage import Usage
 
-__all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "bill", "load", "loaded", "resolve", "steady"]
+__all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "aload", "bill", "load", "loaded", "resolve", "steady"]
 
 _INFINITE: Final = float("inf")
 
@@ -102,9 +102,17 @@ def steady(pricer: Pricer) -> bool:
 
 
 def load(pricer: Pricer) -> None:
-    """Do the slow import now, if *pricer* has one to do; it can take a second, so async code calls this in a thread."""
+    """Do the slow import now, if *pricer* has one to do; it can take a second."""
     if pricer is _library_price:
         _library()
+
+
+async def aload(pricer: Pricer) -> None:
+    """As ``load``, in a thread if there is something to do."""
+    if not loaded(pricer):
+        import asyncio
+
+        await asyncio.to_thread(load, pricer)
 
 
 class _Table:

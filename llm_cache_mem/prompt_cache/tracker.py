@@ -258,10 +258,7 @@ class PromptCacheTracker:
 
     async def prices_loaded(self) -> None:
         """Let the first price not stall the event loop: it may need a slow import."""
-        if not pricing.loaded(self._price):
-            import asyncio
-
-            await asyncio.to_thread(pricing.load, self._price)
+        await pricing.aload(self._price)
 
     # -- Looking at it
 
