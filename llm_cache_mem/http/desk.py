@@ -111,7 +111,7 @@ def hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
     return [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
 
 
-class released:  # reads as a verb: with _released(turn) as kept: ...
+class released:  # reads as a verb: with released(turn) as kept: ...
     """A turn to call, released at the end of the block unless somebody ``hold``s it, who is to ``close`` it."""
 
     def __init__(self, turn: "Turn | None") -> None:

@@ -14,9 +14,9 @@ from llm_cache_mem.http.desk import Desk, head_of, hit_headers, live_headers, re
 from llm_cache_mem.http.library import HttpLibrary, library_of
 from llm_cache_mem.http.refusal import refuse
 from llm_cache_mem.http.relay import AsyncRelay, Relay
-from llm_cache_mem.http.replayed import AsyncReplayed, Replayed
 from llm_cache_mem.request import Request
 from llm_cache_mem.seats import running_loop
+from llm_cache_mem.streams import AsyncReplay, Replay
 
 if TYPE_CHECKING:
     import httpx
@@ -249,8 +249,8 @@ class AsyncCacheTransport(_Transport, _Async):
 
 
 def _replay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
-    return library.response(hit.value.status, hit_headers(hit, mark), Replayed(hit.value.chunks))
+    return library.response(hit.value.status, hit_headers(hit, mark), Replay(hit.value.chunks))
 
 
 def _areplay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
-    return library.response(hit.value.status, hit_headers(hit, mark), AsyncReplayed(hit.value.chunks))
+    return library.response(hit.value.status, hit_headers(hit, mark), AsyncReplay(hit.value.chunks))
