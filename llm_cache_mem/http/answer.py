@@ -1,12 +1,11 @@
 """An answer as it passes: whether it is whole, what it says for admission and accounting, and how it is stored and given again."""
 
-import json
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.errors import EntryUnreadable
-from llm_cache_mem.http.framing import DONE, EventStream, Framing, Lines, Malformed, ServerSentEvents, framing_for
+from llm_cache_mem.http.framing import DONE, EventStream, Framing, Lines, Malformed, ServerSentEvents, framing_for, parsed
 from llm_cache_mem.http.headers import kept
 from llm_cache_mem.protocols import Pieces, Reading
 
@@ -132,7 +131,7 @@ class Recording:
         framing = framing_for(self._content_type) or _sniff(body)
         if framing is None:
             if at_end:
-                self._pieces = [_json(body)]
+                self._pieces = [parsed(body)]
             self._chunks = [body]
             return
         self._framing, self._chunks = framing, []
@@ -197,8 +196,8 @@ def _sniff(body: bytes) -> Framing | None:
         return EventStream()
     if start.startswith(b"{") and b"\n{" in body:
         try:
-            json.loads(body)
-        except (ValueError, RecursionError):
+            parsed(body)
+        except Malformed:
             return Lines()
     return None
 
@@ -221,10 +220,3 @@ def _tells_of_an_error(answer: Any) -> bool:
 _ONLY_OF_ERRORS: Final = frozenset(
     {"detail", "message", "error", "errors", "messages", "code", "status", "statusCode", "success", "result", "type", "request_id"}
 )
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise Malformed("not JSON") from None

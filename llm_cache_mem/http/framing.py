@@ -3,11 +3,10 @@
 import base64
 import json
 from struct import Struct
-from struct import error as StructError
 from typing import Any, Final, Protocol
 from zlib import crc32
 
-__all__ = ["DONE", "EventStream", "Framing", "Lines", "Malformed", "ServerSentEvents", "framing_for"]
+__all__ = ["DONE", "EventStream", "Framing", "Lines", "Malformed", "ServerSentEvents", "framing_for", "parsed"]
 
 DONE: Final = object()
 """The piece that OpenAI and those like it end a stream with: ``data: [DONE]``."""
@@ -83,7 +82,7 @@ class ServerSentEvents:
             return DONE
         if self._event == b"error":
             return {"error": {"type": "error", "message": ""}}
-        return _json(data) if data else None
+        return parsed(data) if data else None
 
     @property
     def between(self) -> bool:
@@ -97,7 +96,7 @@ class Lines:
         self._lines = _ByLine()
 
     def feed(self, data: bytes) -> list[Any]:
-        return [_json(line) for line in self._lines.lines(data) if line.strip()]
+        return [parsed(line) for line in self._lines.lines(data) if line.strip()]
 
     @property
     def between(self) -> bool:
@@ -153,10 +152,10 @@ def _amazon(headers: bytes, payload: bytes) -> Any:
     if names.get(":message-type") in {"error", "exception"}:
         kind = names.get(":exception-type") or names.get(":error-code") or "error"
         return {"error": {"type": kind, "message": ""}}
-    kind, body = names.get(":event-type", ""), _json(payload) if payload else {}
+    kind, body = names.get(":event-type", ""), parsed(payload) if payload else {}
     if kind == "chunk" and isinstance(body, dict) and isinstance(body.get("bytes"), str):
         try:
-            return _json(base64.b64decode(body["bytes"], validate=True))
+            return parsed(base64.b64decode(body["bytes"], validate=True))
         except ValueError as exc:
             raise Malformed("a chunk that is no base64") from exc
     return {kind: body}
@@ -179,16 +178,17 @@ def _amazon_headers(data: bytes) -> dict[str, str]:
                 at += size
             else:
                 at += _HEADER_BYTES[kind]
-    except (IndexError, KeyError, UnicodeDecodeError, StructError) as exc:
+    except (IndexError, KeyError, UnicodeDecodeError) as exc:
         raise Malformed("headers that cannot be read") from exc
     return names
 
 
-def _json(data: bytes) -> Any:
+def parsed(data: bytes) -> Any:
+    """The JSON value that *data* is the text of; Malformed if it is none."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as exc:
-        raise Malformed(f"a piece that is not JSON ({type(exc).__name__})") from None
+        raise Malformed(f"not JSON ({type(exc).__name__})") from None
 
 
 def framing_for(content_type: str) -> Framing | None:
