@@ -119,19 +119,19 @@ class Warmer:
         *on_warmed* is told of each Warmed. All else makes the prefix, as for ``warm``.
         """
         own = {name: options.pop(name) for name in ("max_failures", "every", "jitter", "on_warmed", "wait", "random") if name in options}
-        if prefix is None:
-            prefix = self.prefix(**options)
-        elif options:
-            raise TypeError(f"a prefix was given, and {', '.join(sorted(options))} with which to make one")
-        return KeepWarm(self, prefix, clock=self._clock, **own)
+        return KeepWarm(self, self._given_or_made(prefix, options), clock=self._clock, **own)
+
+    def _given_or_made(self, given: T | None, parts: dict[str, Any]) -> T | Prefix:
+        if given is None:
+            return self.prefix(**parts)
+        if parts:
+            raise TypeError(f"a prefix was given, and {', '.join(sorted(parts))} with which to make one")
+        return given
 
     # -- Inside: the steps, in which each call of the client is yielded
 
     def _warming(self, prefix: Prefix | None, verify: bool, parts: dict[str, Any]) -> Generator[_Call, Any, Warmed]:
-        if prefix is None:
-            prefix = self.prefix(**parts)
-        elif parts:
-            raise TypeError(f"a prefix was given, and {', '.join(sorted(parts))} with which to make one")
+        prefix = self._given_or_made(prefix, parts)
         warnings = [text for text in (self._changed(prefix),) if text]
         first = yield from self._send(prefix)
         cached = first.usage.cache_read_tokens + first.usage.cache_write_tokens
