@@ -9,7 +9,7 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 from llm_cache_mem.request import parameter_names
 
-__all__ = ["Changed", "Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
+__all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
 
 Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str | Iterable[str]]"
 """Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to names."""
@@ -17,7 +17,8 @@ Changed: TypeAlias = "Entities | Callable[[Mapping[str, Any], Any], str | Iterab
 """The same of a tool that writes; a function may take its result as well, None where it raised."""
 
 _FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
-_HINTS = {"destructiveHint": "destructive", "readOnlyHint": "read_only", "idempotentHint": "idempotent"}
+HINTS = {"destructiveHint": "destructive", "readOnlyHint": "read_only", "idempotentHint": "idempotent"}
+"""What MCP calls three of them."""
 
 
 class Rule(NamedTuple):
@@ -75,7 +76,7 @@ def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
     reads must be idempotent too: a clock only reads.
     """
     flags = {name: said.get(name) for name in _FLAGS}
-    for hint, name in _HINTS.items():
+    for hint, name in HINTS.items():
         flags[name] = flags[name] or said.get(hint)
     if flags["destructive"]:
         return False

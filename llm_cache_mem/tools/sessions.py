@@ -6,10 +6,9 @@ from typing import Any, Literal
 from llm_cache_mem import log
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.tools.cache import ToolCache
+from llm_cache_mem.tools.rules import HINTS
 
 __all__ = ["CachedSession"]
-
-_HINTS = ("readOnlyHint", "idempotentHint", "destructiveHint")
 
 
 class CachedSession:
@@ -79,7 +78,7 @@ class CachedSession:
 def _hints(tool: Any) -> Mapping[str, Any]:
     annotations = tool.annotations
     said = {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
-    return {name: said[name] for name in _HINTS if name in said}  # a server has no more say than that
+    return {name: said[name] for name in HINTS if name in said}  # a server has no more say than that
 
 
 def _dump(result: Any) -> Any:
