@@ -15,8 +15,6 @@ MISUSED = 2
 """The exit status of a wrong command line."""
 URL_VARIABLE = "LLM_CACHE_MEM_URL"
 
-_FRONT = "tiered:memory,"  # the memory of another process is nothing to look into
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -52,7 +50,7 @@ def url_of(argument: str | None) -> str:
     """The store's URL, which the environment may give; CommandFailed if nobody does."""
     if not argument:
         raise CommandFailed(f"which store? Give its URL or path, or set {URL_VARIABLE}", MISUSED)
-    return argument.removeprefix(_FRONT)
+    return argument
 
 
 def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]:
@@ -61,4 +59,4 @@ def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]
         first, second = os.environ.get(URL_VARIABLE), first
     if not first or not second:
         raise CommandFailed(f"give a store and a {what}, or the {what} alone and {URL_VARIABLE} in the environment", MISUSED)
-    return first.removeprefix(_FRONT), second
+    return first, second

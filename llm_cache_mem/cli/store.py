@@ -98,7 +98,7 @@ class Reader(Protocol):
 
 def back_of(url: str) -> str:
     """The store behind the memory that ``tiered:memory,URL`` has in front, which is of no concern to other processes; else *url*."""
-    return url.partition(",")[2] if url.startswith("tiered:") else url
+    return url.partition(",")[2].strip() if url.startswith("tiered:") else url
 
 
 def open_to_read(url: str) -> Reader:
