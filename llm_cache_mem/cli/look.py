@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llm_cache_mem.cli.input import BadInput, CommandFailed, parse_json, url_and, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, opened, print_json, reading
+from llm_cache_mem.cli.input import CommandFailed, parse_json, url_and, url_of
+from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, print_json, reading, request_in
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Reader
@@ -115,12 +115,8 @@ def key(
     if new:
         typer.echo(_new_encryption_key())
         return
-    with opened(file) as stream:
-        params = parse_json(stream.read())
-    if not isinstance(params, dict) or "messages" not in params:
-        raise BadInput('the request is not a JSON object with "messages"')
+    messages, params = request_in(file)
     names = keys.DEFAULT_IGNORE if ignore is None else ignore
-    messages = params.pop("messages")
     params = {name: value for name, value in params.items() if name not in names}
     digest, text = keys.digest(messages, params), keys.canonical(messages, params)
     if as_json:

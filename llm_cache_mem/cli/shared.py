@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from llm_cache_mem.cli.input import URL_VARIABLE, CommandFailed
+from llm_cache_mem.cli.input import URL_VARIABLE, BadInput, CommandFailed, parse_json
 
 if TYPE_CHECKING:  # a command loads what it needs: "key" needs no database
     from llm_cache_mem.cli.store import Found, Reader, Selection
@@ -29,6 +29,7 @@ __all__ = [
     "reading",
     "replacing",
     "report",
+    "request_in",
 ]
 
 _MANY = 2000  # entries: a few tenths of a second
@@ -86,6 +87,15 @@ def opened(file: str) -> Iterator[BinaryIO]:
     if sys.stdin.isatty():
         typer.echo("reading from the terminal; Ctrl-D ends it", err=True)
     yield sys.stdin.buffer
+
+
+def request_in(file: str) -> tuple[Any, dict[str, Any]]:
+    """The messages and all else of the request in *file*; BadInput for what is none."""
+    with opened(file) as stream:
+        params = parse_json(stream.read())
+    if not isinstance(params, dict) or "messages" not in params:
+        raise BadInput('the request is not a JSON object with "messages"')
+    return params.pop("messages"), params
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Namespace, Url, count_of, opened, print_json, progress, reading
+from llm_cache_mem.cli.shared import AsJson, Kind, Namespace, Url, count_of, opened, print_json, progress, reading, request_in
 from llm_cache_mem.keys import DEFAULT_IGNORE
 
 if TYPE_CHECKING:
@@ -155,11 +155,7 @@ def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[Kept, str]":
     from llm_cache_mem.redaction import Redaction
     from llm_cache_mem.request import Keyer
 
-    with opened(file) as stream:
-        params: Any = parse_json(stream.read())
-    if not isinstance(params, dict) or "messages" not in params:
-        raise BadInput('the request is not a JSON object with "messages"')
-    messages = params.pop("messages")
+    messages, params = request_in(file)
     keyer = Keyer("", None, DEFAULT_IGNORE if ignore is None else ignore)
     digest = keyer.digest(messages, params)
     return Kept(digest, kind, 0, Redaction().json(keyer.kept(messages, params))), digest
