@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from llm_cache_mem.cli.findings import Finding, change, ok, size_of
+from llm_cache_mem.cli.findings import Finding, change, clock, number_in, ok, size_of
 from llm_cache_mem.cli.store import environment_envelope
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.redis import RedisStore
 
 __all__ = ["findings"]
 
-_CLOCK_SECONDS = 2.0
 _POLICY = "CONFIG SET maxmemory-policy allkeys-lru (volatile-lru if other data on this server must stay, and every ttl is set)"
 
 
@@ -39,18 +38,13 @@ def _info(store: RedisStore) -> Mapping[str, str]:
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
 
-def _number(info: Mapping[str, str], name: str) -> int:
-    text = info.get(name, "0")
-    return int(text) if text.isdigit() else 0
-
-
 def _role(info: Mapping[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
         yield change("role", "a replica, which is read-only or loses what it is told", "name the master, or ask Sentinel for it")
 
 
 def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
-    most, used, evicted = _number(info, "maxmemory"), _number(info, "used_memory"), _number(info, "evicted_keys")
+    most, used, evicted = number_in(info, "maxmemory"), number_in(info, "used_memory"), number_in(info, "evicted_keys")
     policy = info.get("maxmemory_policy", "?")
     if not most:
         text = f"{size_of(used)} used, without a bound"
@@ -63,7 +57,7 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
         yield ok("policy", f"{policy}: entries that never expire (ttl_seconds=None) are never evicted")
     else:
         yield ok("policy", policy)
-    hits, misses = _number(info, "keyspace_hits"), _number(info, "keyspace_misses")
+    hits, misses = number_in(info, "keyspace_hits"), number_in(info, "keyspace_misses")
     if evicted > 1000 and evicted > hits:
         yield change(
             "evictions",
@@ -86,7 +80,7 @@ def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _clients(info: Mapping[str, str]) -> Iterator[Finding]:
-    held, most = _number(info, "connected_clients"), _number(info, "maxclients")
+    held, most = number_in(info, "connected_clients"), number_in(info, "maxclients")
     if most and held > most * 0.8:
         yield change("connections", f"{held:,} of {most:,}", "raise maxclients, or lower max_connections of the stores")
 
@@ -98,11 +92,7 @@ def _clock(store: RedisStore) -> Finding:
         theirs = int(reply[0]) + int(reply[1]) / 1e6
     except (StoreError, TypeError, ValueError, IndexError):
         return ok("clock", "it does not tell the time")
-    ahead = theirs - (before + time.time()) / 2
-    text = f"{abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
-    if abs(ahead) > _CLOCK_SECONDS:
-        return change("clock", text, "set both clocks by NTP: entries expire too early or too late by that much")
-    return ok("clock", text)
+    return clock("clock", theirs - (before + time.time()) / 2, 3)
 
 
 def _way(url: str) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def _log(reader: DatabaseReader, path: str) -> Iterator[Finding]:
     (mode,) = reader.db.execute("PRAGMA journal_mode").fetchone()
     journal = mode.decode() if isinstance(mode, bytes) else str(mode)
     version, safe = sqlite3.sqlite_version, wal_is_safe(sqlite3.sqlite_version_info)
-    if journal == "wal" and not safe and not _has_flock():
+    if journal == "wal" and not safe and not reader.lock.between_processes:
         yield change(
             "sqlite", f"{version} can lose rows in WAL mode, and there are no locks here to prevent that", "use SQLite 3.51.3 or newer"
         )
@@ -66,11 +66,3 @@ def _log(reader: DatabaseReader, path: str) -> Iterator[Finding]:
         yield change("journal", text, "another program changed that: open the file with this library once more")
     else:
         yield ok("journal", text)
-
-
-def _has_flock() -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    return hasattr(fcntl, "flock")

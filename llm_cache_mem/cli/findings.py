@@ -1,13 +1,16 @@
 """What a check of a store found: what it is about, whether it is as it should be, and what to change if not."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["CANNOT", "CHANGE", "OK", "Finding", "change", "ok", "size_of"]
+__all__ = ["CANNOT", "CHANGE", "OK", "Finding", "change", "clock", "number_in", "ok", "size_of"]
 
 OK = "ok"
 CHANGE = "change"
 CANNOT = "cannot"
+
+_CLOCK_SECONDS = 2.0
 
 
 class Finding(NamedTuple):
@@ -25,6 +28,20 @@ def ok(topic: str, text: str) -> Finding:
 
 def change(topic: str, text: str, advice: str) -> Finding:
     return Finding(CHANGE, topic, text, advice)
+
+
+def clock(topic: str, ahead: float, digits: int) -> Finding:
+    """What there is to say of a server whose clock is *ahead* by so many seconds, of which *digits* after the point are known."""
+    text = f"{abs(ahead):.{digits}f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
+    if abs(ahead) > _CLOCK_SECONDS:
+        return change(topic, text, "set both clocks by NTP: entries expire too early or too late by that much")
+    return ok(topic, text)
+
+
+def number_in(told: Mapping[str, str], name: str) -> int:
+    """A number among what a server has *told* of itself; 0 if it is not there, or none."""
+    text = told.get(name, "0")
+    return int(text) if text.isdigit() else 0
 
 
 def size_of(count: float) -> str:

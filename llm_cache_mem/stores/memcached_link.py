@@ -39,6 +39,7 @@ __all__ = [
     "PooledClient",
     "RendezvousHash",
     "TooMuch",
+    "shown",
 ]
 
 R = TypeVar("R")
@@ -144,6 +145,11 @@ def _dial(address: Address, due: Due) -> _Wire:
     raise failure
 
 
+def shown(address: Address) -> str:
+    """*address* as a URL has it."""
+    return address if isinstance(address, str) else f"{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}"
+
+
 class Link:
     """The server at *address*. Thread-safe, without a lock; a forked child makes connections of its own."""
 
@@ -151,7 +157,7 @@ class Link:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self.name = address if isinstance(address, str) else f"{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}"
+        self.name = shown(address)
         self._idle: list[Client] = []  # append and pop are atomic
         self._pid = os.getpid()
         self._closed = False

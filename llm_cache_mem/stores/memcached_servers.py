@@ -18,7 +18,7 @@ from llm_cache_mem.stores.memcached_link import (
     RendezvousHash,
 )
 
-__all__ = ["Client", "Due", "MemcacheServerError", "Server", "Servers"]
+__all__ = ["Client", "Due", "MemcacheServerError", "Server", "Servers", "addresses"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,13 +84,18 @@ class Servers:
         return self._only or self._servers[self._hasher.get_node(name.decode("ascii"))]
 
 
-def _of_url(url: str) -> Servers:
+def addresses(url: str) -> list[Address]:
+    """Where the servers are that *url* names; ValueError for a URL that can never work."""
     scheme, _, rest = url.partition("://")
     if scheme != "memcached":
         raise ValueError("MemcachedStore needs a URL such as memcached://localhost:11211, or a pymemcache client")
-    addresses = [_address(part) for part in ([rest] if rest.startswith("/") else rest.split(","))]
-    links: dict[str, Link | PoolLink] = {link.name: link for link in map(Link, addresses)}
-    if len(links) < len(addresses):
+    return [_address(part) for part in ([rest] if rest.startswith("/") else rest.split(","))]
+
+
+def _of_url(url: str) -> Servers:
+    places = addresses(url)
+    links: dict[str, Link | PoolLink] = {link.name: link for link in map(Link, places)}
+    if len(links) < len(places):
         raise ValueError("a memcached:// URL names each server once")
     return Servers(links, RendezvousHash(list(links)))
 

@@ -1,7 +1,9 @@
 """``doctor``: a fit store passes, and what is wrong with one is named with what to do about it."""
 
 import os
+import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 from cli_helpers import entry, fill, process, run, stored_key
-from stores.servers import Server, running_memcached, running_redis
+from stores.servers import Server, program, running_memcached, running_redis
+from threads import until
 
 from llm_cache_mem.cli import doctor_memcached
 from llm_cache_mem.cli.findings import size_of
@@ -222,6 +225,23 @@ def test_what_memcached_says_of_itself() -> None:
     assert {topic for topic, finding in found.items() if finding.level == "change"} == {f"{name} values", f"{name} policy"}
     assert "of 16.0 MiB used" in found[f"{name} memory"].text
     assert "behind" in found[f"{name} clock"].text or "ahead" in found[f"{name} clock"].text
+
+
+def test_a_memcached_behind_the_path_of_a_socket_is_asked_there(tmp_path: Path) -> None:
+    path = tmp_path / "memcached.sock"
+    user = ("-u", "root") if os.getuid() == 0 else ()
+
+    def listens() -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(path)) == 0
+
+    with subprocess.Popen([program("memcached"), "-s", str(path), *user]) as server:
+        try:
+            until(listens)
+            found = {finding.topic: finding.level for finding in doctor_memcached.findings(f"memcached://{path}")}
+        finally:
+            server.kill()
+    assert found[str(path)] == found[f"{path} clock"] == "ok"
 
 
 def test_a_memcached_that_is_away_is_named() -> None:
