@@ -1,4 +1,4 @@
-"""The command ``llm-cache-mem``: look into a store, tidy it up, carry it elsewhere, compute a key.
+"""The command ``llm-cache-mem``: what each of its commands does is in the modules beside this one; how they fail, here.
 
 Exit status: 0; 1 not found, or it did not work; 2 a wrong command line; 130 interrupted. Results go to stdout, all else to
 stderr. No prompt and no answer is shown but by ``show --value``, ``export`` and ``key --canonical``; ``why`` quotes pieces of
@@ -87,7 +87,7 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
 ) -> None:
-    """Look into a store of llm-cache-mem, tidy it up, carry it elsewhere, compute a key."""
+    """Look into a store of llm-cache-mem, check it, tidy it up, carry it elsewhere; say why a request misses; simulate what caches save."""
 
 
 def main() -> None:
