@@ -9,9 +9,10 @@ from benchmarks.harness import Variant, Work, compare, show
 from benchmarks.workload import SIZES, VALUE, Published, fresh, request
 from llm_cache_mem import LLMCache, keys
 
-__all__ = ["first_sight", "hits", "misses"]
+__all__ = ["BATCH", "first_sight", "hits", "misses"]
 
 BATCH = {"S": 300, "M": 100, "L": 12}
+"""How many requests of each size one round is made of."""
 _numbers = itertools.count()
 
 

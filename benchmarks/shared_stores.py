@@ -5,6 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.calls import BATCH
 from benchmarks.harness import Variant, compare, show
 from benchmarks.servers import connected, memcached_server
 from benchmarks.workload import SIZES, VALUE, fresh, request
@@ -45,9 +46,8 @@ def tiered() -> None:
                 caches = {name: stack.enter_context(LLMCache(backend=backend)) for name, backend in backends.items()}
                 for cache in caches.values():
                     cache.put(value=VALUE, **asked)
-                batch = {"S": 300, "M": 100, "L": 12}[size]
                 variants = [
-                    Variant(name, lambda cache=cache: [lambda q=q: cache.get(**q) for q in fresh(asked, batch)])
+                    Variant(name, lambda cache=cache: [lambda q=q: cache.get(**q) for q in fresh(asked, BATCH[size])])
                     for name, cache in caches.items()
                 ]
                 show(f"hit in memory in front of Memcached, {size}", compare(variants, rounds=21), 1.3)
