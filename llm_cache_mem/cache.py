@@ -1,7 +1,7 @@
 """LLMCache: the same request is answered once and paid for once, whoever asks and however many ask at once."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -25,6 +25,8 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEFAULT_MAX_SIZE = 256
+
+_NOT_ASYNC = "aget_or_call takes a function that returns an awaitable, or with stream=True an async iterator (get_or_call: any other)"
 
 
 class LLMCache(Engine):
@@ -74,6 +76,8 @@ class LLMCache(Engine):
         self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "encryption_key")}
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be a function of one Event, not {type(on_event).__name__}")
+        if not callable(clock):
+            raise TypeError(f"clock must be a function that gives Unix seconds, not {type(clock).__name__}")
         if coalesce not in (True, False, "fleet"):
             raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
         environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
@@ -86,11 +90,12 @@ class LLMCache(Engine):
             price=pricing.resolve(prices),
             coalesce=coalesce,
             wait_seconds=to_seconds(wait_seconds, "wait_seconds") or 600.0,
-            strict=strict,
+            strict=_switch(strict, "strict"),
             clock=clock,
         )
         size = _DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        opened = open_store(
+        keyer = Keyer(namespace, key_fn, ignore, keeps=_switch(keep_requests, "keep_requests"))
+        opened = open_store(  # when all else has been found right: it makes files
             backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact, policy=policy
         )
         self._owned, self._name = opened.owned, opened.name
@@ -109,7 +114,7 @@ class LLMCache(Engine):
                 raise ValueError("a store of recordings that is handed in redacts by itself: give redact to it")
             warn_of_plain(opened.store, opened.name)
         digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
-        keyer = Keyer(namespace, key_fn, ignore, keeps=keep_requests or records)
+        keyer.keeps = keep_requests or records
         keyer.hide(digests)
         self._encrypted_by = "" if not digests or not opened.owned else "environment" if encryption_key is None else "argument"
         own = getattr(opened.store, "redaction", None) if records else None
@@ -155,16 +160,28 @@ class LLMCache(Engine):
         through: Callable[..., Any] = self.stream if streaming else self.call
         return call() if request is None else through(request, call)  # type: ignore[no-any-return]  # what fn returns, or a copy
 
-    async def aget_or_call(self, messages: Any, fn: Callable[..., Awaitable[T]], **params: Any) -> T:
-        """``get_or_call`` for a coroutine function; with ``stream=True`` what it returns is an async iterable."""
+    @overload
+    async def aget_or_call(self, messages: Any, fn: Callable[..., Awaitable[T]], **params: Any) -> T: ...
+    @overload
+    async def aget_or_call(self, messages: Any, fn: Callable[..., AsyncIterator[T]], **params: Any) -> AsyncIterator[T]: ...
+    async def aget_or_call(self, messages: Any, fn: Callable[..., Any], **params: Any) -> Any:
+        """``get_or_call`` for a coroutine function; with ``stream=True`` it returns an async iterable, or is an async generator.
+
+        TypeError, after the call, for an *fn* that is neither: ``get_or_call`` is for those.
+        """
         streaming = bool(params.get("stream"))
         request = self.request_or_none(messages, params, kind="stream" if streaming else "value")
 
         async def call() -> Any:
-            return await fn(messages=messages, **params)
+            made = fn(messages=messages, **params)
+            if streaming and hasattr(made, "__aiter__") and not hasattr(made, "__await__"):
+                return made
+            if not hasattr(made, "__await__"):
+                raise TypeError(f"{_NOT_ASYNC}, not {type(made).__name__}")
+            return await made
 
         through: Callable[..., Any] = self.astream if streaming else self.acall
-        return await (call() if request is None else through(request, call))  # type: ignore[no-any-return]  # as above
+        return await (call() if request is None else through(request, call))
 
     @overload
     def cached(self, fn: F, /) -> F: ...
@@ -299,4 +316,10 @@ def _bound(value: Any, name: str) -> int | None:
         raise TypeError(f"{name} must be a whole number or None, not {type(value).__name__}")
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1 (None: unbounded), not {value}")
+    return value
+
+
+def _switch(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):  # "no" would mean yes
+        raise TypeError(f"{name} must be True or False, not {value!r}")
     return value

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAli
 if TYPE_CHECKING:  # datetime is not needed to import the library
     from datetime import timedelta
 
-__all__ = ["MODES", "NOTHING_ASKED", "UNSET", "CallOptions", "Mode", "Seconds", "Unset", "check_mode", "current", "options", "to_seconds"]
+__all__ = [
+    "MODES",
+    "NOTHING_ASKED",
+    "UNSET",
+    "CallOptions",
+    "Mode",
+    "Seconds",
+    "Unset",
+    "check_mode",
+    "check_namespace",
+    "current",
+    "options",
+    "to_seconds",
+]
 
 Mode = Literal["on", "off", "refresh", "replay"]
 MODES: Final = ("on", "off", "refresh", "replay")
@@ -47,6 +60,17 @@ def check_mode(mode: Any, source: str = "mode") -> Mode:
     if mode not in MODES:
         raise ValueError(f"{source} must be one of {', '.join(MODES)}, not {mode!r}")
     return mode  # type: ignore[no-any-return]  # narrowed by the test above
+
+
+def check_namespace(namespace: Any) -> str:
+    """*namespace* if it is a str that can be written down; TypeError or ValueError otherwise."""
+    if not isinstance(namespace, str):
+        raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+    try:
+        namespace.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"namespace must be text without lone surrogates, not {namespace!r}") from None
+    return namespace
 
 
 class CallOptions(NamedTuple):
@@ -94,9 +118,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
                 raise ValueError(f"sample must be a whole number from 0, not {sample!r}")
             changes["sample"] = sample
         if not isinstance(namespace, Unset):
-            if not isinstance(namespace, str):
-                raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
-            changes["namespace"] = namespace
+            changes["namespace"] = check_namespace(namespace)
         self._changes = changes
 
     def __enter__(self) -> Self:

@@ -46,7 +46,7 @@ class Redaction:
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        if isinstance(rules, (str, re.Pattern)):
+        if isinstance(rules, str) or not isinstance(rules, Iterable):
             raise TypeError("redact must be a collection of names and patterns")
         self._names: set[str] = set()
         self._patterns: list[re.Pattern[str]] = []

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem import keys
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.options import NOTHING_ASKED, UNSET, current
+from llm_cache_mem.options import NOTHING_ASKED, UNSET, check_namespace, current
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "parameter_names"]
 
@@ -35,8 +35,8 @@ class Request(NamedTuple):
 
 def parameter_names(names: Iterable[str], what: str = "ignore") -> frozenset[str]:
     """*names* as a set; TypeError for a bare str, which would be taken letter by letter."""
-    found = frozenset(() if isinstance(names, str) else names)
-    if isinstance(names, str) or not all(isinstance(name, str) for name in found):
+    found = frozenset(names) if isinstance(names, Iterable) and not isinstance(names, str) else None
+    if found is None or not all(isinstance(name, str) for name in found):
         raise TypeError(f"{what} must be a collection of names")
     return found
 
@@ -45,11 +45,9 @@ class Keyer:
     """Makes keys: ``schema:namespace:kind:digest[.sample]``; options of the call go before what is set here."""
 
     def __init__(self, namespace: str, key_fn: Callable[..., Any] | None, ignore: Iterable[str], *, keeps: bool = False) -> None:
-        if not isinstance(namespace, str):
-            raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
         if key_fn is not None and not callable(key_fn):
             raise TypeError(f"key_fn must be a function of (messages, **params), not {type(key_fn).__name__}")
-        self._namespace = namespace
+        self._namespace = check_namespace(namespace)
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
         self.keeps = keeps

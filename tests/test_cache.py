@@ -208,10 +208,14 @@ def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_lost(cache):
         ({"key_fn": "last_turn"}, TypeError),
         ({"ignore": "timeout"}, TypeError),
         ({"namespace": 5}, TypeError),
+        ({"namespace": "\ud800"}, ValueError),
         ({"admit": "all"}, ValueError),
         ({"prices": 7}, (TypeError, ValueError)),
         ({"wait_seconds": 0}, ValueError),
         ({"on_event": "print"}, TypeError),
+        ({"clock": 3}, TypeError),
+        ({"strict": "no"}, TypeError),
+        ({"keep_requests": "no"}, TypeError),
         ({"backend": "redsi://x"}, ValueError),
         ({"backend": MemoryStore(), "max_size": 5}, ValueError),
     ],
@@ -220,6 +224,18 @@ def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_lost(cache):
 def test_a_wrong_setting_is_refused_at_once(arguments, error):
     with pytest.raises(error):
         LLMCache(**arguments)
+
+
+def test_a_wrong_setting_makes_no_database(tmp_path):
+    with pytest.raises(TypeError, match="namespace"):
+        LLMCache(backend=tmp_path / "cache.db", namespace=5)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("setting", ["ignore", "redact"])
+def test_names_that_are_no_collection_are_refused_by_what_they_are_for(setting):
+    with pytest.raises(TypeError, match=f"{setting} must be a collection of names"):
+        LLMCache(**{setting: 3})
 
 
 def test_a_timedelta_is_a_ttl(clock):
@@ -608,6 +624,25 @@ def test_a_stream_that_is_left_early_fails_or_is_closed_is_not_stored(cache):
         next(stream)
     assert list(stream) == []
     assert cache.stats().size == 0
+
+
+async def test_an_async_generator_function_streams_as_it_is(cache):
+    made = []
+
+    async def create(messages, stream):
+        made.append(messages)
+        for chunk in "abc":
+            yield chunk
+
+    for _ in range(2):
+        assert [chunk async for chunk in await cache.aget_or_call(MESSAGES, create, stream=True)] == ["a", "b", "c"]
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("params", [{}, {"stream": True}], ids=str)
+async def test_a_function_that_is_not_async_is_told_to_use_get_or_call(cache, params):
+    with pytest.raises(TypeError, match=r"returns an awaitable.*\(get_or_call: any other\), not dict"):
+        await cache.aget_or_call(MESSAGES, lambda **request: {"content": "x"}, **params)
 
 
 def test_a_cancelled_async_stream_is_not_stored(cache):

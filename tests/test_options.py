@@ -73,6 +73,11 @@ def test_a_namespace_that_is_no_str_is_refused():
         options(namespace=7)
 
 
+def test_a_namespace_that_nothing_can_write_down_is_refused_where_it_is_asked_for():
+    with pytest.raises(ValueError, match="namespace must be text"):
+        options(namespace="\ud800")
+
+
 def test_one_options_object_serves_two_tasks_at_once():
     asked = options(mode="refresh")
 
