@@ -11,6 +11,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from llm_cache_mem.cli.shared import count_of
+
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats", "visible"]
 
 Row = Mapping[str, Any]
@@ -113,7 +115,7 @@ def show_stats(stats: Row, now: float) -> None:
         lines[name] = f"{moment(at)}  ({duration(now - at, 2)} ago)"
     if stats["entries"]:
         lines["tokens"] = f"{stats['input_tokens']:,} in, {stats['output_tokens']:,} out"
-        unpriced = f"; {stats['unpriced']:,} entries of unknown cost" if stats["unpriced"] else ""
+        unpriced = f"; {count_of(stats['unpriced'])} of unknown cost" if stats["unpriced"] else ""
         lines["cost"] = f"{_dollars(stats['cost_usd'])}{unpriced}"
         lines["took"] = f"{duration(stats['seconds'], 2)} of waiting for these answers"
     _print_pairs(console, lines)

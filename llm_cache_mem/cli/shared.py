@@ -91,10 +91,17 @@ def opened(file: str) -> Iterator[BinaryIO]:
 
 def request_in(file: str) -> tuple[Any, dict[str, Any]]:
     """The messages and all else of the request in *file*; BadInput for what is none."""
+    source = "stdin" if file == "-" else file
     with opened(file) as stream:
-        params = parse_json(stream.read())
+        data = stream.read()
+    if not data.strip():
+        raise BadInput(f"{source} is empty: the request is read from there")
+    try:
+        params = parse_json(data)
+    except BadInput as exc:
+        raise BadInput(f"{source}: {exc}") from None
     if not isinstance(params, dict) or "messages" not in params:
-        raise BadInput('the request is not a JSON object with "messages"')
+        raise BadInput(f'{source}: the request is not a JSON object with "messages"')
     return params.pop("messages"), params
 
 

@@ -41,6 +41,13 @@ def test_stats_for_people(path: str) -> None:
     assert "(3d" in shown
     assert re.search(r"namespace +\(default\) +3 +1", shown)
     assert re.search(r"claude +2 +0 .* unknown", shown)
+    assert "3 entries of unknown cost" in shown
+
+
+def test_one_entry_is_not_called_entries(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    LLMCache(backend=name).put("hello", "world", model="m")
+    assert "; 1 entry of unknown cost" in run("stats", name).stdout
 
 
 def test_an_empty_store_has_nothing_in_it(tmp_path: Path) -> None:
@@ -353,8 +360,11 @@ def test_key_prints_the_text_that_is_hashed() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"model": "m"}', b"{", b'{"messages": NaN}', b'{"messages": 1, "messages": 2}', b"\xff"])
-def test_key_of_what_is_no_request_fails(data: bytes) -> None:
-    fails("key", "-", stdin=data)
+def test_what_is_no_request_has_no_key_and_the_error_says_where_it_was_read(data: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_bytes(data)
+    assert "error: stdin" in fails("key", "-", stdin=data)
+    assert f"error: {file}" in fails("key", str(file))
 
 
 def test_key_of_a_request_without_a_wire_form_names_the_place() -> None:

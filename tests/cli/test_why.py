@@ -88,7 +88,13 @@ def test_only_the_namespace_that_is_named_is_looked_at(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", ["[]", '{"model": "m"}', "{", '{"messages": NaN}'])
 def test_what_is_no_request_is_refused(store: str, asked: str) -> None:
-    assert run("why", store, stdin=asked, status=1).stderr.startswith("error: ")
+    assert run("why", store, stdin=asked, status=1).stderr.startswith("error: stdin: ")
+
+
+def test_a_request_named_where_the_store_should_be_is_understood(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(REQUEST))
+    assert run("why", str(file), stdin="", status=1).stderr == "error: stdin is empty: the request is read from there\n"
 
 
 def test_broken_recordings_are_named_by_line(tmp_path: Path) -> None:
