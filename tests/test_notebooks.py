@@ -23,6 +23,19 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: P
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
 
 
+def test_the_pages_it_reads_are_found_beside_it_when_the_package_is_installed_elsewhere(tmp_path: Path) -> None:
+    notebook: Any = nbformat.read(ROOT / "notebooks" / "llama_index.ipynb", as_version=4)
+    reading = next(number for number, cell in enumerate(notebook.cells) if "stores.md" in cell.source and cell.cell_type == "code")
+    notebook.cells = notebook.cells[reading : reading + 1]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "stores.md").write_text("# Stores\n\n" + "A store keeps entries. " * 10)
+    beside = tmp_path / "notebooks"
+    beside.mkdir()
+    path = beside / "llama_index.ipynb"
+    nbformat.write(notebook, path)
+    assert run_notebook(path, beside).cells[0].outputs[0].text == "1 pages, 1 sections\n"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
     notebook: Any = nbformat.read(path, as_version=4)
