@@ -88,25 +88,11 @@ class Entry:
         self.cost_usd = cost_usd
         self.seconds = seconds
         self.request = request
-        self._account: Callable[[Entry], Account] | None = None
 
-    @classmethod
-    def unread(
-        cls, payload: Payload, stored_at: float, expires_at: float | None, model: str, account: "Callable[[Entry], Account]"
-    ) -> "Entry":
+    @staticmethod
+    def unread(payload: Payload, stored_at: float, expires_at: float | None, model: str, account: "Callable[[Entry], Account]") -> "Entry":
         """An entry of which *account* tells usage and cost, when somebody first asks; it must not raise, and always tell the same."""
-        entry = cls(payload, stored_at, expires_at, model)
-        del entry.usage, entry.cost_usd
-        entry._account = account
-        return entry
-
-    if not TYPE_CHECKING:  # to a type checker every name would be an attribute
-
-        def __getattr__(self, name: str) -> Any:  # only asked for what is not set
-            if name not in ("usage", "cost_usd"):
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-            self.usage, self.cost_usd = account = self._account(self)
-            return account[name == "cost_usd"]
+        return _Unread(payload, stored_at, expires_at, model, account)
 
     def __repr__(self) -> str:
         return f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r}, model={self.model!r})"
@@ -185,6 +171,31 @@ class Entry:
             seconds=seconds if present & _HAS_SECONDS else None,
             request=data[model_end:request_end] if present & _HAS_REQUEST else None,
         )
+
+
+class _Unread(Entry):
+    """An entry that nobody has asked what its call took. When somebody does it finds out, and is an Entry from then on."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, payload: Payload, stored_at: float, expires_at: float | None, model: str, account: Callable[[Entry], Account]
+    ) -> None:
+        self.payload = payload
+        self.stored_at = stored_at
+        self.expires_at = expires_at
+        self.model = model
+        self.seconds = self.request = None
+        self._account = account
+
+    if not TYPE_CHECKING:  # to a type checker every name would be an attribute
+
+        def __getattr__(self, name: str) -> Any:  # only asked for what is not set
+            if name not in ("usage", "cost_usd"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            self.usage, self.cost_usd = account = self._account(self)
+            self.__class__ = Entry  # of the same layout; one that has no __getattr__ is much faster to read
+            return account[name == "cost_usd"]
 
 
 class Envelope(Protocol):
