@@ -185,19 +185,18 @@ def _types(level: list[Any]) -> list[_Level]:
 
 def _inside(level: list[Any]) -> list[Any]:
     """What is in the dicts and lists of *level*: the collector's own view, which leaves out only keys that are str."""
-    if _INLINE:
-        level = [item.copy() if type(item) is dict else item for item in level]
-    return get_referents(*level)
+    return get_referents(*([item.copy() if type(item) is dict else item for item in level] if _INLINE else level))
 
 
 def _is_same(known: list[Any] | bytes | None, types: list[_Level], messages: Any) -> bool:
     """Whether *messages* are those that are *known*, by values and types. Types first: then ``==`` runs no code but the interpreter's."""
     if type(known) is list:
         level = messages
-        for kinds in types:
+        for below, kinds in enumerate(types):
+            if below:
+                level = _inside(level)
             if [*map(type, level)] != kinds:
                 return False
-            level = _inside(level)
         return known == messages  # type: ignore[no-any-return]
     if type(known) is bytes:
         return _is_made_of(_SCALARS, messages) and known == marshal.dumps(messages, 2)
