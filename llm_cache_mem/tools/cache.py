@@ -181,6 +181,7 @@ class ToolCache(Calls):
             if args is not None:
                 raise TypeError("arguments of which tool?")
             return self._results.generations.end_all() > 0
+        _check_name(tool)
         if args is None:
             return self._results.generations.end(("tool", tool))
         return self._forget(tool, _named(args))
@@ -224,8 +225,7 @@ class ToolCache(Calls):
     # -- Inside
 
     def _say(self, tool: str, rule: Rule) -> None:
-        if not isinstance(tool, str) or not tool:
-            raise TypeError(f"a tool is named by a str, not {tool!r}")
+        _check_name(tool)
         before = self._rules.get(tool)
         self._rules[tool] = rule if before is None or rule.identity is not None else rule._replace(identity=before.identity)
 
@@ -236,6 +236,7 @@ class ToolCache(Calls):
         self._say(tool, rule)
 
     def _explicit(self, tool: str, ttl_seconds: Any) -> Rule:
+        _check_name(tool)
         rule = self._rules.get(tool, Rule())
         return rule if isinstance(ttl_seconds, Unset) else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
 
@@ -257,6 +258,11 @@ class ToolCache(Calls):
                     continue
                 found |= request is not None and self._results.discard(request)
         return found
+
+
+def _check_name(tool: Any) -> None:
+    if not isinstance(tool, str) or not tool:
+        raise TypeError(f"a tool is named by a str, not {tool!r}")
 
 
 def _named(args: Any) -> Any:

@@ -38,9 +38,9 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(f"{tool} is a generator; a tool returns its result")
     signature = inspect.signature(fn)
-    unknown = (rule.ignore | rule.redact) - signature.parameters.keys()
+    unknown = (rule.ignore | rule.redact | rule.named_after) - signature.parameters.keys()
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-        raise ValueError(f"{tool} has no argument {', '.join(sorted(unknown))} to ignore or redact")
+        raise ValueError(f"{tool} has no argument {', '.join(sorted(unknown))} to ignore, redact or name an entity after")
     tools._claim(tool, name_of(fn), rule)
 
     tools.complete(tool, functools.partial(by_name, signature))

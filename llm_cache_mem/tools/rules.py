@@ -16,6 +16,7 @@ Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str |
 Changed: TypeAlias = "Entities | Callable[[Mapping[str, Any], Any], str | Iterable[str]]"
 """The same of a tool that writes; a function may take its result as well, None where it raised."""
 
+_ENTITIES = "an entity is named by a str such as 'user:{user_id}'"
 _FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
 HINTS = {"destructiveHint": "destructive", "readOnlyHint": "read_only", "idempotentHint": "idempotent"}
 """What MCP calls three of them."""
@@ -30,6 +31,7 @@ class Rule(NamedTuple):
     ignore: frozenset[str] = frozenset()
     redact: frozenset[str] = frozenset()
     entities: Callable[..., list[str]] = lambda args, result=None: []
+    named_after: frozenset[str] = frozenset()  # the arguments that entities are named after, as far as templates tell
     writes: bool = False
     changes: tuple[str, ...] = ()
 
@@ -66,7 +68,8 @@ def make_rule(
         raise ValueError(f"to be ignored and redacted at once: {', '.join(sorted(both))}")
     ttl = ttl_seconds if isinstance(ttl_seconds, Unset) else to_seconds(ttl_seconds)
     changed = tuple(sorted(parameter_names(changes, "tools")))
-    return Rule(ttl, version, None, ignored, redacted, _namer(entities, writes=writes), writes, changed)
+    namer, named_after = _namer(entities, writes=writes)
+    return Rule(ttl, version, None, ignored, redacted, namer, named_after, writes, changed)
 
 
 def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
@@ -99,14 +102,17 @@ def verdict(said: Mapping[str, Any], listed: Rule | None) -> Rule | None:
     return rule
 
 
-def _namer(entities: Any, *, writes: bool) -> Callable[..., list[str]]:
+def _namer(entities: Any, *, writes: bool) -> tuple[Callable[..., list[str]], frozenset[str]]:
+    """What names the *entities* of a call, and the arguments that their templates name."""
     if callable(entities):
         if writes and _takes_two(entities):
-            return lambda args, result=None: _names(entities(args, result))
-        return lambda args, result=None: _names(entities(args))
-    templates = [entities] if isinstance(entities, str) else list(entities)
-    parsed = [_parse(template) for template in templates]
-    return lambda args, result=None: sorted({name for parts in parsed for name in _filled(parts, args)})
+            return lambda args, result=None: _names(entities(args, result)), frozenset()
+        return lambda args, result=None: _names(entities(args)), frozenset()
+    if not isinstance(entities, Iterable):
+        raise TypeError(f"{_ENTITIES}, several of these or a function, not {type(entities).__name__}")
+    parsed = [_parse(template) for template in ([entities] if isinstance(entities, str) else entities)]
+    named_after = frozenset(field for parts in parsed for _, field in parts if field is not None)
+    return lambda args, result=None: sorted({name for parts in parsed for name in _filled(parts, args)}), named_after
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -131,9 +137,13 @@ def _parse(template: Any) -> list[tuple[str, str | None]]:
     from string import Formatter
 
     if not isinstance(template, str):
-        raise TypeError(f"an entity is named by a str such as 'user:{{user_id}}', not {type(template).__name__}")
+        raise TypeError(f"{_ENTITIES}, not {type(template).__name__}")
+    try:
+        found = list(Formatter().parse(template))
+    except ValueError as exc:
+        raise ValueError(f"{_ENTITIES}, not {template!r}: {exc}") from None
     parts = []
-    for literal, field, form, conversion in Formatter().parse(template):
+    for literal, field, form, conversion in found:
         if field is not None and (form or conversion or not field.isidentifier()):
             raise ValueError(f"between the braces of an entity's name stands the name of an argument and nothing else: {template!r}")
         parts.append((literal, field))

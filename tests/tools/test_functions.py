@@ -193,6 +193,10 @@ def test_wrong_uses(tools: ToolCache) -> None:
         tools.cached(3)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="no argument nothing"):
         tools.cached(ignore=["nothing"])(lambda x: x)
+    with pytest.raises(ValueError, match="no argument nothing"):
+        tools.cached(depends_on="user:{nothing}")(lambda x: x)
+    with pytest.raises(ValueError, match="no argument nothing"):
+        tools.writing(entities=["all", "user:{nothing}"])(lambda x: x)
     with pytest.raises(TypeError):
         tools.cached(ttl=3)(lambda x: x)  # type: ignore[call-overload]
 

@@ -249,6 +249,8 @@ def test_a_call_whose_entities_cannot_be_named_goes_uncached(depends_on: Any, ca
         {"depends_on": "user:{id.__class__}"},
         {"depends_on": "user:{}"},
         {"depends_on": "user:{id:>10}"},
+        {"depends_on": "user:{id"},
+        {"depends_on": 3},
         {"depends_on": ["user:{id}", 3]},
         {"ignore": "token"},
         {"redact": "token"},
@@ -306,3 +308,16 @@ def test_arguments_without_a_key_cannot_be_invalidated(tools: ToolCache) -> None
     for args in ({"id": 1, "more": object()}, "no json", {"name": "x"}):
         with pytest.raises(RequestNotCacheable):
             tools.invalidate("user", args)
+
+
+@pytest.mark.parametrize("tool", [3, ""])
+def test_a_tool_without_a_name_is_refused(tool: Any) -> None:
+    tools = ToolCache()
+    for use in (lambda: tools.get_or_call(tool, {}, dict), lambda: tools.invalidate(tool)):
+        with pytest.raises(TypeError, match="a tool is named by a str"):
+            use()
+
+
+def test_a_template_that_is_not_closed_is_refused_with_what_one_looks_like() -> None:
+    with pytest.raises(ValueError, match=r"such as 'user:\{user_id\}', not 'user:\{id'"):
+        ToolCache().allow("t", depends_on="user:{id")
