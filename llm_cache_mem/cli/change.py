@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import nullcontext
 from time import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -102,7 +102,7 @@ def import_(
     file: File = None,
     namespace: Annotated[str | None, typer.Option(metavar="NAME", help="Put them all into this namespace.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace entries that are as new, or newer.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on past lines that are no entries.")] = False,
+    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What to do at a line that is no entry.")] = "stop",
     as_json: AsJson = False,
 ) -> None:
     """Read entries from JSON Lines, as export writes them, into a store, which is made if there is none."""
@@ -118,9 +118,9 @@ def import_(
         for number, line in numbered_lines(lines):
             step()
             for problem in bringing.add(number, line):
-                _bad_line(problem, bringing, skip_bad=skip_bad)
+                _bad_line(problem, bringing, on_error)
         for problem in bringing.flush():
-            _bad_line(problem, bringing, skip_bad=skip_bad)
+            _bad_line(problem, bringing, on_error)
     counts = bringing.counts
     kept = f", kept {counts['kept']:,} that were as new or newer" if counts["kept"] else ""
     expired = f", left out {counts['expired']:,} that have expired" if counts["expired"] else ""
@@ -128,8 +128,8 @@ def import_(
     report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{expired}{skipped}")
 
 
-def _bad_line(problem: str, bringing: "Import", *, skip_bad: bool) -> None:
-    if not skip_bad:
-        raise BadInput(f"{problem}; imported {count_of(bringing.counts['imported'])} before it (--skip-bad goes on)")
+def _bad_line(problem: str, bringing: "Import", on_error: str) -> None:
+    if on_error == "stop":
+        raise BadInput(f"{problem}; imported {count_of(bringing.counts['imported'])} before it (--on-error skip goes on)")
     bringing.counts["bad_lines"] += 1
     typer.echo(problem, err=True)

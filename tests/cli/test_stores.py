@@ -126,4 +126,4 @@ def test_what_comes_before_a_bad_line_is_in(tmp_path: Path) -> None:
     assert "line 3" in error
     assert "imported 2 entries before it" in error
     assert read("stats", str(tmp_path / "c.db"))["entries"] == 2
-    assert read("import", str(tmp_path / "c.db"), "-", "--skip-bad", stdin=text)["imported"] == 1
+    assert read("import", str(tmp_path / "c.db"), "-", "--on-error", "skip", stdin=text)["imported"] == 1

@@ -184,7 +184,7 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
     assert reason in said
     assert "imported 1 entry before it" in said
     assert len(held(path)) == 1
-    result = run("import", path, "-", "--skip-bad", stdin=lines)
+    result = run("import", path, "-", "--on-error", "skip", stdin=lines)
     assert "line 3: " in result.stderr
     assert result.stdout == "imported 1 entry, kept 1 that were as new or newer, skipped 1 bad lines\n"
     assert len(held(path)) == 2
@@ -194,7 +194,7 @@ def test_a_line_that_is_too_long_is_cut_off_and_not_kept_in_memory(tmp_path: Pat
     monkeypatch.setattr("llm_cache_mem.cli.jsonl._LONGEST_LINE", 1000)
     path = str(tmp_path / "cache.db")
     long = json.dumps(GOOD | {"value": "x" * 5000}).encode()
-    result = run("import", path, "-", "--skip-bad", stdin=long + b"\n" + json.dumps(GOOD).encode())
+    result = run("import", path, "-", "--on-error", "skip", stdin=long + b"\n" + json.dumps(GOOD).encode())
     assert "line 1: " in result.stderr
     assert len(held(path)) == 1
 
