@@ -93,7 +93,7 @@ def make_prefix(
     if not isinstance(model, str) or not model:
         raise TypeError("model must be the name of a model")
     for part, given in (("tools", tools), ("messages", messages), ("documents", documents)):
-        if isinstance(given, str | bytes | Mapping):
+        if given is not None and (isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable)):
             raise TypeError(f"{part} must be a list of them, not a single {type(given).__name__}")
     if not (system is None or isinstance(system, str) or (isinstance(system, Iterable) and not isinstance(system, bytes | Mapping))):
         raise TypeError(f"system must be a str or a list of blocks, not {type(system).__name__}")

@@ -226,6 +226,8 @@ class PromptCacheTracker:
 
     def wrap(self, fn: Callable[P, T]) -> Callable[P, T]:
         """*fn*, such as ``client.messages.create``, sync or async, watched; streams are watched while they are read."""
+        if not callable(fn):
+            raise TypeError(f"wrap() takes what makes the call, such as client.messages.create, not {type(fn).__name__}")
         if inspect.iscoroutinefunction(inspect.unwrap(fn)):
 
             @wraps(fn)
@@ -235,10 +237,15 @@ class PromptCacheTracker:
 
             return cast("Callable[P, T]", acall)
 
+        async def awaited(request: dict[str, Any], response: Any, began: float) -> Any:
+            return await self._after(request, await response, began)
+
         @wraps(fn)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             began = self._clock()
             response = fn(*args, **kwargs)
+            if hasattr(response, "__await__"):  # an object that is called like a coroutine function
+                return cast("T", awaited(kwargs, response, began))
             if kwargs.get("stream") and hasattr(response, "__next__"):
                 return cast("T", Watched(response, self._at_end(kwargs, began)))
             self.observe(kwargs, response, seconds=self._clock() - began)

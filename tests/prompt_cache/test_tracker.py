@@ -455,3 +455,18 @@ def test_the_statistics_are_tables(ask):
 def test_a_client_in_place_of_a_cache_is_told_where_it_goes(claude):
     with pytest.raises(TypeError, match=r"must be an LLMCache, not Anthropic; calls of a client are watched by wrap\(\)"):
         PromptCacheTracker(claude)
+
+
+def test_a_client_in_place_of_its_method_is_refused(claude):
+    with pytest.raises(TypeError, match=r"such as client\.messages\.create, not Anthropic"):
+        PromptCacheTracker().wrap(claude)
+
+
+async def test_an_object_that_is_called_like_a_coroutine_function_is_watched():
+    class Asks:
+        async def __call__(self, **request):
+            return {"usage": {"input_tokens": 9, "output_tokens": 1}}
+
+    tracker = PromptCacheTracker()
+    await tracker.wrap(Asks())(model=CLAUDE, system=[block("x")])
+    assert tracker.stats().calls == 1

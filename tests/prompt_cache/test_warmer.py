@@ -258,3 +258,9 @@ def test_older_openai_models_cache_by_themselves_and_verify_is_the_proof(gpt, se
 
 async def test_openais_async_client_is_awaited(async_gpt):
     assert (await Warmer(async_gpt).awarm(model=OLDER_GPT, system=SYSTEM, verify=True)).verified is True
+
+
+@pytest.mark.parametrize("part", ["tools", "messages", "documents"])
+def test_what_is_no_list_of_parts_is_refused_by_its_name(claude, part):
+    with pytest.raises(TypeError, match=f"{part} must be a list of them, not a single int"):
+        Warmer(claude).warm(model=CLAUDE, **{part: 3})
