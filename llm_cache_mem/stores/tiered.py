@@ -263,3 +263,6 @@ class _LeasingTieredStore(TieredStore):
 
     def release(self, key: str, token: str) -> None:
         self.back.release(key, token)  # type: ignore[attr-defined]  # as above
+
+
+_LeasingTieredStore.__name__ = TieredStore.__name__  # what logs and errors call it

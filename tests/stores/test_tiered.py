@@ -160,6 +160,11 @@ def test_it_leases_only_what_its_back_leases(back: Plain) -> None:
     assert not isinstance(tiered(back), LeasingStore)
 
 
+def test_it_has_one_name_in_logs_whatever_its_back_can_do(back: Plain, tmp_path: Path) -> None:
+    with contextlib.closing(tiered(SQLiteStore(tmp_path / "cache.db"))) as leasing:
+        assert [type(store).__name__ for store in (tiered(back), leasing)] == ["TieredStore"] * 2
+
+
 class SQLiteMachine(StoreMachine):
     persistent = True
     folder: Path
