@@ -70,7 +70,7 @@ class CacheStats(NamedTuple):
     hits: int
     """Lookups that were answered."""
     misses: int
-    """Lookups that were not. The calls paid for are ``misses - coalesced``."""
+    """Lookups that were not. The calls made are ``misses - coalesced``, less where several were told that the one call had failed."""
     size: int
     """Entries that the namespace of the cache holds."""
     stored: int
@@ -79,7 +79,7 @@ class CacheStats(NamedTuple):
     evictions: int
     """Entries removed to make room."""
     expirations: int
-    """Entries removed because they were too old."""
+    """Entries removed because they were too old, and lookups that passed one by which was too old for them alone."""
     coalesced: int
     """Lookups that missed and then joined a call in flight."""
     errors: int

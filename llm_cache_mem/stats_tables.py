@@ -85,8 +85,8 @@ def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
     yield "errors", f"{stats.errors:,}"
     yield "tokens saved", f"{stats.tokens_saved:,}"
     yield "seconds saved", f"{stats.seconds_saved:,.1f}"
-    hits = "hit" if stats.unpriced_hits == 1 else "hits"
-    unpriced = f" (and {stats.unpriced_hits:,} {hits} of unknown price)" if stats.unpriced_hits else ""
+    calls = "call" if stats.unpriced_hits == 1 else "calls"
+    unpriced = f" (and {stats.unpriced_hits:,} {calls} of unknown price)" if stats.unpriced_hits else ""
     yield "dollars saved", f"${stats.saved_usd:,.4f}{unpriced}"
 
 
