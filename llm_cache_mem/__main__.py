@@ -5,8 +5,18 @@ import sys
 __all__ = ["main"]
 
 
+_INTERRUPTED = 130
+
+
 def main() -> int:
     """Run the command line; 2, and a line on stderr, where its libraries are not installed."""
+    try:
+        return _run()
+    except KeyboardInterrupt:  # while the libraries were loading: commands see to it themselves
+        return _INTERRUPTED
+
+
+def _run() -> int:
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401

@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cache",),
     ("tools", "prompt_cache"),
     ("__init__",),
-    ("frameworks", "http", "notebook", "survey", "replay", "pytest_plugin", "bench", "cli", "__main__", "demo"),
+    ("frameworks", "http", "notebook", "survey", "replay", "pytest_plugin", "terminal", "bench", "cli", "__main__", "demo"),
 )
 UPWARD = {("llm_cache_mem", "llm_cache_mem.notebook")}  # what %load_ext calls; imported when it does
 CORE = len(LAYERS) - 1  # the layers before this one import nothing optional

@@ -1,7 +1,5 @@
 """What people see: aligned tables on a terminal or in a pipe, ages and sizes in words."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_cache_mem.cli.shared import count_of
+from llm_cache_mem.terminal import out, print_table
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats", "visible"]
 
 Row = Mapping[str, Any]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-_WIDE = 1000  # columns of a pipe: nothing is cut there
 _DIGEST = 8  # digits: one in four billion
 _SHRINK = ("namespace", "model")  # when the terminal is narrow
 _MOST_GROUPS = 20
@@ -75,7 +73,7 @@ def show_list(rows: Sequence[Row], total: int, now: float) -> None:
     for row in rows:
         table.add_row(*(_cell(cell(row)) for cell in kept))
     if rows:
-        _console().print(table)
+        print_table(table)
     if len(rows) < total:
         _note(f"{len(rows):,} of {total:,} entries, the newest; --limit 0 shows all")
     elif not rows:
@@ -99,12 +97,12 @@ def show_entry(row: Row, now: float) -> None:
         "cost": _dollars(row["cost_usd"]) or "unknown",
         "took": "unknown" if row["seconds"] is None else f"{row['seconds']:.3g} s",
     }
-    _print_pairs(_console(), lines)
+    _print_pairs(out(), lines)
 
 
 def show_stats(stats: Row, now: float) -> None:
     """The totals, then a table of who they belong to."""
-    console = _console()
+    console = out()
     lines = {"store": visible(stats["store"]), "entries": f"{stats['entries']:,}", "size": _size(stats["bytes"])}
     if stats["expired"]:
         lines["entries"] += f", {stats['expired']:,} of them expired"
@@ -121,12 +119,7 @@ def show_stats(stats: Row, now: float) -> None:
     _print_pairs(console, lines)
     if stats["entries"]:
         console.print()
-        console.print(_groups(stats))
-
-
-def _console() -> Console:
-    piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    return Console(width=_WIDE if piped else None, highlight=False)
+        print_table(_groups(stats))
 
 
 def _note(text: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -194,6 +195,43 @@ def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
         said = child.stderr.read()
     assert child.returncode == 130
     assert b"Traceback" not in said
+
+
+def test_an_interrupt_before_there_is_a_command_ends_with_130_too() -> None:
+    program = """
+import sys
+class Interrupts:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+from llm_cache_mem.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_a_closed_stdout_is_no_reason_to_fail(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache.db")
+    fill(path, {stored_key("a"): entry("x")})
+    command = f"{shlex.quote(sys.executable)} -m llm_cache_mem list {shlex.quote(path)} >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_a_narrow_terminal_cuts_no_number_and_leaves_something_of_each_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    path = str(tmp_path / "cache.db")
+    fill(path, {stored_key("a"): entry("x", model="a-model-of-a-long-name", usage=(1_234_567, 1, 0, 0, 0), cost_usd=12_345.678)})
+    monkeypatch.setenv("COLUMNS", columns)
+    for verb in ("list", "stats"):
+        shown = run(verb, path).stdout
+        assert "a-model" in shown
+        assert "1,234,568" in shown
+        assert "$12,345.68" in shown
 
 
 def in_terminal(*arguments: str, **environment: str) -> bytes:
