@@ -3,13 +3,26 @@
 import ast
 import asyncio
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from llm_cache_mem import LLMCache, options
+from llm_cache_mem.tools import ToolCache
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 NEEDS = {"mcp.client": "mcp", "langchain_llm_cache_mem": "langchain_core", "llama_index_llm_cache_mem": "llama_index.core"}
+OF_A_CACHE = set(signature(LLMCache).parameters)
+SETTINGS = {
+    "LLMCache": OF_A_CACHE,
+    "LLMCacheMem": OF_A_CACHE | {"usage", "unidentified"},
+    "CachedLLM": OF_A_CACHE,
+    "ToolCache": OF_A_CACHE | set(signature(ToolCache).parameters),
+    "options": set(signature(options).parameters),
+}
+VARIABLES = {f"LLM_CACHE_MEM_{name}" for name in ("MODE", "KEY", "URL", "DEMO", "SERVERS")}
 
 
 def examples_of(page: Path) -> list:
@@ -56,6 +69,16 @@ def test_no_block_of_python_is_written_so_that_it_does_not_run(page):
         r"^[ \t]*(?:```+|~~~+)[ \t]*\{?[ \t]*\.?py(?:thon|con)?\b", page.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE
     )
     assert len(blocks) == len(examples_of(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_that_running_text_names_exist(page):
+    """Examples run; what stands in a sentence or a table does not."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = re.findall(rf"`[^`\n]*\b({'|'.join(SETTINGS)})\(([^()`\n]*)\)[^`\n]*`", text)
+    unknown = [f"{call}({name}=)" for call, given in named for name in re.findall(r"(\w+)=(?!=)", given) if name not in SETTINGS[call]]
+    variables = re.findall(r"\bLLM_CACHE_MEM_[A-Z]+\b", text)
+    assert unknown + [name for name in variables if name not in VARIABLES] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
