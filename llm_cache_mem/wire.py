@@ -72,9 +72,9 @@ def is_absent(kind: type) -> bool:
 def tagged(value: Any, kind: type) -> list[Any] | None:
     """The name and the text of a value that JSON has no form for but that has one exact text; None for any other."""
     if issubclass(kind, (bytes, bytearray, memoryview)):
-        from binascii import b2a_base64
+        from llm_cache_mem.codec_scalars import to_base64
 
-        return ["bytes", b2a_base64(bytes(value), newline=False).decode()]
+        return ["bytes", to_base64(bytes(value))]
     for module, name, text in _TEXTUAL:
         if issubclass(kind, _loaded(module, name)):
             return [name, _ask(value, partial(text, value))]

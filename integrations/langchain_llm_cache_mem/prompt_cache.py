@@ -1,10 +1,7 @@
 """A LangChain callback that tells a PromptCacheTracker of every call of a model."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
-from time import monotonic
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -14,10 +11,9 @@ from langchain_core.outputs import LLMResult
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.prompt_cache import PromptCacheTracker
+from llm_cache_mem.prompt_cache.under_way import UnderWay
 
 __all__ = ["PromptCacheCallback"]
-
-_MOST_UNDER_WAY: Final = 4096
 
 
 class PromptCacheCallback(BaseCallbackHandler):
@@ -30,34 +26,26 @@ class PromptCacheCallback(BaseCallbackHandler):
 
     def __init__(self, tracker: PromptCacheTracker) -> None:
         self.tracker = tracker
-        self._under_way: OrderedDict[UUID, tuple[dict[str, Any], float]] = OrderedDict()
-        self._lock = Lock()
+        self._under_way = UnderWay()
 
     def on_chat_model_start(self, serialized: Any, messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any) -> None:
         turns = [_as_dict(message) for message in (messages[0] if messages else ())]
-        self._begin(run_id, {**_params(kwargs), "messages": turns})
+        self._under_way.begin(run_id, {**_params(kwargs), "messages": turns})
 
     def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
-        self._begin(run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""})
-
-    def _begin(self, run_id: UUID, request: dict[str, Any]) -> None:
-        with self._lock:
-            self._under_way[run_id] = request, monotonic()
-            if len(self._under_way) > _MOST_UNDER_WAY:  # of runs that never ended
-                self._under_way.popitem(last=False)
+        self._under_way.begin(run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""})
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        with self._lock:
-            request, began = self._under_way.pop(run_id, (None, 0.0))
+        call = self._under_way.end(run_id)
         generations: Sequence[Any] = response.generations[0] if response.generations else []
-        if request is None or not generations or any(map(_is_hit, generations)):
+        if call is None or not generations or any(map(_is_hit, generations)):
             return
         answer = getattr(generations[0], "message", None) or response
-        self.tracker.observe(request, answer, seconds=monotonic() - began)
+        request, seconds = call
+        self.tracker.observe(request, answer, seconds=seconds)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        with self._lock:
-            self._under_way.pop(run_id, None)
+        self._under_way.end(run_id)
 
 
 def _params(kwargs: dict[str, Any]) -> dict[str, Any]:

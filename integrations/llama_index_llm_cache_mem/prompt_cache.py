@@ -1,9 +1,6 @@
 """A LlamaIndex event handler that tells a PromptCacheTracker of every call of an LLM."""
 
-from collections import OrderedDict
-from threading import Lock
-from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -18,10 +15,9 @@ from llama_index_llm_cache_mem.events import HIT_TAG
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.prompt_cache import PromptCacheTracker
+from llm_cache_mem.prompt_cache.under_way import UnderWay
 
 __all__ = ["PromptCacheHandler"]
-
-_MOST_UNDER_WAY: Final = 4096
 
 
 class PromptCacheHandler(BaseEventHandler):
@@ -31,8 +27,7 @@ class PromptCacheHandler(BaseEventHandler):
     """
 
     _tracker: PromptCacheTracker = PrivateAttr()
-    _under_way: "OrderedDict[str, tuple[dict[str, Any], float]]" = PrivateAttr(default_factory=OrderedDict)
-    _lock: Any = PrivateAttr(default_factory=Lock)
+    _under_way: UnderWay = PrivateAttr(default_factory=UnderWay)
 
     def __init__(self, tracker: PromptCacheTracker) -> None:
         super().__init__()
@@ -51,17 +46,14 @@ class PromptCacheHandler(BaseEventHandler):
     def _begin(self, event: Any) -> None:
         told = event.model_dict
         request = {"model": told.get("model") or told.get("model_name"), **event.additional_kwargs}
-        with self._lock:
-            self._under_way[event.span_id or ""] = request, monotonic()
-            if len(self._under_way) > _MOST_UNDER_WAY:  # of calls that never ended
-                self._under_way.popitem(last=False)
+        self._under_way.begin(event.span_id or "", request)
 
     def _end(self, event: Any) -> None:
-        with self._lock:
-            request, began = self._under_way.pop(event.span_id or "", (None, 0.0))
-        if request is None or event.response is None or HIT_TAG in (event.tags or {}):
+        call = self._under_way.end(event.span_id or "")
+        if call is None or event.response is None or HIT_TAG in (event.tags or {}):
             return
-        self._tracker.observe({**request, "messages": _turns(event)}, event.response, seconds=monotonic() - began)
+        request, seconds = call
+        self._tracker.observe({**request, "messages": _turns(event)}, event.response, seconds=seconds)
 
 
 def _turns(event: Any) -> Any:
