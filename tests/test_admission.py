@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from spoiling import spoilt
 
 from llm_cache_mem.admission import refusal_reason, resolve
 
@@ -530,15 +531,8 @@ def test_no_shape_makes_it_raise() -> None:
     ]
     reasons = {None, "empty", "refusal", "content_filter", "truncated", "error", "incomplete"}
 
-    def mutate(value: object) -> object:
-        if rng.random() < 0.08:
-            return rng.choice(junk)
-        if isinstance(value, dict):
-            return {name: mutate(inner) for name, inner in value.items()}
-        return [mutate(inner) for inner in value] if isinstance(value, list) else value
-
     for _ in range(5000):
-        assert refusal_reason(mutate(rng.choice(shapes))) in reasons
+        assert refusal_reason(spoilt(rng.choice(shapes), junk, rng)) in reasons
     assert refusal_reason(Raises()) is None
 
 

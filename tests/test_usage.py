@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from spoiling import spoilt
 
 from llm_cache_mem.usage import Usage, read_model, read_usage
 
@@ -380,15 +381,8 @@ def test_no_shape_makes_it_raise_or_break_its_promise() -> None:
     shapes = [ANTHROPIC, *(shape for shape, _ in SHAPES.values()), *(chunks for chunks, _ in STREAMS.values())]
     junk = [None, "", "x", b"", -1, 0, 3, 1 << 70, True, math.nan, 1.5, [], {}, [[]], {"usage": {"input_tokens": 5}}, object(), MagicMock()]
 
-    def mutate(value: object) -> object:
-        if rng.random() < 0.08:
-            return rng.choice(junk)
-        if isinstance(value, dict):
-            return {name: mutate(inner) for name, inner in value.items()}
-        return [mutate(inner) for inner in value] if isinstance(value, list) else value
-
     for _ in range(3000):
-        usage = read_usage(mutate(rng.choice(shapes)))
+        usage = read_usage(spoilt(rng.choice(shapes), junk, rng))
         if usage is not None:
             assert all(type(count) is int and count >= 0 for count in usage)
             assert usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens

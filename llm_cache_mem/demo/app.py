@@ -26,7 +26,7 @@ except ModuleNotFoundError as exc:
 from llm_cache_mem.demo.endpoint import MODELS
 from llm_cache_mem.demo.orders import Orders
 from llm_cache_mem.demo.report import Summary, phases_table, summarise, totals_table
-from llm_cache_mem.demo.servers import INSTALL_HINT, ServerFailed, start_server
+from llm_cache_mem.demo.servers import INSTALL_HINT, WHICH, ServerFailed, start_server
 
 __all__ = ["main", "run_demo"]
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--live", action="store_true", help="ask the real providers; needs ANTHROPIC_API_KEY or OPENAI_API_KEY; costs cents"
     )
-    parser.add_argument("--server", choices=("auto", "model", "stand-in"), default="auto", help="which local server (default: auto)")
+    parser.add_argument("--server", choices=WHICH, default="auto", help="which local server (default: auto)")
     parser.add_argument("--seconds", type=float, default=60.0, help="about how long the model may work in all (default: 60)")
     parser.add_argument(
         "--price",

