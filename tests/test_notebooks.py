@@ -17,7 +17,11 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: Path) -> None:
-    notebook = run_notebook(path, tmp_path)
+    settings = tmp_path / "pyproject.toml"  # of the project around it, whose plugins nobody has installed
+    settings.write_text('[tool.pytest.ini_options]\naddopts = "--option-of-a-plugin"\nfilterwarnings = ["error"]\n')
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    notebook = run_notebook(path, folder)
     codes = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     assert codes
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
