@@ -4,7 +4,6 @@ import sys
 
 __all__ = ["main"]
 
-
 _INTERRUPTED = 130
 
 
