@@ -10,6 +10,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from threads import start, until
 
 from llm_cache_mem import (
     CacheMissError,
@@ -498,15 +499,10 @@ def test_concurrent_identical_calls_make_one(cache):
         gate.wait(60)
         return model(messages, **params)
 
-    answers = []
-    threads = [threading.Thread(target=lambda: answers.append(cache.get_or_call(MESSAGES, slow))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    while cache.stats().misses < 8:
-        pass
+    calls = [start(lambda: cache.get_or_call(MESSAGES, slow)) for _ in range(8)]
+    until(lambda: cache.stats().misses == 8)
     gate.set()
-    for thread in threads:
-        thread.join()
+    answers = [call.result(60) for call in calls]
     assert len(model.calls) == 1
     assert answers == [ANSWER] * 8
     assert len({id(answer) for answer in answers}) == 8

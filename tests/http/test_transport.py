@@ -15,6 +15,7 @@ import httpx
 import httpx2
 import pytest
 from http_server import Provider, Reply
+from threads import start, until
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, options
 from llm_cache_mem.http import AsyncCacheTransport, CacheTransport
@@ -383,20 +384,15 @@ def test_many_threads_make_one_call(server: Provider, cache: LLMCache) -> None:
     gate = threading.Event()
     server.gives(Reply(answer(), gate=lambda _: gate.wait(60)))
     with httpx.Client(base_url=server.url, transport=CacheTransport(cache), timeout=10) as client:
-        got: list[tuple[bytes, str]] = []
 
-        def work() -> None:
+        def post() -> tuple[bytes, str]:
             response = client.post(CHAT, json=BODY)
-            got.append((response.content, response.headers["x-llm-cache-mem"]))
+            return response.content, response.headers["x-llm-cache-mem"]
 
-        threads = [threading.Thread(target=work) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        while cache.stats().misses < 20:
-            pass
+        calls = [start(post) for _ in range(20)]
+        until(lambda: cache.stats().misses == 20)
         gate.set()
-        for thread in threads:
-            thread.join(60)
+        got = [call.result(60) for call in calls]
     assert {body for body, _ in got} == {answer()}
     assert sorted(mark for _, mark in got) == ["joined"] * 19 + ["miss"]
     assert (server.calls, cache.stats().coalesced) == (1, 19)
