@@ -45,7 +45,11 @@ _WRONG_CLIENT = "a Client takes a CacheTransport, an AsyncClient an AsyncCacheTr
 class _Transport:
     """Either kind: a cache, and a transport under it."""
 
+    _handles = ""
+
     def __init__(self, cache: LLMCache, transport: Any = None) -> None:
+        if transport is not None and not hasattr(transport, self._handles):
+            raise TypeError(f"{type(self).__name__} goes over a transport with {self._handles}(), which {type(transport).__name__} has not")
         self._desk = Desk(cache, transport)
 
     @property
@@ -68,6 +72,8 @@ class CacheTransport(_Transport, _Sync):
     For httpx and for httpx2: *transport* is a transport of the library whose clients this one serves; by default that library's
     ``HTTPTransport()``, made at the first request. Thread-safe if *transport* is. Closing it closes *transport*.
     """
+
+    _handles = "handle_request"
 
     def handle_request(self, request: Any) -> Any:
         """The response to *request*: stored, on its way to another caller, or fetched. Raises what the transport raises."""
@@ -157,6 +163,8 @@ class CacheTransport(_Transport, _Sync):
 
 class AsyncCacheTransport(_Transport, _Async):
     """``CacheTransport`` for async clients under asyncio; under another event loop requests pass uncached."""
+
+    _handles = "handle_async_request"
 
     async def handle_async_request(self, request: Any) -> Any:
         """As ``CacheTransport.handle_request``."""

@@ -431,3 +431,9 @@ def test_a_failure_that_calls_itself_a_success_passes_and_is_not_stored(
     ask = make(cache).post
     assert [ask()[2] for _ in range(2)] == [[body], [body]]
     assert (server.calls, cache.stats().skipped) == (2, {reason: 2})
+
+
+@pytest.mark.parametrize(("kind", "method"), [(CacheTransport, "handle_request"), (AsyncCacheTransport, "handle_async_request")])
+def test_a_client_in_place_of_a_transport_is_refused_at_once(kind: Any, method: str) -> None:
+    with httpx.Client() as client, pytest.raises(TypeError, match=f"{kind.__name__} goes over a transport with {method}"):
+        kind(LLMCache(), client)
