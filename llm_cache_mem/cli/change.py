@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, count_of, opened, progress, reading, replacing, report
+from llm_cache_mem.cli.shared import (
+    AsJson,
+    Kind,
+    Model,
+    Namespace,
+    Url,
+    UrlFirst,
+    count_of,
+    in_utf8,
+    opened,
+    progress,
+    reading,
+    replacing,
+    report,
+)
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.transfer import Import
@@ -46,7 +60,7 @@ def prune(
 
 def clear(
     url: Url = None,
-    namespace: Annotated[str | None, typer.Option(metavar="NAME", help='This namespace; "" is the default one.')] = None,
+    namespace: Annotated[str | None, typer.Option(metavar="NAME", callback=in_utf8, help='This namespace; "" is the default one.')] = None,
     everything: Annotated[bool, typer.Option("--all", help="All namespaces.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -100,7 +114,7 @@ def export(
 def import_(
     url: UrlFirst = None,
     file: File = None,
-    namespace: Annotated[str | None, typer.Option(metavar="NAME", help="Put them all into this namespace.")] = None,
+    namespace: Annotated[str | None, typer.Option(metavar="NAME", callback=in_utf8, help="Put them all into this namespace.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace entries that are as new, or newer.")] = False,
     on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What to do at a line that is no entry.")] = "stop",
     as_json: AsJson = False,

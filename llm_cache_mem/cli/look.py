@@ -137,7 +137,8 @@ def _the_one(reader: "Reader", wanted: str) -> "Found":
     """The entry whose key or digest is *wanted*, or else the only one that begins so."""
     exact, similar = [], []
     hidden = [hide(wanted) for hide in reader.envelope.digests] if len(wanted) == _DIGEST_LENGTH else []
-    for found in chain.from_iterable(reader.entries(part=part) for part in dict.fromkeys((wanted, *hidden))):
+    parts = (wanted, *hidden) if wanted.isascii() else ()  # as all keys are
+    for found in chain.from_iterable(reader.entries(part=part) for part in dict.fromkeys(parts)):
         digest = found.key.rpartition(":")[2]
         if wanted in (found.key, digest) or digest in hidden:
             exact.append(found)

@@ -23,6 +23,7 @@ __all__ = [
     "Url",
     "UrlFirst",
     "count_of",
+    "in_utf8",
     "opened",
     "print_json",
     "progress",
@@ -34,14 +35,24 @@ __all__ = [
 
 _MANY = 2000  # entries: a few tenths of a second
 
+
+def in_utf8(value: str | None) -> str | None:
+    """*value*, the name of something that is stored; BadParameter where its bytes on the command line are no UTF-8, as such names are."""
+    try:
+        _ = value is not None and value.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("this is not UTF-8") from None
+    return value
+
+
 Url = Annotated[
     str | None, typer.Argument(metavar="URL", envvar=URL_VARIABLE, help="The store: sqlite://./cache.db, a path, redis://host, ...")
 ]
 UrlFirst = Annotated[str | None, typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
-Namespace = Annotated[str | None, typer.Option(metavar="NAME", help='Only this namespace; "" is the default one.')]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", help="Only this kind: value, stream, ...")]
-Model = Annotated[str | None, typer.Option(metavar="NAME", help="Only answers of this model.")]
+Namespace = Annotated[str | None, typer.Option(metavar="NAME", callback=in_utf8, help='Only this namespace; "" is the default one.')]
+Kind = Annotated[str | None, typer.Option(metavar="KIND", callback=in_utf8, help="Only this kind: value, stream, ...")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", callback=in_utf8, help="Only answers of this model.")]
 
 
 @contextmanager

@@ -283,3 +283,18 @@ def test_without_its_libraries_the_command_says_what_to_install(missing: str) ->
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"llm-cache-mem: the command line needs {missing}: pip install 'llm-cache-mem[cli]'\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("list", "--namespace", "\udcff"), ("prune", "--model", "\udcff"), ("import", "-", "--namespace", "\udcff")], ids=str
+)
+def test_a_name_that_is_not_utf_8_is_a_wrong_command_line(path: str, words: tuple[str, ...]) -> None:
+    done = process(words[0], path, *words[1:], input=json.dumps(GOOD).encode())
+    assert done.returncode == 2
+    assert b"this is not UTF-8" in done.stderr
+
+
+def test_no_entry_has_a_key_that_is_not_ascii(path: str) -> None:
+    for wanted in ("ü", "\udcff"):
+        done = process("show", path, wanted)
+        assert (done.returncode, done.stderr[:35]) == (1, b"error: no entry has a key that begi")
