@@ -1,6 +1,7 @@
 """Storing through a cache: from a paid answer to an entry, if it is worth keeping and nobody has forgotten it meanwhile."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from llm_cache_mem import pricing, usage
@@ -97,7 +98,7 @@ class Writer(Reader):
         """``keep`` of a value that is at rest already, that nobody paid for here, and that is to be stored whatever admission would say."""
         if not self._writes():
             return None
-        return self._commit_or_skip(request, self._entry(request, payload, self._priced(request, None, seconds)), None)
+        return self._commit_or_skip(request, self._entry(request, payload, _Paid(None, None, None, _UNKNOWN, seconds)), None)
 
     async def akeep(
         self,
@@ -189,7 +190,16 @@ class Writer(Reader):
     def _entry(self, request: Request, payload: Payload, paid: _Paid) -> Entry:
         now, ttl = self._clock(), self._ttl()
         expires_at, model = None if ttl is None else now + ttl, request.model or paid.model
-        return Entry(payload, now, expires_at, model, paid.usage, paid.cost.usd, paid.seconds, self._kept(request))
+        return Entry(
+            payload,
+            now,
+            expires_at,
+            model,
+            paid.usage,
+            paid.cost.usd,
+            paid.seconds,
+            None if request.kept is None else self._kept(request.kept),
+        )
 
     @property
     def _reads_late(self) -> bool:
@@ -208,17 +218,17 @@ class Writer(Reader):
             return None, None
         return paid.usage, paid.cost.usd
 
-    def _kept(self, request: Request) -> bytes | None:
-        """The request as it may be stored, if this cache keeps requests."""
+    def _kept(self, text: str) -> bytes | None:
+        """A request as it may be stored, if this cache keeps requests."""
         redaction = self._settings.redaction
-        return None if redaction is None or request.kept is None else redaction.json(request.kept)
+        return None if redaction is None else redaction.json(text)
 
     def _commit(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
         if not self._fits(request, entry):
             return None
         put, key = self._put, request.key
-        removed = put(key, entry) if flight is None else flight.commit(lambda: put(key, entry))
+        removed = put(key, entry) if flight is None else flight.commit(partial(put, key, entry))
         if removed is None:
             return None
         self._kept_entry(request, entry, removed)

@@ -1,7 +1,7 @@
 """What a trace holds, whatever a cache would make of it: how often calls repeat, after how long, and whether they got the same answer."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from typing import NamedTuple, TypeAlias
 
@@ -31,7 +31,7 @@ _Group: TypeAlias = tuple[int, float, int | set[int]]
 
 
 class Census:
-    """Counts calls as they come. *keys*: if they are to be kept, a number for the key of each call."""
+    """Counts calls, which come in order. *keys*: if they are to be kept, a number for the key of each call."""
 
     def __init__(self, *, keep_keys: bool = False) -> None:
         self.keys = array("l") if keep_keys else None
@@ -43,28 +43,30 @@ class Census:
         self._first: float | None = None
         self._last = 0.0
 
-    def add(self, call: Call) -> None:
-        at, key, sent, received, _, scope, _, _ = call
-        if self.keys is not None:
-            self.keys.append(self._numbers.setdefault(key, len(self._numbers)))
-        self.calls += 1
-        self.input_tokens += sent
-        self.output_tokens += received
-        if self._first is None:
-            self._first = at
-        self._last = at
-        self._scopes.add(scope)
-        group = self._groups.get(key)
-        if group is None:
-            self._groups[key] = (1, at, received)
-            return
+    def add(self, some: Iterable[Call]) -> None:
+        groups, keys, numbers, scopes = self._groups, self.keys, self._numbers, self._scopes
+        for at, key, sent, received, _, scope, _, _ in some:
+            if keys is not None:
+                keys.append(numbers.setdefault(key, len(numbers)))
+            self.calls += 1
+            self.input_tokens += sent
+            self.output_tokens += received
+            if self._first is None:
+                self._first = at
+            self._last = at
+            scopes.add(scope)
+            group = groups.get(key)
+            groups[key] = (1, at, received) if group is None else self._repeated(group, at, received)
+
+    def _repeated(self, group: _Group, at: float, received: int) -> _Group:
+        """*group* with one more call."""
         calls, last, lengths = group
         if isinstance(lengths, int):
             lengths = {lengths}
         self._gaps.append(at - last)
         self._same_length += received in lengths
         lengths.add(received)
-        self._groups[key] = (calls + 1, at, lengths)
+        return calls + 1, at, lengths
 
     def facts(self) -> Facts:
         gaps = sorted(self._gaps)

@@ -22,7 +22,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def __call__(self) -> float:
+    def read(self) -> float:
         return self.now
 
 
@@ -41,7 +41,7 @@ class Client:
     def __init__(self, rule: Rule, clock: Clock) -> None:
         self.rule = rule
         self.cache = LLMCache(
-            rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock, policy=rule.policy
+            rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock.read, policy=rule.policy
         )
         self.lookup = self.cache.lookup
         self._keep = self.cache.keep_at_rest

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from llm_cache_mem.bench.trace import Call
 
@@ -18,32 +18,20 @@ def with_overlaps(calls: Iterable[Call]) -> Iterator[tuple[Call, float, bool]]:
 
     Where more than some ten thousand calls arrive before that, True stands for "perhaps".
     """
-    ahead = deque[Call]()
-    keys = set[str]()  # of the calls ahead
-    repeats: dict[str, deque[float]] = {}  # when those of the calls ahead arrive that are not the first for their key
-    took = answered = 0.0  # of the first call ahead
+    ahead = deque[list[Any]]()  # when it is answered, whether another arrives before that, the call, its seconds
+    latest: dict[str, list[Any]] = {}  # of the calls ahead, by key
     for following in chain(calls, (_END,)):
-        at = following.at
-        while ahead and (answered <= at or len(ahead) >= _AHEAD):
-            call = ahead.popleft()
-            key = call.key
-            if key in repeats:
-                times = repeats[key]
-                overlaps = times.popleft() < answered
-                if not times:
-                    del repeats[key]
-            else:
-                keys.remove(key)
-                overlaps = answered > at
-            yield call, took, overlaps
-            if ahead:
-                took = ahead[0].took()
-                answered = ahead[0].at + took
-        if not ahead:
-            took = following.took()
-            answered = at + took
-        ahead.append(following)
-        if following.key in keys:
-            repeats.setdefault(following.key, deque()).append(at)
-        else:
-            keys.add(following.key)
+        at, key, *_ = following
+        while ahead and (ahead[0][0] <= at or len(ahead) >= _AHEAD):
+            first = ahead.popleft()
+            answered, overlaps, call, took = first
+            if latest[call.key] is first:
+                del latest[call.key]
+            yield call, took, overlaps or answered > at
+        took = following.took()
+        waiting = [at + took, False, following, took]
+        ahead.append(waiting)
+        before = latest.get(key)
+        if before is not None and at < before[0]:
+            before[1] = True
+        latest[key] = waiting

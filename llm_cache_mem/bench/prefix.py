@@ -175,10 +175,11 @@ class PrefixTree:
             stack = [root]
             while stack:
                 node = stack.pop()
-                if node.children:
-                    node.children = {first: child for first, child in node.children.items() if child.used >= limit}
-                    self._nodes += len(node.children)
-                    stack.extend(node.children.values())
+                children = node.children
+                for first in [first for first, child in children.items() if child.used < limit]:
+                    del children[first]
+                self._nodes += len(children)
+                stack.extend([child for child in children.values() if child.children])
             if not root.children:
                 del self._roots[where]
         self._prune_at = max(_FIRST_PRUNING, 2 * self._nodes)

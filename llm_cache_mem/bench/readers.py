@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -176,13 +177,15 @@ class _Lines:
 
 
 _decoder = json.JSONDecoder()
+_scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_decoder)  # type: ignore[arg-type]  # what takes a decoder
 
 
 def _decoded(text: str) -> Any:
-    """``json.loads(text)``, in half the time for an object that stands alone on its line."""
-    if text[:1] != "{":
-        return _decoder.decode(text)
-    record, end = _decoder.raw_decode(text)
+    """``json.loads(text)``, in half the time for a value that stands alone on its line."""
+    try:
+        record, end = _scan(text, 0)
+    except StopIteration:
+        return _decoder.decode(text)  # which says why not
     return record if text[end:] == "\n" else _decoder.decode(text)
 
 

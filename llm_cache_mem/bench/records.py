@@ -19,9 +19,9 @@ _new = tuple.__new__  # in half the time of the class itself
 def mooncake(record: Record) -> Sequence[Call]:
     """Mooncake, FAST'25: ``timestamp`` in milliseconds, lengths in tokens, ``hash_ids`` of 512-token blocks, the last one cut short."""
     sent, received = _count(record, "input_length"), _count(record, "output_length")
-    ids = _ids(record["hash_ids"])
+    runs = runs_of(_ids(record["hash_ids"]), MOONCAKE_BLOCK)
     at = _number(record, "timestamp") / 1000
-    return (_new(Call, (at, identity(sent, ids), sent, received, runs_of(ids, MOONCAKE_BLOCK), "", None, None)),)
+    return (_new(Call, (at, identity(sent, runs), sent, received, runs, "", None, None)),)
 
 
 class _Sessions:
@@ -77,7 +77,7 @@ class RagPulse:
         sent, received = _count(record, "input_length"), _count(record, "output_length")
         parts = {name: _ids(record["hash_ids"][name]) for name in RAGPULSE_KEYS["whole"]}
         try:
-            runs = tuple(Run(block, 1, self._lengths[block]) for ids in parts.values() for block in ids)
+            runs = tuple((block, 1, self._lengths[block]) for ids in parts.values() for block in ids)
         except KeyError as exc:
             raise ValueError(f"no file says how long block {exc.args[0]} is") from None
         key = identity(sent if self._whole else None, [parts[name] for name in self._key])
@@ -91,7 +91,7 @@ def own(record: Record) -> Sequence[Call]:
     length = _count(record, "block_tokens") if blocks else 0
     model = record.get("model")
     seconds = None if record.get("seconds") is None else _number(record, "seconds")
-    runs = tuple([Run(block, 1, length) for block in blocks])
+    runs = tuple([(block, 1, length) for block in blocks])
     return (Call(_number(record, "at"), _text(record, "key"), sent, received, runs, str(record.get("scope") or ""), model, seconds),)
 
 
@@ -117,7 +117,7 @@ def _text(record: Record, name: str) -> str:
 
 
 def _ids(value: Any) -> list[int]:
-    if type(value) is not list or not _INT.issuperset(map(type, value)):
+    if type(value) is not list or [*map(type, value)].count(int) != len(value):
         raise ValueError("block ids are not a list of whole numbers")
     return value
 
@@ -127,7 +127,7 @@ def _spans(value: Any, tokens: int) -> tuple[Run, ...]:
         for span in value:
             if len(span) != 2 or not _INT.issuperset(map(type, span)) or span[0] > span[1]:
                 raise ValueError("a span of block ids is not [first, last]")
-        return tuple(Run(first, last - first + 1, tokens) for first, last in value)
+        return tuple((first, last - first + 1, tokens) for first, last in value)
     return runs_of(_ids(value), tokens)
 
 

@@ -64,8 +64,8 @@ def test_what_it_wraps_shows_the_blocks_that_prompts_share(path: Path) -> None:
     shared = [a == b for a, b in zip(one.runs, two.runs, strict=True)]
     assert shared == sorted(shared, reverse=True)
     assert sum(shared) >= 6
-    assert not {run.first for run in one.runs} & {run.first for run in other.runs}
-    assert 0.8 < sum(run.tokens for run in one.runs) / one.input_tokens <= 1
+    assert not {first for first, _, _ in one.runs} & {first for first, _, _ in other.runs}
+    assert 0.8 < sum(tokens for _, _, tokens in one.runs) / one.input_tokens <= 1
 
 
 def test_no_word_of_a_prompt_or_an_answer_is_in_the_file_and_only_its_owner_may_read_it(path: Path) -> None:
