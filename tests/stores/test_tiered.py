@@ -299,18 +299,27 @@ def test_in_front_of_sqlite_hits_count_as_uses(tmp_path: Path) -> None:
         assert [key for key, _ in store.entries()] == ["c", "a", "d"]
 
 
-def test_a_read_that_overlaps_a_write_does_not_bring_back_what_was_replaced(store: TieredStore, back: Plain) -> None:
-    back.inner.put("k", entry_of("old"))
+@contextlib.contextmanager
+def another_who_writes_during_reads(back: Any, write: Callable[[], object]) -> Iterator[None]:
+    """Whoever reads *back* has found what is there when *write* happens, and gets it after."""
     read = back.get
 
     def and_another_writes(key: str) -> Entry | None:
-        found = read(key)
-        store.put("k", entry_of("new"))
+        found: Entry | None = read(key)
+        write()
         return found
 
-    back.get = and_another_writes  # type: ignore[method-assign]
-    store.get("k")
-    back.get = read  # type: ignore[method-assign]
+    back.get = and_another_writes
+    try:
+        yield
+    finally:
+        back.get = read
+
+
+def test_a_read_that_overlaps_a_write_does_not_bring_back_what_was_replaced(store: TieredStore, back: Plain) -> None:
+    back.inner.put("k", entry_of("old"))
+    with another_who_writes_during_reads(back, lambda: store.put("k", entry_of("new"))):
+        store.get("k")
     assert value_of(store.get("k")) == "new"
 
 
@@ -321,15 +330,8 @@ def test_what_the_back_has_lost_is_not_served_because_something_else_was_written
         cache = GuardedStore(store, strict=True, on_error=print)
         cache.put("k", entry_of("old"))
         other.delete("k")
-        read = back.get
-
-        def and_another_writes(key: str) -> Entry | None:
-            found = read(key)
-            store.put("another", entry_of("new"))
-            return found
-
-        back.get = and_another_writes  # type: ignore[method-assign]
-        assert cache.get("k") is None
+        with another_who_writes_during_reads(back, lambda: store.put("another", entry_of("new"))):
+            assert cache.get("k") is None
 
 
 def test_of_two_writes_at_once_neither_stays_in_front_for_the_other(store: TieredStore, back: Plain) -> None:
