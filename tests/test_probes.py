@@ -1,6 +1,8 @@
 """The probes of benchmarks/probes, asked of this library: all must be right; and the page that was made of them is in step."""
 
+import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.probes import many, storing
+from benchmarks.probes import many, steps, storing
 from benchmarks.probes.contestant import Bench, Cannot, Clock
 from benchmarks.probes.contestants import CONTESTANTS, OURS, load
 from benchmarks.probes.one import RIGHT, all_probes
 from benchmarks.probes.registry import GROUPS
+from benchmarks.probes.spare import Spare
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBES = all_probes()
@@ -125,6 +128,61 @@ def test_a_wrong_answer_is_called_wrong(bench_of: Any) -> None:
     bench.contestant = Careless
     assert PROBES["system-prompt"].ask(bench) == "the lawyer's answer is served to the pirate"
     assert PROBES["spoilt-hit"].ask(bench) == "the next caller gets what this one made of it"
+
+
+def _double(number: str) -> None:
+    """A step for forks: it prints what it returns."""
+    print("what libraries print")
+    print(json.dumps([int(number) * 2, os.getcwd(), os.environ["PROBES_TEST"]]))
+
+
+def _go_on_for_ever() -> None:
+    for number in itertools.count():
+        print(number, flush=True)
+
+
+@pytest.fixture
+def spare_of() -> Iterator[Any]:
+    spares: list[Spare] = []
+
+    def make(run: Any) -> Spare:
+        spares.append(Spare(run))
+        return spares[-1]
+
+    yield make
+    for spare in spares:
+        spare.close()
+
+
+def test_forks_of_the_spare_process_do_step_after_step(spare_of: Any, tmp_path: Path) -> None:
+    spare = spare_of(_double)
+    begun = [spare.start(str(number), cwd=str(tmp_path), environment={"PROBES_TEST": "set"}) for number in range(3)]
+    assert [step.result() for step in begun] == [[number * 2, str(tmp_path), "set"] for number in range(3)]
+    assert "PROBES_TEST" not in os.environ
+
+
+def test_a_step_that_fails_in_a_fork_is_an_error_and_the_next_is_not(spare_of: Any, tmp_path: Path) -> None:
+    spare = spare_of(_double)
+    with pytest.raises(RuntimeError, match="ended with an error"):
+        spare.start("no number", cwd=str(tmp_path), environment={}).result()
+    assert spare.start("4", cwd=str(tmp_path), environment={"PROBES_TEST": ""}).result()[0] == 8
+
+
+def test_a_fork_can_be_killed_while_it_prints(spare_of: Any, tmp_path: Path) -> None:
+    step = spare_of(_go_on_for_ever).start(cwd=str(tmp_path), environment={})
+    assert [step.line() for _ in range(3)] == ["0\n", "1\n", "2\n"]
+    step.kill()
+    step.kill()  # as the bench does at its end
+
+
+def test_a_probe_finds_the_same_in_forks_as_in_new_interpreters(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    spare = Spare(steps.main)
+    bench = Bench(load("llm-cache-mem, SQLite"), tmp_path / "store", clock=Simulated(), spare=spare)
+    try:
+        assert PROBES["killed"].ask(bench) is None
+    finally:
+        bench.close()
 
 
 def test_the_page_has_every_probe_and_contestant_of_today() -> None:

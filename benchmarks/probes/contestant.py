@@ -5,14 +5,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from benchmarks.probes.provider import Provider
+from benchmarks.probes.spare import Forked, Spare
 
-__all__ = ["Bench", "Cannot", "Clock", "Contestant", "Peer", "Running"]
+__all__ = ["Bench", "Cannot", "Clock", "Contestant", "Looped", "OfObjects", "OfTexts", "Peer", "Running"]
 
 T = TypeVar("T")
 
@@ -120,6 +122,58 @@ class Peer:
         pass
 
 
+class OfObjects(Peer):
+    """Its answers are completions as objects of an SDK, not as dicts."""
+
+    def text(self, answer: Any) -> Any:
+        texts = [choice.message.content for choice in answer.choices]
+        return texts[0] if len(texts) == 1 else texts
+
+    def spoil(self, answer: Any) -> None:
+        answer.choices[0].message.content = "spoilt"
+
+
+class OfTexts(Peer):
+    """Its answers are objects with the text as ``content``."""
+
+    def text(self, answer: Any) -> Any:
+        return answer.content
+
+    def spoil(self, answer: Any) -> None:
+        answer.content = "spoilt"
+
+
+class Looped(Peer):
+    """It is for one event loop, the bench's, which runs in the main thread only. It has *aask*, and *astream* perhaps."""
+
+    looped = True
+
+    def ask(self, **request: Any) -> Any:
+        self.needs_the_loop()
+        return self.bench.run(self.aask(**request))
+
+    def needs_the_loop(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise Cannot("is for one event loop")
+
+    def astream(self, **request: Any) -> AsyncGenerator[str]:
+        """The texts of a stream through the cache, in asyncio."""
+        raise Cannot("has no streams")
+
+    def stream(self, **request: Any) -> Iterator[str]:
+        pieces = self.astream(**request)
+        return self._read(pieces)
+
+    def _read(self, pieces: AsyncGenerator[str]) -> Iterator[str]:
+        try:
+            while True:
+                yield self.bench.run(pieces.__anext__())
+        except StopAsyncIteration:
+            return
+        finally:
+            self.bench.run(pieces.aclose())
+
+
 class Clock:
     """The wall clock as contestants see it: ``shift`` seconds away from the real one. ``sleep`` waits; a test's moves time instead."""
 
@@ -155,7 +209,7 @@ class Running:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def result(self, seconds: float = 60.0) -> Any:
+    def result(self, seconds: float = 140.0) -> Any:
         """What the step returned."""
         out, _ = self._process.communicate(timeout=seconds)
         lines = out.splitlines()
@@ -168,13 +222,13 @@ class Bench:
     """One probe's workplace for one kind of contestant. Everything that it opened is closed with it."""
 
     def __init__(
-        self, contestant: type[Contestant], folder: Path, *, clock: Clock | None = None, url: str = "", python: str = sys.executable
+        self, contestant: type[Contestant], folder: Path, *, clock: Clock | None = None, url: str = "", spare: Spare | None = None
     ) -> None:
         self.contestant, self.folder, self.clock = contestant, folder, clock or Clock()
         self.opened: list[Contestant] = []
-        self.others: list[Running] = []
+        self.others: list[Running | Forked] = []
         self.providers: list[Provider] = []
-        self._url, self._python, self._loop = url, python, None
+        self._url, self._spare, self._loop = url, spare, None
         self.given: dict[str, str] = {}  # the addresses of servers that a probe started
 
     @property
@@ -212,25 +266,33 @@ class Bench:
         if self.contestant.shared != shared:
             raise Cannot(why)
 
-    def elsewhere(self, step: str, *args: Any, seed: int = 0) -> Running:
-        """Start ``steps.<step>`` in a new interpreter, with the same contestant, folder and provider, and its own hash seed."""
+    def elsewhere(self, step: str, *args: Any, seed: int | None = None) -> "Running | Forked":
+        """Start ``steps.<step>`` in another process, with the same contestant, folder and provider; with *seed*, its own hash seed."""
         if self.contestant.shared == "server":
             from benchmarks.probes.servers import redis_of
 
             redis_of(self)
-        command = [self._python, "-m", "benchmarks.probes.steps", self.contestant.name, str(self.folder), self.url, step, json.dumps(args)]
-        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PROBES_SERVERS": json.dumps(self.given)}
+        arguments = [self.contestant.name, str(self.folder), self.url, step, json.dumps(args)]
         folder = self.folder.parent / f"{self.folder.name}.cwd"
         folder.mkdir(exist_ok=True)
+        running = self._forked(arguments, folder) if self._spare and seed is None else self._interpreter(arguments, folder, seed or 0)
+        self.others.append(running)
+        return running
+
+    def _forked(self, arguments: list[str], folder: Path) -> Forked:
+        assert self._spare is not None
+        return self._spare.start(*arguments, cwd=str(folder), environment={"PROBES_SERVERS": json.dumps(self.given)})
+
+    def _interpreter(self, arguments: list[str], folder: Path, seed: int) -> Running:
+        command = [sys.executable, "-m", "benchmarks.probes.steps", *arguments]
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PROBES_SERVERS": json.dumps(self.given)}
         root = Path(__file__).resolve().parents[2]
         paths = [str(root), str(root / "integrations"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, env=environment, cwd=folder
         )
-        running = Running(process)
-        self.others.append(running)
-        return running
+        return Running(process)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run *coroutine* on the one event loop of this bench."""
@@ -241,6 +303,8 @@ class Bench:
     def close(self) -> None:
         for running in self.others:
             running.kill()
+        if self._spare is not None:
+            self._spare.close()
         for contestant in reversed(self.opened):
             contestant.close()
         if self._loop is not None:

@@ -5,6 +5,7 @@ and no more. Prints one JSON line for each probe.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.probes.contestant import Bench, Cannot, Clock, Contestant
+from benchmarks.probes.keys import request
 from benchmarks.probes.registry import Probe
+from benchmarks.probes.spare import Spare
 
 __all__ = ["BROKEN", "CANNOT", "RIGHT", "WRONG", "Verdict", "all_probes", "judge"]
 
@@ -57,7 +60,9 @@ def _child(probe: Probe, contestant: type[Contestant], clock: Clock, folder: Pat
     for number in (1, 2):
         os.dup2(log, number)
     os.chdir(folder.parent)
-    bench = Bench(contestant, folder, clock=clock)
+    from benchmarks.probes import steps
+
+    bench = Bench(contestant, folder, clock=clock, spare=Spare(steps.main))
     verdict = judge(probe, bench)
     result.write_text(json.dumps(verdict), encoding="utf-8")
     with contextlib.suppress(Exception):
@@ -101,6 +106,27 @@ def isolated(probe: Probe, contestant: type[Contestant], clock: Clock) -> Verdic
         shutil.rmtree(home, ignore_errors=True)
 
 
+def _rehearse(bench: Bench) -> str:
+    """The names of what the contestant imports when it is used."""
+    before = set(sys.modules)
+    with contextlib.suppress(Exception):
+        peer = bench.open()
+        for use in (lambda: peer.ask(**request()), lambda: bench.run(peer.aask(**request())), lambda: list(peer.stream(**request()))):
+            for _ in range(2):
+                with contextlib.suppress(Exception):
+                    use()
+    return json.dumps([name for name in sys.modules if name not in before])
+
+
+def import_late_parts(contestant: type[Contestant], clock: Clock) -> None:
+    """Import what *contestant* imports when it is used, so that not each probe's process does: some take seconds."""
+    rehearsal = Probe("rehearsal", "", "", "", _rehearse, 60.0)
+    mark, names = isolated(rehearsal, contestant, clock)
+    for name in json.loads(names) if mark == WRONG and names.startswith("[") else ():
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
 def versions(contestant: type[Contestant]) -> dict[str, str]:
     found = {}
     for name in contestant.packages:
@@ -122,6 +148,7 @@ def main(name: str, wanted: list[str]) -> int:
         return 0
     about: dict[str, Any] = {"configured": contestant.configured, "versions": versions(contestant)}
     print(json.dumps(about), flush=True)
+    import_late_parts(contestant, clock)
     if len(threading.enumerate()) > 1:
         print(f"{name} starts threads when it is imported: {threading.enumerate()}", file=sys.stderr)
     for each in wanted or list(probes):

@@ -45,7 +45,8 @@ class Redis:
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
+        """After a pause; nothing if it was killed."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()

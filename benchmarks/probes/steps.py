@@ -25,7 +25,12 @@ def ask(bench: Bench, params: dict[str, Any]) -> Any:
 
 def ask_many(bench: Bench, first: int, count: int, threads: int) -> list[str]:
     """Ask *count* requests from *first* on, by *threads*; what was raised."""
-    peer = bench.open()
+    try:
+        peer = bench.open()
+    except Cannot:
+        raise
+    except Exception as exc:  # noqa: BLE001
+        return [f"{type(exc).__name__} at opening"]
     failures: list[str] = []
 
     def work(start: int) -> None:
@@ -37,6 +42,11 @@ def ask_many(bench: Bench, first: int, count: int, threads: int) -> list[str]:
             except Exception as exc:  # noqa: BLE001
                 failures.append(type(exc).__name__)
 
+    if threads == 1 or bench.contestant.looped:
+        for start in range(threads):
+            work(start)
+        peer.settle()
+        return failures
     workers = [threading.Thread(target=work, args=(start,)) for start in range(threads)]
     for worker in workers:
         worker.start()

@@ -39,7 +39,7 @@ def _stored(bench: Bench, asked: dict[str, Any], *, text: str = "") -> Any:
     return first
 
 
-@probe(GROUP, "a restart keeps the hits, with another hash seed too", "instructor: namespace by uuid4; hash() in keys", seconds=150)
+@probe(GROUP, "a restart keeps the hits, with another hash seed too", "instructor: namespace by uuid4; hash() in keys", seconds=300)
 def restart(bench: Bench) -> str | None:
     if not bench.contestant.shared:
         raise Cannot(IN_MEMORY)
@@ -236,8 +236,8 @@ def deleted_file(bench: Bench) -> str | None:
 
 def _writers(bench: Bench, processes: int, threads: int, each: int) -> str | None:
     _file(bench)
-    runs = [bench.elsewhere("ask_many", number * each, each, threads, seed=number) for number in range(processes)]
-    failures = [failure for run in runs for failure in run.result(100)]
+    runs = [bench.elsewhere("ask_many", number * each, each, threads) for number in range(processes)]
+    failures = [failure for run in runs for failure in run.result()]
     if failures:
         return f"{len(failures)} of {processes * each} calls raise {', '.join(sorted(set(failures)))}"
     calls = bench.provider.calls
@@ -250,6 +250,8 @@ def _writers(bench: Bench, processes: int, threads: int, each: int) -> str | Non
 
 @probe(GROUP, "many threads may write one file", "LangChain #23904; reliability 3a", seconds=150)
 def many_threads(bench: Bench) -> str | None:
+    if bench.contestant.looped:
+        raise Cannot("is for one event loop")
     return _writers(bench, 1, 8, 160)
 
 
@@ -312,29 +314,25 @@ def secrets(bench: Bench) -> str | None:
     return "; ".join(facts) or None
 
 
-def _server(bench: Bench) -> Any:
+def _without_server(bench: Bench, how: str) -> str | None:
     bench.needs("server", "has no server")
     from benchmarks.probes.servers import redis_of
 
-    return redis_of(bench)
-
-
-@probe(GROUP, "a server that is down costs no error and little time", "BetterDB, LangChain; reliability 3e and 6", seconds=90)
-def server_down(bench: Bench) -> str | None:
-    server = _server(bench)
+    server = redis_of(bench)
     peer = bench.open()
     text_of(peer, request())
-    server.kill()
-    return _answers_soon(bench, lambda: peer, [request(seed=number) for number in range(2)])
-
-
-@probe(GROUP, "a server that hangs costs no error and little time", "LangChain; redis-py #4082; reliability, finding 3", seconds=90)
-def server_hangs(bench: Bench) -> str | None:
-    server = _server(bench)
-    peer = bench.open()
-    text_of(peer, request())
-    server.pause()
+    getattr(server, how)()
     try:
         return _answers_soon(bench, lambda: peer, [request(seed=number) for number in range(2)])
     finally:
         server.go_on()
+
+
+@probe(GROUP, "a server that is down costs no error and little time", "BetterDB, LangChain; reliability 3e and 6", seconds=90)
+def server_down(bench: Bench) -> str | None:
+    return _without_server(bench, "kill")
+
+
+@probe(GROUP, "a server that hangs costs no error and little time", "LangChain; redis-py #4082; reliability, finding 3", seconds=90)
+def server_hangs(bench: Bench) -> str | None:
+    return _without_server(bench, "pause")

@@ -6,14 +6,14 @@ from agno.media import Image
 from agno.models.message import Message
 from agno.models.openai import OpenAIChat
 
-from benchmarks.probes.contestant import Cannot, Peer
+from benchmarks.probes.contestant import Cannot, OfTexts
 
 __all__ = ["Agno"]
 
 FIELDS = ("temperature", "top_p", "max_tokens", "seed", "stop", "user", "reasoning_effort", "extra_body", "logprobs", "timeout")
 
 
-class Agno(Peer):
+class Agno(OfTexts):
     name = "Agno"
     configured = "`OpenAIChat(cache_response=True, cache_dir=..., cache_ttl=...)`"
     shared = "file"
@@ -58,12 +58,6 @@ class Agno(Peer):
         for response in model.response_stream(messages=messages, **known):
             if text := getattr(response, "content", None):
                 yield text
-
-    def text(self, answer: Any) -> Any:
-        return answer.content
-
-    def spoil(self, answer: Any) -> None:
-        answer.content = "spoilt"
 
 
 def _message(each: Any) -> Message:

@@ -1,7 +1,7 @@
 """AutoGen's ChatCompletionCache over its OpenAI client, on the disk as its documentation has it."""
 
 import json
-import threading
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import diskcache
@@ -18,7 +18,7 @@ from autogen_ext.cache_store.diskcache import DiskCacheStore
 from autogen_ext.models.cache import ChatCompletionCache
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from benchmarks.probes.contestant import Cannot, Peer
+from benchmarks.probes.contestant import Cannot, Looped, OfTexts
 
 __all__ = ["AutoGen"]
 
@@ -32,9 +32,8 @@ ABLE = {
 }
 
 
-class AutoGen(Peer):
+class AutoGen(Looped, OfTexts):
     name = "AutoGen"
-    looped = True
     configured = "`ChatCompletionCache(OpenAIChatCompletionClient(...), DiskCacheStore(diskcache.Cache(folder)))`"
     shared = "file"
     packages = ("autogen-ext", "diskcache")
@@ -59,20 +58,15 @@ class AutoGen(Peer):
             known["tool_choice"] = request.pop("tool_choice")
         return ChatCompletionCache(client, self.store), messages, {**known, "extra_create_args": request}
 
-    def ask(self, **request: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            raise Cannot("is for one event loop")
-        return self.bench.run(self.aask(**request))
-
     async def aask(self, **request: Any) -> Any:
         client, messages, rest = self._parts(request)
         return await client.create(messages, **rest)
 
-    def text(self, answer: Any) -> Any:
-        return answer.content
-
-    def spoil(self, answer: Any) -> None:
-        answer.content = "spoilt"
+    async def astream(self, **request: Any) -> AsyncGenerator[str]:
+        client, messages, rest = self._parts(request)
+        async for piece in client.create_stream(messages, **rest):
+            if isinstance(piece, str):
+                yield piece
 
     def close(self) -> None:
         self.disk.close()

@@ -1,19 +1,17 @@
 """demystify-platform-cache: its exact cache behind its single-flight, put together as its parts are meant to be."""
 
-import threading
 from typing import Any
 
 from demystify_platform_cache import MemoryExactCache, SingleFlight, exact_key
 
-from benchmarks.probes.contestant import Cannot
+from benchmarks.probes.contestant import Cannot, Looped
 from benchmarks.probes.contestants.functions import FunctionPeer, completion
 
 __all__ = ["Demystify"]
 
 
-class Demystify(FunctionPeer):
+class Demystify(Looped, FunctionPeer):
     name = "demystify"
-    looped = True
     configured = '`SingleFlight` around `MemoryExactCache`, `exact_key("v1", request)`'
     general = True
     bounded = expires = namespaced = True
@@ -23,11 +21,6 @@ class Demystify(FunctionPeer):
         bound = {} if self.max_size is None else {"max_entries_per_namespace": self.max_size}
         self.cache: Any = MemoryExactCache(**bound)
         self.flights = SingleFlight()
-
-    def ask(self, **request: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            raise Cannot("is for one event loop")
-        return self.bench.run(self.aask(**request))
 
     async def aask(self, **request: Any) -> Any:
         if "api_key" in request or "timeout" in request:
@@ -45,6 +38,5 @@ class Demystify(FunctionPeer):
         return (await self.flights.do(f"{space}:{key}", miss)).value
 
     def replace(self, texts: list[str], **request: Any) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            raise Cannot("is for one event loop")
+        self.needs_the_loop()
         self.bench.run(self.cache.set(self.namespace or "answers", exact_key("v1", request), completion(texts)))

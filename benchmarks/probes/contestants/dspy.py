@@ -6,12 +6,12 @@ from typing import Any
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import dspy
 
-from benchmarks.probes.contestant import Peer
+from benchmarks.probes.contestant import OfObjects
 
 __all__ = ["DSPy"]
 
 
-class DSPy(Peer):
+class DSPy(OfObjects):
     name = "DSPy"
     configured = "`configure_cache(disk_cache_dir=...)`, `LM.forward`: memory over disk, as by default; in memory only for the bound"
     shared = "file"
@@ -35,13 +35,6 @@ class DSPy(Peer):
     async def aask(self, **request: Any) -> Any:
         messages = request.pop("messages")
         return await self._model(request).aforward(messages=messages, **_flat(request))
-
-    def text(self, answer: Any) -> Any:
-        texts = [choice.message.content for choice in answer.choices]
-        return texts[0] if len(texts) == 1 else texts
-
-    def spoil(self, answer: Any) -> None:
-        answer.choices[0].message.content = "spoilt"
 
     def close(self) -> None:
         if dspy.cache.enable_disk_cache:

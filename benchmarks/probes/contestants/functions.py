@@ -1,15 +1,17 @@
 """Caches of functions around one that calls the provider, as their documentation decorates one; and what such contestants share."""
 
 import asyncio
+import functools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.probes.contestant import Cannot, Peer
+from benchmarks.probes.contestant import Cannot, Looped, Peer
 from benchmarks.probes.provider import complete, stream
 
-__all__ = ["AioCache", "CacheTools", "Cashews", "DiskCache", "FunctionPeer", "completion"]
+__all__ = ["AioCache", "CacheTools", "Cashews", "DiskCache", "FunctionPeer", "completion", "of_function"]
 
 
 class FunctionPeer(Peer):
@@ -29,13 +31,18 @@ class FunctionPeer(Peer):
         return answer
 
     async def acall(self, **request: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(self.call, **request)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(self.call, **request))
+
+    @functools.cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """The provider's, who has one for each call: a cache may have the event loop's own full of those who wait."""
+        return ThreadPoolExecutor(64)
 
     def pieces(self, **request: Any) -> Iterator[str]:
         return stream(**{"base_url": self.base_url, **request})
 
 
-def _of_function(request: dict[str, Any]) -> dict[str, Any]:
+def of_function(request: dict[str, Any]) -> dict[str, Any]:
     """*request*, if it holds arguments of the function only."""
     for name in ("api_key", "timeout"):
         if name in request:
@@ -68,7 +75,7 @@ class DiskCache(FunctionPeer):
         self.streamed = self.cache.memoize(name="stream", expire=self.ttl)(self.pieces)
 
     def ask(self, **request: Any) -> Any:
-        return self.wrapped(**_of_function(request))
+        return self.wrapped(**of_function(request))
 
     def stream(self, **request: Any) -> Iterator[str]:
         try:
@@ -115,9 +122,8 @@ class CacheTools(FunctionPeer):
             self.cache[self._key(**request)] = completion(texts)
 
 
-class Cashews(FunctionPeer):
+class Cashews(Looped, FunctionPeer):
     name = "cashews"
-    looped = True
     configured = '`Cache()` with `setup("mem://")`, `@cache(ttl=...)`, its default key'
     general = True
     bounded = expires = True
@@ -140,35 +146,18 @@ class Cashews(FunctionPeer):
 
         self.wrapped, self.streamed = complete_, stream_
 
-    def ask(self, **request: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            raise Cannot("is for one event loop")
-        return self.bench.run(self.aask(**request))
-
     async def aask(self, **request: Any) -> Any:
-        return await self.wrapped(**_of_function(request))
+        return await self.wrapped(**of_function(request))
 
-    def stream(self, **request: Any) -> Iterator[str]:
-        pieces = self.streamed(**request).__aiter__()
-
-        def read() -> Iterator[str]:
-            try:
-                while True:
-                    yield self.bench.run(pieces.__anext__())
-            except StopAsyncIteration:
-                return
-            finally:
-                self.bench.run(pieces.aclose())
-
-        return read()
+    def astream(self, **request: Any) -> AsyncGenerator[str]:
+        return self.streamed(**request)
 
     def close(self) -> None:
         self.bench.run(self.cache.close())
 
 
-class AioCache(FunctionPeer):
+class AioCache(Looped, FunctionPeer):
     name = "aiocache"
-    looped = True
     configured = "`@cached_stampede(lease=10, ttl=...)` in memory, its default key"
     general = True
     expires = True
@@ -182,10 +171,5 @@ class AioCache(FunctionPeer):
 
         self.wrapped = aiocache.cached_stampede(lease=10, ttl=self.ttl)(complete_)
 
-    def ask(self, **request: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            raise Cannot("is for one event loop")
-        return self.bench.run(self.aask(**request))
-
     async def aask(self, **request: Any) -> Any:
-        return await self.wrapped(**_of_function(request))
+        return await self.wrapped(**of_function(request))

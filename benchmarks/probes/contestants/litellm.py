@@ -12,7 +12,7 @@ import litellm
 from litellm.caching.caching import Cache
 from litellm.caching.in_memory_cache import InMemoryCache
 
-from benchmarks.probes.contestant import Peer
+from benchmarks.probes.contestant import OfObjects
 from benchmarks.probes.servers import redis_port
 
 __all__ = ["Disk", "Local", "Redis"]
@@ -23,7 +23,7 @@ with contextlib.suppress(ImportError):  # what hits and tools make it import, on
     import litellm.responses.mcp.litellm_proxy_mcp_handler
 
 
-class LiteLLMPeer(Peer):
+class LiteLLMPeer(OfObjects):
     expires = namespaced = True
     packages = ("litellm",)
 
@@ -57,13 +57,6 @@ class LiteLLMPeer(Peer):
         for chunk in litellm.completion(stream=True, **self._arguments(request)):
             if text := chunk.choices[0].delta.content:
                 yield text
-
-    def text(self, answer: Any) -> Any:
-        texts = [choice.message.content for choice in answer.choices]
-        return texts[0] if len(texts) == 1 else texts
-
-    def spoil(self, answer: Any) -> None:
-        answer.choices[0].message.content = "spoilt"
 
     def replace(self, texts: list[str], **request: Any) -> None:
         choices = [litellm.Choices(index=index, message=litellm.Message(content=text)) for index, text in enumerate(texts)]

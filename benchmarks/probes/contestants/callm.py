@@ -1,0 +1,49 @@
+"""callm around a function that calls the openai SDK."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+from callm import CacheConfig, callm, configure
+
+from benchmarks.probes.contestant import OfObjects
+
+__all__ = ["Callm"]
+
+
+class Callm(OfObjects):
+    name = "callm"
+    configured = "`@callm(cache=CacheConfig(...))` around a function that calls the openai SDK, `configure(home=folder)`"
+    shared = "file"
+    expires = namespaced = True
+    packages = ("callm-toolkit", "openai")
+
+    def prepare(self) -> None:
+        configure(home=self.folder / "callm")
+        cache = CacheConfig(ttl=self.ttl, **({"namespace": self.namespace} if self.namespace else {}))
+
+        @callm(cache=cache)
+        def call(**request: Any) -> Any:
+            return openai.OpenAI(**self._settings(request)).chat.completions.create(**request)
+
+        @callm(cache=cache)
+        async def acall(**request: Any) -> Any:
+            return await openai.AsyncOpenAI(**self._settings(request)).chat.completions.create(**request)
+
+        self.call, self.acall = call, acall
+
+    def _settings(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What of *request* is the client's."""
+        api_key, base_url = request.pop("api_key", "sk-probe"), request.pop("base_url", self.base_url)
+        return {"api_key": api_key, "base_url": base_url, "max_retries": 0}
+
+    def ask(self, **request: Any) -> Any:
+        return self.call(**request)
+
+    async def aask(self, **request: Any) -> Any:
+        return await self.acall(**request)
+
+    def stream(self, **request: Any) -> Iterator[str]:
+        for chunk in self.call(**request, stream=True):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
