@@ -24,18 +24,21 @@ class Callm(OfObjects):
 
         @callm(cache=cache)
         def call(**request: Any) -> Any:
-            return openai.OpenAI(**self._settings(request)).chat.completions.create(**request)
+            return self._client(openai.OpenAI, request).chat.completions.create(**request)
 
         @callm(cache=cache)
         async def acall(**request: Any) -> Any:
-            return await openai.AsyncOpenAI(**self._settings(request)).chat.completions.create(**request)
+            return await self._client(openai.AsyncOpenAI, request).chat.completions.create(**request)
 
         self.call, self.acall = call, acall
+        self.clients: dict[tuple[Any, str, str], Any] = {}
 
-    def _settings(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What of *request* is the client's."""
-        api_key, base_url = request.pop("api_key", "sk-probe"), request.pop("base_url", self.base_url)
-        return {"api_key": api_key, "base_url": base_url, "max_retries": 0}
+    def _client(self, kind: Any, request: dict[str, Any]) -> Any:
+        """One for each address and API key, as programs have."""
+        address = request.pop("base_url", self.base_url), request.pop("api_key", "sk-probe")
+        if (kind, *address) not in self.clients:
+            self.clients[kind, *address] = kind(base_url=address[0], api_key=address[1], max_retries=0)
+        return self.clients[kind, *address]
 
     def ask(self, **request: Any) -> Any:
         return self.call(**request)
