@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Namespace, Url, count_of, opened, print_json, progress, reading, request_in
+from llm_cache_mem.cli.shared import AsJson, Kind, Url, count_of, in_utf8, opened, print_json, progress, reading, request_in
 from llm_cache_mem.keys import DEFAULT_IGNORE
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ _OF_TRANSPORT = "http."  # in front of what a body does not say: the base URL, t
 def why(
     url: Url = None,
     file: Annotated[str, typer.Argument(metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.')] = "-",
-    namespace: Namespace = None,
+    namespace: Annotated[
+        str,
+        typer.Option(metavar="NAME", callback=in_utf8, help="Among the requests of this namespace; namespaces do not answer one another."),
+    ] = "",
     kind: Kind = None,
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="No part of the request, as in LLMCache(ignore=...); may be repeated.")
@@ -48,7 +51,7 @@ def why(
     if whole_run:
         if file != "-":
             raise CommandFailed("--all takes a store or a file, not a request besides", MISUSED)
-        _survey(url_of(url), Selection(namespace or "", kind), at, {"ignore": ignore, "keep": keep or ()}, as_json)
+        _survey(url_of(url), Selection(namespace, kind), at, {"ignore": ignore, "keep": keep or ()}, as_json)
         return
     if at is not None or keep is not None:
         raise CommandFailed("--at and --keep belong to --all", MISUSED)
@@ -65,7 +68,7 @@ def why(
             request = found.entry.request
             yield Kept(found.key, found.parts.kind, found.parts.sample or 0, request)
 
-    with reading(url, Selection(namespace or "", kind)) as (reader, entries):
+    with reading(url, Selection(namespace, kind)) as (reader, entries):
         digests = {digest, *(hide(digest) for hide in getattr(reader.envelope, "digests", ()))}
         found = explain(asked, kept(entries))
     if same:
@@ -145,7 +148,8 @@ def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]
             if one.entry.request is not None:
                 found.setdefault(one.parts.kind, []).append(parse_json(one.entry.request))
     if not found:
-        raise CommandFailed(f"none of {count_of(total)} keeps its request: LLMCache(keep_requests=True) has them kept")
+        where = f"namespace {selection.namespace!r}" if selection.namespace else "the default namespace (--namespace names another)"
+        raise CommandFailed(f"none of {count_of(total)} of {where} keeps its request: LLMCache(keep_requests=True) has them kept")
     return found
 
 

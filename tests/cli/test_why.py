@@ -166,3 +166,11 @@ def test_a_store_that_keeps_no_requests_says_how_to_have_them_kept(tmp_path: Pat
     with LLMCache(backend=tmp_path / "cache.db") as cache:
         cache.put("q", "a", model="m")
     assert "LLMCache(keep_requests=True)" in run("why", "--all", str(tmp_path / "cache.db"), status=1).stderr
+
+
+def test_a_run_of_another_namespace_is_found_by_its_name(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache.db")
+    with LLMCache(backend=path, namespace="acme", keep_requests=True) as cache:
+        cache.put("q", "a", model="m")
+    assert "--namespace names another" in run("why", "--all", path, status=1).stderr
+    assert run("why", "--all", path, "--namespace", "acme").stdout.startswith("1 request")
