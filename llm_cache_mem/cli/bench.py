@@ -13,11 +13,12 @@ from typer.core import TyperGroup
 from llm_cache_mem.cli import bench_live
 from llm_cache_mem.cli.bench_options import prices_in, rules_in, span_in
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
-from llm_cache_mem.cli.shared import AsJson, print_json, report
+from llm_cache_mem.cli.shared import AsJson, note_unreadable, print_json, report
 
 if TYPE_CHECKING:
     from llm_cache_mem.bench.readers import Trace
     from llm_cache_mem.bench.report import Document
+    from llm_cache_mem.entry import Entry
 
 __all__ = ["app"]
 
@@ -134,29 +135,43 @@ def record(
 ) -> None:
     """Turn what a store kept into a trace without a word of prompts or answers: digests, counts of tokens, times.
 
-    Each entry is one call. Where the cache kept requests (LLMCache(keep_requests=True), or recordings), the blocks of the prompts are in
-    the trace too, which the prompt cache is simulated on. Repeats are not in a store: to see those, record the running program, with
-    LLMCache(on_event=TraceRecorder("trace.jsonl")) or TraceRecorder("trace.jsonl").wrap(client.messages.create).
+    Each entry is one call; results of tools are left out. Where the cache kept requests (LLMCache(keep_requests=True), or recordings),
+    the blocks of the prompts are in the trace too, which the prompt cache is simulated on. Repeats are not in a store: to see those,
+    record the running program, with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
+    TraceRecorder("trace.jsonl").wrap(client.messages.create).
     """
     from llm_cache_mem.bench.convert import convert
     from llm_cache_mem.bench.recorder import TraceRecorder
     from llm_cache_mem.cli.store import open_to_read
+    from llm_cache_mem.tools.results import KINDS
 
     salt = None if salt_variable is None else os.environ.get(salt_variable)
     if salt_variable is not None and not salt:
         raise CommandFailed(f"{salt_variable} is not in the environment", MISUSED)
     if os.path.exists(trace):
         raise CommandFailed(f"{trace} exists: a trace is recorded into a new file")
+    tools = 0
     with closing(open_to_read(store)) as reader, TraceRecorder(trace, salt=salt) as recorder:
+
+        def of_models() -> Iterator[tuple[str, "Entry"]]:
+            nonlocal tools
+            for found in reader.entries():
+                if found.parts.kind in KINDS:
+                    tools += 1
+                else:
+                    yield found.key, found.entry
+
         try:
-            converted = convert(((found.key, found.entry) for found in reader.entries()), recorder)
+            converted = convert(of_models(), recorder)
         except BaseException:
             os.unlink(trace)
             raise
-    counts = {"calls": converted.calls, "without_request": converted.without_request, "lost": recorder.lost}
+        note_unreadable(reader)
+    counts = {"calls": converted.calls, "without_request": converted.without_request, "of_tools": tools, "lost": recorder.lost}
     blind = f"; of {converted.without_request:,} the request was not kept" if converted.without_request else ""
+    aside = f"; left out {tools:,} entries of tools, which are no calls of a model" if tools else ""
     lost = f"; {recorder.lost:,} could not be written" if recorder.lost else ""
-    report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{lost}")
+    report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{aside}{lost}")
 
 
 app.command("live", epilog=bench_live.EXAMPLES)(bench_live.live)

@@ -12,15 +12,17 @@ from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
 from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.options import UNSET, Unset, current
 from llm_cache_mem.request import Request
-from llm_cache_mem.tools.generations import Generations, Name
+from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
 from llm_cache_mem.tools.tally import Tally, ToolCacheStats, label
 
-__all__ = ["FORMS", "Form", "Results", "lifetime", "why_unstored"]
+__all__ = ["FORMS", "KINDS", "Form", "Results", "lifetime", "why_unstored"]
 
 Form = Literal["tool", "tool-message", "tool-output", "tool-mcp"]
 FORMS: tuple[Form, ...] = get_args(Form)
 """The kinds of entries: what a tool returns as it is, and as LangChain, LlamaIndex and MCP hand it on, which none can read for another."""
+KINDS = frozenset((*FORMS, KIND))
+"""The kinds of all entries that tools have in a store."""
 
 # How long the results of the tool live that is being called here. Every call sets it, so a tool that calls tools lends it to none.
 lifetime: "ContextVar[float | Unset | None]" = ContextVar("llm_cache_mem_tool_lifetime", default=UNSET)

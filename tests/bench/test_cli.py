@@ -10,6 +10,7 @@ import pytest
 from cli_helpers import fails, read, run
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.tools import ToolCache
 
 BASE = {"timestamp": 0, "input_length": 2048, "output_length": 100, "hash_ids": [1, 2, 3, 4]}
 
@@ -151,7 +152,7 @@ def test_a_store_becomes_a_trace(tmp_path: Path) -> None:
             for number in range(3):
                 messages = [{"role": "system", "content": "CANARY " * 900}, {"role": "user", "content": f"{keep} {number}"}]
                 cache.get_or_call(messages, lambda **_: {"content": "CANARY", "usage": usage}, model="m")
-    assert read("bench", "record", str(path), str(out)) == {"calls": 6, "without_request": 3, "lost": 0}
+    assert read("bench", "record", str(path), str(out)) == {"calls": 6, "without_request": 3, "of_tools": 0, "lost": 0}
     assert "CANARY" not in out.read_text()
     found = read("bench", str(out), "--sort")
     assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["input_tokens"]) == ("own", 6, 18_000)
@@ -162,6 +163,15 @@ def test_a_store_becomes_a_trace(tmp_path: Path) -> None:
     assert "NO_SUCH is not in the environment" in fails(
         "bench", "record", str(path), str(tmp_path / "t"), "--salt-from", "NO_SUCH", status=2
     )
+
+
+def test_results_of_tools_are_no_calls_of_a_trace(tmp_path: Path) -> None:
+    path, out = tmp_path / "cache.db", tmp_path / "trace.jsonl"
+    with LLMCache(backend=path, prices={}) as cache:
+        cache.get_or_call("hi", lambda **_: {"content": "x"}, model="m")
+        ToolCache(cache).get_or_call("add", {"a": 1}, lambda a: a + 1)
+    counted = read("bench", "record", str(path), str(out))
+    assert (counted["calls"], counted["of_tools"]) == (1, 2)
 
 
 def test_recordings_become_a_trace(tmp_path: Path) -> None:
