@@ -107,8 +107,6 @@ def export(
                 count += 1
             out.flush()
     typer.echo(f"exported {count_of(count)}", err=True)
-    if reader.unreadable:
-        typer.echo(f"left out {count_of(reader.unreadable)} that cannot be read", err=True)
 
 
 def import_(

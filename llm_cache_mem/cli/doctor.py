@@ -11,7 +11,7 @@ import typer
 
 from llm_cache_mem.cli.findings import CANNOT, CHANGE, OK, Finding, change, ok
 from llm_cache_mem.cli.input import CommandFailed, url_of
-from llm_cache_mem.cli.shared import AsJson, Url, print_json
+from llm_cache_mem.cli.shared import READABLE_WITH, UNREADABLE, AsJson, Url, count_of, print_json
 
 __all__ = ["doctor"]
 
@@ -200,8 +200,8 @@ def _entries(reader: Any, *, by_server: bool) -> Iterator[Finding]:
     if expired > 1000 and expired > count / 2 and not by_server:
         yield change("expired", f"{expired:,} of {count:,} entries have expired", "llm-cache-mem prune removes them")
     if reader.unreadable:
-        text = f"{reader.unreadable:,} entries cannot be read: damaged, encrypted with a key not given here, or of a newer version"
-        yield change("unreadable", text, "set LLM_CACHE_MEM_KEY to the keys that were used, or upgrade; damaged ones go when they are read")
+        text = f"{count_of(reader.unreadable)} cannot be read: {UNREADABLE}"
+        yield change("unreadable", text, f"{READABLE_WITH}; damaged ones go when they are read")
     if newer:
         yield change("schema", f"{newer:,} keys are of a newer version", "upgrade this installation")
     if future:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from llm_cache_mem.cli.input import URL_VARIABLE, BadInput, CommandFailed, parse_json
+from llm_cache_mem.encryption import KEY_VARIABLE
 
 if TYPE_CHECKING:  # a command loads what it needs: "key" needs no database
     from llm_cache_mem.cli.store import Found, Reader, Selection
 
 __all__ = [
+    "READABLE_WITH",
+    "UNREADABLE",
     "AsJson",
     "Kind",
     "Model",
@@ -24,6 +27,7 @@ __all__ = [
     "UrlFirst",
     "count_of",
     "in_utf8",
+    "note_unreadable",
     "opened",
     "print_json",
     "progress",
@@ -33,6 +37,8 @@ __all__ = [
     "request_in",
 ]
 
+UNREADABLE = "damaged, encrypted with a key not given here, or of a newer version"
+READABLE_WITH = f"set {KEY_VARIABLE} to the keys that were used, or upgrade"
 _MANY = 2000  # entries: a few tenths of a second
 
 
@@ -69,7 +75,16 @@ def reading(url: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterato
                 if selection.includes(found, now):
                     yield found
 
-        yield reader, entries()
+        try:
+            yield reader, entries()
+        finally:
+            note_unreadable(reader)
+
+
+def note_unreadable(reader: "Reader") -> None:
+    """Say on stderr how many entries *reader* left out because they cannot be read, and what would help."""
+    if reader.unreadable:
+        typer.echo(f"left out {count_of(reader.unreadable)} that cannot be read: {UNREADABLE}; {READABLE_WITH}", err=True)
 
 
 @contextmanager

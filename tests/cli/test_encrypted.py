@@ -1,5 +1,6 @@
 """The commands on an encrypted store: with LLM_CACHE_MEM_KEY they read it, without it they see nothing and harm nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_without_the_key_nothing_is_seen_and_nothing_lost(encrypted: str, monkey
         assert read("list", encrypted)["entries"] == []
         run("prune", encrypted)
     assert rows(encrypted) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [(["stats"], [], 0), (["list"], [], 0), (["why", "--all"], [], 1), (["prune", "--dry-run"], [], 0), (["export"], ["-"], 0)],
+    ids=str,
+)
+def test_without_the_key_every_command_says_what_it_left_out_and_what_to_set(
+    encrypted: str, monkeypatch: pytest.MonkeyPatch, before: list[str], after: list[str], status: int
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE)
+    said = run(*before, encrypted, *after, status=status).stderr
+    assert re.search("left out (1 entry|2 entries) that cannot be read", said)  # why looks at one namespace
+    assert f"set {KEY_VARIABLE}" in said
 
 
 def test_a_wrong_key_is_a_wrong_command_line(encrypted: str, monkeypatch: pytest.MonkeyPatch) -> None:
