@@ -116,7 +116,7 @@ def test_an_unwritable_target_is_an_error(path: str, tmp_path: Path) -> None:
 def as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """The command in a process that permissions apply to, even if this one runs as root; it has loaded what it needs before."""
     code = (
-        "import contextlib, io, os\nfrom llm_cache_mem.cli import app\n"
+        "import contextlib, io, os, urllib.parse\nfrom llm_cache_mem.cli import app\n"  # Python 3.13 loads urllib for its first URI
         "with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()): app.app(['stats', '/nope.db'])\n"
         "if not os.getuid(): os.setuid(65534)\n"
         "app.main()"
