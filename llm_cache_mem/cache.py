@@ -13,6 +13,7 @@ from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
 from llm_cache_mem.request import Keyer, parameter_names
 from llm_cache_mem.stores import Backend, open_store
+from llm_cache_mem.stores.base import keeps_recordings
 
 if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.explain import Explanation
@@ -99,7 +100,7 @@ class LLMCache(Engine):
             backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact, policy=policy
         )
         self._owned, self._name = opened.owned, opened.name
-        records = getattr(opened.store, "records", False) is True
+        records = keeps_recordings(opened.store)
         if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):
             raise ValueError(
                 f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own memory settings, "

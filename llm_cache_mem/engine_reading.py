@@ -11,6 +11,7 @@ from llm_cache_mem.misses import Misses
 from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.request import Keyer, Request
 from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores.base import keeps_recordings
 from llm_cache_mem.stores.guard import GuardedStore
 
 if TYPE_CHECKING:  # only caches that need them load them
@@ -74,7 +75,7 @@ class Reader:
         self._ttl_seconds = settings.ttl_seconds
         self._default_mode = settings.mode
         self._misses = Misses()
-        self._recordings: str | None = getattr(store.inner, "path", None) if getattr(store.inner, "records", False) is True else None
+        self._recordings: str | None = getattr(store.inner, "path", None) if keeps_recordings(store.inner) else None
         # A dict in this process has no way to fail, so it needs no guard.
         self._in_memory = type(store.inner) is MemoryStore
         self._fetch, self._put = (store.inner.get, store.inner.put) if self._in_memory else (store.get, store.put)
@@ -268,7 +269,7 @@ class Reader:
         """The answer in *entry*, if it is fresh and can be read."""
         now = self._clock()
         if not (self._is_fresh(entry, now) or replay):
-            if entry.expires_at is not None and now >= entry.expires_at:  # else a more patient reader may still want it
+            if entry.is_expired(now):  # else a more patient reader may still want it
                 self._store.discard(request.key, entry.stored_at)
             self._ledger.expired(request.key)
             return None

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from llm_cache_mem.entry import Entry
 
-__all__ = ["NOTHING_REMOVED", "LeasingStore", "ManyStore", "Removed", "Store"]
+__all__ = ["NOTHING_REMOVED", "LeasingStore", "ManyStore", "Removed", "Store", "keeps_recordings"]
 
 
 class Removed(NamedTuple):
@@ -93,3 +93,8 @@ class LeasingStore(Store, Protocol):
     def release(self, key: str, token: str) -> None:
         """End the lease of *key*, if *token* holds it."""
         ...
+
+
+def keeps_recordings(store: Store) -> bool:
+    """Whether *store* says by its attribute ``records`` that caches keep requests in it, and that an entry only goes by name."""
+    return getattr(store, "records", False) is True

@@ -9,7 +9,7 @@ from llm_cache_mem import log
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store
+from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store, keeps_recordings
 
 __all__ = ["Breaker", "GuardedStore", "LeftAlone"]
 
@@ -186,7 +186,7 @@ class GuardedStore:
 
     def discard(self, key: str, stored_at: float | None) -> bool:
         """Delete an entry that turned out stale, unreadable or replaced, if the store lets us; a recording only goes by name."""
-        if getattr(self.inner, "records", False) is True:
+        if keeps_recordings(self.inner):
             return False
         return self._guarded("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
 

@@ -39,7 +39,7 @@ class MemoryStore:
         reset_after_fork(self)
 
     def __repr__(self) -> str:
-        return f"MemoryStore(max_size={self._max_size}, max_bytes={self._max_bytes})"
+        return f"{type(self).__name__}(max_size={self._max_size}, max_bytes={self._max_bytes})"
 
     def _after_fork(self) -> None:
         self._lock = RLock()
@@ -88,7 +88,7 @@ class MemoryStore:
     def purge(self) -> int:
         now = self._clock()
         with self._lock:
-            keys = [key for key, entry in self._entries.items() if entry.expires_at is not None and entry.expires_at <= now]
+            keys = [key for key, entry in self._entries.items() if entry.is_expired(now)]
             for key in keys:
                 self._remove(key)
             return len(keys)

@@ -30,9 +30,6 @@ class SieveStore(MemoryStore):
         self._behind: OrderedDict[str, None] = OrderedDict()
         self._asked_for: set[str] = set()
 
-    def __repr__(self) -> str:
-        return f"SieveStore(max_size={self._max_size}, max_bytes={self._max_bytes})"
-
     def get(self, key: str) -> Entry | None:
         with self._lock:
             entry = self._entries.get(key)

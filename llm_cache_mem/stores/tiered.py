@@ -13,7 +13,7 @@ from typing import Any
 from llm_cache_mem.entry import PLAIN, Entry, Envelope
 from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.options import Seconds, to_seconds
-from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store
+from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store, keeps_recordings
 from llm_cache_mem.stores.memory import MemoryStore
 
 __all__ = ["FRONT_SECONDS", "TieredStore"]
@@ -102,7 +102,7 @@ class TieredStore:
 
     @property
     def records(self) -> bool:
-        return getattr(self.back, "records", False)
+        return keeps_recordings(self.back)
 
     @property
     def unreadable(self) -> int:
