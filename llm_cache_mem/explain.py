@@ -95,7 +95,7 @@ class Explanation(NamedTuple):
             return "nothing is stored in this namespace yet"
         if self.nearest is None:
             return f"none of the {self.stored:,} stored entries keeps its request: LLMCache(keep_requests=True) has them kept"
-        head = f"nearest of {self.compared:,} stored requests: {self.nearest}"
+        head = f"nearest of {self.compared:,} stored {'request' if self.compared == 1 else 'requests'}: {self.nearest}"
         if not self.differences:
             return (
                 f"{head}\n  It says the same. What differs was redacted, or its key was made with another key_fn or ignore, "

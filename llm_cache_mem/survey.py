@@ -78,7 +78,9 @@ class Survey(NamedTuple):
     last_turn_hits: int
 
     def __str__(self) -> str:
-        lines = [f"{self.requests:,} requests, {self.with_share(self.hits)} equal to an earlier one"]
+        lines = [
+            f"{self.requests:,} {'request' if self.requests == 1 else 'requests'}, {self.with_share(self.hits)} equal to an earlier one"
+        ]
         if self.costs:
             width = max(len(cost.field) for cost in self.costs)
             lines += ["", "fields that cost most hits", *(f"  {field:<{width}}  {hits:,}" for field, hits in self.costs)]

@@ -173,4 +173,4 @@ def test_a_run_of_another_namespace_is_found_by_its_name(tmp_path: Path) -> None
     with LLMCache(backend=path, namespace="acme", keep_requests=True) as cache:
         cache.put("q", "a", model="m")
     assert "--namespace names another" in run("why", "--all", path, status=1).stderr
-    assert run("why", "--all", path, "--namespace", "acme").stdout.startswith("1 request")
+    assert run("why", "--all", path, "--namespace", "acme").stdout.startswith("1 request, 0 ")
