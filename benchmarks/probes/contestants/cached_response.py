@@ -22,7 +22,7 @@ class CachedResponse(FunctionPeer):
     def prepare(self) -> None:
         settings: dict[str, Any] = {"mode": "conservative", "path": self.folder / "answers.sqlite3", "min_words": 0}
         if self.ttl is not None:
-            settings.update(refresh_start=self.ttl, refresh_force=self.ttl)
+            settings.update(refresh_start=0.99 * self.ttl, refresh_force=self.ttl)
         if self.namespace:
             settings["namespace"] = self.namespace
 
