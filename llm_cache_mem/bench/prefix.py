@@ -3,8 +3,7 @@
 Unlimited in size, kept alive by use, and there as soon as the request that writes it arrives. A block counts only behind the same blocks.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from llm_cache_mem.bench.trace import Call, Run
@@ -90,7 +89,10 @@ class PrefixTree:
             while True:
                 child = node.children.get(first)
                 if child is None:
-                    self._grow(node, chain(((first, count, tokens),), runs[place:]), at, went)
+                    behind = None if went is None else tuple([at if goes else _NEVER for goes in went])
+                    node = self._grow(node, first, _Node(count, tokens, at, behind))
+                    for first, count, tokens in runs[place:]:
+                        node = self._grow(node, first, _Node(count, tokens, at, behind))
                     return path
                 blocks = child.count
                 if blocks > count:
@@ -107,16 +109,14 @@ class PrefixTree:
                 count -= blocks
         return path
 
-    def _grow(self, node: _Node, runs: Iterable[tuple[int, int, int]], at: float, went: Sequence[bool] | None) -> None:
-        behind = None if went is None else tuple([at if goes else _NEVER for goes in went])
-        for first, count, tokens in runs:
-            child = _Node(count, tokens, at, behind)
-            if node.children:
-                node.children[first] = child
-            else:
-                node.children = {first: child}
-            node = child
-            self._nodes += 1
+    def _grow(self, node: _Node, first: int, child: _Node) -> _Node:
+        """Make *child*, whose blocks begin at *first*, one of *node*, and return it."""
+        if node.children:
+            node.children[first] = child
+        else:
+            node.children = {first: child}
+        self._nodes += 1
+        return child
 
     def _split(self, node: _Node, first: int, count: int) -> None:
         """Let *node*, whose blocks begin at *first*, end after *count* of them; the rest becomes its child."""
@@ -151,10 +151,10 @@ class PrefixTree:
         for node, end, _, _ in path:
             if end > total:
                 end = total
-            if end > most:
-                reading = 0
-            elif end <= least:
+            if end <= least:
                 reading = self._everyone
+            elif end > most:
+                reading = 0
             else:
                 reading = sum([bit for bit, tokens in zip(self._bits, read, strict=True) if end <= tokens])
             new = reading & ~node.paid

@@ -84,7 +84,7 @@ def figures(rules: Iterable[Rule], calls: list[Call]) -> list[object]:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(traces())
 def test_clients_that_join_calls_and_clients_that_do_not_are_simulated_side_by_side_as_alone(calls: list[Call]) -> None:
     rules = [Rule(2, 10.0), Rule(2, 10.0, coalesce=False), Rule(None, None, coalesce=False), Rule(None, None), Rule(1, 3.0, True, "sieve")]
