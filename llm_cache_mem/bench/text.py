@@ -1,37 +1,33 @@
 """The report as text: aligned tables, with a line under each that says what was counted."""
 
-import os
-import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from llm_cache_mem.bench.report import Document
 from llm_cache_mem.bench.tables import facts, tables
 from llm_cache_mem.bench.words import count, dollars, percent, seconds
+from llm_cache_mem.terminal import out, print_table
 
 __all__ = ["show", "show_live"]
-
-_WIDE = 160  # columns of a pipe
 
 
 def show(document: Document) -> None:
     """Print *document*, as ``report.build`` makes it, on stdout."""
-    console = _console()
+    console = out()
     for name, text in facts(document):
         console.print(Text.assemble((f"{name:<14}", "bold"), text), soft_wrap=True)
     for title, head, rows, note in tables(document):
         console.print()
-        console.print(_table(title, head, rows))
+        print_table(_table(title, head, rows))
         if note:
             console.print(Text(note, style="dim"), soft_wrap=True)
 
 
 def show_live(document: Document) -> None:
     """Print what ``bench live`` measured."""
-    console = _console()
+    console = out()
     asked = f"{document['calls']} questions, {percent(document['repeats'], 0)} of them again, behind {document['prefix_words']} words"
     console.print(Text.assemble((f"{'asked':<14}", "bold"), f"{document['target']}: {asked}"), soft_wrap=True)
     head = ("", "calls", "tokens in", "from prompt cache", "tokens out", "p50", "p95", "in all", "dollars")
@@ -45,13 +41,8 @@ def show_live(document: Document) -> None:
         for row in document["arms"]
     ]
     console.print()
-    console.print(_table("Measured", head, rows))
+    print_table(_table("Measured", head, rows))
     console.print(Text("What a call took, from the program's side; tokens as the server reports them.", style="dim"), soft_wrap=True)
-
-
-def _console() -> Console:
-    piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    return Console(width=_WIDE if piped else None, highlight=False)
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -10,6 +10,7 @@ import pytest
 from cli_helpers import fails, read, run
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.bench import TraceRecorder
 from llm_cache_mem.tools import ToolCache
 
 BASE = {"timestamp": 0, "input_length": 2048, "output_length": 100, "hash_ids": [1, 2, 3, 4]}
@@ -188,3 +189,14 @@ def test_help_shows_examples() -> None:
     assert "llm-cache-mem bench trace.jsonl.gz" in run("bench", "run", "--help").stdout
     assert "bench record ./cache.db" in run("bench", "record", "--help").stdout
     assert "record" in run("bench", "--help").stdout
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_a_narrow_terminal_cuts_nothing_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    with TraceRecorder(path) as recorder:
+        LLMCache(on_event=recorder).get_or_call("hi", lambda **_: {"content": "x"}, model="m")
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = run("bench", str(path)).stdout
+    assert "…" not in shown
+    assert "hit rate" in shown
