@@ -15,6 +15,7 @@ from llm_cache_mem.bench.records import HEADER
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.stats import Event
 from llm_cache_mem.streams import AsyncTee, Recording, Tee
+from llm_cache_mem.tools.results import KINDS
 from llm_cache_mem.usage import read_model, read_usage
 
 __all__ = ["TraceRecorder"]
@@ -22,15 +23,16 @@ __all__ = ["TraceRecorder"]
 _BLOCK: Final = 1024  # bytes of prompt
 _PREFIX_PARAMS: Final = ("tools", "system", "instructions")  # what providers put in front of the messages
 _CALLS: Final = frozenset({"hit", "coalesced", "stored", "skipped"})
+_OF_TOOLS: Final = [[kind] for kind in KINDS]  # whose runs are no calls of a model
 _BITS: Final = (1 << 53) - 1  # of a block's hash: an integer that every JSON reader keeps
 
 
 class TraceRecorder:
     """Appends a line for each call to the trace at *path*, which this user alone may read (0600).
 
-    ``LLMCache(on_event=TraceRecorder("trace.jsonl"))`` records what goes through a cache. ``recorder.wrap(create)`` records a function that
-    is called as ``create(messages=..., **params)``, with a cache behind it or none, and knows the blocks of its prompts too, without
-    which nothing can be said about a prompt cache. Use one of them.
+    ``LLMCache(on_event=TraceRecorder("trace.jsonl"))`` records what goes through a cache, but for runs of tools.
+    ``recorder.wrap(create)`` records a function that is called as ``create(messages=..., **params)``, with a cache behind it or none,
+    and knows the blocks of its prompts too, without which nothing can be said about a prompt cache. Use one of them.
 
     Digests are salted, so that nobody can find a prompt by trying. Programs, and runs of one, whose calls are to be compared share a
     *salt*, a secret of yours; without one it is random. Thread-safe and fork-safe, and several processes may write to one file. It
@@ -57,7 +59,7 @@ class TraceRecorder:
 
     def __call__(self, event: Event) -> None:
         """Record the call that *event* of a cache is about, if it is about one. What was not stored counts as a call of unknown length."""
-        if event.name in _CALLS and event.key is not None:
+        if event.name in _CALLS and event.key is not None and event.key.split(":", 3)[2:3] not in _OF_TOOLS:
             sent, received = event.usage[:2] if event.usage is not None else (0, 0)
             took = event.seconds or 0.0
             at = event.at - took if event.name == "stored" else event.at

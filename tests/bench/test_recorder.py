@@ -16,6 +16,7 @@ from llm_cache_mem import LLMCache
 from llm_cache_mem.bench import TraceRecorder
 from llm_cache_mem.bench.readers import open_trace
 from llm_cache_mem.bench.trace import Call
+from llm_cache_mem.tools import ToolCache
 
 CANARY = "CANARY"
 SYSTEM = f"{CANARY} you are a helpful assistant. " * 200
@@ -53,6 +54,15 @@ def test_a_cache_tells_it_of_hits_and_of_what_was_stored(path: Path, clock: Any)
     assert second.key != first.key
     assert [call.at - began for call in (first, second, again)] == [0.0, 2.5, 5.0]
     assert [call.seconds for call in (first, second, again)] == [2.5, 2.5, 2.5]
+
+
+def test_runs_of_tools_through_the_same_cache_are_no_calls(path: Path) -> None:
+    with TraceRecorder(path) as recorder:
+        cache = LLMCache(on_event=recorder)
+        for _ in range(2):
+            ToolCache(cache).get_or_call("add", {"a": 1}, lambda a: a + 1)
+        cache.get_or_call("hi", create, model="m")
+    assert [call.model for call in calls_in(path)] == ["m"]
 
 
 def test_what_it_wraps_shows_the_blocks_that_prompts_share(path: Path) -> None:
