@@ -41,15 +41,18 @@ class AutoGen(Looped, OfTexts):
     def prepare(self) -> None:
         self.disk = diskcache.Cache(str(self.folder / "autogen"))
         self.store: Any = DiskCacheStore(self.disk)
+        self.clients: dict[str, Any] = {}
 
     def _parts(self, request: dict[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
-        client: Any = OpenAIChatCompletionClient(
-            model=request.pop("model"),
-            base_url=request.pop("base_url", self.base_url),
-            api_key=request.pop("api_key", "sk-probe"),
-            max_retries=0,
-            model_info=ABLE,
-        )
+        settings = {
+            "model": request.pop("model"),
+            "base_url": request.pop("base_url", self.base_url),
+            "api_key": request.pop("api_key", "sk-probe"),
+        }
+        name = json.dumps(settings)
+        if name not in self.clients:  # one for each, as programs have
+            self.clients[name] = OpenAIChatCompletionClient(**settings, max_retries=0, model_info=ABLE)
+        client = self.clients[name]
         messages = [_message(each) for each in request.pop("messages")]
         known: dict[str, Any] = {}
         if "tools" in request:
