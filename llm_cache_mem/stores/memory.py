@@ -64,7 +64,9 @@ class MemoryStore:
             expired = 0 if expires_at is None or expires_at > self._clock() else self._sweep()
             evicted = 0
             while len(entries) > self._most_entries or self._bytes > self._most_bytes:
-                self._remove(next(iter(entries)))
+                oldest, gone = entries.popitem(last=False)
+                if self._max_bytes is not None:
+                    self._bytes -= len(oldest) + gone.size
                 evicted += 1
         if not expired:
             return NOTHING_REMOVED if not evicted else _ONE_EVICTED if evicted == 1 else Removed(evicted)
