@@ -19,13 +19,13 @@ LIFETIMES = (5.0, 20.0)
 
 @st.composite
 def traces(draw: st.DrawFn) -> list[Call]:
-    """Calls that often go on behind the same blocks, repeat one another, and overlap."""
+    """Calls that often go on behind the same blocks, repeat one another, and overlap. Sums of such times are exact."""
     at, calls = 0.0, []
     for _ in range(draw(st.integers(1, 40))):
         at += draw(st.sampled_from((0.0, 0.5, 1.0, 7.0, 30.0)))
         ids = draw(st.sampled_from(([], [1], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9, 10], [1, 2, 9, 7, 8], [4, 5])))
         tokens = max(0, len(ids) * BLOCK - draw(st.sampled_from((0, 100))))
-        calls.append(Call(at, f"{ids} {tokens}", tokens, 10, runs_of(ids, BLOCK), seconds=draw(st.sampled_from((0.0, 0.4, 1.0, 9.0)))))
+        calls.append(Call(at, f"{ids} {tokens}", tokens, 10, runs_of(ids, BLOCK), seconds=draw(st.sampled_from((0.0, 0.375, 1.0, 9.0)))))
     return calls
 
 
