@@ -6,7 +6,7 @@ from itertools import chain, repeat
 
 from llm_cache_mem.stats import CacheStats
 
-__all__ = ["aligned", "as_html", "as_text", "by_reason", "headed", "table"]
+__all__ = ["aligned", "as_html", "as_text", "by_reason", "dollars", "headed", "table"]
 
 Row = tuple[str, ...]
 _ALWAYS = ("hits", "misses", "size")
@@ -65,11 +65,14 @@ def _tables(stats: CacheStats) -> Iterator[list[Row]]:
 def _savings_rows(stats: CacheStats) -> Iterator[Row]:
     yield ("saved by", "calls", "tokens", "seconds", "dollars", "unpriced")
     for source, calls, tokens, seconds, usd, unpriced in stats.savings():
-        yield (source, f"{calls:,}", f"{tokens:,}", f"{seconds:,.1f}", _dollars(usd), f"{unpriced:,}")
+        yield (source, f"{calls:,}", f"{tokens:,}", f"{seconds:,.1f}", dollars(usd), f"{unpriced:,}")
 
 
-def _dollars(usd: float) -> str:
-    return f"-${-usd:,.4f}" if usd < 0 else f"${usd:,.4f}"
+def dollars(amount: float) -> str:
+    """With more digits the smaller it is: a call may cost a thousandth of a cent."""
+    size = abs(amount)
+    digits = 2 if size >= 1 or size == 0 else 4 if size >= 0.001 else 6
+    return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
 
 
 def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
@@ -87,7 +90,7 @@ def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
     yield "seconds saved", f"{stats.seconds_saved:,.1f}"
     calls = "call" if stats.unpriced_hits == 1 else "calls"
     unpriced = f" (and {stats.unpriced_hits:,} {calls} of unknown price)" if stats.unpriced_hits else ""
-    yield "dollars saved", f"${stats.saved_usd:,.4f}{unpriced}"
+    yield "dollars saved", f"{dollars(stats.saved_usd)}{unpriced}"
 
 
 def _model_rows(stats: CacheStats) -> list[Row]:
@@ -100,7 +103,7 @@ def _model_rows(stats: CacheStats) -> list[Row]:
                 f"{model.coalesced:,}",
                 f"{model.tokens_saved:,}",
                 f"{model.seconds_saved:,.1f}",
-                f"${model.saved_usd:,.4f}",
+                dollars(model.saved_usd),
                 f"{model.unpriced_hits:,}",
             )
         )

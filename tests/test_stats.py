@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from conftest import Clock
 
 from llm_cache_mem.codec import Payload
 from llm_cache_mem.entry import Entry
 from llm_cache_mem.ledger import Ledger
 from llm_cache_mem.stats import CacheStats, Event
+from llm_cache_mem.stats_tables import dollars
 
 
 def entry(model="m", usage=(100, 20, 0, 0, 0), cost=0.25, seconds=2.0):
@@ -88,6 +90,13 @@ def test_stats_read_as_aligned_text_in_a_terminal():
     assert "$0.2500" in text
     lines = text.split("\n\n")[1].splitlines()
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"), [(0, "$0.00"), (12345.678, "$12,345.68"), (0.25, "$0.2500"), (-0.03, "-$0.0300"), (0.0000084, "$0.000008")]
+)
+def test_dollars_have_more_digits_the_fewer_they_are(amount: float, shown: str):
+    assert dollars(amount) == shown
 
 
 def test_stats_are_a_table_in_a_notebook_with_names_escaped():

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from llm_cache_mem.bench.report import Document
-from llm_cache_mem.bench.words import count, dollars, percent, size, span, tokens
+from llm_cache_mem.bench.words import count, percent, size, span, tokens
+from llm_cache_mem.stats_tables import dollars
 
 __all__ = ["Block", "facts", "tables"]
 

@@ -1,6 +1,6 @@
 """Numbers and names of a report as people read them, the same in text, pages and pictures."""
 
-__all__ = ["bound", "count", "dollars", "percent", "seconds", "size", "span", "tokens"]
+__all__ = ["bound", "count", "percent", "seconds", "size", "span", "tokens"]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -14,12 +14,6 @@ def tokens(number: float) -> str:
         if abs(number) >= limit:
             return f"{number / limit:,.1f}{unit}"
     return f"{number:,.0f}"
-
-
-def dollars(amount: float) -> str:
-    """With more digits the smaller it is."""
-    digits = 2 if abs(amount) >= 1 or amount == 0 else 4
-    return f"{'-' if amount < 0 else ''}${abs(amount):,.{digits}f}"
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_cache_mem.cli.shared import count_of
+from llm_cache_mem.stats_tables import dollars
 from llm_cache_mem.terminal import out, print_table
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats", "visible"]
@@ -184,8 +185,4 @@ def _size(count: int) -> str:
 
 
 def _dollars(amount: float | None) -> str:
-    """With more digits the smaller it is: a call may cost a thousandth of a cent."""
-    if amount is None:
-        return ""
-    digits = 2 if amount >= 1 or amount == 0 else 4 if amount >= 0.001 else 6
-    return f"${amount:,.{digits}f}"
+    return "" if amount is None else dollars(amount)
