@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from stores.servers import (  # noqa: F401  # fixtures
@@ -19,6 +20,8 @@ from stores.servers import (  # noqa: F401  # fixtures
     valkey_server,
     valkey_url,
 )
+
+from llm_cache_mem import fork
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -49,6 +52,16 @@ def _plain_environment() -> Iterator[None]:
         for name in os.environ.keys() & {"LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "LLM_CACHE_MEM_KEY", "COLUMNS"}:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """A store that a test leaves open is closed, or the garbage collector finds its connections some tests later, and that test fails."""
+    before = WeakSet(fork._live)
+    yield
+    for left in set(fork._live) - set(before):
+        if type(left).__module__.startswith("llm_cache_mem.stores.") and hasattr(left, "close"):
+            left.close()
 
 
 def _stores() -> Iterator[tuple[Any, str]]:
