@@ -22,6 +22,7 @@ from benchmarks.probes.spare import Spare
 ROOT = Path(__file__).resolve().parents[1]
 PROBES = all_probes()
 PAGE = ROOT / "benchmarks" / "PROBES.md"
+README = ROOT / "README.md"
 APART = {"full-disk"}  # it bounds the files of its whole process
 LOCKED = {"locked-file"}
 
@@ -201,3 +202,8 @@ def test_the_page_says_what_this_library_fails_at() -> None:
     page = PAGE.read_text(encoding="utf-8")
     counted = dict(re.findall(r"^\| ([^|]+?) \| \d+ \| (\d+) \| \d+ \|$", page, re.MULTILINE))
     assert {name: wrong for name, wrong in counted.items() if name in OURS and wrong != "0"} == {}
+
+
+def test_readme_counts_what_the_page_counts() -> None:
+    rows = [re.findall(r"^\| [^|]+? \| \d+ \| \d+ \| \d+ \|$", text.read_text(encoding="utf-8"), re.MULTILINE) for text in (PAGE, README)]
+    assert rows[0] == rows[1], "copy the first table of benchmarks/PROBES.md into README.md"

@@ -105,14 +105,10 @@ def fewer_choices(bench: Bench) -> str | None:
     asked = request()
     peer.replace(["old 1", "old 2", "old 3"], **asked)
     peer.replace(["new"], **asked)
-    texts = _listed(text_of(peer, asked))
-    if "new" not in texts:
+    texts = peer.all_texts(**asked)
+    if not any(text.startswith(("old", "new")) for text in texts):
         raise Cannot("does not take an answer by hand")
-    return None if texts == ["new"] else f"the answer is now {texts}"
-
-
-def _listed(text: Any) -> list[Any]:
-    return text if isinstance(text, list) else [text]
+    return None if texts == ["new"] else f"the answer is now {', '.join(sorted(texts))}"
 
 
 def _streamed(bench: Bench, read: Callable[[Any], str]) -> tuple[Contestant, str]:

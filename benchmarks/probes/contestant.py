@@ -55,6 +55,9 @@ class Contestant(Protocol):
     def replace(self, texts: list[str], **request: Any) -> None:
         """Store *texts* as the answer to a request, over any other."""
 
+    def all_texts(self, **request: Any) -> list[str]:
+        """All that *ask* gives for a request, where its answer is several texts."""
+
     def settle(self) -> None:
         """Wait for what is written in the background."""
 
@@ -114,6 +117,10 @@ class Peer:
 
     def replace(self, texts: list[str], **request: Any) -> None:
         raise Cannot("stores only what it called for")
+
+    def all_texts(self, **request: Any) -> list[str]:
+        texts = self.text(self.ask(**request))
+        return texts if isinstance(texts, list) else [texts]
 
     def settle(self) -> None:
         pass

@@ -66,6 +66,11 @@ class LangChainPeer(Peer):
         prompt, described = self._key(request)
         self.cache.update(prompt, described, [ChatGeneration(message=AIMessage(text)) for text in texts])
 
+    def all_texts(self, **request: Any) -> list[str]:
+        messages = request.pop("messages")  # ``invoke`` gives the first and drops the others
+        answer = self.model(request).generate([convert_to_messages(messages)], **request)
+        return [generation.text for generation in answer.generations[0]]
+
     def _key(self, request: dict[str, Any]) -> tuple[str, str]:
         """What LangChain gives its cache for a request, which takes long to make."""
         name = json.dumps(request)
