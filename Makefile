@@ -16,7 +16,7 @@ help:
 	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
-	$(PY) -m llm_cache_mem.demo $(ARGS)
+	$(PY) -m examples.demo $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) $(PYTEST) $(ARGS)

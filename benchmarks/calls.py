@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.harness import Variant, Work, compare, show
 from benchmarks.workload import SIZES, VALUE, Published, fresh, request
-from llm_cache_mem import LLMCache, keys
+from llm_cache_mem import LLMCache
+from llm_cache_mem.keys import digest
 
 __all__ = ["BATCH", "first_sight", "hits", "misses"]
 
@@ -37,7 +38,7 @@ def first_sight() -> None:
                 cache.put(value=VALUE, **asked)
 
         def anew(stored: list[Any] = stored) -> list[dict[str, Any]]:
-            keys.forget()
+            digest.forget()
             return [json.loads(json.dumps(asked)) for asked in stored]
 
         show(

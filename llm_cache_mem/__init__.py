@@ -1,9 +1,12 @@
 """The exact-match cache in front of every LLM call: the same request is answered once and paid for once."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llm_cache_mem.accounting.pricing import Price
+from llm_cache_mem.accounting.provider import ProviderCacheStats
+from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats, Saving
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine import Hit
+from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.errors import (
     CacheMissError,
     LLMCacheError,
@@ -11,16 +14,11 @@ from llm_cache_mem.errors import (
     StoreError,
     ValueNotCacheable,
 )
-from llm_cache_mem.keys import ignoring, last_turn, masking
+from llm_cache_mem.keys.digest import ignoring, last_turn, masking
+from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import options
-from llm_cache_mem.pricing import Price
-from llm_cache_mem.request import Request
 from llm_cache_mem.stores import MemoryStore, Store
-
-if TYPE_CHECKING:  # loaded when first asked for, below
-    from llm_cache_mem.codec_classes import register
-    from llm_cache_mem.stats import CacheStats, Event, ModelStats, Saving
-    from llm_cache_mem.stats_provider import ProviderCacheStats
+from llm_cache_mem.values.classes import register
 
 __all__ = [
     "CacheMissError",
@@ -46,25 +44,6 @@ __all__ = [
     "register",
 ]
 __version__ = "0.1.0"
-
-_LATER = {
-    **dict.fromkeys(("CacheStats", "Event", "ModelStats", "Saving"), "stats"),
-    "ProviderCacheStats": "stats_provider",
-    "register": "codec_classes",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-    from importlib import import_module
-
-    globals()[name] = found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
 
 
 def load_ipython_extension(shell: Any) -> None:

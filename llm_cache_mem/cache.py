@@ -6,19 +6,21 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from llm_cache_mem import admission, keys, pricing
-from llm_cache_mem.encryption import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
-from llm_cache_mem.engine import Engine, Settings
-from llm_cache_mem.ledger import Ledger
+from llm_cache_mem.accounting import pricing
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.engine.calls import Engine, Settings
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import Keyer, parameter_names
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
-from llm_cache_mem.request import Keyer, parameter_names
+from llm_cache_mem.responses import admission
 from llm_cache_mem.stores import Backend, open_store
 from llm_cache_mem.stores.base import keeps_recordings
+from llm_cache_mem.values.encryption_keys import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
 
 if TYPE_CHECKING:  # only caches that keep requests explain and redact
-    from llm_cache_mem.explain import Explanation
-    from llm_cache_mem.redaction import Redaction, Rule
-    from llm_cache_mem.stats import CacheStats, Event
+    from llm_cache_mem.accounting.stats import CacheStats, Event
+    from llm_cache_mem.diagnostics.explain import Explanation
+    from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 
 __all__ = ["LLMCache"]
 
@@ -59,7 +61,7 @@ class LLMCache(Engine):
         backend: Backend = "memory",
         namespace: str = "",
         key_fn: Callable[..., Any] | None = None,
-        ignore: Iterable[str] = keys.DEFAULT_IGNORE,
+        ignore: Iterable[str] = digest.DEFAULT_IGNORE,
         max_bytes: int | None = None,
         admit: Literal["complete", "any"] | Callable[[Any], Any] = "complete",
         mode: Mode | None = None,
@@ -109,7 +111,7 @@ class LLMCache(Engine):
         if not opened.owned:
             if encryption_key is not None:
                 raise ValueError(
-                    "a store that is handed in has an envelope of its own: give it envelope=llm_cache_mem.crypto.Encryption(key)"
+                    "a store that is handed in has an envelope of its own: give it envelope=llm_cache_mem.values.encryption.Encryption(key)"
                 )
             if redact and records:
                 raise ValueError("a store of recordings that is handed in redacts by itself: give redact to it")
@@ -196,12 +198,12 @@ class LLMCache(Engine):
         with *version*, which stands for the code, you say when answers should change. *ignore*: arguments that are not part of the
         request. Arguments without a wire form, ``self`` among them, make a call go uncached.
         """
-        from llm_cache_mem import functions  # loaded by those who decorate
+        from llm_cache_mem import decorators  # loaded by those who decorate
 
         names = parameter_names(ignore)
         if fn is None:
-            return lambda function: functions.cached(self, function, version, names)
-        return functions.cached(self, fn, version, names)
+            return lambda function: decorators.cached(self, function, version, names)
+        return decorators.cached(self, fn, version, names)
 
     # -- Looking after it
 
@@ -283,7 +285,7 @@ class LLMCache(Engine):
         return f"LLMCache(backend={self._name!r}, ttl_seconds={self._settings.ttl_seconds}, mode={self._settings.mode!r})"
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.stats_tables import headed  # only notebooks need it
+        from llm_cache_mem.accounting.render import headed  # only notebooks need it
 
         stats = self.stats()
         return headed(repr(self), stats._repr_html_() if any(stats) else "<p>nothing was asked yet</p>")
@@ -307,7 +309,7 @@ def _reopen(cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "")
 
 
 def _redaction(rules: "Iterable[Rule]") -> "Redaction":
-    from llm_cache_mem.redaction import Redaction
+    from llm_cache_mem.diagnostics.redaction import Redaction
 
     return Redaction(rules)
 

@@ -6,10 +6,11 @@ from contextvars import Context, copy_context
 from types import CodeType, MethodType
 from typing import Any, TypeVar
 
-from llm_cache_mem import hashing, keys
-from llm_cache_mem.engine import Engine
+from llm_cache_mem._util import hashing
+from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.request import FUNCTION, SCOPE, Request
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request
 
 __all__ = ["Identity", "arguments", "by_name", "cached", "fingerprint", "is_coroutine_function", "name_of"]
 
@@ -195,7 +196,7 @@ class _Scope:
 
 def _digest_or_none(value: Any) -> str | None:
     try:
-        return keys.digest_of(value)
+        return digest.digest_of(value)
     except RequestNotCacheable:
         return None
 

@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.frameworks import FRAMEWORKS, install, is_imported
 from llm_cache_mem.options import MODES, options
-from llm_cache_mem.stats_tables import by_reason
 
 __all__ = ["Magics", "begin_cell", "load", "unload"]
 
@@ -214,8 +214,8 @@ def _nothing(cache: LLMCache, word: str) -> str:
 
 def _surveys(cache: LLMCache) -> list[Any]:
     """A survey of the stored requests of each kind: kinds do not answer one another."""
-    from llm_cache_mem.explain import Kept
-    from llm_cache_mem.survey import survey
+    from llm_cache_mem.diagnostics.explain import Kept
+    from llm_cache_mem.diagnostics.survey import survey
 
     kinds: dict[str, list[Any]] = {}
     for key, entry in cache.entries():

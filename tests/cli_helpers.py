@@ -10,11 +10,12 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from llm_cache_mem import LLMCache, keys
+from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.app import app
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.keys import digest
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 __all__ = [
     "CANARY",
@@ -88,7 +89,7 @@ def entry(value: Any, *, stored_at: float = 1000.0, **more: Any) -> Entry:
 
 
 def stored_key(name: str, namespace: str = "", kind: str = "value") -> str:
-    return keys.prefix(namespace, kind) + keys.digest(name, {})
+    return digest.prefix(namespace, kind) + digest.digest(name, {})
 
 
 def fill(path: str, entries: dict[str, Entry]) -> None:

@@ -21,7 +21,7 @@ from stores.servers import (  # noqa: F401  # fixtures
     valkey_url,
 )
 
-from llm_cache_mem import fork
+from llm_cache_mem._util import fork
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -733,8 +733,8 @@ def test_strict_raises_what_the_store_raises(ask):
 
 
 def test_an_unreadable_entry_is_a_miss_deleted_and_counted(clock):
-    from llm_cache_mem.codec import Payload
-    from llm_cache_mem.entry import Entry
+    from llm_cache_mem.values.entry import Entry
+    from llm_cache_mem.values.payload import Payload
 
     store = MemoryStore(clock=clock)
     cache = LLMCache(backend=store, clock=clock)
@@ -830,13 +830,13 @@ def test_threads_share_a_cache_without_losing_count():
 def test_a_class_that_the_request_names_needs_no_registering(tmp_path, monkeypatch):
     from pydantic import create_model
 
-    from llm_cache_mem import codec_classes
+    from llm_cache_mem.values import classes
 
     invoice = create_model("Invoice", total=(int, ...))
     model = Model(invoice(total=3))
     for _ in range(2):
         for table in ("_registered", "_names"):  # as in a new process
-            monkeypatch.setattr(codec_classes, table, {})
+            monkeypatch.setattr(classes, table, {})
         with LLMCache(backend=tmp_path / "c.db") as cache:
             assert cache.get_or_call(MESSAGES, model, response_format=invoice) == invoice(total=3)
     assert len(model.calls) == 1
@@ -847,7 +847,7 @@ def test_a_class_that_is_no_part_of_values_breaks_nothing(cache):
 
 
 def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(tmp_path, monkeypatch):
-    from llm_cache_mem import entry
+    from llm_cache_mem.values import entry
 
     monkeypatch.setattr(entry, "MAX_BODY_BYTES", 100)
     cache = LLMCache(backend=tmp_path / "c.db")

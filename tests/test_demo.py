@@ -18,12 +18,13 @@ anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
 pytest.importorskip("rich")
 
-from llm_cache_mem.demo import app, servers, smollm  # noqa: E402  # after the skips
-from llm_cache_mem.demo.endpoint import VARIABLE, Endpoint  # noqa: E402
-from llm_cache_mem.demo.fallback import FallbackServer  # noqa: E402
-from llm_cache_mem.demo.orders import Orders  # noqa: E402
-from llm_cache_mem.demo.report import summarise  # noqa: E402
-from llm_cache_mem.demo.session import Session  # noqa: E402
+from examples.demo import app  # noqa: E402  # after the skips
+from examples.demo.orders import Orders  # noqa: E402
+from examples.demo.report import summarise  # noqa: E402
+from examples.demo.session import Session  # noqa: E402
+from llm_cache_mem.testing.model_server import servers, smollm  # noqa: E402
+from llm_cache_mem.testing.model_server.endpoint import VARIABLE, Endpoint  # noqa: E402
+from llm_cache_mem.testing.model_server.fallback import FallbackServer  # noqa: E402
 
 MODELS = {"anthropic": "stand-in", "openai": "stand-in"}
 QUESTION = [{"role": "user", "content": "Which tea goes with scones?"}]
@@ -177,7 +178,7 @@ def test_the_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="llm_cache_mem.demo.nothing"))
+    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
     server, why_not = servers.start_server()
     with server:
         assert server.model == "stand-in"
@@ -191,7 +192,7 @@ def test_the_models_process_says_what_is_missing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_asking_for_the_model_alone_fails_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="llm_cache_mem.demo.nothing"))
+    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
     assert app.main(["--server", "model"]) == 1
     assert "The demo failed" in capsys.readouterr().out
 
@@ -243,7 +244,7 @@ def test_without_a_key_they_go_to_a_server_on_this_machine() -> None:
 
 
 def test_without_the_model_they_go_to_the_stand_in_which_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="llm_cache_mem.demo.nothing"))
+    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
     with Endpoint({}) as endpoint:
         assert repr(endpoint) == f"<a deterministic stand-in for a model ({servers.INSTALL_HINT})>"
 
@@ -278,7 +279,7 @@ def wait_until_gone(pid: int, seconds: float = 60.0) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 def test_the_server_ends_when_its_parent_is_killed() -> None:
-    code = "import sys; from llm_cache_mem.demo.servers import start_server as start; "
+    code = "import sys; from llm_cache_mem.testing.model_server.servers import start_server as start; "
     code += "server, _ = start('stand-in'); print(server.pid, flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -290,7 +291,7 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_demo_leaves_no_file_and_no_process(number: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "llm_cache_mem.demo", "--server", "stand-in"]
+    command = [sys.executable, "-m", "examples.demo", "--server", "stand-in"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as demo:
         assert demo.stdout is not None

@@ -21,7 +21,7 @@ def run(folder: Path, *args: str, ci: bool = True) -> "subprocess.CompletedProce
     environment.pop("CI", None)
     if ci:
         environment["CI"] = "1"
-    plugins = [part for name in ("llm_cache_mem.pytest_plugin", "pytest_asyncio.plugin", "no_network") for part in ("-p", name)]
+    plugins = [part for name in ("llm_cache_mem.testing.pytest_plugin", "pytest_asyncio.plugin", "no_network") for part in ("-p", name)]
     command = [sys.executable, "-m", "pytest", *plugins, "-p", "no:cacheprovider", str(folder), *args]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=folder)
 

@@ -47,7 +47,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 UPWARD = {("llm_cache_mem", "llm_cache_mem.notebook")}  # what %load_ext calls; imported when it does
 CORE = len(LAYERS) - 1  # the layers before this one import nothing optional
 # Modules of these layers that are for one optional package, and that only those load who use it.
-OPTIONAL = {"llm_cache_mem.crypto": "cryptography", "llm_cache_mem.stores.redis": "redis", "llm_cache_mem.stores.memcached": "pymemcache"}
+OPTIONAL = {
+    "llm_cache_mem.values.encryption": "cryptography",
+    "llm_cache_mem.stores.redis": "redis",
+    "llm_cache_mem.stores.memcached": "pymemcache",
+}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
@@ -317,7 +321,7 @@ def test_the_wheel_brings_its_licence_and_its_command(wheel: zipfile.ZipFile) ->
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     assert "llm-cache-mem = llm_cache_mem.__main__:main" in entry_points
-    assert "[pytest11]\nllm_cache_mem = llm_cache_mem.pytest_plugin" in entry_points
+    assert "[pytest11]\nllm_cache_mem = llm_cache_mem.testing.pytest_plugin" in entry_points
 
 
 def test_the_version_is_the_same_everywhere() -> None:

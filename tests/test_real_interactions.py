@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.usage import read_usage
+from llm_cache_mem.responses.usage import read_usage
 
 
 @pytest.fixture(scope="module")

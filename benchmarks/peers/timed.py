@@ -16,7 +16,7 @@ from benchmarks.peers.contestant import Absent, Contestant, Place, finished, iso
 from benchmarks.peers.tables import Cell, Column, Row, Table
 from benchmarks.servers import redis_server
 from benchmarks.workload import SIZES, VALUE, request
-from llm_cache_mem import keys
+from llm_cache_mem.keys import digest
 
 __all__ = [
     "FULL",
@@ -99,7 +99,7 @@ def _fresh(contestant: Contestant, size: str, count: int) -> Callable[[], Sequen
 def _first(contestant: Contestant, size: str, count: int) -> Callable[[], Sequence[Work]]:
     def prepare() -> Sequence[Work]:
         known = stored(contestant, size, count, next(numbers) * count)
-        keys.forget()
+        digest.forget()
         return _gets(contestant, [contestant.asked(anew(plain)) for plain in known])
 
     return prepare

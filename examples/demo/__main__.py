@@ -1,8 +1,8 @@
-"""``python -m llm_cache_mem.demo``."""
+"""``python -m examples.demo``."""
 
 import sys
 
-from llm_cache_mem.demo.app import main
+from examples.demo.app import main
 
 __all__: list[str] = []
 

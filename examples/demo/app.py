@@ -23,14 +23,14 @@ except ModuleNotFoundError as exc:
         raise
     raise ImportError("the demo needs rich: pip install 'llm-cache-mem[demo]'", name="rich") from None
 
-from llm_cache_mem.demo.endpoint import MODELS
-from llm_cache_mem.demo.orders import Orders
-from llm_cache_mem.demo.report import Summary, phases_table, summarise, totals_table
-from llm_cache_mem.demo.servers import INSTALL_HINT, WHICH, ServerFailed, start_server
+from examples.demo.orders import Orders
+from examples.demo.report import Summary, phases_table, summarise, totals_table
+from llm_cache_mem.testing.model_server.endpoint import MODELS
+from llm_cache_mem.testing.model_server.servers import INSTALL_HINT, WHICH, ServerFailed, start_server
 
 __all__ = ["main", "run_demo"]
 
-_SESSION = "llm_cache_mem.demo.session"  # which imports both SDKs; this process need not
+_SESSION = "examples.demo.session"  # which imports both SDKs; this process need not
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 

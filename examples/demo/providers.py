@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import anthropic
 import openai
 
-from llm_cache_mem.demo.questions import SYSTEM
+from examples.demo.questions import SYSTEM
 
 __all__ = ["Call", "Providers", "fingerprint", "text_of"]
 

@@ -17,12 +17,12 @@ from typing import Any
 import anthropic
 import openai
 
+from examples.demo import questions
+from examples.demo.orders import Orders
+from examples.demo.providers import Call, Providers, fingerprint, text_of
 from llm_cache_mem import Event, LLMCache, Price
-from llm_cache_mem.demo import questions
-from llm_cache_mem.demo.orders import Orders
-from llm_cache_mem.demo.providers import Call, Providers, fingerprint, text_of
-from llm_cache_mem.pricing import resolve
-from llm_cache_mem.usage import read_usage
+from llm_cache_mem.accounting.pricing import resolve
+from llm_cache_mem.responses.usage import read_usage
 
 __all__ = ["Session", "main"]
 

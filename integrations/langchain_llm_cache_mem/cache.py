@@ -11,7 +11,8 @@ from langchain_llm_cache_mem.generations import dump, load, mark_hits
 from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.turns import Turns
-from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable, log
+from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
+from llm_cache_mem._util import log
 from llm_cache_mem.options import current
 
 __all__ = ["LLMCacheMem", "Usage", "kind_of_entry"]

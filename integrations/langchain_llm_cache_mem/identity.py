@@ -7,7 +7,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from llm_cache_mem import RequestNotCacheable, keys
+from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys import digest
 
 __all__ = ["Identities", "settings_of"]
 
@@ -82,7 +83,7 @@ def _plain(value: Any, identities: Identities) -> Any:
     if isinstance(value, (set, frozenset)) and all(isinstance(item, str) for item in value):
         return sorted(value)
     try:
-        keys.digest_of(value)
+        digest.digest_of(value)
     except RequestNotCacheable:
         return identities.name(value)
     return value

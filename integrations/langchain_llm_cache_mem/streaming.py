@@ -12,8 +12,8 @@ from langchain_core.outputs import Generation
 from langchain_llm_cache_mem.generations import dump, dump_stream, load
 from langchain_llm_cache_mem.link import Link, link_of, with_manager
 from llm_cache_mem import Request, ValueNotCacheable
+from llm_cache_mem.engine.streams import Recording
 from llm_cache_mem.errors import LLMCacheError
-from llm_cache_mem.streams import Recording
 
 __all__ = ["astream", "stream"]
 

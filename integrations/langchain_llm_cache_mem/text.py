@@ -14,7 +14,7 @@ from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.link import Link, link_of, with_manager
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
-from llm_cache_mem.engine import Answered
+from llm_cache_mem.engine.calls import Answered
 
 __all__ = ["methods"]
 

@@ -10,11 +10,11 @@ from llama_index.core.tools.types import AsyncBaseTool, BaseTool
 
 from llama_index_llm_cache_mem.values import dump_block, load_block
 from llm_cache_mem import LLMCache
-from llm_cache_mem.codec_classes import register_package
-from llm_cache_mem.functions import arguments
+from llm_cache_mem.decorators import arguments
 from llm_cache_mem.options import UNSET, Seconds, Unset
 from llm_cache_mem.tools import ToolCache
 from llm_cache_mem.tools.rules import Entities
+from llm_cache_mem.values.classes import register_package
 
 __all__ = ["cached_tool"]
 

@@ -20,7 +20,7 @@ from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.tools import BaseTool
 
 from llm_cache_mem import RequestNotCacheable
-from llm_cache_mem.functions import fingerprint
+from llm_cache_mem.decorators import fingerprint
 
 __all__ = ["call_params", "identity"]
 

@@ -22,7 +22,7 @@ from llama_index_llm_cache_mem.calls import Keeper
 from llama_index_llm_cache_mem.streaming import replay
 from llama_index_llm_cache_mem.values import load as load_value
 from llm_cache_mem import LLMCache
-from llm_cache_mem.codec import Payload
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["MODES", "Wrapping", "wrapping"]
 

@@ -7,9 +7,9 @@ from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, C
 from llama_index.core.bridge.pydantic import BaseModel, TypeAdapter
 
 from llm_cache_mem import ValueNotCacheable
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_classes import register_package
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.classes import register_package
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["Pieces", "Response", "dump", "dump_block", "load", "load_block", "load_plain"]
 

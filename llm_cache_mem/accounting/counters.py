@@ -4,13 +4,13 @@ from _thread import RLock  # re-entrant: a signal handler may ask in the middle 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm_cache_mem import log
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem._util import log
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.values.entry import Entry
 
 if TYPE_CHECKING:  # loaded by those who look at the counters, or are told of events
-    from llm_cache_mem.stats import CacheStats, Event, ModelStats
-    from llm_cache_mem.stats_provider import PaidCall, ProviderLedger
+    from llm_cache_mem.accounting.provider import PaidCall, ProviderLedger
+    from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats
 
 __all__ = ["Ledger"]
 
@@ -131,7 +131,7 @@ class Ledger:
             self._tell("error", reason=operation)
 
     def snapshot(self, size: int) -> "CacheStats":
-        from llm_cache_mem.stats import CacheStats
+        from llm_cache_mem.accounting.stats import CacheStats
 
         with self._lock:
             models = {name: _model_stats(self._saved.get(name), self._joined.get(name)) for name in {**self._saved, **self._joined}}
@@ -151,7 +151,7 @@ class Ledger:
 
     def _of_provider(self) -> "ProviderLedger":
         if self._provider is None:
-            from llm_cache_mem.stats_provider import ProviderLedger  # loaded with the first call that is paid for
+            from llm_cache_mem.accounting.provider import ProviderLedger  # loaded with the first call that is paid for
 
             self._provider = ProviderLedger()
         return self._provider
@@ -161,7 +161,7 @@ class Ledger:
         self._tell(name, key=key, model=entry.model, seconds=entry.seconds, tokens=tokens, usd=entry.cost_usd, usage=entry.usage)
 
     def _tell(self, name: str, **fields: Any) -> None:
-        from llm_cache_mem.stats import Event
+        from llm_cache_mem.accounting.stats import Event
 
         try:
             self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]  # callers have tested it
@@ -178,7 +178,7 @@ def _of_model(sums: dict[str, _Saved], model: str | None) -> _Saved:
 
 
 def _model_stats(hits: _Saved | None, joined: _Saved | None) -> "ModelStats":
-    from llm_cache_mem.stats import ModelStats
+    from llm_cache_mem.accounting.stats import ModelStats
 
     one, two = hits or _Saved(), joined or _Saved()
     return ModelStats(

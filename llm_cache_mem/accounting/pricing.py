@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from llm_cache_mem import log
-from llm_cache_mem.usage import Usage
+from llm_cache_mem._util import log
+from llm_cache_mem.responses.usage import Usage
 
 __all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "aload", "bill", "load", "loaded", "resolve", "steady"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from itertools import chain, repeat
 
-from llm_cache_mem.stats import CacheStats
+from llm_cache_mem.accounting.stats import CacheStats
 
 __all__ = ["aligned", "as_html", "as_text", "by_reason", "dollars", "headed", "table"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from llm_cache_mem.stats_provider import ProviderCacheStats, total
+from llm_cache_mem.accounting.provider import ProviderCacheStats, total
 
 __all__ = ["CacheStats", "Event", "ModelStats", "Saving"]
 
@@ -141,11 +141,11 @@ class CacheStats(NamedTuple):
         )
 
     def __str__(self) -> str:
-        from llm_cache_mem.stats_tables import as_text  # only those who look at it need it
+        from llm_cache_mem.accounting.render import as_text  # only those who look at it need it
 
         return as_text(self)
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.stats_tables import as_html
+        from llm_cache_mem.accounting.render import as_html
 
         return as_html(self)

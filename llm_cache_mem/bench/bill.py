@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from llm_cache_mem.pricing import Price, resolve
-from llm_cache_mem.usage import Usage
+from llm_cache_mem.accounting.pricing import Price, resolve
+from llm_cache_mem.responses.usage import Usage
 
 __all__ = ["DEFAULT_PRICE", "LONG_LIFE", "Charges", "PromptCacheBill", "cost", "price_of"]
 

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.bench.instant import InstantLoop
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.request import Request
-from llm_cache_mem.stats import CacheStats
+from llm_cache_mem.keys.request import Request
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["Client", "Clock", "Flights", "Flying", "Rule"]
 

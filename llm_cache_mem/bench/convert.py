@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.bench.recorder import TraceRecorder
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.stats import Event
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Converted", "convert"]
 

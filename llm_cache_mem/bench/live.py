@@ -6,8 +6,8 @@ from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.pricing import Pricer
-from llm_cache_mem.usage import Usage, read_usage
+from llm_cache_mem.accounting.pricing import Pricer
+from llm_cache_mem.responses.usage import Usage, read_usage
 
 __all__ = ["ARMS", "Arm", "Plan", "ask_all", "most_tokens", "plan_of", "run", "summary"]
 

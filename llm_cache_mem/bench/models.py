@@ -27,7 +27,7 @@ class Target(NamedTuple):
 def local(timeout: float = 600.0) -> Iterator[Target]:
     """SmolLM2 in llama.cpp's server on loopback, which has a prompt cache and says what it read. NoModel if it is not installed."""
     try:
-        from llm_cache_mem.demo.servers import INSTALL_HINT, MODEL, ModelServer, ServerFailed
+        from llm_cache_mem.testing.model_server.servers import INSTALL_HINT, MODEL, ModelServer, ServerFailed
     except ModuleNotFoundError as exc:
         raise NoModel(f"the local model needs {exc.name}: pip install 'llm-cache-mem[demo]'") from None
     try:

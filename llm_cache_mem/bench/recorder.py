@@ -10,13 +10,14 @@ from time import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from llm_cache_mem import keys, log
+from llm_cache_mem._util import log
+from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.bench.records import HEADER
+from llm_cache_mem.engine.streams import AsyncTee, Recording, Tee
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.stats import Event
-from llm_cache_mem.streams import AsyncTee, Recording, Tee
+from llm_cache_mem.keys import digest
+from llm_cache_mem.responses.usage import read_model, read_usage
 from llm_cache_mem.tools.results import KINDS
-from llm_cache_mem.usage import read_model, read_usage
 
 __all__ = ["TraceRecorder"]
 
@@ -112,8 +113,8 @@ class TraceRecorder:
     ) -> None:
         """As ``record``, for who knows the tokens. A request without a key is counted as lost."""
         try:
-            asked = {name: value for name, value in params.items() if name not in keys.DEFAULT_IGNORE}
-            key = self._digest(keys.digest(messages, asked))
+            asked = {name: value for name, value in params.items() if name not in digest.DEFAULT_IGNORE}
+            key = self._digest(digest.digest(messages, asked))
             text = _in_order_of_the_prompt(messages, params)
         except RequestNotCacheable:
             self.lost += 1
@@ -202,7 +203,7 @@ class TraceRecorder:
 
 def _in_order_of_the_prompt(messages: Any, params: Mapping[str, Any]) -> str:
     """A text of the request in which what the model reads first stands first: tools, system, then each message, its role in front."""
-    front = keys.canonical(None, {name: params[name] for name in _PREFIX_PARAMS if name in params})
+    front = digest.canonical(None, {name: params[name] for name in _PREFIX_PARAMS if name in params})
     turns = messages if isinstance(messages, (list, tuple)) else [messages]
     roles = [str(turn.get("role")) if isinstance(turn, Mapping) else "" for turn in turns]
-    return front + "".join(f"{role}:{keys.canonical(turn, {})}" for role, turn in zip(roles, turns, strict=True))
+    return front + "".join(f"{role}:{digest.canonical(turn, {})}" for role, turn in zip(roles, turns, strict=True))

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from llm_cache_mem.accounting.pricing import Price
 from llm_cache_mem.bench.bill import Costs, PromptCacheBill, cost
 from llm_cache_mem.bench.census import Facts
 from llm_cache_mem.bench.clients import Client
 from llm_cache_mem.bench.compare import DEFAULT_SIZES, compare
 from llm_cache_mem.bench.readers import Trace
 from llm_cache_mem.bench.simulate import Saved, Simulation
-from llm_cache_mem.pricing import Price
 
 __all__ = ["Document", "build"]
 

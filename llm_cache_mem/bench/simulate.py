@@ -14,9 +14,9 @@ from llm_cache_mem.bench.clients import Client, Clock, Flights, Flying, Rule
 from llm_cache_mem.bench.overlaps import with_overlaps
 from llm_cache_mem.bench.prefix import MINIMUM_TOKENS, PrefixTree, Reuse
 from llm_cache_mem.bench.trace import Call
-from llm_cache_mem.keys import prefix
-from llm_cache_mem.request import Request
-from llm_cache_mem.seats import running_loop
+from llm_cache_mem.engine.seats import running_loop
+from llm_cache_mem.keys.digest import prefix
+from llm_cache_mem.keys.request import Request
 
 __all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation"]
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.bench.report import Document
 from llm_cache_mem.bench.words import count, percent, size, span, tokens
-from llm_cache_mem.stats_tables import dollars
 
 __all__ = ["Block", "facts", "tables"]
 

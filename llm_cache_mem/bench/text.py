@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from llm_cache_mem._util.terminal import out, print_table
+from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.bench.report import Document
 from llm_cache_mem.bench.tables import facts, tables
 from llm_cache_mem.bench.words import count, percent, seconds
-from llm_cache_mem.stats_tables import dollars
-from llm_cache_mem.terminal import out, print_table
 
 __all__ = ["show", "show_live"]
 

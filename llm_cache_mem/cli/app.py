@@ -67,14 +67,6 @@ app.command("import")(change.import_)
 app.add_typer(bench.app, name="bench")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
-def demo(ctx: typer.Context) -> None:
-    """Show real LLM calls answered once, then from the cache; --live asks the providers."""
-    from llm_cache_mem.demo.app import main as run
-
-    raise typer.Exit(run(ctx.args))
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from llm_cache_mem import __version__

@@ -18,7 +18,7 @@ from llm_cache_mem.cli.shared import AsJson, note_unreadable, print_json, report
 if TYPE_CHECKING:
     from llm_cache_mem.bench.readers import Trace
     from llm_cache_mem.bench.report import Document
-    from llm_cache_mem.entry import Entry
+    from llm_cache_mem.values.entry import Entry
 
 __all__ = ["app"]
 

@@ -13,8 +13,8 @@ from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.cli.shared import AsJson, print_json
 
 if TYPE_CHECKING:
+    from llm_cache_mem.accounting.pricing import Pricer
     from llm_cache_mem.bench.live import Plan
-    from llm_cache_mem.pricing import Pricer
 
 __all__ = ["EXAMPLES", "live"]
 
@@ -48,9 +48,9 @@ def live(
 
     A provider's key is taken from where its SDK looks for it. What it can cost at the most is shown before anything is asked.
     """
+    from llm_cache_mem.accounting.pricing import resolve
     from llm_cache_mem.bench.live import ARMS, plan_of, run, summary
     from llm_cache_mem.bench.models import NoModel, local, remote
-    from llm_cache_mem.pricing import resolve
 
     if provider != "local" and model is None:
         raise CommandFailed(f"which model of {provider}? Give --model", MISUSED)
@@ -83,7 +83,7 @@ def live(
 def _agree(plan: "Plan", model: str, pricer: "Pricer", yes: bool) -> None:
     """Say what it can cost at the most, and ask; CommandFailed if nobody says yes."""
     from llm_cache_mem.bench.live import ARMS, most_tokens
-    from llm_cache_mem.usage import Usage
+    from llm_cache_mem.responses.usage import Usage
 
     sent, received = most_tokens(plan)
     calls = len(ARMS) * plan.calls

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from llm_cache_mem.cli.input import MISUSED, CommandFailed, seconds_in
 
 if TYPE_CHECKING:
+    from llm_cache_mem.accounting.pricing import Price
     from llm_cache_mem.bench.clients import Rule
-    from llm_cache_mem.pricing import Price
 
 __all__ = ["prices_in", "rules_in", "span_in"]
 
@@ -45,8 +45,8 @@ def span_in(text: str) -> float | None:
 
 def prices_in(text: str | None, model: str | None) -> "Price":
     """What ``--price`` says, or what genai-prices knows of *model*."""
+    from llm_cache_mem.accounting.pricing import Price
     from llm_cache_mem.bench.bill import DEFAULT_PRICE, price_of
-    from llm_cache_mem.pricing import Price
 
     if text is not None and model is not None:
         raise CommandFailed("give --price or --model, not both", MISUSED)

@@ -92,9 +92,9 @@ def _server(url: str, store: Any) -> Iterator[Finding]:
 
 
 def _own_key() -> str:
-    from llm_cache_mem import keys
+    from llm_cache_mem.keys import digest
 
-    return keys.prefix("llm-cache-mem-doctor", "doctor") + secrets.token_hex(32)
+    return digest.prefix("llm-cache-mem-doctor", "doctor") + secrets.token_hex(32)
 
 
 def _way_in(reason: str) -> str:
@@ -108,9 +108,9 @@ def _way_in(reason: str) -> str:
 
 def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
     """Put, get and delete under a key of one's own, and time them."""
-    from llm_cache_mem.codec import Payload
-    from llm_cache_mem.entry import Entry
     from llm_cache_mem.errors import StoreError
+    from llm_cache_mem.values.entry import Entry
+    from llm_cache_mem.values.payload import Payload
 
     key, value = _own_key(), "x" * 1500
     times: dict[str, list[float]] = {"put": [], "get": [], "delete": []}
@@ -181,13 +181,13 @@ def _leasing(store: Any) -> Finding:
 
 def _entries(reader: Any, *, by_server: bool) -> Iterator[Finding]:
     """What is stored: by whom it can be read, and whether its times are possible."""
-    from llm_cache_mem import keys
+    from llm_cache_mem.keys import digest
 
     now, count, newer, future, expired = time.time(), 0, 0, 0, 0
     try:
         for found in reader.entries():
             count += 1
-            newer += found.parts.schema > keys.SCHEMA
+            newer += found.parts.schema > digest.SCHEMA
             future += found.entry.stored_at > now + 60
             expired += found.entry.is_expired(now)
             if count == _LOOKED_AT:

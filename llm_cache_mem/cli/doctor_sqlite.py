@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from llm_cache_mem.cli.findings import Finding, change, ok, size_of
-from llm_cache_mem.stores.sqlite_file import wal_is_safe
-from llm_cache_mem.stores.sqlite_reader import DatabaseReader
+from llm_cache_mem.stores.sqlite.file import wal_is_safe
+from llm_cache_mem.stores.sqlite.reader import DatabaseReader
 
 __all__ = ["findings"]
 

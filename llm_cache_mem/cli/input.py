@@ -4,7 +4,7 @@ import os
 import re
 from typing import Any
 
-from llm_cache_mem import strict_json
+from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = ["FAILED", "MISUSED", "URL_VARIABLE", "BadInput", "CommandFailed", "parse_json", "seconds_in", "url_and", "url_of"]

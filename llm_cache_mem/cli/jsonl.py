@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from llm_cache_mem import keys
 from llm_cache_mem.cli.input import BadInput, parse_json
 from llm_cache_mem.cli.report import finite
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import MAX_BODY_BYTES, Entry
-from llm_cache_mem.usage import Usage
+from llm_cache_mem.keys import digest
+from llm_cache_mem.responses.usage import Usage
+from llm_cache_mem.values.entry import MAX_BODY_BYTES, Entry
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["Line", "from_line", "numbered_lines", "to_line"]
 
@@ -89,13 +89,13 @@ def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def _key(key: str) -> str:
     try:
-        parts = keys.parse(key)
+        parts = digest.parse(key)
     except ValueError:
         raise BadInput("'key' is not a key of this library") from None
     if len(key) > _LONGEST_KEY:
         raise BadInput(f"'key' has more than {_LONGEST_KEY} characters")
-    if parts.schema != keys.SCHEMA:
-        raise BadInput(f"'key' is of schema {parts.schema}; this version knows {keys.SCHEMA}")
+    if parts.schema != digest.SCHEMA:
+        raise BadInput(f"'key' is of schema {parts.schema}; this version knows {digest.SCHEMA}")
     return key
 
 

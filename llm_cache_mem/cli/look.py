@@ -110,7 +110,7 @@ def key(
     as_json: AsJson = False,
 ) -> None:
     """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON. Or --new: an encryption key."""
-    from llm_cache_mem import keys
+    from llm_cache_mem.keys import digest as keys
 
     if new:
         typer.echo(_new_encryption_key())
@@ -127,7 +127,7 @@ def key(
 
 def _new_encryption_key() -> str:
     try:
-        from llm_cache_mem.crypto import new_key
+        from llm_cache_mem.values.encryption import new_key
     except ImportError as exc:
         raise CommandFailed(str(exc)) from None
     return new_key()

@@ -9,9 +9,9 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from llm_cache_mem._util.terminal import out, print_table
+from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.cli.shared import count_of
-from llm_cache_mem.stats_tables import dollars
-from llm_cache_mem.terminal import out, print_table
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats", "visible"]
 

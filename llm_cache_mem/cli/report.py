@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llm_cache_mem.cli.store import Found
-from llm_cache_mem.usage import Usage
+from llm_cache_mem.responses.usage import Usage
 
 __all__ = ["Summary", "describe", "finite"]
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from time import time
 from typing import NamedTuple, Protocol
 
-from llm_cache_mem import keys
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
-from llm_cache_mem.encryption import KEY_VARIABLE, envelope_for
-from llm_cache_mem.entry import PLAIN, Entry, Envelope, encrypted_with
 from llm_cache_mem.errors import EntryUnreadable, StoreError
+from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import MemoryStore, Opened, Store, open_store, sqlite_path
 from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.stores.sqlite_file import FileRefused, is_damage
-from llm_cache_mem.stores.sqlite_reader import DatabaseReader
+from llm_cache_mem.stores.sqlite.file import FileRefused, is_damage
+from llm_cache_mem.stores.sqlite.reader import DatabaseReader
+from llm_cache_mem.values.encryption_keys import KEY_VARIABLE, envelope_for
+from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
 
 __all__ = [
     "Found",
@@ -35,7 +35,7 @@ class Found(NamedTuple):
     """An entry with its key, and that key taken apart. *hidden_by* as in Line."""
 
     key: str
-    parts: keys.KeyParts
+    parts: digest.KeyParts
     entry: Entry
     hidden_by: str = ""
 
@@ -52,7 +52,7 @@ class Selection(NamedTuple):
     @property
     def prefix(self) -> str:
         """What the keys of all of them begin with."""
-        return "" if self.namespace is None else keys.prefix(self.namespace)
+        return "" if self.namespace is None else digest.prefix(self.namespace)
 
     def includes(self, found: Found, now: float) -> bool:
         entry = found.entry
@@ -158,7 +158,7 @@ class _Database:
             for name, data in self._reader.rows(prefix, part):
                 try:
                     key = name.decode("ascii")
-                    found = Found(key, keys.parse(key), self.envelope.unpack(key, data), encrypted_with(data))
+                    found = Found(key, digest.parse(key), self.envelope.unpack(key, data), encrypted_with(data))
                 except (AttributeError, ValueError):  # of which EntryUnreadable is one
                     self.unreadable += 1
                     continue
@@ -208,7 +208,7 @@ class _Listing:
                 if part not in key:
                     continue
                 try:
-                    found = Found(key, keys.parse(key), entry, hidden_by)
+                    found = Found(key, digest.parse(key), entry, hidden_by)
                 except ValueError:
                     self._noting.unreadable += 1
                     continue

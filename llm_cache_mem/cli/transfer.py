@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from llm_cache_mem import keys
 from llm_cache_mem.cli.input import BadInput
 from llm_cache_mem.cli.jsonl import from_line
 from llm_cache_mem.cli.store import environment_envelope
-from llm_cache_mem.encryption import KEY_VARIABLE
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import ValueNotCacheable
+from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import Store
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Import"]
 

@@ -10,11 +10,11 @@ import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
 from llm_cache_mem.cli.shared import AsJson, Kind, Url, count_of, in_utf8, opened, print_json, progress, reading, request_in
-from llm_cache_mem.keys import DEFAULT_IGNORE
+from llm_cache_mem.keys.digest import DEFAULT_IGNORE
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Selection
-    from llm_cache_mem.explain import Explanation, Kept
+    from llm_cache_mem.diagnostics.explain import Explanation, Kept
 
 __all__ = ["why"]
 
@@ -55,7 +55,7 @@ def why(
         return
     if at is not None or keep is not None:
         raise CommandFailed("--at and --keep belong to --all", MISUSED)
-    from llm_cache_mem.explain import Kept, explain
+    from llm_cache_mem.diagnostics.explain import Kept, explain
 
     url = url_of(url)
     asked, digest = _read(file, kind or "", ignore)
@@ -81,7 +81,7 @@ def why(
 
 
 def _survey(source: str, selection: "Selection", at: str | None, asked: dict[str, Any], as_json: bool) -> None:
-    from llm_cache_mem.survey import survey
+    from llm_cache_mem.diagnostics.survey import survey
 
     of_lines = at is not None or _is_of_lines(source)
     listed = _requests_in_lines(source, at) if of_lines else _requests_in_store(source, selection)
@@ -155,9 +155,9 @@ def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]
 
 def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[Kept, str]":
     """The request in *file* and its digest."""
-    from llm_cache_mem.explain import Kept
-    from llm_cache_mem.redaction import Redaction
-    from llm_cache_mem.request import Keyer
+    from llm_cache_mem.diagnostics.explain import Kept
+    from llm_cache_mem.diagnostics.redaction import Redaction
+    from llm_cache_mem.keys.request import Keyer
 
     messages, params = request_in(file)
     keyer = Keyer("", None, DEFAULT_IGNORE if ignore is None else ignore)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from typing import Any, Final, NamedTuple
 
-from llm_cache_mem import keys
-from llm_cache_mem.redaction import REDACTED
+from llm_cache_mem.diagnostics.redaction import REDACTED
+from llm_cache_mem.keys import digest
 
 __all__ = ["ABSENT", "SHOWN", "Difference", "Explanation", "Kept", "differences", "explain"]
 
@@ -46,7 +46,7 @@ class Kept(NamedTuple):
     def under(cls, key: str, request: bytes | None) -> "Kept":
         """What is kept under *key*, which says the rest."""
         try:
-            parts = keys.parse(key)
+            parts = digest.parse(key)
         except ValueError:  # made by hand
             return cls(key, "value", 0, request)
         return cls(key, parts.kind, parts.sample or 0, request)
@@ -109,7 +109,7 @@ class Explanation(NamedTuple):
         return str(self)
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.explain_tables import as_html  # only notebooks need it
+        from llm_cache_mem.diagnostics.render import as_html  # only notebooks need it
 
         return as_html(self)
 
@@ -162,7 +162,7 @@ def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | 
     return Explanation(asked.key, best[1].key, tuple(best[2]), total, compared)
 
 
-def differences(stored: Any, asked: Any, path: str = "", depth: int = keys.MAX_DEPTH) -> Iterator[Difference]:
+def differences(stored: Any, asked: Any, path: str = "", depth: int = digest.MAX_DEPTH) -> Iterator[Difference]:
     """Where two trees of JSON differ, as JSON: 1, 1.0 and true are three things."""
     if type(stored) is str and stored == REDACTED:
         return

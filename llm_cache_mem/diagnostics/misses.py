@@ -4,7 +4,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm_cache_mem.request import Request
+    from llm_cache_mem.keys.request import Request
 
 __all__ = ["Miss", "Misses"]
 

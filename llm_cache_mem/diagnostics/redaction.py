@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from llm_cache_mem.canonical import encode
+from llm_cache_mem.keys.canonical import encode
 
 __all__ = ["REDACTED", "Redaction", "Rule"]
 

@@ -3,11 +3,11 @@
 from html import escape
 from typing import TYPE_CHECKING
 
-from llm_cache_mem.explain import SHOWN, Explanation
-from llm_cache_mem.stats_tables import table
+from llm_cache_mem.accounting.render import table
+from llm_cache_mem.diagnostics.explain import SHOWN, Explanation
 
 if TYPE_CHECKING:
-    from llm_cache_mem.survey import Survey
+    from llm_cache_mem.diagnostics.survey import Survey
 
 __all__ = ["as_html", "survey_as_html"]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
-from llm_cache_mem import keys
-from llm_cache_mem.key_functions import SYSTEM_PARAMS, SYSTEM_ROLES, ignoring, last_turn, masking
-from llm_cache_mem.request import parameter_names
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.functions import SYSTEM_PARAMS, SYSTEM_ROLES, ignoring, last_turn, masking
+from llm_cache_mem.keys.request import parameter_names
 
 __all__ = ["PATTERNS", "Cost", "Remedy", "Survey", "survey"]
 
@@ -95,7 +95,7 @@ class Survey(NamedTuple):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.explain_tables import survey_as_html  # only notebooks need it
+        from llm_cache_mem.diagnostics.render import survey_as_html  # only notebooks need it
 
         return survey_as_html(self)
 
@@ -109,7 +109,7 @@ class Survey(NamedTuple):
 
 
 def survey(
-    requests: Iterable[Mapping[str, Any]], *, ignore: Iterable[str] = keys.DEFAULT_IGNORE, keep: Iterable[str] = (), top: int = 10
+    requests: Iterable[Mapping[str, Any]], *, ignore: Iterable[str] = digest.DEFAULT_IGNORE, keep: Iterable[str] = (), top: int = 10
 ) -> Survey:
     """What stands between *requests* (JSON objects: params, and ``messages`` if they have any) and hits; the *top* fields of it.
 
@@ -341,7 +341,7 @@ def _real_hits(seen: list[_Seen], key_fn: Callable[..., Any] | None) -> int:
         params = dict(one.request)
         messages = params.pop("messages", None)
         try:
-            key = keys.digest(messages, params) if key_fn is None else keys.digest_of(key_fn(messages, **params))
+            key = digest.digest(messages, params) if key_fn is None else digest.digest_of(key_fn(messages, **params))
         except Exception:  # noqa: BLE001  # as Keyer takes it: such a request goes uncached
             key = None
         hits += key in known

@@ -8,20 +8,20 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.engine_reading import Hit, Settings, same
-from llm_cache_mem.engine_storing import Answered, Writer
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.engine.reader import Hit, Settings, same
+from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
+from llm_cache_mem.engine.writer import Answered, Writer
 from llm_cache_mem.errors import EntryUnreadable
-from llm_cache_mem.flight import Flight, SingleFlight, is_nested
-from llm_cache_mem.ledger import Ledger
-from llm_cache_mem.request import Keyer, Request
+from llm_cache_mem.keys.request import Keyer, Request
 from llm_cache_mem.stores import MemoryStore, Store
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:  # loaded by those who share calls
-    from llm_cache_mem.fleet import Fleet, Turn
-    from llm_cache_mem.streams import Recording
+    from llm_cache_mem.engine.leases import Fleet, Turn
+    from llm_cache_mem.engine.streams import Recording
 
 __all__ = ["Answered", "Engine", "Hit", "Settings"]
 
@@ -109,7 +109,7 @@ class Engine(Writer):
 
         Each caller that misses makes a call of its own: no one waits for another's consumer.
         """
-        from llm_cache_mem.streams import Replay, Tee  # loaded by those who stream
+        from llm_cache_mem.engine.streams import Replay, Tee  # loaded by those who stream
 
         hit = self.lookup(request, list)
         if hit is not None:
@@ -124,7 +124,7 @@ class Engine(Writer):
         self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[T]]], asked: Context | None = None
     ) -> AsyncIterator[T]:
         """``stream`` for an async iterable; *asked* is the context whose options count, if it is not this one."""
-        from llm_cache_mem.streams import AsyncReplay, AsyncTee
+        from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee
 
         asked = asked or copy_context()
         hit = await self._off_loop(lambda: asked.run(self.lookup, request, list))
@@ -182,7 +182,7 @@ class Engine(Writer):
         if self._store.leasing is None:
             name = type(self._store.inner).__name__
             raise ValueError(f"coalesce='fleet' needs a store through which processes can agree (SQLite, Redis, Memcached); {name} cannot")
-        from llm_cache_mem.fleet import Fleet  # loaded by those who share calls
+        from llm_cache_mem.engine.leases import Fleet  # loaded by those who share calls
 
         return Fleet(self._store, self._settings.wait_seconds)
 

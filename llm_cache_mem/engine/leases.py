@@ -17,10 +17,10 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.engine.seats import running_loop
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.seats import running_loop
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
 
 if TYPE_CHECKING:
     import asyncio

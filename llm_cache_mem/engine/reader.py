@@ -3,19 +3,21 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from llm_cache_mem import keys, log, usage
-from llm_cache_mem.entry import Entry
+from llm_cache_mem._util import log
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, RequestNotCacheable, ValueNotCacheable
-from llm_cache_mem.ledger import Ledger
-from llm_cache_mem.misses import Misses
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import Keyer, Request
 from llm_cache_mem.options import UNSET, Mode, current
-from llm_cache_mem.request import Keyer, Request
+from llm_cache_mem.responses import usage
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import keeps_recordings
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.values.entry import Entry
 
 if TYPE_CHECKING:  # only caches that need them load them
-    from llm_cache_mem.explain import Explanation
+    from llm_cache_mem.diagnostics.explain import Explanation
 
 __all__ = ["Hit", "Reader", "Settings", "reason_of", "register_classes", "same"]
 
@@ -130,8 +132,8 @@ class Reader:
 
     def explanation(self, request: Request, *, until: float | None = None) -> "Explanation":
         """What stands between *request* and an answer stored *until* then (None: now). Counts nothing. StoreError if the store fails."""
-        from llm_cache_mem.explain import Kept, explain  # only misses that somebody asks about need it
-        from llm_cache_mem.redaction import Redaction
+        from llm_cache_mem.diagnostics.explain import Kept, explain  # only misses that somebody asks about need it
+        from llm_cache_mem.diagnostics.redaction import Redaction
 
         state, entry = "absent", self._store.demand(request.key)
         if entry is not None:
@@ -143,7 +145,7 @@ class Reader:
         redaction = self._settings.redaction or Redaction()
         kept = request.kept or self._keyer.kept(request.messages, request.params)
         asked = Kept.under(request.key, redaction.json(kept))
-        listed = self._store.entries(keys.prefix(keys.parse(request.key).namespace))
+        listed = self._store.entries(digest.prefix(digest.parse(request.key).namespace))
         others = ((key, one) for key, one in listed if key != request.key and (until is None or one.stored_at <= until))
         found = explain(asked, (Kept.under(key, one.request) for key, one in others), self._keyer.hashed)
         return found._replace(state=state)
@@ -318,7 +320,7 @@ def register_classes(params: Mapping[str, Any]) -> bool:
     found = False
     for value in params.values():
         if isinstance(value, type):
-            from llm_cache_mem.codec_classes import register
+            from llm_cache_mem.values.classes import register
 
             try:
                 register(value)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from llm_cache_mem.twins import twin
+from llm_cache_mem._util.exceptions import twin
 
 if TYPE_CHECKING:
     import asyncio
 
-    from llm_cache_mem.flight import Flight
+    from llm_cache_mem.engine.single_flight import Flight
 
 __all__ = ["Seat", "TaskSeat", "ThreadSeat", "post", "running_loop"]
 

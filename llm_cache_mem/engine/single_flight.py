@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.seats import Seat, TaskSeat, ThreadSeat, post, running_loop
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.engine.seats import Seat, TaskSeat, ThreadSeat, post, running_loop
 
 if TYPE_CHECKING:
     import asyncio

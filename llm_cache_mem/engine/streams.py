@@ -4,8 +4,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from llm_cache_mem.codec import Payload
 from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["AsyncReplay", "AsyncTee", "Recording", "Replay", "Tee"]
 

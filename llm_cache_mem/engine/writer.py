@@ -4,17 +4,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from llm_cache_mem import pricing, usage
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.engine_reading import Reader, Settings, reason_of, register_classes, same
-from llm_cache_mem.entry import Account, Entry
+from llm_cache_mem.accounting import pricing
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.engine.reader import Reader, Settings, reason_of, register_classes, same
+from llm_cache_mem.engine.single_flight import Flight, SingleFlight
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
-from llm_cache_mem.flight import Flight, SingleFlight
-from llm_cache_mem.ledger import Ledger
-from llm_cache_mem.request import Keyer, Request
+from llm_cache_mem.keys.request import Keyer, Request
+from llm_cache_mem.responses import usage
 from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.values.entry import Account, Entry
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["Answered", "Writer"]
 
@@ -162,7 +163,7 @@ class Writer(Reader):
         """What the provider was paid for *response*, which is counted, whether or not it will be stored."""
         paid = self._priced(request, response, seconds)
         if paid.usage is not None:
-            from llm_cache_mem.stats_provider import PaidCall  # loaded with the first call that is paid for
+            from llm_cache_mem.accounting.provider import PaidCall  # loaded with the first call that is paid for
 
             identity = usage.identify(response) if self._ledger.watched else None
             model = request.model or paid.model

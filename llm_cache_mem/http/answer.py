@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.http.framing import DONE, EventStream, Framing, Lines, Malformed, ServerSentEvents, framing_for, parsed
 from llm_cache_mem.http.headers import kept
-from llm_cache_mem.protocols import Pieces, Reading
+from llm_cache_mem.responses.completeness import Pieces, Reading
 
 __all__ = ["MAX_ANSWER_BYTES", "Recording", "Stored", "ends", "load"]
 

@@ -6,17 +6,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine import Hit
+from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import exchange
 from llm_cache_mem.http.answer import Recording
 from llm_cache_mem.http.headers import AGE, MARK
 from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.http.relay import Head
-from llm_cache_mem.request import Request
+from llm_cache_mem.keys.request import Request
 
 if TYPE_CHECKING:
-    from llm_cache_mem.fleet import Turn
+    from llm_cache_mem.engine.leases import Turn
 
 __all__ = ["Desk", "head_of", "hit_headers", "live_headers", "released"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from llm_cache_mem import strict_json
+from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http.headers import answer_changing
 

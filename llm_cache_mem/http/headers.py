@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from llm_cache_mem import hashing
+from llm_cache_mem._util import hashing
 
 __all__ = ["AGE", "MARK", "answer_changing", "kept"]
 

@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, finalize
 
+from llm_cache_mem._util.exceptions import twin
 from llm_cache_mem.http.answer import Recording
-from llm_cache_mem.twins import twin
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,23 +6,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine import Hit
+from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.seats import running_loop
+from llm_cache_mem.engine.single_flight import Flight, is_nested
+from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
-from llm_cache_mem.flight import Flight, is_nested
 from llm_cache_mem.http.answer import load
 from llm_cache_mem.http.desk import Desk, head_of, hit_headers, live_headers, released
 from llm_cache_mem.http.library import HttpLibrary, library_of
 from llm_cache_mem.http.refusal import refuse
 from llm_cache_mem.http.relay import AsyncRelay, Relay
-from llm_cache_mem.request import Request
-from llm_cache_mem.seats import running_loop
-from llm_cache_mem.streams import AsyncReplay, Replay
+from llm_cache_mem.keys.request import Request
 
 if TYPE_CHECKING:
     import httpx
     import httpx2
 
-    from llm_cache_mem.fleet import Turn
+    from llm_cache_mem.engine.leases import Turn
 
     class _Sync(httpx.BaseTransport, httpx2.BaseTransport):
         """For type checkers: a transport of either library."""

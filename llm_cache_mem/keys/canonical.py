@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.wire import Refused, is_absent, tagged, unwrap
+from llm_cache_mem.keys.wire_form import Refused, is_absent, tagged, unwrap
 
 __all__ = ["MAX_DEPTH", "Walk", "encode", "pieces", "plain_request", "text_of"]
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from llm_cache_mem import hashing
-from llm_cache_mem.canonical import MAX_DEPTH, Walk, plain_request, text_of
-from llm_cache_mem.key_functions import ignoring, last_turn, masking
-from llm_cache_mem.key_memo import KeyMemo
-from llm_cache_mem.wire import Refused
+from llm_cache_mem._util import hashing
+from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, plain_request, text_of
+from llm_cache_mem.keys.functions import ignoring, last_turn, masking
+from llm_cache_mem.keys.memo import KeyMemo
+from llm_cache_mem.keys.wire_form import Refused
 
 __all__ = [
     "DEFAULT_IGNORE",

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_cache_mem.canonical import MAX_DEPTH
-from llm_cache_mem.wire import Refused, unwrap
+from llm_cache_mem.keys.canonical import MAX_DEPTH
+from llm_cache_mem.keys.wire_form import Refused, unwrap
 
 __all__ = ["SYSTEM_PARAMS", "SYSTEM_ROLES", "KeyFunction", "ignoring", "last_turn", "masking"]
 

@@ -12,9 +12,10 @@ from gc import get_referents
 from itertools import filterfalse
 from typing import Any
 
-from llm_cache_mem import canonical, hashing
-from llm_cache_mem.canonical import MAX_DEPTH, Walk, encode
-from llm_cache_mem.wire import Refused
+from llm_cache_mem._util import hashing
+from llm_cache_mem.keys import canonical
+from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, encode
+from llm_cache_mem.keys.wire_form import Refused
 
 __all__ = ["KeyMemo"]
 

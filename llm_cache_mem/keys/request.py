@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm_cache_mem import keys
 from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.options import NOTHING_ASKED, UNSET, check_namespace, current
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "parameter_names"]

@@ -72,7 +72,7 @@ def is_absent(kind: type) -> bool:
 def tagged(value: Any, kind: type) -> list[Any] | None:
     """The name and the text of a value that JSON has no form for but that has one exact text; None for any other."""
     if issubclass(kind, (bytes, bytearray, memoryview)):
-        from llm_cache_mem.codec_scalars import to_base64
+        from llm_cache_mem.values.scalars import to_base64
 
         return ["bytes", to_base64(bytes(value))]
     for module, name, text in _TEXTUAL:

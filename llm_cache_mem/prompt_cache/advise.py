@@ -3,9 +3,9 @@
 from math import exp, isfinite, log
 from typing import Any, NamedTuple
 
-from llm_cache_mem import pricing
+from llm_cache_mem.accounting import pricing
 from llm_cache_mem.prompt_cache.rules import Provider, Rules, provider_of, rules_for
-from llm_cache_mem.usage import Usage
+from llm_cache_mem.responses.usage import Usage
 
 __all__ = ["Advice", "Option", "advise", "cost"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from llm_cache_mem.key_functions import SYSTEM_ROLES
-from llm_cache_mem.wire import Refused, step, unwrap
+from llm_cache_mem.keys.functions import SYSTEM_ROLES
+from llm_cache_mem.keys.wire_form import Refused, step, unwrap
 
 __all__ = ["MARKERS", "Fingerprint", "Part", "fingerprint"]
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint
 from llm_cache_mem.prompt_cache.rules import Rules
-from llm_cache_mem.usage import Usage
+from llm_cache_mem.responses.usage import Usage
 
 __all__ = ["Call", "History", "PrefixRecord", "Verdict"]
 

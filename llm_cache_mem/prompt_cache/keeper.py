@@ -7,7 +7,7 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from llm_cache_mem import log
+from llm_cache_mem._util import log
 
 if TYPE_CHECKING:
     import asyncio

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, Final
 
-from llm_cache_mem.key_functions import SYSTEM_ROLES
+from llm_cache_mem.keys.functions import SYSTEM_ROLES
+from llm_cache_mem.keys.wire_form import unwrap
 from llm_cache_mem.prompt_cache.fingerprint import MARKERS, Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.rules import API, MAX_BREAKPOINTS, Rules, rules_for
-from llm_cache_mem.wire import unwrap
 
 __all__ = ["Prefix", "make_prefix"]
 

@@ -8,19 +8,20 @@ from functools import wraps
 from time import time
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from llm_cache_mem import log, pricing
-from llm_cache_mem.engine import Engine
-from llm_cache_mem.foreign import field
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.ledger import Ledger
+from llm_cache_mem._util import log
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.accounting import pricing
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.accounting.provider import PaidCall, ProviderCacheStats
+from llm_cache_mem.accounting.render import aligned, table
+from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.keys.request import Request
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Verdict
 from llm_cache_mem.prompt_cache.rules import Provider, rules_for
 from llm_cache_mem.prompt_cache.watched import AsyncWatched, Watched
-from llm_cache_mem.request import Request
-from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats
-from llm_cache_mem.stats_tables import aligned, table
-from llm_cache_mem.usage import Usage, identify, read_id, read_model, read_usage
+from llm_cache_mem.responses.fields import field
+from llm_cache_mem.responses.usage import Usage, identify, read_id, read_model, read_usage
 
 __all__ = ["Alert", "PrefixStats", "PromptCacheTracker", "TrackerStats"]
 

@@ -7,12 +7,13 @@ from functools import partial
 from time import time
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
-from llm_cache_mem import log, pricing
-from llm_cache_mem.foreign import field
+from llm_cache_mem._util import log
+from llm_cache_mem.accounting import pricing
 from llm_cache_mem.prompt_cache.keeper import KeepWarm
 from llm_cache_mem.prompt_cache.prefix import Prefix, make_prefix
 from llm_cache_mem.prompt_cache.rules import API, SMALLEST
-from llm_cache_mem.usage import Usage, read_usage
+from llm_cache_mem.responses.fields import field
+from llm_cache_mem.responses.usage import Usage, read_usage
 
 __all__ = ["Warmed", "Warmer"]
 

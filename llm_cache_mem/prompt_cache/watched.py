@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from llm_cache_mem.foreign import field
+from llm_cache_mem.responses.fields import field
 
 __all__ = ["AsyncWatched", "Watched"]
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from llm_cache_mem import log
+from llm_cache_mem._util import log
 
 if TYPE_CHECKING:
-    from llm_cache_mem.protocols import Reading
+    from llm_cache_mem.responses.completeness import Reading
 
 __all__ = ["Admit", "Refusal", "refusal_reason", "resolve"]
 
@@ -90,7 +90,7 @@ def refusal_reason(response: Any) -> str | None:
 
 
 def _read(response: Any) -> "Reading":
-    from llm_cache_mem.protocols import Pieces, Reading  # loaded when there is first an answer to read
+    from llm_cache_mem.responses.completeness import Pieces, Reading  # loaded when there is first an answer to read
 
     if isinstance(response, Pieces):
         return response.reading

@@ -8,7 +8,7 @@ protocol: an application's own ``Quiz(choices=[...])`` or ``Task(done=False)``.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llm_cache_mem.foreign import field, given, has, listed, word
+from llm_cache_mem.responses.fields import field, given, has, listed, word
 
 __all__ = ["Pieces", "Reading"]
 

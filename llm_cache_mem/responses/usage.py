@@ -8,7 +8,7 @@ tokens of the provider's own prompt cache: Anthropic and Bedrock count those bes
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from llm_cache_mem.foreign import field, listed
+from llm_cache_mem.responses.fields import field, listed
 
 __all__ = ["Usage", "identify", "read_id", "read_model", "read_usage"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["NOTHING_REMOVED", "LeasingStore", "ManyStore", "Removed", "Store", "keeps_recordings"]
 

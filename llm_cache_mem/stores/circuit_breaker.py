@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
-from llm_cache_mem import log
-from llm_cache_mem.entry import Entry
+from llm_cache_mem._util import log
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
-from llm_cache_mem.fork import reset_after_fork
 from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store, keeps_recordings
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Breaker", "GuardedStore", "LeftAlone"]
 

@@ -8,7 +8,7 @@ import threading
 from random import uniform
 from time import monotonic, sleep
 
-from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem._util.fork import reset_after_fork
 
 __all__ = ["FileLock"]
 

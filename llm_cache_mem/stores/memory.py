@@ -5,9 +5,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from time import time
 
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["MemoryStore"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from llm_cache_mem.entry import EntryMemo, Envelope
+from llm_cache_mem.values.entry import EntryMemo, Envelope
 
 __all__ = ["ServerStore", "UnexpectedReply"]
 

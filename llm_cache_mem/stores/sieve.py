@@ -4,9 +4,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from time import time
 
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.memory import MemoryStore
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["SieveStore"]
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from llm_cache_mem.entry import PLAIN, Entry, Envelope
-from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.options import Seconds, to_seconds
 from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store, keeps_recordings
 from llm_cache_mem.stores.memory import MemoryStore
+from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
 
 __all__ = ["FRONT_SECONDS", "TieredStore"]
 

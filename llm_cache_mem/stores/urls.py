@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from llm_cache_mem.entry import PLAIN, Envelope
 from llm_cache_mem.stores.base import Removed, Store
 from llm_cache_mem.stores.memory import MemoryStore
+from llm_cache_mem.values.entry import PLAIN, Envelope
 
 if TYPE_CHECKING:
-    from llm_cache_mem.redaction import Rule
+    from llm_cache_mem.diagnostics.redaction import Rule
 
 __all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store", "sqlite_path"]
 

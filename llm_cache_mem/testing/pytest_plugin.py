@@ -12,9 +12,9 @@ from typing import Any, Final
 import pytest
 
 from llm_cache_mem import CacheMissError, LLMCache, StoreError
+from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.options import MODES
-from llm_cache_mem.replay import SETTINGS, Recordings, Run, module_of, orphans, recordings_beside, remove, resolve_mode
-from llm_cache_mem.stats_tables import by_reason
+from llm_cache_mem.testing.replay import SETTINGS, Recordings, Run, module_of, orphans, recordings_beside, remove, resolve_mode
 
 __all__ = ["llm_cache", "llm_cache_at"]
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.options import Mode, check_mode
-from llm_cache_mem.stats import Event
 from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.jsonl import JsonlStore
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["SETTINGS", "FileUse", "Recordings", "Run", "module_of", "orphans", "recordings_beside", "remove", "resolve_mode"]
 

@@ -5,9 +5,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_cache_mem.codec_classes import register
-from llm_cache_mem.functions import Identity, arguments, by_name, is_coroutine_function, name_of
+from llm_cache_mem.decorators import Identity, arguments, by_name, is_coroutine_function, name_of
 from llm_cache_mem.tools.rules import Rule, make_rule
+from llm_cache_mem.values.classes import register
 
 if TYPE_CHECKING:
     from llm_cache_mem.tools.cache import ToolCache

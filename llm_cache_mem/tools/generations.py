@@ -11,16 +11,16 @@ from functools import lru_cache, partial
 from os import urandom
 from typing import TYPE_CHECKING
 
-from llm_cache_mem import keys
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import EntryUnreadable, StoreError
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.request import Keyer
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import Keyer
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:  # loaded by those who share calls
-    from llm_cache_mem.fleet import Fleet
+    from llm_cache_mem.engine.leases import Fleet
 
 __all__ = ["KIND", "Generations", "Name"]
 
@@ -119,4 +119,4 @@ class Generations:
 
 @lru_cache(maxsize=4096)
 def _digest(name: Name) -> str:
-    return keys.digest(None, dict([name]))
+    return digest.digest(None, dict([name]))

@@ -3,18 +3,19 @@
 from contextvars import ContextVar
 from typing import Any, Literal, cast, get_args
 
-from llm_cache_mem import keys, log
+from llm_cache_mem._util import log
+from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.engine import Engine
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
-from llm_cache_mem.ledger import Ledger
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import UNSET, Unset, current
-from llm_cache_mem.request import Request
 from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
 from llm_cache_mem.tools.tally import Tally, ToolCacheStats, label
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["FORMS", "KINDS", "Form", "Results", "lifetime", "why_unstored"]
 
@@ -77,7 +78,7 @@ class Results(Engine):
         params = rule.params(tool, args)
         tokens = self.generations.current(names, self._ttl(), make=False)
         if tokens is None:
-            keys.digest(None, params)  # no generation begins for a call that has no key
+            digest.digest(None, params)  # no generation begins for a call that has no key
             tokens = self.generations.current(names, self._ttl()) if make else None
         if tokens is None:
             return None

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
-from llm_cache_mem import keys
 from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import parameter_names
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
-from llm_cache_mem.request import parameter_names
 
 __all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
 
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
         """What of *args* is part of the request: not those ignored, and of those redacted only a digest."""
         kept = {name: value for name, value in args.items() if name not in self.ignore}
         for name in self.redact & kept.keys():
-            kept[name] = {"redacted": keys.digest_of(kept[name])}
+            kept[name] = {"redacted": digest.digest_of(kept[name])}
         return kept
 
 

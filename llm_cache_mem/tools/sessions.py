@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from llm_cache_mem import log
+from llm_cache_mem._util import log
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.tools.cache import ToolCache
 from llm_cache_mem.tools.rules import HINTS

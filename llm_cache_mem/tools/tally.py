@@ -4,9 +4,9 @@ from _thread import RLock
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.ledger import Ledger
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Tally", "ToolCacheStats", "ToolStats", "label"]
 
@@ -53,12 +53,12 @@ class ToolCacheStats(NamedTuple):
         return {"total": plain.pop(""), "by_tool": plain}
 
     def __str__(self) -> str:
-        from llm_cache_mem.stats_tables import aligned  # only those who look at it need it
+        from llm_cache_mem.accounting.render import aligned  # only those who look at it need it
 
         return "\n".join(aligned(self._rows()))
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.stats_tables import table
+        from llm_cache_mem.accounting.render import table
 
         return table(self._rows())
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from llm_cache_mem.codec_classes import shape_of
-from llm_cache_mem.codec_scalars import scalar_types
+from llm_cache_mem.values.classes import shape_of
+from llm_cache_mem.values.scalars import scalar_types
 
 __all__ = ["LinkTable", "link"]
 

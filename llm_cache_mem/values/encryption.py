@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from llm_cache_mem.encryption import KEY_VARIABLE, Keys
-from llm_cache_mem.entry import CLEAR_BYTES, ENCRYPTED, KEY_ID_BYTES, PLAIN, Entry, encrypted_with, with_flags
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.encryption_keys import KEY_VARIABLE, Keys
+from llm_cache_mem.values.entry import CLEAR_BYTES, ENCRYPTED, KEY_ID_BYTES, PLAIN, Entry, encrypted_with, with_flags
 
 try:
     from cryptography.exceptions import InvalidTag

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Callable, Sequence
 
-from llm_cache_mem import log
-from llm_cache_mem.entry import PLAIN, Envelope
+from llm_cache_mem._util import log
+from llm_cache_mem.values.entry import PLAIN, Envelope
 
 __all__ = ["KEY_VARIABLE", "Keys", "envelope_for", "named_key", "warn_of_plain"]
 
@@ -34,6 +34,6 @@ def warn_of_plain(store: object, name: str) -> None:
 
 
 def _encryption(keys: Keys) -> Envelope:
-    from llm_cache_mem.crypto import PLAIN_KEY, Encryption  # needs an extra
+    from llm_cache_mem.values.encryption import PLAIN_KEY, Encryption  # needs an extra
 
     return PLAIN if keys == PLAIN_KEY else Encryption(keys)

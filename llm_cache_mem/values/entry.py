@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from llm_cache_mem import hashing
-from llm_cache_mem.codec import Payload
+from llm_cache_mem._util import hashing
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:
     from struct import Struct

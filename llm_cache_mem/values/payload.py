@@ -10,13 +10,13 @@ from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llm_cache_mem.codec_plain import WRAPPER, is_plain
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.plain import WRAPPER, is_plain
 
 if TYPE_CHECKING:
     from json import JSONEncoder
 
-    from llm_cache_mem.codec_links import LinkTable
+    from llm_cache_mem.values.copies import LinkTable
 
 __all__ = ["Payload"]
 
@@ -44,7 +44,7 @@ class Payload:
         """A snapshot of *value* as it is now; ValueNotCacheable if it would not come back equal and of the same type."""
         if is_plain(value):
             return cls(marshal.dumps(value, 2), _PLAIN)
-        from llm_cache_mem.codec_tags import to_tree  # loaded by those who store more than JSON
+        from llm_cache_mem.values.tagged import to_tree  # loaded by those who store more than JSON
 
         return cls(marshal.dumps(to_tree(value), 2), _TAGGED)
 
@@ -66,7 +66,7 @@ class Payload:
         try:
             return _to_json(tree if self._form == _PLAIN else {WRAPPER: tree})
         except UnicodeEncodeError:  # lone surrogates in a plain value
-            from llm_cache_mem.codec_tags import to_tree
+            from llm_cache_mem.values.tagged import to_tree
 
             return _to_json({WRAPPER: to_tree(tree)})
 
@@ -92,7 +92,7 @@ class Payload:
 
     def _warm(self, value: Any) -> Any:
         """Keep a link table of *value* from now on, and hand out the first copy."""
-        from llm_cache_mem.codec_links import link  # loaded when a value is first read again
+        from llm_cache_mem.values.copies import link  # loaded when a value is first read again
 
         links = link(value)
         if links is None:
@@ -120,7 +120,7 @@ class Payload:
             tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
             if self._form == _PLAIN:
                 return tree
-        from llm_cache_mem.codec_tags import from_tree
+        from llm_cache_mem.values.tagged import from_tree
 
         return from_tree(tree)
 
@@ -152,7 +152,7 @@ def _to_json(tree: Any) -> bytes:
 
 
 def _from_json(data: bytes) -> Any:
-    from llm_cache_mem import strict_json
+    from llm_cache_mem._util import strict_json
 
     text = data.decode()
     tree, end = strict_json.decoder.raw_decode(text)

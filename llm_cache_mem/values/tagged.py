@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterable
 from functools import cached_property, partial
 from typing import Any
 
-from llm_cache_mem.codec_classes import class_ref, resolve, shape_of
-from llm_cache_mem.codec_plain import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES
-from llm_cache_mem.codec_scalars import SCALAR_TAGS, Scalar, decode_scalar, from_base64, scalars, to_base64
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
-from llm_cache_mem.wire import step
+from llm_cache_mem.keys.wire_form import step
+from llm_cache_mem.values.classes import class_ref, resolve, shape_of
+from llm_cache_mem.values.plain import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES
+from llm_cache_mem.values.scalars import SCALAR_TAGS, Scalar, decode_scalar, from_base64, scalars, to_base64
 
 __all__ = ["from_tree", "to_tree"]
 

@@ -8,7 +8,12 @@ from modules import load, names_of
 
 __all__ = ["inventory", "main", "missing"]
 
-FOR_USERS = ("llm_cache_mem.pytest_plugin", "llm_cache_mem.errors", "llm_cache_mem.crypto", "langchain_llm_cache_mem.tools")
+FOR_USERS = (
+    "llm_cache_mem.testing.pytest_plugin",
+    "llm_cache_mem.errors",
+    "llm_cache_mem.values.encryption",
+    "langchain_llm_cache_mem.tools",
+)
 """Modules that users import from or name, beside the packages, which are there for that."""
 NOT_FOR_IMPORT = ("llm_cache_mem.stores",)  # its classes are, each from its module
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.twins import twin
+from llm_cache_mem._util.exceptions import twin
 
 
 def raised(make: Callable[[], Any]) -> BaseException:

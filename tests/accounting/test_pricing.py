@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_cache_mem import pricing
-from llm_cache_mem.pricing import Price, resolve
-from llm_cache_mem.usage import Usage
+from llm_cache_mem.accounting import pricing
+from llm_cache_mem.accounting.pricing import Price, resolve
+from llm_cache_mem.responses.usage import Usage
 
 MILLION = Usage(1_000_000, 1_000_000)
 CACHED = Usage(1_000_000, 1_000_000, 200_000, 100_000)

@@ -8,10 +8,10 @@ import pytest
 from conftest import Clock
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.ledger import Ledger
-from llm_cache_mem.pricing import Bill, bill, resolve
-from llm_cache_mem.stats_provider import PaidCall, ProviderCacheStats
-from llm_cache_mem.usage import Usage, read_id
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.accounting.pricing import Bill, bill, resolve
+from llm_cache_mem.accounting.provider import PaidCall, ProviderCacheStats
+from llm_cache_mem.responses.usage import Usage, read_id
 
 PRICES = {"m": (3.0, 15.0, 0.30, 3.75, 6.0)}
 MESSAGES = [{"role": "user", "content": "Question"}]

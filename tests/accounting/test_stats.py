@@ -5,11 +5,11 @@ import json
 import pytest
 from conftest import Clock
 
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.ledger import Ledger
-from llm_cache_mem.stats import CacheStats, Event
-from llm_cache_mem.stats_tables import dollars
+from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.accounting.render import dollars
+from llm_cache_mem.accounting.stats import CacheStats, Event
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 
 def entry(model="m", usage=(100, 20, 0, 0, 0), cost=0.25, seconds=2.0):

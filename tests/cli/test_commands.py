@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from cli_helpers import CANARY, DAY, ROOT, digest_of, entry, fails, fill, read, rows, run, runner, stored_key
 
-from llm_cache_mem import LLMCache, keys
+from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.app import app
 from llm_cache_mem.cli.input import CommandFailed, seconds_in
 from llm_cache_mem.cli.store import open_to_read
+from llm_cache_mem.keys import digest as keys
 
 # -- stats
 
@@ -382,22 +383,6 @@ def test_key_loads_neither_tables_nor_a_database() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=b'{"messages": []}', capture_output=True, cwd=ROOT, timeout=300, check=False)
     assert done.stdout.endswith(b"\nset()\n"), done
-
-
-# -- demo
-
-
-def test_demo_hands_its_arguments_on_and_its_status_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-
-    def main(argv: list[str]) -> int:
-        seen.append(argv)
-        return 1 if "--live" in argv else 0
-
-    monkeypatch.setattr("llm_cache_mem.demo.app.main", main)
-    assert runner.invoke(app, ["demo", "--seconds", "5", "--help"]).exit_code == 0
-    assert runner.invoke(app, ["demo", "--live"]).exit_code == 1
-    assert seen == [["--seconds", "5", "--help"], ["--live"]]
 
 
 # -- The reader

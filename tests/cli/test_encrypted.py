@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from cli_helpers import CANARY, PROMPT, answer, fails, read, rows, run
 
-from llm_cache_mem import LLMCache, keys, options
-from llm_cache_mem.crypto import Encryption, new_key
-from llm_cache_mem.encryption import KEY_VARIABLE
+from llm_cache_mem import LLMCache, options
+from llm_cache_mem.keys import digest
+from llm_cache_mem.values.encryption import Encryption, new_key
+from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
 
 KEY, OTHER = new_key(), new_key()
 
@@ -38,7 +39,7 @@ def test_a_new_key_is_one() -> None:
 
 def test_with_the_key_it_is_a_store_like_any_other(encrypted: str) -> None:
     assert read("stats", encrypted)["entries"] == 2
-    published = keys.digest(PROMPT, {"model": "m"})
+    published = digest.digest(PROMPT, {"model": "m"})
     shown = run("show", encrypted, f"1:acme:value:{Encryption(KEY).digests[0](published)}", "--value")
     assert CANARY in shown.stdout
     assert CANARY in run("show", encrypted, published, "--value").stdout

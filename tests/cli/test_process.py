@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import GOOD, ROOT, entry, fails, fill, process, read, run, stored_key
 
-from llm_cache_mem import keys
+from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import open_store, sqlite_path
 
 # -- What cannot be a store
@@ -170,7 +170,7 @@ def test_help_of_every_command_is_there() -> None:
 def test_a_reader_that_has_read_enough_ends_the_command_quietly(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     fill(name, {stored_key(str(i)): entry("x" * 100_000) for i in range(30)})
-    for arguments in (["export", name, "-"], ["show", name, keys.digest("1", {}), "--value"]):
+    for arguments in (["export", name, "-"], ["show", name, digest.digest("1", {}), "--value"]):
         command = [sys.executable, "-m", "llm_cache_mem", *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as child:
             assert child.stdout is not None

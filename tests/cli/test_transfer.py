@@ -30,9 +30,9 @@ from cli_helpers import (
 )
 
 from llm_cache_mem import LLMCache, options, register
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 
 @register
@@ -200,7 +200,7 @@ def test_a_line_that_is_too_long_is_cut_off_and_not_kept_in_memory(tmp_path: Pat
 
 
 def test_a_value_over_the_limit_is_a_bad_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_cache_mem.entry.MAX_BODY_BYTES", 100)
+    monkeypatch.setattr("llm_cache_mem.values.entry.MAX_BODY_BYTES", 100)
     said = fails("import", str(tmp_path / "cache.db"), "-", stdin=json.dumps(GOOD | {"value": "x" * 200}))
     assert "line 1: " in said
 

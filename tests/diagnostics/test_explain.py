@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, last_turn, masking, options
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.explain import ABSENT, Difference, Kept, differences, explain
+from llm_cache_mem.diagnostics.explain import ABSENT, Difference, Kept, differences, explain
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.jsonl import JsonlStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant who answers in one sentence."}
 QUESTION = {"role": "user", "content": "Who wrote the Air on the G String, and when was it written?"}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.key_functions import ignoring, masking
-from llm_cache_mem.survey import PATTERNS, Cost, survey
+from llm_cache_mem.diagnostics.survey import PATTERNS, Cost, survey
+from llm_cache_mem.keys.functions import ignoring, masking
 
 
 def ask(question: str, system: str = "Be brief.", **params: Any) -> dict[str, Any]:

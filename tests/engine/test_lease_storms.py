@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from stores.processes import fork, in_child, outcome
 
-from llm_cache_mem import LLMCache, fleet
+from llm_cache_mem import LLMCache
+from llm_cache_mem.engine import leases as fleet
 from llm_cache_mem.stores.sqlite import SQLiteStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

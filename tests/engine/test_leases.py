@@ -20,7 +20,8 @@ from stores.processes import fork, in_child, outcome
 from threads import start, until
 
 import llm_cache_mem
-from llm_cache_mem import LLMCache, StoreError, fleet, options
+from llm_cache_mem import LLMCache, StoreError, options
+from llm_cache_mem.engine import leases
 from llm_cache_mem.stores.sqlite import SQLiteStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -55,12 +56,12 @@ def join(path: Path) -> Iterator[MakeCache]:
 @pytest.fixture(autouse=True)
 def long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who goes on at all goes on at once, and not because a lease ended."""
-    monkeypatch.setattr(fleet, "LEASE_SECONDS", 600.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 600.0)
 
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch, long_leases: None) -> None:
-    monkeypatch.setattr(fleet, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.6)
 
 
 class Model:
@@ -327,7 +328,7 @@ def test_a_killed_leader_is_noticed_in_seconds(join: MakeCache, short_leases: No
 
 
 def test_a_slow_leader_keeps_its_lease(join: MakeCache, path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.3)
     stores = [SQLiteStore(path, clock=clock) for _ in range(2)]  # their time stands still while the thread is late
     one, other = (join(backend=store) for store in stores)
     model = Model()

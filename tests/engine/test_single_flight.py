@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from threads import PATIENCE, start, until
 
-from llm_cache_mem.flight import Flight, SingleFlight
+from llm_cache_mem.engine.single_flight import Flight, SingleFlight
 
 KEY = "1:ns:value:abc"
 LONG = 600.0  # no test waits this long; one that would have to fails before, after PATIENCE

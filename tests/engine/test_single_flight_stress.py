@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.flight import Flight, SingleFlight
+from llm_cache_mem.engine.single_flight import Flight, SingleFlight
 
 KEYS = ["a", "b", "c", "d"]
 

@@ -8,9 +8,9 @@ import pytest
 from http_server import Provider, Reply, Row, reply_of, rows
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.admission import refusal_reason
 from llm_cache_mem.http import CacheTransport
 from llm_cache_mem.http.answer import Recording
+from llm_cache_mem.responses.admission import refusal_reason
 
 STREAMS = ("text/event-stream", "application/x-ndjson", "application/stream+json", "application/vnd.amazon.eventstream")
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from http_server import Reply, Row, reply_of, rows
 
-from llm_cache_mem import admission
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.http.answer import Recording, load
 from llm_cache_mem.http.framing import DONE, EventStream, Lines, Malformed, ServerSentEvents, framing_for
+from llm_cache_mem.responses import admission
 
 STREAMS = ("text/event-stream", "application/x-ndjson", "application/stream+json", "application/vnd.amazon.eventstream")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.digest import digest
 
 ASK = {"role": "user", "content": "Weather in Paris?"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer", "default": 1}}, "required": ["city"]}

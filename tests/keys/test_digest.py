@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys import DEFAULT_IGNORE, MAX_DEPTH, canonical, digest, digest_of, parse, prefix
+from llm_cache_mem.keys.digest import DEFAULT_IGNORE, MAX_DEPTH, canonical, digest, digest_of, parse, prefix
 
-VECTORS = json.loads((Path(__file__).parent / "data" / "key_vectors.json").read_text(encoding="utf-8"))
+VECTORS = json.loads((Path(__file__).parents[1] / "data" / "key_vectors.json").read_text(encoding="utf-8"))
 TEXT = [{"role": "user", "content": "hi"}]
 
 
@@ -74,7 +74,7 @@ def test_order_of_keys_and_params_does_not_matter() -> None:
 
 PROGRAM = """
 import json, sys
-from llm_cache_mem.keys import digest, digest_of
+from llm_cache_mem.keys.digest import digest, digest_of
 class Colour(str): pass
 requests = json.load(open(sys.argv[1], encoding="utf-8"))
 for r in requests:
@@ -86,8 +86,8 @@ print(digest([{Colour("a"): b"x", 10: 1, 2: 2}], {}))
 def test_digests_depend_on_neither_hash_seed_nor_process() -> None:
     outputs = set()
     for seed in ("0", "1", "4711"):
-        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent / "data" / "key_vectors.json")]
-        root = str(Path(__file__).resolve().parents[1])
+        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[1] / "data" / "key_vectors.json")]
+        root = str(Path(__file__).resolve().parents[2])
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": root})
         outputs.add(done.stdout)
     assert len(outputs) == 1

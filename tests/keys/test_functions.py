@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys import digest, digest_of, ignoring, last_turn, masking
+from llm_cache_mem.keys.digest import digest, digest_of, ignoring, last_turn, masking
 
 SYSTEM = {"role": "system", "content": "Be brief. Today is 2026-01-02."}
 ASK = {"role": "user", "content": "Capital of France?"}

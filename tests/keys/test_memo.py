@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem import canonical
-from llm_cache_mem.key_memo import KeyMemo
+from llm_cache_mem.keys import canonical
+from llm_cache_mem.keys.memo import KeyMemo
 
 
 def formula(messages: Any, params: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys import canonical, digest
+from llm_cache_mem.keys.digest import canonical, digest
 
 anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
@@ -143,9 +143,9 @@ def test_keys_import_nothing_that_people_may_not_have() -> None:
     from pathlib import Path
 
     program = (
-        "import sys; from llm_cache_mem.keys import digest; digest([{'a': b'x'}], {'k': 1});"
+        "import sys; from llm_cache_mem.keys.digest import digest; digest([{'a': b'x'}], {'k': 1});"
         "print(sorted({'pydantic', 'openai', 'anthropic', 'datetime', 'decimal', 'uuid', 'dataclasses', 'asyncio'} & set(sys.modules)))"
     )
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True, env={"PYTHONPATH": root})
     assert done.stdout.strip() == "[]"

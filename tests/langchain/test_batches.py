@@ -10,9 +10,9 @@ from langchain_core.language_models import FakeListLLM
 from langchain_llm_cache_mem import LLMCacheMem, cached
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.values.entry import Entry
 
 PROMPTS = [f"prompt {number}" for number in range(20)]
 

@@ -17,7 +17,7 @@ from langchain_llm_cache_mem import LLMCacheMem
 from langchain_llm_cache_mem.generations import dump, load, load_stream
 from pydantic import BaseModel
 
-from llm_cache_mem.codec import Payload
+from llm_cache_mem.values.payload import Payload
 
 USAGE = {
     "input_tokens": 10,

@@ -27,7 +27,7 @@ from llama_index_llm_cache_mem import CachedLLM
 from llama_index_llm_cache_mem.streaming import Recording, replay
 from llama_index_llm_cache_mem.values import dump, load, load_plain
 
-from llm_cache_mem.codec import Payload
+from llm_cache_mem.values.payload import Payload
 
 ROOT = Path(__file__).resolve().parents[2]
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")

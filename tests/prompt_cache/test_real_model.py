@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.demo.servers import MODEL, ModelServer, ServerFailed
 from llm_cache_mem.prompt_cache import PromptCacheTracker, Warmer
+from llm_cache_mem.testing.model_server.servers import MODEL, ModelServer, ServerFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

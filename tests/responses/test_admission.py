@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from spoiling import spoilt
 
-from llm_cache_mem.admission import refusal_reason, resolve
+from llm_cache_mem.responses.admission import refusal_reason, resolve
 
 
 def chat(content: object = "4", finish: object = "stop", **message: object) -> dict[str, Any]:

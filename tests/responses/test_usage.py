@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 from spoiling import spoilt
 
-from llm_cache_mem.usage import Usage, read_model, read_usage
+from llm_cache_mem.responses.usage import Usage, read_model, read_usage
 
 ANTHROPIC = {
     "id": "msg_1",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from stores.processes import in_child
 
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores.base import Store
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["MakeStore", "StoreConformance", "entry_of", "value_of"]
 

@@ -3,9 +3,9 @@
 import pytest
 from stores.conformance import entry_of, value_of
 
-from llm_cache_mem.entry import MAX_BODY_BYTES
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.stores.base import ManyStore
+from llm_cache_mem.values.entry import MAX_BODY_BYTES
 
 __all__ = ["ManyConformance"]
 

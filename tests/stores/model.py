@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from stores.conformance import entry_of, value_of
 
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores.base import Store
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["StoreMachine"]
 

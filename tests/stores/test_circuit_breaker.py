@@ -5,11 +5,11 @@ import logging
 import pytest
 from conftest import Clock
 
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores import MemoryStore, Removed
-from llm_cache_mem.stores.guard import Breaker, GuardedStore
+from llm_cache_mem.stores.circuit_breaker import Breaker, GuardedStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 ENTRY = Entry(Payload.of(1), 0.0)
 

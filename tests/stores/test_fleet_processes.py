@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from stores.processes import fork, outcome
 
-from llm_cache_mem import LLMCache, fleet
+from llm_cache_mem import LLMCache
+from llm_cache_mem.engine import leases
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.redis import RedisStore
@@ -146,7 +147,7 @@ def test_each_request_is_called_once(open_cache: Open, tmp_path: Path, processes
 def test_kill_9_of_leaders_costs_a_call_each_and_leaves_nobody_waiting(
     open_cache: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, threads: int, requests: int, kills: int
 ) -> None:
-    monkeypatch.setattr(fleet, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 3.0)
     seed = secrets.randbits(32)
     print(f"{seed=}")
     rng = random.Random(seed)

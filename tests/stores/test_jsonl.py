@@ -21,9 +21,9 @@ from stores.model import StoreMachine
 from stores.processes import in_child
 
 from llm_cache_mem import LLMCache, StoreError
-from llm_cache_mem.redaction import Redaction
+from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.stores.jsonl import JsonlStore
-from llm_cache_mem.stores.jsonl_lines import BadLine, from_line, to_line
+from llm_cache_mem.stores.jsonl.lines import BadLine, from_line, to_line
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -417,8 +417,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(path: Path) -> None:
 
 WRITER = """
 import sys
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.stores.jsonl import JsonlStore
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = JsonlStore(path)
@@ -615,7 +615,7 @@ def test_10_000_recordings_are_opened_and_read_quickly(fast_folder: Path) -> Non
 
 
 def test_a_file_to_be_read_is_not_encrypted_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crypto = pytest.importorskip("llm_cache_mem.crypto")
+    crypto = pytest.importorskip("llm_cache_mem.values.encryption")
     key = crypto.new_key()
     with pytest.raises(ValueError, match="not encrypted"):
         LLMCache(backend=path, encryption_key=key)

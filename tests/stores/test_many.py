@@ -10,13 +10,13 @@ from stores.conformance import entry_of, value_of
 from stores.many import ManyConformance
 
 from llm_cache_mem import LLMCache, options
-from llm_cache_mem.engine import Answered
-from llm_cache_mem.entry import MAX_BODY_BYTES
+from llm_cache_mem.engine.calls import Answered
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import MemoryStore, sqlite_rows
+from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.guard import GuardedStore
-from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.sqlite import SQLiteStore, rows
+from llm_cache_mem.values.entry import MAX_BODY_BYTES
 
 
 class TestSQLite(ManyConformance):
@@ -51,16 +51,14 @@ def test_many_leave_what_as_many_single_puts_would(fast_folder: Path, clock: Any
 def test_many_are_written_in_slices_so_that_others_get_their_turn(fast_folder: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SQLiteStore(fast_folder / "c.db")
     sizes: list[int] = []
-    insert = sqlite_rows.insert_many
-    monkeypatch.setattr(
-        sqlite_rows, "insert_many", lambda db, some, *more, **how: sizes.append(len(some)) or insert(db, some, *more, **how)
-    )
-    store.put_many({f"k{at}": entry_of(at) for at in range(2 * sqlite_rows.SLICE + 5)})
-    assert sizes == [sqlite_rows.SLICE, sqlite_rows.SLICE, 5]
+    insert = rows.insert_many
+    monkeypatch.setattr(rows, "insert_many", lambda db, some, *more, **how: sizes.append(len(some)) or insert(db, some, *more, **how))
+    store.put_many({f"k{at}": entry_of(at) for at in range(2 * rows.SLICE + 5)})
+    assert sizes == [rows.SLICE, rows.SLICE, 5]
     sizes.clear()
     store.put_many({f"large{at}": entry_of("x" * 1_500_000) for at in range(5)})
     assert sizes == [2, 2, 1]
-    assert store.size() == 2 * sqlite_rows.SLICE + 10
+    assert store.size() == 2 * rows.SLICE + 10
     store.close()
 
 

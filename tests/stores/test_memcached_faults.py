@@ -22,7 +22,7 @@ from stores.servers import Server, running_memcached, until
 
 from llm_cache_mem import LLMCache, StoreError, ValueNotCacheable
 from llm_cache_mem.stores.memcached import MemcachedStore
-from llm_cache_mem.stores.memcached_link import _Wire
+from llm_cache_mem.stores.memcached.link import _Wire
 
 pytestmark = pytest.mark.usefixtures("usual_patience")
 

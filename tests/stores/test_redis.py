@@ -23,10 +23,10 @@ from stores.processes import fork, in_child, outcome
 from stores.servers import Server, running_redis, running_sentinel, running_tls_redis, until
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores.base import LeasingStore, ManyStore
 from llm_cache_mem.stores.redis import RedisStore
+from llm_cache_mem.values.entry import Entry
 
 
 class Conformance(StoreConformance):

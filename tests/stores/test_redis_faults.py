@@ -19,9 +19,8 @@ from stores.servers import Server, running_redis, until
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import redis_link
-from llm_cache_mem.stores.redis import RedisStore
-from llm_cache_mem.stores.redis_wire import Wire
+from llm_cache_mem.stores.redis import RedisStore, link
+from llm_cache_mem.stores.redis.wire import Wire
 
 pytestmark = pytest.mark.usefixtures("usual_patience")
 
@@ -329,7 +328,7 @@ def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
             connection._sock = FaultySocket(connection._sock, faults)
             super().__init__(connection, timeout)
 
-    monkeypatch.setattr(redis_link, "Wire", FaultyWire)
+    monkeypatch.setattr(link, "Wire", FaultyWire)
 
     def session(number: int) -> None:
         with LLMCache(backend=redis_url, coalesce=False) as cache:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.stores.redis_wire import Garbled, Refused, Wire, packed, packed_mget
+from llm_cache_mem.stores.redis.wire import Garbled, Refused, Wire, packed, packed_mget
 
 REPLIES: list[tuple[bytes, Any]] = [
     (b"+OK\r\n", b"OK"),

@@ -24,8 +24,9 @@ from stores.conformance import entry_of, value_of
 from stores.processes import in_child
 
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import filelock, sqlite_file
+from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.sqlite import file as sqlite_file
 
 NOBODY = 65534
 
@@ -506,7 +507,7 @@ def test_garbage_is_kept_aside_once_and_a_new_file_begins(
     assert works(open_store())
     (aside,) = path.parent.glob("cache.db.corrupt-*")
     assert aside.read_bytes() == content
-    assert [record.name for record in caplog.records] == ["llm_cache_mem.stores.sqlite_file"]
+    assert [record.name for record in caplog.records] == ["llm_cache_mem.stores.sqlite.file"]
 
 
 def test_a_file_of_something_else_is_left_where_it_is(path: Path, open_store: Callable[..., SQLiteStore]) -> None:

@@ -21,8 +21,7 @@ from stores.conformance import entry_of, value_of
 from stores.processes import fork, in_child, outcome
 
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import sqlite_file
-from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.sqlite import SQLiteStore, file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -125,7 +124,7 @@ def kill(pid: int, pipe: int) -> list[str]:
 
 @pytest.mark.parametrize("seconds", [7, pytest.param(120, marks=pytest.mark.slow)])
 def test_checkpoints_under_load_lose_no_row(path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_file, "_LOG_LIMIT", 64 * 1024)  # one checkpoint for some twenty puts
+    monkeypatch.setattr(file, "_LOG_LIMIT", 64 * 1024)  # one checkpoint for some twenty puts
     stop_at = time.monotonic() + seconds
     SQLiteStore(path).close()
 
@@ -348,8 +347,8 @@ def test_processes_agree_on_bounds_and_use(path: Path) -> None:
 
 PROGRAM = """
 import os, signal, sys, threading
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import Entry
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.stores.sqlite import SQLiteStore
 store = SQLiteStore(sys.argv[1], lock_timeout=600)
 for number in range(100):

@@ -22,13 +22,13 @@ from stores.processes import in_child
 from stores.servers import running_memcached
 
 from llm_cache_mem import LLMCache, StoreError, options
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.stores import MemoryStore, Store, open_store
 from llm_cache_mem.stores.base import LeasingStore, Removed
-from llm_cache_mem.stores.guard import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import GuardedStore
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.tiered import TieredStore
+from llm_cache_mem.values.entry import Entry
 
 KEY = "1:ns:value:" + "a" * 64
 
@@ -450,7 +450,7 @@ def test_bounds_are_those_of_the_file_and_the_front_is_no_larger(tmp_path: Path)
 
 
 def test_what_leaves_the_process_is_encrypted_and_its_digest_hidden(tmp_path: Path) -> None:
-    from llm_cache_mem.crypto import new_key
+    from llm_cache_mem.values.encryption import new_key
 
     path = tmp_path / "cache.db"
     with LLMCache(backend=f"tiered:memory,{path}", encryption_key=new_key()) as cache:

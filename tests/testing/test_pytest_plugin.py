@@ -8,7 +8,14 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-PLUGINS = ("-p", "llm_cache_mem.pytest_plugin", "-p", "pytest_asyncio.plugin", "-p", "xdist.plugin")  # and no others: they take seconds
+PLUGINS = (
+    "-p",
+    "llm_cache_mem.testing.pytest_plugin",
+    "-p",
+    "pytest_asyncio.plugin",
+    "-p",
+    "xdist.plugin",
+)  # and no others: they take seconds
 
 MODEL = """
     import os
@@ -458,9 +465,9 @@ def test_it_loads_little_more_than_the_library() -> None:
     import sys
 
     code = (
-        "import sys, pytest, llm_cache_mem; before = set(sys.modules); import llm_cache_mem.pytest_plugin;"
+        "import sys, pytest, llm_cache_mem; before = set(sys.modules); import llm_cache_mem.testing.pytest_plugin;"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) <= {"llm_cache_mem", "fcntl"}

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.admission import refusal_reason
-from llm_cache_mem.usage import Usage, read_model, read_usage
+from llm_cache_mem.responses.admission import refusal_reason
+from llm_cache_mem.responses.usage import Usage, read_model, read_usage
 
 Row = dict[str, Any]
 

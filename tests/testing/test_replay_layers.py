@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable
-from llm_cache_mem.demo.fallback import FallbackServer
+from llm_cache_mem.testing.model_server.fallback import FallbackServer
 
 MESSAGES = [{"role": "user", "content": "Name a tea."}]
 

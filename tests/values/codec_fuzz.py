@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_classes import register, register_package
-from llm_cache_mem.entry import Entry
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.classes import register, register_package
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 KEY = "1:default:call:" + "0" * 64
 HARMLESS = (type(None), bool, int, float, str, bytes, list, dict, tuple, set, frozenset)

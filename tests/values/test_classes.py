@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import pydantic
 import pytest
 
-from llm_cache_mem import codec_classes
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_classes import register, register_package
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+from llm_cache_mem.values import classes
+from llm_cache_mem.values.classes import register, register_package
+from llm_cache_mem.values.payload import Payload
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers, it registers for itself."""
     for name in ("_registered", "_names", "_package_refs", "_package_classes", "_packages"):
-        monkeypatch.setattr(codec_classes, name, type(getattr(codec_classes, name))(getattr(codec_classes, name)))
+        monkeypatch.setattr(classes, name, type(getattr(classes, name))(getattr(classes, name)))
 
 
 class Address(pydantic.BaseModel):
@@ -239,7 +239,7 @@ def test_a_class_of_another_kind_is_unreadable() -> None:
 def test_a_class_not_registered_here_is_left_for_later() -> None:
     register(Note, name="later")
     stored = Payload.of(Note("x")).json()
-    codec_classes._registered.pop("later")
+    classes._registered.pop("later")
     with pytest.raises(EntryUnreadable) as caught:
         Payload.from_json(stored).thaw()
     assert caught.value.newer
@@ -252,7 +252,7 @@ def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(monk
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Note.__module__])
     stored = Payload.of(Note("x")).json()
     assert Payload.from_json(stored).thaw() == Note("x")
-    codec_classes._package_classes.clear()
+    classes._package_classes.clear()
     monkeypatch.delitem(sys.modules, Note.__module__)
     with pytest.raises(EntryUnreadable) as caught:
         Payload.from_json(stored).thaw()

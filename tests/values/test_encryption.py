@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from stores.conformance import MakeStore, StoreConformance, entry_of
 
-from llm_cache_mem import LLMCache, keys, options
-from llm_cache_mem.crypto import Encryption, new_key
-from llm_cache_mem.encryption import KEY_VARIABLE
-from llm_cache_mem.entry import Entry
+from llm_cache_mem import LLMCache, options
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.values.encryption import Encryption, new_key
+from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
+from llm_cache_mem.values.entry import Entry
 
 KEY = "1:acme:value:" + "ab" * 32
 PROMPT, ANSWER, MODEL = "CANARY-of-a-prompt", "CANARY-of-an-answer", "CANARY-of-a-model"
@@ -338,7 +339,7 @@ def test_a_store_that_is_handed_in_brings_its_own_envelope(path: Path) -> None:
         (key,) = stored(path)
         assert keys.parse(key).digest != cache.key(PROMPT)
     for handed in (store, MemoryStore()):
-        with pytest.raises(ValueError, match=r"envelope=llm_cache_mem.crypto.Encryption\(key\)"):
+        with pytest.raises(ValueError, match=r"envelope=llm_cache_mem.values.encryption.Encryption\(key\)"):
             LLMCache(backend=handed, encryption_key=ONE)
     store.close()
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem import entry as entry_module
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.entry import FORMAT_VERSION, Entry, EntryMemo
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+from llm_cache_mem.values import entry as entry_module
+from llm_cache_mem.values.entry import FORMAT_VERSION, Entry, EntryMemo
+from llm_cache_mem.values.payload import Payload
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 KEY = "1:default:call:" + "ab" * 32
 VALUE = {"id": "msg_1", "content": [{"type": "text", "text": "Grüße " * 500}], "usage": {"input_tokens": 12, "output_tokens": 3}}
 GOLDEN_KEY = "1:golden:call:" + "0" * 64

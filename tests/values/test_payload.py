@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_cache_mem import codec
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_classes import register
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
+from llm_cache_mem.values import payload as codec
+from llm_cache_mem.values.classes import register
+from llm_cache_mem.values.payload import Payload
 
 MESSAGE = {
     "id": "msg_1",

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_classes import register
-from llm_cache_mem.codec_tags import to_tree
+from llm_cache_mem.values.classes import register
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.tagged import to_tree
 
 anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
@@ -36,8 +36,8 @@ import json, sys
 import anthropic, openai
 sys.path.insert(0, sys.argv[1])
 import app_models
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_classes import register
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.classes import register
 register(app_models.Event)
 before = set(sys.modules)
 for line in open(sys.argv[2], "rb"):
@@ -231,7 +231,7 @@ def test_everything_comes_back_in_another_process(sdk_answers: list[Any], app_mo
     file = tmp_path / "stored.jsonl"
     file.write_bytes(b"".join(Payload.of(answer).json() + b"\n" for answer in answers))
     run = [sys.executable, "-c", READ_BACK, str(tmp_path), str(file)]
-    out = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1], check=False)
+    out = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
     assert out.returncode == 0, out.stderr[-2000:]
     assert out.stdout.splitlines() == [f"{type(answer).__module__} {type(answer).__name__}" for answer in answers]
 
@@ -240,14 +240,14 @@ def test_without_the_sdk_its_answer_is_left_for_later(tmp_path: Path) -> None:
     message = openai.types.CompletionUsage(completion_tokens=1, prompt_tokens=2, total_tokens=3)
     (tmp_path / "one").write_bytes(Payload.of(message).json())
     script = (
-        "import sys\nfrom llm_cache_mem.codec import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
+        "import sys\nfrom llm_cache_mem.values.payload import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
         "payload = Payload.from_json(open(sys.argv[1], 'rb').read())\n"
         "try:\n    payload.thaw()\nexcept EntryUnreadable as exc:\n    assert exc.newer\nelse:\n    raise SystemExit('read')\n"
         "assert not {'openai', 'pydantic'} & set(sys.modules)\n"
         "import openai\nassert payload.thaw().total_tokens == 3\n"
     )
     run = [sys.executable, "-c", script, str(tmp_path / "one")]
-    out = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1], check=False)
+    out = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
     assert out.returncode == 0, out.stderr[-2000:]
 
 

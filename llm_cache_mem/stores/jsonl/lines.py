@@ -4,14 +4,15 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from llm_cache_mem import keys, strict_json
-from llm_cache_mem.canonical import encode
-from llm_cache_mem.codec import Payload
-from llm_cache_mem.codec_plain import WRAPPER
-from llm_cache_mem.codec_scalars import from_base64, to_base64
-from llm_cache_mem.entry import Entry
-from llm_cache_mem.redaction import Redaction
-from llm_cache_mem.usage import Usage
+from llm_cache_mem._util import strict_json
+from llm_cache_mem.diagnostics.redaction import Redaction
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.canonical import encode
+from llm_cache_mem.responses.usage import Usage
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.plain import WRAPPER
+from llm_cache_mem.values.scalars import from_base64, to_base64
 
 __all__ = ["BadLine", "from_line", "says_the_same", "to_line"]
 
@@ -105,7 +106,7 @@ def _request_bytes(request: Any) -> bytes | None:
 def _is_http(key: str) -> bool:
     """Whether the answer is an HTTP exchange."""
     try:
-        return keys.parse(key).kind == "http"
+        return digest.parse(key).kind == "http"
     except ValueError:  # made by hand
         return False
 

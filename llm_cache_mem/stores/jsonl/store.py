@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from time import time
 from typing import NamedTuple
 
-from llm_cache_mem.entry import Entry
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 from llm_cache_mem.errors import LLMCacheError, StoreError
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.redaction import Redaction, Rule
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.filelock import FileLock
-from llm_cache_mem.stores.jsonl_lines import BadLine, from_line, says_the_same, to_line
+from llm_cache_mem.stores.jsonl.lines import BadLine, from_line, says_the_same, to_line
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["JsonlStore"]
 

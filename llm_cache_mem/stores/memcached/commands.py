@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from llm_cache_mem.stores.memcached_names import GENERATION_BYTES
-from llm_cache_mem.stores.memcached_servers import Client
+from llm_cache_mem.stores.memcached.names import GENERATION_BYTES
+from llm_cache_mem.stores.memcached.servers import Client
 from llm_cache_mem.stores.server_store import UnexpectedReply
 
 __all__ = ["generations", "lease", "release", "remove_if", "remove_seen"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
-from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.stores.in_time import in_time, is_name
 
 try:

@@ -3,7 +3,7 @@
 import functools
 from time import time
 
-from llm_cache_mem import hashing
+from llm_cache_mem._util import hashing
 
 __all__ = ["ENTRY", "GENERATION", "GENERATION_BYTES", "lease_name", "live", "named", "names_of", "told_as"]
 

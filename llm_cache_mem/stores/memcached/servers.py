@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import ValueNotCacheable
-from llm_cache_mem.stores.guard import Breaker, LeftAlone
-from llm_cache_mem.stores.memcached_link import (
+from llm_cache_mem.stores.circuit_breaker import Breaker, LeftAlone
+from llm_cache_mem.stores.memcached.link import (
     Address,
     Client,
     Due,

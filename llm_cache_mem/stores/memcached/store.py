@@ -7,15 +7,15 @@ from math import ceil
 from time import time
 from typing import Any, TypeVar
 
-from llm_cache_mem.entry import PLAIN, Entry, Envelope
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
-from llm_cache_mem.stores import memcached_commands as commands
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import iterate, store_errors_only
-from llm_cache_mem.stores.memcached_keys import CannotList, list_keys
-from llm_cache_mem.stores.memcached_names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
-from llm_cache_mem.stores.memcached_servers import Client, Due, MemcacheServerError, Server, Servers
+from llm_cache_mem.stores.memcached import commands
+from llm_cache_mem.stores.memcached.keys import CannotList, list_keys
+from llm_cache_mem.stores.memcached.names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
+from llm_cache_mem.stores.memcached.servers import Client, Due, MemcacheServerError, Server, Servers
 from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
+from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
 
 __all__ = ["MemcachedStore"]
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
 
-from llm_cache_mem import log
-from llm_cache_mem.stores.redis_wire import Refused
+from llm_cache_mem._util import log
+from llm_cache_mem.stores.redis.wire import Refused
 
 __all__ = ["ClientLink", "is_wrong_type"]
 

@@ -11,9 +11,9 @@ from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from llm_cache_mem.fork import reset_after_fork
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.stores.in_time import in_time, is_name
-from llm_cache_mem.stores.redis_wire import Refused, Wire, packed, packed_mget
+from llm_cache_mem.stores.redis.wire import Refused, Wire, packed, packed_mget
 
 try:
     from redis.backoff import NoBackoff

@@ -9,14 +9,14 @@ from struct import Struct
 from time import time
 from typing import Any, Protocol, TypeVar
 
-from llm_cache_mem.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, Envelope, times_in
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import iterate, store_errors_only
-from llm_cache_mem.stores.redis_client import ClientLink, is_wrong_type
-from llm_cache_mem.stores.redis_link import open_link
-from llm_cache_mem.stores.redis_wire import Refused
+from llm_cache_mem.stores.redis.client import ClientLink, is_wrong_type
+from llm_cache_mem.stores.redis.link import open_link
+from llm_cache_mem.stores.redis.wire import Refused
 from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
+from llm_cache_mem.values.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, Envelope, times_in
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 

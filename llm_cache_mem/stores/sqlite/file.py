@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from llm_cache_mem import log
+from llm_cache_mem._util import log
 from llm_cache_mem.stores.filelock import FileLock
 
 __all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage", "wal_is_safe"]

@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 
-from llm_cache_mem.fork import reset_after_fork
-from llm_cache_mem.stores.sqlite_file import Connection, FileRefused
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.stores.sqlite.file import Connection, FileRefused
 
 __all__ = ["Pool"]
 

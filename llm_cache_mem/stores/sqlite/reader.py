@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused
-from llm_cache_mem.stores.sqlite_rows import numbered
+from llm_cache_mem.stores.sqlite.file import Connection, DatabaseFile, FileRefused
+from llm_cache_mem.stores.sqlite.rows import numbered
 
 __all__ = ["DatabaseReader"]
 

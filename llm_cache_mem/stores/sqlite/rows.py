@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.sqlite_file import FileDamaged
+from llm_cache_mem.stores.sqlite.file import FileDamaged
 
 __all__ = [
     "SLICE",

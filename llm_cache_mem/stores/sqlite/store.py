@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import time, time_ns
 from typing import TypeVar, TypeVarTuple
 
-from llm_cache_mem.entry import PLAIN, Entry, EntryMemo, Envelope
 from llm_cache_mem.errors import EntryUnreadable, StoreError
-from llm_cache_mem.stores import sqlite_leases as leases
-from llm_cache_mem.stores import sqlite_rows as rows
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import store_errors_only
-from llm_cache_mem.stores.sqlite_file import Connection, DatabaseFile, FileRefused, is_damage
-from llm_cache_mem.stores.sqlite_pool import Pool
+from llm_cache_mem.stores.sqlite import leases, rows
+from llm_cache_mem.stores.sqlite.file import Connection, DatabaseFile, FileRefused, is_damage
+from llm_cache_mem.stores.sqlite.pool import Pool
+from llm_cache_mem.values.entry import PLAIN, Entry, EntryMemo, Envelope
 
 __all__ = ["SQLiteStore"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from llm_cache_mem.demo.servers import INSTALL_HINT, WHICH, ModelServer, start_server
+from llm_cache_mem.testing.model_server.servers import INSTALL_HINT, WHICH, ModelServer, start_server
 
 __all__ = ["MODELS", "VARIABLE", "Endpoint"]
 

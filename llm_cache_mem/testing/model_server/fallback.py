@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, cast
 
-from llm_cache_mem.demo.quoting import quote
+from llm_cache_mem.testing.model_server.quoting import quote
 
 __all__ = ["MODEL", "FallbackServer", "main"]
 

@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from llm_cache_mem.demo import fallback, smollm
+from llm_cache_mem.testing.model_server import fallback, smollm
 
 __all__ = ["INSTALL_HINT", "WHICH", "ModelServer", "ServerFailed", "start_server"]
 

@@ -1,0 +1,3 @@
+"""Small tools that know nothing of caching."""
+
+__all__: list[str] = []
