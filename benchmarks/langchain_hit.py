@@ -1,7 +1,9 @@
-"""``python -m benchmarks.langchain_hit``: a hit under LangChain against its own caches, and fifty concurrent identical calls.
+"""``python -m benchmarks.langchain_hit``: a hit under LangChain against its own caches, and fifty
+concurrent identical calls.
 
-Our part of a hit is ``lookup``; the rest of ``invoke`` is LangChain's own and the same for all. InMemoryCache copies nothing: it hands
-every caller the same object. Prompts are new strings for every call, as LangChain makes them.
+Our part of a hit is ``lookup``; the rest of ``invoke`` is LangChain's own and the same for all.
+InMemoryCache copies nothing: it hands every caller the same object. Prompts are new strings for
+every call, as LangChain makes them.
 """
 
 import asyncio
@@ -25,11 +27,17 @@ __all__ = ["invokes", "lookups", "stampede"]
 OURS = "llm-cache-mem"
 LOOKUP_MICROS = 60
 USAGE = {"input_tokens": 3000, "output_tokens": 250, "total_tokens": 3250}
-ANSWER = AIMessage("z" * 1000, id="lc_run--1", response_metadata={"id": "chatcmpl-1", "finish_reason": "stop"}, usage_metadata=USAGE)
+ANSWER = AIMessage(
+    "z" * 1000,
+    id="lc_run--1",
+    response_metadata={"id": "chatcmpl-1", "finish_reason": "stop"},
+    usage_metadata=USAGE,
+)
 MODEL = (
-    '{"id": ["langchain", "chat_models", "openai", "ChatOpenAI"], "kwargs": {"model_name": "gpt-4o-mini", "openai_api_key": {"id": '
-    '["OPENAI_API_KEY"], "lc": 1, "type": "secret"}, "temperature": 0.0}, "lc": 1, "name": "ChatOpenAI", "type": "constructor"}'
-    "---[('stop', None)]"
+    '{"id": ["langchain", "chat_models", "openai", "ChatOpenAI"], "kwargs": {"model_name":'
+    ' "gpt-4o-mini", "openai_api_key": {"id": ["OPENAI_API_KEY"], "lc": 1, "type": "secret"},'
+    ' "temperature": 0.0}, "lc": 1, "name": "ChatOpenAI", "type": "constructor"}---[(\'stop\','
+    " None)]"
 )
 
 
@@ -47,10 +55,14 @@ class Model(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {"model_name": self.model_name}
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=ANSWER.model_copy())])
 
-    async def _agenerate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         CALLS.append(self.seconds)
         await asyncio.sleep(self.seconds)
         return self._generate(messages)
@@ -60,7 +72,14 @@ CALLS: list[float] = []
 
 
 def conversation(length: int) -> list[BaseMessage]:
-    turns = (HumanMessage(f"question {i} " + "x" * 400) if i % 2 == 0 else AIMessage(f"answer {i} " + "y" * 400) for i in range(length))
+    turns = (
+        (
+            HumanMessage(f"question {i} " + "x" * 400)
+            if i % 2 == 0
+            else AIMessage(f"answer {i} " + "y" * 400)
+        )
+        for i in range(length)
+    )
     return list(turns)
 
 
@@ -71,18 +90,28 @@ def lookups() -> None:
     def variant(name: str, cache: BaseCache) -> Variant:
         cache.update(prompt, MODEL, [ChatGeneration(message=ANSWER)])
         assert cache.lookup(prompt, MODEL)
-        return Variant(name, lambda: [_lookup(cache, (prompt + " ")[:-1], (MODEL + " ")[:-1]) for _ in range(100)])
+        return Variant(
+            name,
+            lambda: [_lookup(cache, (prompt + " ")[:-1], (MODEL + " ")[:-1]) for _ in range(100)],
+        )
 
     (ours,) = compare([variant(OURS, LLMCacheMem())])
     verdict = "ok" if ours.micros <= LOOKUP_MICROS else "NO"
-    print(f"\nlookup of 20 messages in memory: {ours.micros:.1f} us (must be <= {LOOKUP_MICROS}: {verdict})")
+    print(
+        f"\nlookup of 20 messages in memory: {ours.micros:.1f} us (must be <= {LOOKUP_MICROS}:"
+        f" {verdict})"
+    )
     with tempfile.TemporaryDirectory() as folder:
         theirs = _sqlite_cache(folder)
         if theirs is None:
             print("\nlookup on SQLite: SQLiteCache needs langchain-community")
             return
         mine = LLMCacheMem(backend=Path(folder, "ours.db"))
-        show("lookup of 20 messages on SQLite", compare([variant("SQLiteCache", theirs), variant(OURS, mine)]), 0.1)
+        show(
+            "lookup of 20 messages on SQLite",
+            compare([variant("SQLiteCache", theirs), variant(OURS, mine)]),
+            0.1,
+        )
 
 
 def invokes() -> None:
@@ -121,7 +150,9 @@ def _lookup(cache: BaseCache, prompt: str, described: str) -> Callable[[], objec
     return lambda: cache.lookup(prompt, described)
 
 
-def _invokes(model: BaseChatModel, messages: list[BaseMessage]) -> Callable[[], list[Callable[[], object]]]:
+def _invokes(
+    model: BaseChatModel, messages: list[BaseMessage]
+) -> Callable[[], list[Callable[[], object]]]:
     return lambda: [lambda: model.invoke(messages)] * 20
 
 

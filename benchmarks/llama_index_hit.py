@@ -1,7 +1,9 @@
-"""``python -m benchmarks.llama_index_hit``: what a hit adds to LlamaIndex's own decorators, how it grows, a thousand concurrent calls.
+"""``python -m benchmarks.llama_index_hit``: what a hit adds to LlamaIndex's own decorators, how it
+grows, a thousand concurrent calls.
 
-The bare decorators are those of ``MockLLM.chat`` around a method that has its answer ready: what LlamaIndex itself takes for a call
-before any model is asked. With nobody listening a hit sends no events; with a listener it sends all of them.
+The bare decorators are those of ``MockLLM.chat`` around a method that has its answer ready: what
+LlamaIndex itself takes for a call before any model is asked. With nobody listening a hit sends no
+events; with a listener it sends all of them.
 """
 
 import asyncio
@@ -23,7 +25,10 @@ from llm_cache_mem import LLMCache
 __all__ = ["growth", "hits", "stampede"]
 
 ADDED_MICROS = 100
-ANSWER = ChatResponse(message=ChatMessage(role="assistant", content="z" * 1000), raw={"id": "1", "usage": {"total_tokens": 3250}})
+ANSWER = ChatResponse(
+    message=ChatMessage(role="assistant", content="z" * 1000),
+    raw={"id": "1", "usage": {"total_tokens": 3250}},
+)
 
 
 class Ready(MockLLM):
@@ -65,7 +70,9 @@ def chats(llm: Any, size: int, number: int = 50) -> Callable[[], list[Callable[[
     """A batch of equal one-message chats, of new objects and new strings each time."""
     half = "x" * (size - 1)
     llm.chat([ChatMessage(role="user", content=half + "?")])
-    return lambda: [_chat(llm, [ChatMessage(role="user", content=half + "?")]) for _ in range(number)]
+    return lambda: [
+        _chat(llm, [ChatMessage(role="user", content=half + "?")]) for _ in range(number)
+    ]
 
 
 def _chat(llm: Any, messages: list[ChatMessage]) -> Callable[[], object]:
@@ -86,29 +93,47 @@ def hits() -> None:
                 bare, mock, ours = compare(variants, rounds=41)
         else:
             bare, mock, ours = compare(variants, rounds=41)
-        show(f"chat of one message of 100 characters, {'somebody' if heard else 'nobody'} listening", [bare, mock, ours])
+        show(
+            f"chat of one message of 100 characters, {'somebody' if heard else 'nobody'} listening",
+            [bare, mock, ours],
+        )
         added = ours.micros - bare.micros
-        print(f"  added to the bare decorators: {added:.1f} us (must be <= {ADDED_MICROS}: {'ok' if added <= ADDED_MICROS else 'NO'})")
+        print(
+            f"  added to the bare decorators: {added:.1f} us (must be <= {ADDED_MICROS}:"
+            f" {'ok' if added <= ADDED_MICROS else 'NO'})"
+        )
 
 
 def growth() -> None:
-    """Hits of ever larger messages: ten times the size must not take more than ten times as long."""
+    """Hits of ever larger messages: ten times the size must not take more than ten times as
+    long."""
     cached = CachedLLM(Ready(max_tokens=None), LLMCache())
     sizes = (100, 1_000, 10_000, 100_000, 1_000_000)
-    results = compare([Variant(f"{size:>9,} characters", chats(cached, size, number=20)) for size in sizes], rounds=21)
+    results = compare(
+        [Variant(f"{size:>9,} characters", chats(cached, size, number=20)) for size in sizes],
+        rounds=21,
+    )
     show("hits of one message, by its size", results)
     steps = [larger.micros / smaller.micros for smaller, larger in pairwise(results)]
-    print(f"  for ten times the size: {', '.join(f'{step:.1f}' for step in steps)} times as long: {'ok' if max(steps) <= 10 else 'NO'}")
+    print(
+        f"  for ten times the size: {', '.join(f'{step:.1f}' for step in steps)} times as long:"
+        f" {'ok' if max(steps) <= 10 else 'NO'}"
+    )
 
 
 def stampede() -> None:
     """A thousand concurrent identical achat."""
 
     async def thousand(llm: Any) -> None:
-        await asyncio.gather(*(llm.achat([ChatMessage(role="user", content="x")]) for _ in range(1000)))
+        await asyncio.gather(
+            *(llm.achat([ChatMessage(role="user", content="x")]) for _ in range(1000))
+        )
 
     print("\ncalls of the model made by 1,000 concurrent identical achat")
-    for name, llm in (("bare", Ready(max_tokens=None)), ("llm-cache-mem", CachedLLM(Ready(max_tokens=None), LLMCache()))):
+    for name, llm in (
+        ("bare", Ready(max_tokens=None)),
+        ("llm-cache-mem", CachedLLM(Ready(max_tokens=None), LLMCache())),
+    ):
         CALLS.clear()
         asyncio.run(thousand(llm))
         print(f"  {name:<14} {len(CALLS)}")

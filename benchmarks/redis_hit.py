@@ -1,6 +1,8 @@
-"""Hits on a Redis server of its own, against the round trip that no client can go below: one GET on a bare socket.
+"""Hits on a Redis server of its own, against the round trip that no client can go below: one GET on
+a bare socket.
 
-Wall time, because what is measured is mostly waiting; a busy machine shows in all contestants alike.
+Wall time, because what is measured is mostly waiting; a busy machine shows in all contestants
+alike.
 """
 
 import contextlib
@@ -48,7 +50,11 @@ def _hits(port: int) -> None:
             Variant("redis-py, bytes only", lambda: [lambda: client.get(name)] * 100),
             Variant(OURS, lambda: [lambda q=q: cache.get(**q) for q in fresh(asked, 100)]),
         ]
-        show(f"hit on Redis, {size}: key, GET, and a value of the caller's own", compare(variants, rounds=31, timer=perf_counter), 3.5)
+        show(
+            f"hit on Redis, {size}: key, GET, and a value of the caller's own",
+            compare(variants, rounds=31, timer=perf_counter),
+            3.5,
+        )
         cache.close()
         client.close()
 
@@ -59,7 +65,10 @@ def _batches(port: int) -> None:
     from llm_cache_mem.stores.redis import RedisStore
 
     cache = LLMCache(backend=f"redis://127.0.0.1:{port}/0")
-    keys = [f"1::value:{cache.key(**asked)}" for asked in (request("S", number) for number in range(BATCH))]
+    keys = [
+        f"1::value:{cache.key(**asked)}"
+        for asked in (request("S", number) for number in range(BATCH))
+    ]
     for number in range(BATCH):
         cache.put(value=VALUE, **request("S", number))
     cache.close()
@@ -82,7 +91,9 @@ def _bare(port: int, names: list[bytes], command: bytes) -> Callable[[], Any]:
     """One round trip on a socket, whose reply is taken as it is."""
     sock = connected(port)
     words = [command, *names]
-    sent = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    sent = b"*%d\r\n" % len(words) + b"".join(
+        b"$%d\r\n%b\r\n" % (len(word), word) for word in words
+    )
     buffer = memoryview(bytearray(1 << 20))
     sock.sendall(sent)
     sock.settimeout(0.3)

@@ -1,4 +1,5 @@
-"""Servers of a benchmark's own: real ones, on loopback, each on a free port, stopped by who started them."""
+"""Servers of a benchmark's own: real ones, on loopback, each on a free port, stopped by who started
+them."""
 
 import contextlib
 import shutil
@@ -22,7 +23,8 @@ def connected(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def redis_server() -> Iterator[int]:
-    """The port of an empty Redis that writes nothing to disk. FileNotFoundError if there is none on this machine."""
+    """The port of an empty Redis that writes nothing to disk. FileNotFoundError if there is none on
+    this machine."""
     port = _free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
     with tempfile.TemporaryDirectory() as folder, _running([*command, folder], port):
@@ -33,7 +35,9 @@ def redis_server() -> Iterator[int]:
 def memcached_server() -> Iterator[int]:
     """The port of an empty Memcached. FileNotFoundError if there is none on this machine."""
     port = _free_port()
-    with _running(["memcached", "-p", str(port), "-U", "0", "-l", "127.0.0.1", "-u", "nobody"], port):
+    with _running(
+        ["memcached", "-p", str(port), "-U", "0", "-l", "127.0.0.1", "-u", "nobody"], port
+    ):
         yield port
 
 

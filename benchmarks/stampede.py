@@ -1,4 +1,5 @@
-"""Many callers of one missing key: how many calls are made, and how long until all have their answer."""
+"""Many callers of one missing key: how many calls are made, and how long until all have their
+answer."""
 
 import asyncio
 import threading
@@ -52,4 +53,7 @@ def tasks(count: int = 10_000) -> None:
 
 
 def _report(title: str, calls: int, seconds: float) -> None:
-    print(f"\n{title}\n  {calls} call, all answered after {seconds:.2f} s   (must be 1: {'ok' if calls == 1 else 'NO'})")
+    print(
+        f"\n{title}\n  {calls} call, all answered after {seconds:.2f} s   (must be 1:"
+        f" {'ok' if calls == 1 else 'NO'})"
+    )

@@ -1,4 +1,5 @@
-"""What is asked and answered in the benchmarks: three sizes of request, one value, and the published algorithm to compare with."""
+"""What is asked and answered in the benchmarks: three sizes of request, one value, and the
+published algorithm to compare with."""
 
 import copy
 import hashlib
@@ -13,19 +14,26 @@ SIZES = ("S", "M", "L")
 
 
 def request(size: str, number: int = 0) -> dict[str, Any]:
-    """Request *number* of a *size*: S 0.3 KB (one message), M 8.7 KB (a system prompt and ten turns), L 206 KB (100 turns)."""
+    """Request *number* of a *size*: S 0.3 KB (one message), M 8.7 KB (a system prompt and ten
+    turns), L 206 KB (100 turns)."""
     tail = f"{number:012d}"
     if size == "S":
         messages = [{"role": "user", "content": "What is it? ".ljust(188, "x") + tail}]
     elif size == "M":
-        turns = [{"role": "assistant" if n % 2 else "user", "content": f"turn {n} ".ljust(400, "y")} for n in range(9)]
+        turns = [
+            {"role": "assistant" if n % 2 else "user", "content": f"turn {n} ".ljust(400, "y")}
+            for n in range(9)
+        ]
         messages = [
             {"role": "system", "content": "You are careful. ".ljust(4096, "z")},
             *turns,
             {"role": "user", "content": tail.rjust(400, "y")},
         ]
     else:
-        turns = [{"role": "assistant" if n % 2 else "user", "content": f"été {n} ".ljust(2000, "w")} for n in range(99)]
+        turns = [
+            {"role": "assistant" if n % 2 else "user", "content": f"été {n} ".ljust(2000, "w")}
+            for n in range(99)
+        ]
         messages = [*turns, {"role": "user", "content": tail.rjust(2000, "w")}]
     return {"messages": messages, **PARAMS}
 
@@ -47,7 +55,12 @@ VALUE: dict[str, Any] = {
     ],
     "stop_reason": "end_turn",
     "stop_sequence": None,
-    "usage": {"input_tokens": 2095, "output_tokens": 503, "cache_read_input_tokens": 0, "cache_creation": {"ephemeral_5m_input_tokens": 0}},
+    "usage": {
+        "input_tokens": 2095,
+        "output_tokens": 503,
+        "cache_read_input_tokens": 0,
+        "cache_creation": {"ephemeral_5m_input_tokens": 0},
+    },
 }
 
 
@@ -57,9 +70,12 @@ def key_of(request: dict[str, Any]) -> str:
 
 
 class Published:
-    """The published algorithm: that key, an OrderedDict under a lock, TTL on read, LRU on write. It hands out the stored object."""
+    """The published algorithm: that key, an OrderedDict under a lock, TTL on read, LRU on write. It
+    hands out the stored object."""
 
-    def __init__(self, max_size: int = 500, ttl_seconds: float = 3600, *, copies: bool = False) -> None:
+    def __init__(
+        self, max_size: int = 500, ttl_seconds: float = 3600, *, copies: bool = False
+    ) -> None:
         self._entries: OrderedDict[str, tuple[Any, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._max_size, self._ttl = max_size, ttl_seconds

@@ -1,4 +1,5 @@
-"""The exact-match cache in front of every LLM call: the same request is answered once and paid for once."""
+"""The exact-match cache in front of every LLM call: the same request is answered once and paid for
+once."""
 
 from typing import Any
 

@@ -22,7 +22,9 @@ def _run() -> int:
     except ModuleNotFoundError as exc:
         if exc.name not in ("rich", "typer"):
             raise
-        sys.stderr.write(f"llm-cache-mem: the command line needs {exc.name}: pip install 'llm-cache-mem[cli]'\n")
+        sys.stderr.write(
+            f"llm-cache-mem: the command line needs {exc.name}: pip install 'llm-cache-mem[cli]'\n"
+        )
         return 2
     from llm_cache_mem.cli import app
 

@@ -1,4 +1,5 @@
-"""LLMCache: the same request is answered once and paid for once, whoever asks and however many ask at once."""
+"""LLMCache: the same request is answered once and paid for once, whoever asks and however many ask
+at once."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -15,7 +16,13 @@ from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_se
 from llm_cache_mem.responses import admission
 from llm_cache_mem.stores import Backend, open_store
 from llm_cache_mem.stores.base import keeps_recordings
-from llm_cache_mem.values.encryption_keys import KEY_VARIABLE, Keys, envelope_for, named_key, warn_of_plain
+from llm_cache_mem.values.encryption_keys import (
+    KEY_VARIABLE,
+    Keys,
+    envelope_for,
+    named_key,
+    warn_of_plain,
+)
 
 if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.accounting.stats import CacheStats, Event
@@ -29,28 +36,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _DEFAULT_MAX_SIZE = 256
 
-_NOT_ASYNC = "aget_or_call takes a function that returns an awaitable, or with stream=True an async iterator (get_or_call: any other)"
+_NOT_ASYNC = (
+    "aget_or_call takes a function that returns an awaitable, or with stream=True an async iterator"
+    " (get_or_call: any other)"
+)
 
 
 class LLMCache(Engine):
     """An exact-match cache of LLM answers: LRU and TTL, thread-safe, in memory or in a store.
 
-    *max_size*: entries (default 256; None: unbounded). *ttl_seconds*: how old an answer may be, in seconds or a timedelta
-    (default 3600; None: any age). *max_bytes*: bound on what the entries weigh. *backend*: ``memory``, a URL, a path, or a Store.
-    *namespace*: the tenant or purpose, in front of every key. *key_fn*: ``(messages, **params)`` to what is hashed instead.
-    *ignore*: parameter names that are not part of a request. *admit*: ``complete`` (default: no truncated, refused or empty
-    answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by default what
-    LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for genai-prices. *coalesce*: whether concurrent
-    identical calls become one, in this process or, with ``"fleet"``, in all that share the store. *wait_seconds*: for how long one of
-    them waits for another. *strict*: raise StoreError when the store fails instead of going on without it. *policy*: which entry
-    of a full memory goes: ``lru``, the least recently used, or ``sieve``, which holds on to what was asked for again.
-    *encryption_key*: one or several, as crypto.Encryption takes them, by default what LLM_CACHE_MEM_KEY names, with which all that is
-    kept outside of this process is encrypted. *keep_requests*: store each request beside its answer, without secrets and what *redact*
-    names (names of fields, compiled patterns), so that a miss can be explained; always so in a jsonl store. *on_event*: a
-    function that is told of each Event. *clock*: gives the time in Unix seconds.
+    *max_size*: entries (default 256; None: unbounded). *ttl_seconds*: how old an answer may be, in
+      seconds or a timedelta
+    (default 3600; None: any age). *max_bytes*: bound on what the entries weigh. *backend*:
+    ``memory``, a URL, a path, or a Store.
+    *namespace*: the tenant or purpose, in front of every key. *key_fn*: ``(messages, **params)`` to
+      what is hashed instead.
+    *ignore*: parameter names that are not part of a request. *admit*: ``complete`` (default: no
+      truncated, refused or empty
+    answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by
+    default what LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for
+    genai-prices. *coalesce*: whether concurrent identical calls become one, in this process or,
+    with ``"fleet"``, in all that share the store. *wait_seconds*: for how long one of them waits
+    for another. *strict*: raise StoreError when the store fails instead of going on without it.
+    *policy*: which entry of a full memory goes: ``lru``, the least recently used, or ``sieve``,
+    which holds on to what was asked for again.
+    *encryption_key*: one or several, as crypto.Encryption takes them, by default what
+      LLM_CACHE_MEM_KEY names, with which all that is
+    kept outside of this process is encrypted. *keep_requests*: store each request beside its
+    answer, without secrets and what *redact* names (names of fields, compiled patterns), so that a
+    miss can be explained; always so in a jsonl store. *on_event*: a function that is told of each
+    Event. *clock*: gives the time in Unix seconds.
 
-    Raises ValueError or TypeError for a wrong argument, ``coalesce="fleet"`` with a store that cannot lease among them, and StoreError
-    or OSError for a path that cannot hold a database.
+    Raises ValueError or TypeError for a wrong argument, ``coalesce="fleet"`` with a store that
+    cannot lease among them, and StoreError or OSError for a path that cannot hold a database.
     """
 
     def __init__(
@@ -76,18 +94,28 @@ class LLMCache(Engine):
         on_event: "Callable[[Event], object] | None" = None,
         clock: Callable[[], float] = time,
     ) -> None:
-        self._config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "encryption_key")}
+        self._config = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "__class__", "encryption_key")
+        }
         if on_event is not None and not callable(on_event):
-            raise TypeError(f"on_event must be a function of one Event, not {type(on_event).__name__}")
+            raise TypeError(
+                f"on_event must be a function of one Event, not {type(on_event).__name__}"
+            )
         if not callable(clock):
-            raise TypeError(f"clock must be a function that gives Unix seconds, not {type(clock).__name__}")
+            raise TypeError(
+                f"clock must be a function that gives Unix seconds, not {type(clock).__name__}"
+            )
         if coalesce not in (True, False, "fleet"):
             raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
         environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
         settings = Settings(
             ttl_seconds=to_seconds(ttl_seconds),
             max_bytes=_bound(max_bytes, "max_bytes"),
-            mode=check_mode(environment, "LLM_CACHE_MEM_MODE") if mode is None else check_mode(mode),
+            mode=(
+                check_mode(environment, "LLM_CACHE_MEM_MODE") if mode is None else check_mode(mode)
+            ),
             admit=admission.resolve(admit),
             own_admit=callable(admit),
             price=pricing.resolve(prices),
@@ -99,41 +127,62 @@ class LLMCache(Engine):
         size = _DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
         keyer = Keyer(namespace, key_fn, ignore, keeps=_switch(keep_requests, "keep_requests"))
         opened = open_store(  # when all else has been found right: it makes files
-            backend, max_size=size, max_bytes=max_bytes, clock=clock, envelope=envelope_for(encryption_key), redact=redact, policy=policy
+            backend,
+            max_size=size,
+            max_bytes=max_bytes,
+            clock=clock,
+            envelope=envelope_for(encryption_key),
+            redact=redact,
+            policy=policy,
         )
         self._owned, self._name = opened.owned, opened.name
         records = keeps_recordings(opened.store)
         if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):
             raise ValueError(
-                f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own memory settings, "
-                "a store that is handed in to the bounds that it was made with, and recordings go only by name"
+                f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own"
+                " memory settings, a store that is handed in to the bounds that it was made with,"
+                " and recordings go only by name"
             )
         if not opened.owned:
             if encryption_key is not None:
                 raise ValueError(
-                    "a store that is handed in has an envelope of its own: give it envelope=llm_cache_mem.values.encryption.Encryption(key)"
+                    "a store that is handed in has an envelope of its own: give it"
+                    " envelope=llm_cache_mem.values.encryption.Encryption(key)"
                 )
             if redact and records:
-                raise ValueError("a store of recordings that is handed in redacts by itself: give redact to it")
+                raise ValueError(
+                    "a store of recordings that is handed in redacts by itself: give redact to it"
+                )
             warn_of_plain(opened.store, opened.name)
         digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
         keyer.keeps = keep_requests or records
         keyer.hide(digests)
-        self._encrypted_by = "" if not digests or not opened.owned else "environment" if encryption_key is None else "argument"
+        self._encrypted_by = (
+            ""
+            if not digests or not opened.owned
+            else "environment"
+            if encryption_key is None
+            else "argument"
+        )
         own = getattr(opened.store, "redaction", None) if records else None
         redaction = own or (_redaction(redact) if keep_requests or redact or records else None)
-        super().__init__(opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction))
+        super().__init__(
+            opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction)
+        )
 
     # -- The two calls that the rest is made of
 
     def get(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
-        """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if the request has no key."""
+        """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if
+        the request has no key."""
         return self.recall(messages, params, default)
 
     def put(self, messages: Any, value: Any, **params: Any) -> None:
-        """Store *value* as the answer to this request, replacing any other, whatever *admit* would say.
+        """Store *value* as the answer to this request, replacing any other, whatever *admit* would
+        say.
 
-        Raises RequestNotCacheable if the request has no key, and ValueNotCacheable if *value* would not come back equal.
+        Raises RequestNotCacheable if the request has no key, and ValueNotCacheable if *value* would
+        not come back equal.
         """
         self.store(self.request(messages, params), value)
 
@@ -152,7 +201,8 @@ class LLMCache(Engine):
     def get_or_call(self, messages: Any, fn: Callable[..., T], **params: Any) -> T:
         """The stored answer, or that of ``fn(messages=messages, **params)``, which is then stored.
 
-        With ``stream=True`` *fn* returns an iterable of chunks, and so does this. A request that has no key calls *fn* uncached.
+        With ``stream=True`` *fn* returns an iterable of chunks, and so does this. A request that
+        has no key calls *fn* uncached.
         """
         streaming = bool(params.get("stream"))
         request = self.request_or_none(messages, params, kind="stream" if streaming else "value")
@@ -161,14 +211,20 @@ class LLMCache(Engine):
             return fn(messages=messages, **params)
 
         through: Callable[..., Any] = self.stream if streaming else self.call
-        return call() if request is None else through(request, call)  # type: ignore[no-any-return]  # what fn returns, or a copy
+        # what fn returns, or a copy
+        return call() if request is None else through(request, call)  # type: ignore[no-any-return]
 
     @overload
-    async def aget_or_call(self, messages: Any, fn: Callable[..., Awaitable[T]], **params: Any) -> T: ...
+    async def aget_or_call(
+        self, messages: Any, fn: Callable[..., Awaitable[T]], **params: Any
+    ) -> T: ...
     @overload
-    async def aget_or_call(self, messages: Any, fn: Callable[..., AsyncIterator[T]], **params: Any) -> AsyncIterator[T]: ...
+    async def aget_or_call(
+        self, messages: Any, fn: Callable[..., AsyncIterator[T]], **params: Any
+    ) -> AsyncIterator[T]: ...
     async def aget_or_call(self, messages: Any, fn: Callable[..., Any], **params: Any) -> Any:
-        """``get_or_call`` for a coroutine function; with ``stream=True`` it returns an async iterable, or is an async generator.
+        """``get_or_call`` for a coroutine function; with ``stream=True`` it returns an async
+        iterable, or is an async generator.
 
         TypeError, after the call, for an *fn* that is neither: ``get_or_call`` is for those.
         """
@@ -190,12 +246,16 @@ class LLMCache(Engine):
     def cached(self, fn: F, /) -> F: ...
     @overload
     def cached(self, /, *, version: str = "", ignore: Iterable[str] = ()) -> Callable[[F], F]: ...
-    def cached(self, fn: F | None = None, /, *, version: str = "", ignore: Iterable[str] = ()) -> F | Callable[[F], F]:
-        """Decorate a function, coroutine function, generator or async generator so that equal arguments are answered once.
+    def cached(
+        self, fn: F | None = None, /, *, version: str = "", ignore: Iterable[str] = ()
+    ) -> F | Callable[[F], F]:
+        """Decorate a function, coroutine function, generator or async generator so that equal
+        arguments are answered once.
 
-        The key is the function (its name and code, and those of what it wraps), its arguments bound to its signature, and the
-        strings and numbers outside of it that it reads. Other objects that it uses, such as a client or a helper, do not count:
-        with *version*, which stands for the code, you say when answers should change. *ignore*: arguments that are not part of the
+        The key is the function (its name and code, and those of what it wraps), its arguments bound
+        to its signature, and the strings and numbers outside of it that it reads. Other objects
+        that it uses, such as a client or a helper, do not count: with *version*, which stands for
+        the code, you say when answers should change. *ignore*: arguments that are not part of the
         request. Arguments without a wire form, ``self`` among them, make a call go uncached.
         """
         from llm_cache_mem import decorators  # loaded by those who decorate
@@ -208,18 +268,21 @@ class LLMCache(Engine):
     # -- Looking after it
 
     def key(self, messages: Any, **params: Any) -> str:
-        """The hex SHA-256 of this request: what the published formula gives for plain JSON, after *ignore* and *key_fn*."""
+        """The hex SHA-256 of this request: what the published formula gives for plain JSON, after
+        *ignore* and *key_fn*."""
         return self._keyer.digest(messages, params)
 
     def delete(self, messages: Any, **params: Any) -> bool:
-        """Forget the answer to this request, stream or not; whether there was one. A call in flight will not store it either."""
+        """Forget the answer to this request, stream or not; whether there was one. A call in flight
+        will not store it either."""
         found = False
         for kind in ("value", "stream"):
             found |= self.discard(self.request(messages, params, kind=kind))
         return found
 
     def clear(self) -> int:
-        """Forget every answer of this namespace; how many. A call in flight will not store its answer either."""
+        """Forget every answer of this namespace; how many. A call in flight will not store its
+        answer either."""
         self._epoch += 1
         self._flights.forget()
         return self._store.clear(self._keyer.prefix())
@@ -232,7 +295,8 @@ class LLMCache(Engine):
         return removed
 
     def stats(self) -> "CacheStats":
-        """The counters of this object since it was made, and how many entries its namespace holds."""
+        """The counters of this object since it was made, and how many entries its namespace
+        holds."""
         return self._ledger.snapshot(self._store.size(self._keyer.prefix()))
 
     async def adelete(self, messages: Any, **params: Any) -> bool:
@@ -248,21 +312,27 @@ class LLMCache(Engine):
         return await self._off_loop(self.stats)
 
     def explain(self, messages: Any, **params: Any) -> "Explanation":
-        """Why this request misses, or that it would not: the nearest stored request, and each field that differs.
+        """Why this request misses, or that it would not: the nearest stored request, and each field
+        that differs.
 
-        Needs stored requests: those of a jsonl store, or of caches with *keep_requests*. What it quotes of them is shortened where it
-        is shown, and without secrets. Counts nothing. RequestNotCacheable if the request has no key, StoreError if the store fails.
+        Needs stored requests: those of a jsonl store, or of caches with *keep_requests*. What it
+        quotes of them is shortened where it is shown, and without secrets. Counts nothing.
+        RequestNotCacheable if the request has no key, StoreError if the store fails.
         """
-        return self.explanation(self.request(messages, params, kind="stream" if params.get("stream") else "value"))
+        return self.explanation(
+            self.request(messages, params, kind="stream" if params.get("stream") else "value")
+        )
 
     async def aexplain(self, messages: Any, **params: Any) -> "Explanation":
         """As ``explain``."""
         return await self._off_loop(lambda: self.explain(messages, **params))
 
     def explain_misses(self, most: int = 1) -> "list[Explanation]":
-        """Why the last lookups found nothing, whoever made them: the latest first, at *most* so many, of the last twenty.
+        """Why the last lookups found nothing, whoever made them: the latest first, at *most* so
+        many, of the last twenty.
 
-        As ``explain``, against what was stored at the time; a cache that keeps no requests has none to explain.
+        As ``explain``, against what was stored at the time; a cache that keeps no requests has none
+        to explain.
         """
         return self.explanations(most)
 
@@ -278,17 +348,27 @@ class LLMCache(Engine):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"LLMCache(backend={self._name!r}, ttl_seconds={self._settings.ttl_seconds}, mode={self._settings.mode!r})"
+        return (
+            f"LLMCache(backend={self._name!r}, ttl_seconds={self._settings.ttl_seconds},"
+            f" mode={self._settings.mode!r})"
+        )
 
     def _repr_html_(self) -> str:
         from llm_cache_mem.accounting.render import headed  # only notebooks need it
 
         stats = self.stats()
-        return headed(repr(self), stats._repr_html_() if any(stats) else "<p>nothing was asked yet</p>")
+        return headed(
+            repr(self), stats._repr_html_() if any(stats) else "<p>nothing was asked yet</p>"
+        )
 
     def __copy__(self) -> Self:
         return self
@@ -298,13 +378,18 @@ class LLMCache(Engine):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._encrypted_by == "argument":
-            raise TypeError(f"a cache with an encryption_key is not pickled, for the key would be in it: let {KEY_VARIABLE} name the key")
+            raise TypeError(
+                "a cache with an encryption_key is not pickled, for the key would be in it: let"
+                f" {KEY_VARIABLE} name the key"
+            )
         return _reopen, (type(self), self._config, self._encrypted_by)
 
 
 def _reopen(cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "") -> LLMCache:
     if encrypted_by == "environment" and named_key() is None:
-        raise ValueError(f"this cache is encrypted with a key that {KEY_VARIABLE} named, and here it names none")
+        raise ValueError(
+            f"this cache is encrypted with a key that {KEY_VARIABLE} named, and here it names none"
+        )
     return cls(**config)
 
 

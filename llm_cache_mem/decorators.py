@@ -1,4 +1,5 @@
-"""``@cache.cached``: what a call of a decorated function is as a request, for plain, async and generator functions."""
+"""``@cache.cached``: what a call of a decorated function is as a request, for plain, async and
+generator functions."""
 
 import functools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
@@ -12,15 +13,27 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request
 
-__all__ = ["Identity", "arguments", "by_name", "cached", "fingerprint", "is_coroutine_function", "name_of"]
+__all__ = [
+    "Identity",
+    "arguments",
+    "by_name",
+    "cached",
+    "fingerprint",
+    "is_coroutine_function",
+    "name_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_POSITIONAL, _KEYWORDS = "cached.args", "cached.kwargs"  # they hold a dot, so that no parameter of a function can be called the same
+_POSITIONAL, _KEYWORDS = (
+    "cached.args",
+    "cached.kwargs",
+)  # they hold a dot, so that no parameter of a function can be called the same
 
 
 def cached(engine: Engine, fn: F, version: str, ignore: frozenset[str]) -> F:
-    """*fn* behind *engine*; see LLMCache.cached. TypeError if *fn* is not a function with a signature."""
+    """*fn* behind *engine*; see LLMCache.cached. TypeError if *fn* is not a function with a
+    signature."""
     import inspect  # slow to import, and only needed where something is decorated
 
     if not callable(fn):
@@ -35,20 +48,27 @@ def cached(engine: Engine, fn: F, version: str, ignore: frozenset[str]) -> F:
         wrapper = _coroutine(engine, fn, calls)
     else:
         wrapper = _plain(engine, fn, calls)
-    return functools.wraps(fn)(wrapper)  # type: ignore[return-value]  # same signature, by construction
+    # same signature, by construction
+    return functools.wraps(fn)(wrapper)  # type: ignore[return-value]
 
 
 def is_coroutine_function(fn: Any) -> bool:
     """Whether calling *fn*, a function or an object, gives a coroutine."""
     import inspect
 
-    return inspect.iscoroutinefunction(fn) or (not hasattr(fn, "__code__") and inspect.iscoroutinefunction(type(fn).__call__))
+    return inspect.iscoroutinefunction(fn) or (
+        not hasattr(fn, "__code__") and inspect.iscoroutinefunction(type(fn).__call__)
+    )
 
 
 def _plain(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         request = calls.request(engine, "value", args, kwargs)
-        return fn(*args, **kwargs) if request is None else engine.call(request, lambda: fn(*args, **kwargs))
+        return (
+            fn(*args, **kwargs)
+            if request is None
+            else engine.call(request, lambda: fn(*args, **kwargs))
+        )
 
     return wrapper
 
@@ -56,16 +76,25 @@ def _plain(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[
 def _coroutine(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         request = calls.request(engine, "value", args, kwargs)
-        return await (fn(*args, **kwargs) if request is None else engine.acall(request, lambda: fn(*args, **kwargs)))
+        return await (
+            fn(*args, **kwargs)
+            if request is None
+            else engine.acall(request, lambda: fn(*args, **kwargs))
+        )
 
     return wrapper
 
 
 def _generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        # Not a generator itself: what options ask for at the call must count, not what they ask for when it is consumed.
+        # Not a generator itself: what options ask for at the call must count, not what they ask for
+        # when it is consumed.
         request = calls.request(engine, "stream", args, kwargs)
-        return fn(*args, **kwargs) if request is None else engine.stream(request, lambda: fn(*args, **kwargs))
+        return (
+            fn(*args, **kwargs)
+            if request is None
+            else engine.stream(request, lambda: fn(*args, **kwargs))
+        )
 
     return wrapper
 
@@ -73,9 +102,15 @@ def _generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Calla
 def _async_generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         request = calls.request(engine, "stream", args, kwargs)
-        return fn(*args, **kwargs) if request is None else through(request, copy_context(), args, kwargs)
+        return (
+            fn(*args, **kwargs)
+            if request is None
+            else through(request, copy_context(), args, kwargs)
+        )
 
-    async def through(request: Request, asked: Context, args: Any, kwargs: Any) -> AsyncIterator[Any]:
+    async def through(
+        request: Request, asked: Context, args: Any, kwargs: Any
+    ) -> AsyncIterator[Any]:
         async def begin() -> AsyncIterable[Any]:
             return fn(*args, **kwargs)  # type: ignore[no-any-return]
 
@@ -90,14 +125,16 @@ def _async_generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") ->
 
 
 class Identity:
-    """Which function is called: its name and code or, instead of the code, *version*; and the plain values outside that it reads."""
+    """Which function is called: its name and code or, instead of the code, *version*; and the plain
+    values outside that it reads."""
 
     def __init__(self, fn: Callable[..., Any], version: str) -> None:
         self._itself = [name_of(fn), version] if version else _identity(fn)
         self._scope = _Scope(fn)
 
     def params(self) -> dict[str, Any]:
-        """What stands for the function in a request made now; it may hold objects without a wire form."""
+        """What stands for the function in a request made now; it may hold objects without a wire
+        form."""
         params: dict[str, Any] = {FUNCTION: self._itself}
         scope = self._scope.values()
         if scope:
@@ -105,8 +142,11 @@ class Identity:
         return params
 
 
-def arguments(signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arguments of a call by name, defaults applied; None if they do not fit: what is wrong is for the function to say."""
+def arguments(
+    signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The arguments of a call by name, defaults applied; None if they do not fit: what is wrong is
+    for the function to say."""
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError:
@@ -117,7 +157,9 @@ def arguments(signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         how = signature.parameters[name].kind
         if how is how.VAR_KEYWORD:
             # no keyword of **kwargs may be called like anything else in the request
-            free = not any(key in signature.parameters or "." in key or key == "messages" for key in value)
+            free = not any(
+                key in signature.parameters or "." in key or key == "messages" for key in value
+            )
             named.update(value if free else {_KEYWORDS: value})
         else:
             named[_POSITIONAL if how is how.VAR_POSITIONAL else name] = value
@@ -125,25 +167,37 @@ def arguments(signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 
 def by_name(signature: Any, named: Mapping[str, Any]) -> dict[str, Any] | None:
-    """``arguments`` of a call that is written as names only, those of positional-only parameters too."""
-    first = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY and name in named]
+    """``arguments`` of a call that is written as names only, those of positional-only parameters
+    too."""
+    first = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is parameter.POSITIONAL_ONLY and name in named
+    ]
     rest = {name: value for name, value in named.items() if name not in first}
     return arguments(signature, tuple(named[name] for name in first), rest)
 
 
 class _Calls:
-    """Turns arguments into requests: messages are the argument of that name, everything else is params."""
+    """Turns arguments into requests: messages are the argument of that name, everything else is
+    params."""
 
-    def __init__(self, fn: Callable[..., Any], signature: Any, version: str, ignore: frozenset[str]) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], signature: Any, version: str, ignore: frozenset[str]
+    ) -> None:
         self._identity = Identity(fn, version)
         self._signature = signature
         self._ignore = ignore
         parameters = signature.parameters.values()
         unknown = ignore - signature.parameters.keys()
         if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            raise ValueError(f"ignore names no argument of {name_of(fn)}: {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"ignore names no argument of {name_of(fn)}: {', '.join(sorted(unknown))}"
+            )
 
-    def request(self, engine: Engine, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
+    def request(
+        self, engine: Engine, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Request | None:
         """The request that this call is; None if it has no key or does not fit the signature."""
         named = arguments(self._signature, args, kwargs)
         if named is None:
@@ -156,11 +210,13 @@ class _Calls:
 
 
 class _Scope:
-    """The plain values outside a function that it reads: two closures made by one function differ by them.
+    """The plain values outside a function that it reads: two closures made by one function differ
+    by them.
 
-    Strings and numbers, of the closure and of the module, count as they are at each call, unless the function itself assigns to
-    them. Lists and dicts of the closure count as they were when first seen, so that a function that collects something in one is
-    not another function each time. Functions count as what they do. Other objects, such as a client, do not count.
+    Strings and numbers, of the closure and of the module, count as they are at each call, unless
+    the function itself assigns to them. Lists and dicts of the closure count as they were when
+    first seen, so that a function that collects something in one is not another function each time.
+    Functions count as what they do. Other objects, such as a client, do not count.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
@@ -184,13 +240,20 @@ class _Scope:
                 value = cell.cell_contents
             except ValueError:  # not yet assigned
                 continue
-            found[name] = value if value is None or isinstance(value, (str, int, float)) else self._as_first_seen(name, value)
+            found[name] = (
+                value
+                if value is None or isinstance(value, (str, int, float))
+                else self._as_first_seen(name, value)
+            )
         return found
 
     def _as_first_seen(self, name: str, value: Any) -> Any:
         seen = self._first_seen.get(name)
         if seen is None or seen[0] is not value:
-            seen = self._first_seen[name] = (value, _identity(value) if callable(value) else _digest_or_none(value))
+            seen = self._first_seen[name] = (
+                value,
+                _identity(value) if callable(value) else _digest_or_none(value),
+            )
         return seen[1]
 
 
@@ -202,7 +265,8 @@ def _digest_or_none(value: Any) -> str | None:
 
 
 def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
-    """The globals that *code* and the functions in it read, and the names outside of it that they assign to."""
+    """The globals that *code* and the functions in it read, and the names outside of it that they
+    assign to."""
     import dis
 
     read, assigned = set(), set()
@@ -210,7 +274,8 @@ def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             read.add(instruction.argval)
         elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") or (
-            instruction.opname in ("STORE_DEREF", "DELETE_DEREF") and instruction.argval in code.co_freevars
+            instruction.opname in ("STORE_DEREF", "DELETE_DEREF")
+            and instruction.argval in code.co_freevars
         ):
             assigned.add(instruction.argval)
     for inner in code.co_consts:
@@ -227,23 +292,39 @@ def name_of(fn: Any) -> str:
 
 
 def _identity(fn: Any) -> list[Any]:
-    """What *fn* does, as far as it can be told. Objects in it stay what they are: where they have no wire form, neither has the request."""
+    """What *fn* does, as far as it can be told. Objects in it stay what they are: where they have
+    no wire form, neither has the request."""
     if isinstance(fn, functools.partial):
         return ["partial", _identity(fn.func), list(fn.args), dict(fn.keywords)]
     if isinstance(fn, (staticmethod, classmethod)):
         return _identity(fn.__func__)
     if isinstance(fn, MethodType):
-        return ["method", _identity(fn.__func__), name_of(fn.__self__) if isinstance(fn.__self__, type) else fn.__self__]
+        return [
+            "method",
+            _identity(fn.__func__),
+            name_of(fn.__self__) if isinstance(fn.__self__, type) else fn.__self__,
+        ]
     code = getattr(fn, "__code__", None)
     if code is None:
-        return [name_of(fn)] if hasattr(fn, "__qualname__") else ["object", _identity(type(fn).__call__), fn]
+        return (
+            [name_of(fn)]
+            if hasattr(fn, "__qualname__")
+            else ["object", _identity(type(fn).__call__), fn]
+        )
     wrapped = getattr(fn, "__wrapped__", None)
     return [name_of(fn), fingerprint(code), *([_identity(wrapped)] if wrapped is not None else [])]
 
 
 def fingerprint(code: CodeType) -> str:
-    """A digest of what *code* does, the same in every process of one Python version; edits of it, but not of its place, change it."""
-    parts: list[str] = [code.co_code.hex(), code.co_exceptiontable.hex(), *code.co_names, *code.co_varnames, *code.co_freevars]
+    """A digest of what *code* does, the same in every process of one Python version; edits of it,
+    but not of its place, change it."""
+    parts: list[str] = [
+        code.co_code.hex(),
+        code.co_exceptiontable.hex(),
+        *code.co_names,
+        *code.co_varnames,
+        *code.co_freevars,
+    ]
     parts += [_constant(value) for value in code.co_consts]
     return hashing.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

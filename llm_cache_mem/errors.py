@@ -6,7 +6,7 @@ LLMCacheError
 ├── ValueNotCacheable     (also a TypeError)    the value cannot make the round trip
 ├── CacheMissError        (also a LookupError)  mode="replay" and nothing stored
 ├── EntryUnreadable       (also a ValueError)   stored bytes that are not a whole entry of ours
-└── StoreError                                  a store failed: with strict=True, and where something is to be removed or told
+└── StoreError                                  a store failed, with strict=True
 ```
 """
 
@@ -25,7 +25,8 @@ class LLMCacheError(Exception):
 
 
 class _AtPath(LLMCacheError):
-    """A refusal of one part of an object: *path* says where, *reason* says why, neither what it held."""
+    """A refusal of one part of an object: *path* says where, *reason* says why, neither what it
+    held."""
 
     what = "object"
 
@@ -39,25 +40,35 @@ class _AtPath(LLMCacheError):
 
 
 class RequestNotCacheable(_AtPath, ValueError):
-    """The request has no single form on the wire; *path* is like ``messages[2].content[0].source``."""
+    """The request has no single form on the wire; *path* is like
+    ``messages[2].content[0].source``."""
 
     what = "request"
 
 
 class ValueNotCacheable(_AtPath, TypeError):
-    """The value would not come back equal and of the same type; *path* is like ``value.choices[0]``."""
+    """The value would not come back equal and of the same type; *path* is like
+    ``value.choices[0]``."""
 
     what = "value"
 
 
 class CacheMissError(LLMCacheError, LookupError):
-    """``mode="replay"`` and the store holds no answer for *key*, or one that is *unreadable* for the reason given.
+    """``mode="replay"`` and the store holds no answer for *key*, or one that is *unreadable* for
+    the reason given.
 
-    *where*: the file of recordings, if it is one. *explanation* is an Explanation where the cache keeps requests: the text then
+    *where*: the file of recordings, if it is one. *explanation* is an Explanation where the cache
+      keeps requests: the text then
     quotes from this request and from the nearest that is recorded, shortened and without secrets.
     """
 
-    def __init__(self, key: str, explanation: object = None, unreadable: str | None = None, where: str | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        explanation: object = None,
+        unreadable: str | None = None,
+        where: str | None = None,
+    ) -> None:
         super().__init__(key, explanation, unreadable, where)
         self.key = key
         self.explanation = explanation
@@ -70,7 +81,9 @@ class CacheMissError(LLMCacheError, LookupError):
             what = f"what is recorded{where} for {self.key} cannot be read here: {self.unreadable}"
             return f"replay: {what}; record it again with mode='refresh'"
         why = "" if self.explanation is None else f"\n{self.explanation}"
-        return f"replay: nothing recorded{where} for {self.key}; record it first with mode='on'{why}"
+        return (
+            f"replay: nothing recorded{where} for {self.key}; record it first with mode='on'{why}"
+        )
 
     def __repr__(self) -> str:
         return f"CacheMissError({self.key!r})"
@@ -79,7 +92,8 @@ class CacheMissError(LLMCacheError, LookupError):
 class EntryUnreadable(LLMCacheError, ValueError):
     """Stored bytes that are damaged, foreign, or that need more than this process has.
 
-    *newer* tells the last, a newer version of the library or a class that is not imported or registered here yet: a miss, but
+    *newer* tells the last, a newer version of the library or a class that is not imported or
+      registered here yet: a miss, but
     one to leave in the store, since another process can read it, or this one later.
     """
 
@@ -90,7 +104,8 @@ class EntryUnreadable(LLMCacheError, ValueError):
 
 
 class StoreError(LLMCacheError):
-    """*store* failed at *operation*; the cause is chained. Its text holds no key, value or password."""
+    """*store* failed at *operation*; the cause is chained. Its text holds no key, value or
+    password."""
 
     def __init__(self, store: str, operation: str, reason: str) -> None:
         super().__init__(store, operation, reason)

@@ -1,4 +1,5 @@
-"""The one place of the library that knows the integrations: a cache for every model of a framework, and back again."""
+"""The one place of the library that knows the integrations: a cache for every model of a framework,
+and back again."""
 
 import sys
 from collections.abc import Callable
@@ -37,10 +38,13 @@ def is_imported(framework: str) -> bool:
 
 
 def install(cache: LLMCache, framework: str) -> Callable[[], object] | None:
-    """Answer every model of *framework* from *cache*; what puts back what was set before. None if it is not installed."""
+    """Answer every model of *framework* from *cache*; what puts back what was set before. None if
+    it is not installed."""
     try:
         return _PUT_IN[framework](cache)
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] != FRAMEWORKS[framework].partition(".")[0]:  # installed but broken: let that error speak
+        if (exc.name or "").partition(".")[0] != FRAMEWORKS[framework].partition(".")[
+            0
+        ]:  # installed but broken: let that error speak
             raise
         return None

@@ -1,4 +1,5 @@
-"""``%load_ext llm_cache_mem``: one line in a notebook turns the cache on for every framework in it, another shows what it saved."""
+"""``%load_ext llm_cache_mem``: one line in a notebook turns the cache on for every framework in it,
+another shows what it saved."""
 
 import json
 import shlex
@@ -14,14 +15,14 @@ from llm_cache_mem.options import MODES, options
 __all__ = ["Magics", "begin_cell", "load", "unload"]
 
 _HELP = """\
-%llm_cache on [BACKEND] [name=value ...]   cache every LangChain and LlamaIndex model, and `llm_cache` for your own calls
+%llm_cache on [BACKEND] [name=value ...]   cache LangChain and LlamaIndex; your own: `llm_cache`
 %llm_cache off                             stop; what was set before is set again
 %llm_cache stats | clear                   what it saved; forget all of it
-%llm_cache why [NUMBER | all]              why the last call missed, or so many of them; all: what costs hits over all that is stored
-%%llm_cache [MODE] [name=value ...]        for one cell: mode (on, off, refresh, replay), ttl, sample, namespace
+%llm_cache why [NUMBER | all]              why the last calls missed; all: what costs hits
+%%llm_cache [MODE] [name=value ...]        one cell: mode (on, off, refresh, replay), ttl, ...
 
 BACKEND: memory (default), sqlite://./cache.db, or any other that LLMCache takes.
-Names for `on`: ttl, max_size, namespace, mode, keep_requests (yes or no; memory does, for `why`)."""
+Names for `on`: ttl, max_size, namespace, mode, keep_requests (yes or no; yes in memory)."""
 
 _NAME = "llm_cache"  # of the variable that holds the cache
 
@@ -56,20 +57,29 @@ class Magics:
         return self._cache.stats() if verb == "stats" else _told(verb, self._cache, *words)
 
     def turn_on(self, *words: str) -> Any:
-        """Open the backend, and put the cache into the frameworks that are there; those imported later follow."""
+        """Open the backend, and put the cache into the frameworks that are there; those imported
+        later follow."""
         values = dict(word.split("=", 1) for word in words if "=" in word.partition("://")[0])
         backend = [word for word in words if "=" not in word.partition("://")[0]] or ["memory"]
         unknown = set(values) - {"ttl", "max_size", "namespace", "mode", "keep_requests"}
         if unknown or len(backend) > 1:
             _wrong(f"%llm_cache on does not know {' '.join([*sorted(unknown), *backend[1:]])!r}")
-        keep = values.get("keep_requests", "yes" if backend == ["memory"] else "no").lower()  # what is kept there stays in this process
+        keep = values.get(
+            "keep_requests", "yes" if backend == ["memory"] else "no"
+        ).lower()  # what is kept there stays in this process
         if keep not in ("yes", "no"):
             _wrong(f"keep_requests must be yes or no, not {values['keep_requests']!r}")
-        given: dict[str, Any] = {name: values[name] for name in ("namespace", "mode") if name in values}
+        given: dict[str, Any] = {
+            name: values[name] for name in ("namespace", "mode") if name in values
+        }
         if "ttl" in values:
             given["ttl_seconds"] = _seconds(values["ttl"])
         if "max_size" in values:
-            given["max_size"] = None if values["max_size"].lower() == "none" else _number(int, "max_size", values["max_size"])
+            given["max_size"] = (
+                None
+                if values["max_size"].lower() == "none"
+                else _number(int, "max_size", values["max_size"])
+            )
         try:
             cache = LLMCache(backend=backend[0], keep_requests=keep == "yes", **given)
         except (ValueError, TypeError, ImportError, OSError, StoreError) as exc:
@@ -94,7 +104,11 @@ class Magics:
 
     def _install(self, wanted: Callable[[str], bool]) -> None:
         for framework in FRAMEWORKS:
-            if self._cache is not None and framework not in self._undo and (is_imported(framework) or wanted(framework)):
+            if (
+                self._cache is not None
+                and framework not in self._undo
+                and (is_imported(framework) or wanted(framework))
+            ):
                 undo = install(self._cache, framework)
                 if undo is not None:
                     self._undo[framework] = undo
@@ -102,11 +116,18 @@ class Magics:
     # -- Cells
 
     def transform(self, lines: list[str]) -> list[str]:
-        """Let ``%%llm_cache ...`` be a first line that sets options, so that the cell may still await and hold other magics."""
+        """Let ``%%llm_cache ...`` be a first line that sets options, so that the cell may still
+        await and hold other magics."""
         if not lines or not lines[0].startswith("%%llm_cache"):
             return lines
         words = lines[0].removeprefix("%%llm_cache").strip()
-        return [f"__import__('llm_cache_mem.notebook', fromlist=['_']).begin_cell(get_ipython(), {words!r})\n", *lines[1:]]
+        return [
+            (
+                "__import__('llm_cache_mem.notebook', fromlist=['_']).begin_cell(get_ipython(),"
+                f" {words!r})\n"
+            ),
+            *lines[1:],
+        ]
 
     def begin_cell(self, line: str) -> None:
         """Enter the options of ``%%llm_cache line``, for the rest of this cell."""
@@ -167,7 +188,8 @@ def _words(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError:
-        return _wrong(f"a quotation is not closed in {line!r}", help_text="")  # type: ignore[no-any-return]  # it raises
+        # it raises
+        return _wrong(f"a quotation is not closed in {line!r}", help_text="")  # type: ignore[no-any-return]
 
 
 def _seconds(text: str) -> float | None:
@@ -186,17 +208,27 @@ def _told(verb: str, cache: LLMCache, *words: str) -> Any:
     try:
         return cache.clear() if verb == "clear" else _why(cache, *words)
     except StoreError as exc:
-        what = "nothing was cleared, or not all" if verb == "clear" else "what is stored cannot be compared"
+        what = (
+            "nothing was cleared, or not all"
+            if verb == "clear"
+            else "what is stored cannot be compared"
+        )
         return _wrong(f"{what}: {exc}", help_text="")
 
 
 def _why(cache: LLMCache, word: str = "1", *more: str) -> Any:
-    """Why the last calls missed: an Explanation, or several; with ``all`` what costs hits over all that is stored."""
+    """Why the last calls missed: an Explanation, or several; with ``all`` what costs hits over all
+    that is stored."""
     if more or not (word == "all" or (word.isdecimal() and int(word) > 0)):
-        return _wrong(f"%llm_cache why takes a number of misses, or all, not {' '.join([word, *more])!r}")
+        return _wrong(
+            f"%llm_cache why takes a number of misses, or all, not {' '.join([word, *more])!r}"
+        )
     if not cache.keeps_requests:
         hint = "turn it on with  %llm_cache on BACKEND keep_requests=yes"
-        return _wrong(f"a miss is explained by the requests that are kept, and this cache keeps none: {hint}", help_text="")
+        return _wrong(
+            f"a miss is explained by the requests that are kept, and this cache keeps none: {hint}",
+            help_text="",
+        )
     found = _surveys(cache) if word == "all" else cache.explain_misses(int(word))
     if found:
         return found[0] if len(found) == 1 else _Several(found)
@@ -221,7 +253,9 @@ def _surveys(cache: LLMCache) -> list[Any]:
     for key, entry in cache.entries():
         if entry.request is not None:
             kinds.setdefault(Kept.under(key, None).kind, []).append(json.loads(entry.request))
-    return [survey(requests, ignore=()) for requests in kinds.values()]  # a cache keeps what it does not ignore
+    return [
+        survey(requests, ignore=()) for requests in kinds.values()
+    ]  # a cache keeps what it does not ignore
 
 
 class _Several(tuple[Any, ...]):

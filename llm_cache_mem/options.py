@@ -1,4 +1,5 @@
-"""Per-call options that travel in a context variable, so that they reach a cache through any framework."""
+"""Per-call options that travel in a context variable, so that they reach a cache through any
+framework."""
 
 from contextvars import ContextVar
 from types import TracebackType
@@ -42,13 +43,16 @@ UNSET: Final = Unset()
 
 
 def to_seconds(value: Any, name: str = "ttl_seconds") -> float | None:
-    """*value* (seconds, a timedelta, or None for "never") as seconds; ValueError unless it is more than 0."""
+    """*value* (seconds, a timedelta, or None for "never") as seconds; ValueError unless it is more
+    than 0."""
     if value is None:
         return None
     if hasattr(value, "total_seconds"):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(value).__name__}")
+        raise TypeError(
+            f"{name} must be a number of seconds, a timedelta or None, not {type(value).__name__}"
+        )
     seconds = float(value)
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{name} must be more than 0 (None means never), not {value!r}")
@@ -69,7 +73,9 @@ def check_namespace(namespace: Any) -> str:
     try:
         namespace.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"namespace must be text without lone surrogates, not {namespace!r}") from None
+        raise ValueError(
+            f"namespace must be text without lone surrogates, not {namespace!r}"
+        ) from None
     return namespace
 
 
@@ -81,7 +87,9 @@ class CallOptions(NamedTuple):
     sample: int = 0
     namespace: str | Unset = UNSET
     made_by: object = None
-    outer: Any = None  # CallOptions or None: to understand a name in quotes, a NamedTuple starts the compiler, which takes 3 ms
+    # CallOptions or None: to understand a name in quotes, a NamedTuple starts the compiler, which
+    # takes 3 ms
+    outer: Any = None
 
 
 NOTHING_ASKED: Final = CallOptions()
@@ -90,14 +98,19 @@ current = _current.get
 
 
 class options:  # reads as a verb: with options(mode="refresh"): ...
-    """Options for every cache call made inside ``with options(...)``, in this thread or task and in the tasks that it starts.
+    """Options for every cache call made inside ``with options(...)``, in this thread or task and in
+    the tasks that it starts.
 
-    A thread or an executor starts without them, as with every context variable: hand it ``contextvars.copy_context().run``.
+    A thread or an executor starts without them, as with every context variable: hand it
+    ``contextvars.copy_context().run``.
 
-    *ttl_seconds*: how long what is stored here lives, and how old what is read may be (None: no limit).
-    *mode*: ``on``; ``off`` (neither read nor store); ``refresh`` (store without reading); ``replay`` (only read; a miss raises).
+    *ttl_seconds*: how long what is stored here lives, and how old what is read may be (None: no
+      limit).
+    *mode*: ``on``; ``off`` (neither read nor store); ``refresh`` (store without reading);
+      ``replay`` (only read; a miss raises).
     *sample*: which of several answers to the same request, from 0; each has an entry of its own.
-    *namespace*: the tenant or purpose. What an inner ``options`` does not set, it takes from the outer one.
+    *namespace*: the tenant or purpose. What an inner ``options`` does not set, it takes from the
+      outer one.
     """
 
     def __init__(
@@ -126,7 +139,14 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         _current.set(outer._replace(**self._changes, made_by=self, outer=outer))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         here = _current.get()
-        if here.made_by is self and here.outer is not None:  # else it was entered in another context, which ends by itself
+        if (
+            here.made_by is self and here.outer is not None
+        ):  # else it was entered in another context, which ends by itself
             _current.set(here.outer)

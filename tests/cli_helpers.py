@@ -47,7 +47,11 @@ GOOD = {"key": "1::value:" + "a" * 64, "stored_at": 1.5, "value": [1]}
 
 
 def answer(messages: Any, model: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": CANARY, "usage": {"prompt_tokens": 1000, "completion_tokens": 100}}
+    return {
+        "role": "assistant",
+        "content": CANARY,
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 100},
+    }
 
 
 def chunks(messages: Any, model: str, stream: bool) -> Iterator[dict[str, Any]]:
@@ -58,7 +62,12 @@ def chunks(messages: Any, model: str, stream: bool) -> Iterator[dict[str, Any]]:
 def run(*arguments: str, status: int = 0, stdin: str | bytes | None = None) -> Any:
     """The result of a command, which must end with *status* and without a traceback."""
     result = runner.invoke(app, list(arguments), input=stdin)
-    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr, result.exception)
+    assert result.exit_code == status, (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+        result.exception,
+    )
     assert "Traceback" not in result.output
     if status:
         assert result.stderr.strip(), "a failure says why"
@@ -103,13 +112,18 @@ def held(path: str) -> dict[str, tuple[Any, ...]]:
     """Everything in the store, to the byte."""
     store = SQLiteStore(path)
     fields = ("stored_at", "expires_at", "model", "usage", "cost_usd", "seconds", "request")
-    found = {key: (one.payload.json(), *(getattr(one, name) for name in fields)) for key, one in store.entries()}
+    found = {
+        key: (one.payload.json(), *(getattr(one, name) for name in fields))
+        for key, one in store.entries()
+    }
     store.close()
     return found
 
 
 def rows(path: str) -> list[tuple[Any, ...]]:
     db = sqlite3.connect(path)
-    found = db.execute("SELECT id, key, stored_at, expires_at, used, data FROM entries ORDER BY id").fetchall()
+    found = db.execute(
+        "SELECT id, key, stored_at, expires_at, used, data FROM entries ORDER BY id"
+    ).fetchall()
     db.close()
     return found

@@ -27,13 +27,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure() -> None:
-    """A shell starts what it runs in the background deaf to Ctrl-C, and so are the programs that a test starts and interrupts."""
+    """A shell starts what it runs in the background deaf to Ctrl-C, and so are the programs that a
+    test starts and interrupts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Clock:
-    """Time as an argument: ``clock()`` is now, in Unix seconds; ``clock.advance(seconds)`` moves it."""
+    """Time as an argument: ``clock()`` is now, in Unix seconds; ``clock.advance(seconds)`` moves
+    it."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -47,16 +49,23 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def _plain_environment() -> Iterator[None]:
-    """What a developer has set for his programs, and a test runner for a terminal that is not there, decides no test."""
+    """What a developer has set for his programs, and a test runner for a terminal that is not
+    there, decides no test."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() & {"LLM_CACHE_MEM_URL", "LLM_CACHE_MEM_MODE", "LLM_CACHE_MEM_KEY", "COLUMNS"}:
+        for name in os.environ.keys() & {
+            "LLM_CACHE_MEM_URL",
+            "LLM_CACHE_MEM_MODE",
+            "LLM_CACHE_MEM_KEY",
+            "COLUMNS",
+        }:
             patch.delenv(name)
         yield
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left_open() -> Iterator[None]:
-    """A store that a test leaves open is closed, or the garbage collector finds its connections some tests later, and that test fails."""
+    """A store that a test leaves open is closed, or the garbage collector finds its connections
+    some tests later, and that test fails."""
     before = WeakSet(fork._live)
     yield
     for left in set(fork._live) - set(before):
@@ -85,7 +94,8 @@ def usual_patience() -> None:
 
 @pytest.fixture(autouse=True)
 def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Stores wait for a machine that is busy: a miss in half a second is right for users, and would be wrong in a test."""
+    """Stores wait for a machine that is busy: a miss in half a second is right for users, and would
+    be wrong in a test."""
     with pytest.MonkeyPatch.context() as patch:
         if "usual_patience" not in request.fixturenames:
             for store, patience in STORES:
@@ -100,7 +110,8 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real recorded data; skips where it is absent, except in CI, where it must be there."""
+    """The folder of real recorded data; skips where it is absent, except in CI, where it must be
+    there."""
     data = SHARED / "data"
     if not data.is_dir():
         if os.environ.get("CI"):

@@ -1,4 +1,5 @@
-"""The real SDKs, each able to make a recorded request again: what they give for it is an object or the list of a stream's chunks."""
+"""The real SDKs, each able to make a recorded request again: what they give for it is an object or
+the list of a stream's chunks."""
 
 import asyncio
 import json
@@ -15,9 +16,12 @@ Call = Callable[[Row], Any]
 
 
 class Sdk:
-    """*make(url)* makes its clients, sync and async; *ask(client, row)* makes the request: what it gives, or an awaitable of it."""
+    """*make(url)* makes its clients, sync and async; *ask(client, row)* makes the request: what it
+    gives, or an awaitable of it."""
 
-    def __init__(self, name: str, make: Callable[[str, bool], Any], ask: Callable[[Any, Row], Any]) -> None:
+    def __init__(
+        self, name: str, make: Callable[[str, bool], Any], ask: Callable[[Any, Row], Any]
+    ) -> None:
         self.name = name
         self.make = make
         self._ask = ask
@@ -56,7 +60,9 @@ def body_of(row: Row) -> dict[str, Any]:
 def _stainless(client: Any, path: str, body: Any, kinds: tuple[Any, Any], stream_class: Any) -> Any:
     """What the methods of the resources do, with the recorded body as it was."""
     if body.get("stream"):
-        return client.post(path, body=body, cast_to=kinds[1], stream=True, stream_cls=stream_class[kinds[1]])
+        return client.post(
+            path, body=body, cast_to=kinds[1], stream=True, stream_cls=stream_class[kinds[1]]
+        )
     return client.post(path, body=body, cast_to=kinds[0])
 
 
@@ -74,7 +80,13 @@ def _openai(client: Any, row: Row) -> Any:
         "moderations": ("/moderations", (ModerationCreateResponse, None)),
     }
     path, types = kinds[row["endpoint"]]
-    return _stainless(client, path, body_of(row), types, openai.AsyncStream if "Async" in type(client).__name__ else openai.Stream)
+    return _stainless(
+        client,
+        path,
+        body_of(row),
+        types,
+        openai.AsyncStream if "Async" in type(client).__name__ else openai.Stream,
+    )
 
 
 def _groq(client: Any, row: Row) -> Any:
@@ -82,14 +94,23 @@ def _groq(client: Any, row: Row) -> Any:
     from groq.types.chat import ChatCompletion, ChatCompletionChunk
 
     stream_class = groq.AsyncStream if "Async" in type(client).__name__ else groq.Stream
-    return _stainless(client, "/openai/v1/chat/completions", body_of(row), (ChatCompletion, ChatCompletionChunk), stream_class)
+    return _stainless(
+        client,
+        "/openai/v1/chat/completions",
+        body_of(row),
+        (ChatCompletion, ChatCompletionChunk),
+        stream_class,
+    )
 
 
 def _anthropic(client: Any, row: Row) -> Any:
     import anthropic
     from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 
-    kinds = {"messages": (Message, RawMessageStreamEvent), "count_tokens": (MessageTokensCount, None)}
+    kinds = {
+        "messages": (Message, RawMessageStreamEvent),
+        "count_tokens": (MessageTokensCount, None),
+    }
     path = "/v1/messages" + ("/count_tokens" if row["endpoint"] == "count_tokens" else "")
     stream_class = anthropic.AsyncStream if "Async" in type(client).__name__ else anthropic.Stream
     return _stainless(client, path, body_of(row), kinds[row["endpoint"]], stream_class)
@@ -109,7 +130,9 @@ def _mistral(client: Any, row: Row) -> Any:
     stream = body.pop("stream", False)
     if row["endpoint"] == "embeddings":
         body["inputs"] = body.pop("input", None) or body.pop("inputs", None)
-        return (client.embeddings.create_async if asynchronous else client.embeddings.create)(**body)
+        return (client.embeddings.create_async if asynchronous else client.embeddings.create)(
+            **body
+        )
     if stream:
         return (client.chat.stream_async if asynchronous else client.chat.stream)(**body)
     return (client.chat.complete_async if asynchronous else client.chat.complete)(**body)
@@ -137,10 +160,24 @@ def _genai(client: Any, row: Row) -> Any:
         return models.count_tokens(model="m", contents=body["contents"])
     config = {**body.pop("generationConfig", {}), **body.pop("generation_config", {})}
     contents = [types.Content.model_validate(content) for content in body.pop("contents")]
-    renamed = {"system_instruction": "systemInstruction", "tool_config": "toolConfig", "safety_settings": "safetySettings"}
-    config |= {renamed.get(name, name): value for name, value in body.items() if name not in ("model", "labels")}
-    ask = models.generate_content_stream if row["endpoint"] == "streamGenerateContent" else models.generate_content
-    return ask(model="m", contents=contents, config=types.GenerateContentConfig.model_validate(config))
+    renamed = {
+        "system_instruction": "systemInstruction",
+        "tool_config": "toolConfig",
+        "safety_settings": "safetySettings",
+    }
+    config |= {
+        renamed.get(name, name): value
+        for name, value in body.items()
+        if name not in ("model", "labels")
+    }
+    ask = (
+        models.generate_content_stream
+        if row["endpoint"] == "streamGenerateContent"
+        else models.generate_content
+    )
+    return ask(
+        model="m", contents=contents, config=types.GenerateContentConfig.model_validate(config)
+    )
 
 
 def _bare(client: Any, row: Row) -> Any:
@@ -161,7 +198,9 @@ def _bare(client: Any, row: Row) -> Any:
 def _make_openai(url: str, asynchronous: bool) -> Any:
     import openai
 
-    return (openai.AsyncOpenAI if asynchronous else openai.OpenAI)(api_key="SECRET", base_url=f"{url}/v1", max_retries=0)
+    return (openai.AsyncOpenAI if asynchronous else openai.OpenAI)(
+        api_key="SECRET", base_url=f"{url}/v1", max_retries=0
+    )
 
 
 def _make_azure(url: str, asynchronous: bool) -> Any:
@@ -174,27 +213,39 @@ def _make_azure(url: str, asynchronous: bool) -> Any:
 def _make_groq(url: str, asynchronous: bool) -> Any:
     import groq
 
-    return (groq.AsyncGroq if asynchronous else groq.Groq)(api_key="SECRET", base_url=url, max_retries=0)
+    return (groq.AsyncGroq if asynchronous else groq.Groq)(
+        api_key="SECRET", base_url=url, max_retries=0
+    )
 
 
 def _make_anthropic(url: str, asynchronous: bool) -> Any:
     import anthropic
 
-    return (anthropic.AsyncAnthropic if asynchronous else anthropic.Anthropic)(api_key="SECRET", base_url=url, max_retries=0)
+    return (anthropic.AsyncAnthropic if asynchronous else anthropic.Anthropic)(
+        api_key="SECRET", base_url=url, max_retries=0
+    )
 
 
 def _make_bedrock(url: str, asynchronous: bool) -> Any:
     import anthropic
 
     kind = anthropic.AsyncAnthropicBedrock if asynchronous else anthropic.AnthropicBedrock
-    return kind(base_url=url, aws_access_key="A", aws_secret_key="SECRET", aws_region="us-east-1", max_retries=0)
+    return kind(
+        base_url=url,
+        aws_access_key="A",
+        aws_secret_key="SECRET",
+        aws_region="us-east-1",
+        max_retries=0,
+    )
 
 
 def _make_vertex_claude(url: str, asynchronous: bool) -> Any:
     import anthropic
 
     kind = anthropic.AsyncAnthropicVertex if asynchronous else anthropic.AnthropicVertex
-    return kind(base_url=url, access_token="SECRET", project_id="p", region="us-east5", max_retries=0)
+    return kind(
+        base_url=url, access_token="SECRET", project_id="p", region="us-east5", max_retries=0
+    )
 
 
 def _make_mistral(url: str, asynchronous: bool) -> Any:
@@ -209,8 +260,15 @@ def _make_cohere(version: int) -> Callable[[str, bool], Any]:
     def make(url: str, asynchronous: bool) -> Any:
         import cohere
 
-        names = {(1, False): "Client", (1, True): "AsyncClient", (2, False): "ClientV2", (2, True): "AsyncClientV2"}
-        return getattr(cohere, names[version, asynchronous])(api_key="SECRET", base_url=url, max_retries=0)
+        names = {
+            (1, False): "Client",
+            (1, True): "AsyncClient",
+            (2, False): "ClientV2",
+            (2, True): "AsyncClientV2",
+        }
+        return getattr(cohere, names[version, asynchronous])(
+            api_key="SECRET", base_url=url, max_retries=0
+        )
 
     return make
 
@@ -230,7 +288,12 @@ def _make_genai(vertex: bool) -> Callable[[str, bool], Any]:
 
         where: dict[str, Any] = {"api_key": "SECRET"}
         if vertex:
-            where = {"vertexai": True, "project": "p", "location": "us-central1", "credentials": _Token(AnonymousCredentials)}
+            where = {
+                "vertexai": True,
+                "project": "p",
+                "location": "us-central1",
+                "credentials": _Token(AnonymousCredentials),
+            }
         client = genai.Client(**where, http_options={"base_url": url})
         client.wants_async = asynchronous  # type: ignore[attr-defined]  # a note for the test
         return client
@@ -273,10 +336,24 @@ def chosen(row: Row) -> str:
     if provider == "cohere":
         return "cohere (v1)" if "/v1/" in row["request"]["url"] else "cohere"
     if provider == "bedrock":
-        return "anthropic (Bedrock)" if endpoint.startswith("invoke") and "anthropic_version" in row["request"]["body"] else "httpx"
-    if provider == "gemini" and "stream" in endpoint and row["response"].get("body", "").lstrip().startswith("["):
+        return (
+            "anthropic (Bedrock)"
+            if endpoint.startswith("invoke") and "anthropic_version" in row["request"]["body"]
+            else "httpx"
+        )
+    if (
+        provider == "gemini"
+        and "stream" in endpoint
+        and row["response"].get("body", "").lstrip().startswith("[")
+    ):
         return "httpx"  # a stream as one JSON array, which the SDK does not ask for
-    fixed = {"gemini": "google-genai", "vertex": "google-genai (Vertex)", "mistral": "mistralai", "anthropic": "anthropic", "groq": "groq"}
+    fixed = {
+        "gemini": "google-genai",
+        "vertex": "google-genai (Vertex)",
+        "mistral": "mistralai",
+        "anthropic": "anthropic",
+        "groq": "groq",
+    }
     if provider in fixed:
         return "httpx" if provider == "gemini" and endpoint == "embeddings" else fixed[provider]
     if provider == "ollama" and endpoint in ("chat", "generate"):

@@ -1,4 +1,5 @@
-"""A loopback provider: answers POSTs with what a test sets, in pieces, cut off or held back as it says, and counts connections."""
+"""A loopback provider: answers POSTs with what a test sets, in pieces, cut off or held back as it
+says, and counts connections."""
 
 import base64
 import json
@@ -24,8 +25,9 @@ class Asked(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer. *piece*: bytes per chunk (None: all at once, with a length); *cut*: hang up after so many bytes; *until_close*: the
-    end of the connection is the end of the body, so that a cut looks clean; *gate* is asked before each piece with its number."""
+    """An answer. *piece*: bytes per chunk (None: all at once, with a length); *cut*: hang up after
+    so many bytes; *until_close*: the end of the connection is the end of the body, so that a cut
+    looks clean; *gate* is asked before each piece with its number."""
 
     body: bytes
     kind: str | None = "application/json"
@@ -38,7 +40,8 @@ class Reply(NamedTuple):
 
 
 class Provider:
-    """The server. *answer* makes the reply to a request; *asked* are the requests so far; *connections* those open now."""
+    """The server. *answer* makes the reply to a request; *asked* are the requests so far;
+    *connections* those open now."""
 
     def __init__(self) -> None:  # noqa: C901  # a handler of five small methods
         self.answer: Callable[[Asked], Reply] = lambda asked: Reply(b'{"text": "unset"}')
@@ -80,7 +83,12 @@ class Provider:
                     parsed = json.loads(body) if body else None
                 except ValueError:
                     parsed = body
-                asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, parsed)
+                asked = Asked(
+                    self.command,
+                    self.path,
+                    {name.lower(): value for name, value in self.headers.items()},
+                    parsed,
+                )
                 outer.asked.append(asked)
                 self._send(outer.answer(asked))
 
@@ -103,7 +111,9 @@ class Provider:
                     if reply.gate is not None:
                         reply.gate(number)
                     data = body[start : start + step]
-                    self.wfile.write(data if reply.piece is None else b"%x\r\n%b\r\n" % (len(data), data))
+                    self.wfile.write(
+                        data if reply.piece is None else b"%x\r\n%b\r\n" % (len(data), data)
+                    )
                 if reply.cut is not None or reply.until_close:
                     self.close_connection = True
                 elif reply.piece is not None:
@@ -122,7 +132,9 @@ class Provider:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
         self._thread.start()
 
     @property
@@ -159,7 +171,12 @@ def provider() -> Iterator[Provider]:
 
 def rows(shared_data: Path) -> list[Row]:
     """Every recorded exchange."""
-    return [json.loads(line) for line in (shared_data / "real_interactions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (shared_data / "real_interactions.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
 
 
 _KINDS = ("text/event-stream", "application/x-ndjson", "application/json")
@@ -168,11 +185,23 @@ _KINDS = ("text/event-stream", "application/x-ndjson", "application/json")
 def reply_of(row: Row, **changes: Any) -> Reply:
     """The recorded answer; where its Content-Type was lost, the one that its body shows."""
     response = row["response"]
-    body = base64.b64decode(response["body_b64"]) if "body_b64" in response else response["body"].encode()
-    kind = {name.lower(): value for name, value in response["headers"].items()}.get("content-type", "")
+    body = (
+        base64.b64decode(response["body_b64"])
+        if "body_b64" in response
+        else response["body"].encode()
+    )
+    kind = {name.lower(): value for name, value in response["headers"].items()}.get(
+        "content-type", ""
+    )
     if "/" not in kind:
         if "body_b64" in response:
             kind = "application/vnd.amazon.eventstream"
         else:
-            kind = _KINDS[0] if body.startswith((b"data:", b"event:", b":")) else _KINDS[1] if b"}\n{" in body else _KINDS[2]
+            kind = (
+                _KINDS[0]
+                if body.startswith((b"data:", b"event:", b":"))
+                else _KINDS[1]
+                if b"}\n{" in body
+                else _KINDS[2]
+            )
     return Reply(body, kind, response["status"])._replace(**changes)

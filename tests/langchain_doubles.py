@@ -12,7 +12,8 @@ USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 
 
 class Counting(BaseChatModel):
-    """Answers with what was asked and how many calls were made before; identified as ChatOpenAI and others are, by its fields."""
+    """Answers with what was asked and how many calls were made before; identified as ChatOpenAI and
+    others are, by its fields."""
 
     model_name: str = "gpt-4o-mini"
     base_url: str = "http://one"
@@ -31,7 +32,11 @@ class Counting(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, "base_url": self.base_url, "temperature": self.temperature}
+        return {
+            "model_name": self.model_name,
+            "base_url": self.base_url,
+            "temperature": self.temperature,
+        }
 
     def _answer(self, messages: list[BaseMessage]) -> AIMessage:
         self._calls.append(messages)
@@ -40,11 +45,20 @@ class Counting(BaseChatModel):
         return AIMessage(
             f"{messages[-1].text} #{self.calls}",
             usage_metadata=USAGE if self.with_usage else None,
-            response_metadata={"model_name": self.model_name, "id": f"chatcmpl-{self.calls}", "finish_reason": "stop"},
+            response_metadata={
+                "model_name": self.model_name,
+                "id": f"chatcmpl-{self.calls}",
+                "finish_reason": "stop",
+            },
         )
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=self._answer(messages))], llm_output={"system_fingerprint": "fp_1"})
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        return ChatResult(
+            generations=[ChatGeneration(message=self._answer(messages))],
+            llm_output={"system_fingerprint": "fp_1"},
+        )
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -67,7 +81,10 @@ class Streaming(Counting):
             raise ConnectionError("the line went dead")
         yield ChatGenerationChunk(
             message=AIMessageChunk(
-                "", usage_metadata=answer.usage_metadata, response_metadata=answer.response_metadata, chunk_position="last"
+                "",
+                usage_metadata=answer.usage_metadata,
+                response_metadata=answer.response_metadata,
+                chunk_position="last",
             )
         )
 

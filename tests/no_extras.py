@@ -1,5 +1,5 @@
-"""Run by ``python -I`` where only the wheel is installed (make wheel-check), and by test_project.py with all else hidden:
-the library imports and works without any extra, in memory and on SQLite."""
+"""Run by ``python -I`` where only the wheel is installed (make wheel-check), and by test_project.py
+with all else hidden: the library imports and works without any extra, in memory and on SQLite."""
 
 import asyncio
 import importlib.metadata
@@ -12,14 +12,20 @@ MESSAGES = [{"role": "user", "content": "Is it in the wheel?"}]
 
 
 def call(**request: object) -> dict[str, object]:
-    return {"choices": [{"message": {"content": f"yes, said {request['model']}"}, "finish_reason": "stop"}]}
+    return {
+        "choices": [
+            {"message": {"content": f"yes, said {request['model']}"}, "finish_reason": "stop"}
+        ]
+    }
 
 
 def use(cache: LLMCache, namespace: str) -> None:
     with options(namespace=namespace):
         assert cache.get(MESSAGES, model="m") is None
         first = cache.get_or_call(MESSAGES, call, model="m")
-        assert cache.get_or_call(MESSAGES, call, model="m") == cache.get(MESSAGES, model="m") == first
+        assert (
+            cache.get_or_call(MESSAGES, call, model="m") == cache.get(MESSAGES, model="m") == first
+        )
         assert asyncio.run(cache.aget(MESSAGES, model="m")) == first
 
 
@@ -36,6 +42,11 @@ with tempfile.TemporaryDirectory() as folder:
         assert after.stats().hits == 1, after.stats()
 
 extras = set(importlib.metadata.metadata("llm-cache-mem").get_all("Provides-Extra") or ())
-needed = [line for line in importlib.metadata.requires("llm-cache-mem") or () if "extra ==" not in line]
+needed = [
+    line for line in importlib.metadata.requires("llm-cache-mem") or () if "extra ==" not in line
+]
 assert not needed, f"the library must need nothing: {needed}"
-print(f"no extras: imports and works, in memory and on SQLite; extras offered: {', '.join(sorted(extras))}")
+print(
+    "no extras: imports and works, in memory and on SQLite; extras offered:"
+    f" {', '.join(sorted(extras))}"
+)

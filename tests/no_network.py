@@ -1,4 +1,5 @@
-"""A pytest plugin, and a guard for any process: whoever connects anywhere, or asks for a name, gets an error."""
+"""A pytest plugin, and a guard for any process: whoever connects anywhere, or asks for a name, gets
+an error."""
 
 import socket
 from typing import Any
@@ -7,7 +8,8 @@ __all__ = ["NetworkReached", "cut"]
 
 
 class NetworkReached(BaseException):
-    """Something tried to leave the process; not an Exception, so that nobody takes it for a server that is down."""
+    """Something tried to leave the process; not an Exception, so that nobody takes it for a server
+    that is down."""
 
 
 def cut() -> None:

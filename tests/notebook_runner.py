@@ -1,4 +1,5 @@
-"""Runs a notebook in a real kernel that sees this checkout, has a folder of its own and reaches nothing but loopback."""
+"""Runs a notebook in a real kernel that sees this checkout, has a folder of its own and reaches
+nothing but loopback."""
 
 import os
 import sys
@@ -14,9 +15,18 @@ __all__ = ["run_notebook"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NOT_PASSED_ON = ("LLM_CACHE_MEM_", "OPENAI_", "ANTHROPIC_", "LANGSMITH_", "LANGCHAIN_", "PYTEST_", "COVERAGE_")
+NOT_PASSED_ON = (
+    "LLM_CACHE_MEM_",
+    "OPENAI_",
+    "ANTHROPIC_",
+    "LANGSMITH_",
+    "LANGCHAIN_",
+    "PYTEST_",
+    "COVERAGE_",
+)
 
-# Runs in the kernel before the first cell. An audit hook cannot be removed by what the cells import.
+# Runs in the kernel before the first cell. An audit hook cannot be removed by what the cells
+# import.
 OFFLINE = """
 import sys
 def _offline(event, args):
@@ -36,13 +46,18 @@ class _ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python")
+        return KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            language="python",
+        )
 
 
 def run_notebook(path: Path, folder: Path, *, seconds: int = 600) -> Any:
-    """The notebook at *path* as it is after running every cell; *folder* is where it runs and what it may litter.
+    """The notebook at *path* as it is after running every cell; *folder* is where it runs and what
+    it may litter.
 
-    Raises nbclient's CellExecutionError with the cell and its traceback, and CellTimeoutError after *seconds* in one cell.
+    Raises nbclient's CellExecutionError with the cell and its traceback, and CellTimeoutError after
+    *seconds* in one cell.
     """
     notebook: Any = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -56,7 +71,9 @@ def run_notebook(path: Path, folder: Path, *, seconds: int = 600) -> Any:
         "HOME": str(home),
         "IPYTHONDIR": str(home / "ipython"),
         "MPLCONFIGDIR": str(home / "matplotlib"),
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH")))
+        ),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     client = NotebookClient(

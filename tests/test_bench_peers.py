@@ -1,4 +1,5 @@
-"""The comparison with other libraries: its tables, page and chart come about, from what is installed here; no time is looked at."""
+"""The comparison with other libraries: its tables, page and chart come about, from what is
+installed here; no time is looked at."""
 
 import json
 import re
@@ -16,7 +17,15 @@ from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best, lo
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/peers/results.json"
-TINY = timed.Scale(rounds=1, batch={"S": 2, "M": 1, "L": 1}, entries=3, on_disk=3, prefilled=2, callers=3, seconds=0.0)
+TINY = timed.Scale(
+    rounds=1,
+    batch={"S": 2, "M": 1, "L": 1},
+    entries=3,
+    on_disk=3,
+    prefilled=2,
+    callers=3,
+    seconds=0.0,
+)
 OF_NO_PACKAGE = ("functools.lru_cache", "published algorithm", "floor", OURS)
 
 
@@ -111,7 +120,14 @@ def test_one_that_does_not_answer_is_not_measured_as_very_fast(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "make",
-    [timed.fresh, timed.first_sight, timed.misses, timed.sqlite, timed.redis, crowds.threads_on_disk],
+    [
+        timed.fresh,
+        timed.first_sight,
+        timed.misses,
+        timed.sqlite,
+        timed.redis,
+        crowds.threads_on_disk,
+    ],
     ids=lambda make: make.__name__,
 )
 def test_a_table_has_ours_and_names_whoever_is_missing(make: Any) -> None:
@@ -129,14 +145,18 @@ def test_a_table_has_ours_and_names_whoever_is_missing(make: Any) -> None:
 def test_the_stampede_asks_the_model_once_through_this_library() -> None:
     table = stampedes.stampede(TINY)
     ours = [row for row in table.rows if row.name.startswith(OURS)]
-    assert [(row.cells[0].value, row.cells[2].value) for row in ours if row.cells[0] and row.cells[2]] == [(1, 1)] * len(ours)
+    assert [
+        (row.cells[0].value, row.cells[2].value) for row in ours if row.cells[0] and row.cells[2]
+    ] == [(1, 1)] * len(ours)
     (lru,) = (row for row in table.rows if row.name == "functools.lru_cache")
     assert lru.cells[0] is not None
     assert lru.cells[2:4] == [None, None]  # it has nothing for tasks
     assert len(table.rows) + len(table.absent) == len(stampedes.WRAPPERS) + 1
 
 
-def test_memory_and_growth_are_those_of_a_process_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_growth_are_those_of_a_process_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(footprints, "KINDS", footprints.KINDS[:1])
     memory, growth = footprints.weigh(TINY)
     assert [row.name.startswith(OURS) for row in memory.rows] == [True]
@@ -155,7 +175,9 @@ def hand_made() -> Table:
     """Ours is behind one in S, as good as best in M."""
     rows = [
         Row(f"{OURS} 1", [Cell(4.0, 1.0), Cell(8.0, 1.0), Cell(9.0, 1.0)], "yes"),
-        Row("quick 2", [Cell(2.0, 0.5), Cell(9.0, 1.1), Cell(90.0, 9.96)], "no", "it copies nothing"),
+        Row(
+            "quick 2", [Cell(2.0, 0.5), Cell(9.0, 1.1), Cell(90.0, 9.96)], "no", "it copies nothing"
+        ),
         Row("slow 3", [Cell(40.0, 10.0), None, Cell(1234.5, 99.0)], "yes", "nothing at all"),
         Row("floor", [Cell(0.1, 0.02), Cell(0.1, 0.01), Cell(0.1, 0.01)], reference=True),
     ]
@@ -163,7 +185,9 @@ def hand_made() -> Table:
 
 
 def test_who_is_ahead_is_said_with_the_column_and_the_reason() -> None:
-    assert {name: columns for name, (_, columns) in ahead(hand_made()).items()} == {"quick 2": ["S"]}
+    assert {name: columns for name, (_, columns) in ahead(hand_made()).items()} == {
+        "quick 2": ["S"]
+    }
     text = page.page([hand_made()])
     assert f"Ahead of {OURS}: quick 2 (S: it copies nothing)." in text
     assert " ".join(words.SAID["hits-fresh"].losing.split()) in text
@@ -181,7 +205,9 @@ def test_the_best_of_each_column_is_bold_and_a_floor_never() -> None:
 
 def test_nothing_ahead_is_said_too() -> None:
     table = hand_made()
-    assert f"Nobody is ahead of {OURS} here." in page.page([replace(table, rows=[table.rows[0], table.rows[2]])])
+    assert f"Nobody is ahead of {OURS} here." in page.page(
+        [replace(table, rows=[table.rows[0], table.rows[2]])]
+    )
 
 
 def test_tables_come_back_from_json_as_they_were(tmp_path: Path) -> None:
@@ -202,7 +228,10 @@ def test_a_part_that_is_run_replaces_its_own_tables_only(tmp_path: Path) -> None
     write([misses, hits], tmp_path)
     write([replace(misses, environment="newer")], tmp_path)
     tables = load(tmp_path / "benchmarks/peers/results.json")
-    assert [(table.name, table.environment) for table in tables] == [("hits-fresh", ""), ("misses", "newer")]
+    assert [(table.name, table.environment) for table in tables] == [
+        ("hits-fresh", ""),
+        ("misses", "newer"),
+    ]
     text = readme.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{page.BEGIN}\n![")
     assert text.endswith(f"{page.END}\nafter\n")
@@ -233,9 +262,18 @@ def test_the_committed_results_name_versions_and_command_but_no_machine() -> Non
     tables = load(RESULTS)
     assert {table.name for table in tables} == set(words.SAID)
     for table in tables:
-        assert re.search(r"Python 3\.\d+\.\d+.*SQLite 3.*cores, load.*\d{4}-\d\d-\d\d, by make bench-peers ARGS=", table.environment)
-        assert all(re.search(r" \d+\.\d", row.name) or row.name.startswith(OF_NO_PACKAGE) for row in table.rows)
-    assert not re.search(r"(?<![\w.])/(?:root|home|tmp|usr|work)/", RESULTS.read_text(encoding="utf-8"))
+        assert re.search(
+            r"Python 3\.\d+\.\d+.*SQLite 3.*cores, load.*\d{4}-\d\d-\d\d, by make bench-peers"
+            r" ARGS=",
+            table.environment,
+        )
+        assert all(
+            re.search(r" \d+\.\d", row.name) or row.name.startswith(OF_NO_PACKAGE)
+            for row in table.rows
+        )
+    assert not re.search(
+        r"(?<![\w.])/(?:root|home|tmp|usr|work)/", RESULTS.read_text(encoding="utf-8")
+    )
 
 
 def test_the_chart_shows_every_contestant_and_names_its_scale(tmp_path: Path) -> None:
@@ -245,7 +283,10 @@ def test_the_chart_shows_every_contestant_and_names_its_scale(tmp_path: Path) ->
     tables = load(RESULTS)
     draw(tables, tmp_path / "chart.svg")
     (hits,) = (table for table in tables if table.name == "hits-fresh")
-    for drawn in ((tmp_path / "chart.svg").read_text(encoding="utf-8"), (ROOT / "docs/benchmarks.svg").read_text(encoding="utf-8")):
+    for drawn in (
+        (tmp_path / "chart.svg").read_text(encoding="utf-8"),
+        (ROOT / "docs/benchmarks.svg").read_text(encoding="utf-8"),
+    ):
         ElementTree.fromstring(drawn)
         assert all(f"<!-- {row.name} -->" in drawn for row in hits.rows if not row.reference)
         assert "logarithmic scale" in drawn
@@ -260,5 +301,9 @@ def test_best_of_a_column_without_ratios_is_the_least() -> None:
 def test_models_of_langchain_are_named_with_their_caches_and_a_floor() -> None:
     pytest.importorskip("langchain_core")
     table = langchain_models.invokes(TINY)
-    assert [row.name for row in table.rows if row.reference] == ["floor: no cache, the answer ready"]
-    assert any(row.name.startswith("LangChain InMemoryCache (langchain-core ") for row in table.rows)
+    assert [row.name for row in table.rows if row.reference] == [
+        "floor: no cache, the answer ready"
+    ]
+    assert any(
+        row.name.startswith("LangChain InMemoryCache (langchain-core ") for row in table.rows
+    )

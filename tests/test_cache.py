@@ -1,4 +1,5 @@
-"""LLMCache as users call it: get, put, get_or_call, their async twins, and the settings that change what they do."""
+"""LLMCache as users call it: get, put, get_or_call, their async twins, and the settings that change
+what they do."""
 
 import asyncio
 import copy
@@ -26,7 +27,11 @@ from llm_cache_mem import (
 )
 
 MESSAGES = [{"role": "user", "content": "hello"}]
-ANSWER = {"content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": {"input_tokens": 10, "output_tokens": 5}}
+ANSWER = {
+    "content": [{"type": "text", "text": "hi"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 10, "output_tokens": 5},
+}
 
 
 class Model:
@@ -68,7 +73,9 @@ def test_the_published_example_runs_unchanged():
 
 
 def test_the_key_is_the_published_formula():
-    formula = hashlib.sha256(json.dumps({"messages": MESSAGES, "model": "m", "n": 1}, sort_keys=True).encode()).hexdigest()
+    formula = hashlib.sha256(
+        json.dumps({"messages": MESSAGES, "model": "m", "n": 1}, sort_keys=True).encode()
+    ).hexdigest()
     assert LLMCache().key(MESSAGES, model="m", n=1) == formula
 
 
@@ -276,7 +283,11 @@ def test_the_namespace_is_not_in_the_digest():
 
 
 def test_key_functions_choose_what_is_compared():
-    history = [{"role": "system", "content": "s"}, {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    history = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "1"},
+        {"role": "assistant", "content": "2"},
+    ]
     cache = LLMCache(key_fn=last_turn)
     cache.put([*history, *MESSAGES], "a", model="m")
     assert cache.get([history[0], *MESSAGES], model="m") == "a"
@@ -408,13 +419,17 @@ def test_errors_reach_the_caller_and_are_never_stored(cache, ask):
     assert cache.stats().size == 0
 
 
-def test_a_truncated_answer_is_returned_and_not_stored_and_the_log_says_how_to_change_that(cache, ask, caplog):
+def test_a_truncated_answer_is_returned_and_not_stored_and_the_log_says_how_to_change_that(
+    cache, ask, caplog
+):
     model = Model({**ANSWER, "type": "message", "role": "assistant", "stop_reason": "max_tokens"})
     for _ in range(3):
         assert ask(cache, MESSAGES, model)["stop_reason"] == "max_tokens"
     assert len(model.calls) == 3
     assert cache.stats().skipped == {"truncated": 3}
-    hints = [record.getMessage() for record in caplog.records if "admit='any'" in record.getMessage()]
+    hints = [
+        record.getMessage() for record in caplog.records if "admit='any'" in record.getMessage()
+    ]
     assert len(hints) == 1
 
 
@@ -515,7 +530,9 @@ def test_concurrent_identical_coroutines_make_one_call(cache):
     model = Model()
 
     async def main():
-        return await asyncio.gather(*(cache.aget_or_call(MESSAGES, model.acreate) for _ in range(20)))
+        return await asyncio.gather(
+            *(cache.aget_or_call(MESSAGES, model.acreate) for _ in range(20))
+        )
 
     answers = asyncio.run(main())
     assert answers == [ANSWER] * 20
@@ -561,7 +578,10 @@ def test_a_call_in_flight_does_not_bring_back_what_was_deleted_meanwhile(cache, 
 
 
 def chunks(*texts, end=True):
-    yield from [{"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in texts]
+    yield from [
+        {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+        for text in texts
+    ]
     if end:
         yield {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 
@@ -631,13 +651,17 @@ async def test_an_async_generator_function_streams_as_it_is(cache):
             yield chunk
 
     for _ in range(2):
-        assert [chunk async for chunk in await cache.aget_or_call(MESSAGES, create, stream=True)] == ["a", "b", "c"]
+        assert [
+            chunk async for chunk in await cache.aget_or_call(MESSAGES, create, stream=True)
+        ] == ["a", "b", "c"]
     assert len(made) == 1
 
 
 @pytest.mark.parametrize("params", [{}, {"stream": True}], ids=str)
 async def test_a_function_that_is_not_async_is_told_to_use_get_or_call(cache, params):
-    with pytest.raises(TypeError, match=r"returns an awaitable.*\(get_or_call: any other\), not dict"):
+    with pytest.raises(
+        TypeError, match=r"returns an awaitable.*\(get_or_call: any other\), not dict"
+    ):
         await cache.aget_or_call(MESSAGES, lambda **request: {"content": "x"}, **params)
 
 
@@ -800,7 +824,15 @@ def test_neither_repr_nor_logs_nor_events_show_a_prompt_or_an_answer(tmp_path, c
         cache.get_or_call(secret, Model(answer), model="m")
         cache.get_or_call([object(), "CANARY"], Model(answer))
     hit = cache.lookup(cache.request(secret, {"model": "m"}))
-    shown = [repr(cache), repr(hit), repr(cache.request(secret, {})), caplog.text, repr(told), str(cache.stats()), cache._repr_html_()]
+    shown = [
+        repr(cache),
+        repr(hit),
+        repr(cache.request(secret, {})),
+        caplog.text,
+        repr(told),
+        str(cache.stats()),
+        cache._repr_html_(),
+    ]
     assert not any("CANARY" in text for text in shown)
     cache.close()
 
@@ -846,7 +878,9 @@ def test_a_class_that_is_no_part_of_values_breaks_nothing(cache):
     assert cache.get_or_call(MESSAGES, Model(), response_format=dict) == ANSWER
 
 
-def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(tmp_path, monkeypatch):
+def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(
+    tmp_path, monkeypatch
+):
     from llm_cache_mem.values import entry
 
     monkeypatch.setattr(entry, "MAX_BODY_BYTES", 100)

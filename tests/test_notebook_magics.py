@@ -40,7 +40,10 @@ def run(shell: Any, source: str) -> Any:
     return outcome.result
 
 
-ASK = "from langchain_core.language_models import FakeListChatModel\nFakeListChatModel(responses=['a', 'b', 'c']).invoke('q').content"
+ASK = (
+    "from langchain_core.language_models import"
+    " FakeListChatModel\nFakeListChatModel(responses=['a', 'b', 'c']).invoke('q').content"
+)
 
 
 def test_on_caches_both_frameworks_and_off_puts_back_what_was(shell: Any) -> None:
@@ -64,13 +67,25 @@ def test_a_model_is_asked_once_and_stats_tell_so(shell: Any) -> None:
     assert run(shell, "%llm_cache clear") == 1
 
 
-def test_the_cells_of_the_page_about_it_run_one_after_the_other(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cells_of_the_page_about_it_run_one_after_the_other(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    cells = re.findall(r"^```ipython\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    cells = re.findall(
+        r"^```ipython\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     results = {cell: run(shell, cell) for cell in cells}
     assert results["%llm_cache\n"].hits == 1
-    assert str(results["%llm_cache why\n"].differences) == '(messages[0].content: "Who wrote the Air?" → "Who wrote the air?",)'
-    assert [result for result in results.values() if isinstance(result, str)][-4:] == ["Handel.", "Bach.", "Handel.", "Bach."]
+    assert (
+        str(results["%llm_cache why\n"].differences)
+        == '(messages[0].content: "Who wrote the Air?" → "Who wrote the air?",)'
+    )
+    assert [result for result in results.values() if isinstance(result, str)][-4:] == [
+        "Handel.",
+        "Bach.",
+        "Handel.",
+        "Bach.",
+    ]
     assert (tmp_path / "cache.db").exists()
     assert "llm_cache" not in shell.user_ns
 
@@ -94,7 +109,9 @@ def test_a_cell_that_fails_leaves_no_options_behind(shell: Any) -> None:
 
 
 def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_path: Path) -> None:
-    cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/a b=c.db' ttl=60 max_size=5 namespace=me")
+    cache = shell.run_line_magic(
+        "llm_cache", f"on 'sqlite:///{tmp_path}/a b=c.db' ttl=60 max_size=5 namespace=me"
+    )
     assert (tmp_path / "a b=c.db").exists()
     assert "ttl_seconds=60" in repr(cache)
 
@@ -112,7 +129,9 @@ def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_p
         ("on keep_requests=maybe", "keep_requests must be yes or no, not 'maybe'"),
     ],
 )
-def test_a_wrong_line_says_what_is_wrong_and_what_there_is(shell: Any, line: str, says: str) -> None:
+def test_a_wrong_line_says_what_is_wrong_and_what_there_is(
+    shell: Any, line: str, says: str
+) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         shell.run_line_magic("llm_cache", line)
     assert "%llm_cache on [BACKEND]" in str(caught.value)
@@ -133,7 +152,9 @@ def test_a_cache_that_cannot_be_opened_leaves_the_one_that_is_on(shell: Any) -> 
 
 def test_a_store_that_cannot_be_cleared_is_told_in_one_line(shell: Any, tmp_path: Path) -> None:
     shell.run_line_magic("llm_cache", f"on unix://{tmp_path}/none.sock")
-    with pytest.raises(UsageError, match=r"^nothing was cleared, or not all: RedisStore: clear failed: .*$") as caught:
+    with pytest.raises(
+        UsageError, match=r"^nothing was cleared, or not all: RedisStore: clear failed: .*$"
+    ) as caught:
         shell.run_line_magic("llm_cache", "clear")
     assert "\n" not in str(caught.value)
 
@@ -147,7 +168,9 @@ def test_a_store_that_cannot_be_cleared_is_told_in_one_line(shell: Any, tmp_path
         ("on 'sqlite://./a", "a quotation is not closed"),
     ],
 )
-def test_a_setting_that_the_library_refuses_is_told_in_one_line(shell: Any, line: str, says: str) -> None:
+def test_a_setting_that_the_library_refuses_is_told_in_one_line(
+    shell: Any, line: str, says: str
+) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         shell.run_line_magic("llm_cache", line)
     assert "\n" not in str(caught.value)
@@ -167,7 +190,9 @@ def test_why_names_what_differs_from_the_nearest_stored_request(shell: Any) -> N
     run(shell, ASK)
     run(shell, ASK.replace("'q'", "'q?'"))
     found = run(shell, "%llm_cache why")
-    assert [str(difference) for difference in found.differences] == ['messages[0].content: "q" → "q?"']
+    assert [str(difference) for difference in found.differences] == [
+        'messages[0].content: "q" → "q?"'
+    ]
     html = found._repr_html_()
     assert "<td style='text-align:left'>messages[0].content</td>" in html
     assert "&quot;q?&quot;" in html
@@ -192,7 +217,9 @@ def test_why_all_names_the_field_that_costs_hits(shell: Any) -> None:
     assert "<code>key_fn=ignoring(&quot;user&quot;)</code>" in found._repr_html_()
 
 
-def test_why_says_so_where_there_is_nothing_to_explain(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_why_says_so_where_there_is_nothing_to_explain(
+    shell: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = shell.run_line_magic("llm_cache", "on")
     run(shell, "%llm_cache why")
     run(shell, "%llm_cache why all")
@@ -215,7 +242,9 @@ def test_why_takes_a_number_or_all(shell: Any, words: str) -> None:
 def test_a_database_keeps_requests_only_when_told_to(shell: Any, tmp_path: Path) -> None:
     cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/a.db'")
     cache.put("CANARY", "a")
-    with pytest.raises(UsageError, match=r"keeps none: turn it on with  %llm_cache on BACKEND keep_requests=yes$"):
+    with pytest.raises(
+        UsageError, match=r"keeps none: turn it on with  %llm_cache on BACKEND keep_requests=yes$"
+    ):
         shell.run_line_magic("llm_cache", "why")
     assert [entry.request for _, entry in cache.entries()] == [None]
     cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/b.db' keep_requests=yes")
@@ -228,7 +257,10 @@ def test_a_database_keeps_requests_only_when_told_to(shell: Any, tmp_path: Path)
 
 def test_a_cache_shows_what_it_is_and_what_it_saved(shell: Any) -> None:
     cache = run(shell, "%llm_cache on")
-    head = "<p><code>LLMCache(backend=&#x27;memory&#x27;, ttl_seconds=3600.0, mode=&#x27;on&#x27;)</code></p>"
+    head = (
+        "<p><code>LLMCache(backend=&#x27;memory&#x27;, ttl_seconds=3600.0,"
+        " mode=&#x27;on&#x27;)</code></p>"
+    )
     assert cache._repr_html_() == f"{head}<p>nothing was asked yet</p>"
     cache.get_or_call([{"role": "user", "content": float("nan")}], lambda **request: "a")
     assert cache._repr_html_() == head + cache.stats()._repr_html_()
@@ -238,14 +270,18 @@ def test_a_cache_shows_what_it_is_and_what_it_saved(shell: Any) -> None:
 def test_in_a_real_kernel_cells_that_await_keep_their_options() -> None:
     cells = [
         "%load_ext llm_cache_mem\n%llm_cache on",
-        "%%llm_cache refresh sample=2\nimport asyncio\nfrom llm_cache_mem.options import current\n"
-        "await asyncio.sleep(0)\nprint(current().mode, current().sample)",
+        (
+            "%%llm_cache refresh sample=2\nimport asyncio\nfrom llm_cache_mem.options import"
+            " current\nawait asyncio.sleep(0)\nprint(current().mode, current().sample)"
+        ),
         "print(bool(current().mode), current().sample)",
         "llm_cache.get('q')",
         "llm_cache",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(book, timeout=300, startup_timeout=300, kernel_name="python3").execute(env=dict(os.environ))
+    NotebookClient(book, timeout=300, startup_timeout=300, kernel_name="python3").execute(
+        env=dict(os.environ)
+    )
     assert book.cells[1].outputs[0].text == "refresh 2\n"
     assert book.cells[2].outputs[0].text == "False 0\n"
     assert "<table" in book.cells[4].outputs[0].data["text/html"]

@@ -17,8 +17,12 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: Path) -> None:
-    settings = tmp_path / "pyproject.toml"  # of the project around it, whose plugins nobody has installed
-    settings.write_text('[tool.pytest.ini_options]\naddopts = "--option-of-a-plugin"\nfilterwarnings = ["error"]\n')
+    settings = (
+        tmp_path / "pyproject.toml"
+    )  # of the project around it, whose plugins nobody has installed
+    settings.write_text(
+        '[tool.pytest.ini_options]\naddopts = "--option-of-a-plugin"\nfilterwarnings = ["error"]\n'
+    )
     folder = tmp_path / "notebooks"
     folder.mkdir()
     notebook = run_notebook(path, folder)
@@ -27,9 +31,15 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: P
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
 
 
-def test_the_pages_it_reads_are_found_beside_it_when_the_package_is_installed_elsewhere(tmp_path: Path) -> None:
+def test_the_pages_it_reads_are_found_beside_it_when_the_package_is_installed_elsewhere(
+    tmp_path: Path,
+) -> None:
     notebook: Any = nbformat.read(ROOT / "notebooks" / "llama_index.ipynb", as_version=4)
-    reading = next(number for number, cell in enumerate(notebook.cells) if "stores.md" in cell.source and cell.cell_type == "code")
+    reading = next(
+        number
+        for number, cell in enumerate(notebook.cells)
+        if "stores.md" in cell.source and cell.cell_type == "code"
+    )
     notebook.cells = notebook.cells[reading : reading + 1]
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "stores.md").write_text("# Stores\n\n" + "A store keeps entries. " * 10)
@@ -55,16 +65,30 @@ def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
 
 def written(folder: Path, *sources: str) -> Path:
     path = folder / "written.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]),
+        path,
+    )
     return path
 
 
 def test_it_uses_this_checkout(tmp_path: Path) -> None:
-    ran = run_notebook(written(tmp_path, "import llm_cache_mem, langchain_llm_cache_mem", "print(llm_cache_mem.__file__)"), tmp_path)
+    ran = run_notebook(
+        written(
+            tmp_path,
+            "import llm_cache_mem, langchain_llm_cache_mem",
+            "print(llm_cache_mem.__file__)",
+        ),
+        tmp_path,
+    )
     assert ran.cells[1].outputs[0].text.strip() == str(ROOT / "llm_cache_mem" / "__init__.py")
 
 
-@pytest.mark.parametrize("source", ["1 / 0", "import socket; socket.create_connection(('192.0.2.1', 80), 1)"])
-def test_a_cell_that_fails_or_leaves_the_machine_fails_the_test(tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize(
+    "source", ["1 / 0", "import socket; socket.create_connection(('192.0.2.1', 80), 1)"]
+)
+def test_a_cell_that_fails_or_leaves_the_machine_fails_the_test(
+    tmp_path: Path, source: str
+) -> None:
     with pytest.raises(CellExecutionError, match=r"ZeroDivisionError|must run offline"):
         run_notebook(written(tmp_path, "x = 1", source), tmp_path)

@@ -1,4 +1,5 @@
-"""options(...): what a caller may ask for, how it nests, and that wrong values are refused at once."""
+"""options(...): what a caller may ask for, how it nests, and that wrong values are refused at
+once."""
 
 import asyncio
 import threading

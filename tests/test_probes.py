@@ -1,4 +1,5 @@
-"""The probes of benchmarks/probes, asked of this library: all must be right; and the page that was made of them is in step."""
+"""The probes of benchmarks/probes, asked of this library: all must be right; and the page that was
+made of them is in step."""
 
 import itertools
 import json
@@ -28,11 +29,17 @@ LOCKED = {"locked-file"}
 
 IN_MEMORY = [name for name, probe in PROBES.items() if probe.group != "The store"] + ["secrets"]
 ON_FILE = [
-    name for name, probe in PROBES.items() if probe.group == "The store" and not name.startswith("server") and name not in APART | LOCKED
+    name
+    for name, probe in PROBES.items()
+    if probe.group == "The store" and not name.startswith("server") and name not in APART | LOCKED
 ]
 ON_SERVER = ["restart", "server-down", "server-hangs"]
 IN_LANGCHAIN = [name for name, probe in PROBES.items() if probe.group in ("The key", "The answer")]
-CANNOT = {"sdk-objects", "object-address", "fewer-choices"}  # LangChain takes no such messages, and a wrapped model no answers
+CANNOT = {
+    "sdk-objects",
+    "object-address",
+    "fewer-choices",
+}  # LangChain takes no such messages, and a wrapped model no answers
 
 
 class Simulated(Clock):
@@ -44,7 +51,8 @@ class Simulated(Clock):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for callers that do not come; and a busy machine is not taken for a store that stalls."""
+    """Nobody waits for callers that do not come; and a busy machine is not taken for a store that
+    stalls."""
     monkeypatch.setattr(many, "GRACE", 0.2)
     monkeypatch.setattr(storing, "STALL", 60.0)
     monkeypatch.setenv("PROBES_PATIENCE", "20")  # as conftest gives the stores of this process
@@ -157,12 +165,19 @@ def spare_of() -> Iterator[Any]:
 
 def test_forks_of_the_spare_process_do_step_after_step(spare_of: Any, tmp_path: Path) -> None:
     spare = spare_of(_double)
-    begun = [spare.start(str(number), cwd=str(tmp_path), environment={"PROBES_TEST": "set"}) for number in range(3)]
-    assert [step.result() for step in begun] == [[number * 2, str(tmp_path), "set"] for number in range(3)]
+    begun = [
+        spare.start(str(number), cwd=str(tmp_path), environment={"PROBES_TEST": "set"})
+        for number in range(3)
+    ]
+    assert [step.result() for step in begun] == [
+        [number * 2, str(tmp_path), "set"] for number in range(3)
+    ]
     assert "PROBES_TEST" not in os.environ
 
 
-def test_a_step_that_fails_in_a_fork_is_an_error_and_the_next_is_not(spare_of: Any, tmp_path: Path) -> None:
+def test_a_step_that_fails_in_a_fork_is_an_error_and_the_next_is_not(
+    spare_of: Any, tmp_path: Path
+) -> None:
     spare = spare_of(_double)
     with pytest.raises(RuntimeError, match="ended with an error"):
         spare.start("no number", cwd=str(tmp_path), environment={}).result()
@@ -191,11 +206,15 @@ def test_the_page_has_every_probe_and_contestant_of_today() -> None:
     asked = re.findall(r"^\| (.+) \(`([a-z-]+)`\) \|", page, re.MULTILINE)
     titles = {probe.title.replace("|", "\\|"): name for name, probe in PROBES.items()}
     assert dict(asked) == titles, "make bench-probes writes it anew"
-    assert [group for group in re.findall(r"^## (.+)$", page, re.MULTILINE) if group in GROUPS] == list(GROUPS)
+    assert [
+        group for group in re.findall(r"^## (.+)$", page, re.MULTILINE) if group in GROUPS
+    ] == list(GROUPS)
     counted = re.findall(r"^\| ([^|]+?) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     assert all(sum(map(int, numbers)) == len(PROBES) for _, *numbers in counted)
     left_out = re.findall(r"^Not in this run: (.+)\.$", page, re.MULTILINE)
-    assert {name for name, *_ in counted} | set("; ".join(left_out).split("; ")) - {""} == set(CONTESTANTS)
+    assert {name for name, *_ in counted} | set("; ".join(left_out).split("; ")) - {""} == set(
+        CONTESTANTS
+    )
 
 
 def test_the_page_says_what_this_library_fails_at() -> None:
@@ -205,5 +224,10 @@ def test_the_page_says_what_this_library_fails_at() -> None:
 
 
 def test_readme_counts_what_the_page_counts() -> None:
-    rows = [re.findall(r"^\| [^|]+? \| \d+ \| \d+ \| \d+ \|$", text.read_text(encoding="utf-8"), re.MULTILINE) for text in (PAGE, README)]
+    rows = [
+        re.findall(
+            r"^\| [^|]+? \| \d+ \| \d+ \| \d+ \|$", text.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for text in (PAGE, README)
+    ]
     assert rows[0] == rows[1], "copy the first table of benchmarks/PROBES.md into README.md"

@@ -1,4 +1,5 @@
-"""The project as a whole: which way imports point, what importing costs, what the wheel holds, what the metadata says."""
+"""The project as a whole: which way imports point, what importing costs, what the wheel holds, what
+the metadata says."""
 
 import ast
 import json
@@ -17,11 +18,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "llm_cache_mem"
 
-# Each group may import from those before it and, without a cycle, from its own. A new module takes its place here;
-# what is split off a module keeps that module's name in front ("codec_tags") and its place.
+# Each group may import from those before it and, without a cycle, from its own. A new module takes
+# its place here; what is split off a module keeps that module's name in front ("codec_tags") and
+# its place.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "fork", "hashing", "log", "strict_json"),
-    ("entry", "encryption", "crypto", "key", "keys", "canonical", "wire", "codec", "stats", "ledger", "options", "redaction"),
+    (
+        "entry",
+        "encryption",
+        "crypto",
+        "key",
+        "keys",
+        "canonical",
+        "wire",
+        "codec",
+        "stats",
+        "ledger",
+        "options",
+        "redaction",
+    ),
     (
         "foreign",
         "twins",
@@ -42,9 +57,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cache",),
     ("tools", "prompt_cache"),
     ("__init__",),
-    ("frameworks", "http", "notebook", "survey", "replay", "pytest_plugin", "terminal", "bench", "cli", "__main__", "demo"),
+    (
+        "frameworks",
+        "http",
+        "notebook",
+        "survey",
+        "replay",
+        "pytest_plugin",
+        "terminal",
+        "bench",
+        "cli",
+        "__main__",
+        "demo",
+    ),
 )
-UPWARD = {("llm_cache_mem", "llm_cache_mem.notebook")}  # what %load_ext calls; imported when it does
+UPWARD = {
+    ("llm_cache_mem", "llm_cache_mem.notebook")
+}  # what %load_ext calls; imported when it does
 CORE = len(LAYERS) - 1  # the layers before this one import nothing optional
 # Modules of these layers that are for one optional package, and that only those load who use it.
 OPTIONAL = {
@@ -56,7 +85,8 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 class Import:
-    """One import statement: the dotted *target*, and whether it runs when its module is *eager*-ly imported."""
+    """One import statement: the dotted *target*, and whether it runs when its module is *eager*-ly
+    imported."""
 
     def __init__(self, target: str, *, eager: bool) -> None:
         self.target = target
@@ -85,7 +115,10 @@ def imports_of(path: Path) -> Iterator[Import]:
             assert node.module is not None
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                is_module = any((ROOT / whole.replace(".", "/")).with_suffix(end).exists() for end in ("", ".py"))
+                is_module = any(
+                    (ROOT / whole.replace(".", "/")).with_suffix(end).exists()
+                    for end in ("", ".py")
+                )
                 yield Import(whole if is_module else node.module, eager=eager)
         inside = eager and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
@@ -132,14 +165,19 @@ def test_imports_point_one_way() -> None:
         f"{module} imports {found.target}"
         for module, path in sources().items()
         for found in imports_of(path)
-        if own(found.target) and rank(found.target) > rank(module) and ((module, found.target) not in UPWARD or found.eager)
+        if own(found.target)
+        and rank(found.target) > rank(module)
+        and ((module, found.target) not in UPWARD or found.eager)
     ]
     assert not wrong, wrong
 
 
 def test_no_module_is_imported_while_it_imports() -> None:
     graph = {
-        module: {found.target for found in imports_of(path) if found.eager and own(found.target)} - {module}
+        module: (
+            {found.target for found in imports_of(path) if found.eager and own(found.target)}
+            - {module}
+        )
         for module, path in sources().items()
     }
     finished: set[str] = set()
@@ -162,7 +200,8 @@ def test_the_core_imports_nothing_optional_at_its_top() -> None:
         if rank(module) < CORE
         for found in imports_of(path)
         if found.eager and not own(found.target)
-        if found.target.partition(".")[0] not in {*sys.stdlib_module_names, OPTIONAL.get(optional(module))}
+        if found.target.partition(".")[0]
+        not in {*sys.stdlib_module_names, OPTIONAL.get(optional(module))}
     ]
     assert not wrong, wrong
 
@@ -172,7 +211,10 @@ def test_what_is_for_an_optional_package_is_loaded_by_those_who_use_it_only() ->
         f"{module} imports {found.target}"
         for module, path in sources().items()
         for found in imports_of(path)
-        if found.eager and optional(found.target) and optional(module) != optional(found.target) and rank(module) < CORE
+        if found.eager
+        and optional(found.target)
+        and optional(module) != optional(found.target)
+        and rank(module) < CORE
     ]
     assert not wrong, wrong
 
@@ -185,15 +227,22 @@ def test_integrations_know_the_library_but_not_each_other_nor_its_outer_parts() 
         for folder in folders
         for path in folder.rglob("*.py")
         for found in imports_of(path)
-        if found.target in outer or found.target.partition(".")[0] in {other.name for other in folders} - {folder.name}
+        if found.target in outer
+        or found.target.partition(".")[0] in {other.name for other in folders} - {folder.name}
     ]
     assert not wrong, wrong
 
 
 def test_the_library_does_not_know_the_integrations() -> None:
     names = {folder.name for folder in integration_folders()}
-    imports = [(module, found.target, found.eager) for module, path in sources().items() for found in imports_of(path)]
-    known = {(module, eager) for module, target, eager in imports if target.partition(".")[0] in names}
+    imports = [
+        (module, found.target, found.eager)
+        for module, path in sources().items()
+        for found in imports_of(path)
+    ]
+    known = {
+        (module, eager) for module, target, eager in imports if target.partition(".")[0] in names
+    }
     assert known == {("llm_cache_mem.frameworks", False)}
 
 
@@ -202,21 +251,46 @@ def test_every_module_says_what_it_is_and_what_it_offers() -> None:
         module = path.relative_to(ROOT)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), f"{module} has no docstring"
-        targets = [t.id for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign) for t in ast.walk(n) if isinstance(t, ast.Name)]
+        targets = [
+            t.id
+            for n in tree.body
+            if isinstance(n, ast.Assign | ast.AnnAssign)
+            for t in ast.walk(n)
+            if isinstance(t, ast.Name)
+        ]
         assert "__all__" in targets, f"{module} has no __all__"
 
 
-def test_every_name_that_a_module_offers_has_a_statement_of_its_own_where_the_documentation_finds_it() -> None:
+def test_every_name_that_a_module_offers_has_a_statement_of_its_own_where_the_documentation_finds_it() -> (
+    None
+):
     for path in every_file():
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        assigned = [(target, node.value) for node in body if isinstance(node, ast.Assign) for target in node.targets]
-        (offered,) = [set(ast.literal_eval(value)) for target, value in assigned if ast.unparse(target) == "__all__"] or [set()]
-        together = {ast.unparse(name) for target, _ in assigned if isinstance(target, ast.Tuple) for name in target.elts}
+        assigned = [
+            (target, node.value)
+            for node in body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+        ]
+        (offered,) = [
+            set(ast.literal_eval(value))
+            for target, value in assigned
+            if ast.unparse(target) == "__all__"
+        ] or [set()]
+        together = {
+            ast.unparse(name)
+            for target, _ in assigned
+            if isinstance(target, ast.Tuple)
+            for name in target.elts
+        }
         assert not offered & together, f"{path.relative_to(ROOT)}: {sorted(offered & together)}"
 
 
 def every_file() -> list[Path]:
-    return [*sources().values(), *(path for folder in integration_folders() for path in folder.rglob("*.py"))]
+    return [
+        *sources().values(),
+        *(path for folder in integration_folders() for path in folder.rglob("*.py")),
+    ]
 
 
 # -- Importing is light
@@ -224,15 +298,23 @@ def every_file() -> list[Path]:
 
 def in_fresh_python(code: str, *flags: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
-    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_importing_loads_little_and_starts_no_thread() -> None:
     code = (
-        "import sys; before = set(sys.modules); import llm_cache_mem; loaded = sorted(set(sys.modules) - before);"
-        "import json, threading; print(json.dumps([loaded, threading.active_count()]))"
+        "import sys; before = set(sys.modules); import llm_cache_mem; loaded ="
+        " sorted(set(sys.modules) - before);import json, threading; print(json.dumps([loaded,"
+        " threading.active_count()]))"
     )
     loaded, threads = json.loads(in_fresh_python(code))
     heavy = {
@@ -253,13 +335,17 @@ def test_importing_loads_little_and_starts_no_thread() -> None:
         "typing_extensions",
     }
     assert not heavy & {name.partition(".")[0] for name in loaded}
-    foreign = {name.partition(".")[0] for name in loaded} - {*sys.stdlib_module_names, "llm_cache_mem"}
+    foreign = {name.partition(".")[0] for name in loaded} - {
+        *sys.stdlib_module_names,
+        "llm_cache_mem",
+    }
     assert not foreign
     assert threads == 1
 
 
 def test_it_works_where_no_optional_package_can_be_imported() -> None:
-    """What make wheel-check does with the built wheel, here with a finder that hides all but the standard library."""
+    """What make wheel-check does with the built wheel, here with a finder that hides all but the
+    standard library."""
     hide = (
         "import sys\n"
         "class Hide:\n"
@@ -293,14 +379,26 @@ def packages() -> list[str]:
 
 
 def test_the_packages_listed_are_the_folders_there_are() -> None:
-    assert packages() == ["llm_cache_mem", *(f"integrations/{folder.name}" for folder in integration_folders())]
+    assert packages() == [
+        "llm_cache_mem",
+        *(f"integrations/{folder.name}" for folder in integration_folders()),
+    ]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")
@@ -328,7 +426,11 @@ def test_the_version_is_the_same_everywhere() -> None:
     source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
     version = project()["project"]["version"]  # type: ignore[index]
     assert f'__version__ = "{version}"' in source
-    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(
+        rf"^## {re.escape(version)}\b",
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
 
 
 def test_the_library_needs_nothing() -> None:
@@ -346,7 +448,11 @@ def test_every_pinned_package_is_pinned_once_and_exactly() -> None:
             "tests/llama_index/constraints.txt",
         )
     ):
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+        lines = [
+            line
+            for line in file.read_text(encoding="utf-8").splitlines()
+            if line and not line.startswith("#")
+        ]
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", line) for line in lines)
         names = [line.partition("==")[0].lower().replace("_", "-") for line in lines]
         assert len(names) == len(set(names))

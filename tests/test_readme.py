@@ -13,7 +13,11 @@ from llm_cache_mem.tools import ToolCache
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-NEEDS = {"mcp.client": "mcp", "langchain_llm_cache_mem": "langchain_core", "llama_index_llm_cache_mem": "llama_index.core"}
+NEEDS = {
+    "mcp.client": "mcp",
+    "langchain_llm_cache_mem": "langchain_core",
+    "llama_index_llm_cache_mem": "llama_index.core",
+}
 OF_A_CACHE = set(signature(LLMCache).parameters)
 SETTINGS = {
     "LLMCache": OF_A_CACHE,
@@ -26,17 +30,24 @@ VARIABLES = {f"LLM_CACHE_MEM_{name}" for name in ("MODE", "KEY", "URL", "DEMO", 
 
 
 def examples_of(page: Path) -> list:
-    """Each block of Python with its heading's words as name, and with its lines numbered as in the page."""
+    """Each block of Python with its heading's words as name, and with its lines numbered as in the
+    page."""
     name = page.relative_to(ROOT)
     text = page.read_text(encoding="utf-8")
     found = []
     heading = ""
-    for match in re.finditer(r"^#+ ([^\n]+)$|^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(
+        r"^#+ ([^\n]+)$|^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    ):
         if match[1]:
             heading = re.sub(r"[^a-z0-9]+", "-", match[1].lower()).strip("-")
         else:
             code = "\n" * text.count("\n", 0, match.start(2)) + match[2]
-            found.append(pytest.param(code, str(name), id=f"{name.with_suffix('')}-{len(found) + 1}-{heading}"))
+            found.append(
+                pytest.param(
+                    code, str(name), id=f"{name.with_suffix('')}-{len(found) + 1}-{heading}"
+                )
+            )
     return found
 
 
@@ -44,7 +55,9 @@ def examples() -> list:
     return [example for page in PAGES for example in examples_of(page)]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:inspect")  # LlamaIndex's workflows look at pydantic's deprecated attributes
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:inspect"
+)  # LlamaIndex's workflows look at pydantic's deprecated attributes
 @pytest.mark.parametrize(("code", "page"), examples())
 def test_example(code, page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -64,9 +77,12 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_block_of_python_is_written_so_that_it_does_not_run(page):
-    """Indented, under another name of the language, or with a title: what cannot run is no Python but a plain block."""
+    """Indented, under another name of the language, or with a title: what cannot run is no Python
+    but a plain block."""
     blocks = re.findall(
-        r"^[ \t]*(?:```+|~~~+)[ \t]*\{?[ \t]*\.?py(?:thon|con)?\b", page.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE
+        r"^[ \t]*(?:```+|~~~+)[ \t]*\{?[ \t]*\.?py(?:thon|con)?\b",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE | re.IGNORECASE,
     )
     assert len(blocks) == len(examples_of(page))
 
@@ -74,9 +90,16 @@ def test_no_block_of_python_is_written_so_that_it_does_not_run(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_that_running_text_names_exist(page):
     """Examples run; what stands in a sentence or a table does not."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     named = re.findall(rf"`[^`\n]*\b({'|'.join(SETTINGS)})\(([^()`\n]*)\)[^`\n]*`", text)
-    unknown = [f"{call}({name}=)" for call, given in named for name in re.findall(r"(\w+)=(?!=)", given) if name not in SETTINGS[call]]
+    unknown = [
+        f"{call}({name}=)"
+        for call, given in named
+        for name in re.findall(r"(\w+)=(?!=)", given)
+        if name not in SETTINGS[call]
+    ]
     variables = re.findall(r"\bLLM_CACHE_MEM_[A-Z]+\b", text)
     assert unknown + [name for name in variables if name not in VARIABLES] == []
 
@@ -84,14 +107,22 @@ def test_settings_that_running_text_names_exist(page):
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_links_lead_to_a_file_and_a_heading_in_it(name):
     """Those of the pages under docs/ are checked in the finished site."""
-    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", (ROOT / name).read_text(encoding="utf-8"))
+    links = re.findall(
+        r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", (ROOT / name).read_text(encoding="utf-8")
+    )
     missing = [target for target, _ in links if not (ROOT / (target or name)).exists()]
-    unheaded = [f"{target}#{anchor}" for target, anchor in links if anchor and anchor not in anchors(ROOT / (target or name))]
+    unheaded = [
+        f"{target}#{anchor}"
+        for target, anchor in links
+        if anchor and anchor not in anchors(ROOT / (target or name))
+    ]
     assert missing + unheaded == []
 
 
 def anchors(page: Path) -> set[str]:
     """The names under which the headings of a page can be linked to."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

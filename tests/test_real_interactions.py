@@ -1,4 +1,5 @@
-"""Real provider exchanges through the cache: every answer comes back equal, and no two different requests share a key."""
+"""Real provider exchanges through the cache: every answer comes back equal, and no two different
+requests share a key."""
 
 import contextlib
 import json
@@ -13,7 +14,8 @@ from llm_cache_mem.responses.usage import read_usage
 
 @pytest.fixture(scope="module")
 def exchanges(shared_data: Path) -> list[tuple[Any, dict[str, Any], int, Any]]:
-    """(messages, params, status, answer) of every recorded exchange whose request is a JSON object; streams as their text."""
+    """(messages, params, status, answer) of every recorded exchange whose request is a JSON object;
+    streams as their text."""
     found = []
     for line in (shared_data / "real_interactions.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -23,7 +25,14 @@ def exchanges(shared_data: Path) -> list[tuple[Any, dict[str, Any], int, Any]]:
         asked = json.loads(body) if isinstance(body, str) else body
         if not isinstance(asked, dict):
             continue
-        messages = next((asked.pop(name) for name in ("messages", "input", "contents", "prompt") if name in asked), None)
+        messages = next(
+            (
+                asked.pop(name)
+                for name in ("messages", "input", "contents", "prompt")
+                if name in asked
+            ),
+            None,
+        )
         params = {**asked, "url": row["request"]["url"]}
         answer = row["response"].get("body") or row["response"].get("body_b64")
         with contextlib.suppress(ValueError):  # a stream stays text
@@ -60,7 +69,9 @@ def test_two_requests_share_a_key_exactly_when_they_are_the_same_json(exchanges)
         text = json.dumps([messages, params], sort_keys=True)
         assert by_key.setdefault(key, text) == text
         assert by_json.setdefault(text, key) == key
-    assert len(by_key) == len(by_json) < len(exchanges)  # some requests were recorded twice on purpose
+    assert (
+        len(by_key) == len(by_json) < len(exchanges)
+    )  # some requests were recorded twice on purpose
 
 
 def test_each_distinct_request_is_paid_for_once_and_only_whole_answers_are_kept(exchanges):
@@ -78,7 +89,11 @@ def test_each_distinct_request_is_paid_for_once_and_only_whole_answers_are_kept(
                 return _answer
 
             hits = cache.stats().hits
-            got = cache.get_or_call(messages, call, **{name: value for name, value in params.items() if name != "stream"})
+            got = cache.get_or_call(
+                messages,
+                call,
+                **{name: value for name, value in params.items() if name != "stream"},
+            )
             if cache.stats().hits > hits:
                 tokens += sum((read_usage(got) or (0, 0))[:2])
     stats = cache.stats()

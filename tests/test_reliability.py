@@ -1,4 +1,5 @@
-"""What must hold whatever happens: clocks that jump, secrets that must not spread, calls that delete while others are in flight."""
+"""What must hold whatever happens: clocks that jump, secrets that must not spread, calls that
+delete while others are in flight."""
 
 import logging
 import random
@@ -39,12 +40,18 @@ def test_a_clock_that_jumps_serves_nothing_longer_than_it_jumped() -> None:
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-def test_nothing_deleted_comes_back_through_a_call_that_was_under_way(backend: str, tmp_path: Path) -> None:
+def test_nothing_deleted_comes_back_through_a_call_that_was_under_way(
+    backend: str, tmp_path: Path
+) -> None:
     cache = LLMCache(backend="memory" if backend == "memory" else tmp_path / "c.db")
     for number in range(1000 if backend == "memory" else 100):
         calling, forgotten = threading.Event(), threading.Event()
 
-        def slow(messages: Any, calling: threading.Event = calling, forgotten: threading.Event = forgotten) -> str:
+        def slow(
+            messages: Any,
+            calling: threading.Event = calling,
+            forgotten: threading.Event = forgotten,
+        ) -> str:
             calling.set()
             forgotten.wait(60)
             return "stale"
@@ -62,7 +69,11 @@ def test_nothing_deleted_comes_back_through_a_call_that_was_under_way(backend: s
     cache.close()
 
 
-CANARIES = {"prompt": "CANARY-PROMPT-5309", "answer": "CANARY-ANSWER-5309", "key": "sk-CANARY-KEY-5309"}
+CANARIES = {
+    "prompt": "CANARY-PROMPT-5309",
+    "answer": "CANARY-ANSWER-5309",
+    "key": "sk-CANARY-KEY-5309",
+}
 
 
 def test_secrets_stay_where_they_belong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,7 +90,12 @@ def test_secrets_stay_where_they_belong(tmp_path: Path, caplog: pytest.LogCaptur
             shown.append(traceback.format_exc(limit=0))
 
     def call() -> Any:
-        return cache.get_or_call(asked, lambda messages, **params: {"text": CANARIES["answer"]}, model="m", api_key=CANARIES["key"])
+        return cache.get_or_call(
+            asked,
+            lambda messages, **params: {"text": CANARIES["answer"]},
+            model="m",
+            api_key=CANARIES["key"],
+        )
 
     attempt(call)
     attempt(call)
@@ -90,7 +106,14 @@ def test_secrets_stay_where_they_belong(tmp_path: Path, caplog: pytest.LogCaptur
     attempt(lambda: LLMCache(backend=f"redis://user:{CANARIES['key']}@host/0"))
     with options(mode="replay"):
         attempt(lambda: cache.get([*asked, *asked]))
-    shown += [repr(cache), str(cache.stats()), cache.stats()._repr_html_(), repr(list(cache.entries())), repr(told), caplog.text]
+    shown += [
+        repr(cache),
+        str(cache.stats()),
+        cache.stats()._repr_html_(),
+        repr(list(cache.entries())),
+        repr(told),
+        caplog.text,
+    ]
     for text in shown:
         for canary in CANARIES.values():
             assert canary not in text

@@ -11,7 +11,8 @@ PATIENCE = 120.0
 
 
 def start(call: Callable[[], Any]) -> "Future[Any]":
-    """Run *call* in a thread of its own; unlike a pool, a Future here also takes a KeyboardInterrupt."""
+    """Run *call* in a thread of its own; unlike a pool, a Future here also takes a
+    KeyboardInterrupt."""
     future: Future[Any] = Future()
 
     def body() -> None:

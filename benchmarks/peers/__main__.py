@@ -1,8 +1,9 @@
-"""``python -m benchmarks.peers [PART ...]``: run the comparisons, or those named, and write down what came out; ``--list`` names them.
+"""``python -m benchmarks.peers [PART ...]``: run the comparisons, or those named, and write down
+what came out; ``--list`` names them.
 
-Written are ``benchmarks/peers/results.json``, and from it ``docs/benchmarks.md``, ``docs/benchmarks.svg`` and the short form in
-``README.md``; ``--render`` writes these again from the JSON. Parts that were not run stay as they were. ``--quick``: fewer rounds and
-entries.
+Written are ``benchmarks/peers/results.json``, and from it ``docs/benchmarks.md``,
+``docs/benchmarks.svg`` and the short form in ``README.md``; ``--render`` writes these again from
+the JSON. Parts that were not run stay as they were. ``--quick``: fewer rounds and entries.
 """
 
 import os
@@ -64,22 +65,38 @@ def run(name: str, scale: Scale = FULL) -> list[Table]:
         made = make(scale)
         seconds = time.monotonic() - began
         for table in made if isinstance(made, list) else [made]:
-            finished = replace(table, seconds=round(seconds, 1), environment=_environment(name, table, load_before, scale))
+            finished = replace(
+                table,
+                seconds=round(seconds, 1),
+                environment=_environment(name, table, load_before, scale),
+            )
             tables.append(finished)
-            print(f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n", flush=True)
+            print(
+                f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n",
+                flush=True,
+            )
     return tables
 
 
 def _environment(part: str, table: Table, load_before: float, scale: Scale) -> str:
     gil = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else ", no GIL"
-    optimized = "PGO" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else "no PGO"
-    parts = [f"Python {platform.python_version()} ({optimized}{gil})", f"SQLite {sqlite3.sqlite_version}"]
+    optimized = (
+        "PGO"
+        if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+        else "no PGO"
+    )
+    parts = [
+        f"Python {platform.python_version()} ({optimized}{gil})",
+        f"SQLite {sqlite3.sqlite_version}",
+    ]
     if table.name == "redis":
         parts.append(_said("redis-server", "--version").partition("sha=")[0].strip())
     parts.append(f"{os.cpu_count()} cores, load {load_before:.1f}")
     commit = _said("git", "rev-parse", "--short", "HEAD")
     parts += [f"commit {commit}"] if commit else []
-    parts.append(f"{datetime.now(UTC):%Y-%m-%d}, by {words.COMMAND} ARGS={part}, {scale.rounds} rounds")
+    parts.append(
+        f"{datetime.now(UTC):%Y-%m-%d}, by {words.COMMAND} ARGS={part}, {scale.rounds} rounds"
+    )
     return "; ".join(parts)
 
 
@@ -92,7 +109,8 @@ def _said(*command: str) -> str:
 
 
 def write(tables: Sequence[Table], root: Path) -> None:
-    """Put *tables* in the place of those of the same name at *root*, and make the page, the chart and the short form from all of them."""
+    """Put *tables* in the place of those of the same name at *root*, and make the page, the chart
+    and the short form from all of them."""
     results = root / "benchmarks/peers/results.json"
     merged = {table.name: table for table in (*load(results), *tables)}
     ordered = [merged[name] for name in ORDER if name in merged]
@@ -102,7 +120,10 @@ def write(tables: Sequence[Table], root: Path) -> None:
     if {"hits-fresh", "misses"} <= set(merged):
         draw(shown, root / CHART)
         readme = root / "README.md"
-        readme.write_text(page.with_short(readme.read_text(encoding="utf-8"), page.short(shown, CHART)), encoding="utf-8")
+        readme.write_text(
+            page.with_short(readme.read_text(encoding="utf-8"), page.short(shown, CHART)),
+            encoding="utf-8",
+        )
 
 
 def main(names: Sequence[str]) -> int:
@@ -115,13 +136,17 @@ def main(names: Sequence[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(unknown)}; known are {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    warnings.simplefilter("ignore")  # LangChain's community package warns of its own end at every hit
+    warnings.simplefilter(
+        "ignore"
+    )  # LangChain's community package warns of its own end at every hit
     root = Path(__file__).resolve().parents[2]
     if "--render" in options:
         write((), root)
     else:
         for name in names or PARTS:
-            write(run(name, QUICK if "--quick" in options else FULL), root)  # each as soon as it is there
+            write(
+                run(name, QUICK if "--quick" in options else FULL), root
+            )  # each as soon as it is there
         print(f"written: docs/benchmarks.md, {CHART}, README.md, benchmarks/peers/results.json")
     return 0
 

@@ -1,4 +1,5 @@
-"""The chart: hits and misses in memory, as multiples of llm-cache-mem on a logarithmic scale, with the side on which others are faster."""
+"""The chart: hits and misses in memory, as multiples of llm-cache-mem on a logarithmic scale, with
+the side on which others are faster."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,13 @@ __all__ = ["draw"]
 MARKS = (("S", "#7cc4b8", "o"), ("M", "#2a9487", "s"), ("L", "#0b4f4a", "D"))
 FASTER = "#f6ddd6"
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "svg.hashsalt": OURS}
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "svg.hashsalt": OURS,
+}
 
 
 def draw(tables: Sequence[Table], path: Path) -> None:
@@ -29,17 +36,24 @@ def draw(tables: Sequence[Table], path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 1.9 + 0.36 * len(rows)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        for panel, table, title in ((panels[0], hits, "Hit, request built anew"), (panels[1], misses, "Miss and put")):
+        for panel, table, title in (
+            (panels[0], hits, "Hit, request built anew"),
+            (panels[1], misses, "Miss and put"),
+        ):
             _panel(panel, table, title, rows)
         panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
         panels[0].invert_yaxis()
         figure.suptitle(
-            f"CPU time in memory, as a multiple of {OURS}: less is better, logarithmic scale, shaded where others are faster",
+            f"CPU time in memory, as a multiple of {OURS}: less is better, logarithmic scale,"
+            " shaded where others are faster",
             x=0.01,
             ha="left",
             fontsize=10.5,
         )
-        handles = [Line2D([], [], color=color, marker=mark, linestyle="", label=name) for name, color, mark in _legend()]
+        handles = [
+            Line2D([], [], color=color, marker=mark, linestyle="", label=name)
+            for name, color, mark in _legend()
+        ]
         handles.append(
             Line2D(
                 [],
@@ -51,12 +65,22 @@ def draw(tables: Sequence[Table], path: Path) -> None:
                 label="hollow: callers share answers",
             )
         )
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9,
+        )
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _legend() -> Sequence[tuple[str, str, str]]:
-    words = {"S": "S: 0.3 KB, one message", "M": "M: 8.7 KB, ten turns", "L": "L: 206 KB, 100 turns"}
+    words = {
+        "S": "S: 0.3 KB, one message",
+        "M": "M: 8.7 KB, ten turns",
+        "L": "L: 206 KB, 100 turns",
+    }
     return [(words[name], color, mark) for name, color, mark in MARKS]
 
 
@@ -67,7 +91,13 @@ def _middle(row: Row) -> float:
 
 def _panel(axes: Any, table: Table, title: str, rows: Sequence[Row]) -> None:
     found = {row.name: row for row in table.rows}
-    ratios = [cell.ratio or 1.0 for row in found.values() if not row.reference for cell in row.cells if cell is not None]
+    ratios = [
+        cell.ratio or 1.0
+        for row in found.values()
+        if not row.reference
+        for cell in row.cells
+        if cell is not None
+    ]
     low, high = min(0.5, *ratios) / 1.4, max(2.0, *ratios) * 1.4
     axes.set_xscale("log")
     axes.set_xlim(low, high)
@@ -80,10 +110,26 @@ def _panel(axes: Any, table: Table, title: str, rows: Sequence[Row]) -> None:
         style = "full" if found[name].own == "yes" else "none"
         for (_, color, mark), cell in zip(MARKS, found[name].cells, strict=True):
             if cell is not None:
-                axes.plot(cell.ratio or 1.0, place, marker=mark, color=color, fillstyle=style, markersize=7, markeredgewidth=1.6, zorder=3)
-    axes.set_xticks([tick for tick in TICKS if low < tick < high], [f"{tick:g}×" for tick in TICKS if low < tick < high])
+                axes.plot(
+                    cell.ratio or 1.0,
+                    place,
+                    marker=mark,
+                    color=color,
+                    fillstyle=style,
+                    markersize=7,
+                    markeredgewidth=1.6,
+                    zorder=3,
+                )
+    axes.set_xticks(
+        [tick for tick in TICKS if low < tick < high],
+        [f"{tick:g}×" for tick in TICKS if low < tick < high],
+    )
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
     axes.tick_params(axis="y", length=0)
-    ours = [f"{size} {cell.value:,.0f} µs" for (size, *_), cell in zip(MARKS, table.rows[0].cells, strict=True) if cell is not None]
+    ours = [
+        f"{size} {cell.value:,.0f} µs"
+        for (size, *_), cell in zip(MARKS, table.rows[0].cells, strict=True)
+        if cell is not None
+    ]
     axes.set_title(f"{title}\n1× = {', '.join(ours)}", loc="left", fontsize=10)

@@ -1,7 +1,9 @@
-"""What a contestant is: one library as its users would use it, with nothing of its work done for it beforehand.
+"""What a contestant is: one library as its users would use it, with nothing of its work done for it
+beforehand.
 
-Timed is what happens between a program that holds a request and one that holds an answer: building the key, looking, making a value.
-Untimed is only what a program of that library has in its hands anyway: a request as dicts for most, as message objects for LangChain.
+Timed is what happens between a program that holds a request and one that holds an answer: building
+the key, looking, making a value. Untimed is only what a program of that library has in its hands
+anyway: a request as dicts for most, as message objects for LangChain.
 """
 
 import asyncio
@@ -16,14 +18,29 @@ from typing import Any, NamedTuple
 from benchmarks.harness import Variant, Work
 from benchmarks.workload import VALUE, request
 
-__all__ = ["LOOP", "OURS", "Absent", "Contestant", "Place", "batch", "finished", "isolates", "opened", "variant", "versioned"]
+__all__ = [
+    "LOOP",
+    "OURS",
+    "Absent",
+    "Contestant",
+    "Place",
+    "batch",
+    "finished",
+    "isolates",
+    "opened",
+    "variant",
+    "versioned",
+]
 
 OURS = "llm-cache-mem"
-LOOP = asyncio.new_event_loop()  # of all that is asynchronous; its batches run in it one after the other
+LOOP = (
+    asyncio.new_event_loop()
+)  # of all that is asynchronous; its batches run in it one after the other
 
 
 class Place(NamedTuple):
-    """Room for *entries*; a *folder* on a disk and a Redis at *port*, where a contestant needs them."""
+    """Room for *entries*; a *folder* on a disk and a Redis at *port*, where a contestant needs
+    them."""
 
     entries: int
     folder: Path
@@ -38,9 +55,11 @@ class Absent(NamedTuple):
 
 
 class Contestant:
-    """One library. *name* and *package* say which; *key* who builds the key and how; *value* what becomes of an answer.
+    """One library. *name* and *package* say which; *key* who builds the key and how; *value* what
+    becomes of an answer.
 
-    *spares* is what it leaves out that llm-cache-mem does: where it is faster, that is why. *reference* marks a floor, which is no cache.
+    *spares* is what it leaves out that llm-cache-mem does: where it is faster, that is why.
+      *reference* marks a floor, which is no cache.
     """
 
     name = ""
@@ -55,7 +74,8 @@ class Contestant:
         raise NotImplementedError
 
     def asked(self, request: dict[str, Any]) -> Any:
-        """*request*, which nobody else holds, in the form in which a program of this library has it in its hands. Untimed."""
+        """*request*, which nobody else holds, in the form in which a program of this library has it
+        in its hands. Untimed."""
         return request
 
     def answered(self, value: dict[str, Any]) -> Any:
@@ -63,7 +83,8 @@ class Contestant:
         return json.loads(json.dumps(value))
 
     def get(self, asked: Any) -> Any:
-        """The answer to *asked*, None if there is none; a coroutine where this is asynchronous. Timed."""
+        """The answer to *asked*, None if there is none; a coroutine where this is asynchronous.
+        Timed."""
         raise NotImplementedError
 
     def put(self, asked: Any, answer: Any) -> Any:
@@ -90,7 +111,8 @@ class Contestant:
 
 
 def versioned(name: str, package: str) -> str:
-    """*name* with the version of *package* in it or behind it; alone, if that is "" or not installed."""
+    """*name* with the version of *package* in it or behind it; alone, if that is "" or not
+    installed."""
     with suppress(importlib.metadata.PackageNotFoundError, ValueError):  # the latter for ""
         numbered = f"{package} {importlib.metadata.version(package)}"
         return name.replace(package, numbered, 1) if package in name else f"{name} ({numbered})"
@@ -103,7 +125,8 @@ def finished(contestant: Contestant, result: Any) -> Any:
 
 
 def batch(contestant: Contestant, calls: Sequence[Work]) -> Sequence[Work]:
-    """The works that make *calls*: themselves, or for an asynchronous contestant a single one that awaits each in turn."""
+    """The works that make *calls*: themselves, or for an asynchronous contestant a single one that
+    awaits each in turn."""
     if not contestant.asynchronous:
         return calls
 
@@ -116,11 +139,18 @@ def batch(contestant: Contestant, calls: Sequence[Work]) -> Sequence[Work]:
 
 def variant(contestant: Contestant, prepare: Callable[[], Sequence[Work]], count: int) -> Variant:
     """*contestant* for the harness; *prepare* makes *count* calls."""
-    return Variant(contestant.name, lambda: batch(contestant, prepare()), count if contestant.asynchronous else 1)
+    return Variant(
+        contestant.name,
+        lambda: batch(contestant, prepare()),
+        count if contestant.asynchronous else 1,
+    )
 
 
-def opened(kinds: Iterable[type[Contestant]], place: Place) -> tuple[list[Contestant], list[Absent]]:
-    """Those of *kinds* that work, and those that do not. What does not answer would look very fast: each is asked, its answer compared."""
+def opened(
+    kinds: Iterable[type[Contestant]], place: Place
+) -> tuple[list[Contestant], list[Absent]]:
+    """Those of *kinds* that work, and those that do not. What does not answer would look very fast:
+    each is asked, its answer compared."""
     working: list[Contestant] = []
     absent: list[Absent] = []
     for number, kind in enumerate(kinds):
@@ -132,9 +162,14 @@ def opened(kinds: Iterable[type[Contestant]], place: Place) -> tuple[list[Contes
                 _check(contestant)
             working.append(contestant)
         except ImportError as exc:
-            absent.append(Absent(kind.name, f"not installed: {exc.name}" if exc.name else "not installed"))
+            absent.append(
+                Absent(kind.name, f"not installed: {exc.name}" if exc.name else "not installed")
+            )
         except Exception as exc:  # noqa: BLE001 - whatever a peer fails with is said, not dropped
-            said = str(exc).strip().partition("\n")[0].replace(str(folder), "…") or traceback.extract_tb(exc.__traceback__)[-1].line
+            said = (
+                str(exc).strip().partition("\n")[0].replace(str(folder), "…")
+                or traceback.extract_tb(exc.__traceback__)[-1].line
+            )
             absent.append(Absent(kind.versioned(), f"does not run: {type(exc).__name__}: {said}"))
     return working, absent
 
@@ -146,13 +181,16 @@ def _check(contestant: Contestant) -> None:
         if finished(contestant, contestant.get(asked)) is not None:
             raise RuntimeError(f"answers a request of size {size} that it has never seen")
         finished(contestant, contestant.put(contestant.asked(plain), contestant.answered(VALUE)))
-        again = finished(contestant, contestant.get(contestant.asked(json.loads(json.dumps(plain)))))
+        again = finished(
+            contestant, contestant.get(contestant.asked(json.loads(json.dumps(plain))))
+        )
         if again != contestant.answered(VALUE):
             raise RuntimeError(f"does not give back what it was given for a request of size {size}")
 
 
 def isolates(contestant: Contestant) -> str:
-    """Whose the answers are: "yes" if what a caller changes reaches nobody else, "hits only" if that holds for hits, "no" for neither."""
+    """Whose the answers are: "yes" if what a caller changes reaches nobody else, "hits only" if
+    that holds for hits, "no" for neither."""
     asked, answer = contestant.asked(request("S", 999_999_998)), contestant.answered(VALUE)
     finished(contestant, contestant.put(asked, answer))
     contestant.alter(answer)
@@ -160,4 +198,9 @@ def isolates(contestant: Contestant) -> str:
     finished(contestant, contestant.put(asked, contestant.answered(VALUE)))
     contestant.alter(finished(contestant, contestant.get(asked)))
     fresh = finished(contestant, contestant.get(asked)) == contestant.answered(VALUE)
-    return {(True, True): "yes", (False, True): "hits only", (True, False): "no", (False, False): "no"}[kept, fresh]
+    return {
+        (True, True): "yes",
+        (False, True): "hits only",
+        (True, False): "no",
+        (False, False): "no",
+    }[kept, fresh]

@@ -1,6 +1,8 @@
-"""What entries weigh: resident bytes each, the pause of a full garbage collection, and what a hit costs among many against among few.
+"""What entries weigh: resident bytes each, the pause of a full garbage collection, and what a hit
+costs among many against among few.
 
-Each contestant in a process of its own: ``python -m benchmarks.peers.footprints NUMBER ENTRIES`` prints what it found as JSON.
+Each contestant in a process of its own: ``python -m benchmarks.peers.footprints NUMBER ENTRIES``
+prints what it found as JSON.
 """
 
 import gc
@@ -27,7 +29,9 @@ __all__ = ["growth_on_disk", "weigh"]
 
 FEW = 1_000
 Weighed = tuple[str, dict[str, Any], type[Contestant]]  # name, what its process found, what it is
-KINDS = tuple(kind for kind in in_memory.ALL if not kind.reference and kind is not in_memory.OursAsync)
+KINDS = tuple(
+    kind for kind in in_memory.ALL if not kind.reference and kind is not in_memory.OursAsync
+)
 
 
 def weigh(scale: Scale = FULL) -> list[Table]:
@@ -36,7 +40,16 @@ def weigh(scale: Scale = FULL) -> list[Table]:
     absent: list[Absent] = []
     for number, kind in enumerate(KINDS):
         print(f"  {kind.name}: {scale.entries:,} entries", flush=True)
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers.footprints", str(number), str(scale.entries), str(scale.rounds)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.peers.footprints",
+            str(number),
+            str(scale.entries),
+            str(scale.rounds),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{kind.name} was not weighed: {done.stderr[-2000:]}")
@@ -49,17 +62,33 @@ def weigh(scale: Scale = FULL) -> list[Table]:
 
 def _memory(found: Sequence[Weighed], absent: Sequence[Absent], scale: Scale) -> Table:
     columns = [Column("memory, an entry", "B"), Column("full collection", "ms")]
-    rows = [Row(name, _cells(report, found[0][1], "bytes", "pause"), **_said(kind)) for name, report, kind in found]
+    rows = [
+        Row(name, _cells(report, found[0][1], "bytes", "pause"), **_said(kind))
+        for name, report, kind in found
+    ]
     return Table("memory", columns, rows, absent, {"entries": scale.entries})
 
 
 def _growth(found: Sequence[Weighed], absent: Sequence[Absent], scale: Scale) -> Table:
-    rows = [Row(name, [*_cells(report, found[0][1], "few", "many"), Cell(report["growth"])], **_said(kind)) for name, report, kind in found]
-    return Table("growth", _columns(scale.entries), rows, absent, {"few": FEW, "entries": scale.entries})
+    rows = [
+        Row(
+            name,
+            [*_cells(report, found[0][1], "few", "many"), Cell(report["growth"])],
+            **_said(kind),
+        )
+        for name, report, kind in found
+    ]
+    return Table(
+        "growth", _columns(scale.entries), rows, absent, {"few": FEW, "entries": scale.entries}
+    )
 
 
 def _columns(entries: int) -> list[Column]:
-    return [Column(f"among {FEW:,}", "µs"), Column(f"among {entries:,}", "µs"), Column("growth", "×")]
+    return [
+        Column(f"among {FEW:,}", "µs"),
+        Column(f"among {entries:,}", "µs"),
+        Column("growth", "×"),
+    ]
 
 
 def _cells(report: dict[str, Any], ours: dict[str, Any], *names: str) -> list[Cell | None]:
@@ -84,7 +113,13 @@ def growth_on_disk(scale: Scale = FULL) -> Table:
             reports.append(_grown(among_few, among_many, scale.on_disk, scale.rounds))
             cells = [*_cells(reports[-1], reports[0], "few", "many"), Cell(reports[-1]["growth"])]
             rows.append(Row(among_few.versioned(), cells, **_said(type(among_few))))
-    return Table("growth-sqlite", _columns(scale.on_disk), rows, absent, {"few": FEW, "entries": scale.on_disk})
+    return Table(
+        "growth-sqlite",
+        _columns(scale.on_disk),
+        rows,
+        absent,
+        {"few": FEW, "entries": scale.on_disk},
+    )
 
 
 # -- In a process of its own
@@ -110,7 +145,9 @@ def main(number: int, entries: int, rounds: int) -> None:
         print(json.dumps(report))
 
 
-def _alone(kind: type[Contestant], entries: int, path: Path) -> tuple[list[Contestant | None], list[Absent]]:
+def _alone(
+    kind: type[Contestant], entries: int, path: Path
+) -> tuple[list[Contestant | None], list[Absent]]:
     working, absent = opened([kind], Place(entries + 2 * FEW, path))
     return [*working, None], absent
 
@@ -137,7 +174,9 @@ def _fill(contestant: Contestant, first: int, last: int) -> None:
         finished(contestant, contestant.put(contestant.asked(asked), answer))
 
 
-def _grown(few: Contestant, many: Contestant, entries: int, rounds: int, *, filled: bool = False) -> dict[str, float]:
+def _grown(
+    few: Contestant, many: Contestant, entries: int, rounds: int, *, filled: bool = False
+) -> dict[str, float]:
     """Microseconds of a hit among FEW and among *entries*, and their ratio, round by round."""
     few_entries = min(FEW, entries)
     _fill(few, 0, few_entries)
@@ -155,7 +194,9 @@ def _grown(few: Contestant, many: Contestant, entries: int, rounds: int, *, fill
         return prepare
 
     pairs = [variant(few, gets(few, few_entries), count), variant(many, gets(many, entries), count)]
-    small, large = compare([pairs[0]._replace(name="few"), pairs[1]._replace(name="many")], rounds, process_time)
+    small, large = compare(
+        [pairs[0]._replace(name="few"), pairs[1]._replace(name="many")], rounds, process_time
+    )
     return {"few": small.micros, "many": large.micros, "growth": large.ratio}
 
 

@@ -1,4 +1,5 @@
-"""Caches in memory: libraries for LLM calls, libraries for anything with the published key in front, and what one would write oneself."""
+"""Caches in memory: libraries for LLM calls, libraries for anything with the published key in
+front, and what one would write oneself."""
 
 import copy
 import functools
@@ -103,7 +104,10 @@ class LruCache(Contestant):
     name = "functools.lru_cache"
     key = "a tuple made of the request; 1, 1.0 and True are one key"
     value = SHARED
-    spares = "no JSON and no hash but a tuple in which 1, 1.0 and True are equal, no time to live; it hands out the stored object itself"
+    spares = (
+        "no JSON and no hash but a tuple in which 1, 1.0 and True are equal, no time to live; it"
+        " hands out the stored object itself"
+    )
 
     def __init__(self, place: Place) -> None:
         self._answer: Any = None
@@ -138,7 +142,8 @@ def _frozen(value: Any) -> Any:
 
 
 class Keyed(Contestant):
-    """A library for values under names: its user builds the published key, and copies if the library does not."""
+    """A library for values under names: its user builds the published key, and copies if the
+    library does not."""
 
     key = PUBLISHED_KEY
 
@@ -190,7 +195,8 @@ class DSPy(Contestant):
     key = "its own: orjson, SHA-256"
     value = "keeps the caller's object; deepcopy for each hit"
     spares = (
-        "orjson, written in Rust, makes the key; it keeps the caller's own object; no check of the request, no account of what it saved"
+        "orjson, written in Rust, makes the key; it keeps the caller's own object; no check of the"
+        " request, no account of what it saved"
     )
 
     def __init__(self, place: Place) -> None:
@@ -212,13 +218,17 @@ class DSPy(Contestant):
 
 
 class LiteLLM(Contestant):
-    """LiteLLM's cache in memory. max_messages=None: by its default it leaves conversations of more than four messages uncached."""
+    """LiteLLM's cache in memory. max_messages=None: by its default it leaves conversations of more
+    than four messages uncached."""
 
     name = "litellm, local"
     package = "litellm"
     key = "its own: str of the parameters, SHA-256"
     value = "JSON text, made for each put and read for each hit, as its completion() does"
-    spares = "no canonical form of the request: its key depends on the order of its parts; no account of what it saved"
+    spares = (
+        "no canonical form of the request: its key depends on the order of its parts; no account of"
+        " what it saved"
+    )
 
     def __init__(self, place: Place) -> None:
         cache = self._made(type="local", max_messages=None)
@@ -242,18 +252,23 @@ class LiteLLM(Contestant):
 
 
 class GPTCache(Contestant):
-    """GPTCache's exact map. Its default key is the last message's text alone; here it gets the whole request, as JSON."""
+    """GPTCache's exact map. Its default key is the last message's text alone; here it gets the
+    whole request, as JSON."""
 
     name = "gptcache, exact map"
     package = "gptcache"
     key = "the whole request by json.dumps, as the map's key"
     value = "JSON text, made for each put and read for each hit"
-    spares = "no hash of the key, no check of the request, no time to live, no account of what it saved"
+    spares = (
+        "no hash of the key, no check of the request, no time to live, no account of what it saved"
+    )
 
     def __init__(self, place: Place) -> None:
         from gptcache.manager import get_data_manager
 
-        self._manager = get_data_manager(data_path=str(place.folder / "map"), max_size=place.entries)
+        self._manager = get_data_manager(
+            data_path=str(place.folder / "map"), max_size=place.entries
+        )
 
     def get(self, asked: dict[str, Any]) -> Any:
         found = self._manager.search(json.dumps(asked, sort_keys=True))

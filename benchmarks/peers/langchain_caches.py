@@ -1,4 +1,5 @@
-"""LangChain's caches, asked with two strings that LangChain makes for every call: here too, of messages that are objects already."""
+"""LangChain's caches, asked with two strings that LangChain makes for every call: here too, of
+messages that are objects already."""
 
 import warnings
 from typing import Any
@@ -18,7 +19,8 @@ def messages_of(request: dict[str, Any]) -> list[Any]:
 
 
 class LangChain(Contestant):
-    """What a chat model of LangChain does with its cache: dumps(messages), a string for the model and its parameters, lookup or update."""
+    """What a chat model of LangChain does with its cache: dumps(messages), a string for the model
+    and its parameters, lookup or update."""
 
     key = "LangChain's: dumps(messages), and a string for the model"
     cache: Any
@@ -35,7 +37,10 @@ class LangChain(Contestant):
         counts = {"input_tokens": usage["input_tokens"], "output_tokens": usage["output_tokens"]}
         message = AIMessage(
             content=value["content"],
-            response_metadata={name: value[name] for name in ("id", "model", "stop_reason", "stop_sequence", "usage")},
+            response_metadata={
+                name: value[name]
+                for name in ("id", "model", "stop_reason", "stop_sequence", "usage")
+            },
             usage_metadata={**counts, "total_tokens": sum(counts.values())},
         )
         return [ChatGeneration(message=message)]
@@ -72,12 +77,14 @@ class InMemory(LangChain):
 
 
 def quiet() -> None:
-    """Let pass what langchain-core, which turns its own warnings on as it is imported, says at every hit of the community's caches."""
+    """Let pass what langchain-core, which turns its own warnings on as it is imported, says at
+    every hit of the community's caches."""
     warnings.filterwarnings("ignore", message=".*allowed_objects.*")
 
 
 class OnSQLite(LangChain):
-    """SQLiteCache of langchain-community, as it comes: one fsync and more for each put, no bound."""
+    """SQLiteCache of langchain-community, as it comes: one fsync and more for each put, no
+    bound."""
 
     name = "LangChain SQLiteCache"
     package = "langchain-community"

@@ -34,10 +34,17 @@ def invokes(scale: Scale = FULL) -> Table:
         try:
             models = _models(path, stack)
         except ImportError as exc:
-            return Table("langchain", columns, [], [Absent("LangChain", f"not installed: {exc.name}")])
+            return Table(
+                "langchain", columns, [], [Absent("LangChain", f"not installed: {exc.name}")]
+            )
         cells = [_compared(models, size, scale) for size in SIZES]
         rows = [
-            Row(versioned(name, package), [column[number] for column in cells], spares=spares, reference=name.startswith("floor"))
+            Row(
+                versioned(name, package),
+                [column[number] for column in cells],
+                spares=spares,
+                reference=name.startswith("floor"),
+            )
             for number, (name, package, _, spares) in enumerate(models)
         ]
     return Table("langchain", columns, rows)

@@ -1,4 +1,5 @@
-"""Caches in files: each as it comes, on the same disk, all of them with room for what is stored and none in memory-backed files."""
+"""Caches in files: each as it comes, on the same disk, all of them with room for what is stored and
+none in memory-backed files."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ class DiskCache(Keyed):
     name = "diskcache"
     package = "diskcache"
     value = "pickle in SQLite"
-    spares = "pickle, which runs what a file says; the oldest goes first, so a hit writes nothing; no checksum, no account of what it saved"
+    spares = (
+        "pickle, which runs what a file says; the oldest goes first, so a hit writes nothing; no"
+        " checksum, no account of what it saved"
+    )
 
     def __init__(self, place: Place) -> None:
         import diskcache
@@ -96,7 +100,9 @@ class GPTCacheOnSQLite(GPTCache):
     def __init__(self, place: Place) -> None:
         from gptcache.manager import CacheBase, get_data_manager
 
-        self._manager = get_data_manager(CacheBase("sqlite", sql_url=f"sqlite:///{Path(place.folder, 'gptcache.db')}"))
+        self._manager = get_data_manager(
+            CacheBase("sqlite", sql_url=f"sqlite:///{Path(place.folder, 'gptcache.db')}")
+        )
 
 
 class CashewsOnDisk(Cashews):

@@ -1,4 +1,5 @@
-"""Caches on one Redis over loopback, each with the client that it brings, against the round trip that none can go below."""
+"""Caches on one Redis over loopback, each with the client that it brings, against the round trip
+that none can go below."""
 
 import json
 import socket
@@ -42,7 +43,10 @@ class Floor(Contestant):
         return body[:-2]
 
     def put(self, asked: bytes, answer: bytes) -> None:
-        self._socket.sendall(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(asked), asked, len(answer), answer))
+        self._socket.sendall(
+            b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(asked), asked, len(answer), answer)
+        )
         assert self._socket.recv(64) == b"+OK\r\n"
 
     def close(self) -> None:
@@ -75,7 +79,9 @@ class LiteLLMOnRedis(LiteLLM):
     spares = f"{LiteLLM.spares}; no checksum"
 
     def __init__(self, place: Place) -> None:
-        self._cache = self._made(type="redis", host="127.0.0.1", port=str(place.port), max_messages=None, ttl=3600)
+        self._cache = self._made(
+            type="redis", host="127.0.0.1", port=str(place.port), max_messages=None, ttl=3600
+        )
 
 
 class CashewsOnRedis(Cashews):
@@ -105,4 +111,12 @@ class AioCacheOnRedis(AioCache):
         LOOP.run_until_complete(self._cache.close())
 
 
-ALL: tuple[type[Contestant], ...] = (OursOnRedis, OursOnRedisAsync, OnRedis, LiteLLMOnRedis, CashewsOnRedis, AioCacheOnRedis, Floor)
+ALL: tuple[type[Contestant], ...] = (
+    OursOnRedis,
+    OursOnRedisAsync,
+    OnRedis,
+    LiteLLMOnRedis,
+    CashewsOnRedis,
+    AioCacheOnRedis,
+    Floor,
+)

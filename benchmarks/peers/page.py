@@ -1,4 +1,5 @@
-"""The tables as Markdown: the whole page, and the short form for the README. Nothing in them is written by hand."""
+"""The tables as Markdown: the whole page, and the short form for the README. Nothing in them is
+written by hand."""
 
 from collections.abc import Iterable, Sequence
 
@@ -29,14 +30,21 @@ def _sentences(table: Table) -> Iterable[str]:
     if table.rows:
         yield _losses(table)
     if table.absent:
-        yield "Not run: " + "; ".join(f"{absent.name} ({absent.reason})" for absent in table.absent) + "."
+        yield (
+            "Not run: "
+            + "; ".join(f"{absent.name} ({absent.reason})" for absent in table.absent)
+            + "."
+        )
 
 
 def _losses(table: Table) -> str:
     found = ahead(table).values()
     if not found:
         return f"Nobody is ahead of {OURS} here."
-    named = [f"{row.name} ({', '.join(columns)}{f': {row.spares}' if row.spares else ''})" for row, columns in found]
+    named = [
+        f"{row.name} ({', '.join(columns)}{f': {row.spares}' if row.spares else ''})"
+        for row, columns in found
+    ]
     return f"Ahead of {OURS}: {'; '.join(named)}.\n\n{said(table).losing}"
 
 
@@ -46,7 +54,13 @@ def table_text(table: Table) -> str:
     heads = ["", *([OWN] if own else []), *(_heading(column) for column in table.columns)]
     lines = [heads, ["---"] * len(heads)]
     for row in table.rows:
-        lines.append([f"*{row.name}*" if row.reference else row.name, *([row.own] if own else []), *_cells(table, row)])
+        lines.append(
+            [
+                f"*{row.name}*" if row.reference else row.name,
+                *([row.own] if own else []),
+                *_cells(table, row),
+            ]
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if table.rows else ""
 
 
@@ -76,12 +90,18 @@ def _number(value: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.995 else f"{ratio:.2g}×"
+    return (
+        f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.995 else f"{ratio:.2g}×"
+    )
 
 
 def _who(tables: Sequence[Table]) -> str:
     rows = {(row.name, row.value): row for table in tables for row in table.rows if row.key}
-    lines = ["| | key | answer |", "| --- | --- | --- |", *(f"| {row.name} | {row.key} | {row.value} |" for row in rows.values())]
+    lines = [
+        "| | key | answer |",
+        "| --- | --- | --- |",
+        *(f"| {row.name} | {row.key} | {row.value} |" for row in rows.values()),
+    ]
     return "## Who does what\n\n" + "\n".join(lines)
 
 
@@ -94,14 +114,22 @@ def short(tables: Sequence[Table], chart: str) -> str:
     hits, misses = named["hits-fresh"], named["misses"]
     lines = [f"![Hits and misses in memory, against {OURS}]({chart})", ""]
     lines.append(
-        f"CPU time in memory against {OURS}, requests built anew: 1 is as fast, more is slower, **bold** the best. Own: an answer is"
+        f"CPU time in memory against {OURS}, requests built anew: 1 is as fast, more is slower,"
+        " **bold** the best. Own: an answer is"
     )
     lines.append("its caller's own, and nobody else sees what he changes.")
-    lines += ["", "| | own | hit, S | M | L | miss, S | M | L |", "|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| | own | hit, S | M | L | miss, S | M | L |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     lost = {row.name: row for row in misses.rows}
     for row in hits.rows:
         if not row.reference and row.name in lost:
-            lines.append(f"| {row.name} | {row.own} | {' | '.join(_ratios(hits, row))} | {' | '.join(_ratios(misses, lost[row.name]))} |")
+            lines.append(
+                f"| {row.name} | {row.own} | {' | '.join(_ratios(hits, row))} |"
+                f" {' | '.join(_ratios(misses, lost[row.name]))} |"
+            )
     lines += ["", _losses_in_short(hits, misses)]
     if "stampede" in named:
         lines += ["", _stampede(named["stampede"])]
@@ -119,15 +147,23 @@ def _losses_in_short(hits: Table, misses: Table) -> str:
         found = [f"{row.name} ({', '.join(columns)})" for row, columns in ahead(table).values()]
         return ", ".join(found) or "nobody"
 
-    return f"Ahead of us on hits: {named(hits)}. {said(hits).losing} On misses: {named(misses)}. {said(misses).losing}"
+    return (
+        f"Ahead of us on hits: {named(hits)}. {said(hits).losing} On misses: {named(misses)}."
+        f" {said(misses).losing}"
+    )
 
 
 def _stampede(table: Table) -> str:
     once, often = [], []
     for row in table.rows:
         counts = [int(cell.value) for cell in (row.cells[0], row.cells[2]) if cell is not None]
-        (once if max(counts) == 1 else often).append(row.name if max(counts) == 1 else f"{row.name} ({max(counts)})")
-    return f"Of many identical calls at once, one reaches the model with {', '.join(once)}; not so with {', '.join(often)}."
+        (once if max(counts) == 1 else often).append(
+            row.name if max(counts) == 1 else f"{row.name} ({max(counts)})"
+        )
+    return (
+        f"Of many identical calls at once, one reaches the model with {', '.join(once)}; not so"
+        f" with {', '.join(often)}."
+    )
 
 
 def with_short(readme: str, text: str) -> str:

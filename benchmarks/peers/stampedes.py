@@ -1,4 +1,5 @@
-"""Stampedes: fifty callers who miss one key at once, each library called by the wrapper that it offers; how often is the model asked?"""
+"""Stampedes: fifty callers who miss one key at once, each library called by the wrapper that it
+offers; how often is the model asked?"""
 
 import asyncio
 import functools
@@ -47,7 +48,8 @@ AskAsync = Callable[[str], Awaitable[Any]]
 
 
 class Wrapper(NamedTuple):
-    """How a library is put around a call: for threads, for tasks, None where it offers nothing for them."""
+    """How a library is put around a call: for threads, for tasks, None where it offers nothing for
+    them."""
 
     name: str
     package: str
@@ -57,7 +59,12 @@ class Wrapper(NamedTuple):
 
 def stampede(scale: Scale = FULL) -> Table:
     """Fifty callers of one missing key, and ten of different ones."""
-    columns = [Column("calls, threads", ""), Column("all answered", "s"), Column("calls, tasks", ""), Column("all answered, tasks", "s")]
+    columns = [
+        Column("calls, threads", ""),
+        Column("all answered", "s"),
+        Column("calls, tasks", ""),
+        Column("all answered, tasks", "s"),
+    ]
     columns.append(Column(f"{DIFFERENT} different", "s"))
     rows: list[Row] = []
     absent: list[Absent] = [Absent("gptcache", "offers a wrapper for openai before 1.0 only")]
@@ -75,15 +82,23 @@ def stampede(scale: Scale = FULL) -> Table:
 
 def _cells(wrapper: Wrapper, path: Path, scale: Scale) -> list[Cell | None]:
     cells: list[Cell | None] = [None] * 5
-    same, different = ["What is it?"] * scale.callers, [f"What is {number}?" for number in range(DIFFERENT)]
-    for place, (make, gather) in enumerate(((wrapper.threads, _in_threads), (wrapper.tasks, _in_tasks))):
+    same, different = (
+        ["What is it?"] * scale.callers,
+        [f"What is {number}?" for number in range(DIFFERENT)],
+    )
+    for place, (make, gather) in enumerate(
+        ((wrapper.threads, _in_threads), (wrapper.tasks, _in_tasks))
+    ):
         if make is not None:
             model = Model(scale.seconds)
             ask = make(model, path)
             gather(ask, ["a first question"])  # what is loaded with the first call is not measured
             model.calls = 0
             seconds = gather(ask, same)
-            cells[2 * place : 2 * place + 2] = [Cell(model.calls), Cell(round(seconds, 1))]  # nearer than that is chance
+            cells[2 * place : 2 * place + 2] = [
+                Cell(model.calls),
+                Cell(round(seconds, 1)),
+            ]  # nearer than that is chance
             cells[4] = cells[4] or Cell(round(gather(ask, different), 1))
     return cells
 
@@ -199,7 +214,9 @@ def _litellm_asking(model: Model) -> Any:
     from litellm.types.utils import Choices, Message, ModelResponse
 
     def said() -> Any:
-        return ModelResponse(model="probe/m", choices=[Choices(message=Message(role="assistant", content="Paris."))])
+        return ModelResponse(
+            model="probe/m", choices=[Choices(message=Message(role="assistant", content="Paris."))]
+        )
 
     class Provider(litellm.CustomLLM):  # type: ignore[misc,name-defined]
         def completion(self, *args: Any, **kwargs: Any) -> Any:
@@ -217,12 +234,16 @@ def _litellm_asking(model: Model) -> Any:
 
 def _litellm(model: Model, path: Path) -> Ask:
     litellm = _litellm_asking(model)
-    return lambda question: litellm.completion(model="probe/m", messages=[{"role": "user", "content": question}], caching=True)
+    return lambda question: litellm.completion(
+        model="probe/m", messages=[{"role": "user", "content": question}], caching=True
+    )
 
 
 def _litellm_async(model: Model, path: Path) -> AskAsync:
     litellm = _litellm_asking(model)
-    return lambda question: litellm.acompletion(model="probe/m", messages=[{"role": "user", "content": question}], caching=True)
+    return lambda question: litellm.acompletion(
+        model="probe/m", messages=[{"role": "user", "content": question}], caching=True
+    )
 
 
 def _chat_model(model: Model) -> type[Any]:
@@ -235,11 +256,21 @@ def _chat_model(model: Model) -> type[Any]:
         def _llm_type(self) -> str:
             return "probe"
 
-        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-            return ChatResult(generations=[ChatGeneration(message=AIMessage(model.answer(None)["content"]))])
+        def _generate(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
+            return ChatResult(
+                generations=[ChatGeneration(message=AIMessage(model.answer(None)["content"]))]
+            )
 
-        async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-            return ChatResult(generations=[ChatGeneration(message=AIMessage((await model.aanswer(None))["content"]))])
+        async def _agenerate(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
+            return ChatResult(
+                generations=[
+                    ChatGeneration(message=AIMessage((await model.aanswer(None))["content"]))
+                ]
+            )
 
     return Chat
 
@@ -265,7 +296,9 @@ def _ainvoked(make: Callable[[Model, Path], Any]) -> Callable[[Model, Path], Ask
 
 
 def _asking(invoke: Callable[[Any], Any]) -> Ask:
-    return lambda question: invoke(messages_of({"messages": [{"role": "user", "content": question}]}))
+    return lambda question: invoke(
+        messages_of({"messages": [{"role": "user", "content": question}]})
+    )
 
 
 def _cashews(lock: bool) -> Callable[[Model, Path], AskAsync]:
@@ -296,8 +329,15 @@ def _aiocache(decorator: str) -> Callable[[Model, Path], AskAsync]:
 
 WRAPPERS = (
     Wrapper(f"{OURS}: get_or_call", "llm-cache-mem", _ours, _ours_async),
-    Wrapper(f"{OURS} under LangChain: cached(model)", "langchain-core", _invoked(_langchain_ours), _ainvoked(_langchain_ours)),
-    Wrapper("LangChain InMemoryCache", "langchain-core", _invoked(_langchain), _ainvoked(_langchain)),
+    Wrapper(
+        f"{OURS} under LangChain: cached(model)",
+        "langchain-core",
+        _invoked(_langchain_ours),
+        _ainvoked(_langchain_ours),
+    ),
+    Wrapper(
+        "LangChain InMemoryCache", "langchain-core", _invoked(_langchain), _ainvoked(_langchain)
+    ),
     Wrapper("litellm: completion", "litellm", _litellm, _litellm_async),
     Wrapper("dspy: request_cache", "dspy", _dspy, _dspy_async),
     Wrapper("functools.lru_cache", "", _lru_cache, None),

@@ -1,4 +1,5 @@
-"""What a run found, as data: tables of rows of cells, kept as JSON so that everything shown is made from the same numbers."""
+"""What a run found, as data: tables of rows of cells, kept as JSON so that everything shown is made
+from the same numbers."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A *value* in its column's unit, and how many times that of llm-cache-mem it is; None where there is nothing to divide."""
+    """A *value* in its column's unit, and how many times that of llm-cache-mem it is; None where
+    there is nothing to divide."""
 
     value: float
     ratio: float | None = None
@@ -31,7 +33,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant: its versioned *name*, a cell or None for each column, whether answers are *own*, and the words of Contestant."""
+    """One contestant: its versioned *name*, a cell or None for each column, whether answers are
+    *own*, and the words of Contestant."""
 
     name: str
     cells: Sequence[Cell | None]
@@ -44,7 +47,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One interleaved run. Its *name* stands for what words.py says of it, *numbers* go into that; *environment*: on what it ran."""
+    """One interleaved run. Its *name* stands for what words.py says of it, *numbers* go into that;
+    *environment*: on what it ran."""
 
     name: str
     columns: Sequence[Column]
@@ -57,7 +61,9 @@ class Table:
 
 def best(table: Table, column: int) -> float:
     """The least value of *column* among the caches."""
-    return min(_measure(cell) for row in table.rows if not row.reference and (cell := row.cells[column]))
+    return min(
+        _measure(cell) for row in table.rows if not row.reference and (cell := row.cells[column])
+    )
 
 
 def is_best(table: Table, column: int, cell: Cell) -> bool:
@@ -75,7 +81,9 @@ def ahead(table: Table) -> dict[str, tuple[Row, list[str]]]:
         columns = [
             column.name
             for column, cell, mine in zip(table.columns, row.cells, ours.cells, strict=True)
-            if cell and mine and (cell.ratio < EVEN if cell.ratio is not None else cell.value < mine.value)
+            if cell
+            and mine
+            and (cell.ratio < EVEN if cell.ratio is not None else cell.value < mine.value)
         ]
         if columns:
             found[row.name] = (row, columns)
@@ -88,7 +96,9 @@ def _measure(cell: Cell) -> float:
 
 def save(tables: Sequence[Table], path: Path) -> None:
     """Write *tables* to *path* as JSON, a row a line, so that differences can be read."""
-    path.write_text("[\n" + ",\n".join(_text(table) for table in tables) + "\n]\n", encoding="utf-8")
+    path.write_text(
+        "[\n" + ",\n".join(_text(table) for table in tables) + "\n]\n", encoding="utf-8"
+    )
 
 
 def _text(table: Table) -> str:
@@ -98,7 +108,10 @@ def _text(table: Table) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    cells = [cell and {name: cell[name] and float(f"{cell[name]:.5g}") for name in ("value", "ratio")} for cell in row["cells"]]
+    cells = [
+        cell and {name: cell[name] and float(f"{cell[name]:.5g}") for name in ("value", "ratio")}
+        for cell in row["cells"]
+    ]
     return json.dumps({**row, "cells": cells}, ensure_ascii=False)
 
 
@@ -110,6 +123,16 @@ def load(path: Path) -> list[Table]:
 
 
 def _table(raw: dict[str, Any]) -> Table:
-    rows = [Row(**{**row, "cells": [cell and Cell(**cell) for cell in row["cells"]]}) for row in raw["rows"]]
+    rows = [
+        Row(**{**row, "cells": [cell and Cell(**cell) for cell in row["cells"]]})
+        for row in raw["rows"]
+    ]
     absent = [Absent(*named) for named in raw["absent"]]
-    return Table(**{**raw, "columns": [Column(**column) for column in raw["columns"]], "rows": rows, "absent": absent})
+    return Table(
+        **{
+            **raw,
+            "columns": [Column(**column) for column in raw["columns"]],
+            "rows": rows,
+            "absent": absent,
+        }
+    )

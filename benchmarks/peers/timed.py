@@ -1,4 +1,5 @@
-"""Hits and misses: in memory and on SQLite by CPU time of the process, on Redis by the wall clock, all contestants of a table in turn."""
+"""Hits and misses: in memory and on SQLite by CPU time of the process, on Redis by the wall clock,
+all contestants of a table in turn."""
 
 import gc
 import itertools
@@ -12,7 +13,15 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import Variant, Work, compare
 from benchmarks.peers import in_memory, on_disk, on_redis
-from benchmarks.peers.contestant import Absent, Contestant, Place, finished, isolates, opened, variant
+from benchmarks.peers.contestant import (
+    Absent,
+    Contestant,
+    Place,
+    finished,
+    isolates,
+    opened,
+    variant,
+)
 from benchmarks.peers.tables import Cell, Column, Row, Table
 from benchmarks.servers import redis_server
 from benchmarks.workload import SIZES, VALUE, request
@@ -41,7 +50,8 @@ numbers = itertools.count(1_000_000)
 
 
 class Scale(NamedTuple):
-    """How much is run: *rounds* of a comparison, calls in a *batch* by size, *entries* weighed, fewer *on_disk*, and *prefilled*."""
+    """How much is run: *rounds* of a comparison, calls in a *batch* by size, *entries* weighed,
+    fewer *on_disk*, and *prefilled*."""
 
     rounds: int = 11
     batch: dict[str, int] = {"S": 300, "M": 100, "L": 12}  # noqa: RUF012 - nobody changes it
@@ -59,7 +69,8 @@ Prepare = Callable[[Contestant, str, int], Callable[[], Sequence[Work]]]
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for the files of a table, in build/: on the disk where the project lies, since /tmp may be memory."""
+    """A folder for the files of a table, in build/: on the disk where the project lies, since /tmp
+    may be memory."""
     build = Path(__file__).resolve().parents[2] / "build"
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=build) as path:
@@ -78,7 +89,9 @@ def stored(contestant: Contestant, size: str, count: int, first: int = 0) -> lis
     """*count* requests that *contestant* holds the answers to."""
     plain = [request(size, first + number) for number in range(count)]
     for asked in plain:
-        finished(contestant, contestant.put(contestant.asked(anew(asked)), contestant.answered(VALUE)))
+        finished(
+            contestant, contestant.put(contestant.asked(anew(asked)), contestant.answered(VALUE))
+        )
     return plain
 
 
@@ -108,7 +121,10 @@ def _first(contestant: Contestant, size: str, count: int) -> Callable[[], Sequen
 def _misses(contestant: Contestant, size: str, count: int) -> Callable[[], Sequence[Work]]:
     def prepare() -> Sequence[Work]:
         number = next(numbers) * count
-        pairs = [(contestant.asked(anew(request(size, number + n))), contestant.answered(VALUE)) for n in range(count)]
+        pairs = [
+            (contestant.asked(anew(request(size, number + n))), contestant.answered(VALUE))
+            for n in range(count)
+        ]
         return [lambda a=a, v=v: contestant.miss(a, v) for a, v in pairs]  # type: ignore[misc]
 
     return prepare
@@ -139,9 +155,13 @@ def misses(scale: Scale = FULL) -> Table:
 
 def _in_memory(name: str, prepare: Prepare, scale: Scale) -> Table:
     with folder() as path, ExitStack() as stack:
-        contestants, absent = _entered(in_memory.ALL, Place(max(scale.batch.values()) + 200, path), stack)
+        contestants, absent = _entered(
+            in_memory.ALL, Place(max(scale.batch.values()) + 200, path), stack
+        )
         cells = [_compared(contestants, prepare, size, scale, process_time) for size in SIZES]
-        return Table(name, [Column(size, "µs") for size in SIZES], rows_of(contestants, cells), absent)
+        return Table(
+            name, [Column(size, "µs") for size in SIZES], rows_of(contestants, cells), absent
+        )
 
 
 def sqlite(scale: Scale = FULL) -> Table:
@@ -149,9 +169,14 @@ def sqlite(scale: Scale = FULL) -> Table:
     with folder() as path, ExitStack() as stack:
         contestants, absent = _entered(on_disk.ALL, Place(10 * scale.prefilled, path), stack)
         weights = [_file_bytes(contestant, path, scale.prefilled) for contestant in contestants]
-        cells = [*_hits_and_misses(contestants, scale, process_time), [Cell(weight, weight / weights[0]) for weight in weights]]
+        cells = [
+            *_hits_and_misses(contestants, scale, process_time),
+            [Cell(weight, weight / weights[0]) for weight in weights],
+        ]
         columns = [*HITS_AND_MISSES, Column("file, an entry", "B")]
-        return Table("sqlite", columns, rows_of(contestants, cells), absent, {"entries": scale.prefilled})
+        return Table(
+            "sqlite", columns, rows_of(contestants, cells), absent, {"entries": scale.prefilled}
+        )
 
 
 def _file_bytes(contestant: Contestant, path: Path, count: int) -> float:
@@ -166,32 +191,59 @@ def redis(scale: Scale = FULL) -> Table:
         try:
             port = stack.enter_context(redis_server())
         except FileNotFoundError as exc:
-            return Table("redis", HITS_AND_MISSES, [], [Absent(kind.name, str(exc)) for kind in on_redis.ALL])
+            return Table(
+                "redis", HITS_AND_MISSES, [], [Absent(kind.name, str(exc)) for kind in on_redis.ALL]
+            )
         contestants, absent = _entered(on_redis.ALL, Place(scale.prefilled, path, port), stack)
-        return Table("redis", HITS_AND_MISSES, rows_of(contestants, _hits_and_misses(contestants, scale, perf_counter)), absent)
+        return Table(
+            "redis",
+            HITS_AND_MISSES,
+            rows_of(contestants, _hits_and_misses(contestants, scale, perf_counter)),
+            absent,
+        )
 
 
-def _entered(kinds: Sequence[type[Contestant]], place: Place, stack: ExitStack) -> tuple[list[Contestant], list[Absent]]:
+def _entered(
+    kinds: Sequence[type[Contestant]], place: Place, stack: ExitStack
+) -> tuple[list[Contestant], list[Absent]]:
     contestants, absent = opened(kinds, place)
     for contestant in contestants:
         stack.callback(contestant.close)
     return contestants, absent
 
 
-def _hits_and_misses(contestants: Sequence[Contestant], scale: Scale, timer: Callable[[], float]) -> list[list[Cell]]:
-    return [_compared(contestants, prepare, size, scale, timer) for prepare in (_fresh, _misses) for size in SIZES]
+def _hits_and_misses(
+    contestants: Sequence[Contestant], scale: Scale, timer: Callable[[], float]
+) -> list[list[Cell]]:
+    return [
+        _compared(contestants, prepare, size, scale, timer)
+        for prepare in (_fresh, _misses)
+        for size in SIZES
+    ]
 
 
-def _compared(contestants: Sequence[Contestant], prepare: Prepare, size: str, scale: Scale, timer: Callable[[], float]) -> list[Cell]:
-    """A cell for each of *contestants*, from one interleaved run; the first of them is what the others are divided by."""
+def _compared(
+    contestants: Sequence[Contestant],
+    prepare: Prepare,
+    size: str,
+    scale: Scale,
+    timer: Callable[[], float],
+) -> list[Cell]:
+    """A cell for each of *contestants*, from one interleaved run; the first of them is what the
+    others are divided by."""
     count = scale.batch[size]
-    variants = [variant(contestant, prepare(contestant, size, count), count) for contestant in contestants]
-    print(f"  {size}: {len(variants)} contestants, {scale.rounds} rounds of {count} calls", flush=True)
+    variants = [
+        variant(contestant, prepare(contestant, size, count), count) for contestant in contestants
+    ]
+    print(
+        f"  {size}: {len(variants)} contestants, {scale.rounds} rounds of {count} calls", flush=True
+    )
     return compared(variants, scale.rounds, timer)
 
 
 def compared(variants: Sequence[Variant], rounds: int, timer: Callable[[], float]) -> list[Cell]:
-    """A cell for each of *variants*. What was there before is not looked through at every collection: the libraries brought much of it."""
+    """A cell for each of *variants*. What was there before is not looked through at every
+    collection: the libraries brought much of it."""
     gc.collect()
     gc.freeze()
     try:
@@ -200,7 +252,9 @@ def compared(variants: Sequence[Variant], rounds: int, timer: Callable[[], float
         gc.unfreeze()
 
 
-def rows_of(contestants: Sequence[Contestant], columns: Sequence[Sequence[Cell | None]]) -> list[Row]:
+def rows_of(
+    contestants: Sequence[Contestant], columns: Sequence[Sequence[Cell | None]]
+) -> list[Row]:
     """The rows made of *columns*, each a cell for each of *contestants*."""
     return [
         Row(

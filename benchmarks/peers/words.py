@@ -1,4 +1,5 @@
-"""What is said of each table beside its numbers: what was measured, and why others are ahead where they are."""
+"""What is said of each table beside its numbers: what was measured, and why others are ahead where
+they are."""
 
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ COMMAND = "make bench-peers"
 
 
 class Said(NamedTuple):
-    """The *title*, *about* what was measured, and *losing*: what it is that others leave out where they are ahead."""
+    """The *title*, *about* what was measured, and *losing*: what it is that others leave out where
+    they are ahead."""
 
     title: str
     about: str
@@ -34,8 +36,10 @@ SAID = {
     ),
     "hits-warm": Said(
         "Hits in memory, the same request objects again",
-        "A hit in memory; the program still holds its requests and asks them again, the same objects each time. µs of CPU.",
-        "The same as for requests built anew: who hands out the stored object itself spares the copy.",
+        "A hit in memory; the program still holds its requests and asks them again, the same"
+        " objects each time. µs of CPU.",
+        "The same as for requests built anew: who hands out the stored object itself spares the"
+        " copy.",
     ),
     "hits-first": Said(
         "Hits in memory, first sight",
@@ -112,8 +116,10 @@ SAID = {
     ),
     "growth-sqlite": Said(
         "Growth on SQLite and other files",
-        "Hits on random questions (S), built anew, among {few:,} entries on a disk and among {entries:,}, in turn. µs of CPU.",
-        "Hits all over the file make notes of use all over it, so that what is used stays; who drops the oldest writes none.",
+        "Hits on random questions (S), built anew, among {few:,} entries on a disk and among"
+        " {entries:,}, in turn. µs of CPU.",
+        "Hits all over the file make notes of use all over it, so that what is used stays; who"
+        " drops the oldest writes none.",
     ),
 }
 

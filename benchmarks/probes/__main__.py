@@ -1,6 +1,8 @@
-"""``python -m benchmarks.probes [--only NAME]... [--probe NAME]... [--write]``: ask every contestant, and print or write the page.
+"""``python -m benchmarks.probes [--only NAME]... [--probe NAME]... [--write]``: ask every
+contestant, and print or write the page.
 
-Results are kept in build/probes/, so that one contestant can be asked again, several at once, and the page written of all.
+Results are kept in build/probes/, so that one contestant can be asked again, several at once, and
+the page written of all.
 """
 
 import argparse
@@ -23,9 +25,23 @@ PAGE = ROOT / "benchmarks" / "PROBES.md"
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.probes", description=__doc__)
-    parser.add_argument("--only", action="append", choices=list(CONTESTANTS), metavar="NAME", help=f"one of {', '.join(CONTESTANTS)}")
-    parser.add_argument("--probe", action="append", choices=list(all_probes()), metavar="PROBE", help="one of the probes' names")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)} of all results so far")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(CONTESTANTS),
+        metavar="NAME",
+        help=f"one of {', '.join(CONTESTANTS)}",
+    )
+    parser.add_argument(
+        "--probe",
+        action="append",
+        choices=list(all_probes()),
+        metavar="PROBE",
+        help="one of the probes' names",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)} of all results so far"
+    )
     parser.add_argument("--no-run", action="store_true", help="ask nobody: only --write")
     chosen = parser.parse_args(arguments)
     for name in [] if chosen.no_run else chosen.only or CONTESTANTS:
@@ -34,7 +50,11 @@ def main(arguments: list[str]) -> int:
             KEPT.mkdir(parents=True, exist_ok=True)
             (KEPT / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     results = {name: _load(name) for name in CONTESTANTS}
-    whole = {name: result for name, result in results.items() if set(result.get("verdicts", ())) >= set(all_probes())}
+    whole = {
+        name: result
+        for name, result in results.items()
+        if set(result.get("verdicts", ())) >= set(all_probes())
+    }
     print(summary(whole))
     if chosen.write:
         PAGE.write_text(page(all_probes(), whole), encoding="utf-8")
@@ -47,12 +67,15 @@ def _load(name: str) -> dict[str, Any]:
     path = KEPT / f"{name}.json"
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if kept:
-        kept["verdicts"] = {each: kept["verdicts"][each] for each in all_probes() if each in kept["verdicts"]}
+        kept["verdicts"] = {
+            each: kept["verdicts"][each] for each in all_probes() if each in kept["verdicts"]
+        }
     return kept
 
 
 def _ask(name: str, probes: list[str], result: dict[str, Any]) -> dict[str, Any]:
-    """*result* with what *name* says to *probes*, asked in another interpreter; what is not right is shown."""
+    """*result* with what *name* says to *probes*, asked in another interpreter; what is not right
+    is shown."""
     print(name, flush=True)
     command = [sys.executable, "-m", "benchmarks.probes.one", name, *probes]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -66,7 +89,11 @@ def _ask(name: str, probes: list[str], result: dict[str, Any]) -> dict[str, Any]
                 mark, fact = said["verdict"]
                 result["verdicts"][said["probe"]] = [mark, fact]
                 if mark != RIGHT:
-                    print(f"  {said['probe']}: {mark}, {fact if mark == BROKEN else fact[:120]} ({said['seconds']} s)", flush=True)
+                    print(
+                        f"  {said['probe']}: {mark}, {fact if mark == BROKEN else fact[:120]}"
+                        f" ({said['seconds']} s)",
+                        flush=True,
+                    )
             else:
                 result = {**said, "verdicts": result.get("verdicts", {})}
     return result

@@ -18,7 +18,9 @@ def _then_whole(bench: Bench, first: Reply) -> Contestant:
     """A contestant whose provider answers *first*, and from then on ``whole n``."""
     if bench.contestant.general:
         raise Cannot(FUNCTIONS)
-    bench.provider.script = lambda number, body: first if number == 1 else Reply((f"whole {number}",))
+    bench.provider.script = lambda number, body: (
+        first if number == 1 else Reply((f"whole {number}",))
+    )
     return bench.open()
 
 
@@ -37,12 +39,18 @@ def _not_kept(bench: Bench, first: Reply) -> str | None:
     return None
 
 
-@probe(GROUP, "an answer cut off at the token limit is not replayed", "LightRAG PR 3446, LiteLLM #11145; peers, finding 3")
+@probe(
+    GROUP,
+    "an answer cut off at the token limit is not replayed",
+    "LightRAG PR 3446, LiteLLM #11145; peers, finding 3",
+)
 def truncated(bench: Bench) -> str | None:
     return _not_kept(bench, Reply(("Half an ans",), finish="length"))
 
 
-@probe(GROUP, "an answer stopped by the content filter is not replayed", "LiteLLM; peers, finding 3")
+@probe(
+    GROUP, "an answer stopped by the content filter is not replayed", "LiteLLM; peers, finding 3"
+)
 def content_filter(bench: Bench) -> str | None:
     return _not_kept(bench, Reply(("I would",), finish="content_filter"))
 
@@ -59,7 +67,9 @@ def empty(bench: Bench) -> str | None:
 
 @probe(GROUP, "an error is not kept", "promptfoo PR 706; peers, table")
 def errors(bench: Bench) -> str | None:
-    bench.provider.script = lambda number, body: Reply((), status=500) if number == 1 else Reply((f"whole {number}",))
+    bench.provider.script = lambda number, body: (
+        Reply((), status=500) if number == 1 else Reply((f"whole {number}",))
+    )
     peer = bench.open()
     try:
         peer.ask(**request())
@@ -89,17 +99,29 @@ def _spoilt(bench: Bench, nth: int) -> str | None:
     raise Cannot("does not answer from its cache")
 
 
-@probe(GROUP, "changing the first answer does not change the cache", "DSPy #10373, LangChain; peers, finding 5")
+@probe(
+    GROUP,
+    "changing the first answer does not change the cache",
+    "DSPy #10373, LangChain; peers, finding 5",
+)
 def spoilt_miss(bench: Bench) -> str | None:
     return _spoilt(bench, 1)
 
 
-@probe(GROUP, "changing a hit does not change the cache", "LangChain, AutoGen, LiteLLM, GPTCache; reliability 6")
+@probe(
+    GROUP,
+    "changing a hit does not change the cache",
+    "LangChain, AutoGen, LiteLLM, GPTCache; reliability 6",
+)
 def spoilt_hit(bench: Bench) -> str | None:
     return _spoilt(bench, 2)
 
 
-@probe(GROUP, "a shorter list of answers replaces a longer one whole", "LangChain SQLiteCache; peers, finding 5")
+@probe(
+    GROUP,
+    "a shorter list of answers replaces a longer one whole",
+    "LangChain SQLiteCache; peers, finding 5",
+)
 def fewer_choices(bench: Bench) -> str | None:
     peer = bench.open()
     asked = request()
@@ -113,7 +135,9 @@ def fewer_choices(bench: Bench) -> str | None:
 
 def _streamed(bench: Bench, read: Callable[[Any], str]) -> tuple[Contestant, str]:
     peer = bench.open()
-    bench.provider.script = lambda number, body: Reply((f"one two three four five six seven {number}",))
+    bench.provider.script = lambda number, body: Reply(
+        (f"one two three four five six seven {number}",)
+    )
     text = read(peer.stream(**request(messages=[user("Count.")])))
     peer.settle()
     return peer, text
@@ -132,16 +156,26 @@ def _again(peer: Contestant) -> str:
         return f"{type(exc).__name__}"
 
 
-@probe(GROUP, "a stream is answered from the cache the second time, whole", "LangChain #23701, #13119; LiteLLM #24579")
+@probe(
+    GROUP,
+    "a stream is answered from the cache the second time, whole",
+    "LangChain #23701, #13119; LiteLLM #24579",
+)
 def stream_hits(bench: Bench) -> str | None:
     peer, first = _streamed(bench, _whole)
     text = _again(peer)
     if text == first:
         return None
-    return "streams go past the cache" if text.startswith("one two") else f"the second reader gets {text!r}"
+    return (
+        "streams go past the cache"
+        if text.startswith("one two")
+        else f"the second reader gets {text!r}"
+    )
 
 
-@probe(GROUP, "a stream that its reader left is not replayed in half", "cashews #246; reliability 1.4")
+@probe(
+    GROUP, "a stream that its reader left is not replayed in half", "cashews #246; reliability 1.4"
+)
 def stream_left(bench: Bench) -> str | None:
     def first_word(pieces: Any) -> str:
         word = next(iter(pieces))
@@ -151,7 +185,11 @@ def stream_left(bench: Bench) -> str | None:
 
     peer, _ = _streamed(bench, first_word)
     text = _again(peer)
-    return None if text.startswith("one two three four five six seven") else f"the next reader gets {text!r}"
+    return (
+        None
+        if text.startswith("one two three four five six seven")
+        else f"the next reader gets {text!r}"
+    )
 
 
 @probe(GROUP, "a stream that broke off is not replayed", "gonka #1722; reliability 1.4")

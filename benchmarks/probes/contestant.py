@@ -1,4 +1,5 @@
-"""What a probe works with: a cache under one small protocol, a folder, a provider, time, and other processes."""
+"""What a probe works with: a cache under one small protocol, a folder, a provider, time, and other
+processes."""
 
 import asyncio
 import json
@@ -14,7 +15,17 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from benchmarks.probes.provider import Provider
 from benchmarks.probes.spare import Forked, Spare
 
-__all__ = ["Bench", "Cannot", "Clock", "Contestant", "Looped", "OfObjects", "OfTexts", "Peer", "Running"]
+__all__ = [
+    "Bench",
+    "Cannot",
+    "Clock",
+    "Contestant",
+    "Looped",
+    "OfObjects",
+    "OfTexts",
+    "Peer",
+    "Running",
+]
 
 T = TypeVar("T")
 
@@ -24,7 +35,8 @@ class Cannot(Exception):
 
 
 class Contestant(Protocol):
-    """A cache with a way through it to the provider. A request is keywords: messages, model, parameters; base_url and api_key too.
+    """A cache with a way through it to the provider. A request is keywords: messages, model,
+    parameters; base_url and api_key too.
 
     Every method but *ask* and *text* may raise Cannot.
     """
@@ -72,7 +84,10 @@ class Peer:
     general: ClassVar[bool] = False  # a cache of functions, which knows nothing of LLM answers
     keyed: ClassVar[bool] = True  # makes the key of a request by itself
     looped: ClassVar[bool] = False  # is for one event loop
-    shared: ClassVar[str] = ""  # "file": what is stored survives the process in the bench's folder; "server": on a server
+    shared: ClassVar[str] = (
+        # "file": what is stored survives the process in the bench's folder; "server": on a server
+        ""
+    )
     namespaced: ClassVar[bool] = False
     bounded: ClassVar[bool] = False  # takes max_size
     weighs: ClassVar[bool] = False  # takes max_bytes
@@ -80,10 +95,20 @@ class Peer:
     packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, bench: "Bench", *, max_size: int | None = None, max_bytes: int | None = None, ttl: float | None = None, namespace: str = ""
+        self,
+        bench: "Bench",
+        *,
+        max_size: int | None = None,
+        max_bytes: int | None = None,
+        ttl: float | None = None,
+        namespace: str = "",
     ) -> None:
         if max_size is not None and not self.bounded:
-            raise Cannot("is bounded by its server" if self.shared == "server" else "takes no bound on its entries")
+            raise Cannot(
+                "is bounded by its server"
+                if self.shared == "server"
+                else "takes no bound on its entries"
+            )
         if max_bytes is not None and not self.weighs:
             raise Cannot("takes no bound on its bytes")
         if ttl is not None and not self.expires:
@@ -97,7 +122,8 @@ class Peer:
         self.prepare()
 
     def prepare(self) -> None:
-        """Open the cache, with *max_size*, *ttl* and *namespace* where they are not None or empty."""
+        """Open the cache, with *max_size*, *ttl* and *namespace* where they are not None or
+        empty."""
 
     def ask(self, **request: Any) -> Any:
         raise NotImplementedError
@@ -151,7 +177,8 @@ class OfTexts(Peer):
 
 
 class Looped(Peer):
-    """It is for one event loop, the bench's, which runs in the main thread only. It has *aask*, and *astream* perhaps."""
+    """It is for one event loop, the bench's, which runs in the main thread only. It has *aask*, and
+    *astream* perhaps."""
 
     looped = True
 
@@ -182,7 +209,8 @@ class Looped(Peer):
 
 
 class Clock:
-    """The wall clock as contestants see it: ``shift`` seconds away from the real one. ``sleep`` waits; a test's moves time instead."""
+    """The wall clock as contestants see it: ``shift`` seconds away from the real one. ``sleep``
+    waits; a test's moves time instead."""
 
     def __init__(self) -> None:
         self.shift = 0.0
@@ -226,10 +254,17 @@ class Running:
 
 
 class Bench:
-    """One probe's workplace for one kind of contestant. Everything that it opened is closed with it."""
+    """One probe's workplace for one kind of contestant. Everything that it opened is closed with
+    it."""
 
     def __init__(
-        self, contestant: type[Contestant], folder: Path, *, clock: Clock | None = None, url: str = "", spare: Spare | None = None
+        self,
+        contestant: type[Contestant],
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        url: str = "",
+        spare: Spare | None = None,
     ) -> None:
         self.contestant, self.folder, self.clock = contestant, folder, clock or Clock()
         self.opened: list[Contestant] = []
@@ -255,7 +290,8 @@ class Bench:
 
     def open(self, **settings: Any) -> Contestant:
         """The contestant, on this bench's folder and provider; Cannot if it has no such setting."""
-        made = self.contestant(self, **settings)  # type: ignore[call-arg]  # every class has Peer's constructor
+        # every class has Peer's constructor
+        made = self.contestant(self, **settings)  # type: ignore[call-arg]
         self.opened.append(made)
         return made
 
@@ -274,7 +310,8 @@ class Bench:
             raise Cannot(why)
 
     def elsewhere(self, step: str, *args: Any, seed: int | None = None) -> "Running | Forked":
-        """Start ``steps.<step>`` in another process, with the same contestant, folder and provider; with *seed*, its own hash seed."""
+        """Start ``steps.<step>`` in another process, with the same contestant, folder and provider;
+        with *seed*, its own hash seed."""
         if self.contestant.shared == "server":
             from benchmarks.probes.servers import redis_of
 
@@ -282,22 +319,42 @@ class Bench:
         arguments = [self.contestant.name, str(self.folder), self.url, step, json.dumps(args)]
         folder = self.folder.parent / f"{self.folder.name}.cwd"
         folder.mkdir(exist_ok=True)
-        running = self._forked(arguments, folder) if self._spare and seed is None else self._interpreter(arguments, folder, seed or 0)
+        running = (
+            self._forked(arguments, folder)
+            if self._spare and seed is None
+            else self._interpreter(arguments, folder, seed or 0)
+        )
         self.others.append(running)
         return running
 
     def _forked(self, arguments: list[str], folder: Path) -> Forked:
         assert self._spare is not None
-        return self._spare.start(*arguments, cwd=str(folder), environment={"PROBES_SERVERS": json.dumps(self.given)})
+        return self._spare.start(
+            *arguments, cwd=str(folder), environment={"PROBES_SERVERS": json.dumps(self.given)}
+        )
 
     def _interpreter(self, arguments: list[str], folder: Path, seed: int) -> Running:
         command = [sys.executable, "-m", "benchmarks.probes.steps", *arguments]
-        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PROBES_SERVERS": json.dumps(self.given)}
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": str(seed),
+            "PROBES_SERVERS": json.dumps(self.given),
+        }
         root = Path(__file__).resolve().parents[2]
-        paths = [str(root), str(root / "integrations"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [
+            str(root),
+            str(root / "integrations"),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, env=environment, cwd=folder
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            cwd=folder,
         )
         return Running(process)
 

@@ -1,4 +1,5 @@
-"""Probes of many callers at once: how many calls one missing answer costs, and who dies with whom."""
+"""Probes of many callers at once: how many calls one missing answer costs, and who dies with
+whom."""
 
 import asyncio
 import os
@@ -30,7 +31,9 @@ def _held(bench: Bench, *, first_fails: bool = False) -> threading.Event:
     """The provider answers when the event is set."""
     hold = threading.Event()
     bench.provider.script = lambda number, body: (
-        Reply((), status=500, hold=hold) if first_fails and number == 1 else Reply((f"answer {number}",), hold=hold)
+        Reply((), status=500, hold=hold)
+        if first_fails and number == 1
+        else Reply((f"answer {number}",), hold=hold)
     )
     return hold
 
@@ -71,19 +74,29 @@ def _in_threads(bench: Bench, peer: Any, count: int, hold: threading.Event) -> l
     return results
 
 
-@probe(GROUP, "identical calls of many threads are one call", "LangChain, LiteLLM, DSPy; peers, finding 1")
+@probe(
+    GROUP,
+    "identical calls of many threads are one call",
+    "LangChain, LiteLLM, DSPy; peers, finding 1",
+)
 def thread_stampede(bench: Bench) -> str | None:
     hold, peer = _held(bench), bench.open()
     return _one_call(bench, _in_threads(bench, peer, CALLERS, hold))
 
 
-@probe(GROUP, "identical calls of many tasks are one call", "LangChain, LiteLLM, inspect_ai; peers, finding 1")
+@probe(
+    GROUP,
+    "identical calls of many tasks are one call",
+    "LangChain, LiteLLM, inspect_ai; peers, finding 1",
+)
 def task_stampede(bench: Bench) -> str | None:
     hold, peer = _held(bench), _async(bench)
 
     async def main() -> list[Any]:
         tasks = [asyncio.ensure_future(peer.aask(**request())) for _ in range(CALLERS)]
-        release = threading.Thread(target=_release, args=(bench, hold, CALLERS))  # the loop's own threads may be the contestant's
+        release = threading.Thread(
+            target=_release, args=(bench, hold, CALLERS)
+        )  # the loop's own threads may be the contestant's
         release.start()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         release.join()
@@ -92,7 +105,11 @@ def task_stampede(bench: Bench) -> str | None:
     return _one_call(bench, bench.run(main()))
 
 
-@probe(GROUP, "cancelling the first caller takes nobody else down", "demystify-platform-cache; peers, finding 1; reliability 3c")
+@probe(
+    GROUP,
+    "cancelling the first caller takes nobody else down",
+    "demystify-platform-cache; peers, finding 1; reliability 3c",
+)
 def cancelled_leader(bench: Bench) -> str | None:
     hold, peer = _held(bench), _async(bench)
 
@@ -117,7 +134,11 @@ def _outcome(task: "asyncio.Task[Any]") -> Any:
     return asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
 
 
-@probe(GROUP, "cancelling one who waits takes nobody else down", "await of a shared future; reliability 3c")
+@probe(
+    GROUP,
+    "cancelling one who waits takes nobody else down",
+    "await of a shared future; reliability 3c",
+)
 def cancelled_follower(bench: Bench) -> str | None:
     hold, peer = _held(bench), _async(bench)
 
@@ -138,7 +159,11 @@ def cancelled_follower(bench: Bench) -> str | None:
     return f"{len(bad)} of 3 others got {type(bad[0]).__name__}" if bad else None
 
 
-@probe(GROUP, "when the first caller's call fails nobody hangs, and the next gets an answer", "reliability 3c; golang #41133")
+@probe(
+    GROUP,
+    "when the first caller's call fails nobody hangs, and the next gets an answer",
+    "reliability 3c; golang #41133",
+)
 def failing_leader(bench: Bench) -> str | None:
     hold, peer = _held(bench, first_fails=True), bench.open()
     results = _in_threads(bench, peer, 4, hold)
@@ -152,7 +177,11 @@ def failing_leader(bench: Bench) -> str | None:
     return None
 
 
-@probe(GROUP, "a caller that exits in its call leaves nobody waiting", "single-flight with except Exception; reliability 3c")
+@probe(
+    GROUP,
+    "a caller that exits in its call leaves nobody waiting",
+    "single-flight with except Exception; reliability 3c",
+)
 def exiting_leader(bench: Bench) -> str | None:
     """SystemExit, as of a thread that is stopped, passes through the cache of a function."""
     peer = bench.open()
@@ -177,7 +206,9 @@ def _in_child(bench: Bench, peer: Any, asked: list[dict[str, Any]], seconds: flo
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, which is what is tried
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of fork beside threads, which is what is tried
         child = os.fork()
     if child == 0:
         code = 1
@@ -200,7 +231,9 @@ def _in_child(bench: Bench, peer: Any, asked: list[dict[str, Any]], seconds: flo
     return f"the child still waits after {seconds:g} s"
 
 
-@probe(GROUP, "a forked child can use it, and so can its parent then", "diskcache #325; reliability 3b")
+@probe(
+    GROUP, "a forked child can use it, and so can its parent then", "diskcache #325; reliability 3b"
+)
 def fork(bench: Bench) -> str | None:
     if bench.contestant.looped:
         raise Cannot("is for one event loop, and those do not outlive a fork")
@@ -215,10 +248,16 @@ def fork(bench: Bench) -> str | None:
     return None
 
 
-@probe(GROUP, "a child forked while a call is under way does not wait for it", "locks and futures held at fork; reliability 3b")
+@probe(
+    GROUP,
+    "a child forked while a call is under way does not wait for it",
+    "locks and futures held at fork; reliability 3b",
+)
 def fork_in_flight(bench: Bench) -> str | None:
     hold = threading.Event()
-    bench.provider.script = lambda number, body: Reply((f"answer {number}",), hold=hold if number == 1 else None)
+    bench.provider.script = lambda number, body: Reply(
+        (f"answer {number}",), hold=hold if number == 1 else None
+    )
     peer = bench.open()
     failed: list[BaseException] = []
 

@@ -1,7 +1,8 @@
-"""One contestant through probes, each in a forked process of its own: ``python -m benchmarks.probes.one CONTESTANT PROBE...``.
+"""One contestant through probes, each in a forked process of its own: ``python -m
+benchmarks.probes.one CONTESTANT PROBE...``.
 
-The library is imported once and the process forked for each probe, so that a crash, a hang or a changed setting is one probe's result
-and no more. Prints one JSON line for each probe.
+The library is imported once and the process forked for each probe, so that a crash, a hang or a
+changed setting is one probe's result and no more. Prints one JSON line for each probe.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ RIGHT, WRONG, CANNOT, BROKEN = "right", "wrong", "cannot", "broken"
 
 
 class Verdict(NamedTuple):
-    """*fact*: what was wrong, or why it could not be asked. "broken" is a fault of the probe or of the contestant's class here."""
+    """*fact*: what was wrong, or why it could not be asked. "broken" is a fault of the probe or of
+    the contestant's class here."""
 
     mark: str
     fact: str = ""
@@ -54,7 +56,9 @@ def judge(probe: Probe, bench: Bench) -> Verdict:
     return Verdict(RIGHT) if fact is None else Verdict(WRONG, fact)
 
 
-def _child(probe: Probe, contestant: type[Contestant], clock: Clock, folder: Path, result: Path) -> None:
+def _child(
+    probe: Probe, contestant: type[Contestant], clock: Clock, folder: Path, result: Path
+) -> None:
     os.setsid()
     log = os.open(folder.parent / "log", os.O_CREAT | os.O_WRONLY, 0o600)
     for number in (1, 2):
@@ -111,7 +115,11 @@ def _rehearse(bench: Bench) -> str:
     before = set(sys.modules)
     with contextlib.suppress(Exception):
         peer = bench.open()
-        for use in (lambda: peer.ask(**request()), lambda: bench.run(peer.aask(**request())), lambda: list(peer.stream(**request()))):
+        for use in (
+            lambda: peer.ask(**request()),
+            lambda: bench.run(peer.aask(**request())),
+            lambda: list(peer.stream(**request())),
+        ):
             for _ in range(2):
                 with contextlib.suppress(Exception):
                     use()
@@ -119,7 +127,8 @@ def _rehearse(bench: Bench) -> str:
 
 
 def import_late_parts(contestant: type[Contestant], clock: Clock) -> None:
-    """Import what *contestant* imports when it is used, so that not each probe's process does: some take seconds."""
+    """Import what *contestant* imports when it is used, so that not each probe's process does: some
+    take seconds."""
     rehearsal = Probe("rehearsal", "", "", "", _rehearse, 60.0)
     mark, names = isolated(rehearsal, contestant, clock)
     for name in json.loads(names) if mark == WRONG and names.startswith("[") else ():
@@ -150,11 +159,18 @@ def main(name: str, wanted: list[str]) -> int:
     print(json.dumps(about), flush=True)
     import_late_parts(contestant, clock)
     if len(threading.enumerate()) > 1:
-        print(f"{name} starts threads when it is imported: {threading.enumerate()}", file=sys.stderr)
+        print(
+            f"{name} starts threads when it is imported: {threading.enumerate()}", file=sys.stderr
+        )
     for each in wanted or list(probes):
         began = time.monotonic()
         verdict = isolated(probes[each], contestant, clock)
-        print(json.dumps({"probe": each, "verdict": verdict, "seconds": round(time.monotonic() - began, 1)}), flush=True)
+        print(
+            json.dumps(
+                {"probe": each, "verdict": verdict, "seconds": round(time.monotonic() - began, 1)}
+            ),
+            flush=True,
+        )
     return 0
 
 

@@ -1,4 +1,5 @@
-"""A provider of chat completions on loopback: it counts its calls and answers as a probe tells it to."""
+"""A provider of chat completions on loopback: it counts its calls and answers as a probe tells it
+to."""
 
 import http.client
 import json
@@ -15,7 +16,8 @@ NOT_SENT = ("base_url", "api_key", "timeout")  # arguments of a client, not of a
 
 
 class Reply(NamedTuple):
-    """What the provider says: *texts*, one for each choice, or a *status* that is an error; *cut* breaks a stream off in its middle."""
+    """What the provider says: *texts*, one for each choice, or a *status* that is an error; *cut*
+    breaks a stream off in its middle."""
 
     texts: tuple[str, ...]
     finish: str = "stop"
@@ -30,12 +32,19 @@ class ProviderError(RuntimeError):
 
 
 class Provider:
-    """A server of its own port. ``calls`` is how many requests arrived; *script* makes the reply to the n-th, by default ``answer n``."""
+    """A server of its own port. ``calls`` is how many requests arrived; *script* makes the reply to
+    the n-th, by default ``answer n``."""
 
-    def __init__(self, name: str = "answer", script: Callable[[int, dict[str, Any]], Reply] | None = None) -> None:
+    def __init__(
+        self, name: str = "answer", script: Callable[[int, dict[str, Any]], Reply] | None = None
+    ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.arrived = threading.Condition()
-        self.script = script or (lambda number, body: Reply(tuple(f"{name} {number}" for _ in range(int(body.get("n") or 1)))))
+        self.script = script or (
+            lambda number, body: Reply(
+                tuple(f"{name} {number}" for _ in range(int(body.get("n") or 1)))
+            )
+        )
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -56,7 +65,9 @@ class Provider:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
 
     @property
     def calls(self) -> int:
@@ -84,7 +95,13 @@ class Provider:
         if body.get("stream") and reply.status == 200:
             _send_stream(handler, reply, body)
         else:
-            _send(handler, reply.status, _completion(number, reply, body) if reply.status == 200 else {"error": {"message": "overloaded"}})
+            _send(
+                handler,
+                reply.status,
+                _completion(number, reply, body)
+                if reply.status == 200
+                else {"error": {"message": "overloaded"}},
+            )
 
 
 def _send(handler: BaseHTTPRequestHandler, status: int, document: dict[str, Any]) -> None:
@@ -126,7 +143,9 @@ def _send_stream(handler: BaseHTTPRequestHandler, reply: Reply, body: dict[str, 
     handler.send_header("connection", "close")
     handler.end_headers()
     words = [word + " " for word in reply.texts[0].split()]
-    deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": words[0]}, None)]
+    deltas: list[tuple[dict[str, Any], str | None]] = [
+        ({"role": "assistant", "content": words[0]}, None)
+    ]
     deltas += [({"content": word}, None) for word in words[1:]]
     if reply.cut:
         deltas = deltas[: len(deltas) // 2]
@@ -134,18 +153,30 @@ def _send_stream(handler: BaseHTTPRequestHandler, reply: Reply, body: dict[str, 
         deltas.append(({}, reply.finish))
     for delta, finish in deltas:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body.get("model", ""), "choices": [choice]}
+        chunk = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": body.get("model", ""),
+            "choices": [choice],
+        }
         handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
     if not reply.cut:
         handler.wfile.write(b"data: [DONE]\n\n")
     handler.wfile.flush()
 
 
-def _post(base_url: str, api_key: str, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+def _post(
+    base_url: str, api_key: str, body: dict[str, Any]
+) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     address = urlsplit(base_url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=2 * HOLD_SECONDS)
+    connection = http.client.HTTPConnection(
+        address.hostname or "", address.port, timeout=2 * HOLD_SECONDS
+    )
     headers = {"content-type": "application/json", "authorization": f"Bearer {api_key}"}
-    connection.request("POST", f"{address.path}/chat/completions", json.dumps(body, default=_wire), headers)
+    connection.request(
+        "POST", f"{address.path}/chat/completions", json.dumps(body, default=_wire), headers
+    )
     response = connection.getresponse()
     if response.status != 200:
         connection.close()
@@ -155,10 +186,16 @@ def _post(base_url: str, api_key: str, body: dict[str, Any]) -> tuple[http.clien
 
 def _wire(value: Any) -> Any:
     """What an SDK makes of an object in a request."""
-    return value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value.wire()
+    return (
+        value.model_dump(mode="json", exclude_none=True)
+        if hasattr(value, "model_dump")
+        else value.wire()
+    )
 
 
-def complete(*, base_url: str, api_key: str = "sk-probe", timeout: float | None = None, **body: Any) -> dict[str, Any]:
+def complete(
+    *, base_url: str, api_key: str = "sk-probe", timeout: float | None = None, **body: Any
+) -> dict[str, Any]:
     """One call, as a program without an SDK makes it: the completion as a dict."""
     body.update(body.pop("extra_body", None) or {})
     connection, response = _post(base_url, api_key, body)
@@ -168,7 +205,9 @@ def complete(*, base_url: str, api_key: str = "sk-probe", timeout: float | None 
         connection.close()
 
 
-def stream(*, base_url: str, api_key: str = "sk-probe", timeout: float | None = None, **body: Any) -> Iterator[str]:
+def stream(
+    *, base_url: str, api_key: str = "sk-probe", timeout: float | None = None, **body: Any
+) -> Iterator[str]:
     """The texts of a streamed call, as they come; ProviderError where the stream breaks off."""
     body.update(body.pop("extra_body", None) or {})
     connection, response = _post(base_url, api_key, {**body, "stream": True})

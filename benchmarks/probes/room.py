@@ -33,7 +33,11 @@ def _expired(bench: Bench, step: float) -> str | None:
             raise Cannot("does not answer from its cache")
     bench.clock.shift += step
     bench.clock.sleep(TTL + 1.0)
-    return f"served {TTL + 1.0:g} s later with a time to live of {TTL:g} s" if text_of(peer, asked) == first else None
+    return (
+        f"served {TTL + 1.0:g} s later with a time to live of {TTL:g} s"
+        if text_of(peer, asked) == first
+        else None
+    )
 
 
 @probe(GROUP, "an answer is not served past its time to live", "instructor AutoCache; peers, table")
@@ -48,17 +52,29 @@ def clock_set_back(bench: Bench) -> str | None:
     return _expired(bench, -DAY)
 
 
-@probe(GROUP, "the least recently used goes first", "LangChain (first in, first out), LiteLLM; peers, findings 4 and 5")
+@probe(
+    GROUP,
+    "the least recently used goes first",
+    "LangChain (first in, first out), LiteLLM; peers, findings 4 and 5",
+)
 def least_recently_used(bench: Bench) -> str | None:
     peer = bench.open(max_size=3)
     texts = [text_of(peer, numbered(number)) for number in range(3)]
     if text_of(peer, numbered(0)) != texts[0]:
         raise Cannot("does not answer from its cache")
     text_of(peer, numbered(3))
-    return None if text_of(peer, numbered(0)) == texts[0] else "of three, the one that was just asked for went to make room"
+    return (
+        None
+        if text_of(peer, numbered(0)) == texts[0]
+        else "of three, the one that was just asked for went to make room"
+    )
 
 
-@probe(GROUP, "storing over an entry of a full cache costs no other", "LangChain InMemoryCache; peers, finding 5")
+@probe(
+    GROUP,
+    "storing over an entry of a full cache costs no other",
+    "LangChain InMemoryCache; peers, finding 5",
+)
 def overwriting(bench: Bench) -> str | None:
     peer = bench.open(max_size=2)
     first = text_of(peer, numbered(0))
@@ -69,7 +85,12 @@ def overwriting(bench: Bench) -> str | None:
     return None if text_of(peer, numbered(0)) == first else "the other entry is gone"
 
 
-@probe(GROUP, "it can be bounded, and keeps to it", "LiteLLM #14864, LangChain SQLiteCache, inspect_ai; peers, table", seconds=120)
+@probe(
+    GROUP,
+    "it can be bounded, and keeps to it",
+    "LiteLLM #14864, LangChain SQLiteCache, inspect_ai; peers, table",
+    seconds=120,
+)
 def growth(bench: Bench, count: int = 200) -> str | None:
     bench.provider.script = lambda number, body: Reply((f"{number} " + "x" * 4_000,))
     if bench.contestant.shared == "server":
@@ -77,7 +98,9 @@ def growth(bench: Bench, count: int = 200) -> str | None:
     peer, bound = _bounded(bench)
     texts = [text_of(peer, numbered(number)) for number in range(count)]
     peer.settle()
-    kept = sum(text_of(peer, numbered(number)) == texts[number] for number in reversed(range(count)))
+    kept = sum(
+        text_of(peer, numbered(number)) == texts[number] for number in reversed(range(count))
+    )
     return None if kept < count else f"all {count} answers are kept, {bound}"
 
 
@@ -91,7 +114,12 @@ def _bounded(bench: Bench) -> tuple[Contestant, str]:
     return bench.open(), "and no bound can be given"
 
 
-@probe(GROUP, "a small cache under many threads raises nothing", "LangChain, LiteLLM, GPTCache: KeyError; reliability 6", seconds=90)
+@probe(
+    GROUP,
+    "a small cache under many threads raises nothing",
+    "LangChain, LiteLLM, GPTCache: KeyError; reliability 6",
+    seconds=90,
+)
 def bounded_threads(bench: Bench, rounds: int = 3_000, seconds: float = 20.0) -> str | None:
     peer = bench.open(max_size=8)
     failures: list[str] = []

@@ -20,8 +20,22 @@ class Redis:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp")
+        command = [
+            program,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--daemonize",
+            "no",
+        ]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp"
+        )
         give_up_at = time.monotonic() + 20
         while not self._answers():
             if time.monotonic() > give_up_at:
@@ -56,7 +70,8 @@ class Redis:
 
 
 def redis_of(bench: Bench) -> Any:
-    """The Redis of *bench*, started when first asked for; Cannot where there is none on this machine."""
+    """The Redis of *bench*, started when first asked for; Cannot where there is none on this
+    machine."""
     for opened in bench.opened:
         if isinstance(opened, Redis):
             return opened

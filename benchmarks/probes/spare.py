@@ -1,6 +1,8 @@
-"""A process that has imported the contestant and done nothing yet: forks of it are other processes at no cost in imports.
+"""A process that has imported the contestant and done nothing yet: forks of it are other processes
+at no cost in imports.
 
-On a busy machine some libraries take a minute to import, and probes ask for another process many times.
+On a busy machine some libraries take a minute to import, and probes ask for another process many
+times.
 """
 
 import json
@@ -29,7 +31,9 @@ class Forked:
 
     def kill(self) -> None:
         if not self._out.closed:
-            os.kill(self._pid, signal.SIGKILL)  # the number is still its own: the spare process, its parent, waits for none
+            os.kill(
+                self._pid, signal.SIGKILL
+            )  # the number is still its own: the spare process, its parent, waits for none
             self._out.read()
             self._out.close()
 
@@ -43,7 +47,8 @@ class Forked:
 
 
 class Spare:
-    """Fork it off before anything is opened. *run* does a step, prints its result, and is called in forks only."""
+    """Fork it off before anything is opened. *run* does a step, prints its result, and is called in
+    forks only."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._ours, theirs = socket.socketpair()
@@ -87,7 +92,9 @@ def _serve(orders: socket.socket, run: Callable[..., Any]) -> None:
         orders.sendall(child.to_bytes(8, "big"))
 
 
-def _step(out: int, run: Callable[..., Any], arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
+def _step(
+    out: int, run: Callable[..., Any], arguments: list[str], cwd: str, environment: dict[str, str]
+) -> None:
     os.dup2(out, 1)
     os.close(out)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)

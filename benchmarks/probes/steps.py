@@ -1,4 +1,5 @@
-"""What probes do in another interpreter: ``python -m benchmarks.probes.steps CONTESTANT FOLDER URL STEP ARGS``."""
+"""What probes do in another interpreter: ``python -m benchmarks.probes.steps CONTESTANT FOLDER URL
+STEP ARGS``."""
 
 import json
 import os
@@ -70,7 +71,8 @@ STEPS = {function.__name__: function for function in (ask, ask_many, ask_until_k
 
 
 def _be_patient() -> None:
-    """On a machine that runs tests, this library's store may wait longer for its turn to write than it does by itself."""
+    """On a machine that runs tests, this library's store may wait longer for its turn to write than
+    it does by itself."""
     if seconds := os.environ.get("PROBES_PATIENCE"):
         from llm_cache_mem.stores.sqlite import SQLiteStore
 

@@ -1,4 +1,5 @@
-"""Probes of what lies on a disk or a server: restarts, damage, other writers, code in the store, and servers that do not answer."""
+"""Probes of what lies on a disk or a server: restarts, damage, other writers, code in the store,
+and servers that do not answer."""
 
 import logging
 import os
@@ -34,22 +35,42 @@ def _file(bench: Bench) -> None:
 def _stored(bench: Bench, asked: dict[str, Any], *, text: str = "") -> Any:
     """The answer to *asked*, which another process has stored and which is seen to be there."""
     if text:
-        bench.provider.script = lambda number, body: Reply((text if number == 1 else f"answer {number}",))
+        bench.provider.script = lambda number, body: Reply(
+            (text if number == 1 else f"answer {number}",)
+        )
     first = bench.elsewhere("ask", asked).result()
     return first
 
 
-@probe(GROUP, "a restart keeps the hits, with another hash seed too", "instructor: namespace by uuid4; hash() in keys", seconds=300)
+@probe(
+    GROUP,
+    "a restart keeps the hits, with another hash seed too",
+    "instructor: namespace by uuid4; hash() in keys",
+    seconds=300,
+)
 def restart(bench: Bench) -> str | None:
     if not bench.contestant.shared:
         raise Cannot(IN_MEMORY)
-    tools = [{"type": "function", "function": {"name": "f", "description": "g", "parameters": {"type": "object", "properties": {}}}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": "f",
+                "description": "g",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        }
+    ]
     first = bench.elsewhere("ask", {"tools": tools, "user": "u", "stop": "x"}, seed=1).result()
     again = bench.elsewhere("ask", {"tools": tools, "user": "u", "stop": "x"}, seed=2).result()
     return None if again == first else "after a restart every call is made again"
 
 
-@probe(GROUP, "files with answers are readable by their owner only", "umask; diskcache PR 359; reliability 1.6 and 6")
+@probe(
+    GROUP,
+    "files with answers are readable by their owner only",
+    "umask; diskcache PR 359; reliability 1.6 and 6",
+)
 def permissions(bench: Bench) -> str | None:
     _file(bench)
     before = os.umask(0o022)
@@ -60,11 +81,18 @@ def permissions(bench: Bench) -> str | None:
         peer.close()
     finally:
         os.umask(before)
-    open_files = [path for path in _files(bench.folder) if stat.S_IMODE(path.stat().st_mode) & 0o077 and _reachable(path, bench.folder)]
+    open_files = [
+        path
+        for path in _files(bench.folder)
+        if stat.S_IMODE(path.stat().st_mode) & 0o077 and _reachable(path, bench.folder)
+    ]
     if not open_files:
         return None
     path = max(open_files, key=lambda each: each.stat().st_size)
-    return f"{path.name if len(path.name) < 20 else '*' + path.suffix} is {stat.S_IMODE(path.stat().st_mode):04o}"
+    return (
+        f"{path.name if len(path.name) < 20 else '*' + path.suffix} is"
+        f" {stat.S_IMODE(path.stat().st_mode):04o}"
+    )
 
 
 def _reachable(path: Path, folder: Path) -> bool:
@@ -86,7 +114,12 @@ class Evil:
         return os.mkdir, (str(self._marker),)
 
 
-@probe(GROUP, "who can write to the store cannot run code", "CVE-2025-69872 (diskcache); reliability 1.1 and 6", seconds=150)
+@probe(
+    GROUP,
+    "who can write to the store cannot run code",
+    "CVE-2025-69872 (diskcache); reliability 1.1 and 6",
+    seconds=150,
+)
 def planted_code(bench: Bench) -> str | None:
     """Every stored value is replaced by a pickle that makes a directory when it is read."""
     _file(bench)
@@ -103,12 +136,19 @@ def planted_code(bench: Bench) -> str | None:
 DOSE = "Give 10 mg, not more. Answer 1."
 
 
-@probe(GROUP, "a stored answer that changed on the disk is not served", "reliability, finding 5 and section 6", seconds=150)
+@probe(
+    GROUP,
+    "a stored answer that changed on the disk is not served",
+    "reliability, finding 5 and section 6",
+    seconds=150,
+)
 def changed_value(bench: Bench) -> str | None:
     _file(bench)
     if _stored(bench, {}, text=DOSE) != DOSE:
         raise Cannot("answers in other words")
-    if not rewrite_values(bench.folder, lambda value: value.replace(b"10 mg", b"90 mg"), only=b"10 mg"):
+    if not rewrite_values(
+        bench.folder, lambda value: value.replace(b"10 mg", b"90 mg"), only=b"10 mg"
+    ):
         raise Cannot("its files do not show the answer")
     return _served_damaged(bench, "90 mg", '"90 mg" is served for "10 mg"')
 
@@ -121,13 +161,20 @@ def _served_damaged(bench: Bench, sign: str, wrong: str) -> str | None:
     return wrong if sign in text else None
 
 
-@probe(GROUP, "a stored answer that was cut short is not served", "LangChain, diskcache; reliability 6", seconds=150)
+@probe(
+    GROUP,
+    "a stored answer that was cut short is not served",
+    "LangChain, diskcache; reliability 6",
+    seconds=150,
+)
 def truncated_value(bench: Bench) -> str | None:
     _file(bench)
     whole = "word " * 20_000 + "the end"
     if _stored(bench, {}, text=whole) != whole:
         raise Cannot("answers in other words")
-    if not rewrite_values(bench.folder, lambda value: value[: len(value) // 2], only=b"word word word"):
+    if not rewrite_values(
+        bench.folder, lambda value: value[: len(value) // 2], only=b"word word word"
+    ):
         raise Cannot("its files do not show the answer")
     try:
         text = str(bench.elsewhere("ask", {}).result())
@@ -138,7 +185,12 @@ def truncated_value(bench: Bench) -> str | None:
     return "the beginning of it is served as the answer" if text != whole else None
 
 
-@probe(GROUP, "a damaged file costs a call, not an error", "LangChain, LiteLLM, diskcache, GPTCache; reliability 6", seconds=150)
+@probe(
+    GROUP,
+    "a damaged file costs a call, not an error",
+    "LangChain, LiteLLM, diskcache, GPTCache; reliability 6",
+    seconds=150,
+)
 def damaged_file(bench: Bench) -> str | None:
     _file(bench)
     _stored(bench, {})
@@ -163,7 +215,11 @@ def _databases(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-@probe(GROUP, "a locked database costs a call and little time", "LangChain, diskcache; lm-eval #796; reliability 6")
+@probe(
+    GROUP,
+    "a locked database costs a call and little time",
+    "LangChain, diskcache; lm-eval #796; reliability 6",
+)
 def locked_file(bench: Bench) -> str | None:
     _file(bench)
     _stored(bench, {})
@@ -180,7 +236,9 @@ def locked_file(bench: Bench) -> str | None:
             lock.close()
 
 
-def _answers_soon(bench: Bench, open_peer: Callable[[], Any], requests: list[dict[str, Any]]) -> str | None:
+def _answers_soon(
+    bench: Bench, open_peer: Callable[[], Any], requests: list[dict[str, Any]]
+) -> str | None:
     """Ask *requests*: right if each is answered, in STALL seconds at most."""
     slowest = 0.0
     began = time.monotonic()
@@ -236,10 +294,14 @@ def deleted_file(bench: Bench) -> str | None:
 
 def _writers(bench: Bench, processes: int, threads: int, each: int) -> str | None:
     _file(bench)
-    runs = [bench.elsewhere("ask_many", number * each, each, threads) for number in range(processes)]
+    runs = [
+        bench.elsewhere("ask_many", number * each, each, threads) for number in range(processes)
+    ]
     failures = [failure for run in runs for failure in run.result()]
     if failures:
-        return f"{len(failures)} of {processes * each} calls raise {', '.join(sorted(set(failures)))}"
+        return (
+            f"{len(failures)} of {processes * each} calls raise {', '.join(sorted(set(failures)))}"
+        )
     calls = bench.provider.calls
     peer = bench.open()
     for number in range(processes * each):
@@ -255,12 +317,22 @@ def many_threads(bench: Bench) -> str | None:
     return _writers(bench, 1, 8, 160)
 
 
-@probe(GROUP, "many processes may write one file", "hishel #432, lm-eval #796; reliability 3a", seconds=150)
+@probe(
+    GROUP,
+    "many processes may write one file",
+    "hishel #432, lm-eval #796; reliability 3a",
+    seconds=150,
+)
 def many_processes(bench: Bench) -> str | None:
     return _writers(bench, 3, 2, 40)
 
 
-@probe(GROUP, "kill -9 loses no answer that a caller has", "GPTCache; reliability 3a and 6", seconds=150)
+@probe(
+    GROUP,
+    "kill -9 loses no answer that a caller has",
+    "GPTCache; reliability 3a and 6",
+    seconds=150,
+)
 def killed(bench: Bench, answers: int = 25) -> str | None:
     _file(bench)
     run = bench.elsewhere("ask_until_killed")
@@ -285,7 +357,11 @@ def killed(bench: Bench, answers: int = 25) -> str | None:
 SECRET = "sk-canary-5f1d2e"
 
 
-@probe(GROUP, "an API key is neither in the store nor in a log", "LiteLLM #29414, honcho #866; reliability 1.6")
+@probe(
+    GROUP,
+    "an API key is neither in the store nor in a log",
+    "LiteLLM #29414, honcho #866; reliability 1.6",
+)
 def secrets(bench: Bench) -> str | None:
     lines: list[str] = []
 
@@ -328,11 +404,21 @@ def _without_server(bench: Bench, how: str) -> str | None:
         server.go_on()
 
 
-@probe(GROUP, "a server that is down costs no error and little time", "BetterDB, LangChain; reliability 3e and 6", seconds=90)
+@probe(
+    GROUP,
+    "a server that is down costs no error and little time",
+    "BetterDB, LangChain; reliability 3e and 6",
+    seconds=90,
+)
 def server_down(bench: Bench) -> str | None:
     return _without_server(bench, "kill")
 
 
-@probe(GROUP, "a server that hangs costs no error and little time", "LangChain; redis-py #4082; reliability, finding 3", seconds=90)
+@probe(
+    GROUP,
+    "a server that hangs costs no error and little time",
+    "LangChain; redis-py #4082; reliability, finding 3",
+    seconds=90,
+)
 def server_hangs(bench: Bench) -> str | None:
     return _without_server(bench, "pause")

@@ -1,4 +1,5 @@
-"""The results as a page of Markdown: a table of probes by contestants, what was wrong below it, and what could not be asked."""
+"""The results as a page of Markdown: a table of probes by contestants, what was wrong below it, and
+what could not be asked."""
 
 import platform
 import sqlite3
@@ -14,7 +15,9 @@ __all__ = ["counts", "page", "summary"]
 SIGNS = {RIGHT: "✓", WRONG: "**✗**", CANNOT: "·", BROKEN: "?"}
 COMMAND = "make bench-probes"
 
-Results = dict[str, dict[str, Any]]  # by contestant: configured, versions, and by probe [mark, fact]
+Results = dict[
+    str, dict[str, Any]
+]  # by contestant: configured, versions, and by probe [mark, fact]
 
 
 def counts(result: dict[str, Any]) -> dict[str, int]:
@@ -26,7 +29,10 @@ def counts(result: dict[str, Any]) -> dict[str, int]:
 
 def page(probes: dict[str, Probe], results: Results) -> str:
     parts = [_head(), summary(results), _how(results)]
-    parts += [_group(group, [each for each in probes.values() if each.group == group], results) for group in GROUPS]
+    parts += [
+        _group(group, [each for each in probes.values() if each.group == group], results)
+        for group in GROUPS
+    ]
     parts += [_wrong(probes, results), _asked_not(probes, results), _sources(probes)]
     return "\n\n".join(parts) + "\n"
 
@@ -67,14 +73,24 @@ def _how(results: Results) -> str:
         lines.append(f"| {name} | {found} | {result['configured']} |")
     if absent := [name for name in CONTESTANTS if name not in results]:
         lines += ["", f"Not in this run: {'; '.join(absent)}."]
-    lines += ["", "Not tried: " + "; ".join(f"{name} ({why})" for name, why in NOT_TRIED.items()) + "."]
+    lines += [
+        "",
+        "Not tried: " + "; ".join(f"{name} ({why})" for name, why in NOT_TRIED.items()) + ".",
+    ]
     return "\n".join(lines)
 
 
 def _group(group: str, probes: list[Probe], results: Results) -> str:
     numbers = {name: str(number) for number, name in enumerate(results, 1)}
     legend = ", ".join(f"{number} {name}" for name, number in numbers.items())
-    lines = [f"## {group}", "", f"{legend}.", "", "| | " + " | ".join(numbers.values()) + " |", "|---" * (len(numbers) + 1) + "|"]
+    lines = [
+        f"## {group}",
+        "",
+        f"{legend}.",
+        "",
+        "| | " + " | ".join(numbers.values()) + " |",
+        "|---" * (len(numbers) + 1) + "|",
+    ]
     for probe in probes:
         signs = [SIGNS[results[name]["verdicts"][probe.name][0]] for name in results]
         lines.append(f"| {probe.title} (`{probe.name}`) | " + " | ".join(signs) + " |")
@@ -84,7 +100,11 @@ def _group(group: str, probes: list[Probe], results: Results) -> str:
 def _wrong(probes: dict[str, Probe], results: Results) -> str:
     lines = ["## What was wrong"]
     for name, result in results.items():
-        facts = [(each, fact) for each, (mark, fact) in result["verdicts"].items() if mark in (WRONG, BROKEN)]
+        facts = [
+            (each, fact)
+            for each, (mark, fact) in result["verdicts"].items()
+            if mark in (WRONG, BROKEN)
+        ]
         lines += ["", f"### {name}", ""]
         if not facts:
             lines.append("Nothing." if name in OURS else "Nothing that was asked.")
@@ -99,7 +119,15 @@ def _asked_not(probes: dict[str, Probe], results: Results) -> str:
         for each, (mark, fact) in result["verdicts"].items():
             if mark == CANNOT:
                 why[_one_line(fact)].append(f"`{each}`")
-        lines += ["", f"{name}: " + ("; ".join(f"{fact} ({', '.join(names)})" for fact, names in why.items()) or "nothing") + "."]
+        lines += [
+            "",
+            f"{name}: "
+            + (
+                "; ".join(f"{fact} ({', '.join(names)})" for fact, names in why.items())
+                or "nothing"
+            )
+            + ".",
+        ]
     return "\n".join(lines)
 
 
@@ -107,7 +135,10 @@ def _sources(probes: dict[str, Probe]) -> str:
     lines = [
         "## Where the probes come from",
         "",
-        "Issues and reports of the named projects; many more of the kind were found by running them.",
+        (
+            "Issues and reports of the named projects; many more of the kind were found by running"
+            " them."
+        ),
         "",
     ]
     lines += [f"- `{probe.name}`: {probe.source}" for probe in probes.values()]

@@ -1,4 +1,5 @@
-"""What someone, or a failing disk, may do to the files of a store, whatever their format: SQLite values, and plain files."""
+"""What someone, or a failing disk, may do to the files of a store, whatever their format: SQLite
+values, and plain files."""
 
 import pickletools
 import sqlite3
@@ -31,7 +32,9 @@ def _is_pickle(value: bytes) -> bool:
 
 
 def _columns(database: sqlite3.Connection) -> Iterator[tuple[str, list[str]]]:
-    tables = database.execute("SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'").fetchall()
+    tables = database.execute(
+        "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'"
+    ).fetchall()
     for (table,) in tables:
         yield table, [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
 
@@ -52,9 +55,11 @@ def values_with(folder: Path, text: bytes) -> list[Path]:
     return found
 
 
-def rewrite_values(folder: Path, change: Callable[[bytes], bytes], *, only: bytes = b"", as_pickle: bool = False) -> int:
-    """Change every stored value, or those that contain *only*; how many. *as_pickle*: what is there already must be a pickle, or
-    one of diskcache's rows, which say for themselves whether they are.
+def rewrite_values(
+    folder: Path, change: Callable[[bytes], bytes], *, only: bytes = b"", as_pickle: bool = False
+) -> int:
+    """Change every stored value, or those that contain *only*; how many. *as_pickle*: what is there
+    already must be a pickle, or one of diskcache's rows, which say for themselves whether they are.
     """
     changed = 0
     for path in _files(folder):
@@ -70,7 +75,9 @@ def rewrite_values(folder: Path, change: Callable[[bytes], bytes], *, only: byte
     return changed
 
 
-def _rewrite_database(path: Path, change: Callable[[bytes], bytes], only: bytes, as_pickle: bool) -> int:
+def _rewrite_database(
+    path: Path, change: Callable[[bytes], bytes], only: bytes, as_pickle: bool
+) -> int:
     changed = 0
     with closing(sqlite3.connect(path)) as database, database:
         for table, columns in _columns(database):
@@ -78,7 +85,11 @@ def _rewrite_database(path: Path, change: Callable[[bytes], bytes], only: bytes,
                 where = f'SELECT rowid, "{name}" FROM "{table}"'
                 for rowid, value in database.execute(where).fetchall():
                     data = _as_bytes(value)
-                    if data is None or only not in data or (as_pickle and not _to_be_read(table, name, columns)):
+                    if (
+                        data is None
+                        or only not in data
+                        or (as_pickle and not _to_be_read(table, name, columns))
+                    ):
                         continue
                     new = change(data)
                     database.execute(
@@ -86,7 +97,10 @@ def _rewrite_database(path: Path, change: Callable[[bytes], bytes], only: bytes,
                         (new if isinstance(value, bytes) else _text(new, as_pickle), rowid),
                     )
                     if as_pickle and table == "Cache" and "mode" in columns:
-                        database.execute('UPDATE "Cache" SET mode = ?, filename = NULL WHERE rowid = ?', (PICKLED, rowid))
+                        database.execute(
+                            'UPDATE "Cache" SET mode = ?, filename = NULL WHERE rowid = ?',
+                            (PICKLED, rowid),
+                        )
                     changed += 1
         if as_pickle and not changed:
             changed += _rewrite_filed(database, change)
@@ -102,7 +116,10 @@ def _rewrite_filed(database: sqlite3.Connection, change: Callable[[bytes], bytes
         return 0
     rows = database.execute("SELECT rowid FROM Cache").fetchall()
     for (rowid,) in rows:
-        database.execute("UPDATE Cache SET mode = ?, filename = NULL, value = ? WHERE rowid = ?", (PICKLED, change(b""), rowid))
+        database.execute(
+            "UPDATE Cache SET mode = ?, filename = NULL, value = ? WHERE rowid = ?",
+            (PICKLED, change(b""), rowid),
+        )
     return len(rows)
 
 

@@ -1,4 +1,5 @@
-"""The demo's front: start a model, run two sessions with a restart between them, show what the cache made of the bill."""
+"""The demo's front: start a model, run two sessions with a restart between them, show what the
+cache made of the bill."""
 
 import argparse
 import json
@@ -21,12 +22,19 @@ try:
 except ModuleNotFoundError as exc:
     if exc.name != "rich":
         raise
-    raise ImportError("the demo needs rich: pip install 'llm-cache-mem[demo]'", name="rich") from None
+    raise ImportError(
+        "the demo needs rich: pip install 'llm-cache-mem[demo]'", name="rich"
+    ) from None
 
 from examples.demo.orders import Orders
 from examples.demo.report import Summary, phases_table, summarise, totals_table
 from llm_cache_mem.testing.model_server.endpoint import MODELS
-from llm_cache_mem.testing.model_server.servers import INSTALL_HINT, WHICH, ServerFailed, start_server
+from llm_cache_mem.testing.model_server.servers import (
+    INSTALL_HINT,
+    WHICH,
+    ServerFailed,
+    start_server,
+)
 
 __all__ = ["main", "run_demo"]
 
@@ -47,12 +55,16 @@ class _Model(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 if every answer from the cache equalled the one paid for, 1 if not or if it failed, 130 after Ctrl-C."""
+    """Run the demo; 0 if every answer from the cache equalled the one paid for, 1 if not or if it
+    failed, 130 after Ctrl-C."""
     options = _parser().parse_args(argv)
     console = Console(stderr=options.json, highlight=False)
     missing = [name for name in _KEYS if find_spec(name) is None]
     if missing:
-        console.print(f"The demo needs {' and '.join(missing)}: pip install 'llm-cache-mem[demo]'", markup=False)
+        console.print(
+            f"The demo needs {' and '.join(missing)}: pip install 'llm-cache-mem[demo]'",
+            markup=False,
+        )
         return 1
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -74,13 +86,25 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "llm-cache-mem demo",
-        description="A small real model on this machine, asked by the real SDKs through the cache, with a restart in the middle.",
+        description=(
+            "A small real model on this machine, asked by the real SDKs through the cache, with a"
+            " restart in the middle."
+        ),
     )
     parser.add_argument(
-        "--live", action="store_true", help="ask the real providers; needs ANTHROPIC_API_KEY or OPENAI_API_KEY; costs cents"
+        "--live",
+        action="store_true",
+        help="ask the real providers; needs ANTHROPIC_API_KEY or OPENAI_API_KEY; costs cents",
     )
-    parser.add_argument("--server", choices=WHICH, default="auto", help="which local server (default: auto)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="about how long the model may work in all (default: 60)")
+    parser.add_argument(
+        "--server", choices=WHICH, default="auto", help="which local server (default: auto)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="about how long the model may work in all (default: 60)",
+    )
     parser.add_argument(
         "--price",
         type=float,
@@ -89,9 +113,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("IN", "OUT"),
         help="dollars per million tokens that the free local model is shown at",
     )
-    parser.add_argument("--anthropic-model", default=MODELS["anthropic"], help="with --live (default: %(default)s)")
-    parser.add_argument("--openai-model", default=MODELS["openai"], help="with --live (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout, all else on stderr")
+    parser.add_argument(
+        "--anthropic-model", default=MODELS["anthropic"], help="with --live (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--openai-model", default=MODELS["openai"], help="with --live (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the summary as JSON on stdout, all else on stderr"
+    )
     return parser
 
 
@@ -99,10 +129,23 @@ def run_demo(options: argparse.Namespace, console: Console) -> int:
     """As main, with parsed *options*; shows everything on *console*."""
     began = perf_counter()
     with ExitStack() as stack:
-        # Before anything is said: who stops the demo at its first words must find nothing half made.
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-cache-mem-demo-", ignore_cleanup_errors=True))
-        model = _live_model(options, console) if options.live else _local_model(options, console, stack)
-        orders = Orders(1, model.models, model.url, str(Path(folder) / "cache.db"), model.price, options.seconds, 1.2 * options.seconds)
+        # Before anything is said: who stops the demo at its first words must find nothing half
+        # made.
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="llm-cache-mem-demo-", ignore_cleanup_errors=True)
+        )
+        model = (
+            _live_model(options, console) if options.live else _local_model(options, console, stack)
+        )
+        orders = Orders(
+            1,
+            model.models,
+            model.url,
+            str(Path(folder) / "cache.db"),
+            model.price,
+            options.seconds,
+            1.2 * options.seconds,
+        )
         records = _run_sessions(orders, console)
     if not records:
         raise _SessionFailed("nothing was asked")
@@ -136,7 +179,12 @@ def _run_sessions(orders: Orders, console: Console) -> list[dict[str, Any]]:
     """Two processes, one after the other, that share nothing but the database file."""
     records: list[dict[str, Any]] = []
     began = perf_counter()
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         hear = _Listener(progress, records)
         for number in (1, 2):
@@ -169,7 +217,9 @@ class _Listener:
         if "scale" in said:
             self.scale = said["scale"]
             if self.scale is not None and self.scale < 1:
-                self._progress.console.print(f"The model is slow here: asking {self.scale:.0%} of the questions.")
+                self._progress.console.print(
+                    f"The model is slow here: asking {self.scale:.0%} of the questions."
+                )
         if "note" in said:
             self._progress.console.print(f"[dim]{said['note']}[/]")
         if "error" in said:
@@ -178,7 +228,8 @@ class _Listener:
 
 @contextmanager
 def _process(orders: Orders) -> Iterator[Iterator[str]]:
-    """A session in a process of its own; what it says, line by line. It does not outlive the block."""
+    """A session in a process of its own; what it says, line by line. It does not outlive the
+    block."""
     child = subprocess.Popen(
         [sys.executable, "-m", _SESSION],
         stdin=subprocess.PIPE,
@@ -207,15 +258,25 @@ def _show(summary: Summary, model: _Model, console: Console, seconds: float) -> 
     console.print(totals_table(summary, price))
     if model.price is not None:
         paid_in, paid_out = model.price
-        console.print(f"[1] The local model is free; shown as if it cost ${paid_in:g} in and ${paid_out:g} out per million tokens.")
+        console.print(
+            f"[1] The local model is free; shown as if it cost ${paid_in:g} in and ${paid_out:g}"
+            " out per million tokens."
+        )
     if summary.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
         console.print(f"Skipped (paid for, given to the caller, not kept): {reasons}.")
     if (example := summary.example) is not None:
         console.print(f"For example: {example.question} -> {example.answer}", markup=False)
-        times = f"{_milliseconds(example.paid_ms)} to pay for, {_milliseconds(example.hit_ms)} from the database in a new process"
+        times = (
+            f"{_milliseconds(example.paid_ms)} to pay for, {_milliseconds(example.hit_ms)} from the"
+            " database in a new process"
+        )
         console.print(f"  {times}.")
-    console.print("p50: " + "; ".join(f"{name} {_milliseconds(value)}" for name, value in summary.p50_ms.items()) + ".")
+    console.print(
+        "p50: "
+        + "; ".join(f"{name} {_milliseconds(value)}" for name, value in summary.p50_ms.items())
+        + "."
+    )
     console.print(_comparison(summary))
     console.print(f"{seconds:.0f} s in all.")
 
@@ -226,5 +287,11 @@ def _milliseconds(value: float) -> str:
 
 def _comparison(summary: Summary) -> str:
     if summary.answers_different:
-        return f"[red]{summary.answers_different} of {summary.answers_compared} answers from the cache differ from what was paid for.[/]"
-    return f"All {summary.answers_compared} answers from the cache equal the ones paid for, ids and usage included."
+        return (
+            f"[red]{summary.answers_different} of {summary.answers_compared} answers from the cache"
+            " differ from what was paid for.[/]"
+        )
+    return (
+        f"All {summary.answers_compared} answers from the cache equal the ones paid for, ids and"
+        " usage included."
+    )

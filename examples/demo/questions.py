@@ -2,11 +2,21 @@
 
 from typing import Final
 
-__all__ = ["BURSTS", "EVALUATION", "LONG", "NEW_CASES", "STREAMED", "SYSTEM", "TICKETS", "Steps", "ticket_steps"]
+__all__ = [
+    "BURSTS",
+    "EVALUATION",
+    "LONG",
+    "NEW_CASES",
+    "STREAMED",
+    "SYSTEM",
+    "TICKETS",
+    "Steps",
+    "ticket_steps",
+]
 
 SYSTEM: Final = (
-    "You work for a small tea shop. Orders leave within two days, returns are free for thirty days, "
-    "and gift cards never expire. Answer with one short sentence."
+    "You work for a small tea shop. Orders leave within two days, returns are free for thirty days,"
+    " and gift cards never expire. Answer with one short sentence."
 )
 
 # Customers ask the same things; an agent that answers them makes the same calls.
@@ -29,7 +39,8 @@ BURSTS: Final = (
     "Suggest a name for a new mint tea.",
 )
 
-# As evaluation sets are: the same case comes more than once, and the whole set is run again after every change.
+# As evaluation sets are: the same case comes more than once, and the whole set is run again after
+# every change.
 EVALUATION: Final = (
     "Is this review positive or negative? 'Lovely aroma, will buy again.'",
     "Is this review positive or negative? 'Tastes like wet cardboard.'",

@@ -40,9 +40,11 @@ class Example(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A run: its phases, what was paid and what was saved, milliseconds of the middle miss and hit, answers that differed.
+    """A run: its phases, what was paid and what was saved, milliseconds of the middle miss and hit,
+    answers that differed.
 
-    *example*: a question that was paid for before the restart and answered from the database after it.
+    *example*: a question that was paid for before the restart and answered from the database after
+      it.
     """
 
     phases: list[Phase]
@@ -59,12 +61,18 @@ class Summary(NamedTuple):
         plain = self._asdict()
         plain |= {"phases": [phase._asdict() for phase in self.phases], "all": self.all._asdict()}
         example = None if self.example is None else self.example._asdict()
-        return plain | {"paid": self.paid._asdict(), "saved": self.saved._asdict(), "example": example}
+        return plain | {
+            "paid": self.paid._asdict(),
+            "saved": self.saved._asdict(),
+            "example": example,
+        }
 
 
 def summarise(records: list[Record]) -> Summary:
     names = dict.fromkeys(record["phase"] for record in records)
-    phases = [_phase(name, [record for record in records if record["phase"] == name]) for name in names]
+    phases = [
+        _phase(name, [record for record in records if record["phase"] == name]) for name in names
+    ]
     paid = [record for record in records if record["paid"]]
     not_paid = [record for record in records if not record["paid"]]
     compared, different = _compare(records)
@@ -85,14 +93,22 @@ def _phase(name: str, records: list[Record]) -> Phase:
     outcomes = Counter(record["outcome"] for record in records)
     paid = sum(record["paid"] for record in records)
     skipped = sum(record["skipped"] is not None for record in records)
-    seconds = sum(record["seconds"] for record in records if record["outcome"] != "coalesced")  # those wait for one that is counted
+    seconds = sum(
+        record["seconds"] for record in records if record["outcome"] != "coalesced"
+    )  # those wait for one that is counted
     return Phase(name, len(records), paid, outcomes["hit"], outcomes["coalesced"], skipped, seconds)
 
 
 def _totals(records: list[Record], seconds: str) -> Totals:
     prices = [record["usd"] for record in records if record["usd"] is not None]
     tokens = sum(record["tokens"] or 0 for record in records)
-    return Totals(len(records), tokens, sum(prices), sum(record.get(seconds) or 0.0 for record in records), len(records) - len(prices))
+    return Totals(
+        len(records),
+        tokens,
+        sum(prices),
+        sum(record.get(seconds) or 0.0 for record in records),
+        len(records) - len(prices),
+    )
 
 
 def _medians(records: list[Record]) -> Iterator[tuple[str, float]]:
@@ -100,20 +116,25 @@ def _medians(records: list[Record]) -> Iterator[tuple[str, float]]:
     alone = [record for record in records if not record["at_once"]]
     groups = {"miss": [r for r in alone if r["outcome"] == "paid"]}
     for store in ("memory", "SQLite"):
-        groups[f"hit, {store}"] = [r for r in alone if r["outcome"] == "hit" and r["store"] == store]
+        groups[f"hit, {store}"] = [
+            r for r in alone if r["outcome"] == "hit" and r["store"] == store
+        ]
     for name, members in groups.items():
         if members:
             yield name, 1000 * median(record["seconds"] for record in members)
 
 
 def _compare(records: Iterable[Record]) -> tuple[int, int]:
-    """How many answers came from the cache, and how many of them differ from all that was paid for."""
+    """How many answers came from the cache, and how many of them differ from all that was paid
+    for."""
     paid_for: dict[str, set[str]] = {}
     for record in records:
         if record["paid"]:
             paid_for.setdefault(record["request"], set()).add(record["answer"])
     free = [record for record in records if not record["paid"]]
-    return len(free), sum(record["answer"] not in paid_for.get(record["request"], ()) for record in free)
+    return len(free), sum(
+        record["answer"] not in paid_for.get(record["request"], ()) for record in free
+    )
 
 
 def _example(records: list[Record]) -> Example | None:
@@ -121,8 +142,15 @@ def _example(records: list[Record]) -> Example | None:
     paid = {record["request"]: record for record in records if record["paid"]}
     for hit in records:
         first = paid.get(hit["request"])
-        if hit["outcome"] == "hit" and hit["text"] and first is not None and first["session"] < hit["session"]:
-            return Example(hit["question"], hit["text"], 1000 * first["seconds"], 1000 * hit["seconds"])
+        if (
+            hit["outcome"] == "hit"
+            and hit["text"]
+            and first is not None
+            and first["session"] < hit["session"]
+        ):
+            return Example(
+                hit["question"], hit["text"], 1000 * first["seconds"], 1000 * hit["seconds"]
+            )
     return None
 
 
@@ -143,16 +171,25 @@ def _number(value: float) -> str:
 
 
 def totals_table(summary: Summary, dollars: str) -> Table:
-    """Paid against saved, and what the cache made of the bill. *dollars* names the row: at which price."""
+    """Paid against saved, and what the cache made of the bill. *dollars* names the row: at which
+    price."""
     table = Table(title="What it came to", title_justify="left")
     table.add_column("")
     for heading in ("without the cache", "paid", "saved", "share saved"):
         table.add_column(heading, justify="right")
-    rows = (("calls to the model", "calls", "{:,}"), ("tokens", "tokens", "{:,}"), (dollars, "dollars", "${:,.4f}"))
+    rows = (
+        ("calls to the model", "calls", "{:,}"),
+        ("tokens", "tokens", "{:,}"),
+        (dollars, "dollars", "${:,.4f}"),
+    )
     for name, field, form in (*rows, ("seconds of waiting", "seconds", "{:,.1f}")):
         paid, saved = getattr(summary.paid, field), getattr(summary.saved, field)
         share = f"{saved / (paid + saved):.0%}" if paid + saved else "-"
         unknown = field == "dollars" and summary.paid.unpriced + summary.saved.unpriced
-        cells = ["price unknown"] * 3 if unknown and not paid + saved else [form.format(v) for v in (paid + saved, paid, saved)]
+        cells = (
+            ["price unknown"] * 3
+            if unknown and not paid + saved
+            else [form.format(v) for v in (paid + saved, paid, saved)]
+        )
         table.add_row(name, *cells, share)
     return table

@@ -1,7 +1,8 @@
-"""One process of the demo: asks its questions through a cache, and tells its parent what each took, line by line.
+"""One process of the demo: asks its questions through a cache, and tells its parent what each took,
+line by line.
 
-Its orders come as JSON on stdin; what it says on stdout is one JSON object a line: ``{"phase": ...}`` when one begins,
-``{"record": ...}`` for each question, ``{"note": ...}`` for a person.
+Its orders come as JSON on stdin; what it says on stdout is one JSON object a line: ``{"phase":
+...}`` when one begins, ``{"record": ...}`` for each question, ``{"note": ...}`` for a person.
 """
 
 import asyncio
@@ -40,7 +41,11 @@ class Session:
         self._say = say
         self._providers = Providers(orders.models, orders.url)
         self._max_tokens = 48 if orders.url else 400
-        self._prices = None if orders.price is None else dict.fromkeys(orders.models.values(), Price(*orders.price))
+        self._prices = (
+            None
+            if orders.price is None
+            else dict.fromkeys(orders.models.values(), Price(*orders.price))
+        )
         self._price = resolve(self._prices)
         self._scale = 1.0 if orders.scale is None else orders.scale
         self._give_up = perf_counter() + orders.limit
@@ -55,24 +60,35 @@ class Session:
                 asyncio.run(self._tasks(cache))
         with self._cache(f"sqlite:///{self._orders.database}") as cache:
             after = self._orders.number == 2
-            self._evaluation(cache, "evaluation, restarted" if after else "evaluation set", with_new=after)
-            self._streams(cache, "streams, restarted" if after else "streamed answers", rounds=1 if after else 2)
+            self._evaluation(
+                cache, "evaluation, restarted" if after else "evaluation set", with_new=after
+            )
+            self._streams(
+                cache,
+                "streams, restarted" if after else "streamed answers",
+                rounds=1 if after else 2,
+            )
             if not after:
                 self._truncated(cache)
         self._providers.close()
 
     def _cache(self, backend: str) -> LLMCache:
-        return LLMCache(max_size=500, ttl_seconds=3600, backend=backend, prices=self._prices, on_event=_hear)
+        return LLMCache(
+            max_size=500, ttl_seconds=3600, backend=backend, prices=self._prices, on_event=_hear
+        )
 
     def _choose_scale(self) -> None:
-        """Ask a few questions without the cache, and fit the number of the others to how long that takes."""
+        """Ask a few questions without the cache, and fit the number of the others to how long that
+        takes."""
         if self._orders.url is not None and self._orders.scale is None:
             self._say({"phase": "warming up", "total": 2})
             for question in ("Is tea a drink?", "Name a kind of tea."):
                 began = perf_counter()
                 call = self._providers.call("openai", question, max_tokens=self._max_tokens)
                 call.fn(messages=call.messages, **call.params)
-                took = perf_counter() - began  # the second counts: the system prompt has been read by then
+                took = (
+                    perf_counter() - began
+                )  # the second counts: the system prompt has been read by then
                 self._say({"tick": True})
             self._scale = min(1.0, self._orders.seconds / (_PAID_CALLS * took))
         self._say({"scale": self._scale})
@@ -81,7 +97,11 @@ class Session:
 
     def _agent(self, cache: LLMCache) -> None:
         """Every ticket comes from two customers."""
-        steps = [step for ticket in self._some(questions.TICKETS) for step in questions.ticket_steps(ticket)]
+        steps = [
+            step
+            for ticket in self._some(questions.TICKETS)
+            for step in questions.ticket_steps(ticket)
+        ]
         self._one_by_one(cache, "support agent", "anthropic", steps + steps)
 
     def _threads(self, cache: LLMCache) -> None:
@@ -97,7 +117,9 @@ class Session:
 
     async def _tasks(self, cache: LLMCache) -> None:
         for question in self._begin("12 tasks ask at once", questions.BURSTS[2:], _BURST_TASKS):
-            await asyncio.gather(*(self._ask_in_task(cache, "anthropic", question) for _ in range(_BURST_TASKS)))
+            await asyncio.gather(
+                *(self._ask_in_task(cache, "anthropic", question) for _ in range(_BURST_TASKS))
+            )
         await self._providers.aclose()
 
     def _evaluation(self, cache: LLMCache, phase: str, *, with_new: bool) -> None:
@@ -107,7 +129,9 @@ class Session:
         self._one_by_one(cache, phase, "openai", [*cases, *cases[::3], *new])
 
     def _streams(self, cache: LLMCache, phase: str, *, rounds: int) -> None:
-        self._one_by_one(cache, phase, "anthropic", list(self._some(questions.STREAMED)) * rounds, stream=True)
+        self._one_by_one(
+            cache, phase, "anthropic", list(self._some(questions.STREAMED)) * rounds, stream=True
+        )
 
     def _truncated(self, cache: LLMCache) -> None:
         """Answers cut off at the token limit are not kept: who asks again may get a whole one."""
@@ -119,20 +143,32 @@ class Session:
         return items[: max(2, round(len(items) * self._scale))]
 
     def _begin(self, phase: str, asked: Sequence[str], times: int = 1) -> Iterable[str]:
-        """The questions of *phase*; on a machine that has become too slow, it ends early and says so."""
+        """The questions of *phase*; on a machine that has become too slow, it ends early and says
+        so."""
         self._phase = phase
         self._say({"phase": phase, "total": len(asked) * times})
         for place, question in enumerate(asked):
             if perf_counter() > self._give_up:
-                self._say({"note": f"{phase}: {len(asked) - place} of {len(asked)} questions left out, to end in time"})
+                self._say(
+                    {
+                        "note": (
+                            f"{phase}: {len(asked) - place} of {len(asked)} questions left out, to"
+                            " end in time"
+                        )
+                    }
+                )
                 return
             yield question
 
-    def _one_by_one(self, cache: LLMCache, phase: str, provider: str, asked: Sequence[str], **how: Any) -> None:
+    def _one_by_one(
+        self, cache: LLMCache, phase: str, provider: str, asked: Sequence[str], **how: Any
+    ) -> None:
         for question in self._begin(phase, asked):
             self._ask(cache, provider, question, **how)
 
-    def _ask(self, cache: LLMCache, provider: str, question: str, *, at_once: bool = False, **how: Any) -> None:
+    def _ask(
+        self, cache: LLMCache, provider: str, question: str, *, at_once: bool = False, **how: Any
+    ) -> None:
         """Ask through the cache; a stream is read to its end."""
         provider = self._providers.or_other(provider)
         call = self._providers.call(provider, question, **{"max_tokens": self._max_tokens, **how})
@@ -167,7 +203,16 @@ class Session:
         answer = await cache.aget_or_call(call.messages, counted, **call.params)
         self._record(cache, call, answer, perf_counter() - began, len(paid), events, at_once=True)
 
-    def _record(self, cache: LLMCache, call: Call, answer: Any, took: float, paid: int, events: list[Event], at_once: bool) -> None:
+    def _record(
+        self,
+        cache: LLMCache,
+        call: Call,
+        answer: Any,
+        took: float,
+        paid: int,
+        events: list[Event],
+        at_once: bool,
+    ) -> None:
         by_name = {event.name: event for event in events}
         saved = by_name.get("hit") or by_name.get("coalesced")
         skipped = by_name.get("skipped")
@@ -237,7 +282,14 @@ def main() -> int:
         Session(orders, say).run()
     except (anthropic.AnthropicError, openai.OpenAIError) as exc:
         status = getattr(exc, "status_code", None)
-        say({"error": f"{type(exc).__module__.partition('.')[0]}: {type(exc).__name__}{f' ({status})' if status else ''}"})
+        say(
+            {
+                "error": (
+                    f"{type(exc).__module__.partition('.')[0]}:"
+                    f" {type(exc).__name__}{f' ({status})' if status else ''}"
+                )
+            }
+        )
         return 1
     return 0
 

@@ -1,4 +1,5 @@
-"""A support desk's mail, looked through by a language model: what it is about, how urgent it is, and a first reply."""
+"""A support desk's mail, looked through by a language model: what it is about, how urgent it is,
+and a first reply."""
 
 import asyncio
 import json
@@ -10,7 +11,8 @@ TOPICS = ("billing", "delivery", "defect", "other")
 URGENCIES = ("low", "high")
 
 _SORTING = (
-    'You sort the mail of a shop. Answer with JSON alone: {"topic": "billing" | "delivery" | "defect" | "other", "urgency": "low" | "high"}'
+    'You sort the mail of a shop. Answer with JSON alone: {"topic": "billing" | "delivery" |'
+    ' "defect" | "other", "urgency": "low" | "high"}'
 )
 _REPLYING = "You answer the mail of a shop, in one or two friendly sentences. Promise nothing."
 _SCHEMA = {
@@ -31,14 +33,16 @@ class Ticket:
 
 
 class Desk:
-    """Sorts and answers mail with *model*, through an OpenAI *client*, or an AsyncOpenAI one for ``sort_all``."""
+    """Sorts and answers mail with *model*, through an OpenAI *client*, or an AsyncOpenAI one for
+    ``sort_all``."""
 
     def __init__(self, client: Any, model: str) -> None:
         self._client = client
         self._model = model
 
     def sort(self, mail: str) -> Ticket:
-        """What *mail* is about. An answer that is none of what was asked for counts as ``other``, ``high``: a person will look."""
+        """What *mail* is about. An answer that is none of what was asked for counts as ``other``,
+        ``high``: a person will look."""
         answer = self._client.chat.completions.create(**self._sorting(mail))
         return _ticket(mail, answer)
 
@@ -54,7 +58,10 @@ class Desk:
         """A first reply, in the pieces in which it is written."""
         stream = self._client.chat.completions.create(
             model=self._model,
-            messages=[{"role": "system", "content": _REPLYING}, {"role": "user", "content": ticket.mail}],
+            messages=[
+                {"role": "system", "content": _REPLYING},
+                {"role": "user", "content": ticket.mail},
+            ],
             max_completion_tokens=60,
             temperature=0,
             stream=True,
@@ -66,8 +73,14 @@ class Desk:
     def _sorting(self, mail: str) -> dict[str, Any]:
         return {
             "model": self._model,
-            "messages": [{"role": "system", "content": _SORTING}, {"role": "user", "content": mail}],
-            "response_format": {"type": "json_schema", "json_schema": {"name": "ticket", "strict": True, "schema": _SCHEMA}},
+            "messages": [
+                {"role": "system", "content": _SORTING},
+                {"role": "user", "content": mail},
+            ],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "ticket", "strict": True, "schema": _SCHEMA},
+            },
             "max_completion_tokens": 40,
             "temperature": 0,
         }

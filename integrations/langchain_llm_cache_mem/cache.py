@@ -1,4 +1,5 @@
-"""LLMCacheMem: LangChain's cache interface over LLMCache, with keys made from what the two strings say rather than from the strings."""
+"""LLMCacheMem: LangChain's cache interface over LLMCache, with keys made from what the two strings
+say rather than from the strings."""
 
 from contextvars import ContextVar
 from hashlib import sha256
@@ -23,30 +24,41 @@ Unidentified = Literal["cache", "bypass"]
 _SLOTS = 256
 _LARGEST_REMEMBERED = 1 << 16
 
-# What this context missed last and when, so that the update which follows in the same context knows what the call took.
-_missed: ContextVar[tuple[str, float] | None] = ContextVar("langchain_llm_cache_mem_missed", default=None)
+# What this context missed last and when, so that the update which follows in the same context knows
+# what the call took.
+_missed: ContextVar[tuple[str, float] | None] = ContextVar(
+    "langchain_llm_cache_mem_missed", default=None
+)
 
 
 def kind_of_entry(scope: str, *, chat: bool) -> str:
-    """The kind of the entries of chat models or of plain LLMs, in *scope*: a part of the key that no key function can remove."""
+    """The kind of the entries of chat models or of plain LLMs, in *scope*: a part of the key that
+    no key function can remove."""
     kind = "langchain" if chat else "langchain-text"
     return f"{kind}.{sha256(scope.encode()).hexdigest()[:16]}" if scope else kind
 
 
 class LLMCacheMem(BaseCache):
-    """``set_llm_cache(LLMCacheMem())``: every LangChain model behind an LLMCache. Thread-safe; copies are the same cache.
+    """``set_llm_cache(LLMCacheMem())``: every LangChain model behind an LLMCache. Thread-safe;
+    copies are the same cache.
 
-    *cache*: the LLMCache to use; without it, one is made from *arguments*, which are those of LLMCache. *usage*: whether a hit
-    reports ``zero`` tokens, so that nobody is billed twice, or keeps those of the call that was made. *unidentified*: what to do
-    for a model whose description is no more than its type, so that two of them cannot be told apart: ``cache``, with a warning in
-    the log, or ``bypass``.
+    *cache*: the LLMCache to use; without it, one is made from *arguments*, which are those of
+      LLMCache. *usage*: whether a hit
+    reports ``zero`` tokens, so that nobody is billed twice, or keeps those of the call that was
+    made. *unidentified*: what to do for a model whose description is no more than its type, so that
+    two of them cannot be told apart: ``cache``, with a warning in the log, or ``bypass``.
 
-    No failure reaches the model call, save two that are asked for: CacheMissError in mode ``replay`` and StoreError of a cache
-    with ``strict=True``.
+    No failure reaches the model call, save two that are asked for: CacheMissError in mode
+    ``replay`` and StoreError of a cache with ``strict=True``.
     """
 
     def __init__(
-        self, cache: LLMCache | None = None, *, usage: Usage = "zero", unidentified: Unidentified = "cache", **arguments: Any
+        self,
+        cache: LLMCache | None = None,
+        *,
+        usage: Usage = "zero",
+        unidentified: Unidentified = "cache",
+        **arguments: Any,
     ) -> None:
         if cache is not None and arguments:
             raise TypeError("give either a cache or the arguments to make one")
@@ -86,10 +98,13 @@ class LLMCacheMem(BaseCache):
         return self._cache.stats()
 
     def scoped(self, name: str) -> "LLMCacheMem":
-        """The same cache with a key space of its own: for models that LangChain describes alike, or that differ by an API key."""
+        """The same cache with a key space of its own: for models that LangChain describes alike, or
+        that differ by an API key."""
         if not isinstance(name, str):
             raise TypeError(f"a scope is named by a str, not {type(name).__name__}")
-        other = LLMCacheMem(self._cache, usage=self._usage, unidentified="cache" if name else self._unidentified)
+        other = LLMCacheMem(
+            self._cache, usage=self._usage, unidentified="cache" if name else self._unidentified
+        )
         other._scope = name
         return other
 
@@ -106,14 +121,21 @@ class LLMCacheMem(BaseCache):
         """Store the generations, if they are worth keeping."""
         with self._quietly:
             request = self._request(prompt, llm_string)
-            self._cache.keep(request, dump(return_val, request.params), response=return_val, seconds=_seconds(request))
+            self._cache.keep(
+                request,
+                dump(return_val, request.params),
+                response=return_val,
+                seconds=_seconds(request),
+            )
 
     def clear(self, **kwargs: Any) -> None:
-        """Forget every answer of the cache's namespace, those of its other users included, and of no other namespace."""
+        """Forget every answer of the cache's namespace, those of its other users included, and of
+        no other namespace."""
         self._cache.clear()
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls of a chat model take turns."""
+        """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls
+        of a chat model take turns."""
         with self._harmless:
             request = self._request(prompt, llm_string)
             patience = self._cache.patience if is_chat(prompt) else 0.0
@@ -129,7 +151,12 @@ class LLMCacheMem(BaseCache):
         """As ``update``."""
         with self._quietly:
             request = self._request(prompt, llm_string)
-            await self._cache.akeep(request, dump(return_val, request.params), response=return_val, seconds=_seconds(request))
+            await self._cache.akeep(
+                request,
+                dump(return_val, request.params),
+                response=return_val,
+                seconds=_seconds(request),
+            )
             self._turns.give_up(request.key)
 
     async def aclear(self, **kwargs: Any) -> None:
@@ -146,7 +173,8 @@ class LLMCacheMem(BaseCache):
         return hit.value  # type: ignore[no-any-return]  # load made it
 
     def _request(self, prompt: str, llm_string: str) -> Request:
-        """The request that the two strings are, remembered for as long as the classes they name are the same."""
+        """The request that the two strings are, remembered for as long as the classes they name are
+        the same."""
         model = model_of(llm_string)
         classes = model.resolve() if model.classes or model.refusal else ()
         options = current()
@@ -173,8 +201,9 @@ class LLMCacheMem(BaseCache):
             self._warned.add(kind)
             log.warning(
                 "llm_cache_mem",
-                "LangChain describes this model as %r without its name: if you use two of them, give each a cache.scoped(...) or wrap it "
-                "with cached(model, cache), or one may get the other's answers",
+                "LangChain describes this model as %r without its name: if you use two of them,"
+                " give each a cache.scoped(...) or wrap it with cached(model, cache), or one may"
+                " get the other's answers",
                 kind,
             )
 

@@ -1,7 +1,9 @@
-"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same arguments.
+"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same
+arguments.
 
-A subclass of the tool's class overrides only the methods in which LangChain runs it, with arguments validated and defaults applied;
-callbacks, errors, artifacts and the message with the caller's own id are LangChain's as ever.
+A subclass of the tool's class overrides only the methods in which LangChain runs it, with arguments
+validated and defaults applied; callbacks, errors, artifacts and the message with the caller's own
+id are LangChain's as ever.
 """
 
 import copy
@@ -38,18 +40,30 @@ def cached_tool(
     redact: Iterable[str] = (),
     depends_on: Entities = (),
 ) -> T:
-    """A copy of *tool* that answers from *cache*: the same name, description and schema, ``invoke``, ``ainvoke`` and in agents.
+    """A copy of *tool* that answers from *cache*: the same name, description and schema,
+    ``invoke``, ``ainvoke`` and in agents.
 
-    The settings are those of ``ToolCache.allow``. Exceptions, errors, Commands and whole ToolMessages are not stored. The id of the
-    call is not part of the key. An injected state, store, runtime or RunnableConfig has no wire form, so calls that get one go
-    uncached, unless *ignore* names it.
+    The settings are those of ``ToolCache.allow``. Exceptions, errors, Commands and whole
+    ToolMessages are not stored. The id of the call is not part of the key. An injected state,
+    store, runtime or RunnableConfig has no wire form, so calls that get one go uncached, unless
+    *ignore* names it.
 
-    TypeError for what is no BaseTool, ValueError for a tool that says that it is destructive or must not be cached.
+    TypeError for what is no BaseTool, ValueError for a tool that says that it is destructive or
+    must not be cached.
     """
     if not isinstance(tool, BaseTool):
-        raise TypeError(f"cached_tool() takes a LangChain tool, not {type(tool).__name__}; a function is for @tools.cached")
+        raise TypeError(
+            f"cached_tool() takes a LangChain tool, not {type(tool).__name__}; a function is for"
+            " @tools.cached"
+        )
     tools = tool_cache(cache)
-    told: dict[str, Any] = {"ttl_seconds": ttl_seconds, "version": version, "ignore": ignore, "redact": redact, "depends_on": depends_on}
+    told: dict[str, Any] = {
+        "ttl_seconds": ttl_seconds,
+        "version": version,
+        "ignore": ignore,
+        "redact": redact,
+        "depends_on": depends_on,
+    }
     if any(told.values()) or ttl_seconds is None:
         tools.allow(tool.name, **told)
     if tools.rule(tool.name, said_of(tool), asked=True) is None:
@@ -79,14 +93,20 @@ def tool_cache(cache: Any, tools: Iterable[str] | Mapping[str, Seconds] = ()) ->
 def said_of(tool: Any) -> Mapping[str, Any]:
     """What a tool says of itself: its metadata, and its tags as so many things that are true."""
     tags, metadata = getattr(tool, "tags", None), getattr(tool, "metadata", None)
-    return {**dict.fromkeys(tags or (), True), **(metadata if isinstance(metadata, Mapping) else {})}
+    return {
+        **dict.fromkeys(tags or (), True),
+        **(metadata if isinstance(metadata, Mapping) else {}),
+    }
 
 
 def injected(tool: Any) -> frozenset[str]:
-    """The arguments of *tool* that its caller injects and the model does not see, a RunnableConfig among them, but for the call's id."""
+    """The arguments of *tool* that its caller injects and the model does not see, a RunnableConfig
+    among them, but for the call's id."""
     if not isinstance(tool, BaseTool):
         return frozenset()
-    hidden = {name for name in _fields(tool) if name not in tool.args} | set(getattr(tool, "_injected_args_keys", ()))
+    hidden = {name for name in _fields(tool) if name not in tool.args} | set(
+        getattr(tool, "_injected_args_keys", ())
+    )
     return frozenset(hidden - _call_ids(tool)) | _configured(tool)
 
 
@@ -94,13 +114,24 @@ def injected(tool: Any) -> frozenset[str]:
 
 _MARK = "_llm_cache_mem_tool"
 
-_LANGCHAINS_OWN = frozenset((cls.__dict__[name].__module__, name) for cls in (BaseTool, StructuredTool, Tool) for name in ("_run", "_arun"))
+_LANGCHAINS_OWN = frozenset(
+    (cls.__dict__[name].__module__, name)
+    for cls in (BaseTool, StructuredTool, Tool)
+    for name in ("_run", "_arun")
+)
 
 
 def _whole(tool: BaseTool, named: Mapping[str, Any]) -> dict[str, Any]:
     """*named* and the defaults of the schema."""
-    fields = {name: field for name, field in _fields(tool).items() if name in tool.args and not field.is_required()}
-    return {**{name: field.get_default(call_default_factory=True) for name, field in fields.items()}, **named}
+    fields = {
+        name: field
+        for name, field in _fields(tool).items()
+        if name in tool.args and not field.is_required()
+    }
+    return {
+        **{name: field.get_default(call_default_factory=True) for name, field in fields.items()},
+        **named,
+    }
 
 
 def _fields(tool: BaseTool) -> Mapping[str, Any]:
@@ -111,7 +142,14 @@ def _fields(tool: BaseTool) -> Mapping[str, Any]:
 def _call_ids(tool: BaseTool) -> set[str]:
     """The arguments in which *tool* gets the id of the call."""
     fields = _fields(tool).items()
-    return {"tool_call_id", *(name for name, field in fields if any(_is_call_id(each) for each in getattr(field, "metadata", ())))}
+    return {
+        "tool_call_id",
+        *(
+            name
+            for name, field in fields
+            if any(_is_call_id(each) for each in getattr(field, "metadata", ()))
+        ),
+    }
 
 
 def _is_call_id(annotation: Any) -> bool:
@@ -119,18 +157,29 @@ def _is_call_id(annotation: Any) -> bool:
 
 
 def _configured(tool: BaseTool) -> frozenset[str]:
-    """The arguments in which what *tool* runs gets the RunnableConfig, which may say on whose behalf it runs."""
+    """The arguments in which what *tool* runs gets the RunnableConfig, which may say on whose
+    behalf it runs."""
     runs = [getattr(tool, "func", None), getattr(tool, "coroutine", None)]
     for method in map(inspect.unwrap, (type(tool)._run, type(tool)._arun)):
-        if (method.__module__, method.__name__) not in _LANGCHAINS_OWN:  # which take it only to hand it on
+        if (
+            method.__module__,
+            method.__name__,
+        ) not in _LANGCHAINS_OWN:  # which take it only to hand it on
             runs.append(method)
-    return frozenset(name for run in runs if run is not None for name, hint in _hints(run) if hint is RunnableConfig)
+    return frozenset(
+        name
+        for run in runs
+        if run is not None
+        for name, hint in _hints(run)
+        if hint is RunnableConfig
+    )
 
 
 def _hints(run: Any) -> Iterable[tuple[str, Any]]:
     try:
         return get_type_hints(run.func if isinstance(run, functools.partial) else run).items()
-    except Exception:  # noqa: BLE001  # annotations hold anything, and LangChain looks for the config in them in the same way
+    # annotations hold anything, and LangChain looks for the config in them in the same way
+    except Exception:  # noqa: BLE001
         return ()
 
 
@@ -146,32 +195,48 @@ def _method(cls: type[Any], name: str, tools: ToolCache) -> Any:
         async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
             plain = twin(self, cls)
             rule, named = _call(self, plain, tools, args, kwargs)
-            return await tools.acall(self.name, named, lambda: original(plain, *args, **kwargs), rule=rule, refuse=_refuse)
+            return await tools.acall(
+                self.name,
+                named,
+                lambda: original(plain, *args, **kwargs),
+                rule=rule,
+                refuse=_refuse,
+            )
 
         return functools.wraps(original)(arun)
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = twin(self, cls)
         rule, named = _call(self, plain, tools, args, kwargs)
-        return tools.call(self.name, named, lambda: original(plain, *args, **kwargs), rule=rule, refuse=_refuse)
+        return tools.call(
+            self.name, named, lambda: original(plain, *args, **kwargs), rule=rule, refuse=_refuse
+        )
 
     return functools.wraps(original)(run)
 
 
-def _call(tool: Any, plain: Any, tools: ToolCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Rule | None, dict[str, Any]]:
+def _call(
+    tool: Any, plain: Any, tools: ToolCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Rule | None, dict[str, Any]]:
     """The rule for a call and its arguments by name."""
     named = {name: value for name, value in kwargs.items() if not _is_no_argument(plain, name)}
     named |= {name: kwargs.get(name, kwargs.get("config")) for name in _configured(plain)}
     if args:  # of a tool that takes a bare string
-        named |= {next(iter(tool.args), "input"): args[0]} if len(args) == 1 and len(tool.args) == 1 else {"args": list(args)}
+        named |= (
+            {next(iter(tool.args), "input"): args[0]}
+            if len(args) == 1 and len(tool.args) == 1
+            else {"args": list(args)}
+        )
     return tools.rule(tool.name, said_of(tool), asked=True), named
 
 
 def _is_no_argument(tool: Any, name: str) -> bool:
-    """Whether LangChain passes *name* besides what the model wrote, which need not all be in the schema."""
+    """Whether LangChain passes *name* besides what the model wrote, which need not all be in the
+    schema."""
     return name not in tool.args and (name in _NO_ARGUMENTS or name in _call_ids(tool))
 
 
 def _refuse(result: Any) -> str | None:
-    """A whole message is addressed to the call that it answers; LangChain makes a new one from what else a tool returns."""
+    """A whole message is addressed to the call that it answers; LangChain makes a new one from what
+    else a tool returns."""
     return why_unstored(result) or ("tool message" if hasattr(result, "tool_call_id") else None)

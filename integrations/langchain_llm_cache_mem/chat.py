@@ -1,4 +1,5 @@
-"""The methods in which LangChain's chat models meet their provider, answered from a cache where they can be."""
+"""The methods in which LangChain's chat models meet their provider, answered from a cache where
+they can be."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -17,7 +18,8 @@ __all__ = ["methods"]
 
 
 def methods(cls: type[BaseChatModel]) -> dict[str, Callable[..., Any]]:
-    """The methods to put over those of *cls*; streams only if it has some, since LangChain looks for that."""
+    """The methods to put over those of *cls*; streams only if it has some, since LangChain looks
+    for that."""
     found: dict[str, Callable[..., Any]] = {"_generate": _generate, "_agenerate": _agenerate}
     streams = cls._stream is not BaseChatModel._stream
     if streams:
@@ -41,7 +43,9 @@ def _generate(
     def call() -> Any:
         if model.rate_limiter is not None:
             model.rate_limiter.acquire(blocking=True)
-        made.append(model._generate(messages, stop, **with_manager(run_manager, kwargs, model._generate)))
+        made.append(
+            model._generate(messages, stop, **with_manager(run_manager, kwargs, model._generate))
+        )
         return made[-1].generations
 
     request = link.request(model, messages, stop, kwargs)
@@ -49,7 +53,9 @@ def _generate(
         generations = call()
     else:
         params = request.params
-        generations = link.cache.call(request, call, dump=lambda _: _stored(made[-1], params), load=link.load)
+        generations = link.cache.call(
+            request, call, dump=lambda _: _stored(made[-1], params), load=link.load
+        )
     return _result(made, generations)
 
 
@@ -67,7 +73,11 @@ async def _agenerate(
     async def call() -> Any:
         if model.rate_limiter is not None:
             await model.rate_limiter.aacquire(blocking=True)
-        made.append(await model._agenerate(messages, stop, **with_manager(run_manager, kwargs, model._agenerate)))
+        made.append(
+            await model._agenerate(
+                messages, stop, **with_manager(run_manager, kwargs, model._agenerate)
+            )
+        )
         return made[-1].generations
 
     request = link.request(model, messages, stop, kwargs)
@@ -75,7 +85,9 @@ async def _agenerate(
         generations = await call()
     else:
         params = request.params
-        generations = await link.cache.acall(request, call, dump=lambda _: _stored(made[-1], params), load=link.load)
+        generations = await link.cache.acall(
+            request, call, dump=lambda _: _stored(made[-1], params), load=link.load
+        )
     return _result(made, generations)
 
 
@@ -102,15 +114,22 @@ async def _astream(
 
 
 def _stored(result: ChatResult, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What to store for *result*. LangChain is yet to write llm_output into the message, and will not find it in a hit."""
+    """What to store for *result*. LangChain is yet to write llm_output into the message, and will
+    not find it in a hit."""
     stored = dump(result.generations, params)
     if len(stored) == 1 and result.llm_output:
         fields = stored[0]["message"]["fields"]
         told = (result.llm_output, stored[0].get("info") or {}, fields.get("response_metadata", {}))
-        fields["response_metadata"] = {name: value for source in told for name, value in source.items()}
+        fields["response_metadata"] = {
+            name: value for source in told for name, value in source.items()
+        }
     return stored
 
 
 def _result(made: list[ChatResult], generations: Any) -> ChatResult:
     """The provider's own result, if *generations* are of it."""
-    return made[-1] if made and made[-1].generations is generations else ChatResult(generations=generations)
+    return (
+        made[-1]
+        if made and made[-1].generations is generations
+        else ChatResult(generations=generations)
+    )

@@ -1,4 +1,5 @@
-"""Generations at rest: plain data of ours, and fresh LangChain objects made from it, of the few classes listed here."""
+"""Generations at rest: plain data of ours, and fresh LangChain objects made from it, of the few
+classes listed here."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -37,14 +38,23 @@ _GENERATIONS: Final[dict[str, type[Generation]]] = {
 _MESSAGES: Final[dict[str, type[BaseMessage]]] = {
     cls.__name__: cls
     for cls in (
-        *(AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk, FunctionMessage, FunctionMessageChunk, HumanMessage),
+        *(
+            AIMessage,
+            AIMessageChunk,
+            ChatMessage,
+            ChatMessageChunk,
+            FunctionMessage,
+            FunctionMessageChunk,
+            HumanMessage,
+        ),
         *(HumanMessageChunk, SystemMessage, SystemMessageChunk, ToolMessage, ToolMessageChunk),
     )
 }
 
 
 def dump(generations: Sequence[Generation], params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What to store for *generations*, the answer to a request with *params*; it may share parts with them.
+    """What to store for *generations*, the answer to a request with *params*; it may share parts
+    with them.
 
     ValueNotCacheable for a class of message or generation that ``load`` does not know.
     """
@@ -58,7 +68,8 @@ def dump_stream(chunks: list[Any]) -> dict[str, Any]:
 
 
 def load(value: Any) -> list[Generation]:
-    """The generations that were stored as *value*, as new objects without their ids; a stream as one. Raises for anything else."""
+    """The generations that were stored as *value*, as new objects without their ids; a stream as
+    one. Raises for anything else."""
     if type(value) is dict:
         return [_merged(load_stream(value))]
     if type(value) is not list or not value:
@@ -81,7 +92,10 @@ def _merged(chunks: list[Any]) -> Generation:
     last = chunks[-1].message
     if isinstance(last, AIMessageChunk) and not last.chunk_position:
         empty: Any = "" if isinstance(last.content, str) else []
-        chunks = [*chunks, ChatGenerationChunk(message=AIMessageChunk(content=empty, chunk_position="last"))]
+        chunks = [
+            *chunks,
+            ChatGenerationChunk(message=AIMessageChunk(content=empty, chunk_position="last")),
+        ]
     return generate_from_stream(iter(chunks)).generations[0]
 
 
@@ -97,8 +111,11 @@ def _as_chunk(generation: Generation) -> Any:
     return ChatGenerationChunk(message=cls(**fields), generation_info=generation.generation_info)
 
 
-def mark_hits(generations: list[Any], *, keep_usage: bool, age: float | None = None, stream: bool = False) -> None:
-    """Let *generations* say in their response_metadata that they are a hit, and cost nothing; of the chunks of a stream the last says it.
+def mark_hits(
+    generations: list[Any], *, keep_usage: bool, age: float | None = None, stream: bool = False
+) -> None:
+    """Let *generations* say in their response_metadata that they are a hit, and cost nothing; of
+    the chunks of a stream the last says it.
 
     Plain generations have no place to say so.
     """
@@ -109,7 +126,10 @@ def mark_hits(generations: list[Any], *, keep_usage: bool, age: float | None = N
             continue
         fields = vars(message)  # a model's __setattr__ takes longer than all the rest
         if not stream or generation is generations[-1]:
-            fields["response_metadata"] = {**fields["response_metadata"], "llm_cache_mem": hit.copy()}
+            fields["response_metadata"] = {
+                **fields["response_metadata"],
+                "llm_cache_mem": hit.copy(),
+            }
         if not keep_usage and fields["usage_metadata"] is not None:
             fields["usage_metadata"] = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
@@ -133,15 +153,28 @@ def _dump_message(message: BaseMessage, classes: tuple[type, ...]) -> dict[str, 
     if _MESSAGES.get(cls.__name__) is not cls:
         raise ValueNotCacheable("generation.message", f"its class is {cls.__name__}")
     defaults = _defaults(cls)
-    fields = {name: _exact(value) for name, value in message.__dict__.items() if name in defaults and not _same(value, defaults[name])}
+    fields = {
+        name: _exact(value)
+        for name, value in message.__dict__.items()
+        if name in defaults and not _same(value, defaults[name])
+    }
     fields |= message.__pydantic_extra__ or {}
     if not _is_response_item(message):
-        fields.pop("id", None)  # an id names one message of one conversation: graphs drop the second that bears it
+        fields.pop(
+            "id", None
+        )  # an id names one message of one conversation: graphs drop the second that bears it
     parsed: Any = message.additional_kwargs.get("parsed")
-    if hasattr(parsed, "model_dump") and type(parsed) not in classes:  # a class that readers could not know
-        fields["additional_kwargs"] = {**message.additional_kwargs, "parsed": parsed.model_dump(mode="json")}
+    if (
+        hasattr(parsed, "model_dump") and type(parsed) not in classes
+    ):  # a class that readers could not know
+        fields["additional_kwargs"] = {
+            **message.additional_kwargs,
+            "parsed": parsed.model_dump(mode="json"),
+        }
     if "input_tokens" not in fields.get("usage_metadata", {"input_tokens": 0}):
-        del fields["usage_metadata"]  # the bare {"total_cost": 0} of a hit in another cache, which no message accepts
+        del fields[
+            "usage_metadata"
+        ]  # the bare {"total_cost": 0} of a hit in another cache, which no message accepts
     return {"class": cls.__name__, "fields": fields}
 
 
@@ -149,11 +182,15 @@ def _dump_message(message: BaseMessage, classes: tuple[type, ...]) -> dict[str, 
 def _defaults(cls: type[BaseMessage]) -> dict[str, Any]:
     """The fields to store, with the values that need not be."""
     fields = {name: field for name, field in cls.model_fields.items() if name != "type"}
-    return {name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields.items()}
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in fields.items()
+    }
 
 
 def _exact(value: Any) -> Any:
-    """*value* with plain text where it holds the text of another message, which LangChain gives as a kind of str of its own."""
+    """*value* with plain text where it holds the text of another message, which LangChain gives as
+    a kind of str of its own."""
     kind = type(value)
     if kind is TextAccessor:
         return str.__str__(value)
@@ -167,23 +204,40 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _is_response_item(message: BaseMessage) -> bool:
-    """Whether this is an OpenAI Responses message in the old form, whose id the next request must send back."""
+    """Whether this is an OpenAI Responses message in the old form, whose id the next request must
+    send back."""
     answer = message.response_metadata.get("id")
-    return str(message.id).startswith("msg_") and isinstance(answer, str) and answer.startswith("resp_")
+    return (
+        str(message.id).startswith("msg_")
+        and isinstance(answer, str)
+        and answer.startswith("resp_")
+    )
 
 
 def _load_generation(stored: dict[str, Any]) -> Generation:
     if "message" not in stored:
-        return _GENERATIONS[stored["class"]](text=stored["text"], generation_info=stored.get("info"))
+        return _GENERATIONS[stored["class"]](
+            text=stored["text"], generation_info=stored.get("info")
+        )
     message = _load_message(stored["message"])
     if type(message.content) is not str or stored["class"] != "ChatGeneration":
         made: Any = _GENERATIONS[stored["class"]]
         return made(message=message, generation_info=stored.get("info"))  # type: ignore[no-any-return]
-    state = {"text": message.content, "generation_info": stored.get("info"), "type": "ChatGeneration", "message": message}
+    state = {
+        "text": message.content,
+        "generation_info": stored.get("info"),
+        "type": "ChatGeneration",
+        "message": message,
+    }
     return _assembled(ChatGeneration, state, {"message"})
 
 
-_TEXT_ANSWER: Final[dict[str, type]] = {"content": str, "response_metadata": dict, "usage_metadata": dict, "additional_kwargs": dict}
+_TEXT_ANSWER: Final[dict[str, type]] = {
+    "content": str,
+    "response_metadata": dict,
+    "usage_metadata": dict,
+    "additional_kwargs": dict,
+}
 
 
 def _load_message(stored: dict[str, Any]) -> BaseMessage:
@@ -193,7 +247,8 @@ def _load_message(stored: dict[str, Any]) -> BaseMessage:
     for field, value in fields.items():
         if type(value) is not _TEXT_ANSWER.get(field):
             return AIMessage(**fields)
-    # The answer most hits are: its fields are seen to be right, and to have them looked at again would take longer than all else.
+    # The answer most hits are: its fields are seen to be right, and to have them looked at again
+    # would take longer than all else.
     state = _defaults(AIMessage).copy()
     for field in ("additional_kwargs", "response_metadata", "tool_calls", "invalid_tool_calls"):
         state[field] = state[field].copy()

@@ -1,4 +1,5 @@
-"""What a model object is, as params: every setting that is plain data, and a name of its own for each object that is not."""
+"""What a model object is, as params: every setting that is plain data, and a name of its own for
+each object that is not."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -13,7 +14,8 @@ from llm_cache_mem.keys import digest
 __all__ = ["Identities", "settings_of"]
 
 _CLIENTS: Final = ("root_client", "client")
-"""Fields that hold an SDK's client from the start. One that is made for the first call would make the second another request."""
+"""Fields that hold an SDK's client from the start. One that is made for the first call would make
+the second another request."""
 _SECRET: Final = object()
 
 
@@ -25,14 +27,20 @@ class Identities:
         self._counters: set[tuple[type[BaseModel], str]] = set()
 
     def name(self, obj: Any) -> str:
-        """A name for an object that has no JSON form: no two that are alive have the same, here or in any other process."""
+        """A name for an object that has no JSON form: no two that are alive have the same, here or
+        in any other process."""
         known = self._named.get(id(obj))
-        if known is None:  # it is kept alive from here on, so that no other object can take its address
-            known = self._named.setdefault(id(obj), (obj, f"{type(obj).__qualname__} {uuid4().hex}"))
+        if (
+            known is None
+        ):  # it is kept alive from here on, so that no other object can take its address
+            known = self._named.setdefault(
+                id(obj), (obj, f"{type(obj).__qualname__} {uuid4().hex}")
+            )
         return known[1]
 
     def wrote(self, cls: type[BaseModel], name: str, old: Any, new: Any) -> None:
-        """A model set its own field while it answered. Where that is a count, as fakes keep one, it is no setting."""
+        """A model set its own field while it answered. Where that is a count, as fakes keep one, it
+        is no setting."""
         if type(old) is int and type(new) is int:
             self._counters.add((cls, name))
 
@@ -41,7 +49,8 @@ class Identities:
 
 
 def settings_of(model: BaseModel, cls: type[BaseModel], identities: Identities) -> dict[str, Any]:
-    """The settings of *model*, a *cls*, as it is now: its server's URL is one of them, its secrets are not."""
+    """The settings of *model*, a *cls*, as it is now: its server's URL is one of them, its secrets
+    are not."""
     settings: dict[str, Any] = {"_class": f"{cls.__module__}.{cls.__qualname__}"}
     secrets = getattr(model, "lc_secrets", {})
     for name, value in _state(model, cls, identities):
@@ -55,12 +64,22 @@ def settings_of(model: BaseModel, cls: type[BaseModel], identities: Identities) 
     return settings
 
 
-def _state(model: BaseModel, cls: type[BaseModel], identities: Identities) -> Iterator[tuple[str, Any]]:
-    """The fields that hold something. Of those that are excluded from dumps (clients, callbacks) only bare scalars are settings."""
+def _state(
+    model: BaseModel, cls: type[BaseModel], identities: Identities
+) -> Iterator[tuple[str, Any]]:
+    """The fields that hold something. Of those that are excluded from dumps (clients, callbacks)
+    only bare scalars are settings."""
     excluded = _excluded(cls)
     for name, value in model.__dict__.items():
-        if value is not None and name in excluded and (not excluded[name] or isinstance(value, (str, int, float))):
-            yield name, cls.model_fields[name].default if identities.is_counter(cls, name) else value
+        if (
+            value is not None
+            and name in excluded
+            and (not excluded[name] or isinstance(value, (str, int, float)))
+        ):
+            yield (
+                name,
+                cls.model_fields[name].default if identities.is_counter(cls, name) else value,
+            )
     yield from (model.__pydantic_extra__ or {}).items()
 
 
@@ -79,7 +98,9 @@ def _plain(value: Any, identities: Identities) -> Any:
         items = ((name, _plain(item, identities)) for name, item in value.items())
         return {name: item for name, item in items if item is not _SECRET}
     if isinstance(value, (list, tuple)):
-        return [item for item in (_plain(item, identities) for item in value) if item is not _SECRET]
+        return [
+            item for item in (_plain(item, identities) for item in value) if item is not _SECRET
+        ]
     if isinstance(value, (set, frozenset)) and all(isinstance(item, str) for item in value):
         return sorted(value)
     try:

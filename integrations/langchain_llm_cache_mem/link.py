@@ -1,4 +1,5 @@
-"""Link: what ties a class of models to a cache: their calls as requests, their answers as what is stored and back."""
+"""Link: what ties a class of models to a cache: their calls as requests, their answers as what is
+stored and back."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +36,18 @@ class Link:
         self._plain = _plain_class(cls, self._identities)
 
     def request(
-        self, model: BaseLanguageModel[Any], prompt: str | Sequence[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+        self,
+        model: BaseLanguageModel[Any],
+        prompt: str | Sequence[BaseMessage],
+        stop: Any,
+        kwargs: Mapping[str, Any],
     ) -> Request | None:
         """The request that this call of *model* is; None: call it without the cache."""
         with self.harmless:
-            params = as_params(settings_of(model, self.cls, self._identities), kwargs if stop is None else {**kwargs, "stop": stop})
+            params = as_params(
+                settings_of(model, self.cls, self._identities),
+                kwargs if stop is None else {**kwargs, "stop": stop},
+            )
             kind = kind_of_entry(self.scope, chat=not isinstance(prompt, str))
             return self.cache.request_or_none(_messages(prompt, params), params, kind=kind)
         return None
@@ -47,7 +55,8 @@ class Link:
     def plain(self, model: M) -> M:
         """The cached *model* as if it were not.
 
-        What it calls on itself goes to the provider, so a method that falls back on another is not answered from the cache halfway.
+        What it calls on itself goes to the provider, so a method that falls back on another is not
+        answered from the cache halfway.
         """
         return twin(model, self._plain)
 
@@ -58,7 +67,9 @@ class Link:
             return None if hit is None else hit.value
         return None
 
-    async def alookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
+    async def alookup(
+        self, request: Request | None, load: Callable[[Any], list[Any]]
+    ) -> list[Any] | None:
         """As ``lookup``, in a thread where that would wait for a disk."""
         with self.harmless:
             hit = None if request is None else await self.cache.alookup(request, load)
@@ -66,15 +77,26 @@ class Link:
         return None
 
     def lookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
-        """The stored generations for each of *requests*, in one round trip to a store that can do that."""
+        """The stored generations for each of *requests*, in one round trip to a store that can do
+        that."""
         with self.harmless:
-            return _spread(requests, self.cache.lookup_many([request for request in requests if request is not None], self.load))
+            return _spread(
+                requests,
+                self.cache.lookup_many(
+                    [request for request in requests if request is not None], self.load
+                ),
+            )
         return [None] * len(requests)
 
     async def alookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
         """As ``lookup_many``, in a thread where that would wait for a disk."""
         with self.harmless:
-            return _spread(requests, await self.cache.alookup_many([request for request in requests if request is not None], self.load))
+            return _spread(
+                requests,
+                await self.cache.alookup_many(
+                    [request for request in requests if request is not None], self.load
+                ),
+            )
         return [None] * len(requests)
 
     def load(self, value: Any) -> list[Any]:
@@ -120,23 +142,36 @@ def derived(cls: type[Any], namespace: Mapping[str, Any]) -> type[Any]:
     named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     # The validator is that of cls, unless somebody asks for it: to build one takes half a second.
     metaclass: Any = type(cls)
-    return metaclass(cls.__name__, (cls,), {**named, "model_config": {"defer_build": True}, **namespace})  # type: ignore[no-any-return]
+    return metaclass(  # type: ignore[no-any-return]
+        cls.__name__, (cls,), {**named, "model_config": {"defer_build": True}, **namespace}
+    )
 
 
-def with_manager(run_manager: Any, kwargs: Mapping[str, Any], method: Callable[..., Any] | None = None) -> Mapping[str, Any]:
+def with_manager(
+    run_manager: Any, kwargs: Mapping[str, Any], method: Callable[..., Any] | None = None
+) -> Mapping[str, Any]:
     """*kwargs* with the *run_manager*, if there is one; LangChain lets a *method* do without."""
-    if run_manager is None or (method is not None and "run_manager" not in inspect.signature(method).parameters):
+    if run_manager is None or (
+        method is not None and "run_manager" not in inspect.signature(method).parameters
+    ):
         return kwargs
     return {**kwargs, "run_manager": run_manager}
 
 
-def _spread(requests: Sequence[Request | None], hits: Sequence[Hit | None]) -> list[list[Any] | None]:
+def _spread(
+    requests: Sequence[Request | None], hits: Sequence[Hit | None]
+) -> list[list[Any] | None]:
     """The values of *hits* in the places of the requests that there were."""
     found = iter(hits)
-    return [None if request is None or (hit := next(found)) is None else hit.value for request in requests]
+    return [
+        None if request is None or (hit := next(found)) is None else hit.value
+        for request in requests
+    ]
 
 
-def _messages(prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _messages(
+    prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     with_response_id = bool(params.get("use_previous_response_id"))

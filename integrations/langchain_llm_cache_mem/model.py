@@ -1,8 +1,10 @@
-"""cached(model, cache): the same model, of the same class, whose calls and streams are answered from the cache where they can be.
+"""cached(model, cache): the same model, of the same class, whose calls and streams are answered
+from the cache where they can be.
 
-LangChain's own cache layer sees two strings, no streams, and nothing of who else is asking. A subclass of the model's class sees all:
-its fields as they are, each chunk, and concurrent identical calls. It overrides only the methods in which LangChain meets the
-provider, so callbacks, tools, structured output and agents are LangChain's as ever.
+LangChain's own cache layer sees two strings, no streams, and nothing of who else is asking. A
+subclass of the model's class sees all: its fields as they are, each chunk, and concurrent identical
+calls. It overrides only the methods in which LangChain meets the provider, so callbacks, tools,
+structured output and agents are LangChain's as ever.
 """
 
 import copy
@@ -22,17 +24,24 @@ M = TypeVar("M", bound="BaseLanguageModel[Any]")
 
 
 def cached(model: M, cache: LLMCache | LLMCacheMem, *, scope: str = "", usage: Usage = "zero") -> M:
-    """A copy of *model* that answers from *cache*: invoke, batch, stream and their async twins share their entries.
+    """A copy of *model* that answers from *cache*: invoke, batch, stream and their async twins
+    share their entries.
 
-    *scope* names a key space of its own, and *usage* is what hits report; both as in LLMCacheMem, and taken from one that is given.
+    *scope* names a key space of its own, and *usage* is what hits report; both as in LLMCacheMem,
+      and taken from one that is given.
     The copy leaves LangChain's own cache alone. TypeError for anything but a chat model or an LLM.
     """
     if not isinstance(model, (BaseChatModel, BaseLLM)):
-        raise TypeError(f"cached() takes a chat model or an LLM, not {type(model).__name__}; wrap the model first, then bind or chain it")
+        raise TypeError(
+            f"cached() takes a chat model or an LLM, not {type(model).__name__}; wrap the model"
+            " first, then bind or chain it"
+        )
     if isinstance(cache, LLMCacheMem):
         scope, usage, cache = scope or cache.scope, cache.usage, cache.cache
     wrapped: Any = copy.copy(model)
-    object.__setattr__(wrapped, "__class__", _cached_class(_uncached_class(type(model)), cache, scope, usage))
+    object.__setattr__(
+        wrapped, "__class__", _cached_class(_uncached_class(type(model)), cache, scope, usage)
+    )
     wrapped.__dict__["cache"] = False
     return wrapped  # type: ignore[no-any-return]  # an M, by construction
 
@@ -58,7 +67,11 @@ def _set_limiter(self: Any, limiter: Any) -> None:
     self.__dict__["rate_limiter"] = limiter
 
 
-_unlimited = property(lambda self: None, _set_limiter, doc="None to LangChain, which would ask it before every hit; calls do wait for it.")
+_unlimited = property(
+    lambda self: None,
+    _set_limiter,
+    doc="None to LangChain, which would ask it before every hit; calls do wait for it.",
+)
 
 
 def _uncached_class(cls: type[Any]) -> type[Any]:

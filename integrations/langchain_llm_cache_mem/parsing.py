@@ -1,7 +1,9 @@
-"""The two strings that LangChain hands to a cache, read back into the messages and params that they were made from.
+"""The two strings that LangChain hands to a cache, read back into the messages and params that they
+were made from.
 
-The prompt is JSON of message constructors, or the text itself for a plain LLM. The llm_string is the model's constructor as JSON,
-``---`` and the ``repr`` of the call's arguments, or that ``repr`` alone. Nothing is executed and no object is built.
+The prompt is JSON of message constructors, or the text itself for a plain LLM. The llm_string is
+the model's constructor as JSON, ``---`` and the ``repr`` of the call's arguments, or that ``repr``
+alone. Nothing is executed and no object is built.
 """
 
 import ast
@@ -21,7 +23,8 @@ _CHAT_PROMPT: Final = '[{"lc": 1, "type": "constructor"'
 _ESCAPED: Final = "__lc_escaped__"
 _DECODER: Final = JSONDecoder()
 
-# Outside of string literals, what a repr holds that is no literal: classes and enum members are read, all else is opaque.
+# Outside of string literals, what a repr holds that is no literal: classes and enum members are
+# read, all else is opaque.
 _TOKENS: Final = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
     r"""|<class '(?P<cls>[^'\\]+)'>"""
@@ -31,7 +34,8 @@ _TOKENS: Final = re.compile(
 
 
 class Model(NamedTuple):
-    """What an llm_string says. *classes* are the names of the classes in it; *refusal* says why it can make no key."""
+    """What an llm_string says. *classes* are the names of the classes in it; *refusal* says why it
+    can make no key."""
 
     settings: Mapping[str, Any]
     call: Mapping[str, Any]
@@ -39,14 +43,17 @@ class Model(NamedTuple):
     refusal: str | None = None
 
     def resolve(self) -> tuple[type, ...]:
-        """The classes as they are now. RequestNotCacheable where the model, or one of them, is an object that cannot be known."""
+        """The classes as they are now. RequestNotCacheable where the model, or one of them, is an
+        object that cannot be known."""
         if self.refusal is not None:
             raise RequestNotCacheable("model", self.refusal)
         return tuple(map(_find_class, self.classes))
 
     def params(self, classes: tuple[type, ...]) -> dict[str, Any]:
         """The params of a request, as new objects."""
-        params: dict[str, Any] = _read_marks(as_params(self.settings, self.call), dict(zip(self.classes, classes, strict=True)))
+        params: dict[str, Any] = _read_marks(
+            as_params(self.settings, self.call), dict(zip(self.classes, classes, strict=True))
+        )
         if params.get("stop") is None:
             params.pop("stop", None)
         return params
@@ -58,17 +65,26 @@ def is_chat(prompt: str) -> bool:
 
 
 def read_prompt(prompt: str, params: Mapping[str, Any]) -> list[Any]:
-    """The messages in *prompt*. RequestNotCacheable if they hold an object that is not plain data."""
+    """The messages in *prompt*. RequestNotCacheable if they hold an object that is not plain
+    data."""
     if not is_chat(prompt):
         return [{"role": "user", "content": prompt}]
     with_response_id = bool(params.get("use_previous_response_id"))
     try:
         nodes = _DECODER.decode(prompt)
-        return [message_as_dict(_unescaped(sent(node["kwargs"]), "messages"), with_response_id=with_response_id) for node in nodes]
+        return [
+            message_as_dict(
+                _unescaped(sent(node["kwargs"]), "messages"), with_response_id=with_response_id
+            )
+            for node in nodes
+        ]
     except RequestNotCacheable:
         raise
-    except Exception:  # noqa: BLE001  # RecursionError, KeyError, ...: whatever it is, it is no list of messages
-        raise RequestNotCacheable("messages", "they are not written as langchain-core writes messages") from None
+    # RecursionError, KeyError, ...: whatever it is, it is no list of messages
+    except Exception:  # noqa: BLE001
+        raise RequestNotCacheable(
+            "messages", "they are not written as langchain-core writes messages"
+        ) from None
 
 
 @lru_cache(maxsize=64)
@@ -89,7 +105,9 @@ def model_of(llm_string: str) -> Model:
 
 def _constructor(llm_string: str) -> Model:
     tree, end = _DECODER.raw_decode(llm_string)
-    if tree["type"] != "constructor" or not llm_string.startswith("---[", end):  # a header may hold --- too
+    if tree["type"] != "constructor" or not llm_string.startswith(
+        "---[", end
+    ):  # a header may hold --- too
         raise ValueError
     settings = {"_class": ".".join(tree["id"]), **_unescaped(tree["kwargs"], "model")}
     return _pairs(settings, llm_string[end + 3 :])
@@ -112,12 +130,15 @@ def _pairs(settings: dict[str, Any], text: str) -> Model:
             pairs = ast.literal_eval(_TOKENS.sub(as_literal, text))
         call = dict(pairs)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise RequestNotCacheable("model", "one of its arguments is an object, of which only the repr is known") from None
+        raise RequestNotCacheable(
+            "model", "one of its arguments is an object, of which only the repr is known"
+        ) from None
     return Model(settings, call, tuple(dict.fromkeys(classes)))
 
 
 def _read_marks(tree: Any, classes: Mapping[str, type]) -> Any:
-    """*tree* with the marks that _pairs made replaced by the class, or by the text of the enum member."""
+    """*tree* with the marks that _pairs made replaced by the class, or by the text of the enum
+    member."""
     if type(tree) is dict:
         return {_read_marks(key, classes): _read_marks(item, classes) for key, item in tree.items()}
     if type(tree) in (list, tuple):
@@ -128,7 +149,8 @@ def _read_marks(tree: Any, classes: Mapping[str, type]) -> Any:
 
 
 def _unescaped(node: Any, path: str) -> Any:
-    """*node* as plain data: no secrets, and the user's own dicts as they were. RequestNotCacheable for an object of any other kind."""
+    """*node* as plain data: no secrets, and the user's own dicts as they were. RequestNotCacheable
+    for an object of any other kind."""
     if type(node) is list:
         return [_unescaped(item, path) for item in node]
     if type(node) is not dict:
@@ -139,7 +161,9 @@ def _unescaped(node: Any, path: str) -> Any:
         return {name: _unescaped(item, path) for name, item in node.items() if not _is_secret(item)}
     if path == "model" and node.get("type") == "constructor":
         return {"_class": ".".join(node["id"]), **_unescaped(node["kwargs"], path)}
-    raise RequestNotCacheable(path, f"it holds an object of {'.'.join(node.get('id', ['unknown type']))}")
+    raise RequestNotCacheable(
+        path, f"it holds an object of {'.'.join(node.get('id', ['unknown type']))}"
+    )
 
 
 def _is_secret(node: Any) -> bool:
@@ -156,6 +180,13 @@ def _find_class(name: str) -> type:
     found: Any = sys.modules.get(module)
     for step in path:
         found = getattr(found, step, None)
-    if not isinstance(found, type) or f"{found.__module__}.{found.__qualname__}" != name or not hasattr(found, "model_json_schema"):
-        raise RequestNotCacheable("model", f"the class {name} is not a model at the top of a module, where it could be found")
+    if (
+        not isinstance(found, type)
+        or f"{found.__module__}.{found.__qualname__}" != name
+        or not hasattr(found, "model_json_schema")
+    ):
+        raise RequestNotCacheable(
+            "model",
+            f"the class {name} is not a model at the top of a module, where it could be found",
+        )
     return found

@@ -17,23 +17,32 @@ __all__ = ["PromptCacheCallback"]
 
 
 class PromptCacheCallback(BaseCallbackHandler):
-    """``model.invoke(..., config={"callbacks": [PromptCacheCallback(tracker)]})``, or ``callbacks=`` of a model, chain or agent.
+    """``model.invoke(..., config={"callbacks": [PromptCacheCallback(tracker)]})``, or
+    ``callbacks=`` of a model, chain or agent.
 
-    Sync, async, batches and streams; hits of a cache are left out, for nobody was paid for them. Threads may share one.
+    Sync, async, batches and streams; hits of a cache are left out, for nobody was paid for them.
+    Threads may share one.
     """
 
-    run_inline = True  # async callers too: it waits for nothing, and the next call must not be seen before this one
+    # async callers too: it waits for nothing, and the next call must not be seen before this one
+    run_inline = True
 
     def __init__(self, tracker: PromptCacheTracker) -> None:
         self.tracker = tracker
         self._under_way = UnderWay()
 
-    def on_chat_model_start(self, serialized: Any, messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any) -> None:
+    def on_chat_model_start(
+        self, serialized: Any, messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
+    ) -> None:
         turns = [_as_dict(message) for message in (messages[0] if messages else ())]
         self._under_way.begin(run_id, {**_params(kwargs), "messages": turns})
 
-    def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
-        self._under_way.begin(run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""})
+    def on_llm_start(
+        self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        self._under_way.begin(
+            run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""}
+        )
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         call = self._under_way.end(run_id)
@@ -56,12 +65,18 @@ def _params(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _as_dict(message: BaseMessage) -> dict[str, Any]:
     try:
         return message_as_dict(sent(message.__dict__), with_response_id=False)
-    except RequestNotCacheable:  # no model is sent such a message, but the call is made all the same
+    except (
+        RequestNotCacheable
+    ):  # no model is sent such a message, but the call is made all the same
         return {"role": message.type}
 
 
 def _is_hit(generation: Any) -> bool:
-    """Whether a cache answered: this library's, which says so, or another's, which LangChain marks as costing nothing."""
+    """Whether a cache answered: this library's, which says so, or another's, which LangChain marks
+    as costing nothing."""
     message = getattr(generation, "message", None)
-    metadata, usage = getattr(message, "response_metadata", None) or {}, getattr(message, "usage_metadata", None) or {}
+    metadata, usage = (
+        getattr(message, "response_metadata", None) or {},
+        getattr(message, "usage_metadata", None) or {},
+    )
     return bool(metadata.get("llm_cache_mem")) or usage.get("total_cost") == 0

@@ -1,7 +1,9 @@
-"""A LangChain message or setting as the chat APIs write it: the one shape that keys and key functions are made from.
+"""A LangChain message or setting as the chat APIs write it: the one shape that keys and key
+functions are made from.
 
-What is left out never reaches a model: ids, usage, artifacts, run metadata, secrets, and how calls are transported. All else stays,
-so a field that LangChain adds tomorrow makes two requests different rather than equal.
+What is left out never reaches a model: ids, usage, artifacts, run metadata, secrets, and how calls
+are transported. All else stays, so a field that LangChain adds tomorrow makes two requests
+different rather than equal.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,14 +27,34 @@ _ROLES: Final = {
 }
 _CHAT: Final = ("chat", "ChatMessageChunk")  # these carry a role of their own
 
-_NEVER_SENT: Final = frozenset({"id", "usage_metadata", "artifact", "example", "tool_call_chunks", "chunk_position"})
+_NEVER_SENT: Final = frozenset(
+    {"id", "usage_metadata", "artifact", "example", "tool_call_chunks", "chunk_position"}
+)
 _SENT_METADATA: Final = ("model_provider", "output_version", "container")
-"""Of response_metadata, what the integrations look at when they write an earlier answer into the next request."""
+"""Of response_metadata, what the integrations look at when they write an earlier answer into the
+next request."""
 
 _TRANSPORT: Final = frozenset(
     {
-        *("name", "verbose", "cache", "callbacks", "tags", "profile", "rate_limiter", "custom_get_token_ids"),
-        *("timeout", "request_timeout", "default_request_timeout", "stream_chunk_timeout", "max_retries", "batch_size", "max_concurrency"),
+        *(
+            "name",
+            "verbose",
+            "cache",
+            "callbacks",
+            "tags",
+            "profile",
+            "rate_limiter",
+            "custom_get_token_ids",
+        ),
+        *(
+            "timeout",
+            "request_timeout",
+            "default_request_timeout",
+            "stream_chunk_timeout",
+            "max_retries",
+            "batch_size",
+            "max_concurrency",
+        ),
         *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
         *("http_client", "http_async_client", "http_socket_options"),
         *("azure_ad_token_provider", "azure_ad_async_token_provider"),
@@ -40,23 +62,39 @@ _TRANSPORT: Final = frozenset(
 )
 """Settings of how a call is made and who is asking. They change no answer."""
 
-_MODEL_NAMES: Final = ("model", "model_name", "model_id", "deployment_name", "azure_deployment", "deployment", "repo_id", "model_path")
+_MODEL_NAMES: Final = (
+    "model",
+    "model_name",
+    "model_id",
+    "deployment_name",
+    "azure_deployment",
+    "deployment",
+    "repo_id",
+    "model_path",
+)
 _EXACT_FLOATS: Final = 2.0**53
 
 
 def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those *fields* of a message that can reach a model, before anything else is asked of them: the rest may hold any object."""
+    """Those *fields* of a message that can reach a model, before anything else is asked of them:
+    the rest may hold any object."""
     kept = {name: value for name, value in fields.items() if name not in _NEVER_SENT}
     more = kept.get("additional_kwargs")
-    if isinstance(more, Mapping) and "parsed" in more:  # the object that ChatOpenAI makes of the JSON in its answer
-        kept["additional_kwargs"] = {name: value for name, value in more.items() if name != "parsed"}
+    if (
+        isinstance(more, Mapping) and "parsed" in more
+    ):  # the object that ChatOpenAI makes of the JSON in its answer
+        kept["additional_kwargs"] = {
+            name: value for name, value in more.items() if name != "parsed"
+        }
     return kept
 
 
 def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dict[str, Any]:
-    """The message of these *fields*, which were ``sent``, as a role/content dict. RequestNotCacheable if no model is sent such a one.
+    """The message of these *fields*, which were ``sent``, as a role/content dict.
+    RequestNotCacheable if no model is sent such a one.
 
-    *with_response_id*: the provider keeps the conversation, and the id of its answer stands for all that came before.
+    *with_response_id*: the provider keeps the conversation, and the id of its answer stands for all
+      that came before.
     """
     kind = fields.get("type")
     role = fields.get("role") if kind in _CHAT else _ROLES.get(str(kind))
@@ -75,7 +113,8 @@ def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dic
 
 
 def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is set to and what one call says beside it, the call having the last word; the model's name is ``model``.
+    """What a model is set to and what one call says beside it, the call having the last word; the
+    model's name is ``model``.
 
     A copy all through, in which 0 and 0.0 are the same number.
     """
@@ -85,11 +124,16 @@ def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str,
 def _params(names: Mapping[str, Any]) -> dict[str, Any]:
     known_as = next((name for name in _MODEL_NAMES if isinstance(names.get(name), str)), None)
     renamed = {known_as: "model", "messages": "model.messages"}  # a request has messages of its own
-    return {renamed.get(name, name): _number(value) for name, value in names.items() if name not in _TRANSPORT}
+    return {
+        renamed.get(name, name): _number(value)
+        for name, value in names.items()
+        if name not in _TRANSPORT
+    }
 
 
 def _number(value: Any) -> Any:
-    """*value* with every whole float as the int it equals: pydantic makes floats of what users write as ints."""
+    """*value* with every whole float as the int it equals: pydantic makes floats of what users
+    write as ints."""
     kind = type(value)
     if kind is float:
         return int(value) if value.is_integer() and abs(value) < _EXACT_FLOATS else value
@@ -101,12 +145,18 @@ def _number(value: Any) -> Any:
 
 
 def _content(content: Any) -> Any:
-    """Text that is alone in a list of blocks is the text; ids that LangChain makes up for blocks are left out."""
+    """Text that is alone in a list of blocks is the text; ids that LangChain makes up for blocks
+    are left out."""
     if not isinstance(content, list):
         return content
     blocks = [_block(block) for block in content]
     alone = blocks[0] if len(blocks) == 1 else None
-    if isinstance(alone, dict) and alone.keys() == {"type", "text"} and alone["type"] == "text" and isinstance(alone["text"], str):
+    if (
+        isinstance(alone, dict)
+        and alone.keys() == {"type", "text"}
+        and alone["type"] == "text"
+        and isinstance(alone["text"], str)
+    ):
         return alone["text"]
     return blocks
 
@@ -120,7 +170,12 @@ def _block(block: Any) -> Any:
 def _tool_calls(calls: Any) -> Any:
     if not isinstance(calls, list):
         return calls
-    return [{name: value for name, value in call.items() if name != "type"} if isinstance(call, dict) else call for call in calls]
+    return [
+        {name: value for name, value in call.items() if name != "type"}
+        if isinstance(call, dict)
+        else call
+        for call in calls
+    ]
 
 
 def _additional(kwargs: Any) -> Any:
@@ -128,7 +183,11 @@ def _additional(kwargs: Any) -> Any:
 
 
 def _metadata(metadata: Any) -> Any:
-    return {name: value for name in _SENT_METADATA if (value := _mapping(metadata).get(name)) is not None}
+    return {
+        name: value
+        for name in _SENT_METADATA
+        if (value := _mapping(metadata).get(name)) is not None
+    }
 
 
 def _status(status: Any) -> Any:

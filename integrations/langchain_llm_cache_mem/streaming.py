@@ -1,4 +1,5 @@
-"""Streams of a wrapped model: replayed where they are stored, and stored when they have passed through to a clean end."""
+"""Streams of a wrapped model: replayed where they are stored, and stored when they have passed
+through to a clean end."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,9 +22,14 @@ T = TypeVar("T")
 
 
 def stream(
-    wrapped: Any, prompt: Any, stop: list[str] | None, run_manager: CallbackManagerForLLMRun | None, kwargs: Mapping[str, Any]
+    wrapped: Any,
+    prompt: Any,
+    stop: list[str] | None,
+    run_manager: CallbackManagerForLLMRun | None,
+    kwargs: Mapping[str, Any],
 ) -> Iterator[Any]:
-    """The chunks of *wrapped* for *prompt*, a str or messages. Chat models have a rate limiter, which is asked before calls only."""
+    """The chunks of *wrapped* for *prompt*, a str or messages. Chat models have a rate limiter,
+    which is asked before calls only."""
     link = link_of(wrapped)
     model = link.plain(wrapped)
     request = link.request(model, prompt, stop, kwargs)
@@ -45,7 +51,11 @@ def stream(
 
 
 async def astream(
-    wrapped: Any, prompt: Any, stop: list[str] | None, run_manager: AsyncCallbackManagerForLLMRun | None, kwargs: Mapping[str, Any]
+    wrapped: Any,
+    prompt: Any,
+    stop: list[str] | None,
+    run_manager: AsyncCallbackManagerForLLMRun | None,
+    kwargs: Mapping[str, Any],
 ) -> AsyncGenerator[Any, None]:
     """``stream`` for ``async for``."""
     link = link_of(wrapped)
@@ -62,7 +72,9 @@ async def astream(
     if limiter is not None:
         await limiter.aacquire(blocking=True)
     record = _Record(link, request)
-    async with _closing(model._astream(prompt, stop, **with_manager(run_manager, kwargs))) as chunks:
+    async with _closing(
+        model._astream(prompt, stop, **with_manager(run_manager, kwargs))
+    ) as chunks:
         async for chunk in chunks:
             record.add(chunk)
             yield chunk
@@ -71,7 +83,8 @@ async def astream(
 
 @asynccontextmanager
 async def _closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """*stream*, closed at the end where it can be: at once, and not when the garbage collector comes by."""
+    """*stream*, closed at the end where it can be: at once, and not when the garbage collector
+    comes by."""
     try:
         yield stream
     finally:
@@ -81,7 +94,8 @@ async def _closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
 
 
 class _Record:
-    """A stream as it passes through, to be stored when it has ended. Without a *request* it does nothing."""
+    """A stream as it passes through, to be stored when it has ended. Without a *request* it does
+    nothing."""
 
     def __init__(self, link: Link, request: Request | None) -> None:
         self._link = link
@@ -95,21 +109,37 @@ class _Record:
             try:
                 self._recording.add(dump([chunk], self._request.params)[0])
             except Exception as exc:  # noqa: BLE001  # the stream goes on
-                self._recording.fault = exc if isinstance(exc, LLMCacheError) else ValueNotCacheable("stream", type(exc).__name__)
+                self._recording.fault = (
+                    exc
+                    if isinstance(exc, LLMCacheError)
+                    else ValueNotCacheable("stream", type(exc).__name__)
+                )
 
     def keep(self) -> None:
         """Store the stream, which ended cleanly, if it is worth keeping."""
         with self._link.harmless:
             chunks, seconds = self._chunks(), monotonic() - self._began
             if self._request is not None:
-                self._link.cache.keep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds, epoch=self._epoch)
+                self._link.cache.keep(
+                    self._request,
+                    dump_stream(chunks),
+                    response=load(chunks),
+                    seconds=seconds,
+                    epoch=self._epoch,
+                )
 
     async def akeep(self) -> None:
         """As ``keep``, in a thread where that would wait for a disk."""
         with self._link.harmless:
             chunks, seconds = self._chunks(), monotonic() - self._began
             if self._request is not None:
-                await self._link.cache.akeep(self._request, dump_stream(chunks), response=load(chunks), seconds=seconds, epoch=self._epoch)
+                await self._link.cache.akeep(
+                    self._request,
+                    dump_stream(chunks),
+                    response=load(chunks),
+                    seconds=seconds,
+                    epoch=self._epoch,
+                )
 
     def _chunks(self) -> list[Any]:
         if self._recording.fault is not None:

@@ -1,4 +1,5 @@
-"""The methods in which LangChain's plain LLMs meet their provider, answered from a cache where they can be."""
+"""The methods in which LangChain's plain LLMs meet their provider, answered from a cache where they
+can be."""
 
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -20,7 +21,8 @@ __all__ = ["methods"]
 
 
 def methods(cls: type[BaseLLM]) -> dict[str, Callable[..., Any]]:
-    """The methods to put over those of *cls*; streams only if it has some, since LangChain looks for that."""
+    """The methods to put over those of *cls*; streams only if it has some, since LangChain looks
+    for that."""
     found: dict[str, Callable[..., Any]] = {"_generate": _generate, "_agenerate": _agenerate}
     streams = cls._stream is not BaseLLM._stream
     if streams:
@@ -31,7 +33,8 @@ def methods(cls: type[BaseLLM]) -> dict[str, Callable[..., Any]]:
 
 
 class _Answer(NamedTuple):
-    """What to store for one prompt: its generations, and beside them the llm_output in which LLMs report their usage."""
+    """What to store for one prompt: its generations, and beside them the llm_output in which LLMs
+    report their usage."""
 
     request: Request
     generations: list[Any]
@@ -45,9 +48,12 @@ class _Answer(NamedTuple):
 
 
 class _Batch:
-    """The prompts that LangChain hands to an LLM in one call: which are answered, and which are still to be asked."""
+    """The prompts that LangChain hands to an LLM in one call: which are answered, and which are
+    still to be asked."""
 
-    def __init__(self, link: Link, model: BaseLLM, prompts: list[str], stop: Any, kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, link: Link, model: BaseLLM, prompts: list[str], stop: Any, kwargs: Mapping[str, Any]
+    ) -> None:
         self.requests = [link.request(model, prompt, stop, kwargs) for prompt in prompts]
         self.answers: list[Any] = [None] * len(prompts)
         self._prompts = prompts
@@ -69,7 +75,8 @@ class _Batch:
         return [self._prompts[same[0]] for same in self._asked]
 
     def take(self, result: LLMResult) -> list[_Answer]:
-        """Note what the model said to those prompts; what to store of it. The usage of several prompts is that of none."""
+        """Note what the model said to those prompts; what to store of it. The usage of several
+        prompts is that of none."""
         self._llm_output = result.llm_output
         usage = result.llm_output if len(self._asked) == 1 else None
         fresh = []
@@ -86,14 +93,20 @@ class _Batch:
 
 
 def _generate(
-    self: BaseLLM, prompts: list[str], stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
+    self: BaseLLM,
+    prompts: list[str],
+    stop: list[str] | None = None,
+    run_manager: CallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
 ) -> LLMResult:
     link = link_of(self)
     model = link.plain(self)
     batch = _Batch(link, model, prompts, stop, kwargs)
 
     def ask(missing: list[str]) -> list[_Answer]:
-        return batch.take(model._generate(missing, stop, **with_manager(run_manager, kwargs, model._generate)))
+        return batch.take(
+            model._generate(missing, stop, **with_manager(run_manager, kwargs, model._generate))
+        )
 
     if batch.only is not None:
         made: list[_Answer] = []
@@ -102,7 +115,9 @@ def _generate(
             made.extend(ask(batch.missing()))
             return made[-1].response()
 
-        response = link.cache.call(batch.only, call, dump=lambda _: made[-1].stored(), load=link.load)
+        response = link.cache.call(
+            batch.only, call, dump=lambda _: made[-1].stored(), load=link.load
+        )
         if not made:
             batch.answers[0] = response
         return batch.result()
@@ -128,7 +143,11 @@ async def _agenerate(
     batch = _Batch(link, model, prompts, stop, kwargs)
 
     async def ask(missing: list[str]) -> list[_Answer]:
-        return batch.take(await model._agenerate(missing, stop, **with_manager(run_manager, kwargs, model._agenerate)))
+        return batch.take(
+            await model._agenerate(
+                missing, stop, **with_manager(run_manager, kwargs, model._agenerate)
+            )
+        )
 
     if batch.only is not None:
         made: list[_Answer] = []
@@ -137,7 +156,9 @@ async def _agenerate(
             made.extend(await ask(batch.missing()))
             return made[-1].response()
 
-        response = await link.cache.acall(batch.only, call, dump=lambda _: made[-1].stored(), load=link.load)
+        response = await link.cache.acall(
+            batch.only, call, dump=lambda _: made[-1].stored(), load=link.load
+        )
         if not made:
             batch.answers[0] = response
         return batch.result()
@@ -161,7 +182,11 @@ def _to_keep(link: Link, made: list[_Answer]) -> list[Answered]:
 
 
 def _stream(
-    self: BaseLLM, prompt: str, stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
+    self: BaseLLM,
+    prompt: str,
+    stop: list[str] | None = None,
+    run_manager: CallbackManagerForLLMRun | None = None,
+    **kwargs: Any,
 ) -> Iterator[GenerationChunk]:
     return stream(self, prompt, stop, run_manager, kwargs)
 

@@ -1,4 +1,5 @@
-"""ToolCacheMiddleware: an agent's tools answered from a cache, for the tools of which somebody said that they may be."""
+"""ToolCacheMiddleware: an agent's tools answered from a cache, for the tools of which somebody said
+that they may be."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -18,9 +19,14 @@ try:
     from langchain.agents.middleware.types import ToolCallRequest
     from langgraph.types import Command
 except ModuleNotFoundError as exc:
-    if (exc.name or "").partition(".")[0] not in ("langchain", "langgraph"):  # installed but broken: let that error speak
+    if (exc.name or "").partition(".")[0] not in (
+        "langchain",
+        "langgraph",
+    ):  # installed but broken: let that error speak
         raise
-    raise ImportError("ToolCacheMiddleware needs langchain: pip install langchain", name=exc.name) from None
+    raise ImportError(
+        "ToolCacheMiddleware needs langchain: pip install langchain", name=exc.name
+    ) from None
 
 __all__ = ["ToolCacheMiddleware"]
 
@@ -30,37 +36,58 @@ _STORED = frozenset({"content", "artifact", "additional_kwargs", "response_metad
 
 
 class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Middleware for ``create_agent``: calls of the tools that it is told of are answered from *cache* where they can be.
+    """Middleware for ``create_agent``: calls of the tools that it is told of are answered from
+    *cache* where they can be.
 
-    What a ToolCache was told of tools holds here. *tools* are listed besides: names, or a mapping from names to how long their
-    results live (seconds, a timedelta, or None for ever). And a tool's own metadata and tags speak: ``cacheable`` true or false
-    decides; else ``volatile`` forbids, and ``read_only`` with ``idempotent`` (in MCP's words ``readOnlyHint`` with
-    ``idempotentHint``) allow; ``destructive`` forbids in any case; ``ttl_seconds`` is how long, ``version`` is part of the key.
+    What a ToolCache was told of tools holds here. *tools* are listed besides: names, or a mapping
+    from names to how long their results live (seconds, a timedelta, or None for ever). And a tool's
+    own metadata and tags speak: ``cacheable`` true or false decides; else ``volatile`` forbids, and
+    ``read_only`` with ``idempotent`` (in MCP's words ``readOnlyHint`` with ``idempotentHint``)
+    allow; ``destructive`` forbids in any case; ``ttl_seconds`` is how long, ``version`` is part of
+    the key.
 
-    Errors, exceptions and Commands are never stored; concurrent identical calls are one. A tool that gets state, a store, the
-    runtime or the config injected goes uncached, unless ``ToolCache.allow(..., ignore=[...])`` names those arguments: its results
-    depend on what is not to be seen here. What differs by user needs a namespace for each.
+    Errors, exceptions and Commands are never stored; concurrent identical calls are one. A tool
+    that gets state, a store, the runtime or the config injected goes uncached, unless
+    ``ToolCache.allow(..., ignore=[...])`` names those arguments: its results depend on what is not
+    to be seen here. What differs by user needs a namespace for each.
     """
 
-    def __init__(self, cache: ToolCache | LLMCache | LLMCacheMem, tools: Iterable[str] | Mapping[str, Seconds] = ()) -> None:
+    def __init__(
+        self,
+        cache: ToolCache | LLMCache | LLMCacheMem,
+        tools: Iterable[str] | Mapping[str, Seconds] = (),
+    ) -> None:
         super().__init__()
         self._tools = tool_cache(cache, tools)
         self._harmless = Harmless(self._tools.cache)
 
-    def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
+    ) -> Result:
         """The stored result under this call's id, or that of the tool."""
         call = request.tool_call
-        found = self._tools.call(call["name"], call["args"], lambda: handler(request), **self._ways(request))
+        found = self._tools.call(
+            call["name"], call["args"], lambda: handler(request), **self._ways(request)
+        )
         return _readdressed(found, request)
 
-    async def awrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]) -> Result:
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
+    ) -> Result:
         """As ``wrap_tool_call``."""
         call = request.tool_call
-        found = await self._tools.acall(call["name"], call["args"], lambda: handler(request), **self._ways(request))
+        found = await self._tools.acall(
+            call["name"], call["args"], lambda: handler(request), **self._ways(request)
+        )
         return _readdressed(found, request)
 
     def _ways(self, request: ToolCallRequest) -> dict[str, Any]:
-        return {"rule": self._rule(request), "form": "tool-message", "dump": _dump, "load": lambda value: _load(value, request)}
+        return {
+            "rule": self._rule(request),
+            "form": "tool-message",
+            "dump": _dump,
+            "load": lambda value: _load(value, request),
+        }
 
     def _rule(self, request: ToolCallRequest) -> Rule | None:
         with self._harmless:
@@ -68,7 +95,11 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
             if rule is None or rule.writes:
                 return rule
             if unseen := injected(request.tool) - rule.ignore:
-                self._tools.cache.bypass("injected", "a tool's result was not stored: it may depend on %s", ", ".join(sorted(unseen)))
+                self._tools.cache.bypass(
+                    "injected",
+                    "a tool's result was not stored: it may depend on %s",
+                    ", ".join(sorted(unseen)),
+                )
                 return None
             return rule
         return None
@@ -76,14 +107,31 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
 
 def _dump(message: ToolMessage) -> Any:
     """A result that is text stands as it is, others with what is beside it."""
-    beside = {name: value for name in _STORED if (value := getattr(message, name)) not in (None, {}) and name != "content"}
-    return {"content": message.content, **beside} if beside or not isinstance(message.content, str) else message.content
+    beside = {
+        name: value
+        for name in _STORED
+        if (value := getattr(message, name)) not in (None, {}) and name != "content"
+    }
+    return (
+        {"content": message.content, **beside}
+        if beside or not isinstance(message.content, str)
+        else message.content
+    )
 
 
 def _load(value: Any, request: ToolCallRequest) -> ToolMessage:
-    fields = dict(value) if isinstance(value, dict) and "content" in value and value.keys() <= _STORED else {"content": _text(value)}
-    fields["response_metadata"] = {**fields.get("response_metadata", {}), "llm_cache_mem": {"hit": True}}
-    return ToolMessage(**fields, name=request.tool_call["name"], tool_call_id=request.tool_call["id"])
+    fields = (
+        dict(value)
+        if isinstance(value, dict) and "content" in value and value.keys() <= _STORED
+        else {"content": _text(value)}
+    )
+    fields["response_metadata"] = {
+        **fields.get("response_metadata", {}),
+        "llm_cache_mem": {"hit": True},
+    }
+    return ToolMessage(
+        **fields, name=request.tool_call["name"], tool_call_id=request.tool_call["id"]
+    )
 
 
 def _text(value: Any) -> Any:
@@ -92,7 +140,8 @@ def _text(value: Any) -> Any:
 
 
 def _readdressed(result: Result, request: ToolCallRequest) -> Result:
-    """*result*, which may have answered the same call of somebody else, as the answer to this one."""
+    """*result*, which may have answered the same call of somebody else, as the answer to this
+    one."""
     call_id = request.tool_call["id"]
     if not isinstance(result, ToolMessage) or result.tool_call_id == call_id:
         return result

@@ -1,7 +1,9 @@
-"""Taking turns: of the tasks that ask LangChain for the same thing at once, one calls the model while the others wait.
+"""Taking turns: of the tasks that ask LangChain for the same thing at once, one calls the model
+while the others wait.
 
-LangChain tells a cache of a lookup and of a success, not of a failure. But it runs each call of a chat model in a task of its own,
-which ends either way, so the turn of a task is over when it says so or when it ends. Nowhere else does a lookup say whose it is.
+LangChain tells a cache of a lookup and of a success, not of a failure. But it runs each call of a
+chat model in a task of its own, which ends either way, so the turn of a task is over when it says
+so or when it ends. Nowhere else does a lookup say whose it is.
 """
 
 import asyncio
@@ -10,17 +12,21 @@ from weakref import WeakKeyDictionary
 __all__ = ["Turns"]
 
 _ONE_CALL = "_agenerate_with_cache"
-_HANDED_ON = 2  # the first who waited tries again where a call has failed; after that everybody does
+# the first who waited tries again where a call has failed; after that everybody does
+_HANDED_ON = 2
 
 
 class Turns:
     """Whose turn it is, by event loop and key. Turns are taken in a loop's thread only."""
 
     def __init__(self) -> None:
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = (
+            WeakKeyDictionary()
+        )
 
     async def take(self, key: str, wait_seconds: float) -> None:
-        """Return when this task may look *key* up, and call the model on a miss. It waits no longer than *wait_seconds*."""
+        """Return when this task may look *key* up, and call the model on a miss. It waits no longer
+        than *wait_seconds*."""
         task = asyncio.current_task()
         if task is None or getattr(task.get_coro(), "__name__", "") != _ONE_CALL:
             return

@@ -1,4 +1,5 @@
-"""CachedLLM: an LLM whose calls are answered from a cache, and which is in all else the LLM that it was made from."""
+"""CachedLLM: an LLM whose calls are answered from a cache, and which is in all else the LLM that it
+was made from."""
 
 from collections.abc import Callable
 from copy import copy, deepcopy
@@ -20,11 +21,13 @@ T = TypeVar("T", bound=BaseLLM)
 class _CachedLLM:
     """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its own.
 
-    The result is an instance of the class of *llm* and shares its state: what is set on one is set on both. *llm* itself stays
-    uncached. A ``StructuredLLM`` comes back as one whose inner LLM is cached.
+    The result is an instance of the class of *llm* and shares its state: what is set on one is set
+    on both. *llm* itself stays uncached. A ``StructuredLLM`` comes back as one whose inner LLM is
+    cached.
     """
 
-    # Leaves and structured_predict are set below. No other public names: they might hide a field of the LLM.
+    # Leaves and structured_predict are set below. No other public names: they might hide a field of
+    # the LLM.
 
     __slots__ = ()
 
@@ -42,7 +45,8 @@ class _CachedLLM:
         return hash(_inner(self))
 
     def __repr__(self) -> str:
-        return f"CachedLLM({type(self).__name__}, {cache_of(self)!r})"  # no fields: an API key may be among them
+        # no fields: an API key may be among them
+        return f"CachedLLM({type(self).__name__}, {cache_of(self)!r})"
 
     __str__ = __repr__
 
@@ -56,13 +60,16 @@ class _CachedLLM:
         return _view, (_inner(self), cache_of(self))
 
 
-if TYPE_CHECKING:  # the result is what was put in; what editors and the documentation read of it stands here once more
+# the result is what was put in; what editors and the documentation read of it stands here once more
+if TYPE_CHECKING:
 
     def CachedLLM(llm: T, cache: LLMCache | None = None, **settings: Any) -> T:
-        """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its own.
+        """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its
+        own.
 
-        The result is an instance of the class of *llm* and shares its state: what is set on one is set on both. *llm* itself stays
-        uncached. A ``StructuredLLM`` comes back as one whose inner LLM is cached.
+        The result is an instance of the class of *llm* and shares its state: what is set on one is
+        set on both. *llm* itself stays uncached. A ``StructuredLLM`` comes back as one whose inner
+        LLM is cached.
         """
         ...
 
@@ -72,21 +79,27 @@ else:
 
 
 def cache_of(llm: Any) -> LLMCache | None:
-    """The cache that answers the calls of *llm* now, that of ``set_llm_cache`` included; None if there is none."""
+    """The cache that answers the calls of *llm* now, that of ``set_llm_cache`` included; None if
+    there is none."""
     if isinstance(llm, StructuredLLM):
         return cache_of(llm.llm)
     if isinstance(llm, _CachedLLM):
         _inner(llm)
-        return llm._lcm_cache  # type: ignore[attr-defined,no-any-return]  # a slot of the derived class
-    return patch.cache_for(llm) if isinstance(llm, BaseLLM) and not isinstance(llm, Direct) else None
+        # a slot of the derived class
+        return llm._lcm_cache  # type: ignore[attr-defined,no-any-return]
+    return (
+        patch.cache_for(llm) if isinstance(llm, BaseLLM) and not isinstance(llm, Direct) else None
+    )
 
 
 def uncached(llm: T) -> T:
-    """*llm* without a cache: what CachedLLM was given, or while ``set_llm_cache`` is on an LLM of the same state that it does not reach."""
+    """*llm* without a cache: what CachedLLM was given, or while ``set_llm_cache`` is on an LLM of
+    the same state that it does not reach."""
     if isinstance(llm, StructuredLLM):
         inner = uncached(llm.llm)
         return llm if inner is llm.llm else llm.model_copy(update={"llm": inner})
-    return bare(_inner(llm) if isinstance(llm, _CachedLLM) else llm)  # type: ignore[no-any-return]  # a twin is of the same class
+    # a twin is of the same class
+    return bare(_inner(llm) if isinstance(llm, _CachedLLM) else llm)  # type: ignore[no-any-return]
 
 
 def set_view_cache(view: Any, cache: LLMCache | None) -> None:
@@ -124,7 +137,8 @@ def _is_made(view: Any) -> bool:
 
 
 def _inner(view: Any) -> Any:
-    """The LLM behind *view*; for one that LlamaIndex or pydantic has made from its class, a plain one of the same state."""
+    """The LLM behind *view*; for one that LlamaIndex or pydantic has made from its class, a plain
+    one of the same state."""
     if not _is_made(view):
         object.__setattr__(view, "_lcm_inner", sharing(plain_class(type(view)), view))
         set_view_cache(view, None)
@@ -141,26 +155,36 @@ def _target(view: Any) -> Target | None:
 
 
 def _leaf_method(leaf: Leaf) -> Callable[..., Any]:
-    """An undecorated leaf: of a miss the LLM itself tells its listeners, of a hit events.py does. Calls are handed on as they came."""
+    """An undecorated leaf: of a miss the LLM itself tells its listeners, of a hit events.py does.
+    Calls are handed on as they came."""
     if leaf.is_async:
         arun = calls.astream if leaf.streams else calls.acall
 
         async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
             target = _target(self)
-            return await (getattr(_inner(self), leaf.name)(*args, **kwargs) if target is None else arun(target, leaf, args, kwargs))
+            return await (
+                getattr(_inner(self), leaf.name)(*args, **kwargs)
+                if target is None
+                else arun(target, leaf, args, kwargs)
+            )
 
         return amethod
     run = calls.stream if leaf.streams else calls.call
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         target = _target(self)
-        return getattr(_inner(self), leaf.name)(*args, **kwargs) if target is None else run(target, leaf, args, kwargs)
+        return (
+            getattr(_inner(self), leaf.name)(*args, **kwargs)
+            if target is None
+            else run(target, leaf, args, kwargs)
+        )
 
     return method
 
 
 def _structured_method(name: str) -> Callable[..., Any]:
-    """As the LLM has it, over the cached leaves; through the cache itself where the LLM goes past its leaves."""
+    """As the LLM has it, over the cached leaves; through the cache itself where the LLM goes past
+    its leaves."""
     if name.startswith("a"):
 
         async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
-"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same arguments."""
+"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same
+arguments."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -37,16 +38,27 @@ def cached_tool(
     redact: Iterable[str] = (),
     depends_on: Entities = (),
 ) -> T:
-    """A copy of *tool* that answers from *cache*: the same metadata and schema, called or awaited, alone and in agents.
+    """A copy of *tool* that answers from *cache*: the same metadata and schema, called or awaited,
+    alone and in agents.
 
-    The settings are those of ``ToolCache.allow``. Exceptions and outputs with ``is_error`` are not stored. Of a FunctionTool the
-    arguments are bound to its signature and defaults applied. A Context has no wire form, so a tool that takes one goes uncached,
-    unless *ignore* names that argument. TypeError for what is no tool.
+    The settings are those of ``ToolCache.allow``. Exceptions and outputs with ``is_error`` are not
+    stored. Of a FunctionTool the arguments are bound to its signature and defaults applied. A
+    Context has no wire form, so a tool that takes one goes uncached, unless *ignore* names that
+    argument. TypeError for what is no tool.
     """
     if not isinstance(tool, BaseTool):
-        raise TypeError(f"cached_tool() takes a LlamaIndex tool, not {type(tool).__name__}; a function is for @tools.cached")
+        raise TypeError(
+            f"cached_tool() takes a LlamaIndex tool, not {type(tool).__name__}; a function is for"
+            " @tools.cached"
+        )
     tools = cache if isinstance(cache, ToolCache) else ToolCache(cache)
-    told: dict[str, Any] = {"ttl_seconds": ttl_seconds, "version": version, "ignore": ignore, "redact": redact, "depends_on": depends_on}
+    told: dict[str, Any] = {
+        "ttl_seconds": ttl_seconds,
+        "version": version,
+        "ignore": ignore,
+        "redact": redact,
+        "depends_on": depends_on,
+    }
     if any(told.values()) or ttl_seconds is None:
         tools.allow(tool.metadata.get_name(), **told)
     if isinstance(tool, FunctionTool):
@@ -56,7 +68,12 @@ def cached_tool(
         cls = cls.__mro__[1]
     names = ("call", "acall") if isinstance(tool, AsyncBaseTool) else ("__call__",)
     methods = {name: _method(cls, name, tools) for name in names}
-    named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, _MARK: True}
+    named = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        _MARK: True,
+    }
     made: Any = copy(tool)
     metaclass: Any = type(cls)
     made.__class__ = metaclass(cls.__name__, (cls,), {**named, **methods})
@@ -71,49 +88,86 @@ def _method(cls: type[Any], name: str, tools: ToolCache) -> Callable[..., Any]:
 
         async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
             plain = _plain(self, cls)
-            return await tools.acall(run=lambda: original(plain, *args, **kwargs), **_call(plain, args, kwargs, tools))
+            return await tools.acall(
+                run=lambda: original(plain, *args, **kwargs), **_call(plain, args, kwargs, tools)
+            )
 
         found = amethod
     else:
 
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             plain = _plain(self, cls)
-            return tools.call(run=lambda: original(plain, *args, **kwargs), **_call(plain, args, kwargs, tools))
+            return tools.call(
+                run=lambda: original(plain, *args, **kwargs), **_call(plain, args, kwargs, tools)
+            )
 
         found = method
-    found.__name__, found.__qualname__, found.__doc__ = name, f"{cls.__qualname__}.{name}", original.__doc__
+    found.__name__, found.__qualname__, found.__doc__ = (
+        name,
+        f"{cls.__qualname__}.{name}",
+        original.__doc__,
+    )
     return found  # type: ignore[no-any-return]
 
 
 def _plain(tool: Any, cls: type[Any]) -> Any:
-    """*tool* as if it were not cached: what it calls on itself is not answered from the cache halfway."""
+    """*tool* as if it were not cached: what it calls on itself is not answered from the cache
+    halfway."""
     plain = copy(tool)
     plain.__class__ = cls
     return plain
 
 
-def _call(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tools: ToolCache) -> dict[str, Any]:
+def _call(
+    tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tools: ToolCache
+) -> dict[str, Any]:
     """What ToolCache.call is to know of a call."""
     name = tool.metadata.get_name()
     named, given = _arguments(tool, args, kwargs)
     rule = tools.rule(name, asked=True)
-    keeps_input = rule is not None and not (rule.ignore or rule.redact) and not isinstance(tool, FunctionTool)
+    keeps_input = (
+        rule is not None and not (rule.ignore or rule.redact) and not isinstance(tool, FunctionTool)
+    )
 
     def dump(output: ToolOutput) -> dict[str, Any]:
-        kept = {"blocks": [dump_block(block) for block in output.blocks], "raw_output": output.raw_output}
+        kept = {
+            "blocks": [dump_block(block) for block in output.blocks],
+            "raw_output": output.raw_output,
+        }
         return {**kept, "raw_input": output.raw_input} if keeps_input else kept
 
     def load(stored: Any) -> ToolOutput:
         blocks = [load_block(block) for block in stored["blocks"]]
-        return ToolOutput(name, blocks=blocks, raw_input=stored.get("raw_input", given), raw_output=stored["raw_output"])
+        return ToolOutput(
+            name,
+            blocks=blocks,
+            raw_input=stored.get("raw_input", given),
+            raw_output=stored["raw_output"],
+        )
 
-    return {"tool": name, "args": named, "rule": rule, "form": "tool-output", "dump": dump, "load": load}
+    return {
+        "tool": name,
+        "args": named,
+        "rule": rule,
+        "form": "tool-output",
+        "dump": dump,
+        "load": load,
+    }
 
 
-def _arguments(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The arguments by name, which are the call, and as LlamaIndex reports them in ToolOutput.raw_input."""
+def _arguments(
+    tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The arguments by name, which are the call, and as LlamaIndex reports them in
+    ToolOutput.raw_input."""
     if not isinstance(tool, FunctionTool):
-        return ({"args": list(args), **kwargs} if args else dict(kwargs)), {"args": args, "kwargs": dict(kwargs)}
+        return ({"args": list(args), **kwargs} if args else dict(kwargs)), {
+            "args": args,
+            "kwargs": dict(kwargs),
+        }
     everything = {**getattr(tool, "_field_defaults", {}), **tool.partial_params, **kwargs}
     given = {name: value for name, value in everything.items() if name != tool.ctx_param_name}
-    return arguments(inspect.signature(tool.real_fn), args, everything), {"args": args, "kwargs": given}
+    return arguments(inspect.signature(tool.real_fn), args, everything), {
+        "args": args,
+        "kwargs": given,
+    }

@@ -1,4 +1,5 @@
-"""The eight methods that reach a model, through the cache: a hit, a miss, and a stream that becomes an entry when it ends cleanly."""
+"""The eight methods that reach a model, through the cache: a hit, a miss, and a stream that becomes
+an entry when it ends cleanly."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -12,7 +13,20 @@ from llama_index_llm_cache_mem.values import dump, load, load_plain
 from llama_index_llm_cache_mem.view import bare
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 
-__all__ = ["LEAVES", "Asked", "Keeper", "Leaf", "Target", "acall", "acollect", "astream", "call", "collect", "request_of", "stream"]
+__all__ = [
+    "LEAVES",
+    "Asked",
+    "Keeper",
+    "Leaf",
+    "Target",
+    "acall",
+    "acollect",
+    "astream",
+    "call",
+    "collect",
+    "request_of",
+    "stream",
+]
 
 
 class Leaf(NamedTuple):
@@ -27,16 +41,21 @@ class Leaf(NamedTuple):
 
 def _leaf(name: str) -> Leaf:
     chat = name.endswith("chat")
-    kind, argument = ("llama_index.chat", "messages") if chat else ("llama_index.complete", "prompt")
+    kind, argument = (
+        ("llama_index.chat", "messages") if chat else ("llama_index.complete", "prompt")
+    )
     return Leaf(name, kind, argument, name.startswith("a"), "stream" in name)
 
 
-_NAMES: Final = "chat complete stream_chat stream_complete achat acomplete astream_chat astream_complete"
+_NAMES: Final = (
+    "chat complete stream_chat stream_complete achat acomplete astream_chat astream_complete"
+)
 LEAVES: Final = {name: _leaf(name) for name in _NAMES.split()}
 
 
 class Target(NamedTuple):
-    """Who is asked: *llm* as the caller knows it, a view perhaps, and *inner*, the LLM that it stands for."""
+    """Who is asked: *llm* as the caller knows it, a view perhaps, and *inner*, the LLM that it
+    stands for."""
 
     cache: LLMCache
     llm: Any
@@ -51,8 +70,11 @@ Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
 
 
-def request_of(target: Target, kind: str, taken_apart: Callable[[], tuple[Any, dict[str, Any]]]) -> Request | None:
-    """The request of the messages and arguments in *taken_apart*; None says: call the model as if there were no cache.
+def request_of(
+    target: Target, kind: str, taken_apart: Callable[[], tuple[Any, dict[str, Any]]]
+) -> Request | None:
+    """The request of the messages and arguments in *taken_apart*; None says: call the model as if
+    there were no cache.
 
     In mode ``replay``, where no model may be called, RequestNotCacheable is raised instead.
     """
@@ -61,15 +83,23 @@ def request_of(target: Target, kind: str, taken_apart: Callable[[], tuple[Any, d
         return None
     try:
         messages, arguments = taken_apart()
-        return cache.request_or_none(messages, call_params(identity(target.inner), arguments), kind=kind)
+        return cache.request_or_none(
+            messages, call_params(identity(target.inner), arguments), kind=kind
+        )
     except RequestNotCacheable as exc:
         if cache.is_replay:
             raise
         cache.bypass("request", "a call goes uncached: %s", exc)
-    except Exception as exc:  # foreign properties and fields may raise anything; the call itself may still work
+    except (
+        Exception
+    ) as exc:  # foreign properties and fields may raise anything; the call itself may still work
         if cache.is_replay:
-            raise RequestNotCacheable("request", f"it could not be read ({type(exc).__name__})") from exc
-        cache.bypass("request", "a call goes uncached: it could not be read (%s)", type(exc).__name__)
+            raise RequestNotCacheable(
+                "request", f"it could not be read ({type(exc).__name__})"
+            ) from exc
+        cache.bypass(
+            "request", "a call goes uncached: it could not be read (%s)", type(exc).__name__
+        )
     return None
 
 
@@ -77,7 +107,9 @@ def _request(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request 
     return request_of(target, leaf.kind, lambda: _taken_apart(leaf, args, kwargs))
 
 
-def _taken_apart(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _taken_apart(
+    leaf: Leaf, args: Args, kwargs: Kwargs
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The messages and the other arguments of a call."""
     params = dict(kwargs)
     rest = list(args)
@@ -144,7 +176,8 @@ class Asked:
 
 
 def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
-    """``llm.stream_chat(...)`` or ``llm.stream_complete(...)``; errors of the call itself are raised here, as bare."""
+    """``llm.stream_chat(...)`` or ``llm.stream_complete(...)``; errors of the call itself are
+    raised here, as bare."""
     method = target.method(leaf.name)
     request = _request(target, leaf, args, kwargs)
     if request is None:
@@ -172,14 +205,16 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
 
 
 class Keeper:
-    """Makes an entry of a stream that has ended cleanly, unless something was deleted from the cache meanwhile."""
+    """Makes an entry of a stream that has ended cleanly, unless something was deleted from the
+    cache meanwhile."""
 
     def __init__(self, cache: LLMCache, request: Request, recording: Any) -> None:
         self.cache = cache
         self._request = request
         self._epoch = cache.epoch
         self._began = time.monotonic()
-        self._recording = recording  # it has add(chunk) and kept(), what to store and what that stands for
+        # it has add(chunk) and kept(), what to store and what that stands for
+        self._recording = recording
 
     def add(self, chunk: Any) -> None:
         """Take note of a chunk; one of no known shape spoils the recording, never the stream."""
@@ -188,7 +223,11 @@ class Keeper:
                 self._recording.add(chunk)
             except Exception as exc:  # noqa: BLE001  # see above
                 self._recording = None
-                self.cache.bypass("value", "a stream was not stored: a chunk could not be read (%s)", type(exc).__name__)
+                self.cache.bypass(
+                    "value",
+                    "a stream was not stored: a chunk could not be read (%s)",
+                    type(exc).__name__,
+                )
 
     def keep(self) -> None:
         """Store what came, if it is worth keeping."""
@@ -209,11 +248,22 @@ class Keeper:
         try:
             kept = self._recording.kept()
             if kept is None:
-                self.cache.bypass("value", "a stream was not stored: it was empty, or its text is not what its pieces add up to")
+                self.cache.bypass(
+                    "value",
+                    "a stream was not stored: it was empty, or its text is not what its pieces add"
+                    " up to",
+                )
                 return None
-            return {"value": kept[0], "response": kept[1], "seconds": time.monotonic() - self._began, "epoch": self._epoch}
+            return {
+                "value": kept[0],
+                "response": kept[1],
+                "seconds": time.monotonic() - self._began,
+                "epoch": self._epoch,
+            }
         except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
-            self.cache.bypass("value", "a stream was not stored: it could not be read (%s)", type(exc).__name__)
+            self.cache.bypass(
+                "value", "a stream was not stored: it could not be read (%s)", type(exc).__name__
+            )
             return None
 
 

@@ -1,7 +1,8 @@
-"""What LlamaIndex tells its listeners about a call, told of a hit: once, marked as one, and with nothing to be billed for.
+"""What LlamaIndex tells its listeners about a call, told of a hit: once, marked as one, and with
+nothing to be billed for.
 
-LlamaIndex's own decorators do the telling, around a function that has the answer already, so that every version of it sends
-what it sends for a call of the model.
+LlamaIndex's own decorators do the telling, around a function that has the answer already, so that
+every version of it sends what it sends for a call of the model.
 """
 
 import re
@@ -15,7 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from llama_index.core.callbacks import TokenCountingHandler
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags, instrument_tags
+from llama_index_instrumentation.dispatcher import (
+    Dispatcher,
+    active_instrument_tags,
+    instrument_tags,
+)
 from llama_index_instrumentation.event_handlers import NullEventHandler
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 
@@ -42,7 +47,9 @@ async def atell(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, response
             await _told(target, leaf, response)(*args, **kwargs)
 
 
-def tell_stream(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]) -> Iterator[Any]:
+def tell_stream(
+    target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]
+) -> Iterator[Any]:
     """*chunks* as a stream of which listeners are told as they come."""
     if not _anyone_listens(target.inner, leaf.name):
         return (chunk for chunk in chunks)
@@ -51,12 +58,16 @@ def tell_stream(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: 
     return _stepwise(chunks, told)
 
 
-async def atell_stream(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]) -> AsyncIterator[Any]:
+async def atell_stream(
+    target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]
+) -> AsyncIterator[Any]:
     """As ``tell_stream``."""
     if not _anyone_listens(target.inner, leaf.name):
         return _asynchronous(chunks)
     with _tagged():
-        told = await _told(target, leaf, _asynchronous([_without_bill(chunk) for chunk in chunks]))(*args, **kwargs)
+        told = await _told(target, leaf, _asynchronous([_without_bill(chunk) for chunk in chunks]))(
+            *args, **kwargs
+        )
     return _astepwise(chunks, told)
 
 
@@ -100,11 +111,14 @@ def _tagged() -> AbstractContextManager[None]:
 
 
 def _anyone_listens(llm: Any, method: str) -> bool:
-    """Whether events, callbacks or spans of this call reach anybody; telling nobody would take longer than the hit itself."""
+    """Whether events, callbacks or spans of this call reach anybody; telling nobody would take
+    longer than the hit itself."""
     manager = getattr(llm, "callback_manager", None)
     if getattr(manager, "handlers", None):
         return True
-    return _has_handlers(_EVENTS) or _has_handlers(get_dispatcher(_module_of(llm.__class__, method)))
+    return _has_handlers(_EVENTS) or _has_handlers(
+        get_dispatcher(_module_of(llm.__class__, method))
+    )
 
 
 def _has_handlers(dispatcher: Dispatcher) -> bool:
@@ -126,14 +140,17 @@ _EVENTS: Final = get_dispatcher("llama_index.core.llms.callbacks")
 @lru_cache(maxsize=4096)
 def _module_of(cls: type, method: str) -> str:
     """The module of the class that defines *method*: its dispatcher sends the spans."""
-    return next((base.__module__ for base in cls.__mro__ if method in base.__dict__), cls.__module__)
+    return next(
+        (base.__module__ for base in cls.__mro__ if method in base.__dict__), cls.__module__
+    )
 
 
 # -- What they are told
 
 
 class _Answered:
-    """What the decorators need of an LLM: its name and its listeners. No limiter to wait for, no tokens to count."""
+    """What the decorators need of an LLM: its name and its listeners. No limiter to wait for, no
+    tokens to count."""
 
     rate_limiter = None
 
@@ -157,7 +174,8 @@ def _without_counters(manager: Any) -> Any:
 
 
 def _without_bill(response: Any) -> Any:
-    """*response* for listeners, which add up the usage that they see: a copy without it, if there is any."""
+    """*response* for listeners, which add up the usage that they see: a copy without it, if there
+    is any."""
     changes: dict[str, Any] = {}
     if response.raw is not None:
         changes["raw"] = None
@@ -165,7 +183,9 @@ def _without_bill(response: Any) -> Any:
         changes["additional_kwargs"] = _without_counts(response.additional_kwargs)
     message = getattr(response, "message", None)
     if message is not None and message.additional_kwargs:
-        changes["message"] = message.model_copy(update={"additional_kwargs": _without_counts(message.additional_kwargs)})
+        changes["message"] = message.model_copy(
+            update={"additional_kwargs": _without_counts(message.additional_kwargs)}
+        )
     return response.model_copy(update=changes) if changes else response
 
 
@@ -200,7 +220,9 @@ def _told(target: "Target", leaf: "Leaf", answer: Any) -> Callable[..., Any]:
     if not leaf.streams:
         answer = _without_bill(answer)
     llm = target.llm
-    spanned = _spanned(_module_of(target.inner.__class__, leaf.name), leaf.name, leaf.argument, leaf.is_async)
+    spanned = _spanned(
+        _module_of(target.inner.__class__, leaf.name), leaf.name, leaf.argument, leaf.is_async
+    )
     bound: Callable[..., Any] = spanned.__get__(llm, type(llm))
 
     def method(*args: Any, **kwargs: Any) -> Any:
@@ -225,7 +247,8 @@ _answers: ContextVar[Any] = ContextVar("llama_index_llm_cache_mem.answer")
 
 @lru_cache(maxsize=1024)  # the decorator takes as long to apply as the hit itself
 def _spanned(module: str, name: str, argument: str, is_async: bool) -> Any:
-    """A method that sends the events of a call in a span of *module*'s dispatcher; span handlers see the usual signature."""
+    """A method that sends the events of a call in a span of *module*'s dispatcher; span handlers
+    see the usual signature."""
     decorated = _DECORATED[argument, is_async]
 
     def chat(self: Any, messages: Any, **kwargs: Any) -> Any:
@@ -235,10 +258,18 @@ def _spanned(module: str, name: str, argument: str, is_async: bool) -> Any:
         return await decorated(_Answered(self, _answers.get()), messages, **kwargs)
 
     def complete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
-        return decorated(_Answered(self, _answers.get()), prompt, **({"formatted": True, **kwargs} if formatted else kwargs))
+        return decorated(
+            _Answered(self, _answers.get()),
+            prompt,
+            **({"formatted": True, **kwargs} if formatted else kwargs),
+        )
 
     async def acomplete(self: Any, prompt: Any, formatted: bool = False, **kwargs: Any) -> Any:
-        return await decorated(_Answered(self, _answers.get()), prompt, **({"formatted": True, **kwargs} if formatted else kwargs))
+        return await decorated(
+            _Answered(self, _answers.get()),
+            prompt,
+            **({"formatted": True, **kwargs} if formatted else kwargs),
+        )
 
     bodies: dict[tuple[str, bool], Any] = {
         ("messages", False): chat,
@@ -254,8 +285,11 @@ def _in_span(module: str, name: str, body: Any) -> Any:
     return get_dispatcher(module).span(body)
 
 
-def tell_span(target: "Target", cls: Any, name: str, body: Callable[..., Any]) -> Callable[..., Any]:
-    """*body*, a function of (self, ...), as a method of the LLM inside the span that LlamaIndex puts around that of *cls*."""
+def tell_span(
+    target: "Target", cls: Any, name: str, body: Callable[..., Any]
+) -> Callable[..., Any]:
+    """*body*, a function of (self, ...), as a method of the LLM inside the span that LlamaIndex
+    puts around that of *cls*."""
     spanned = _in_span(_module_of(cls, name), name, body).__get__(target.llm, type(target.llm))
 
     def method(*args: Any, **kwargs: Any) -> Any:

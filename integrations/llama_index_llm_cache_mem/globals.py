@@ -1,4 +1,5 @@
-"""set_llm_cache: a cache for every LLM of the process, or for Settings.llm only, with one call, and off again with one."""
+"""set_llm_cache: a cache for every LLM of the process, or for Settings.llm only, with one call, and
+off again with one."""
 
 import logging
 import threading
@@ -30,7 +31,8 @@ _state = _OFF
 
 
 class _Switch:
-    """What set_llm_cache returns: in a ``with`` statement, what was set before is set again at its end."""
+    """What set_llm_cache returns: in a ``with`` statement, what was set before is set again at its
+    end."""
 
     def __init__(self, before: _State, cache: LLMCache | None) -> None:
         self._before = before
@@ -39,15 +41,22 @@ class _Switch:
     def __enter__(self) -> LLMCache | None:
         return self._cache
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         _set(self._before)
 
 
 def set_llm_cache(cache: LLMCache | None, *, scope: Scope = "process") -> _Switch:
-    """Answer every LLM of this process from *cache*, those passed to agents and engines included; None: none any more.
+    """Answer every LLM of this process from *cache*, those passed to agents and engines included;
+    None: none any more.
 
-    ``scope="settings"`` is for ``Settings.llm`` only, its lazy default and what is assigned later included. An LLM from CachedLLM
-    keeps its own cache, ``uncached(llm)`` has none. Replaces what was set before; may be used in a ``with`` statement.
+    ``scope="settings"`` is for ``Settings.llm`` only, its lazy default and what is assigned later
+    included. An LLM from CachedLLM keeps its own cache, ``uncached(llm)`` has none. Replaces what
+    was set before; may be used in a ``with`` statement.
     """
     if cache is not None and not isinstance(cache, LLMCache):
         raise TypeError(f"cache must be an LLMCache or None, not {type(cache).__name__}")
@@ -86,10 +95,23 @@ class _CachedSettings(_Settings):
 
     @property
     def llm(self) -> Any:
-        llm = _Settings.llm.fget(self)  # type: ignore[attr-defined]  # a property: the lazy default is resolved here
+        # a property: the lazy default is resolved here
+        llm = _Settings.llm.fget(self)  # type: ignore[attr-defined]
         with _lock:
-            view = next((view for reference in _views if (view := reference()) is not None and _is_view_of(view, llm)), None)
-            if view is None and _state.scope == "settings" and _state.cache is not None and cache_of(llm) is None:
+            view = next(
+                (
+                    view
+                    for reference in _views
+                    if (view := reference()) is not None and _is_view_of(view, llm)
+                ),
+                None,
+            )
+            if (
+                view is None
+                and _state.scope == "settings"
+                and _state.cache is not None
+                and cache_of(llm) is None
+            ):
                 view = CachedLLM(llm, _state.cache)
                 _views[:] = [reference for reference in _views if reference() is not None]
                 _views.append(weakref.ref(view))

@@ -1,4 +1,5 @@
-"""Which model is asked and with what: an LLM's real parameters and base URL, never secrets or what only changes how a call is made."""
+"""Which model is asked and with what: an LLM's real parameters and base URL, never secrets or what
+only changes how a call is made."""
 
 import logging
 import re
@@ -14,7 +15,9 @@ from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from llama_index.core.base.llms.base import BaseLLM
-from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
+from llama_index.core.base.llms.generic_utils import (
+    messages_to_prompt as generic_messages_to_prompt,
+)
 from llama_index.core.bridge.pydantic import AnyUrl, BaseModel, SecretStr
 from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.tools import BaseTool
@@ -25,13 +28,29 @@ from llm_cache_mem.decorators import fingerprint
 __all__ = ["call_params", "identity"]
 
 _HOW_IT_IS_CALLED: Final = frozenset(
-    {"callback_manager", "rate_limiter", "output_parser", "pydantic_program_mode", "verbose", "tokenizer"}
+    {
+        "callback_manager",
+        "rate_limiter",
+        "output_parser",
+        "pydantic_program_mode",
+        "verbose",
+        "tokenizer",
+    }
     | {"max_retries", "timeout", "request_timeout", "reuse_client", "keep_alive"}
 )
 _PROMPTS: Final = frozenset({"messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt"})
 """Left out of dumps by LlamaIndex, yet some integrations apply them where the model is called."""
 _DEFAULT_PROMPTS: Final = (generic_messages_to_prompt, default_completion_to_prompt)
-_URLS: Final = ("api_base", "base_url", "azure_endpoint", "endpoint", "endpoint_url", "host", "api_url", "url")
+_URLS: Final = (
+    "api_base",
+    "base_url",
+    "azure_endpoint",
+    "endpoint",
+    "endpoint_url",
+    "host",
+    "api_url",
+    "url",
+)
 _MODELS: Final = ("model", "model_name", "model_id")
 _SECRET: Final = re.compile(
     r"api[-_]?key|secret|passw|credential|cookie|bearer|authorization|x-[\w-]*auth|access[-_]?key|private[-_]?key"
@@ -47,7 +66,8 @@ class _Opaque(Exception):
 
 
 class _State(NamedTuple):
-    """What is remembered about one LLM object: *watched* are the values that *identity* was made from, as they were then."""
+    """What is remembered about one LLM object: *watched* are the values that *identity* was made
+    from, as they were then."""
 
     llm: "weakref.ref[BaseLLM]"
     instance: str
@@ -62,10 +82,16 @@ _log = logging.getLogger(__name__)
 def identity(llm: BaseLLM) -> Mapping[str, Any]:
     """The parameters of *llm* as one flat mapping, which nobody may change; ``model`` names it.
 
-    An LLM that has parts nobody can name, such as a local pipeline, and no model name, shares answers with itself only.
+    An LLM that has parts nobody can name, such as a local pipeline, and no model name, shares
+    answers with itself only.
     """
     state = _states.get(id(llm))
-    if state is not None and state.identity is not None and state.llm() is llm and _unchanged(llm, state.watched):
+    if (
+        state is not None
+        and state.identity is not None
+        and state.llm() is llm
+        and _unchanged(llm, state.watched)
+    ):
         return state.identity
     return _remember(llm)
 
@@ -83,7 +109,11 @@ def _argument(value: Any) -> Any:
     """Tools as what a model is told of them; all else is for the core to judge."""
     if isinstance(value, BaseTool):
         tool = value.metadata
-        return {"name": tool.name, "description": tool.description, "parameters": tool.get_parameters_dict()}
+        return {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.get_parameters_dict(),
+        }
     if isinstance(value, (list, tuple)):
         return [_argument(item) for item in value]
     return value
@@ -116,7 +146,11 @@ def _remember(llm: BaseLLM) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _say_once(name: str) -> None:
-    _log.info("%s has no model name and holds objects that are no data: what one such LLM answers is kept for that one only", name)
+    _log.info(
+        "%s has no model name and holds objects that are no data: what one such LLM answers is kept"
+        " for that one only",
+        name,
+    )
 
 
 def _forget(key: int, gone: Any) -> None:
@@ -128,10 +162,14 @@ def _forget(key: int, gone: Any) -> None:
 # -- Describing
 
 
-def _describe(llm: BaseLLM, instance: str) -> tuple[dict[str, Any], tuple[tuple[bool, str, Any], ...] | None]:
+def _describe(
+    llm: BaseLLM, instance: str
+) -> tuple[dict[str, Any], tuple[tuple[bool, str, Any], ...] | None]:
     """The identity, and what to watch for changes of it; None if a change could go unseen."""
     if getattr(llm, "track_previous_responses", False) is True:
-        raise RequestNotCacheable("llm.track_previous_responses", "an answer depends on what the provider remembers")
+        raise RequestNotCacheable(
+            "llm.track_previous_responses", "an answer depends on what the provider remembers"
+        )
     cls = type(llm)
     found: dict[str, Any] = {"class_name": cls.class_name(), "class": _name_of(cls)}
     watched: list[tuple[bool, str, Any]] = []
@@ -158,7 +196,8 @@ def _describe(llm: BaseLLM, instance: str) -> tuple[dict[str, Any], tuple[tuple[
 
 
 class _Part(NamedTuple):
-    """A value that an LLM holds: in its ``__dict__`` or among pydantic's private attributes; *declared*: in a field."""
+    """A value that an LLM holds: in its ``__dict__`` or among pydantic's private attributes;
+    *declared*: in a field."""
 
     in_dict: bool
     declared: bool
@@ -173,8 +212,14 @@ def _parts(llm: BaseLLM) -> Iterator[_Part]:
     for name, value in {**llm.__dict__, **(llm.__pydantic_extra__ or {})}.items():
         field = fields.get(name)
         hidden = field is not None and field.exclude and name not in _PROMPTS
-        hidden = hidden or isinstance(getattr(cls, name, None), cached_property)  # worked out from the rest
-        if not hidden and not _is_ignored(name) and not (name in _PROMPTS and value in _DEFAULT_PROMPTS):
+        hidden = hidden or isinstance(
+            getattr(cls, name, None), cached_property
+        )  # worked out from the rest
+        if (
+            not hidden
+            and not _is_ignored(name)
+            and not (name in _PROMPTS and value in _DEFAULT_PROMPTS)
+        ):
             yield _Part(True, not name.startswith("_"), name, value)
     for name, value in (llm.__pydantic_private__ or {}).items():
         if not _is_ignored(name):
@@ -183,7 +228,10 @@ def _parts(llm: BaseLLM) -> Iterator[_Part]:
 
 @lru_cache(maxsize=4096)
 def _is_ignored(name: str) -> bool:
-    return not _HOW_IT_IS_CALLED.isdisjoint((name, name.lstrip("_"))) or _SECRET.search(name) is not None
+    return (
+        not _HOW_IT_IS_CALLED.isdisjoint((name, name.lstrip("_")))
+        or _SECRET.search(name) is not None
+    )
 
 
 def _model(llm: BaseLLM, found: Mapping[str, Any]) -> tuple[str, bool]:
@@ -208,7 +256,8 @@ def _client_url(llm: BaseLLM) -> dict[str, str]:
 
 
 def _name_of(thing: Any) -> str:
-    """``module:qualname``; of a script, whose module is always ``__main__``, with its file's name."""
+    """``module:qualname``; of a script, whose module is always ``__main__``, with its file's
+    name."""
     module = thing.__module__
     if module == "__main__":
         module = f"__main__/{Path(getattr(sys.modules['__main__'], '__file__', None) or '').name}"
@@ -240,7 +289,11 @@ def _plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
     if isinstance(value, SecretStr):
         return None
     named = _named_parts(value)
-    return {name: _plain(item, depth - 1) for name, item in named.items() if not _SECRET.search(str(name)) and item is not None}
+    return {
+        name: _plain(item, depth - 1)
+        for name, item in named.items()
+        if not _SECRET.search(str(name)) and item is not None
+    }
 
 
 def _named_parts(value: Any) -> dict[Any, Any]:
@@ -248,7 +301,9 @@ def _named_parts(value: Any) -> dict[Any, Any]:
         return value
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        return {name: value.__dict__.get(name) for name, field in fields.items() if not field.exclude}
+        return {
+            name: value.__dict__.get(name) for name, field in fields.items() if not field.exclude
+        }
     names = getattr(type(value), "__dataclass_fields__", None)
     if names is None:
         raise _Opaque
@@ -263,12 +318,19 @@ def _function(function: FunctionType, depth: int) -> dict[str, Any]:
     except ValueError:  # a cell that is still empty
         raise _Opaque from None
     defaults = _plain([*(function.__defaults__ or ()), function.__kwdefaults__ or {}], depth)
-    return {"function": _name_of(function), "code": fingerprint(function.__code__), "values": [closure, defaults]}
+    return {
+        "function": _name_of(function),
+        "code": fingerprint(function.__code__),
+        "values": [closure, defaults],
+    }
 
 
 def _snapshot(value: Any) -> Any:
-    """*value* to compare with later: itself if it cannot change unseen, a copy of a container; else _CHANGEABLE."""
-    if isinstance(value, (*_ATOMS, Enum, Path, type)) or (isinstance(value, FunctionType) and not value.__closure__):
+    """*value* to compare with later: itself if it cannot change unseen, a copy of a container; else
+    _CHANGEABLE."""
+    if isinstance(value, (*_ATOMS, Enum, Path, type)) or (
+        isinstance(value, FunctionType) and not value.__closure__
+    ):
         return value
     return deepcopy(value) if _is_data(value) else _CHANGEABLE
 

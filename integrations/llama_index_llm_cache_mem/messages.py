@@ -1,4 +1,5 @@
-"""A LlamaIndex message as the role/content dict that chat APIs write, which is what keys and key functions see."""
+"""A LlamaIndex message as the role/content dict that chat APIs write, which is what keys and key
+functions see."""
 
 import json
 from binascii import Error as NotBase64
@@ -21,14 +22,18 @@ _MEDIA = {"image": "image", "audio": "audio", "video": "video", "document": "dat
 
 
 def messages_to_dicts(messages: Any) -> list[dict[str, Any]]:
-    """Every message as a dict. Raises RequestNotCacheable for anything but a sequence of ChatMessage."""
-    if isinstance(messages, str) or not isinstance(messages, Sequence):  # an iterator must reach the model unread
+    """Every message as a dict. Raises RequestNotCacheable for anything but a sequence of
+    ChatMessage."""
+    if isinstance(messages, str) or not isinstance(
+        messages, Sequence
+    ):  # an iterator must reach the model unread
         raise RequestNotCacheable("messages", "not a sequence of ChatMessage")
     return [message_to_dict(message) for message in messages]
 
 
 def message_to_dict(message: ChatMessage) -> dict[str, Any]:
-    """*message* as OpenAI's chat API writes it; blocks of other kinds become content parts, media by the hash of their bytes.
+    """*message* as OpenAI's chat API writes it; blocks of other kinds become content parts, media
+    by the hash of their bytes.
 
     Raises RequestNotCacheable where the content cannot be read without using it up.
     """
@@ -48,13 +53,19 @@ def message_to_dict(message: ChatMessage) -> dict[str, Any]:
 def _content(blocks: Sequence[Any]) -> dict[str, Any]:
     calls = [block for block in blocks if type(block) is ToolCallBlock]
     others = blocks[: len(blocks) - len(calls)]
-    if any(type(block) is ToolCallBlock for block in others):  # text after a call: the order is part of the request
+    if any(
+        type(block) is ToolCallBlock for block in others
+    ):  # text after a call: the order is part of the request
         return {"content": [_part(block) for block in blocks]}
     parts = [_part(block) for block in others]
     content: Any = parts or None
     if len(parts) == 1 and type(others[0]) is TextBlock:
         content = others[0].text
-    return {"content": content, "tool_calls": [_call(call) for call in calls]} if calls else {"content": content}
+    return (
+        {"content": content, "tool_calls": [_call(call) for call in calls]}
+        if calls
+        else {"content": content}
+    )
 
 
 def _call(block: ToolCallBlock) -> dict[str, Any]:
@@ -62,13 +73,22 @@ def _call(block: ToolCallBlock) -> dict[str, Any]:
     if not isinstance(arguments, str):
         with suppress(TypeError, ValueError):  # not JSON: the core refuses it or tags it
             arguments = json.dumps(arguments)
-    return {"id": block.tool_call_id, "type": "function", "function": {"name": block.tool_name, "arguments": arguments}}
+    return {
+        "id": block.tool_call_id,
+        "type": "function",
+        "function": {"name": block.tool_name, "arguments": arguments},
+    }
 
 
 def _beside(additional: dict[str, Any]) -> dict[str, Any]:
-    """The tool message's id and name at the top, where the chat API has them; LlamaIndex makes blocks of ``images`` itself."""
-    top: dict[str, Any] = {name: additional[name] for name in ("tool_call_id", "name") if name in additional}
-    rest = {name: value for name, value in additional.items() if name not in top and name != "images"}
+    """The tool message's id and name at the top, where the chat API has them; LlamaIndex makes
+    blocks of ``images`` itself."""
+    top: dict[str, Any] = {
+        name: additional[name] for name in ("tool_call_id", "name") if name in additional
+    }
+    rest = {
+        name: value for name, value in additional.items() if name not in top and name != "images"
+    }
     return {**top, "additional_kwargs": rest} if rest else top
 
 
@@ -78,7 +98,9 @@ def _part(block: Any) -> Any:
         return [_part(item) for item in block]
     if not isinstance(block, BaseModel):
         return block
-    fields = {name: value for name, value in block.__dict__.items() if value is not None and value != {}}
+    fields = {
+        name: value for name, value in block.__dict__.items() if value is not None and value != {}
+    }
     kind = fields.pop("block_type", None)
     part: dict[str, Any] = {} if kind is None else {"type": kind}
     medium = _MEDIA.get(kind or "")
@@ -92,7 +114,8 @@ def _part(block: Any) -> Any:
 
 
 def _hash_of(kind: Any, content: Any, path: Any) -> str:
-    """The hash of the bytes themselves, so that one image given as bytes, as a file object or as a path is one request."""
+    """The hash of the bytes themselves, so that one image given as bytes, as a file object or as a
+    path is one request."""
     try:
         if isinstance(content, IOBase):
             content = _read(content)
@@ -102,8 +125,11 @@ def _hash_of(kind: Any, content: Any, path: Any) -> str:
         else:
             content = _decoded(content)
         return sha256(content).hexdigest()
-    except Exception as exc:  # noqa: BLE001  # a file that is gone or a stream that cannot be rewound: the model call may still work
-        raise RequestNotCacheable(f"messages.{kind}", f"its content could not be read ({type(exc).__name__})") from None
+    # a file that is gone or a stream that cannot be rewound: the model call may still work
+    except Exception as exc:  # noqa: BLE001
+        raise RequestNotCacheable(
+            f"messages.{kind}", f"its content could not be read ({type(exc).__name__})"
+        ) from None
 
 
 def _read(file: Any) -> bytes:

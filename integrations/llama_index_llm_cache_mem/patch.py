@@ -1,4 +1,5 @@
-"""A cache for every LLM of the process: the leaves of all LLM classes, present and future, ask it first. Reversible exactly."""
+"""A cache for every LLM of the process: the leaves of all LLM classes, present and future, ask it
+first. Reversible exactly."""
 
 import functools
 import threading
@@ -34,14 +35,17 @@ def install(cache: LLMCache | None) -> None:
         if cache is not None and not _replaced:
             for cls in _all_subclasses(BaseLLM):
                 _patch(cls)
-            BaseLLM.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]  # taken away again below
+            # taken away again below
+            BaseLLM.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]
         _cache = cache
         set_patched(cache is not None)
         if cache is None and _replaced:
             del BaseLLM.__init_subclass__
             for reference, name, original, ours in reversed(_replaced):
                 cls = reference()
-                if cls is not None and cls.__dict__.get(name) is ours:  # else somebody else has replaced it since
+                if (
+                    cls is not None and cls.__dict__.get(name) is ours
+                ):  # else somebody else has replaced it since
                     setattr(cls, name, original)
             _replaced.clear()
 
@@ -62,11 +66,17 @@ def _init_subclass(cls: type[BaseLLM], **kwargs: Any) -> None:
 def _patch(cls: Any) -> None:
     if issubclass(cls, StructuredLLM):  # it asks its own LLM, and has nothing to add to the key
         return
-    methods: dict[str, Callable[[Any], Any]] = {name: functools.partial(_leaf, leaf) for name, leaf in LEAVES.items()}
+    methods: dict[str, Callable[[Any], Any]] = {
+        name: functools.partial(_leaf, leaf) for name, leaf in LEAVES.items()
+    }
     methods |= {name: functools.partial(_structured, name) for name in structured.methods_of(cls)}
     for name, make in methods.items():
         original = cls.__dict__.get(name)
-        if callable(original) and hasattr(original, "__get__") and not getattr(original, "__isabstractmethod__", False):
+        if (
+            callable(original)
+            and hasattr(original, "__get__")
+            and not getattr(original, "__isabstractmethod__", False)
+        ):
             ours = make(original)
             _replaced.append((weakref.ref(cls), name, original, ours))
             setattr(cls, name, ours)

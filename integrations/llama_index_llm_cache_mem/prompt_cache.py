@@ -21,7 +21,8 @@ __all__ = ["PromptCacheHandler"]
 
 
 class PromptCacheHandler(BaseEventHandler):
-    """``get_dispatcher().add_event_handler(PromptCacheHandler(tracker))`` watches every LLM of the process, streams too.
+    """``get_dispatcher().add_event_handler(PromptCacheHandler(tracker))`` watches every LLM of the
+    process, streams too.
 
     Hits of this library's cache are left out, for nobody was paid for them.
     """
@@ -53,7 +54,9 @@ class PromptCacheHandler(BaseEventHandler):
         if call is None or event.response is None or HIT_TAG in (event.tags or {}):
             return
         request, seconds = call
-        self._tracker.observe({**request, "messages": _turns(event)}, event.response, seconds=seconds)
+        self._tracker.observe(
+            {**request, "messages": _turns(event)}, event.response, seconds=seconds
+        )
 
 
 def _turns(event: Any) -> Any:

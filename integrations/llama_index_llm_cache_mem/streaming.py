@@ -1,8 +1,15 @@
-"""Streams of responses: what one adds up to while it passes through, and the chunks of a stored answer."""
+"""Streams of responses: what one adds up to while it passes through, and the chunks of a stored
+answer."""
 
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, TextBlock, ThinkingBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    TextBlock,
+    ThinkingBlock,
+)
 
 from llama_index_llm_cache_mem.values import Pieces, Response, dump
 
@@ -10,7 +17,8 @@ __all__ = ["Recording", "replay"]
 
 
 class Recording:
-    """The chunks of one stream as they pass: snapshots, so that nothing a consumer does to a chunk is stored."""
+    """The chunks of one stream as they pass: snapshots, so that nothing a consumer does to a chunk
+    is stored."""
 
     def __init__(self) -> None:
         self._pieces: list[list[str | None]] = []
@@ -30,15 +38,21 @@ class Recording:
         return None if result is None else (dump(*result), self.chunks(result[0]))
 
     def result(self) -> tuple[Response, Pieces] | None:
-        """The whole answer and its pieces; None if there is none, or if deltas and text contradict each other.
+        """The whole answer and its pieces; None if there is none, or if deltas and text contradict
+        each other.
 
-        Integrations differ: most let the text grow, some give only the newest piece of it, MockLLM is a word short in its last chunk.
+        Integrations differ: most let the text grow, some give only the newest piece of it, MockLLM
+        is a word short in its last chunk.
         """
         last = self._last
         if last is None:
             return None
         joined = "".join(delta or "" for delta, _ in self._pieces)
-        texts = [last.text] if isinstance(last, CompletionResponse) else [b.text for b in last.message.blocks if isinstance(b, TextBlock)]
+        texts = (
+            [last.text]
+            if isinstance(last, CompletionResponse)
+            else [b.text for b in last.message.blocks if isinstance(b, TextBlock)]
+        )
         if not joined or joined in ("".join(texts), "\n".join(texts)):
             return last, self._pieces
         text = "".join(texts)
@@ -47,8 +61,14 @@ class Recording:
         return None
 
     def chunks(self, whole: Response) -> list[Any]:
-        """What admission and accounting read: the provider's own chunks, for their reasons to stop and their usage, then *whole*."""
-        blank: dict[str, Any] = {"text": "", "message": ChatMessage(role="assistant"), "additional_kwargs": {}, "delta": None}
+        """What admission and accounting read: the provider's own chunks, for their reasons to stop
+        and their usage, then *whole*."""
+        blank: dict[str, Any] = {
+            "text": "",
+            "message": ChatMessage(role="assistant"),
+            "additional_kwargs": {},
+            "delta": None,
+        }
         return [*(type(whole).model_construct(**blank, raw=raw) for raw in self._raws[:-1]), whole]
 
 
@@ -58,21 +78,29 @@ def _snapshot(chunk: Any) -> Any:
     if isinstance(chunk, ChatResponse):
         message = chunk.message
         blocks = [block.model_copy() for block in message.blocks]
-        changes["message"] = message.model_copy(update={"blocks": blocks, "additional_kwargs": dict(message.additional_kwargs)})
+        changes["message"] = message.model_copy(
+            update={"blocks": blocks, "additional_kwargs": dict(message.additional_kwargs)}
+        )
     return chunk.model_copy(update=changes)
 
 
 def _with_text(response: Any, text: str) -> Any:
     if isinstance(response, CompletionResponse):
         return response.model_copy(update={"text": text})
-    blocks = [TextBlock(text=text) if isinstance(block, TextBlock) else block for block in response.message.blocks]
+    blocks = [
+        TextBlock(text=text) if isinstance(block, TextBlock) else block
+        for block in response.message.blocks
+    ]
     if not any(isinstance(block, TextBlock) for block in blocks):
         blocks.insert(0, TextBlock(text=text))
-    return response.model_copy(update={"message": response.message.model_copy(update={"blocks": blocks})})
+    return response.model_copy(
+        update={"message": response.message.model_copy(update={"blocks": blocks})}
+    )
 
 
 def replay(response: Any, pieces: Pieces) -> list[Any]:
-    """The chunks of a stored answer: as they came, or for one that was no stream its thoughts and its text in one chunk each.
+    """The chunks of a stored answer: as they came, or for one that was no stream its thoughts and
+    its text in one chunk each.
 
     Text grows from chunk to chunk, and the last one is the whole answer.
     """
@@ -90,7 +118,9 @@ def replay(response: Any, pieces: Pieces) -> list[Any]:
 def _as_pieces(response: Any) -> list[list[str | None]]:
     if isinstance(response, CompletionResponse):
         return [[response.text, None]]
-    thoughts = "".join(block.content or "" for block in response.message.blocks if isinstance(block, ThinkingBlock))
+    thoughts = "".join(
+        block.content or "" for block in response.message.blocks if isinstance(block, ThinkingBlock)
+    )
     text: list[str | None] = [response.message.content or "", None]
     return [["", thoughts], text] if thoughts else [text]
 

@@ -1,4 +1,5 @@
-"""Structured output of the providers whose classes ask their client for it directly, past the leaves."""
+"""Structured output of the providers whose classes ask their client for it directly, past the
+leaves."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -21,13 +22,17 @@ _PROVIDERS: Final = {
     "llama_index.llms.google_genai.base:GoogleGenAI": _ALL,
     "llama_index.llms.openai.responses:OpenAIResponses": _WHOLE,
 }
-"""The classes that ask their client, and the methods in which they do. All others, of 102 integrations, go through ``chat``."""
+"""The classes that ask their client, and the methods in which they do. All others, of 102
+integrations, go through ``chat``."""
 
 
 @lru_cache(maxsize=512)
 def provider_of(cls: type) -> type | None:
     """The class among the bases of *cls* that goes past its leaves."""
-    return next((base for base in cls.__mro__ if f"{base.__module__}:{base.__qualname__}" in _PROVIDERS), None)
+    return next(
+        (base for base in cls.__mro__ if f"{base.__module__}:{base.__qualname__}" in _PROVIDERS),
+        None,
+    )
 
 
 def methods_of(cls: Any) -> frozenset[str]:
@@ -40,15 +45,24 @@ def passes_leaves_by(llm: Any, name: str) -> bool:
     provider = provider_of(llm.__class__)
     if provider is None or name not in methods_of(provider):
         return False
-    native = getattr(sys.modules.get(provider.__module__), "is_anthropic_structured_output_supported", None)
+    native = getattr(
+        sys.modules.get(provider.__module__), "is_anthropic_structured_output_supported", None
+    )
     if native is None:
         return True
-    return bool(native(llm.model)) and not type(llm._client).__name__.endswith(("Vertex", "Bedrock"))
+    return bool(native(llm.model)) and not type(llm._client).__name__.endswith(
+        ("Vertex", "Bedrock")
+    )
 
 
 def _request(target: Target, args: Any, kwargs: Any) -> Request | None:
-    def taken_apart(output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> tuple[Any, dict[str, Any]]:
-        return messages_to_dicts(prompt.format_messages(**prompt_args)), {**(llm_kwargs or {}), "output_cls": output_cls}
+    def taken_apart(
+        output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        return messages_to_dicts(prompt.format_messages(**prompt_args)), {
+            **(llm_kwargs or {}),
+            "output_cls": output_cls,
+        }
 
     return request_of(target, KIND, lambda: taken_apart(*args, **kwargs))
 
@@ -61,7 +75,9 @@ def _predict(target: Target, args: Any, kwargs: Any) -> Any:
     asked = Asked(method, args, kwargs)
     answer = target.cache.call(request, asked)
 
-    def structured_predict(self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+    def structured_predict(
+        self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
         return answer
 
     return answer if asked.model else _told(target, structured_predict)(*args, **kwargs)
@@ -75,7 +91,9 @@ async def _apredict(target: Target, args: Any, kwargs: Any) -> Any:
     asked = Asked(method, args, kwargs)
     answer = await target.cache.acall(request, asked)
 
-    async def astructured_predict(self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+    async def astructured_predict(
+        self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
         return answer
 
     return answer if asked.model else await _told(target, astructured_predict)(*args, **kwargs)
@@ -90,7 +108,9 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
     if hit is None:
         return collect(Keeper(target.cache, request, _Last(request)), method(*args, **kwargs))
 
-    def stream_structured_predict(self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+    def stream_structured_predict(
+        self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
         return (value for value in (hit.value,))
 
     return _told(target, stream_structured_predict)(*args, **kwargs)
@@ -103,12 +123,16 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
         return await method(*args, **kwargs)
     hit = await target.cache.alookup(request)
     if hit is None:
-        return acollect(Keeper(target.cache, request, _Last(request)), await method(*args, **kwargs))
+        return acollect(
+            Keeper(target.cache, request, _Last(request)), await method(*args, **kwargs)
+        )
 
     async def only() -> AsyncIterator[Any]:
         yield hit.value
 
-    async def astream_structured_predict(self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+    async def astream_structured_predict(
+        self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
         return only()
 
     return await _told(target, astream_structured_predict)(*args, **kwargs)
@@ -120,7 +144,8 @@ def _told(target: Target, body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Last:
-    """The recording of a stream of ever more complete objects: the last, if it is of the class that was asked for."""
+    """The recording of a stream of ever more complete objects: the last, if it is of the class that
+    was asked for."""
 
     def __init__(self, request: Request) -> None:
         self._cls = request.params.get("output_cls")

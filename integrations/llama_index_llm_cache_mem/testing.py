@@ -1,9 +1,11 @@
-"""A pytest plugin that wraps every LLM built in somebody else's test suite: what passes without it must pass with it.
+"""A pytest plugin that wraps every LLM built in somebody else's test suite: what passes without it
+must pass with it.
 
 ``pytest -p llama_index_llm_cache_mem.testing --llm-cache-wrap=own llama-index-core/tests``
 
-``passthrough``: the cache is off. ``own``: a cache for each LLM. ``shared``: one for all, cleared before each test. ``roundtrip``:
-every response is encoded and decoded, and every stream replayed from what would have been stored.
+``passthrough``: the cache is off. ``own``: a cache for each LLM. ``shared``: one for all, cleared
+before each test. ``roundtrip``: every response is encoded and decoded, and every stream replayed
+from what would have been stored.
 """
 
 import threading
@@ -30,7 +32,8 @@ MODES: Final = ("passthrough", "own", "shared", "roundtrip")
 
 
 class Wrapping:
-    """What the plugin does in one *mode*, and what it has counted: llm, and the names of the cache's events."""
+    """What the plugin does in one *mode*, and what it has counted: llm, and the names of the
+    cache's events."""
 
     def __init__(self, mode: str) -> None:
         if mode not in MODES:
@@ -41,7 +44,8 @@ class Wrapping:
         self._shared = self._new_cache() if mode in ("passthrough", "shared") else None
 
     def wrap(self, llm: Any) -> Any:
-        """*llm* behind a cache, as the mode has it; a StructuredLLM has an inner LLM that was wrapped before."""
+        """*llm* behind a cache, as the mode has it; a StructuredLLM has an inner LLM that was
+        wrapped before."""
         if isinstance(llm, StructuredLLM) or cache_of(llm) is not None:
             return llm
         self.count("llm")
@@ -59,10 +63,16 @@ class Wrapping:
     def _new_cache(self) -> LLMCache:
         if self.mode == "roundtrip":
             return _RoundTrip(self)
-        return LLMCache(mode="off" if self.mode == "passthrough" else "on", on_event=lambda event: self.count(event.name))
+        return LLMCache(
+            mode="off" if self.mode == "passthrough" else "on",
+            on_event=lambda event: self.count(event.name),
+        )
 
     def __str__(self) -> str:
-        return ", ".join(f"{number} {name}" for name, number in sorted(self.counts.items())) or "no LLM was built"
+        return (
+            ", ".join(f"{number} {name}" for name, number in sorted(self.counts.items()))
+            or "no LLM was built"
+        )
 
 
 class _RoundTrip(LLMCache):
@@ -78,7 +88,12 @@ class _RoundTrip(LLMCache):
     async def acall(self, request: Any, fn: Callable[[], Any], **form: Callable[[Any], Any]) -> Any:
         return self._again(await fn(), **form)
 
-    def _again(self, response: Any, dump: Callable[[Any], Any] = lambda x: x, load: Callable[[Any], Any] = lambda x: x) -> Any:
+    def _again(
+        self,
+        response: Any,
+        dump: Callable[[Any], Any] = lambda x: x,
+        load: Callable[[Any], Any] = lambda x: x,
+    ) -> Any:
         try:
             data = Payload.of(dump(response)).json()
         except Exception:  # noqa: BLE001  # not stored, then
@@ -167,7 +182,11 @@ _active: "list[tuple[Any, Wrapping]]" = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The option that turns it on."""
-    parser.addoption("--llm-cache-wrap", choices=MODES, help="put a cache in front of every LlamaIndex LLM that the tests build")
+    parser.addoption(
+        "--llm-cache-wrap",
+        choices=MODES,
+        help="put a cache in front of every LlamaIndex LLM that the tests build",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,9 +1,16 @@
-"""What is stored of a response, and the response made of it again: equal, and a new object each time."""
+"""What is stored of a response, and the response made of it again: equal, and a new object each
+time."""
 
 from io import IOBase
 from typing import Any, Final, TypeAlias
 
-from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, ContentBlock, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatResponse,
+    CompletionResponse,
+    ContentBlock,
+    TextBlock,
+    ToolCallBlock,
+)
 from llama_index.core.bridge.pydantic import BaseModel, TypeAdapter
 
 from llm_cache_mem import ValueNotCacheable
@@ -15,27 +22,42 @@ __all__ = ["Pieces", "Response", "dump", "dump_block", "load", "load_block", "lo
 
 Response: TypeAlias = ChatResponse | CompletionResponse
 Pieces: TypeAlias = "list[list[str | None]] | None"
-"""What the chunks of a stream brought, as [text, thoughts] each; None for an answer that was no stream."""
+"""What the chunks of a stream brought, as [text, thoughts] each; None for an answer that was no
+stream."""
 
 _SAFE: Final = (TextBlock, ToolCallBlock)
 
-# Classes that answers of LlamaIndex consist of, and the SDKs' answers that their ``raw`` holds. Only what is imported is used.
+# Classes that answers of LlamaIndex consist of, and the SDKs' answers that their ``raw`` holds.
+# Only what is imported is used.
 for _package in (
     *("llama_index.core.base.llms.types", "llama_index.core.llms.llm", "llama_index.llms"),
-    *("google.genai.types", "mistralai.models", "mistralai.client.models", "cohere", "groq.types", "together.types", "ollama"),
+    *(
+        "google.genai.types",
+        "mistralai.models",
+        "mistralai.client.models",
+        "cohere",
+        "groq.types",
+        "together.types",
+        "ollama",
+    ),
 ):
     register_package(_package)
 
 
 def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
-    """What the core stores of *response*; of ``raw`` what has a safe form. Raises for a media block that is an open file."""
+    """What the core stores of *response*; of ``raw`` what has a safe form. Raises for a media block
+    that is an open file."""
     stored: dict[str, Any] = {"response": response}
     changes: dict[str, Any] = {}
     raw = _raw(response.raw)
     if raw is not response.raw:
         changes["raw"] = raw
     if isinstance(response, ChatResponse):
-        odd = {i: block for i, block in enumerate(response.message.blocks) if not isinstance(block, _SAFE) and not _fits(block)}
+        odd = {
+            i: block
+            for i, block in enumerate(response.message.blocks)
+            if not isinstance(block, _SAFE) and not _fits(block)
+        }
         if odd:  # URLs and paths: types of which pydantic alone knows how to write and read them
             stored["blocks"] = [[i, dump_block(block)] for i, block in odd.items()]
             kept = [None if i in odd else block for i, block in enumerate(response.message.blocks)]
@@ -51,7 +73,9 @@ def load(stored: Any) -> tuple[Any, Pieces]:
     """The response and the pieces that it came in."""
     response: Any = stored["response"]
     pieces = stored.get("pieces")
-    if not isinstance(response, (ChatResponse, CompletionResponse)) or not (pieces is None or type(pieces) is list):
+    if not isinstance(response, (ChatResponse, CompletionResponse)) or not (
+        pieces is None or type(pieces) is list
+    ):
         raise EntryUnreadable("not an answer of LlamaIndex's")
     if "blocks" in stored and isinstance(response, ChatResponse):
         for i, block in stored["blocks"]:
@@ -83,7 +107,9 @@ def load_block(data: Any) -> Any:
 def _holds_file(part: Any) -> bool:
     if isinstance(part, list):
         return any(map(_holds_file, part))
-    return isinstance(part, IOBase) or (isinstance(part, BaseModel) and any(map(_holds_file, part.__dict__.values())))
+    return isinstance(part, IOBase) or (
+        isinstance(part, BaseModel) and any(map(_holds_file, part.__dict__.values()))
+    )
 
 
 def _blocks() -> "TypeAdapter[Any]":
@@ -111,7 +137,8 @@ def _raw(raw: Any) -> Any:
     if isinstance(raw, BaseModel):
         try:
             raw = raw.model_dump(mode="json", warnings=False)
-        except Exception:  # noqa: BLE001  # a foreign serializer may raise anything; the message itself is what matters
+        # a foreign serializer may raise anything; the message itself is what matters
+        except Exception:  # noqa: BLE001
             return None
         return _raw(raw)
     if isinstance(raw, dict):

@@ -1,4 +1,5 @@
-"""Objects that share the state of an LLM: views, whose leaves are cached, and twins, whose leaves never are."""
+"""Objects that share the state of an LLM: views, whose leaves are cached, and twins, whose leaves
+never are."""
 
 from contextlib import suppress
 from functools import lru_cache
@@ -12,7 +13,8 @@ _STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydant
 
 
 def sharing(cls: type[T], llm: Any) -> T:
-    """A new object of class *cls* with the very state of *llm*: what is set on one is set on both."""
+    """A new object of class *cls* with the very state of *llm*: what is set on one is set on
+    both."""
     made = object.__new__(cls)
     for name in _STATE:
         with suppress(AttributeError):  # a test double need not have run pydantic's __init__
@@ -44,18 +46,25 @@ def set_patched(on: bool) -> None:
 
 
 def bare(llm: Any) -> Any:
-    """The object to call so that no cache of ours is asked: *llm*, or a twin while a process-wide cache is on."""
+    """The object to call so that no cache of ours is asked: *llm*, or a twin while a process-wide
+    cache is on."""
     return direct(llm) if _patched else llm
 
 
 def view_class(mixin: type, base: type) -> type[Any]:
-    """The class of views of *base* objects: it keeps the name, from which observability tools infer the provider."""
+    """The class of views of *base* objects: it keeps the name, from which observability tools infer
+    the provider."""
     return _derived(mixin, base, ("_lcm_cache", "_lcm_inner"))
 
 
 @lru_cache(maxsize=512)  # 3 ms each; bounded, for classes that a program makes by the thousand
 def _derived(mixin: type, base: type, slots: tuple[str, ...]) -> type[Any]:
-    namespace = {"__slots__": slots, "__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    namespace = {
+        "__slots__": slots,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+    }
     return type(base)(base.__name__, (mixin, base), namespace)
 
 

@@ -1,4 +1,5 @@
-"""A copy of an exception for each of those who raise it, since one object raised by many chains all their tracebacks."""
+"""A copy of an exception for each of those who raise it, since one object raised by many chains all
+their tracebacks."""
 
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
@@ -9,7 +10,8 @@ __all__ = ["twin"]
 def twin(error: BaseException, trace: TracebackType | None) -> BaseException:
     """A copy of *error*: the same type, attributes, notes and cause, and the traceback *trace*.
 
-    What the attributes hold is shared. Where there is no way to make a copy, the original, its traceback cut back to *trace*.
+    What the attributes hold is shared. Where there is no way to make a copy, the original, its
+    traceback cut back to *trace*.
     """
     for copy in (_by_fields, _by_reduce):
         with suppress(Exception):
@@ -18,13 +20,16 @@ def twin(error: BaseException, trace: TracebackType | None) -> BaseException:
 
 
 def _by_fields(error: BaseException) -> BaseException:
-    # An application's own __init__ is not called: it need not take args, and that of openai.APIStatusError does not.
+    # An application's own __init__ is not called: it need not take args, and that of
+    # openai.APIStatusError does not.
     cls = type(error)
     native = next(base for base in cls.__mro__ if base.__module__ == "builtins")
     clone: BaseException = native.__new__(cls, *error.args)
     for base in cls.__mro__:  # fields in C, like errno, and __slots__
         for name, field in vars(base).items():
-            if isinstance(field, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__"):
+            if isinstance(
+                field, (MemberDescriptorType, GetSetDescriptorType)
+            ) and not name.startswith("__"):
                 with suppress(AttributeError, TypeError):  # not set, or read-only
                     if (value := field.__get__(error)) is not getattr(clone, name, clone):
                         field.__set__(clone, value)

@@ -1,4 +1,5 @@
-"""SHA-256, loaded when there is first something to hash: importing hashlib takes as long as a tenth of this library may."""
+"""SHA-256, loaded when there is first something to hash: importing hashlib takes as long as a tenth
+of this library may."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,8 @@ if TYPE_CHECKING:
 else:
 
     def sha256(data):
-        """``hashlib.sha256``, which takes this one's place here; so call it as ``hashing.sha256``."""
+        """``hashlib.sha256``, which takes this one's place here; so call it as
+        ``hashing.sha256``."""
         global sha256
         from hashlib import sha256
 

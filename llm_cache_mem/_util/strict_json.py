@@ -1,4 +1,5 @@
-"""JSON read strictly: one value, no NaN, no name twice in one object; what is wrong with a text is told without quoting it."""
+"""JSON read strictly: one value, no NaN, no name twice in one object; what is wrong with a text is
+told without quoting it."""
 
 import json
 from typing import Any
@@ -11,7 +12,8 @@ class NotJson(ValueError):
 
 
 def parse(data: bytes, encoding: str = "utf-8") -> Any:
-    """The value that *data* is the text of, with white space around it or not. NotJson for anything else."""
+    """The value that *data* is the text of, with white space around it or not. NotJson for anything
+    else."""
     try:
         return decoder.decode(data.decode(encoding))
     except NotJson:

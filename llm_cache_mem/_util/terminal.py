@@ -1,4 +1,5 @@
-"""Tables on a terminal or in a pipe: where there is little room names give way, and no number is ever cut."""
+"""Tables on a terminal or in a pipe: where there is little room names give way, and no number is
+ever cut."""
 
 import os
 import sys
@@ -20,7 +21,8 @@ def out() -> Console:
 
 
 def print_table(table: Table) -> None:
-    """Print *table*; where it is too wide, columns that may wrap are cut to eight, and beyond that the terminal wraps the lines."""
+    """Print *table*; where it is too wide, columns that may wrap are cut to eight, and beyond that
+    the terminal wraps the lines."""
     console, needed = out(), 0
     for column in table.columns:
         longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))

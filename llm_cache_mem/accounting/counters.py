@@ -1,4 +1,5 @@
-"""Counters: what was asked, what was answered from the cache, what that saved; stats.py makes the picture of them."""
+"""Counters: what was asked, what was answered from the cache, what that saved; stats.py makes the
+picture of them."""
 
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable
@@ -40,11 +41,15 @@ class _Saved:
 class Ledger:
     """Counts what happens, under one lock, and tells ``on_event``. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float], on_event: "Callable[[Event], object] | None") -> None:
+    def __init__(
+        self, clock: Callable[[], float], on_event: "Callable[[Event], object] | None"
+    ) -> None:
         self._clock = clock
         self._on_event = on_event
         self._lock = RLock()
-        self.hits = self.misses = self.stored = self.evictions = self.expirations = self.coalesced = self.errors = 0
+        self.hits = self.misses = self.stored = self.evictions = self.expirations = (
+            self.coalesced
+        ) = self.errors = 0
         self._skipped: dict[str, int] = {}
         self._saved: dict[str, _Saved] = {}
         self._joined: dict[str, _Saved] = {}
@@ -64,7 +69,8 @@ class Ledger:
             self._tell_saving("hit", key, entry)
 
     def joined(self, key: str, entry: Entry | None, model: str | None, waited: float) -> None:
-        """A lookup that missed was answered by a call in flight, after *waited* seconds; *entry* is what that call stored, if it did."""
+        """A lookup that missed was answered by a call in flight, after *waited* seconds; *entry* is
+        what that call stored, if it did."""
         with self._lock:
             self.coalesced += 1
             saved = _of_model(self._joined, entry.model if entry is not None else model)
@@ -80,7 +86,8 @@ class Ledger:
                 self._tell("coalesced", key=key, model=model)
 
     def paid(self, call: "PaidCall", *, observed: bool = False) -> bool:
-        """A provider was paid for *call*, which went through the cache or was *observed* by a tracker; whether that is news."""
+        """A provider was paid for *call*, which went through the cache or was *observed* by a
+        tracker; whether that is news."""
         with self._lock:
             return self._of_provider().add(call, observed=observed)
 
@@ -134,7 +141,10 @@ class Ledger:
         from llm_cache_mem.accounting.stats import CacheStats
 
         with self._lock:
-            models = {name: _model_stats(self._saved.get(name), self._joined.get(name)) for name in {**self._saved, **self._joined}}
+            models = {
+                name: _model_stats(self._saved.get(name), self._joined.get(name))
+                for name in {**self._saved, **self._joined}
+            }
             return CacheStats(
                 hits=self.hits,
                 misses=self.misses,
@@ -151,21 +161,33 @@ class Ledger:
 
     def _of_provider(self) -> "ProviderLedger":
         if self._provider is None:
-            from llm_cache_mem.accounting.provider import ProviderLedger  # loaded with the first call that is paid for
+            from llm_cache_mem.accounting.provider import (
+                ProviderLedger,
+            )  # loaded with the first call that is paid for
 
             self._provider = ProviderLedger()
         return self._provider
 
     def _tell_saving(self, name: str, key: str, entry: Entry) -> None:
         tokens = entry.usage[0] + entry.usage[1] if entry.usage is not None else None
-        self._tell(name, key=key, model=entry.model, seconds=entry.seconds, tokens=tokens, usd=entry.cost_usd, usage=entry.usage)
+        self._tell(
+            name,
+            key=key,
+            model=entry.model,
+            seconds=entry.seconds,
+            tokens=tokens,
+            usd=entry.cost_usd,
+            usage=entry.usage,
+        )
 
     def _tell(self, name: str, **fields: Any) -> None:
         from llm_cache_mem.accounting.stats import Event
 
         try:
-            self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]  # callers have tested it
-        except Exception:  # noqa: BLE001  # a listener's fault must not break the call that is being served
+            # callers have tested it
+            self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]
+        # a listener's fault must not break the call that is being served
+        except Exception:  # noqa: BLE001
             log.warning(__name__, "on_event raised at %r; the call goes on", name, exc_info=True)
 
 

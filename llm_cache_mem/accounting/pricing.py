@@ -1,7 +1,8 @@
-"""What an answer cost: dollars from tokens, by a table or a function of the user's or by the genai-prices package.
+"""What an answer cost: dollars from tokens, by a table or a function of the user's or by the
+genai-prices package.
 
-What cannot be priced is None, never 0: a saving that is not known must not look like none. Prices are those of the
-standard tier; batch, priority and other tiers are not seen here.
+What cannot be priced is None, never 0: a saving that is not known must not look like none. Prices
+are those of the standard tier; batch, priority and other tiers are not seen here.
 """
 
 import re
@@ -12,13 +13,26 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 from llm_cache_mem._util import log
 from llm_cache_mem.responses.usage import Usage
 
-__all__ = ["Bill", "Price", "PriceTable", "Pricer", "Prices", "aload", "bill", "load", "loaded", "resolve", "steady"]
+__all__ = [
+    "Bill",
+    "Price",
+    "PriceTable",
+    "Pricer",
+    "Prices",
+    "aload",
+    "bill",
+    "load",
+    "loaded",
+    "resolve",
+    "steady",
+]
 
 _INFINITE: Final = float("inf")
 
 
 class Price(NamedTuple):
-    """Dollars per million tokens. A cache price that is None falls back to the one before it in the order given here."""
+    """Dollars per million tokens. A cache price that is None falls back to the one before it in the
+    order given here."""
 
     input: float
     output: float
@@ -35,8 +49,12 @@ class Price(NamedTuple):
         write = self.input if self.cache_write is None else self.cache_write
         hour = write if self.cache_write_1h is None else self.cache_write_1h
         fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
-        dollars = fresh * self.input + usage.output_tokens * self.output + usage.cache_read_tokens * read
-        dollars += (usage.cache_write_tokens - usage.cache_write_1h_tokens) * write + usage.cache_write_1h_tokens * hour
+        dollars = (
+            fresh * self.input + usage.output_tokens * self.output + usage.cache_read_tokens * read
+        )
+        dollars += (
+            usage.cache_write_tokens - usage.cache_write_1h_tokens
+        ) * write + usage.cache_write_1h_tokens * hour
         return dollars / 1_000_000
 
 
@@ -51,15 +69,24 @@ class Bill(NamedTuple):
 
 
 def bill(price: "Pricer", names: Iterable[str | None], usage: Usage) -> Bill:
-    """What *usage* cost by the first of the model *names* that has a price, and what the provider's prompt cache had to do with it."""
+    """What *usage* cost by the first of the model *names* that has a price, and what the provider's
+    prompt cache had to do with it."""
     for name in filter(None, names):
         usd = price(name, usage)
         if usd is None:
             continue
         if not usage.cache_read_tokens and not usage.cache_write_tokens:
             return Bill(usd, 0.0, 0.0)
-        unwritten = price(name, usage._replace(cache_write_tokens=0, cache_write_1h_tokens=0)) if usage.cache_write_tokens else usd
-        unread = price(name, Usage(usage.input_tokens, usage.output_tokens)) if usage.cache_read_tokens else unwritten
+        unwritten = (
+            price(name, usage._replace(cache_write_tokens=0, cache_write_1h_tokens=0))
+            if usage.cache_write_tokens
+            else usd
+        )
+        unread = (
+            price(name, Usage(usage.input_tokens, usage.output_tokens))
+            if usage.cache_read_tokens
+            else unwritten
+        )
         if unwritten is None or unread is None:
             return Bill(usd)
         return Bill(usd, unread - unwritten, usd - unwritten)
@@ -76,11 +103,12 @@ Prices: TypeAlias = PriceTable | Pricer | None
 def resolve(prices: Prices) -> Pricer:
     """A pricer that never raises, from what ``LLMCache(prices=)`` takes.
 
-    None: the genai-prices package if it is installed (extra ``prices``), imported when the first price is needed. A
-    mapping from model names to a ``Price``, to its fields in order or by name: those models and no others; a name also
-    stands for its dated, prefixed and regional forms (``gpt-4o`` for ``openai/gpt-4o-2024-08-06``). A function
-    ``(model, usage) -> dollars or None``: if it raises or returns no such number, the call counts as unpriced, and the
-    first time is logged. Raises ValueError or TypeError for anything else.
+    None: the genai-prices package if it is installed (extra ``prices``), imported when the first
+    price is needed. A mapping from model names to a ``Price``, to its fields in order or by name:
+    those models and no others; a name also stands for its dated, prefixed and regional forms
+    (``gpt-4o`` for ``openai/gpt-4o-2024-08-06``). A function ``(model, usage) -> dollars or None``:
+    if it raises or returns no such number, the call counts as unpriced, and the first time is
+    logged. Raises ValueError or TypeError for anything else.
     """
     if prices is None:
         return _library_price
@@ -88,7 +116,10 @@ def resolve(prices: Prices) -> Pricer:
         return _Table(prices)
     if callable(prices):
         return _Function(prices)
-    raise TypeError(f"prices must be a mapping of models to prices, a function or None, not {type(prices).__name__}")
+    raise TypeError(
+        "prices must be a mapping of models to prices, a function or None, not"
+        f" {type(prices).__name__}"
+    )
 
 
 def loaded(pricer: Pricer) -> bool:
@@ -97,7 +128,8 @@ def loaded(pricer: Pricer) -> bool:
 
 
 def steady(pricer: Pricer) -> bool:
-    """Whether *pricer* answers at once, and the same whenever and wherever it is asked: no code of the user's, no import."""
+    """Whether *pricer* answers at once, and the same whenever and wherever it is asked: no code of
+    the user's, no import."""
     return type(pricer) is not _Function and loaded(pricer)
 
 
@@ -122,11 +154,15 @@ class _Table:
         self._prices: dict[str, Price] = {}
         for model, price in prices.items():
             if not isinstance(model, str):
-                raise TypeError(f"prices: a model name must be a string, not {type(model).__name__}")
+                raise TypeError(
+                    f"prices: a model name must be a string, not {type(model).__name__}"
+                )
             self._prices[model.lower()] = _price(model, price)
 
     def __call__(self, model: str, usage: Usage) -> float | None:
-        price = next((self._prices[name] for name in _spellings(model.lower()) if name in self._prices), None)
+        price = next(
+            (self._prices[name] for name in _spellings(model.lower()) if name in self._prices), None
+        )
         return None if price is None else price.cost(usage)
 
 
@@ -135,8 +171,16 @@ def _price(model: str, given: Any) -> Price:
     try:
         price = Price(**given) if isinstance(given, Mapping) else Price(*given)
     except TypeError:
-        raise TypeError(f"prices[{model!r}] must be a Price, (input, output) or a mapping of {', '.join(Price._fields)}") from None
-    return Price(*(_dollars(model, name, dollars) for name, dollars in zip(Price._fields, price, strict=True)))
+        raise TypeError(
+            f"prices[{model!r}] must be a Price, (input, output) or a mapping of"
+            f" {', '.join(Price._fields)}"
+        ) from None
+    return Price(
+        *(
+            _dollars(model, name, dollars)
+            for name, dollars in zip(Price._fields, price, strict=True)
+        )
+    )
 
 
 def _dollars(model: str, name: str, given: Any) -> Any:
@@ -144,10 +188,15 @@ def _dollars(model: str, name: str, given: Any) -> Any:
     if given is None and name in Price._field_defaults:
         return None
     if isinstance(given, bool) or not hasattr(given, "__float__"):
-        raise TypeError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {type(given).__name__}")
+        raise TypeError(
+            f"prices[{model!r}]: {name} must be dollars per million tokens, not"
+            f" {type(given).__name__}"
+        )
     dollars = float(cast("float", given))  # by its __float__: a Decimal is welcome, a string is not
     if not 0 <= dollars < _INFINITE:
-        raise ValueError(f"prices[{model!r}]: {name} must be dollars per million tokens, not {given!r}")
+        raise ValueError(
+            f"prices[{model!r}]: {name} must be dollars per million tokens, not {given!r}"
+        )
     return dollars
 
 
@@ -166,10 +215,15 @@ class _Function:
             dollars = float(dollars)
             if not 0 <= dollars < _INFINITE:
                 raise ValueError("no amount of dollars")
-        except Exception as exc:  # noqa: BLE001 - whatever it raises, the call it prices has been paid for and goes on
+        except Exception as exc:  # noqa: BLE001  # the call it prices is paid for and goes on
             if not self._complained:
                 self._complained = True
-                log.warning(__name__, "prices: the function failed with %s for model %r; counted as unpriced", type(exc).__name__, model)
+                log.warning(
+                    __name__,
+                    "prices: the function failed with %s for model %r; counted as unpriced",
+                    type(exc).__name__,
+                    model,
+                )
             return None
         return dollars
 
@@ -177,17 +231,24 @@ class _Function:
 # Names of models; patterns are compiled when first used, not by everyone who imports the library
 
 _PROVIDERS: Final = {
-    "anthropic": "anthropic", "azure": "azure", "azure_ai": "azure", "azure_openai": "azure", "bedrock": "aws", "bedrock_converse": "aws",
-    "cerebras": "cerebras", "cohere": "cohere", "deepseek": "deepseek", "fireworks": "fireworks", "fireworks_ai": "fireworks",
-    "gemini": "google", "google": "google", "google-gla": "google", "google-vertex": "google", "google_genai": "google",
-    "google_vertexai": "google", "groq": "groq", "mistral": "mistral", "mistralai": "mistral", "openai": "openai",
-    "openai-responses": "openai", "openrouter": "openrouter", "perplexity": "perplexity", "together": "together",
-    "together_ai": "together", "vertex_ai": "google", "voyage": "voyageai", "x-ai": "x-ai", "xai": "x-ai",
+    "anthropic": "anthropic", "azure": "azure", "azure_ai": "azure", "azure_openai": "azure",
+    "bedrock": "aws", "bedrock_converse": "aws",
+    "cerebras": "cerebras", "cohere": "cohere", "deepseek": "deepseek", "fireworks": "fireworks",
+    "fireworks_ai": "fireworks",
+    "gemini": "google", "google": "google", "google-gla": "google", "google-vertex": "google",
+    "google_genai": "google",
+    "google_vertexai": "google", "groq": "groq", "mistral": "mistral", "mistralai": "mistral",
+    "openai": "openai",
+    "openai-responses": "openai", "openrouter": "openrouter", "perplexity": "perplexity",
+    "together": "together",
+    "together_ai": "together", "vertex_ai": "google", "voyage": "voyageai", "x-ai": "x-ai", "xai":
+    "x-ai",
 }  # fmt: skip
 _ROUTE: Final = r"([a-z_-]+)[/:](.+)"
 _RESOURCE: Final = r"^(?:projects/.+/)?(?:publishers/[^/]+/)?models/"  # Gemini and Vertex
 _BEDROCK: Final = (
-    r"^(?:(?:us|us-gov|eu|apac|au|ca|jp|sa|global)\.)?(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen|writer)\."
+    r"^(?:(?:us|us-gov|eu|apac|au|ca|jp|sa|global)\.)?"
+    r"(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen|writer)\."
 )
 _BEDROCK_VERSION: Final = r"(?:-v\d+)?(?::\d+\w*)?$"
 _DATE: Final = r"(?:@[\w.-]+|-\d{8}|-\d{4}-\d{2}-\d{2})$"
@@ -201,7 +262,8 @@ def _plain(model: str) -> str:
 
 
 def _spellings(model: str) -> Iterator[str]:
-    """*model* in ever plainer forms: without path, without Bedrock's region and maker and version, without date."""
+    """*model* in ever plainer forms: without path, without Bedrock's region and maker and version,
+    without date."""
     yield model
     name = _plain(model)
     yield name
@@ -216,15 +278,19 @@ def _spellings(model: str) -> Iterator[str]:
 def _routes(model: str) -> Iterator[tuple[str | None, str]]:
     """Where genai-prices may know *model*, best first, as (provider, name).
 
-    The name alone must tell who served it. A tag (``llama3.2:1b``), a hub name (``meta-llama/…``) or a bare name of open
-    weights may be anybody's machine, so it has no price unless a known provider stands in front.
+    The name alone must tell who served it. A tag (``llama3.2:1b``), a hub name (``meta-llama/…``)
+    or a bare name of open weights may be anybody's machine, so it has no price unless a known
+    provider stands in front.
     """
     name = _plain(model)
     if name.startswith("arn:") or re.match(_BEDROCK, name):
         yield "aws", name
     elif (match := re.fullmatch(_ROUTE, name)) and match[1] in _PROVIDERS:
         provider, rest = _PROVIDERS[match[1]], match[2]
-        if re.match(_OPEN_WEIGHTS, rest) and provider in {"openai", "deepseek"}:  # a maker's name in front, as hubs write it
+        if re.match(_OPEN_WEIGHTS, rest) and provider in {
+            "openai",
+            "deepseek",
+        }:  # a maker's name in front, as hubs write it
             return
         yield provider, rest
         yield provider, re.sub(_DATE, "", rest)
@@ -255,9 +321,13 @@ def _library() -> _Library | None:
     except ModuleNotFoundError as exc:
         if exc.name == "genai_prices":
             return None
-        log.warning(__name__, "genai-prices does not import (%s is missing): nothing is priced", exc.name)
-    except Exception as exc:  # noqa: BLE001 - a broken extra must not break a call
-        log.warning(__name__, "genai-prices does not import (%s): nothing is priced", type(exc).__name__)
+        log.warning(
+            __name__, "genai-prices does not import (%s is missing): nothing is priced", exc.name
+        )
+    except Exception as exc:  # noqa: BLE001  # a broken extra must not break a call
+        log.warning(
+            __name__, "genai-prices does not import (%s): nothing is priced", type(exc).__name__
+        )
     return None
 
 
@@ -280,7 +350,7 @@ def _library_price(model: str, usage: Usage) -> float | None:
             except LookupError:
                 continue
             return dollars or None  # the package knows some models but not their price, and says 0
-    except Exception as exc:  # noqa: BLE001 - a 0.x package may change; the call it prices has been paid for and goes on
+    except Exception as exc:  # noqa: BLE001  # the call it prices is paid for and goes on
         _complain(type(exc).__name__, model)
     return None
 
@@ -288,4 +358,9 @@ def _library_price(model: str, usage: Usage) -> float | None:
 def _complain(failure: str, model: str) -> None:
     if failure not in _complaints:
         _complaints.add(failure)
-        log.warning(__name__, "genai-prices failed with %s for model %r; counted as unpriced", failure, model)
+        log.warning(
+            __name__,
+            "genai-prices failed with %s for model %r; counted as unpriced",
+            failure,
+            model,
+        )

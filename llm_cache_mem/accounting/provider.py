@@ -1,4 +1,5 @@
-"""What the providers' own prompt caches saved on calls that were paid for: what was read at a discount, less what writing it cost extra."""
+"""What the providers' own prompt caches saved on calls that were paid for: what was read at a
+discount, less what writing it cost extra."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -10,9 +11,11 @@ _REMEMBERED_IDS = 1024
 
 
 class PaidCall(NamedTuple):
-    """One call that a provider answered. *usage* is as in Entry; dollars are None where nobody knows the price.
+    """One call that a provider answered. *usage* is as in Entry; dollars are None where nobody
+    knows the price.
 
-    *read_usd*: how much less the call cost because part of its input was read from the provider's cache; *premium_usd*: how much
+    *read_usd*: how much less the call cost because part of its input was read from the provider's
+      cache; *premium_usd*: how much
     more because part of it was written there. *identity* is the provider's id of the answer.
     """
 
@@ -27,9 +30,12 @@ class PaidCall(NamedTuple):
 class ProviderCacheStats(NamedTuple):
     """What the providers' prompt caches did for the calls that were paid for.
 
-    *calls* are those whose usage is known, *cached_calls* those of them that read something. *read_usd* was saved by reading,
-    *premium_usd* paid on top for writing; *unpriced_calls* used the cache at a price that nobody knows. *seconds_saved* is an
-    estimate: the read tokens at the pace at which this model was seen to take in fresh ones; 0.0 while that cannot be told from noise.
+    *calls* are those whose usage is known, *cached_calls* those of them that read something.
+      *read_usd* was saved by reading,
+    *premium_usd* paid on top for writing; *unpriced_calls* used the cache at a price that nobody
+      knows. *seconds_saved* is an
+    estimate: the read tokens at the pace at which this model was seen to take in fresh ones; 0.0
+    while that cannot be told from noise.
     """
 
     calls: int = 0
@@ -49,7 +55,8 @@ class ProviderCacheStats(NamedTuple):
 
     @property
     def saved_usd(self) -> float:
-        """Dollars saved by reading, the premium for writing deducted: negative where more was written than ever read."""
+        """Dollars saved by reading, the premium for writing deducted: negative where more was
+        written than ever read."""
         return self.read_usd - self.premium_usd
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,13 +72,17 @@ class ProviderLedger:
         self._unmatched: dict[tuple[str, bool], None] | None = None
 
     def watch(self) -> None:
-        """From now on calls are told of by two, the cache and a tracker: one that both saw is counted once, by the id of its answer."""
+        """From now on calls are told of by two, the cache and a tracker: one that both saw is
+        counted once, by the id of its answer."""
         if self._unmatched is None:
             self._unmatched = {}
 
     def add(self, call: PaidCall, *, observed: bool = False) -> bool:
-        """Count *call*; whether it was new. *observed*: told by a tracker, else by the cache that it went through."""
-        if call.usage is None or (self._unmatched is not None and self._already(self._unmatched, call.identity, observed)):
+        """Count *call*; whether it was new. *observed*: told by a tracker, else by the cache that
+        it went through."""
+        if call.usage is None or (
+            self._unmatched is not None and self._already(self._unmatched, call.identity, observed)
+        ):
             return False
         tally = self._models.get(call.model or "")
         if tally is None:
@@ -80,8 +91,11 @@ class ProviderLedger:
         return True
 
     @staticmethod
-    def _already(unmatched: dict[tuple[str, bool], None], identity: str | None, observed: bool) -> bool:
-        """Whether the other one has told of this call. Ids are matched in pairs, because test servers use one id for all answers."""
+    def _already(
+        unmatched: dict[tuple[str, bool], None], identity: str | None, observed: bool
+    ) -> bool:
+        """Whether the other one has told of this call. Ids are matched in pairs, because test
+        servers use one id for all answers."""
         if identity is None:
             return False
         if (identity, not observed) in unmatched:
@@ -98,13 +112,27 @@ class ProviderLedger:
 
 def total(models: Mapping[str, ProviderCacheStats]) -> ProviderCacheStats:
     """The sum over all models."""
-    return ProviderCacheStats(*map(sum, zip(*models.values(), strict=True))) if models else ProviderCacheStats()
+    return (
+        ProviderCacheStats(*map(sum, zip(*models.values(), strict=True)))
+        if models
+        else ProviderCacheStats()
+    )
 
 
 class _Tally:
     """The running sums of one model."""
 
-    __slots__ = ("cached", "calls", "input", "pace", "premium_usd", "read", "read_usd", "unpriced", "write")
+    __slots__ = (
+        "cached",
+        "calls",
+        "input",
+        "pace",
+        "premium_usd",
+        "read",
+        "read_usd",
+        "unpriced",
+        "write",
+    )
 
     def __init__(self) -> None:
         self.calls = self.cached = self.input = self.read = self.write = self.unpriced = 0
@@ -134,7 +162,8 @@ class _Tally:
 
 
 class _Pace:
-    """What one token of fresh input takes a model: least squares of ``seconds = a + b * fresh + c * output`` over all calls so far."""
+    """What one token of fresh input takes a model: least squares of ``seconds = a + b * fresh + c *
+    output`` over all calls so far."""
 
     __slots__ = ("_means", "_moments", "_number")
 
@@ -144,7 +173,9 @@ class _Pace:
     def __init__(self) -> None:
         self._number = 0
         self._means = [0.0, 0.0, 0.0]
-        self._moments = [0.0] * 6  # of fresh, output and seconds about their means: ff, fo, fs, oo, os, ss
+        self._moments = [
+            0.0
+        ] * 6  # of fresh, output and seconds about their means: ff, fo, fs, oo, os, ss
 
     def add(self, fresh: int, output: int, seconds: float) -> None:
         self._number += 1
@@ -160,7 +191,8 @@ class _Pace:
                 slot += 1
 
     def seconds_a_token(self) -> float:
-        """Seconds for one fresh input token; 0.0 while there are too few calls, or too much noise, to tell."""
+        """Seconds for one fresh input token; 0.0 while there are too few calls, or too much noise,
+        to tell."""
         ff, fo, fs, oo, os, ss = self._moments
         if self._number < self._FEWEST or ff <= 0:
             return 0.0

@@ -14,7 +14,8 @@ _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
 def as_text(stats: CacheStats) -> str:
-    """Every counter, then a table of each way of saving and one of each model, where there is something in them."""
+    """Every counter, then a table of each way of saving and one of each model, where there is
+    something in them."""
     rows = list(_summary(stats))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
@@ -26,7 +27,10 @@ def as_text(stats: CacheStats) -> str:
 def as_html(stats: CacheStats) -> str:
     """The same as tables, with every name escaped; of what may go wrong only what did."""
     shown = [(name, value) for name, value in _summary(stats) if value != "0" or name in _ALWAYS]
-    rows = [f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_RIGHT}'>{escape(value)}</td></tr>" for name, value in shown]
+    rows = [
+        f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_RIGHT}'>{escape(value)}</td></tr>"
+        for name, value in shown
+    ]
     return f"<table>{''.join(rows)}</table>" + "".join(map(table, _tables(stats)))
 
 
@@ -43,14 +47,20 @@ def headed(title: str, html: str) -> str:
 def aligned(rows: list[Row]) -> list[str]:
     """A table as lines: the first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
 
 
 def table(rows: Iterable[Row], *, texts: int = 1) -> str:
-    """A table as HTML, without colours, so that it suits every theme: the first row is its head, the first *texts* columns are texts."""
+    """A table as HTML, without colours, so that it suits every theme: the first row is its head,
+    the first *texts* columns are texts."""
     lines = []
     for row, tag in zip(rows, chain(["th"], repeat("td")), strict=False):
-        cells = (f"<{tag} style='{_LEFT if place < texts else _RIGHT}'>{escape(cell)}</{tag}>" for place, cell in enumerate(row))
+        cells = (
+            f"<{tag} style='{_LEFT if place < texts else _RIGHT}'>{escape(cell)}</{tag}>"
+            for place, cell in enumerate(row)
+        )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
@@ -65,7 +75,14 @@ def _tables(stats: CacheStats) -> Iterator[list[Row]]:
 def _savings_rows(stats: CacheStats) -> Iterator[Row]:
     yield ("saved by", "calls", "tokens", "seconds", "dollars", "unpriced")
     for source, calls, tokens, seconds, usd, unpriced in stats.savings():
-        yield (source, f"{calls:,}", f"{tokens:,}", f"{seconds:,.1f}", dollars(usd), f"{unpriced:,}")
+        yield (
+            source,
+            f"{calls:,}",
+            f"{tokens:,}",
+            f"{seconds:,.1f}",
+            dollars(usd),
+            f"{unpriced:,}",
+        )
 
 
 def dollars(amount: float) -> str:
@@ -89,12 +106,16 @@ def _summary(stats: CacheStats) -> Iterator[tuple[str, str]]:
     yield "tokens saved", f"{stats.tokens_saved:,}"
     yield "seconds saved", f"{stats.seconds_saved:,.1f}"
     calls = "call" if stats.unpriced_hits == 1 else "calls"
-    unpriced = f" (and {stats.unpriced_hits:,} {calls} of unknown price)" if stats.unpriced_hits else ""
+    unpriced = (
+        f" (and {stats.unpriced_hits:,} {calls} of unknown price)" if stats.unpriced_hits else ""
+    )
     yield "dollars saved", f"{dollars(stats.saved_usd)}{unpriced}"
 
 
 def _model_rows(stats: CacheStats) -> list[Row]:
-    rows: list[Row] = [("model", "hits", "coalesced", "tokens saved", "seconds saved", "dollars saved", "unpriced")]
+    rows: list[Row] = [
+        ("model", "hits", "coalesced", "tokens saved", "seconds saved", "dollars saved", "unpriced")
+    ]
     for name, model in sorted(stats.by_model.items(), key=lambda item: -item[1].saved_usd):
         rows.append(
             (

@@ -1,4 +1,5 @@
-"""The picture of the counters that users see: what was asked, what was answered from the cache, what that saved."""
+"""The picture of the counters that users see: what was asked, what was answered from the cache,
+what that saved."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -33,7 +34,8 @@ class Event(NamedTuple):
 
 
 class Saving(NamedTuple):
-    """What one way of saving brought. *calls* that it served, *tokens* that were not paid for or only at a discount; *unpriced* calls."""
+    """What one way of saving brought. *calls* that it served, *tokens* that were not paid for or
+    only at a discount; *unpriced* calls."""
 
     source: str
     calls: int
@@ -44,7 +46,8 @@ class Saving(NamedTuple):
 
 
 class ModelStats(NamedTuple):
-    """What one model's hits and coalesced calls saved, and the part of it that is the latter's. What nobody recorded counts as 0."""
+    """What one model's hits and coalesced calls saved, and the part of it that is the latter's.
+    What nobody recorded counts as 0."""
 
     hits: int = 0
     coalesced: int = 0
@@ -70,7 +73,8 @@ class CacheStats(NamedTuple):
     hits: int
     """Lookups that were answered."""
     misses: int
-    """Lookups that were not. The calls made are ``misses - coalesced``, less where several were told that the one call had failed."""
+    """Lookups that were not. The calls made are ``misses - coalesced``, less where several were
+    told that the one call had failed."""
     size: int
     """Entries that the namespace of the cache holds."""
     stored: int
@@ -79,7 +83,8 @@ class CacheStats(NamedTuple):
     evictions: int
     """Entries removed to make room."""
     expirations: int
-    """Entries removed because they were too old, and lookups that passed one by which was too old for them alone."""
+    """Entries removed because they were too old, and lookups that passed one by which was too old
+    for them alone."""
     coalesced: int
     """Lookups that missed and then joined a call in flight."""
     errors: int
@@ -106,7 +111,8 @@ class CacheStats(NamedTuple):
 
     @property
     def seconds_saved(self) -> float:
-        """Seconds that the calls not made took when they were made; for a coalesced call less what it waited."""
+        """Seconds that the calls not made took when they were made; for a coalesced call less what
+        it waited."""
         return sum(model.seconds_saved for model in self.by_model.values())
 
     @property
@@ -122,22 +128,62 @@ class CacheStats(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain JSON, for machines."""
         totals = ("hit_rate", "tokens_saved", "seconds_saved", "saved_usd", "unpriced_hits")
-        models = {name: {**model._asdict(), "tokens_saved": model.tokens_saved} for name, model in self.by_model.items()}
+        models = {
+            name: {**model._asdict(), "tokens_saved": model.tokens_saved}
+            for name, model in self.by_model.items()
+        }
         there = {name: model.as_dict() for name, model in self.provider_by_model.items()}
-        plain = {**self._asdict(), "skipped": dict(self.skipped), "by_model": models, "provider_by_model": there}
-        return plain | {"provider": self.provider.as_dict()} | {name: getattr(self, name) for name in totals}
+        plain = {
+            **self._asdict(),
+            "skipped": dict(self.skipped),
+            "by_model": models,
+            "provider_by_model": there,
+        }
+        return (
+            plain
+            | {"provider": self.provider.as_dict()}
+            | {name: getattr(self, name) for name in totals}
+        )
 
     def savings(self) -> tuple[Saving, Saving, Saving]:
-        """What each way of saving brought, side by side: hits, coalesced calls, and the provider's prompt cache."""
+        """What each way of saving brought, side by side: hits, coalesced calls, and the provider's
+        prompt cache."""
         models = self.by_model.values()
-        joined_seconds, joined_usd = sum(m.coalesced_seconds for m in models), sum(m.coalesced_usd for m in models)
-        joined_tokens, joined_unpriced = sum(m.coalesced_tokens for m in models), sum(m.coalesced_unpriced for m in models)
+        joined_seconds, joined_usd = (
+            sum(m.coalesced_seconds for m in models),
+            sum(m.coalesced_usd for m in models),
+        )
+        joined_tokens, joined_unpriced = (
+            sum(m.coalesced_tokens for m in models),
+            sum(m.coalesced_unpriced for m in models),
+        )
         seconds, usd = self.seconds_saved - joined_seconds, self.saved_usd - joined_usd
         there = self.provider
         return (
-            Saving("hits", self.hits, self.tokens_saved - joined_tokens, seconds, usd, self.unpriced_hits - joined_unpriced),
-            Saving("coalesced", self.coalesced, joined_tokens, joined_seconds, joined_usd, joined_unpriced),
-            Saving("provider's cache", there.cached_calls, there.read_tokens, there.seconds_saved, there.saved_usd, there.unpriced_calls),
+            Saving(
+                "hits",
+                self.hits,
+                self.tokens_saved - joined_tokens,
+                seconds,
+                usd,
+                self.unpriced_hits - joined_unpriced,
+            ),
+            Saving(
+                "coalesced",
+                self.coalesced,
+                joined_tokens,
+                joined_seconds,
+                joined_usd,
+                joined_unpriced,
+            ),
+            Saving(
+                "provider's cache",
+                there.cached_calls,
+                there.read_tokens,
+                there.seconds_saved,
+                there.saved_usd,
+                there.unpriced_calls,
+            ),
         )
 
     def __str__(self) -> str:

@@ -20,7 +20,8 @@ def cost(price: Price, input_tokens: int, output_tokens: int) -> float:
 
 
 class PromptCacheBill:
-    """Tokens of calls in front of a prompt cache that lives for *lifetime* seconds; *owed* are those that were worth writing."""
+    """Tokens of calls in front of a prompt cache that lives for *lifetime* seconds; *owed* are
+    those that were worth writing."""
 
     __slots__ = ("hits", "lifetime", "owed", "read", "written")
 
@@ -34,13 +35,16 @@ class PromptCacheBill:
         writing = price.input if price.cache_write is None else price.cache_write
         if self.lifetime > LONG_LIFE and price.cache_write_1h is not None:
             writing = price.cache_write_1h
-        free = cost(price, input_tokens - self.read, output_tokens) + self.read * reading / 1_000_000
+        free = (
+            cost(price, input_tokens - self.read, output_tokens) + self.read * reading / 1_000_000
+        )
         surcharge = (writing - price.input) / 1_000_000
         return Costs(free + self.written * surcharge, free, free + self.owed * surcharge)
 
 
 class Charges:
-    """Calls in front of prompt caches that live for *lifetimes*. They are summed many at a time, in a tenth of the time."""
+    """Calls in front of prompt caches that live for *lifetimes*. They are summed many at a time, in
+    a tenth of the time."""
 
     def __init__(self, lifetimes: Iterable[float]) -> None:
         self._bills = [PromptCacheBill(lifetime) for lifetime in lifetimes]
@@ -75,7 +79,9 @@ class Charges:
         return self._bills
 
     def _sum_up(self) -> None:
-        for bill, reads in zip(self._bills, zip(*self._reads, strict=True), strict=False):  # none at all, without calls
+        for bill, reads in zip(
+            self._bills, zip(*self._reads, strict=True), strict=False
+        ):  # none at all, without calls
             read = sum(reads)
             bill.hits += len(reads) - reads.count(0)
             bill.read += read
@@ -88,15 +94,19 @@ class Charges:
 
 
 class Costs(NamedTuple):
-    """Dollars: *write_all* pays for writing every prompt, *free_writes* for none, *oracle* for what will be read."""
+    """Dollars: *write_all* pays for writing every prompt, *free_writes* for none, *oracle* for what
+    will be read."""
 
     write_all: float
     free_writes: float
     oracle: float
 
 
-def price_of(model: str, pricer: "Callable[[str, Usage], float | None] | None" = None) -> Price | None:
-    """What genai-prices asks for *model*, or None where it knows no price. For calls of a thousand tokens: long ones can cost more."""
+def price_of(
+    model: str, pricer: "Callable[[str, Usage], float | None] | None" = None
+) -> Price | None:
+    """What genai-prices asks for *model*, or None where it knows no price. For calls of a thousand
+    tokens: long ones can cost more."""
     ask = pricer or resolve(None)
     thousand = 1000
     kinds = (
@@ -109,4 +119,5 @@ def price_of(model: str, pricer: "Callable[[str, Usage], float | None] | None" =
     dollars = [ask(model, usage) for usage in kinds]
     if dollars[0] is None or dollars[1] is None:
         return None
-    return Price(*(None if each is None else each * 1000 for each in dollars))  # type: ignore[arg-type]  # the first two are numbers
+    # the first two are numbers
+    return Price(*(None if each is None else each * 1000 for each in dollars))  # type: ignore[arg-type]

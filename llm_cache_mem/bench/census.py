@@ -1,4 +1,5 @@
-"""What a trace holds, whatever a cache would make of it: how often calls repeat, after how long, and whether they got the same answer."""
+"""What a trace holds, whatever a cache would make of it: how often calls repeat, after how long,
+and whether they got the same answer."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,8 @@ __all__ = ["Census", "Facts"]
 
 
 class Facts(NamedTuple):
-    """Seconds, tokens, and calls. *repeats* are calls whose key came before; *same_length*: those with as long an answer as one of them."""
+    """Seconds, tokens, and calls. *repeats* are calls whose key came before; *same_length*: those
+    with as long an answer as one of them."""
 
     calls: int
     span_seconds: float
@@ -23,7 +25,8 @@ class Facts(NamedTuple):
     repeats_of_same_length: int
     largest_groups: tuple[int, ...]
     gap_seconds: tuple[float, float, float] | None
-    """Between a repeat and the call before it: the tenth, the middle and the ninetieth of a hundred."""
+    """Between a repeat and the call before it: the tenth, the middle and the ninetieth of a
+    hundred."""
 
 
 _Group: TypeAlias = tuple[int, float, int | set[int]]
@@ -31,7 +34,8 @@ _Group: TypeAlias = tuple[int, float, int | set[int]]
 
 
 class Census:
-    """Counts calls, which come in order. *keys*: if they are to be kept, a number for the key of each call."""
+    """Counts calls, which come in order. *keys*: if they are to be kept, a number for the key of
+    each call."""
 
     def __init__(self, *, keep_keys: bool = False) -> None:
         self.keys = array("l") if keep_keys else None
@@ -56,7 +60,9 @@ class Census:
             self._last = at
             scopes.add(scope)
             group = groups.get(key)
-            groups[key] = (1, at, received) if group is None else self._repeated(group, at, received)
+            groups[key] = (
+                (1, at, received) if group is None else self._repeated(group, at, received)
+            )
 
     def _repeated(self, group: _Group, at: float, received: int) -> _Group:
         """*group* with one more call."""

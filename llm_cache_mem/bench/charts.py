@@ -37,19 +37,33 @@ def charts(document: Document) -> Iterator[Bars | Lines]:
         lines = {"best possible": [row["best"] / calls for row in document["policies"]]}
         for name in document["policies"][0]["hits"]:
             lines[name] = [row["hits"][name] / calls for row in document["policies"]]
-        yield Lines("policies", "Hit rate by eviction policy, entries living for ever", "entries", ticks, lines)
+        yield Lines(
+            "policies",
+            "Hit rate by eviction policy, entries living for ever",
+            "entries",
+            ticks,
+            lines,
+        )
 
 
 def _savings(document: Document) -> Iterator[tuple[str, float]]:
     several = len({row["policy"] for row in document["client"]}) > 1
     for row in document["client"]:
-        name = f"{bound(row['max_size'], row['ttl_seconds'])}{', ' + row['policy'] if several else ''}"
+        name = (
+            f"{bound(row['max_size'], row['ttl_seconds'])}{', ' + row['policy'] if several else ''}"
+        )
         yield f"client: {name}", row["saved_share"]
         for both in row["with_provider"][:1]:
             yield f"  + prompt cache {span(both['ttl_seconds'])}", both["write_all"]["saved_share"]
     for row in document["provider"]:
-        yield f"prompt cache {span(row['ttl_seconds'])}, all written", row["write_all"]["saved_share"]
-        yield f"prompt cache {span(row['ttl_seconds'])}, no surcharge", row["free_writes"]["saved_share"]
+        yield (
+            f"prompt cache {span(row['ttl_seconds'])}, all written",
+            row["write_all"]["saved_share"],
+        )
+        yield (
+            f"prompt cache {span(row['ttl_seconds'])}, no surcharge",
+            row["free_writes"]["saved_share"],
+        )
 
 
 def _hit_rates(document: Document) -> Iterator[Lines]:
@@ -62,4 +76,10 @@ def _hit_rates(document: Document) -> Iterator[Lines]:
     for row in rows:
         name = f"ttl {span(row['ttl_seconds'])}{', ' + row['policy'] if several else ''}"
         lines.setdefault(name, []).append(row["hit_rate"])
-    yield Lines("hit_rates", "Hit rate of the client cache by its size", "entries", [size(entries) for entries in sizes], lines)
+    yield Lines(
+        "hit_rates",
+        "Hit rate of the client cache by its size",
+        "entries",
+        [size(entries) for entries in sizes],
+        lines,
+    )

@@ -1,4 +1,5 @@
-"""Client caches under a simulated clock: real LLMCache objects, asked and told as a program would, only that no time passes."""
+"""Client caches under a simulated clock: real LLMCache objects, asked and told as a program would,
+only that no time passes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -27,7 +28,8 @@ class Clock:
 
 
 class Rule(NamedTuple):
-    """How a client cache is set up: entries and seconds, None for no bound; whether calls in flight are joined; who leaves first."""
+    """How a client cache is set up: entries and seconds, None for no bound; whether calls in flight
+    are joined; who leaves first."""
 
     max_size: int | None = 256
     ttl_seconds: float | None = 3600.0
@@ -41,7 +43,14 @@ class Client:
     def __init__(self, rule: Rule, clock: Clock) -> None:
         self.rule = rule
         self.cache = LLMCache(
-            rule.max_size, rule.ttl_seconds, coalesce=rule.coalesce, admit="any", mode="on", prices={}, clock=clock.read, policy=rule.policy
+            rule.max_size,
+            rule.ttl_seconds,
+            coalesce=rule.coalesce,
+            admit="any",
+            mode="on",
+            prices={},
+            clock=clock.read,
+            policy=rule.policy,
         )
         self.lookup = self.cache.lookup
         self._keep = self.cache.keep_at_rest
@@ -55,7 +64,8 @@ class Client:
 
 
 class Flights:
-    """Calls that overlap others for the same key: they go through ``acall`` in an event loop, so that the real flights decide."""
+    """Calls that overlap others for the same key: they go through ``acall`` in an event loop, so
+    that the real flights decide."""
 
     def __init__(self, clients: Iterable[Client]) -> None:
         self._clients = list(clients)
@@ -66,10 +76,15 @@ class Flights:
         """Who waits for the answer of another, by key and client."""
 
     def take_off(self, request: Request) -> "Flying":
-        """Ask every client for *request* now. Where it calls the model, ``land`` is to be called when the model answers."""
+        """Ask every client for *request* now. Where it calls the model, ``land`` is to be called
+        when the model answers."""
         flying = Flying(request, self._loop.create_future())
-        tasks = [self._loop.create_task(client.cache.acall(request, flying.model(place))) for place, client in enumerate(self._clients)]
-        self._loop.run_ready()  # now each has the answer, or calls the model, or has joined a call in flight
+        tasks = [
+            self._loop.create_task(client.cache.acall(request, flying.model(place)))
+            for place, client in enumerate(self._clients)
+        ]
+        # now each has the answer, or calls the model, or has joined a call in flight
+        self._loop.run_ready()
         for place, task in enumerate(tasks):
             flying.hits.append(task.done())
             if place in flying.leads:
@@ -83,7 +98,10 @@ class Flights:
     def land(self, flying: "Flying") -> None:
         """The model has answered; who waited for that has the answer too."""
         key = flying.request.key
-        tasks = [*flying.tasks, *(task for place in flying.leads for task in self._joined.pop((key, place), ()))]
+        tasks = [
+            *flying.tasks,
+            *(task for place in flying.leads for task in self._joined.pop((key, place), ())),
+        ]
         flying.answer.set_result(_VALUE)
         self._loop.run_ready()
         if not all(task.done() for task in tasks):
@@ -98,7 +116,8 @@ class Flights:
 
 
 class Flying:
-    """One call, put to every client. *hits*: who had the answer; *leads*: who calls the model; the others have joined an earlier call."""
+    """One call, put to every client. *hits*: who had the answer; *leads*: who calls the model; the
+    others have joined an earlier call."""
 
     def __init__(self, request: Request, answer: "asyncio.Future[None]") -> None:
         self.request, self.answer = request, answer

@@ -1,4 +1,5 @@
-"""Eviction policies side by side on one trace, without a time to live: hits by size, and how many there could be at the most."""
+"""Eviction policies side by side on one trace, without a time to live: hits by size, and how many
+there could be at the most."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,7 +12,8 @@ DEFAULT_SIZES: Final = (64, 256, 1000, 4000)
 
 
 def compare(requests: Sequence[int], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """For each size the hits of the best possible eviction and of each policy, on *requests* as ``policies.numbered`` gives them."""
+    """For each size the hits of the best possible eviction and of each policy, on *requests* as
+    ``policies.numbered`` gives them."""
     return [
         {
             "max_size": size,

@@ -12,14 +12,16 @@ __all__ = ["Converted", "convert"]
 
 
 class Converted(NamedTuple):
-    """How many calls a trace got, and for how many of them the store had kept no request, so that nothing is known of their prompts."""
+    """How many calls a trace got, and for how many of them the store had kept no request, so that
+    nothing is known of their prompts."""
 
     calls: int
     without_request: int
 
 
 def convert(entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder) -> Converted:
-    """Record each of *entries*, with their keys, in the order in which they come: read the trace with ``--sort``."""
+    """Record each of *entries*, with their keys, in the order in which they come: read the trace
+    with ``--sort``."""
     calls = without = 0
     for key, entry in entries:
         calls += 1
@@ -28,8 +30,12 @@ def convert(entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder) -> Co
         if isinstance(request, dict):
             at = max(0.0, entry.stored_at - (entry.seconds or 0.0))
             messages = request.pop("messages", None)
-            recorder.note(messages, request, entry.model, sent, received, at=at, seconds=entry.seconds)
+            recorder.note(
+                messages, request, entry.model, sent, received, at=at, seconds=entry.seconds
+            )
         else:
             without += 1
-            recorder(Event("stored", entry.stored_at, key, entry.model, entry.seconds, usage=entry.usage))
+            recorder(
+                Event("stored", entry.stored_at, key, entry.model, entry.seconds, usage=entry.usage)
+            )
     return Converted(calls, without)

@@ -1,4 +1,5 @@
-"""An event loop in which no time passes: what is ready runs, one after the other, and what waits for a timer waits for ever."""
+"""An event loop in which no time passes: what is ready runs, one after the other, and what waits
+for a timer waits for ever."""
 
 import asyncio
 from collections import deque
@@ -13,15 +14,18 @@ Ts = TypeVarTuple("Ts")
 
 
 class InstantLoop(asyncio.AbstractEventLoop):
-    """For coroutines that wait for one another and for nothing else. ``run_ready`` returns when all of them wait.
+    """For coroutines that wait for one another and for nothing else. ``run_ready`` returns when all
+    of them wait.
 
-    It asks no operating system for events and keeps no clock, which is most of what a turn of another loop takes. What a callback
-    raises is raised by ``run_ready``.
+    It asks no operating system for events and keeps no clock, which is most of what a turn of
+    another loop takes. What a callback raises is raised by ``run_ready``.
     """
 
     def __init__(self) -> None:
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...], Context]] = deque()
-        self._handle = asyncio.Handle(self.close, (), self)  # of whatever is ready: that is never cancelled
+        self._handle = asyncio.Handle(
+            self.close, (), self
+        )  # of whatever is ready: that is never cancelled
         self._closed = False
 
     def run_ready(self) -> None:
@@ -35,12 +39,18 @@ class InstantLoop(asyncio.AbstractEventLoop):
         finally:
             asyncio._set_running_loop(None)
 
-    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         self._ready.append((callback, args, copy_context() if context is None else context))
         return self._handle
 
     def call_later(
-        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return asyncio.TimerHandle(delay, callback, args, self, context)
 
@@ -48,7 +58,11 @@ class InstantLoop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(
-        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> asyncio.Task[T]:
         return asyncio.Task(coro, loop=self, name=name, context=context)
 

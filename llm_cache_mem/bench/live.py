@@ -1,4 +1,5 @@
-"""Measured, not simulated: the same questions asked with no cache, with the server's prompt cache, with the client's, and with both."""
+"""Measured, not simulated: the same questions asked with no cache, with the server's prompt cache,
+with the client's, and with both."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import quantiles
@@ -21,12 +22,19 @@ _SENTENCES: Final = (
     "Gift cards are valid for three years and cannot be paid out",
     "Spare parts are kept for ten years after the last sale",
 )
-_LETTERS_A_TOKEN: Final = 2  # there are four or so in most tokens of English, and this is for an upper bound
-_QUESTIONS: Final = ("Can I return order", "Where is order", "Who pays the fee for order", "When does order ship")
+# there are four or so in most tokens of English, and this is for an upper bound
+_LETTERS_A_TOKEN: Final = 2
+_QUESTIONS: Final = (
+    "Can I return order",
+    "Where is order",
+    "Who pays the fee for order",
+    "When does order ship",
+)
 
 
 class Arm(NamedTuple):
-    """One way to ask. Without *prompt_cache* every request begins with text of its own, so that the server has nothing to reuse."""
+    """One way to ask. Without *prompt_cache* every request begins with text of its own, so that the
+    server has nothing to reuse."""
 
     name: str
     prompt_cache: bool
@@ -42,7 +50,8 @@ ARMS: Final = (
 
 
 class Plan(NamedTuple):
-    """*calls* of each arm, the share *repeats* of which ask what was asked before, behind *prefix_words* of common text."""
+    """*calls* of each arm, the share *repeats* of which ask what was asked before, behind
+    *prefix_words* of common text."""
 
     calls: int
     repeats: float
@@ -60,13 +69,17 @@ class Asked(NamedTuple):
 
 
 Create = Callable[..., Any]
-"""Asks the model: ``create(messages=..., max_tokens=..., prompt_cache=...)``, the first message being the system's."""
+"""Asks the model: ``create(messages=..., max_tokens=..., prompt_cache=...)``, the first message
+being the system's."""
 
 
 def plan_of(calls: int, repeats: float, prefix_words: int, max_tokens: int, run: str) -> Plan:
     """A Plan; ValueError for numbers that make none."""
     if calls < 2 or not 0 <= repeats < 1 or prefix_words < 1 or max_tokens < 1:
-        raise ValueError("two calls or more, repeats from 0 to less than 1, a prefix and an answer of one word or more")
+        raise ValueError(
+            "two calls or more, repeats from 0 to less than 1, a prefix and an answer of one word"
+            " or more"
+        )
     return Plan(calls, repeats, prefix_words, max_tokens, run)
 
 
@@ -107,12 +120,19 @@ def ask_all(plan: Plan, arm: Arm, create: Create) -> Iterator[Asked]:
     common = prefix(plan)
     cache = LLMCache(None, None, admit="any", mode="on", prices={})
     for number, question in enumerate(questions(plan)):
-        # What differs stands in front, where it leaves the server nothing to reuse; the client's key leaves it out.
+        # What differs stands in front, where it leaves the server nothing to reuse; the client's
+        # key leaves it out.
         unique = f"[{plan.run} {arm.name}{'' if arm.prompt_cache else f' {number}'}] "
         called: list[Any] = []
 
-        def ask(messages: Any, front: str = unique, called: list[Any] = called, **params: Any) -> Any:
-            response = create(messages=[{"role": "system", "content": front + common}, *messages], prompt_cache=arm.prompt_cache, **params)
+        def ask(
+            messages: Any, front: str = unique, called: list[Any] = called, **params: Any
+        ) -> Any:
+            response = create(
+                messages=[{"role": "system", "content": front + common}, *messages],
+                prompt_cache=arm.prompt_cache,
+                **params,
+            )
             called.append(response)
             return response
 
@@ -126,8 +146,11 @@ def ask_all(plan: Plan, arm: Arm, create: Create) -> Iterator[Asked]:
         yield Asked(took, (read_usage(called[0]) or Usage(0, 0)) if called else None)
 
 
-def run(plan: Plan, create: Create, step: Callable[[str], object] = lambda name: None) -> dict[str, list[Asked]]:
-    """Ask every question in every way; *step* is told the arm after each call. What the model's client raises is raised."""
+def run(
+    plan: Plan, create: Create, step: Callable[[str], object] = lambda name: None
+) -> dict[str, list[Asked]]:
+    """Ask every question in every way; *step* is told the arm after each call. What the model's
+    client raises is raised."""
     found: dict[str, list[Asked]] = {}
     for arm in ARMS:
         asked = found[arm.name] = []
@@ -137,8 +160,11 @@ def run(plan: Plan, create: Create, step: Callable[[str], object] = lambda name:
     return found
 
 
-def summary(found: Mapping[str, Sequence[Asked]], model: str, price: Pricer) -> list[dict[str, Any]]:
-    """A row for each arm: calls of the model, tokens, what the server read from its cache, seconds, dollars (None: nobody knows)."""
+def summary(
+    found: Mapping[str, Sequence[Asked]], model: str, price: Pricer
+) -> list[dict[str, Any]]:
+    """A row for each arm: calls of the model, tokens, what the server read from its cache, seconds,
+    dollars (None: nobody knows)."""
     return [_row(name, asked, model, price) for name, asked in found.items()]
 
 

@@ -1,4 +1,5 @@
-"""Which calls of a trace meet another for the same key before they are answered: for only these single-flight has anything to do."""
+"""Which calls of a trace meet another for the same key before they are answered: for only these
+single-flight has anything to do."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,14 @@ _END: Final = Call(float("inf"), "", 0, 0)
 
 
 def with_overlaps(calls: Iterable[Call]) -> Iterator[tuple[Call, float, bool]]:
-    """Each of *calls*, which come by arrival, the seconds it took, and whether another for its key arrives before it is answered.
+    """Each of *calls*, which come by arrival, the seconds it took, and whether another for its key
+    arrives before it is answered.
 
     Where more than some ten thousand calls arrive before that, True stands for "perhaps".
     """
-    ahead = deque[list[Any]]()  # when it is answered, whether another arrives before that, the call, its seconds
+    ahead = deque[
+        list[Any]
+    ]()  # when it is answered, whether another arrives before that, the call, its seconds
     latest: dict[str, list[Any]] = {}  # of the calls ahead, by key
     for following in chain(calls, (_END,)):
         at, key, *_ = following

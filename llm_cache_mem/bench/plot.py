@@ -8,7 +8,9 @@ try:
 except ModuleNotFoundError as exc:
     if exc.name != "matplotlib":  # installed but broken: let that error speak
         raise
-    raise ImportError("pictures need matplotlib: pip install 'llm-cache-mem[plot]'", name="matplotlib") from None
+    raise ImportError(
+        "pictures need matplotlib: pip install 'llm-cache-mem[plot]'", name="matplotlib"
+    ) from None
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -23,7 +25,8 @@ _GAIN, _LOSS = "#1f7a4d", "#b3392f"
 
 
 def plot(document: Document, folder: Path) -> list[Path]:
-    """Write a PNG into *folder*, which is made if need be, for each chart of *document*; their paths. OSError if that fails."""
+    """Write a PNG into *folder*, which is made if need be, for each chart of *document*; their
+    paths. OSError if that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts(document):
@@ -35,7 +38,9 @@ def plot(document: Document, folder: Path) -> list[Path]:
 
 def draw(chart: Bars | Lines) -> Figure:
     """*chart* as a figure of its own: no window, no global state."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         tall = 1.2 + 0.28 * len(chart.bars) if isinstance(chart, Bars) else 4.0
         figure = Figure(figsize=(8, tall), layout="constrained")
         axes: Any = figure.add_subplot()
@@ -46,7 +51,9 @@ def draw(chart: Bars | Lines) -> Figure:
 
 def _bars(axes: Any, chart: Bars) -> None:
     names, values = [name for name, _ in chart.bars], [value for _, value in chart.bars]
-    drawn = axes.barh(range(len(values)), values, color=[_LOSS if value < 0 else _GAIN for value in values])
+    drawn = axes.barh(
+        range(len(values)), values, color=[_LOSS if value < 0 else _GAIN for value in values]
+    )
     axes.bar_label(drawn, [percent(value) for value in values], padding=3)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

@@ -1,7 +1,9 @@
-"""Eviction policies, simulated on keys alone: how far LRU is from the best there could be, and whether another comes nearer.
+"""Eviction policies, simulated on keys alone: how far LRU is from the best there could be, and
+whether another comes nearer.
 
-A request that misses is admitted at once. Every policy holds at most *size* keys; they are written from their papers, with the
-authors' settings. ``best`` is Belady's: it evicts what is wanted latest, or does not admit what is wanted later than all it has.
+A request that misses is admitted at once. Every policy holds at most *size* keys; they are written
+from their papers, with the authors' settings. ``best`` is Belady's: it evicts what is wanted
+latest, or does not admit what is wanted later than all it has.
 """
 
 from collections import OrderedDict, deque
@@ -67,7 +69,8 @@ class _Linked:
 
 
 class SIEVE:
-    """SIEVE (Zhang et al., NSDI 2024): a queue in order of insertion, whose hand passes over what was asked for since it last came by."""
+    """SIEVE (Zhang et al., NSDI 2024): a queue in order of insertion, whose hand passes over what
+    was asked for since it last came by."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -110,7 +113,8 @@ class SIEVE:
 
 
 class S3FIFO:
-    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, the main one for what was asked for again, a ghost of the rest."""
+    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, the main one for what was
+    asked for again, a ghost of the rest."""
 
     def __init__(self, size: int) -> None:
         self._small_size = max(1, size // 10)
@@ -169,8 +173,8 @@ class S3FIFO:
 class WTinyLFU:
     """W-TinyLFU (Einziger et al., ToS 2017): a window of 1 %, and a segmented LRU behind it.
 
-    A key enters that only if it was asked for more often than the one that would have to leave. Frequencies are counted exactly
-    and halved after ten times *size* requests.
+    A key enters that only if it was asked for more often than the one that would have to leave.
+    Frequencies are counted exactly and halved after ten times *size* requests.
     """
 
     def __init__(self, size: int) -> None:
@@ -222,7 +226,13 @@ class WTinyLFU:
             self._probation[candidate] = None
 
 
-POLICIES: Final[dict[str, Callable[[int], Policy]]] = {"LRU": LRU, "FIFO": FIFO, "SIEVE": SIEVE, "S3-FIFO": S3FIFO, "W-TinyLFU": WTinyLFU}
+POLICIES: Final[dict[str, Callable[[int], Policy]]] = {
+    "LRU": LRU,
+    "FIFO": FIFO,
+    "SIEVE": SIEVE,
+    "S3-FIFO": S3FIFO,
+    "W-TinyLFU": WTinyLFU,
+}
 
 
 def numbered(keys: Iterable[str]) -> list[int]:
@@ -246,7 +256,9 @@ def best(size: int, requests: Sequence[int]) -> int:
         following[place] = last.get(key, never)
         last[key] = place
     wanted: dict[int, int] = {}  # the keys held, and when they are wanted next
-    latest: list[tuple[int, int]] = []  # (-when, key): what is wanted latest first; outdated pairs are passed over
+    latest: list[
+        tuple[int, int]
+    ] = []  # (-when, key): what is wanted latest first; outdated pairs are passed over
     hits = 0
     for key, then in zip(requests, following, strict=True):
         if key in wanted:

@@ -1,6 +1,8 @@
-"""The provider's prompt cache: which leading blocks of a prompt were sent before, and lately enough to be still there.
+"""The provider's prompt cache: which leading blocks of a prompt were sent before, and lately enough
+to be still there.
 
-Unlimited in size, kept alive by use, and there as soon as the request that writes it arrives. A block counts only behind the same blocks.
+Unlimited in size, kept alive by use, and there as soon as the request that writes it arrives. A
+block counts only behind the same blocks.
 """
 
 from collections.abc import Sequence
@@ -16,20 +18,25 @@ _NEVER: Final = float("-inf")
 
 
 Reuse: TypeAlias = tuple[tuple[int, ...], Sequence[tuple[int, ...]] | None, Sequence[int] | None]
-"""The tokens of a call that were read, by lifetime, where every call reaches the provider; the same behind each client cache, or None
-where it is the same; and how many tokens, written without surcharge so far, turn out to have been worth it now that they are read where
-every call reaches the provider, by lifetime, or None where there are none."""
+"""The tokens of a call that were read, by lifetime, where every call reaches the provider; the same
+behind each client cache, or None where it is the same; and how many tokens, written without
+surcharge so far, turn out to have been worth it now that they are read where every call reaches the
+provider, by lifetime, or None where there are none."""
 
 
 class _Node:
-    """A run of blocks behind those of its parents. *used*: when; *behind*: when behind each client cache, or None where that is the same.
+    """A run of blocks behind those of its parents. *used*: when; *behind*: when behind each client
+    cache, or None where that is the same.
 
-    *paid*: the bits of the lifetimes for which whoever writes only what will be read has paid for these blocks.
+    *paid*: the bits of the lifetimes for which whoever writes only what will be read has paid for
+      these blocks.
     """
 
     __slots__ = ("behind", "children", "count", "paid", "tokens", "used")
 
-    def __init__(self, count: int, tokens: int, used: float, behind: tuple[float, ...] | None) -> None:
+    def __init__(
+        self, count: int, tokens: int, used: float, behind: tuple[float, ...] | None
+    ) -> None:
         self.count = count
         self.tokens = tokens
         self.used = used
@@ -40,11 +47,13 @@ class _Node:
 
 _NO_CHILDREN: Final[dict[int, _Node]] = {}  # of all that have none: most nodes never get any
 _Path: TypeAlias = list[tuple[_Node, int, float, tuple[float, ...] | None]]
-"""From the root down: nodes, the tokens up to their ends, and when they were used before this call, alone and behind each client cache."""
+"""From the root down: nodes, the tokens up to their ends, and when they were used before this call,
+alone and behind each client cache."""
 
 
 class PrefixTree:
-    """What a provider's prompt cache holds, for several *lifetimes* (seconds), alone and behind each of so many *clients*.
+    """What a provider's prompt cache holds, for several *lifetimes* (seconds), alone and behind
+    each of so many *clients*.
 
     A call that a client cache answered does not reach the provider behind it.
     """
@@ -62,7 +71,8 @@ class PrefixTree:
         self._nobody: Reuse = (self._nothing, None, None)
 
     def send(self, call: Call, went: Sequence[bool] | None = None) -> Reuse:
-        """What *call* reads, and writes from now on. *went*: behind which client caches it reaches the provider; None: behind all."""
+        """What *call* reads, and writes from now on. *went*: behind which client caches it reaches
+        the provider; None: behind all."""
         at, _, total, _, runs, scope, model, _ = call
         if total < MINIMUM_TOKENS or not runs:
             return self._nobody
@@ -77,19 +87,26 @@ class PrefixTree:
         behind = None
         for _, _, _, before in path:
             if before is not None:
-                behind = [self._read_behind(client, path, at, total) for client in range(self._clients)]
+                behind = [
+                    self._read_behind(client, path, at, total) for client in range(self._clients)
+                ]
                 break
         return alone, behind, self._pay(path, alone, total)
 
-    def _walk(self, node: _Node, runs: Sequence[Run], at: float, went: Sequence[bool] | None) -> _Path:
-        """The nodes below *node* that *runs* begin with; for the rest of them, nodes are made. From now on all of them were used now."""
+    def _walk(
+        self, node: _Node, runs: Sequence[Run], at: float, went: Sequence[bool] | None
+    ) -> _Path:
+        """The nodes below *node* that *runs* begin with; for the rest of them, nodes are made. From
+        now on all of them were used now."""
         path: _Path = []
         end = 0
         for place, (first, count, tokens) in enumerate(runs, 1):
             while True:
                 child = node.children.get(first)
                 if child is None:
-                    behind = None if went is None else tuple([at if goes else _NEVER for goes in went])
+                    behind = (
+                        None if went is None else tuple([at if goes else _NEVER for goes in went])
+                    )
                     node = self._grow(node, first, _Node(count, tokens, at, behind))
                     for first, count, tokens in runs[place:]:
                         node = self._grow(node, first, _Node(count, tokens, at, behind))
@@ -119,14 +136,16 @@ class PrefixTree:
         return child
 
     def _split(self, node: _Node, first: int, count: int) -> None:
-        """Let *node*, whose blocks begin at *first*, end after *count* of them; the rest becomes its child."""
+        """Let *node*, whose blocks begin at *first*, end after *count* of them; the rest becomes
+        its child."""
         rest = _Node(node.count - count, node.tokens, node.used, node.behind)
         rest.children, rest.paid = node.children, node.paid
         node.children, node.count = {first + count: rest}, count
         self._nodes += 1
 
     def _read(self, path: _Path, at: float, total: int) -> tuple[int, ...]:
-        """The tokens that are still there, by lifetime. A node is used no later than those above it."""
+        """The tokens that are still there, by lifetime. A node is used no later than those above
+        it."""
         _, end, used, _ = path[-1]
         if used >= at - self._shortest:
             return (_counted(end, total),) * len(self._lifetimes)
@@ -135,17 +154,24 @@ class PrefixTree:
         return self._still_there([(end, used) for _, end, used, _ in path], at, total)
 
     def _read_behind(self, client: int, path: _Path, at: float, total: int) -> tuple[int, ...]:
-        return self._still_there([(end, used if behind is None else behind[client]) for _, end, used, behind in path], at, total)
+        return self._still_there(
+            [(end, used if behind is None else behind[client]) for _, end, used, behind in path],
+            at,
+            total,
+        )
 
     def _still_there(self, ends: list[tuple[int, float]], at: float, total: int) -> tuple[int, ...]:
         found = []
         for lifetime in self._lifetimes:
             limit = at - lifetime
-            found.append(_counted(max([end for end, used in ends if used >= limit], default=0), total))
+            found.append(
+                _counted(max([end for end, used in ends if used >= limit], default=0), total)
+            )
         return tuple(found)
 
     def _pay(self, path: _Path, read: tuple[int, ...], total: int) -> list[int] | None:
-        """What is owed for what is *read* of *path*; see Reuse. What is not read is written anew, and not yet paid for."""
+        """What is owed for what is *read* of *path*; see Reuse. What is not read is written anew,
+        and not yet paid for."""
         owed, begin = None, 0
         least, most = min(read), max(read)
         for node, end, _, _ in path:
@@ -156,7 +182,9 @@ class PrefixTree:
             elif end > most:
                 reading = 0
             else:
-                reading = sum([bit for bit, tokens in zip(self._bits, read, strict=True) if end <= tokens])
+                reading = sum(
+                    [bit for bit, tokens in zip(self._bits, read, strict=True) if end <= tokens]
+                )
             new = reading & ~node.paid
             if new:
                 owed = owed or [0] * len(read)

@@ -1,4 +1,5 @@
-"""Reading a trace as a stream: the file is opened, its format told from its first line, and every bad line named."""
+"""Reading a trace as a stream: the file is opened, its format told from its first line, and every
+bad line named."""
 
 import gzip
 import io
@@ -21,7 +22,11 @@ FORMATS: Final = ("own", "mooncake", "ragpulse", "sessions")
 _LONGEST_LINE: Final = 256 << 20
 _TELL_EVERY: Final = 100  # lines; for the progress bar
 _GZIP: Final = b"\x1f\x8b"
-_LATE: Final = {"own": 4096, "mooncake": 0, "sessions": 0}  # lines that a call may stand behind its place
+_LATE: Final = {
+    "own": 4096,
+    "mooncake": 0,
+    "sessions": 0,
+}  # lines that a call may stand behind its place
 _RAGPULSE_FILES: Final = {
     "1_sys_prompt": "sys_prompt_id",
     "2_passages": "passage_id",
@@ -34,9 +39,20 @@ Parse = Callable[[Mapping[str, Any]], Sequence[Call]]
 
 
 class Trace:
-    """An open trace: iterate over it once for its calls, by arrival. *bad_lines* counts what was skipped so far."""
+    """An open trace: iterate over it once for its calls, by arrival. *bad_lines* counts what was
+    skipped so far."""
 
-    def __init__(self, name: str, format: str, lines: "_Lines", parse: Parse, on_error: OnError, *, sort: bool, key: str = "whole") -> None:
+    def __init__(
+        self,
+        name: str,
+        format: str,
+        lines: "_Lines",
+        parse: Parse,
+        on_error: OnError,
+        *,
+        sort: bool,
+        key: str = "whole",
+    ) -> None:
         self.name, self.format, self.key = name, format, key
         self.bad_lines = 0
         self.warn: Callable[[str], object] = lambda text: None
@@ -76,12 +92,20 @@ class Trace:
 
 @contextmanager
 def open_trace(
-    path: str, *, format: str | None = None, on_error: OnError = "stop", key: str = "whole", sort: bool = False
+    path: str,
+    *,
+    format: str | None = None,
+    on_error: OnError = "stop",
+    key: str = "whole",
+    sort: bool = False,
 ) -> Iterator[Trace]:
-    """The trace at *path*: a file of JSON lines, gzipped or not, a folder of RAGPulse, or ``-`` for stdin.
+    """The trace at *path*: a file of JSON lines, gzipped or not, a folder of RAGPulse, or ``-`` for
+    stdin.
 
-    *format*: one of FORMATS, or None to tell it from the first line. *key*: which part of a RAGPulse request counts (RAGPULSE_KEYS).
-    *sort*: whether the calls may stand in any order. TraceError, or OSError, for what cannot be read.
+    *format*: one of FORMATS, or None to tell it from the first line. *key*: which part of a
+      RAGPulse request counts (RAGPULSE_KEYS).
+    *sort*: whether the calls may stand in any order. TraceError, or OSError, for what cannot be
+      read.
     """
     if format is not None and format not in FORMATS:
         raise TraceError(f"unknown format {format!r}; known are: {', '.join(FORMATS)}")
@@ -97,10 +121,19 @@ def open_trace(
         format = format or _format_of(first, lines.place)
         lines.again(first)
         if format == "ragpulse":
-            raise TraceError(f"{path} is one of the files of RAGPulse: give the folder that they are in")
+            raise TraceError(
+                f"{path} is one of the files of RAGPulse: give the folder that they are in"
+            )
         if key != "whole":
-            raise TraceError(f"only RAGPulse tells the parts of a request: there is no key {key!r} in a trace of {format}")
-        parsers: dict[str, Parse] = {"own": records.own, "mooncake": records.mooncake, "sessions": records.sessions()}
+            raise TraceError(
+                f"only RAGPulse tells the parts of a request: there is no key {key!r} in a trace of"
+                f" {format}"
+            )
+        parsers: dict[str, Parse] = {
+            "own": records.own,
+            "mooncake": records.mooncake,
+            "sessions": records.sessions(),
+        }
         trace = Trace(path, format, lines, parsers[format], on_error, sort=sort)
         trace.size = None if path == "-" else folder.stat().st_size
         yield trace
@@ -122,21 +155,27 @@ def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Tr
                 raise TraceError(f"{lines.place}: {_why(exc)}") from None
             lengths[block] = length
     lines = _Lines(_part(folder, "0_trace"), stack)
-    return Trace(str(folder), "ragpulse", lines, records.RagPulse(lengths, key), on_error, sort=True, key=key)
+    return Trace(
+        str(folder), "ragpulse", lines, records.RagPulse(lengths, key), on_error, sort=True, key=key
+    )
 
 
 def _part(folder: Path, name: str) -> str:
     for ending in (".jsonl.gz", ".jsonl"):
         if (file := folder / f"{name}{ending}").is_file():
             return str(file)
-    raise TraceError(f"{folder} is a folder without {name}.jsonl: of folders, only those of RAGPulse are traces")
+    raise TraceError(
+        f"{folder} is a folder without {name}.jsonl: of folders, only those of RAGPulse are traces"
+    )
 
 
 class _Lines:
-    """The lines of *path* that are not blank, uncompressed, and where one is. TraceError for a line without end, and for damaged gzip."""
+    """The lines of *path* that are not blank, uncompressed, and where one is. TraceError for a line
+    without end, and for damaged gzip."""
 
     def __init__(self, path: str, stack: ExitStack) -> None:
-        raw: Any = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))  # noqa: SIM115  # the stack closes it
+        # the stack closes it
+        raw: Any = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))  # noqa: SIM115
         if not hasattr(raw, "peek"):
             raw = io.BufferedReader(raw)
         file = raw
@@ -177,7 +216,8 @@ class _Lines:
 
 
 _decoder = json.JSONDecoder()
-_scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_decoder)  # type: ignore[arg-type]  # what takes a decoder
+# what takes a decoder
+_scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_decoder)  # type: ignore[arg-type]
 
 
 def _decoded(text: str) -> Any:
@@ -204,8 +244,14 @@ def _format_of(line: bytes, place: str) -> str:
         if {"requests", "block_size"} <= record.keys():
             return "sessions"
         if {"key", "answer"} <= record.keys():
-            raise TraceError(f"{place}: these are recordings, not a trace; llm-cache-mem bench record makes a trace of them")
-    raise TraceError(f"{place}: this is the first line of no known format; known are: {', '.join(FORMATS)} (--format)")
+            raise TraceError(
+                f"{place}: these are recordings, not a trace; llm-cache-mem bench record makes a"
+                " trace of them"
+            )
+    raise TraceError(
+        f"{place}: this is the first line of no known format; known are: {', '.join(FORMATS)}"
+        " (--format)"
+    )
 
 
 def _why(exc: Exception) -> str:

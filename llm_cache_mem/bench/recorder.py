@@ -1,4 +1,5 @@
-"""A recorder turns the calls of a running program into a trace: salted digests, counts of tokens and times, never a word."""
+"""A recorder turns the calls of a running program into a trace: salted digests, counts of tokens
+and times, never a word."""
 
 import json
 import os
@@ -22,7 +23,11 @@ from llm_cache_mem.tools.results import KINDS
 __all__ = ["TraceRecorder"]
 
 _BLOCK: Final = 1024  # bytes of prompt
-_PREFIX_PARAMS: Final = ("tools", "system", "instructions")  # what providers put in front of the messages
+_PREFIX_PARAMS: Final = (
+    "tools",
+    "system",
+    "instructions",
+)  # what providers put in front of the messages
 _CALLS: Final = frozenset({"hit", "coalesced", "stored", "skipped"})
 _OF_TOOLS: Final = [[kind] for kind in KINDS]  # whose runs are no calls of a model
 _BITS: Final = (1 << 53) - 1  # of a block's hash: an integer that every JSON reader keeps
@@ -31,23 +36,45 @@ _BITS: Final = (1 << 53) - 1  # of a block's hash: an integer that every JSON re
 class TraceRecorder:
     """Appends a line for each call to the trace at *path*, which this user alone may read (0600).
 
-    ``LLMCache(on_event=TraceRecorder("trace.jsonl"))`` records what goes through a cache, but for runs of tools.
-    ``recorder.wrap(create)`` records a function that is called as ``create(messages=..., **params)``, with a cache behind it or none,
-    and knows the blocks of its prompts too, without which nothing can be said about a prompt cache. Use one of them.
+    ``LLMCache(on_event=TraceRecorder("trace.jsonl"))`` records what goes through a cache, but for
+    runs of tools. ``recorder.wrap(create)`` records a function that is called as
+    ``create(messages=..., **params)``, with a cache behind it or none, and knows the blocks of its
+    prompts too, without which nothing can be said about a prompt cache. Use one of them.
 
-    Digests are salted, so that nobody can find a prompt by trying. Programs, and runs of one, whose calls are to be compared share a
-    *salt*, a secret of yours; without one it is random. Thread-safe and fork-safe, and several processes may write to one file. It
-    never fails the call that it records: what cannot be written is counted in ``lost`` and logged once.
+    Digests are salted, so that nobody can find a prompt by trying. Programs, and runs of one, whose
+    calls are to be compared share a
+    *salt*, a secret of yours; without one it is random. Thread-safe and fork-safe, and several
+      processes may write to one file. It
+    never fails the call that it records: what cannot be written is counted in ``lost`` and logged
+    once.
 
     Raises OSError if *path* cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, salt: str | bytes | None = None, clock: Callable[[], float] = time) -> None:
-        secret = secrets.token_bytes(32) if salt is None else salt.encode() if isinstance(salt, str) else salt
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        salt: str | bytes | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        secret = (
+            secrets.token_bytes(32)
+            if salt is None
+            else salt.encode()
+            if isinstance(salt, str)
+            else salt
+        )
         self._salt = blake2b(secret).digest()
         self._clock = clock
         self._path = os.fspath(path)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        flags = (
+            os.O_WRONLY
+            | os.O_APPEND
+            | os.O_CREAT
+            | getattr(os, "O_CLOEXEC", 0)
+            | getattr(os, "O_NOFOLLOW", 0)
+        )
         self._file: int | None = os.open(self._path, flags, 0o600)
         self.lost = 0
         if not os.fstat(self._file).st_size:
@@ -59,15 +86,21 @@ class TraceRecorder:
     # -- What it is told
 
     def __call__(self, event: Event) -> None:
-        """Record the call that *event* of a cache is about, if it is about one. What was not stored counts as a call of unknown length."""
-        if event.name in _CALLS and event.key is not None and event.key.split(":", 3)[2:3] not in _OF_TOOLS:
+        """Record the call that *event* of a cache is about, if it is about one. What was not stored
+        counts as a call of unknown length."""
+        if (
+            event.name in _CALLS
+            and event.key is not None
+            and event.key.split(":", 3)[2:3] not in _OF_TOOLS
+        ):
             sent, received = event.usage[:2] if event.usage is not None else (0, 0)
             took = event.seconds or 0.0
             at = event.at - took if event.name == "stored" else event.at
             self._line(at, self._digest(event.key), event.model, sent, received, event.seconds)
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """*fn*, sync or async, streaming or not, recorded: a call that raises, or a stream that is left, is not."""
+        """*fn*, sync or async, streaming or not, recorded: a call that raises, or a stream that is
+        left, is not."""
         from inspect import iscoroutinefunction
 
         if iscoroutinefunction(fn):
@@ -91,14 +124,29 @@ class TraceRecorder:
         return called
 
     def record(
-        self, messages: Any, params: Mapping[str, Any], response: Any, *, at: float | None = None, seconds: float | None = None
+        self,
+        messages: Any,
+        params: Mapping[str, Any],
+        response: Any,
+        *,
+        at: float | None = None,
+        seconds: float | None = None,
     ) -> None:
-        """Record one call: its request, the response (read for its usage), when it began (Unix seconds) and how long it took."""
+        """Record one call: its request, the response (read for its usage), when it began (Unix
+        seconds) and how long it took."""
         used = read_usage(response)
         model = params.get("model")
         named = model if isinstance(model, str) else read_model(response)
         sent, received = (used.input_tokens, used.output_tokens) if used is not None else (0, 0)
-        self.note(messages, params, named, sent, received, at=self._clock() if at is None else at, seconds=seconds)
+        self.note(
+            messages,
+            params,
+            named,
+            sent,
+            received,
+            at=self._clock() if at is None else at,
+            seconds=seconds,
+        )
 
     def note(
         self,
@@ -113,7 +161,9 @@ class TraceRecorder:
     ) -> None:
         """As ``record``, for who knows the tokens. A request without a key is counted as lost."""
         try:
-            asked = {name: value for name, value in params.items() if name not in digest.DEFAULT_IGNORE}
+            asked = {
+                name: value for name, value in params.items() if name not in digest.DEFAULT_IGNORE
+            }
             key = self._digest(digest.digest(messages, asked))
             text = _in_order_of_the_prompt(messages, params)
         except RequestNotCacheable:
@@ -123,18 +173,31 @@ class TraceRecorder:
 
     # -- Inside
 
-    async def _awaited(self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any) -> Any:
+    async def _awaited(
+        self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any
+    ) -> Any:
         return self._through(began, args, kwargs, await response)
 
-    def _through(self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any) -> Any:
+    def _through(
+        self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any
+    ) -> Any:
         """*response*, recorded, or a stream that is when it has come to its end."""
         params = dict(kwargs)
-        messages = params.pop("messages", None) if "messages" in params else args[0] if args else params.pop("input", None)
+        messages = (
+            params.pop("messages", None)
+            if "messages" in params
+            else args[0]
+            if args
+            else params.pop("input", None)
+        )
 
         def done(answer: Any) -> None:
             try:
-                self.record(messages, params, answer, at=began, seconds=max(0.0, self._clock() - began))
-            except Exception as exc:  # noqa: BLE001  # whatever it is, the call that is recorded goes on
+                self.record(
+                    messages, params, answer, at=began, seconds=max(0.0, self._clock() - began)
+                )
+            # whatever it is, the call that is recorded goes on
+            except Exception as exc:  # noqa: BLE001
                 self._lose(type(exc).__name__)
 
         def finish(recording: Recording) -> None:
@@ -145,7 +208,11 @@ class TraceRecorder:
 
         if params.get("stream") and hasattr(response, "__aiter__"):
             return AsyncTee(response, afinish)
-        if params.get("stream") and hasattr(response, "__iter__") and not isinstance(response, (str, bytes, Mapping)):
+        if (
+            params.get("stream")
+            and hasattr(response, "__iter__")
+            and not isinstance(response, (str, bytes, Mapping))
+        ):
             return Tee(response, finish)
         done(response)
         return response
@@ -153,7 +220,16 @@ class TraceRecorder:
     def _digest(self, key: str) -> str:
         return blake2b(key.encode(), key=self._salt, digest_size=16).hexdigest()
 
-    def _line(self, at: float, key: str, model: str | None, sent: int, received: int, seconds: float | None, prompt: bytes = b"") -> None:
+    def _line(
+        self,
+        at: float,
+        key: str,
+        model: str | None,
+        sent: int,
+        received: int,
+        seconds: float | None,
+        prompt: bytes = b"",
+    ) -> None:
         line: dict[str, Any] = {"at": round(at, 6), "key": key, "in": sent, "out": received}
         if model is not None:
             line["model"] = model
@@ -166,10 +242,13 @@ class TraceRecorder:
         self._append(line)
 
     def _blocks(self, prompt: bytes) -> list[int]:
-        """A number for every whole block of *prompt*, which stands for that block and all before it."""
+        """A number for every whole block of *prompt*, which stands for that block and all before
+        it."""
         found, before = [], b""
         for begin in range(0, len(prompt) - _BLOCK + 1, _BLOCK):
-            before = blake2b(before + prompt[begin : begin + _BLOCK], key=self._salt, digest_size=8).digest()
+            before = blake2b(
+                before + prompt[begin : begin + _BLOCK], key=self._salt, digest_size=8
+            ).digest()
             found.append(int.from_bytes(before, "big") & _BITS)
         return found
 
@@ -178,7 +257,9 @@ class TraceRecorder:
         try:
             if self._file is None:
                 raise OSError("closed")
-            if os.write(self._file, data) != len(data):  # one write: lines of several writers do not mix
+            if os.write(self._file, data) != len(
+                data
+            ):  # one write: lines of several writers do not mix
                 raise OSError("no space")
         except OSError as exc:
             self._lose(exc.strerror or str(exc))
@@ -197,13 +278,23 @@ class TraceRecorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
 def _in_order_of_the_prompt(messages: Any, params: Mapping[str, Any]) -> str:
-    """A text of the request in which what the model reads first stands first: tools, system, then each message, its role in front."""
-    front = digest.canonical(None, {name: params[name] for name in _PREFIX_PARAMS if name in params})
+    """A text of the request in which what the model reads first stands first: tools, system, then
+    each message, its role in front."""
+    front = digest.canonical(
+        None, {name: params[name] for name in _PREFIX_PARAMS if name in params}
+    )
     turns = messages if isinstance(messages, (list, tuple)) else [messages]
     roles = [str(turn.get("role")) if isinstance(turn, Mapping) else "" for turn in turns]
-    return front + "".join(f"{role}:{digest.canonical(turn, {})}" for role, turn in zip(roles, turns, strict=True))
+    return front + "".join(
+        f"{role}:{digest.canonical(turn, {})}" for role, turn in zip(roles, turns, strict=True)
+    )

@@ -1,4 +1,5 @@
-"""What one line of each trace format means: from a JSON object to calls. A line that does not fit raises ValueError with the reason."""
+"""What one line of each trace format means: from a JSON object to calls. A line that does not fit
+raises ValueError with the reason."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ _new = tuple.__new__  # in half the time of the class itself
 
 
 def mooncake(record: Record) -> Sequence[Call]:
-    """Mooncake, FAST'25: ``timestamp`` in milliseconds, lengths in tokens, ``hash_ids`` of 512-token blocks, the last one cut short."""
+    """Mooncake, FAST'25: ``timestamp`` in milliseconds, lengths in tokens, ``hash_ids`` of
+    512-token blocks, the last one cut short."""
     sent, received = _count(record, "input_length"), _count(record, "output_length")
     runs = runs_of(_ids(record["hash_ids"]), MOONCAKE_BLOCK)
     at = _number(record, "timestamp") / 1000
@@ -25,7 +27,8 @@ def mooncake(record: Record) -> Sequence[Call]:
 
 
 class _Sessions:
-    """Coding-agent sessions, one a line, whose clocks all begin at 0: they are laid one behind the other."""
+    """Coding-agent sessions, one a line, whose clocks all begin at 0: they are laid one behind the
+    other."""
 
     def __init__(self) -> None:
         self._begin = 0.0
@@ -33,7 +36,9 @@ class _Sessions:
     def __call__(self, record: Record) -> Sequence[Call]:
         tokens = _count(record, "block_size")
         scope = "" if record.get("hash_id_scope") == "global" else _text(record, "id")
-        calls = sorted(self._calls(record["requests"], tokens, scope, 0.0), key=lambda call: call.at)
+        calls = sorted(
+            self._calls(record["requests"], tokens, scope, 0.0), key=lambda call: call.at
+        )
         begin = self._begin
         for call in calls:
             self._begin = max(self._begin, begin + call.at + call.took())
@@ -49,11 +54,21 @@ class _Sessions:
             runs = _spans(request["hash_ids"], tokens)
             model = request.get("model")
             seconds = _number(request, "api_time") if request.get("api_time") is not None else None
-            yield Call(at, identity(scope, model, sent, request["hash_ids"]), sent, received, runs, scope, model, seconds)
+            yield Call(
+                at,
+                identity(scope, model, sent, request["hash_ids"]),
+                sent,
+                received,
+                runs,
+                scope,
+                model,
+                seconds,
+            )
 
 
 def sessions() -> _Sessions:
-    """Claude Code sessions (kv-cache-tester), ``hash_ids`` run-length coded as [first, last] or plain."""
+    """Claude Code sessions (kv-cache-tester), ``hash_ids`` run-length coded as [first, last] or
+    plain."""
     return _Sessions()
 
 
@@ -62,11 +77,13 @@ RAGPULSE_KEYS: Final = {
     "no-system": ("passages_ids", "history", "web_search", "user_input"),
     "question": ("history", "user_input"),
 }
-"""What of a RAGPulse request is its key: all of it, without the system prompt, or the conversation alone."""
+"""What of a RAGPulse request is its key: all of it, without the system prompt, or the conversation
+alone."""
 
 
 class RagPulse:
-    """RAGPulse: ``timestamp`` in seconds, the parts of the prompt as lists of ids; *lengths* gives the tokens of each id."""
+    """RAGPulse: ``timestamp`` in seconds, the parts of the prompt as lists of ids; *lengths* gives
+    the tokens of each id."""
 
     def __init__(self, lengths: Mapping[int, int], key: str) -> None:
         self._lengths = lengths
@@ -77,7 +94,9 @@ class RagPulse:
         sent, received = _count(record, "input_length"), _count(record, "output_length")
         parts = {name: _ids(record["hash_ids"][name]) for name in RAGPULSE_KEYS["whole"]}
         try:
-            runs = tuple((block, 1, self._lengths[block]) for ids in parts.values() for block in ids)
+            runs = tuple(
+                (block, 1, self._lengths[block]) for ids in parts.values() for block in ids
+            )
         except KeyError as exc:
             raise ValueError(f"no file says how long block {exc.args[0]} is") from None
         key = identity(sent if self._whole else None, [parts[name] for name in self._key])
@@ -92,7 +111,18 @@ def own(record: Record) -> Sequence[Call]:
     model = record.get("model")
     seconds = None if record.get("seconds") is None else _number(record, "seconds")
     runs = tuple([(block, 1, length) for block in blocks])
-    return (Call(_number(record, "at"), _text(record, "key"), sent, received, runs, str(record.get("scope") or ""), model, seconds),)
+    return (
+        Call(
+            _number(record, "at"),
+            _text(record, "key"),
+            sent,
+            received,
+            runs,
+            str(record.get("scope") or ""),
+            model,
+            seconds,
+        ),
+    )
 
 
 def _number(record: Record, name: str) -> float:

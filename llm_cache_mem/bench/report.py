@@ -1,4 +1,5 @@
-"""What a simulation found, as one plain document: the JSON for machines, and what text, pages and pictures are made of."""
+"""What a simulation found, as one plain document: the JSON for machines, and what text, pages and
+pictures are made of."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +17,21 @@ __all__ = ["Document", "build"]
 Document = dict[str, Any]
 
 
-def build(trace: Trace, simulation: Simulation, price: Price, policy_sizes: Sequence[int] = DEFAULT_SIZES) -> Document:
-    """Shares are from 0 to 1 of all calls, tokens, dollars or seconds; dollars saved can be less than 0."""
+def build(
+    trace: Trace, simulation: Simulation, price: Price, policy_sizes: Sequence[int] = DEFAULT_SIZES
+) -> Document:
+    """Shares are from 0 to 1 of all calls, tokens, dollars or seconds; dollars saved can be less
+    than 0."""
     facts = simulation.census.facts()
     uncached = cost(price, facts.input_tokens, facts.output_tokens)
     return {
-        "trace": {"name": trace.name, "format": trace.format, "key": trace.key, "bad_lines": trace.bad_lines, **_facts(facts)},
+        "trace": {
+            "name": trace.name,
+            "format": trace.format,
+            "key": trace.key,
+            "bad_lines": trace.bad_lines,
+            **_facts(facts),
+        },
         "price": price._asdict(),
         "uncached": {"usd": uncached, "seconds": simulation.seconds},
         "client": [
@@ -29,12 +39,18 @@ def build(trace: Trace, simulation: Simulation, price: Price, policy_sizes: Sequ
             for client, saved in zip(simulation.clients, simulation.saved, strict=True)
         ],
         "provider": [_provider(bill, facts, price, uncached) for bill in simulation.alone],
-        "policies": [] if simulation.census.keys is None else compare(simulation.census.keys, policy_sizes),
+        "policies": []
+        if simulation.census.keys is None
+        else compare(simulation.census.keys, policy_sizes),
     }
 
 
 def _facts(facts: Facts) -> Document:
-    gaps = None if facts.gap_seconds is None else dict(zip(("p10", "p50", "p90"), facts.gap_seconds, strict=True))
+    gaps = (
+        None
+        if facts.gap_seconds is None
+        else dict(zip(("p10", "p50", "p90"), facts.gap_seconds, strict=True))
+    )
     return {
         **facts._asdict(),
         "repeat_rate": _share(facts.repeats, facts.calls),
@@ -43,10 +59,20 @@ def _facts(facts: Facts) -> Document:
     }
 
 
-def _client(client: Client, saved: Saved, facts: Facts, simulation: Simulation, price: Price, uncached: float) -> Document:
+def _client(
+    client: Client,
+    saved: Saved,
+    facts: Facts,
+    simulation: Simulation,
+    price: Price,
+    uncached: float,
+) -> Document:
     stats = client.stats()
     usd = cost(price, saved.input_tokens, saved.output_tokens)
-    input_tokens, output_tokens = facts.input_tokens - saved.input_tokens, facts.output_tokens - saved.output_tokens
+    input_tokens, output_tokens = (
+        facts.input_tokens - saved.input_tokens,
+        facts.output_tokens - saved.output_tokens,
+    )
     return {
         **client.rule._asdict(),
         "hits": stats.hits,
@@ -61,12 +87,17 @@ def _client(client: Client, saved: Saved, facts: Facts, simulation: Simulation, 
         "seconds_saved_share": _share(saved.seconds, simulation.seconds),
         "saved_usd": usd,
         "saved_share": _share(usd, uncached),
-        "with_provider": [_both(bill, bill.costs(price, input_tokens, output_tokens), uncached) for bill in saved.behind],
+        "with_provider": [
+            _both(bill, bill.costs(price, input_tokens, output_tokens), uncached)
+            for bill in saved.behind
+        ],
     }
 
 
 def _both(bill: PromptCacheBill, costs: Costs, uncached: float) -> Document:
-    return {"ttl_seconds": bill.lifetime, "tokens_read": bill.read} | _saved(costs, uncached, ("write_all", "free_writes"))
+    return {"ttl_seconds": bill.lifetime, "tokens_read": bill.read} | _saved(
+        costs, uncached, ("write_all", "free_writes")
+    )
 
 
 def _provider(bill: PromptCacheBill, facts: Facts, price: Price, uncached: float) -> Document:
@@ -83,7 +114,10 @@ def _provider(bill: PromptCacheBill, facts: Facts, price: Price, uncached: float
 
 def _saved(costs: Costs, uncached: float, ways: tuple[str, ...]) -> Document:
     dollars = {way: uncached - getattr(costs, way) for way in ways}
-    return {way: {"saved_usd": usd, "saved_share": _share(usd, uncached)} for way, usd in dollars.items()}
+    return {
+        way: {"saved_usd": usd, "saved_share": _share(usd, uncached)}
+        for way, usd in dollars.items()
+    }
 
 
 def _share(part: float, whole: float) -> float:

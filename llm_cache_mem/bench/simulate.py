@@ -1,4 +1,5 @@
-"""The simulation: a trace, call by call, through client caches, a prompt cache, and the one behind the other."""
+"""The simulation: a trace, call by call, through client caches, a prompt cache, and the one behind
+the other."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ __all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation"]
 
 DEFAULT_LIFETIMES: Final = (300.0, 3600.0)
 _KEY_PREFIX: Final = prefix("", "value")
-_AT_ONCE: Final = 1000  # calls. One thing for many calls, then the next, takes a fifth less than all for one: the processor's caches
+# calls. One thing for many calls, then the next, takes a fifth less than all for one: the
+# processor's caches
+_AT_ONCE: Final = 1000
 _NO_PARAMS: Final[Mapping[str, Any]] = {}
 _new = tuple.__new__  # in half the time of the class itself
 
@@ -49,9 +52,16 @@ class Saved:
 
 
 class Simulation:
-    """Runs calls through a cache for each of *rules* and a prompt cache for each of *lifetimes* (seconds); read it when ``run`` is done."""
+    """Runs calls through a cache for each of *rules* and a prompt cache for each of *lifetimes*
+    (seconds); read it when ``run`` is done."""
 
-    def __init__(self, rules: Sequence[Rule], lifetimes: Sequence[float] = DEFAULT_LIFETIMES, *, keep_keys: bool = False) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        lifetimes: Sequence[float] = DEFAULT_LIFETIMES,
+        *,
+        keep_keys: bool = False,
+    ) -> None:
         self.clock = Clock()
         self.clients = [Client(rule, self.clock) for rule in rules]
         self.saved = [Saved(lifetimes) for _ in rules]
@@ -66,7 +76,9 @@ class Simulation:
         self._flights = Flights(self.clients)
         self._landings: list[tuple[float, int, Request, float, Any]] = []
         self._order = count()
-        self._answered: dict[tuple[str, int], float] = {}  # when calls in flight, which others may join, will be, by client
+        self._answered: dict[
+            tuple[str, int], float
+        ] = {}  # when calls in flight, which others may join, will be, by client
         self._coalesce = any(rule.coalesce for rule in rules)
 
     @property
@@ -78,11 +90,17 @@ class Simulation:
         """Take in all of *calls*, which come by arrival; *step* is told of each."""
         if running_loop() is None:
             return self._run(calls, step)
-        with ThreadPoolExecutor(1) as aside:  # as in a notebook: where one event loop runs, ours cannot
+        with ThreadPoolExecutor(
+            1
+        ) as aside:  # as in a notebook: where one event loop runs, ours cannot
             return aside.submit(self._run, calls, step).result()
 
     def _run(self, calls: Iterable[Call], step: Callable[[], object] | None) -> "Simulation":
-        timed = with_overlaps(calls) if self._coalesce else ((call, call.took(), False) for call in calls)
+        timed = (
+            with_overlaps(calls)
+            if self._coalesce
+            else ((call, call.took(), False) for call in calls)
+        )
         with closing(self._flights), _no_collections():
             while some := list(islice(timed, _AT_ONCE)):
                 self.census.add(call for call, _, _ in some)
@@ -113,7 +131,8 @@ class Simulation:
         return went
 
     def _ask(self, request: Request, call: Call, took: float) -> list[bool] | None:
-        """A call that overlaps no other for its key: looked up now, kept when it is answered. Which clients it missed in; None: all."""
+        """A call that overlaps no other for its key: looked up now, kept when it is answered. Which
+        clients it missed in; None: all."""
         missed = []
         for place, lookup in self._lookups:
             if lookup(request) is None:
@@ -160,7 +179,9 @@ class Simulation:
             for place in who:
                 arrived[place](request, took)
 
-    def _send(self, tree: PrefixTree, some: Iterable[_Timed], went: Iterable[list[bool] | None]) -> None:
+    def _send(
+        self, tree: PrefixTree, some: Iterable[_Timed], went: Iterable[list[bool] | None]
+    ) -> None:
         """Let calls reach the provider, alone and behind the clients where they *went*."""
         send, bill = tree.send, self._bill
         for (call, _, _), where in zip(some, went, strict=True):
@@ -182,7 +203,8 @@ class Simulation:
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """A million entries are no garbage, and looking through them again and again takes longer than the simulation."""
+    """A million entries are no garbage, and looking through them again and again takes longer than
+    the simulation."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -15,19 +15,43 @@ Block = tuple[str, tuple[str, ...], list[tuple[str, ...]], str]
 def facts(document: Document) -> Iterator[tuple[str, str]]:
     """What the trace holds, as names and values."""
     trace = document["trace"]
-    yield "trace", f"{trace['name']} ({trace['format']}{'' if trace['key'] == 'whole' else ', key: ' + trace['key']})"
+    yield (
+        "trace",
+        (
+            f"{trace['name']}"
+            f" ({trace['format']}{'' if trace['key'] == 'whole' else ', key: ' + trace['key']})"
+        ),
+    )
     scopes = f", {count(trace['scopes'])} sessions laid end to end" if trace["scopes"] > 1 else ""
     yield "calls", f"{count(trace['calls'])} in {span(trace['span_seconds'])}{scopes}"
     if trace["bad_lines"]:
         yield "bad lines", f"{count(trace['bad_lines'])}, left out"
     yield "tokens", f"{tokens(trace['input_tokens'])} in, {tokens(trace['output_tokens'])} out"
-    yield "uncached", f"{dollars(document['uncached']['usd'])}, {span(document['uncached']['seconds'])} of answering"
-    repeats = f"{count(trace['repeats'])} = {percent(trace['repeat_rate'], 3)} of calls: what no cache of whole answers can exceed"
+    yield (
+        "uncached",
+        (
+            f"{dollars(document['uncached']['usd'])}, {span(document['uncached']['seconds'])} of"
+            " answering"
+        ),
+    )
+    repeats = (
+        f"{count(trace['repeats'])} = {percent(trace['repeat_rate'], 3)} of calls: what no cache of"
+        " whole answers can exceed"
+    )
     yield "exact repeats", repeats
     if trace["gap_seconds"]:
         gaps = trace["gap_seconds"]
-        yield "", f"{count(trace['repeats_of_same_length'])} of them got an answer as long as before"
-        yield "", f"they came after {span(gaps['p10'])} / {span(gaps['p50'])} / {span(gaps['p90'])} (p10 / p50 / p90)"
+        yield (
+            "",
+            f"{count(trace['repeats_of_same_length'])} of them got an answer as long as before",
+        )
+        yield (
+            "",
+            (
+                f"they came after {span(gaps['p10'])} / {span(gaps['p50'])} / {span(gaps['p90'])}"
+                " (p10 / p50 / p90)"
+            ),
+        )
 
 
 def tables(document: Document) -> Iterator[Block]:
@@ -43,14 +67,36 @@ def tables(document: Document) -> Iterator[Block]:
 
 
 def _client(document: Document) -> Block:
-    head = ("max_size", "ttl", "policy", "hit rate", "hits", "coalesced", "evicted", "tokens saved", "saved", "of the bill", "time saved")
+    head = (
+        "max_size",
+        "ttl",
+        "policy",
+        "hit rate",
+        "hits",
+        "coalesced",
+        "evicted",
+        "tokens saved",
+        "saved",
+        "of the bill",
+        "time saved",
+    )
     rows: list[tuple[str, ...]] = [
         (
-            *(size(row["max_size"]), span(row["ttl_seconds"]), row["policy"], percent(row["hit_rate"], 3), count(row["hits"])),
+            *(
+                size(row["max_size"]),
+                span(row["ttl_seconds"]),
+                row["policy"],
+                percent(row["hit_rate"], 3),
+                count(row["hits"]),
+            ),
             count(row["coalesced"]) if row["coalesce"] else "off",
             count(row["evictions"]),
             tokens(row["input_tokens_saved"] + row["output_tokens_saved"]),
-            *(dollars(row["saved_usd"]), percent(row["saved_share"]), percent(row["seconds_saved_share"])),
+            *(
+                dollars(row["saved_usd"]),
+                percent(row["saved_share"]),
+                percent(row["seconds_saved_share"]),
+            ),
         )
         for row in document["client"]
     ]
@@ -58,10 +104,23 @@ def _client(document: Document) -> Block:
 
 
 def _provider(document: Document) -> Block:
-    head = ("lives", "calls hit", "tokens read", "of input", "pay for all writes", "no surcharge", "write what is read")
+    head = (
+        "lives",
+        "calls hit",
+        "tokens read",
+        "of input",
+        "pay for all writes",
+        "no surcharge",
+        "write what is read",
+    )
     rows: list[tuple[str, ...]] = [
         (
-            *(span(row["ttl_seconds"]), percent(row["hit_rate"]), tokens(row["tokens_read"]), percent(row["token_hit_rate"])),
+            *(
+                span(row["ttl_seconds"]),
+                percent(row["hit_rate"]),
+                tokens(row["tokens_read"]),
+                percent(row["token_hit_rate"]),
+            ),
             *(_saved(row[way]) for way in ("write_all", "free_writes", "oracle")),
         )
         for row in document["provider"]
@@ -70,7 +129,10 @@ def _provider(document: Document) -> Block:
         "Prompt cache of the provider",
         head,
         rows,
-        "Dollars saved by who writes what: everything (cache_control on all), at no price, only what a later call reads.",
+        (
+            "Dollars saved by who writes what: everything (cache_control on all), at no price, only"
+            " what a later call reads."
+        ),
     )
 
 
@@ -96,11 +158,17 @@ def _policies(document: Document) -> Block:
     rows: list[tuple[str, ...]] = [
         (
             *(size(row["max_size"]), count(row["best"])),
-            *(f"{count(hits)} = {percent(hits / row['best'] if row['best'] else 1, 0)}" for hits in row["hits"].values()),
+            *(
+                f"{count(hits)} = {percent(hits / row['best'] if row['best'] else 1, 0)}"
+                for hits in row["hits"].values()
+            ),
         )
         for row in document["policies"]
     ]
-    note = "Hits by eviction policy, entries living for ever, answers there at once; in percent of the best possible (Belady)."
+    note = (
+        "Hits by eviction policy, entries living for ever, answers there at once; in percent of the"
+        " best possible (Belady)."
+    )
     return "Eviction: how far from the best possible", ("max_size", "best", *names), rows, note
 
 

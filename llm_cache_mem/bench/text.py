@@ -29,27 +29,65 @@ def show(document: Document) -> None:
 def show_live(document: Document) -> None:
     """Print what ``bench live`` measured."""
     console = out()
-    asked = f"{document['calls']} questions, {percent(document['repeats'], 0)} of them again, behind {document['prefix_words']} words"
-    console.print(Text.assemble((f"{'asked':<14}", "bold"), f"{document['target']}: {asked}"), soft_wrap=True)
-    head = ("", "calls", "tokens in", "from prompt cache", "tokens out", "p50", "p95", "in all", "dollars")
+    asked = (
+        f"{document['calls']} questions, {percent(document['repeats'], 0)} of them again, behind"
+        f" {document['prefix_words']} words"
+    )
+    console.print(
+        Text.assemble((f"{'asked':<14}", "bold"), f"{document['target']}: {asked}"), soft_wrap=True
+    )
+    head = (
+        "",
+        "calls",
+        "tokens in",
+        "from prompt cache",
+        "tokens out",
+        "p50",
+        "p95",
+        "in all",
+        "dollars",
+    )
     rows = [
         (
             *(row["arm"], count(row["calls"]), count(row["input_tokens"])),
-            f"{count(row['cached_tokens'])} = {percent(row['cached_tokens'] / row['input_tokens'] if row['input_tokens'] else 0, 0)}",
-            *(count(row["output_tokens"]), seconds(row["p50_seconds"]), seconds(row["p95_seconds"]), seconds(row["seconds"])),
+            f"{count(row['cached_tokens'])} = {percent(_share_cached(row), 0)}",
+            *(
+                count(row["output_tokens"]),
+                seconds(row["p50_seconds"]),
+                seconds(row["p95_seconds"]),
+                seconds(row["seconds"]),
+            ),
             "unknown" if row["usd"] is None else dollars(row["usd"]),
         )
         for row in document["arms"]
     ]
     console.print()
     print_table(_table("Measured", head, rows))
-    console.print(Text("What a call took, from the program's side; tokens as the server reports them.", style="dim"), soft_wrap=True)
+    console.print(
+        Text(
+            "What a call took, from the program's side; tokens as the server reports them.",
+            style="dim",
+        ),
+        soft_wrap=True,
+    )
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
     for heading in head:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _share_cached(row: dict[str, float]) -> float:
+    return row["cached_tokens"] / row["input_tokens"] if row["input_tokens"] else 0

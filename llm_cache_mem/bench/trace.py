@@ -1,4 +1,5 @@
-"""A trace is calls in the order of their arrival, each with what tells it apart and how long it is; never a word of a prompt."""
+"""A trace is calls in the order of their arrival, each with what tells it apart and how long it is;
+never a word of a prompt."""
 
 import heapq
 import json
@@ -21,13 +22,16 @@ class TraceError(LLMCacheError, ValueError):
 
 
 Run: TypeAlias = tuple[int, int, int]
-"""Blocks of a prompt with consecutive ids: the first, how many there are, and how many tokens each has. (There are millions of these.)"""
+"""Blocks of a prompt with consecutive ids: the first, how many there are, and how many tokens each
+has. (There are millions of these.)"""
 
 
 class Call(NamedTuple):
-    """One request to a model. *at* is seconds from any origin; *seconds* what the answer took, None if nobody recorded it.
+    """One request to a model. *at* is seconds from any origin; *seconds* what the answer took, None
+    if nobody recorded it.
 
-    *key* is the identity of the whole request. *runs* are the blocks of its prompt, in order; equal ids in one *scope* are equal blocks.
+    *key* is the identity of the whole request. *runs* are the blocks of its prompt, in order; equal
+      ids in one *scope* are equal blocks.
     """
 
     at: float
@@ -40,12 +44,14 @@ class Call(NamedTuple):
     seconds: float | None = None
 
     def took(self) -> float:
-        """Seconds until the answer is there: as recorded, or half a second and fifty tokens a second."""
+        """Seconds until the answer is there: as recorded, or half a second and fifty tokens a
+        second."""
         return 0.5 + self.output_tokens / 50 if self.seconds is None else self.seconds
 
 
 def identity(*parts: Any) -> str:
-    """A digest of *parts*, which are numbers, strings, None and lists and tuples of these; equal for equal parts."""
+    """A digest of *parts*, which are numbers, strings, None and lists and tuples of these; equal
+    for equal parts."""
     return blake2b(dumps(parts, 2), digest_size=16).hexdigest()
 
 
@@ -65,13 +71,15 @@ def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
 
 
 def in_order(calls: Iterable[Call], *, window: int) -> Iterator[Call]:
-    """*calls* by arrival, where none is more than *window* places late; TraceError for one that is. Logs are written as calls end."""
+    """*calls* by arrival, where none is more than *window* places late; TraceError for one that is.
+    Logs are written as calls end."""
     waiting: list[tuple[float, int, Call]] = []
     last = float("-inf")
     for number, call in enumerate(calls):
         if call.at < last:
             raise TraceError(
-                f"call {number + 1} arrived {last - call.at:.3f} s before one that stands far above it: --sort puts them in order"
+                f"call {number + 1} arrived {last - call.at:.3f} s before one that stands far above"
+                " it: --sort puts them in order"
             )
         if not window:
             last = call.at
@@ -86,7 +94,8 @@ def in_order(calls: Iterable[Call], *, window: int) -> Iterator[Call]:
 
 
 def sorted_by_arrival(calls: Iterable[Call], *, chunk: int = _CHUNK) -> Iterator[Call]:
-    """*calls* by arrival, however they come; what does not fit into *chunk* waits in files that this user alone can read."""
+    """*calls* by arrival, however they come; what does not fit into *chunk* waits in files that
+    this user alone can read."""
     calls = iter(calls)
     files: list[TextIO] = []
     try:
@@ -97,7 +106,8 @@ def sorted_by_arrival(calls: Iterable[Call], *, chunk: int = _CHUNK) -> Iterator
                 return
             if not some:
                 break
-            file: Any = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed below
+            # closed below
+            file: Any = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
             files.append(file)
             file.writelines(json.dumps(call) + "\n" for call in some)
             file.seek(0)
@@ -114,4 +124,6 @@ def _arrival(call: Call) -> float:
 def _read_back(file: TextIO) -> Iterator[Call]:
     for line in file:
         call = Call(*json.loads(line))
-        yield call._replace(runs=tuple([(first, blocks, tokens) for first, blocks, tokens in call.runs]))
+        yield call._replace(
+            runs=tuple([(first, blocks, tokens) for first, blocks, tokens in call.runs])
+        )

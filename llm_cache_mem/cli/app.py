@@ -1,8 +1,9 @@
-"""The command ``llm-cache-mem``: what each of its commands does is in the modules beside this one; how they fail, here.
+"""The command ``llm-cache-mem``: what each of its commands does is in the modules beside this one;
+how they fail, here.
 
-Exit status: 0; 1 not found, or it did not work; 2 a wrong command line; 130 interrupted. Results go to stdout, all else to
-stderr. No prompt and no answer is shown but by ``show --value``, ``export`` and ``key --canonical``; ``why`` quotes pieces of
-requests, in which secrets are redacted.
+Exit status: 0; 1 not found, or it did not work; 2 a wrong command line; 130 interrupted. Results go
+to stdout, all else to stderr. No prompt and no answer is shown but by ``show --value``, ``export``
+and ``key --canonical``; ``why`` quotes pieces of requests, in which secrets are redacted.
 """
 
 import errno
@@ -16,7 +17,9 @@ try:
 except ModuleNotFoundError as exc:
     if exc.name != "typer":
         raise
-    raise ImportError("the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer") from None
+    raise ImportError(
+        "the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer"
+    ) from None
 
 from llm_cache_mem.cli import bench, change, look, why
 from llm_cache_mem.cli.doctor import doctor
@@ -48,7 +51,10 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    epilog=f"URL may be left out where {URL_VARIABLE} names the store. Exit status: 0; 1 not found or failed; 2 wrong command line.",
+    epilog=(
+        f"URL may be left out where {URL_VARIABLE} names the store. Exit status: 0; 1 not found or"
+        " failed; 2 wrong command line."
+    ),
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -77,14 +83,22 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
 ) -> None:
-    """Look into a store of llm-cache-mem, check it, tidy it up, carry it elsewhere; say why a request misses; simulate what caches save."""
+    """Look into a store of llm-cache-mem, check it, tidy it up, carry it elsewhere; say why a
+    request misses; simulate what caches save."""
 
 
 def main() -> None:
     """Run the command that ``sys.argv`` holds, and end the process with its status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="llm-cache-mem")

@@ -1,4 +1,5 @@
-"""The commands of the benchmark: what caches save on a trace, traces of your own, and the same question measured for real."""
+"""The commands of the benchmark: what caches save on a trace, traces of your own, and the same
+question measured for real."""
 
 import os
 import sys
@@ -40,13 +41,16 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="What an exact cache in the client, the provider's prompt cache, and both save. bench TRACE is bench run TRACE.",
+    help=(
+        "What an exact cache in the client, the provider's prompt cache, and both save. bench TRACE"
+        " is bench run TRACE."
+    ),
 )
 
 _EXAMPLES = """\b
 Examples:
   llm-cache-mem bench trace.jsonl.gz
-  llm-cache-mem bench trace.jsonl --max-size 256 --max-size 10000 --max-size none --ttl 5m --ttl 1h --ttl none
+  llm-cache-mem bench trace.jsonl --max-size 256 --max-size none --ttl 5m --ttl 1h
   llm-cache-mem bench RAGPulse/ --key question --policies --html report.html --plot pictures/
 """
 
@@ -59,43 +63,95 @@ Examples:
 
 @app.command(_RUN, epilog=_EXAMPLES)
 def run(
-    trace: Annotated[str, typer.Argument(metavar="TRACE", help="A file of JSON lines, gzipped or not, a folder of RAGPulse; - is stdin.")],
+    trace: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRACE",
+            help="A file of JSON lines, gzipped or not, a folder of RAGPulse; - is stdin.",
+        ),
+    ],
     max_size: Annotated[
-        list[str] | None, typer.Option(metavar="N", help="Entries of the client cache; none: no limit. [default: 256]")
+        list[str] | None,
+        typer.Option(
+            metavar="N", help="Entries of the client cache; none: no limit. [default: 256]"
+        ),
     ] = None,
     ttl: Annotated[
-        list[str] | None, typer.Option(metavar="SPAN", help="How long its entries live: 5m, 1h, 7d, none. [default: 1h]")
+        list[str] | None,
+        typer.Option(
+            metavar="SPAN", help="How long its entries live: 5m, 1h, 7d, none. [default: 1h]"
+        ),
     ] = None,
-    coalesce: Annotated[bool, typer.Option(help="Whether a call joins one in flight for the same request.")] = True,
+    coalesce: Annotated[
+        bool, typer.Option(help="Whether a call joins one in flight for the same request.")
+    ] = True,
     policy: Annotated[
-        list[str] | None, typer.Option(metavar="lru|sieve", help="Which entry of a full client cache goes. [default: lru]")
+        list[str] | None,
+        typer.Option(
+            metavar="lru|sieve", help="Which entry of a full client cache goes. [default: lru]"
+        ),
     ] = None,
     policies: Annotated[
-        bool, typer.Option("--policies", help="Also compare eviction policies with the best possible, at every --max-size.")
+        bool,
+        typer.Option(
+            "--policies",
+            help="Also compare eviction policies with the best possible, at every --max-size.",
+        ),
     ] = False,
     prompt_ttl: Annotated[
-        list[str] | None, typer.Option(metavar="SPAN", help="How long the prompt cache lives; none: leave it out. [default: 5m and 1h]")
+        list[str] | None,
+        typer.Option(
+            metavar="SPAN",
+            help="How long the prompt cache lives; none: leave it out. [default: 5m and 1h]",
+        ),
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="IN,OUT[,READ[,WRITE[,HOUR]]]", help="Dollars per million tokens. [default: 3,15,0.3,3.75,6]"),
+        typer.Option(
+            metavar="IN,OUT[,READ[,WRITE[,HOUR]]]",
+            help="Dollars per million tokens. [default: 3,15,0.3,3.75,6]",
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of --price: what genai-prices knows of this model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Instead of --price: what genai-prices knows of this model."
+        ),
+    ] = None,
     format: Annotated[
-        str | None, typer.Option(metavar="NAME", help="own, mooncake, ragpulse or sessions, where the first line does not tell.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="own, mooncake, ragpulse or sessions, where the first line does not tell.",
+        ),
     ] = None,
     key: Annotated[
-        str, typer.Option(metavar="NAME", help="RAGPulse: whole, no-system or question is what makes a request the same.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="RAGPulse: whole, no-system or question is what makes a request the same.",
+        ),
     ] = "whole",
-    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What to do at a bad line.")] = "stop",
-    sort: Annotated[bool, typer.Option("--sort", help="The calls stand in no order: sort them first.")] = False,
-    html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="Write the report as one page, with charts.")] = None,
-    plot: Annotated[str | None, typer.Option("--plot", metavar="FOLDER", help="Write its charts as pictures (extra plot).")] = None,
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="What to do at a bad line.")
+    ] = "stop",
+    sort: Annotated[
+        bool, typer.Option("--sort", help="The calls stand in no order: sort them first.")
+    ] = False,
+    html: Annotated[
+        str | None,
+        typer.Option("--html", metavar="FILE", help="Write the report as one page, with charts."),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FOLDER", help="Write its charts as pictures (extra plot)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Simulate a trace: hit rates, tokens, dollars and time that the caches save.
 
-    The client cache is LLMCache itself under a simulated clock. --max-size and --ttl may be repeated: every pair is simulated.
+    The client cache is LLMCache itself under a simulated clock. --max-size and --ttl may be
+    repeated: every pair is simulated.
     """
     from llm_cache_mem.bench.compare import DEFAULT_SIZES
     from llm_cache_mem.bench.readers import open_trace
@@ -104,16 +160,27 @@ def run(
 
     _refuse_store(trace)
     rules = rules_in(max_size, ttl, policy, coalesce)
-    lifetimes = DEFAULT_LIFETIMES if prompt_ttl is None else tuple(span for span in map(span_in, prompt_ttl) if span is not None)
+    lifetimes = (
+        DEFAULT_LIFETIMES
+        if prompt_ttl is None
+        else tuple(span for span in map(span_in, prompt_ttl) if span is not None)
+    )
     prices = prices_in(price, model)
     if plot is not None:
         _check_plot()
-    with open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened, _progress(opened) as step:
+    with (
+        open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened,
+        _progress(opened) as step,
+    ):
         opened.warn = lambda text: typer.echo(f"left out: {text}", err=True)
         simulation = Simulation(rules, lifetimes, keep_keys=policies).run(opened, step)
     if not simulation.census.calls:
         raise CommandFailed(f"{trace} holds no call")
-    sizes = [rule.max_size for rule in rules if rule.max_size is not None] if max_size else DEFAULT_SIZES
+    sizes = (
+        [rule.max_size for rule in rules if rule.max_size is not None]
+        if max_size
+        else DEFAULT_SIZES
+    )
     document = build(opened, simulation, prices, sorted(set(sizes)))
     _write(document, html, plot)
     if as_json:
@@ -126,18 +193,30 @@ def run(
 
 @app.command("record", epilog=_RECORD_EXAMPLES)
 def record(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A store or a file of recordings: its URL or path.")],
-    trace: Annotated[str, typer.Argument(metavar="TRACE", help="The trace to write; it must not exist.")],
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="A store or a file of recordings: its URL or path."),
+    ],
+    trace: Annotated[
+        str, typer.Argument(metavar="TRACE", help="The trace to write; it must not exist.")
+    ],
     salt_variable: Annotated[
-        str | None, typer.Option("--salt-from", metavar="VARIABLE", help="The environment variable that holds the salt; else it is random.")
+        str | None,
+        typer.Option(
+            "--salt-from",
+            metavar="VARIABLE",
+            help="The environment variable that holds the salt; else it is random.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn what a store kept into a trace without a word of prompts or answers: digests, counts of tokens, times.
+    """Turn what a store kept into a trace without a word of prompts or answers: digests, counts of
+    tokens, times.
 
-    Each entry is one call; results of tools are left out. Where the cache kept requests (LLMCache(keep_requests=True), or recordings),
-    the blocks of the prompts are in the trace too, which the prompt cache is simulated on. Repeats are not in a store: to see those,
-    record the running program, with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
+    Each entry is one call; results of tools are left out. Where the cache kept requests
+    (LLMCache(keep_requests=True), or recordings), the blocks of the prompts are in the trace too,
+    which the prompt cache is simulated on. Repeats are not in a store: to see those, record the
+    running program, with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
     TraceRecorder("trace.jsonl").wrap(client.messages.create).
     """
     from llm_cache_mem.bench.convert import convert
@@ -167,8 +246,17 @@ def record(
             os.unlink(trace)
             raise
         note_unreadable(reader)
-    counts = {"calls": converted.calls, "without_request": converted.without_request, "of_tools": tools, "lost": recorder.lost}
-    blind = f"; of {converted.without_request:,} the request was not kept" if converted.without_request else ""
+    counts = {
+        "calls": converted.calls,
+        "without_request": converted.without_request,
+        "of_tools": tools,
+        "lost": recorder.lost,
+    }
+    blind = (
+        f"; of {converted.without_request:,} the request was not kept"
+        if converted.without_request
+        else ""
+    )
     aside = f"; left out {tools:,} entries of tools, which are no calls of a model" if tools else ""
     lost = f"; {recorder.lost:,} could not be written" if recorder.lost else ""
     report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{aside}{lost}")
@@ -188,7 +276,11 @@ def _refuse_store(trace: str) -> None:
         return
     name = "this URL" if is_url else trace  # a URL may hold a password
     store = "STORE" if is_url else trace
-    raise CommandFailed(f"{name} is a store, not a trace; llm-cache-mem bench record {store} trace.jsonl makes a trace of one", MISUSED)
+    raise CommandFailed(
+        f"{name} is a store, not a trace; llm-cache-mem bench record {store} trace.jsonl makes a"
+        " trace of one",
+        MISUSED,
+    )
 
 
 def _check_plot() -> None:
@@ -213,7 +305,8 @@ def _write(document: "Document", html: str | None, plot: str | None) -> None:
 
 @contextmanager
 def _progress(trace: "Trace") -> Iterator[Callable[[], object] | None]:
-    """A bar on stderr if that is a terminal: how much of the file is read, and how many calls that was."""
+    """A bar on stderr if that is a terminal: how much of the file is read, and how many calls that
+    was."""
     if not sys.stderr.isatty():
         yield None
         return

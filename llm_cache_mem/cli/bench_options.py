@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["prices_in", "rules_in", "span_in"]
 
 
-def rules_in(sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool) -> "list[Rule]":
+def rules_in(
+    sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool
+) -> "list[Rule]":
     """A client cache for each pair of bounds and each policy."""
     from llm_cache_mem.bench.clients import Rule
 
@@ -25,7 +27,9 @@ def _size(text: str) -> int | None:
     if text == "none":
         return None
     if not text.isascii() or not text.isdigit() or not int(text):
-        raise CommandFailed(f"--max-size {text!r} is no number of entries: write 256, or none", MISUSED)
+        raise CommandFailed(
+            f"--max-size {text!r} is no number of entries: write 256, or none", MISUSED
+        )
     return int(text)
 
 
@@ -53,14 +57,21 @@ def prices_in(text: str | None, model: str | None) -> "Price":
     if model is not None:
         known = price_of(model)
         if known is None:
-            raise CommandFailed(f"no price is known for {model!r}: give --price (genai-prices is the extra prices)", MISUSED)
+            raise CommandFailed(
+                f"no price is known for {model!r}: give --price (genai-prices is the extra prices)",
+                MISUSED,
+            )
         return known
     if text is None:
         return DEFAULT_PRICE
     try:
         numbers = [float(part) for part in text.split(",")]
-        if not 2 <= len(numbers) <= len(Price._fields) or not all(0 <= number < 1e6 for number in numbers):
+        if not 2 <= len(numbers) <= len(Price._fields) or not all(
+            0 <= number < 1e6 for number in numbers
+        ):
             raise ValueError
     except ValueError:
-        raise CommandFailed(f"--price {text!r}: write two to five numbers, as in 3,15,0.3,3.75,6", MISUSED) from None
+        raise CommandFailed(
+            f"--price {text!r}: write two to five numbers, as in 3,15,0.3,3.75,6", MISUSED
+        ) from None
     return Price(*numbers)

@@ -23,10 +23,13 @@ _KEEP_SECONDS = 60.0  # that what it writes would stay, if it were killed
 
 def doctor(
     url: Url = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How many round trips to time.")] = 100,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="How many round trips to time.")
+    ] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Check a store: reach, speed, rights, memory policy, clock, entries. Status 0: fit; 1: something to change; 2: it cannot be used.
+    """Check a store: reach, speed, rights, memory policy, clock, entries. Status 0: fit; 1:
+    something to change; 2: it cannot be used.
 
     Writes and removes entries in a namespace of its own.
     """
@@ -35,7 +38,14 @@ def doctor(
     try:
         findings.extend(_findings(url, rounds))
     except CommandFailed as exc:
-        findings.append(Finding(CANNOT, "use", str(exc), "see to it that the store is there, and that its URL and rights are right"))
+        findings.append(
+            Finding(
+                CANNOT,
+                "use",
+                str(exc),
+                "see to it that the store is there, and that its URL and rights are right",
+            )
+        )
     worst = max(findings, key=lambda finding: _STATUS[finding.level]).level
     if as_json:
         print_json({"verdict": worst, "findings": [finding._asdict() for finding in findings]})
@@ -98,11 +108,18 @@ def _own_key() -> str:
 
 
 def _way_in(reason: str) -> str:
-    """What to do about a store that could not be asked: one that has answered is not to be started."""
+    """What to do about a store that could not be asked: one that has answered is not to be
+    started."""
     if "NOAUTH" in reason or "WRONGPASS" in reason:
-        return "it is there, but wants another user or password: redis://user:password@host, or redis://:password@host without a user"
+        return (
+            "it is there, but wants another user or password: redis://user:password@host, or"
+            " redis://:password@host without a user"
+        )
     if "Refused" in reason:
-        return "it is there, but refuses: see to it that the database in the URL exists, and what its user may do"
+        return (
+            "it is there, but refuses: see to it that the database in the URL exists, and what its"
+            " user may do"
+        )
     return "start it, and see to it that host, port and password are right"
 
 
@@ -131,15 +148,30 @@ def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
     try:
         for _ in range(rounds):
             now = time.time()
-            timed("put", partial(store.put, key, Entry(Payload.of(value), now, now + _KEEP_SECONDS)))
+            timed(
+                "put", partial(store.put, key, Entry(Payload.of(value), now, now + _KEEP_SECONDS))
+            )
             found = timed("get", partial(store.get, key))
             if found is None or found.payload.thaw() != value:
-                yield Finding(CANNOT, "reading", "what was written a moment ago is not there", "look at its memory and its clock")
+                yield Finding(
+                    CANNOT,
+                    "reading",
+                    "what was written a moment ago is not there",
+                    "look at its memory and its clock",
+                )
                 return
             timed("delete", partial(store.delete, key))
     except StoreError as exc:
-        advice = "give this user the right to it, or free what is full; a cache goes on without the store meanwhile"
-        yield Finding(CANNOT, {"put": "writing", "get": "reading", "delete": "deleting"}[doing], exc.reason, advice)
+        advice = (
+            "give this user the right to it, or free what is full; a cache goes on without the"
+            " store meanwhile"
+        )
+        yield Finding(
+            CANNOT,
+            {"put": "writing", "get": "reading", "delete": "deleting"}[doing],
+            exc.reason,
+            advice,
+        )
         return
     finally:
         _forget(store, key)
@@ -173,7 +205,9 @@ def _leasing(store: Any) -> Finding:
         taken, again = store.lease(key, token, 2.0), store.lease(key, secrets.token_hex(16), 2.0)
         store.release(key, token)
     except StoreError as exc:
-        return change("leases", exc.reason, "without that right coalesce='fleet' makes a call in each process")
+        return change(
+            "leases", exc.reason, "without that right coalesce='fleet' makes a call in each process"
+        )
     if not taken or again:
         return change("leases", "two could have the same lease", "do not use coalesce='fleet' here")
     return ok("leases", "coalesce='fleet' works through it")
@@ -198,13 +232,21 @@ def _entries(reader: Any, *, by_server: bool) -> Iterator[Finding]:
     some = "at least " if count == _LOOKED_AT else ""
     yield ok("entries", f"{some}{count:,}, {expired:,} of them expired")
     if expired > 1000 and expired > count / 2 and not by_server:
-        yield change("expired", f"{expired:,} of {count:,} entries have expired", "llm-cache-mem prune removes them")
+        yield change(
+            "expired",
+            f"{expired:,} of {count:,} entries have expired",
+            "llm-cache-mem prune removes them",
+        )
     if reader.unreadable:
         text = f"{count_of(reader.unreadable)} cannot be read: {UNREADABLE}"
         yield change("unreadable", text, f"{READABLE_WITH}; damaged ones go when they are read")
     if newer:
-        yield change("schema", f"{newer:,} keys are of a newer version", "upgrade this installation")
+        yield change(
+            "schema", f"{newer:,} keys are of a newer version", "upgrade this installation"
+        )
     if future:
         yield change(
-            "times", f"{future:,} entries were stored in the future", "set the clocks of those who write here: such entries are misses"
+            "times",
+            f"{future:,} entries were stored in the future",
+            "set the clocks of those who write here: such entries are misses",
         )

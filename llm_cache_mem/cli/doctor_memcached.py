@@ -1,4 +1,5 @@
-"""What there is to check of Memcached servers: how much they keep, how large a value may be, what they throw away, their clocks."""
+"""What there is to check of Memcached servers: how much they keep, how large a value may be, what
+they throw away, their clocks."""
 
 import socket
 import time
@@ -15,7 +16,8 @@ _ITEM_BYTES = 1 << 20  # what a server takes unless told otherwise
 
 
 def findings(url: str) -> Iterator[Finding]:
-    """What is to be said of the servers that *url* names. One that cannot be asked is said to be so, and no more."""
+    """What is to be said of the servers that *url* names. One that cannot be asked is said to be
+    so, and no more."""
     for address in addresses(url):
         name = shown(address)
         try:
@@ -24,7 +26,9 @@ def findings(url: str) -> Iterator[Finding]:
             answered = time.time()
         except OSError as exc:
             yield change(
-                name, f"it does not answer: {exc.strerror or exc}", "start it, or take it out of the URL: its share of the keys misses"
+                name,
+                f"it does not answer: {exc.strerror or exc}",
+                "start it, or take it out of the URL: its share of the keys misses",
             )
             continue
         yield ok(name, f"Memcached {stats.get('version', '?')}")
@@ -63,15 +67,26 @@ def _ask(address: Address, command: str) -> Mapping[str, str]:
 def _memory(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
     used, most = number_in(stats, "bytes"), number_in(stats, "limit_maxbytes")
     evicted, hits = number_in(stats, "evictions"), number_in(stats, "get_hits")
-    yield ok(f"{name} memory", f"{size_of(used)} of {size_of(most)} used, {evicted:,} items evicted since it was started")
+    yield ok(
+        f"{name} memory",
+        f"{size_of(used)} of {size_of(most)} used, {evicted:,} items evicted since it was started",
+    )
     if evicted > 1000 and evicted > hits:
         text = f"{evicted:,} items evicted for {hits:,} hits"
-        yield change(f"{name} evictions", text, "give it more memory (-m), or entries a shorter ttl")
+        yield change(
+            f"{name} evictions", text, "give it more memory (-m), or entries a shorter ttl"
+        )
     if settings.get("evictions") == "off":
-        yield change(f"{name} policy", "it refuses what is new when it is full (-M)", "start it without -M")
+        yield change(
+            f"{name} policy", "it refuses what is new when it is full (-M)", "start it without -M"
+        )
     largest = number_in(settings, "item_size_max")
     if largest and largest < _ITEM_BYTES:
-        yield change(f"{name} values", f"none over {size_of(largest)}", "start it with -I 1m or more: larger answers are not stored")
+        yield change(
+            f"{name} values",
+            f"none over {size_of(largest)}",
+            "start it with -I 1m or more: larger answers are not stored",
+        )
     elif largest:
         yield ok(f"{name} values", f"up to {size_of(largest)} with their keys")
 
@@ -79,4 +94,8 @@ def _memory(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) ->
 def _clients(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
     held, most = number_in(stats, "curr_connections"), number_in(settings, "maxconns")
     if most and held > most * 0.8:
-        yield change(f"{name} connections", f"{held:,} of {most:,}", "start it with a higher -c, or keep fewer connections in the stores")
+        yield change(
+            f"{name} connections",
+            f"{held:,} of {most:,}",
+            "start it with a higher -c, or keep fewer connections in the stores",
+        )

@@ -1,4 +1,5 @@
-"""What there is to check of a Redis or Valkey server: how it makes room, what it keeps on disk, its clock, and the way to it."""
+"""What there is to check of a Redis or Valkey server: how it makes room, what it keeps on disk, its
+clock, and the way to it."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,19 +12,30 @@ from llm_cache_mem.stores.redis import RedisStore
 
 __all__ = ["findings"]
 
-_POLICY = "CONFIG SET maxmemory-policy allkeys-lru (volatile-lru if other data on this server must stay, and every ttl is set)"
+_POLICY = (
+    "CONFIG SET maxmemory-policy allkeys-lru (volatile-lru if other data on this server must stay,"
+    " and every ttl is set)"
+)
 
 
 def findings(store: RedisStore, url: str) -> Iterator[Finding]:
-    """What is to be said of the server behind *store*. What it does not let us ask is said, and no more."""
+    """What is to be said of the server behind *store*. What it does not let us ask is said, and no
+    more."""
     try:
         info = _info(store)
     except StoreError as exc:
-        yield ok("server", f"it does not let this user ask INFO ({exc.reason}): nothing can be said of its memory")
+        yield ok(
+            "server",
+            f"it does not let this user ask INFO ({exc.reason}): nothing can be said of its memory",
+        )
         info = {}
     if info:
         name = "Valkey" if "valkey_version" in info else "Redis"
-        yield ok("server", f"{name} {info.get('valkey_version') or info.get('redis_version', '?')}, {info.get('redis_mode', 'standalone')}")
+        yield ok(
+            "server",
+            f"{name} {info.get('valkey_version') or info.get('redis_version', '?')},"
+            f" {info.get('redis_mode', 'standalone')}",
+        )
         yield from _role(info)
         yield from _memory(info)
         yield from _persistence(info)
@@ -40,21 +52,40 @@ def _info(store: RedisStore) -> Mapping[str, str]:
 
 def _role(info: Mapping[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
-        yield change("role", "a replica, which is read-only or loses what it is told", "name the master, or ask Sentinel for it")
+        yield change(
+            "role",
+            "a replica, which is read-only or loses what it is told",
+            "name the master, or ask Sentinel for it",
+        )
 
 
 def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
-    most, used, evicted = number_in(info, "maxmemory"), number_in(info, "used_memory"), number_in(info, "evicted_keys")
+    most, used, evicted = (
+        number_in(info, "maxmemory"),
+        number_in(info, "used_memory"),
+        number_in(info, "evicted_keys"),
+    )
     policy = info.get("maxmemory_policy", "?")
     if not most:
         text = f"{size_of(used)} used, without a bound"
-        yield change("memory", text, "CONFIG SET maxmemory 1gb, or whatever it may have: it grows until the machine has no more")
+        yield change(
+            "memory",
+            text,
+            "CONFIG SET maxmemory 1gb, or whatever it may have: it grows until the machine has no"
+            " more",
+        )
     else:
-        yield ok("memory", f"{size_of(used)} of {size_of(most)} used, {evicted:,} keys evicted since it was started")
+        yield ok(
+            "memory",
+            f"{size_of(used)} of {size_of(most)} used, {evicted:,} keys evicted since it was"
+            " started",
+        )
     if policy == "noeviction":
         yield change("policy", "noeviction: when memory is full, nothing new is stored", _POLICY)
     elif policy.startswith("volatile-"):
-        yield ok("policy", f"{policy}: entries that never expire (ttl_seconds=None) are never evicted")
+        yield ok(
+            "policy", f"{policy}: entries that never expire (ttl_seconds=None) are never evicted"
+        )
     else:
         yield ok("policy", policy)
     hits, misses = number_in(info, "keyspace_hits"), number_in(info, "keyspace_misses")
@@ -68,11 +99,15 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
 
 def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
     failed = [
-        name for name in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status") if info.get(name, "ok") != "ok"
+        name
+        for name in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
+        if info.get(name, "ok") != "ok"
     ]
     if failed:
         yield change(
-            "persistence", f"it could not write to its disk ({', '.join(failed)})", "free the disk: until then it may refuse all writes"
+            "persistence",
+            f"it could not write to its disk ({', '.join(failed)})",
+            "free the disk: until then it may refuse all writes",
         )
     else:
         kept = "append-only file" if info.get("aof_enabled") == "1" else "snapshots, if any"
@@ -82,7 +117,11 @@ def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
 def _clients(info: Mapping[str, str]) -> Iterator[Finding]:
     held, most = number_in(info, "connected_clients"), number_in(info, "maxclients")
     if most and held > most * 0.8:
-        yield change("connections", f"{held:,} of {most:,}", "raise maxclients, or lower max_connections of the stores")
+        yield change(
+            "connections",
+            f"{held:,} of {most:,}",
+            "raise maxclients, or lower max_connections of the stores",
+        )
 
 
 def _clock(store: RedisStore) -> Finding:
@@ -97,12 +136,22 @@ def _clock(store: RedisStore) -> Finding:
 
 def _way(url: str) -> Iterator[Finding]:
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "valkey") or parts.hostname in ("localhost", "127.0.0.1", "::1", None):
+    if parts.scheme not in ("redis", "valkey") or parts.hostname in (
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        None,
+    ):
         return
     if not parts.password:
         yield change(
-            "login", "a server that is not on this machine, without a password", "set one (ACL or requirepass), and name it in the URL"
+            "login",
+            "a server that is not on this machine, without a password",
+            "set one (ACL or requirepass), and name it in the URL",
         )
     if not environment_envelope().digests:
-        advice = "use rediss://, or LLM_CACHE_MEM_KEY, which encrypts entries before they leave this process"
+        advice = (
+            "use rediss://, or LLM_CACHE_MEM_KEY, which encrypts entries before they leave this"
+            " process"
+        )
         yield change("way", "answers cross the network in the clear", advice)

@@ -1,4 +1,5 @@
-"""What there is to check of a SQLite file: who may read it, its log, its disk, and the SQLite that it is used with."""
+"""What there is to check of a SQLite file: who may read it, its log, its disk, and the SQLite that
+it is used with."""
 
 import os
 import shutil
@@ -27,18 +28,34 @@ def findings(path: str) -> Iterator[Finding]:
         free = shutil.disk_usage(os.path.dirname(path) or ".").free
         text = f"{size_of(size)} used, {size_of(free)} free"
         low = free < max(_LEAST_FREE, size // 10)
-        yield change("disk", text, "free some, or bound the cache: max_size=, max_bytes=") if low else ok("disk", text)
+        yield (
+            change("disk", text, "free some, or bound the cache: max_size=, max_bytes=")
+            if low
+            else ok("disk", text)
+        )
         if size <= _CHECKED:
             (verdict,) = reader.db.execute("PRAGMA quick_check(1)").fetchone()
             sound = verdict in (b"ok", "ok")
             advice = "export what can be read, and let the cache begin a new file"
-            yield ok("integrity", "quick_check is ok") if sound else change("integrity", "quick_check found damage", advice)
+            yield (
+                ok("integrity", "quick_check is ok")
+                if sound
+                else change("integrity", "quick_check found damage", advice)
+            )
 
 
 def _file(path: str) -> Iterator[Finding]:
-    loose = [name for name in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(name) and stat.S_IMODE(os.stat(name).st_mode) & 0o077]
+    loose = [
+        name
+        for name in (path, f"{path}-wal", f"{path}-shm")
+        if os.path.exists(name) and stat.S_IMODE(os.stat(name).st_mode) & 0o077
+    ]
     if loose:
-        yield change("mode", f"others on this machine may read {', '.join(loose)}", "chmod 600: they hold prompts' answers in the clear")
+        yield change(
+            "mode",
+            f"others on this machine may read {', '.join(loose)}",
+            "chmod 600: they hold prompts' answers in the clear",
+        )
     else:
         yield ok("mode", "readable by its owner alone")
 
@@ -49,10 +66,16 @@ def _log(reader: DatabaseReader, path: str) -> Iterator[Finding]:
     version, safe = sqlite3.sqlite_version, wal_is_safe(sqlite3.sqlite_version_info)
     if journal == "wal" and not safe and not reader.lock.between_processes:
         yield change(
-            "sqlite", f"{version} can lose rows in WAL mode, and there are no locks here to prevent that", "use SQLite 3.51.3 or newer"
+            "sqlite",
+            f"{version} can lose rows in WAL mode, and there are no locks here to prevent that",
+            "use SQLite 3.51.3 or newer",
         )
     elif not safe:
-        yield ok("sqlite", f"{version}, whose WAL-reset bug is kept away by the lock around every write: only this library may write here")
+        yield ok(
+            "sqlite",
+            f"{version}, whose WAL-reset bug is kept away by the lock around every write: only this"
+            " library may write here",
+        )
     else:
         yield ok("sqlite", version)
     try:
@@ -61,8 +84,17 @@ def _log(reader: DatabaseReader, path: str) -> Iterator[Finding]:
         log = 0
     text = f"journal mode {journal}, log {size_of(log)}"
     if log > _LONG_LOG:
-        yield change("journal", text, "a reader that never ends keeps the log from being folded in: look for a process that hangs")
+        yield change(
+            "journal",
+            text,
+            "a reader that never ends keeps the log from being folded in: look for a process that"
+            " hangs",
+        )
     elif journal not in ("wal", "truncate"):
-        yield change("journal", text, "another program changed that: open the file with this library once more")
+        yield change(
+            "journal",
+            text,
+            "another program changed that: open the file with this library once more",
+        )
     else:
         yield ok("journal", text)

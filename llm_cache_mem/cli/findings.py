@@ -1,4 +1,5 @@
-"""What a check of a store found: what it is about, whether it is as it should be, and what to change if not."""
+"""What a check of a store found: what it is about, whether it is as it should be, and what to
+change if not."""
 
 import math
 from collections.abc import Mapping
@@ -31,10 +32,13 @@ def change(topic: str, text: str, advice: str) -> Finding:
 
 
 def clock(topic: str, ahead: float, digits: int) -> Finding:
-    """What there is to say of a server whose clock is *ahead* by so many seconds, of which *digits* after the point are known."""
+    """What there is to say of a server whose clock is *ahead* by so many seconds, of which *digits*
+    after the point are known."""
     text = f"{abs(ahead):.{digits}f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
     if abs(ahead) > _CLOCK_SECONDS:
-        return change(topic, text, "set both clocks by NTP: entries expire too early or too late by that much")
+        return change(
+            topic, text, "set both clocks by NTP: entries expire too early or too late by that much"
+        )
     return ok(topic, text)
 
 

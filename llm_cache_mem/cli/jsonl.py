@@ -1,4 +1,5 @@
-"""Entries as JSON Lines: one entry a line, its value as the codec's JSON, which is neither decoded nor believed on the way."""
+"""Entries as JSON Lines: one entry a line, its value as the codec's JSON, which is neither decoded
+nor believed on the way."""
 
 import contextlib
 import json
@@ -15,7 +16,20 @@ from llm_cache_mem.values.payload import Payload
 
 __all__ = ["Line", "from_line", "numbered_lines", "to_line"]
 
-_FIELDS = frozenset(("key", "stored_at", "expires_at", "model", "usage", "cost_usd", "seconds", "request", "value", "hidden_by"))
+_FIELDS = frozenset(
+    (
+        "key",
+        "stored_at",
+        "expires_at",
+        "model",
+        "usage",
+        "cost_usd",
+        "seconds",
+        "request",
+        "value",
+        "hidden_by",
+    )
+)
 _LONGEST_LINE = 3 * MAX_BODY_BYTES  # a value, a request and the rest
 _LONGEST_KEY = 250
 _KEY_ID_LENGTH = 16
@@ -24,7 +38,8 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class Line(NamedTuple):
-    """What a line holds. *hidden_by*: the id of the encryption key that hides the digest in *key*; "" for a published digest."""
+    """What a line holds. *hidden_by*: the id of the encryption key that hides the digest in *key*;
+    "" for a published digest."""
 
     key: str
     entry: Entry
@@ -32,7 +47,8 @@ class Line(NamedTuple):
 
 
 def to_line(key: str, entry: Entry, hidden_by: str = "") -> bytes:
-    """The entry as a line of JSON, newline included; *request* and *hidden_by* stand in it only if there are such."""
+    """The entry as a line of JSON, newline included; *request* and *hidden_by* stand in it only if
+    there are such."""
     head = {
         "key": key,
         "stored_at": entry.stored_at,
@@ -47,11 +63,17 @@ def to_line(key: str, entry: Entry, hidden_by: str = "") -> bytes:
     if entry.request is not None:
         head["request"] = entry.request.decode("utf-8", "surrogateescape")
     # The value goes in as it is; a line break in it can only be white space between JSON tokens.
-    return json.dumps(head).encode()[:-1] + b', "value": ' + entry.payload.json().replace(b"\n", b" ") + b"}\n"
+    return (
+        json.dumps(head).encode()[:-1]
+        + b', "value": '
+        + entry.payload.json().replace(b"\n", b" ")
+        + b"}\n"
+    )
 
 
 def from_line(line: bytes) -> Line:
-    """The entry of a line, in whatever order its fields stand; BadInput if it holds anything else."""
+    """The entry of a line, in whatever order its fields stand; BadInput if it holds anything
+    else."""
     fields = parse_json(line)
     if not isinstance(fields, dict):
         raise BadInput("not a JSON object")
@@ -76,7 +98,8 @@ def from_line(line: bytes) -> Line:
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, from 1, one in memory at a time; one that is too long comes cut off, which no parser takes."""
+    """The lines that are not blank, from 1, one in memory at a time; one that is too long comes cut
+    off, which no parser takes."""
     number = 0
     while line := file.readline(_LONGEST_LINE):
         number += 1
@@ -144,7 +167,9 @@ def _usage(found: Any) -> Usage | None:
 
 def _payload(value: Any) -> Payload:
     try:
-        return Payload.from_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
+        return Payload.from_json(
+            json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        )
     except UnicodeEncodeError:
         raise BadInput("'value' has half of a surrogate pair") from None
     except RecursionError:

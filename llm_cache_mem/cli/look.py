@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_cache_mem.cli.input import CommandFailed, parse_json, url_and, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Model, Namespace, Url, UrlFirst, print_json, reading, request_in
+from llm_cache_mem.cli.shared import (
+    AsJson,
+    Kind,
+    Model,
+    Namespace,
+    Url,
+    UrlFirst,
+    print_json,
+    reading,
+    request_in,
+)
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Reader
@@ -74,8 +84,13 @@ def list_(
 
 def show(
     url: UrlFirst = None,
-    key: Annotated[str | None, typer.Argument(metavar="KEY", help="A key or its digest, or what one of them begins with.")] = None,
-    value: Annotated[bool, typer.Option("--value", help="The answer too, as the JSON that is stored.")] = False,
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="KEY", help="A key or its digest, or what one of them begins with."),
+    ] = None,
+    value: Annotated[
+        bool, typer.Option("--value", help="The answer too, as the JSON that is stored.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is known about one entry; its answer only with --value."""
@@ -101,15 +116,29 @@ def show(
 
 
 def key(
-    file: Annotated[str, typer.Argument(metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.')] = "-",
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.'
+        ),
+    ] = "-",
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="No part of the request, as in LLMCache(ignore=...); may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="No part of the request, as in LLMCache(ignore=...); may be repeated.",
+        ),
     ] = None,
-    canonical: Annotated[bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")] = False,
-    new: Annotated[bool, typer.Option("--new", help="A new encryption key instead, for LLM_CACHE_MEM_KEY.")] = False,
+    canonical: Annotated[
+        bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")
+    ] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="A new encryption key instead, for LLM_CACHE_MEM_KEY.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON. Or --new: an encryption key."""
+    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON. Or
+    --new: an encryption key."""
     from llm_cache_mem.keys import digest as keys
 
     if new:
@@ -136,7 +165,9 @@ def _new_encryption_key() -> str:
 def _the_one(reader: "Reader", wanted: str) -> "Found":
     """The entry whose key or digest is *wanted*, or else the only one that begins so."""
     exact, similar = [], []
-    hidden = [hide(wanted) for hide in reader.envelope.digests] if len(wanted) == _DIGEST_LENGTH else []
+    hidden = (
+        [hide(wanted) for hide in reader.envelope.digests] if len(wanted) == _DIGEST_LENGTH else []
+    )
     parts = (wanted, *hidden) if wanted.isascii() else ()  # as all keys are
     for found in chain.from_iterable(reader.entries(part=part) for part in dict.fromkeys(parts)):
         digest = found.key.rpartition(":")[2]

@@ -48,11 +48,14 @@ def moment(at: float) -> str:
 
 def visible(text: str) -> str:
     """*text* with everything that a terminal might obey made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def show_list(rows: Sequence[Row], total: int, now: float) -> None:
-    """A line for each of *rows*. A column in which all is as it mostly is (no namespace, kind value, ...) is left out."""
+    """A line for each of *rows*. A column in which all is as it mostly is (no namespace, kind
+    value, ...) is left out."""
     columns: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
         ("key", "left", "", lambda row: row["digest"][:_DIGEST]),
         ("sample", "right", "", lambda row: str(row["sample"] or "")),
@@ -69,7 +72,8 @@ def show_list(rows: Sequence[Row], total: int, now: float) -> None:
     kept = []
     for name, justify, usual, cell in columns:
         if any(cell(row) != usual for row in rows):
-            table.add_column(name, justify=justify, no_wrap=name not in _SHRINK)  # type: ignore[arg-type]  # a str here
+            # a str here
+            table.add_column(name, justify=justify, no_wrap=name not in _SHRINK)  # type: ignore[arg-type]
             kept.append(cell)
     for row in rows:
         table.add_row(*(_cell(cell(row)) for cell in kept))
@@ -94,7 +98,9 @@ def show_entry(row: Row, now: float) -> None:
         "stored": f"{moment(row['stored_at'])}  ({age})",
         "expires": _long_expiry(row, now),
         "size": _size(row["bytes"]),
-        "tokens": "unknown" if usage is None else ", ".join(f"{n:,} {name.removesuffix('_tokens')}" for name, n in usage.items() if n),
+        "tokens": "unknown"
+        if usage is None
+        else ", ".join(f"{n:,} {name.removesuffix('_tokens')}" for name, n in usage.items() if n),
         "cost": _dollars(row["cost_usd"]) or "unknown",
         "took": "unknown" if row["seconds"] is None else f"{row['seconds']:.3g} s",
     }
@@ -104,7 +110,11 @@ def show_entry(row: Row, now: float) -> None:
 def show_stats(stats: Row, now: float) -> None:
     """The totals, then a table of who they belong to."""
     console = out()
-    lines = {"store": visible(stats["store"]), "entries": f"{stats['entries']:,}", "size": _size(stats["bytes"])}
+    lines = {
+        "store": visible(stats["store"]),
+        "entries": f"{stats['entries']:,}",
+        "size": _size(stats["bytes"]),
+    }
     if stats["expired"]:
         lines["entries"] += f", {stats['expired']:,} of them expired"
     if stats["unreadable"]:

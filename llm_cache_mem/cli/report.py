@@ -1,4 +1,5 @@
-"""What a command finds, as plain dicts: the JSON that machines read, and what the tables for people are made of."""
+"""What a command finds, as plain dicts: the JSON that machines read, and what the tables for people
+are made of."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ Row = dict[str, Any]
 
 
 def describe(found: Found, now: float) -> Row:
-    """All about an entry but its value and its request. Times are Unix seconds; None is unknown, and for *expires_at* never."""
+    """All about an entry but its value and its request. Times are Unix seconds; None is unknown,
+    and for *expires_at* never."""
     entry, parts = found.entry, found.parts
     return {
         "key": found.key,
@@ -33,7 +35,8 @@ def describe(found: Found, now: float) -> Row:
 
 
 def finite(number: float | None) -> float | None:
-    """*number* where JSON has it: infinite expiry is none, and a price that is not a number nobody knows."""
+    """*number* where JSON has it: infinite expiry is none, and a price that is not a number nobody
+    knows."""
     return number if number is not None and math.isfinite(number) else None
 
 
@@ -41,7 +44,9 @@ class _Sums:
     """Sums over entries; *unpriced* counts those whose cost nobody knows."""
 
     def __init__(self) -> None:
-        self.entries = self.expired = self.bytes = self.input_tokens = self.output_tokens = self.unpriced = 0
+        self.entries = self.expired = self.bytes = self.input_tokens = self.output_tokens = (
+            self.unpriced
+        ) = 0
         self.cost_usd = self.seconds = 0.0
 
     def add(self, row: Row) -> None:
@@ -57,7 +62,8 @@ class _Sums:
 
 
 class Summary:
-    """What a store holds, in all and by namespace, kind and model (``""``: the default namespace; no model known)."""
+    """What a store holds, in all and by namespace, kind and model (``""``: the default namespace;
+    no model known)."""
 
     def __init__(self) -> None:
         self._all = _Sums()
@@ -76,8 +82,15 @@ class Summary:
     def as_dict(self) -> Row:
         """Groups by falling number of entries."""
         times = {"oldest_stored_at": self._oldest, "newest_stored_at": self._newest}
-        return vars(self._all) | times | {f"by_{name}": _ordered(groups.items()) for name, groups in self._groups.items()}
+        return (
+            vars(self._all)
+            | times
+            | {f"by_{name}": _ordered(groups.items()) for name, groups in self._groups.items()}
+        )
 
 
 def _ordered(groups: Iterable[tuple[str, _Sums]]) -> dict[str, Row]:
-    return {name: vars(sums) for name, sums in sorted(groups, key=lambda group: (-group[1].entries, group[0]))}
+    return {
+        name: vars(sums)
+        for name, sums in sorted(groups, key=lambda group: (-group[1].entries, group[0]))
+    }

@@ -43,7 +43,8 @@ _MANY = 2000  # entries: a few tenths of a second
 
 
 def in_utf8(value: str | None) -> str | None:
-    """*value*, the name of something that is stored; BadParameter where its bytes on the command line are no UTF-8, as such names are."""
+    """*value*, the name of something that is stored; BadParameter where its bytes on the command
+    line are no UTF-8, as such names are."""
     try:
         _ = value is not None and value.encode()
     except UnicodeEncodeError:
@@ -52,22 +53,44 @@ def in_utf8(value: str | None) -> str | None:
 
 
 Url = Annotated[
-    str | None, typer.Argument(metavar="URL", envvar=URL_VARIABLE, help="The store: sqlite://./cache.db, a path, redis://host, ...")
+    str | None,
+    typer.Argument(
+        metavar="URL",
+        envvar=URL_VARIABLE,
+        help="The store: sqlite://./cache.db, a path, redis://host, ...",
+    ),
 ]
-UrlFirst = Annotated[str | None, typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it.")]
+UrlFirst = Annotated[
+    str | None,
+    typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
-Namespace = Annotated[str | None, typer.Option(metavar="NAME", callback=in_utf8, help='Only this namespace; "" is the default one.')]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", callback=in_utf8, help="Only this kind: value, stream, ...")]
-Model = Annotated[str | None, typer.Option(metavar="NAME", callback=in_utf8, help="Only answers of this model.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", callback=in_utf8, help='Only this namespace; "" is the default one.'
+    ),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", callback=in_utf8, help="Only this kind: value, stream, ..."),
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME", callback=in_utf8, help="Only answers of this model.")
+]
 
 
 @contextmanager
 def reading(url: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterator[Found]]]":
-    """A reader of the store, and those of its entries that are selected, with a progress bar as they are walked."""
+    """A reader of the store, and those of its entries that are selected, with a progress bar as
+    they are walked."""
     from llm_cache_mem.cli.store import open_to_read
 
     now = time()
-    with closing(open_to_read(url)) as reader, progress("reading", lambda: reader.size(selection.prefix)) as step:
+    with (
+        closing(open_to_read(url)) as reader,
+        progress("reading", lambda: reader.size(selection.prefix)) as step,
+    ):
 
         def entries() -> "Iterator[Found]":
             for found in reader.entries(selection.prefix):
@@ -82,22 +105,39 @@ def reading(url: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterato
 
 
 def note_unreadable(reader: "Reader") -> None:
-    """Say on stderr how many entries *reader* left out because they cannot be read, and what would help."""
+    """Say on stderr how many entries *reader* left out because they cannot be read, and what would
+    help."""
     if reader.unreadable:
-        typer.echo(f"left out {count_of(reader.unreadable)} that cannot be read: {UNREADABLE}; {READABLE_WITH}", err=True)
+        typer.echo(
+            f"left out {count_of(reader.unreadable)} that cannot be read: {UNREADABLE};"
+            f" {READABLE_WITH}",
+            err=True,
+        )
 
 
 @contextmanager
 def progress(what: str, count: Callable[[], int] | None = None) -> Iterator[Callable[[], object]]:
-    """A bar on stderr if that is a terminal and *count* says that there is much to do; what is yielded is to be called for every step."""
+    """A bar on stderr if that is a terminal and *count* says that there is much to do; what is
+    yielded is to be called for every step."""
     total = count() if count is not None and sys.stderr.isatty() else None
     if not sys.stderr.isatty() or (total is not None and total < _MANY):
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
@@ -133,7 +173,8 @@ def request_in(file: str) -> tuple[Any, dict[str, Any]]:
 
 @contextmanager
 def replacing(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    """A new file that takes its place at *path* when it is complete, readable by this user alone."""
+    """A new file that takes its place at *path* when it is complete, readable by this user
+    alone."""
     import tempfile
 
     path = os.path.realpath(path)
@@ -146,7 +187,9 @@ def replacing(path: str, *, force: bool) -> Iterator[BinaryIO]:
     if os.path.lexists(path) and not force:
         raise CommandFailed(f"{path} exists; --force replaces it")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)
+        )
     except OSError as exc:
         raise CommandFailed(f"{path} cannot be written: {exc.strerror}") from exc
     try:

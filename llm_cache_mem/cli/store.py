@@ -58,7 +58,11 @@ class Selection(NamedTuple):
         entry = found.entry
         if self.kind not in (None, found.parts.kind) or self.model not in (None, entry.model):
             return False
-        return not self.expired or entry.is_expired(now) or (self.older_than is not None and now - entry.stored_at >= self.older_than)
+        return (
+            not self.expired
+            or entry.is_expired(now)
+            or (self.older_than is not None and now - entry.stored_at >= self.older_than)
+        )
 
 
 def environment_envelope() -> Envelope:
@@ -90,19 +94,22 @@ class Reader(Protocol):
         ...
 
     def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
-        """The entries whose keys begin with *prefix* and hold *part*, the least recently used first if that is known."""
+        """The entries whose keys begin with *prefix* and hold *part*, the least recently used first
+        if that is known."""
         ...
 
     def close(self) -> None: ...
 
 
 def back_of(url: str) -> str:
-    """The store behind the memory that ``tiered:memory,URL`` has in front, which is of no concern to other processes; else *url*."""
+    """The store behind the memory that ``tiered:memory,URL`` has in front, which is of no concern
+    to other processes; else *url*."""
     return url.partition(",")[2].strip() if url.startswith("tiered:") else url
 
 
 def open_to_read(url: str) -> Reader:
-    """The reader of the store that *url* names for LLMCache too; CommandFailed if it names none, or none that one can look into."""
+    """The reader of the store that *url* names for LLMCache too; CommandFailed if it names none, or
+    none that one can look into."""
     url = back_of(url)
     path = _database(url)
     return _Listing(url) if path is None else _Database(path)
@@ -110,10 +117,15 @@ def open_to_read(url: str) -> Reader:
 
 @contextlib.contextmanager
 def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator[Store]:
-    """The store, a file being made if absent, without bounds. What is there and is not ours is refused, not set aside."""
+    """The store, a file being made if absent, without bounds. What is there and is not ours is
+    refused, not set aside."""
     url = back_of(url)
     path = _database(url)
-    if path is not None and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
+    if (
+        path is not None
+        and os.path.lexists(path)
+        and not (os.path.isfile(path) and os.path.getsize(path) == 0)
+    ):
         _Database(path).close()
     name = path or ""
     try:
@@ -121,12 +133,16 @@ def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator
             opened = _opened(url, environment_envelope(), clock)
             store, name = opened.store, opened.name
         else:
-            store = SQLiteStore(path, clock=clock, lock_timeout=_LOCK_SECONDS, envelope=environment_envelope())
+            store = SQLiteStore(
+                path, clock=clock, lock_timeout=_LOCK_SECONDS, envelope=environment_envelope()
+            )
         with contextlib.closing(store):
             yield store
     except StoreError as exc:
         told = isinstance(exc.__cause__, FileRefused)  # and names the file
-        raise CommandFailed(exc.reason if told else f"{name}: {exc.operation} failed: {exc.reason}") from exc
+        raise CommandFailed(
+            exc.reason if told else f"{name}: {exc.operation} failed: {exc.reason}"
+        ) from exc
 
 
 def expires_on_server(url: str) -> bool:
@@ -158,7 +174,12 @@ class _Database:
             for name, data in self._reader.rows(prefix, part):
                 try:
                     key = name.decode("ascii")
-                    found = Found(key, digest.parse(key), self.envelope.unpack(key, data), encrypted_with(data))
+                    found = Found(
+                        key,
+                        digest.parse(key),
+                        self.envelope.unpack(key, data),
+                        encrypted_with(data),
+                    )
                 except (AttributeError, ValueError):  # of which EntryUnreadable is one
                     self.unreadable += 1
                     continue
@@ -172,7 +193,9 @@ class _Database:
             raise CommandFailed(str(exc)) from exc
         except Exception as exc:
             if is_damage(exc):
-                raise CommandFailed(f"{self.path} is damaged, or no database at all; it was left as it is") from exc
+                raise CommandFailed(
+                    f"{self.path} is damaged, or no database at all; it was left as it is"
+                ) from exc
             if isinstance(exc, sqlite3.Error | OSError):
                 raise CommandFailed(f"{self.path}: {exc}") from exc
             raise
@@ -223,7 +246,8 @@ class _Listing:
 
 
 class _Noting:
-    """An Envelope that notes which entries it could not read, and by which encryption key the others were hidden."""
+    """An Envelope that notes which entries it could not read, and by which encryption key the
+    others were hidden."""
 
     def __init__(self, inner: Envelope) -> None:
         self._inner = inner
@@ -254,7 +278,9 @@ def _database(url: str) -> str | None:
         path = sqlite_path(url)
     except ValueError as exc:
         raise CommandFailed(str(exc), MISUSED) from None
-    is_file = path is None and "://" not in url and not url.endswith(".jsonl") and os.path.isfile(url)
+    is_file = (
+        path is None and "://" not in url and not url.endswith(".jsonl") and os.path.isfile(url)
+    )
     return url if is_file else path
 
 
@@ -264,12 +290,17 @@ def _is_recording(url: str) -> bool:
 
 def _opened(url: str, envelope: Envelope, clock: Callable[[], float]) -> Opened:
     try:
-        used = PLAIN if _is_recording(url) else envelope  # which is not encrypted, whatever the environment says
+        used = (
+            PLAIN if _is_recording(url) else envelope
+        )  # which is not encrypted, whatever the environment says
         opened = open_store(url, max_size=None, max_bytes=None, clock=clock, envelope=lambda: used)
     except (ValueError, ImportError) as exc:
         raise CommandFailed(str(exc), MISUSED) from None
     except StoreError as exc:
         raise CommandFailed(exc.reason) from exc
     if isinstance(opened.store, MemoryStore):
-        raise CommandFailed(f"{url!r} lives in the process that uses it: there is nothing to look at from here", MISUSED)
+        raise CommandFailed(
+            f"{url!r} lives in the process that uses it: there is nothing to look at from here",
+            MISUSED,
+        )
     return opened

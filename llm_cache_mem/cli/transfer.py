@@ -26,14 +26,18 @@ class _Line(NamedTuple):
 
 
 class Import:
-    """Brings entries into *store*: what became of them is in ``counts``. At *now*, in Unix seconds, what has expired is left out.
+    """Brings entries into *store*: what became of them is in ``counts``. At *now*, in Unix seconds,
+    what has expired is left out.
 
-    ``add`` and ``flush`` give a text for each line that is no entry; what came before it is in the store by then.
+    ``add`` and ``flush`` give a text for each line that is no entry; what came before it is in the
+    store by then.
     """
 
     def __init__(self, store: Store, *, namespace: str | None, overwrite: bool, now: float) -> None:
         self.counts = {"imported": 0, "kept": 0, "expired": 0, "bad_lines": 0}
-        self._store = GuardedStore(store, strict=True, on_error=lambda operation: None)  # for stores that know no many
+        self._store = GuardedStore(
+            store, strict=True, on_error=lambda operation: None
+        )  # for stores that know no many
         self._envelope = getattr(store, "envelope", None) or environment_envelope()
         self._namespace = namespace
         self._overwrite = overwrite
@@ -83,7 +87,9 @@ class Import:
     def _entry(self, line: bytes) -> tuple[str, Entry]:
         key, entry, hidden_by = from_line(line)
         if hidden_by and not self._envelope.knows(hidden_by):
-            raise BadInput(f"its key is hidden with an encryption key that {KEY_VARIABLE} does not name")
+            raise BadInput(
+                f"its key is hidden with an encryption key that {KEY_VARIABLE} does not name"
+            )
         if not hidden_by and self._envelope.digests:
             key = _hidden(key, self._envelope.digests[0])
         if self._namespace is not None:

@@ -1,4 +1,5 @@
-"""The command ``why``: what stands between a request, or a whole run of them, and stored answers. Nothing in the store changes by it."""
+"""The command ``why``: what stands between a request, or a whole run of them, and stored answers.
+Nothing in the store changes by it."""
 
 import gzip
 import os
@@ -9,7 +10,18 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
-from llm_cache_mem.cli.shared import AsJson, Kind, Url, count_of, in_utf8, opened, print_json, progress, reading, request_in
+from llm_cache_mem.cli.shared import (
+    AsJson,
+    Kind,
+    Url,
+    count_of,
+    in_utf8,
+    opened,
+    print_json,
+    progress,
+    reading,
+    request_in,
+)
 from llm_cache_mem.keys.digest import DEFAULT_IGNORE
 
 if TYPE_CHECKING:
@@ -23,35 +35,68 @@ _OF_TRANSPORT = "http."  # in front of what a body does not say: the base URL, t
 
 def why(
     url: Url = None,
-    file: Annotated[str, typer.Argument(metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.')] = "-",
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.'
+        ),
+    ] = "-",
     namespace: Annotated[
         str,
-        typer.Option(metavar="NAME", callback=in_utf8, help="Among the requests of this namespace; namespaces do not answer one another."),
+        typer.Option(
+            metavar="NAME",
+            callback=in_utf8,
+            help="Among the requests of this namespace; namespaces do not answer one another.",
+        ),
     ] = "",
     kind: Kind = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="No part of the request, as in LLMCache(ignore=...); may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="No part of the request, as in LLMCache(ignore=...); may be repeated.",
+        ),
     ] = None,
     whole_run: Annotated[
-        bool, typer.Option("--all", help="Of all requests in URL, or in a file of JSON lines: which fields cost most hits.")
+        bool,
+        typer.Option(
+            "--all",
+            help="Of all requests in URL, or in a file of JSON lines: which fields cost most hits.",
+        ),
     ] = False,
-    at: Annotated[str | None, typer.Option(metavar="FIELD", help="With --all: the field of each line that holds the request.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD", help="With --all: the field of each line that holds the request."
+        ),
+    ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="With --all: a parameter that decides the answer; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="With --all: a parameter that decides the answer; may be repeated."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Why a request misses: the nearest stored one and each field that differs, shortened, without secrets.
+    """Why a request misses: the nearest stored one and each field that differs, shortened, without
+    secrets.
 
-    Needs stored requests: those of a jsonl store, or of caches with keep_requests=True. With --all: over a whole run, the fields that
-    cost most hits, and the key_fn that would win them back; names and patterns only, nothing of what was asked.
+    Needs stored requests: those of a jsonl store, or of caches with keep_requests=True. With --all:
+    over a whole run, the fields that cost most hits, and the key_fn that would win them back; names
+    and patterns only, nothing of what was asked.
     """
     from llm_cache_mem.cli.store import Selection
 
     if whole_run:
         if file != "-":
             raise CommandFailed("--all takes a store or a file, not a request besides", MISUSED)
-        _survey(url_of(url), Selection(namespace, kind), at, {"ignore": ignore, "keep": keep or ()}, as_json)
+        _survey(
+            url_of(url),
+            Selection(namespace, kind),
+            at,
+            {"ignore": ignore, "keep": keep or ()},
+            as_json,
+        )
         return
     if at is not None or keep is not None:
         raise CommandFailed("--at and --keep belong to --all", MISUSED)
@@ -80,7 +125,9 @@ def why(
         typer.echo(str(found))
 
 
-def _survey(source: str, selection: "Selection", at: str | None, asked: dict[str, Any], as_json: bool) -> None:
+def _survey(
+    source: str, selection: "Selection", at: str | None, asked: dict[str, Any], as_json: bool
+) -> None:
     from llm_cache_mem.diagnostics.survey import survey
 
     of_lines = at is not None or _is_of_lines(source)
@@ -91,11 +138,16 @@ def _survey(source: str, selection: "Selection", at: str | None, asked: dict[str
     if as_json:
         print_json([{"kind": kind, **one.as_dict()} for kind, one in found.items()])
     else:
-        typer.echo("\n\n".join(f"{kind}: {one}" if len(found) > 1 else str(one) for kind, one in found.items()))
+        typer.echo(
+            "\n\n".join(
+                f"{kind}: {one}" if len(found) > 1 else str(one) for kind, one in found.items()
+            )
+        )
 
 
 def _is_of_lines(source: str) -> bool:
-    """Whether it is a file of requests rather than a store: JSON lines, packed or not, that no store has written."""
+    """Whether it is a file of requests rather than a store: JSON lines, packed or not, that no
+    store has written."""
     if source == "-":
         return True
     if not os.path.isfile(source):
@@ -148,8 +200,15 @@ def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]
             if one.entry.request is not None:
                 found.setdefault(one.parts.kind, []).append(parse_json(one.entry.request))
     if not found:
-        where = f"namespace {selection.namespace!r}" if selection.namespace else "the default namespace (--namespace names another)"
-        raise CommandFailed(f"none of {count_of(total)} of {where} keeps its request: LLMCache(keep_requests=True) has them kept")
+        where = (
+            f"namespace {selection.namespace!r}"
+            if selection.namespace
+            else "the default namespace (--namespace names another)"
+        )
+        raise CommandFailed(
+            f"none of {count_of(total)} of {where} keeps its request: LLMCache(keep_requests=True)"
+            " has them kept"
+        )
     return found
 
 

@@ -32,7 +32,8 @@ ABSENT: Final = _Absent()
 
 
 class Kept(NamedTuple):
-    """A stored request: its key, what kind of entry and which sample that is, and its canonical JSON; None where none is kept.
+    """A stored request: its key, what kind of entry and which sample that is, and its canonical
+    JSON; None where none is kept.
 
     Of one that is looked for, *kind* may be empty: any.
     """
@@ -53,7 +54,8 @@ class Kept(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A field that differs: *path* is like ``messages[3].content``; ABSENT stands for a field that is not there."""
+    """A field that differs: *path* is like ``messages[3].content``; ABSENT stands for a field that
+    is not there."""
 
     path: str
     stored: Any
@@ -71,13 +73,16 @@ class Difference(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What stands between a request and a stored answer. ``str()`` is for people, the fields are for programs.
+    """What stands between a request and a stored answer. ``str()`` is for people, the fields are
+    for programs.
 
-    It quotes from both requests, shortened and without secrets. *key*: what was looked for. *nearest*: the key of the stored request
-    that is most like it, None if there is none to compare with, and *differences* what is not the same in it. *stored*: entries there
-    were, *compared*: those of them that keep their request. *state*: ``absent``, or of an entry under this very key: ``fresh``,
-    ``expired`` or ``unreadable``; of a miss in the past also ``gone`` (it was stored before), ``refreshed`` (the mode was refresh) or
-    ``unkept``: its answers are not stored, for *reason*.
+    It quotes from both requests, shortened and without secrets. *key*: what was looked for.
+    *nearest*: the key of the stored request that is most like it, None if there is none to compare
+    with, and *differences* what is not the same in it. *stored*: entries there were, *compared*:
+    those of them that keep their request. *state*: ``absent``, or of an entry under this very key:
+    ``fresh``, ``expired`` or ``unreadable``; of a miss in the past also ``gone`` (it was stored
+    before), ``refreshed`` (the mode was refresh) or ``unkept``: its answers are not stored, for
+    *reason*.
     """
 
     key: str
@@ -94,16 +99,24 @@ class Explanation(NamedTuple):
         if not self.stored:
             return "nothing is stored in this namespace yet"
         if self.nearest is None:
-            return f"none of the {self.stored:,} stored entries keeps its request: LLMCache(keep_requests=True) has them kept"
-        head = f"nearest of {self.compared:,} stored {'request' if self.compared == 1 else 'requests'}: {self.nearest}"
+            return (
+                f"none of the {self.stored:,} stored entries keeps its request:"
+                " LLMCache(keep_requests=True) has them kept"
+            )
+        head = (
+            f"nearest of {self.compared:,} stored"
+            f" {'request' if self.compared == 1 else 'requests'}: {self.nearest}"
+        )
         if not self.differences:
             return (
-                f"{head}\n  It says the same. What differs was redacted, or its key was made with another key_fn or ignore, "
-                "or somebody has edited it by hand."
+                f"{head}\n  It says the same. What differs was redacted, or its key was made with"
+                " another key_fn or ignore, or somebody has edited it by hand."
             )
         lines = [f"  {difference}" for difference in self.differences[:SHOWN]]
         more = len(self.differences) - SHOWN
-        return "\n".join([f"{head} (stored → asked)", *lines, *([f"  and {more:,} more"] if more > 0 else [])])
+        return "\n".join(
+            [f"{head} (stored → asked)", *lines, *([f"  and {more:,} more"] if more > 0 else [])]
+        )
 
     def __repr__(self) -> str:
         return str(self)
@@ -116,7 +129,14 @@ class Explanation(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON; a side of a difference that is not there has no field."""
         listed = [
-            {"path": path, **{name: side for name, side in (("stored", stored), ("asked", asked)) if side is not ABSENT}}
+            {
+                "path": path,
+                **{
+                    name: side
+                    for name, side in (("stored", stored), ("asked", asked))
+                    if side is not ABSENT
+                },
+            }
             for path, stored, asked in self.differences
         ]
         return self._asdict() | {"differences": listed}
@@ -133,10 +153,13 @@ _STATES = {
 }
 
 
-def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | None = None) -> Explanation:
+def explain(
+    asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | None = None
+) -> Explanation:
     """Compare *asked*, whose request must be there, with what is *stored*.
 
-    *hashed* makes of a request, as a tree of JSON, what its key is made from; without it that is the whole request.
+    *hashed* makes of a request, as a tree of JSON, what its key is made from; without it that is
+      the whole request.
     """
     total = compared = 0
 
@@ -147,7 +170,12 @@ def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | 
             total += 1
             if kept.request is not None:
                 compared += 1
-                yield _likeness(wanted, _words(kept.request)) - 0.05 * (kept.kind != (asked.kind or kept.kind)), -total, kept
+                yield (
+                    _likeness(wanted, _words(kept.request))
+                    - 0.05 * (kept.kind != (asked.kind or kept.kind)),
+                    -total,
+                    kept,
+                )
 
     candidates = [kept for _, _, kept in nlargest(_LOOKED_INTO, readable())]
     target = _tree(asked.request, hashed)
@@ -162,7 +190,9 @@ def explain(asked: Kept, stored: Iterable[Kept], hashed: Callable[[Any], Any] | 
     return Explanation(asked.key, best[1].key, tuple(best[2]), total, compared)
 
 
-def differences(stored: Any, asked: Any, path: str = "", depth: int = digest.MAX_DEPTH) -> Iterator[Difference]:
+def differences(
+    stored: Any, asked: Any, path: str = "", depth: int = digest.MAX_DEPTH
+) -> Iterator[Difference]:
     """Where two trees of JSON differ, as JSON: 1, 1.0 and true are three things."""
     if type(stored) is str and stored == REDACTED:
         return
@@ -170,7 +200,12 @@ def differences(stored: Any, asked: Any, path: str = "", depth: int = digest.MAX
         yield Difference(path or "request", stored, asked)
     elif type(stored) is dict and depth:
         for name in (*stored, *(name for name in asked if name not in stored)):
-            yield from differences(stored.get(name, ABSENT), asked.get(name, ABSENT), f"{path}.{name}" if path else name, depth - 1)
+            yield from differences(
+                stored.get(name, ABSENT),
+                asked.get(name, ABSENT),
+                f"{path}.{name}" if path else name,
+                depth - 1,
+            )
     elif type(stored) is list and depth:
         yield from _in_lists(stored, asked, path, depth - 1)
     elif stored != asked:
@@ -181,7 +216,10 @@ def _in_lists(stored: list[Any], asked: list[Any], path: str, depth: int) -> Ite
     """A message that was put in or left out moves those behind it, and makes them no others."""
     shorter = min(len(stored), len(asked))
     start = next((i for i in range(shorter) if not _equal(stored[i], asked[i])), shorter)
-    end = next((i for i in range(shorter - start) if not _equal(stored[-1 - i], asked[-1 - i])), shorter - start)
+    end = next(
+        (i for i in range(shorter - start) if not _equal(stored[-1 - i], asked[-1 - i])),
+        shorter - start,
+    )
     old, new = stored[start : len(stored) - end], asked[start : len(asked) - end]
     for i in range(max(len(old), len(new))):
         sides = (old[i] if i < len(old) else ABSENT, new[i] if i < len(new) else ABSENT)
@@ -207,14 +245,17 @@ def _likeness(one: frozenset[Any], other: frozenset[Any]) -> float:
 
 
 def _weight(difference: Difference) -> float:
-    """What a difference tells against a request: another text more than another setting, a changed text by how much of it changed."""
+    """What a difference tells against a request: another text more than another setting, a changed
+    text by how much of it changed."""
     _, stored, asked = difference
     if difference.path == _KIND:
         return 1.5
     if type(stored) is str and type(asked) is str and max(len(stored), len(asked)) > _CONTEXT:
         return 0.2 + 4 * (1 - _likeness(frozenset(stored.split()), frozenset(asked.split())))
     if type(stored) is str and type(asked) is str:
-        return 1.0 - 0.1 * _in_common(stored, asked) / max(len(stored), len(asked))  # between two that differ as much
+        return 1.0 - 0.1 * _in_common(stored, asked) / max(
+            len(stored), len(asked)
+        )  # between two that differ as much
     return 2.0 if isinstance(stored, (dict, list)) or isinstance(asked, (dict, list)) else 1.0
 
 
@@ -276,4 +317,8 @@ def _json(value: Any) -> str:
     if value is ABSENT:
         return "absent"
     text = json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+    )

@@ -1,4 +1,5 @@
-"""The last lookups that found nothing, with what was asked and what became of the answer, for those who ask why."""
+"""The last lookups that found nothing, with what was asked and what became of the answer, for those
+who ask why."""
 
 from collections import deque
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ _MOST = 20
 
 
 class Miss:
-    """One of them: *at* in Unix seconds; *state* as in Explanation; *outcome*: ``stored``, why not, or "" as long as nobody knows."""
+    """One of them: *at* in Unix seconds; *state* as in Explanation; *outcome*: ``stored``, why not,
+    or "" as long as nobody knows."""
 
     __slots__ = ("at", "outcome", "request", "state")
 
@@ -28,7 +30,9 @@ class Misses:
 
     def note(self, request: "Request", at: float, state: str) -> None:
         """*request* was looked for *at* that time, in vain."""
-        self._misses.append(Miss(request._replace(messages=None, params={}), at, state))  # *kept* is enough: the caller's objects may go
+        self._misses.append(
+            Miss(request._replace(messages=None, params={}), at, state)
+        )  # *kept* is enough: the caller's objects may go
 
     def became(self, key: str, outcome: str) -> None:
         """The answer to the request of *key* was ``stored``, or not: for what reason."""
@@ -42,7 +46,8 @@ class Misses:
         return list(self._misses)[: -max(most, 0) - 1 : -1]
 
     def cause(self, miss: Miss) -> tuple[str, str]:
-        """The state that explains *miss*, with what came before it in sight; and, of answers that are not kept, why."""
+        """The state that explains *miss*, with what came before it in sight; and, of answers that
+        are not kept, why."""
         same = [other for other in self.last(_MOST) if other.request.key == miss.request.key]
         unkept = next((other.outcome for other in same if other.outcome not in ("", "stored")), "")
         if unkept and miss.outcome != "stored":

@@ -1,4 +1,5 @@
-"""Redaction: what must not be written down is taken out of a request, and out of a recorded answer, before anything is written."""
+"""Redaction: what must not be written down is taken out of a request, and out of a recorded answer,
+before anything is written."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -28,7 +29,8 @@ _SECRETS = re.compile(
     r")"
     r"|(?P<before>[?&](?:api[-_]?key|key|token|access[-_]token|sig|signature)=)[^&\s\"'<>]{8,}"
     r"|(?P<url>[a-z][a-z0-9+.-]{1,20}://)[^\s/:@\"'<>]{0,100}:[^\s/@\"'<>]{1,200}(?=@)"
-    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:(?!-----END)[\s\S])+(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
+    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:(?!-----END)[\s\S])+(?:-----END [A-Z"
+    r" ]{0,30}PRIVATE KEY-----)?"
 )
 _PREFIXES = ("scheme", "before", "url")  # what stays in front of the secret
 
@@ -39,10 +41,12 @@ def _without_secret(found: "re.Match[str]") -> str:
 
 
 class Redaction:
-    """Takes out secrets, and what *rules* name besides. Always out: API keys, tokens, passwords, cookies, authorization.
+    """Takes out secrets, and what *rules* name besides. Always out: API keys, tokens, passwords,
+    cookies, authorization.
 
-    Names hold for the fields of requests, wherever in them, patterns for every text in requests and recorded answers. What is
-    taken out becomes REDACTED. The key of a request is made before, from what it really says.
+    Names hold for the fields of requests, wherever in them, patterns for every text in requests and
+    recorded answers. What is taken out becomes REDACTED. The key of a request is made before, from
+    what it really says.
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
@@ -56,7 +60,10 @@ class Redaction:
             elif isinstance(rule, re.Pattern) and isinstance(rule.pattern, str):
                 self._patterns.append(rule)
             else:
-                raise TypeError("redact takes names of fields and compiled patterns: redact=['user', re.compile(r'\\d{16}')]")
+                raise TypeError(
+                    "redact takes names of fields and compiled patterns: redact=['user',"
+                    " re.compile(r'\\d{16}')]"
+                )
 
     def request(self, tree: Any) -> Any:
         """A copy of the plain JSON *tree* without what must not be kept of a request."""
@@ -69,7 +76,8 @@ class Redaction:
         return encode(self.request(json.loads(text))).encode()
 
     def answer(self, tree: Any) -> Any:
-        """A copy of the plain JSON *tree* without secrets in its texts; its fields keep their names, whatever these are."""
+        """A copy of the plain JSON *tree* without secrets in its texts; its fields keep their
+        names, whatever these are."""
         return self._walk(tree, None, _MAX_DEPTH)
 
     def text(self, text: str) -> str:
@@ -86,7 +94,11 @@ class Redaction:
             return REDACTED if isinstance(node, (dict, list)) else node
         if type(node) is dict:
             return {
-                key: REDACTED if field is not None and field(key, item) else self._walk(item, field, depth - 1)
+                key: (
+                    REDACTED
+                    if field is not None and field(key, item)
+                    else self._walk(item, field, depth - 1)
+                )
                 for key, item in node.items()
             }
         return [self._walk(item, field, depth - 1) for item in node] if type(node) is list else node
@@ -95,7 +107,10 @@ class Redaction:
         plain = _plain(name)
         if plain in self._names:
             return True
-        return not isinstance(value, (int, float, type(None))) and _SECRET_NAMES.fullmatch(plain) is not None
+        return (
+            not isinstance(value, (int, float, type(None)))
+            and _SECRET_NAMES.fullmatch(plain) is not None
+        )
 
 
 def _plain(name: str) -> str:

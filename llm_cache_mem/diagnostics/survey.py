@@ -1,7 +1,9 @@
-"""Over a whole run: which fields of the requests cost most hits, and which key function would win them back.
+"""Over a whole run: which fields of the requests cost most hits, and which key function would win
+them back.
 
-A field costs a hit where leaving it out makes a request equal to an earlier one. All is counted without age and capacity: a
-request hits if an equal one came before it. Only names of fields and patterns are reported, never what a request says.
+A field costs a hit where leaving it out makes a request equal to an earlier one. All is counted
+without age and capacity: a request hits if an equal one came before it. Only names of fields and
+patterns are reported, never what a request says.
 """
 
 import json
@@ -17,16 +19,22 @@ from llm_cache_mem.keys.request import parameter_names
 __all__ = ["PATTERNS", "Cost", "Remedy", "Survey", "survey"]
 
 PATTERNS: Mapping[str, str] = {
-    "a date and time": r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z| ?UTC|[+-]\d\d:?\d\d)?",
+    "a date and time": (
+        r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z| ?UTC|[+-]\d\d:?\d\d)?"
+    ),
     "a date": r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}|\d{4}年\d\d?月\d\d?日",
     "a date in words": (
         r"(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?,? )?"
-        r"(?:(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? \d\d?(?:st|nd|rd|th)?,? \d{4}"
-        r"|\d\d?(?:st|nd|rd|th)? (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?,? \d{4})"
+        r"(?:(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? \d\d?(?:st|nd|rd|th)?,?"
+        r" \d{4}"
+        r"|\d\d?(?:st|nd|rd|th)? (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?,?"
+        r" \d{4})"
     ),
     "a time of day": r"\b\d\d?:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp]\.?[Mm]\b\.?)?",
     "a UUID": r"\b[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\b",
-    "an id": r"\b(?:req|request|run|trace|span|session|sess|conv|conversation|thread|user|call|msg|toolu|chatcmpl|id)[-_][0-9A-Za-z_-]{6,}",
+    "an id": (
+        r"\b(?:req|request|run|trace|span|session|sess|conv|conversation|thread|user|call|msg|toolu|chatcmpl|id)[-_][0-9A-Za-z_-]{6,}"
+    ),
     "a hexadecimal number": r"\b(?=[0-9a-f]*\d)[0-9a-f]{16,64}\b",
     "a Unix time": r"\b1\d{9}(?:\d{3})?\b(?:\.\d+)?",
 }
@@ -35,18 +43,72 @@ PATTERNS: Mapping[str, str] = {
 _DECISIVE = frozenset(
     {
         *SYSTEM_PARAMS,
-        *("model", "messages", "input", "contents", "prompt", "texts", "documents", "tools", "functions", "tool_choice"),
-        *("tool_config", "toolConfig", "response_format", "output_config", "format", "previous_response_id", "cachedContent"),
-        *("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "max_output_tokens", "stop", "stop_sequences"),
-        *("seed", "n", "reasoning", "reasoning_effort", "thinking", "generationConfig", "generation_config", "stream", "base_url", "url"),
+        *(
+            "model",
+            "messages",
+            "input",
+            "contents",
+            "prompt",
+            "texts",
+            "documents",
+            "tools",
+            "functions",
+            "tool_choice",
+        ),
+        *(
+            "tool_config",
+            "toolConfig",
+            "response_format",
+            "output_config",
+            "format",
+            "previous_response_id",
+            "cachedContent",
+        ),
+        *(
+            "temperature",
+            "top_p",
+            "top_k",
+            "max_tokens",
+            "max_completion_tokens",
+            "max_output_tokens",
+            "stop",
+            "stop_sequences",
+        ),
+        *(
+            "seed",
+            "n",
+            "reasoning",
+            "reasoning_effort",
+            "thinking",
+            "generationConfig",
+            "generation_config",
+            "stream",
+            "base_url",
+            "url",
+        ),
         *("deployment", "engine", "http.base_url", "http.path", "http.query", "http.source"),
     }
 )
-"""Params that decide the answer: a difference in them is shown, but leaving them out is nothing to advise."""
+"""Params that decide the answer: a difference in them is shown, but leaving them out is nothing to
+advise."""
 
-_SAID = frozenset({"role", "content", "parts", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content"})
+_SAID = frozenset(
+    {
+        "role",
+        "content",
+        "parts",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "refusal",
+        "reasoning_content",
+    }
+)
 _STEPS = 6  # fields and patterns that the advice names at the most
-_PAIRED, _PAIRED_CHARACTERS = 1000, 2_000_000  # requests, and text in them, in which pairs of fields are tried
+_PAIRED, _PAIRED_CHARACTERS = (
+    1000,
+    2_000_000,
+)  # requests, and text in them, in which pairs of fields are tried
 _MOST_LEAVES = 20_000  # a request with more is taken field by field, not leaf by leaf
 
 
@@ -58,7 +120,8 @@ class Cost(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """*why*: what differs; *key_fn*: this and all remedies before it, as code; *hits*: what there would be with it, in all."""
+    """*why*: what differs; *key_fn*: this and all remedies before it, as code; *hits*: what there
+    would be with it, in all."""
 
     why: str
     key_fn: str
@@ -66,7 +129,8 @@ class Remedy(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """*hits* of *requests* as the keys are now; what each field costs, the dearest first; and remedies, each on top of the last.
+    """*hits* of *requests* as the keys are now; what each field costs, the dearest first; and
+    remedies, each on top of the last.
 
     *last_turn_hits*: what there would be if earlier turns of a conversation did not count.
     """
@@ -79,17 +143,31 @@ class Survey(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            f"{self.requests:,} {'request' if self.requests == 1 else 'requests'}, {self.with_share(self.hits)} equal to an earlier one"
+            f"{self.requests:,} {'request' if self.requests == 1 else 'requests'},"
+            f" {self.with_share(self.hits)} equal to an earlier one"
         ]
         if self.costs:
             width = max(len(cost.field) for cost in self.costs)
-            lines += ["", "fields that cost most hits", *(f"  {field:<{width}}  {hits:,}" for field, hits in self.costs)]
+            lines += [
+                "",
+                "fields that cost most hits",
+                *(f"  {field:<{width}}  {hits:,}" for field, hits in self.costs),
+            ]
         if self.remedies:
             lines += ["", "what would win them back, if it does not change the answer"]
-            lines += [f"  {self.with_share(remedy.hits)} hits without {remedy.why}" for remedy in self.remedies]
+            lines += [
+                f"  {self.with_share(remedy.hits)} hits without {remedy.why}"
+                for remedy in self.remedies
+            ]
             lines += ["", f"  key_fn={self.remedies[-1].key_fn}"]
         if self.last_turn_hits > max([self.hits, *(remedy.hits for remedy in self.remedies)]):
-            lines += ["", f"  {self.with_share(self.last_turn_hits)} hits with key_fn=last_turn, to which earlier turns do not matter"]
+            lines += [
+                "",
+                (
+                    f"  {self.with_share(self.last_turn_hits)} hits with key_fn=last_turn, to which"
+                    " earlier turns do not matter"
+                ),
+            ]
         if not self.costs and not self.remedies:
             lines += ["", "no single field stands between a request and an earlier one"]
         return "\n".join(lines)
@@ -101,7 +179,9 @@ class Survey(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON."""
-        return self._asdict() | {name: [one._asdict() for one in getattr(self, name)] for name in ("costs", "remedies")}
+        return self._asdict() | {
+            name: [one._asdict() for one in getattr(self, name)] for name in ("costs", "remedies")
+        }
 
     def with_share(self, hits: int) -> str:
         """*hits*, and which part of all requests that is."""
@@ -109,31 +189,43 @@ class Survey(NamedTuple):
 
 
 def survey(
-    requests: Iterable[Mapping[str, Any]], *, ignore: Iterable[str] = digest.DEFAULT_IGNORE, keep: Iterable[str] = (), top: int = 10
+    requests: Iterable[Mapping[str, Any]],
+    *,
+    ignore: Iterable[str] = digest.DEFAULT_IGNORE,
+    keep: Iterable[str] = (),
+    top: int = 10,
 ) -> Survey:
-    """What stands between *requests* (JSON objects: params, and ``messages`` if they have any) and hits; the *top* fields of it.
+    """What stands between *requests* (JSON objects: params, and ``messages`` if they have any) and
+    hits; the *top* fields of it.
 
-    *ignore*: params that are no part of a request, as in ``LLMCache(ignore=...)``. *keep*: params that decide the answer, besides
+    *ignore*: params that are no part of a request, as in ``LLMCache(ignore=...)``. *keep*: params
+      that decide the answer, besides
     those known to, such as ``model``: no remedy leaves them out.
 
-    What is said in a conversation is no field: without it every request would be the same. Takes memory for the shape of each request.
-    Costs are counted by hashes of fields; remedies by the keys that their key function makes. ValueError for what is no JSON object.
+    What is said in a conversation is no field: without it every request would be the same. Takes
+    memory for the shape of each request. Costs are counted by hashes of fields; remedies by the
+    keys that their key function makes. ValueError for what is no JSON object.
     """
     ignored = parameter_names(ignore)
     seen = [_Seen(request, ignored) for request in requests]
     found = Survey(len(seen), _real_hits(seen, None), (), (), _real_hits(seen, last_turn))
-    return found._replace(costs=_costs(seen, top), remedies=tuple(_remedies(seen, found.hits, _DECISIVE.union(keep))))
+    return found._replace(
+        costs=_costs(seen, top), remedies=tuple(_remedies(seen, found.hits, _DECISIVE.union(keep)))
+    )
 
 
 class _Seen:
-    """One request: the sum of its leaves' hashes, the part of it below each field, and its text that masking() would read."""
+    """One request: the sum of its leaves' hashes, the part of it below each field, and its text
+    that masking() would read."""
 
     __slots__ = ("_masked", "below", "request", "texts", "total")
 
     def __init__(self, request: Mapping[str, Any], ignored: frozenset[str]) -> None:
         if not isinstance(request, Mapping):
             raise ValueError(f"a request is a JSON object, not {type(request).__name__}")
-        self.request = request = {name: value for name, value in request.items() if name not in ignored}
+        self.request = request = {
+            name: value for name, value in request.items() if name not in ignored
+        }
         self.below: dict[str, int] = {}
         self.texts: list[tuple[str, str]] = []
         self._masked: dict[tuple[str, ...], dict[str, int]] = {}
@@ -151,7 +243,8 @@ class _Seen:
                 self.texts.append((parents[-1], value))
 
     def masked(self, names: tuple[str, ...]) -> dict[str, int]:
-        """What masking with the patterns of these *names* does to the sum, by the path of the text that it changes."""
+        """What masking with the patterns of these *names* does to the sum, by the path of the text
+        that it changes."""
         changes = self._masked.get(names)
         if changes is None:
             changes = self._masked[names] = {}
@@ -184,7 +277,9 @@ def _leaves(request: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
         if type(value) is dict and value:
             pending += [([*parents, f"{path}.{name}"], item) for name, item in value.items()]
         elif type(value) is list and value:
-            pending += [([*parents, f"{path}[{number}]"], item) for number, item in enumerate(value)]
+            pending += [
+                ([*parents, f"{path}[{number}]"], item) for number, item in enumerate(value)
+            ]
         else:
             yield parents, value
 
@@ -193,11 +288,16 @@ def _system_messages(request: Mapping[str, Any]) -> frozenset[str]:
     """The paths of system prompts among the messages."""
     messages = request.get("messages")
     listed = enumerate(messages) if type(messages) is list else ()
-    return frozenset(f"messages[{n}]" for n, said in listed if type(said) is dict and said.get("role") in SYSTEM_ROLES)
+    return frozenset(
+        f"messages[{n}]"
+        for n, said in listed
+        if type(said) is dict and said.get("role") in SYSTEM_ROLES
+    )
 
 
 def _message_fields(parents: list[str], systems: frozenset[str]) -> list[str]:
-    """The fields that a leaf of a message belongs to: all in a system prompt, elsewhere those of every message that are not said."""
+    """The fields that a leaf of a message belongs to: all in a system prompt, elsewhere those of
+    every message that are not said."""
     if len(parents) < 3:
         return []
     message, field = parents[1:3]
@@ -216,9 +316,12 @@ def _without(seen: list[_Seen], field: str) -> int:
 
 
 def _costs(seen: list[_Seen], top: int) -> tuple[Cost, ...]:
-    """The narrowest fields first where several cost the same: one leaf rather than all that holds it."""
+    """The narrowest fields first where several cost the same: one leaf rather than all that holds
+    it."""
     now = _repeats(one.total for one in seen)
-    costs = [Cost(field, hits) for field in _fields(seen) if (hits := _without(seen, field) - now) > 0]
+    costs = [
+        Cost(field, hits) for field in _fields(seen) if (hits := _without(seen, field) - now) > 0
+    ]
     costs.sort(key=lambda cost: (-cost.hits, -len(cost.field)))
     kept: list[Cost] = []
     for cost in costs:
@@ -237,13 +340,16 @@ def _holds(field: str, other: str) -> bool:
 
 
 class _Plan(NamedTuple):
-    """What a key function leaves out: params and fields of messages by name, and what patterns match, in the order of PATTERNS."""
+    """What a key function leaves out: params and fields of messages by name, and what patterns
+    match, in the order of PATTERNS."""
 
     ignored: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
 
     def masking(self, name: str) -> "_Plan":
-        return self._replace(masked=tuple(known for known in PATTERNS if known == name or known in self.masked))
+        return self._replace(
+            masked=tuple(known for known in PATTERNS if known == name or known in self.masked)
+        )
 
     def key_fn(self) -> Callable[..., Any]:
         inner: dict[str, Any] = {"then": masking(_pattern(self.masked))} if self.masked else {}
@@ -251,15 +357,26 @@ class _Plan(NamedTuple):
 
     def code(self) -> str:
         mask = f'masking(r"{_pattern(self.masked)}")' if self.masked else ""
-        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.ignored)  # Python's way too
-        return f"ignoring({names}, then={mask})" if names and mask else f"ignoring({names})" if names else mask
+        names = ", ".join(
+            json.dumps(name, ensure_ascii=False) for name in self.ignored
+        )  # Python's way too
+        return (
+            f"ignoring({names}, then={mask})"
+            if names and mask
+            else f"ignoring({names})"
+            if names
+            else mask
+        )
 
 
 def _remedies(seen: list[_Seen], hits: int, keep: frozenset[str]) -> Iterator[Remedy]:
-    """The remedy that wins most, then the one that wins most on top of it, and so on until there is none."""
+    """The remedy that wins most, then the one that wins most on top of it, and so on until there is
+    none."""
     plan = _Plan()
     for _ in range(_STEPS):
-        best = _best(_steps(seen, plan, keep), _hits(seen, plan)) or _best_pair(_some(seen), plan, keep)
+        best = _best(_steps(seen, plan, keep), _hits(seen, plan)) or _best_pair(
+            _some(seen), plan, keep
+        )
         if best is None:
             return
         plan = best.plan
@@ -279,7 +396,9 @@ class _Step(NamedTuple):
 
 
 def _best(steps: Iterable[_Step], now: int) -> _Step | None:
-    return max((step for step in steps if step.hits > now), default=None, key=lambda step: step.hits)
+    return max(
+        (step for step in steps if step.hits > now), default=None, key=lambda step: step.hits
+    )
 
 
 def _some(seen: list[_Seen]) -> list[_Seen]:
@@ -289,7 +408,8 @@ def _some(seen: list[_Seen]) -> list[_Seen]:
 
 
 def _best_pair(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> _Step | None:
-    """Two fields or patterns, each of which hides that the other costs hits: a time and an id, both new in every request."""
+    """Two fields or patterns, each of which hides that the other costs hits: a time and an id, both
+    new in every request."""
     pairs = (
         second._replace(why=f"{first.why} and {second.why}")
         for first in _steps(seen, plan, keep)
@@ -306,7 +426,12 @@ def _steps(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[_St
     left = [_Left(one, plan) for one in seen]
     tops = {name for one in seen for name in one.request}
     for field in _fields(seen):
-        if field and field not in plan.ignored and field not in keep and (field in tops or _is_of_messages(field)):
+        if (
+            field
+            and field not in plan.ignored
+            and field not in keep
+            and (field in tops or _is_of_messages(field))
+        ):
             hits = _repeats(one.total - one.below(field) for one in left)
             yield _Step(hits, field, plan._replace(ignored=(*plan.ignored, field)))
     for name in PATTERNS:
@@ -316,7 +441,9 @@ def _steps(seen: list[_Seen], plan: _Plan, keep: frozenset[str]) -> Iterator[_St
 
 def _is_of_messages(field: str) -> bool:
     """Whether it is a field of messages as ignoring() takes them."""
-    return field.startswith("messages[].") and not set(field.removeprefix("messages[].")) & set(".[")
+    return field.startswith("messages[].") and not set(field.removeprefix("messages[].")) & set(
+        ".["
+    )
 
 
 class _Left:
@@ -325,23 +452,40 @@ class _Left:
     def __init__(self, seen: _Seen, plan: _Plan) -> None:
         self._seen = seen
         changes = seen.masked(plan.masked).items() if plan.masked else ()
-        self._changed = [(path, change) for path, change in changes if not any(_holds(field, path) for field in plan.ignored)]
-        self.total = seen.total - sum(seen.below.get(field, 0) for field in plan.ignored) + sum(change for _, change in self._changed)
+        self._changed = [
+            (path, change)
+            for path, change in changes
+            if not any(_holds(field, path) for field in plan.ignored)
+        ]
+        self.total = (
+            seen.total
+            - sum(seen.below.get(field, 0) for field in plan.ignored)
+            + sum(change for _, change in self._changed)
+        )
 
     def below(self, field: str) -> int:
         found = self._seen.below.get(field, 0)
-        return found + sum(change for path, change in self._changed if _holds(field, path)) if found else 0
+        return (
+            found + sum(change for path, change in self._changed if _holds(field, path))
+            if found
+            else 0
+        )
 
 
 def _real_hits(seen: list[_Seen], key_fn: Callable[..., Any] | None) -> int:
-    """How many of the requests have the key of an earlier one, by *key_fn*. What has no key never hits."""
+    """How many of the requests have the key of an earlier one, by *key_fn*. What has no key never
+    hits."""
     known: set[str] = set()
     hits = 0
     for one in seen:
         params = dict(one.request)
         messages = params.pop("messages", None)
         try:
-            key = digest.digest(messages, params) if key_fn is None else digest.digest_of(key_fn(messages, **params))
+            key = (
+                digest.digest(messages, params)
+                if key_fn is None
+                else digest.digest_of(key_fn(messages, **params))
+            )
         except Exception:  # noqa: BLE001  # as Keyer takes it: such a request goes uncached
             key = None
         hits += key in known

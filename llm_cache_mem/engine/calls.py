@@ -1,10 +1,19 @@
 """The engine under LLMCache: from a key to a fresh answer, and from an answer to an entry.
 
-LLMCache is this with the calls that users make; the layers for frameworks and SDKs stand on what is here. What it reads by is in
-engine_reading.py, what it stores by in engine_storing.py; here are the calls in between.
+LLMCache is this with the calls that users make; the layers for frameworks and SDKs stand on what is
+here. What it reads by is in engine_reading.py, what it stores by in engine_storing.py; here are the
+calls in between.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -29,7 +38,8 @@ T = TypeVar("T")
 
 
 class _Answer(NamedTuple):
-    """What a flight ends with: the leader's *response*, and what followers make their own copies from."""
+    """What a flight ends with: the leader's *response*, and what followers make their own copies
+    from."""
 
     response: Any
     payload: Payload | None
@@ -40,33 +50,63 @@ class _Answer(NamedTuple):
 class Engine(Writer):
     """Freshness, admission, single-flight and accounting around one store. Thread-safe.
 
-    *beside*: an engine on the same store with other rules; what clears the one reaches the calls under way in the other.
+    *beside*: an engine on the same store with other rules; what clears the one reaches the calls
+      under way in the other.
     """
 
-    def __init__(self, store: Store, keyer: Keyer, ledger: Ledger, settings: Settings, *, beside: "Engine | None" = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keyer: Keyer,
+        ledger: Ledger,
+        settings: Settings,
+        *,
+        beside: "Engine | None" = None,
+    ) -> None:
         flights = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
         if beside is not None and beside._store.inner is store:
             guarded = beside._store
         else:
             guarded = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
         super().__init__(guarded, flights, keyer, ledger, settings)
-        self._fleet = self._join_fleet(beside) if settings.coalesce == "fleet" and not isinstance(store, MemoryStore) else None
+        self._fleet = (
+            self._join_fleet(beside)
+            if settings.coalesce == "fleet" and not isinstance(store, MemoryStore)
+            else None
+        )
 
     @property
     def patience(self) -> float:
-        """How many seconds a call may wait for another to answer it; 0.0 where calls are not coalesced."""
-        return self._settings.wait_seconds if self._settings.coalesce and self._mode() == "on" else 0.0
+        """How many seconds a call may wait for another to answer it; 0.0 where calls are not
+        coalesced."""
+        return (
+            self._settings.wait_seconds if self._settings.coalesce and self._mode() == "on" else 0.0
+        )
 
     # -- Calls
 
     def turn(self, request: Request) -> "Turn | None":
-        """With ``coalesce="fleet"``, a turn to call for *request* that no other process has meanwhile; None: there is nobody to ask."""
-        return self._fleet.turn(request.key) if self._fleet is not None and self._mode() == "on" else None
+        """With ``coalesce="fleet"``, a turn to call for *request* that no other process has
+        meanwhile; None: there is nobody to ask."""
+        return (
+            self._fleet.turn(request.key)
+            if self._fleet is not None and self._mode() == "on"
+            else None
+        )
 
-    def call(self, request: Request, fn: Callable[[], Any], *, dump: Callable[[Any], Any] = same, load: Callable[[Any], Any] = same) -> Any:
-        """The stored answer to *request*, or that of ``fn()``, of which concurrent callers make one.
+    def call(
+        self,
+        request: Request,
+        fn: Callable[[], Any],
+        *,
+        dump: Callable[[Any], Any] = same,
+        load: Callable[[Any], Any] = same,
+    ) -> Any:
+        """The stored answer to *request*, or that of ``fn()``, of which concurrent callers make
+        one.
 
-        *dump* makes the stored value from a response and *load* a response from a stored value. What *fn* raises is raised.
+        *dump* makes the stored value from a response and *load* a response from a stored value.
+          What *fn* raises is raised.
         """
         if self._mode() == "off":
             return fn()
@@ -76,7 +116,9 @@ class Engine(Writer):
         if not self._settings.coalesce:
             return self._make(request, fn, dump, None).response
         turn, began = self.turn(request), self._clock()
-        answer, joined = self._flights.run(request.key, lambda flight: self._lead(request, fn, dump, flight, turn))
+        answer, joined = self._flights.run(
+            request.key, lambda flight: self._lead(request, fn, dump, flight, turn)
+        )
         if not joined and not answer.late:
             return answer.response
         try:
@@ -85,7 +127,12 @@ class Engine(Writer):
             return fn()
 
     async def acall(
-        self, request: Request, fn: Callable[[], Awaitable[Any]], *, dump: Callable[[Any], Any] = same, load: Callable[[Any], Any] = same
+        self,
+        request: Request,
+        fn: Callable[[], Awaitable[Any]],
+        *,
+        dump: Callable[[Any], Any] = same,
+        load: Callable[[Any], Any] = same,
     ) -> Any:
         """``call`` for a coroutine function."""
         if self._mode() == "off":
@@ -96,7 +143,9 @@ class Engine(Writer):
         if not self._settings.coalesce:
             return (await self._amake(request, fn, dump, None)).response
         turn, began = self.turn(request), self._clock()
-        answer, joined = await self._flights.arun(request.key, lambda flight: self._alead(request, fn, dump, flight, turn))
+        answer, joined = await self._flights.arun(
+            request.key, lambda flight: self._alead(request, fn, dump, flight, turn)
+        )
         if not joined and not answer.late:
             return answer.response
         try:
@@ -105,7 +154,8 @@ class Engine(Writer):
             return await fn()
 
     def stream(self, request: Request, fn: Callable[[], Iterable[T]]) -> Iterator[T]:
-        """The stored stream, or that of ``fn()``, which is stored when it has passed through to its clean end.
+        """The stored stream, or that of ``fn()``, which is stored when it has passed through to its
+        clean end.
 
         Each caller that misses makes a call of its own: no one waits for another's consumer.
         """
@@ -117,13 +167,20 @@ class Engine(Writer):
         began, epoch, asked = self._clock(), self._epoch, copy_context()
         source = fn()
         if not _is_stream(source, "__iter__"):
-            return self._no_stream(request, source)  # type: ignore[no-any-return]  # whatever fn gave
-        return Tee(source, lambda recording: asked.run(self._finish, request, recording, began, epoch))
+            # whatever fn gave
+            return self._no_stream(request, source)  # type: ignore[no-any-return]
+        return Tee(
+            source, lambda recording: asked.run(self._finish, request, recording, began, epoch)
+        )
 
     async def astream(
-        self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[T]]], asked: Context | None = None
+        self,
+        request: Request,
+        fn: Callable[[], Awaitable[AsyncIterable[T]]],
+        asked: Context | None = None,
     ) -> AsyncIterator[T]:
-        """``stream`` for an async iterable; *asked* is the context whose options count, if it is not this one."""
+        """``stream`` for an async iterable; *asked* is the context whose options count, if it is
+        not this one."""
         from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee
 
         asked = asked or copy_context()
@@ -133,7 +190,8 @@ class Engine(Writer):
         began, epoch = self._clock(), self._epoch
         source = await fn()
         if not _is_stream(source, "__aiter__"):
-            return self._no_stream(request, source)  # type: ignore[no-any-return]  # whatever fn gave
+            # whatever fn gave
+            return self._no_stream(request, source)  # type: ignore[no-any-return]
 
         async def finish(recording: "Recording") -> None:
             await self._prices_loaded()
@@ -144,23 +202,28 @@ class Engine(Writer):
     # -- Calls whose answer goes on after they have returned
 
     def share(self, request: Request, work: Callable[[Flight], T], lane: object) -> tuple[T, bool]:
-        """What ``work(flight)`` returns, and whether it was another caller's of the same *lane*; see ``Flight.outlast``.
+        """What ``work(flight)`` returns, and whether it was another caller's of the same *lane*;
+        see ``Flight.outlast``.
 
-        For callers that missed. *work* takes a second look first (``late``), and what it returns sees to it that the answer is
-        kept (``keep``), and that who joined it is counted (``count_joined``).
+        For callers that missed. *work* takes a second look first (``late``), and what it returns
+        sees to it that the answer is kept (``keep``), and that who joined it is counted
+        (``count_joined``).
         """
         if not self._settings.coalesce:
             return work(self._flights.solo(request.key)), False
         return self._flights.run(request.key, work, lane)
 
-    async def ashare(self, request: Request, work: Callable[[Flight], Awaitable[T]], lane: object) -> tuple[T, bool]:
+    async def ashare(
+        self, request: Request, work: Callable[[Flight], Awaitable[T]], lane: object
+    ) -> tuple[T, bool]:
         """``share`` for a coroutine function."""
         if not self._settings.coalesce:
             return await work(self._flights.solo(request.key)), False
         return await self._flights.arun(request.key, work, lane)
 
     def late(self, request: Request, load: Callable[[Any], Any]) -> Hit | None:
-        """The answer that another caller stored between this one's miss and its winning the lead; not counted."""
+        """The answer that another caller stored between this one's miss and its winning the lead;
+        not counted."""
         answer = self._second_look(request)
         if answer is None or answer.entry is None:
             return None
@@ -171,7 +234,8 @@ class Engine(Writer):
         return await self._off_loop(lambda: self.late(request, load))
 
     def count_joined(self, request: Request, entry: Entry | None, seconds: float) -> None:
-        """Count a caller that was answered by another's call after *seconds*; *entry* is what that call stored, if it did."""
+        """Count a caller that was answered by another's call after *seconds*; *entry* is what that
+        call stored, if it did."""
         self._ledger.joined(request.key, entry, request.model, seconds)
 
     # -- Inside
@@ -181,13 +245,17 @@ class Engine(Writer):
             return beside._fleet
         if self._store.leasing is None:
             name = type(self._store.inner).__name__
-            raise ValueError(f"coalesce='fleet' needs a store through which processes can agree (SQLite, Redis, Memcached); {name} cannot")
+            raise ValueError(
+                "coalesce='fleet' needs a store through which processes can agree (SQLite, Redis,"
+                f" Memcached); {name} cannot"
+            )
         from llm_cache_mem.engine.leases import Fleet  # loaded by those who share calls
 
         return Fleet(self._store, self._settings.wait_seconds)
 
     def _second_look(self, request: Request) -> _Answer | None:
-        """Whether another leader stored the answer between this caller's miss and its winning the lead."""
+        """Whether another leader stored the answer between this caller's miss and its winning the
+        lead."""
         if self._mode() != "on":
             return None
         entry = self._fetch(request.key)
@@ -195,19 +263,32 @@ class Engine(Writer):
             return None
         return _Answer(None, entry.payload, entry, late=True)
 
-    def _share(self, request: Request, answer: _Answer, load: Callable[[Any], Any], began: float) -> Any:
+    def _share(
+        self, request: Request, answer: _Answer, load: Callable[[Any], Any], began: float
+    ) -> Any:
         """A follower's own copy of the leader's answer. Raises if none can be made."""
-        if answer.payload is None:  # nothing but the object that the leader's caller may be changing by now
+        if (
+            answer.payload is None
+        ):  # nothing but the object that the leader's caller may be changing by now
             raise EntryUnreadable("the answer has no stored form")
         shared = load(answer.payload.thaw())
         self.count_joined(request, answer.entry, self._clock() - began)
         return shared
 
-    def _lead(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight, turn: "Turn | None") -> _Answer:
+    def _lead(
+        self,
+        request: Request,
+        fn: Callable[[], Any],
+        dump: Callable[[Any], Any],
+        flight: Flight,
+        turn: "Turn | None",
+    ) -> _Answer:
         if turn is None or is_nested(flight):
             return self._second_look(request) or self._make(request, fn, dump, flight)
         try:
-            return turn.take(lambda: self._second_look(request)) or self._make(request, fn, dump, flight)
+            return turn.take(lambda: self._second_look(request)) or self._make(
+                request, fn, dump, flight
+            )
         finally:
             turn.release()
 
@@ -223,31 +304,51 @@ class Engine(Writer):
             found = await self._off_loop(lambda: self._second_look(request))
             return found or await self._amake(request, fn, dump, flight)
         try:
-            return await turn.atake(lambda: self._second_look(request)) or await self._amake(request, fn, dump, flight)
+            return await turn.atake(lambda: self._second_look(request)) or await self._amake(
+                request, fn, dump, flight
+            )
         finally:
             turn.release()
 
-    def _make(self, request: Request, fn: Callable[[], Any], dump: Callable[[Any], Any], flight: Flight | None) -> _Answer:
+    def _make(
+        self,
+        request: Request,
+        fn: Callable[[], Any],
+        dump: Callable[[Any], Any],
+        flight: Flight | None,
+    ) -> _Answer:
         """Call, and store the answer."""
         began = self._clock()
         response = fn()
         seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
-        return _Answer(response, payload, self._keep(request, payload, self._paid(request, response, seconds), flight))
+        return _Answer(
+            response,
+            payload,
+            self._keep(request, payload, self._paid(request, response, seconds), flight),
+        )
 
     async def _amake(
-        self, request: Request, fn: Callable[[], Awaitable[Any]], dump: Callable[[Any], Any], flight: Flight | None
+        self,
+        request: Request,
+        fn: Callable[[], Awaitable[Any]],
+        dump: Callable[[Any], Any],
+        flight: Flight | None,
     ) -> _Answer:
         began = self._clock()
         response = await fn()
         seconds = max(0.0, self._clock() - began)
         payload = self._pack(request, response, dump)
         await self._prices_loaded()
-        entry = await self._off_loop(lambda: self._keep(request, payload, self._paid(request, response, seconds), flight))
+        entry = await self._off_loop(
+            lambda: self._keep(request, payload, self._paid(request, response, seconds), flight)
+        )
         return _Answer(response, payload, entry)
 
     def _no_stream(self, request: Request, answer: Any) -> Any:
-        self._skip(request, "value", "an answer was not stored: a stream was asked for, and it is none")
+        self._skip(
+            request, "value", "an answer was not stored: a stream was asked for, and it is none"
+        )
         return answer
 
     def _finish(self, request: Request, recording: "Recording", began: float, epoch: int) -> None:
@@ -256,7 +357,9 @@ class Engine(Writer):
             self._skip(request, "value", "a stream was not stored: %s", recording.fault)
             return
         chunks = recording.chunks()
-        self.keep(request, chunks, response=chunks, seconds=max(0.0, self._clock() - began), epoch=epoch)
+        self.keep(
+            request, chunks, response=chunks, seconds=max(0.0, self._clock() - began), epoch=epoch
+        )
 
 
 def _is_stream(source: Any, protocol: str) -> bool:

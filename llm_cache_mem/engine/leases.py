@@ -1,9 +1,11 @@
-"""Single-flight over processes and hosts: of the caches that share a store, one calls the model for a key, the others wait for its answer.
+"""Single-flight over processes and hosts: of the caches that share a store, one calls the model for
+a key, the others wait for its answer.
 
-Who calls holds a lease in the store, which a thread prolongs while the call runs: a process that is killed loses its leases in
-seconds, a slow call keeps its own. Those who do not get it look into the store again and again, until the answer is there, the lease
-is to be had, or they have waited long enough. No answer is wrong for want of a lease: one that is lost, or a store that fails, costs
-a call more.
+Who calls holds a lease in the store, which a thread prolongs while the call runs: a process that is
+killed loses its leases in seconds, a slow call keeps its own. Those who do not get it look into the
+store again and again, until the answer is there, the lease is to be had, or they have waited long
+enough. No answer is wrong for want of a lease: one that is lost, or a store that fails, costs a
+call more.
 """
 
 import atexit
@@ -36,12 +38,25 @@ _EXIT_SECONDS = 1.0  # how long the end of the program waits for leases to be re
 
 
 class Turn:
-    """A caller's turn to make the call for a key: ``take`` it, call if that gave nothing, ``release`` it in a ``finally``.
+    """A caller's turn to make the call for a key: ``take`` it, call if that gave nothing,
+    ``release`` it in a ``finally``.
 
-    The caller's patience begins when the turn is made. Whoever holds a turn keeps it alive: one that is dropped ends by itself.
+    The caller's patience begins when the turn is made. Whoever holds a turn keeps it alive: one
+    that is dropped ends by itself.
     """
 
-    __slots__ = ("__weakref__", "_asked", "_began", "_deadline", "_fleet", "_loop", "_unsure", "key", "over", "token")
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_began",
+        "_deadline",
+        "_fleet",
+        "_loop",
+        "_unsure",
+        "key",
+        "over",
+        "token",
+    )
 
     def __init__(self, fleet: "Fleet", key: str, seconds: float) -> None:
         self.key = key
@@ -60,9 +75,11 @@ class Turn:
         return self._loop is None or self._loop.is_running()
 
     def take(self, look: Callable[[], T | None]) -> T | None:
-        """None when the call is this caller's to make, else what *look* finds: the answer that another has stored.
+        """None when the call is this caller's to make, else what *look* finds: the answer that
+        another has stored.
 
-        Waits until it knows which. When the caller's patience is over, or the store cannot tell, the call is his.
+        Waits until it knows which. When the caller's patience is over, or the store cannot tell,
+        the call is his.
         """
         while True:
             found, pause = self._step(look)
@@ -76,24 +93,30 @@ class Turn:
 
         self._loop = asyncio.get_running_loop()
         while True:
-            step = asyncio.to_thread(lambda: self._step(look)) if self._fleet.store.blocking else None
+            step = (
+                asyncio.to_thread(lambda: self._step(look)) if self._fleet.store.blocking else None
+            )
             found, pause = self._step(look) if step is None else await step
             if pause is None:
                 return found
             await asyncio.sleep(pause)
 
     def release(self) -> None:
-        """Let the next one try. Without the lease, or a second time, it does nothing. Does not block an event loop."""
+        """Let the next one try. Without the lease, or a second time, it does nothing. Does not
+        block an event loop."""
         self._fleet.release(self)
 
     def _step(self, look: Callable[[], T | None]) -> tuple[T | None, float | None]:
-        """What *look* finds, and the seconds to wait before the next step; None: the waiting is over."""
+        """What *look* finds, and the seconds to wait before the next step; None: the waiting is
+        over."""
         if self._asked:  # else the caller has just looked
             found = look()
             if found is not None:
                 return found, None
         self._asked = True
-        if not self._fleet.holds(self.key):  # by an older call of this process: that it was begun anew means not to wait for it
+        if not self._fleet.holds(
+            self.key
+        ):  # by an older call of this process: that it was begun anew means not to wait for it
             pause = self._pause(self._fleet.lease(self))
             if pause is not None:
                 return None, pause
@@ -103,7 +126,8 @@ class Turn:
         return found, None
 
     def _pause(self, leads: bool | None) -> float | None:
-        """The seconds to wait for another, whose call it is; None if this caller leads, or would wait in vain."""
+        """The seconds to wait for another, whose call it is; None if this caller leads, or would
+        wait in vain."""
         unsure, self._unsure = self._unsure, leads is None
         if leads or (leads is None and (unsure or self._fleet.store.left_alone)):
             return None
@@ -115,9 +139,11 @@ class Turn:
 
 
 class Fleet:
-    """The turns that the callers of one cache hold in its *store*; the thread that prolongs them lives no longer than they do.
+    """The turns that the callers of one cache hold in its *store*; the thread that prolongs them
+    lives no longer than they do.
 
-    A caller waits for another at most *wait_seconds*. Thread-safe; a forked child holds nothing of its parent's.
+    A caller waits for another at most *wait_seconds*. Thread-safe; a forked child holds nothing of
+    its parent's.
     """
 
     def __init__(self, store: GuardedStore, wait_seconds: float) -> None:
@@ -161,7 +187,12 @@ class Fleet:
             if self._held.get(turn.key) is not turn:
                 return
             del self._held[turn.key]
-            if self.store.blocking and "asyncio" in sys.modules and running_loop() is not None and self._keep():
+            if (
+                self.store.blocking
+                and "asyncio" in sys.modules
+                and running_loop() is not None
+                and self._keep()
+            ):
                 self._handed_over.append(turn)
                 self._changed.notify_all()
                 return
@@ -179,7 +210,8 @@ class Fleet:
     # -- The thread
 
     def _keep(self) -> bool:
-        """See to it that there is a thread to do what is due; False when none can be started any more."""
+        """See to it that there is a thread to do what is due; False when none can be started any
+        more."""
         if self._keeper is None:
             keeper = threading.Thread(target=self._run, name="llm-cache-mem leases", daemon=True)
             try:
@@ -198,7 +230,8 @@ class Fleet:
                 due = monotonic() + LEASE_SECONDS / 3
 
     def _wait(self, due: float) -> bool:
-        """Wait until there is something to do, at the latest when it is *due*; False when nobody holds a turn any more."""
+        """Wait until there is something to do, at the latest when it is *due*; False when nobody
+        holds a turn any more."""
         with self._changed:
             if not self._handed_over and not self._closing:
                 self._changed.wait(max(0.0, due - monotonic()))
@@ -214,7 +247,9 @@ class Fleet:
         with self._changed:
             turns, self._handed_over = self._handed_over, []
         for turn in turns:
-            with contextlib.suppress(StoreError):  # of a strict cache, but nobody is here to be told
+            with contextlib.suppress(
+                StoreError
+            ):  # of a strict cache, but nobody is here to be told
                 self.store.release(turn.key, turn.token)
 
     def _prolong(self) -> None:

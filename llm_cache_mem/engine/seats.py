@@ -1,4 +1,5 @@
-"""Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they are woken."""
+"""Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they
+are woken."""
 
 from _thread import allocate_lock  # threading, which gives it another name, is slow to import
 from collections.abc import Callable
@@ -16,7 +17,8 @@ __all__ = ["Seat", "TaskSeat", "ThreadSeat", "post", "running_loop"]
 
 
 class Seat:
-    """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight is over, with what follows."""
+    """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight
+    is over, with what follows."""
 
     __slots__ = ("failure", "flight", "leads", "told", "value")
 
@@ -37,7 +39,8 @@ class Seat:
         self.failure = None if error is None else (error, error.__traceback__)
 
     def answer(self, *, joined: bool) -> Any:
-        """The value, or raise the error: the leader's caller gets the original, every other a copy of its own."""
+        """The value, or raise the error: the leader's caller gets the original, every other a copy
+        of its own."""
         if self.failure is None:
             return self.value
         (error, trace), self.failure = self.failure, None
@@ -96,7 +99,8 @@ def running_loop() -> "asyncio.AbstractEventLoop | None":
 
 
 def post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> bool:
-    """Run *callback* in *loop*, at once if that is the one running here; False when it is closed."""
+    """Run *callback* in *loop*, at once if that is the one running here; False when it is
+    closed."""
     if running_loop() is loop:
         callback()
         return True

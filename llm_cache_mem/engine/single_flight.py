@@ -1,7 +1,8 @@
 """Single-flight: of the callers that miss the same key at once, one calls the model.
 
-A caller that finds no flight for its key lists one and leads it; later callers take a seat and wait. What ends a flight decides what
-the seats are told: an answer, the leader's exception, or, when the leader was interrupted or cancelled, that one of them leads now.
+A caller that finds no flight for its key lists one and leads it; later callers take a seat and
+wait. What ends a flight decides what the seats are told: an answer, the leader's exception, or,
+when the leader was interrupted or cancelled, that one of them leads now.
 """
 
 from _thread import TIMEOUT_MAX, RLock  # threading, which wraps them, is slow to import
@@ -23,14 +24,28 @@ T = TypeVar("T")
 R = TypeVar("R")
 _S = TypeVar("_S", ThreadSeat, TaskSeat)
 
-# The flights that the code running here works for: to wait for one of them would be to wait for oneself.
+# The flights that the code running here works for: to wait for one of them would be to wait for
+# oneself.
 _leading: "ContextVar[tuple[Flight, ...]]" = ContextVar("llm_cache_mem_leading", default=())
 
 
 class Flight:
-    """One run of the work for a key. It may store its answer for as long as nobody has forgotten the key. Thread-safe."""
+    """One run of the work for a key. It may store its answer for as long as nobody has forgotten
+    the key. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_forgotten", "_key", "_landed", "_outlasts", "_result", "_seats", "_slot", "_storing", "_table", "_task")
+    __slots__ = (
+        "__weakref__",
+        "_forgotten",
+        "_key",
+        "_landed",
+        "_outlasts",
+        "_result",
+        "_seats",
+        "_slot",
+        "_storing",
+        "_table",
+        "_task",
+    )
 
     def __init__(self, table: "SingleFlight", key: str, lane: object = None) -> None:
         self._table = table
@@ -46,7 +61,8 @@ class Flight:
         table._known.add(ref(self, table._known.discard))
 
     def commit(self, store: Callable[[], R]) -> R | None:
-        """Run *store* and return its result, or None without running it when the key was forgotten since the flight began.
+        """Run *store* and return its result, or None without running it when the key was forgotten
+        since the flight began.
 
         A ``forget`` that comes meanwhile waits until *store* is done.
         """
@@ -54,9 +70,11 @@ class Flight:
             return None if self._forgotten else store()
 
     def outlast(self) -> None:
-        """Let later callers join what the work returns, though it has returned: until ``end``, or until nobody holds it any more.
+        """Let later callers join what the work returns, though it has returned: until ``end``, or
+        until nobody holds it any more.
 
-        For work that returns something still going on, such as a stream; to be called by the work itself.
+        For work that returns something still going on, such as a stream; to be called by the work
+        itself.
         """
         self._outlasts = True
 
@@ -72,12 +90,17 @@ class Flight:
 
 
 def is_nested(flight: Flight) -> bool:
-    """Whether *flight* is led by the work of another for the same key, in whatever cache: it must not wait for that."""
-    return any(other is not flight and other._key == flight._key and not other._landed for other in _leading.get())
+    """Whether *flight* is led by the work of another for the same key, in whatever cache: it must
+    not wait for that."""
+    return any(
+        other is not flight and other._key == flight._key and not other._landed
+        for other in _leading.get()
+    )
 
 
 class SingleFlight:
-    """The flights of one cache, shared by its threads and by the tasks of any event loop. Thread-safe; a forked child starts anew.
+    """The flights of one cache, shared by its threads and by the tasks of any event loop.
+    Thread-safe; a forked child starts anew.
 
     A caller waits for another's flight at most *wait_seconds*, then makes its own call.
     """
@@ -89,14 +112,17 @@ class SingleFlight:
         self._flights: dict[object, Flight] = {}  # those that can be joined, by key and lane
         self._known: set[ref[Flight]] = set()  # all that may yet store
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
-        self._lock = RLock()  # re-entrant: the garbage collector may close a coroutine of ours while it is held
+        self._lock = (
+            RLock()
+        )  # re-entrant: the garbage collector may close a coroutine of ours while it is held
         reset_after_fork(self)
 
     def run(self, key: str, work: Callable[[Flight], T], lane: object = None) -> tuple[T, bool]:
         """The result of ``work(flight)``, and whether it was another caller's work.
 
-        What *work* raises is raised; those who waited for it get copies. A caller that *work* itself makes for the same key does
-        not wait. Only callers of the same *lane* join one another: those who can use the same result.
+        What *work* raises is raised; those who waited for it get copies. A caller that *work*
+        itself makes for the same key does not wait. Only callers of the same *lane* join one
+        another: those who can use the same result.
         """
         flight = Flight(self, key, lane)
         if _leading.get() and self._leads_here(flight):
@@ -114,8 +140,11 @@ class SingleFlight:
             self._elect(flight) if seat is None else self._withdraw(seat)
             raise
 
-    async def arun(self, key: str, work: Callable[[Flight], Awaitable[T]], lane: object = None) -> tuple[T, bool]:
-        """``run`` for tasks. *work* runs in a task of its own, which is cancelled when the last who waits for it is."""
+    async def arun(
+        self, key: str, work: Callable[[Flight], Awaitable[T]], lane: object = None
+    ) -> tuple[T, bool]:
+        """``run`` for tasks. *work* runs in a task of its own, which is cancelled when the last who
+        waits for it is."""
         flight = Flight(self, key, lane)
         if _leading.get() and self._leads_here(flight):
             return await work(flight), False
@@ -139,7 +168,8 @@ class SingleFlight:
         return Flight(self, key)
 
     def forget(self, key: str | None = None) -> None:
-        """See to it that no flight for *key* (None: for any) that has begun will store, nor be joined by later callers.
+        """See to it that no flight for *key* (None: for any) that has begun will store, nor be
+        joined by later callers.
 
         Waits for a store under way, so call it while holding no lock that storing takes.
         """
@@ -157,7 +187,10 @@ class SingleFlight:
     # -- Seats
 
     def _leads_here(self, own: Flight) -> bool:
-        return any(flight._slot == own._slot and flight._table is self and not flight._landed for flight in _leading.get())
+        return any(
+            flight._slot == own._slot and flight._table is self and not flight._landed
+            for flight in _leading.get()
+        )
 
     def _board(self, own: Flight, kind: type[_S]) -> _S | None:
         """A seat in the flight for the key of *own*, or None: this caller leads *own*."""
@@ -172,14 +205,17 @@ class SingleFlight:
                 if loop.is_closed():  # it will not land
                     self._flights[own._slot] = own
                     return None
-                if kind is ThreadSeat and loop is running_loop():  # to wait here would stop the loop that is to wake us
+                if (
+                    kind is ThreadSeat and loop is running_loop()
+                ):  # to wait here would stop the loop that is to wake us
                     return None
             seat = kind(flight)
             flight._seats[seat] = None
             return seat
 
     def _late_seat(self, flight: Flight, own: Flight, kind: type[_S]) -> _S | None:
-        """A seat in a flight that has landed and outlasts it; None when nobody holds its result any more."""
+        """A seat in a flight that has landed and outlasts it; None when nobody holds its result any
+        more."""
         result = flight._result() if flight._result is not None else None
         if result is None:
             self._flights[own._slot] = own
@@ -190,7 +226,8 @@ class SingleFlight:
         return seat
 
     def _claim(self, seat: Seat, own: Flight) -> bool:
-        """After the wait, whether *seat* leads its flight: it was elected, or has waited long enough and now leads *own*."""
+        """After the wait, whether *seat* leads its flight: it was elected, or has waited long
+        enough and now leads *own*."""
         with self._lock:
             if seat.told or seat.leads:
                 return seat.leads
@@ -206,7 +243,11 @@ class SingleFlight:
         flight, task = seat.flight, None
         with self._lock:
             leads, seat.leads = seat.leads, False
-            if flight._seats.pop(seat, seat) is None and not flight._seats and (task := flight._task):
+            if (
+                flight._seats.pop(seat, seat) is None
+                and not flight._seats
+                and (task := flight._task)
+            ):
                 self._unlist(flight)
         if leads:
             self._elect(flight)
@@ -228,14 +269,17 @@ class SingleFlight:
         return value
 
     def _launch(self, flight: Flight, work: Callable[[Flight], Awaitable[T]]) -> TaskSeat:
-        """Hand the lead of *flight* to a task; the seat of its captain, this caller, who waits for it like the rest."""
+        """Hand the lead of *flight* to a task; the seat of its captain, this caller, who waits for
+        it like the rest."""
         import asyncio
 
         captain = TaskSeat(flight)
         with self._lock:
             flight._seats[captain] = None
         flying = self._fly(flight, captain, work)
-        flying.send(None)  # to its pause: a task cancelled before its first step, in a loop that may end there, must not miss its except
+        # To its pause: a task cancelled before its first step, in a loop that may end there, must
+        # not miss its except.
+        flying.send(None)
         task = asyncio.get_running_loop().create_task(flying)
         if not task.done():  # an eager task factory may have run it to its end
             flight._task = task
@@ -243,7 +287,9 @@ class SingleFlight:
             task.add_done_callback(_retrieved)
         return captain
 
-    async def _fly(self, flight: Flight, captain: Seat, work: Callable[[Flight], Awaitable[T]]) -> None:
+    async def _fly(
+        self, flight: Flight, captain: Seat, work: Callable[[Flight], Awaitable[T]]
+    ) -> None:
         try:
             await _pause()
             _leading.set((*_leading.get(), flight))  # the context is this task's own
@@ -272,7 +318,8 @@ class SingleFlight:
             seat.wake()
 
     def _crash(self, flight: Flight, captain: Seat, exc: BaseException) -> bool:
-        """The task was killed: its caller gets *exc*, the others a new leader. Whether the caller is still there."""
+        """The task was killed: its caller gets *exc*, the others a new leader. Whether the caller
+        is still there."""
         with self._lock:
             present = flight._seats.pop(captain, captain) is None
             if present:
@@ -308,8 +355,8 @@ class SingleFlight:
             flight._task = None
 
     def _after_fork(self) -> None:
-        # The threads that lead and store are not in this process. Their tasks stay referenced: to collect them would run their
-        # cleanup on connections that the parent uses.
+        # The threads that lead and store are not in this process. Their tasks stay referenced: to
+        # collect them would run their cleanup on connections that the parent uses.
         self._lock = RLock()
         self._flights = {}
         for known in self._known.copy():
@@ -323,6 +370,7 @@ def _pause() -> Generator[None, None, None]:
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:
-    """What a task ends with when its caller has gone too is a kill, which has stopped the loop: asyncio need not log it as lost."""
+    """What a task ends with when its caller has gone too is a kill, which has stopped the loop:
+    asyncio need not log it as lost."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,5 @@
-"""Streams are collected while they pass through, stored only when they end cleanly, and replayed as streams."""
+"""Streams are collected while they pass through, stored only when they end cleanly, and replayed as
+streams."""
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from types import TracebackType
@@ -11,7 +12,8 @@ __all__ = ["AsyncReplay", "AsyncTee", "Recording", "Replay", "Tee"]
 
 
 class Recording:
-    """Snapshots of chunks, taken before the consumer can change them; *fault* is the first that has no storable form."""
+    """Snapshots of chunks, taken before the consumer can change them; *fault* is the first that has
+    no storable form."""
 
     def __init__(self) -> None:
         self._snapshots: list[Payload] = []
@@ -41,7 +43,12 @@ class _Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -61,12 +68,18 @@ class _AsyncStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
 
 class _Live:
-    """What sync and async tees share: the source's other attributes stay reachable, as an SDK's stream has them."""
+    """What sync and async tees share: the source's other attributes stay reachable, as an SDK's
+    stream has them."""
 
     def __init__(self, source: Any, finish: Callable[[Recording], Any] | None) -> None:
         self._source = source
@@ -78,12 +91,14 @@ class _Live:
             raise AttributeError(name)
         value = getattr(self._source, name)
         if callable(value):
-            self._finish = None  # it may take chunks past the recording, which would then seem to be whole
+            # it may take chunks past the recording, which would then seem to be whole
+            self._finish = None
         return value
 
 
 class Tee(_Live, _Stream):
-    """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at a clean end."""
+    """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at
+    a clean end."""
 
     def __init__(self, source: Iterable[Any], finish: Callable[[Recording], object]) -> None:
         super().__init__(source, finish)
@@ -115,7 +130,9 @@ class Tee(_Live, _Stream):
 class AsyncTee(_Live, _AsyncStream):
     """Tee for ``async for``; *finish* is awaited."""
 
-    def __init__(self, source: AsyncIterable[Any], finish: Callable[[Recording], Awaitable[object]]) -> None:
+    def __init__(
+        self, source: AsyncIterable[Any], finish: Callable[[Recording], Awaitable[object]]
+    ) -> None:
         super().__init__(source, finish)
         self._chunks = aiter(source)
 

@@ -1,11 +1,21 @@
-"""An answer as it passes: whether it is whole, what it says for admission and accounting, and how it is stored and given again."""
+"""An answer as it passes: whether it is whole, what it says for admission and accounting, and how
+it is stored and given again."""
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.errors import EntryUnreadable
-from llm_cache_mem.http.framing import DONE, EventStream, Framing, Lines, Malformed, ServerSentEvents, framing_for, parsed
+from llm_cache_mem.http.framing import (
+    DONE,
+    EventStream,
+    Framing,
+    Lines,
+    Malformed,
+    ServerSentEvents,
+    framing_for,
+    parsed,
+)
 from llm_cache_mem.http.headers import kept
 from llm_cache_mem.responses.completeness import Pieces, Reading
 
@@ -41,12 +51,15 @@ def load(value: Any) -> Stored:
 
 
 class Recording:
-    """The body of one answer, noted while it passes. Not thread-safe: one reader at a time adds to it.
+    """The body of one answer, noted while it passes. Not thread-safe: one reader at a time adds to
+    it.
 
     *decode* undoes the content encoding named in the headers, of all bytes at once.
     """
 
-    def __init__(self, status: int, headers: Iterable[tuple[str, str]], decode: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self, status: int, headers: Iterable[tuple[str, str]], decode: Callable[[bytes], bytes]
+    ) -> None:
         fields = [(name.lower(), value) for name, value in headers]
         named = dict(fields)
         self._status = status
@@ -54,14 +67,19 @@ class Recording:
         self._content_type = named.get("content-type", "")
         encoded = named.get("content-encoding", "identity").strip().lower() not in ("", "identity")
         self._decode = decode if encoded else None
-        self._length = int(given) if (given := named.get("content-length", "")).isdecimal() and len(given) < 19 else None
+        self._length = (
+            int(given)
+            if (given := named.get("content-length", "")).isdecimal() and len(given) < 19
+            else None
+        )
         self._chunks: list[bytes] = []
         self._framing = None if encoded else framing_for(self._content_type)
         self._pieces: list[Any] = []
         self._reading = Reading()
         self._size = 0
         self.fault: str | None = None
-        """Why it cannot be stored whatever is still to come: "too large", "malformed"; None if it can."""
+        """Why it cannot be stored whatever is still to come: "too large", "malformed"; None if it
+        can."""
 
     def add(self, chunk: bytes) -> None:
         """Note the next bytes as they came from the wire."""
@@ -80,7 +98,8 @@ class Recording:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it is known already that this will not be a good answer: nobody else should be given it."""
+        """Whether it is known already that this will not be a good answer: nobody else should be
+        given it."""
         return self.fault is not None or "error" in self._reading.stops
 
     @property
@@ -100,9 +119,11 @@ class Recording:
         self._pieces.clear()
 
     def finish(self, *, at_end: bool) -> bool:
-        """Whether the answer is whole; to be called once, at the *at_end* of the body or where its last consumer left it.
+        """Whether the answer is whole; to be called once, at the *at_end* of the body or where its
+        last consumer left it.
 
-        A body that was left may still be whole: some SDKs close the response as soon as they have seen the protocol's own end.
+        A body that was left may still be whole: some SDKs close the response as soon as they have
+        seen the protocol's own end.
         """
         if self.fault is not None:
             return False
@@ -123,7 +144,8 @@ class Recording:
         if self._decode is not None:
             try:
                 body = self._decode(body)
-            except Exception as exc:  # noqa: BLE001  # whatever the decoders of the HTTP library raise
+            # whatever the decoders of the HTTP library raise
+            except Exception as exc:  # noqa: BLE001
                 raise Malformed(f"cannot be decoded ({type(exc).__name__})") from None
             if len(body) > MAX_ANSWER_BYTES:
                 self._give_up("too large")
@@ -135,7 +157,9 @@ class Recording:
             self._chunks = [body]
             return
         self._framing, self._chunks = framing, []
-        for part in _parts(framing, body):  # encoded bytes have no boundaries of their own: one chunk an event
+        for part in _parts(
+            framing, body
+        ):  # encoded bytes have no boundaries of their own: one chunk an event
             self._read(framing.feed(part))
             self._chunks.append(part)
 
@@ -157,7 +181,8 @@ class Recording:
         return stored
 
     def response(self) -> Any:
-        """What admission and accounting judge: the JSON of the answer, or the list of the pieces of its stream."""
+        """What admission and accounting judge: the JSON of the answer, or the list of the pieces of
+        its stream."""
         pieces = [piece for piece in self._pieces if piece is not DONE and piece is not None]
         if self._framing is not None:
             return Pieces(pieces, self._reading)
@@ -174,21 +199,30 @@ def ends(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:
     told = [piece for piece in pieces if isinstance(piece, dict)]
     if not reading.known or "error" in reading.stops or reading.open:
         return False
-    if any(isinstance(piece.get("choices"), list) or piece.get("type") == "message-end" for piece in told):
+    if any(
+        isinstance(piece.get("choices"), list) or piece.get("type") == "message-end"
+        for piece in told
+    ):
         return done  # OpenAI chat and completions and those like them, Cohere
     if any("messageStop" in piece for piece in told):
         return "metadata" in told[-1]  # Bedrock Converse: the counts come last
     definite = done or any(
-        piece.get("type") in _LAST_EVENTS or piece.get("event_type") == "stream-end" or piece.get("done") is True for piece in told
+        piece.get("type") in _LAST_EVENTS
+        or piece.get("event_type") == "stream-end"
+        or piece.get("done") is True
+        for piece in told
     )
     return definite or at_end
 
 
-_LAST_EVENTS: Final = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed"})
+_LAST_EVENTS: Final = frozenset(
+    {"message_stop", "response.completed", "response.incomplete", "response.failed"}
+)
 
 
 def _sniff(body: bytes) -> Framing | None:
-    """The framing that an answer without a telling Content-Type has; None for a single JSON value."""
+    """The framing that an answer without a telling Content-Type has; None for a single JSON
+    value."""
     start = body[:64].lstrip()
     if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
         return ServerSentEvents()
@@ -212,11 +246,28 @@ def _parts(framing: Framing, body: bytes) -> list[bytes]:
 
 
 def _tells_of_an_error(answer: Any) -> bool:
-    """Whether there is nothing in it but what gateways and frameworks say of a failure, though they call it a success."""
+    """Whether there is nothing in it but what gateways and frameworks say of a failure, though they
+    call it a success."""
     told = isinstance(answer, dict) and answer.keys() <= _ONLY_OF_ERRORS
-    return told and (answer.get("success") is False or any(isinstance(answer.get(name), (str, list)) for name in ("detail", "message")))
+    return told and (
+        answer.get("success") is False
+        or any(isinstance(answer.get(name), (str, list)) for name in ("detail", "message"))
+    )
 
 
 _ONLY_OF_ERRORS: Final = frozenset(
-    {"detail", "message", "error", "errors", "messages", "code", "status", "statusCode", "success", "result", "type", "request_id"}
+    {
+        "detail",
+        "message",
+        "error",
+        "errors",
+        "messages",
+        "code",
+        "status",
+        "statusCode",
+        "success",
+        "result",
+        "type",
+        "request_id",
+    }
 )

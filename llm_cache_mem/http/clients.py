@@ -1,4 +1,5 @@
-"""``cache_client``: the client of an SDK with the cache under it, on the connections, timeouts and retries that it already has."""
+"""``cache_client``: the client of an SDK with the cache under it, on the connections, timeouts and
+retries that it already has."""
 
 import copy
 import inspect
@@ -13,30 +14,38 @@ __all__ = ["cache_client"]
 
 C = TypeVar("C")
 
-_DEPTH: Final = 6  # how far below an SDK's client its HTTP clients lie at most: mistralai's are three down, google-genai's two
+# how far below an SDK's client its HTTP clients lie at most: mistralai's are three down,
+# google-genai's two
+_DEPTH: Final = 6
 
 
 def cache_client(client: C, cache: LLMCache) -> C:
-    """*client* answering from *cache*: an SDK's client that holds an HTTP client of httpx or httpx2, or such a client itself.
+    """*client* answering from *cache*: an SDK's client that holds an HTTP client of httpx or
+    httpx2, or such a client itself.
 
-    An HTTP client, and the clients of the SDKs that can copy theirs with another HTTP client (OpenAI, Anthropic and Groq with all
-    their variants), stay as they are: a new client of the same type is returned, which uses the same connections; closing either
-    closes them. Others (mistralai, cohere, google-genai, ollama) are given the cache themselves and returned. A client that
-    has a cache already gets this one instead. TypeError for anything else.
+    An HTTP client, and the clients of the SDKs that can copy theirs with another HTTP client
+    (OpenAI, Anthropic and Groq with all their variants), stay as they are: a new client of the same
+    type is returned, which uses the same connections; closing either closes them. Others
+    (mistralai, cohere, google-genai, ollama) are given the cache themselves and returned. A client
+    that has a cache already gets this one instead. TypeError for anything else.
     """
     if not isinstance(cache, LLMCache):
-        raise TypeError(f"cache_client(client, cache) takes an LLMCache, not {type(cache).__name__}")
+        raise TypeError(
+            f"cache_client(client, cache) takes an LLMCache, not {type(cache).__name__}"
+        )
     if _is_http_client(client):
         return _copy_of(client, cache)  # type: ignore[no-any-return]  # of the same class
     inner = getattr(client, "_client", None)
     if _is_http_client(inner) and _copies_with_http_client(client):
-        return client.copy(http_client=_copy_of(inner, cache))  # type: ignore[attr-defined, no-any-return]  # asked above
+        # asked above
+        return client.copy(http_client=_copy_of(inner, cache))  # type: ignore[attr-defined, no-any-return]
     found = list({id(http): http for http in _http_clients(client)}.values())
     if not found:
         name = f"{type(client).__module__}.{type(client).__qualname__}"
         raise TypeError(
-            f"no HTTP client of httpx or httpx2 was found in {name}. Give it one of yours, if it takes one: "
-            "http_client=httpx.Client(transport=CacheTransport(cache)), or httpx2, or the async twins of these"
+            f"no HTTP client of httpx or httpx2 was found in {name}. Give it one of yours, if it"
+            " takes one: http_client=httpx.Client(transport=CacheTransport(cache)), or httpx2, or"
+            " the async twins of these"
         )
     for http in found:
         _put_under(http, cache)
@@ -61,8 +70,12 @@ def _copy_of(http: Any, cache: LLMCache) -> Any:
     """A client like *http*, which it keeps alive, since what they share ends with either."""
     kind = type(http)
     twin = copy.copy(http)
-    if hasattr(kind, "__del__"):  # SDKs close a client that is no longer needed; what this one shares may be
-        twin.__class__ = type(kind.__name__, (kind,), {"__del__": _stays_open, "__module__": kind.__module__})
+    if hasattr(
+        kind, "__del__"
+    ):  # SDKs close a client that is no longer needed; what this one shares may be
+        twin.__class__ = type(
+            kind.__name__, (kind,), {"__del__": _stays_open, "__module__": kind.__module__}
+        )
     twin._llm_cache_mem_original = http
     _put_under(twin, cache)
     return twin
@@ -73,10 +86,18 @@ def _stays_open(self: Any) -> None:
 
 
 def _put_under(http: Any, cache: LLMCache) -> None:
-    """Wrap the transports of *http* itself: its own, those for proxies, and those that it may make for other event loops."""
-    kind = AsyncCacheTransport if isinstance(http, library_of(http).module.AsyncClient) else CacheTransport  # a mock transport is both
+    """Wrap the transports of *http* itself: its own, those for proxies, and those that it may make
+    for other event loops."""
+    kind = (
+        AsyncCacheTransport
+        if isinstance(http, library_of(http).module.AsyncClient)
+        else CacheTransport
+    )  # a mock transport is both
     http._transport = _wrap(http._transport, cache, kind)
-    http._mounts = {pattern: None if mounted is None else _wrap(mounted, cache, kind) for pattern, mounted in http._mounts.items()}
+    http._mounts = {
+        pattern: None if mounted is None else _wrap(mounted, cache, kind)
+        for pattern, mounted in http._mounts.items()
+    }
     per_loop = getattr(http, "_inner_client_cls", None)  # google-genai
     if per_loop is not None:
         made_by = getattr(per_loop, "_llm_cache_mem_makes", per_loop)
@@ -93,11 +114,19 @@ def _put_under(http: Any, cache: LLMCache) -> None:
 
 
 def _wrap(transport: Any, cache: LLMCache, kind: type[Any]) -> Any:
-    return kind(cache, transport.wrapped if isinstance(transport, (CacheTransport, AsyncCacheTransport)) else transport)
+    return kind(
+        cache,
+        (
+            transport.wrapped
+            if isinstance(transport, (CacheTransport, AsyncCacheTransport))
+            else transport
+        ),
+    )
 
 
 def _http_clients(client: Any) -> Iterator[Any]:
-    """The HTTP clients that lie in *client*, in itself and in the parts of the same SDK that it holds."""
+    """The HTTP clients that lie in *client*, in itself and in the parts of the same SDK that it
+    holds."""
     package = type(client).__module__.partition(".")[0]
     seen: set[int] = set()
     level = [client]
@@ -116,7 +145,8 @@ def _http_clients(client: Any) -> Iterator[Any]:
 
 
 def _prefer_httpx(client: Any) -> None:
-    """google-genai sends async calls by aiohttp where that is installed, unless it was given an HTTP client."""
+    """google-genai sends async calls by aiohttp where that is installed, unless it was given an
+    HTTP client."""
     api = getattr(client, "_api_client", None)
     options: Any = getattr(api, "_http_options", None)
     http = getattr(api, "_async_httpx_client", None)

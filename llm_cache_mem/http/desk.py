@@ -42,7 +42,8 @@ class Desk:
         return self.transport
 
     def read(self, request: Any) -> Request | None:
-        """The request with its key; None if it is to be passed on untouched. Raises LLMCacheError in mode ``replay``."""
+        """The request with its key; None if it is to be passed on untouched. Raises LLMCacheError
+        in mode ``replay``."""
         url, headers = request.url, request.headers
         path, _, query = url.raw_path.decode("ascii", "replace").partition("?")
         generation = exchange.is_generation(request.method, path, headers.get("content-type", ""))
@@ -51,11 +52,18 @@ class Desk:
         if not generation:
             if self.cache.is_replay:
                 raise RequestNotCacheable(
-                    f"{request.method} {path}", "in mode replay nothing is sent, and only generation requests are kept"
+                    f"{request.method} {path}",
+                    "in mode replay nothing is sent, and only generation requests are kept",
                 )
             return None
         try:
-            asked = exchange.read(_base_url(url, headers.get("host", "")), path, query, headers.multi_items(), _body(request))
+            asked = exchange.read(
+                _base_url(url, headers.get("host", "")),
+                path,
+                query,
+                headers.multi_items(),
+                _body(request),
+            )
             return self.cache.request_or_none(asked.messages, asked.params, kind=_KIND)
         except RequestNotCacheable as exc:
             if self.cache.is_replay:
@@ -64,7 +72,8 @@ class Desk:
             return None
 
     def keep(self, relay: Any, recording: Recording, at_end: bool) -> bool:
-        """Whether the answer is one to keep; if it is not though it came to its end, that is counted."""
+        """Whether the answer is one to keep; if it is not though it came to its end, that is
+        counted."""
         if relay.head.status != 200:
             return False
         if recording.finish(at_end=at_end):
@@ -75,11 +84,16 @@ class Desk:
 
     def recording(self, library: HttpLibrary, response: Any) -> Recording:
         headers = response.headers
-        return Recording(response.status_code, headers.multi_items(), library.decoder(headers.get("content-encoding", "")))
+        return Recording(
+            response.status_code,
+            headers.multi_items(),
+            library.decoder(headers.get("content-encoding", "")),
+        )
 
 
 def _base_url(url: Any, asked_host: str) -> str:
-    """Where it goes; and by which name, if the caller has set another, as gateways that tell models apart by it are asked."""
+    """Where it goes; and by which name, if the caller has set another, as gateways that tell models
+    apart by it are asked."""
     host = url.raw_host.decode("ascii")
     host = f"[{host}]" if ":" in host else host
     other = "" if asked_host.encode() in (b"", url.netloc) else f" as {asked_host}"
@@ -92,7 +106,8 @@ def _body(request: Any) -> bytes:
     try:
         body: bytes = request.content
         return body
-    except Exception:  # noqa: BLE001  # RequestNotRead, of either library: to read it here would leave nothing to send
+    # RequestNotRead, of either library: to read it here would leave nothing to send
+    except Exception:  # noqa: BLE001
         raise RequestNotCacheable("body", "it is sent piece by piece") from None
 
 
@@ -104,7 +119,9 @@ def live_headers(head: Head, joined: bool) -> list[tuple[bytes, bytes]]:
     if head.status != 200:  # errors pass as they came
         return head.headers
     ours = MARK.encode()
-    return [pair for pair in head.headers if pair[0].lower() != ours] + [(ours, b"joined" if joined else b"miss")]
+    return [pair for pair in head.headers if pair[0].lower() != ours] + [
+        (ours, b"joined" if joined else b"miss")
+    ]
 
 
 def hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
@@ -112,7 +129,8 @@ def hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
 
 
 class released:  # reads as a verb: with released(turn) as kept: ...
-    """A turn to call, released at the end of the block unless somebody ``hold``s it, who is to ``close`` it."""
+    """A turn to call, released at the end of the block unless somebody ``hold``s it, who is to
+    ``close`` it."""
 
     def __init__(self, turn: "Turn | None") -> None:
         self._turn = turn
@@ -128,6 +146,11 @@ class released:  # reads as a verb: with released(turn) as kept: ...
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self._held:
             self.close()

@@ -1,4 +1,5 @@
-"""What an HTTP request asks of a model, as messages and params; whatever is no such request is none of the cache's business."""
+"""What an HTTP request asks of a model, as messages and params; whatever is no such request is none
+of the cache's business."""
 
 import re
 from collections.abc import Iterable
@@ -21,13 +22,30 @@ _ENDPOINTS: Final = (
     r"|model/[^/]+/(invoke|invoke-with-response-stream|converse|converse-stream|count-tokens)"
 )
 _PATH: Final = re.compile(rf"(?:^|/)(?:{_ENDPOINTS})/?$")
-_SOMEBODYS_THREAD: Final = re.compile(r"/(threads|conversations)/")  # to post a message there is not to ask for an answer
-_MODEL_IN_PATH: Final = re.compile(r"/model/([^/]+)/|/(?:models|tunedModels|deployments|engines)/(?!chat/)([^/:]+)")
+_SOMEBODYS_THREAD: Final = re.compile(
+    r"/(threads|conversations)/"
+)  # to post a message there is not to ask for an answer
+_MODEL_IN_PATH: Final = re.compile(
+    r"/model/([^/]+)/|/(?:models|tunedModels|deployments|engines)/(?!chat/)([^/:]+)"
+)
 
-# Where each API has what is said, in the order in which they are looked for. The rest of the body are params.
-_MESSAGES: Final = ("messages", "input", "contents", "prompt", "message", "inputText", "texts", "content", "requests", "query")
+# Where each API has what is said, in the order in which they are looked for. The rest of the body
+# are params.
+_MESSAGES: Final = (
+    "messages",
+    "input",
+    "contents",
+    "prompt",
+    "message",
+    "inputText",
+    "texts",
+    "content",
+    "requests",
+    "query",
+)
 _SECRET_QUERY: Final = re.compile(
-    r"key$|token$|secret|pass(w|$)|pwd$|auth|bearer|jwt|hmac|session|^sig|signature|credential|^x-amz-|^code$", re.IGNORECASE
+    r"key$|token$|secret|pass(w|$)|pwd$|auth|bearer|jwt|hmac|session|^sig|signature|credential|^x-amz-|^code$",
+    re.IGNORECASE,
 )
 _OURS: Final = "http."  # in front of the params that are not of the body
 _STATEFUL: Final = ("conversation",)  # what it is answered depends on what was asked before
@@ -44,17 +62,23 @@ class Asked(NamedTuple):
 
 
 def is_generation(method: str, path: str, content_type: str) -> bool:
-    """Whether this is a request for what a model makes of JSON: a completion, an embedding, a count. Anything else is let alone."""
+    """Whether this is a request for what a model makes of JSON: a completion, an embedding, a
+    count. Anything else is let alone."""
     if method != "POST" or "json" not in content_type.lower() or _SOMEBODYS_THREAD.search(path):
         return False
     return _PATH.search(path) is not None
 
 
-def read(base_url: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: bytes) -> Asked:
-    """The request; RequestNotCacheable, with the place, if its body is no JSON object or has no single meaning.
+def read(
+    base_url: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: bytes
+) -> Asked:
+    """The request; RequestNotCacheable, with the place, if its body is no JSON object or has no
+    single meaning.
 
-    *path* and *query* are as on the wire. Params hold the fields of the body, ``model`` from the path where the body names none,
-    and, with "http." in front of their names, the base URL, path, query and headers that can change the answer.
+    *path* and *query* are as on the wire. Params hold the fields of the body, ``model`` from the
+      path where the body names none,
+    and, with "http." in front of their names, the base URL, path, query and headers that can change
+    the answer.
     """
     fields = _json_object(body)
     messages, source = _messages(fields)
@@ -63,13 +87,19 @@ def read(base_url: str, path: str, query: str, headers: Iterable[tuple[str, str]
         params.setdefault("model", unquote(named[1] or named[2]))
         source += " model"
     params["http.base_url"], params["http.path"] = base_url, path
-    pairs = sorted(pair for pair in parse_qsl(query, keep_blank_values=True, errors="surrogateescape") if not _SECRET_QUERY.search(pair[0]))
+    pairs = sorted(
+        pair
+        for pair in parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+        if not _SECRET_QUERY.search(pair[0])
+    )
     if pairs:
         params["http.query"] = [list(pair) for pair in pairs]
     counting = answer_changing(headers)
     if counting:
         params["http.headers"] = counting
-    if source != "messages":  # else two bodies that differ in nothing but the field's name would be one request
+    if (
+        source != "messages"
+    ):  # else two bodies that differ in nothing but the field's name would be one request
         params["http.source"] = source
     return Asked(messages, params)
 
@@ -79,7 +109,9 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise RequestNotCacheable("body", f"more than {MAX_REQUEST_BYTES} bytes")
     try:
         fields = strict_json.parse(body)
-    except strict_json.NotJson as exc:  # of a name that stands there twice, which counts is for the server to say
+    except (
+        strict_json.NotJson
+    ) as exc:  # of a name that stands there twice, which counts is for the server to say
         raise RequestNotCacheable("body", str(exc)) from None
     if not isinstance(fields, dict):
         raise RequestNotCacheable("body", "not a JSON object")
@@ -92,7 +124,8 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _messages(fields: dict[str, Any]) -> tuple[Any, str]:
-    """Takes out of *fields* what is said, in role/content form where that can be told back; and a name for where it was."""
+    """Takes out of *fields* what is said, in role/content form where that can be told back; and a
+    name for where it was."""
     for name in _MESSAGES:
         if fields.get(name) is not None:
             said = fields.pop(name)
@@ -100,7 +133,9 @@ def _messages(fields: dict[str, Any]) -> tuple[Any, str]:
                 return [{"role": "user", "content": said}], f"{name} text"
             if name != "contents" or not isinstance(said, list):
                 return said, name
-            if any(isinstance(turn, dict) and "content" in turn for turn in said):  # of no known API; not to be taken for the other
+            if any(
+                isinstance(turn, dict) and "content" in turn for turn in said
+            ):  # of no known API; not to be taken for the other
                 return said, f"{name} as they are"
             return [_turn(turn) for turn in said], name
     return None, ""

@@ -1,4 +1,5 @@
-"""The framings of streams: bytes in, however they were cut, and the pieces that the protocol sent in them out, each once."""
+"""The framings of streams: bytes in, however they were cut, and the pieces that the protocol sent
+in them out, each once."""
 
 import base64
 import json
@@ -6,7 +7,16 @@ from struct import Struct
 from typing import Any, Final, Protocol
 from zlib import crc32
 
-__all__ = ["DONE", "EventStream", "Framing", "Lines", "Malformed", "ServerSentEvents", "framing_for", "parsed"]
+__all__ = [
+    "DONE",
+    "EventStream",
+    "Framing",
+    "Lines",
+    "Malformed",
+    "ServerSentEvents",
+    "framing_for",
+    "parsed",
+]
 
 DONE: Final = object()
 """The piece that OpenAI and those like it end a stream with: ``data: [DONE]``."""
@@ -33,7 +43,9 @@ class _ByLine:
     """Bytes as lines that end in LF, CR LF or CR."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []  # of a line that is not ended: joined once it is, however long it grows
+        self._parts: list[
+            bytes
+        ] = []  # of a line that is not ended: joined once it is, however long it grows
         self._held = False  # the last byte was a CR, whose LF may be on its way
 
     def lines(self, data: bytes) -> list[bytes]:
@@ -54,7 +66,8 @@ class _ByLine:
 
 
 class ServerSentEvents:
-    """``text/event-stream`` as the HTML standard defines it. An event named "error" is a piece that says so, whatever its data."""
+    """``text/event-stream`` as the HTML standard defines it. An event named "error" is a piece that
+    says so, whatever its data."""
 
     def __init__(self) -> None:
         self._lines = _ByLine()
@@ -90,7 +103,8 @@ class ServerSentEvents:
 
 
 class Lines:
-    """One JSON value a line, as Ollama's and the first Cohere API send them. The last line must be ended too."""
+    """One JSON value a line, as Ollama's and the first Cohere API send them. The last line must be
+    ended too."""
 
     def __init__(self) -> None:
         self._lines = _ByLine()
@@ -104,7 +118,8 @@ class Lines:
 
 
 class EventStream:
-    """``application/vnd.amazon.eventstream``: length-prefixed messages, their prelude and the whole each under a CRC-32."""
+    """``application/vnd.amazon.eventstream``: length-prefixed messages, their prelude and the whole
+    each under a CRC-32."""
 
     _PRELUDE: Final = Struct(">III")
     _MOST: Final = 24 * 1024 * 1024  # more than AWS allows
@@ -147,7 +162,8 @@ _HEADER_BYTES: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 
 def _amazon(headers: bytes, payload: bytes) -> Any:
-    """A message as boto3 hands it on: the model's own JSON where it is wrapped, else {type: payload}."""
+    """A message as boto3 hands it on: the model's own JSON where it is wrapped, else {type:
+    payload}."""
     names = _amazon_headers(headers)
     if names.get(":message-type") in {"error", "exception"}:
         kind = names.get(":exception-type") or names.get(":error-code") or "error"
@@ -196,7 +212,13 @@ def framing_for(content_type: str) -> Framing | None:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return ServerSentEvents()
-    if kind in {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/stream+json", "application/x-jsonlines"}:
+    if kind in {
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/stream+json",
+        "application/x-jsonlines",
+    }:
         return Lines()
     if kind == "application/vnd.amazon.eventstream":
         return EventStream()

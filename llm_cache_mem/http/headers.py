@@ -13,12 +13,15 @@ MARK: Final = "x-llm-cache-mem"
 """The header that says where an answer came from: hit, joined (another caller's call) or miss."""
 AGE: Final = "age"
 
-# How the bytes travel, who asks and who pays, and what is new for each call. Everything else counts: to leave out a header that
-# changes answers would give wrong ones, to count one that does not is only a miss.
+# How the bytes travel, who asks and who pays, and what is new for each call. Everything else
+# counts: to leave out a header that changes answers would give wrong ones, to count one that does
+# not is only a miss.
 _TRANSPORT: Final = frozenset(
     {
-        "accept-encoding", "accept-language", "cache-control", "connection", "content-length", "content-type", "date", "expect",
-        "forwarded", "host", "http-referer", "keep-alive", "origin", "pragma", "priority", "proxy-connection", "referer", "te", "trailer",
+        "accept-encoding", "accept-language", "cache-control", "connection", "content-length",
+        "content-type", "date", "expect",
+        "forwarded", "host", "http-referer", "keep-alive", "origin", "pragma", "priority",
+        "proxy-connection", "referer", "te", "trailer",
         "transfer-encoding", "upgrade", "user-agent", "via",
     }
 )  # fmt: skip
@@ -32,13 +35,15 @@ _PER_CALL: Final = re.compile(
     r"|timeout|timestamp|attempt"
 )
 _PLAIN_ACCEPT: Final = frozenset({"*/*", "application/json", ""})
-# These are known to hold no secret, so that the key function, and whoever explains a miss, may see their values.
+# These are known to hold no secret, so that the key function, and whoever explains a miss, may see
+# their values.
 _KNOWN: Final = re.compile(
     r"^(anthropic|openai)-(beta|version|.*-access)$|^api-version$|^accept$|^x-amzn-bedrock-|^extra-parameters$|-beta$|-version$"
 )
 
-# Of an answer: what SDKs and callers read of it that stays true when it is given again. What belongs to one exchange is dropped:
-# its request ids, dates, cookies and rate limits, and how its bytes were framed.
+# Of an answer: what SDKs and callers read of it that stays true when it is given again. What
+# belongs to one exchange is dropped: its request ids, dates, cookies and rate limits, and how its
+# bytes were framed.
 _KEPT: Final = re.compile(
     r"^content-type$|^openai-(model|version)$|^x-amzn-bedrock-(content-type|performanceconfig-latency)$|^x-ms-served-model$"
 )
@@ -47,7 +52,8 @@ _KEPT: Final = re.compile(
 def answer_changing(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Those of a request's *headers* that can change its answer, by lower-case name.
 
-    The value of a header that nobody here knows is given as a digest, since it may be a secret under a name of the caller's own.
+    The value of a header that nobody here knows is given as a digest, since it may be a secret
+    under a name of the caller's own.
     """
     found: dict[str, str] = {}
     for name, value in headers:
@@ -57,7 +63,10 @@ def answer_changing(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         if name == "accept" and value.strip().lower() in _PLAIN_ACCEPT:
             continue
         found[name] = f"{found[name]}, {value}" if name in found else value
-    return {name: value if _KNOWN.search(name) else _digest(value) for name, value in sorted(found.items())}
+    return {
+        name: value if _KNOWN.search(name) else _digest(value)
+        for name, value in sorted(found.items())
+    }
 
 
 def _digest(value: str) -> str:

@@ -1,4 +1,5 @@
-"""httpx and httpx2, which are one library under two names: what a transport needs of the one that a request came from."""
+"""httpx and httpx2, which are one library under two names: what a transport needs of the one that a
+request came from."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ class HttpLibrary:
     def __init__(self, module: Any) -> None:
         self.module = module
 
-        class SyncBytes(module.SyncByteStream):  # type: ignore[misc]  # which of two, is known when it runs
+        # which of two, is known when it runs
+        class SyncBytes(module.SyncByteStream):  # type: ignore[misc]
             def __init__(self, source: Any) -> None:
                 self._source = source
 
@@ -39,22 +41,29 @@ class HttpLibrary:
         self._sync_bytes, self._async_bytes = SyncBytes, AsyncBytes
 
     def response(self, status: int, headers: Any, source: Any, extensions: Any = None) -> Any:
-        """A response whose bytes come from *source*, a Tap, an AsyncTap or one that looks like either."""
+        """A response whose bytes come from *source*, a Tap, an AsyncTap or one that looks like
+        either."""
         wrap = self._async_bytes if hasattr(source, "aclose") else self._sync_bytes
-        return self.module.Response(status, headers=headers, stream=wrap(source), extensions=extensions or {})
+        return self.module.Response(
+            status, headers=headers, stream=wrap(source), extensions=extensions or {}
+        )
 
     def decoder(self, encoding: str) -> Any:
         """A function that undoes the content *encoding* of a whole body."""
 
         def decode(body: bytes) -> bytes:
-            content: bytes = self.module.Response(200, headers={"content-encoding": encoding}, content=body).content
+            content: bytes = self.module.Response(
+                200, headers={"content-encoding": encoding}, content=body
+            ).content
             return content
 
         return decode
 
     def lost(self) -> Exception:
         """The error for who was reading an answer whose connection another caller lost."""
-        error: Exception = self.module.ReadError("the call that this one had joined was interrupted; try again")
+        error: Exception = self.module.ReadError(
+            "the call that this one had joined was interrupted; try again"
+        )
         return error
 
 
@@ -64,9 +73,12 @@ def _named(name: str) -> HttpLibrary:
 
 
 def library_of(thing: Any) -> HttpLibrary:
-    """The library that *thing*, a request, a transport or a client, is of. TypeError if it is of neither."""
+    """The library that *thing*, a request, a transport or a client, is of. TypeError if it is of
+    neither."""
     for base in type(thing).__mro__:
         name = base.__module__.partition(".")[0]
         if name in NAMES and name in sys.modules:
             return _named(name)
-    raise TypeError(f"{type(thing).__module__}.{type(thing).__qualname__} is of neither httpx nor httpx2")
+    raise TypeError(
+        f"{type(thing).__module__}.{type(thing).__qualname__} is of neither httpx nor httpx2"
+    )

@@ -1,7 +1,9 @@
-"""One answer on its way, for all who asked for it: whoever needs the next bytes fetches them, and everyone reads them from one buffer.
+"""One answer on its way, for all who asked for it: whoever needs the next bytes fetches them, and
+everyone reads them from one buffer.
 
-There is no leader once an answer flows, so nobody's going away stops the others; and nobody waits for another's consumer, so one
-thread or task may read two of them in turn. When the last reader has left, the call is closed.
+There is no leader once an answer flows, so nobody's going away stops the others; and nobody waits
+for another's consumer, so one thread or task may read two of them in turn. When the last reader has
+left, the call is closed.
 """
 
 import threading
@@ -21,7 +23,8 @@ __all__ = ["AsyncRelay", "AsyncTap", "Head", "Relay", "Tap"]
 
 
 class Head(NamedTuple):
-    """The beginning of an answer. *headers* are as on the wire; *extensions* are what the HTTP library says beside them."""
+    """The beginning of an answer. *headers* are as on the wire; *extensions* are what the HTTP
+    library says beside them."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -32,14 +35,22 @@ class Head(NamedTuple):
 
 
 _OPEN, _ENDED, _FAILED, _CLOSED = range(4)
-_STALE_SECONDS = 30.0  # what nobody has read from for so long may be lost upstream: it is not for others to join
+# what nobody has read from for so long may be lost upstream: it is not for others to join
+_STALE_SECONDS = 30.0
 _closing: "set[asyncio.Task[Any]]" = set()  # an event loop holds its tasks only weakly
 
 
 class _Shared:
-    """The buffer and its readers. *lost* makes the error for readers whose fetcher was killed; *retire* lets nobody find it any more."""
+    """The buffer and its readers. *lost* makes the error for readers whose fetcher was killed;
+    *retire* lets nobody find it any more."""
 
-    def __init__(self, head: Head, recording: Recording, lost: Callable[[], Exception], retire: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        head: Head,
+        recording: Recording,
+        lost: Callable[[], Exception],
+        retire: Callable[[], None],
+    ) -> None:
         self.head = head
         self.retire = retire
         self.entry: Any = None
@@ -56,10 +67,20 @@ class _Shared:
         self._error: BaseException | None = None
 
     def _admit(self, tap: Any, *, joins: bool) -> bool:
-        """Let *tap* read from the beginning, if that is still there and, for who *joins*, there is hope for the rest."""
+        """Let *tap* read from the beginning, if that is still there and, for who *joins*, there is
+        hope for the rest."""
         with self._lock:
-            stale = self._state == _OPEN and monotonic() - self._moved > _STALE_SECONDS and not self._is_fetching()
-            if (joins and stale) or self._state in (_FAILED, _CLOSED) or self._first or self._recording.hopeless:
+            stale = (
+                self._state == _OPEN
+                and monotonic() - self._moved > _STALE_SECONDS
+                and not self._is_fetching()
+            )
+            if (
+                (joins and stale)
+                or self._state in (_FAILED, _CLOSED)
+                or self._first
+                or self._recording.hopeless
+            ):
                 return False
             self._taps.add(tap)
             return True
@@ -80,7 +101,9 @@ class _Shared:
         with self._lock:
             self._moved = monotonic()
             self._chunks.append(chunk)
-            if self._recording.fault is not None:  # only passing through: keep what somebody still needs
+            if (
+                self._recording.fault is not None
+            ):  # only passing through: keep what somebody still needs
                 needed = min((tap.at for tap in self._taps), default=self._first)
                 del self._chunks[: needed - self._first]
                 self._first = needed
@@ -90,13 +113,15 @@ class _Shared:
             self._state, self._error = _FAILED, error
 
     def _raise_failure(self) -> None:
-        """For a reader whose next chunk will not come: what the fetcher got, or that it was killed."""
+        """For a reader whose next chunk will not come: what the fetcher got, or that it was
+        killed."""
         if self._error is None or not isinstance(self._error, Exception):
             raise self._lost()
         raise twin(self._error, self._error.__traceback__)
 
     def _leave(self, tap: Any) -> bool:
-        """Whether *tap* was the last reader of a call that is still open; then it is closed from here on."""
+        """Whether *tap* was the last reader of a call that is still open; then it is closed from
+        here on."""
         with self._lock:
             self._taps.discard(tap)
             if self._taps or self._state != _OPEN:
@@ -115,7 +140,8 @@ class _Shared:
 
 
 class Relay(_Shared):
-    """For threads. *source* is what the HTTP library gave; *finish* is told once whether the body was read to its end."""
+    """For threads. *source* is what the HTTP library gave; *finish* is told once whether the body
+    was read to its end."""
 
     def __init__(
         self,
@@ -133,7 +159,8 @@ class Relay(_Shared):
         self._fetching = threading.Lock()
 
     def attach(self, on_leave: Callable[["Relay"], None] | None, *, joins: bool) -> "Tap | None":
-        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when it has left."""
+        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when
+        it has left."""
         tap = Tap(self, on_leave)
         return tap if self._admit(tap, joins=joins) else None
 
@@ -141,7 +168,8 @@ class Relay(_Shared):
         return self._fetching.locked()
 
     def chunk(self, at: int) -> bytes | None:
-        """The chunk number *at*, fetched if nobody has; None at the end. Raises what reading from the network raises."""
+        """The chunk number *at*, fetched if nobody has; None at the end. Raises what reading from
+        the network raises."""
         while True:
             held = self._held(at)
             if held is not None:
@@ -206,7 +234,8 @@ class Tap:
 
 
 class AsyncRelay(_Shared):
-    """For the tasks of one event loop. Each fetch is a task of its own, so that cancelling a reader does not tear the connection."""
+    """For the tasks of one event loop. Each fetch is a task of its own, so that cancelling a reader
+    does not tear the connection."""
 
     def __init__(
         self,
@@ -227,12 +256,16 @@ class AsyncRelay(_Shared):
         self._finish = finish
         self._context = context
         self._fetching: asyncio.Task[None] | None = None
-        # An answer that nobody came to read, since all who asked were cancelled meanwhile, gives its connection back.
+        # An answer that nobody came to read, since all who asked were cancelled meanwhile, gives
+        # its connection back.
         self._unread = finalize(self, _close_later, self._loop, source)
         self._unread.atexit = False
 
-    def attach(self, on_leave: Callable[["AsyncRelay"], None] | None, *, joins: bool) -> "AsyncTap | None":
-        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when it has left."""
+    def attach(
+        self, on_leave: Callable[["AsyncRelay"], None] | None, *, joins: bool
+    ) -> "AsyncTap | None":
+        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when
+        it has left."""
         tap = AsyncTap(self, on_leave)
         return tap if self._admit(tap, joins=joins) else None
 
@@ -261,7 +294,9 @@ class AsyncRelay(_Shared):
                 self._bytes = aiter(self._source)
             while (chunk := await anext(self._bytes, None)) is not None:
                 self._take(chunk)
-                if not self._recording.full:  # else the end is there already, and needs no task of its own
+                if (
+                    not self._recording.full
+                ):  # else the end is there already, and needs no task of its own
                     return
             self._end()
             self._unread.detach()
@@ -303,7 +338,8 @@ class AsyncRelay(_Shared):
 
 
 class AsyncTap:
-    """One task's reader of a relay. Iterating it again goes on where it stopped, as some SDKs do to drain a connection."""
+    """One task's reader of a relay. Iterating it again goes on where it stopped, as some SDKs do to
+    drain a connection."""
 
     def __init__(self, relay: AsyncRelay, on_leave: Callable[[AsyncRelay], None] | None) -> None:
         self._relay = relay

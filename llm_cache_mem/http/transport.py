@@ -1,4 +1,5 @@
-"""Transports for httpx and httpx2 that answer from the cache, and pass everything that is no generation request."""
+"""Transports for httpx and httpx2 that answer from the cache, and pass everything that is no
+generation request."""
 
 from contextvars import copy_context
 from time import monotonic
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
         """The same for async."""
 
         async def handle_async_request(self, request: Any) -> Any: ...
+
 else:
     _Sync = _Async = object
 
 __all__ = ["AsyncCacheTransport", "CacheTransport"]
 
-_ROUNDS = 8  # how often a caller may find a call just ended that it wanted to join, before it makes its own
+# how often a caller may find a call just ended that it wanted to join, before it makes its own
+_ROUNDS = 8
 _WRONG_CLIENT = "a Client takes a CacheTransport, an AsyncClient an AsyncCacheTransport"
 
 
@@ -49,7 +52,10 @@ class _Transport:
 
     def __init__(self, cache: LLMCache, transport: Any = None) -> None:
         if transport is not None and not hasattr(transport, self._handles):
-            raise TypeError(f"{type(self).__name__} goes over a transport with {self._handles}(), which {type(transport).__name__} has not")
+            raise TypeError(
+                f"{type(self).__name__} goes over a transport with {self._handles}(), which"
+                f" {type(transport).__name__} has not"
+            )
         self._desk = Desk(cache, transport)
 
     @property
@@ -67,16 +73,19 @@ class _Transport:
 
 
 class CacheTransport(_Transport, _Sync):
-    """Answers generation requests from *cache*, and sends the others, and those that it cannot answer, through *transport*.
+    """Answers generation requests from *cache*, and sends the others, and those that it cannot
+    answer, through *transport*.
 
-    For httpx and for httpx2: *transport* is a transport of the library whose clients this one serves; by default that library's
-    ``HTTPTransport()``, made at the first request. Thread-safe if *transport* is. Closing it closes *transport*.
+    For httpx and for httpx2: *transport* is a transport of the library whose clients this one
+    serves; by default that library's ``HTTPTransport()``, made at the first request. Thread-safe if
+    *transport* is. Closing it closes *transport*.
     """
 
     _handles = "handle_request"
 
     def handle_request(self, request: Any) -> Any:
-        """The response to *request*: stored, on its way to another caller, or fetched. Raises what the transport raises."""
+        """The response to *request*: stored, on its way to another caller, or fetched. Raises what
+        the transport raises."""
         desk, library = self._desk, library_of(request)
         transport = desk.transport_of(library.module.HTTPTransport)
         try:
@@ -86,7 +95,11 @@ class CacheTransport(_Transport, _Sync):
             hit = desk.cache.lookup(asked, load)
         except LLMCacheError as exc:
             return refuse(library, request, exc)
-        return _replay(library, hit, "hit") if hit is not None else self._fetch(library, request, asked)
+        return (
+            _replay(library, hit, "hit")
+            if hit is not None
+            else self._fetch(library, request, asked)
+        )
 
     def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
         cache, lane, began = self._desk.cache, ("threads", library.module.__name__), monotonic()
@@ -96,22 +109,37 @@ class CacheTransport(_Transport, _Sync):
             cache.count_joined(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = cache.share(asked, lambda flight: self._open(library, request, asked, flight, turn), lane)
+            found, joined = cache.share(
+                asked, lambda flight: self._open(library, request, asked, flight, turn), lane
+            )
             if isinstance(found, Hit):
                 cache.count_joined(asked, found.entry, monotonic() - began)
                 return _replay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
-                return library.response(found.head.status, live_headers(found.head, joined), tap, found.head.extensions)
+                return library.response(
+                    found.head.status, live_headers(found.head, joined), tap, found.head.extensions
+                )
             found.retire()
         return self._desk.transport.handle_request(request)
 
-    def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | Relay":
+    def _open(
+        self,
+        library: HttpLibrary,
+        request: Any,
+        asked: Request,
+        flight: Flight,
+        turn: "Turn | None",
+    ) -> "Hit | Relay":
         """Send *request*; its answer from the first byte on, for all who join *flight*."""
         desk, began, context = self._desk, monotonic(), copy_context()
         with released(turn) as kept:
             alone = turn is None or is_nested(flight)
-            late = desk.cache.late(asked, load) if alone or turn is None else turn.take(lambda: desk.cache.late(asked, load))
+            late = (
+                desk.cache.late(asked, load)
+                if alone or turn is None
+                else turn.take(lambda: desk.cache.late(asked, load))
+            )
             if late is not None:
                 return late
             response = desk.transport.handle_request(request)
@@ -120,13 +148,21 @@ class CacheTransport(_Transport, _Sync):
             def finish(relay: Relay, at_end: bool) -> None:
                 try:
                     if desk.keep(relay, recording, at_end):
-                        facts = {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
-                        relay.entry = context.copy().run(lambda: desk.cache.keep(asked, recording.value(), **facts))
+                        facts = {
+                            "response": recording.response(),
+                            "seconds": monotonic() - began,
+                            "flight": flight,
+                        }
+                        relay.entry = context.copy().run(
+                            lambda: desk.cache.keep(asked, recording.value(), **facts)
+                        )
                 finally:
                     flight.end()
                     kept.close()
 
-            relay = Relay(head_of(response), response.stream, recording, finish, library.lost, flight.end)
+            relay = Relay(
+                head_of(response), response.stream, recording, finish, library.lost, flight.end
+            )
             if response.status_code == 200:
                 flight.outlast()
             kept.hold()
@@ -143,7 +179,10 @@ class CacheTransport(_Transport, _Sync):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None = None, exc: BaseException | None = None, trace: TracebackType | None = None
+        self,
+        kind: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        trace: TracebackType | None = None,
     ) -> None:
         if self._desk.transport is not None:
             self._desk.transport.__exit__(kind, exc, trace)
@@ -162,7 +201,8 @@ class CacheTransport(_Transport, _Sync):
 
 
 class AsyncCacheTransport(_Transport, _Async):
-    """``CacheTransport`` for async clients under asyncio; under another event loop requests pass uncached."""
+    """``CacheTransport`` for async clients under asyncio; under another event loop requests pass
+    uncached."""
 
     _handles = "handle_async_request"
 
@@ -174,39 +214,67 @@ class AsyncCacheTransport(_Transport, _Async):
             asked = desk.read(request)
             if asked is not None and running_loop() is None:
                 if desk.cache.is_replay:
-                    raise RequestNotCacheable("event loop", "in mode replay nothing is sent, and only under asyncio can it be answered")
-                desk.cache.bypass("event loop", "a call goes uncached: its event loop is not asyncio's")
+                    raise RequestNotCacheable(
+                        "event loop",
+                        "in mode replay nothing is sent, and only under asyncio can it be answered",
+                    )
+                desk.cache.bypass(
+                    "event loop", "a call goes uncached: its event loop is not asyncio's"
+                )
                 asked = None
             if asked is None:
                 return await transport.handle_async_request(request)
             hit = await desk.cache.alookup(asked, load)
         except LLMCacheError as exc:
             return refuse(library, request, exc)
-        return _areplay(library, hit, "hit") if hit is not None else await self._fetch(library, request, asked)
+        return (
+            _areplay(library, hit, "hit")
+            if hit is not None
+            else await self._fetch(library, request, asked)
+        )
 
     async def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
-        cache, lane, began = self._desk.cache, (running_loop(), library.module.__name__), monotonic()
+        cache, lane, began = (
+            self._desk.cache,
+            (running_loop(), library.module.__name__),
+            monotonic(),
+        )
         turn = cache.turn(asked)
 
         def count(relay: AsyncRelay) -> None:
             cache.count_joined(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = await cache.ashare(asked, lambda flight: self._open(library, request, asked, flight, turn), lane)
+            found, joined = await cache.ashare(
+                asked, lambda flight: self._open(library, request, asked, flight, turn), lane
+            )
             if isinstance(found, Hit):
                 cache.count_joined(asked, found.entry, monotonic() - began)
                 return _areplay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
-                return library.response(found.head.status, live_headers(found.head, joined), tap, found.head.extensions)
+                return library.response(
+                    found.head.status, live_headers(found.head, joined), tap, found.head.extensions
+                )
             found.retire()
         return await self._desk.transport.handle_async_request(request)
 
-    async def _open(self, library: HttpLibrary, request: Any, asked: Request, flight: Flight, turn: "Turn | None") -> "Hit | AsyncRelay":
+    async def _open(
+        self,
+        library: HttpLibrary,
+        request: Any,
+        asked: Request,
+        flight: Flight,
+        turn: "Turn | None",
+    ) -> "Hit | AsyncRelay":
         desk, began, context = self._desk, monotonic(), copy_context()
         with released(turn) as kept:
             alone = turn is None or is_nested(flight)
-            late = await (desk.cache.alate(asked, load) if alone or turn is None else turn.atake(lambda: desk.cache.late(asked, load)))
+            late = await (
+                desk.cache.alate(asked, load)
+                if alone or turn is None
+                else turn.atake(lambda: desk.cache.late(asked, load))
+            )
             if late is not None:
                 return late
             response = await desk.transport.handle_async_request(request)
@@ -215,13 +283,25 @@ class AsyncCacheTransport(_Transport, _Async):
             async def finish(relay: AsyncRelay, at_end: bool) -> None:
                 try:
                     if desk.keep(relay, recording, at_end):
-                        facts = {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
+                        facts = {
+                            "response": recording.response(),
+                            "seconds": monotonic() - began,
+                            "flight": flight,
+                        }
                         relay.entry = await desk.cache.akeep(asked, recording.value(), **facts)
                 finally:
                     flight.end()
                     kept.close()
 
-            relay = AsyncRelay(head_of(response), response.stream, recording, finish, library.lost, flight.end, context)
+            relay = AsyncRelay(
+                head_of(response),
+                response.stream,
+                recording,
+                finish,
+                library.lost,
+                flight.end,
+                context,
+            )
             if response.status_code == 200:
                 flight.outlast()
             kept.hold()
@@ -238,7 +318,10 @@ class AsyncCacheTransport(_Transport, _Async):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None = None, exc: BaseException | None = None, trace: TracebackType | None = None
+        self,
+        kind: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        trace: TracebackType | None = None,
     ) -> None:
         if self._desk.transport is not None:
             await self._desk.transport.__aexit__(kind, exc, trace)

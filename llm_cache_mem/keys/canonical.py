@@ -9,16 +9,19 @@ from llm_cache_mem.keys.wire_form import Refused, is_absent, tagged, unwrap
 __all__ = ["MAX_DEPTH", "Walk", "encode", "pieces", "plain_request", "text_of"]
 
 MAX_DEPTH = 128
-"""Containers inside one another, the request itself counted; json stops near 1,000, depending on who calls."""
+"""Containers inside one another, the request itself counted; json stops near 1,000, depending on
+who calls."""
 
 _WORD = 1 << 63
 _TAG = "$llm_cache_mem"
-_TAGGED_DOMAIN = "llm-cache-mem tagged request: "  # a plain canonical text begins with a bracket or a scalar: never like this
+# a plain canonical text begins with a bracket or a scalar: never like this
+_TAGGED_DOMAIN = "llm-cache-mem tagged request: "
 _ABSENT: Any = object()
 
 
 class Walk:
-    """One pass over a request. *tags* counts the values without a JSON form; *only_text*: it met no bool and no float."""
+    """One pass over a request. *tags* counts the values without a JSON form; *only_text*: it met no
+    bool and no float."""
 
     __slots__ = ("only_text", "tags")
 
@@ -27,7 +30,8 @@ class Walk:
         self.only_text = True
 
     def plain(self, value: Any, depth: int = MAX_DEPTH) -> Any:
-        """A copy of *value* in dicts with str keys, lists, and exact str, int, float, bool and None; raises Refused."""
+        """A copy of *value* in dicts with str keys, lists, and exact str, int, float, bool and
+        None; raises Refused."""
         tree = self._plain(value, depth)
         if tree is _ABSENT:
             raise Refused("a 'not given' marker stands for nothing here")
@@ -58,7 +62,9 @@ class Walk:
                 if type(key) is not str or not key.isascii():
                     odd_keys = True
                 if type(item) is not str or not item.isascii():
-                    item = own[key] = self._plain(item, depth - 1)  # to a key that is there: safe while iterating
+                    item = own[key] = self._plain(
+                        item, depth - 1
+                    )  # to a key that is there: safe while iterating
                     if item is _ABSENT:
                         absent = True
         except Refused as refused:
@@ -76,8 +82,18 @@ class Walk:
                 kind = type(item)
                 if kind is dict and depth > 1:
                     own[index] = copy = item.copy()
-                    for key, leaf in copy.items():  # the usual message, without a call for it: a fifth of a first sight
-                        if type(key) is not str or type(leaf) is not str or not key.isascii() or not leaf.isascii():
+                    for (
+                        key,
+                        leaf,
+                    ) in (
+                        copy.items()
+                    ):  # the usual message, without a call for it: a fifth of a first sight
+                        if (
+                            type(key) is not str
+                            or type(leaf) is not str
+                            or not key.isascii()
+                            or not leaf.isascii()
+                        ):
                             own[index] = self._dict(copy, depth - 1)
                             break
                 elif kind is not str or not item.isascii():
@@ -106,7 +122,9 @@ def _too_deep() -> Refused:
 def _encodable(value: str) -> str:
     try:
         value.encode()
-    except UnicodeEncodeError:  # "\ud83d" + "\ude00" would be written exactly as the one character U+1F600 is
+    except (
+        UnicodeEncodeError
+    ):  # "\ud83d" + "\ude00" would be written exactly as the one character U+1F600 is
         raise Refused("half of a surrogate pair, which is no text") from None
     return value
 
@@ -115,7 +133,9 @@ def _printable(value: int) -> int:
     try:
         int.__repr__(value)
     except ValueError:
-        raise Refused("an integer with more digits than Python writes (sys.set_int_max_str_digits)") from None
+        raise Refused(
+            "an integer with more digits than Python writes (sys.set_int_max_str_digits)"
+        ) from None
     return value
 
 
@@ -146,7 +166,9 @@ def _key(key: Any) -> str:
     return key if type(key) is str else encode(key)
 
 
-def plain_request(walk: Walk, messages: Any, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def plain_request(
+    walk: Walk, messages: Any, params: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """Our own plain copy of both; raises RequestNotCacheable."""
     try:
         named = walk.plain(params)
@@ -167,8 +189,12 @@ def text_of(walk: Walk, tree: Any) -> str:
     text = encode(tree)
     if not walk.tags:
         return text
-    if text.count(f'"{_TAG}": ') != walk.tags:  # a quote inside a string is escaped, so this counts keys and nothing else
-        raise RequestNotCacheable("request", f"the key {_TAG} is taken when a request holds bytes, dates or the like")
+    if (
+        text.count(f'"{_TAG}": ') != walk.tags
+    ):  # a quote inside a string is escaped, so this counts keys and nothing else
+        raise RequestNotCacheable(
+            "request", f"the key {_TAG} is taken when a request holds bytes, dates or the like"
+        )
     return _TAGGED_DOMAIN + text
 
 
@@ -177,7 +203,8 @@ def _no_default(value: object) -> Any:
 
 
 def _make_encoder() -> Callable[[Any], Iterable[str]]:
-    """What ``json.dumps(value, sort_keys=True)`` does, in pieces and without building its encoder for each call."""
+    """What ``json.dumps(value, sort_keys=True)`` does, in pieces and without building its encoder
+    for each call."""
     from json import JSONEncoder
 
     encoder = JSONEncoder(sort_keys=True, allow_nan=False)
@@ -186,9 +213,11 @@ def _make_encoder() -> Callable[[Any], Iterable[str]]:
         return (encoder.encode(value),)
 
     try:
-        from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # private, hence the check
+        # private, hence the check
+        from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 
-        # No table of open containers, which threads could not share: a plain tree is a copy and has no cycles.
+        # No table of open containers, which threads could not share: a plain tree is a copy and has
+        # no cycles.
         chunks: Callable[[Any, int], Iterable[str]] = c_make_encoder(
             None, _no_default, encode_basestring_ascii, None, ": ", ", ", True, False, False
         )
@@ -209,8 +238,9 @@ def _first_pieces(value: Any) -> Iterable[str]:
 
 
 pieces: Callable[[Any], Iterable[str]] = _first_pieces
-"""The canonical text of a plain value in pieces; ValueError for NaN and infinity. It is replaced when there is first something to
-write, because json is slow to import: so call it as ``canonical.pieces``."""
+"""The canonical text of a plain value in pieces; ValueError for NaN and infinity. It is replaced
+when there is first something to write, because json is slow to import: so call it as
+``canonical.pieces``."""
 
 
 def encode(value: Any) -> str:

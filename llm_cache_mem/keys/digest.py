@@ -33,7 +33,8 @@ SCHEMA = 1
 
 DEFAULT_IGNORE = frozenset(
     {
-        # Who pays for the call, not what is asked. Tenants that must not share answers have a namespace each.
+        # Who pays for the call, not what is asked. Tenants that must not share answers have a
+        # namespace each.
         "api_key",
         "auth_token",
         "azure_ad_token",
@@ -45,8 +46,9 @@ DEFAULT_IGNORE = frozenset(
         "num_retries",
         # A header that is new for every call by design.
         "idempotency_key",
-        # Not here: extra_headers (a beta header changes answers), extra_body, extra_query, base_url, api_version, stream,
-        # user, metadata, seed, service_tier: they reach the provider. ignoring("user") leaves out what an application knows better.
+        # Not here: extra_headers (a beta header changes answers), extra_body, extra_query,
+        # base_url, api_version, stream, user, metadata, seed, service_tier: they reach the
+        # provider. ignoring("user") leaves out what an application knows better.
     }
 )
 
@@ -54,17 +56,22 @@ _memo = KeyMemo()
 
 
 def forget() -> None:
-    """Forget every digest worked out so far; keys stay as they are. For benchmarks, and for who wants that memory back."""
+    """Forget every digest worked out so far; keys stay as they are. For benchmarks, and for who
+    wants that memory back."""
     _memo.clear()
 
 
 def digest(messages: Any, params: Mapping[str, Any]) -> str:
     """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
-    return _memo.digest(messages, params) or hashing.sha256(canonical(messages, params).encode()).hexdigest()
+    return (
+        _memo.digest(messages, params)
+        or hashing.sha256(canonical(messages, params).encode()).hexdigest()
+    )
 
 
 def digest_of(obj: Any) -> str:
-    """The same for what a key function returned: ``digest_of({"messages": m, **params}) == digest(m, params)``."""
+    """The same for what a key function returned: ``digest_of({"messages": m, **params}) ==
+    digest(m, params)``."""
     if type(obj) is dict and "messages" in obj:
         params = obj.copy()
         return digest(params.pop("messages"), params)
@@ -77,20 +84,23 @@ def digest_of(obj: Any) -> str:
 
 
 def canonical(messages: Any, params: Mapping[str, Any]) -> str:
-    """The text that ``digest`` hashes: ``json.dumps({"messages": messages, **params}, sort_keys=True)`` for plain JSON."""
+    """The text that ``digest`` hashes: ``json.dumps({"messages": messages, **params},
+    sort_keys=True)`` for plain JSON."""
     walk = Walk()
     own_messages, own_params = plain_request(walk, messages, params)
     return text_of(walk, {"messages": own_messages, **own_params})
 
 
 def canonical_json(messages: Any, params: Mapping[str, Any]) -> str:
-    """The same as JSON whatever the request holds: without the prefix of those with values that JSON has no form for."""
+    """The same as JSON whatever the request holds: without the prefix of those with values that
+    JSON has no form for."""
     text = canonical(messages, params)
     return text[text.index("{") :]
 
 
 class KeyParts(NamedTuple):
-    """A stored key taken apart. *namespace* is ``~`` and a hash where the name was too long to stand in the key."""
+    """A stored key taken apart. *namespace* is ``~`` and a hash where the name was too long to
+    stand in the key."""
 
     schema: int
     namespace: str
@@ -100,26 +110,36 @@ class KeyParts(NamedTuple):
 
 
 _PLAIN_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
-_LONGEST_NAMESPACE = 110  # + schema, kind, digest and sample: below the 250 bytes that memcached allows
+# + schema, kind, digest and sample: below the 250 bytes that memcached allows
+_LONGEST_NAMESPACE = 110
 _LONGEST_KIND = 40
 
 
 @lru_cache(maxsize=1024)
 def prefix(namespace: str, kind: str | None = None) -> str:
-    """What every key of *namespace* (and *kind*) begins with, and no other key; at most 155 ASCII characters, none special to a glob."""
+    """What every key of *namespace* (and *kind*) begins with, and no other key; at most 155 ASCII
+    characters, none special to a glob."""
     if not isinstance(namespace, str):
         raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
-    name = "".join(chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in namespace.encode())
+    name = "".join(
+        chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in namespace.encode()
+    )
     if len(name) > _LONGEST_NAMESPACE:
         name = "~" + hashing.sha256(name.encode()).hexdigest()  # a plain name never holds a ~
     if kind is None:
         return f"{SCHEMA}:{name}:"
     if not kind or len(kind) > _LONGEST_KIND or not _PLAIN_BYTES.issuperset(kind.encode()):
-        raise ValueError(f"kind must be 1 to {_LONGEST_KIND} of letters, digits, '-', '_' and '.': {kind!r}")
+        raise ValueError(
+            f"kind must be 1 to {_LONGEST_KIND} of letters, digits, '-', '_' and '.': {kind!r}"
+        )
     return f"{SCHEMA}:{name}:{kind}:"
 
 
-_STORED = r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+):([0-9a-f]{64})(?:\.([0-9]{1,20}))?"  # compiled when first used
+# compiled when first used
+_STORED = (
+    r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+)"
+    r":([0-9a-f]{64})(?:\.([0-9]{1,20}))?"
+)
 
 
 def parse(key: str) -> KeyParts:
@@ -128,9 +148,13 @@ def parse(key: str) -> KeyParts:
     if found is None:
         raise ValueError("not a key of this library")
     schema, name, kind, hexdigest, sample = found.groups()
-    return KeyParts(int(schema), _unquote(name), kind, hexdigest, None if sample is None else int(sample))
+    return KeyParts(
+        int(schema), _unquote(name), kind, hexdigest, None if sample is None else int(sample)
+    )
 
 
 def _unquote(name: str) -> str:
     first, *rest = name.split("%")
-    return (first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)).decode()
+    return (
+        first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)
+    ).decode()

@@ -1,7 +1,8 @@
 """Key functions: what of a request decides whether it is the same one again.
 
-A key function takes ``(messages, **params)`` and returns what is to be hashed instead. The ready-made ones never change what they are
-given, and chain by ``then=``: each hands what it leaves to the next, as in ``masking(r"\\d{4}-\\d\\d-\\d\\d", then=last_turn)``.
+A key function takes ``(messages, **params)`` and returns what is to be hashed instead. The
+ready-made ones never change what they are given, and chain by ``then=``: each hands what it leaves
+to the next, as in ``masking(r"\\d{4}-\\d\\d-\\d\\d", then=last_turn)``.
 """
 
 import re
@@ -26,16 +27,21 @@ def _whole(messages: Any, **params: Any) -> Any:
 
 
 def last_turn(messages: Any, **params: Any) -> Any:
-    """System prompts, the last thing the user wrote with all that follows it, and all params; earlier turns do not matter.
+    """System prompts, the last thing the user wrote with all that follows it, and all params;
+    earlier turns do not matter.
 
-    What follows are a tool's calls and results within the turn: without them the second step of an agent would get the
-    answer of its first.
+    What follows are a tool's calls and results within the turn: without them the second step of an
+    agent would get the answer of its first.
     """
     messages = _simpler(messages)
     if type(messages) is not list:
         return {"last_turn": _whole(messages, **params)}
     start = max((i for i, message in enumerate(messages) if _is_from_user(message)), default=0)
-    kept = [message for i, message in enumerate(messages) if i >= start or _field(message, "role") in SYSTEM_ROLES]
+    kept = [
+        message
+        for i, message in enumerate(messages)
+        if i >= start or _field(message, "role") in SYSTEM_ROLES
+    ]
     return {"last_turn": _whole(kept, **params)}
 
 
@@ -52,7 +58,8 @@ def _field(holder: Any, name: str) -> Any:
 
 
 def _simpler(value: Any) -> Any:
-    """As a dict, list or scalar if it can be; what cannot is refused later, where the path to it is known."""
+    """As a dict, list or scalar if it can be; what cannot is refused later, where the path to it is
+    known."""
     try:
         return unwrap(value)
     except Refused:
@@ -60,15 +67,27 @@ def _simpler(value: Any) -> Any:
 
 
 def ignoring(*names: str, then: KeyFunction = _whole) -> KeyFunction:
-    """A key function that leaves out the params of these *names*; ``"messages[].name"`` leaves out a field of every message."""
-    if not names or not all(isinstance(name, str) and name and name != "messages" for name in names):
-        raise TypeError('ignoring() takes names of params, or of fields of messages: ignoring("user", "messages[].id")')
+    """A key function that leaves out the params of these *names*; ``"messages[].name"`` leaves out
+    a field of every message."""
+    if not names or not all(
+        isinstance(name, str) and name and name != "messages" for name in names
+    ):
+        raise TypeError(
+            'ignoring() takes names of params, or of fields of messages: ignoring("user",'
+            ' "messages[].id")'
+        )
     _require_function(then)
-    fields = frozenset(name.removeprefix(_IN_MESSAGES) for name in names if name.startswith(_IN_MESSAGES))
+    fields = frozenset(
+        name.removeprefix(_IN_MESSAGES) for name in names if name.startswith(_IN_MESSAGES)
+    )
 
     def without(message: Any) -> Any:
         plain = _simpler(message)
-        return {key: value for key, value in plain.items() if key not in fields} if type(plain) is dict else message
+        return (
+            {key: value for key, value in plain.items() if key not in fields}
+            if type(plain) is dict
+            else message
+        )
 
     def key_without(messages: Any, **params: Any) -> Any:
         left = {name: value for name, value in params.items() if name not in names}
@@ -79,12 +98,18 @@ def ignoring(*names: str, then: KeyFunction = _whole) -> KeyFunction:
     return key_without
 
 
-def masking(pattern: str | re.Pattern[str], replacement: str = "…", *, then: KeyFunction = _whole) -> KeyFunction:
-    """A key function that replaces what *pattern* matches, in every string of the messages and of the system prompt.
+def masking(
+    pattern: str | re.Pattern[str], replacement: str = "…", *, then: KeyFunction = _whole
+) -> KeyFunction:
+    """A key function that replaces what *pattern* matches, in every string of the messages and of
+    the system prompt.
 
-    For what changes from call to call and not the answer: a date in a system prompt, a request id. *replacement* is literal.
+    For what changes from call to call and not the answer: a date in a system prompt, a request id.
+    *replacement* is literal.
     """
-    if not isinstance(pattern, (str, re.Pattern)) or (isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes)):
+    if not isinstance(pattern, (str, re.Pattern)) or (
+        isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes)
+    ):
         raise TypeError("masking() takes a regular expression for str: a str or re.compile(...)")
     if not isinstance(replacement, str):
         raise TypeError(f"replacement must be a str, not {type(replacement).__name__}")

@@ -1,8 +1,9 @@
-"""A request seen before is recognised without writing it out again: the memo in front of the canonical form.
+"""A request seen before is recognised without writing it out again: the memo in front of the
+canonical form.
 
-It is transparent: it answers only for a request that is equal in every value *and type* to one it has worked out (``1 == 1.0 ==
-True``, but they are three requests), and works out only what is its own copy. It takes no lock: threads that race lose a
-remembered digest, never get a wrong one.
+It is transparent: it answers only for a request that is equal in every value *and type* to one it
+has worked out (``1 == 1.0 == True``, but they are three requests), and works out only what is its
+own copy. It takes no lock: threads that race lose a remembered digest, never get a wrong one.
 """
 
 import marshal
@@ -20,11 +21,16 @@ from llm_cache_mem.keys.wire_form import Refused
 __all__ = ["KeyMemo"]
 
 _Types = frozenset[type[Any]]
-_EXACT: _Types = frozenset({str, int, type(None)})  # equal is the same for these; 1.0, True and -0.0 are equal to what they are not
+_EXACT: _Types = frozenset(
+    {str, int, type(None)}
+)  # equal is the same for these; 1.0, True and -0.0 are equal to what they are not
 _SCALARS: _Types = _EXACT | {float, bool}
 _TREES: dict[_Types, _Types] = {scalars: scalars | {dict, list} for scalars in (_EXACT, _SCALARS)}
 _DICT: _Types = frozenset({dict})
-_INLINE = sys.version_info >= (3, 13)  # there the collector does not see into the __dict__ of an object, but into a copy of it
+_INLINE = sys.version_info >= (
+    3,
+    13,
+)  # there the collector does not see into the __dict__ of an object, but into a copy of it
 _WIDEST = 100_000  # objects beside one another in a request that the memo looks at
 
 _SLOT_BYTES = 600  # what remembering one request takes, whatever is in it
@@ -34,14 +40,15 @@ _Frame = tuple[str, str]
 
 _Level = list[type[Any]]
 _Seen = tuple["list[Any] | bytes | None", "list[_Level]", str, int]
-"""The messages (as bytes where ``==`` is not exact, None where the slot tells them), the types in them level by level, the digest,
-and about how many bytes it all is."""
+"""The messages (as bytes where ``==`` is not exact, None where the slot tells them), the types in
+them level by level, the digest, and about how many bytes it all is."""
 
 
 class KeyMemo:
     """Digests of recent requests, at most *entries* and about *size* bytes of them.
 
-    Forgets in halves: when the young half is full it becomes the old one, and what was in the old one and not asked for since is gone.
+    Forgets in halves: when the young half is full it becomes the old one, and what was in the old
+    one and not asked for since is gone.
     """
 
     def __init__(self, entries: int = 2048, size: int = 16 << 20) -> None:
@@ -61,14 +68,18 @@ class KeyMemo:
         return len(self._young) + len(self._old)
 
     def digest(self, messages: Any, params: Any) -> str | None:
-        """The digest of a request that is plain JSON; None for one that is not, or is to be refused.
+        """The digest of a request that is plain JSON; None for one that is not, or is to be
+        refused.
 
-        The slot of a request is its params, what its last message says, how many there are and how long the first is. marshal version 2
-        is exact: equal bytes are equal values of equal types. (Later versions also write how often an object is referred to;
-        pickle, which objects are the same.)
+        The slot of a request is its params, what its last message says, how many there are and how
+        long the first is. marshal version 2 is exact: equal bytes are equal values of equal types.
+        (Later versions also write how often an object is referred to; pickle, which objects are the
+        same.)
         """
         try:
-            if not (_SCALARS.issuperset(map(type, params.values())) or _is_made_of(_SCALARS, [params])):
+            if not (
+                _SCALARS.issuperset(map(type, params.values())) or _is_made_of(_SCALARS, [params])
+            ):
                 return None
             packed = marshal.dumps(params, 2)
             frame = self._frames.get(packed) or self._new_frame(packed)
@@ -76,7 +87,13 @@ class KeyMemo:
             if type(messages) is list:
                 first, last = (messages[0], messages[-1]) if messages else (None, None)
                 said = last.get("content") if type(last) is dict else last
-                opening = said if first is last else first.get("content") if type(first) is dict else first
+                opening = (
+                    said
+                    if first is last
+                    else first.get("content")
+                    if type(first) is dict
+                    else first
+                )
                 slot = (
                     frame,
                     len(messages),
@@ -90,7 +107,9 @@ class KeyMemo:
                 return seen[2]
             return self._work_out(slot, messages)
         except (Refused, ValueError, TypeError, AttributeError, RuntimeError, LookupError):
-            return None  # not plain, or changed by another thread meanwhile: the long way says what is wrong with it, if anything
+            # not plain, or changed by another thread meanwhile: the long way says what is wrong
+            # with it, if anything
+            return None
 
     def _recall(self, slot: Any) -> _Seen | None:
         seen = self._old.get(slot)
@@ -99,9 +118,11 @@ class KeyMemo:
         return seen
 
     def _new_frame(self, packed: bytes) -> _Frame:
-        """The frame for params, which are much the same from one request to the next. Raises Refused or ValueError for unusual ones."""
+        """The frame for params, which are much the same from one request to the next. Raises
+        Refused or ValueError for unusual ones."""
         walk = Walk()
-        params = walk.plain(marshal.loads(packed))  # noqa: S302  # bytes made by marshal.dumps in this process
+        # bytes made by marshal.dumps in this process
+        params = walk.plain(marshal.loads(packed))  # noqa: S302
         if walk.tags or "messages" in params:
             raise Refused("not plain")
         before = encode({name: value for name, value in params.items() if name < "messages"})
@@ -124,7 +145,10 @@ class KeyMemo:
         digest = hashing.sha256(text.encode()).hexdigest()
         size = 2 * len(text) + _SLOT_BYTES  # the text once more as objects: an estimate
         if size <= self._half_size // 4:
-            self._keep(slot, (own if types is not None else marshal.dumps(own, 2), types or [], digest, size))
+            self._keep(
+                slot,
+                (own if types is not None else marshal.dumps(own, 2), types or [], digest, size),
+            )
         return digest
 
     def _keep(self, slot: Any, seen: _Seen) -> None:
@@ -142,7 +166,8 @@ def _packed(message: Any) -> bytes:
 
 
 def _snapshot(messages: Any) -> tuple[Any, "list[_Level] | None"]:
-    """Our own copy of *messages*, and the types in it, or None where ``==`` is not exact. Raises Refused, or TypeError if not plain."""
+    """Our own copy of *messages*, and the types in it, or None where ``==`` is not exact. Raises
+    Refused, or TypeError if not plain."""
     if type(messages) is not list:  # a str or None is nobody's to change, and the slot tells it
         return Walk().plain(messages), []
     kinds = [*map(type, messages)]
@@ -150,7 +175,9 @@ def _snapshot(messages: Any) -> tuple[Any, "list[_Level] | None"]:
         own = [*map(dict.copy, messages)]
         leaves = get_referents(*own)
         types = [*map(type, leaves)]
-        if _EXACT.issuperset(types) and len(leaves) == sum(map(len, own)):  # no key is among them, so every key is exactly str
+        if _EXACT.issuperset(types) and len(leaves) == sum(
+            map(len, own)
+        ):  # no key is among them, so every key is exactly str
             if len(leaves) > types.count(str):
                 leaves = [leaf for leaf in leaves if type(leaf) is str]
             if _is_text(leaves) and _is_text(set().union(*own)):
@@ -163,7 +190,8 @@ def _snapshot(messages: Any) -> tuple[Any, "list[_Level] | None"]:
 
 
 def _is_text(texts: Iterable[str]) -> bool:
-    """Whether none of *texts* holds half of a surrogate pair, which JSON could not tell from a whole one."""
+    """Whether none of *texts* holds half of a surrogate pair, which JSON could not tell from a
+    whole one."""
     for text in filterfalse(str.isascii, texts):
         try:
             text.encode("latin-1")  # a copy of memory where it applies
@@ -176,7 +204,8 @@ def _is_text(texts: Iterable[str]) -> bool:
 
 
 def _types(level: list[Any]) -> list[_Level]:
-    """The types of what is in *level*, a tree, and in the dicts and lists inside it, level by level."""
+    """The types of what is in *level*, a tree, and in the dicts and lists inside it, level by
+    level."""
     found = []
     while level:
         found.append([*map(type, level)])
@@ -185,12 +214,16 @@ def _types(level: list[Any]) -> list[_Level]:
 
 
 def _inside(level: list[Any]) -> list[Any]:
-    """What is in the dicts and lists of *level*: the collector's own view, which leaves out only keys that are str."""
-    return get_referents(*([item.copy() if type(item) is dict else item for item in level] if _INLINE else level))
+    """What is in the dicts and lists of *level*: the collector's own view, which leaves out only
+    keys that are str."""
+    return get_referents(
+        *([item.copy() if type(item) is dict else item for item in level] if _INLINE else level)
+    )
 
 
 def _is_same(known: list[Any] | bytes | None, types: list[_Level], messages: Any) -> bool:
-    """Whether *messages* are those that are *known*, by values and types. Types first: then ``==`` runs no code but the interpreter's."""
+    """Whether *messages* are those that are *known*, by values and types. Types first: then ``==``
+    runs no code but the interpreter's."""
     if type(known) is list:
         level = messages
         for below, kinds in enumerate(types):
@@ -205,7 +238,8 @@ def _is_same(known: list[Any] | bytes | None, types: list[_Level], messages: Any
 
 
 def _is_made_of(scalars: _Types, level: list[Any]) -> bool:
-    """Whether there are only *scalars* in *level* and in the dicts and lists inside it, all of exactly these types.
+    """Whether there are only *scalars* in *level* and in the dicts and lists inside it, all of
+    exactly these types.
 
     Then marshal, which would follow a cycle for ever, comes to an end.
     """

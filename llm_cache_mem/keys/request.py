@@ -1,4 +1,5 @@
-"""A request and the key of its entry: what is ignored, what a key function makes of it, whose it is and which sample."""
+"""A request and the key of its entry: what is ignored, what a key function makes of it, whose it is
+and which sample."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +12,17 @@ __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "parameter_names"]
 
 FUNCTION = "cached.function"
 SCOPE = "cached.scope"
-"""The params that tell decorated functions apart. No parameter of a Python function can be called so, and no key function sees them:
-one that looks at nothing but the messages must not make functions answer for each other."""
+"""The params that tell decorated functions apart. No parameter of a Python function can be called
+so, and no key function sees them: one that looks at nothing but the messages must not make
+functions answer for each other."""
 
 
 class Request(NamedTuple):
-    """A request with the *key* of its entry: what the layers pass around. It is as private as its messages.
+    """A request with the *key* of its entry: what the layers pass around. It is as private as its
+    messages.
 
-    *older*: keys under which its entry may still be, from before the encryption key was changed. *kept*: its canonical JSON as it
+    *older*: keys under which its entry may still be, from before the encryption key was changed.
+      *kept*: its canonical JSON as it
     was when it was made, for caches that keep requests.
     """
 
@@ -42,11 +46,21 @@ def parameter_names(names: Iterable[str], what: str = "ignore") -> frozenset[str
 
 
 class Keyer:
-    """Makes keys: ``schema:namespace:kind:digest[.sample]``; options of the call go before what is set here."""
+    """Makes keys: ``schema:namespace:kind:digest[.sample]``; options of the call go before what is
+    set here."""
 
-    def __init__(self, namespace: str, key_fn: Callable[..., Any] | None, ignore: Iterable[str], *, keeps: bool = False) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        key_fn: Callable[..., Any] | None,
+        ignore: Iterable[str],
+        *,
+        keeps: bool = False,
+    ) -> None:
         if key_fn is not None and not callable(key_fn):
-            raise TypeError(f"key_fn must be a function of (messages, **params), not {type(key_fn).__name__}")
+            raise TypeError(
+                f"key_fn must be a function of (messages, **params), not {type(key_fn).__name__}"
+            )
         self._namespace = check_namespace(namespace)
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
@@ -56,21 +70,29 @@ class Keyer:
         self._stored_before: Sequence[Callable[[str], str]] = ()
 
     def hide(self, digests: Sequence[Callable[[str], str]]) -> None:
-        """Make the digests in keys by the first of *digests* (Envelope.digests), those in older keys by the others."""
+        """Make the digests in keys by the first of *digests* (Envelope.digests), those in older
+        keys by the others."""
         if digests:
             self._stored, *self._stored_before = digests
 
     def verbatim(self) -> "Keyer":
-        """The same for requests that are no conversations: nothing is ignored, and no key function stands between."""
+        """The same for requests that are no conversations: nothing is ignored, and no key function
+        stands between."""
         other = Keyer(self._namespace, None, (), keeps=self.keeps)
         other._stored, other._stored_before = self._stored, self._stored_before
         return other
 
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
-        """``request(messages, params, "value").key`` where that is all there is to it: nothing asked, set or to be kept; else None."""
+        """``request(messages, params, "value").key`` where that is all there is to it: nothing
+        asked, set or to be kept; else None."""
         if self.keeps:
             return None
-        if current() is NOTHING_ASKED and self._key_fn is None and not self._stored_before and self._ignore.isdisjoint(params):
+        if (
+            current() is NOTHING_ASKED
+            and self._key_fn is None
+            and not self._stored_before
+            and self._ignore.isdisjoint(params)
+        ):
             digest = keys.digest(messages, params)
             return self._value_prefix + (digest if self._stored is None else self._stored(digest))
         return None
@@ -85,9 +107,14 @@ class Keyer:
         return self.prefix(kind) + (digest if self._stored is None else self._stored(digest))
 
     def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
-        """The published hex SHA-256 of the request, after *ignore* and *key_fn*. RequestNotCacheable if it has no single wire form."""
+        """The published hex SHA-256 of the request, after *ignore* and *key_fn*.
+        RequestNotCacheable if it has no single wire form."""
         params = self._counted(params)
-        return keys.digest(messages, params) if self._key_fn is None else keys.digest_of(self._by_key_fn(self._key_fn, messages, params))
+        return (
+            keys.digest(messages, params)
+            if self._key_fn is None
+            else keys.digest_of(self._by_key_fn(self._key_fn, messages, params))
+        )
 
     def kept(self, messages: Any, params: Mapping[str, Any]) -> str:
         """The canonical JSON of the request, after *ignore*. RequestNotCacheable as above."""
@@ -96,13 +123,22 @@ class Keyer:
     def hashed(self, request: dict[str, Any]) -> Any:
         """What *key_fn* makes of a *request* that was kept."""
         params = dict(request)
-        return request if self._key_fn is None else self._by_key_fn(self._key_fn, params.pop("messages"), params)
+        return (
+            request
+            if self._key_fn is None
+            else self._by_key_fn(self._key_fn, params.pop("messages"), params)
+        )
 
     @staticmethod
     def _by_key_fn(key_fn: Callable[..., Any], messages: Any, params: Mapping[str, Any]) -> Any:
         own = {name: params[name] for name in (FUNCTION, SCOPE) if name in params}
         try:
-            made = key_fn(messages, **{name: value for name, value in params.items() if name not in own} if own else params)
+            made = key_fn(
+                messages,
+                **{name: value for name, value in params.items() if name not in own}
+                if own
+                else params,
+            )
             return {**own, "request": made} if own else made
         except RequestNotCacheable:
             raise
@@ -123,8 +159,14 @@ class Keyer:
         if usual is not None:
             return Request(usual, named, messages, params)
         asked = current()
-        prefix, digest, sample = self.prefix(kind), self.digest(messages, params), f".{asked.sample}" if asked.sample else ""
+        prefix, digest, sample = (
+            self.prefix(kind),
+            self.digest(messages, params),
+            f".{asked.sample}" if asked.sample else "",
+        )
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
-        kept = self.kept(messages, params) if self.keeps else None  # now: the caller may change them later
+        kept = (
+            self.kept(messages, params) if self.keeps else None
+        )  # now: the caller may change them later
         return Request(key, named, messages, params, older, kept)

@@ -1,4 +1,5 @@
-"""What a Python object counts as on the wire, one level deep, and the refusal of those that count as nothing."""
+"""What a Python object counts as on the wire, one level deep, and the refusal of those that count
+as nothing."""
 
 import sys
 from collections import deque
@@ -11,7 +12,9 @@ from llm_cache_mem.errors import RequestNotCacheable
 
 __all__ = ["Refused", "is_absent", "step", "tagged", "unwrap"]
 
-_SDKS = frozenset({"anthropic", "cerebras", "groq", "openai", "together"})  # one generator wrote them, with one marker idiom
+_SDKS = frozenset(
+    {"anthropic", "cerebras", "groq", "openai", "together"}
+)  # one generator wrote them, with one marker idiom
 
 
 class Refused(Exception):
@@ -32,7 +35,8 @@ class Refused(Exception):
 
 
 def step(key: Any) -> str:
-    """A piece of a path. A key that does not look like a field's name may be somebody's data, so it stays out."""
+    """A piece of a path. A key that does not look like a field's name may be somebody's data, so it
+    stays out."""
     if type(key) is int:
         return f"[{key}]"
     named = type(key) is str and key.isascii() and key.isidentifier() and len(key) <= 40
@@ -40,7 +44,8 @@ def step(key: Any) -> str:
 
 
 def unwrap(value: Any) -> Any:
-    """*value* as a dict, a list or an exact scalar; *value* itself where it is one already, or unknown; raises Refused.
+    """*value* as a dict, a list or an exact scalar; *value* itself where it is one already, or
+    unknown; raises Refused.
 
     Models count as what the SDKs send, so fields that were never set are left out.
     """
@@ -55,22 +60,33 @@ def unwrap(value: Any) -> Any:
     if issubclass(kind, Enum):
         return _ask(value, lambda: value.value)
     if issubclass(kind, _model_class()):
-        hidden = getattr(kind, "__api_exclude__", None)  # anthropic: fields that it adds to answers and never sends back
-        return _ask(value, lambda: value.model_dump(mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False))
+        hidden = getattr(
+            kind, "__api_exclude__", None
+        )  # anthropic: fields that it adds to answers and never sends back
+        return _ask(
+            value,
+            lambda: value.model_dump(
+                mode="json", exclude_unset=True, by_alias=True, exclude=hidden, warnings=False
+            ),
+        )
     if hasattr(kind, "__dataclass_fields__"):
         from dataclasses import fields
 
-        return _ask(value, lambda: {field.name: getattr(value, field.name) for field in fields(value)})
+        return _ask(
+            value, lambda: {field.name: getattr(value, field.name) for field in fields(value)}
+        )
     return value
 
 
 def is_absent(kind: type) -> bool:
-    """Whether *kind* is the SDKs' marker for an argument that was not given: they do not send the key that holds one."""
+    """Whether *kind* is the SDKs' marker for an argument that was not given: they do not send the
+    key that holds one."""
     return kind.__name__ in ("NotGiven", "Omit") and kind.__module__.partition(".")[0] in _SDKS
 
 
 def tagged(value: Any, kind: type) -> list[Any] | None:
-    """The name and the text of a value that JSON has no form for but that has one exact text; None for any other."""
+    """The name and the text of a value that JSON has no form for but that has one exact text; None
+    for any other."""
     if issubclass(kind, (bytes, bytearray, memoryview)):
         from llm_cache_mem.values.scalars import to_base64
 
@@ -103,7 +119,8 @@ _TEXTUAL: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 
 def _ask(value: Any, read: Callable[[], Any]) -> Any:
-    """Run the code of a foreign type. What it raises may quote the content, so only the type's name is told."""
+    """Run the code of a foreign type. What it raises may quote the content, so only the type's name
+    is told."""
     try:
         return read()
     except Exception:  # noqa: BLE001 - a cache must not break the call over it
@@ -111,7 +128,8 @@ def _ask(value: Any, read: Callable[[], Any]) -> Any:
 
 
 def _loaded(module: str, name: str) -> type | tuple[()]:
-    """A class if its module is loaded: no object of it exists before, and an import would cost those who have none."""
+    """A class if its module is loaded: no object of it exists before, and an import would cost
+    those who have none."""
     found = getattr(sys.modules.get(module), name, ())
     return found if isinstance(found, type) else ()
 

@@ -1,4 +1,5 @@
-"""The provider's own prompt cache: warm it before users arrive, keep it warm, ask whether that pays, and watch what it does."""
+"""The provider's own prompt cache: warm it before users arrive, keep it warm, ask whether that
+pays, and watch what it does."""
 
 from llm_cache_mem.prompt_cache.advise import Advice, Option, advise
 from llm_cache_mem.prompt_cache.keeper import KeepWarm

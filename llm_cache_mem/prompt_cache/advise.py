@@ -1,4 +1,5 @@
-"""What pays for a prefix: nothing, five minutes, an hour, or keeping it warm, from how often it is called and how long it is."""
+"""What pays for a prefix: nothing, five minutes, an hour, or keeping it warm, from how often it is
+called and how long it is."""
 
 from math import exp, isfinite, log
 from typing import Any, NamedTuple
@@ -11,9 +12,11 @@ __all__ = ["Advice", "Option", "advise", "cost"]
 
 
 class Option(NamedTuple):
-    """One way to use the provider's cache. *cost*: of the prefix, over the time asked about, in units of sending it once uncached.
+    """One way to use the provider's cache. *cost*: of the prefix, over the time asked about, in
+    units of sending it once uncached.
 
-    *usd*: the same in dollars, None if the price is not known. *break_even*: calls an hour from which on it is cheaper than nothing
+    *usd*: the same in dollars, None if the price is not known. *break_even*: calls an hour from
+      which on it is cheaper than nothing
     over that time; None if it never is.
     """
 
@@ -36,8 +39,15 @@ class Advice(NamedTuple):
         rows = [self.reason, ""]
         for option in self.options:
             usd = "" if option.usd is None else f"  ${option.usd:,.4f}"
-            start = "" if option.break_even is None or option.name == "nothing" else f"  pays from {option.break_even:.2f} calls/hour on"
-            rows.append(f"{'>' if option is self.best else ' '} {option.name:<18} {option.cost:>9.2f} x{usd}{start}")
+            start = (
+                ""
+                if option.break_even is None or option.name == "nothing"
+                else f"  pays from {option.break_even:.2f} calls/hour on"
+            )
+            rows.append(
+                f"{'>' if option is self.best else ' '} {option.name:<18} {option.cost:>9.2f}"
+                f" x{usd}{start}"
+            )
         return "\n".join(rows)
 
 
@@ -51,27 +61,48 @@ def advise(
     prices: pricing.Prices = None,
     margin: float = 0.8,
 ) -> Advice:
-    """What to do with a prefix of *prefix_tokens* that *calls_per_hour* calls begin with, at random times, for *hours*.
+    """What to do with a prefix of *prefix_tokens* that *calls_per_hour* calls begin with, at random
+    times, for *hours*.
 
-    With r and w the prices of reading and of writing it, as parts of the price of sending it, T the lifetime, L = calls an hour, and
-    calls that come independently of one another (Poisson), a call finds the prefix with probability 1 - exp(-L T), and
+    With r and w the prices of reading and of writing it, as parts of the price of sending it, T the
+    lifetime, L = calls an hour, and calls that come independently of one another (Poisson), a call
+    finds the prefix with probability 1 - exp(-L T), and
 
     - nothing costs L a time unit;
-    - a lifetime T, renewed by use: L (r + (w - r) exp(-L T)), and the first call writes. In the long run it pays from
-      L = ln((w - r) / (1 - r)) / T on;
-    - keep-alive: every call and every renewal reads, L r + r / (*margin* T). In the long run it pays from L = r / ((1 - r) *margin* T) on.
+    - a lifetime T, renewed by use: L (r + (w - r) exp(-L T)), and the first call writes. In the
+      long run it pays from L = ln((w - r) / (1 - r)) / T on;
+    - keep-alive: every call and every renewal reads, L r + r / (*margin* T). In the long run it
+      pays from L = r / ((1 - r) *margin* T) on.
 
-    ``cost`` has the exact sums for a limited time, by which the break-evens are too: for fewer hours it takes more calls an hour.
-    Prices are those of *prices* or genai-prices; for a model without any, the factors that its provider documents. ValueError for
-    numbers that make no sense, and for a *model* whose name does not tell its provider, where *provider* does not either.
+    ``cost`` has the exact sums for a limited time, by which the break-evens are too: for fewer
+    hours it takes more calls an hour. Prices are those of *prices* or genai-prices; for a model
+    without any, the factors that its provider documents. ValueError for numbers that make no sense,
+    and for a *model* whose name does not tell its provider, where *provider* does not either.
     """
-    for name, number in (("calls_per_hour", calls_per_hour), ("prefix_tokens", prefix_tokens), ("hours", hours), ("margin", margin)):
+    for name, number in (
+        ("calls_per_hour", calls_per_hour),
+        ("prefix_tokens", prefix_tokens),
+        ("hours", hours),
+        ("margin", margin),
+    ):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise TypeError(f"{name} must be a number, not {type(number).__name__}")
-    if not calls_per_hour >= 0 or prefix_tokens < 1 or not hours > 0 or not 0 < margin < 1 or not isfinite(calls_per_hour * hours):
-        raise ValueError("calls_per_hour must be >= 0, prefix_tokens >= 1, hours > 0 and margin between 0 and 1, and none of them infinite")
+    if (
+        not calls_per_hour >= 0
+        or prefix_tokens < 1
+        or not hours > 0
+        or not 0 < margin < 1
+        or not isfinite(calls_per_hour * hours)
+    ):
+        raise ValueError(
+            "calls_per_hour must be >= 0, prefix_tokens >= 1, hours > 0 and margin between 0 and 1,"
+            " and none of them infinite"
+        )
     if provider is None and provider_of(model) is None:
-        raise ValueError(f"whose model is {model!r}? Say provider='anthropic' or provider='openai': each has rules of its own")
+        raise ValueError(
+            f"whose model is {model!r}? Say provider='anthropic' or provider='openai': each has"
+            " rules of its own"
+        )
     rules = rules_for(model, provider)
     factors = _factors(rules, model, prefix_tokens, pricing.resolve(prices))
     uncached = cost(calls_per_hour, hours, 1.0, 1.0, None)
@@ -82,24 +113,51 @@ def advise(
         start = _pays_from(hours, read, write, lifetime)
         options.append(Option(ttl, ttl, False, spent, factors.usd(spent), start))
         spent = cost(calls_per_hour, hours, read, write, lifetime, renewals=margin * lifetime)
-        start = None if read >= 1 else cost(0.0, hours, read, write, lifetime, renewals=margin * lifetime) / ((1 - read) * hours)
+        start = (
+            None
+            if read >= 1
+            else cost(0.0, hours, read, write, lifetime, renewals=margin * lifetime)
+            / ((1 - read) * hours)
+        )
         options.append(Option(f"{ttl}, keep-alive", ttl, True, spent, factors.usd(spent), start))
     if prefix_tokens < rules.minimum_tokens:
-        why = f"{model} caches from {rules.minimum_tokens:,} tokens on, and the prefix has {prefix_tokens:,}: there is nothing to gain."
+        why = (
+            f"{model} caches from {rules.minimum_tokens:,} tokens on, and the prefix has"
+            f" {prefix_tokens:,}: there is nothing to gain."
+        )
         return Advice(options[0], tuple(options), why)
     best = min(options, key=lambda option: option.cost)  # the simpler of two equals comes first
     if best.name == "nothing":
-        return Advice(best, tuple(options), f"At {calls_per_hour:g} calls an hour no way of caching is cheaper than none.")
+        return Advice(
+            best,
+            tuple(options),
+            f"At {calls_per_hour:g} calls an hour no way of caching is cheaper than none.",
+        )
     saved = 1 - best.cost / uncached
-    return Advice(best, tuple(options), f"At {calls_per_hour:g} calls an hour, {best.name} saves {saved:.0%} of what the prefix costs.")
+    return Advice(
+        best,
+        tuple(options),
+        f"At {calls_per_hour:g} calls an hour, {best.name} saves {saved:.0%} of what the prefix"
+        " costs.",
+    )
 
 
-def cost(calls_per_hour: float, hours: float, read: float, write: float, lifetime: float | None, *, renewals: float | None = None) -> float:
-    """The expected cost of the prefix over *hours*, in units of sending it once; *lifetime* in hours, None for no cache.
+def cost(
+    calls_per_hour: float,
+    hours: float,
+    read: float,
+    write: float,
+    lifetime: float | None,
+    *,
+    renewals: float | None = None,
+) -> float:
+    """The expected cost of the prefix over *hours*, in units of sending it once; *lifetime* in
+    hours, None for no cache.
 
-    Calls at rate L for H hours. A call at time t finds the prefix if another came within the last min(t, T): the expected number of
-    those that do not is (1 - exp(-L m)) + L (H - m) exp(-L T), with m = min(T, H). With *renewals*, in hours, the prefix is written once
-    and then read by every call and at every renewal.
+    Calls at rate L for H hours. A call at time t finds the prefix if another came within the last
+    min(t, T): the expected number of those that do not is (1 - exp(-L m)) + L (H - m) exp(-L T),
+    with m = min(T, H). With *renewals*, in hours, the prefix is written once and then read by every
+    call and at every renewal.
     """
     calls = calls_per_hour * hours
     if lifetime is None:
@@ -107,12 +165,17 @@ def cost(calls_per_hour: float, hours: float, read: float, write: float, lifetim
     if renewals is not None:
         return write + calls * read + (hours // renewals) * read
     early = min(lifetime, hours)
-    misses = 1 - exp(-calls_per_hour * early) + calls_per_hour * (hours - early) * exp(-calls_per_hour * lifetime)
+    misses = (
+        1
+        - exp(-calls_per_hour * early)
+        + calls_per_hour * (hours - early) * exp(-calls_per_hour * lifetime)
+    )
     return misses * write + (calls - misses) * read
 
 
 def _pays_from(hours: float, read: float, write: float, lifetime: float) -> float | None:
-    """Calls an hour from which on a lifetime that use renews is cheaper than nothing: there is one such point, found by halving."""
+    """Calls an hour from which on a lifetime that use renews is cheaper than nothing: there is one
+    such point, found by halving."""
     if read >= 1:
         return None
     if write <= 1:
@@ -122,7 +185,11 @@ def _pays_from(hours: float, read: float, write: float, lifetime: float) -> floa
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle, hours, read, write, lifetime) > middle * hours else (low, middle)
+        low, high = (
+            (middle, high)
+            if cost(middle, hours, read, write, lifetime) > middle * hours
+            else (low, middle)
+        )
     return high
 
 
@@ -136,7 +203,8 @@ class _Factors(NamedTuple):
 
 
 def _factors(rules: Rules, model: str, tokens: int, price: pricing.Pricer) -> _Factors:
-    """Prices of reading and writing as parts of that of sending, from the price list or else from the rules."""
+    """Prices of reading and writing as parts of that of sending, from the price list or else from
+    the rules."""
 
     def dollars(**cached: int) -> float | None:
         return price(model, Usage(tokens, 0, **cached))

@@ -1,7 +1,9 @@
-"""What a request looks like to a provider's prompt cache: its parts in the order in which they are read, as digests.
+"""What a request looks like to a provider's prompt cache: its parts in the order in which they are
+read, as digests.
 
-Anthropic reads tools, system, messages; OpenAI the same, with its settings before. The markers of breakpoints are no part of it. No
-content is kept: what two requests differ in is found by comparing digests, and told as a path.
+Anthropic reads tools, system, messages; OpenAI the same, with its settings before. The markers of
+breakpoints are no part of it. No content is kept: what two requests differ in is found by comparing
+digests, and told as a path.
 """
 
 import re
@@ -16,7 +18,16 @@ __all__ = ["MARKERS", "Fingerprint", "Part", "fingerprint"]
 
 MARKERS: Final = ("cache_control", "prompt_cache_breakpoint")
 _SETTINGS: Final = (
-    *("tool_choice", "parallel_tool_calls", "thinking", "output_config", "response_format", "text", "reasoning", "reasoning_effort"),
+    *(
+        "tool_choice",
+        "parallel_tool_calls",
+        "thinking",
+        "output_config",
+        "response_format",
+        "text",
+        "reasoning",
+        "reasoning_effort",
+    ),
     *("verbosity", "service_tier", "speed", "prompt_cache_key"),
 )
 """Those besides the prompt that both providers' documents name as reasons for a miss."""
@@ -29,7 +40,8 @@ _JSON_TYPES: Final = frozenset({str, dict, list, int, float, bool, type(None)})
 
 
 class Part(NamedTuple):
-    """A tool, a block of the system prompt, a message: where it is, what it is (digest), and how long in characters."""
+    """A tool, a block of the system prompt, a message: where it is, what it is (digest), and how
+    long in characters."""
 
     path: str
     digest: bytes
@@ -37,7 +49,8 @@ class Part(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """*parts* in order; the first *stable* of them stand before the conversation. *pieces*: hash to path, of what is stable."""
+    """*parts* in order; the first *stable* of them stand before the conversation. *pieces*: hash to
+    path, of what is stable."""
 
     model: str | None
     parts: tuple[Part, ...]
@@ -48,7 +61,8 @@ class Fingerprint(NamedTuple):
     ttl: str | None
     """The longest lifetime that a breakpoint asks for, by the provider's name for it."""
     marked_stable: bool = False
-    """Whether one of the breakpoints is in the stable parts, so that other conversations can read them."""
+    """Whether one of the breakpoints is in the stable parts, so that other conversations can read
+    them."""
 
     @property
     def digest(self) -> str:
@@ -70,7 +84,8 @@ class Fingerprint(NamedTuple):
         return sum(part.size for part in self.parts[: self.stable]) / size if size else 0.0
 
     def first_difference(self, other: "Fingerprint") -> str | None:
-        """Where this request's stable parts first differ from the *other*'s, as a path; None if they do not."""
+        """Where this request's stable parts first differ from the *other*'s, as a path; None if
+        they do not."""
         if self.model != other.model:
             return "model"
         for mine, its in zip(self.parts[: self.stable], other.parts[: other.stable], strict=False):
@@ -89,7 +104,8 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(request: Mapping[str, Any]) -> Fingerprint:
-    """Read *request*: the keyword arguments of an SDK's call, or the JSON that it sends. Never raises for what it holds."""
+    """Read *request*: the keyword arguments of an SDK's call, or the JSON that it sends. Never
+    raises for what it holds."""
     reader = _Reader()
     model = request.get("model")
     system, messages, leading = _sections(request)
@@ -106,12 +122,21 @@ def fingerprint(request: Mapping[str, Any]) -> Fingerprint:
         reader.part(path, message)
     reader.mark(request)
     named, ttl = model if isinstance(model, str) else None, "1h" if reader.hour else None
-    return Fingerprint(named, tuple(reader.parts), stable, reader.pieces, reader.marked, ttl, marked_stable)
+    return Fingerprint(
+        named, tuple(reader.parts), stable, reader.pieces, reader.marked, ttl, marked_stable
+    )
 
 
-def _sections(request: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """System blocks, messages, and the blocks at the head of the first message that a breakpoint sets apart from the rest of it."""
-    system = [(f"{name}[{i}]", block) for name in ("system", "instructions") for i, block in enumerate(_blocks(request.get(name)))]
+def _sections(
+    request: Mapping[str, Any],
+) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """System blocks, messages, and the blocks at the head of the first message that a breakpoint
+    sets apart from the rest of it."""
+    system = [
+        (f"{name}[{i}]", block)
+        for name in ("system", "instructions")
+        for i, block in enumerate(_blocks(request.get(name)))
+    ]
     name = "input" if request.get("input") is not None else "messages"
     given = request.get(name)
     turns = [{"role": "user", "content": given}] if isinstance(given, str) else _list(given)
@@ -131,7 +156,11 @@ def _sections(request: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[t
 
 def _message(turn: Any) -> Any:
     message = _plain(turn)
-    return {**message, "content": _blocks(message.get("content"))} if isinstance(message, dict) and "content" in message else message
+    return (
+        {**message, "content": _blocks(message.get("content"))}
+        if isinstance(message, dict) and "content" in message
+        else message
+    )
 
 
 def _role(message: Any) -> Any:
@@ -159,7 +188,8 @@ def _plain(value: Any) -> Any:
         return value
     try:
         return unwrap(value)
-    except Refused:  # whatever it is, it has no wire form, and the provider will be sent something else or nothing
+    # whatever it is, it has no wire form, and the provider will be sent something else or nothing
+    except Refused:
         return None
 
 
@@ -183,7 +213,9 @@ class _Reader:
     def part(self, path: str, value: Any) -> None:
         whole, size = blake2b(digest_size=16), 0
         for where, text in self._leaves(path, value, _DEPTH):
-            whole.update(f"{where[len(path) :]}\0{len(text)}\0{text}".encode("utf-8", "surrogatepass"))
+            whole.update(
+                f"{where[len(path) :]}\0{len(text)}\0{text}".encode("utf-8", "surrogatepass")
+            )
             size += len(text)
             if self.pieces_wanted:
                 self._keep(where, text)
@@ -198,7 +230,12 @@ class _Reader:
         elif isinstance(value, list) and depth:
             items = enumerate(value)
         else:
-            yield path, value if isinstance(value, str) else f"{type(value).__name__}:{value if _is_scalar(value) else ''}"
+            yield (
+                path,
+                value
+                if isinstance(value, str)
+                else f"{type(value).__name__}:{value if _is_scalar(value) else ''}",
+            )
             return
         yield path, type(value).__name__
         for key, item in items:
@@ -213,7 +250,11 @@ class _Reader:
                 if len(self.pieces) >= _MOST_PIECES:
                     return
                 piece = sentence[at : at + _PIECE]
-                where = path if len(text) <= _PIECE else f"{path}, characters {start:,} to {start + len(piece):,}"
+                where = (
+                    path
+                    if len(text) <= _PIECE
+                    else f"{path}, characters {start:,} to {start + len(piece):,}"
+                )
                 self.pieces.setdefault(hash((path, piece)), where)
                 start += len(piece)
 

@@ -1,4 +1,5 @@
-"""Keep a prefix warm: renew it before the provider forgets it, until told to stop or until it has failed too often."""
+"""Keep a prefix warm: renew it before the provider forgets it, until told to stop or until it has
+failed too often."""
 
 import random as random_module
 import threading
@@ -22,11 +23,22 @@ _STOP_SECONDS = 10.0
 
 
 class Schedule:
-    """When to renew next, decided without waiting: *every* seconds, up to a part *jitter* of that earlier; sooner after a failure."""
+    """When to renew next, decided without waiting: *every* seconds, up to a part *jitter* of that
+    earlier; sooner after a failure."""
 
-    def __init__(self, every: float, jitter: float, max_failures: int, clock: Callable[[], float], random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        every: float,
+        jitter: float,
+        max_failures: int,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
         if not every > 0 or not 0 <= jitter < 1 or max_failures < 1:
-            raise ValueError(f"every={every}, jitter={jitter}, max_failures={max_failures}: they must be > 0, from 0 to below 1, and >= 1")
+            raise ValueError(
+                f"every={every}, jitter={jitter}, max_failures={max_failures}: they must be > 0,"
+                " from 0 to below 1, and >= 1"
+            )
         self._every, self._jitter, self._most = every, jitter, max_failures
         self._clock, self._random = clock, random
         self._due = clock()
@@ -51,9 +63,11 @@ class Schedule:
 
 
 class KeepWarm:
-    """A prefix that is kept warm while this context is entered. *wait* (seconds) returns whether to stop, or an awaitable of that.
+    """A prefix that is kept warm while this context is entered. *wait* (seconds) returns whether to
+    stop, or an awaitable of that.
 
-    Entering warms it once, and raises what that raises. After it gave up, *gave_up* is true and *error* says why.
+    Entering warms it once, and raises what that raises. After it gave up, *gave_up* is true and
+    *error* says why.
     """
 
     def __init__(
@@ -75,7 +89,8 @@ class KeepWarm:
         if every is not None and every >= lifetime:
             log.warning(
                 __name__,
-                "prompt cache: every=%g s is too late for a prefix that lives %g s unused: it can be gone by then",
+                "prompt cache: every=%g s is too late for a prefix that lives %g s unused: it can"
+                " be gone by then",
                 every,
                 lifetime,
             )
@@ -89,17 +104,21 @@ class KeepWarm:
         self.last: Warmed | None = None
         self.renewals = 0
         self.cost_usd: float | None = 0.0
-        """Dollars so far, the first warming among them; None once a part of it has no known price."""
+        """Dollars so far, the first warming among them; None once a part of it has no known
+        price."""
         self.gave_up = False
         self.error: Exception | None = None
 
     @property
     def running(self) -> bool:
         """Whether it still renews."""
-        return (self._thread is not None and self._thread.is_alive()) or (self._task is not None and not self._task.done())
+        return (self._thread is not None and self._thread.is_alive()) or (
+            self._task is not None and not self._task.done()
+        )
 
     def used(self) -> None:
-        """Tell it that the prefix has just been used, which keeps it as a renewal does, for less."""
+        """Tell it that the prefix has just been used, which keeps it as a renewal does, for
+        less."""
         self._schedule.used()
 
     def _current(self) -> "Prefix":
@@ -107,13 +126,19 @@ class KeepWarm:
 
     def _succeeded(self, warmed: "Warmed") -> None:
         self.last = warmed
-        self.cost_usd = None if self.cost_usd is None or warmed.cost_usd is None else self.cost_usd + warmed.cost_usd
+        self.cost_usd = (
+            None
+            if self.cost_usd is None or warmed.cost_usd is None
+            else self.cost_usd + warmed.cost_usd
+        )
         self._schedule.used()
         if self._on_warmed is not None:
             try:
                 self._on_warmed(warmed)
             except Exception:  # noqa: BLE001  # a listener's fault is no failure to renew
-                log.warning(__name__, "prompt cache: on_warmed raised; renewals go on", exc_info=True)
+                log.warning(
+                    __name__, "prompt cache: on_warmed raised; renewals go on", exc_info=True
+                )
 
     def _failed(self, exc: Exception) -> bool:
         """Whether it is time to give up."""
@@ -122,7 +147,10 @@ class KeepWarm:
             return False
         self.gave_up = True
         log.warning(
-            __name__, "prompt cache: gave up keeping a prefix warm after %d failures: %s", self._schedule.failures, type(exc).__name__
+            __name__,
+            "prompt cache: gave up keeping a prefix warm after %d failures: %s",
+            self._schedule.failures,
+            type(exc).__name__,
         )
         return True
 
@@ -131,13 +159,18 @@ class KeepWarm:
     def __enter__(self) -> Self:
         self._begin(is_async=False)
         self._succeeded(self._warmer.warm(self._current()))
-        self._thread = threading.Thread(target=self._run, name="llm-cache-mem keep_warm", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="llm-cache-mem keep_warm", daemon=True
+        )
         self._thread.start()
         return self
 
     def _begin(self, *, is_async: bool) -> None:
         if self._warmer.is_async is not is_async:
-            raise TypeError(f"the client is {'' if self._warmer.is_async else 'not '}async: use {'async with' if not is_async else 'with'}")
+            raise TypeError(
+                f"the client is {'' if self._warmer.is_async else 'not '}async: use"
+                f" {'async with' if not is_async else 'with'}"
+            )
         if self._thread is not None or self._task is not None:
             raise RuntimeError("it has been entered before: ask for another keep_warm()")
 
@@ -152,7 +185,8 @@ class KeepWarm:
             try:
                 self._succeeded(self._warmer.warm(self._current()))
                 self.renewals += 1
-            except Exception as exc:  # noqa: BLE001  # nobody is there to be told; the next try may do better
+            # nobody is there to be told; the next try may do better
+            except Exception as exc:  # noqa: BLE001
                 if self._failed(exc):
                     return
 
@@ -162,7 +196,12 @@ class KeepWarm:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     # -- In a task
@@ -196,7 +235,12 @@ class KeepWarm:
                 if self._failed(exc):
                     return
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         import asyncio
 
         if self._task is not None:

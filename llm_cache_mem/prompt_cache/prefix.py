@@ -1,4 +1,5 @@
-"""Prefix: what many calls begin with, marked once, so that the request that warms and those that use it send the very same parts."""
+"""Prefix: what many calls begin with, marked once, so that the request that warms and those that
+use it send the very same parts."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -15,12 +16,16 @@ _FILLER: Final = "."  # what a request that only warms asks, after the prefix
 
 
 class Prefix:
-    """The beginning of many requests, in the form that goes to the provider. Immutable by convention; make one with ``Warmer.prefix``.
+    """The beginning of many requests, in the form that goes to the provider. Immutable by
+    convention; make one with ``Warmer.prefix``.
 
-    ``request("Where is my parcel?", max_tokens=300)`` gives the keyword arguments of a call that begins with it.
+    ``request("Where is my parcel?", max_tokens=300)`` gives the keyword arguments of a call that
+    begins with it.
     """
 
-    def __init__(self, api: API, model: str, parts: Mapping[str, Any], ttl: str | None, name: str) -> None:
+    def __init__(
+        self, api: API, model: str, parts: Mapping[str, Any], ttl: str | None, name: str
+    ) -> None:
         self.api = api
         self.model = model
         self.rules = _rules(api, model)
@@ -44,37 +49,67 @@ class Prefix:
         return _marks(self._parts)
 
     def request(self, messages: Any = (), /, **params: Any) -> dict[str, Any]:
-        """The keyword arguments of a call that begins with this prefix and goes on with *messages*, a text or a list of them.
+        """The keyword arguments of a call that begins with this prefix and goes on with *messages*,
+        a text or a list of them.
 
-        What goes on in the role in which the prefix ends becomes part of its last message, after the breakpoint. A new object each
-        time. TypeError if *params* would replace what the prefix is made of.
+        What goes on in the role in which the prefix ends becomes part of its last message, after
+        the breakpoint. A new object each time. TypeError if *params* would replace what the prefix
+        is made of.
         """
         taken = sorted(params.keys() & {*self._parts, "model", self._turns})
         if taken:
-            raise TypeError(f"request() got {', '.join(taken)}, which the prefix sets; make another prefix for another value")
+            raise TypeError(
+                f"request() got {', '.join(taken)}, which the prefix sets; make another prefix for"
+                " another value"
+            )
         parts = deepcopy(self._parts)
-        turns: list[Any] = [{"role": "user", "content": messages}] if isinstance(messages, str) else [unwrap(turn) for turn in messages]
-        return {"model": self.model, **parts, self._turns: _joined(parts.get(self._turns, []), turns), **params}
+        turns: list[Any] = (
+            [{"role": "user", "content": messages}]
+            if isinstance(messages, str)
+            else [unwrap(turn) for turn in messages]
+        )
+        return {
+            "model": self.model,
+            **parts,
+            self._turns: _joined(parts.get(self._turns, []), turns),
+            **params,
+        }
 
     def warming(self, limit: int) -> dict[str, Any]:
-        """The smallest request that makes the provider process all of the prefix, with *limit* tokens of output."""
+        """The smallest request that makes the provider process all of the prefix, with *limit*
+        tokens of output."""
         if self.api == "messages":
-            ends_with_user = bool(self._parts.get("messages")) and self._parts["messages"][-1].get("role") == "user"
+            ends_with_user = (
+                bool(self._parts.get("messages"))
+                and self._parts["messages"][-1].get("role") == "user"
+            )
             thinking = self._parts.get("thinking")
-            if isinstance(thinking, dict) and limit:  # Anthropic wants room for an answer besides; 0 it refuses anyway
+            if (
+                isinstance(thinking, dict) and limit
+            ):  # Anthropic wants room for an answer besides; 0 it refuses anyway
                 limit += thinking.get("budget_tokens") or 0
-            return self.request((), max_tokens=limit) if ends_with_user else self.request(_FILLER, max_tokens=limit)
+            return (
+                self.request((), max_tokens=limit)
+                if ends_with_user
+                else self.request(_FILLER, max_tokens=limit)
+            )
         filler = () if any(_is_turn(turn) for turn in self._parts.get(self._turns, ())) else _FILLER
         if self.api == "chat":
             return self.request(filler, max_completion_tokens=limit)
         request = self.request(filler, max_output_tokens=limit, store=False)
         if self.rules.prewarm:
             del request["max_output_tokens"]
-            request["prompt_cache_options"] = {**request.get("prompt_cache_options", {}), "prewarm": True}
+            request["prompt_cache_options"] = {
+                **request.get("prompt_cache_options", {}),
+                "prewarm": True,
+            }
         return request
 
     def __repr__(self) -> str:
-        return f"Prefix({self.name!r}, model={self.model!r}, ttl={self.ttl!r}, digest={self.digest[:12]!r})"
+        return (
+            f"Prefix({self.name!r}, model={self.model!r}, ttl={self.ttl!r},"
+            f" digest={self.digest[:12]!r})"
+        )
 
 
 def make_prefix(
@@ -89,22 +124,37 @@ def make_prefix(
     name: str | None = None,
     **params: Any,
 ) -> Prefix:
-    """A prefix for *api*, its parts copied and marked where the provider is to write. ValueError for what no provider would take."""
+    """A prefix for *api*, its parts copied and marked where the provider is to write. ValueError
+    for what no provider would take."""
     if not isinstance(model, str) or not model:
         raise TypeError("model must be the name of a model")
     for part, given in (("tools", tools), ("messages", messages), ("documents", documents)):
-        if given is not None and (isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable)):
+        if given is not None and (
+            isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable)
+        ):
             raise TypeError(f"{part} must be a list of them, not a single {type(given).__name__}")
-    if not (system is None or isinstance(system, str) or (isinstance(system, Iterable) and not isinstance(system, bytes | Mapping))):
+    if not (
+        system is None
+        or isinstance(system, str)
+        or (isinstance(system, Iterable) and not isinstance(system, bytes | Mapping))
+    ):
         raise TypeError(f"system must be a str or a list of blocks, not {type(system).__name__}")
-    reserved = sorted(params.keys() & {"max_tokens", "max_completion_tokens", "max_output_tokens", "stream", "n"})
+    reserved = sorted(
+        params.keys() & {"max_tokens", "max_completion_tokens", "max_output_tokens", "stream", "n"}
+    )
     if reserved:
-        raise TypeError(f"{', '.join(reserved)} is not part of a prefix: the warmer chooses the smallest answer")
+        raise TypeError(
+            f"{', '.join(reserved)} is not part of a prefix: the warmer chooses the smallest answer"
+        )
     rules = _rules(api, model)
     rules.lifetime(ttl)
     parts: dict[str, Any] = {key: _copy(value) for key, value in params.items()}
     first = parts.pop("input", ()) if api == "responses" else ()
-    turns = [{"role": "user", "content": first}] if isinstance(first, str) else [*first, *(_copy(turn) for turn in messages or ())]
+    turns = (
+        [{"role": "user", "content": first}]
+        if isinstance(first, str)
+        else [*first, *(_copy(turn) for turn in messages or ())]
+    )
     blocks = [_document(document, api) for document in documents or ()]
     if blocks:
         turns = _joined([{"role": "user", "content": blocks}], turns)
@@ -117,7 +167,9 @@ def make_prefix(
         turns = [*_system_turn(system, api), *turns]
     if turns:
         parts["input" if api == "responses" else "messages"] = turns
-    if not any(parts.get(section) for section in ("tools", "system", "instructions", "messages", "input")):
+    if not any(
+        parts.get(section) for section in ("tools", "system", "instructions", "messages", "input")
+    ):
         raise ValueError("there is nothing to warm: give system, tools, messages or documents")
     _mark(parts, api, rules, ttl)
     return Prefix(api, model, parts, ttl, name or model)
@@ -128,7 +180,8 @@ def _rules(api: API, model: str) -> Rules:
 
 
 def _copy(value: Any) -> Any:
-    """*value* as plain JSON of its own: a caller's object can change later, and what was warmed must not."""
+    """*value* as plain JSON of its own: a caller's object can change later, and what was warmed
+    must not."""
     plain = unwrap(value)
     if isinstance(plain, dict):
         return {key: _copy(item) for key, item in plain.items()}
@@ -136,11 +189,19 @@ def _copy(value: Any) -> Any:
 
 
 def _blocks(content: Any, kind: str = "text") -> list[Any]:
-    return [{"type": kind, "text": content}] if isinstance(content, str) else [_copy(block) for block in content]
+    return (
+        [{"type": kind, "text": content}]
+        if isinstance(content, str)
+        else [_copy(block) for block in content]
+    )
 
 
 def _document(document: Any, api: API) -> Any:
-    return _blocks(document, "input_text" if api == "responses" else "text")[0] if isinstance(document, str) else _copy(document)
+    return (
+        _blocks(document, "input_text" if api == "responses" else "text")[0]
+        if isinstance(document, str)
+        else _copy(document)
+    )
 
 
 def _system_turn(system: Any, api: API) -> list[Any]:
@@ -154,11 +215,21 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _joined(first: list[Any], then: list[Any]) -> list[Any]:
-    """*first*, going on with *then*; two messages of one user in a row become one, as the providers would make of them."""
-    if first and then and first[-1].get("role") == "user" and isinstance(then[0], dict) and then[0].get("role") == "user":
+    """*first*, going on with *then*; two messages of one user in a row become one, as the providers
+    would make of them."""
+    if (
+        first
+        and then
+        and first[-1].get("role") == "user"
+        and isinstance(then[0], dict)
+        and then[0].get("role") == "user"
+    ):
         content = first[-1]["content"]
         if isinstance(content, list):
-            kind = next((block["type"] for block in content if block.get("type") in ("text", "input_text")), "text")
+            kind = next(
+                (block["type"] for block in content if block.get("type") in ("text", "input_text")),
+                "text",
+            )
             merged = {**first[-1], "content": [*content, *_blocks(then[0]["content"], kind)]}
             return [*first[:-1], merged, *then[1:]]
     return [*first, *then]
@@ -174,14 +245,17 @@ def _marks(value: Any) -> int:
 
 
 def _mark(parts: dict[str, Any], api: API, rules: Rules, ttl: str | None) -> None:
-    """Set a breakpoint at the end of each section that has none, as far as four go; the end of the whole comes first."""
+    """Set a breakpoint at the end of each section that has none, as far as four go; the end of the
+    whole comes first."""
     if not rules.explicit:
         if ttl is not None:
             parts["prompt_cache_retention"] = ttl
         return
     there = _marks(parts)
     if there > MAX_BREAKPOINTS:
-        raise ValueError(f"a request may set {MAX_BREAKPOINTS} breakpoints, and this one sets {there}")
+        raise ValueError(
+            f"a request may set {MAX_BREAKPOINTS} breakpoints, and this one sets {there}"
+        )
     if api != "messages":
         if ttl is not None:
             parts["prompt_cache_options"] = {**parts.get("prompt_cache_options", {}), "ttl": ttl}
@@ -206,7 +280,9 @@ def _mark_last(content: list[Any], section: str, marker: dict[str, str]) -> int:
         content = last["content"]
     for block in reversed(content):
         empty = block.get("type") == "text" and not block.get("text")
-        if block.get("type") not in ("thinking", "redacted_thinking") and not empty:  # Anthropic refuses a marker on these
+        if (
+            block.get("type") not in ("thinking", "redacted_thinking") and not empty
+        ):  # Anthropic refuses a marker on these
             block["cache_control"] = dict(marker)
             return 1
     return 0
@@ -215,7 +291,11 @@ def _mark_last(content: list[Any], section: str, marker: dict[str, str]) -> int:
 def _mark_openai(turns: list[Any], api: API) -> None:
     kind = "input_text" if api == "responses" else "text"
     for turn in reversed(turns):
-        if isinstance(turn, dict) and turn.get("role") in (*SYSTEM_ROLES, "user") and turn.get("content"):
+        if (
+            isinstance(turn, dict)
+            and turn.get("role") in (*SYSTEM_ROLES, "user")
+            and turn.get("content")
+        ):
             turn["content"] = _blocks(turn["content"], kind)
             turn["content"][-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
             return
@@ -223,9 +303,14 @@ def _mark_openai(turns: list[Any], api: API) -> None:
 
 def _check_order(parts: Mapping[str, Any]) -> None:
     """Anthropic: breakpoints of an hour come before those of five minutes."""
-    lifetimes = list(_lifetimes([parts.get(section) for section in ("tools", "system", "messages")]))
+    lifetimes = list(
+        _lifetimes([parts.get(section) for section in ("tools", "system", "messages")])
+    )
     if "1h" in lifetimes[lifetimes.index("5m") :] if "5m" in lifetimes else False:
-        raise ValueError("a breakpoint with ttl '1h' comes after one with '5m': Anthropic wants the longer ones first")
+        raise ValueError(
+            "a breakpoint with ttl '1h' comes after one with '5m': Anthropic wants the longer ones"
+            " first"
+        )
 
 
 def _lifetimes(value: Any) -> Iterable[str]:

@@ -1,8 +1,10 @@
-"""The providers' documented rules for their prompt caches, in one table: what is long enough, how long it lives, what it costs.
+"""The providers' documented rules for their prompt caches, in one table: what is long enough, how
+long it lives, what it costs.
 
-Anthropic: platform.claude.com/docs/en/build-with-claude/prompt-caching. OpenAI: developers.openai.com/api/docs/guides/prompt-caching and
-the docstrings of ``prompt_cache_options`` in its SDK. As of November 2026. Dollars come from a price list; the factors here only stand in
-for one.
+Anthropic: platform.claude.com/docs/en/build-with-claude/prompt-caching. OpenAI:
+developers.openai.com/api/docs/guides/prompt-caching and the docstrings of ``prompt_cache_options``
+in its SDK. As of November 2026. Dollars come from a price list; the factors here only stand in for
+one.
 """
 
 import re
@@ -16,18 +18,24 @@ Provider: TypeAlias = Literal["anthropic", "openai"]
 API: TypeAlias = Literal["messages", "chat", "responses"]
 
 MAX_BREAKPOINTS: Final = 4
-"""Both providers: at most four places of a request are written. Anthropic answers 400 to a fifth, OpenAI writes the latest four."""
+"""Both providers: at most four places of a request are written. Anthropic answers 400 to a fifth,
+OpenAI writes the latest four."""
 
-SMALLEST: Final[Mapping[API, tuple[int, ...]]] = MappingProxyType({"messages": (0, 1), "chat": (1, 16), "responses": (16, 64)})
-"""Limits on the output of a request that is only to warm, smallest first; the next one is for servers that answer 400 to it.
+SMALLEST: Final[Mapping[API, tuple[int, ...]]] = MappingProxyType(
+    {"messages": (0, 1), "chat": (1, 16), "responses": (16, 64)}
+)
+"""Limits on the output of a request that is only to warm, smallest first; the next one is for
+servers that answer 400 to it.
 
-Anthropic: 0 writes the cache and generates nothing (not with streams, thinking, forced tools or structured output). OpenAI's Responses
-take no less than 16, and reasoning models may refuse a limit that leaves no room for an answer.
+Anthropic: 0 writes the cache and generates nothing (not with streams, thinking, forced tools or
+structured output). OpenAI's Responses take no less than 16, and reasoning models may refuse a limit
+that leaves no room for an answer.
 """
 
 
 class Rules(NamedTuple):
-    """What holds for one model. Lifetimes: seconds from the start of the last request that wrote or read. Factors: of the input price."""
+    """What holds for one model. Lifetimes: seconds from the start of the last request that wrote or
+    read. Factors: of the input price."""
 
     provider: Provider
     minimum_tokens: int
@@ -39,7 +47,8 @@ class Rules(NamedTuple):
     explicit: bool
     """Whether breakpoints can be set, and writes are reported and may cost extra."""
     lookback_blocks: int = 20
-    """How many blocks before a breakpoint are searched for what an earlier request wrote (Anthropic)."""
+    """How many blocks before a breakpoint are searched for what an earlier request wrote
+    (Anthropic)."""
     step_tokens: int = 1
     """What is read comes in multiples of this."""
     prewarm: bool = False
@@ -54,7 +63,10 @@ class Rules(NamedTuple):
         if ttl is None:
             return self.lifetimes[self.default_ttl]
         if ttl not in self.lifetimes:
-            raise ValueError(f"ttl must be one of {', '.join(map(repr, self.lifetimes))} for this model, not {ttl!r}")
+            raise ValueError(
+                f"ttl must be one of {', '.join(map(repr, self.lifetimes))} for this model, not"
+                f" {ttl!r}"
+            )
         return self.lifetimes[ttl]
 
 
@@ -75,17 +87,21 @@ _OPENAI: Final = Rules(  # gpt-5.6 and later: breakpoints, reported writes, a pr
     explicit=True,
     prewarm=True,
 )
-_OPENAI_AUTOMATIC: Final = Rules(  # before: automatic, free writes that nobody reports; "typically 5 to 10 minutes" without use
+# before: automatic, free writes that nobody reports; "typically 5 to 10 minutes" without use
+_OPENAI_AUTOMATIC: Final = Rules(
     provider="openai",
     minimum_tokens=1024,
-    lifetimes=MappingProxyType({"in_memory": 300.0, "24h": 1800.0}),  # 24h is a maximum: "typically about 30 minutes"
+    lifetimes=MappingProxyType(
+        {"in_memory": 300.0, "24h": 1800.0}
+    ),  # 24h is a maximum: "typically about 30 minutes"
     write_factors=MappingProxyType({"in_memory": 1.0, "24h": 1.0}),
     read_factor=0.5,
     explicit=False,
     step_tokens=128,
 )
 
-# Anthropic's minimum by model, where it is not 1,024; part of the name, in all spellings that clouds have for it.
+# Anthropic's minimum by model, where it is not 1,024; part of the name, in all spellings that
+# clouds have for it.
 _MINIMUM: Final = {
     **dict.fromkeys(("opus-5", "sonnet-5-5", "fable-5", "mythos-5"), 512),
     **dict.fromkeys(("mythos-preview", "opus-4-7", "3-5-haiku", "3-haiku"), 2048),
@@ -96,16 +112,20 @@ _OPENAI_NAMES: Final = r"(^|[^a-z0-9])(gpt|chatgpt|o\d|codex|computer-use)(?![a-
 
 
 def provider_of(model: str) -> Provider | None:
-    """Whose *model* is, by its name, in all spellings that clouds have for it; None if that does not tell."""
+    """Whose *model* is, by its name, in all spellings that clouds have for it; None if that does
+    not tell."""
     name = model.lower()
     return "anthropic" if "claude" in name else "openai" if re.search(_OPENAI_NAMES, name) else None
 
 
 def rules_for(model: str, provider: Provider | None = None) -> Rules:
-    """The rules of *model*; if it is not known, those of its provider: *provider*, or Anthropic for a Claude and OpenAI for all else."""
+    """The rules of *model*; if it is not known, those of its provider: *provider*, or Anthropic for
+    a Claude and OpenAI for all else."""
     name = model.lower().replace(".", "-")
     if (provider or provider_of(model)) == "anthropic":
-        known = next((length for part, length in _MINIMUM.items() if re.search(rf"{part}(?!\d)", name)), None)
+        known = next(
+            (length for part, length in _MINIMUM.items() if re.search(rf"{part}(?!\d)", name)), None
+        )
         return _ANTHROPIC if known is None else _ANTHROPIC._replace(minimum_tokens=known)
     version = re.search(_OPENAI_VERSION, model.lower())
     later = version is not None and (int(version[1]), int(version[2] or 0)) >= (5, 6)

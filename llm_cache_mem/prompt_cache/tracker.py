@@ -1,4 +1,5 @@
-"""PromptCacheTracker: how much of each prefix the provider served from its own cache, and an alert with the reason when that drops."""
+"""PromptCacheTracker: how much of each prefix the provider served from its own cache, and an alert
+with the reason when that drops."""
 
 import inspect
 import threading
@@ -31,11 +32,15 @@ _REMEMBERED = 1024
 
 
 class Alert(NamedTuple):
-    """A prefix was read less than it should have been. It never holds content; ``str()`` is a line for a log.
+    """A prefix was read less than it should have been. It never holds content; ``str()`` is a line
+    for a log.
 
-    *reason*: ``changed`` (first at *path*), ``expired`` (unused for longer than it lives), ``too short`` (for this model) or ``unknown``.
-    *before* and *now* are shares of the input that was read, from 0 to 1; *idle_seconds* is the time since the prefix was last used;
-    *diagnosis* the provider's own word for the reason, where it was asked for one. *at*: Unix seconds.
+    *reason*: ``changed`` (first at *path*), ``expired`` (unused for longer than it lives), ``too
+      short`` (for this model) or ``unknown``.
+    *before* and *now* are shares of the input that was read, from 0 to 1; *idle_seconds* is the
+      time since the prefix was last used;
+    *diagnosis* the provider's own word for the reason, where it was asked for one. *at*: Unix
+      seconds.
     """
 
     prefix: str
@@ -53,17 +58,24 @@ class Alert(NamedTuple):
     def __str__(self) -> str:
         where = f" at {self.path}" if self.path else ""
         idle = f" after {self.idle_seconds:,.0f} s" if self.reason == "expired" else ""
-        short = f" ({self.expected_tokens:,} tokens are needed)" if self.reason == "too short" else ""
-        tokens = f"{self.read_tokens:,} tokens read" + ("" if short else f" where {self.expected_tokens:,} were expected")
+        short = (
+            f" ({self.expected_tokens:,} tokens are needed)" if self.reason == "too short" else ""
+        )
+        tokens = f"{self.read_tokens:,} tokens read" + (
+            "" if short else f" where {self.expected_tokens:,} were expected"
+        )
         return (
-            f"prefix {self.prefix[:12]} of {self.model}: {tokens} ({self.before:.0%} to {self.now:.0%}): {self.reason}{where}{idle}{short}"
+            f"prefix {self.prefix[:12]} of {self.model}: {tokens} ({self.before:.0%} to"
+            f" {self.now:.0%}): {self.reason}{where}{idle}{short}"
         )
 
 
 class PrefixStats(NamedTuple):
-    """One prefix: model, system prompt, tools and leading messages, named by a hash that is the same in every process.
+    """One prefix: model, system prompt, tools and leading messages, named by a hash that is the
+    same in every process.
 
-    *share*: the part of all its input that was read from the provider's cache; *recent_share*: the same, mostly of the latest calls.
+    *share*: the part of all its input that was read from the provider's cache; *recent_share*: the
+      same, mostly of the latest calls.
     *saved_usd*: by reading, less the premium for writing; 0.0 where the price is not known.
     """
 
@@ -80,7 +92,8 @@ class PrefixStats(NamedTuple):
 
 
 class TrackerStats(NamedTuple):
-    """A snapshot: *calls* with usage, those that gave none, *alerts* so far, and the *prefixes* that are remembered, largest first."""
+    """A snapshot: *calls* with usage, those that gave none, *alerts* so far, and the *prefixes*
+    that are remembered, largest first."""
 
     calls: int
     without_usage: int
@@ -89,14 +102,41 @@ class TrackerStats(NamedTuple):
     provider: ProviderCacheStats
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("prefix", "model", "calls", "input tokens", "read", "recently", "written", "dollars saved")]
+        rows: list[tuple[str, ...]] = [
+            (
+                "prefix",
+                "model",
+                "calls",
+                "input tokens",
+                "read",
+                "recently",
+                "written",
+                "dollars saved",
+            )
+        ]
         for one in self.prefixes:
-            shares = (f"{one.share:.1%}", f"{one.recent_share:.1%}", f"{one.write_tokens:,}", f"{one.saved_usd:,.4f}")
-            rows.append((one.prefix[:12], one.model or "(no model)", f"{one.calls:,}", f"{one.input_tokens:,}", *shares))
+            shares = (
+                f"{one.share:.1%}",
+                f"{one.recent_share:.1%}",
+                f"{one.write_tokens:,}",
+                f"{one.saved_usd:,.4f}",
+            )
+            rows.append(
+                (
+                    one.prefix[:12],
+                    one.model or "(no model)",
+                    f"{one.calls:,}",
+                    f"{one.input_tokens:,}",
+                    *shares,
+                )
+            )
         return rows
 
     def __str__(self) -> str:
-        head = f"{self.calls:,} calls, {self.without_usage:,} more without usage, {self.alerts:,} alerts"
+        head = (
+            f"{self.calls:,} calls, {self.without_usage:,} more without usage, {self.alerts:,}"
+            " alerts"
+        )
         return "\n".join([head, *aligned(self._rows())]) if self.prefixes else head
 
     def _repr_html_(self) -> str:
@@ -106,11 +146,13 @@ class TrackerStats(NamedTuple):
 class PromptCacheTracker:
     """Watches calls that are paid for. Thread-safe; what it remembers is bounded.
 
-    With *cache*, an LLMCache, every call that it pays for is watched, through whatever layer: its own methods, LangChain, LlamaIndex,
-    the HTTP transport. Calls beside it are watched by ``wrap(client.messages.create)``, by the handlers of the LangChain and LlamaIndex
-    packages, or by ``observe``, and count in its ``stats()`` too; what both see counts once. *prices*: as for LLMCache, whose are used
-    by default. *on_alert* is told of each Alert, of which a line is also logged. *drop*: an alert is due
-    when less than this part of what was expected is read. *provider*: whose rules hold where the model's name does not tell.
+    With *cache*, an LLMCache, every call that it pays for is watched, through whatever layer: its
+    own methods, LangChain, LlamaIndex, the HTTP transport. Calls beside it are watched by
+    ``wrap(client.messages.create)``, by the handlers of the LangChain and LlamaIndex packages, or
+    by ``observe``, and count in its ``stats()`` too; what both see counts once. *prices*: as for
+    LLMCache, whose are used by default. *on_alert* is told of each Alert, of which a line is also
+    logged. *drop*: an alert is due when less than this part of what was expected is read.
+    *provider*: whose rules hold where the model's name does not tell.
     """
 
     def __init__(
@@ -127,17 +169,25 @@ class PromptCacheTracker:
     ) -> None:
         if not 0 < drop <= 1 or max_prefixes < 1 or max_conversations < 1:
             raise ValueError(
-                f"drop={drop}, max_prefixes={max_prefixes}, max_conversations={max_conversations}: must be in (0, 1], >= 1, >= 1"
+                f"drop={drop}, max_prefixes={max_prefixes}, max_conversations={max_conversations}:"
+                " must be in (0, 1], >= 1, >= 1"
             )
         if on_alert is not None and not callable(on_alert):
-            raise TypeError(f"on_alert must be a function of one Alert, not {type(on_alert).__name__}")
+            raise TypeError(
+                f"on_alert must be a function of one Alert, not {type(on_alert).__name__}"
+            )
         if cache is not None and not isinstance(cache, Engine):
-            raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}; calls of a client are watched by wrap()")
+            raise TypeError(
+                f"cache must be an LLMCache, not {type(cache).__name__}; calls of a client are"
+                " watched by wrap()"
+            )
         self._shared = None if cache is None else cache.ledger
         if cache is not None:
             cache.ledger.watch()
             cache.listen(self._told)
-        self._price = pricing.resolve(prices) if cache is None or prices is not None else cache.price
+        self._price = (
+            pricing.resolve(prices) if cache is None or prices is not None else cache.price
+        )
         self._history = History(max_prefixes, max_conversations, drop)
         self._on_alert, self._clock = on_alert, clock
         self._provider: Provider | None = provider
@@ -153,25 +203,37 @@ class PromptCacheTracker:
 
     # -- Watching
 
-    def observe(self, request: Mapping[str, Any], response: Any, *, seconds: float | None = None) -> Alert | None:
+    def observe(
+        self, request: Mapping[str, Any], response: Any, *, seconds: float | None = None
+    ) -> Alert | None:
         """Take in one call that the provider answered just now; the Alert, if there is one.
 
-        *request*: the arguments of the SDK's call, or the JSON that was sent. *response*: anything with usage in it, or the list of the
-        chunks of a stream. *seconds*: what it took. The same id for the same request is a cache's answer: left out. Never raises.
+        *request*: the arguments of the SDK's call, or the JSON that was sent. *response*: anything
+          with usage in it, or the list of the
+        chunks of a stream. *seconds*: what it took. The same id for the same request is a cache's
+        answer: left out. Never raises.
         """
         return self._take_in(request, response, seconds, observed=True)
 
     def _told(self, request: Request, response: Any, seconds: float | None) -> None:
-        self._take_in({**request.params, "messages": request.messages}, response, seconds, observed=False)
+        self._take_in(
+            {**request.params, "messages": request.messages}, response, seconds, observed=False
+        )
 
-    def _take_in(self, request: Mapping[str, Any], response: Any, seconds: float | None, *, observed: bool) -> Alert | None:
+    def _take_in(
+        self, request: Mapping[str, Any], response: Any, seconds: float | None, *, observed: bool
+    ) -> Alert | None:
         try:
             return self._observe(request, response, seconds, observed)
         except Exception as exc:  # noqa: BLE001  # watching must not break the call that is watched
-            log.warning(__name__, "prompt cache: a call could not be taken in: %s", type(exc).__name__)
+            log.warning(
+                __name__, "prompt cache: a call could not be taken in: %s", type(exc).__name__
+            )
             return None
 
-    def _observe(self, request: Mapping[str, Any], response: Any, seconds: float | None, observed: bool) -> Alert | None:
+    def _observe(
+        self, request: Mapping[str, Any], response: Any, seconds: float | None, observed: bool
+    ) -> Alert | None:
         used = read_usage(response)
         if used is None:
             with self._lock:
@@ -181,11 +243,16 @@ class PromptCacheTracker:
         model = shape.model or answered_by
         shape = shape._replace(model=model)
         ended = self._clock()
-        rules = rules_for(model or "", self._provider or ("anthropic" if field(request, "system") is not None else None))
+        rules = rules_for(
+            model or "",
+            self._provider or ("anthropic" if field(request, "system") is not None else None),
+        )
         call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
         cost = pricing.bill(self._price, (answered_by, model), used)
         paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, identify(response))
-        if (observed and self._is_replay(shape, response)) or not self._own.paid(paid, observed=observed):
+        if (observed and self._is_replay(shape, response)) or not self._own.paid(
+            paid, observed=observed
+        ):
             return None
         if observed and self._shared is not None:
             self._shared.paid(paid, observed=True)
@@ -198,7 +265,8 @@ class PromptCacheTracker:
         return None if verdict is None else self._tell(call, model, used, verdict)
 
     def _is_replay(self, shape: Fingerprint, response: Any) -> bool:
-        """Whether a cache in between gave an answer that was seen before: the same id for the very same request."""
+        """Whether a cache in between gave an answer that was seen before: the same id for the very
+        same request."""
         identity = read_id(response)
         if identity is None:
             return False
@@ -213,22 +281,40 @@ class PromptCacheTracker:
 
     def _tell(self, call: Call, model: str | None, used: Usage, verdict: Verdict) -> Alert:
         reason, path, expected, idle, before = verdict
-        whole = (call.shape.digest, model, reason, path, before, call.share, expected, used.cache_read_tokens, idle, call.ended)
+        whole = (
+            call.shape.digest,
+            model,
+            reason,
+            path,
+            before,
+            call.share,
+            expected,
+            used.cache_read_tokens,
+            idle,
+            call.ended,
+        )
         alert = Alert(*whole, call.diagnosis)
         log.warning(__name__, "prompt cache: %s", alert)
         if self._on_alert is not None:
             try:
                 self._on_alert(alert)
-            except Exception:  # noqa: BLE001  # a listener's fault must not break the call that is watched
-                log.warning(__name__, "prompt cache: on_alert raised; the call goes on", exc_info=True)
+            # a listener's fault must not break the call that is watched
+            except Exception:  # noqa: BLE001
+                log.warning(
+                    __name__, "prompt cache: on_alert raised; the call goes on", exc_info=True
+                )
         return alert
 
     # -- Around a call
 
     def wrap(self, fn: Callable[P, T]) -> Callable[P, T]:
-        """*fn*, such as ``client.messages.create``, sync or async, watched; streams are watched while they are read."""
+        """*fn*, such as ``client.messages.create``, sync or async, watched; streams are watched
+        while they are read."""
         if not callable(fn):
-            raise TypeError(f"wrap() takes what makes the call, such as client.messages.create, not {type(fn).__name__}")
+            raise TypeError(
+                "wrap() takes what makes the call, such as client.messages.create, not"
+                f" {type(fn).__name__}"
+            )
         if inspect.iscoroutinefunction(inspect.unwrap(fn)):
 
             @wraps(fn)
@@ -273,7 +359,9 @@ class PromptCacheTracker:
     def stats(self) -> TrackerStats:
         """What was seen so far."""
         with self._lock:
-            prefixes = [_prefix_stats(digest, prefix) for digest, prefix in self._history.prefixes.items()]
+            prefixes = [
+                _prefix_stats(digest, prefix) for digest, prefix in self._history.prefixes.items()
+            ]
             counts = self._calls, self._without_usage, self._alerts
         prefixes.sort(key=lambda one: -one.input_tokens)
         return TrackerStats(*counts, tuple(prefixes), self._own.snapshot(0).provider)
@@ -289,11 +377,14 @@ def _prefix_stats(digest: str, one: PrefixRecord) -> PrefixStats:
     share = one.read / one.input if one.input else 0.0
     saved = one.read_usd - one.premium_usd
     counts = (one.input, one.read, one.write)
-    return PrefixStats(digest, one.shape.model, one.calls, share, one.recent or 0.0, *counts, saved, one.last_used)
+    return PrefixStats(
+        digest, one.shape.model, one.calls, share, one.recent or 0.0, *counts, saved, one.last_used
+    )
 
 
 def _diagnosis(response: Any) -> str | None:
-    """The provider's own word for a miss: Anthropic's ``diagnostics``, OpenAI's ``prompt_cache_diagnostics``, where they were asked for."""
+    """The provider's own word for a miss: Anthropic's ``diagnostics``, OpenAI's
+    ``prompt_cache_diagnostics``, where they were asked for."""
     pieces = response if isinstance(response, list) else [response]
     for piece in reversed(pieces):
         holder = field(piece, "message", "response") or piece

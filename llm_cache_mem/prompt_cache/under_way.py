@@ -12,7 +12,8 @@ _MOST = 4096
 
 
 class UnderWay:
-    """For one watcher of calls. Threads may share it; of calls that never end, it forgets the oldest."""
+    """For one watcher of calls. Threads may share it; of calls that never end, it forgets the
+    oldest."""
 
     def __init__(self) -> None:
         self._calls: OrderedDict[Hashable, tuple[Mapping[str, Any], float]] = OrderedDict()

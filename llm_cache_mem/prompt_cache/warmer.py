@@ -1,4 +1,5 @@
-"""Warmer: before users arrive, one small request makes the provider write its cache for what all their calls begin with."""
+"""Warmer: before users arrive, one small request makes the provider write its cache for what all
+their calls begin with."""
 
 import inspect
 from collections import OrderedDict
@@ -23,10 +24,13 @@ T = TypeVar("T")
 
 
 class Warmed(NamedTuple):
-    """What one warming did. Tokens are the provider's own count; dollars are None where the price is not known.
+    """What one warming did. Tokens are the provider's own count; dollars are None where the price
+    is not known.
 
-    *written_tokens* is 0 where the provider does not report writes (OpenAI before gpt-5.6). *cost_usd* and *seconds* are of all requests
-    that were sent, that of ``verify`` among them. *verified*: whether a second request read it, None if none was sent.
+    *written_tokens* is 0 where the provider does not report writes (OpenAI before gpt-5.6).
+      *cost_usd* and *seconds* are of all requests
+    that were sent, that of ``verify`` among them. *verified*: whether a second request read it,
+    None if none was sent.
     *expires_at*: Unix seconds at which the provider may forget it if nobody uses it.
     """
 
@@ -44,9 +48,24 @@ class Warmed(NamedTuple):
 
     def __str__(self) -> str:
         cost = "unknown price" if self.cost_usd is None else f"${self.cost_usd:,.6f}"
-        proof = "" if self.verified is None else f", {'verified' if self.verified else 'NOT verified'} ({self.verified_read_tokens:,} read)"
-        counts = f"{self.written_tokens:,} tokens written, {self.read_tokens:,} read of {self.input_tokens:,}"
-        return "\n".join([f"{self.prefix.name}: {counts}, {cost}, {self.seconds:.2f} s{proof}", *(f"! {text}" for text in self.warnings)])
+        proof = (
+            ""
+            if self.verified is None
+            else (
+                f", {'verified' if self.verified else 'NOT verified'}"
+                f" ({self.verified_read_tokens:,} read)"
+            )
+        )
+        counts = (
+            f"{self.written_tokens:,} tokens written, {self.read_tokens:,} read of"
+            f" {self.input_tokens:,}"
+        )
+        return "\n".join(
+            [
+                f"{self.prefix.name}: {counts}, {cost}, {self.seconds:.2f} s{proof}",
+                *(f"! {text}" for text in self.warnings),
+            ]
+        )
 
 
 class _Sent(NamedTuple):
@@ -57,13 +76,22 @@ class _Sent(NamedTuple):
 
 
 class Warmer:
-    """Warms a provider's prompt cache through *client*: Anthropic, OpenAI, their async twins, or another with the same methods.
+    """Warms a provider's prompt cache through *client*: Anthropic, OpenAI, their async twins, or
+    another with the same methods.
 
-    *api*: ``messages`` (Anthropic), ``chat`` or ``responses`` (OpenAI); by default what the client has, ``chat`` before ``responses``.
+    *api*: ``messages`` (Anthropic), ``chat`` or ``responses`` (OpenAI); by default what the client
+      has, ``chat`` before ``responses``.
     *prices* as for LLMCache. *clock* gives the time in Unix seconds. Threads may share one.
     """
 
-    def __init__(self, client: Any, *, api: API | None = None, prices: pricing.Prices = None, clock: Callable[[], float] = time) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        api: API | None = None,
+        prices: pricing.Prices = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
         self.api: API = _api(client) if api is None else api
         self._create = _create(client, self.api)
         self._price = pricing.resolve(prices)
@@ -77,28 +105,41 @@ class Warmer:
         return inspect.iscoroutinefunction(inspect.unwrap(self._create))
 
     def prefix(self, **parts: Any) -> Prefix:
-        """What calls begin with, marked for the provider: *model*, and *system*, *tools*, *messages*, *documents* as the SDK takes them.
+        """What calls begin with, marked for the provider: *model*, and *system*, *tools*,
+        *messages*, *documents* as the SDK takes them.
 
-        *documents*: texts or content blocks, which become the first message's. *ttl*: ``5m`` or ``1h`` (Anthropic), ``30m`` or ``12h``
-        (OpenAI from gpt-5.6), ``in_memory`` or ``24h`` (before). *name*: what it is called in warnings, by default the model. Breakpoints
-        go to the end of tools, system and messages, where there are none yet. All else is a parameter of the call that is part of the
-        prefix, such as ``prompt_cache_key`` or ``tool_choice``. Raises TypeError or ValueError for what no provider would take.
+        *documents*: texts or content blocks, which become the first message's. *ttl*: ``5m`` or
+          ``1h`` (Anthropic), ``30m`` or ``12h``
+        (OpenAI from gpt-5.6), ``in_memory`` or ``24h`` (before). *name*: what it is called in
+        warnings, by default the model. Breakpoints go to the end of tools, system and messages,
+        where there are none yet. All else is a parameter of the call that is part of the prefix,
+        such as ``prompt_cache_key`` or ``tool_choice``. Raises TypeError or ValueError for what no
+        provider would take.
         """
         return make_prefix(self.api, **parts)
 
-    def warm(self, prefix: Prefix | None = None, /, *, verify: bool = False, **parts: Any) -> Warmed:
-        """Make the provider write *prefix*, or the one that *parts* make, with the smallest request that does; what came of it.
+    def warm(
+        self, prefix: Prefix | None = None, /, *, verify: bool = False, **parts: Any
+    ) -> Warmed:
+        """Make the provider write *prefix*, or the one that *parts* make, with the smallest request
+        that does; what came of it.
 
-        *verify* sends a second one, which must read what the first wrote. What the client raises is raised.
+        *verify* sends a second one, which must read what the first wrote. What the client raises is
+          raised.
         """
         if self.is_async:
             raise TypeError("the client is async: use await warmer.awarm(...)")
         return _drive(self._warming(prefix, verify, parts))
 
-    async def awarm(self, prefix: Prefix | None = None, /, *, verify: bool = False, **parts: Any) -> Warmed:
+    async def awarm(
+        self, prefix: Prefix | None = None, /, *, verify: bool = False, **parts: Any
+    ) -> Warmed:
         """``warm`` for an async client."""
         if not self.is_async:
-            raise TypeError("the client is not async: use warmer.warm(...), in a thread if the event loop must go on")
+            raise TypeError(
+                "the client is not async: use warmer.warm(...), in a thread if the event loop must"
+                " go on"
+            )
         steps = self._warming(prefix, verify, parts)
         answer: Any = None
         failure: BaseException | None = None
@@ -112,26 +153,39 @@ class Warmer:
             except Exception as exc:  # noqa: BLE001  # the steps decide what it means
                 failure = exc
 
-    def keep_warm(self, prefix: Prefix | Callable[[], Prefix] | None = None, /, **options: Any) -> KeepWarm:
-        """A context manager that warms on entry and renews before expiry until it is left: ``with`` in a thread, ``async with`` in a task.
+    def keep_warm(
+        self, prefix: Prefix | Callable[[], Prefix] | None = None, /, **options: Any
+    ) -> KeepWarm:
+        """A context manager that warms on entry and renews before expiry until it is left: ``with``
+        in a thread, ``async with`` in a task.
 
-        *prefix* may be a function, asked before each renewal. *max_failures* (3): in a row, after which it gives up. *every*: seconds
-        between renewals, by default four fifths of the lifetime. *jitter* (0.1): the part of that by which each may come earlier.
+        *prefix* may be a function, asked before each renewal. *max_failures* (3): in a row, after
+          which it gives up. *every*: seconds
+        between renewals, by default four fifths of the lifetime. *jitter* (0.1): the part of that
+        by which each may come earlier.
         *on_warmed* is told of each Warmed. All else makes the prefix, as for ``warm``.
         """
-        own = {name: options.pop(name) for name in ("max_failures", "every", "jitter", "on_warmed", "wait", "random") if name in options}
+        own = {
+            name: options.pop(name)
+            for name in ("max_failures", "every", "jitter", "on_warmed", "wait", "random")
+            if name in options
+        }
         return KeepWarm(self, self._given_or_made(prefix, options), clock=self._clock, **own)
 
     def _given_or_made(self, given: T | None, parts: dict[str, Any]) -> T | Prefix:
         if given is None:
             return self.prefix(**parts)
         if parts:
-            raise TypeError(f"a prefix was given, and {', '.join(sorted(parts))} with which to make one")
+            raise TypeError(
+                f"a prefix was given, and {', '.join(sorted(parts))} with which to make one"
+            )
         return given
 
     # -- Inside: the steps, in which each call of the client is yielded
 
-    def _warming(self, prefix: Prefix | None, verify: bool, parts: dict[str, Any]) -> Generator[_Call, Any, Warmed]:
+    def _warming(
+        self, prefix: Prefix | None, verify: bool, parts: dict[str, Any]
+    ) -> Generator[_Call, Any, Warmed]:
         prefix = self._given_or_made(prefix, parts)
         warnings = [text for text in (self._changed(prefix),) if text]
         first = yield from self._send(prefix)
@@ -143,14 +197,23 @@ class Warmer:
             sent.append(second)
             read = second.usage.cache_read_tokens
             verified = read >= 0.9 * cached and read > 0
-        if not verified:  # a server with rules of its own may well have cached it, but then that was seen
+        if (
+            not verified
+        ):  # a server with rules of its own may well have cached it, but then that was seen
             warnings += _too_little(prefix, first.usage)
         if verified is False:
-            warnings.append(f"a second request read {read:,} tokens of it: calls that begin with this prefix will not find it")
+            warnings.append(
+                f"a second request read {read:,} tokens of it: calls that begin with this prefix"
+                " will not find it"
+            )
         for text in warnings:
             log.warning(__name__, "prompt cache: %s: %s", prefix.name, text)
         self._remember(prefix, sent[-1].began + prefix.lifetime)
-        cost = None if any(one.cost_usd is None for one in sent) else sum(one.cost_usd or 0.0 for one in sent)
+        cost = (
+            None
+            if any(one.cost_usd is None for one in sent)
+            else sum(one.cost_usd or 0.0 for one in sent)
+        )
         return Warmed(
             prefix,
             input_tokens=first.usage.input_tokens,
@@ -166,7 +229,8 @@ class Warmer:
         )
 
     def _send(self, prefix: Prefix) -> Generator[_Call, Any, _Sent]:
-        """The smallest request that the server takes; a limit that it answers 400 to is not tried again once a larger one has passed."""
+        """The smallest request that the server takes; a limit that it answers 400 to is not tried
+        again once a larger one has passed."""
         for limit in (limits := list(self._limits)):
             request = prefix.warming(limit)
             began = self._clock()
@@ -186,9 +250,15 @@ class Warmer:
         known = self._known.get(prefix.name)
         if known is None or self._clock() >= known[1] or known[0].digest == prefix.digest:
             return None
-        mine, its = (one.fingerprint._replace(stable=len(one.fingerprint.parts)) for one in (prefix, known[0]))
+        mine, its = (
+            one.fingerprint._replace(stable=len(one.fingerprint.parts))
+            for one in (prefix, known[0])
+        )
         left, where = known[1] - self._clock(), mine.first_difference(its)
-        return f"it changed since it was last warmed, first at {where}; what was written then lives {left:.0f} s more for nobody"
+        return (
+            f"it changed since it was last warmed, first at {where}; what was written then lives"
+            f" {left:.0f} s more for nobody"
+        )
 
     def _remember(self, prefix: Prefix, expires_at: float) -> None:
         self._known[prefix.name] = (prefix, expires_at)
@@ -218,10 +288,14 @@ def _too_little(prefix: Prefix, used: Usage) -> list[str]:
     if cached or not used.input_tokens:
         return []
     if used.input_tokens < minimum:
-        return [f"nothing was cached: it has {used.input_tokens:,} tokens, and {prefix.model} caches from {minimum:,} on"]
+        return [
+            f"nothing was cached: it has {used.input_tokens:,} tokens, and {prefix.model} caches"
+            f" from {minimum:,} on"
+        ]
     if prefix.rules.explicit:
         return [
-            f"nothing was cached, though {used.input_tokens:,} tokens are enough: the server has no prompt cache, or does not report it"
+            f"nothing was cached, though {used.input_tokens:,} tokens are enough: the server has no"
+            " prompt cache, or does not report it"
         ]
     return []
 
@@ -233,11 +307,18 @@ def _api(client: Any) -> API:
         return "chat"
     if callable(field(field(client, "responses"), "create")):
         return "responses"
-    raise TypeError(f"{type(client).__name__} is no client of Anthropic's or OpenAI's SDK: it has no messages, chat or responses")
+    raise TypeError(
+        f"{type(client).__name__} is no client of Anthropic's or OpenAI's SDK: it has no messages,"
+        " chat or responses"
+    )
 
 
 def _create(client: Any, api: API) -> Callable[..., Any]:
-    paths = {"messages": ("messages",), "chat": ("chat", "completions"), "responses": ("responses",)}
+    paths = {
+        "messages": ("messages",),
+        "chat": ("chat", "completions"),
+        "responses": ("responses",),
+    }
     if api not in paths:
         raise ValueError(f"api must be one of {', '.join(map(repr, paths))}, not {api!r}")
     holder = client

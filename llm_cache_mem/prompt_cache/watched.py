@@ -1,4 +1,5 @@
-"""A provider's stream that is watched for what it says of its usage, and is otherwise the stream it was."""
+"""A provider's stream that is watched for what it says of its usage, and is otherwise the stream it
+was."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -8,7 +9,17 @@ from llm_cache_mem.responses.fields import field
 
 __all__ = ["AsyncWatched", "Watched"]
 
-_HOLDERS = ("usage", "usage_metadata", "usageMetadata", "response", "message", "x_groq", "metadata", "prompt_eval_count", "eval_count")
+_HOLDERS = (
+    "usage",
+    "usage_metadata",
+    "usageMetadata",
+    "response",
+    "message",
+    "x_groq",
+    "metadata",
+    "prompt_eval_count",
+    "eval_count",
+)
 _MOST = 8
 
 
@@ -60,7 +71,12 @@ class Watched(_Watching):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -90,5 +106,10 @@ class AsyncWatched(_Watching):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()

@@ -1,4 +1,5 @@
-"""Which answers are worth keeping: whole ones that say something, and that no filter, limit or error cut short."""
+"""Which answers are worth keeping: whole ones that say something, and that no filter, limit or
+error cut short."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -16,25 +17,35 @@ Refusal: TypeAlias = Callable[[Any], str | None]
 """Why a response is not worth keeping, or None if it is."""
 
 _WORDS: Final = {
-    "error": "error failed other network_error timeout insufficient_system_resource malformed_function_call malformed_response"
-    " malformed_model_output malformed_tool_use unexpected_tool_call too_many_tool_calls missing_thought_signature no_image image_other",
+    "error": (
+        "error failed other network_error timeout insufficient_system_resource"
+        " malformed_function_call malformed_response malformed_model_output malformed_tool_use"
+        " unexpected_tool_call too_many_tool_calls missing_thought_signature no_image image_other"
+    ),
     "refusal": "refusal",
-    "content_filter": "content_filter content_filtered guardrail_intervened safety recitation blocklist prohibited_content spii"
-    " image_safety image_prohibited_content image_recitation model_armor language error_toxic sensitive",
-    "truncated": "length max_tokens model_length max_output_tokens model_context_window_exceeded error_limit",
+    "content_filter": (
+        "content_filter content_filtered guardrail_intervened safety recitation blocklist"
+        " prohibited_content spii image_safety image_prohibited_content image_recitation"
+        " model_armor language error_toxic sensitive"
+    ),
+    "truncated": (
+        "length max_tokens model_length max_output_tokens model_context_window_exceeded error_limit"
+    ),
     "incomplete": "incomplete cancelled user_cancel aborted abort",
 }
-"""The reasons for refusing, worst first, and the words of all providers for them. A word that is not here is a normal end, among
-them "pause_turn": that is the answer to its request, and the caller sends it back to go on."""
+"""The reasons for refusing, worst first, and the words of all providers for them. A word that is
+not here is a normal end, among them "pause_turn": that is the answer to its request, and the caller
+sends it back to go on."""
 _REASONS: Final = {word: reason for reason, words in _WORDS.items() for word in words.split()}
 
 
 def resolve(admit: Admit) -> Refusal:
     """A rule that never raises, from what ``LLMCache(admit=)`` takes.
 
-    "complete" is ``refusal_reason``, "any" refuses nothing. A function is given the response (of a stream, the list of
-    its chunks); True or None keeps it, False refuses it for the reason "admit", a string refuses it for that reason. If
-    it raises, the response is refused for "admit-error", and the first time is logged. Else: ValueError.
+    "complete" is ``refusal_reason``, "any" refuses nothing. A function is given the response (of a
+    stream, the list of its chunks); True or None keeps it, False refuses it for the reason "admit",
+    a string refuses it for that reason. If it raises, the response is refused for "admit-error",
+    and the first time is logged. Else: ValueError.
     """
     if callable(admit):
         return _Function(admit)
@@ -42,7 +53,9 @@ def resolve(admit: Admit) -> Refusal:
         return refusal_reason
     if admit == "any":
         return lambda response: None
-    raise ValueError(f"admit must be 'complete', 'any' or a function of the response, not {admit!r}")
+    raise ValueError(
+        f"admit must be 'complete', 'any' or a function of the response, not {admit!r}"
+    )
 
 
 class _Function:
@@ -61,21 +74,29 @@ class _Function:
         except Exception as exc:  # noqa: BLE001 - whatever it raises, the answer is paid for and goes to the caller
             if not self._complained:
                 self._complained = True
-                log.warning(__name__, "admit: the function failed with %s; the response was not stored", type(exc).__name__)
+                log.warning(
+                    __name__,
+                    "admit: the function failed with %s; the response was not stored",
+                    type(exc).__name__,
+                )
             return "admit-error"
 
 
 def refusal_reason(response: Any) -> str | None:
     """Why *response* is not worth keeping, or None if it is. Never raises.
 
-    "empty": it says nothing (no text, no tool call, nothing but thoughts), or is None, "", [] or {} altogether.
-    "refusal", "content_filter": the model or a filter declined. "truncated": cut at a token limit. "error": it reports
-    one, inside a success. "incomplete": it has not ended, by its protocol's own sign, as a stream that broke off.
+    "empty": it says nothing (no text, no tool call, nothing but thoughts), or is None, "", [] or {}
+    altogether. "refusal", "content_filter": the model or a filter declined. "truncated": cut at a
+    token limit. "error": it reports one, inside a success. "incomplete": it has not ended, by its
+    protocol's own sign, as a stream that broke off.
 
-    *response* is what a provider, an SDK, LangChain or LlamaIndex returns, or a list of stream chunks. Anything else, as
+    *response* is what a provider, an SDK, LangChain or LlamaIndex returns, or a list of stream
+      chunks. Anything else, as
     a decorated function may return, is kept unless it is empty.
     """
-    if response is None or (isinstance(response, str | bytes | list | tuple | dict) and not response):
+    if response is None or (
+        isinstance(response, str | bytes | list | tuple | dict) and not response
+    ):
         return "empty"
     reading = _read(response)
     if not reading.known:
@@ -90,7 +111,10 @@ def refusal_reason(response: Any) -> str | None:
 
 
 def _read(response: Any) -> "Reading":
-    from llm_cache_mem.responses.completeness import Pieces, Reading  # loaded when there is first an answer to read
+    from llm_cache_mem.responses.completeness import (
+        Pieces,
+        Reading,
+    )  # loaded when there is first an answer to read
 
     if isinstance(response, Pieces):
         return response.reading

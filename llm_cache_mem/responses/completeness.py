@@ -1,8 +1,10 @@
-"""What an answer shows of itself, in every provider's protocol: whether it says something, why it stopped, whether it ended.
+"""What an answer shows of itself, in every provider's protocol: whether it says something, why it
+stopped, whether it ended.
 
-A whole answer is read as a stream of one piece. Each protocol has one reader here, which looks at one piece; fields decide,
-never classes, so that JSON and the objects of an SDK read the same. A reader must leave alone what merely resembles its
-protocol: an application's own ``Quiz(choices=[...])`` or ``Task(done=False)``.
+A whole answer is read as a stream of one piece. Each protocol has one reader here, which looks at
+one piece; fields decide, never classes, so that JSON and the objects of an SDK read the same. A
+reader must leave alone what merely resembles its protocol: an application's own
+``Quiz(choices=[...])`` or ``Task(done=False)``.
 """
 
 from collections.abc import Sequence
@@ -12,16 +14,49 @@ from llm_cache_mem.responses.fields import field, given, has, listed, word
 
 __all__ = ["Pieces", "Reading"]
 
-_STOP_FIELDS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completionReason", "finishReason")
-_TELLING: Final = frozenset({"openai", "anthropic"})  # LangChain's name of who says why with the last piece of every answer
+_STOP_FIELDS: Final = (
+    "finish_reason",
+    "stop_reason",
+    "stopReason",
+    "done_reason",
+    "completionReason",
+    "finishReason",
+)
+_TELLING: Final = frozenset(
+    {"openai", "anthropic"}
+)  # LangChain's name of who says why with the last piece of every answer
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
 _MESSAGES_EVENTS: Final = frozenset(
-    {"message_start", "message_delta", "message_stop", "content_block_start", "content_block_delta", "content_block_stop"}
+    {
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+    }
 )
-_CONVERSE_EVENTS: Final = frozenset({"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop"})
+_CONVERSE_EVENTS: Final = frozenset(
+    {"messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop"}
+)
 _COHERE_EVENTS: Final = frozenset(
-    {"message-start", "content-start", "content-delta", "content-end", "tool-plan-delta", "tool-call-start", "tool-call-delta"}
-    | {"tool-call-end", "message-end", "stream-start", "text-generation", "tool-calls-generation", "stream-end"}
+    {
+        "message-start",
+        "content-start",
+        "content-delta",
+        "content-end",
+        "tool-plan-delta",
+        "tool-call-start",
+        "tool-call-delta",
+    }
+    | {
+        "tool-call-end",
+        "message-end",
+        "stream-start",
+        "text-generation",
+        "tool-calls-generation",
+        "stream-end",
+    }
 )
 
 
@@ -34,9 +69,11 @@ class Reading:
         self.known = False
         """Whether any piece had the shape of a protocol."""
         self.says = False
-        """Whether there is an answer in it: text that is not blank, a call of a tool, an image; thoughts alone are none."""
+        """Whether there is an answer in it: text that is not blank, a call of a tool, an image;
+        thoughts alone are none."""
         self.stops: set[str] = set()
-        """Why it stopped, in the provider's words and lower case; also "error", "refusal" and "content_filter" seen otherwise."""
+        """Why it stopped, in the provider's words and lower case; also "error", "refusal" and
+        "content_filter" seen otherwise."""
         self._begun: set[int] = set()
         self._ended: set[int] = set()
 
@@ -77,7 +114,8 @@ class Reading:
         self.stop(why)
 
     def end_whole(self, piece: Any, *names: str, part: int = 0) -> None:
-        """*piece* is no chunk, so it has ended, unless one of *names* is there to say why and says nothing."""
+        """*piece* is no chunk, so it has ended, unless one of *names* is there to say why and says
+        nothing."""
         why = field(piece, *names)
         if why is None and any(given(piece, name) for name in names):
             self.begin(part)
@@ -86,7 +124,8 @@ class Reading:
 
 
 class Pieces(list[Any]):
-    """The pieces of an answer together with the *reading* that was made of them as they came, so that nobody has to read them again."""
+    """The pieces of an answer together with the *reading* that was made of them as they came, so
+    that nobody has to read them again."""
 
     def __init__(self, pieces: list[Any], reading: Reading) -> None:
         super().__init__(pieces)
@@ -105,7 +144,10 @@ def _says(content: Any) -> bool:
 def _block_says(block: Any) -> bool:
     if block is None or isinstance(block, str):
         return _text(block)
-    if word(field(block, "type", "block_type")) in _THOUGHTS or field(block, "reasoningContent") is not None:
+    if (
+        word(field(block, "type", "block_type")) in _THOUGHTS
+        or field(block, "reasoningContent") is not None
+    ):
         return False
     text = field(block, "text")
     return (_text(text) and field(block, "thought") is not True) if isinstance(text, str) else True
@@ -113,12 +155,22 @@ def _block_says(block: Any) -> bool:
 
 def _is_error(piece: Any) -> bool:
     error = field(piece, "error")
-    if isinstance(error, str):  # Ollama, xAI; beside anything else it may be a field of the application's
-        return isinstance(piece, dict) and piece.keys() <= {"error", "code", "status", "message"} and _text(error)
-    if error is not None and any(isinstance(field(error, name), str | int) for name in ("message", "type", "code")):
+    if isinstance(
+        error, str
+    ):  # Ollama, xAI; beside anything else it may be a field of the application's
+        return (
+            isinstance(piece, dict)
+            and piece.keys() <= {"error", "code", "status", "message"}
+            and _text(error)
+        )
+    if error is not None and any(
+        isinstance(field(error, name), str | int) for name in ("message", "type", "code")
+    ):
         return True
     kinds = (field(piece, "type"), field(piece, "object"))
-    return any(isinstance(kind, str) and kind == "error" for kind in kinds) and has(piece, "message")
+    return any(isinstance(kind, str) and kind == "error" for kind in kinds) and has(
+        piece, "message"
+    )
 
 
 def _index(part: Any) -> int:
@@ -127,14 +179,23 @@ def _index(part: Any) -> int:
 
 
 def _read_message(reading: Reading, message: Any) -> None:
-    """A message, or the change to one that a chunk brings, in OpenAI's form, which most others share."""
+    """A message, or the change to one that a chunk brings, in OpenAI's form, which most others
+    share."""
     if message is None:
         return
-    acts = any(isinstance(field(message, name), list | dict) and field(message, name) for name in ("tool_calls", "images"))
-    acts = acts or any(has(field(message, name), inner) for name, inner in (("function_call", "name"), ("audio", "id")))
+    acts = any(
+        isinstance(field(message, name), list | dict) and field(message, name)
+        for name in ("tool_calls", "images")
+    )
+    acts = acts or any(
+        has(field(message, name), inner)
+        for name, inner in (("function_call", "name"), ("audio", "id"))
+    )
     blocks = field(message, "blocks")  # LlamaIndex, which has only the text of them as content
     reading.note(says=acts or _says(field(message, "content")) or _says(blocks))
-    if _text(field(message, "refusal")) or _text(field(field(message, "additional_kwargs"), "refusal")):
+    if _text(field(message, "refusal")) or _text(
+        field(field(message, "additional_kwargs"), "refusal")
+    ):
         reading.stop("refusal")
 
 
@@ -154,7 +215,10 @@ def _chat(reading: Reading, piece: Any) -> bool:
         if message is None and not isinstance(text, str) and not has(choice, "finish_reason"):
             continue  # not a choice of a completion
         ours = True
-        part, why = _index(choice), field(choice, "finish_reason") or field(field(choice, "finish_details"), "type")
+        part, why = (
+            _index(choice),
+            field(choice, "finish_reason") or field(field(choice, "finish_details"), "type"),
+        )
         reading.begin(part)
         reading.note(says=_text(text))
         _read_message(reading, message)
@@ -228,11 +292,22 @@ def _messages(reading: Reading, piece: Any) -> bool:
 
 
 def _gemini(reading: Reading, piece: Any) -> bool:
-    """Gemini's generateContent. A chunk of its stream looks like an answer, so only a reason to finish is an end."""
-    candidates = [c for c in listed(field(piece, "candidates")) if has(c, "finishReason") or has(c, "finish_reason") or has(c, "content")]
-    blocked = word(field(field(piece, "promptFeedback", "prompt_feedback"), "blockReason", "block_reason"))
+    """Gemini's generateContent. A chunk of its stream looks like an answer, so only a reason to
+    finish is an end."""
+    candidates = [
+        c
+        for c in listed(field(piece, "candidates"))
+        if has(c, "finishReason") or has(c, "finish_reason") or has(c, "content")
+    ]
+    blocked = word(
+        field(field(piece, "promptFeedback", "prompt_feedback"), "blockReason", "block_reason")
+    )
     version = field(piece, "modelVersion", "model_version")
-    if not candidates and not blocked and not (isinstance(version, str) and has(piece, "candidates")):
+    if (
+        not candidates
+        and not blocked
+        and not (isinstance(version, str) and has(piece, "candidates"))
+    ):
         return False
     reading.known = True
     if blocked:
@@ -247,7 +322,8 @@ def _gemini(reading: Reading, piece: Any) -> bool:
 
 
 def _converse(reading: Reading, piece: Any) -> bool:
-    """Bedrock's Converse, whole and as events, which boto3 gives as plain dicts; Nova's own form is the same."""
+    """Bedrock's Converse, whole and as events, which boto3 gives as plain dicts; Nova's own form is
+    the same."""
     if not isinstance(piece, dict):
         return False
     message = field(piece.get("output"), "message")
@@ -275,7 +351,9 @@ def _cohere(reading: Reading, piece: Any) -> bool:
         return False
     delta = field(piece, "delta")
     reading.begin()
-    reading.note(says=kind in {"tool-call-start", "tool-calls-generation"} or _text(field(piece, "text")))
+    reading.note(
+        says=kind in {"tool-call-start", "tool-calls-generation"} or _text(field(piece, "text"))
+    )
     if kind.startswith("content-"):
         reading.note(says=_block_says(field(field(delta, "message"), "content") or ""))
     if kind in {"message-end", "stream-end"}:
@@ -308,7 +386,11 @@ def _framework(reading: Reading, piece: Any) -> bool:
 
 
 def _generation(reading: Reading, piece: Any) -> bool:
-    message, text, told = field(piece, "message"), field(piece, "text"), field(piece, "response_metadata", "generation_info")
+    message, text, told = (
+        field(piece, "message"),
+        field(piece, "text"),
+        field(piece, "response_metadata", "generation_info"),
+    )
     generation = has(piece, "generation_info") and isinstance(text, str)
     llama_index = has(piece, "raw") and isinstance(field(piece, "additional_kwargs"), dict)
     if not isinstance(told, dict) and not generation and not llama_index:
@@ -324,7 +406,8 @@ def _generation(reading: Reading, piece: Any) -> bool:
 
 
 def _read_end(reading: Reading, sources: Sequence[Any]) -> None:
-    """Whether a LangChain stream has ended: where its connection closed early, LangChain takes what had come for the whole."""
+    """Whether a LangChain stream has ended: where its connection closed early, LangChain takes what
+    had come for the whole."""
     if any(word(field(source, "model_provider")) in _TELLING for source in sources):
         reading.begin()
     for source in sources:
@@ -358,15 +441,20 @@ def _message(reading: Reading, piece: Any) -> bool:
 
 
 def _bare_text(reading: Reading, piece: Any) -> bool:
-    """Text beside a reason to stop, as Titan, Llama, Mistral and Cohere write it, alone or in a list."""
+    """Text beside a reason to stop, as Titan, Llama, Mistral and Cohere write it, alone or in a
+    list."""
     found = False
-    for part, entry in enumerate(listed(field(piece, "results", "outputs", "generations")) or [piece]):
+    for part, entry in enumerate(
+        listed(field(piece, "results", "outputs", "generations")) or [piece]
+    ):
         text, why = field(entry, "outputText", "generation", "text"), field(entry, *_STOP_FIELDS)
         if isinstance(text, str) and any(has(entry, name) for name in _STOP_FIELDS):
             reading.note(says=_text(text))
             reading.end_whole(entry, *_STOP_FIELDS, part=part)
         elif word(why):
-            reading.note(says=True)  # an answer of a shape not known, of which only the end can be judged
+            reading.note(
+                says=True
+            )  # an answer of a shape not known, of which only the end can be judged
             reading.stop(why)
         else:
             continue
@@ -374,4 +462,15 @@ def _bare_text(reading: Reading, piece: Any) -> bool:
     return found
 
 
-_READERS: Final = (_chat, _responses, _messages, _gemini, _converse, _cohere, _ollama, _framework, _message, _bare_text)
+_READERS: Final = (
+    _chat,
+    _responses,
+    _messages,
+    _gemini,
+    _converse,
+    _cohere,
+    _ollama,
+    _framework,
+    _message,
+    _bare_text,
+)

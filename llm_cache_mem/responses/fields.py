@@ -1,4 +1,5 @@
-"""Looking into what others made: fields of dicts and objects alike, without importing their types and without raising."""
+"""Looking into what others made: fields of dicts and objects alike, without importing their types
+and without raising."""
 
 from typing import Any
 
@@ -8,7 +9,8 @@ _ABSENT = object()
 
 
 def field(obj: Any, *names: str) -> Any:
-    """The first of *names* that *obj* has as key or attribute with a value other than None; else None."""
+    """The first of *names* that *obj* has as key or attribute with a value other than None; else
+    None."""
     if isinstance(obj, dict):
         for name in names:
             if (value := obj.get(name)) is not None:
@@ -26,7 +28,8 @@ def has(obj: Any, name: str) -> bool:
 
 
 def given(obj: Any, name: str) -> bool:
-    """As ``has``, but of a pydantic object only what it was made with, not what its class fills in."""
+    """As ``has``, but of a pydantic object only what it was made with, not what its class fills
+    in."""
     made_with = _attribute(obj, "model_fields_set")
     return name in made_with if isinstance(made_with, set) else has(obj, name)
 
@@ -37,7 +40,8 @@ def listed(value: Any) -> list[Any]:
 
 
 def word(value: Any) -> str:
-    """*value* as a lower-case word: of an enum member its value or its name; "" for anything else that is no string."""
+    """*value* as a lower-case word: of an enum member its value or its name; "" for anything else
+    that is no string."""
     if not isinstance(value, str):
         value = field(value, "name")
     return value.lower() if isinstance(value, str) else ""

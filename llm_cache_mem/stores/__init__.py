@@ -1,4 +1,5 @@
-"""Where entries live: the Store protocol, its implementations, and how a URL or a path becomes one."""
+"""Where entries live: the Store protocol, its implementations, and how a URL or a path becomes
+one."""
 
 from llm_cache_mem.stores.base import Removed, Store
 from llm_cache_mem.stores.memory import MemoryStore

@@ -21,11 +21,13 @@ NOTHING_REMOVED = Removed()
 class Store(Protocol):
     """Keeps entries under keys (ASCII, no spaces, at most 250 bytes).
 
-    Every method may be called from any thread and from a forked child. A method raises StoreError, and nothing else, when
-    the engine behind it fails; the cache turns that into a miss or a dropped write. A store gives back what it holds,
-    expired or not: freshness is the cache's business. An entry that cannot be read is deleted and reported as absent.
+    Every method may be called from any thread and from a forked child. A method raises StoreError,
+    and nothing else, when the engine behind it fails; the cache turns that into a miss or a dropped
+    write. A store gives back what it holds, expired or not: freshness is the cache's business. An
+    entry that cannot be read is deleted and reported as absent.
 
-    A store that waits for others may have an attribute ``slow_seconds``: the cache takes reads and writes that needed longer for failures.
+    A store that waits for others may have an attribute ``slow_seconds``: the cache takes reads and
+    writes that needed longer for failures.
     """
 
     @property
@@ -58,7 +60,8 @@ class Store(Protocol):
         ...
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """The keys that begin with *prefix*, with their entries, least recently used first, without using them."""
+        """The keys that begin with *prefix*, with their entries, least recently used first, without
+        using them."""
         ...
 
     def close(self) -> None:
@@ -84,9 +87,11 @@ class LeasingStore(Store, Protocol):
     """A Store through which processes agree which of them makes a call."""
 
     def lease(self, key: str, token: str, seconds: float) -> bool:
-        """Give *token* the lease of *key* for *seconds* from now, unless another token holds it; whether it has it.
+        """Give *token* the lease of *key* for *seconds* from now, unless another token holds it;
+        whether it has it.
 
-        Who holds a lease and asks again prolongs it. A lease that nobody prolongs or releases ends by itself.
+        Who holds a lease and asks again prolongs it. A lease that nobody prolongs or releases ends
+        by itself.
         """
         ...
 
@@ -96,5 +101,6 @@ class LeasingStore(Store, Protocol):
 
 
 def keeps_recordings(store: Store) -> bool:
-    """Whether *store* says by its attribute ``records`` that caches keep requests in it, and that an entry only goes by name."""
+    """Whether *store* says by its attribute ``records`` that caches keep requests in it, and that
+    an entry only goes by name."""
     return getattr(store, "records", False) is True

@@ -8,7 +8,14 @@ from typing import ParamSpec, TypeVar
 from llm_cache_mem._util import log
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
-from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store, keeps_recordings
+from llm_cache_mem.stores.base import (
+    NOTHING_REMOVED,
+    LeasingStore,
+    ManyStore,
+    Removed,
+    Store,
+    keeps_recordings,
+)
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Breaker", "GuardedStore", "LeftAlone"]
@@ -22,15 +29,19 @@ _QUIET_SECONDS = 60.0
 
 
 class LeftAlone(StoreError):
-    """A part of a store, such as one of several servers, is known to fail and was not even asked: no news about the rest."""
+    """A part of a store, such as one of several servers, is known to fail and was not even asked:
+    no news about the rest."""
 
 
 class Breaker:
-    """A circuit breaker: three failures in a row open it for one second, then two, four and at the most five; then one probe decides.
+    """A circuit breaker: three failures in a row open it for one second, then two, four and at the
+    most five; then one probe decides.
 
-    What failed slowly counts twice: a call that is served by several operations must not wait for each of them.
+    What failed slowly counts twice: a call that is served by several operations must not wait for
+    each of them.
 
-    Calls that began before it opened and fail afterwards change nothing, or one outage would escalate the wait at once.
+    Calls that began before it opened and fail afterwards change nothing, or one outage would
+    escalate the wait at once.
     """
 
     def __init__(self, *, timer: Callable[[], float] = monotonic) -> None:
@@ -52,7 +63,8 @@ class Breaker:
         return self._wait > 0
 
     def allows(self) -> bool:
-        """Whether a call may go to the store now; when one may after a wait, it is the only one, the probe."""
+        """Whether a call may go to the store now; when one may after a wait, it is the only one,
+        the probe."""
         if not self._wait:
             return True
         with self._lock:
@@ -99,8 +111,8 @@ class Breaker:
 class GuardedStore:
     """A Store around a Store: ``get``, ``put`` and ``size`` never raise, unless *strict*.
 
-    What the caller asks for by name (``delete``, ``clear``, ``purge``, ``entries``) does raise StoreError: nobody may believe
-    that something is gone which is still there.
+    What the caller asks for by name (``delete``, ``clear``, ``purge``, ``entries``) does raise
+    StoreError: nobody may believe that something is gone which is still there.
     """
 
     def __init__(
@@ -112,9 +124,13 @@ class GuardedStore:
         timer: Callable[[], float] = monotonic,
     ) -> None:
         self.inner = store
-        self.leasing = store if isinstance(store, LeasingStore) else None  # processes can agree through it
+        self.leasing = (
+            store if isinstance(store, LeasingStore) else None
+        )  # processes can agree through it
         self._many = store if isinstance(store, ManyStore) else None
-        self._held: Callable[..., Entry | None] | None = getattr(store, "held", None) if hasattr(type(store), "held") else None
+        self._held: Callable[..., Entry | None] | None = (
+            getattr(store, "held", None) if hasattr(type(store), "held") else None
+        )
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
@@ -137,7 +153,8 @@ class GuardedStore:
         return self._breaker.open
 
     def held(self, key: str, *, alone: bool = False) -> Entry | None:
-        """The entry under *key* if no disk and no server need be asked for it; *alone*: or if none can be.
+        """The entry under *key* if no disk and no server need be asked for it; *alone*: or if none
+        can be.
 
         Not by way of the breaker: what is in front says nothing of what is behind it.
         """
@@ -152,10 +169,15 @@ class GuardedStore:
     def get(self, key: str) -> Entry | None:
         if self._held is None:
             return self._guarded("get", None, self.inner.get, key)
-        return self.held(key) or self._guarded("get", None, self.inner.get, key) or self.held(key, alone=True)
+        return (
+            self.held(key)
+            or self._guarded("get", None, self.inner.get, key)
+            or self.held(key, alone=True)
+        )
 
     def demand(self, key: str) -> Entry | None:
-        """As ``get``, but StoreError says when nobody knows: for who would take a miss for an answer."""
+        """As ``get``, but StoreError says when nobody knows: for who would take a miss for an
+        answer."""
         return self._loud("get", self.inner.get, key)
 
     def put(self, key: str, entry: Entry) -> Removed | None:
@@ -163,11 +185,16 @@ class GuardedStore:
         return self._guarded("put", None, self.inner.put, key, entry)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """The entries under *keys*, as far as they can be had: in one round trip where the store can do that."""
+        """The entries under *keys*, as far as they can be had: in one round trip where the store
+        can do that."""
         if self._held is not None:
-            found = {key: entry for key in dict.fromkeys(keys) if (entry := self.held(key)) is not None}
+            found = {
+                key: entry for key in dict.fromkeys(keys) if (entry := self.held(key)) is not None
+            }
             if self._many is not None and len(found) < len(keys):
-                found |= self._guarded("get_many", {}, self._many.get_many, [key for key in keys if key not in found])
+                found |= self._guarded(
+                    "get_many", {}, self._many.get_many, [key for key in keys if key not in found]
+                )
             return found
         if self._many is not None:
             return self._guarded("get_many", {}, self._many.get_many, keys)
@@ -182,10 +209,15 @@ class GuardedStore:
         done = [each for each in removed if each is not None]
         if len(done) < len(removed):
             return None
-        return Removed(sum(each.evicted for each in done), sum(each.expired for each in done)) if done else NOTHING_REMOVED
+        return (
+            Removed(sum(each.evicted for each in done), sum(each.expired for each in done))
+            if done
+            else NOTHING_REMOVED
+        )
 
     def discard(self, key: str, stored_at: float | None) -> bool:
-        """Delete an entry that turned out stale, unreadable or replaced, if the store lets us; a recording only goes by name."""
+        """Delete an entry that turned out stale, unreadable or replaced, if the store lets us; a
+        recording only goes by name."""
         if keeps_recordings(self.inner):
             return False
         return self._guarded("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
@@ -195,7 +227,11 @@ class GuardedStore:
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None:
         """As LeasingStore.lease; None when nobody can tell."""
-        return None if self.leasing is None else self._guarded("lease", None, self.leasing.lease, key, token, seconds)
+        return (
+            None
+            if self.leasing is None
+            else self._guarded("lease", None, self.leasing.lease, key, token, seconds)
+        )
 
     def release(self, key: str, token: str) -> None:
         if self.leasing is not None:
@@ -222,7 +258,9 @@ class GuardedStore:
     def close(self) -> None:
         self.inner.close()
 
-    def _guarded(self, operation: str, fallback: R, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _guarded(
+        self, operation: str, fallback: R, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         if self._strict:
             return self._loud(operation, call, *args, **kwargs)
         if not self._breaker.allows():
@@ -231,21 +269,32 @@ class GuardedStore:
         began = 0.0 if slow is None else self._timer()
         try:
             result = call(*args, **kwargs)
-        except ValueNotCacheable:  # the value's fault, not the store's, which may not even have been asked
+        except (
+            ValueNotCacheable
+        ):  # the value's fault, not the store's, which may not even have been asked
             self._breaker.interrupted()
             raise
         except LeftAlone:
             self._breaker.interrupted()
             self._on_error(operation)
             return fallback
-        except Exception as exc:  # noqa: BLE001  # whatever it is, the call that is being served must go on
-            self._note_failure(operation, exc, slowly=slow is not None and self._timer() - began >= slow / 2)
+        # whatever it is, the call that is being served must go on
+        except Exception as exc:  # noqa: BLE001
+            self._note_failure(
+                operation, exc, slowly=slow is not None and self._timer() - began >= slow / 2
+            )
             return fallback
-        except BaseException:  # an interrupt: pass it on, but do not leave the breaker waiting for this probe
+        except (
+            BaseException
+        ):  # an interrupt: pass it on, but do not leave the breaker waiting for this probe
             self._breaker.interrupted()
             raise
         if slow is not None and operation != "size" and self._timer() - began > slow:
-            self._note_failure(operation, StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s"), slowly=True)
+            self._note_failure(
+                operation,
+                StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s"),
+                slowly=True,
+            )
         elif self._failing:
             self._note_recovery()
         return result
@@ -264,9 +313,15 @@ class GuardedStore:
         name = type(self.inner).__name__
         if not self._failing:
             self._failing = True
-            self._say("%s failed (%s); calls go on without it", name, exc if isinstance(exc, StoreError) else type(exc).__name__)
+            self._say(
+                "%s failed (%s); calls go on without it",
+                name,
+                exc if isinstance(exc, StoreError) else type(exc).__name__,
+            )
         elif opened:
-            self._say("%s keeps failing; it is left alone for some seconds at a time", name, even_so=True)
+            self._say(
+                "%s keeps failing; it is left alone for some seconds at a time", name, even_so=True
+            )
 
     def _note_recovery(self) -> None:
         self._failing = False

@@ -1,4 +1,5 @@
-"""What fails in a store leaves it as StoreError, whatever the library below raises, and without what that says of keys and values."""
+"""What fails in a store leaves it as StoreError, whatever the library below raises, and without
+what that says of keys and values."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ S = TypeVar("S")
 def store_errors_only(
     operation: str, reason: Callable[[Exception], str]
 ) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """Make a method of a store that does *operation* raise StoreError, with the *reason* of what it raised, in place of any Exception
-    that is not this library's own: client libraries raise ValueError, RecursionError, UnicodeError and more besides their own errors."""
+    """Make a method of a store that does *operation* raise StoreError, with the *reason* of what it
+    raised, in place of any Exception that is not this library's own: client libraries raise
+    ValueError, RecursionError, UnicodeError and more besides their own errors."""
 
     def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
         @functools.wraps(method)
@@ -34,7 +36,9 @@ def store_errors_only(
     return decorate
 
 
-def iterate(store: object, operation: str, reason: Callable[[Exception], str], found: Iterator[R]) -> Iterator[R]:
+def iterate(
+    store: object, operation: str, reason: Callable[[Exception], str], found: Iterator[R]
+) -> Iterator[R]:
     """What *found* yields; what fails on the way is told as ``store_errors_only`` does it."""
     following = store_errors_only(operation, reason)(lambda store: next(found, found))
     while (one := following(store)) is not found:

@@ -1,4 +1,5 @@
-"""One writer at a time, over threads and processes: flock on a sidecar file, which the kernel lets go when a process dies."""
+"""One writer at a time, over threads and processes: flock on a sidecar file, which the kernel lets
+go when a process dies."""
 
 import contextlib
 import errno
@@ -12,7 +13,9 @@ from llm_cache_mem._util.fork import reset_after_fork
 
 __all__ = ["FileLock"]
 
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
+_FLAGS = (
+    os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+)  # Windows has neither
 _NO_FLOCK_HERE = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 if sys.platform == "win32":  # has no flock
@@ -40,8 +43,9 @@ else:
 class FileLock:
     """``with lock:`` waits at most *timeout* seconds, then raises TimeoutError. Not reentrant.
 
-    A lock that a forked child inherits is free in the child, whoever held it in the parent. Where the system or the file
-    system knows no flock, *between_processes* turns False and the lock holds between threads only.
+    A lock that a forked child inherits is free in the child, whoever held it in the parent. Where
+    the system or the file system knows no flock, *between_processes* turns False and the lock holds
+    between threads only.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -61,7 +65,8 @@ class FileLock:
             raise TimeoutError("others kept the write lock")
 
     def acquire(self, timeout: float) -> bool:
-        """Take the lock within *timeout* seconds; whether that worked. To be followed by ``release``."""
+        """Take the lock within *timeout* seconds; whether that worked. To be followed by
+        ``release``."""
         deadline = monotonic() + timeout
         if not self._threads.acquire(timeout=timeout):
             return False
@@ -96,7 +101,9 @@ class FileLock:
     def _drop(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with contextlib.suppress(OSError):  # there is nothing else to do with a descriptor that does not close
+            with contextlib.suppress(
+                OSError
+            ):  # there is nothing else to do with a descriptor that does not close
                 os.close(fd)
 
     def _lock_file(self, deadline: float) -> bool:
@@ -122,7 +129,8 @@ class FileLock:
             return True
 
     def _is_current(self) -> bool:
-        """Whether the locked file is the one others would open: someone may have removed it with the database."""
+        """Whether the locked file is the one others would open: someone may have removed it with
+        the database."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""What takes no timeout of its own, such as the look-up of a name, in a thread that is left behind when it takes too long."""
+"""What takes no timeout of its own, such as the look-up of a name, in a thread that is left behind
+when it takes too long."""
 
 import threading
 from collections.abc import Callable
@@ -14,8 +15,11 @@ def is_name(host: str) -> bool:
     return not (":" in host or host.replace(".", "").isdigit())
 
 
-def in_time(work: Callable[[], R], seconds: float, *, late: Callable[[], object] = lambda: None) -> R:
-    """What ``work()`` returns or raises. TimeoutError after *seconds*; *late* is called when it ends after all."""
+def in_time(
+    work: Callable[[], R], seconds: float, *, late: Callable[[], object] = lambda: None
+) -> R:
+    """What ``work()`` returns or raises. TimeoutError after *seconds*; *late* is called when it
+    ends after all."""
     results: list[R] = []
     failures: list[BaseException] = []
     lock, done = threading.Lock(), threading.Event()

@@ -17,7 +17,8 @@ _ONE_EVICTED = Removed(evicted=1)
 
 
 class MemoryStore:
-    """A Store for one process, bounded by entries (*max_size*) and bytes of keys and payloads (*max_bytes*); None: unbounded."""
+    """A Store for one process, bounded by entries (*max_size*) and bytes of keys and payloads
+    (*max_bytes*); None: unbounded."""
 
     blocking = False
 
@@ -69,7 +70,13 @@ class MemoryStore:
                     self._bytes -= len(oldest) + gone.size
                 evicted += 1
         if not expired:
-            return NOTHING_REMOVED if not evicted else _ONE_EVICTED if evicted == 1 else Removed(evicted)
+            return (
+                NOTHING_REMOVED
+                if not evicted
+                else _ONE_EVICTED
+                if evicted == 1
+                else Removed(evicted)
+            )
         return Removed(evicted, expired)
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
@@ -97,18 +104,25 @@ class MemoryStore:
 
     def size(self, prefix: str = "") -> int:
         with self._lock:
-            return sum(key.startswith(prefix) for key in self._entries) if prefix else len(self._entries)
+            return (
+                sum(key.startswith(prefix) for key in self._entries)
+                if prefix
+                else len(self._entries)
+            )
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         with self._lock:
-            listed = [(key, entry) for key, entry in self._entries.items() if key.startswith(prefix)]
+            listed = [
+                (key, entry) for key, entry in self._entries.items() if key.startswith(prefix)
+            ]
         return iter(listed)
 
     def close(self) -> None:
         """Nothing is open: entries stay until the store itself goes."""
 
     def _sweep(self) -> int:
-        """Remove expired entries from the least recently used end, where those that nobody reads collect."""
+        """Remove expired entries from the least recently used end, where those that nobody reads
+        collect."""
         entries, now = self._entries, self._clock()
         for removed in range(_SWEEP):
             oldest = next(iter(entries))

@@ -1,4 +1,5 @@
-"""What the stores on servers have in common: settings, a memo of what was unpacked before, and an error for replies that make no sense."""
+"""What the stores on servers have in common: settings, a memo of what was unpacked before, and an
+error for replies that make no sense."""
 
 from collections.abc import Callable
 
@@ -14,11 +15,19 @@ class UnexpectedReply(Exception):
 
 
 class ServerStore:
-    """The beginning of a Store on a server. *limits*, by name, must be above 0, or ValueError says which is not."""
+    """The beginning of a Store on a server. *limits*, by name, must be above 0, or ValueError says
+    which is not."""
 
     blocking = True
 
-    def __init__(self, *, clock: Callable[[], float], max_value_bytes: int, envelope: Envelope, **limits: float) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        max_value_bytes: int,
+        envelope: Envelope,
+        **limits: float,
+    ) -> None:
         for name, number in {**limits, "max_value_bytes": max_value_bytes}.items():
             if not number > 0:
                 raise ValueError(f"{name} must be above 0: got {number}")

@@ -1,4 +1,5 @@
-"""Entries in this process, evicted by SIEVE: what was asked for again outlives what was asked for once, which LRU lets push it out."""
+"""Entries in this process, evicted by SIEVE: what was asked for again outlives what was asked for
+once, which LRU lets push it out."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ __all__ = ["SieveStore"]
 class SieveStore(MemoryStore):
     """A MemoryStore with another order of leaving (Zhang et al., NSDI 2024).
 
-    The keys stand in a queue, the newest last. A hand goes through it from the oldest on and round again: a key that was asked for
-    since it last came by stays where it is; the first that was not goes. The queue is kept in two parts, before and behind the hand.
+    The keys stand in a queue, the newest last. A hand goes through it from the oldest on and round
+    again: a key that was asked for since it last came by stays where it is; the first that was not
+    goes. The queue is kept in two parts, before and behind the hand.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class SieveStore(MemoryStore):
             while len(self._entries) > self._most_entries or self._bytes > self._most_bytes:
                 self._remove(self._next() or key)
                 evicted += 1
-            if old is None and key in self._entries:  # only now: what is new is not looked at by the hand that makes room for it
+            if (
+                old is None and key in self._entries
+            ):  # only now: what is new is not looked at by the hand that makes room for it
                 self._turn_round()
                 self._ahead[key] = None
         return Removed(evicted, expired) if evicted or expired else NOTHING_REMOVED
@@ -58,7 +62,12 @@ class SieveStore(MemoryStore):
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """In the order in which the hand comes to them."""
         with self._lock:
-            listed = [(key, self._entries[key]) for part in (self._ahead, self._behind) for key in part if key.startswith(prefix)]
+            listed = [
+                (key, self._entries[key])
+                for part in (self._ahead, self._behind)
+                for key in part
+                if key.startswith(prefix)
+            ]
         return iter(listed)
 
     def _next(self) -> str | None:

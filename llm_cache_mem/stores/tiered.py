@@ -1,7 +1,9 @@
-"""Memory in front of a store: what one process asks for again and again it finds at home, and is never more than some seconds behind.
+"""Memory in front of a store: what one process asks for again and again it finds at home, and is
+never more than some seconds behind.
 
-Within a process the two are always of one mind. What another process deletes or replaces is still served here for *front_seconds*
-at the most; in front of SQLite, which can tell cheaply whether anybody has written, not at all.
+Within a process the two are always of one mind. What another process deletes or replaces is still
+served here for *front_seconds* at the most; in front of SQLite, which can tell cheaply whether
+anybody has written, not at all.
 """
 
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
@@ -12,7 +14,14 @@ from typing import Any
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.options import Seconds, to_seconds
-from llm_cache_mem.stores.base import NOTHING_REMOVED, LeasingStore, ManyStore, Removed, Store, keeps_recordings
+from llm_cache_mem.stores.base import (
+    NOTHING_REMOVED,
+    LeasingStore,
+    ManyStore,
+    Removed,
+    Store,
+    keeps_recordings,
+)
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
 
@@ -22,7 +31,8 @@ FRONT_SECONDS = 10.0
 
 
 class _Held(Entry):
-    """An entry as the back gave it: good *until* (by the timer), and for as long as *mark* is what it was then."""
+    """An entry as the back gave it: good *until* (by the timer), and for as long as *mark* is what
+    it was then."""
 
     __slots__ = ("mark", "until")
 
@@ -36,11 +46,13 @@ class _Held(Entry):
 
 
 class TieredStore:
-    """A Store that has in its *front*, in memory, what it read from its *back*, or wrote to it, less than *front_seconds* ago.
+    """A Store that has in its *front*, in memory, what it read from its *back*, or wrote to it,
+    less than *front_seconds* ago.
 
-    Writes go to the back first; ``delete``, ``clear`` and ``purge`` reach both; ``size`` and ``entries`` are those of the back. When
-    the back fails, operations raise what it raises; ``held`` is what may be served all the same. A back with a ``version()``, as
-    SQLiteStore has it, is asked for it at each read, and what is in front counts only while that stays the same.
+    Writes go to the back first; ``delete``, ``clear`` and ``purge`` reach both; ``size`` and
+    ``entries`` are those of the back. When the back fails, operations raise what it raises;
+    ``held`` is what may be served all the same. A back with a ``version()``, as SQLiteStore has it,
+    is asked for it at each read, and what is in front counts only while that stays the same.
     """
 
     def __new__(cls, front: MemoryStore, back: Store, **settings: Any) -> "TieredStore":
@@ -56,12 +68,24 @@ class TieredStore:
         timer: Callable[[], float] = monotonic,
     ) -> None:
         if not isinstance(front, MemoryStore):
-            raise TypeError(f"the front of a TieredStore is a MemoryStore, not {type(front).__name__}")
-        if isinstance(back, MemoryStore | TieredStore) or not callable(getattr(back, "get", None)) or not hasattr(back, "blocking"):
-            raise TypeError(f"the back of a TieredStore is a store that is not memory itself, not {type(back).__name__}")
+            raise TypeError(
+                f"the front of a TieredStore is a MemoryStore, not {type(front).__name__}"
+            )
+        if (
+            isinstance(back, MemoryStore | TieredStore)
+            or not callable(getattr(back, "get", None))
+            or not hasattr(back, "blocking")
+        ):
+            raise TypeError(
+                "the back of a TieredStore is a store that is not memory itself, not"
+                f" {type(back).__name__}"
+            )
         seconds = to_seconds(front_seconds, "front_seconds")
         if seconds is None:
-            raise ValueError("front_seconds must be a bound: without one, what others delete would be served for ever")
+            raise ValueError(
+                "front_seconds must be a bound: without one, what others delete would be served for"
+                " ever"
+            )
         self.front = front
         self.back = back
         self._front_seconds = seconds
@@ -93,7 +117,8 @@ class TieredStore:
 
     @property
     def exact(self) -> Store:
-        """The store in which what others delete or replace is gone at once: this one if its back has a ``version()``, else the back."""
+        """The store in which what others delete or replace is gone at once: this one if its back
+        has a ``version()``, else the back."""
         return self if self._version is not None else self.back
 
     @property
@@ -112,7 +137,8 @@ class TieredStore:
     # -- Reading
 
     def held(self, key: str, *, alone: bool = False) -> Entry | None:
-        """The entry under *key* if no other store need be asked; *alone*: or if none can be, and it is no older than it may be."""
+        """The entry under *key* if no other store need be asked; *alone*: or if none can be, and it
+        is no older than it may be."""
         found = self.front.get(key)
         if type(found) is not _Held or self._timer() >= found.until:
             return None
@@ -158,9 +184,11 @@ class TieredStore:
         return found
 
     def _take(self, writes: int, mark: object, found: Mapping[str, Entry | None]) -> None:
-        """Bring to the front what the back has said, unless something was written since *writes* were over: then nobody knows.
+        """Bring to the front what the back has said, unless something was written since *writes*
+        were over: then nobody knows.
 
-        What the back does not have leaves the front even so, or it would be served as if nobody could be asked.
+        What the back does not have leaves the front even so, or it would be served as if nobody
+        could be asked.
         """
         until = self._timer() + self._front_seconds
         with self._lock:
@@ -184,16 +212,20 @@ class TieredStore:
             if self._many is not None:
                 return told(self._many.put_many(entries))
             removed = [self.back.put(key, entry) for key, entry in entries.items()]
-            return told(Removed(*map(sum, zip(*removed, strict=True))) if removed else NOTHING_REMOVED)
+            return told(
+                Removed(*map(sum, zip(*removed, strict=True))) if removed else NOTHING_REMOVED
+            )
 
     @contextmanager
     def _writing(self, entries: Mapping[str, Entry]) -> Iterator[Callable[[Removed], Removed]]:
-        """The back writes *entries*; afterwards they are in front too, or nothing is, if that failed or another wrote meanwhile."""
+        """The back writes *entries*; afterwards they are in front too, or nothing is, if that
+        failed or another wrote meanwhile."""
         told: list[Removed] = []
         writes, mark = self._writes, None
         try:
             mark = self._mark()
-        except Exception:  # noqa: BLE001  # then they cannot be brought to the front; the back will say so itself
+        # then they cannot be brought to the front; the back will say so itself
+        except Exception:  # noqa: BLE001
             writes = -1
         until = self._timer() + self._front_seconds
 
@@ -259,7 +291,8 @@ class _LeasingTieredStore(TieredStore):
     """In front of a store through which processes agree."""
 
     def lease(self, key: str, token: str, seconds: float) -> bool:
-        return self.back.lease(key, token, seconds)  # type: ignore[attr-defined,no-any-return]  # a LeasingStore: __new__ saw to that
+        # a LeasingStore: __new__ saw to that
+        return self.back.lease(key, token, seconds)  # type: ignore[attr-defined,no-any-return]
 
     def release(self, key: str, token: str) -> None:
         self.back.release(key, token)  # type: ignore[attr-defined]  # as above

@@ -1,7 +1,9 @@
-"""pytest plugin: the fixture ``llm_cache`` records what a model answers, and replays it where no model is to be called.
+"""pytest plugin: the fixture ``llm_cache`` records what a model answers, and replays it where no
+model is to be called.
 
-Recordings lie in ``llm_cache/test_x.jsonl`` beside ``test_x.py``. Without options they are replayed, and what is not there yet is
-recorded; where ``CI`` is set they are only replayed, and a miss raises CacheMissError, which says what differs.
+Recordings lie in ``llm_cache/test_x.jsonl`` beside ``test_x.py``. Without options they are
+replayed, and what is not there yet is recorded; where ``CI`` is set they are only replayed, and a
+miss raises CacheMissError, which says what differs.
 """
 
 import os
@@ -14,13 +16,23 @@ import pytest
 from llm_cache_mem import CacheMissError, LLMCache, StoreError
 from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.options import MODES
-from llm_cache_mem.testing.replay import SETTINGS, Recordings, Run, module_of, orphans, recordings_beside, remove, resolve_mode
+from llm_cache_mem.testing.replay import (
+    SETTINGS,
+    Recordings,
+    Run,
+    module_of,
+    orphans,
+    recordings_beside,
+    remove,
+    resolve_mode,
+)
 
 __all__ = ["llm_cache", "llm_cache_at"]
 
 _MARKER: Final = (
-    "llm_cache(mode=None, path=None, key_fn=None, ignore=None, namespace=None, admit=None, redact=None): how the llm_cache fixture works "
-    "for this test: its mode; the file of recordings, relative to the test's folder; settings of LLMCache"
+    "llm_cache(mode=None, path=None, key_fn=None, ignore=None, namespace=None, admit=None,"
+    " redact=None): how the llm_cache fixture works for this test: its mode; the file of"
+    " recordings, relative to the test's folder; settings of LLMCache"
 )
 _OUTPUT: Final = "llm_cache_mem"
 _PACKAGES: Final = ("llm_cache_mem", "langchain_llm_cache_mem", "llama_index_llm_cache_mem")
@@ -44,13 +56,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--llm-cache",
         choices=MODES,
         default=None,
-        help="replay: only what is recorded, a miss is an error (default where CI is set); on: record what is missing (default elsewhere); "
-        "refresh: record everything again; off: call the models",
+        help=(
+            "replay: only what is recorded, a miss is an error (default where CI is set); on:"
+            " record what is missing (default elsewhere); refresh: record everything again; off:"
+            " call the models"
+        ),
     )
     group.addoption(
         "--llm-cache-prune",
         action="store_true",
-        help="remove recordings that no test has used, from files whose modules have run as a whole and passed",
+        help=(
+            "remove recordings that no test has used, from files whose modules have run as a whole"
+            " and passed"
+        ),
     )
 
 
@@ -64,28 +82,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def llm_cache(request: pytest.FixtureRequest) -> LLMCache:
-    """The LLMCache on the recordings of this test module: for ``cache_client``, ``get_or_call``, LangChain's ``cached``, ``CachedLLM``."""
+    """The LLMCache on the recordings of this test module: for ``cache_client``, ``get_or_call``,
+    LangChain's ``cached``, ``CachedLLM``."""
     node = request.node
     marked = _marked(node)
     path, mode = marked.pop("path", None), marked.pop("mode", None)
     module = Path(node.path)
     file = recordings_beside(module) if path is None else module.parent / Path(path).expanduser()
-    return _open(request.config, file, mode, module=module_of(node.nodeid), shared=path is not None, **marked)
+    return _open(
+        request.config, file, mode, module=module_of(node.nodeid), shared=path is not None, **marked
+    )
 
 
 @pytest.fixture(scope="session")
 def llm_cache_at(request: pytest.FixtureRequest) -> Callable[..., LLMCache]:
-    """``llm_cache_at(path, mode=None, **settings)``: as ``llm_cache``, for fixtures of any scope; *path* is relative to the root folder."""
+    """``llm_cache_at(path, mode=None, **settings)``: as ``llm_cache``, for fixtures of any scope;
+    *path* is relative to the root folder."""
 
     def open_at(path: str | os.PathLike[str], mode: Any = None, **settings: Any) -> LLMCache:
         _check({"mode": mode, **settings}, "llm_cache_at()")
-        return _open(request.config, request.config.rootpath / Path(path).expanduser(), mode, shared=True, **settings)
+        return _open(
+            request.config,
+            request.config.rootpath / Path(path).expanduser(),
+            mode,
+            shared=True,
+            **settings,
+        )
 
     return open_at
 
 
 def _open(config: pytest.Config, file: Path, mode: Any, **how: Any) -> LLMCache:
-    return config.stash[_state].recordings.open(file, resolve_mode(config.getoption("--llm-cache"), mode, os.environ), **how)
+    return config.stash[_state].recordings.open(
+        file, resolve_mode(config.getoption("--llm-cache"), mode, os.environ), **how
+    )
 
 
 def _marked(node: Any) -> dict[str, Any]:
@@ -93,7 +123,10 @@ def _marked(node: Any) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for marker in node.iter_markers("llm_cache"):
         if marker.args:
-            raise pytest.UsageError(f"{node.nodeid}: llm_cache takes names: @pytest.mark.llm_cache(mode='replay', path='shared.jsonl')")
+            raise pytest.UsageError(
+                f"{node.nodeid}: llm_cache takes names: @pytest.mark.llm_cache(mode='replay',"
+                " path='shared.jsonl')"
+            )
         _check(marker.kwargs, f"{node.nodeid}: @pytest.mark.llm_cache")
         said = {**marker.kwargs, **said}
     return {name: value for name, value in said.items() if value is not None}
@@ -102,9 +135,14 @@ def _marked(node: Any) -> dict[str, Any]:
 def _check(said: dict[str, Any], who: str) -> None:
     unknown = sorted(said.keys() - SETTINGS - {"mode", "path"})
     if unknown:
-        raise pytest.UsageError(f"{who} knows no {', '.join(unknown)}; it knows mode, path, {', '.join(sorted(SETTINGS))}")
+        raise pytest.UsageError(
+            f"{who} knows no {', '.join(unknown)}; it knows mode, path,"
+            f" {', '.join(sorted(SETTINGS))}"
+        )
     if said.get("mode") not in (None, *MODES):
-        raise pytest.UsageError(f"{who}: mode must be one of {', '.join(MODES)}, not {said['mode']!r}")
+        raise pytest.UsageError(
+            f"{who}: mode must be one of {', '.join(MODES)}, not {said['mode']!r}"
+        )
 
 
 # -- What was run
@@ -117,12 +155,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     run = _run(config)
     run.left_out(_node(config, arg) for arg in config.args if "::" in arg)
-    run.whole = config.args_source is not pytest.Config.ArgsSource.ARGS and config.invocation_params.dir == config.rootpath
+    run.whole = (
+        config.args_source is not pytest.Config.ArgsSource.ARGS
+        and config.invocation_params.dir == config.rootpath
+    )
     config.pluginmanager.register(_Watch(config), "llm_cache_mem_watch")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Not only those that are left in the end: plugins that run a share of the tests may take out the others and tell nobody."""
+    """Not only those that are left in the end: plugins that run a share of the tests may take out
+    the others and tell nobody."""
     _run(item.config).collected([item.nodeid])
 
 
@@ -146,14 +188,17 @@ def pytest_deselected(items: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Show a miss where the test asked for it rather than where it was found out, and say how to record it."""
+    """Show a miss where the test asked for it rather than where it was found out, and say how to
+    record it."""
     missed = call.excinfo if call.excinfo is not None and _is_miss(call.excinfo.value) else None
     for entry in missed.traceback if missed is not None else ():
         if entry.frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
             entry.frame.f_globals["__tracebackhide__"] = _of_a_miss
     report: Any = yield
     if missed is not None:
-        report.sections.append(("llm cache", f"to record what is missing: pytest --llm-cache=on '{item.nodeid}'"))
+        report.sections.append(
+            ("llm cache", f"to record what is missing: pytest --llm-cache=on '{item.nodeid}'")
+        )
     return report  # type: ignore[no-any-return]  # what pluggy asks of a wrapper
 
 
@@ -178,7 +223,9 @@ class _Watch:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
-            _run(self._config).ended(report.nodeid, passed=report.outcome == "passed" and not hasattr(report, "wasxfail"))
+            _run(self._config).ended(
+                report.nodeid, passed=report.outcome == "passed" and not hasattr(report, "wasxfail")
+            )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
@@ -233,11 +280,16 @@ def _summary(config: pytest.Config, state: _State) -> list[str]:
         if use.recorded:
             lines.append(f"{shown(path)}: {use.recorded} recorded")
         if use.unrecorded:
-            lines.append(f"{shown(path)}: calls that could not be recorded: {by_reason(use.unrecorded)}")
+            lines.append(
+                f"{shown(path)}: calls that could not be recorded: {by_reason(use.unrecorded)}"
+            )
     for path, keys in sorted(state.recordings.unused(state.run).items()):
         lines.append(_tidied(config, shown(path), path, keys))
     if state.run.whole:
-        lines += [f"{shown(path)} belongs to no test module: was that renamed?" for path in orphans(state.recordings.files)]
+        lines += [
+            f"{shown(path)} belongs to no test module: was that renamed?"
+            for path in orphans(state.recordings.files)
+        ]
     return lines
 
 

@@ -1,4 +1,5 @@
-"""Record once, replay for ever: which file a test's recordings are in, in which mode they are used, and which of them nobody uses."""
+"""Record once, replay for ever: which file a test's recordings are in, in which mode they are used,
+and which of them nobody uses."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,17 @@ from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.jsonl import JsonlStore
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["SETTINGS", "FileUse", "Recordings", "Run", "module_of", "orphans", "recordings_beside", "remove", "resolve_mode"]
+__all__ = [
+    "SETTINGS",
+    "FileUse",
+    "Recordings",
+    "Run",
+    "module_of",
+    "orphans",
+    "recordings_beside",
+    "remove",
+    "resolve_mode",
+]
 
 SETTINGS: Final = frozenset({"key_fn", "ignore", "namespace", "admit", "redact"})
 """What of LLMCache a test may set for itself."""
@@ -27,22 +38,26 @@ def recordings_beside(module: Path) -> Path:
 
 
 def resolve_mode(asked: Mode | None, marked: Mode | None, environment: Mapping[str, str]) -> Mode:
-    """The mode of a test: what the command line *asked* for, its marker says, or the environment; else ``on``.
+    """The mode of a test: what the command line *asked* for, its marker says, or the environment;
+    else ``on``.
 
-    Where CI is set and nothing is asked for, ``replay`` is. A test marked ``off`` or ``replay`` is never recorded; where ``replay``
-    is asked for, none is.
+    Where CI is set and nothing is asked for, ``replay`` is. A test marked ``off`` or ``replay`` is
+    never recorded; where ``replay`` is asked for, none is.
     """
     if asked is None and environment.get("CI", "").lower() not in ("", "0", "false", "no"):
         asked = "replay"
     if asked == "off" or marked is None:
-        return asked or check_mode(environment.get("LLM_CACHE_MEM_MODE") or "on", "LLM_CACHE_MEM_MODE")
+        return asked or check_mode(
+            environment.get("LLM_CACHE_MEM_MODE") or "on", "LLM_CACHE_MEM_MODE"
+        )
     if asked is None or asked == "on" or marked in ("off", "replay"):
         return marked
     return asked
 
 
 class FileUse:
-    """What a run did with the recordings of one file: *used*: their keys; *modules*: by whose tests; *shared*: others may use it too;
+    """What a run did with the recordings of one file: *used*: their keys; *modules*: by whose
+    tests; *shared*: others may use it too;
     *off*: some were told to leave it alone."""
 
     def __init__(self) -> None:
@@ -78,7 +93,8 @@ class FileUse:
 
 
 class Run:
-    """What was to be run and what became of it: the tests of each module, and whether that is all of them. Modules are node ids."""
+    """What was to be run and what became of it: the tests of each module, and whether that is all
+    of them. Modules are node ids."""
 
     def __init__(self) -> None:
         self.tests: dict[str, set[str]] = {}
@@ -101,12 +117,21 @@ class Run:
     def is_complete(self, module: str) -> bool:
         """Whether all tests of *module* were run and have passed."""
         tests = self.tests.get(module, set())
-        return bool(tests) and module not in self.narrowed and all(self._outcomes.get(node, False) for node in tests)
+        return (
+            bool(tests)
+            and module not in self.narrowed
+            and all(self._outcomes.get(node, False) for node in tests)
+        )
 
     def judges(self, use: FileUse) -> bool:
         """Whether this run can tell that a recording of the file is used by nobody."""
         modules = self.tests if use.shared else use.modules
-        return not use.off and (self.whole or not use.shared) and bool(modules) and all(map(self.is_complete, modules))
+        return (
+            not use.off
+            and (self.whole or not use.shared)
+            and bool(modules)
+            and all(map(self.is_complete, modules))
+        )
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add what another process was to run (``as_dict``)."""
@@ -134,12 +159,22 @@ class Recordings:
         self.files: dict[str, FileUse] = {}
         self._stores: dict[tuple[Any, ...], JsonlStore] = {}
 
-    def open(self, path: Path, mode: Mode, *, module: str | None = None, shared: bool = False, **settings: Any) -> LLMCache:
-        """A cache on the recordings at *path*, which is *shared* where tests of other modules than *module* may use it.
+    def open(
+        self,
+        path: Path,
+        mode: Mode,
+        *,
+        module: str | None = None,
+        shared: bool = False,
+        **settings: Any,
+    ) -> LLMCache:
+        """A cache on the recordings at *path*, which is *shared* where tests of other modules than
+        *module* may use it.
 
-        It keeps every answer, refused and truncated ones too, for ever, and StoreError tells of a file that cannot be read or
-        written. With ``refresh`` each request is asked once more in this process, and then answered from there, as it will be in
-        replay. *settings* are those in SETTINGS.
+        It keeps every answer, refused and truncated ones too, for ever, and StoreError tells of a
+        file that cannot be read or written. With ``refresh`` each request is asked once more in
+        this process, and then answered from there, as it will be in replay. *settings* are those in
+        SETTINGS.
         """
         store = self._store(path, tuple(settings.pop("redact", ())), again=mode == "refresh")
         use = self.files.setdefault(store.path, FileUse())
@@ -150,7 +185,8 @@ class Recordings:
         return LLMCache(ttl_seconds=None, backend=store, strict=True, on_event=use.note, **settings)
 
     def unused(self, run: Run) -> dict[str, list[str]]:
-        """By file, the keys of recordings that the *run* could tell are used by nobody. Files that cannot be read are left out."""
+        """By file, the keys of recordings that the *run* could tell are used by nobody. Files that
+        cannot be read are left out."""
         found = {}
         for path, use in self.files.items():
             if run.judges(use) and os.path.exists(path):
@@ -201,7 +237,8 @@ class _Again(JsonlStore):
 
 
 def remove(path: str, keys: Iterable[str]) -> None:
-    """Remove recordings from a file, and the file when nothing is left of it. StoreError if that does not work."""
+    """Remove recordings from a file, and the file when nothing is left of it. StoreError if that
+    does not work."""
     store = JsonlStore(path)
     store.delete_many(frozenset(keys))
     empty = store.size() == 0
@@ -211,8 +248,13 @@ def remove(path: str, keys: Iterable[str]) -> None:
 
 
 def orphans(paths: Iterable[str]) -> list[str]:
-    """Files beside *paths* that belong to no test module, which was renamed, perhaps, or removed."""
+    """Files beside *paths* that belong to no test module, which was renamed, perhaps, or
+    removed."""
     known = set(paths)
     folders = {Path(path).parent for path in known if Path(path).parent.name == _FOLDER}
     beside = (path for folder in sorted(folders) for path in sorted(folder.glob("*.jsonl")))
-    return [str(path) for path in beside if str(path) not in known and not (path.parent.parent / f"{path.stem}.py").exists()]
+    return [
+        str(path)
+        for path in beside
+        if str(path) not in known and not (path.parent.parent / f"{path.stem}.py").exists()
+    ]

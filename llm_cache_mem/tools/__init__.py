@@ -1,4 +1,5 @@
-"""Tool results: a tool of which somebody said so is run once for the same arguments, until they are too old or something changed."""
+"""Tool results: a tool of which somebody said so is run once for the same arguments, until they are
+too old or something changed."""
 
 from llm_cache_mem.tools.cache import ToolCache
 from llm_cache_mem.tools.rules import Rule

@@ -1,4 +1,5 @@
-"""ToolCache: tool results behind an LLMCache, for the tools of which somebody said that they may be cached."""
+"""ToolCache: tool results behind an LLMCache, for the tools of which somebody said that they may be
+cached."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -22,19 +23,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 class ToolCache(Calls):
     """Tool results in *cache*, or in an ``LLMCache(**arguments)`` of its own. Thread-safe.
 
-    *tools*: names of tools that may be cached, or a mapping from names to how long their results live (seconds, a timedelta, or
-    None for ever). ``allow``, ``writes`` and the decorators say more. Errors, exceptions and results with side effects are never
-    stored; of concurrent identical calls one runs. Results live in the namespace of the cache: give each tenant one. In the store
-    each tool and each entity takes one small entry beside the results.
+    *tools*: names of tools that may be cached, or a mapping from names to how long their results
+      live (seconds, a timedelta, or
+    None for ever). ``allow``, ``writes`` and the decorators say more. Errors, exceptions and
+    results with side effects are never stored; of concurrent identical calls one runs. Results live
+    in the namespace of the cache: give each tenant one. In the store each tool and each entity
+    takes one small entry beside the results.
     """
 
-    def __init__(self, cache: LLMCache | None = None, *, tools: Iterable[str] | Mapping[str, Seconds] = (), **arguments: Any) -> None:
+    def __init__(
+        self,
+        cache: LLMCache | None = None,
+        *,
+        tools: Iterable[str] | Mapping[str, Seconds] = (),
+        **arguments: Any,
+    ) -> None:
         if cache is not None and arguments:
             raise TypeError("give either a cache or the arguments to make one")
         if cache is not None and not isinstance(cache, LLMCache):
             raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
         if isinstance(tools, str):
-            raise TypeError("tools must be a collection of names, or a mapping from names to seconds")
+            raise TypeError(
+                "tools must be a collection of names, or a mapping from names to seconds"
+            )
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._owns = cache is None
         super().__init__(Results(self._cache))
@@ -64,27 +75,44 @@ class ToolCache(Calls):
     ) -> None:
         """Let *tool* be cached, whatever was said of it before.
 
-        *ttl_seconds*: how long its results live; by default as the cache says. *version*: part of the key. *ignore*: arguments that
-        are not part of the request. *redact*: arguments of which only a digest is. *depends_on*: what entities a result tells of, by
-        name: ``"user:{user_id}"``, which the argument of that name fills in (a list: one entity for each item), several of these,
-        or a function from the arguments to names.
+        *ttl_seconds*: how long its results live; by default as the cache says. *version*: part of
+          the key. *ignore*: arguments that
+        are not part of the request. *redact*: arguments of which only a digest is. *depends_on*:
+        what entities a result tells of, by name: ``"user:{user_id}"``, which the argument of that
+        name fills in (a list: one entity for each item), several of these, or a function from the
+        arguments to names.
         """
-        self._say(tool, make_rule(ttl_seconds=ttl_seconds, version=version, ignore=ignore, redact=redact, entities=depends_on))
+        self._say(
+            tool,
+            make_rule(
+                ttl_seconds=ttl_seconds,
+                version=version,
+                ignore=ignore,
+                redact=redact,
+                entities=depends_on,
+            ),
+        )
 
     def writes(self, tool: str, *, entities: Changed = (), tools: Iterable[str] = ()) -> None:
-        """Say that *tool* changes something: it is never cached, and after each call of it that passes here, failed ones too,
-        the results that depend on *entities* and those of *tools* are invalid.
+        """Say that *tool* changes something: it is never cached, and after each call of it that
+        passes here, failed ones too, the results that depend on *entities* and those of *tools* are
+        invalid.
 
-        *entities* are written as in ``allow``; a function may take the result as well, which is None where the tool raised.
+        *entities* are written as in ``allow``; a function may take the result as well, which is
+          None where the tool raised.
         """
         self._say(tool, make_rule(entities=entities, writes=True, changes=tools))
 
-    def rule(self, tool: str, said: Mapping[str, Any] | None = None, *, asked: bool = False) -> Rule | None:
-        """How *tool* is cached, by what was said here and, with *said*, by its own metadata; None: not at all.
+    def rule(
+        self, tool: str, said: Mapping[str, Any] | None = None, *, asked: bool = False
+    ) -> Rule | None:
+        """How *tool* is cached, by what was said here and, with *said*, by its own metadata; None:
+        not at all.
 
-        Of itself a tool may say ``cacheable``, ``volatile``, ``ttl_seconds``, ``version``, and in MCP's words or without "Hint"
-        ``readOnlyHint`` with ``idempotentHint``, which allow, or ``destructiveHint``, which forbids whatever else is said. *asked*:
-        somebody asks for this very tool to be cached, as if it were listed.
+        Of itself a tool may say ``cacheable``, ``volatile``, ``ttl_seconds``, ``version``, and in
+        MCP's words or without "Hint" ``readOnlyHint`` with ``idempotentHint``, which allow, or
+        ``destructiveHint``, which forbids whatever else is said. *asked*: somebody asks for this
+        very tool to be cached, as if it were listed.
         """
         rule = verdict(said or {}, self._rules.get(tool, Rule() if asked else None))
         if rule is not None and rule.version:
@@ -92,28 +120,51 @@ class ToolCache(Calls):
         return rule
 
     def complete(self, tool: str, whole: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
-        """Let *whole* add to arguments by name what *tool* has by default (None: they do not fit), so that calls are named in short."""
+        """Let *whole* add to arguments by name what *tool* has by default (None: they do not fit),
+        so that calls are named in short."""
         self._wholes[tool] = whole
 
     # -- Calling
 
     def get_or_call(
-        self, tool: str, args: Mapping[str, Any] | str, compute: Callable[..., T], *, ttl_seconds: "Seconds | Unset" = UNSET
+        self,
+        tool: str,
+        args: Mapping[str, Any] | str,
+        compute: Callable[..., T],
+        *,
+        ttl_seconds: "Seconds | Unset" = UNSET,
     ) -> T:
-        """The stored result of *tool* for *args*, or that of ``compute(**args)``, which is then stored.
+        """The stored result of *tool* for *args*, or that of ``compute(**args)``, which is then
+        stored.
 
-        A *compute* that takes none of the arguments is called without. *args* may be the JSON text that a model wrote. To call this
-        is to say that the tool may be cached, unless ``writes`` says otherwise.
+        A *compute* that takes none of the arguments is called without. *args* may be the JSON text
+        that a model wrote. To call this is to say that the tool may be cached, unless ``writes``
+        says otherwise.
         """
         named = _named(args)
-        return self.call(tool, self._whole(tool, named), lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
+        return self.call(
+            tool,
+            self._whole(tool, named),
+            lambda: _apply(compute, named),
+            rule=self._explicit(tool, ttl_seconds),
+        )
 
     async def aget_or_call(
-        self, tool: str, args: Mapping[str, Any] | str, compute: Callable[..., Awaitable[T]], *, ttl_seconds: "Seconds | Unset" = UNSET
+        self,
+        tool: str,
+        args: Mapping[str, Any] | str,
+        compute: Callable[..., Awaitable[T]],
+        *,
+        ttl_seconds: "Seconds | Unset" = UNSET,
     ) -> T:
         """``get_or_call`` for a coroutine function."""
         named = _named(args)
-        return await self.acall(tool, self._whole(tool, named), lambda: _apply(compute, named), rule=self._explicit(tool, ttl_seconds))
+        return await self.acall(
+            tool,
+            self._whole(tool, named),
+            lambda: _apply(compute, named),
+            rule=self._explicit(tool, ttl_seconds),
+        )
 
     @overload
     def cached(self, fn: F, /) -> F: ...
@@ -129,12 +180,16 @@ class ToolCache(Calls):
         redact: Iterable[str] = (),
         depends_on: Entities = (),
     ) -> Callable[[F], F]: ...
-    def cached(self, fn: F | None = None, /, *, name: str | None = None, **said: Any) -> F | Callable[[F], F]:
-        """Decorate a function or coroutine function, which is the tool *name* (by default its own), so that equal arguments run it once.
+    def cached(
+        self, fn: F | None = None, /, *, name: str | None = None, **said: Any
+    ) -> F | Callable[[F], F]:
+        """Decorate a function or coroutine function, which is the tool *name* (by default its own),
+        so that equal arguments run it once.
 
-        Arguments are bound to the signature and defaults applied. The rest is as in ``allow``, and as for ``LLMCache.cached`` the
-        code of the function, or *version* in its place, is part of the key. A ``self`` without a wire form makes calls go
-        uncached; ``ignore=["self"]`` says that all instances give the same results.
+        Arguments are bound to the signature and defaults applied. The rest is as in ``allow``, and
+        as for ``LLMCache.cached`` the code of the function, or *version* in its place, is part of
+        the key. A ``self`` without a wire form makes calls go uncached; ``ignore=["self"]`` says
+        that all instances give the same results.
         """
         from llm_cache_mem.tools.functions import cached
 
@@ -145,11 +200,20 @@ class ToolCache(Calls):
     @overload
     def writing(self, fn: F, /) -> F: ...
     @overload
-    def writing(self, /, *, name: str | None = None, entities: Changed = (), tools: Iterable[str] = ()) -> Callable[[F], F]: ...
     def writing(
-        self, fn: F | None = None, /, *, name: str | None = None, entities: Changed = (), tools: Iterable[str] = ()
+        self, /, *, name: str | None = None, entities: Changed = (), tools: Iterable[str] = ()
+    ) -> Callable[[F], F]: ...
+    def writing(
+        self,
+        fn: F | None = None,
+        /,
+        *,
+        name: str | None = None,
+        entities: Changed = (),
+        tools: Iterable[str] = (),
     ) -> F | Callable[[F], F]:
-        """Decorate a function or coroutine function that changes something, as ``writes`` says it of a tool."""
+        """Decorate a function or coroutine function that changes something, as ``writes`` says it
+        of a tool."""
         from llm_cache_mem.tools.functions import writing
 
         if fn is None:
@@ -164,14 +228,22 @@ class ToolCache(Calls):
     def invalidate(self, tool: str | None = None, /) -> bool: ...
     @overload
     def invalidate(self, *, entity: str) -> bool: ...
-    def invalidate(self, tool: str | None = None, args: Mapping[str, Any] | str | None = None, *, entity: str | None = None) -> bool:
-        """Let nobody be given again what is stored for a call (*tool* and *args*), for a tool, for whatever depends on an *entity*,
-        or without any of these for all tools. Whether there was, or may have been, something. Of a tool that is known here as a
-        function or a framework's tool, *args* may leave out what it has by default.
+    def invalidate(
+        self,
+        tool: str | None = None,
+        args: Mapping[str, Any] | str | None = None,
+        *,
+        entity: str | None = None,
+    ) -> bool:
+        """Let nobody be given again what is stored for a call (*tool* and *args*), for a tool, for
+        whatever depends on an *entity*, or without any of these for all tools. Whether there was,
+        or may have been, something. Of a tool that is known here as a function or a framework's
+        tool, *args* may leave out what it has by default.
 
-        It holds at once for every process that shares the store. A call under way will not be stored either; for a single call this
-        is so in this process only. What became invalid makes room as it gets old, by *max_size* and *ttl_seconds*. StoreError if the
-        store fails, RequestNotCacheable for arguments for which nothing can be stored.
+        It holds at once for every process that shares the store. A call under way will not be
+        stored either; for a single call this is so in this process only. What became invalid makes
+        room as it gets old, by *max_size* and *ttl_seconds*. StoreError if the store fails,
+        RequestNotCacheable for arguments for which nothing can be stored.
         """
         if entity is not None:
             if tool is not None or args is not None or not isinstance(entity, str):
@@ -186,14 +258,21 @@ class ToolCache(Calls):
             return self._results.generations.end(("tool", tool))
         return self._forget(tool, _named(args))
 
-    async def ainvalidate(self, tool: str | None = None, args: Mapping[str, Any] | str | None = None, *, entity: str | None = None) -> bool:
+    async def ainvalidate(
+        self,
+        tool: str | None = None,
+        args: Mapping[str, Any] | str | None = None,
+        *,
+        entity: str | None = None,
+    ) -> bool:
         """As ``invalidate``, in a thread where that would wait."""
         return await self._results._off_loop(lambda: self.invalidate(tool, args, entity=entity))  # type: ignore[call-overload]
 
     # -- Looking after it
 
     def stats(self) -> ToolCacheStats:
-        """The counters of each tool since this object was made; ``cache.stats()`` has them among all others."""
+        """The counters of each tool since this object was made; ``cache.stats()`` has them among
+        all others."""
         return self._results.by_tool()
 
     def close(self) -> None:
@@ -220,14 +299,21 @@ class ToolCache(Calls):
         return self  # frameworks copy tools, and mean the same cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a ToolCache cannot be pickled, as its rules may hold functions: make one in each process, on the same store")
+        raise TypeError(
+            "a ToolCache cannot be pickled, as its rules may hold functions: make one in each"
+            " process, on the same store"
+        )
 
     # -- Inside
 
     def _say(self, tool: str, rule: Rule) -> None:
         _check_name(tool)
         before = self._rules.get(tool)
-        self._rules[tool] = rule if before is None or rule.identity is not None else rule._replace(identity=before.identity)
+        self._rules[tool] = (
+            rule
+            if before is None or rule.identity is not None
+            else rule._replace(identity=before.identity)
+        )
 
     def _claim(self, tool: str, function: str, rule: Rule) -> None:
         """Let *tool* be the function of that name; ValueError if it is another's already."""
@@ -238,7 +324,11 @@ class ToolCache(Calls):
     def _explicit(self, tool: str, ttl_seconds: Any) -> Rule:
         _check_name(tool)
         rule = self._rules.get(tool, Rule())
-        return rule if isinstance(ttl_seconds, Unset) else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
+        return (
+            rule
+            if isinstance(ttl_seconds, Unset)
+            else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
+        )
 
     def _whole(self, tool: str, named: Any) -> Any:
         """*named* with what *tool* has by default, as far as that is known here."""
@@ -249,7 +339,9 @@ class ToolCache(Calls):
         found, rule, whole = False, self._rules.get(tool, Rule()), self._whole(tool, named)
         rule = rule._replace(version=rule.version or self._versions.get(tool, ""))
         with living(rule):
-            for args, form in product([whole] if whole == named else [named, whole], FORMS):  # as a model wrote them, and as they are bound
+            for args, form in product(
+                [whole] if whole == named else [named, whole], FORMS
+            ):  # as a model wrote them, and as they are bound
                 try:
                     request = self._results.request_of(tool, args, rule, form, make=False)
                 except RequestNotCacheable:
@@ -266,7 +358,8 @@ def _check_name(tool: Any) -> None:
 
 
 def _named(args: Any) -> Any:
-    """*args* as a dict, parsed if it is the text of one; what is neither stays, and makes the call go uncached."""
+    """*args* as a dict, parsed if it is the text of one; what is neither stays, and makes the call
+    go uncached."""
     if isinstance(args, str):
         try:
             args = json.loads(args)

@@ -1,4 +1,5 @@
-"""Calls: a tool by its rule, answered from the store, run once for all who ask, or run and what it changed made invalid.
+"""Calls: a tool by its rule, answered from the store, run once for all who ask, or run and what it
+changed made invalid.
 
 ToolCache is this with what users say and call; the layers for frameworks stand on what is here.
 """
@@ -41,11 +42,13 @@ class Calls:
         load: Callable[[Any], Any] | None = None,
         refuse: Callable[[Any], str | None] = why_unstored,
     ) -> T:
-        """The result of *tool* by *rule* (None: without the cache), or that of ``run()``: what the layers for frameworks stand on.
+        """The result of *tool* by *rule* (None: without the cache), or that of ``run()``: what the
+        layers for frameworks stand on.
 
-        *form* tells values apart that differ in kind; *dump* makes the stored value from a result, and *load* a result from a stored
-        value; *refuse* says why a result is for its caller alone. What *run* raises is raised, and only to who called it: who waited
-        for it makes a call of its own.
+        *form* tells values apart that differ in kind; *dump* makes the stored value from a result,
+          and *load* a result from a stored
+        value; *refuse* says why a result is for its caller alone. What *run* raises is raised, and
+        only to who called it: who waited for it makes a call of its own.
         """
         if rule is None:
             return run()
@@ -57,7 +60,8 @@ class Calls:
             if request is None:
                 return run()
             try:
-                return self._results.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]  # what run gave
+                # what run gave
+                return self._results.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]
             except (CacheMissError, StoreError):
                 raise
             except Exception:
@@ -84,7 +88,9 @@ class Calls:
             return await self._awrite(tool, args, rule, run)
         flight = _Flight(run, refuse)
         with living(rule):
-            request = await self._results._off_loop(lambda: self._results.of_call(tool, args, rule, form))
+            request = await self._results._off_loop(
+                lambda: self._results.of_call(tool, args, rule, form)
+            )
             if request is None:
                 return await run()
             try:
@@ -101,7 +107,9 @@ class Calls:
     def _alone(self, tool: str, flight: "_Flight") -> Any:
         """The result that its caller alone gets."""
         if flight.reason is not None:
-            self._results.pass_by(tool, flight.reason, "the result of a tool was not stored: %s", flight.reason)
+            self._results.pass_by(
+                tool, flight.reason, "the result of a tool was not stored: %s", flight.reason
+            )
         return flight.result
 
     def _write(self, tool: str, args: Any, rule: Rule, run: Callable[[], T]) -> T:
@@ -121,20 +129,33 @@ class Calls:
         return result  # type: ignore[no-any-return]  # as above
 
     def _changed(self, tool: str, args: Any, rule: Rule, result: Any) -> None:
-        """Invalidate what *tool* changed. The call has been made: no failure here is told to its caller."""
+        """Invalidate what *tool* changed. The call has been made: no failure here is told to its
+        caller."""
         generations = self._results.generations
         try:
-            ended = [generations.end_later(("entity", name)) for name in rule.entities(args, result)]
+            ended = [
+                generations.end_later(("entity", name)) for name in rule.entities(args, result)
+            ]
         except Exception as exc:  # noqa: BLE001  # nobody knows which: then all of them
-            self._results.pass_by(tool, "entities", "it is unknown what a tool changed (%s): all results are invalid", type(exc).__name__)
+            self._results.pass_by(
+                tool,
+                "entities",
+                "it is unknown what a tool changed (%s): all results are invalid",
+                type(exc).__name__,
+            )
             ended = [generations.end_later(None)]
         ended += [generations.end_later(("tool", name)) for name in rule.changes]
         if not all(ended):
-            self._results.pass_by(tool, "invalidate", "the store failed: what a tool changed goes uncached here until it works again")
+            self._results.pass_by(
+                tool,
+                "invalidate",
+                "the store failed: what a tool changed goes uncached here until it works again",
+            )
 
 
 class _Flight:
-    """One call of a tool: whether it began and landed, with what, and why that is not for storing."""
+    """One call of a tool: whether it began and landed, with what, and why that is not for
+    storing."""
 
     def __init__(self, run: Callable[[], Any], refuse: Callable[[Any], str | None]) -> None:
         self._run = run

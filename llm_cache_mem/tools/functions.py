@@ -17,7 +17,15 @@ __all__ = ["cached", "writing"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def cached(tools: "ToolCache", fn: F, name: str | None, *, version: str = "", depends_on: Any = (), **said: Any) -> F:
+def cached(
+    tools: "ToolCache",
+    fn: F,
+    name: str | None,
+    *,
+    version: str = "",
+    depends_on: Any = (),
+    **said: Any,
+) -> F:
     """*fn* as the tool *name* of *tools*; see ToolCache.cached."""
     rule = make_rule(version=version, entities=depends_on, **said)
     if not callable(fn):
@@ -26,7 +34,9 @@ def cached(tools: "ToolCache", fn: F, name: str | None, *, version: str = "", de
     return _tool(tools, fn, name, rule._replace(version="", identity=Identity(fn, version).params))
 
 
-def writing(tools: "ToolCache", fn: F, name: str | None, *, entities: Any = (), changes: Any = ()) -> F:
+def writing(
+    tools: "ToolCache", fn: F, name: str | None, *, entities: Any = (), changes: Any = ()
+) -> F:
     """*fn* as a tool that changes something; see ToolCache.writing."""
     return _tool(tools, fn, name, make_rule(writes=True, entities=entities, changes=changes))
 
@@ -39,8 +49,13 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
         raise TypeError(f"{tool} is a generator; a tool returns its result")
     signature = inspect.signature(fn)
     unknown = (rule.ignore | rule.redact | rule.named_after) - signature.parameters.keys()
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-        raise ValueError(f"{tool} has no argument {', '.join(sorted(unknown))} to ignore, redact or name an entity after")
+    if unknown and not any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()
+    ):
+        raise ValueError(
+            f"{tool} has no argument {', '.join(sorted(unknown))} to ignore, redact or name an"
+            " entity after"
+        )
     tools._claim(tool, name_of(fn), rule)
 
     tools.complete(tool, functools.partial(by_name, signature))
@@ -48,7 +63,9 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
     def named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         found = arguments(signature, args, kwargs)
         first = next(iter(found), None) if found else None
-        if found and first is not None and isinstance(found[first], type):  # the cls of a class method
+        if (
+            found and first is not None and isinstance(found[first], type)
+        ):  # the cls of a class method
             found[first] = f"{found[first].__module__}:{found[first].__qualname__}"
         return found
 
@@ -59,7 +76,9 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
     if is_coroutine_function(fn):
 
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            return await tools.acall(tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=now())
+            return await tools.acall(
+                tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=now()
+            )
 
         wrapper = acall
     else:
@@ -68,11 +87,13 @@ def _tool(tools: "ToolCache", fn: F, name: str | None, rule: Rule) -> F:
             return tools.call(tool, named(args, kwargs), lambda: fn(*args, **kwargs), rule=now())
 
         wrapper = call
-    return functools.wraps(fn)(wrapper)  # type: ignore[return-value]  # same signature, by construction
+    # same signature, by construction
+    return functools.wraps(fn)(wrapper)  # type: ignore[return-value]
 
 
 def _register_result(fn: Any) -> None:
-    """Let cached values hold the classes that *fn* is annotated to return; where they cannot be told, it is for the user to."""
+    """Let cached values hold the classes that *fn* is annotated to return; where they cannot be
+    told, it is for the user to."""
     try:
         pending = [typing.get_type_hints(fn).get("return")]
     except Exception:  # noqa: BLE001  # annotations hold anything

@@ -1,8 +1,10 @@
-"""Generations: a random token for each tool and entity, part of the keys of all that depends on it; a new one invalidates them all.
+"""Generations: a random token for each tool and entity, part of the keys of all that depends on it;
+a new one invalidates them all.
 
-The tokens lie in the store beside the results, so they hold across processes and restarts. A token that is gone, deleted or evicted,
-is made anew: what is forgotten here can cost a call, and never bring back an old result. As a call takes its tokens along from
-before it began, a result that was under way while its generation ended is stored where nobody looks.
+The tokens lie in the store beside the results, so they hold across processes and restarts. A token
+that is gone, deleted or evicted, is made anew: what is forgotten here can cost a call, and never
+bring back an old result. As a call takes its tokens along from before it began, a result that was
+under way while its generation ended is stored where nobody looks.
 """
 
 from _thread import RLock
@@ -32,9 +34,16 @@ _LEAST_SECONDS = 30 * 86400.0
 
 
 class Generations:
-    """The generations that *store* holds, under keys of *keyer*. Thread-safe; with *fleet*, processes make each one in turn."""
+    """The generations that *store* holds, under keys of *keyer*. Thread-safe; with *fleet*,
+    processes make each one in turn."""
 
-    def __init__(self, store: GuardedStore, keyer: Keyer, clock: Callable[[], float], fleet: "Fleet | None" = None) -> None:
+    def __init__(
+        self,
+        store: GuardedStore,
+        keyer: Keyer,
+        clock: Callable[[], float],
+        fleet: "Fleet | None" = None,
+    ) -> None:
         self._store = store
         self._fleet = fleet
         self._keyer = keyer
@@ -46,8 +55,11 @@ class Generations:
     def _after_fork(self) -> None:
         self._lock = RLock()
 
-    def current(self, names: Iterable[Name], ttl_seconds: float | None, *, make: bool = True) -> list[str] | None:
-        """The tokens of *names*, made where there are none; None when that is not to be or the store fails.
+    def current(
+        self, names: Iterable[Name], ttl_seconds: float | None, *, make: bool = True
+    ) -> list[str] | None:
+        """The tokens of *names*, made where there are none; None when that is not to be or the
+        store fails.
 
         What depends on them lives for *ttl_seconds*: they live longer.
         """
@@ -62,11 +74,13 @@ class Generations:
         return tokens
 
     def end(self, name: Name) -> bool:
-        """Begin a new generation of *name*; whether there was one. StoreError if the store fails: nothing is known to be gone."""
+        """Begin a new generation of *name*; whether there was one. StoreError if the store fails:
+        nothing is known to be gone."""
         return self._store.delete(self._key(name))
 
     def end_later(self, name: Name | None) -> bool:
-        """As ``end`` (None: as ``end_all``) for who cannot raise: until it is done, this process gets no tokens. Whether it is done."""
+        """As ``end`` (None: as ``end_all``) for who cannot raise: until it is done, this process
+        gets no tokens. Whether it is done."""
         key = "" if name is None else self._key(name)
         self._overdue[key] = self.end_all if name is None else partial(self.end, name)
         return self._caught_up(key)

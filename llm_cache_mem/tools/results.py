@@ -1,4 +1,5 @@
-"""The engine for tool results: that of a cache, on the same store, but for what is said of each tool."""
+"""The engine for tool results: that of a cache, on the same store, but for what is said of each
+tool."""
 
 from contextvars import ContextVar
 from typing import Any, Literal, cast, get_args
@@ -21,19 +22,24 @@ __all__ = ["FORMS", "KINDS", "Form", "Results", "lifetime", "why_unstored"]
 
 Form = Literal["tool", "tool-message", "tool-output", "tool-mcp"]
 FORMS: tuple[Form, ...] = get_args(Form)
-"""The kinds of entries: what a tool returns as it is, and as LangChain, LlamaIndex and MCP hand it on, which none can read for another."""
+"""The kinds of entries: what a tool returns as it is, and as LangChain, LlamaIndex and MCP hand it
+on, which none can read for another."""
 KINDS = frozenset((*FORMS, KIND))
 """The kinds of all entries that tools have in a store."""
 
-# How long the results of the tool live that is being called here. Every call sets it, so a tool that calls tools lends it to none.
-lifetime: "ContextVar[float | Unset | None]" = ContextVar("llm_cache_mem_tool_lifetime", default=UNSET)
+# How long the results of the tool live that is being called here. Every call sets it, so a tool
+# that calls tools lends it to none.
+lifetime: "ContextVar[float | Unset | None]" = ContextVar(
+    "llm_cache_mem_tool_lifetime", default=UNSET
+)
 
 
 class Results(Engine):
-    """The results of tools in the store of *cache*, in its ledger, and under its single-flight. Thread-safe.
+    """The results of tools in the store of *cache*, in its ledger, and under its single-flight.
+    Thread-safe.
 
-    Its *key_fn*, *ignore* and notion of a complete answer are about conversations; they do not apply here. Its *admit* does where
-    it is a function.
+    Its *key_fn*, *ignore* and notion of a complete answer are about conversations; they do not
+    apply here. Its *admit* does where it is a function.
     """
 
     def __init__(self, cache: LLMCache) -> None:
@@ -41,8 +47,12 @@ class Results(Engine):
         settings = own if own.own_admit else own._replace(admit=lambda result: None)
         self._tally = Tally(cache._ledger)
         store = cache._store.inner
-        store = getattr(store, "exact", store)  # what is invalid must not be served from memory for some seconds more
-        super().__init__(store, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache)
+        store = getattr(
+            store, "exact", store
+        )  # what is invalid must not be served from memory for some seconds more
+        super().__init__(
+            store, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache
+        )
         self.generations = Generations(self._store, self._keyer, self._clock, self._fleet)
 
     def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:
@@ -54,26 +64,42 @@ class Results(Engine):
             request = self.request_of(tool, args, rule, form, make=not replay)
         except StoreError:
             raise
-        except Exception as exc:  # depends_on may be a function of the user's, and its fault must not break the call
+        # depends_on may be a function of the user's, and its fault must not break the call
+        except Exception as exc:
             if replay:
                 raise
             known = isinstance(exc, RequestNotCacheable)
             why = exc if known else f"depends_on raised {type(exc).__name__}"
-            self.pass_by(tool, "request" if known else "depends_on", "a call of a tool goes uncached: %s", why)
+            self.pass_by(
+                tool,
+                "request" if known else "depends_on",
+                "a call of a tool goes uncached: %s",
+                why,
+            )
             return None
         if request is None:
             if replay:
                 raise CacheMissError(label(tool))
-            self.pass_by(tool, "generation", "a call of a tool goes uncached: the store does not keep what would invalidate it")
+            self.pass_by(
+                tool,
+                "generation",
+                "a call of a tool goes uncached: the store does not keep what would invalidate it",
+            )
         return request
 
-    def request_of(self, tool: str, args: Any, rule: Rule, form: Form, *, make: bool) -> Request | None:
-        """The same request; None where nothing can be stored for it: no generation has begun, and none is to be made.
+    def request_of(
+        self, tool: str, args: Any, rule: Rule, form: Form, *, make: bool
+    ) -> Request | None:
+        """The same request; None where nothing can be stored for it: no generation has begun, and
+        none is to be made.
 
-        RequestNotCacheable if the arguments have no wire form or name no entity, and what a function for *depends_on* raises.
+        RequestNotCacheable if the arguments have no wire form or name no entity, and what a
+        function for *depends_on* raises.
         """
         if not isinstance(args, dict):
-            raise RequestNotCacheable("args", f"the arguments are no mapping but {type(args).__name__}")
+            raise RequestNotCacheable(
+                "args", f"the arguments are no mapping but {type(args).__name__}"
+            )
         names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
         params = rule.params(tool, args)
         tokens = self.generations.current(names, self._ttl(), make=False)
@@ -82,10 +108,13 @@ class Results(Engine):
             tokens = self.generations.current(names, self._ttl()) if make else None
         if tokens is None:
             return None
-        return self._keyer.request(None, {**params, "generations": tokens}, form)._replace(model=label(tool))
+        return self._keyer.request(None, {**params, "generations": tokens}, form)._replace(
+            model=label(tool)
+        )
 
     def pass_by(self, tool: str, reason: str, text: str, *args: object) -> None:
-        """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of each."""
+        """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of
+        each."""
         if self._ledger.skip(reason, None, label(tool)):
             log.warning(__name__, text, *args)
 
@@ -94,7 +123,8 @@ class Results(Engine):
         return self._tally.by_tool()
 
     def _ttl(self) -> float | None:
-        """The stricter of what was asked for this call, or set for the cache, and what holds for the tool."""
+        """The stricter of what was asked for this call, or set for the cache, and what holds for
+        the tool."""
         own, general = lifetime.get(), super()._ttl()
         if isinstance(own, Unset):
             return general
@@ -104,7 +134,9 @@ class Results(Engine):
         return asked if own is None else min(own, asked)
 
     def _priced(self, request: Request, response: Any, seconds: float | None) -> Any:
-        return super()._priced(request, None, seconds)._replace(response=response)  # no model was asked: there is no usage to be read
+        return (
+            super()._priced(request, None, seconds)._replace(response=response)
+        )  # no model was asked: there is no usage to be read
 
     def _entry(self, request: Request, payload: Payload, paid: Any) -> Entry:
         entry = super()._entry(request, payload, paid)
@@ -113,7 +145,8 @@ class Results(Engine):
 
 
 def why_unstored(result: Any) -> str | None:
-    """Why *result* is for its caller alone: it reports an error, or is a command to whoever runs the tool. None if it is neither."""
+    """Why *result* is for its caller alone: it reports an error, or is a command to whoever runs
+    the tool. None if it is neither."""
     for name in ("is_error", "isError"):
         flag = result.get(name) if isinstance(result, dict) else getattr(result, name, None)
         if flag is True:
@@ -123,6 +156,9 @@ def why_unstored(result: Any) -> str | None:
     if isinstance(result, BaseException):
         return "tool error"
     several = result if isinstance(result, (list, tuple)) else (result,)
-    if any(type(item).__name__ == "Command" and type(item).__module__.startswith("langgraph.") for item in several):
+    if any(
+        type(item).__name__ == "Command" and type(item).__module__.startswith("langgraph.")
+        for item in several
+    ):
         return "side effect"
     return None

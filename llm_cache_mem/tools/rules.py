@@ -1,4 +1,5 @@
-"""Rules: whether a tool may be cached at all, for how long, by which of its arguments, and what its results depend on."""
+"""Rules: whether a tool may be cached at all, for how long, by which of its arguments, and what its
+results depend on."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
@@ -12,38 +13,49 @@ from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 __all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
 
 Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str | Iterable[str]]"
-"""Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to names."""
+"""Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to
+names."""
 Changed: TypeAlias = "Entities | Callable[[Mapping[str, Any], Any], str | Iterable[str]]"
 """The same of a tool that writes; a function may take its result as well, None where it raised."""
 
 _ENTITIES = "an entity is named by a str such as 'user:{user_id}'"
 _FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
-HINTS = {"destructiveHint": "destructive", "readOnlyHint": "read_only", "idempotentHint": "idempotent"}
+HINTS = {
+    "destructiveHint": "destructive",
+    "readOnlyHint": "read_only",
+    "idempotentHint": "idempotent",
+}
 """What MCP calls three of them."""
 
 
 class Rule(NamedTuple):
-    """How one tool is cached, or, where *writes*, what it changes. Made by ToolCache.allow, .writes and the decorators."""
+    """How one tool is cached, or, where *writes*, what it changes. Made by ToolCache.allow, .writes
+    and the decorators."""
 
     ttl_seconds: float | Unset | None = UNSET
     version: str = ""
-    identity: Callable[[], Mapping[str, Any]] | None = None  # what stands for a decorated function in its requests
+    # what stands for a decorated function in its requests
+    identity: Callable[[], Mapping[str, Any]] | None = None
     ignore: frozenset[str] = frozenset()
     redact: frozenset[str] = frozenset()
     entities: Callable[..., list[str]] = lambda args, result=None: []
-    named_after: frozenset[str] = frozenset()  # the arguments that entities are named after, as far as templates tell
+    named_after: frozenset[str] = (
+        frozenset()
+    )  # the arguments that entities are named after, as far as templates tell
     writes: bool = False
     changes: tuple[str, ...] = ()
 
     def params(self, tool: str, args: Mapping[str, Any]) -> dict[str, Any]:
-        """The request that a call of *tool* is. RequestNotCacheable for redacted arguments that have no wire form."""
+        """The request that a call of *tool* is. RequestNotCacheable for redacted arguments that
+        have no wire form."""
         params: dict[str, Any] = {"tool": tool, "args": self._arguments(args)}
         if self.version:
             params["version"] = self.version
         return params if self.identity is None else {**params, **self.identity()}
 
     def _arguments(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """What of *args* is part of the request: not those ignored, and of those redacted only a digest."""
+        """What of *args* is part of the request: not those ignored, and of those redacted only a
+        digest."""
         kept = {name: value for name, value in args.items() if name not in self.ignore}
         for name in self.redact & kept.keys():
             kept[name] = {"redacted": digest.digest_of(kept[name])}
@@ -73,10 +85,11 @@ def make_rule(
 
 
 def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
-    """Whether a tool may be, by its own metadata, *said*, and by whether the application has *listed* it.
+    """Whether a tool may be, by its own metadata, *said*, and by whether the application has
+    *listed* it.
 
-    What destroys is never cached, nor what is said to be volatile, unless it is said to be ``cacheable`` as well. What only
-    reads must be idempotent too: a clock only reads.
+    What destroys is never cached, nor what is said to be volatile, unless it is said to be
+    ``cacheable`` as well. What only reads must be idempotent too: a clock only reads.
     """
     flags = {name: said.get(name) for name in _FLAGS}
     for hint, name in HINTS.items():
@@ -89,7 +102,8 @@ def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
 
 
 def verdict(said: Mapping[str, Any], listed: Rule | None) -> Rule | None:
-    """The rule for a tool that says *said* of itself; None: it is not to be cached. What the application listed goes first."""
+    """The rule for a tool that says *said* of itself; None: it is not to be cached. What the
+    application listed goes first."""
     if listed is not None and listed.writes:
         return listed
     if not may_be_cached(said, listed=listed is not None):
@@ -109,10 +123,19 @@ def _namer(entities: Any, *, writes: bool) -> tuple[Callable[..., list[str]], fr
             return lambda args, result=None: _names(entities(args, result)), frozenset()
         return lambda args, result=None: _names(entities(args)), frozenset()
     if not isinstance(entities, Iterable):
-        raise TypeError(f"{_ENTITIES}, several of these or a function, not {type(entities).__name__}")
-    parsed = [_parse(template) for template in ([entities] if isinstance(entities, str) else entities)]
+        raise TypeError(
+            f"{_ENTITIES}, several of these or a function, not {type(entities).__name__}"
+        )
+    parsed = [
+        _parse(template) for template in ([entities] if isinstance(entities, str) else entities)
+    ]
     named_after = frozenset(field for parts in parsed for _, field in parts if field is not None)
-    return lambda args, result=None: sorted({name for parts in parsed for name in _filled(parts, args)}), named_after
+    return (
+        lambda args, result=None: sorted(
+            {name for parts in parsed for name in _filled(parts, args)}
+        ),
+        named_after,
+    )
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -145,25 +168,38 @@ def _parse(template: Any) -> list[tuple[str, str | None]]:
     parts = []
     for literal, field, form, conversion in found:
         if field is not None and (form or conversion or not field.isidentifier()):
-            raise ValueError(f"between the braces of an entity's name stands the name of an argument and nothing else: {template!r}")
+            raise ValueError(
+                "between the braces of an entity's name stands the name of an argument and nothing"
+                f" else: {template!r}"
+            )
         parts.append((literal, field))
     return parts
 
 
 def _filled(parts: list[tuple[str, str | None]], args: Mapping[str, Any]) -> list[str]:
-    """The names that a template stands for: of an argument that is a list, one for each of its items."""
+    """The names that a template stands for: of an argument that is a list, one for each of its
+    items."""
     choices: list[list[str]] = []
     for literal, field in parts:
         choices.append([literal])
         if field is not None:
             if field not in args:
-                raise RequestNotCacheable(f"args.{field}", "an entity is named after it, and it is not there")
+                raise RequestNotCacheable(
+                    f"args.{field}", "an entity is named after it, and it is not there"
+                )
             value = args[field]
-            choices.append([_word(item, field) for item in (value if isinstance(value, (list, tuple)) else [value])])
+            choices.append(
+                [
+                    _word(item, field)
+                    for item in (value if isinstance(value, (list, tuple)) else [value])
+                ]
+            )
     return ["".join(words) for words in product(*choices)]
 
 
 def _word(value: Any, field: str) -> str:
     if not isinstance(value, (str, int)):
-        raise RequestNotCacheable(f"args.{field}", "an entity is named after it, and it is neither a str nor an int")
+        raise RequestNotCacheable(
+            f"args.{field}", "an entity is named after it, and it is neither a str nor an int"
+        )
     return str(value)

@@ -1,4 +1,5 @@
-"""CachedSession: an MCP session whose tools are answered from a cache, where the server's hints or the application allow it."""
+"""CachedSession: an MCP session whose tools are answered from a cache, where the server's hints or
+the application allow it."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,18 +13,26 @@ __all__ = ["CachedSession"]
 
 
 class CachedSession:
-    """The MCP *session* (a ClientSession or a Client of the package ``mcp``) with its ``call_tool`` behind *cache*.
+    """The MCP *session* (a ClientSession or a Client of the package ``mcp``) with its ``call_tool``
+    behind *cache*.
 
-    A tool is cached if *cache* lists it, or if its server says of it both ``readOnlyHint`` and ``idempotentHint``; never if it says
-    ``destructiveHint``. With ``hints="ignore"``, for servers that are not trusted, only the list counts. Results with ``isError``
-    are not stored. Everything else is the session's own.
+    A tool is cached if *cache* lists it, or if its server says of it both ``readOnlyHint`` and
+    ``idempotentHint``; never if it says ``destructiveHint``. With ``hints="ignore"``, for servers
+    that are not trusted, only the list counts. Results with ``isError`` are not stored. Everything
+    else is the session's own.
 
-    *server* is in front of the tool's name wherever the cache is told of it (``server.tool``), so that tools of two servers are two;
+    *server* is in front of the tool's name wherever the cache is told of it (``server.tool``), so
+      that tools of two servers are two;
     "" leaves the bare name. A user whom the server knows by a token needs a namespace of his own.
     """
 
     def __init__(
-        self, session: Any, cache: ToolCache | LLMCache, *, server: str = "", hints: Literal["honour", "ignore"] = "honour"
+        self,
+        session: Any,
+        cache: ToolCache | LLMCache,
+        *,
+        server: str = "",
+        hints: Literal["honour", "ignore"] = "honour",
     ) -> None:
         if hints not in ("honour", "ignore"):
             raise ValueError(f"hints must be honour or ignore, not {hints!r}")
@@ -46,8 +55,11 @@ class CachedSession:
             self._said[tool.name] = _hints(tool)
         return listed
 
-    async def call_tool(self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The stored result, or that of the session. With ``meta``, or going on with a call, uncached."""
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The stored result, or that of the session. With ``meta``, or going on with a call,
+        uncached."""
 
         async def run() -> Any:
             return await self._session.call_tool(name, arguments, *args, **kwargs)
@@ -55,16 +67,27 @@ class CachedSession:
         tool = f"{self._server}.{name}" if self._server else name
         special = any(kwargs.get(more) for more in ("meta", "input_responses", "request_state"))
         rule = None if special else self._tools.rule(tool, await self._hints_of(name))
-        return await self._tools.acall(tool, arguments or {}, run, rule=rule, form="tool-mcp", dump=_dump, load=_load)
+        return await self._tools.acall(
+            tool, arguments or {}, run, rule=rule, form="tool-mcp", dump=_dump, load=_load
+        )
 
     async def _hints_of(self, name: str) -> Mapping[str, Any]:
         if name not in self._said:
             try:
                 await self._learn()
-            except Exception as exc:  # noqa: BLE001  # whether the tool can be called is for the call to find out
-                log.warning(__name__, "an MCP server does not say what its tools do: list_tools raised %s", type(exc).__name__)
+            # whether the tool can be called is for the call to find out
+            except Exception as exc:  # noqa: BLE001
+                log.warning(
+                    __name__,
+                    "an MCP server does not say what its tools do: list_tools raised %s",
+                    type(exc).__name__,
+                )
         said = self._said.setdefault(name, {})
-        return said if self._trusts else {key: value for key, value in said.items() if key == "destructiveHint"}
+        return (
+            said
+            if self._trusts
+            else {key: value for key, value in said.items() if key == "destructiveHint"}
+        )
 
     async def _learn(self) -> None:
         cursor = None
@@ -78,7 +101,9 @@ class CachedSession:
 def _hints(tool: Any) -> Mapping[str, Any]:
     annotations = tool.annotations
     said = {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
-    return {name: said[name] for name in HINTS if name in said}  # a server has no more say than that
+    return {
+        name: said[name] for name in HINTS if name in said
+    }  # a server has no more say than that
 
 
 def _dump(result: Any) -> Any:

@@ -1,4 +1,5 @@
-"""The count of each tool: the cache's own ledger is told everything, and by tool it is kept here."""
+"""The count of each tool: the cache's own ledger is told everything, and by tool it is kept
+here."""
 
 from _thread import RLock
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ def label(tool: str) -> str:
 
 
 class ToolStats(NamedTuple):
-    """What one tool was asked for. *seconds_saved* counts hits only: who joins a call waits for it."""
+    """What one tool was asked for. *seconds_saved* counts hits only: who joins a call waits for
+    it."""
 
     hits: int = 0
     misses: int = 0
@@ -49,7 +51,9 @@ class ToolCacheStats(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON."""
         rows = {**self.by_tool, "": self.total}
-        plain: dict[str, Any] = {name: {**stats._asdict(), "hit_rate": stats.hit_rate} for name, stats in rows.items()}
+        plain: dict[str, Any] = {
+            name: {**stats._asdict(), "hit_rate": stats.hit_rate} for name, stats in rows.items()
+        }
         return {"total": plain.pop(""), "by_tool": plain}
 
     def __str__(self) -> str:
@@ -63,10 +67,37 @@ class ToolCacheStats(NamedTuple):
         return table(self._rows())
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("tool", "hits", "misses", "hit rate", "coalesced", "stored", "skipped", "seconds saved")]
-        for name, stats in [*sorted(self.by_tool.items(), key=lambda item: (-item[1].hits, item[0])), ("(all)", self.total)]:
-            counts = (f"{stats.hits:,}", f"{stats.misses:,}", f"{stats.hit_rate:.1%}", f"{stats.coalesced:,}")
-            rows.append((name, *counts, f"{stats.stored:,}", f"{stats.skipped:,}", f"{stats.seconds_saved:,.1f}"))
+        rows: list[tuple[str, ...]] = [
+            (
+                "tool",
+                "hits",
+                "misses",
+                "hit rate",
+                "coalesced",
+                "stored",
+                "skipped",
+                "seconds saved",
+            )
+        ]
+        for name, stats in [
+            *sorted(self.by_tool.items(), key=lambda item: (-item[1].hits, item[0])),
+            ("(all)", self.total),
+        ]:
+            counts = (
+                f"{stats.hits:,}",
+                f"{stats.misses:,}",
+                f"{stats.hit_rate:.1%}",
+                f"{stats.coalesced:,}",
+            )
+            rows.append(
+                (
+                    name,
+                    *counts,
+                    f"{stats.stored:,}",
+                    f"{stats.skipped:,}",
+                    f"{stats.seconds_saved:,.1f}",
+                )
+            )
         return rows
 
 
@@ -87,7 +118,9 @@ class Tally:
 
     def by_tool(self) -> ToolCacheStats:
         with self._lock:
-            return ToolCacheStats({name: ToolStats(**counts) for name, counts in self._by_tool.items()})  # type: ignore[arg-type]
+            return ToolCacheStats(
+                {name: ToolStats(**counts) for name, counts in self._by_tool.items()}  # type: ignore[arg-type]
+            )
 
     def _count(self, model: str | None, what: str, by: float = 1) -> None:
         if model is None or not model.startswith(_LABEL):

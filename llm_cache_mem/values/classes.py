@@ -1,4 +1,5 @@
-"""Which classes a stored value may become: those the program registered, and the response types of loaded SDKs."""
+"""Which classes a stored value may become: those the program registered, and the response types of
+loaded SDKs."""
 
 import sys
 from enum import Enum
@@ -12,24 +13,33 @@ __all__ = ["class_ref", "register", "register_package", "resolve", "shape_of"]
 _C = TypeVar("_C", bound=type)
 Kind = Literal["model", "dataclass", "namedtuple", "enum"]
 
-_registered: dict[str, type] = {}  # the last class registered under a name wins: a notebook cell may run twice
+_registered: dict[
+    str, type
+] = {}  # the last class registered under a name wins: a notebook cell may run twice
 _names: dict[type, str] = {}
 _package_refs: dict[type, str] = {}
 _package_classes: dict[str, Any] = {}
 _packages = {"anthropic.types", "anthropic.lib.streaming", "openai.types", "openai.lib.streaming"}
-_arguments: dict[str, Any] = {f"builtins:{cls.__name__}": cls for cls in (str, int, float, bool, bytes, dict, list, object, type(None))}
+_arguments: dict[str, Any] = {
+    f"builtins:{cls.__name__}": cls
+    for cls in (str, int, float, bool, bytes, dict, list, object, type(None))
+}
 _arguments["typing:Any"] = Any
 
 
 def register(cls: _C, *, name: str | None = None) -> _C:
-    """Let cached values hold instances of *cls*, and of the classes its fields are annotated with; returns *cls*.
+    """Let cached values hold instances of *cls*, and of the classes its fields are annotated with;
+    returns *cls*.
 
-    For pydantic models, dataclasses, named tuples and enums; TypeError for others. *name* is what the stored data calls the
-    class, ``module:qualname`` unless given: give one to a class that may move, or that two scripts call ``__main__:Name``. Of two
-    classes registered under one name the later counts. May be used as a decorator, from any thread, more than once.
+    For pydantic models, dataclasses, named tuples and enums; TypeError for others. *name* is what
+    the stored data calls the class, ``module:qualname`` unless given: give one to a class that may
+    move, or that two scripts call ``__main__:Name``. Of two classes registered under one name the
+    later counts. May be used as a decorator, from any thread, more than once.
     """
     if shape_of(cls)[0] is None:
-        raise TypeError(f"register() takes pydantic models, dataclasses, named tuples and enums, not {cls!r}")
+        raise TypeError(
+            f"register() takes pydantic models, dataclasses, named tuples and enums, not {cls!r}"
+        )
     pending: list[type] = [cls]
     seen: set[type] = {cls}
     while pending:
@@ -43,13 +53,15 @@ def register(cls: _C, *, name: str | None = None) -> _C:
 
 
 def register_package(prefix: str) -> None:
-    """Let cached values hold models, dataclasses and enums defined in module *prefix* or below, once it is imported."""
+    """Let cached values hold models, dataclasses and enums defined in module *prefix* or below,
+    once it is imported."""
     _packages.add(prefix)
 
 
 @lru_cache(maxsize=1024)
 def shape_of(cls: Any) -> tuple[Kind | None, tuple[str, ...]]:
-    """How instances of *cls* are taken apart and rebuilt, None when they cannot be; and the names of its fields."""
+    """How instances of *cls* are taken apart and rebuilt, None when they cannot be; and the names
+    of its fields."""
     main = sys.modules.get("pydantic.main")
     if main is not None and issubclass(cls, main.BaseModel):
         return "model", tuple(cls.__pydantic_fields__)
@@ -58,7 +70,9 @@ def shape_of(cls: Any) -> tuple[Kind | None, tuple[str, ...]]:
     if issubclass(cls, tuple):
         names = getattr(cls, "_fields", None)
         return (None, ()) if names is None else ("namedtuple", tuple(names))
-    if hasattr(cls, "__dataclass_fields__") and not issubclass(cls, (dict, list, set, frozenset, str, bytes, int, float, BaseException)):
+    if hasattr(cls, "__dataclass_fields__") and not issubclass(
+        cls, (dict, list, set, frozenset, str, bytes, int, float, BaseException)
+    ):
         from dataclasses import fields
 
         return "dataclass", tuple(field.name for field in fields(cls))
@@ -66,7 +80,8 @@ def shape_of(cls: Any) -> tuple[Kind | None, tuple[str, ...]]:
 
 
 def class_ref(cls: type) -> Any:
-    """What stored data calls *cls*: a string, or for ``Origin[Argument]`` a list; None if it could not be decoded."""
+    """What stored data calls *cls*: a string, or for ``Origin[Argument]`` a list; None if it could
+    not be decoded."""
     name = _names.get(cls)
     if name is not None:
         return name if _registered.get(name) is cls else None
@@ -85,7 +100,8 @@ def class_ref(cls: type) -> Any:
 
 
 def resolve(ref: Any) -> Any:
-    """The class that *ref* names, never importing anything; EntryUnreadable with *newer* when there is none here and now."""
+    """The class that *ref* names, never importing anything; EntryUnreadable with *newer* when there
+    is none here and now."""
     if isinstance(ref, list):
         origin, *arguments = map(_resolve_argument, ref)
         if not hasattr(origin, "__pydantic_generic_metadata__"):
@@ -97,7 +113,9 @@ def resolve(ref: Any) -> Any:
     if _package_of(ref.partition(":")[0]) is not None:
         cls = _from_modules(ref)
     if cls is None or shape_of(cls)[0] is None:
-        raise EntryUnreadable("a class it holds is not registered, or its package is not imported yet", newer=True)
+        raise EntryUnreadable(
+            "a class it holds is not registered, or its package is not imported yet", newer=True
+        )
     _package_classes[ref] = cls
     return cls
 
@@ -124,7 +142,8 @@ def _package_of(module: str) -> str | None:
 
 
 def _from_modules(name: str) -> Any:
-    """What a loaded module holds under *name*, looked up without getattr, which a lazy module answers with an import."""
+    """What a loaded module holds under *name*, looked up without getattr, which a lazy module
+    answers with an import."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -138,7 +157,9 @@ def _argument_ref(argument: Any) -> Any:
     for name, known in _arguments.items():
         if argument is known:
             return name
-    if isinstance(argument, TypeVar):  # the SDKs parse into Parsed...[ResponseFormatT], with the variable left open
+    if isinstance(
+        argument, TypeVar
+    ):  # the SDKs parse into Parsed...[ResponseFormatT], with the variable left open
         name = f"{argument.__module__}:{argument.__name__}"
         return name if _sdk_variable(name) is argument else None
     return class_ref(argument) if isinstance(argument, type) else None
@@ -149,9 +170,14 @@ def _resolve_argument(ref: str) -> Any:
 
 
 def _sdk_variable(name: str) -> Any:
-    """The type variable called *name*, if a package whose classes are allowed defines it in a loaded module."""
+    """The type variable called *name*, if a package whose classes are allowed defines it in a
+    loaded module."""
     package = name.partition(".")[0]
-    found = _from_modules(name) if any(allowed.partition(".")[0] == package for allowed in _packages) else None
+    found = (
+        _from_modules(name)
+        if any(allowed.partition(".")[0] == package for allowed in _packages)
+        else None
+    )
     return found if isinstance(found, TypeVar) else None
 
 
@@ -164,7 +190,12 @@ def _annotated_classes(cls: Any) -> "set[type]":
 
         try:
             pending = list(get_type_hints(cls).values())
-        except (NameError, TypeError, AttributeError, SyntaxError):  # an annotation that only a type checker can follow
+        except (
+            NameError,
+            TypeError,
+            AttributeError,
+            SyntaxError,
+        ):  # an annotation that only a type checker can follow
             return set()
     else:
         return set()
@@ -173,7 +204,9 @@ def _annotated_classes(cls: Any) -> "set[type]":
     found: set[type] = set()
     while pending:
         annotation = pending.pop()
-        pending.extend(argument for argument in get_args(annotation) if not isinstance(argument, (str, bytes)))
+        pending.extend(
+            argument for argument in get_args(annotation) if not isinstance(argument, (str, bytes))
+        )
         if isinstance(annotation, type) and shape_of(annotation)[0] is not None:
             found.add(annotation)
     return found

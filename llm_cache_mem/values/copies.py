@@ -1,4 +1,5 @@
-"""Link tables: a value that is read often is copied container by container, several times faster than it is decoded."""
+"""Link tables: a value that is read often is copied container by container, several times faster
+than it is decoded."""
 
 from typing import Any
 
@@ -16,11 +17,18 @@ class _NotLinkable(Exception):
 
 
 class LinkTable:
-    """The containers of one value, and which of them sits where in which. Immutable; may be copied from any thread."""
+    """The containers of one value, and which of them sits where in which. Immutable; may be copied
+    from any thread."""
 
     __slots__ = ("_instances", "_links", "_root", "_shells")
 
-    def __init__(self, shells: list[Any], instances: list[_State], links: list[tuple[int, Any, int]], root: int) -> None:
+    def __init__(
+        self,
+        shells: list[Any],
+        instances: list[_State],
+        links: list[tuple[int, Any, int]],
+        root: int,
+    ) -> None:
         self._shells = shells
         self._instances = instances
         self._links = links
@@ -34,8 +42,12 @@ class LinkTable:
             object.__setattr__(found, "__dict__", parts[state])
             if model is not None:
                 extra, private, was_set = model
-                object.__setattr__(found, "__pydantic_extra__", None if extra is None else parts[extra])
-                object.__setattr__(found, "__pydantic_private__", None if private is None else parts[private])
+                object.__setattr__(
+                    found, "__pydantic_extra__", None if extra is None else parts[extra]
+                )
+                object.__setattr__(
+                    found, "__pydantic_private__", None if private is None else parts[private]
+                )
                 object.__setattr__(found, "__pydantic_fields_set__", parts[was_set])
             parts.append(found)
         for parent, key, child in self._links:
@@ -44,7 +56,8 @@ class LinkTable:
 
 
 def link(value: Any) -> LinkTable | None:
-    """The link table of *value*, which becomes part of it and must not be handed out; None where a copy would not be safe."""
+    """The link table of *value*, which becomes part of it and must not be handed out; None where a
+    copy would not be safe."""
     survey = _Survey()
     try:
         root = survey.place(value)
@@ -56,7 +69,8 @@ def link(value: Any) -> LinkTable | None:
 
 
 class _Survey:
-    """Numbers what can change: containers from 0 up, instances from -1 down until it is known how many containers there are."""
+    """Numbers what can change: containers from 0 up, instances from -1 down until it is known how
+    many containers there are."""
 
     def __init__(self) -> None:
         self.shells: list[Any] = []
@@ -95,7 +109,11 @@ class _Survey:
         model = None
         if fields is None:
             was_set = self.shell(item.__pydantic_fields_set__)
-            model = (self.place(item.__pydantic_extra__), self.place(item.__pydantic_private__), was_set)
+            model = (
+                self.place(item.__pydantic_extra__),
+                self.place(item.__pydantic_private__),
+                was_set,
+            )
         self.instances.append((cls, self.shell(state), model))
         return -len(self.instances)
 
@@ -113,4 +131,9 @@ class _Survey:
         def final(number: int) -> int:
             return number if number >= 0 else first - number
 
-        return LinkTable(self.shells, self.instances, [(parent, key, final(child)) for parent, key, child in self.links], final(root))
+        return LinkTable(
+            self.shells,
+            self.instances,
+            [(parent, key, final(child)) for parent, key, child in self.links],
+            final(root),
+        )

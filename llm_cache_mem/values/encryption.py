@@ -1,8 +1,10 @@
-"""Encryption at rest: what a stolen store still tells is when, how many and how large, not what was asked or answered.
+"""Encryption at rest: what a stolen store still tells is when, how many and how large, not what was
+asked or answered.
 
-AES-256-GCM, a random nonce for each entry, bound to the stored key and to what stays in the clear: times, usage, cost, the
-lengths, and which key it was. Model, request and value are sealed. The digest in the stored key becomes its HMAC, so that
-nobody without the key can look up a guessed prompt. The bound of random nonces: at most 2**32 entries written with one key.
+AES-256-GCM, a random nonce for each entry, bound to the stored key and to what stays in the clear:
+times, usage, cost, the lengths, and which key it was. Model, request and value are sealed. The
+digest in the stored key becomes its HMAC, so that nobody without the key can look up a guessed
+prompt. The bound of random nonces: at most 2**32 entries written with one key.
 """
 
 import base64
@@ -13,7 +15,15 @@ from typing import Any, NoReturn
 
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.values.encryption_keys import KEY_VARIABLE, Keys
-from llm_cache_mem.values.entry import CLEAR_BYTES, ENCRYPTED, KEY_ID_BYTES, PLAIN, Entry, encrypted_with, with_flags
+from llm_cache_mem.values.entry import (
+    CLEAR_BYTES,
+    ENCRYPTED,
+    KEY_ID_BYTES,
+    PLAIN,
+    Entry,
+    encrypted_with,
+    with_flags,
+)
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -21,9 +31,13 @@ try:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 except ModuleNotFoundError as exc:
-    if exc.name is None or exc.name.partition(".")[0] != "cryptography":  # installed but broken: let that error speak
+    if (
+        exc.name is None or exc.name.partition(".")[0] != "cryptography"
+    ):  # installed but broken: let that error speak
         raise
-    raise ImportError("encryption needs cryptography: pip install 'llm-cache-mem[crypto]'", name="cryptography") from None
+    raise ImportError(
+        "encryption needs cryptography: pip install 'llm-cache-mem[crypto]'", name="cryptography"
+    ) from None
 
 __all__ = ["PLAIN_KEY", "Encryption", "new_key"]
 
@@ -41,7 +55,8 @@ def new_key() -> str:
 
 
 class _Key:
-    """What is derived from one key: a cipher, a secret for digests, and a name that gives nothing away."""
+    """What is derived from one key: a cipher, a secret for digests, and a name that gives nothing
+    away."""
 
     def __init__(self, secret: bytes) -> None:
         self.id = _derive(secret, b"id", KEY_ID_BYTES)
@@ -55,9 +70,11 @@ class _Key:
 class Encryption:
     """The Envelope of stores whose entries are encrypted. Thread-safe.
 
-    *keys*: one key, or several, of which the first writes and all read: 32 bytes, or those as base64url text (several in one text
-    are separated by commas). ``"plain"`` in place of a key stands for none: behind a key it lets what was stored before there was
-    one still be read. An entry of a key that is not here is a miss and stays where it is. ValueError for what is no key.
+    *keys*: one key, or several, of which the first writes and all read: 32 bytes, or those as
+      base64url text (several in one text
+    are separated by commas). ``"plain"`` in place of a key stands for none: behind a key it lets
+    what was stored before there was one still be read. An entry of a key that is not here is a miss
+    and stays where it is. ValueError for what is no key.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -66,13 +83,18 @@ class Encryption:
             raise ValueError("encryption_key must be one key or several, each once")
         self._keys = [None if secret is None else _Key(secret) for secret in secrets]
         self._by_id = {key.id.hex(): key for key in self._keys if key is not None}
-        self.digests: Sequence[Callable[[str], str]] = [str if key is None else key.digest for key in self._keys]
+        self.digests: Sequence[Callable[[str], str]] = [
+            str if key is None else key.digest for key in self._keys
+        ]
 
     def __repr__(self) -> str:
         return f"Encryption(<{len(self._keys)} keys>)"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"encryption keys are not pickled or copied; in other processes let {KEY_VARIABLE} name them")
+        raise TypeError(
+            f"encryption keys are not pickled or copied; in other processes let {KEY_VARIABLE} name"
+            " them"
+        )
 
     def knows(self, key_id: str) -> bool:
         """Whether the key with that id is one of these."""
@@ -86,16 +108,21 @@ class Encryption:
         plain = entry.to_bytes()
         clear = with_flags(plain[:CLEAR_BYTES], ENCRYPTED) + first.id
         nonce = os.urandom(_NONCE_BYTES)
-        return b"".join((clear, nonce, first.cipher.encrypt(nonce, plain[CLEAR_BYTES:], _bound_to(key, clear))))
+        return b"".join(
+            (clear, nonce, first.cipher.encrypt(nonce, plain[CLEAR_BYTES:], _bound_to(key, clear)))
+        )
 
     def unpack(self, key: str, data: bytes) -> Entry:
-        """As Envelope.unpack. What another cache can read and this one cannot is EntryUnreadable with *newer*: it is to stay."""
+        """As Envelope.unpack. What another cache can read and this one cannot is EntryUnreadable
+        with *newer*: it is to stay."""
         key_id = encrypted_with(data)
         if not key_id:
             entry = PLAIN.unpack(key, data)
             if None in self._keys:
                 return entry
-            raise EntryUnreadable("not encrypted; encryption_key=[..., 'plain'] reads such entries too", newer=True)
+            raise EntryUnreadable(
+                "not encrypted; encryption_key=[..., 'plain'] reads such entries too", newer=True
+            )
         if len(data) < _SEALED_AT + _TAG_BYTES:
             raise EntryUnreadable("damaged: length")
         clear = data[: CLEAR_BYTES + KEY_ID_BYTES]
@@ -103,7 +130,9 @@ class Encryption:
         if found is None:
             raise EntryUnreadable("encrypted with a key that is not here", newer=True)
         try:
-            sealed = found.cipher.decrypt(data[len(clear) : _SEALED_AT], data[_SEALED_AT:], _bound_to(key, clear))
+            sealed = found.cipher.decrypt(
+                data[len(clear) : _SEALED_AT], data[_SEALED_AT:], _bound_to(key, clear)
+            )
         except InvalidTag:
             raise EntryUnreadable("damaged, or stored under another key") from None
         return Entry.from_bytes(with_flags(clear[:CLEAR_BYTES], 0) + sealed)
@@ -131,10 +160,17 @@ def _decoded(key: Any) -> bytes:
     if isinstance(key, bytes) and len(key) == _KEY_BYTES:
         return key
     try:
-        text = (key if isinstance(key, str) else key.decode("ascii")).rstrip("=").translate(_TO_STANDARD)
+        text = (
+            (key if isinstance(key, str) else key.decode("ascii"))
+            .rstrip("=")
+            .translate(_TO_STANDARD)
+        )
         secret = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         secret = b""
     if len(secret) != _KEY_BYTES:
-        raise ValueError("an encryption key is 32 bytes, or those as base64url text; `llm-cache-mem key --new` makes one")
+        raise ValueError(
+            "an encryption key is 32 bytes, or those as base64url text; `llm-cache-mem key --new`"
+            " makes one"
+        )
     return secret

@@ -19,8 +19,9 @@ def named_key() -> str | None:
 
 
 def envelope_for(encryption_key: Keys | None) -> Callable[[], Envelope]:
-    """What gives the envelope of a store that keeps bytes. ValueError or TypeError at once for what is no key, ImportError without
-    the extra; what the environment names is looked at only when a store needs it."""
+    """What gives the envelope of a store that keeps bytes. ValueError or TypeError at once for what
+    is no key, ImportError without the extra; what the environment names is looked at only when a
+    store needs it."""
     if encryption_key is None:
         return lambda: PLAIN if named_key() is None else _encryption(named_key() or "")
     envelope = _encryption(encryption_key)
@@ -28,9 +29,15 @@ def envelope_for(encryption_key: Keys | None) -> Callable[[], Envelope]:
 
 
 def warn_of_plain(store: object, name: str) -> None:
-    """Say so if the environment names a key, and *store*, which its owner made, writes without one."""
+    """Say so if the environment names a key, and *store*, which its owner made, writes without
+    one."""
     if named_key() is not None and getattr(store, "envelope", None) is PLAIN:
-        log.warning(__name__, "%s does not reach a %s that is handed in: what it keeps is not encrypted", KEY_VARIABLE, name)
+        log.warning(
+            __name__,
+            "%s does not reach a %s that is handed in: what it keeps is not encrypted",
+            KEY_VARIABLE,
+            name,
+        )
 
 
 def _encryption(keys: Keys) -> Envelope:

@@ -1,8 +1,10 @@
-"""Entry: a value at rest with what is known about the call that made it, and its envelope for stores that keep bytes.
+"""Entry: a value at rest with what is known about the call that made it, and its envelope for
+stores that keep bytes.
 
-Envelope, little endian: magic, version, flags, which optional fields are present, fixed header, then model, request and body at
-the lengths the header gives, then 16 bytes of SHA-256 over the key and all that came before. A value can therefore not be read
-under another key, nor with a bit changed. Where the flags say ENCRYPTED, all that follows usage is sealed (crypto.py).
+Envelope, little endian: magic, version, flags, which optional fields are present, fixed header,
+then model, request and body at the lengths the header gives, then 16 bytes of SHA-256 over the key
+and all that came before. A value can therefore not be read under another key, nor with a bit
+changed. Where the flags say ENCRYPTED, all that follows usage is sealed (crypto.py).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -51,7 +53,9 @@ STORED_AT = slice(_PREFIX_BYTES, _PREFIX_BYTES + 8)  # where it is in them, as a
 KEY_ID_BYTES = 8  # of the encryption key; they follow in the clear
 _FLAGS_AT = 5
 _NO_USAGE = (0, 0, 0, 0, 0)
-_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (1 << bit for bit in range(6))
+_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (
+    1 << bit for bit in range(6)
+)
 _ALL_FIELDS = 0b111111
 
 
@@ -60,14 +64,25 @@ Account = tuple[tuple[int, ...] | None, float | None]
 
 
 class Entry:
-    """What a store keeps under a key. Immutable by convention, so that threads and callers may share one.
+    """What a store keeps under a key. Immutable by convention, so that threads and callers may
+    share one.
 
-    Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output, cache read, cache write and
-    one-hour cache write tokens; *cost_usd* and *seconds* are what the stored call took; *request* is its canonical JSON, kept
-    only when asked for. None means unknown.
+    Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output,
+    cache read, cache write and one-hour cache write tokens; *cost_usd* and *seconds* are what the
+    stored call took; *request* is its canonical JSON, kept only when asked for. None means unknown.
     """
 
-    __slots__ = ("_account", "cost_usd", "expires_at", "model", "payload", "request", "seconds", "stored_at", "usage")
+    __slots__ = (
+        "_account",
+        "cost_usd",
+        "expires_at",
+        "model",
+        "payload",
+        "request",
+        "seconds",
+        "stored_at",
+        "usage",
+    )
 
     def __init__(
         self,
@@ -90,12 +105,22 @@ class Entry:
         self.request = request
 
     @staticmethod
-    def unread(payload: Payload, stored_at: float, expires_at: float | None, model: str, account: "Callable[[Entry], Account]") -> "Entry":
-        """An entry of which *account* tells usage and cost, when somebody first asks; it must not raise, and always tell the same."""
+    def unread(
+        payload: Payload,
+        stored_at: float,
+        expires_at: float | None,
+        model: str,
+        account: "Callable[[Entry], Account]",
+    ) -> "Entry":
+        """An entry of which *account* tells usage and cost, when somebody first asks; it must not
+        raise, and always tell the same."""
         return _Unread(payload, stored_at, expires_at, model, account)
 
     def __repr__(self) -> str:
-        return f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r}, model={self.model!r})"
+        return (
+            f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r},"
+            f" model={self.model!r})"
+        )
 
     @property
     def size(self) -> int:
@@ -103,17 +128,20 @@ class Entry:
         return self.payload.size + (0 if self.request is None else len(self.request))
 
     def is_expired(self, now: float) -> bool:
-        """Whether it says of itself that it is too old at *now*, in Unix seconds; who reads may be stricter."""
+        """Whether it says of itself that it is too old at *now*, in Unix seconds; who reads may be
+        stricter."""
         return self.expires_at is not None and now >= self.expires_at
 
     def pack(self, key: str) -> bytes:
-        """The envelope to keep under *key*; ValueNotCacheable when the value is over MAX_BODY_BYTES or a field out of range."""
+        """The envelope to keep under *key*; ValueNotCacheable when the value is over MAX_BODY_BYTES
+        or a field out of range."""
         sealed = self.to_bytes()
         return sealed + _tag(key, sealed)
 
     @classmethod
     def unpack(cls, key: str, data: bytes) -> "Entry":
-        """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The value is decoded by ``thaw()``."""
+        """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The
+        value is decoded by ``thaw()``."""
         if type(data) is not bytes or len(data) < _HEADER_BYTES + _TAG_BYTES:
             raise _foreign(data)
         sealed = data[:-_TAG_BYTES]
@@ -131,12 +159,24 @@ class Entry:
         request = self.request or b""
         if len(body) > MAX_BODY_BYTES:
             raise ValueNotCacheable("value", f"more than {MAX_BODY_BYTES} bytes")
-        optional = (self.expires_at, self.cost_usd, self.seconds, self.usage, self.model, self.request)
+        optional = (
+            self.expires_at,
+            self.cost_usd,
+            self.seconds,
+            self.usage,
+            self.model,
+            self.request,
+        )
         present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
         try:
             header = _layout(_HEADER).pack(
                 *(_MAGIC, FORMAT_VERSION, 0, present),
-                *(self.stored_at, self.expires_at or 0.0, self.cost_usd or 0.0, self.seconds or 0.0),
+                *(
+                    self.stored_at,
+                    self.expires_at or 0.0,
+                    self.cost_usd or 0.0,
+                    self.seconds or 0.0,
+                ),
                 *(self.usage or _NO_USAGE),
                 *(len(model), len(request), len(body)),
             )
@@ -149,9 +189,20 @@ class Entry:
         """The entry that ``to_bytes`` wrote as *data*; EntryUnreadable for anything else."""
         if len(data) < _HEADER_BYTES:
             raise _foreign(data)
-        (magic, version, flags, present, stored_at, expires_at, cost_usd, seconds, *usage, model_len, request_len, body_len) = _layout(
-            _HEADER
-        ).unpack_from(data)
+        (
+            magic,
+            version,
+            flags,
+            present,
+            stored_at,
+            expires_at,
+            cost_usd,
+            seconds,
+            *usage,
+            model_len,
+            request_len,
+            body_len,
+        ) = _layout(_HEADER).unpack_from(data)
         if magic != _MAGIC or version != FORMAT_VERSION or flags or present > _ALL_FIELDS:
             raise _foreign(data)
         model_end = _HEADER_BYTES + model_len
@@ -165,7 +216,11 @@ class Entry:
             Payload.from_json(data[request_end:end]),
             stored_at,
             expires_at if present & _HAS_EXPIRY else None,
-            model=data[_HEADER_BYTES:model_end].decode("utf-8", "replace") if present & _HAS_MODEL else None,
+            model=(
+                data[_HEADER_BYTES:model_end].decode("utf-8", "replace")
+                if present & _HAS_MODEL
+                else None
+            ),
             usage=tuple(usage) if present & _HAS_USAGE else None,
             cost_usd=cost_usd if present & _HAS_COST else None,
             seconds=seconds if present & _HAS_SECONDS else None,
@@ -174,12 +229,18 @@ class Entry:
 
 
 class _Unread(Entry):
-    """An entry that nobody has asked what its call took. When somebody does it finds out, and is an Entry from then on."""
+    """An entry that nobody has asked what its call took. When somebody does it finds out, and is an
+    Entry from then on."""
 
     __slots__ = ()
 
     def __init__(
-        self, payload: Payload, stored_at: float, expires_at: float | None, model: str, account: Callable[[Entry], Account]
+        self,
+        payload: Payload,
+        stored_at: float,
+        expires_at: float | None,
+        model: str,
+        account: Callable[[Entry], Account],
     ) -> None:
         self.payload = payload
         self.stored_at = stored_at
@@ -192,17 +253,22 @@ class _Unread(Entry):
 
         def __getattr__(self, name: str) -> Any:  # only asked for what is not set
             if name not in ("usage", "cost_usd"):
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+                raise AttributeError(
+                    f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+                )
             self.usage, self.cost_usd = account = self._account(self)
-            self.__class__ = Entry  # of the same layout; one that has no __getattr__ is much faster to read
+            # of the same layout; one that has no __getattr__ is much faster to read
+            self.__class__ = Entry
             return account[name == "cost_usd"]
 
 
 class Envelope(Protocol):
-    """How a store that keeps bytes turns an entry into them and back: as it is (PLAIN), or encrypted (crypto.Encryption).
+    """How a store that keeps bytes turns an entry into them and back: as it is (PLAIN), or
+    encrypted (crypto.Encryption).
 
-    A store has its envelope as its attribute ``envelope``, where the cache looks for *digests*: functions from the published digest
-    of a request to the one in its stored key, the first for what is written, the others for what may still be read. None: as it is.
+    A store has its envelope as its attribute ``envelope``, where the cache looks for *digests*:
+    functions from the published digest of a request to the one in its stored key, the first for
+    what is written, the others for what may still be read. None: as it is.
     """
 
     digests: Sequence[Callable[[str], str]]
@@ -216,7 +282,8 @@ class Envelope(Protocol):
         ...
 
     def unpack(self, key: str, data: bytes) -> Entry:
-        """The entry that ``pack(key, entry)`` wrote as *data*. EntryUnreadable for anything else."""
+        """The entry that ``pack(key, entry)`` wrote as *data*. EntryUnreadable for anything
+        else."""
         ...
 
 
@@ -237,24 +304,30 @@ PLAIN: Final[Envelope] = _PlainEnvelope()
 
 
 class EntryMemo:
-    """The entries of envelopes read lately: the same bytes under the same key give the same Entry, unchecked and undecoded.
+    """The entries of envelopes read lately: the same bytes under the same key give the same Entry,
+    unchecked and undecoded.
 
-    For stores that read the same row again and again. Holds *slots* entries at the most, and begins anew when it is full: those in
-    use are soon back. Without a lock: what is remembered of a key is replaced as a whole.
+    For stores that read the same row again and again. Holds *slots* entries at the most, and begins
+    anew when it is full: those in use are soon back. Without a lock: what is remembered of a key is
+    replaced as a whole.
     """
 
-    def __init__(self, slots: int = 256, max_bytes: int = 64 * 1024, *, envelope: Envelope = PLAIN) -> None:
+    def __init__(
+        self, slots: int = 256, max_bytes: int = 64 * 1024, *, envelope: Envelope = PLAIN
+    ) -> None:
         self._envelope = envelope
         self._limit = slots
         self._slots: dict[str, tuple[bytes, Entry]] = {}
         self._max_bytes = max_bytes
 
     def known(self, keys: Iterable[str]) -> list[tuple[bytes, Entry] | None]:
-        """For each key the bytes that were last read under it, and their entry, if they are remembered."""
+        """For each key the bytes that were last read under it, and their entry, if they are
+        remembered."""
         return list(map(self._slots.get, keys))
 
     def get(self, key: str, data: bytes) -> Entry:
-        """What *envelope* unpacks from *data*, or the entry that it gave before for the same bytes."""
+        """What *envelope* unpacks from *data*, or the entry that it gave before for the same
+        bytes."""
         slot = self._slots.get(key)
         if slot is not None and slot[0] == data:
             return slot[1]
@@ -267,14 +340,16 @@ class EntryMemo:
 
 
 def encrypted_with(data: bytes) -> str:
-    """The id of the key that an envelope of this version is encrypted with, as hex; "" if it is not, or is none."""
+    """The id of the key that an envelope of this version is encrypted with, as hex; "" if it is
+    not, or is none."""
     ours = type(data) is bytes and data[:4] == _MAGIC and data[4:5] == b"%c" % FORMAT_VERSION
     encrypted = ours and data[_FLAGS_AT : _FLAGS_AT + 1] == b"%c" % ENCRYPTED
     return data[CLEAR_BYTES : CLEAR_BYTES + KEY_ID_BYTES].hex() if encrypted else ""
 
 
 def times_in(data: bytes) -> tuple[float, float | None] | None:
-    """When the envelope that begins with *data* says it was stored, and when it expires; None if it is none of this version."""
+    """When the envelope that begins with *data* says it was stored, and when it expires; None if it
+    is none of this version."""
     if len(data) < TIMES_BYTES or data[:4] != _MAGIC or data[4] != FORMAT_VERSION:
         return None
     *_, present, stored_at, expires_at = _layout(_TIMES).unpack_from(data)

@@ -1,7 +1,9 @@
-"""Values at rest: any supported value becomes bytes, and every read of them is a fresh, independent value.
+"""Values at rest: any supported value becomes bytes, and every read of them is a fresh, independent
+value.
 
-In memory a value rests as ``marshal`` bytes, which are quick to make and never leave the process; stores that persist ask for
-JSON. Plain JSON values are written as themselves. Others become a tagged tree (codec_tags) inside ``{"$llm-cache-mem": tree}``.
+In memory a value rests as ``marshal`` bytes, which are quick to make and never leave the process;
+stores that persist ask for JSON. Plain JSON values are written as themselves. Others become a
+tagged tree (codec_tags) inside ``{"$llm-cache-mem": tree}``.
 """
 
 import marshal
@@ -23,7 +25,8 @@ __all__ = ["Payload"]
 _PLAIN, _TAGGED, _JSON = range(3)
 _COLD, _READ, _UNLINKABLE = range(3)
 
-_HOT_PAYLOADS = 256  # so many values may rest as containers too, which take about four times the memory of bytes
+# so many values may rest as containers too, which take about four times the memory of bytes
+_HOT_PAYLOADS = 256
 _HOT_BYTES = 32 * 1024
 _hot: "deque[ref[Payload]]" = deque()
 
@@ -41,7 +44,8 @@ class Payload:
 
     @classmethod
     def of(cls, value: Any) -> "Payload":
-        """A snapshot of *value* as it is now; ValueNotCacheable if it would not come back equal and of the same type."""
+        """A snapshot of *value* as it is now; ValueNotCacheable if it would not come back equal and
+        of the same type."""
         if is_plain(value):
             return cls(marshal.dumps(value, 2), _PLAIN)
         from llm_cache_mem.values.tagged import to_tree  # loaded by those who store more than JSON
@@ -50,7 +54,8 @@ class Payload:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Payload":
-        """What ``json()`` gave, read back; nothing is decoded, or found to be unreadable, before ``thaw()``."""
+        """What ``json()`` gave, read back; nothing is decoded, or found to be unreadable, before
+        ``thaw()``."""
         return cls(data, _JSON)
 
     @property
@@ -59,10 +64,12 @@ class Payload:
         return len(self._data)
 
     def json(self) -> bytes:
-        """The persistent form, UTF-8 JSON; the same value always gives JSON that any version of this format reads."""
+        """The persistent form, UTF-8 JSON; the same value always gives JSON that any version of
+        this format reads."""
         if self._form == _JSON:
             return self._data
-        tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
+        # bytes made by marshal.dumps in this process
+        tree = marshal.loads(self._data)  # noqa: S302
         try:
             return _to_json(tree if self._form == _PLAIN else {WRAPPER: tree})
         except UnicodeEncodeError:  # lone surrogates in a plain value
@@ -71,7 +78,8 @@ class Payload:
             return _to_json({WRAPPER: to_tree(tree)})
 
     def thaw(self) -> Any:
-        """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name, are not what they were."""
+        """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name,
+        are not what they were."""
         try:
             links = self._links
             if links is not None:
@@ -88,7 +96,9 @@ class Payload:
         except (RecursionError, MemoryError):
             raise EntryUnreadable("too deep or too large to be decoded here", newer=True) from None
         except Exception as exc:  # noqa: BLE001  # hostile bytes find every error there is
-            raise EntryUnreadable(f"not a value written by this library ({type(exc).__name__})") from None
+            raise EntryUnreadable(
+                f"not a value written by this library ({type(exc).__name__})"
+            ) from None
 
     def _warm(self, value: Any) -> Any:
         """Keep a link table of *value* from now on, and hand out the first copy."""
@@ -117,7 +127,8 @@ class Payload:
                 return tree
             tree = tree[WRAPPER]
         else:
-            tree = marshal.loads(self._data)  # noqa: S302  # bytes made by marshal.dumps in this process
+            # bytes made by marshal.dumps in this process
+            tree = marshal.loads(self._data)  # noqa: S302
             if self._form == _PLAIN:
                 return tree
         from llm_cache_mem.values.tagged import from_tree
@@ -126,7 +137,8 @@ class Payload:
 
 
 def _make_room() -> bool:
-    """Whether one more payload may be hot: a clock that gives every hot one in use a second chance, so that they do not take turns."""
+    """Whether one more payload may be hot: a clock that gives every hot one in use a second chance,
+    so that they do not take turns."""
     if len(_hot) < _HOT_PAYLOADS:
         return True
     try:
@@ -144,7 +156,9 @@ def _make_room() -> bool:
 def _encoder() -> "JSONEncoder":
     from json import JSONEncoder  # loaded when there is first something to write or read
 
-    return JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+    return JSONEncoder(
+        ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+    )
 
 
 def _to_json(tree: Any) -> bytes:

@@ -1,4 +1,5 @@
-"""Which values are plain JSON, and so rest as themselves; and how deep, wide and long a stored value may be."""
+"""Which values are plain JSON, and so rest as themselves; and how deep, wide and long a stored
+value may be."""
 
 from typing import Any
 
@@ -16,7 +17,8 @@ _CONTAINERS = frozenset({dict, list})
 
 
 def is_plain(value: Any) -> bool:
-    """Whether *value* is, all through, what json.loads could have made: exact types, string keys, no cycle, no wrapper of ours."""
+    """Whether *value* is, all through, what json.loads could have made: exact types, string keys,
+    no cycle, no wrapper of ours."""
     containers: list[Any] = [[value]]
     for items in containers:  # grows on the way
         if type(items) is dict:
@@ -29,7 +31,10 @@ def is_plain(value: Any) -> bool:
                 continue
             if kind is dict or kind is list:
                 containers.append(item)
-            elif not ((kind is int and LOWEST_INT < item < HIGHEST_INT) or (kind is float and item - item == 0.0)):
+            elif not (
+                (kind is int and LOWEST_INT < item < HIGHEST_INT)
+                or (kind is float and item - item == 0.0)
+            ):
                 return False  # not JSON, or a number that is not: NaN, infinite, too long to print
         if len(containers) > MAX_NODES:
             return False
@@ -41,7 +46,12 @@ def is_plain(value: Any) -> bool:
 def _is_shallow(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [item for below in level for item in (below.values() if type(below) is dict else below) if type(item) in _CONTAINERS]
+        level = [
+            item
+            for below in level
+            for item in (below.values() if type(below) is dict else below)
+            if type(item) in _CONTAINERS
+        ]
         if not level:
             return True
     return False

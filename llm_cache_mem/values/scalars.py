@@ -4,13 +4,22 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-__all__ = ["SCALAR_TAGS", "Scalar", "decode_scalar", "from_base64", "scalar_types", "scalars", "to_base64"]
+__all__ = [
+    "SCALAR_TAGS",
+    "Scalar",
+    "decode_scalar",
+    "from_base64",
+    "scalar_types",
+    "scalars",
+    "to_base64",
+]
 
 SCALAR_TAGS = ("$bytes", "$datetime", "$time", "$date", "$timedelta", "$decimal", "$uuid")
 
 
 class Scalar(NamedTuple):
-    """One such type: its tag, how a value comes apart into what can be encoded, and how it is put together again."""
+    """One such type: its tag, how a value comes apart into what can be encoded, and how it is put
+    together again."""
 
     tag: str
     encode: Callable[[Any], Any]
@@ -31,7 +40,8 @@ def from_base64(text: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def scalars() -> dict[type, Scalar]:
-    """By type. The types are imported here, for a program that caches plain dicts needs none of them."""
+    """By type. The types are imported here, for a program that caches plain dicts needs none of
+    them."""
     from datetime import date, datetime, time, timedelta, timezone
     from decimal import Decimal
     from uuid import UUID
@@ -40,10 +50,15 @@ def scalars() -> dict[type, Scalar]:
         if value is None:
             return None
         if type(value) is timezone:
-            return list(value.__getinitargs__())  # type: ignore[attr-defined]  # how copy and pickle take it apart
-        if type(value).__module__.startswith("pydantic_core"):  # a fixed offset too, and equal to the same timezone
+            # how copy and pickle take it apart
+            return list(value.__getinitargs__())  # type: ignore[attr-defined]
+        if type(value).__module__.startswith(
+            "pydantic_core"
+        ):  # a fixed offset too, and equal to the same timezone
             return [value.utcoffset(None)]
-        raise ValueError("a time zone that is not a fixed offset; use datetime.astimezone(timezone.utc)")
+        raise ValueError(
+            "a time zone that is not a fixed offset; use datetime.astimezone(timezone.utc)"
+        )
 
     def clock(value: Any) -> Any:
         return [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, zone(value.tzinfo)]
@@ -51,7 +66,9 @@ def scalars() -> dict[type, Scalar]:
     def unclock(cls: Any) -> Callable[[Any], Any]:
         def decode(parts: Any) -> Any:
             text, fold, tz = parts
-            return cls.fromisoformat(text).replace(fold=fold, tzinfo=None if tz is None else timezone(*tz))
+            return cls.fromisoformat(text).replace(
+                fold=fold, tzinfo=None if tz is None else timezone(*tz)
+            )
 
         return decode
 
@@ -60,7 +77,11 @@ def scalars() -> dict[type, Scalar]:
         datetime: Scalar("$datetime", clock, unclock(datetime)),
         time: Scalar("$time", clock, unclock(time)),
         date: Scalar("$date", date.isoformat, date.fromisoformat),
-        timedelta: Scalar("$timedelta", lambda value: [value.days, value.seconds, value.microseconds], lambda parts: timedelta(*parts)),
+        timedelta: Scalar(
+            "$timedelta",
+            lambda value: [value.days, value.seconds, value.microseconds],
+            lambda parts: timedelta(*parts),
+        ),
         Decimal: Scalar("$decimal", str, Decimal),
         UUID: Scalar("$uuid", str, UUID),
     }

@@ -1,7 +1,8 @@
 """Values that JSON cannot hold, as a tagged tree of plain JSON values, and back.
 
-A tag is an object of one key that begins with ``$``: ``{"$tuple": [1, 2]}``. An object of the user's own that looks like one,
-or that has keys other than strings, is written as its pairs: ``{"$dict": [["$tuple", [1, 2]]]}``.
+A tag is an object of one key that begins with ``$``: ``{"$tuple": [1, 2]}``. An object of the
+user's own that looks like one, or that has keys other than strings, is written as its pairs:
+``{"$dict": [["$tuple", [1, 2]]]}``.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -12,7 +13,14 @@ from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.keys.wire_form import step
 from llm_cache_mem.values.classes import class_ref, resolve, shape_of
 from llm_cache_mem.values.plain import HIGHEST_INT, LOWEST_INT, MAX_DEPTH, MAX_NODES
-from llm_cache_mem.values.scalars import SCALAR_TAGS, Scalar, decode_scalar, from_base64, scalars, to_base64
+from llm_cache_mem.values.scalars import (
+    SCALAR_TAGS,
+    Scalar,
+    decode_scalar,
+    from_base64,
+    scalars,
+    to_base64,
+)
 
 __all__ = ["from_tree", "to_tree"]
 
@@ -23,7 +31,8 @@ _NESTED = frozenset({dict, list})
 
 
 class _Walk:
-    """One value on its way to a tree; counts nodes, so that shared parts cannot multiply without end."""
+    """One value on its way to a tree; counts nodes, so that shared parts cannot multiply without
+    end."""
 
     def __init__(self) -> None:
         self.nodes = 0
@@ -33,7 +42,11 @@ class _Walk:
         if value is None or cls is bool:
             return value
         if cls is str:
-            return value if value.isascii() or _is_utf8(value) else {"$str": to_base64(value.encode("utf-8", "surrogatepass"))}
+            return (
+                value
+                if value.isascii() or _is_utf8(value)
+                else {"$str": to_base64(value.encode("utf-8", "surrogatepass"))}
+            )
         if cls is int:
             if LOWEST_INT < value < HIGHEST_INT:
                 return value
@@ -42,7 +55,9 @@ class _Walk:
             return value if value - value == 0.0 else {"$float": repr(value)}
         self.nodes += 1
         if depth >= MAX_DEPTH or self.nodes > MAX_NODES:
-            raise _refused(path, f"deeper than {MAX_DEPTH} levels, circular, or more than {MAX_NODES:,} parts")
+            raise _refused(
+                path, f"deeper than {MAX_DEPTH} levels, circular, or more than {MAX_NODES:,} parts"
+            )
         if cls is dict:
             return self.mapping(value, path, depth)
         if cls is list:
@@ -50,18 +65,35 @@ class _Walk:
         if cls is tuple:
             return {"$tuple": self.items(value, path, depth)}
         if cls is set or cls is frozenset:
-            return {f"${cls.__name__}": sorted(self.items(value, path, depth), key=repr)}  # the same bytes in every process
+            return {
+                f"${cls.__name__}": sorted(self.items(value, path, depth), key=repr)
+            }  # the same bytes in every process
         scalar = scalars().get(cls)
-        return self.instance(value, cls, path, depth) if scalar is None else self.scalar(value, scalar, path, depth)
+        return (
+            self.instance(value, cls, path, depth)
+            if scalar is None
+            else self.scalar(value, scalar, path, depth)
+        )
 
     def mapping(self, value: dict[Any, Any], path: _Path, depth: int) -> Any:
         below = depth + 1
-        if all(type(key) is str and (key.isascii() or _is_utf8(key)) for key in value) and not _looks_tagged(value):
+        if all(
+            type(key) is str and (key.isascii() or _is_utf8(key)) for key in value
+        ) and not _looks_tagged(value):
             return {
-                key: item if item is None or (type(item) is str and item.isascii()) else self.encode(item, (path, key), below)
+                key: (
+                    item
+                    if item is None or (type(item) is str and item.isascii())
+                    else self.encode(item, (path, key), below)
+                )
                 for key, item in value.items()
             }
-        return {"$dict": [[self.encode(key, (path, ...), below), self.encode(item, (path, key), below)] for key, item in value.items()]}
+        return {
+            "$dict": [
+                [self.encode(key, (path, ...), below), self.encode(item, (path, key), below)]
+                for key, item in value.items()
+            ]
+        }
 
     def items(self, value: Iterable[Any], path: _Path, depth: int) -> list[Any]:
         return [self.encode(item, (path, i), depth + 1) for i, item in enumerate(value)]
@@ -76,42 +108,70 @@ class _Walk:
     def instance(self, value: Any, cls: type, path: _Path, depth: int) -> Any:
         kind, names = shape_of(cls)
         if kind is None:
-            raise _refused(path, f"{_article(cls)} would not come back equal; a dataclass or pydantic model does, once registered")
+            raise _refused(
+                path,
+                f"{_article(cls)} would not come back equal; a dataclass or pydantic model does,"
+                " once registered",
+            )
         ref = class_ref(cls)
         if ref is None:
-            raise _refused(path, f"the class {cls.__qualname__} is not registered: call llm_cache_mem.register({cls.__name__})")
+            raise _refused(
+                path,
+                f"the class {cls.__qualname__} is not registered: call"
+                f" llm_cache_mem.register({cls.__name__})",
+            )
         try:
             return {f"${kind}": [ref, *getattr(self, kind)(value, cls, names, path, depth)]}
-        except (AttributeError, ValueError):  # made by __new__ alone, or a tuple of another length than its names
+        except (
+            AttributeError,
+            ValueError,
+        ):  # made by __new__ alone, or a tuple of another length than its names
             raise _refused(path, f"{_article(cls)} with a field that was never set") from None
 
-    def enum(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:
+    def enum(
+        self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int
+    ) -> list[Any]:
         name = value._name_
         if cls.__members__.get(name) is not value:
             raise _refused(path, f"a combination of {cls.__qualname__} flags")
         return [name]
 
-    def namedtuple(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:
+    def namedtuple(
+        self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int
+    ) -> list[Any]:
         if getattr(value, "__dict__", None):
             raise _refused(path, f"{_article(cls)} with more than its fields")
         return [self.mapping(dict(zip(names, value, strict=True)), path, depth)]
 
-    def dataclass(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:
+    def dataclass(
+        self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int
+    ) -> list[Any]:
         fields = {name: object.__getattribute__(value, name) for name in names}
-        return [self.mapping(part, path, depth) for part in (fields, _beside_fields(value, cls, names))]
+        return [
+            self.mapping(part, path, depth) for part in (fields, _beside_fields(value, cls, names))
+        ]
 
-    def model(self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int) -> list[Any]:
+    def model(
+        self, value: Any, cls: Any, names: tuple[str, ...], path: _Path, depth: int
+    ) -> list[Any]:
         state = value.__dict__
         fields = {name: state[name] for name in names if name in state}
         absent = [name for name in names if name not in state]
         was_set = value.__pydantic_fields_set__
-        parts = [value.__pydantic_extra__, value.__pydantic_private__, _beside_fields(value, cls, names)]
-        encoded = [None if part is None else self.mapping(part, path, depth) for part in (fields, *parts)]
+        parts = [
+            value.__pydantic_extra__,
+            value.__pydantic_private__,
+            _beside_fields(value, cls, names),
+        ]
+        encoded = [
+            None if part is None else self.mapping(part, path, depth) for part in (fields, *parts)
+        ]
         return [*encoded, None if was_set == fields.keys() else sorted(was_set), absent]
 
 
 def to_tree(value: Any) -> Any:
-    """The tagged tree of *value*; ValueNotCacheable, naming the place, for what would not come back equal and of its type."""
+    """The tagged tree of *value*; ValueNotCacheable, naming the place, for what would not come back
+    equal and of its type."""
     try:
         return _Walk().encode(value, None)
     except RecursionError:
@@ -119,7 +179,8 @@ def to_tree(value: Any) -> Any:
 
 
 def from_tree(node: Any) -> Any:
-    """The value of the tagged tree *node*; EntryUnreadable, or any error of a tree that to_tree did not write."""
+    """The value of the tagged tree *node*; EntryUnreadable, or any error of a tree that to_tree did
+    not write."""
     if type(node) is dict:
         if _looks_tagged(node):
             ((tag, body),) = node.items()
@@ -127,7 +188,9 @@ def from_tree(node: Any) -> Any:
             if decoder is None:
                 raise EntryUnreadable("a tag that this version does not know", newer=True)
             return decoder(body)
-        return {key: from_tree(item) if type(item) in _NESTED else item for key, item in node.items()}
+        return {
+            key: from_tree(item) if type(item) in _NESTED else item for key, item in node.items()
+        }
     if type(node) is list:
         return [from_tree(item) if type(item) in _NESTED else item for item in node]
     return node
@@ -140,7 +203,9 @@ def _looks_tagged(node: dict[str, Any]) -> bool:
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # lone surrogates: two of them would come back from JSON as one character
+    except (
+        UnicodeEncodeError
+    ):  # lone surrogates: two of them would come back from JSON as one character
         return False
     return True
 
@@ -158,10 +223,15 @@ def _article(cls: type) -> str:
 
 
 def _beside_fields(value: Any, cls: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """What the instance holds that is no field: the request id that SDKs attach. Cached properties are worked out again."""
+    """What the instance holds that is no field: the request id that SDKs attach. Cached properties
+    are worked out again."""
     state = getattr(value, "__dict__", {})
     beside = [name for name in state if name not in names]
-    return {name: state[name] for name in beside if not isinstance(getattr(cls, name, None), cached_property)}
+    return {
+        name: state[name]
+        for name in beside
+        if not isinstance(getattr(cls, name, None), cached_property)
+    }
 
 
 def _decode_scalar(tag: str, body: Any) -> Any:
@@ -182,7 +252,8 @@ def _decode_float(text: str) -> float:
 
 
 def _class(kind: str, ref: Any, stored: Collection[str] = ()) -> Any:
-    """The class that *ref* names, if it still is of *kind* and has the fields that were *stored*."""
+    """The class that *ref* names, if it still is of *kind* and has the fields that were
+    *stored*."""
     cls = resolve(ref)
     now, names = shape_of(cls)
     if now != kind or len(stored) != len(names) or set(stored) != set(names):

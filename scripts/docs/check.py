@@ -1,4 +1,5 @@
-"""A look at the finished site: every link leads somewhere, every page is in the menu, and nothing is fetched from elsewhere."""
+"""A look at the finished site: every link leads somewhere, every page is in the menu, and nothing
+is fetched from elsewhere."""
 
 import sys
 from dataclasses import dataclass, field
@@ -8,13 +9,20 @@ from urllib.parse import unquote, urlsplit
 
 __all__ = ["Page", "check", "main"]
 
-FETCHED = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src"), ("object", "data")}
+FETCHED = {
+    ("script", "src"),
+    ("img", "src"),
+    ("source", "src"),
+    ("iframe", "src"),
+    ("object", "data"),
+}
 FETCHED_BY = {"stylesheet", "preload", "preconnect", "icon", "manifest"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """One page: the ids that can be linked to, where it links to, and what a browser fetches to show it."""
+    """One page: the ids that can be linked to, where it links to, and what a browser fetches to
+    show it."""
 
     path: Path
     ids: set[str] = field(default_factory=set)
@@ -29,7 +37,9 @@ class Page(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         self.ids |= {given[name] for name in ("id", "name") if name in given}
         for name, value in given.items():
-            if (tag, name) in FETCHED or (tag == "link" and name == "href" and FETCHED_BY & set(given.get("rel", "").split())):
+            if (tag, name) in FETCHED or (
+                tag == "link" and name == "href" and FETCHED_BY & set(given.get("rel", "").split())
+            ):
                 self.fetched.append(value)
             elif name == "href" and tag in ("a", "link"):
                 self.links.append(value)
@@ -39,10 +49,19 @@ def check(site: Path) -> list[str]:
     """What is wrong with *site*, a line for each; empty if nothing is."""
     pages = {path.resolve(): Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
     wrong = [problem for page in pages.values() for problem in _broken(page, pages, site.resolve())]
-    wrong += [f"{page.path}: fetches {url}" for page in pages.values() for url in page.fetched if urlsplit(url).netloc]
+    wrong += [
+        f"{page.path}: fetches {url}"
+        for page in pages.values()
+        for url in page.fetched
+        if urlsplit(url).netloc
+    ]
     start = pages[(site / "index.html").resolve()]
     menu = {_target(start, link) for link in start.links if not urlsplit(link).netloc}
-    return wrong + [f"{page.path}: not in the nav of mkdocs.yml" for path, page in pages.items() if path not in menu]
+    return wrong + [
+        f"{page.path}: not in the nav of mkdocs.yml"
+        for path, page in pages.items()
+        if path not in menu
+    ]
 
 
 def _target(page: Page, link: str) -> Path:
@@ -66,7 +85,8 @@ def _broken(page: Page, pages: dict[Path, Page], site: Path) -> list[str]:
 
 
 def main() -> None:
-    """Check the site that the command line names: status 1 and a line for each thing that is wrong."""
+    """Check the site that the command line names: status 1 and a line for each thing that is
+    wrong."""
     if wrong := check(Path(sys.argv[1])):
         sys.exit("\n".join(wrong))
 

@@ -1,4 +1,5 @@
-"""Every module of the project, in the order in which they stand on one another, with what it offers."""
+"""Every module of the project, in the order in which they stand on one another, with what it
+offers."""
 
 import ast
 import re
@@ -25,7 +26,8 @@ GROUPS = {
     "langchain_llm_cache_mem": "LangChain",
     "llama_index_llm_cache_mem": "LlamaIndex",
 }
-"""The pages of modules, and their titles. What is in a package of its own is on that one's page, all else by its layer."""
+"""The pages of modules, and their titles. What is in a package of its own is on that one's page,
+all else by its layer."""
 
 
 def load() -> dict[str, griffe.Module]:
@@ -48,7 +50,11 @@ def load() -> dict[str, griffe.Module]:
 def layers() -> list[str]:
     """The parts of the library from the bottom up, as the test of imports lists them."""
     tree = ast.parse((ROOT / "tests" / "test_project.py").read_text(encoding="utf-8"))
-    (value,) = [node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LAYERS"]
+    (value,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LAYERS"
+    ]
     assert value is not None
     return [name for layer in ast.literal_eval(value) for name in layer]
 
@@ -73,13 +79,22 @@ def group_of(module: str) -> str:
     order = layers()
     name = part if part in order else part.partition("_")[0]
     place = order.index(name) if name in order else len(order)
-    return "ground" if place < order.index("foreign") else "engine" if place <= order.index("cache") else "around"
+    return (
+        "ground"
+        if place < order.index("foreign")
+        else "engine"
+        if place <= order.index("cache")
+        else "around"
+    )
 
 
 def names_of(module: griffe.Module) -> list[str]:
-    """The public names of *module*, which are its ``__all__``; those that it passes on from another library left out."""
+    """The public names of *module*, which are its ``__all__``; those that it passes on from another
+    library left out."""
     names = [str(name) for name in module.exports or ()]
-    return [name for name in names if not (member := module.members[name]).is_alias or _is_own(member)]
+    return [
+        name for name in names if not (member := module.members[name]).is_alias or _is_own(member)
+    ]
 
 
 def _is_own(name: griffe.Object | griffe.Alias) -> bool:
@@ -95,7 +110,9 @@ def documented(modules: dict[str, griffe.Module]) -> set[str]:
     for page in sorted((ROOT / "docs" / "api").glob("*.md")):
         for path in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             if path in modules:
-                shown |= {modules[path][name].canonical_path for name in names_of(modules[path])} | {path}
+                shown |= {
+                    modules[path][name].canonical_path for name in names_of(modules[path])
+                } | {path}
             else:
                 holder, _, name = path.rpartition(".")
                 shown.add(modules[holder][name].canonical_path)

@@ -1,4 +1,5 @@
-"""What of the documentation is made from the project itself: ``parts.py FOLDER`` writes the pieces that pages under docs/ include."""
+"""What of the documentation is made from the project itself: ``parts.py FOLDER`` writes the pieces
+that pages under docs/ include."""
 
 import json
 import re
@@ -12,7 +13,8 @@ __all__ = ["cli", "key_vectors", "main", "module_pages"]
 
 
 def cli() -> str:
-    """Every command with its arguments and options, as Typer writes it from the commands' own help."""
+    """Every command with its arguments and options, as Typer writes it from the commands' own
+    help."""
     command = [
         sys.executable,
         "-m",
@@ -26,7 +28,9 @@ def cli() -> str:
         "The command line",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return _whole_sentences(re.sub(r"^Examples:\n((?:  .+\n)+)", _example, done.stdout, flags=re.MULTILINE))
+    return _whole_sentences(
+        re.sub(r"^Examples:\n((?:  .+\n)+)", _example, done.stdout, flags=re.MULTILINE)
+    )
 
 
 def _example(found: re.Match[str]) -> str:
@@ -35,7 +39,8 @@ def _example(found: re.Match[str]) -> str:
 
 
 def _whole_sentences(text: str) -> str:
-    """*text* with what each command says of itself, whole and with a link, where Typer lists commands with the first words."""
+    """*text* with what each command says of itself, whole and with a link, where Typer lists
+    commands with the first words."""
     said = dict(re.findall(r"^#+ `llm-cache-mem (.+)`\n\n(.+)$", text, re.MULTILINE))
     lines, group = [], ""
     for line in text.splitlines():
@@ -69,21 +74,36 @@ VECTORS = (
 
 def key_vectors() -> str:
     """Those vectors: their names, the texts that are hashed, and the digests."""
-    vectors = {vector["name"]: vector for vector in json.loads((ROOT / "tests" / "data" / "key_vectors.json").read_text(encoding="utf-8"))}
+    vectors = {
+        vector["name"]: vector
+        for vector in json.loads(
+            (ROOT / "tests" / "data" / "key_vectors.json").read_text(encoding="utf-8")
+        )
+    }
     chosen = [vectors[name] for name in VECTORS]
-    return "\n".join(f"{vector['name']}\n\n```text\n{vector['canonical']}\n{vector['digest']}\n```\n" for vector in chosen)
+    return "\n".join(
+        f"{vector['name']}\n\n```text\n{vector['canonical']}\n{vector['digest']}\n```\n"
+        for vector in chosen
+    )
 
 
 def module_pages() -> dict[str, str]:
-    """For each group of modules what mkdocstrings is to show: every module, but of its names only those that no page of the API has."""
+    """For each group of modules what mkdocstrings is to show: every module, but of its names only
+    those that no page of the API has."""
     modules = load()
     shown = documented(modules)
     pages = {group: [f"# {title}\n"] for group, title in GROUPS.items()}
     for path in ordered(modules):
         module = modules[path]
-        own = [name for name in names_of(module) if not module[name].is_alias and module[name].canonical_path not in shown]
+        own = [
+            name
+            for name in names_of(module)
+            if not module[name].is_alias and module[name].canonical_path not in shown
+        ]
         if path not in shown:
-            pages[group_of(path)].append(f"::: {path}\n    options:\n      members: {own or 'false'}\n")
+            pages[group_of(path)].append(
+                f"::: {path}\n    options:\n      members: {own or 'false'}\n"
+            )
     return {f"inside/{group}.md": "\n".join(page) for group, page in pages.items()}
 
 

@@ -59,7 +59,9 @@ class Group(ExceptionGroup[Exception]):
 def openai_error() -> BaseException:
     httpx = pytest.importorskip("httpx2")
     openai = pytest.importorskip("openai")
-    response = httpx.Response(429, headers={"retry-after": "1"}, request=httpx.Request("POST", "http://x/"))
+    response = httpx.Response(
+        429, headers={"retry-after": "1"}, request=httpx.Request("POST", "http://x/")
+    )
     return openai.RateLimitError("slow down", response=response, body={"code": "rate", "type": "t"})
 
 
@@ -77,7 +79,9 @@ def anthropic_error() -> BaseException:
 def httpx_error() -> BaseException:
     httpx = pytest.importorskip("httpx2")
     request = httpx.Request("GET", "http://x/")
-    return httpx.HTTPStatusError("bad", request=request, response=httpx.Response(500, request=request))
+    return httpx.HTTPStatusError(
+        "bad", request=request, response=httpx.Response(500, request=request)
+    )
 
 
 def connect_error() -> BaseException:
@@ -87,7 +91,9 @@ def connect_error() -> BaseException:
 
 def pydantic_error() -> BaseException:
     pydantic = pytest.importorskip("pydantic")
-    return raised(lambda: pydantic.TypeAdapter(dict[str, int]).validate_python({"a": "x", "b": None}))
+    return raised(
+        lambda: pydantic.TypeAdapter(dict[str, int]).validate_python({"a": "x", "b": None})
+    )
 
 
 def cases() -> list[Callable[[], BaseException]]:
@@ -168,7 +174,8 @@ def test_what_cannot_be_copied_is_itself_with_its_traceback_cut_back() -> None:
             raise TypeError("no copies")
 
         @property
-        def __dict__(self) -> Any:  # type: ignore[override]  # what hides its attributes has no twin
+        # what hides its attributes has no twin
+        def __dict__(self) -> Any:  # type: ignore[override]
             raise TypeError("no copies")
 
     error = raised(Singular)

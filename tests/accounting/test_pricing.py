@@ -95,14 +95,23 @@ def test_a_name_stands_for_its_prefixed_dated_and_regional_forms(model: str) -> 
 
 
 def test_the_exact_name_comes_first() -> None:
-    price = resolve({"gpt-4o": (2.5, 10), "gpt-4o-2024-05-13": (5, 15), "azure/gpt-4o": (1, 1), "llama3.2:1b": (0.1, 0.1)})
+    price = resolve(
+        {
+            "gpt-4o": (2.5, 10),
+            "gpt-4o-2024-05-13": (5, 15),
+            "azure/gpt-4o": (1, 1),
+            "llama3.2:1b": (0.1, 0.1),
+        }
+    )
     assert price("gpt-4o-2024-05-13", MILLION) == 20
     assert price("openai/gpt-4o-2024-05-13", MILLION) == 20
     assert price("azure/gpt-4o", MILLION) == 2
     assert price("llama3.2:1b", MILLION) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4", "claude-sonnet-4-6", "", "/", ":", "gpt-4o/", "x" * 10_000])
+@pytest.mark.parametrize(
+    "model", ["gpt-4o-mini", "gpt-4", "claude-sonnet-4-6", "", "/", ":", "gpt-4o/", "x" * 10_000]
+)
 def test_a_model_that_is_not_in_the_table_has_no_price(model: str) -> None:
     assert resolve({"gpt-4o": (2.5, 10)})(model, MILLION) is None
     assert resolve({})(model, MILLION) is None
@@ -115,7 +124,11 @@ def test_a_model_that_is_not_in_the_table_has_no_price(model: str) -> None:
         ("gpt-4o", TypeError, "not str"),
         ([("gpt-4o", 1, 2)], TypeError, "not list"),
         ({3: (1, 2)}, TypeError, "a model name must be a string, not int"),
-        ({"m": 3}, TypeError, r"prices\['m'\] must be a Price, \(input, output\) or a mapping of input, output"),
+        (
+            {"m": 3},
+            TypeError,
+            r"prices\['m'\] must be a Price, \(input, output\) or a mapping of input, output",
+        ),
         ({"m": (3,)}, TypeError, "must be a Price"),
         ({"m": (1, 2, 3, 4, 5, 6)}, TypeError, "must be a Price"),
         ({"m": {"input": 1}}, TypeError, "must be a Price"),
@@ -125,11 +138,17 @@ def test_a_model_that_is_not_in_the_table_has_no_price(model: str) -> None:
         ({"m": (1, None)}, TypeError, "output must be dollars per million tokens, not NoneType"),
         ({"m": (True, 2)}, TypeError, "input must be dollars per million tokens, not bool"),
         ({"m": (1, -2)}, ValueError, "output must be dollars per million tokens, not -2"),
-        ({"m": (1, 2, math.nan)}, ValueError, "cache_read must be dollars per million tokens, not nan"),
+        (
+            {"m": (1, 2, math.nan)},
+            ValueError,
+            "cache_read must be dollars per million tokens, not nan",
+        ),
         ({"m": (math.inf, 2)}, ValueError, "input must be dollars per million tokens, not inf"),
     ],
 )
-def test_prices_that_are_none_are_refused_at_once(prices: object, error: type[Exception], text: str) -> None:
+def test_prices_that_are_none_are_refused_at_once(
+    prices: object, error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text):
         resolve(prices)  # type: ignore[arg-type]
 
@@ -157,19 +176,27 @@ def test_a_function_may_say_free_and_may_count_in_decimals() -> None:
     assert resolve(lambda model, usage: Decimal("0.125"))("m", MILLION) == 0.125  # type: ignore[arg-type,return-value]
 
 
-@pytest.mark.parametrize("given", [-1, math.nan, math.inf, "many", [1], object(), pytest.param(10**400, id="huge")])
-def test_a_function_that_returns_no_dollars_leaves_the_call_unpriced(given: object, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "given", [-1, math.nan, math.inf, "many", [1], object(), pytest.param(10**400, id="huge")]
+)
+def test_a_function_that_returns_no_dollars_leaves_the_call_unpriced(
+    given: object, caplog: pytest.LogCaptureFixture
+) -> None:
     assert resolve(lambda model, usage: given)("m", MILLION) is None  # type: ignore[arg-type,return-value]
     assert len(caplog.records) == 1
 
 
-def test_a_function_that_raises_is_logged_once_without_what_it_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_raises_is_logged_once_without_what_it_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def price(model: str, usage: Usage) -> float:
         raise KeyError("a secret")
 
     pricer = resolve(price)
     assert [pricer("m", MILLION) for _ in range(3)] == [None] * 3
-    assert caplog.messages == ["prices: the function failed with KeyError for model 'm'; counted as unpriced"]
+    assert caplog.messages == [
+        "prices: the function failed with KeyError for model 'm'; counted as unpriced"
+    ]
 
 
 def test_an_interrupt_is_not_swallowed() -> None:
@@ -200,7 +227,11 @@ def library() -> None:
         ("openrouter/anthropic/claude-sonnet-4.6", MILLION, 18.0),
         ("global.anthropic.claude-sonnet-4-6-v1:0", MILLION, 18.0),
         ("us.anthropic.claude-sonnet-4-6-v1%3A0", MILLION, 19.8),  # one region costs a tenth more
-        ("arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-3-5-sonnet-20240620-v1:0", MILLION, 18.0),
+        (
+            "arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-3-5-sonnet-20240620-v1:0",
+            MILLION,
+            18.0,
+        ),
         ("claude-sonnet-4-6@20260217", MILLION, 18.0),
         ("gpt-4o", Usage(1_000_000, 1_000_000, 200_000), 12.25),  # .8 * 2.5 + .2 * 1.25 + 10
         ("gpt-4o-2024-08-06", MILLION, 12.5),
@@ -258,7 +289,9 @@ def test_an_unknown_model_has_no_price(model: str, caplog: pytest.LogCaptureFixt
         "/models/mistral-7b.gguf",
     ],
 )
-def test_a_model_that_may_run_anywhere_has_no_price_rather_than_that_of_a_namesake(model: str) -> None:
+def test_a_model_that_may_run_anywhere_has_no_price_rather_than_that_of_a_namesake(
+    model: str,
+) -> None:
     assert resolve(None)(model, MILLION) is None
 
 
@@ -268,15 +301,23 @@ def test_a_known_model_whose_price_is_not_known_is_not_free() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_a_failure_of_the_package_leaves_the_call_unpriced_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_the_package_leaves_the_call_unpriced_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     impossible = Usage(10, 0, cache_read_tokens=20)
     assert resolve(None)("gpt-4o", impossible) is None
     assert resolve(None)("gpt-4o-mini", impossible) is None
-    assert caplog.messages == ["genai-prices failed with ValueError for model 'gpt-4o'; counted as unpriced"]
+    assert caplog.messages == [
+        "genai-prices failed with ValueError for model 'gpt-4o'; counted as unpriced"
+    ]
 
 
-def test_a_changed_package_leaves_calls_unpriced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setitem(sys.modules, "genai_prices", SimpleNamespace(calc_price=lambda: None, Usage=dict))
+def test_a_changed_package_leaves_calls_unpriced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "genai_prices", SimpleNamespace(calc_price=lambda: None, Usage=dict)
+    )
     assert resolve(None)("gpt-4o", MILLION) is None
     assert resolve(None)("gpt-4o", CACHED) is None
     monkeypatch.setitem(sys.modules, "genai_prices", SimpleNamespace())
@@ -285,7 +326,9 @@ def test_a_changed_package_leaves_calls_unpriced(monkeypatch: pytest.MonkeyPatch
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 
 
-def test_without_the_package_nothing_is_priced_and_nothing_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_package_nothing_is_priced_and_nothing_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     pricer = resolve(None)
     assert pricer("gpt-4o", MILLION) is None
@@ -293,7 +336,9 @@ def test_without_the_package_nothing_is_priced_and_nothing_said(monkeypatch: pyt
     assert not caplog.records
 
 
-def test_a_package_that_does_not_import_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_package_that_does_not_import_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken:
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             if name == "genai_prices":
@@ -303,7 +348,9 @@ def test_a_package_that_does_not_import_is_named_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     assert resolve(None)("gpt-4o", MILLION) is None
     assert resolve(None)("gpt-4o-mini", MILLION) is None
-    assert caplog.messages == ["genai-prices does not import (pydantic is missing): nothing is priced"]
+    assert caplog.messages == [
+        "genai-prices does not import (pydantic is missing): nothing is priced"
+    ]
 
 
 @pytest.mark.usefixtures("library")
@@ -313,8 +360,9 @@ def test_the_package_is_imported_when_the_first_price_is_needed_or_asked_for() -
     pricing.load(pricer)
     assert pricing.loaded(pricer)
     code = (
-        "import sys; from llm_cache_mem import pricing; p = pricing.resolve(None); pricing.resolve({'m': (1, 2)})\n"
-        "assert 'genai_prices' not in sys.modules; assert not pricing.loaded(p); pricing.load(p); assert 'genai_prices' in sys.modules"
+        "import sys; from llm_cache_mem import pricing; p = pricing.resolve(None);"
+        " pricing.resolve({'m': (1, 2)})\nassert 'genai_prices' not in sys.modules; assert not"
+        " pricing.loaded(p); pricing.load(p); assert 'genai_prices' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 

@@ -1,4 +1,5 @@
-"""One ledger: hits, coalesced calls and the provider's prompt cache side by side, each counted once."""
+"""One ledger: hits, coalesced calls and the provider's prompt cache side by side, each counted
+once."""
 
 import random
 import threading
@@ -18,8 +19,18 @@ MESSAGES = [{"role": "user", "content": "Question"}]
 
 
 def answer(fresh=100, read=0, write=0, write_1h=0, output=10, identity="msg_1"):
-    usage = {"input_tokens": fresh, "output_tokens": output, "cache_read_input_tokens": read, "cache_creation_input_tokens": write}
-    usage |= {"cache_creation": {"ephemeral_5m_input_tokens": write - write_1h, "ephemeral_1h_input_tokens": write_1h}}
+    usage = {
+        "input_tokens": fresh,
+        "output_tokens": output,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": write,
+    }
+    usage |= {
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": write - write_1h,
+            "ephemeral_1h_input_tokens": write_1h,
+        }
+    }
     content = [{"type": "text", "text": "Answer"}]
     return {
         "id": identity,
@@ -44,8 +55,12 @@ def test_reading_saves_and_writing_costs_extra():
     million = 1_000_000
     price = resolve(PRICES)
     assert bill(price, ["m"], Usage(million, 0)) == Bill(3.0, 0.0, 0.0)
-    assert bill(price, ["m"], Usage(million, 0, cache_read_tokens=million)) == pytest.approx(Bill(0.30, 2.70, 0.0))
-    assert bill(price, ["m"], Usage(million, 0, cache_write_tokens=million)) == pytest.approx(Bill(3.75, 0.0, 0.75))
+    assert bill(price, ["m"], Usage(million, 0, cache_read_tokens=million)) == pytest.approx(
+        Bill(0.30, 2.70, 0.0)
+    )
+    assert bill(price, ["m"], Usage(million, 0, cache_write_tokens=million)) == pytest.approx(
+        Bill(3.75, 0.0, 0.75)
+    )
     both = Usage(2 * million, 0, million, million, million)
     assert bill(price, ["m"], both) == pytest.approx(Bill(6.30, 2.70, 3.0))
 
@@ -65,7 +80,12 @@ def test_the_cache_counts_the_provider_cache_of_calls_that_pass_through_it():
         for _ in range(2):  # the second is a hit, which no provider is paid for
             cache.get_or_call(question, lambda messages, **params: next(answers), model="m")
     provider = cache.stats().provider
-    assert (provider.calls, provider.cached_calls, provider.read_tokens, provider.write_tokens) == (3, 2, 20_000, 10_000)
+    assert (provider.calls, provider.cached_calls, provider.read_tokens, provider.write_tokens) == (
+        3,
+        2,
+        20_000,
+        10_000,
+    )
     assert provider.read_usd == pytest.approx(20_000 * 2.70 / 1e6)
     assert provider.premium_usd == pytest.approx(10_000 * 0.75 / 1e6)
     assert provider.saved_usd == pytest.approx((54_000 - 7_500) / 1e6)
@@ -74,7 +94,9 @@ def test_the_cache_counts_the_provider_cache_of_calls_that_pass_through_it():
 
 def test_what_was_written_and_never_read_is_a_loss():
     cache = LLMCache(prices=PRICES)
-    cache.get_or_call("a", lambda messages, **params: answer(write=10_000, write_1h=10_000), model="m")
+    cache.get_or_call(
+        "a", lambda messages, **params: answer(write=10_000, write_1h=10_000), model="m"
+    )
     assert cache.stats().provider.saved_usd == pytest.approx(-10_000 * 3.0 / 1e6)
     assert "-$0.0300" in str(cache.stats())
 
@@ -101,7 +123,11 @@ async def test_async_calls_and_streams_count_too():
 
     def stream(messages, **params):
         yield {"type": "message_start", "message": answer(read=7_000)}
-        yield {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}}
+        yield {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn"},
+            "usage": {"output_tokens": 9},
+        }
         yield {"type": "message_stop"}
 
     await cache.aget_or_call("a", create, model="m")
@@ -151,7 +177,10 @@ def test_ids_are_not_remembered_without_end():
     ("response", "identity"),
     [
         ({"id": "msg_1", "usage": {}}, "msg_1"),
-        ([{"type": "message_start", "message": {"id": "msg_2"}}, {"type": "message_stop"}], "msg_2"),
+        (
+            [{"type": "message_start", "message": {"id": "msg_2"}}, {"type": "message_stop"}],
+            "msg_2",
+        ),
         ({"type": "response.completed", "response": {"id": "resp_3"}}, "resp_3"),
         ({"id": "lc_run--1", "response_metadata": {"id": "msg_4"}}, "msg_4"),
         ({"id": "lc_run--1"}, None),
@@ -172,7 +201,11 @@ def test_the_seconds_that_reading_saved_are_estimated_from_this_models_own_pace(
     draw = random.Random(seed)
     ledger = Ledger(Clock(), None)
     for _ in range(200):
-        fresh, read, output = draw.randrange(100, 5_000), draw.choice([0, 4_000]), draw.randrange(1, 300)
+        fresh, read, output = (
+            draw.randrange(100, 5_000),
+            draw.choice([0, 4_000]),
+            draw.randrange(1, 300),
+        )
         seconds = 0.4 + fresh * 0.001 + output * 0.02 + draw.gauss(0, 0.05)
         ledger.paid(seen(Usage(fresh + read, output, read), seconds))
     provider = ledger.snapshot(0).provider
@@ -184,11 +217,19 @@ def test_noise_is_not_sold_as_seconds_saved():
     draw = random.Random(seed)
     ledger = Ledger(Clock(), None)
     for _ in range(100):
-        ledger.paid(seen(Usage(draw.randrange(5_000, 9_000), draw.randrange(1, 300), 4_000), draw.expovariate(1)))
+        ledger.paid(
+            seen(
+                Usage(draw.randrange(5_000, 9_000), draw.randrange(1, 300), 4_000),
+                draw.expovariate(1),
+            )
+        )
     assert ledger.snapshot(0).provider.seconds_saved == 0.0, seed
 
 
-@pytest.mark.parametrize("calls", [[], [(100, 10, 1.0)] * 5, [(100, 10, 1.0)] * 50, [(n, n, float(n)) for n in range(1, 40)]])
+@pytest.mark.parametrize(
+    "calls",
+    [[], [(100, 10, 1.0)] * 5, [(100, 10, 1.0)] * 50, [(n, n, float(n)) for n in range(1, 40)]],
+)
 def test_calls_that_cannot_tell_the_pace_claim_no_seconds(calls):
     ledger = Ledger(Clock(), None)
     for fresh, output, seconds in calls:
@@ -233,8 +274,14 @@ def test_the_three_ways_of_saving_stand_side_by_side():
     cache.get_or_call("a", lambda messages, **params: answer(read=10_000), model="m")
     cache.get_or_call("a", lambda messages, **params: answer(), model="m")
     stats = cache.stats()
-    assert [saving.source for saving in stats.savings()] == ["hits", "coalesced", "provider's cache"]
-    assert sum(saving.usd for saving in stats.savings()) == pytest.approx(stats.saved_usd + stats.provider.saved_usd)
+    assert [saving.source for saving in stats.savings()] == [
+        "hits",
+        "coalesced",
+        "provider's cache",
+    ]
+    assert sum(saving.usd for saving in stats.savings()) == pytest.approx(
+        stats.saved_usd + stats.provider.saved_usd
+    )
     assert "provider's cache" in str(stats)
     assert "provider&#x27;s cache" in stats._repr_html_()
     plain = stats.as_dict()

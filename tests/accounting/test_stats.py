@@ -70,7 +70,17 @@ def test_listeners_are_told_and_their_faults_do_not_reach_the_caller(caplog):
     ledger.expired("k")
     ledger.error("get")
     names = [event.name for event in told]
-    assert names == ["hit", "miss", "stored", "evicted", "expired", "skipped", "coalesced", "expired", "error"]
+    assert names == [
+        "hit",
+        "miss",
+        "stored",
+        "evicted",
+        "expired",
+        "skipped",
+        "coalesced",
+        "expired",
+        "error",
+    ]
     assert told[0] == Event("hit", 7.0, "k", "m", 2.0, 120, 0.25, usage=(100, 20, 0, 0, 0))
     assert "on_event raised" in caplog.text
 
@@ -93,7 +103,14 @@ def test_stats_read_as_aligned_text_in_a_terminal():
 
 
 @pytest.mark.parametrize(
-    ("amount", "shown"), [(0, "$0.00"), (12345.678, "$12,345.68"), (0.25, "$0.2500"), (-0.03, "-$0.0300"), (0.0000084, "$0.000008")]
+    ("amount", "shown"),
+    [
+        (0, "$0.00"),
+        (12345.678, "$12,345.68"),
+        (0.25, "$0.2500"),
+        (-0.03, "-$0.0300"),
+        (0.0000084, "$0.000008"),
+    ],
 )
 def test_dollars_have_more_digits_the_fewer_they_are(amount: float, shown: str):
     assert dollars(amount) == shown

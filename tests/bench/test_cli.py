@@ -24,15 +24,29 @@ def line(**changes: Any) -> str:
 def trace(tmp_path: Path) -> Path:
     """Two requests, each of them twice, a minute apart."""
     path = tmp_path / "trace.jsonl"
-    path.write_text("".join(line(timestamp=60_000 * number, hash_ids=[1, 2, 3, 4 + number % 2]) for number in range(4)))
+    path.write_text(
+        "".join(
+            line(timestamp=60_000 * number, hash_ids=[1, 2, 3, 4 + number % 2])
+            for number in range(4)
+        )
+    )
     return path
 
 
 def test_a_trace_is_simulated_with_what_an_llm_cache_does_by_itself(trace: Path) -> None:
     found = read("bench", str(trace))
-    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["repeats"]) == ("mooncake", 4, 2)
+    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["repeats"]) == (
+        "mooncake",
+        4,
+        2,
+    )
     (client,) = found["client"]
-    assert (client["max_size"], client["ttl_seconds"], client["policy"], client["coalesce"]) == (256, 3600, "lru", True)
+    assert (client["max_size"], client["ttl_seconds"], client["policy"], client["coalesce"]) == (
+        256,
+        3600,
+        "lru",
+        True,
+    )
     assert (client["hits"], client["hit_rate"]) == (2, 0.5)
     assert client["saved_usd"] == pytest.approx(2 * (2048 * 3 + 100 * 15) / 1e6)
     assert client["seconds_saved"] == pytest.approx(2 * 2.5)
@@ -43,34 +57,76 @@ def test_a_trace_is_simulated_with_what_an_llm_cache_does_by_itself(trace: Path)
 
 
 def test_every_pair_of_bounds_is_simulated(trace: Path) -> None:
-    options = ["--max-size", "1", "--max-size", "none", "--ttl", "90s", "--ttl", "none", "--policy", "lru", "--policy", "sieve"]
+    options = [
+        "--max-size",
+        "1",
+        "--max-size",
+        "none",
+        "--ttl",
+        "90s",
+        "--ttl",
+        "none",
+        "--policy",
+        "lru",
+        "--policy",
+        "sieve",
+    ]
     found = read("bench", str(trace), *options, "--prompt-ttl", "none", "--no-coalesce")
-    hits = {(row["max_size"], row["ttl_seconds"], row["policy"]): row["hits"] for row in found["client"]}
+    hits = {
+        (row["max_size"], row["ttl_seconds"], row["policy"]): row["hits"] for row in found["client"]
+    }
     assert len(hits) == 8
-    assert (hits[None, None, "lru"], hits[None, 90, "lru"], hits[1, None, "lru"], hits[None, None, "sieve"]) == (2, 0, 0, 2)
+    assert (
+        hits[None, None, "lru"],
+        hits[None, 90, "lru"],
+        hits[1, None, "lru"],
+        hits[None, None, "sieve"],
+    ) == (2, 0, 0, 2)
     assert (found["provider"], found["client"][0]["with_provider"]) == ([], [])
 
 
 def test_the_text_says_what_the_document_does(trace: Path) -> None:
     text = run("bench", "run", str(trace), "--policies", "--max-size", "2").stdout
-    for part in ("50.000 %", "4 in 3 min", "exact repeats 2", "LLMCache", "Both", "SIEVE", "2 = 100 %"):
+    for part in (
+        "50.000 %",
+        "4 in 3 min",
+        "exact repeats 2",
+        "LLMCache",
+        "Both",
+        "SIEVE",
+        "2 = 100 %",
+    ):
         assert part in text, part
 
 
 def test_prices_are_those_given(trace: Path) -> None:
     plain = read("bench", str(trace), "--price", "1,2")
     assert plain["uncached"]["usd"] == pytest.approx(4 * (2048 + 200) / 1e6)
-    assert plain["provider"][0]["write_all"]["saved_usd"] == 0  # reading and writing cost what input does
+    assert (
+        plain["provider"][0]["write_all"]["saved_usd"] == 0
+    )  # reading and writing cost what input does
     pytest.importorskip("genai_prices")
     assert read("bench", str(trace), "--model", "claude-sonnet-4-5")["price"] == {
-        **{"input": pytest.approx(3), "output": pytest.approx(15), "cache_read": pytest.approx(0.3)},
+        **{
+            "input": pytest.approx(3),
+            "output": pytest.approx(15),
+            "cache_read": pytest.approx(0.3),
+        },
         **{"cache_write": pytest.approx(3.75), "cache_write_1h": pytest.approx(6)},
     }
 
 
 def test_a_bad_line_stops_it_by_name_or_is_left_out_by_name(trace: Path) -> None:
     good = trace.read_text().splitlines(keepends=True)
-    bad = ["{\n", "[]\n", line(input_length=-1), line(hash_ids=["a"]), line(timestamp="x"), '{"timestamp": 1}\n', '{"a": "\udcff"}\n']
+    bad = [
+        "{\n",
+        "[]\n",
+        line(input_length=-1),
+        line(hash_ids=["a"]),
+        line(timestamp="x"),
+        '{"timestamp": 1}\n',
+        '{"a": "\udcff"}\n',
+    ]
     trace.write_bytes("".join([good[0], *bad, *good[1:]]).encode("utf-8", "surrogateescape"))
     assert f"{trace}:2: not JSON" in fails("bench", str(trace))
     result = run("bench", str(trace), "--on-error", "skip", "--json")
@@ -96,8 +152,9 @@ def test_what_is_no_trace_is_named(tmp_path: Path, trace: Path) -> None:
     assert "no-such-file: No such file" in fails("bench", "no-such-file")
     assert "is empty" in fails("bench", str(tmp_path / "empty"))
     assert "is empty" in fails("bench", str(tmp_path / "blank"))
-    assert "other.jsonl:1: this is the first line of no known format; known are: own, mooncake" in fails(
-        "bench", str(tmp_path / "other.jsonl")
+    assert (
+        "other.jsonl:1: this is the first line of no known format; known are: own, mooncake"
+        in fails("bench", str(tmp_path / "other.jsonl"))
     )
     assert "without 1_sys_prompt.jsonl" in fails("bench", str(tmp_path))
     assert "cut.gz:" in fails("bench", str(tmp_path / "cut.gz"))
@@ -132,7 +189,9 @@ def test_who_gives_a_store_is_told_how_to_make_a_trace_of_it(tmp_path: Path) -> 
         ("--model", "nobody-knows-this", "no price is known"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_read(option: str, value: str, why: str) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_read(
+    option: str, value: str, why: str
+) -> None:
     assert why in fails("bench", "no-such-file", option, value, status=2)
 
 
@@ -151,15 +210,31 @@ def test_a_store_becomes_a_trace(tmp_path: Path) -> None:
     for keep in (True, False):
         with LLMCache(backend=path, keep_requests=keep, prices={}) as cache:
             for number in range(3):
-                messages = [{"role": "system", "content": "CANARY " * 900}, {"role": "user", "content": f"{keep} {number}"}]
-                cache.get_or_call(messages, lambda **_: {"content": "CANARY", "usage": usage}, model="m")
-    assert read("bench", "record", str(path), str(out)) == {"calls": 6, "without_request": 3, "of_tools": 0, "lost": 0}
+                messages = [
+                    {"role": "system", "content": "CANARY " * 900},
+                    {"role": "user", "content": f"{keep} {number}"},
+                ]
+                cache.get_or_call(
+                    messages, lambda **_: {"content": "CANARY", "usage": usage}, model="m"
+                )
+    assert read("bench", "record", str(path), str(out)) == {
+        "calls": 6,
+        "without_request": 3,
+        "of_tools": 0,
+        "lost": 0,
+    }
     assert "CANARY" not in out.read_text()
     found = read("bench", str(out), "--sort")
-    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["input_tokens"]) == ("own", 6, 18_000)
+    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["input_tokens"]) == (
+        "own",
+        6,
+        18_000,
+    )
     assert found["provider"][0]["hits"] == 2
     assert "exists" in fails("bench", "record", str(path), str(out))
-    assert "no such database" in fails("bench", "record", str(tmp_path / "no.db"), str(tmp_path / "t"))
+    assert "no such database" in fails(
+        "bench", "record", str(tmp_path / "no.db"), str(tmp_path / "t")
+    )
     assert not (tmp_path / "t").exists()
     assert "NO_SUCH is not in the environment" in fails(
         "bench", "record", str(path), str(tmp_path / "t"), "--salt-from", "NO_SUCH", status=2
@@ -178,10 +253,14 @@ def test_results_of_tools_are_no_calls_of_a_trace(tmp_path: Path) -> None:
 def test_recordings_become_a_trace(tmp_path: Path) -> None:
     path, out = tmp_path / "recordings.jsonl", tmp_path / "trace.jsonl"
     with LLMCache(backend=path, prices={}) as cache:
-        cache.get_or_call([{"role": "user", "content": "CANARY " * 900}], lambda **_: {"content": "x"}, model="m")
+        cache.get_or_call(
+            [{"role": "user", "content": "CANARY " * 900}], lambda **_: {"content": "x"}, model="m"
+        )
     assert read("bench", "record", str(path), str(out))["without_request"] == 0
     assert "CANARY" not in out.read_text()
-    assert "no such file" in fails("bench", "record", str(tmp_path / "no.jsonl"), str(tmp_path / "t"))
+    assert "no such file" in fails(
+        "bench", "record", str(tmp_path / "no.jsonl"), str(tmp_path / "t")
+    )
     assert not (tmp_path / "no.jsonl").exists()
 
 
@@ -192,7 +271,9 @@ def test_help_shows_examples() -> None:
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
-def test_a_narrow_terminal_cuts_nothing_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+def test_a_narrow_terminal_cuts_nothing_of_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
     path = tmp_path / "trace.jsonl"
     with TraceRecorder(path) as recorder:
         LLMCache(on_event=recorder).get_or_call("hi", lambda **_: {"content": "x"}, model="m")

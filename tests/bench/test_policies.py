@@ -1,4 +1,5 @@
-"""Eviction policies on keys alone: none is better than the best, and the best is what trying everything finds."""
+"""Eviction policies on keys alone: none is better than the best, and the best is what trying
+everything finds."""
 
 from functools import lru_cache
 
@@ -25,7 +26,11 @@ def tried_out(size: int, requests: tuple[int, ...]) -> int:
         if key in held:
             return 1 + most(place + 1, held)
         admitted = held | {key}
-        choices = [held, admitted] if len(admitted) <= size else [held, *(admitted - {victim} for victim in held)]
+        choices = (
+            [held, admitted]
+            if len(admitted) <= size
+            else [held, *(admitted - {victim} for victim in held)]
+        )
         return max(most(place + 1, choice) for choice in choices)
 
     return most(0, frozenset())
@@ -38,7 +43,9 @@ def test_the_best_is_what_trying_everything_finds(size: int, requests: list[int]
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(size=st.integers(1, 30), requests=st.lists(st.integers(0, 40), max_size=300))
-def test_no_policy_is_better_than_the_best_or_holds_more_than_its_size(name: str, size: int, requests: list[int]) -> None:
+def test_no_policy_is_better_than_the_best_or_holds_more_than_its_size(
+    name: str, size: int, requests: list[int]
+) -> None:
     policy = POLICIES[name](size)
     assert hits_of(policy, requests) <= best(size, requests)
     held = [key for key in range(41) if _holds(policy, key)]
@@ -46,7 +53,11 @@ def test_no_policy_is_better_than_the_best_or_holds_more_than_its_size(name: str
 
 
 def _holds(policy: object, key: int) -> bool:
-    parts = ("_window", "_probation", "_protected") if hasattr(policy, "_window") else ("_keys", "_uses")
+    parts = (
+        ("_window", "_probation", "_protected")
+        if hasattr(policy, "_window")
+        else ("_keys", "_uses")
+    )
     return any(key in getattr(policy, part, ()) for part in parts)
 
 

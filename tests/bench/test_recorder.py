@@ -1,4 +1,5 @@
-"""The recorder: a line for each call, nothing that could be read out of it, and never in the way of the call."""
+"""The recorder: a line for each call, nothing that could be read out of it, and never in the way of
+the call."""
 
 import asyncio
 import json
@@ -23,11 +24,18 @@ SYSTEM = f"{CANARY} you are a helpful assistant. " * 200
 
 
 def ask(question: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{CANARY} {question}"}]
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": f"{CANARY} {question}"},
+    ]
 
 
 def create(messages: Any, model: str, **params: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": f"{CANARY} answer", "usage": {"prompt_tokens": 2000, "completion_tokens": 50}}
+    return {
+        "role": "assistant",
+        "content": f"{CANARY} answer",
+        "usage": {"prompt_tokens": 2000, "completion_tokens": 50},
+    }
 
 
 def calls_in(path: Path) -> list[Call]:
@@ -50,7 +58,12 @@ def test_a_cache_tells_it_of_hits_and_of_what_was_stored(path: Path, clock: Any)
     for question in ("one", "two", "one"):
         cache.get_or_call(ask(question), slow, model="m")
     first, second, again = calls_in(path)
-    assert (first.key, first.model, first.input_tokens, first.output_tokens) == (again.key, "m", 2000, 50)
+    assert (first.key, first.model, first.input_tokens, first.output_tokens) == (
+        again.key,
+        "m",
+        2000,
+        50,
+    )
     assert second.key != first.key
     assert [call.at - began for call in (first, second, again)] == [0.0, 2.5, 5.0]
     assert [call.seconds for call in (first, second, again)] == [2.5, 2.5, 2.5]
@@ -78,7 +91,9 @@ def test_what_it_wraps_shows_the_blocks_that_prompts_share(path: Path) -> None:
     assert 0.8 < sum(tokens for _, _, tokens in one.runs) / one.input_tokens <= 1
 
 
-def test_no_word_of_a_prompt_or_an_answer_is_in_the_file_and_only_its_owner_may_read_it(path: Path) -> None:
+def test_no_word_of_a_prompt_or_an_answer_is_in_the_file_and_only_its_owner_may_read_it(
+    path: Path,
+) -> None:
     recorder = TraceRecorder(path)
     cache = LLMCache(on_event=recorder, prices={}, namespace=f"{CANARY}-namespace")
     cache.get_or_call(ask("one"), create, model="m")
@@ -120,7 +135,9 @@ async def test_async_functions_and_streams_are_recorded_when_they_end(path: Path
 
     recorder = TraceRecorder(path)
     await recorder.wrap(answer)(messages="hi", model="m")
-    assert [part async for part in await recorder.wrap(astream)(messages="hi", model="m", stream=True)] == [chunk, last]
+    assert [
+        part async for part in await recorder.wrap(astream)(messages="hi", model="m", stream=True)
+    ] == [chunk, last]
     assert list(recorder.wrap(stream)(messages="hi", model="m", stream=True)) == [chunk, last]
     left = recorder.wrap(stream)(messages="hi", model="m", stream=True)
     next(left)
@@ -159,7 +176,9 @@ def test_threads_and_forked_children_write_whole_lines(path: Path) -> None:
     assert len({call.key for call in found}) == 200
 
 
-def test_what_cannot_be_written_is_counted_and_logged_once_and_the_call_goes_on(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_written_is_counted_and_logged_once_and_the_call_goes_on(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recorder = TraceRecorder(path)
     recorder.close()
     recorder.close()
@@ -195,12 +214,21 @@ def test_the_real_sdks_are_recorded_with_their_usage(path: Path) -> None:
             with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
                 wrapped = TraceRecorder(path).wrap(client.chat.completions.create)
                 whole = wrapped(messages=ask("one"), model="stand-in")
-                streamed = wrapped(messages=ask("one"), model="stand-in", stream=True, stream_options={"include_usage": True})
+                streamed = wrapped(
+                    messages=ask("one"),
+                    model="stand-in",
+                    stream=True,
+                    stream_options={"include_usage": True},
+                )
                 assert len(list(streamed)) > 2
 
             async def asynchronous() -> Any:
-                async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-                    return await TraceRecorder(path).wrap(client.chat.completions.create)(messages=ask("one"), model="stand-in")
+                async with openai.AsyncOpenAI(
+                    base_url=f"{server.url}/v1", api_key="none"
+                ) as client:
+                    return await TraceRecorder(path).wrap(client.chat.completions.create)(
+                        messages=ask("one"), model="stand-in"
+                    )
 
             asyncio.run(asynchronous())
         finally:

@@ -1,4 +1,5 @@
-"""The figures of an independent simulation of the same traces, which this one must come to by itself."""
+"""The figures of an independent simulation of the same traces, which this one must come to by
+itself."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,10 @@ TRACES = {
     ("ragpulse", "whole"): "ragpulse:ragpulse",
     ("ragpulse", "question"): "ragpulse-question:ragpulse",
     ("ragpulse", "no-system"): "ragpulse-nosys:ragpulse",
-    ("mooncake_conversation_trace.jsonl.gz", "whole"): "mooncake:mooncake_conversation_trace.jsonl.gz",
+    (
+        "mooncake_conversation_trace.jsonl.gz",
+        "whole",
+    ): "mooncake:mooncake_conversation_trace.jsonl.gz",
     ("claude_code_traces_all.jsonl.gz", "whole"): "weka:claude_code_traces_all.jsonl.gz",
 }
 QUICK = [("mooncake_synthetic_trace.jsonl.gz", "whole"), ("ragpulse", "question")]
@@ -58,28 +62,46 @@ def rounded(value: float, digits: int) -> float:
     scope="module",
     params=[
         *(pytest.param((*name, False), id=f"{name[0]}-{name[1]}") for name in QUICK),
-        *(pytest.param((*name, True), id=f"{name[0]}-{name[1]}-all", marks=pytest.mark.slow) for name in ALL),
+        *(
+            pytest.param((*name, True), id=f"{name[0]}-{name[1]}-all", marks=pytest.mark.slow)
+            for name in ALL
+        ),
     ],
 )
-def found(request: pytest.FixtureRequest, shared_data: Path, reference: dict[str, Any]) -> tuple[Simulation, dict[str, Any]]:
+def found(
+    request: pytest.FixtureRequest, shared_data: Path, reference: dict[str, Any]
+) -> tuple[Simulation, dict[str, Any]]:
     name, key, whole_grid = request.param
     return simulated(shared_data, name, key, whole_grid=whole_grid), reference[TRACES[name, key]]
 
 
-def test_the_trace_holds_what_the_reference_found_in_it(found: tuple[Simulation, dict[str, Any]]) -> None:
+def test_the_trace_holds_what_the_reference_found_in_it(
+    found: tuple[Simulation, dict[str, Any]],
+) -> None:
     simulation, expected = found
     facts = simulation.census.facts()
     assert (facts.calls, facts.unique, facts.repeats, facts.repeats_of_same_length) == (
         *(expected["rows"], expected["unique"]),
         *(expected["exact_repeat"], expected["exact_repeat_same_out_len"]),
     )
-    assert (facts.input_tokens, facts.output_tokens, facts.scopes) == (expected["tok_in"], expected["tok_out"], expected["scopes"])
+    assert (facts.input_tokens, facts.output_tokens, facts.scopes) == (
+        expected["tok_in"],
+        expected["tok_out"],
+        expected["scopes"],
+    )
     assert list(facts.largest_groups) == expected["largest_groups"]
-    assert rounded(cost(DEFAULT_PRICE, facts.input_tokens, facts.output_tokens), 2) == expected["cost_uncached_usd"]
-    assert expected["repeat_gap_s_p10_50_90"] == (facts.gap_seconds and [rounded(gap, 1) for gap in facts.gap_seconds])
+    assert (
+        rounded(cost(DEFAULT_PRICE, facts.input_tokens, facts.output_tokens), 2)
+        == expected["cost_uncached_usd"]
+    )
+    assert expected["repeat_gap_s_p10_50_90"] == (
+        facts.gap_seconds and [rounded(gap, 1) for gap in facts.gap_seconds]
+    )
 
 
-def test_every_client_cache_hits_as_often_as_in_the_reference(found: tuple[Simulation, dict[str, Any]]) -> None:
+def test_every_client_cache_hits_as_often_as_in_the_reference(
+    found: tuple[Simulation, dict[str, Any]],
+) -> None:
     simulation, expected = found
     calls = simulation.census.calls
     for client in simulation.clients:
@@ -88,16 +110,24 @@ def test_every_client_cache_hits_as_often_as_in_the_reference(found: tuple[Simul
         assert rounded(100 * hits / calls, 3) == row["hit_pct"], rule
 
 
-def test_hits_and_joined_calls_save_as_many_dollars_as_in_the_reference(found: tuple[Simulation, dict[str, Any]]) -> None:
+def test_hits_and_joined_calls_save_as_many_dollars_as_in_the_reference(
+    found: tuple[Simulation, dict[str, Any]],
+) -> None:
     simulation, expected = found
     saved, expected = simulation.saved[-1], expected["single_flight"]
     assert saved.coalesced == expected["dup_in_flight"]
     assert saved.coalesced == simulation.clients[-1].stats().coalesced
-    assert rounded(cost(DEFAULT_PRICE, saved.input_tokens, saved.output_tokens), 3) == expected["saved_usd"]
+    assert (
+        rounded(cost(DEFAULT_PRICE, saved.input_tokens, saved.output_tokens), 3)
+        == expected["saved_usd"]
+    )
 
 
-def test_the_prompt_cache_saves_what_it_does_in_the_reference(found: tuple[Simulation, dict[str, Any]]) -> None:
-    """To the cent, but for RAGPulse: there the reference lets a block be read wherever it stands, here it must follow the same blocks."""
+def test_the_prompt_cache_saves_what_it_does_in_the_reference(
+    found: tuple[Simulation, dict[str, Any]],
+) -> None:
+    """To the cent, but for RAGPulse: there the reference lets a block be read wherever it stands,
+    here it must follow the same blocks."""
     simulation, expected = found
     facts = simulation.census.facts()
     uncached = cost(DEFAULT_PRICE, facts.input_tokens, facts.output_tokens)
@@ -109,20 +139,43 @@ def test_the_prompt_cache_saves_what_it_does_in_the_reference(found: tuple[Simul
             *(100 * bill.hits / facts.calls, 100 * bill.read / facts.input_tokens),
             *(uncached - costs.write_all, uncached - costs.free_writes),
         )
-        theirs = (row["req_hit_pct"], row["tok_hit_pct"], row["saved_write_all_usd"], row["saved_no_surcharge_usd"])
+        theirs = (
+            row["req_hit_pct"],
+            row["tok_hit_pct"],
+            row["saved_write_all_usd"],
+            row["saved_no_surcharge_usd"],
+        )
         if chained:
             assert tuple(rounded(value, 2) for value in ours) == theirs
         else:
             assert rounded(ours[0], 2) == theirs[0]
-            assert all(-0.2 < mine - other < 0 for mine, other in zip(ours[1:], theirs[1:], strict=True))
+            assert all(
+                -0.2 < mine - other < 0 for mine, other in zip(ours[1:], theirs[1:], strict=True)
+            )
         assert uncached - costs.oracle == pytest.approx(row["saved_oracle_usd"], rel=0.01)
 
 
-def test_both_caches_together_save_what_they_do_in_the_reference(found: tuple[Simulation, dict[str, Any]]) -> None:
+def test_both_caches_together_save_what_they_do_in_the_reference(
+    found: tuple[Simulation, dict[str, Any]],
+) -> None:
     """To the cent, but for RAGPulse, as above."""
     simulation, expected = found
-    facts, saved, row = simulation.census.facts(), simulation.saved[-1], expected["exact_plus_prefix300"]
-    costs = saved.behind[0].costs(DEFAULT_PRICE, facts.input_tokens - saved.input_tokens, facts.output_tokens - saved.output_tokens)
+    facts, saved, row = (
+        simulation.census.facts(),
+        simulation.saved[-1],
+        expected["exact_plus_prefix300"],
+    )
+    costs = saved.behind[0].costs(
+        DEFAULT_PRICE,
+        facts.input_tokens - saved.input_tokens,
+        facts.output_tokens - saved.output_tokens,
+    )
     uncached = cost(DEFAULT_PRICE, facts.input_tokens, facts.output_tokens)
-    less = [row["saved_write_all_usd"] - (uncached - costs.write_all), row["saved_no_surcharge_usd"] - (uncached - costs.free_writes)]
-    assert all(0.01 < lack < 0.06 if "ragpulse" in expected["trace"] else abs(lack) <= 0.005 for lack in less)
+    less = [
+        row["saved_write_all_usd"] - (uncached - costs.write_all),
+        row["saved_no_surcharge_usd"] - (uncached - costs.free_writes),
+    ]
+    assert all(
+        0.01 < lack < 0.06 if "ragpulse" in expected["trace"] else abs(lack) <= 0.005
+        for lack in less
+    )

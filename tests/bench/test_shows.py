@@ -17,7 +17,10 @@ from llm_cache_mem.bench.live import ARMS, plan_of, prefix, questions
 def trace(tmp_path: Path) -> Path:
     path = tmp_path / "<b>&trace.jsonl"
     call = {"input_length": 2048, "output_length": 100}
-    lines = [json.dumps(call | {"timestamp": 1000 * n, "hash_ids": [1, 2, 3, 4 + n % 3]}) for n in range(9)]
+    lines = [
+        json.dumps(call | {"timestamp": 1000 * n, "hash_ids": [1, 2, 3, 4 + n % 3]})
+        for n in range(9)
+    ]
     path.write_text("\n".join(lines))
     return path
 
@@ -47,7 +50,17 @@ class Page(HTMLParser):
 
 def test_the_page_is_whole_and_loads_nothing(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    run("bench", str(trace), "--max-size", "1", "--max-size", "none", "--policies", "--html", str(out))
+    run(
+        "bench",
+        str(trace),
+        "--max-size",
+        "1",
+        "--max-size",
+        "none",
+        "--policies",
+        "--html",
+        str(out),
+    )
     text = out.read_text()
     page = Page(text)
     assert page.open == []
@@ -63,8 +76,22 @@ def test_the_page_is_whole_and_loads_nothing(trace: Path, tmp_path: Path) -> Non
 def test_pictures_are_written_for_every_chart(trace: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     folder = tmp_path / "new" / "pictures"
-    run("bench", str(trace), "--max-size", "1", "--max-size", "none", "--policies", "--plot", str(folder))
-    assert sorted(path.name for path in folder.iterdir()) == ["hit_rates.png", "policies.png", "savings.png"]
+    run(
+        "bench",
+        str(trace),
+        "--max-size",
+        "1",
+        "--max-size",
+        "none",
+        "--policies",
+        "--plot",
+        str(folder),
+    )
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "hit_rates.png",
+        "policies.png",
+        "savings.png",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
 
 
@@ -76,7 +103,9 @@ def test_the_same_questions_are_asked_in_every_way_and_the_share_asked_before_is
     assert 100 <= len(prefix(plan).split()) < 130
 
 
-@pytest.mark.parametrize("wrong", [(1, 0.5, 10, 8), (4, 1.0, 10, 8), (4, -0.1, 10, 8), (4, 0.5, 0, 8), (4, 0.5, 10, 0)])
+@pytest.mark.parametrize(
+    "wrong", [(1, 0.5, 10, 8), (4, 1.0, 10, 8), (4, -0.1, 10, 8), (4, 0.5, 0, 8), (4, 0.5, 10, 0)]
+)
 def test_a_plan_of_wrong_numbers_is_refused(wrong: tuple[int, float, int, int]) -> None:
     with pytest.raises(ValueError, match="two calls or more"):
         plan_of(*wrong, "run")
@@ -97,25 +126,51 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("provider", "path"), [("openai", "/v1"), ("anthropic", "")])
-def test_live_asks_through_the_real_sdks(server: str, provider: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_asks_through_the_real_sdks(
+    server: str, provider: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", "none")
-    options = ["--model", "stand-in", "--base-url", server + path, "--calls", "8", "--prefix-words", "50", "--price", "1,1"]
+    options = [
+        "--model",
+        "stand-in",
+        "--base-url",
+        server + path,
+        "--calls",
+        "8",
+        "--prefix-words",
+        "50",
+        "--price",
+        "1,1",
+    ]
     found = read("bench", "live", provider, *options, "--yes")
     rows = {row["arm"]: row for row in found["arms"]}
     assert list(rows) == [arm.name for arm in ARMS]
     assert [row["calls"] for row in rows.values()] == [8, 8, 4, 4]
     assert all(0 < row["p50_seconds"] <= row["p95_seconds"] for row in rows.values())
     neither = rows["neither"]
-    assert neither["usd"] == pytest.approx((neither["input_tokens"] + neither["output_tokens"]) / 1e6)
+    assert neither["usd"] == pytest.approx(
+        (neither["input_tokens"] + neither["output_tokens"]) / 1e6
+    )
     text = run("bench", "live", provider, *options, "--yes")
     assert "at the most" in text.stderr
     assert "client cache" in text.stdout
 
 
 def test_live_spends_nothing_that_nobody_agreed_to(server: str) -> None:
-    options = ["live", "openai", "--model", "stand-in", "--base-url", f"{server}/v1", "--price", "10,10"]
+    options = [
+        "live",
+        "openai",
+        "--model",
+        "stand-in",
+        "--base-url",
+        f"{server}/v1",
+        "--price",
+        "10,10",
+    ]
     said = fails("bench", *options, status=2)
-    assert re.search(r"48 calls of stand-in at the most, [\d,]+ tokens in and 1,536 out, for \$\d", said)
+    assert re.search(
+        r"48 calls of stand-in at the most, [\d,]+ tokens in and 1,536 out, for \$\d", said
+    )
     assert "--yes" in said
     assert "Give --model" in fails("bench", "live", "anthropic", status=2)
 

@@ -19,13 +19,27 @@ LIFETIMES = (5.0, 20.0)
 
 @st.composite
 def traces(draw: st.DrawFn) -> list[Call]:
-    """Calls that often go on behind the same blocks, repeat one another, and overlap. Sums of such times are exact."""
+    """Calls that often go on behind the same blocks, repeat one another, and overlap. Sums of such
+    times are exact."""
     at, calls = 0.0, []
     for _ in range(draw(st.integers(1, 40))):
         at += draw(st.sampled_from((0.0, 0.5, 1.0, 7.0, 30.0)))
-        ids = draw(st.sampled_from(([], [1], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9, 10], [1, 2, 9, 7, 8], [4, 5])))
+        ids = draw(
+            st.sampled_from(
+                ([], [1], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9, 10], [1, 2, 9, 7, 8], [4, 5])
+            )
+        )
         tokens = max(0, len(ids) * BLOCK - draw(st.sampled_from((0, 100))))
-        calls.append(Call(at, f"{ids} {tokens}", tokens, 10, runs_of(ids, BLOCK), seconds=draw(st.sampled_from((0.0, 0.375, 1.0, 9.0)))))
+        calls.append(
+            Call(
+                at,
+                f"{ids} {tokens}",
+                tokens,
+                10,
+                runs_of(ids, BLOCK),
+                seconds=draw(st.sampled_from((0.0, 0.375, 1.0, 9.0))),
+            )
+        )
     return calls
 
 
@@ -41,7 +55,11 @@ class PlainPromptCache:
             return 0
         ids = [first + place for first, blocks, _ in call.runs for place in range(blocks)]
         prefixes = [tuple(ids[:end]) for end in range(1, len(ids) + 1)]
-        there = [len(prefix) * BLOCK for prefix in prefixes if self.used.get(prefix, float("-inf")) >= call.at - lifetime]
+        there = [
+            len(prefix) * BLOCK
+            for prefix in prefixes
+            if self.used.get(prefix, float("-inf")) >= call.at - lifetime
+        ]
         self.used.update(dict.fromkeys(prefixes, call.at))
         return min(max(there), call.input_tokens) if there and max(there) >= MINIMUM_TOKENS else 0
 
@@ -51,20 +69,26 @@ class PlainPromptCache:
 def test_the_prefix_tree_reads_what_was_sent_lately(calls: list[Call], data: st.DataObject) -> None:
     tree = PrefixTree(LIFETIMES, 2)
     tree._prune_at = 1  # so that forgetting is tried too
-    plain = {(place, lifetime): PlainPromptCache() for place in (None, 0, 1) for lifetime in LIFETIMES}
+    plain = {
+        (place, lifetime): PlainPromptCache() for place in (None, 0, 1) for lifetime in LIFETIMES
+    }
     for call in calls:
         went = data.draw(st.sampled_from((None, [True, False], [False, True], [False, False])))
         alone, behind, _ = tree.send(call, went)
         assert alone == tuple(plain[None, lifetime].send(call, lifetime) for lifetime in LIFETIMES)
         for place in (0, 1):
             if went is None or went[place]:
-                expected = tuple(plain[place, lifetime].send(call, lifetime) for lifetime in LIFETIMES)
+                expected = tuple(
+                    plain[place, lifetime].send(call, lifetime) for lifetime in LIFETIMES
+                )
                 assert (alone if behind is None else behind[place]) == expected
 
 
 @settings(deadline=None, max_examples=60)
 @given(traces())
-def test_calls_overlap_where_the_next_for_their_key_comes_before_they_are_answered(calls: list[Call]) -> None:
+def test_calls_overlap_where_the_next_for_their_key_comes_before_they_are_answered(
+    calls: list[Call],
+) -> None:
     found = list(with_overlaps(iter(calls)))
     assert [(call, took) for call, took, _ in found] == [(call, call.took()) for call in calls]
     for place, (call, took, overlaps) in enumerate(found):
@@ -77,7 +101,15 @@ def figures(rules: Iterable[Rule], calls: list[Call]) -> list[object]:
     simulation = Simulation(list(rules), LIFETIMES).run(calls)
     return [
         (
-            *(client.rule, client.stats(), saved.hits, saved.coalesced, saved.input_tokens, saved.output_tokens, saved.seconds),
+            *(
+                client.rule,
+                client.stats(),
+                saved.hits,
+                saved.coalesced,
+                saved.input_tokens,
+                saved.output_tokens,
+                saved.seconds,
+            ),
             [(bill.lifetime, bill.hits, bill.read, bill.written) for bill in saved.behind],
         )
         for client, saved in zip(simulation.clients, simulation.saved, strict=True)
@@ -86,8 +118,16 @@ def figures(rules: Iterable[Rule], calls: list[Call]) -> list[object]:
 
 @settings(deadline=None, max_examples=25)
 @given(traces())
-def test_clients_that_join_calls_and_clients_that_do_not_are_simulated_side_by_side_as_alone(calls: list[Call]) -> None:
-    rules = [Rule(2, 10.0), Rule(2, 10.0, coalesce=False), Rule(None, None, coalesce=False), Rule(None, None), Rule(1, 3.0, True, "sieve")]
+def test_clients_that_join_calls_and_clients_that_do_not_are_simulated_side_by_side_as_alone(
+    calls: list[Call],
+) -> None:
+    rules = [
+        Rule(2, 10.0),
+        Rule(2, 10.0, coalesce=False),
+        Rule(None, None, coalesce=False),
+        Rule(None, None),
+        Rule(1, 3.0, True, "sieve"),
+    ]
     assert figures(rules, calls) == [figures([rule], calls)[0] for rule in rules]
 
 

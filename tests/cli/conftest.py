@@ -11,7 +11,8 @@ from llm_cache_mem import LLMCache, options
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Four entries: two in the default namespace, one of them expired; a sample of it; one of acme, a stream."""
+    """Four entries: two in the default namespace, one of them expired; a sample of it; one of acme,
+    a stream."""
     name = str(tmp_path / "cache.db")
     at = time.time() - 3 * DAY
     prices = {"gpt-5-mini": (1.0, 10.0)}

@@ -1,4 +1,5 @@
-"""The command line: each verb, what machines read, what goes wrong and how it ends, and that looking leaves no trace."""
+"""The command line: each verb, what machines read, what goes wrong and how it ends, and that
+looking leaves no trace."""
 
 import json
 import os
@@ -12,7 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import CANARY, DAY, ROOT, digest_of, entry, fails, fill, read, rows, run, runner, stored_key
+from cli_helpers import (
+    CANARY,
+    DAY,
+    ROOT,
+    digest_of,
+    entry,
+    fails,
+    fill,
+    read,
+    rows,
+    run,
+    runner,
+    stored_key,
+)
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.app import app
@@ -30,9 +44,18 @@ def test_stats_adds_up_what_is_stored(path: str) -> None:
     assert (stats["input_tokens"], stats["output_tokens"]) == (3000, 300)
     assert stats["cost_usd"] == pytest.approx(1000 / 1e6 + 100 * 10 / 1e6)
     assert stats["unpriced"] == 3
-    assert {name: group["entries"] for name, group in stats["by_namespace"].items()} == {"": 3, "acme": 1}
-    assert {name: group["entries"] for name, group in stats["by_kind"].items()} == {"value": 3, "stream": 1}
-    assert {name: group["entries"] for name, group in stats["by_model"].items()} == {"claude": 2, "gpt-5-mini": 2}
+    assert {name: group["entries"] for name, group in stats["by_namespace"].items()} == {
+        "": 3,
+        "acme": 1,
+    }
+    assert {name: group["entries"] for name, group in stats["by_kind"].items()} == {
+        "value": 3,
+        "stream": 1,
+    }
+    assert {name: group["entries"] for name, group in stats["by_model"].items()} == {
+        "claude": 2,
+        "gpt-5-mini": 2,
+    }
     assert stats["newest_stored_at"] - stats["oldest_stored_at"] == pytest.approx(3 * DAY, abs=60)
 
 
@@ -81,7 +104,17 @@ def test_list_shows_the_newest_first(path: str) -> None:
     assert oldest["key"] == f"1::value:{digest_of('gpt-5-mini')}"
     assert oldest["expires_at"] == oldest["stored_at"] + DAY
     assert set(oldest) == {
-        *("key", "namespace", "kind", "digest", "sample", "model", "stored_at", "expires_at", "expired"),
+        *(
+            "key",
+            "namespace",
+            "kind",
+            "digest",
+            "sample",
+            "model",
+            "stored_at",
+            "expires_at",
+            "expired",
+        ),
         *("bytes", "usage", "cost_usd", "seconds"),
     }
     assert oldest["usage"]["input_tokens"] == 1000
@@ -113,15 +146,29 @@ def test_list_says_how_many_it_left_out(path: str) -> None:
 
 
 def test_list_leaves_out_columns_that_say_nothing(tmp_path: Path, path: str) -> None:
-    assert " ".join(run("list", path).stdout.split("\n")[0].split()) == "key sample namespace kind model age expires size tokens cost"
+    assert (
+        " ".join(run("list", path).stdout.split("\n")[0].split())
+        == "key sample namespace kind model age expires size tokens cost"
+    )
     plain = str(tmp_path / "plain.db")
     fill(plain, {stored_key("a"): entry("x", model="m")})
-    assert " ".join(run("list", plain).stdout.split("\n")[0].split()) == "key model age expires size"
+    assert (
+        " ".join(run("list", plain).stdout.split("\n")[0].split()) == "key model age expires size"
+    )
 
 
-def test_nothing_is_cut_in_a_pipe_and_names_shrink_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_cut_in_a_pipe_and_names_shrink_in_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, long = str(tmp_path / "cache.db"), "organisation/" + "m" * 90
-    fill(name, {stored_key("a"): entry("x" * 5000, model=long, usage=(10**6, 5, 0, 0, 0), cost_usd=0.00123)})
+    fill(
+        name,
+        {
+            stored_key("a"): entry(
+                "x" * 5000, model=long, usage=(10**6, 5, 0, 0, 0), cost_usd=0.00123
+            )
+        },
+    )
     assert long in run("list", name).stdout
     assert long in run("stats", name).stdout
     monkeypatch.setenv("COLUMNS", "80")
@@ -137,7 +184,12 @@ def test_what_a_terminal_might_obey_is_made_visible(tmp_path: Path) -> None:
     hostile = "\x1b[31m[red]m\x9b\u202e"
     fill(name, {stored_key("a", namespace=hostile): entry(f"say {hostile}", model=hostile)})
     for verb in (["stats"], ["list"], ["show", "--value"]):
-        arguments = [verb[0], name, *([keys.digest("a", {})] if verb[0] == "show" else []), *verb[1:]]
+        arguments = [
+            verb[0],
+            name,
+            *([keys.digest("a", {})] if verb[0] == "show" else []),
+            *verb[1:],
+        ]
         shown = run(*arguments).stdout
         assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
         assert r"\x1b[31m[red]m\x9b\u202e" in shown
@@ -165,7 +217,12 @@ def test_show_gives_the_answer_when_asked(path: str) -> None:
 
 def test_show_takes_a_key_a_digest_or_a_beginning(path: str) -> None:
     digest = digest_of("claude")
-    for wanted, sample in ((digest, 0), (f"1::value:{digest}", 0), (f"{digest}.1", 1), (f"1::value:{digest}.1", 1)):
+    for wanted, sample in (
+        (digest, 0),
+        (f"1::value:{digest}", 0),
+        (f"{digest}.1", 1),
+        (f"1::value:{digest}.1", 1),
+    ):
         assert read("show", path, wanted)["sample"] == sample
     assert read("show", path, digest_of("gpt-5-mini")[:10])["digest"] == digest_of("gpt-5-mini")
     assert read("show", path, "1:acme:")["kind"] == "stream"
@@ -203,7 +260,9 @@ def test_no_prompt_and_no_answer_is_shown_unasked(path: str) -> None:
     for verb in (*LOOKING, ["prune"], ["import"]):
         for more in ([], ["--json"]):
             arguments = [verb[0], path, *(["-"] if verb[0] == "import" else []), *verb[1:], *more]
-            result = runner.invoke(app, arguments, input=f'{{"key": "{CANARY}", "{CANARY}": 1}}\n{CANARY}')
+            result = runner.invoke(
+                app, arguments, input=f'{{"key": "{CANARY}", "{CANARY}": 1}}\n{CANARY}'
+            )
             assert "CANARY" not in result.output
     for wanted in (digest_of("claude"), digest_of("claude")[:5], "1:acme:"):
         assert "CANARY" not in runner.invoke(app, ["show", path, wanted]).output
@@ -222,7 +281,9 @@ def test_looking_changes_neither_entries_nor_their_order(path: str) -> None:
 def test_what_cannot_be_read_is_counted_and_left(path: str) -> None:
     db = sqlite3.connect(path)
     db.execute("UPDATE entries SET data = x'00' WHERE key LIKE '%stream%'")
-    db.execute("INSERT INTO entries (key, stored_at, used, size, data) VALUES ('foreign', 1, 1, 1, 'text')")
+    db.execute(
+        "INSERT INTO entries (key, stored_at, used, size, data) VALUES ('foreign', 1, 1, 1, 'text')"
+    )
     db.commit()
     db.close()
     before = rows(path)
@@ -236,11 +297,14 @@ def test_what_cannot_be_read_is_counted_and_left(path: str) -> None:
 def test_a_store_in_use_can_be_read_and_pruned(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     writer = (
-        "import sys, time\nfrom llm_cache_mem import LLMCache\n"
-        "cache = LLMCache(backend=sys.argv[1], max_size=200, ttl_seconds=1)\n"
-        "for i in range(10**9):\n    cache.put(str(i), 'x' * 2000)\n    cache.get(str(i - 5))\n    i or print('ready', flush=True)\n"
+        "import sys, time\nfrom llm_cache_mem import LLMCache\ncache ="
+        " LLMCache(backend=sys.argv[1], max_size=200, ttl_seconds=1)\nfor i in range(10**9):\n   "
+        " cache.put(str(i), 'x' * 2000)\n    cache.get(str(i - 5))\n    i or print('ready',"
+        " flush=True)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", writer, name], stdout=subprocess.PIPE, cwd=ROOT) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", writer, name], stdout=subprocess.PIPE, cwd=ROOT
+    ) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
@@ -278,13 +342,18 @@ def test_prune_removes_what_has_expired(path: str) -> None:
         (["--older-than", "4d"], 3),
     ],
 )
-def test_prune_removes_what_is_old_too_and_only_of_what_is_named(path: str, more: list[str], left: int) -> None:
+def test_prune_removes_what_is_old_too_and_only_of_what_is_named(
+    path: str, more: list[str], left: int
+) -> None:
     assert read("prune", path, *more, "--dry-run")["removed"] == 4 - left
     assert read("prune", path, *more)["removed"] == 4 - left
     assert read("list", path)["total"] == left
 
 
-@pytest.mark.parametrize(("span", "seconds"), [("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w", 1209600), ("0.5h", 1800)])
+@pytest.mark.parametrize(
+    ("span", "seconds"),
+    [("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w", 1209600), ("0.5h", 1800)],
+)
 def test_spans_of_time(span: str, seconds: float) -> None:
     assert seconds_in(span) == seconds
 
@@ -318,7 +387,9 @@ def test_clear_refuses_where_nobody_can_be_asked(path: str) -> None:
 def test_clear_asks_on_a_terminal(path: str, reply: bytes, status: int, left: int) -> None:
     terminal, end = pty.openpty()
     command = [sys.executable, "-m", "llm_cache_mem", "clear", path, "--all"]
-    with subprocess.Popen(command, stdin=end, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as child:
+    with subprocess.Popen(
+        command, stdin=end, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as child:
         os.write(terminal, reply)
         _, said = child.communicate(timeout=300)
     os.close(terminal)
@@ -330,7 +401,12 @@ def test_clear_asks_on_a_terminal(path: str, reply: bytes, status: int, left: in
 # -- key
 
 
-REQUEST = {"model": "m", "messages": [{"role": "user", "content": "héllo \u2028"}], "temperature": 0.5, "timeout": 3}
+REQUEST = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "héllo \u2028"}],
+    "temperature": 0.5,
+    "timeout": 3,
+}
 
 
 def test_key_is_what_the_cache_makes_of_the_request(tmp_path: Path) -> None:
@@ -347,21 +423,41 @@ def test_key_is_what_the_cache_makes_of_the_request(tmp_path: Path) -> None:
 def test_key_ignores_what_it_is_told_as_the_cache_does() -> None:
     params: dict[str, Any] = {name: value for name, value in REQUEST.items() if name != "messages"}
     expected = LLMCache(ignore=["temperature", "model"]).key(REQUEST["messages"], **params)
-    assert run("key", "--ignore", "temperature", "--ignore", "model", stdin=json.dumps(REQUEST)).stdout.strip() == expected
+    assert (
+        run(
+            "key", "--ignore", "temperature", "--ignore", "model", stdin=json.dumps(REQUEST)
+        ).stdout.strip()
+        == expected
+    )
 
 
 def test_key_prints_the_text_that_is_hashed() -> None:
     import hashlib
 
     text = run("key", "--canonical", stdin=json.dumps(REQUEST)).stdout.removesuffix("\n")
-    assert text == json.dumps({name: value for name, value in REQUEST.items() if name != "timeout"}, sort_keys=True)
+    assert text == json.dumps(
+        {name: value for name, value in REQUEST.items() if name != "timeout"}, sort_keys=True
+    )
     both = read("key", "--canonical", stdin=json.dumps(REQUEST))
     assert both["canonical"] == text
     assert both["key"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"model": "m"}', b"{", b'{"messages": NaN}', b'{"messages": 1, "messages": 2}', b"\xff"])
-def test_what_is_no_request_has_no_key_and_the_error_says_where_it_was_read(data: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"model": "m"}',
+        b"{",
+        b'{"messages": NaN}',
+        b'{"messages": 1, "messages": 2}',
+        b"\xff",
+    ],
+)
+def test_what_is_no_request_has_no_key_and_the_error_says_where_it_was_read(
+    data: bytes, tmp_path: Path
+) -> None:
     file = tmp_path / "request.json"
     file.write_bytes(data)
     assert "error: stdin" in fails("key", "-", stdin=data)
@@ -378,10 +474,18 @@ def test_key_of_a_missing_file_fails(tmp_path: Path) -> None:
 
 def test_key_loads_neither_tables_nor_a_database() -> None:
     code = (
-        "import sys\nsys.argv = ['x', 'key']\nfrom llm_cache_mem.__main__ import main\n"
-        "try:\n    main()\nfinally:\n    print({m for m in ('sqlite3', 'rich.console', 'rich.table', 'asyncio') if m in sys.modules})"
+        "import sys\nsys.argv = ['x', 'key']\nfrom llm_cache_mem.__main__ import main\ntry:\n   "
+        " main()\nfinally:\n    print({m for m in ('sqlite3', 'rich.console', 'rich.table',"
+        " 'asyncio') if m in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=b'{"messages": []}', capture_output=True, cwd=ROOT, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=b'{"messages": []}',
+        capture_output=True,
+        cwd=ROOT,
+        timeout=300,
+        check=False,
+    )
     assert done.stdout.endswith(b"\nset()\n"), done
 
 

@@ -49,7 +49,13 @@ def advised(findings: dict[str, dict[str, Any]]) -> set[str]:
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     name = str(tmp_path / "cache.db")
-    fill(name, {stored_key("a"): entry("x", stored_at=time.time()), stored_key("b"): entry("y", expires_at=1001.0)})
+    fill(
+        name,
+        {
+            stored_key("a"): entry("x", stored_at=time.time()),
+            stored_key("b"): entry("y", expires_at=1001.0),
+        },
+    )
     return name
 
 
@@ -58,9 +64,20 @@ def path(tmp_path: Path) -> str:
 
 def test_a_good_file_passes_and_is_left_as_it_was(path: str) -> None:
     findings = examined(path, 0)
-    assert {"store", "mode", "sqlite", "journal", "disk", "integrity", "rights", "put", "get", "delete", "leases", "entries"} == set(
-        findings
-    )
+    assert {
+        "store",
+        "mode",
+        "sqlite",
+        "journal",
+        "disk",
+        "integrity",
+        "rights",
+        "put",
+        "get",
+        "delete",
+        "leases",
+        "entries",
+    } == set(findings)
     assert findings["entries"]["text"] == "2, 1 of them expired"
     store = SQLiteStore(path)
     assert sorted(key for key, _ in store.entries()) == sorted([stored_key("a"), stored_key("b")])
@@ -115,7 +132,11 @@ def test_a_clock_that_was_wrong_and_entries_that_nobody_can_read(path: str) -> N
     store = SQLiteStore(path)
     store.put(stored_key("future"), entry("x", stored_at=time.time() + 86_400))
     store.put(stored_key("broken"), entry("x"))
-    store._write(lambda db: db.execute("UPDATE entries SET data = x'00' WHERE key = ?", (stored_key("broken"),)))
+    store._write(
+        lambda db: db.execute(
+            "UPDATE entries SET data = x'00' WHERE key = ?", (stored_key("broken"),)
+        )
+    )
     store.close()
     assert advised(examined(path, 1)) == {"times", "unreadable"}
 
@@ -123,7 +144,9 @@ def test_a_clock_that_was_wrong_and_entries_that_nobody_can_read(path: str) -> N
 def test_a_full_disk_is_told_before_it_is_full(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from shutil import _ntuple_diskusage
 
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: _ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda folder: _ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
+    )
     findings = examined(path, 1)
     assert advised(findings) == {"disk"}
     assert "976.6 KiB free" in findings["disk"]["text"]
@@ -159,8 +182,12 @@ def test_a_redis_that_is_set_up_as_a_cache_passes(redis: Server) -> None:
     store = RedisStore(redis.url)
     store.put(stored_key("a"), entry("x", stored_at=time.time()))
     findings = examined(redis.url, 0)
-    assert {"server", "memory", "policy", "persistence", "clock", "leases", "entries"} <= set(findings)
-    assert findings["memory"]["text"].endswith("of 50.0 MiB used, 0 keys evicted since it was started")
+    assert {"server", "memory", "policy", "persistence", "clock", "leases", "entries"} <= set(
+        findings
+    )
+    assert findings["memory"]["text"].endswith(
+        "of 50.0 MiB used, 0 keys evicted since it was started"
+    )
     assert store.size() == 1
     store.close()
     assert redis.ask("DBSIZE") == ":1"
@@ -220,9 +247,15 @@ def test_a_memcached_passes_as_a_whole(memcached_url: str) -> None:
 
 def test_what_memcached_says_of_itself() -> None:
     with running_memcached("-m", "16", "-I", "512k", "-M") as server:
-        found = {finding.topic: finding for finding in doctor_memcached.findings(f"memcached://127.0.0.1:{server.port}")}
+        found = {
+            finding.topic: finding
+            for finding in doctor_memcached.findings(f"memcached://127.0.0.1:{server.port}")
+        }
     name = f"127.0.0.1:{server.port}"
-    assert {topic for topic, finding in found.items() if finding.level == "change"} == {f"{name} values", f"{name} policy"}
+    assert {topic for topic, finding in found.items() if finding.level == "change"} == {
+        f"{name} values",
+        f"{name} policy",
+    }
     assert "of 16.0 MiB used" in found[f"{name} memory"].text
     assert "behind" in found[f"{name} clock"].text or "ahead" in found[f"{name} clock"].text
 
@@ -238,7 +271,10 @@ def test_a_memcached_behind_the_path_of_a_socket_is_asked_there(tmp_path: Path) 
     with subprocess.Popen([program("memcached"), "-s", str(path), *user]) as server:
         try:
             until(listens)
-            found = {finding.topic: finding.level for finding in doctor_memcached.findings(f"memcached://{path}")}
+            found = {
+                finding.topic: finding.level
+                for finding in doctor_memcached.findings(f"memcached://{path}")
+            }
         finally:
             server.kill()
     assert found[str(path)] == found[f"{path} clock"] == "ok"
@@ -253,7 +289,14 @@ def test_a_memcached_that_is_away_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (3 << 50, "3072.0 TiB")]
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (5 << 30, "5.0 GiB"),
+        (3 << 50, "3072.0 TiB"),
+    ],
 )
 def test_sizes_for_people(count: int, text: str) -> None:
     assert size_of(count) == text

@@ -40,16 +40,32 @@ def test_a_missing_database_is_not_made(tmp_path: Path, verb: Callable[[str], li
 
 
 @pytest.mark.parametrize("verb", [*VERBS, lambda url: ["import", url, "-"]])
-def test_a_store_that_is_none_is_refused_and_left_alone(tmp_path: Path, verb: Callable[[str], list[str]]) -> None:
-    corrupt, foreign, damaged = tmp_path / "corrupt.db", tmp_path / "foreign.db", tmp_path / "damaged.db"
+def test_a_store_that_is_none_is_refused_and_left_alone(
+    tmp_path: Path, verb: Callable[[str], list[str]]
+) -> None:
+    corrupt, foreign, damaged = (
+        tmp_path / "corrupt.db",
+        tmp_path / "foreign.db",
+        tmp_path / "damaged.db",
+    )
     corrupt.write_bytes(b"this is no database" * 100)
     make_database(foreign, "CREATE TABLE theirs (x)")
     fill(str(damaged), {stored_key("a"): entry("x")})
-    make_database(damaged, "PRAGMA writable_schema = ON", "DELETE FROM sqlite_schema WHERE name = 'entries_added'")
+    make_database(
+        damaged,
+        "PRAGMA writable_schema = ON",
+        "DELETE FROM sqlite_schema WHERE name = 'entries_added'",
+    )
     newer = tmp_path / "newer.db"
     fill(str(newer), {stored_key("a"): entry("x")})
     make_database(newer, "PRAGMA user_version = 99")
-    expected = {corrupt: "no database", foreign: "another application", newer: "newer version", damaged: "damaged", tmp_path: "directory"}
+    expected = {
+        corrupt: "no database",
+        foreign: "another application",
+        newer: "newer version",
+        damaged: "damaged",
+        tmp_path: "directory",
+    }
     before = {file: file.read_bytes() for file in expected if file.is_file()}
     for file, reason in expected.items():
         assert reason in fails(*verb(f"sqlite:///{file}"), stdin=json.dumps(GOOD))
@@ -74,7 +90,17 @@ def test_an_empty_file_holds_no_entries_but_can_be_imported_into(tmp_path: Path)
     assert read("stats", str(name))["entries"] == 1
 
 
-@pytest.mark.parametrize("url", ["mysql://user:secret@host", "nope", "sqlite://", "sqlite:///x.db?mode=ro", "memory", "sqlite://:memory:"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:secret@host",
+        "nope",
+        "sqlite://",
+        "sqlite:///x.db?mode=ro",
+        "memory",
+        "sqlite://:memory:",
+    ],
+)
 def test_a_url_that_names_no_database_is_a_wrong_command_line(url: str) -> None:
     for verb in VERBS:
         assert "secret" not in fails(*verb(url), status=2)
@@ -84,15 +110,32 @@ def test_a_command_without_a_store_says_how_to_name_one(monkeypatch: pytest.Monk
     for value in (None, ""):
         if value is not None:
             monkeypatch.setenv("LLM_CACHE_MEM_URL", value)
-        for arguments in (["stats"], ["list"], ["prune"], ["clear", "--all"], ["show", "abc"], ["export", "-"], ["import", "-"]):
+        for arguments in (
+            ["stats"],
+            ["list"],
+            ["prune"],
+            ["clear", "--all"],
+            ["show", "abc"],
+            ["export", "-"],
+            ["import", "-"],
+        ):
             assert "LLM_CACHE_MEM_URL" in fails(*arguments, status=2)
 
 
-@pytest.mark.parametrize("form", ["{}", "sqlite:///{}", "sqlite:////{}", "./{}", "~/{}", "sqlite://~/{}", "sqlite://./{}"])
-def test_urls_mean_what_they_mean_to_the_cache(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "form",
+    ["{}", "sqlite:///{}", "sqlite:////{}", "./{}", "~/{}", "sqlite://~/{}", "sqlite://./{}"],
+)
+def test_urls_mean_what_they_mean_to_the_cache(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    url = form.format(f"{tmp_path}/cache.db".lstrip("/") if form.endswith("//{}") and form.count("/") > 3 else "cache.db")
+    url = form.format(
+        f"{tmp_path}/cache.db".lstrip("/")
+        if form.endswith("//{}") and form.count("/") > 3
+        else "cache.db"
+    )
     opened = open_store(url, max_size=None, max_bytes=None, clock=time.time)
     assert opened.name == f"sqlite:///{sqlite_path(url)}"
     opened.store.close()
@@ -108,27 +151,34 @@ def test_an_unwritable_target_is_an_error(path: str, tmp_path: Path) -> None:
     assert "cannot be written" in fails("export", path, str(tmp_path / "no" / "all.jsonl"))
     assert "is a directory" in fails("export", path, str(tmp_path))
     (tmp_path / "file").write_text("")
-    assert "cannot be used" in fails("import", str(tmp_path / "file" / "x.db"), "-", stdin=json.dumps(GOOD))
+    assert "cannot be used" in fails(
+        "import", str(tmp_path / "file" / "x.db"), "-", stdin=json.dumps(GOOD)
+    )
     assert "No such file" in fails("import", str(tmp_path / "new.db"), str(tmp_path / "nope.jsonl"))
     assert not (tmp_path / "new.db").exists()
 
 
 def as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """The command in a process that permissions apply to, even if this one runs as root; it has loaded what it needs before."""
+    """The command in a process that permissions apply to, even if this one runs as root; it has
+    loaded what it needs before."""
     code = (
-        "import contextlib, io, os, urllib.parse\nfrom llm_cache_mem.cli import app\n"  # Python 3.13 loads urllib for its first URI
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()): app.app(['stats', '/nope.db'])\n"
-        "if not os.getuid(): os.setuid(65534)\n"
-        "app.main()"
+        # Python 3.13 loads urllib for its first URI
+        "import contextlib, io, os, urllib.parse\nfrom llm_cache_mem.cli import app\nwith"
+        " contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):"
+        " app.app(['stats', '/nope.db'])\nif not os.getuid(): os.setuid(65534)\napp.main()"
     )
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
+    )
 
 
 def test_a_database_in_a_folder_that_may_not_be_written_is_read_all_the_same(path: str) -> None:
     folder = Path(path).parent
     for parent in (folder, *folder.parents)[:4]:
-        if parent.stat().st_uid == os.getuid() and parent.name.startswith(("pytest", "test_", "popen")):
+        if parent.stat().st_uid == os.getuid() and parent.name.startswith(
+            ("pytest", "test_", "popen")
+        ):
             parent.chmod(0o755)
     for file in folder.glob("cache.db-*"):
         file.unlink()
@@ -172,7 +222,9 @@ def test_a_reader_that_has_read_enough_ends_the_command_quietly(tmp_path: Path) 
     fill(name, {stored_key(str(i)): entry("x" * 100_000) for i in range(30)})
     for arguments in (["export", name, "-"], ["show", name, digest.digest("1", {}), "--value"]):
         command = [sys.executable, "-m", "llm_cache_mem", *arguments]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as child:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        ) as child:
             assert child.stdout is not None
             assert child.stderr is not None
             child.stdout.read(10)
@@ -183,7 +235,9 @@ def test_a_reader_that_has_read_enough_ends_the_command_quietly(tmp_path: Path) 
 
 def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llm_cache_mem", "import", str(tmp_path / "cache.db"), "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as child:
         assert child.stdin is not None
         assert child.stderr is not None
         child.stdin.write(json.dumps(GOOD).encode() + b"\n")
@@ -208,7 +262,9 @@ sys.meta_path.insert(0, Interrupts())
 from llm_cache_mem.__main__ import main
 sys.exit(main())
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False
+    )
     assert (done.returncode, done.stderr) == (130, b"")
 
 
@@ -225,7 +281,17 @@ def test_a_narrow_terminal_cuts_no_number_and_leaves_something_of_each_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     path = str(tmp_path / "cache.db")
-    fill(path, {stored_key("a"): entry("x", model="a-model-of-a-long-name", usage=(1_234_567, 1, 0, 0, 0), cost_usd=12_345.678)})
+    fill(
+        path,
+        {
+            stored_key("a"): entry(
+                "x",
+                model="a-model-of-a-long-name",
+                usage=(1_234_567, 1, 0, 0, 0),
+                cost_usd=12_345.678,
+            )
+        },
+    )
     monkeypatch.setenv("COLUMNS", columns)
     for verb in ("list", "stats"):
         shown = run(verb, path).stdout
@@ -238,8 +304,16 @@ def in_terminal(*arguments: str, **environment: str) -> bytes:
     """What the command shows on a terminal."""
     terminal, end = pty.openpty()
     command = [sys.executable, "-m", "llm_cache_mem", *arguments]
-    surroundings = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
-    with subprocess.Popen(command, stdout=end, stderr=end, cwd=ROOT, env=surroundings | {"TERM": "xterm"} | environment) as child:
+    surroundings = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")
+    }
+    with subprocess.Popen(
+        command,
+        stdout=end,
+        stderr=end,
+        cwd=ROOT,
+        env=surroundings | {"TERM": "xterm"} | environment,
+    ) as child:
         os.close(end)
         shown = b""
         while True:
@@ -279,16 +353,37 @@ def test_a_name_that_the_terminal_cannot_show_is_no_reason_to_fail(tmp_path: Pat
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_its_libraries_the_command_says_what_to_install(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from llm_cache_mem.__main__ import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from llm_cache_mem.__main__ import main;"
+        " sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"llm-cache-mem: the command line needs {missing}: pip install 'llm-cache-mem[cli]'\n"
+    assert (
+        done.stderr
+        == f"llm-cache-mem: the command line needs {missing}: pip install 'llm-cache-mem[cli]'\n"
+    )
 
 
 @pytest.mark.parametrize(
-    "words", [("list", "--namespace", "\udcff"), ("prune", "--model", "\udcff"), ("import", "-", "--namespace", "\udcff")], ids=str
+    "words",
+    [
+        ("list", "--namespace", "\udcff"),
+        ("prune", "--model", "\udcff"),
+        ("import", "-", "--namespace", "\udcff"),
+    ],
+    ids=str,
 )
-def test_a_name_that_is_not_utf_8_is_a_wrong_command_line(path: str, words: tuple[str, ...]) -> None:
+def test_a_name_that_is_not_utf_8_is_a_wrong_command_line(
+    path: str, words: tuple[str, ...]
+) -> None:
     done = process(words[0], path, *words[1:], input=json.dumps(GOOD).encode())
     assert done.returncode == 2
     assert b"this is not UTF-8" in done.stderr

@@ -17,7 +17,11 @@ PRICES = {"gpt-5-mini": (1.0, 10.0)}
 @pytest.fixture(params=["jsonl", "redis", "memcached"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Three entries: two in the default namespace, one of acme."""
-    found: str = f"jsonl:///{tmp_path}/llm.jsonl" if request.param == "jsonl" else request.getfixturevalue(f"{request.param}_url")
+    found: str = (
+        f"jsonl:///{tmp_path}/llm.jsonl"
+        if request.param == "jsonl"
+        else request.getfixturevalue(f"{request.param}_url")
+    )
     with LLMCache(backend=found, ttl_seconds=DAY, prices=PRICES) as cache:
         cache.get_or_call(PROMPT, answer, model="gpt-5-mini")
         cache.get_or_call(PROMPT, answer, model="claude")
@@ -35,7 +39,11 @@ def held(url: str) -> dict[str, Any]:
 
 def test_stats_list_and_show(url: str) -> None:
     found = read("stats", url)
-    assert (found["entries"], found["by_namespace"]["acme"]["entries"], found["unreadable"]) == (3, 1, 0)
+    assert (found["entries"], found["by_namespace"]["acme"]["entries"], found["unreadable"]) == (
+        3,
+        1,
+        0,
+    )
     assert found["by_model"].keys() == {"gpt-5-mini", "claude"}
     listed = read("list", url, "--namespace", "acme")
     assert listed["total"] == 1
@@ -51,7 +59,12 @@ def test_what_is_shown_names_no_password(url: str) -> None:
 
 def test_looking_changes_nothing(url: str) -> None:
     before = held(url)
-    for verb in (["stats", url], ["list", url], ["show", url, digest_of("claude")], ["prune", url, "--dry-run"]):
+    for verb in (
+        ["stats", url],
+        ["list", url],
+        ["show", url, digest_of("claude")],
+        ["prune", url, "--dry-run"],
+    ):
         run(*verb)
     assert held(url) == before
 
@@ -96,14 +109,21 @@ def test_memory_in_front_makes_no_difference(url: str) -> None:
 
 def test_a_missing_recording_is_not_made(tmp_path: Path) -> None:
     url = f"jsonl:///{tmp_path}/none.jsonl"
-    for verb in (["stats", url], ["prune", url], ["clear", url, "--all", "--yes"], ["export", url, "-"]):
+    for verb in (
+        ["stats", url],
+        ["prune", url],
+        ["clear", url, "--all", "--yes"],
+        ["export", url, "-"],
+    ):
         assert "no such file" in fails(*verb)
     assert not list(tmp_path.iterdir())
 
 
 def test_many_lines_come_into_a_recording_at_once(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    store = open_store(str(tmp_path / "a.db"), max_size=None, max_bytes=None, clock=lambda: 0.0).store
+    store = open_store(
+        str(tmp_path / "a.db"), max_size=None, max_bytes=None, clock=lambda: 0.0
+    ).store
     for number in range(1200):
         store.put(stored_key(f"q{number}"), entry(number))
     store.close()
@@ -115,15 +135,26 @@ def test_many_lines_come_into_a_recording_at_once(tmp_path: Path) -> None:
 def test_the_same_key_twice_leaves_the_newer(tmp_path: Path) -> None:
     good = {"key": "1::value:" + "a" * 64}
     lines = [json.dumps(good | {"stored_at": at, "value": at}) for at in (5.0, 7.0, 6.0)]
-    assert read("import", str(tmp_path / "c.db"), "-", stdin="\n".join(lines)) == {"imported": 2, "kept": 1, "expired": 0, "bad_lines": 0}
+    assert read("import", str(tmp_path / "c.db"), "-", stdin="\n".join(lines)) == {
+        "imported": 2,
+        "kept": 1,
+        "expired": 0,
+        "bad_lines": 0,
+    }
     assert read("show", str(tmp_path / "c.db"), "a" * 64, "--value")["value"] == 7.0
 
 
 def test_what_comes_before_a_bad_line_is_in(tmp_path: Path) -> None:
-    good = [json.dumps({"key": f"1::value:{number:064}", "stored_at": 1.0, "value": number}) for number in range(3)]
+    good = [
+        json.dumps({"key": f"1::value:{number:064}", "stored_at": 1.0, "value": number})
+        for number in range(3)
+    ]
     text = "\n".join([*good[:2], "{}", good[2]])
     error = fails("import", str(tmp_path / "c.db"), "-", stdin=text)
     assert "line 3" in error
     assert "imported 2 entries before it" in error
     assert read("stats", str(tmp_path / "c.db"))["entries"] == 2
-    assert read("import", str(tmp_path / "c.db"), "-", "--on-error", "skip", stdin=text)["imported"] == 1
+    assert (
+        read("import", str(tmp_path / "c.db"), "-", "--on-error", "skip", stdin=text)["imported"]
+        == 1
+    )

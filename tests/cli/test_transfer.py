@@ -50,10 +50,25 @@ def full() -> dict[str, Entry]:
     """Entries with all that an entry can have, for ever and expired, plain and typed."""
     return {
         stored_key("plain"): entry(
-            {"content": "ünï\u2028cödé \x00", "numbers": [1, 1.0, 1e300, -0.0, 10**500]}, expires_at=2000.5, model="m"
+            {"content": "ünï\u2028cödé \x00", "numbers": [1, 1.0, 1e300, -0.0, 10**500]},
+            expires_at=2000.5,
+            model="m",
         ),
-        stored_key("none"): entry(None, usage=(1, 2, 3, 4, 5), cost_usd=0.1 + 0.2, seconds=1 / 3, request=b'{"messages": "x"}'),
-        stored_key("typed"): entry((Verdict("good", datetime(2026, 1, 2, tzinfo=UTC)), b"\x00", {1: float("nan")}, "\ud800")),
+        stored_key("none"): entry(
+            None,
+            usage=(1, 2, 3, 4, 5),
+            cost_usd=0.1 + 0.2,
+            seconds=1 / 3,
+            request=b'{"messages": "x"}',
+        ),
+        stored_key("typed"): entry(
+            (
+                Verdict("good", datetime(2026, 1, 2, tzinfo=UTC)),
+                b"\x00",
+                {1: float("nan")},
+                "\ud800",
+            )
+        ),
         stored_key("s", "acme/é", "stream") + ".3": entry(["a"], stored_at=time.time() + 0.123456),
         stored_key("long", "n" * 300): entry("x", request=b"\xff\xfe"),
         stored_key("wrapper"): entry({"$llm-cache-mem": {"$tuple": []}}),
@@ -61,7 +76,11 @@ def full() -> dict[str, Entry]:
 
 
 def test_what_is_exported_comes_back_to_the_byte(tmp_path: Path, full: dict[str, Entry]) -> None:
-    first, second, file = str(tmp_path / "a.db"), str(tmp_path / "b.db"), str(tmp_path / "all.jsonl")
+    first, second, file = (
+        str(tmp_path / "a.db"),
+        str(tmp_path / "b.db"),
+        str(tmp_path / "all.jsonl"),
+    )
     fill(first, full)
     run("export", first, file)
     assert read("import", second, file) == {"imported": 6, "kept": 0, "expired": 0, "bad_lines": 0}
@@ -70,7 +89,9 @@ def test_what_is_exported_comes_back_to_the_byte(tmp_path: Path, full: dict[str,
     assert Path(file + "2").read_bytes() == Path(file).read_bytes(), "the order of use too"
 
 
-def test_typed_values_pass_through_a_process_that_does_not_know_their_classes(tmp_path: Path, full: dict[str, Entry]) -> None:
+def test_typed_values_pass_through_a_process_that_does_not_know_their_classes(
+    tmp_path: Path, full: dict[str, Entry]
+) -> None:
     first, second = str(tmp_path / "a.db"), str(tmp_path / "b.db")
     fill(first, full)
     exported = process("export", first, "-")
@@ -87,9 +108,20 @@ def test_typed_values_pass_through_a_process_that_does_not_know_their_classes(tm
 
 def test_a_line_has_the_fields_that_are_promised(path: str) -> None:
     line = (
-        json.loads(run("export", path, "-", "--expired").stdout) if False else json.loads(run("export", path, "-").stdout.splitlines()[0])
+        json.loads(run("export", path, "-", "--expired").stdout)
+        if False
+        else json.loads(run("export", path, "-").stdout.splitlines()[0])
     )
-    assert list(line) == ["key", "stored_at", "expires_at", "model", "usage", "cost_usd", "seconds", "value"]
+    assert list(line) == [
+        "key",
+        "stored_at",
+        "expires_at",
+        "model",
+        "usage",
+        "cost_usd",
+        "seconds",
+        "value",
+    ]
     assert line["usage"] == {
         **{"input_tokens": 1000, "output_tokens": 100, "cache_read_tokens": 0},
         **{"cache_write_tokens": 0, "cache_write_1h_tokens": 0},
@@ -107,7 +139,11 @@ def test_what_the_library_reads_after_an_import_is_what_was_put(tmp_path: Path, 
 
 
 def test_export_takes_the_filters_of_list(path: str) -> None:
-    for more, count in ((["--namespace", "acme"], 1), (["--model", "claude"], 2), (["--kind", "stream"], 1)):
+    for more, count in (
+        (["--namespace", "acme"], 1),
+        (["--model", "claude"], 2),
+        (["--kind", "stream"], 1),
+    ):
         assert run("export", path, "-", *more).stdout.count("\n") == count
 
 
@@ -132,9 +168,16 @@ def test_import_keeps_what_is_as_new_unless_told_otherwise(tmp_path: Path) -> No
     fill(name, {key: entry("here", stored_at=1000.0)})
 
     def line(stored_at: float) -> bytes:
-        return json.dumps({"key": key, "stored_at": stored_at, "value": f"from {stored_at}"}).encode()
+        return json.dumps(
+            {"key": key, "stored_at": stored_at, "value": f"from {stored_at}"}
+        ).encode()
 
-    for stored_at, more, value in ((999, (), "here"), (1000, (), "here"), (1001, (), "from 1001"), (5, ("--overwrite",), "from 5")):
+    for stored_at, more, value in (
+        (999, (), "here"),
+        (1000, (), "here"),
+        (1001, (), "from 1001"),
+        (5, ("--overwrite",), "from 5"),
+    ):
         counts = read_import(name, line(stored_at), *more)
         assert json.loads(held(name)[key][0]) == value
         assert counts["kept"] == (value == "here")
@@ -168,7 +211,10 @@ BAD_LINES: dict[str, tuple[Any, str]] = {
     "model": (GOOD | {"model": ["m"]}, "'model'"),
     "usage": (GOOD | {"usage": [1, 2]}, "'usage'"),
     "usage of text": (GOOD | {"usage": {"input_tokens": "1", "output_tokens": 2}}, "'usage'"),
-    "usage of others": (GOOD | {"usage": {"input_tokens": 1, "output_tokens": 2, "more": 3}}, "'usage'"),
+    "usage of others": (
+        GOOD | {"usage": {"input_tokens": 1, "output_tokens": 2, "more": 3}},
+        "'usage'",
+    ),
     "usage beyond": (GOOD | {"usage": {"input_tokens": 2**63, "output_tokens": 2}}, "'usage'"),
 }
 
@@ -178,7 +224,14 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
     bad, reason = BAD_LINES[name]
     path = str(tmp_path / "cache.db")
     data = bad if isinstance(bad, bytes) else json.dumps(bad).encode()
-    lines = b"\n".join((json.dumps(GOOD).encode(), b"", data, json.dumps(GOOD | {"key": "1::value:" + "b" * 64}).encode()))
+    lines = b"\n".join(
+        (
+            json.dumps(GOOD).encode(),
+            b"",
+            data,
+            json.dumps(GOOD | {"key": "1::value:" + "b" * 64}).encode(),
+        )
+    )
     said = fails("import", path, "-", stdin=lines)
     assert "line 3: " in said
     assert reason in said
@@ -186,22 +239,32 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
     assert len(held(path)) == 1
     result = run("import", path, "-", "--on-error", "skip", stdin=lines)
     assert "line 3: " in result.stderr
-    assert result.stdout == "imported 1 entry, kept 1 that were as new or newer, skipped 1 bad lines\n"
+    assert (
+        result.stdout == "imported 1 entry, kept 1 that were as new or newer, skipped 1 bad lines\n"
+    )
     assert len(held(path)) == 2
 
 
-def test_a_line_that_is_too_long_is_cut_off_and_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_cut_off_and_not_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llm_cache_mem.cli.jsonl._LONGEST_LINE", 1000)
     path = str(tmp_path / "cache.db")
     long = json.dumps(GOOD | {"value": "x" * 5000}).encode()
-    result = run("import", path, "-", "--on-error", "skip", stdin=long + b"\n" + json.dumps(GOOD).encode())
+    result = run(
+        "import", path, "-", "--on-error", "skip", stdin=long + b"\n" + json.dumps(GOOD).encode()
+    )
     assert "line 1: " in result.stderr
     assert len(held(path)) == 1
 
 
-def test_a_value_over_the_limit_is_a_bad_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_over_the_limit_is_a_bad_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llm_cache_mem.values.entry.MAX_BODY_BYTES", 100)
-    said = fails("import", str(tmp_path / "cache.db"), "-", stdin=json.dumps(GOOD | {"value": "x" * 200}))
+    said = fails(
+        "import", str(tmp_path / "cache.db"), "-", stdin=json.dumps(GOOD | {"value": "x" * 200})
+    )
     assert "line 1: " in said
 
 
@@ -216,14 +279,21 @@ def test_import_imports_no_module_and_builds_no_class_that_a_line_names(tmp_path
 
 def test_lines_with_byte_order_mark_other_order_and_spaces_are_read(tmp_path: Path) -> None:
     path = str(tmp_path / "cache.db")
-    line = "\ufeff" + '  {"value" : {"b":1 , "a" :[ ]}, "stored_at": 7, "key": "1::value:' + "a" * 64 + '"}  \r\n'
+    line = (
+        "\ufeff"
+        + '  {"value" : {"b":1 , "a" :[ ]}, "stored_at": 7, "key": "1::value:'
+        + "a" * 64
+        + '"}  \r\n'
+    )
     assert read_import(path, line.encode())["imported"] == 1
     assert held(path)["1::value:" + "a" * 64][:2] == (b'{"b":1,"a":[]}', 7.0)
 
 
 def test_an_expired_entry_is_imported_too_for_replay(tmp_path: Path) -> None:
     path = str(tmp_path / "cache.db")
-    lines = [json.dumps(GOOD | {"key": f"1::value:{i:064x}", "expires_at": 2.0}) for i in range(200)]
+    lines = [
+        json.dumps(GOOD | {"key": f"1::value:{i:064x}", "expires_at": 2.0}) for i in range(200)
+    ]
     run("import", path, "-", stdin="\n".join(lines))
     assert read("stats", path)["expired"] == 200
 
@@ -231,9 +301,14 @@ def test_an_expired_entry_is_imported_too_for_replay(tmp_path: Path) -> None:
 def fill_quickly(path: str, count: int, value: str) -> None:
     fill(path, {})
     payload = Payload.of(value)
-    packed = ((i, key := stored_key(str(i)), Entry(payload, 1000.0).pack(key)) for i in range(count))
+    packed = (
+        (i, key := stored_key(str(i)), Entry(payload, 1000.0).pack(key)) for i in range(count)
+    )
     db = sqlite3.connect(path)
-    db.executemany("INSERT INTO entries (key, stored_at, used, size, data) VALUES (?, 1000, ?, 1, ?)", ((k, i, d) for i, k, d in packed))
+    db.executemany(
+        "INSERT INTO entries (key, stored_at, used, size, data) VALUES (?, 1000, ?, 1, ?)",
+        ((k, i, d) for i, k, d in packed),
+    )
     db.commit()
     db.close()
 
@@ -267,7 +342,9 @@ def test_an_exported_file_is_private_and_replaces_only_by_force(path: str, tmp_p
     assert target.read_text() == "mine"
     run("export", path, str(target), "--force")
     assert target.read_text() != "mine"
-    assert sorted(p.name for p in tmp_path.glob("*jsonl*")) == ["all.jsonl"], "no temporary file is left"
+    assert sorted(p.name for p in tmp_path.glob("*jsonl*")) == ["all.jsonl"], (
+        "no temporary file is left"
+    )
 
 
 def test_export_never_writes_over_the_store(path: str) -> None:
@@ -277,7 +354,9 @@ def test_export_never_writes_over_the_store(path: str) -> None:
     assert rows(path) == before
 
 
-def test_an_export_that_fails_leaves_what_was_there(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_leaves_what_was_there(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "all.jsonl"
     target.write_text("mine")
 

@@ -1,4 +1,5 @@
-"""``llm-cache-mem why``: a request against what is stored, from a file of recordings or a database."""
+"""``llm-cache-mem why``: a request against what is stored, from a file of recordings or a
+database."""
 
 import gzip
 import json
@@ -59,7 +60,10 @@ def test_it_changes_nothing(store: str) -> None:
 
 def test_secrets_are_not_shown(store: str) -> None:
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
-    asked = REQUEST | {"messages": [{"role": "user", "content": f"Who wrote {secret}?"}], "extra_headers": {"Authorization": "CANARY"}}
+    asked = REQUEST | {
+        "messages": [{"role": "user", "content": f"Who wrote {secret}?"}],
+        "extra_headers": {"Authorization": "CANARY"},
+    }
     for text in (why(store, asked=asked), why(store, "--json", asked=asked)):
         assert secret not in text
         assert "CANARY" not in text
@@ -68,7 +72,9 @@ def test_secrets_are_not_shown(store: str) -> None:
 def test_a_recorded_http_exchange_is_compared_by_its_body(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "llm.jsonl")
     params = {"model": "m", "http.base_url": "https://x.test", "http.path": "/v1/chat/completions"}
-    cache.store(cache.request(MESSAGES, params, kind="http"), {"status": 200, "headers": [], "text": "{}"})
+    cache.store(
+        cache.request(MESSAGES, params, kind="http"), {"status": 200, "headers": [], "text": "{}"}
+    )
     text = why(str(tmp_path / "llm.jsonl"), asked={"messages": MESSAGES, "model": "n"})
     assert text.splitlines()[1:] == ['  model: "m" → "n"']
 
@@ -94,7 +100,10 @@ def test_what_is_no_request_is_refused(store: str, asked: str) -> None:
 def test_a_request_named_where_the_store_should_be_is_understood(tmp_path: Path) -> None:
     file = tmp_path / "request.json"
     file.write_text(json.dumps(REQUEST))
-    assert run("why", str(file), stdin="", status=1).stderr == "error: stdin is empty: the request is read from there\n"
+    assert (
+        run("why", str(file), stdin="", status=1).stderr
+        == "error: stdin is empty: the request is read from there\n"
+    )
 
 
 def test_broken_recordings_are_named_by_line(tmp_path: Path) -> None:
@@ -108,16 +117,24 @@ def test_broken_recordings_are_named_by_line(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["llm.jsonl", "cache.db"])
 def run_of_a_day(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Three questions, each asked three times, with the time in the system prompt and an id in the metadata."""
+    """Three questions, each asked three times, with the time in the system prompt and an id in the
+    metadata."""
     path = tmp_path / request.param
     with LLMCache(backend=path, keep_requests=True) as cache:
         for n in range(9):
             system = {"role": "system", "content": f"CANARY. It is 2026-11-23 10:{n:02d}."}
-            cache.put([system, {"role": "user", "content": f"q{n % 3}"}], "yes", model="m", metadata={"request_id": f"CANARY{n // 3}"})
+            cache.put(
+                [system, {"role": "user", "content": f"q{n % 3}"}],
+                "yes",
+                model="m",
+                metadata={"request_id": f"CANARY{n // 3}"},
+            )
     return str(path)
 
 
-def test_over_a_whole_run_it_names_the_key_function_that_wins_the_hits_back(run_of_a_day: str) -> None:
+def test_over_a_whole_run_it_names_the_key_function_that_wins_the_hits_back(
+    run_of_a_day: str,
+) -> None:
     text = run("why", "--all", run_of_a_day).stdout
     assert text.startswith("9 requests, 0 (0.0%) equal to an earlier one")
     assert "6 (66.7%) hits without metadata and a date and time" in text
@@ -127,13 +144,20 @@ def test_over_a_whole_run_it_names_the_key_function_that_wins_the_hits_back(run_
 
 def test_the_same_for_machines_by_kind(run_of_a_day: str) -> None:
     (found,) = json.loads(run("why", "--all", "--json", run_of_a_day).stdout)
-    assert (found["kind"], found["requests"], found["hits"], found["remedies"][-1]["hits"]) == ("value", 9, 0, 6)
+    assert (found["kind"], found["requests"], found["hits"], found["remedies"][-1]["hits"]) == (
+        "value",
+        9,
+        0,
+        6,
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_requests_may_come_as_lines_from_anywhere(tmp_path: Path, packed: bool) -> None:
     file = tmp_path / "requests.jsonl"
-    lines = "".join(json.dumps({"id": n, "body": REQUEST | {"user": f"u{n}"}}) + "\n\n" for n in range(4)).encode()
+    lines = "".join(
+        json.dumps({"id": n, "body": REQUEST | {"user": f"u{n}"}}) + "\n\n" for n in range(4)
+    ).encode()
     file.write_bytes(gzip.compress(lines) if packed else lines)
     assert 'key_fn=ignoring("user")' in run("why", "--all", str(file), "--at", "body").stdout
     assert "key_fn" not in run("why", "--all", str(file), "--at", "body", "--keep", "user").stdout
@@ -156,7 +180,9 @@ def test_the_real_trace_of_a_service_is_explained(shared_data: Path) -> None:
         (["x.json"], "{}", 2, "--all takes a store or a file"),
     ],
 )
-def test_what_is_no_run_is_refused_with_the_line(tmp_path: Path, arguments: list[str], lines: str, status: int, says: str) -> None:
+def test_what_is_no_run_is_refused_with_the_line(
+    tmp_path: Path, arguments: list[str], lines: str, status: int, says: str
+) -> None:
     file = tmp_path / "requests.jsonl"
     file.write_text(lines)
     assert says in run("why", "--all", str(file), *arguments, status=status).stderr
@@ -165,7 +191,10 @@ def test_what_is_no_run_is_refused_with_the_line(tmp_path: Path, arguments: list
 def test_a_store_that_keeps_no_requests_says_how_to_have_them_kept(tmp_path: Path) -> None:
     with LLMCache(backend=tmp_path / "cache.db") as cache:
         cache.put("q", "a", model="m")
-    assert "LLMCache(keep_requests=True)" in run("why", "--all", str(tmp_path / "cache.db"), status=1).stderr
+    assert (
+        "LLMCache(keep_requests=True)"
+        in run("why", "--all", str(tmp_path / "cache.db"), status=1).stderr
+    )
 
 
 def test_a_run_of_another_namespace_is_found_by_its_name(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""A miss explains itself: the nearest stored request, each field that differs, nothing secret, and quickly enough."""
+"""A miss explains itself: the nearest stored request, each field that differs, nothing secret, and
+quickly enough."""
 
 import json
 import pickle
@@ -19,7 +20,10 @@ from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant who answers in one sentence."}
-QUESTION = {"role": "user", "content": "Who wrote the Air on the G String, and when was it written?"}
+QUESTION = {
+    "role": "user",
+    "content": "Who wrote the Air on the G String, and when was it written?",
+}
 MESSAGES = [SYSTEM, QUESTION]
 
 
@@ -49,7 +53,10 @@ def test_one_that_is_new_and_one_that_is_gone() -> None:
     cache.put(MESSAGES, "Bach", model="m", top_p=0.9)
     found = cache.explain(MESSAGES, model="m", seed=None)
     assert sorted(map(str, found.differences)) == ["seed: absent → null", "top_p: 0.9 → absent"]
-    assert found.as_dict()["differences"] == [{"path": "top_p", "stored": 0.9}, {"path": "seed", "asked": None}]
+    assert found.as_dict()["differences"] == [
+        {"path": "top_p", "stored": 0.9},
+        {"path": "seed", "asked": None},
+    ]
 
 
 def test_a_number_and_its_float_and_a_bool_are_three_things() -> None:
@@ -61,7 +68,9 @@ def test_the_text_of_a_message_with_the_place_in_sight() -> None:
     text = "x" * 500 + " it is 10:31 now, on a fine day. " + "y" * 500
     cache = keeping()
     cache.put([SYSTEM, {"role": "user", "content": text}], "Bach")
-    (difference,) = cache.explain([SYSTEM, {"role": "user", "content": text.replace("10:31", "10:47")}]).differences
+    (difference,) = cache.explain(
+        [SYSTEM, {"role": "user", "content": text.replace("10:31", "10:47")}]
+    ).differences
     assert difference.path == "messages[1].content"
     shown = str(difference)
     assert re.search(r'"….*is 10:31 now.*…" → "….*is 10:47 now.*…"', shown)
@@ -70,7 +79,10 @@ def test_the_text_of_a_message_with_the_place_in_sight() -> None:
 
 def test_a_text_that_grew_at_its_end_or_was_cut() -> None:
     longer = [SYSTEM, QUESTION | {"content": QUESTION["content"] + " Answer in French."}]
-    assert changed(messages=longer) == ['messages[1].content: "…and when was it written?" → "…and when was it written? Answer in French."']
+    assert changed(messages=longer) == [
+        'messages[1].content: "…and when was it written?" → "…and when was it written? Answer in'
+        ' French."'
+    ]
     assert changed(messages=[SYSTEM | {"content": ""}, QUESTION])[0].endswith('→ ""')
 
 
@@ -81,9 +93,13 @@ def test_long_texts_with_nothing_in_common_are_cut() -> None:
 
 def test_a_message_put_in_moves_the_others_and_makes_them_no_others() -> None:
     hello = {"role": "user", "content": "Hello"}
-    assert changed(messages=[SYSTEM, hello, QUESTION]) == ['messages[1]: absent → {"content": "Hello", "role": "user"}']
+    assert changed(messages=[SYSTEM, hello, QUESTION]) == [
+        'messages[1]: absent → {"content": "Hello", "role": "user"}'
+    ]
     assert changed(messages=[QUESTION])[0].startswith("messages[0]: {")
-    assert changed(messages=[*MESSAGES, hello]) == ['messages[2]: absent → {"content": "Hello", "role": "user"}']
+    assert changed(messages=[*MESSAGES, hello]) == [
+        'messages[2]: absent → {"content": "Hello", "role": "user"}'
+    ]
 
 
 def test_a_tool_deep_inside() -> None:
@@ -103,7 +119,10 @@ def test_the_kind_of_entry_and_the_sample() -> None:
     with options(sample=2):
         assert list(map(str, cache.explain(MESSAGES, model="m").differences)) == ["sample: 0 → 2"]
     found = cache.explain(MESSAGES, model="m", stream=True)
-    assert list(map(str, found.differences)) == ['kind of entry: "value" → "stream"', "stream: absent → true"]
+    assert list(map(str, found.differences)) == [
+        'kind of entry: "value" → "stream"',
+        "stream: absent → true",
+    ]
 
 
 def test_only_what_the_key_is_made_from_counts() -> None:
@@ -113,7 +132,9 @@ def test_only_what_the_key_is_made_from_counts() -> None:
     assert list(map(str, found.differences)) == ['model: "m" → "n"']
     cache = keeping(key_fn=last_turn)
     cache.put([{"role": "user", "content": "Hi"}, QUESTION], "Bach", model="m")
-    assert [difference.path for difference in cache.explain([QUESTION], model="n").differences] == ["last_turn.model"]
+    assert [difference.path for difference in cache.explain([QUESTION], model="n").differences] == [
+        "last_turn.model"
+    ]
 
 
 def test_a_difference_that_was_redacted_is_said_to_be_one() -> None:
@@ -130,7 +151,11 @@ def test_nothing_secret_is_quoted() -> None:
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
     cache = keeping()
     cache.put(MESSAGES, "Bach", model="m", extra_headers={"authorization": "CANARY"})
-    found = cache.explain([SYSTEM, {"role": "user", "content": f"key {secret}"}], model="m", extra_headers={"authorization": "CANARY2"})
+    found = cache.explain(
+        [SYSTEM, {"role": "user", "content": f"key {secret}"}],
+        model="m",
+        extra_headers={"authorization": "CANARY2"},
+    )
     assert secret not in f"{found} {found!r} {found.as_dict()}"
     assert "CANARY" not in f"{found} {found!r} {found.as_dict()}"
 
@@ -144,7 +169,10 @@ def test_what_it_shows_does_no_harm_to_a_terminal() -> None:
 
 
 def nearest(asked: dict[str, Any], *stored: dict[str, Any]) -> int:
-    listed = [Kept(str(number), "value", 0, json.dumps(request).encode()) for number, request in enumerate(stored)]
+    listed = [
+        Kept(str(number), "value", 0, json.dumps(request).encode())
+        for number, request in enumerate(stored)
+    ]
     found = explain(Kept("asked", "value", 0, json.dumps(asked).encode()), listed)
     assert found.nearest is not None
     return int(found.nearest)
@@ -153,25 +181,47 @@ def nearest(asked: dict[str, Any], *stored: dict[str, Any]) -> int:
 def test_the_same_question_to_another_model_is_nearer_than_another_question() -> None:
     other = {"role": "user", "content": "What is the boiling point of water at sea level?"}
     asked = {"messages": MESSAGES, "model": "a", "temperature": 0}
-    assert nearest(asked, asked | {"messages": [SYSTEM, other]}, asked | {"model": "b", "temperature": 1, "top_p": 1}) == 1
+    assert (
+        nearest(
+            asked,
+            asked | {"messages": [SYSTEM, other]},
+            asked | {"model": "b", "temperature": 1, "top_p": 1},
+        )
+        == 1
+    )
 
 
 def test_a_changed_word_is_nearer_than_two_params() -> None:
     asked = {"messages": MESSAGES, "model": "a", "temperature": 0}
-    reworded = [SYSTEM, QUESTION | {"content": str(QUESTION["content"]).replace("wrote", "composed")}]
-    assert nearest(asked, asked | {"model": "b", "temperature": 1}, asked | {"messages": reworded}) == 1
+    reworded = [
+        SYSTEM,
+        QUESTION | {"content": str(QUESTION["content"]).replace("wrote", "composed")},
+    ]
+    assert (
+        nearest(asked, asked | {"model": "b", "temperature": 1}, asked | {"messages": reworded})
+        == 1
+    )
 
 
 def test_the_same_kind_goes_first() -> None:
     request = json.dumps({"messages": MESSAGES, "temperature": 0}).encode()
     asked = Kept("asked", "value", 0, json.dumps({"messages": MESSAGES, "temperature": 1}).encode())
-    found = explain(asked, [Kept("s", "stream", 0, request), Kept("v", "value", 0, request), Kept("s2", "stream", 0, request)])
+    found = explain(
+        asked,
+        [
+            Kept("s", "stream", 0, request),
+            Kept("v", "value", 0, request),
+            Kept("s2", "stream", 0, request),
+        ],
+    )
     assert found.nearest == "v"
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -180,9 +230,16 @@ json_values = st.recursive(
 @given(one=json_values, other=json_values)
 def test_there_are_differences_exactly_where_the_json_differs(one: Any, other: Any) -> None:
     found = list(differences(one, other))
-    assert bool(found) == (json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True) and "[redacted]" not in (one, other))
+    assert bool(found) == (
+        json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
+        and "[redacted]" not in (one, other)
+    )
     assert list(differences(one, one)) == []
-    assert all(len(str(difference).splitlines()) == 1 for difference in found if difference.path.isprintable())
+    assert all(
+        len(str(difference).splitlines()) == 1
+        for difference in found
+        if difference.path.isprintable()
+    )
 
 
 # -- What it says when there is nothing to compare
@@ -196,15 +253,19 @@ def test_no_request_is_kept() -> None:
     cache = LLMCache()
     cache.put(MESSAGES, "Bach")
     cache.put(QUESTION["content"], "Bach")
-    assert str(cache.explain(MESSAGES, model="m")) == (
-        "none of the 2 stored entries keeps its request: LLMCache(keep_requests=True) has them kept"
+    assert (
+        str(cache.explain(MESSAGES, model="m"))
+        == "none of the 2 stored entries keeps its request: LLMCache(keep_requests=True) has them"
+        " kept"
     )
 
 
 def test_other_namespaces_are_not_quoted() -> None:
     store = MemoryStore()
     keeping(backend=store, namespace="acme").put([{"role": "user", "content": "CANARY"}], "Bach")
-    assert "CANARY" not in str(keeping(backend=store).explain([{"role": "user", "content": "CANARI"}]))
+    assert "CANARY" not in str(
+        keeping(backend=store).explain([{"role": "user", "content": "CANARI"}])
+    )
 
 
 def test_a_request_that_would_hit_and_one_that_is_too_old(clock: Any) -> None:
@@ -213,7 +274,10 @@ def test_a_request_that_would_hit_and_one_that_is_too_old(clock: Any) -> None:
     assert cache.explain(MESSAGES).state == "fresh"
     clock.advance(11)
     found = cache.explain(MESSAGES)
-    assert (found.state, str(found).partition(":")[0]) == ("expired", "it is stored, but too old for this cache")
+    assert (found.state, str(found).partition(":")[0]) == (
+        "expired",
+        "it is stored, but too old for this cache",
+    )
     assert cache.stats().misses == cache.stats().expirations == 0
 
 
@@ -225,7 +289,9 @@ def test_a_request_without_a_key_is_refused() -> None:
 async def test_it_can_be_awaited(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "llm.jsonl")
     cache.put(MESSAGES, "Bach", model="m")
-    assert (await cache.aexplain(MESSAGES, model="n")).differences == (Difference("model", "m", "n"),)
+    assert (await cache.aexplain(MESSAGES, model="n")).differences == (
+        Difference("model", "m", "n"),
+    )
 
 
 def test_an_explanation_can_be_pickled() -> None:
@@ -271,9 +337,14 @@ async def test_async_calls_and_streams_raise_it_too(tmp_path: Path) -> None:
 def test_a_recording_that_cannot_be_read_says_so_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "llm.jsonl"
     LLMCache(backend=path).put("q", "CANARY")
-    path.write_text(path.read_text().replace('"CANARY"', '{"$llm-cache-mem": {"$unheard": "CANARY"}}'))
+    path.write_text(
+        path.read_text().replace('"CANARY"', '{"$llm-cache-mem": {"$unheard": "CANARY"}}')
+    )
     before = path.read_bytes()
-    said = r"recorded in .*llm.jsonl for 1::value:\w{64} cannot be read here: a tag that this version does not know; record it again"
+    said = (
+        r"recorded in .*llm.jsonl for 1::value:\w{64} cannot be read here: a tag that this version"
+        r" does not know; record it again"
+    )
     with pytest.raises(CacheMissError, match=said) as caught:
         LLMCache(backend=path, mode="replay").get("q")
     assert "CANARY" not in str(caught.value)
@@ -286,7 +357,9 @@ def test_a_replay_from_a_database_removes_nothing(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "cache.db")
     cache.put("q", (1, 2))
     ((key, entry),) = cache.entries()
-    cache._store.put(key, Entry(Payload.from_json(b'{"$llm-cache-mem": {"$tuple": 5}}'), entry.stored_at))
+    cache._store.put(
+        key, Entry(Payload.from_json(b'{"$llm-cache-mem": {"$tuple": 5}}'), entry.stored_at)
+    )
     with options(mode="replay"), pytest.raises(CacheMissError, match="cannot be read here"):
         cache.get("q")
     assert cache.stats().size == 1
@@ -296,12 +369,21 @@ def test_a_replay_from_a_database_removes_nothing(tmp_path: Path) -> None:
 def test_10_000_recordings_are_searched_in_seconds(tmp_path: Path) -> None:
     def request(number: int) -> dict[str, Any]:
         words = " ".join(f"word{number * 7 + place}" for place in range(200))
-        return {"messages": [SYSTEM, {"role": "user", "content": f"{words} tell me"}], "model": "m", "temperature": 0}
+        return {
+            "messages": [SYSTEM, {"role": "user", "content": f"{words} tell me"}],
+            "model": "m",
+            "temperature": 0,
+        }
 
     path = tmp_path / "llm.jsonl"
     with path.open("w") as file:
         for number in range(10_000):
-            print(json.dumps({"key": f"1::value:{number:064}", "request": request(number), "answer": "a"}), file=file)
+            print(
+                json.dumps(
+                    {"key": f"1::value:{number:064}", "request": request(number), "answer": "a"}
+                ),
+                file=file,
+            )
     cache = LLMCache(backend=JsonlStore(path), mode="replay")
     asked = request(7_654)
     began = time.perf_counter()

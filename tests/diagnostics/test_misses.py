@@ -1,4 +1,5 @@
-"""The last misses explain themselves: what was stored then, what had been stored before, and what is never kept."""
+"""The last misses explain themselves: what was stored then, what had been stored before, and what
+is never kept."""
 
 import threading
 from pathlib import Path
@@ -17,7 +18,10 @@ def answer(**request: Any) -> dict[str, Any]:
 
 def cut_off(**request: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": "Ba"}
-    return {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "length"}]}
+    return {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "length"}],
+    }
 
 
 def keeping(**settings: Any) -> LLMCache:
@@ -145,7 +149,9 @@ def test_threads_may_miss_while_somebody_asks() -> None:
 
     def miss(worker: int) -> None:
         for number in range(100):
-            cache.get_or_call(MESSAGES, answer if number % 2 else cut_off, model=f"{worker} {number}")
+            cache.get_or_call(
+                MESSAGES, answer if number % 2 else cut_off, model=f"{worker} {number}"
+            )
 
     def ask() -> None:
         try:

@@ -1,4 +1,5 @@
-"""keep_requests: the request is stored beside its answer, as it was when it was made, without secrets, and only when asked for."""
+"""keep_requests: the request is stored beside its answer, as it was when it was made, without
+secrets, and only when asked for."""
 
 import json
 from pathlib import Path
@@ -13,7 +14,9 @@ MESSAGES = [{"role": "user", "content": "Who wrote Air?"}]
 
 
 def kept(cache: LLMCache) -> list[Any]:
-    return [None if entry.request is None else json.loads(entry.request) for _, entry in cache.entries()]
+    return [
+        None if entry.request is None else json.loads(entry.request) for _, entry in cache.entries()
+    ]
 
 
 def test_off_nothing_of_a_request_is_stored(tmp_path: Path) -> None:
@@ -28,7 +31,9 @@ def test_off_nothing_of_a_request_is_stored(tmp_path: Path) -> None:
 def test_on_the_request_is_there_after_a_restart(tmp_path: Path, backend: str) -> None:
     where = backend if backend == "memory" else tmp_path / backend
     cache = LLMCache(backend=where, keep_requests=True)
-    cache.get_or_call(MESSAGES, lambda **request: "Bach", model="m", temperature=0.5, api_key="CANARY", timeout=3)
+    cache.get_or_call(
+        MESSAGES, lambda **request: "Bach", model="m", temperature=0.5, api_key="CANARY", timeout=3
+    )
     if backend != "memory":
         cache.close()
         cache = LLMCache(backend=where)
@@ -40,7 +45,12 @@ def test_on_the_request_is_there_after_a_restart(tmp_path: Path, backend: str) -
 def test_secrets_and_what_redact_names_are_taken_out(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "cache.db", keep_requests=True, redact=["user"])
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
-    cache.put([{"role": "user", "content": f"key {secret}"}], "a", user="CANARY", extra_headers={"Authorization": "CANARY"})
+    cache.put(
+        [{"role": "user", "content": f"key {secret}"}],
+        "a",
+        user="CANARY",
+        extra_headers={"Authorization": "CANARY"},
+    )
     assert kept(cache) == [
         {
             "extra_headers": {"Authorization": "[redacted]"},
@@ -98,5 +108,9 @@ def test_what_json_has_no_form_for_is_kept_as_the_key_sees_it() -> None:
 
 def test_keys_are_those_of_a_cache_that_keeps_nothing() -> None:
     store = MemoryStore()
-    LLMCache(backend=store, keep_requests=True).put(MESSAGES, "Bach", model="m", extra_headers={"api-key": "x"})
-    assert LLMCache(backend=store).get(MESSAGES, model="m", extra_headers={"api-key": "x"}) == "Bach"
+    LLMCache(backend=store, keep_requests=True).put(
+        MESSAGES, "Bach", model="m", extra_headers={"api-key": "x"}
+    )
+    assert (
+        LLMCache(backend=store).get(MESSAGES, model="m", extra_headers={"api-key": "x"}) == "Bach"
+    )

@@ -1,4 +1,5 @@
-"""What a run of requests says about its keys: which fields cost hits, and which key function would win them back."""
+"""What a run of requests says about its keys: which fields cost hits, and which key function would
+win them back."""
 
 import gzip
 import json
@@ -22,8 +23,13 @@ def ask(question: str, system: str = "Be brief.", **params: Any) -> dict[str, An
 
 
 def hits_with(key_fn_code: str, requests: list[dict[str, Any]], clock: Clock) -> int:
-    """The hits of a real cache with the key function that the advice is code for; "None" for that of every cache."""
-    cache = LLMCache(max_size=None, key_fn=eval(key_fn_code, {"ignoring": ignoring, "masking": masking}), clock=clock)
+    """The hits of a real cache with the key function that the advice is code for; "None" for that
+    of every cache."""
+    cache = LLMCache(
+        max_size=None,
+        key_fn=eval(key_fn_code, {"ignoring": ignoring, "masking": masking}),
+        clock=clock,
+    )
     for request in requests:
         cache.get_or_call(fn=lambda **_: {"answer": "yes"}, **request)
     return cache.stats().hits
@@ -59,10 +65,14 @@ def test_a_request_id_in_a_param_is_ignored(clock: Clock) -> None:
 
 def test_two_faults_together_are_mended_one_after_the_other(clock: Clock) -> None:
     """Neither alone wins everything; the second remedy counts on top of the first."""
-    requests = [ask(f"q{n % 2}", f"Today is 2026-11-{1 + n // 4:02d}.", user=f"u{n % 4}") for n in range(16)]
+    requests = [
+        ask(f"q{n % 2}", f"Today is 2026-11-{1 + n // 4:02d}.", user=f"u{n % 4}") for n in range(16)
+    ]
     found = survey(requests)
     assert {remedy.why for remedy in found.remedies} == {"user", "a date"}
-    assert [remedy.hits for remedy in found.remedies] == sorted(remedy.hits for remedy in found.remedies)
+    assert [remedy.hits for remedy in found.remedies] == sorted(
+        remedy.hits for remedy in found.remedies
+    )
     assert found.remedies[-1].hits == 14 == hits_with(found.remedies[-1].key_fn, requests, clock)
 
 
@@ -81,7 +91,13 @@ def test_requests_that_have_nothing_in_common_get_no_advice() -> None:
 
 def test_an_id_in_every_message_is_one_field(clock: Clock) -> None:
     requests = [
-        {"model": "m", "messages": [{"role": "user", "content": "q", "id": f"{n}"}, {"role": "user", "content": "r", "id": f"x{n}"}]}
+        {
+            "model": "m",
+            "messages": [
+                {"role": "user", "content": "q", "id": f"{n}"},
+                {"role": "user", "content": "r", "id": f"x{n}"},
+            ],
+        }
         for n in range(4)
     ]
     found = survey(requests)
@@ -109,7 +125,12 @@ def test_one_and_one_point_naught_and_true_are_different_values() -> None:
 
 def test_a_last_turn_that_repeats_is_mentioned() -> None:
     earlier = [[], [{"role": "user", "content": "hm"}, {"role": "assistant", "content": "yes?"}]]
-    found = survey([{"model": "m", "messages": [*turns, {"role": "user", "content": "q"}]} for turns in earlier])
+    found = survey(
+        [
+            {"model": "m", "messages": [*turns, {"role": "user", "content": "q"}]}
+            for turns in earlier
+        ]
+    )
     assert (found.hits, found.last_turn_hits) == (0, 1)
     assert "last_turn" in str(found)
 
@@ -119,35 +140,72 @@ def test_a_request_that_has_no_key_never_hits() -> None:
 
 
 def test_the_report_holds_no_content() -> None:
-    text = str(survey([ask("canary-prompt", f"canary-system 2026-01-{n:02d}", user=f"canary-user-{n}") for n in range(1, 9)] * 2))
+    text = str(
+        survey(
+            [
+                ask("canary-prompt", f"canary-system 2026-01-{n:02d}", user=f"canary-user-{n}")
+                for n in range(1, 9)
+            ]
+            * 2
+        )
+    )
     assert "canary" not in text
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:
     """The leaves of a request by path."""
     if isinstance(value, dict) and value:
-        return {leaf: told for name in value for leaf, told in flat(value[name], f"{path}.{name}" if path else name).items()}
+        return {
+            leaf: told
+            for name in value
+            for leaf, told in flat(value[name], f"{path}.{name}" if path else name).items()
+        }
     if isinstance(value, list) and value:
-        return {leaf: told for i, item in enumerate(value) for leaf, told in flat(item, f"{path}[{i}]").items()}
+        return {
+            leaf: told
+            for i, item in enumerate(value)
+            for leaf, told in flat(item, f"{path}[{i}]").items()
+        }
     return {path: json.dumps(value)}
 
 
 def hits_without(field: str, requests: list[dict[str, Any]]) -> int:
-    """The hits there would be if *field*, of a message by number only where that is a system prompt, were in no request: the slow way."""
-    under = re.compile(re.escape(field).replace(r"messages\[\]", r"messages\[\d+\]") + r"(?:[.\[]|$)")
+    """The hits there would be if *field*, of a message by number only where that is a system
+    prompt, were in no request: the slow way."""
+    under = re.compile(
+        re.escape(field).replace(r"messages\[\]", r"messages\[\d+\]") + r"(?:[.\[]|$)"
+    )
     numbered = re.match(r"messages\[\d", field)
     left = []
     for request in requests:
         leaves = flat(request)
-        spared = numbered is not None and leaves.get(f"{field[: field.index(']') + 1]}.role") != '"system"'
-        left.append(tuple(sorted(pair for pair in leaves.items() if spared or not under.match(pair[0]))))
+        spared = (
+            numbered is not None
+            and leaves.get(f"{field[: field.index(']') + 1]}.role") != '"system"'
+        )
+        left.append(
+            tuple(sorted(pair for pair in leaves.items() if spared or not under.match(pair[0])))
+        )
     return len(left) - len(set(left))
 
 
-SAID = st.sampled_from(["q", "r", "It is 2026-11-23.", "It is 2026-11-24.", "run_0123456 at 10:30", "run_6543210 at 10:31", ["a", "b"]])
+SAID = st.sampled_from(
+    [
+        "q",
+        "r",
+        "It is 2026-11-23.",
+        "It is 2026-11-24.",
+        "run_0123456 at 10:30",
+        "run_6543210 at 10:31",
+        ["a", "b"],
+    ]
+)
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user"]), "content": SAID},
-    optional={"id": st.sampled_from("abc"), "meta": st.fixed_dictionaries({"at": st.sampled_from(["1 May 2026", "2 May 2026"])})},
+    optional={
+        "id": st.sampled_from("abc"),
+        "meta": st.fixed_dictionaries({"at": st.sampled_from(["1 May 2026", "2 May 2026"])}),
+    },
 )
 REQUEST = st.fixed_dictionaries(
     {"messages": st.lists(MESSAGE, min_size=1, max_size=2)},
@@ -155,8 +213,12 @@ REQUEST = st.fixed_dictionaries(
         "model": st.sampled_from("mn"),
         "user": st.sampled_from("uvw"),
         "timeout": st.integers(1, 3),
-        "metadata": st.fixed_dictionaries({"id": st.integers(0, 3)}, optional={"app": st.just("x")}),
-        "systemInstruction": st.fixed_dictionaries({"parts": st.lists(SAID, min_size=1, max_size=1)}),
+        "metadata": st.fixed_dictionaries(
+            {"id": st.integers(0, 3)}, optional={"app": st.just("x")}
+        ),
+        "systemInstruction": st.fixed_dictionaries(
+            {"parts": st.lists(SAID, min_size=1, max_size=1)}
+        ),
     },
 )
 
@@ -169,26 +231,57 @@ def test_all_it_says_of_any_run_is_what_a_real_cache_does(requests: list[dict[st
     assert found.hits == hits_with("None", requests, clock)
     for remedy in found.remedies:
         assert remedy.hits == hits_with(remedy.key_fn, requests, clock)
-    asked = [{name: value for name, value in request.items() if name != "timeout"} for request in requests]
-    fields = ["model", "user", "metadata", "metadata.id", "metadata.app", "systemInstruction", "messages[].id", "messages[].meta"]
+    asked = [
+        {name: value for name, value in request.items() if name != "timeout"}
+        for request in requests
+    ]
+    fields = [
+        "model",
+        "user",
+        "metadata",
+        "metadata.id",
+        "metadata.app",
+        "systemInstruction",
+        "messages[].id",
+        "messages[].meta",
+    ]
     most = max(hits_without(field, asked) for field in fields) - found.hits
     assert most == 0 or found.costs[0].hits >= most
     assert all(cost.hits == hits_without(cost.field, asked) - found.hits for cost in found.costs)
 
 
 def test_an_id_in_a_system_prompt_too_is_that_same_field() -> None:
-    requests = [{"messages": [{"role": "system", "content": "s", "id": f"{n}"}, {"role": "user", "content": "q"}]} for n in range(4)]
-    assert [tuple(remedy) for remedy in survey(requests).remedies] == [("messages[].id", 'ignoring("messages[].id")', 3)]
+    requests = [
+        {
+            "messages": [
+                {"role": "system", "content": "s", "id": f"{n}"},
+                {"role": "user", "content": "q"},
+            ]
+        }
+        for n in range(4)
+    ]
+    assert [tuple(remedy) for remedy in survey(requests).remedies] == [
+        ("messages[].id", 'ignoring("messages[].id")', 3)
+    ]
 
 
-@pytest.mark.parametrize("name", ["system", "instructions", "system_instruction", "systemInstruction"])
+@pytest.mark.parametrize(
+    "name", ["system", "instructions", "system_instruction", "systemInstruction"]
+)
 def test_a_system_prompt_beside_the_messages_is_masked_and_never_left_out(name: str) -> None:
-    requests = [ask("q") | {name: {"parts": [{"text": f"It is 2026-11-{n:02d}."}]}} for n in range(1, 5)]
+    requests = [
+        ask("q") | {name: {"parts": [{"text": f"It is 2026-11-{n:02d}."}]}} for n in range(1, 5)
+    ]
     assert [remedy.why for remedy in survey(requests).remedies] == ["a date"]
 
 
 def test_where_a_request_goes_is_never_advised_away() -> None:
-    assert survey([ask("q") | {"http.path": path} for path in ("/v1/chat/completions", "/v1/responses")]).remedies == ()
+    assert (
+        survey(
+            [ask("q") | {"http.path": path} for path in ("/v1/chat/completions", "/v1/responses")]
+        ).remedies
+        == ()
+    )
 
 
 def test_what_a_cache_ignores_costs_nothing() -> None:
@@ -215,8 +308,15 @@ def test_a_very_large_request_is_taken_field_by_field() -> None:
 
 def test_a_field_with_a_date_is_found_though_dates_are_masked_already() -> None:
     days, notes = ["2026-11-21", "2026-11-22", "2026-11-23"], ["a 2026-11-21", "b 2026-11-22"]
-    requests = [{"messages": [{"role": "user", "content": f"q {day}", "note": note}]} for day in days for note in notes]
-    assert [tuple(remedy)[::2] for remedy in survey(requests).remedies] == [("a date", 4), ("messages[].note", 5)]
+    requests = [
+        {"messages": [{"role": "user", "content": f"q {day}", "note": note}]}
+        for day in days
+        for note in notes
+    ]
+    assert [tuple(remedy)[::2] for remedy in survey(requests).remedies] == [
+        ("a date", 4),
+        ("messages[].note", 5),
+    ]
 
 
 def test_a_request_must_be_an_object() -> None:
@@ -245,9 +345,12 @@ def test_what_changes_from_call_to_call_is_recognised_whole(name: str, text: str
 
 
 def test_a_real_trace_is_explained_as_it_was_found_to_be(shared_data: Path) -> None:
-    """RAGPulse, one week of a real service: facts/data.md counts 222 repeats without the system prompt, 814 for the question alone."""
+    """RAGPulse, one week of a real service: facts/data.md counts 222 repeats without the system
+    prompt, 814 for the question alone."""
     with gzip.open(shared_data / "traces" / "ragpulse" / "0_trace.jsonl.gz", "rt") as lines:
-        found = survey((json.loads(line)["hash_ids"] for line in lines if line.strip()), keep=["user_input"])
+        found = survey(
+            (json.loads(line)["hash_ids"] for line in lines if line.strip()), keep=["user_input"]
+        )
     assert (found.requests, found.hits) == (7106, 1)
     assert found.costs[0] == Cost("sys_prompt", 221)
     assert found.remedies[0][::2] == ("sys_prompt", 222)

@@ -1,4 +1,5 @@
-"""A fleet under cancellation, forks and processes that are stopped: right answers, nobody hangs, and no lease stays behind."""
+"""A fleet under cancellation, forks and processes that are stopped: right answers, nobody hangs,
+and no lease stays behind."""
 
 import asyncio
 import os
@@ -42,7 +43,9 @@ def leases(path: Path) -> int:
         return int(count)
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize(
+    "rounds", [60, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 async def test_a_storm_of_cancellations(caches: list[LLMCache], path: Path, rounds: int) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
@@ -56,7 +59,10 @@ async def test_a_storm_of_cancellations(caches: list[LLMCache], path: Path, roun
 
     for number in range(rounds):
         question = f"question {number}"
-        tasks = [asyncio.create_task(cache.aget_or_call(question, model, model="m")) for cache in (*caches, caches[0])]
+        tasks = [
+            asyncio.create_task(cache.aget_or_call(question, model, model="m"))
+            for cache in (*caches, caches[0])
+        ]
         await asyncio.sleep(rng.uniform(0, 0.02))
         for task in rng.sample(tasks, rng.randrange(3)):
             task.cancel()
@@ -77,7 +83,9 @@ async def test_a_storm_of_cancellations(caches: list[LLMCache], path: Path, roun
     assert leases(path) == 0
 
 
-@pytest.mark.parametrize("forks", [20, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize(
+    "forks", [20, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 def test_forks_amid_threads_that_hold_leases(caches: list[LLMCache], forks: int) -> None:
     stop, failures, calls = threading.Event(), [], [0] * 4
 
@@ -98,7 +106,13 @@ def test_forks_amid_threads_that_hold_leases(caches: list[LLMCache], forks: int)
     try:
         for number in range(forks):
             assert (
-                in_child(lambda number=number: caches[0].get_or_call(f"child {number}", model, model="m"), timeout=60) == f"CHILD {number}"
+                in_child(
+                    lambda number=number: caches[0].get_or_call(
+                        f"child {number}", model, model="m"
+                    ),
+                    timeout=60,
+                )
+                == f"CHILD {number}"
             )
     finally:
         stop.set()
@@ -123,7 +137,10 @@ def test_a_leader_that_is_stopped_and_goes_on_later_costs_one_call_and_no_answer
     pid, report = fork(lambda: caches[0].get_or_call("hello", stopped, model="m"))
     os.read(began, 1)
     os.kill(pid, signal.SIGSTOP)
-    assert caches[1].get_or_call("hello", lambda messages, model: "of the other", model="m") == "of the other"
+    assert (
+        caches[1].get_or_call("hello", lambda messages, model: "of the other", model="m")
+        == "of the other"
+    )
     os.kill(pid, signal.SIGCONT)
     os.write(go_on, b"x")
     assert outcome(pid, report) == "of the one that was stopped"

@@ -1,4 +1,5 @@
-"""coalesce="fleet": of the caches that share a store, in one process or many, one calls; and nobody waits in vain."""
+"""coalesce="fleet": of the caches that share a store, in one process or many, one calls; and nobody
+waits in vain."""
 
 import asyncio
 import gc
@@ -65,7 +66,8 @@ def short_leases(monkeypatch: pytest.MonkeyPatch, long_leases: None) -> None:
 
 
 class Model:
-    """Counts its calls; each waits to be let through, and then answers or raises what *outcomes* say in turn."""
+    """Counts its calls; each waits to be let through, and then answers or raises what *outcomes*
+    say in turn."""
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = outcomes or (GOOD,)
@@ -145,9 +147,14 @@ async def test_tasks_of_two_caches_make_one_call_and_never_block_the_loop(join: 
     one, other, model = join(), join(), Model()
     looked, looked_too = polls(one), polls(other)
     with blockbuster_ctx("llm_cache_mem"):
-        tasks = [asyncio.create_task(cache.aget_or_call(REQUEST["messages"], model.acall, model="m")) for cache in (one, other) * 10]
+        tasks = [
+            asyncio.create_task(cache.aget_or_call(REQUEST["messages"], model.acall, model="m"))
+            for cache in (one, other) * 10
+        ]
         async with asyncio.timeout(60):
-            while looked() + looked_too() < 26:  # each has looked once, and one of them again and again
+            while (
+                looked() + looked_too() < 26
+            ):  # each has looked once, and one of them again and again
                 await asyncio.sleep(0.001)
         assert model.calls == 1
         model.passed.release()
@@ -176,7 +183,9 @@ def test_processes_make_one_call(join: MakeCache, tmp_path: Path) -> None:
         time.sleep(0.3)  # long enough for the others to come
         return GOOD
 
-    children = [fork(lambda: cache.get_or_call(REQUEST["messages"], model, model="m")) for _ in range(6)]
+    children = [
+        fork(lambda: cache.get_or_call(REQUEST["messages"], model, model="m")) for _ in range(6)
+    ]
     assert [outcome(*child, timeout=60) for child in children] == [GOOD] * 6
     assert log.read_text() == "x"
 
@@ -279,7 +288,9 @@ async def test_a_cancelled_leader_lets_go_at_once(join: MakeCache) -> None:
     async with asyncio.timeout(60):
         while model.calls == 0:
             await asyncio.sleep(0.001)
-        second = asyncio.create_task(other.aget_or_call(REQUEST["messages"], model.acall, model="m"))
+        second = asyncio.create_task(
+            other.aget_or_call(REQUEST["messages"], model.acall, model="m")
+        )
         await asyncio.sleep(0.05)
         first.cancel()
         while model.calls == 1:
@@ -327,9 +338,13 @@ def test_a_killed_leader_is_noticed_in_seconds(join: MakeCache, short_leases: No
     os.close(writer)
 
 
-def test_a_slow_leader_keeps_its_lease(join: MakeCache, path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_leader_keeps_its_lease(
+    join: MakeCache, path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.3)
-    stores = [SQLiteStore(path, clock=clock) for _ in range(2)]  # their time stands still while the thread is late
+    stores = [
+        SQLiteStore(path, clock=clock) for _ in range(2)
+    ]  # their time stands still while the thread is late
     one, other = (join(backend=store) for store in stores)
     model = Model()
     prolonged, real = SimpleQueue[bool](), stores[0].lease
@@ -354,7 +369,9 @@ def test_a_slow_leader_keeps_its_lease(join: MakeCache, path: Path, clock: Any, 
         store.close()
 
 
-def test_a_leader_whose_event_loop_stopped_loses_its_lease(join: MakeCache, short_leases: None) -> None:
+def test_a_leader_whose_event_loop_stopped_loses_its_lease(
+    join: MakeCache, short_leases: None
+) -> None:
     one, other, model = join(), join(), Model()
     loop = asyncio.new_event_loop()
     task = loop.create_task(one.aget_or_call(REQUEST["messages"], model.acall, model="m"))
@@ -386,7 +403,8 @@ def test_nobody_waits_longer_than_his_patience(join: MakeCache) -> None:
 
 
 def test_patience_covers_the_wait_here_and_the_wait_elsewhere(join: MakeCache) -> None:
-    """Who waited for a caller of this process, which waited for another process, does not begin anew."""
+    """Who waited for a caller of this process, which waited for another process, does not begin
+    anew."""
     one, other, model = join(), join(wait_seconds=0.5), Model()
     first = ask(one, model)
     until(lambda: model.calls == 1)
@@ -429,7 +447,9 @@ def test_a_lease_that_is_lost_costs_a_call_and_nothing_else(join: MakeCache) -> 
 # -- What is deleted
 
 
-def test_after_a_delete_the_next_call_begins_at_once_and_the_older_answer_is_not_stored(join: MakeCache) -> None:
+def test_after_a_delete_the_next_call_begins_at_once_and_the_older_answer_is_not_stored(
+    join: MakeCache,
+) -> None:
     cache, old, new = join(), Model("old"), Model("new")
     first = ask(cache, old)
     until(lambda: old.calls == 1)
@@ -457,7 +477,9 @@ class Failing(SQLiteStore):
         return super().lease(key, token, seconds)
 
 
-def test_when_the_store_cannot_tell_calls_go_on_as_without_a_fleet(path: Path, join: MakeCache) -> None:
+def test_when_the_store_cannot_tell_calls_go_on_as_without_a_fleet(
+    path: Path, join: MakeCache
+) -> None:
     store = Failing(path)
     cache, other, model = join(backend=store), join(backend=Failing(path)), Model()
     futures = [ask(cache, model), ask(other, model)]
@@ -582,29 +604,44 @@ async def ahang(messages, model):
     await asyncio.sleep(600)
 """
 ENDINGS = {
-    "a daemon thread in the middle of a call": """
+    "a daemon thread in the middle of a call": (
+        """
 threading.Thread(target=lambda: cache.get_or_call("hello", hang, model="m"), daemon=True).start()
 sys.stdin.read()
-""",
-    "asyncio.run cut short": """
+"""
+    ),
+    "asyncio.run cut short": (
+        """
 async def main():
     task = asyncio.create_task(cache.aget_or_call("hello", ahang, model="m"))
     await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
-""",
-    "Ctrl-C": """
+"""
+    ),
+    "Ctrl-C": (
+        """
 import signal
 threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
 cache.get_or_call("hello", hang, model="m")
-""",
+"""
+    ),
 }
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_program_that_ends_lets_go_and_ends_at_once(path: Path, ending: str, join: MakeCache) -> None:
+def test_a_program_that_ends_lets_go_and_ends_at_once(
+    path: Path, ending: str, join: MakeCache
+) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(llm_cache_mem.__file__).parents[1])}
     command = [sys.executable, "-W", "error", "-c", PROGRAM + ENDINGS[ending], str(path)]
-    program = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert program.stdout is not None
     assert program.stdout.readline() == "begun\n"
     model = Model()

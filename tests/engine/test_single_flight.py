@@ -92,7 +92,11 @@ def test_keys_do_not_wait_for_each_other() -> None:
 
 def test_a_later_caller_makes_a_call_of_its_own() -> None:
     flights = SingleFlight(LONG)
-    assert [flights.run(KEY, lambda flight, i=i: i) for i in range(3)] == [(0, False), (1, False), (2, False)]
+    assert [flights.run(KEY, lambda flight, i=i: i) for i in range(3)] == [
+        (0, False),
+        (1, False),
+        (2, False),
+    ]
 
 
 def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again() -> None:
@@ -110,7 +114,9 @@ def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again(
 
 
 @pytest.mark.parametrize("death", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(death: type[BaseException]) -> None:
+def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(
+    death: type[BaseException],
+) -> None:
     flights = SingleFlight(LONG)
     gate = Gate(death(), "answer")
     futures = lead_and_follow(flights, gate, 50)
@@ -137,9 +143,14 @@ def test_when_the_leaders_thread_is_killed_one_of_those_who_wait_takes_over() ->
     until(lambda: identity)
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(10)]
     until(lambda: seated(flights) == 10)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identity[0]), ctypes.py_object(SystemExit))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(identity[0]), ctypes.py_object(SystemExit)
+    )
     assert type(leader.exception(60)) is SystemExit
-    assert sorted(follower.result(PATIENCE) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
+    assert (
+        sorted(follower.result(PATIENCE) for follower in followers)
+        == [("answer", False)] + [("answer", True)] * 9
+    )
 
 
 def test_every_leader_killed_leaves_nobody_waiting() -> None:
@@ -202,7 +213,9 @@ def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> N
 
 def test_a_call_for_the_same_key_deep_inside_other_work_does_not_wait_either() -> None:
     flights = SingleFlight(LONG)
-    assert flights.run("a", lambda _: flights.run("b", lambda _: flights.run("a", lambda _: 1))) == (((1, False), False), False)
+    assert flights.run(
+        "a", lambda _: flights.run("b", lambda _: flights.run("a", lambda _: 1))
+    ) == (((1, False), False), False)
 
 
 def test_the_same_key_in_another_table_is_another_flight() -> None:
@@ -229,7 +242,10 @@ def test_what_the_work_leaves_behind_waits_like_anyone() -> None:
 
 def test_commit_runs_the_store_and_returns_its_result() -> None:
     flights = SingleFlight(LONG)
-    assert flights.run(KEY, lambda flight: flight.commit(lambda: ["evicted"])) == (["evicted"], False)
+    assert flights.run(KEY, lambda flight: flight.commit(lambda: ["evicted"])) == (
+        ["evicted"],
+        False,
+    )
 
 
 @pytest.mark.parametrize("forgotten", [KEY, None])
@@ -283,7 +299,9 @@ def test_forget_waits_for_a_store_under_way() -> None:
 
 def test_a_store_may_forget() -> None:
     flights = SingleFlight(LONG)
-    assert flights.run(KEY, lambda flight: (flight.commit(flights.forget), flight.commit(lambda: 1))) == ((None, None), False)
+    assert flights.run(
+        KEY, lambda flight: (flight.commit(flights.forget), flight.commit(lambda: 1))
+    ) == ((None, None), False)
 
 
 def test_forget_reaches_a_flight_that_others_have_given_up() -> None:
@@ -367,26 +385,34 @@ def test_in_a_thousand_races_of_store_and_forget_nothing_comes_back() -> None:
 def test_a_forked_child_does_not_wait_for_the_flights_of_its_parent() -> None:
     flights, gate = SingleFlight(LONG), Gate("parent")
     committing = Gate("stored")
-    storing = start(lambda: flights.run("storing", lambda flight: flight.commit(lambda: committing(flight))))
+    storing = start(
+        lambda: flights.run("storing", lambda flight: flight.commit(lambda: committing(flight)))
+    )
     assert committing.started.acquire(timeout=PATIENCE)
     futures = lead_and_follow(flights, gate, 2)
     for hold in (False, True) * 25:
         assert _forked(flights, hold=hold) == 0
     gate.passed.release()
-    assert [future.result(PATIENCE) for future in futures] == [("parent", False), ("parent", True), ("parent", True)]
+    assert [future.result(PATIENCE) for future in futures] == [
+        ("parent", False),
+        ("parent", True),
+        ("parent", True),
+    ]
     committing.passed.release()
     assert storing.result(PATIENCE) == ("stored", False)
     assert idle(flights)
 
 
 def die_in_a_minute() -> None:
-    """For a child that may hang. The default action, for the handler that pytest-timeout has set may hang with it."""
+    """For a child that may hang. The default action, for the handler that pytest-timeout has set
+    may hang with it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(60)
 
 
 def _forked(flights: SingleFlight, *, hold: bool) -> int:
-    """The exit code of a child that calls, forgets and calls again; *hold*: another thread has the table's lock while we fork."""
+    """The exit code of a child that calls, forgets and calls again; *hold*: another thread has the
+    table's lock while we fork."""
     holding, release = threading.Event(), threading.Event()
 
     def hold_lock() -> None:
@@ -397,7 +423,9 @@ def _forked(flights: SingleFlight, *, hold: bool) -> int:
     holder = start(hold_lock) if hold else None
     assert not hold or holding.wait(60)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads that are not copied: the point here
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 warns of threads that are not copied: the point here
         pid = os.fork()
     if pid == 0:
         die_in_a_minute()
@@ -430,7 +458,11 @@ def test_work_that_forks_goes_on_in_both_processes() -> None:
 
     pid, joined = flights.run(KEY, work)
     if pid == 0:
-        os._exit(0 if idle(flights) and flights.run(KEY, lambda flight: 1) == (1, False) and not joined else 1)
+        os._exit(
+            0
+            if idle(flights) and flights.run(KEY, lambda flight: 1) == (1, False) and not joined
+            else 1
+        )
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert idle(flights)
 

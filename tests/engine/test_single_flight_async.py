@@ -21,14 +21,20 @@ LONG = 600.0  # no test waits this long; one that has to fails before, after PAT
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """asyncio logs, and does not warn of, an exception that nobody retrieved and a task destroyed while pending."""
+    """asyncio logs, and does not warn of, an exception that nobody retrieved and a task destroyed
+    while pending."""
     yield
     gc.collect(1)
-    assert [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR] == []
+    assert [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.ERROR
+    ] == []
 
 
 class Gate:
-    """Asynchronous work that counts its runs and, once for each of *outcomes*, waits to be let through."""
+    """Asynchronous work that counts its runs and, once for each of *outcomes*, waits to be let
+    through."""
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
@@ -55,7 +61,9 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def callers(flights: SingleFlight, work: Callable[[Flight], Awaitable[Any]], count: int) -> "list[asyncio.Task[Any]]":
+async def callers(
+    flights: SingleFlight, work: Callable[[Flight], Awaitable[Any]], count: int
+) -> "list[asyncio.Task[Any]]":
     """*count* waiting callers of one key; the first leads."""
     tasks = [asyncio.create_task(flights.arun(KEY, work)) for _ in range(count)]
     await turn()
@@ -182,7 +190,10 @@ async def test_when_the_work_is_cancelled_from_outside_one_of_those_who_wait_tak
     gate.passed.release()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
-    assert sorted(results[1:], key=lambda result: result[1]) == [("second", False)] + [("second", True)] * 18
+    assert (
+        sorted(results[1:], key=lambda result: result[1])
+        == [("second", False)] + [("second", True)] * 18
+    )
     assert gate.calls == 2
     assert idle(flights)
 
@@ -210,7 +221,9 @@ async def test_an_elected_caller_that_is_cancelled_at_once_passes_the_lead_on() 
         if len(calls) > 1:
             return "answer"
         await turn()
-        asyncio.get_running_loop().call_soon(tasks[1].cancel)  # which runs before the elected caller does
+        asyncio.get_running_loop().call_soon(
+            tasks[1].cancel
+        )  # which runs before the elected caller does
         raise asyncio.CancelledError
 
     tasks += [asyncio.create_task(flights.arun(KEY, work)) for _ in range(10)]
@@ -222,7 +235,9 @@ async def test_an_elected_caller_that_is_cancelled_at_once_passes_the_lead_on() 
 
 
 @pytest.mark.parametrize("death", [KeyboardInterrupt, SystemExit])
-def test_what_kills_the_work_kills_its_callers_loop_and_others_take_over(death: type[BaseException]) -> None:
+def test_what_kills_the_work_kills_its_callers_loop_and_others_take_over(
+    death: type[BaseException],
+) -> None:
     flights = SingleFlight(LONG)
     started, die = threading.Event(), threading.Event()
 
@@ -309,7 +324,9 @@ async def test_the_work_sees_the_context_of_the_caller_who_began_it() -> None:
         who.set(name)
         return await flights.arun(KEY, work)
 
-    results = await asyncio.gather(asyncio.create_task(call("first")), asyncio.create_task(call("second")))
+    results = await asyncio.gather(
+        asyncio.create_task(call("first")), asyncio.create_task(call("second"))
+    )
     assert results == [("first", False), ("first", True)]
     assert who.get() == "nobody"
 
@@ -382,7 +399,10 @@ async def test_an_eager_task_factory_changes_nothing() -> None:
     gate.passed.release()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
-    assert sorted(results[1:], key=lambda result: result[1]) == [("second", False)] + [("second", True)] * 8
+    assert (
+        sorted(results[1:], key=lambda result: result[1])
+        == [("second", False)] + [("second", True)] * 8
+    )
     await turn()
     assert idle(flights)
 
@@ -404,7 +424,10 @@ async def test_threads_and_tasks_wait_for_each_other(leader_is_async: bool) -> N
     async def awork(flight: Flight) -> str:
         return await asyncio.to_thread(work, flight)
 
-    by_task, by_thread = lambda: asyncio.create_task(flights.arun(KEY, awork)), lambda: start(lambda: flights.run(KEY, work))
+    by_task, by_thread = (
+        lambda: asyncio.create_task(flights.arun(KEY, awork)),
+        lambda: start(lambda: flights.run(KEY, work)),
+    )
     leader: Any = by_task() if leader_is_async else by_thread()
     await until(lambda: calls)
     tasks, threads = [by_task() for _ in range(20)], [by_thread() for _ in range(20)]
@@ -428,7 +451,9 @@ async def test_tasks_of_two_loops_wait_for_each_other() -> None:
     assert gate.calls == 1
 
 
-async def _several(flights: SingleFlight, work: Callable[[Flight], Awaitable[Any]], count: int) -> list[Any]:
+async def _several(
+    flights: SingleFlight, work: Callable[[Flight], Awaitable[Any]], count: int
+) -> list[Any]:
     return await asyncio.gather(*[flights.arun(KEY, work) for _ in range(count)])
 
 
@@ -470,7 +495,10 @@ def test_a_loop_that_ends_while_it_leads_is_taken_over_from() -> None:
     asyncio.run(until(lambda: seated(flights) == 11))
     leave.set()
     leader.result(60)
-    assert sorted(follower.result(60) for follower in followers) == [("answer", False)] + [("answer", True)] * 9
+    assert (
+        sorted(follower.result(60) for follower in followers)
+        == [("answer", False)] + [("answer", True)] * 9
+    )
     assert idle(flights)
 
 
@@ -565,10 +593,14 @@ async def test_a_follower_whose_loop_has_closed_is_passed_over() -> None:
     work.cancel()
     await asyncio.wait([leader])
     assert leader.cancelled()
-    gone.get_coro().close()  # type: ignore[union-attr]  # as the garbage collector will: the lead is no longer its to hand on
+    # as the garbage collector will: the lead is no longer its to hand on
+    gone.get_coro().close()  # type: ignore[union-attr]
     await turn()
     gate.passed.release()
-    assert await asyncio.wait_for(asyncio.gather(*followers), 60) == [("second", False), ("second", True)]
+    assert await asyncio.wait_for(asyncio.gather(*followers), 60) == [
+        ("second", False),
+        ("second", True),
+    ]
     assert gate.calls == 2
     assert idle(flights)
 

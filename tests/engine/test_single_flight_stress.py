@@ -1,4 +1,5 @@
-"""Everything at once: threads and loops that call, fail, die, are cancelled, call again inside, while others forget."""
+"""Everything at once: threads and loops that call, fail, die, are cancelled, call again inside,
+while others forget."""
 
 import asyncio
 import faulthandler
@@ -25,7 +26,8 @@ EVENTS = ("joined", "ajoined", "error", "death", "deleted", "cleared", "cancelle
 
 
 class World:
-    """A small cache around one SingleFlight, and the books that say whether it kept its promises."""
+    """A small cache around one SingleFlight, and the books that say whether it kept its
+    promises."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -34,14 +36,18 @@ class World:
         self.locks = {key: threading.Lock() for key in KEYS}
         self.generation = dict.fromkeys(KEYS, 0)
         self.calls: Counter[tuple[str, int]] = Counter()
-        self.excused: Counter[tuple[str, int]] = Counter()  # calls that did not end in a store: errors, deaths, calls inside
+        self.excused: Counter[tuple[str, int]] = (
+            Counter()
+        )  # calls that did not end in a store: errors, deaths, calls inside
         self.events: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.end = time.monotonic() + 3
 
     def running(self) -> bool:
         """For some seconds, or on a busy machine until everything has happened."""
-        return time.monotonic() < self.end + (60 if min(map(self.events.__getitem__, EVENTS)) == 0 else 0)
+        return time.monotonic() < self.end + (
+            60 if min(map(self.events.__getitem__, EVENTS)) == 0 else 0
+        )
 
     def begin(self, key: str, flight: Flight, *, inside: bool = False) -> int:
         """Count a call to the model; the generation that it belongs to."""
@@ -60,7 +66,10 @@ class World:
     def finish(self, key: str, generation: int, flight: Flight) -> tuple[str, int]:
         def store() -> bool:
             if self.generation[key] != generation:
-                self.wrong.append(f"{key}: an answer of generation {generation} came back in {self.generation[key]}")
+                self.wrong.append(
+                    f"{key}: an answer of generation {generation} came back in"
+                    f" {self.generation[key]}"
+                )
             self.store[key] = (key, generation)
             return True
 
@@ -105,7 +114,10 @@ class World:
                     own_death = rng.choice([KeyboardInterrupt, SystemExit])()
                     raise own_death
                 case 2:
-                    self.flights.run(key, lambda inner: self.finish(key, self.begin(key, inner, inside=True), inner))
+                    self.flights.run(
+                        key,
+                        lambda inner: self.finish(key, self.begin(key, inner, inside=True), inner),
+                    )
             return self.finish(key, generation, flight)
 
         try:
@@ -167,18 +179,26 @@ class World:
         while self.running():
             try:
                 asyncio.run(self.life_of_a_loop(rng))
-            except (SystemExit, RuntimeError):  # RuntimeError: killed once more while asyncio.run was ending it
+            except (
+                SystemExit,
+                RuntimeError,
+            ):  # RuntimeError: killed once more while asyncio.run was ending it
                 self.events["loop killed"] += 1
 
     def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "SingleFlight" in repr(context):  # of the callers' own tasks, those that a kill has cut off are reported rightly
+        if "SingleFlight" in repr(
+            context
+        ):  # of the callers' own tasks, those that a kill has cut off are reported rightly
             self.wrong.append(repr(context))
 
     async def life_of_a_loop(self, rng: random.Random) -> None:
         asyncio.get_running_loop().set_exception_handler(self.report)
         callers: set[asyncio.Task[None]] = set()
         for _ in range(rng.randrange(30)):
-            callers |= {asyncio.create_task(self.acall(rng, rng.choice(KEYS))) for _ in range(rng.randrange(12))}
+            callers |= {
+                asyncio.create_task(self.acall(rng, rng.choice(KEYS)))
+                for _ in range(rng.randrange(12))
+            }
             await asyncio.sleep(rng.choice([0, 0.001]))
             pool = [*callers, *self.ours()] if rng.random() < 0.5 else []
             for task in rng.sample(pool, min(len(pool), rng.randrange(4))):
@@ -207,7 +227,10 @@ def test_nobody_hangs_and_no_key_is_called_twice_without_cause() -> None:
     print(f"{seed=}")
     world = World(seed)
     actors = [world.thread] * 8 + [world.loop] * 3 + [world.remover] * 2
-    threads = [threading.Thread(target=actor, args=(random.Random(f"{seed} {i}"),), daemon=True) for i, actor in enumerate(actors)]
+    threads = [
+        threading.Thread(target=actor, args=(random.Random(f"{seed} {i}"),), daemon=True)
+        for i, actor in enumerate(actors)
+    ]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:

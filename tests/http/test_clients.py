@@ -1,4 +1,5 @@
-"""``cache_client``: the same kind of client, on the connections, timeouts and retries that it had."""
+"""``cache_client``: the same kind of client, on the connections, timeouts and retries that it
+had."""
 
 import asyncio
 import gc
@@ -39,7 +40,9 @@ def cache() -> LLMCache:
 
 @pytest.fixture(autouse=True)
 def answers(server: Provider) -> None:
-    server.answer = lambda asked: Reply(MESSAGE if "messages" in asked.path else ANSWER, headers=(("x-request-id", "r1"),))
+    server.answer = lambda asked: Reply(
+        MESSAGE if "messages" in asked.path else ANSWER, headers=(("x-request-id", "r1"),)
+    )
 
 
 def chat(client: Any) -> Any:
@@ -77,21 +80,36 @@ def test_a_client_made_on_the_spot_stays_open(server: Provider, cache: LLMCache)
     assert server.wait_for_connections(0)
 
 
-def test_settings_of_the_client_and_of_its_http_client_stay(server: Provider, cache: LLMCache) -> None:
+def test_settings_of_the_client_and_of_its_http_client_stay(
+    server: Provider, cache: LLMCache
+) -> None:
     seen: list[str] = []
-    http = httpx2.Client(timeout=7.5, headers={"x-team": "a"}, event_hooks={"request": [lambda request: seen.append(request.url.path)]})
-    with make_openai(server, max_retries=5, timeout=3.25, default_headers={"x-of-ours": "1"}, http_client=http) as original:
+    http = httpx2.Client(
+        timeout=7.5,
+        headers={"x-team": "a"},
+        event_hooks={"request": [lambda request: seen.append(request.url.path)]},
+    )
+    with make_openai(
+        server, max_retries=5, timeout=3.25, default_headers={"x-of-ours": "1"}, http_client=http
+    ) as original:
         cached = cache_client(original, cache)
         assert (cached.max_retries, cached.timeout, cached.base_url) == (5, 3.25, original.base_url)
         assert cached._client.timeout == httpx2.Timeout(7.5)
         chat(cached)
         chat(cached)
     assert seen == ["/v1/chat/completions"] * 2
-    assert (server.asked[0].headers["x-team"], server.asked[0].headers["x-of-ours"], server.calls) == ("a", "1", 1)
+    assert (
+        server.asked[0].headers["x-team"],
+        server.asked[0].headers["x-of-ours"],
+        server.calls,
+    ) == ("a", "1", 1)
 
 
 def test_retries_of_the_sdk_go_on_working(server: Provider, cache: LLMCache) -> None:
-    replies = [Reply(b"{}", status=503, headers=(("retry-after-ms", "1"),)), Reply(b"{}", status=429, headers=(("retry-after-ms", "1"),))]
+    replies = [
+        Reply(b"{}", status=503, headers=(("retry-after-ms", "1"),)),
+        Reply(b"{}", status=429, headers=(("retry-after-ms", "1"),)),
+    ]
     server.answer = lambda asked: replies.pop(0) if replies else Reply(ANSWER)
     with cache_client(make_openai(server, max_retries=3), cache) as client:
         first = chat(client)
@@ -102,7 +120,9 @@ def test_retries_of_the_sdk_go_on_working(server: Provider, cache: LLMCache) -> 
 
 def test_proxies_and_mounts_are_cached_too(server: Provider, cache: LLMCache) -> None:
     mounted = httpx.HTTPTransport()
-    with cache_client(httpx.Client(mounts={"http://": mounted, "https://none": None}), cache) as client:
+    with cache_client(
+        httpx.Client(mounts={"http://": mounted, "https://none": None}), cache
+    ) as client:
         for _ in range(2):
             client.post(f"{server.url}/v1/chat/completions", json={"model": "m", "messages": ASKED})
         assert [type(mount) for mount in client._mounts.values()] == [type(None), CacheTransport]
@@ -116,7 +136,9 @@ def test_raw_and_streaming_responses_tell_a_hit(server: Provider, cache: LLMCach
         assert (first.headers["x-llm-cache-mem"], first.headers["x-request-id"]) == ("miss", "r1")
         assert (second.headers["x-llm-cache-mem"], second.headers["age"]) == ("hit", "0")
         assert first.parse() == second.parse()
-        with client.chat.completions.with_streaming_response.create(model="m", messages=ASKED) as third:
+        with client.chat.completions.with_streaming_response.create(
+            model="m", messages=ASKED
+        ) as third:
             assert third.headers["x-llm-cache-mem"] == "hit"
             assert b"".join(third.iter_bytes()) == ANSWER
 
@@ -136,18 +158,24 @@ def test_another_cache_takes_the_place_of_the_first(server: Provider, cache: LLM
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
-async def test_bare_http_clients_are_copied(server: Provider, cache: LLMCache, library: Any) -> None:
+async def test_bare_http_clients_are_copied(
+    server: Provider, cache: LLMCache, library: Any
+) -> None:
     original = library.AsyncClient(base_url=server.url)
     async with cache_client(original, cache) as client:
         assert isinstance(client, library.AsyncClient)
         assert isinstance(client._transport, AsyncCacheTransport)
         for _ in range(2):
-            assert (await client.post("/v1/chat/completions", json={"messages": ASKED})).json()["model"] == "m"
+            assert (await client.post("/v1/chat/completions", json={"messages": ASKED})).json()[
+                "model"
+            ] == "m"
     assert server.calls == 1
     assert not isinstance(original._transport, AsyncCacheTransport)
 
 
-async def test_a_transport_for_both_kinds_of_client_is_taken_for_that_of_its_client(cache: LLMCache) -> None:
+async def test_a_transport_for_both_kinds_of_client_is_taken_for_that_of_its_client(
+    cache: LLMCache,
+) -> None:
     """As a mock transport is one, sync and async."""
     calls = []
 
@@ -158,21 +186,40 @@ async def test_a_transport_for_both_kinds_of_client_is_taken_for_that_of_its_cli
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     async with cache_client(openai.AsyncOpenAI(api_key="k", http_client=http), cache) as client:
         first, again = await chat(client), await chat(client)
-    with cache_client(openai.OpenAI(api_key="k", http_client=httpx2.Client(transport=httpx2.MockTransport(answer))), cache) as sync:
+    with cache_client(
+        openai.OpenAI(
+            api_key="k", http_client=httpx2.Client(transport=httpx2.MockTransport(answer))
+        ),
+        cache,
+    ) as sync:
         assert chat(sync) == again == first
     assert len(calls) == 1
 
 
 @pytest.mark.parametrize("name", ["mistralai", "cohere", "ollama", "google-genai"])
-def test_sdks_that_cannot_copy_are_given_the_cache_themselves(server: Provider, cache: LLMCache, name: str) -> None:
+def test_sdks_that_cannot_copy_are_given_the_cache_themselves(
+    server: Provider, cache: LLMCache, name: str
+) -> None:
     client = SDKS[name].make(server.url, False)
     assert cache_client(client, cache) is client
 
 
-async def test_clients_for_several_loops_are_cached_in_each(server: Provider, cache: LLMCache) -> None:
+async def test_clients_for_several_loops_are_cached_in_each(
+    server: Provider, cache: LLMCache
+) -> None:
     client = cache_client(SDKS["google-genai"].make(server.url, True), cache)
-    row = {"endpoint": "generateContent", "request": {"body": json.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]})}}
-    given = {"candidates": [{"content": {"parts": [{"text": "ho"}], "role": "model"}, "finishReason": "STOP"}], "modelVersion": "m"}
+    row = {
+        "endpoint": "generateContent",
+        "request": {
+            "body": json.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]})
+        },
+    }
+    given = {
+        "candidates": [
+            {"content": {"parts": [{"text": "ho"}], "role": "model"}, "finishReason": "STOP"}
+        ],
+        "modelVersion": "m",
+    }
     server.answer = lambda asked: Reply(json.dumps(given).encode())
 
     def elsewhere() -> Any:
@@ -214,7 +261,9 @@ def make_anthropic(server: Provider) -> Any:
     ids=["openai", "anthropic", "groq", "mistralai", "cohere", "ollama", "google-genai"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_miss_in_replay_reaches_the_caller_as_it_is(server: Provider, cache: LLMCache, make: Any, ask: Any) -> None:
+def test_a_miss_in_replay_reaches_the_caller_as_it_is(
+    server: Provider, cache: LLMCache, make: Any, ask: Any
+) -> None:
     client = cache_client(make(server), cache)
     with options(mode="replay"), pytest.raises(CacheMissError):
         ask(client)
@@ -230,7 +279,9 @@ async def test_and_through_the_async_ones(server: Provider, cache: LLMCache) -> 
                 await client.chat.completions.create(model="m", messages=ASKED, stream=True)
             with pytest.raises(RequestNotCacheable):
                 await client.models.list()
-    async with cache_client(anthropic.AsyncAnthropic(api_key="k", base_url=server.url), cache) as claude:
+    async with cache_client(
+        anthropic.AsyncAnthropic(api_key="k", base_url=server.url), cache
+    ) as claude:
         with options(mode="replay"), pytest.raises(CacheMissError):
             await claude.messages.create(model="m", max_tokens=9, messages=ASKED)
     assert server.calls == 0
@@ -270,11 +321,15 @@ def test_langchain_models_work_on_cached_clients(server: Provider, cache: LLMCac
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 def test_llama_index_models_work_on_cached_clients(server: Provider, cache: LLMCache) -> None:
-    llms = pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex's package is not here", exc_type=ImportError)
+    llms = pytest.importorskip(
+        "llama_index.llms.openai", reason="LlamaIndex's package is not here", exc_type=ImportError
+    )
     from llama_index.core.base.llms.types import ChatMessage
 
     with httpx2.Client(transport=CacheTransport(cache)) as http:
-        llm = llms.OpenAI(model="gpt-4o", api_key="k", api_base=f"{server.url}/v1", http_client=http)
+        llm = llms.OpenAI(
+            model="gpt-4o", api_key="k", api_base=f"{server.url}/v1", http_client=http
+        )
         answers = [llm.chat([ChatMessage("hi")]).message.content for _ in range(2)]
     assert (answers, server.calls) == (["Paris.", "Paris."], 1)
 
@@ -284,7 +339,10 @@ def test_llama_index_models_work_on_cached_clients(server: Provider, cache: LLMC
 
 def test_a_kept_request_tells_the_difference_and_no_secret(server: Provider) -> None:
     cache = LLMCache(keep_requests=True)
-    with cache_client(openai.OpenAI(api_key="sk-SECRET", base_url=f"{server.url}/v1", organization="org-SECRET"), cache) as client:
+    with cache_client(
+        openai.OpenAI(api_key="sk-SECRET", base_url=f"{server.url}/v1", organization="org-SECRET"),
+        cache,
+    ) as client:
         client.chat.completions.create(model="m", messages=ASKED, temperature=0)
         with options(mode="replay"), pytest.raises(CacheMissError, match="temperature") as missed:
             client.chat.completions.create(model="m", messages=ASKED, temperature=1)

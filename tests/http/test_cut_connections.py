@@ -1,4 +1,5 @@
-"""Recorded streams of every protocol over real sockets, cut: nothing is stored that is not whole, and what is whole comes back."""
+"""Recorded streams of every protocol over real sockets, cut: nothing is stored that is not whole,
+and what is whole comes back."""
 
 import random
 from pathlib import Path
@@ -12,17 +13,28 @@ from llm_cache_mem.http import CacheTransport
 from llm_cache_mem.http.answer import Recording
 from llm_cache_mem.responses.admission import refusal_reason
 
-STREAMS = ("text/event-stream", "application/x-ndjson", "application/stream+json", "application/vnd.amazon.eventstream")
+STREAMS = (
+    "text/event-stream",
+    "application/x-ndjson",
+    "application/stream+json",
+    "application/vnd.amazon.eventstream",
+)
 
 
 def shortest(shared_data: Path) -> dict[str, Reply]:
     """One good stream of each protocol."""
     found: dict[str, Reply] = {}
-    good: list[tuple[Row, Reply]] = [(row, reply_of(row)) for row in rows(shared_data) if row["response"]["status"] == 200]
+    good: list[tuple[Row, Reply]] = [
+        (row, reply_of(row)) for row in rows(shared_data) if row["response"]["status"] == 200
+    ]
     for row, reply in sorted(good, key=lambda pair: len(pair[1].body)):
         recording = Recording(200, [("content-type", reply.kind or "")], lambda data: data)
         recording.add(reply.body)
-        if (reply.kind or "").startswith(STREAMS) and recording.finish(at_end=True) and refusal_reason(recording.response()) is None:
+        if (
+            (reply.kind or "").startswith(STREAMS)
+            and recording.finish(at_end=True)
+            and refusal_reason(recording.response()) is None
+        ):
             found.setdefault(f"{row['provider']} {row['endpoint']}", reply)
     return found
 
@@ -40,13 +52,19 @@ def test_a_cut_stream_is_not_stored(shared_data: Path, server: Provider, until_c
             def ask(given: Reply, client: httpx.Client = client) -> bytes | None:
                 server.gives(given)
                 try:
-                    return client.post("/v1/chat/completions", json={"model": "m", "messages": []}).content
+                    return client.post(
+                        "/v1/chat/completions", json={"model": "m", "messages": []}
+                    ).content
                 except httpx.RemoteProtocolError:
                     return None
 
             body = reply.body
             for cut in [0, len(body.rstrip()) - 1, *chance.sample(range(len(body.rstrip())), 6)]:
-                got = ask(reply._replace(cut=cut, until_close=until_close, piece=None if until_close else 50))
+                got = ask(
+                    reply._replace(
+                        cut=cut, until_close=until_close, piece=None if until_close else 50
+                    )
+                )
                 assert got == (body[:cut] if until_close else None)
                 assert cache.stats().size == 0, (name, cut)
                 cuts += 1

@@ -1,4 +1,5 @@
-"""What of an HTTP request is the request: every field and header that can change an answer, no secret, no id."""
+"""What of an HTTP request is the request: every field and header that can change an answer, no
+secret, no id."""
 
 import json
 from typing import Any
@@ -9,7 +10,13 @@ from llm_cache_mem import LLMCache, RequestNotCacheable, ignoring, last_turn, ma
 from llm_cache_mem.http import exchange
 
 BASE, CHAT = "https://api.example.com", "/v1/chat/completions"
-BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "system", "content": "today: 2026-01-02"}, {"role": "user", "content": "hi"}]}
+BODY: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "today: 2026-01-02"},
+        {"role": "user", "content": "hi"},
+    ],
+}
 
 
 def key(
@@ -46,7 +53,15 @@ def test_a_post_of_json_to_a_model_is_a_generation_request(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/models", "/v1/files", "/v1/batches", "/v1/threads/t/messages", "/v1/responses/r_1/cancel", "/v1/conversations/c/messages", "/"],
+    [
+        "/v1/models",
+        "/v1/files",
+        "/v1/batches",
+        "/v1/threads/t/messages",
+        "/v1/responses/r_1/cancel",
+        "/v1/conversations/c/messages",
+        "/",
+    ],
 )
 def test_anything_else_is_let_alone(path: str) -> None:
     assert not exchange.is_generation("POST", path, "application/json")
@@ -149,12 +164,18 @@ def test_bare_text_is_one_message_of_the_user(path: str, body: dict[str, Any]) -
 
 
 def test_text_and_the_message_it_stands_for_are_two_requests() -> None:
-    text, listed = {"model": "m", "input": "hi"}, {"model": "m", "input": [{"role": "user", "content": "hi"}]}
+    text, listed = (
+        {"model": "m", "input": "hi"},
+        {"model": "m", "input": [{"role": "user", "content": "hi"}]},
+    )
     assert key(text, "/v1/responses") != key(listed, "/v1/responses")
 
 
 def test_gemini_turns_are_messages_and_the_path_names_the_model() -> None:
-    body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}], "generationConfig": {"temperature": 0}}
+    body = {
+        "contents": [{"role": "user", "parts": [{"text": "hi"}]}],
+        "generationConfig": {"temperature": 0},
+    }
     messages, params = shape(body, "/v1beta/models/gemini-2.0-flash:generateContent")
     assert messages == [{"role": "user", "content": [{"text": "hi"}]}]
     assert (params["model"], params["generationConfig"]) == ("gemini-2.0-flash", {"temperature": 0})
@@ -178,9 +199,18 @@ def test_key_functions_work_as_on_the_core() -> None:
     assert key(tomorrow) != key()
     assert key(tomorrow, cache=masked) == key(cache=masked)
     elsewhere = LLMCache(key_fn=ignoring("http.base_url", "user"))
-    assert key({**BODY, "user": "u1"}, base="https://eu.example.com", cache=elsewhere) == key(cache=elsewhere)
+    assert key({**BODY, "user": "u1"}, base="https://eu.example.com", cache=elsewhere) == key(
+        cache=elsewhere
+    )
     turn = LLMCache(key_fn=last_turn)
-    longer = {**BODY, "messages": [BODY["messages"][0], {"role": "user", "content": "before"}, *BODY["messages"][1:]]}
+    longer = {
+        **BODY,
+        "messages": [
+            BODY["messages"][0],
+            {"role": "user", "content": "before"},
+            *BODY["messages"][1:],
+        ],
+    }
     assert key(longer, cache=turn) == key(cache=turn)
 
 
@@ -188,7 +218,10 @@ def test_masking_reaches_the_system_instruction_of_gemini() -> None:
     path, masked = "/v1beta/models/g:generateContent", LLMCache(key_fn=masking(r"\d+"))
 
     def body(day: int) -> dict[str, Any]:
-        return {"systemInstruction": {"parts": [{"text": f"day {day}"}]}, "contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+        return {
+            "systemInstruction": {"parts": [{"text": f"day {day}"}]},
+            "contents": [{"role": "user", "parts": [{"text": "hi"}]}],
+        }
 
     assert key(body(1), path) != key(body(2), path)
     assert key(body(1), path, cache=masked) == key(body(2), path, cache=masked)
@@ -197,7 +230,9 @@ def test_masking_reaches_the_system_instruction_of_gemini() -> None:
 def test_turns_of_gemini_are_not_taken_for_others_that_read_like_them() -> None:
     said = [{"text": "hi"}]
     path = "/v1beta/models/gemini-flash:generateContent"
-    assert key({"contents": [{"role": "user", "parts": said}]}, path) != key({"contents": [{"role": "user", "content": said}]}, path)
+    assert key({"contents": [{"role": "user", "parts": said}]}, path) != key(
+        {"contents": [{"role": "user", "content": said}]}, path
+    )
 
 
 # -- What has no single meaning
@@ -221,7 +256,17 @@ def test_bytes_in_a_query_that_are_no_text_are_never_taken_for_one_another() -> 
         b'{"http.path": "/"}',
         b'{"messages": [{"x":1,"x":2}]}',
     ],
-    ids=["empty", "array", "cut", "no text", "NaN", "key twice", "deep", "a name of ours", "key twice within"],
+    ids=[
+        "empty",
+        "array",
+        "cut",
+        "no text",
+        "NaN",
+        "key twice",
+        "deep",
+        "a name of ours",
+        "key twice within",
+    ],
 )
 def test_what_has_no_single_meaning_is_refused(body: bytes) -> None:
     with pytest.raises(RequestNotCacheable):

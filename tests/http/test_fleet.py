@@ -1,4 +1,5 @@
-"""The HTTP layer in a fleet: clients of two caches on one store, as two processes have them, make one request to the provider."""
+"""The HTTP layer in a fleet: clients of two caches on one store, as two processes have them, make
+one request to the provider."""
 
 import threading
 import time
@@ -32,7 +33,9 @@ class Provider:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests += 1
-        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=_Stream(self.go_on))
+        return httpx.Response(
+            200, headers={"content-type": "text/event-stream"}, stream=_Stream(self.go_on)
+        )
 
 
 class _Stream(httpx.SyncByteStream):
@@ -51,7 +54,10 @@ def clients(tmp_path: Path) -> Iterator[Callable[[Provider], list[httpx.Client]]
 
     def make(provider: Provider) -> list[httpx.Client]:
         caches = [LLMCache(backend=tmp_path / "cache.db", coalesce="fleet") for _ in range(2)]
-        found = [httpx.Client(transport=CacheTransport(cache, httpx.MockTransport(provider))) for cache in caches]
+        found = [
+            httpx.Client(transport=CacheTransport(cache, httpx.MockTransport(provider)))
+            for cache in caches
+        ]
         made.extend([*found, *caches])
         return found
 
@@ -65,7 +71,9 @@ def whole(client: httpx.Client) -> bytes:
         return b"".join(response.iter_bytes())
 
 
-def test_a_stream_that_another_process_reads_is_waited_for(clients: Callable[[Provider], list[httpx.Client]]) -> None:
+def test_a_stream_that_another_process_reads_is_waited_for(
+    clients: Callable[[Provider], list[httpx.Client]],
+) -> None:
     provider = Provider()
     one, other = clients(provider)
     with ThreadPoolExecutor() as pool:
@@ -79,7 +87,9 @@ def test_a_stream_that_another_process_reads_is_waited_for(clients: Callable[[Pr
     assert provider.requests == 1
 
 
-def test_a_stream_that_is_given_up_lets_the_next_one_call(clients: Callable[[Provider], list[httpx.Client]]) -> None:
+def test_a_stream_that_is_given_up_lets_the_next_one_call(
+    clients: Callable[[Provider], list[httpx.Client]],
+) -> None:
     provider = Provider()
     one, other = clients(provider)
     with ThreadPoolExecutor() as pool:

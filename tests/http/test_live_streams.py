@@ -1,4 +1,5 @@
-"""Streams on their way: who asks for the same meanwhile reads the same call, and nobody's going away takes another down."""
+"""Streams on their way: who asks for the same meanwhile reads the same call, and nobody's going
+away takes another down."""
 
 import asyncio
 import gc
@@ -23,7 +24,13 @@ BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "
 
 def event(text: str, why: str | None = None) -> bytes:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": why}
-    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    chunk = {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
@@ -64,7 +71,9 @@ def client(server: Provider, cache: LLMCache) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 async def aclient(server: Provider, cache: LLMCache) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache), timeout=20) as client:
+    async with httpx2.AsyncClient(
+        base_url=server.url, transport=AsyncCacheTransport(cache), timeout=20
+    ) as client:
         yield client
 
 
@@ -86,7 +95,9 @@ async def everything(response: Any) -> bytes:
 # -- Joining
 
 
-def test_the_first_piece_is_not_held_back(client: httpx.Client, server: Provider, gates: Gates) -> None:
+def test_the_first_piece_is_not_held_back(
+    client: httpx.Client, server: Provider, gates: Gates
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
     gates.let(1)
     response = opened(client)
@@ -94,29 +105,41 @@ def test_the_first_piece_is_not_held_back(client: httpx.Client, server: Provider
     response.close()
 
 
-def test_one_thread_may_read_two_of_them_in_turn(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+def test_one_thread_may_read_two_of_them_in_turn(
+    client: httpx.Client, server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     with closing(opened(client)) as first, closing(opened(client)) as second:
         pairs = list(zip(first.iter_raw(), second.iter_raw(), strict=True))
     assert all(one == other for one, other in pairs)
     assert b"".join(one for one, _ in pairs) == STREAM
-    assert (server.calls, first.headers["x-llm-cache-mem"], second.headers["x-llm-cache-mem"]) == (1, "miss", "joined")
+    assert (server.calls, first.headers["x-llm-cache-mem"], second.headers["x-llm-cache-mem"]) == (
+        1,
+        "miss",
+        "joined",
+    )
     assert (cache.stats().coalesced, cache.stats().stored) == (1, 1)
 
 
-async def test_one_task_may_read_two_of_them_in_turn(aclient: Any, server: Provider, cache: LLMCache) -> None:
+async def test_one_task_may_read_two_of_them_in_turn(
+    aclient: Any, server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     first, second = await aopened(aclient), await aopened(aclient)
     chunks, others = first.aiter_raw(), second.aiter_raw()
     for n in range(5):
         assert await anext(others) == await anext(chunks) == event(str(n))
-    assert b"".join([chunk async for chunk in chunks]) == b"".join([chunk async for chunk in others])
+    assert b"".join([chunk async for chunk in chunks]) == b"".join(
+        [chunk async for chunk in others]
+    )
     await first.aclose()
     await second.aclose()
     assert (server.calls, cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
 
 
-def test_who_comes_late_gets_what_has_passed_and_then_the_rest(client: httpx.Client, server: Provider, gates: Gates) -> None:
+def test_who_comes_late_gets_what_has_passed_and_then_the_rest(
+    client: httpx.Client, server: Provider, gates: Gates
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
     gates.let(3)
     first = opened(client)
@@ -129,13 +152,17 @@ def test_who_comes_late_gets_what_has_passed_and_then_the_rest(client: httpx.Cli
     assert server.calls == 1
 
 
-def test_a_sync_and_an_async_client_do_not_wait_for_each_other(server: Provider, cache: LLMCache, client: httpx.Client) -> None:
+def test_a_sync_and_an_async_client_do_not_wait_for_each_other(
+    server: Provider, cache: LLMCache, client: httpx.Client
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     response = opened(client)
     next(response.iter_raw())
 
     async def other() -> bytes:
-        async with httpx.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache)) as aclient:
+        async with httpx.AsyncClient(
+            base_url=server.url, transport=AsyncCacheTransport(cache)
+        ) as aclient:
             return await everything(await aopened(aclient))
 
     assert asyncio.run(other()) == STREAM
@@ -146,7 +173,9 @@ def test_a_sync_and_an_async_client_do_not_wait_for_each_other(server: Provider,
 # -- Going away
 
 
-def test_the_others_go_on_when_the_first_leaves(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+def test_the_others_go_on_when_the_first_leaves(
+    client: httpx.Client, server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     first, second = opened(client), opened(client)
     next(first.iter_raw())
@@ -156,7 +185,9 @@ def test_the_others_go_on_when_the_first_leaves(client: httpx.Client, server: Pr
     assert opened(client).headers["x-llm-cache-mem"] == "hit"
 
 
-async def test_cancelling_who_reads_does_not_cancel_the_others(aclient: Any, server: Provider, cache: LLMCache, gates: Gates) -> None:
+async def test_cancelling_who_reads_does_not_cancel_the_others(
+    aclient: Any, server: Provider, cache: LLMCache, gates: Gates
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
     gates.let(2)
     readers = [asyncio.create_task(everything(await aopened(aclient))) for _ in range(5)]
@@ -173,7 +204,9 @@ async def test_cancelling_who_reads_does_not_cancel_the_others(aclient: Any, ser
     assert (server.calls, cache.stats().stored) == (1, 1)
 
 
-async def test_cancelling_who_asked_first_leaves_the_call_to_the_others(aclient: Any, server: Provider, cache: LLMCache) -> None:
+async def test_cancelling_who_asked_first_leaves_the_call_to_the_others(
+    aclient: Any, server: Provider, cache: LLMCache
+) -> None:
     came, go = threading.Event(), threading.Event()
 
     def slow(asked: Any) -> Reply:
@@ -229,9 +262,13 @@ def test_when_all_threads_have_left_the_call_is_closed_and_nothing_stored(
     assert cache.stats().size == 0
 
 
-async def test_an_answer_that_nobody_came_to_read_gives_its_connection_back(server: Provider, cache: LLMCache) -> None:
+async def test_an_answer_that_nobody_came_to_read_gives_its_connection_back(
+    server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
-    async with httpx.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache)) as aclient:
+    async with httpx.AsyncClient(
+        base_url=server.url, transport=AsyncCacheTransport(cache)
+    ) as aclient:
         response = await aopened(aclient)
         assert len(aclient._transport.wrapped._pool.connections) == 1  # type: ignore[attr-defined]
         del response
@@ -251,7 +288,9 @@ def test_a_killed_fetcher_leaves_the_others_an_error_and_not_a_hang(cache: LLMCa
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=Killed())
 
-    with httpx.Client(base_url="http://test", transport=CacheTransport(cache, httpx.MockTransport(answer))) as client:
+    with httpx.Client(
+        base_url="http://test", transport=CacheTransport(cache, httpx.MockTransport(answer))
+    ) as client:
         first, second = opened(client).iter_raw(), opened(client).iter_raw()
         assert next(first) == next(second) == event("0")
         with pytest.raises(KeyboardInterrupt):
@@ -265,7 +304,9 @@ def test_a_killed_fetcher_leaves_the_others_an_error_and_not_a_hang(cache: LLMCa
 # -- Failing
 
 
-async def test_a_lost_connection_reaches_all_and_nothing_is_stored(aclient: Any, server: Provider, cache: LLMCache) -> None:
+async def test_a_lost_connection_reaches_all_and_nothing_is_stored(
+    aclient: Any, server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, cut=3 * PIECE))
     responses = [await aopened(aclient) for _ in range(3)]
     found = await asyncio.gather(*map(everything, responses), return_exceptions=True)
@@ -276,8 +317,16 @@ async def test_a_lost_connection_reaches_all_and_nothing_is_stored(aclient: Any,
     assert (server.calls, cache.stats().stored) == (2, 1)
 
 
-def test_nobody_joins_a_stream_that_has_reported_an_error(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
-    server.gives(Reply(event("0") + b'data: {"error": {"message": "overloaded"}}\n\n' + STREAM, "text/event-stream", piece=400))
+def test_nobody_joins_a_stream_that_has_reported_an_error(
+    client: httpx.Client, server: Provider, cache: LLMCache
+) -> None:
+    server.gives(
+        Reply(
+            event("0") + b'data: {"error": {"message": "overloaded"}}\n\n' + STREAM,
+            "text/event-stream",
+            piece=400,
+        )
+    )
     first = opened(client)
     chunks = first.iter_raw()
     next(chunks)
@@ -288,7 +337,9 @@ def test_nobody_joins_a_stream_that_has_reported_an_error(client: httpx.Client, 
     assert cache.stats().stored == 0
 
 
-def test_nobody_joins_a_stream_that_lay_still(client: httpx.Client, server: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_joins_a_stream_that_lay_still(
+    client: httpx.Client, server: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llm_cache_mem.http.relay._STALE_SECONDS", -1.0)
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     with closing(opened(client)) as first:
@@ -298,7 +349,9 @@ def test_nobody_joins_a_stream_that_lay_still(client: httpx.Client, server: Prov
     assert server.calls == 2
 
 
-def test_what_was_deleted_is_not_joined_either(client: httpx.Client, server: Provider, cache: LLMCache) -> None:
+def test_what_was_deleted_is_not_joined_either(
+    client: httpx.Client, server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     with closing(opened(client)) as first:
         chunks = first.iter_raw()
@@ -327,16 +380,29 @@ def test_an_answer_over_the_bound_passes_to_all_who_had_joined(
 # -- As SDKs read them
 
 
-def test_a_stream_that_the_sdk_closes_at_its_end_is_stored(server: Provider, cache: LLMCache, gates: Gates) -> None:
+def test_a_stream_that_the_sdk_closes_at_its_end_is_stored(
+    server: Provider, cache: LLMCache, gates: Gates
+) -> None:
     """openai closes as soon as it has seen [DONE], though the end of the body is still to come."""
     pieces = -(-len(STREAM) // PIECE)
     padded = STREAM + b"\n" * (pieces * PIECE - len(STREAM))
-    server.gives(Reply(padded + b": a comment after the end\n\n" * 9, "text/event-stream", piece=PIECE, gate=gates))
+    server.gives(
+        Reply(
+            padded + b": a comment after the end\n\n" * 9,
+            "text/event-stream",
+            piece=PIECE,
+            gate=gates,
+        )
+    )
     gates.let(pieces)
-    with cache_client(openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0), cache) as client:
+    with cache_client(
+        openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0), cache
+    ) as client:
 
         def text() -> str:
-            stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "count"}], stream=True)
+            stream = client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "count"}], stream=True
+            )
             return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
         assert text() == "012345"
@@ -346,13 +412,18 @@ def test_a_stream_that_the_sdk_closes_at_its_end_is_stored(server: Provider, cac
 
 async def test_an_async_sdk_reads_and_drains_it(server: Provider, cache: LLMCache) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=7))
-    async with cache_client(openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0), cache) as client:
+    async with cache_client(
+        openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0), cache
+    ) as client:
 
         async def text() -> str:
-            stream = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "count"}], stream=True)
+            stream = await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "count"}], stream=True
+            )
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
         assert await asyncio.gather(*(text() for _ in range(10))) == ["012345"] * 10
         assert await text() == "012345"
-        assert len(client._client._transport.wrapped._pool.connections) == 1  # type: ignore[attr-defined]  # it was kept for reuse
+        # it was kept for reuse
+        assert len(client._client._transport.wrapped._pool.connections) == 1  # type: ignore[attr-defined]
     assert (server.calls, cache.stats().stored, cache.stats().hits) == (1, 1, 1)

@@ -1,4 +1,5 @@
-"""Every recorded exchange with a real provider, made again through the real SDK that fits it: the replayed call gives equal objects."""
+"""Every recorded exchange with a real provider, made again through the real SDK that fits it: the
+replayed call gives equal objects."""
 
 import asyncio
 import gc
@@ -19,7 +20,9 @@ from llm_cache_mem.http.clients import _http_clients
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(model|Model).* is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
-    pytest.mark.filterwarnings("ignore:.*:UserWarning"),  # of the SDKs, about answers that are newer or older than they are
+    pytest.mark.filterwarnings(
+        "ignore:.*:UserWarning"
+    ),  # of the SDKs, about answers that are newer or older than they are
 ]
 
 
@@ -55,23 +58,36 @@ def some(mine: list[Row], most: int) -> list[Row]:
 
 
 def close(client: Any, runner: asyncio.Runner, *, asynchronous: bool) -> None:
-    for http in [client] if isinstance(client, (httpx.Client, httpx.AsyncClient)) else list(_http_clients(client)):
+    for http in (
+        [client]
+        if isinstance(client, (httpx.Client, httpx.AsyncClient))
+        else list(_http_clients(client))
+    ):
         if hasattr(http, "aclose"):
             runner.run(http.aclose())
         else:
             http.close()
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "most", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"]
+)
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("name", SDKS)
 def test_the_replayed_call_equals_the_first(
-    recorded: list[Row], server: Provider, runner: asyncio.Runner, name: str, asynchronous: bool, most: int | None
+    recorded: list[Row],
+    server: Provider,
+    runner: asyncio.Runner,
+    name: str,
+    asynchronous: bool,
+    most: int | None,
 ) -> None:
     sdk, cache, tried = SDKS[name], LLMCache(max_size=None, prices={}), Counter[str]()
     client = cache_client(sdk.make(server.url, asynchronous), cache)
     gc.collect()  # the client that it was made from is gone, as with cache_client(OpenAI(), cache)
-    mine = [row for row in recorded if chosen(row) == name] or [row for row in recorded if row["provider"] == "anthropic"]
+    mine = [row for row in recorded if chosen(row) == name] or [
+        row for row in recorded if row["provider"] == "anthropic"
+    ]
     if most is not None:
         mine = some(mine, most)
     for row in mine:
@@ -83,13 +99,20 @@ def test_the_replayed_call_equals_the_first(
 
         with options(namespace=row["id"]):
             first = outcome(ask)
-            if server.calls == calls:  # what was recorded is no request that this version of the SDK would make
+            if (
+                server.calls == calls
+            ):  # what was recorded is no request that this version of the SDK would make
                 tried["not sent"] += 1
                 continue
             second = outcome(ask)
         kept = cache.stats().stored - stored
         assert second == first, (row["id"], row["provider"], row["endpoint"])
-        assert server.calls - calls == (1 if kept else 2), (row["id"], row["provider"], row["endpoint"], cache.stats().skipped)
+        assert server.calls - calls == (1 if kept else 2), (
+            row["id"],
+            row["provider"],
+            row["endpoint"],
+            cache.stats().skipped,
+        )
         assert not (failed and kept)
         if name != "httpx":
             assert (first[1] is not None) >= failed

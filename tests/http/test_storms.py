@@ -1,4 +1,5 @@
-"""Rounds of concurrent, cancelled and closed requests: every answer to who asked for it, no hang, no connection left behind."""
+"""Rounds of concurrent, cancelled and closed requests: every answer to who asked for it, no hang,
+no connection left behind."""
 
 import asyncio
 import json
@@ -23,11 +24,26 @@ def echo(asked: Asked) -> Reply:
     """What was asked, as a stream or at once, so that a wrong answer shows."""
     said = asked.body["messages"][0]["content"]
     if not asked.body["stream"]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-        return Reply(json.dumps({"object": "chat.completion", "model": "m", "choices": [choice]}).encode())
-    events = [{"index": 0, "delta": {"content": said}, "finish_reason": None}] * 5 + [{"index": 0, "delta": {}, "finish_reason": "stop"}]
-    chunks = [json.dumps({"object": "chat.completion.chunk", "model": "m", "choices": [event]}).encode() for event in events]
-    return Reply(b"".join(b"data: %b\n\n" % chunk for chunk in chunks) + b"data: [DONE]\n\n", "text/event-stream", piece=90)
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": said},
+        }
+        return Reply(
+            json.dumps({"object": "chat.completion", "model": "m", "choices": [choice]}).encode()
+        )
+    events = [{"index": 0, "delta": {"content": said}, "finish_reason": None}] * 5 + [
+        {"index": 0, "delta": {}, "finish_reason": "stop"}
+    ]
+    chunks = [
+        json.dumps({"object": "chat.completion.chunk", "model": "m", "choices": [event]}).encode()
+        for event in events
+    ]
+    return Reply(
+        b"".join(b"data: %b\n\n" % chunk for chunk in chunks) + b"data: [DONE]\n\n",
+        "text/event-stream",
+        piece=90,
+    )
 
 
 def body(said: str, *, stream: bool) -> dict[str, Any]:
@@ -48,7 +64,9 @@ async def test_cancelled_tasks_leave_nothing_behind(server: Provider, rounds: in
     server.answer = echo
     wrong: list[BaseException] = []
     done = cancelled = 0
-    async with httpx2.AsyncClient(base_url=server.url, transport=AsyncCacheTransport(cache), timeout=30) as client:
+    async with httpx2.AsyncClient(
+        base_url=server.url, transport=AsyncCacheTransport(cache), timeout=30
+    ) as client:
 
         async def ask(said: str, stream: bool) -> None:
             async with client.stream("POST", CHAT, json=body(said, stream=stream)) as response:
@@ -57,18 +75,25 @@ async def test_cancelled_tasks_leave_nothing_behind(server: Provider, rounds: in
 
         for number in range(rounds):
             stream = chance.random() < 0.7
-            tasks = [asyncio.create_task(ask(f"round {number} {which}", stream)) for which in ("a", "a", "a", "b")]
+            tasks = [
+                asyncio.create_task(ask(f"round {number} {which}", stream))
+                for which in ("a", "a", "a", "b")
+            ]
             for _ in range(chance.choice((0, 1, 3, 10, 30, 60))):
                 await asyncio.sleep(0)
             if chance.random() < 0.3:
-                await asyncio.sleep(chance.random() * 0.004)  # into the reads: what is awaited there is the network
+                await asyncio.sleep(
+                    chance.random() * 0.004
+                )  # into the reads: what is awaited there is the network
             for task in chance.sample(tasks, chance.randrange(4)):
                 task.cancel()
             await asyncio.wait(tasks, timeout=60)
             assert all(task.done() for task in tasks), "a hang"
             cancelled += sum(task.cancelled() for task in tasks)
             done += sum(not task.cancelled() for task in tasks)
-            wrong += [error for task in tasks if not task.cancelled() and (error := task.exception())]
+            wrong += [
+                error for task in tasks if not task.cancelled() and (error := task.exception())
+            ]
         for _ in range(200):
             await asyncio.sleep(0)
         pool = client._transport.wrapped._pool
@@ -107,7 +132,9 @@ def test_threads_that_close_early_leave_nothing_behind(server: Provider, rounds:
                 except BaseException as exc:
                     wrong.append(exc)
 
-        workers = [threading.Thread(target=work, args=(which,), daemon=True) for which in range(threads)]
+        workers = [
+            threading.Thread(target=work, args=(which,), daemon=True) for which in range(threads)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -1,4 +1,5 @@
-"""Whether a stream is whole, at every byte where a real one can be cut, and however its bytes arrive."""
+"""Whether a stream is whole, at every byte where a real one can be cut, and however its bytes
+arrive."""
 
 import gzip
 import json
@@ -13,10 +14,22 @@ from http_server import Reply, Row, reply_of, rows
 
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.http.answer import Recording, load
-from llm_cache_mem.http.framing import DONE, EventStream, Lines, Malformed, ServerSentEvents, framing_for
+from llm_cache_mem.http.framing import (
+    DONE,
+    EventStream,
+    Lines,
+    Malformed,
+    ServerSentEvents,
+    framing_for,
+)
 from llm_cache_mem.responses import admission
 
-STREAMS = ("text/event-stream", "application/x-ndjson", "application/stream+json", "application/vnd.amazon.eventstream")
+STREAMS = (
+    "text/event-stream",
+    "application/x-ndjson",
+    "application/stream+json",
+    "application/vnd.amazon.eventstream",
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +38,9 @@ def streams(shared_data: Path) -> list[tuple[Row, Reply]]:
     return [(row, reply) for row, reply in found if (reply.kind or "").startswith(STREAMS)]
 
 
-def record(reply: Reply, body: bytes | None = None, *, pieces: int | None = None, at_end: bool = True) -> tuple[Recording, bool]:
+def record(
+    reply: Reply, body: bytes | None = None, *, pieces: int | None = None, at_end: bool = True
+) -> tuple[Recording, bool]:
     body = reply.body if body is None else body
     recording = Recording(200, [("Content-Type", reply.kind or "")], lambda data: data)
     step = pieces or max(1, len(body))
@@ -35,17 +50,27 @@ def record(reply: Reply, body: bytes | None = None, *, pieces: int | None = None
 
 
 def protocol(row: Row) -> str:
-    return "openai-like chat" if row["endpoint"] in ("chat.completions", "completions") else f"{row['provider']} {row['endpoint']}"
+    return (
+        "openai-like chat"
+        if row["endpoint"] in ("chat.completions", "completions")
+        else f"{row['provider']} {row['endpoint']}"
+    )
 
 
-def test_every_recorded_stream_is_whole_and_comes_back_byte_for_byte(streams: list[tuple[Row, Reply]]) -> None:
+def test_every_recorded_stream_is_whole_and_comes_back_byte_for_byte(
+    streams: list[tuple[Row, Reply]],
+) -> None:
     whole = 0
     for row, reply in streams:
         recording, complete = record(reply, pieces=97)
         broken = admission.refusal_reason(recording.response()) in ("error", "incomplete")
         assert complete != broken, row["id"]
         if complete:
-            stored = load(json.loads(json.dumps(recording.value())) if "data" not in recording.value() else recording.value())
+            stored = load(
+                json.loads(json.dumps(recording.value()))
+                if "data" not in recording.value()
+                else recording.value()
+            )
             assert b"".join(stored.chunks) == reply.body
             assert {len(chunk) for chunk in stored.chunks[:-1]} <= {97}
             whole += 1
@@ -53,7 +78,8 @@ def test_every_recorded_stream_is_whole_and_comes_back_byte_for_byte(streams: li
 
 
 def test_a_stream_cut_at_any_byte_is_not_whole(streams: list[tuple[Row, Reply]]) -> None:
-    """Of each protocol the shortest streams, at every byte; what is cut may only be white space and what comes after the end."""
+    """Of each protocol the shortest streams, at every byte; what is cut may only be white space and
+    what comes after the end."""
     shortest: dict[str, list[tuple[Row, Reply]]] = {}
     for row, reply in sorted(streams, key=lambda pair: len(pair[1].body)):
         chosen = shortest.setdefault(protocol(row), [])
@@ -63,32 +89,56 @@ def test_a_stream_cut_at_any_byte_is_not_whole(streams: list[tuple[Row, Reply]])
     for name, chosen in shortest.items():
         for row, reply in chosen:
             body = reply.body[:20_000] if len(reply.body) > 20_000 else reply.body
-            recording, at = Recording(200, [("Content-Type", reply.kind or "")], lambda data: data), 0
+            recording, at = (
+                Recording(200, [("Content-Type", reply.kind or "")], lambda data: data),
+                0,
+            )
             least = len(body.rstrip())
-            while at < len(body):  # one recording, asked at each byte: what was said before must not matter
+            while at < len(
+                body
+            ):  # one recording, asked at each byte: what was said before must not matter
                 recording.add(body[at : at + 1])
                 at += 1
                 for at_end in (True, False):
-                    assert not recording.finish(at_end=at_end) or at >= least, (name, row["id"], at, len(body))
+                    assert not recording.finish(at_end=at_end) or at >= least, (
+                        name,
+                        row["id"],
+                        at,
+                        len(body),
+                    )
                 cuts += 1
     print(sorted(shortest), cuts)
     assert len(shortest) >= 8
     assert cuts >= 24_000
 
 
-def test_a_stream_that_was_left_counts_only_after_a_sign_that_nothing_follows(streams: list[tuple[Row, Reply]]) -> None:
+def test_a_stream_that_was_left_counts_only_after_a_sign_that_nothing_follows(
+    streams: list[tuple[Row, Reply]],
+) -> None:
     definite = set()
     for row, reply in streams:
         if record(reply)[1] and record(reply, at_end=False)[1]:
             definite.add(protocol(row))
         if row["endpoint"] == "streamGenerateContent":
             assert not record(reply, at_end=False)[1]  # its end is the end of the bytes
-    assert {"openai-like chat", "anthropic messages", "openai responses", "cohere chat", "ollama chat"} <= definite
+    assert {
+        "openai-like chat",
+        "anthropic messages",
+        "openai responses",
+        "cohere chat",
+        "ollama chat",
+    } <= definite
 
 
 def chunk(text: str, why: str | None = None, index: int = 0) -> bytes:
     choice = {"index": index, "delta": {"content": text}, "finish_reason": why}
-    return b"data: " + json.dumps({"object": "chat.completion.chunk", "model": "m", "choices": [choice]}).encode() + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps(
+            {"object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+        ).encode()
+        + b"\n\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,14 +147,26 @@ def chunk(text: str, why: str | None = None, index: int = 0) -> bytes:
         chunk("hi") + b"data: [DONE]\n\n",
         chunk("hi", "stop"),
         chunk("a", "stop") + chunk("b", index=1) + b"data: [DONE]\n\n",
-        b'event: message_start\ndata: {"type":"message_start","message":{"role":"assistant","content":[]}}\n\n'
-        b'event: error\ndata: overloaded\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n',
+        (
+            b"event: message_start\ndata:"
+            b' {"type":"message_start","message":{"role":"assistant","content":[]}}\n\nevent:'
+            b' error\ndata: overloaded\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n'
+        ),
         chunk("a", "stop") + b'data: {"error":{"message":"x"}}\n\ndata: [DONE]\n\n',
         b"data: [DONE]\n\n",
         b"data: {not json}\n\ndata: [DONE]\n\n",
         b": only a comment\n\n",
     ],
-    ids=["no reason to stop", "no [DONE]", "second choice open", "error event", "error in data", "only [DONE]", "malformed", "comments"],
+    ids=[
+        "no reason to stop",
+        "no [DONE]",
+        "second choice open",
+        "error event",
+        "error in data",
+        "only [DONE]",
+        "malformed",
+        "comments",
+    ],
 )
 def test_a_stream_without_its_protocols_end_is_not_whole(body: bytes) -> None:
     assert not record(Reply(body, "text/event-stream"))[1]
@@ -113,7 +175,9 @@ def test_a_stream_without_its_protocols_end_is_not_whole(body: bytes) -> None:
 # -- Framings
 
 
-def test_the_pieces_do_not_depend_on_how_the_bytes_were_cut(streams: list[tuple[Row, Reply]]) -> None:
+def test_the_pieces_do_not_depend_on_how_the_bytes_were_cut(
+    streams: list[tuple[Row, Reply]],
+) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -134,7 +198,9 @@ def test_the_pieces_do_not_depend_on_how_the_bytes_were_cut(streams: list[tuple[
 
 def test_any_line_ending_ends_a_line() -> None:
     for end in ("\n", "\r\n", "\r"):
-        text = f"event: x{end}data: {{}}{end}data:{end}{end}: ping{end}data: [DONE]{end}{end}".encode()
+        text = (
+            f"event: x{end}data: {{}}{end}data:{end}{end}: ping{end}data: [DONE]{end}{end}".encode()
+        )
         framing, pieces = ServerSentEvents(), []
         for byte in text:
             pieces += framing.feed(bytes([byte]))
@@ -145,7 +211,11 @@ def test_any_line_ending_ends_a_line() -> None:
 def test_a_long_line_or_message_that_trickles_in_is_put_together_once() -> None:
     """Joined anew for each of a million bytes, this would take minutes."""
     text = json.dumps({"b64": "x" * 500_000}).encode()
-    for framing, data in ((ServerSentEvents(), b"data: " + text + b"\n\n"), (Lines(), text + b"\n"), (EventStream(), message(text))):
+    for framing, data in (
+        (ServerSentEvents(), b"data: " + text + b"\n\n"),
+        (Lines(), text + b"\n"),
+        (EventStream(), message(text)),
+    ):
         pieces = [piece for byte in data for piece in framing.feed(bytes((byte,)))]
         assert len(pieces) == 1
         assert framing.between
@@ -177,7 +247,16 @@ def test_every_changed_bit_of_an_event_stream_is_found() -> None:
             pass
 
 
-@pytest.mark.parametrize("data", [b"\0" * 64, b"\xff" * 64, message(b"", b"\x09abc"), message(b"", b"\x01a\x7f"), message(b"\xff", b"")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0" * 64,
+        b"\xff" * 64,
+        message(b"", b"\x09abc"),
+        message(b"", b"\x01a\x7f"),
+        message(b"\xff", b""),
+    ],
+)
 def test_hostile_event_streams_are_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
         EventStream().feed(data)
@@ -186,12 +265,16 @@ def test_hostile_event_streams_are_malformed(data: bytes) -> None:
 # -- Encodings and bounds
 
 
-def test_an_encoded_stream_is_stored_decoded_and_cut_after_each_event(streams: list[tuple[Row, Reply]]) -> None:
+def test_an_encoded_stream_is_stored_decoded_and_cut_after_each_event(
+    streams: list[tuple[Row, Reply]],
+) -> None:
     done = 0
     for _, reply in streams:
         if reply.kind is None or not reply.kind.startswith(STREAMS[:2]) or not record(reply)[1]:
             continue
-        recording = Recording(200, [("content-type", reply.kind), ("content-encoding", "gzip")], gzip.decompress)
+        recording = Recording(
+            200, [("content-type", reply.kind), ("content-encoding", "gzip")], gzip.decompress
+        )
         recording.add(gzip.compress(reply.body))
         assert recording.finish(at_end=True)
         chunks = load(recording.value()).chunks
@@ -202,7 +285,9 @@ def test_an_encoded_stream_is_stored_decoded_and_cut_after_each_event(streams: l
 
 
 def test_damaged_encoding_is_not_stored() -> None:
-    recording = Recording(200, [("content-type", "application/json"), ("content-encoding", "gzip")], gzip.decompress)
+    recording = Recording(
+        200, [("content-type", "application/json"), ("content-encoding", "gzip")], gzip.decompress
+    )
     recording.add(gzip.compress(b'{"a": 1}')[:-3])
     assert not recording.finish(at_end=True)
 
@@ -218,13 +303,23 @@ def test_an_answer_over_the_bound_is_let_go_of(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_body_shorter_than_promised_is_not_whole() -> None:
-    recording = Recording(200, [("content-type", "application/json"), ("content-length", "9")], lambda data: data)
+    recording = Recording(
+        200, [("content-type", "application/json"), ("content-length", "9")], lambda data: data
+    )
     recording.add(b'{"a": 1}')
     assert not recording.finish(at_end=True)
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {}, {"status": 200}, {"status": 200, "headers": [], "text": "a", "cuts": [5]}, {"status": "x"}]
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"status": 200},
+        {"status": 200, "headers": [], "text": "a", "cuts": [5]},
+        {"status": "x"},
+    ],
 )
 def test_what_is_no_stored_answer_is_unreadable(value: Any) -> None:
     with pytest.raises(EntryUnreadable):

@@ -1,4 +1,5 @@
-"""The transports on real clients of httpx and httpx2 over loopback: hits, misses, joins, modes, and all that passes untouched."""
+"""The transports on real clients of httpx and httpx2 over loopback: hits, misses, joins, modes, and
+all that passes untouched."""
 
 import asyncio
 import gzip
@@ -29,7 +30,10 @@ LIBRARIES = [httpx, httpx2]
 def event(**fields: Any) -> bytes:
     return (
         b"data: "
-        + json.dumps({"id": "1", "object": "chat.completion.chunk", "model": "m", **fields}, separators=(",", ":")).encode()
+        + json.dumps(
+            {"id": "1", "object": "chat.completion.chunk", "model": "m", **fields},
+            separators=(",", ":"),
+        ).encode()
         + b"\n\n"
     )
 
@@ -44,9 +48,22 @@ STREAM = b"".join(EVENTS)
 
 
 def answer(text: str = "Paris.", **more: Any) -> bytes:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+    }
     usage = {"prompt_tokens": 7, "completion_tokens": 2}
-    return json.dumps({"id": "1", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage, **more}).encode()
+    return json.dumps(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+            **more,
+        }
+    ).encode()
 
 
 @pytest.fixture
@@ -55,12 +72,19 @@ def cache(clock: Any) -> LLMCache:
 
 
 class Sync:
-    """Asks through a sync client; ``post`` gives the status, the headers and the pieces of the body."""
+    """Asks through a sync client; ``post`` gives the status, the headers and the pieces of the
+    body."""
 
     def __init__(self, library: Any, server: Provider, cache: LLMCache, **settings: Any) -> None:
-        self.client = library.Client(base_url=server.url, transport=CacheTransport(cache, library.HTTPTransport(**settings)), timeout=10)
+        self.client = library.Client(
+            base_url=server.url,
+            transport=CacheTransport(cache, library.HTTPTransport(**settings)),
+            timeout=10,
+        )
 
-    def post(self, body: Any = BODY, path: str = CHAT, headers: Any = None) -> tuple[int, Any, list[bytes]]:
+    def post(
+        self, body: Any = BODY, path: str = CHAT, headers: Any = None
+    ) -> tuple[int, Any, list[bytes]]:
         with self.client.stream("POST", path, json=body, headers=headers) as response:
             return response.status_code, response.headers, list(response.iter_bytes())
 
@@ -76,10 +100,16 @@ class Async:
         transport = AsyncCacheTransport(cache, library.AsyncHTTPTransport(**settings))
         self.client = library.AsyncClient(base_url=server.url, transport=transport, timeout=10)
 
-    def post(self, body: Any = BODY, path: str = CHAT, headers: Any = None) -> tuple[int, Any, list[bytes]]:
+    def post(
+        self, body: Any = BODY, path: str = CHAT, headers: Any = None
+    ) -> tuple[int, Any, list[bytes]]:
         async def ask() -> tuple[int, Any, list[bytes]]:
             async with self.client.stream("POST", path, json=body, headers=headers) as response:
-                return response.status_code, response.headers, [chunk async for chunk in response.aiter_bytes()]
+                return (
+                    response.status_code,
+                    response.headers,
+                    [chunk async for chunk in response.aiter_bytes()],
+                )
 
         return self.runner.run(ask(), context=copy_context())
 
@@ -90,7 +120,8 @@ class Async:
 
 
 @pytest.fixture(
-    params=[(kind, library) for kind in (Sync, Async) for library in LIBRARIES], ids=lambda p: f"{p[0].__name__}-{p[1].__name__}"
+    params=[(kind, library) for kind in (Sync, Async) for library in LIBRARIES],
+    ids=lambda p: f"{p[0].__name__}-{p[1].__name__}",
 )
 def make(request: Any, server: Provider, cache: LLMCache) -> Iterator[Callable[..., Any]]:
     """Makes askers of one kind on one library; those of a test share its cache."""
@@ -113,20 +144,44 @@ def ask(make: Callable[..., Any]) -> Callable[..., Any]:
 # -- Hits and misses
 
 
-def test_the_second_request_is_answered_from_the_cache(ask: Any, server: Provider, cache: LLMCache, clock: Any) -> None:
-    server.gives(Reply(answer(), headers=(("x-request-id", "r1"), ("set-cookie", "a=1"), ("openai-version", "2020-10-01"))))
+def test_the_second_request_is_answered_from_the_cache(
+    ask: Any, server: Provider, cache: LLMCache, clock: Any
+) -> None:
+    server.gives(
+        Reply(
+            answer(),
+            headers=(
+                ("x-request-id", "r1"),
+                ("set-cookie", "a=1"),
+                ("openai-version", "2020-10-01"),
+            ),
+        )
+    )
     status, headers, first = ask()
     assert (status, headers["x-llm-cache-mem"], headers["x-request-id"]) == (200, "miss", "r1")
     clock.advance(61.5)
     status, headers, second = ask()
     assert first == second == [answer()]
-    assert dict(headers) == {"content-type": "application/json", "openai-version": "2020-10-01", "x-llm-cache-mem": "hit", "age": "61"}
+    assert dict(headers) == {
+        "content-type": "application/json",
+        "openai-version": "2020-10-01",
+        "x-llm-cache-mem": "hit",
+        "age": "61",
+    }
     assert (status, server.calls) == (200, 1)
     stats = cache.stats()
-    assert (stats.hits, stats.misses, stats.stored, stats.tokens_saved, stats.saved_usd) == (1, 1, 1, 9, 0.5)
+    assert (stats.hits, stats.misses, stats.stored, stats.tokens_saved, stats.saved_usd) == (
+        1,
+        1,
+        1,
+        9,
+        0.5,
+    )
 
 
-def test_a_stream_is_replayed_in_the_chunks_in_which_it_came(ask: Any, server: Provider, cache: LLMCache) -> None:
+def test_a_stream_is_replayed_in_the_chunks_in_which_it_came(
+    ask: Any, server: Provider, cache: LLMCache
+) -> None:
     body = {**BODY, "stream": True}
     server.gives(Reply(STREAM, "text/event-stream", piece=50))
     _, _, first = ask(body)
@@ -134,16 +189,24 @@ def test_a_stream_is_replayed_in_the_chunks_in_which_it_came(ask: Any, server: P
     assert second == first
     assert b"".join(second) == STREAM
     assert len(second) == -(-len(STREAM) // 50)
-    assert (server.calls, headers["content-type"], headers["x-llm-cache-mem"]) == (1, "text/event-stream", "hit")
+    assert (server.calls, headers["content-type"], headers["x-llm-cache-mem"]) == (
+        1,
+        "text/event-stream",
+        "hit",
+    )
     assert cache.stats().tokens_saved == 9
 
 
 def test_streaming_and_plain_requests_never_answer_one_another(ask: Any, server: Provider) -> None:
-    server.answer = lambda asked: Reply(STREAM, "text/event-stream") if asked.body.get("stream") else Reply(answer())
+    server.answer = lambda asked: (
+        Reply(STREAM, "text/event-stream") if asked.body.get("stream") else Reply(answer())
+    )
     for body in (BODY, {**BODY, "stream": True}) * 2:
         _, headers, chunks = ask(body)
         assert (b"data:" in b"".join(chunks)) == bool(body.get("stream"))
-        assert headers["content-type"] == ("text/event-stream" if body.get("stream") else "application/json")
+        assert headers["content-type"] == (
+            "text/event-stream" if body.get("stream") else "application/json"
+        )
     assert server.calls == 2
 
 
@@ -155,9 +218,13 @@ def test_the_marker_headers_never_reach_the_provider(ask: Any, server: Provider)
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("piece", [None, 20])
-def test_compressed_answers_are_given_again(ask: Any, server: Provider, encoding: str, piece: int | None) -> None:
+def test_compressed_answers_are_given_again(
+    ask: Any, server: Provider, encoding: str, piece: int | None
+) -> None:
     body = gzip.compress(STREAM) if encoding == "gzip" else zlib.compress(STREAM)
-    server.gives(Reply(body, "text/event-stream", headers=(("content-encoding", encoding),), piece=piece))
+    server.gives(
+        Reply(body, "text/event-stream", headers=(("content-encoding", encoding),), piece=piece)
+    )
     assert b"".join(ask()[2]) == STREAM
     _, headers, chunks = ask()
     assert (chunks, server.calls) == (EVENTS, 1)
@@ -189,11 +256,19 @@ def test_options_of_the_call_count(ask: Any, server: Provider, cache: LLMCache, 
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 429, 500, 503, 529, 301])
-def test_errors_pass_as_they_came_each_time(ask: Any, server: Provider, cache: LLMCache, status: int) -> None:
-    server.gives(Reply(b'{"error": {"message": "no"}}', status=status, headers=(("retry-after", "1"),)))
+def test_errors_pass_as_they_came_each_time(
+    ask: Any, server: Provider, cache: LLMCache, status: int
+) -> None:
+    server.gives(
+        Reply(b'{"error": {"message": "no"}}', status=status, headers=(("retry-after", "1"),))
+    )
     for _ in range(2):
         got, headers, chunks = ask()
-        assert (got, headers["retry-after"], b"".join(chunks)) == (status, "1", b'{"error": {"message": "no"}}')
+        assert (got, headers["retry-after"], b"".join(chunks)) == (
+            status,
+            "1",
+            b'{"error": {"message": "no"}}',
+        )
         assert "x-llm-cache-mem" not in headers
     assert (server.calls, cache.stats().size) == (2, 0)
 
@@ -215,9 +290,21 @@ def refused(body: bytes, kind: str = "application/json") -> Reply:
         (refused(STREAM.replace(b'"stop"', b'"length"'), "text/event-stream"), "truncated"),
         (refused(b"data: {\n\n", "text/event-stream"), "malformed"),
     ],
-    ids=["length", "filter", "empty", "error in a 200", "no JSON", "no body", "no [DONE]", "stream at the limit", "malformed stream"],
+    ids=[
+        "length",
+        "filter",
+        "empty",
+        "error in a 200",
+        "no JSON",
+        "no body",
+        "no [DONE]",
+        "stream at the limit",
+        "malformed stream",
+    ],
 )
-def test_what_admission_refuses_passes_and_is_counted(ask: Any, server: Provider, cache: LLMCache, reply: Reply, reason: str) -> None:
+def test_what_admission_refuses_passes_and_is_counted(
+    ask: Any, server: Provider, cache: LLMCache, reply: Reply, reason: str
+) -> None:
     server.gives(reply)
     for _ in range(2):
         assert b"".join(ask()[2]) == reply.body
@@ -231,13 +318,25 @@ def test_a_broken_connection_is_the_same_error_as_without_the_cache(
     ask = make().post
     for cut in range(0, len(STREAM), 37):
         server.gives(Reply(STREAM, "text/event-stream", piece=piece, cut=cut))
-        with pytest.raises((httpx.RemoteProtocolError, httpx2.RemoteProtocolError, httpx.ReadError, httpx2.ReadError)):
+        with pytest.raises(
+            (
+                httpx.RemoteProtocolError,
+                httpx2.RemoteProtocolError,
+                httpx.ReadError,
+                httpx2.ReadError,
+            )
+        ):
             ask()
     assert cache.stats().stored == 0
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("POST", "/v1/files"), ("POST", "/v1/threads/t/messages")])
-def test_other_requests_pass_untouched(server: Provider, cache: LLMCache, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/models"), ("POST", "/v1/files"), ("POST", "/v1/threads/t/messages")],
+)
+def test_other_requests_pass_untouched(
+    server: Provider, cache: LLMCache, method: str, path: str
+) -> None:
     server.gives(Reply(b'{"data": []}'))
     with httpx.Client(base_url=server.url, transport=CacheTransport(cache)) as client:
         for _ in range(2):
@@ -246,11 +345,17 @@ def test_other_requests_pass_untouched(server: Provider, cache: LLMCache, method
     assert (server.calls, cache.stats().misses) == (2, 0)
 
 
-def test_a_body_that_is_sent_piece_by_piece_passes_and_is_counted(server: Provider, cache: LLMCache) -> None:
+def test_a_body_that_is_sent_piece_by_piece_passes_and_is_counted(
+    server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(answer()))
     with httpx.Client(base_url=server.url, transport=CacheTransport(cache)) as client:
         for _ in range(2):
-            client.post(CHAT, content=iter([b"{}"]), headers={"content-type": "application/json", "content-length": "2"})
+            client.post(
+                CHAT,
+                content=iter([b"{}"]),
+                headers={"content-type": "application/json", "content-length": "2"},
+            )
     assert (server.calls, cache.stats().skipped) == (2, {"request": 2})
 
 
@@ -284,7 +389,9 @@ def test_off_and_refresh(ask: Any, server: Provider, cache: LLMCache) -> None:
 # -- Deleted meanwhile
 
 
-def test_what_is_deleted_while_its_stream_runs_is_not_stored(server: Provider, cache: LLMCache) -> None:
+def test_what_is_deleted_while_its_stream_runs_is_not_stored(
+    server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=60))
     with httpx.Client(base_url=server.url, transport=CacheTransport(cache)) as client:
         for forget in (cache.clear, lambda: None):
@@ -298,7 +405,10 @@ def test_what_is_deleted_while_its_stream_runs_is_not_stored(server: Provider, c
 
 def test_another_keys_deletion_does_not_matter(server: Provider, cache: LLMCache) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=60))
-    with httpx.Client(base_url=server.url, transport=CacheTransport(cache)) as client, client.stream("POST", CHAT, json=BODY) as response:
+    with (
+        httpx.Client(base_url=server.url, transport=CacheTransport(cache)) as client,
+        client.stream("POST", CHAT, json=BODY) as response,
+    ):
         chunks = response.iter_raw()
         next(chunks)
         cache.delete("something else", model="m")
@@ -310,7 +420,9 @@ def test_another_keys_deletion_does_not_matter(server: Provider, cache: LLMCache
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
-async def test_a_transport_in_the_other_kind_of_client_says_which_it_wants(library: Any, cache: LLMCache) -> None:
+async def test_a_transport_in_the_other_kind_of_client_says_which_it_wants(
+    library: Any, cache: LLMCache
+) -> None:
     url = "http://127.0.0.1:9/v1/chat/completions"
     with pytest.raises(TypeError, match="an AsyncClient an AsyncCacheTransport"):
         async with library.AsyncClient(transport=CacheTransport(cache)):
@@ -319,7 +431,10 @@ async def test_a_transport_in_the_other_kind_of_client_says_which_it_wants(libra
     with pytest.raises(TypeError, match="an AsyncClient an AsyncCacheTransport"):
         await client.post(url, json={})
     await client.aclose()
-    with pytest.raises(TypeError, match="a Client takes a CacheTransport"), library.Client(transport=AsyncCacheTransport(cache)):
+    with (
+        pytest.raises(TypeError, match="a Client takes a CacheTransport"),
+        library.Client(transport=AsyncCacheTransport(cache)),
+    ):
         pass
     client = library.Client(transport=AsyncCacheTransport(cache))
     with pytest.raises(TypeError, match="a Client takes a CacheTransport"):
@@ -338,7 +453,9 @@ def test_no_secret_and_no_prompt_is_in_a_repr(cache: LLMCache) -> None:
     assert repr(CacheTransport(cache)) == f"CacheTransport({cache!r})"
 
 
-def test_closing_the_client_closes_the_transport_but_not_the_cache(make: Any, server: Provider, cache: LLMCache) -> None:
+def test_closing_the_client_closes_the_transport_but_not_the_cache(
+    make: Any, server: Provider, cache: LLMCache
+) -> None:
     server.gives(Reply(answer()))
     asker = make()
     asker.post()
@@ -356,7 +473,11 @@ def test_a_forked_child_that_inherits_a_transport_works(server: Provider, cache:
         pid = os.fork()
         if pid == 0:
             hit = client.post(CHAT, json=BODY).headers["x-llm-cache-mem"]
-            miss = httpx.Client(transport=client._transport).post(server.url + CHAT, json={**BODY, "n": 2}).headers["x-llm-cache-mem"]
+            miss = (
+                httpx.Client(transport=client._transport)
+                .post(server.url + CHAT, json={**BODY, "n": 2})
+                .headers["x-llm-cache-mem"]
+            )
             os._exit(0 if (hit, miss) == ("hit", "miss") else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert server.calls == 2
@@ -398,20 +519,29 @@ def test_many_threads_make_one_call(server: Provider, cache: LLMCache) -> None:
     assert (server.calls, cache.stats().coalesced) == (1, 19)
 
 
-def test_another_host_by_name_is_another_request(make: Any, server: Provider, cache: LLMCache) -> None:
+def test_another_host_by_name_is_another_request(
+    make: Any, server: Provider, cache: LLMCache
+) -> None:
     """As a gateway is asked that tells its models apart by it."""
     server.gives(Reply(answer()))
     ask = make(cache).post
-    marks = [ask(headers=headers)[1]["x-llm-cache-mem"] for headers in (None, {"host": "other.example"}, {"host": "other.example"})]
+    marks = [
+        ask(headers=headers)[1]["x-llm-cache-mem"]
+        for headers in (None, {"host": "other.example"}, {"host": "other.example"})
+    ]
     assert (marks, server.calls) == (["miss", "miss", "hit"], 2)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_in_replay_nothing_is_sent_under_another_event_loop_either(library: Any, cache: LLMCache) -> None:
+def test_in_replay_nothing_is_sent_under_another_event_loop_either(
+    library: Any, cache: LLMCache
+) -> None:
     sent: list[Any] = []
     transport = AsyncCacheTransport(cache, library.MockTransport(sent.append))
     with options(mode="replay"), pytest.raises(RequestNotCacheable, match="only under asyncio"):
-        transport.handle_async_request(library.Request("POST", f"http://h{CHAT}", json=BODY)).send(None)
+        transport.handle_async_request(library.Request("POST", f"http://h{CHAT}", json=BODY)).send(
+            None
+        )
     assert sent == []
 
 
@@ -433,7 +563,13 @@ def test_a_failure_that_calls_itself_a_success_passes_and_is_not_stored(
     assert (server.calls, cache.stats().skipped) == (2, {reason: 2})
 
 
-@pytest.mark.parametrize(("kind", "method"), [(CacheTransport, "handle_request"), (AsyncCacheTransport, "handle_async_request")])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [(CacheTransport, "handle_request"), (AsyncCacheTransport, "handle_async_request")],
+)
 def test_a_client_in_place_of_a_transport_is_refused_at_once(kind: Any, method: str) -> None:
-    with httpx.Client() as client, pytest.raises(TypeError, match=f"{kind.__name__} goes over a transport with {method}"):
+    with (
+        httpx.Client() as client,
+        pytest.raises(TypeError, match=f"{kind.__name__} goes over a transport with {method}"),
+    ):
         kind(LLMCache(), client)

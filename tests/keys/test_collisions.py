@@ -1,4 +1,5 @@
-"""No two requests that differ on the wire share a key: one field changed at a time in real shapes, and many random pairs."""
+"""No two requests that differ on the wire share a key: one field changed at a time in real shapes,
+and many random pairs."""
 
 import copy
 import json
@@ -12,7 +13,11 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.digest import digest
 
 ASK = {"role": "user", "content": "Weather in Paris?"}
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer", "default": 1}}, "required": ["city"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer", "default": 1}},
+    "required": ["city"],
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "anthropic": {
         "messages": [ASK],
@@ -26,8 +31,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     "anthropic tools": {
         "messages": [
             ASK,
-            {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Paris", "days": 1}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "18", "is_error": False}]},
+            {
+                "role": "assistant",
+                "content": [
+                    {
+                        "type": "tool_use",
+                        "id": "t1",
+                        "name": "weather",
+                        "input": {"city": "Paris", "days": 1},
+                    }
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "t1", "content": "18", "is_error": False}
+                ],
+            },
         ],
         "model": "claude",
         "tools": [{"name": "weather", "input_schema": SCHEMA}],
@@ -47,13 +67,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "anthropic image": {
         "messages": [
-            {"role": "user", "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}]}
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"},
+                    }
+                ],
+            }
         ],
         "model": "claude",
     },
     "anthropic system blocks": {
         "messages": [ASK],
-        "system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        "system": [
+            {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+        ],
     },
     "openai chat": {
         "messages": [{"role": "system", "content": "Be brief."}, ASK],
@@ -66,12 +96,21 @@ SHAPES: dict[str, dict[str, Any]] = {
     "openai tools": {
         "messages": [
             ASK,
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}],
+            },
         ],
-        "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": True}}],
+        "tools": [
+            {"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": True}}
+        ],
         "parallel_tool_calls": True,
     },
-    "openai schema": {"messages": [ASK], "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+    "openai schema": {
+        "messages": [ASK],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+    },
     "openai responses": {
         "messages": "Weather?",
         "instructions": "Be brief.",
@@ -86,7 +125,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "extra_query": {"x": "1"},
         "logit_bias": {"50": -100},
     },
-    "typed": {"messages": [{"role": "user", "content": [{"data": b"raw"}, {"pair": (1, 2)}]}], "model": "m", "limit": 10**20},
+    "typed": {
+        "messages": [{"role": "user", "content": [{"data": b"raw"}, {"pair": (1, 2)}]}],
+        "model": "m",
+        "limit": 10**20,
+    },
 }
 
 
@@ -95,7 +138,9 @@ def variants(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         for name, item in value.items():
             yield {other: inner for other, inner in value.items() if other != name}
-            yield {(f"{other}_" if other == name else other): inner for other, inner in value.items()}
+            yield {
+                (f"{other}_" if other == name else other): inner for other, inner in value.items()
+            }
             for changed in variants(item):
                 yield {**value, name: changed}
         yield {**value, "added": None}
@@ -109,12 +154,38 @@ def variants(value: Any) -> Iterator[Any]:
         if len(value) > 1 and value[0] != value[1]:
             yield [value[1], value[0], *value[2:]]
     else:
-        others = [None, True, False, 0, 1, 1.0, -0.0, "", "0", "null", str(value), [value], {}, b"", b"raw2"]
+        others = [
+            None,
+            True,
+            False,
+            0,
+            1,
+            1.0,
+            -0.0,
+            "",
+            "0",
+            "null",
+            str(value),
+            [value],
+            {},
+            b"",
+            b"raw2",
+        ]
         if isinstance(value, str):
-            others += [value + " ", value.upper(), value + "\u200b", value.encode(), value + "e\u0301", value + "é", value[:-1]]
+            others += [
+                value + " ",
+                value.upper(),
+                value + "\u200b",
+                value.encode(),
+                value + "e\u0301",
+                value + "é",
+                value[:-1],
+            ]
         if isinstance(value, (int, float)):
             others += [value + 1, -value - 1, float(value), value + 0.5]
-        yield from (other for other in others if (type(other), repr(other)) != (type(value), repr(value)))
+        yield from (
+            other for other in others if (type(other), repr(other)) != (type(value), repr(value))
+        )
 
 
 def wire(value: Any) -> str:
@@ -176,7 +247,10 @@ def anything(rnd: random.Random, depth: int = 3) -> Any:
 def described(value: Any) -> Any:
     """The wire form by other means: nested tuples that say the type of everything."""
     if isinstance(value, dict):
-        pairs = [(name if isinstance(name, str) else json.dumps(name), described(item)) for name, item in value.items()]
+        pairs = [
+            (name if isinstance(name, str) else json.dumps(name), described(item))
+            for name, item in value.items()
+        ]
         return ("object", tuple(sorted(pairs, key=lambda pair: pair[0])))
     if isinstance(value, (list, tuple)):
         return ("array", tuple(described(item) for item in value))

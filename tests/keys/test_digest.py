@@ -20,15 +20,27 @@ from typing import Any
 import pytest
 
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys.digest import DEFAULT_IGNORE, MAX_DEPTH, canonical, digest, digest_of, parse, prefix
+from llm_cache_mem.keys.digest import (
+    DEFAULT_IGNORE,
+    MAX_DEPTH,
+    canonical,
+    digest,
+    digest_of,
+    parse,
+    prefix,
+)
 
-VECTORS = json.loads((Path(__file__).parents[1] / "data" / "key_vectors.json").read_text(encoding="utf-8"))
+VECTORS = json.loads(
+    (Path(__file__).parents[1] / "data" / "key_vectors.json").read_text(encoding="utf-8")
+)
 TEXT = [{"role": "user", "content": "hi"}]
 
 
 def formula(messages: Any, params: dict[str, Any]) -> str:
     """The published contract, word for word."""
-    return hashlib.sha256(json.dumps({"messages": messages, **params}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({"messages": messages, **params}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def key(value: Any) -> str:
@@ -86,9 +98,20 @@ print(digest([{Colour("a"): b"x", 10: 1, 2: 2}], {}))
 def test_digests_depend_on_neither_hash_seed_nor_process() -> None:
     outputs = set()
     for seed in ("0", "1", "4711"):
-        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[1] / "data" / "key_vectors.json")]
+        command = [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(Path(__file__).parents[1] / "data" / "key_vectors.json"),
+        ]
         root = str(Path(__file__).resolve().parents[2])
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": root})
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": root},
+        )
         outputs.add(done.stdout)
     assert len(outputs) == 1
     assert outputs.pop().split()[:-1] == [vector["digest"] for vector in VECTORS]
@@ -148,7 +171,11 @@ SAME_ON_THE_WIRE = [
 ]
 
 
-@pytest.mark.parametrize(("value", "wire"), [row[1:] for row in SAME_ON_THE_WIRE], ids=[row[0] for row in SAME_ON_THE_WIRE])
+@pytest.mark.parametrize(
+    ("value", "wire"),
+    [row[1:] for row in SAME_ON_THE_WIRE],
+    ids=[row[0] for row in SAME_ON_THE_WIRE],
+)
 def test_counts_as_its_wire_form(value: Any, wire: Any) -> None:
     assert key(value) == key(wire) == formula([{"role": "user", "content": wire}], {"model": "m"})
     assert digest(TEXT, {"p": value}) == formula(TEXT, {"p": wire})
@@ -290,17 +317,25 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "below"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(
+    ("value", "below"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
 def test_refused_with_its_path_and_without_its_content(value: Any, below: str) -> None:
     for messages, params, path in (
-        ([*TEXT, {"role": "user", "content": [{"source": value}]}], {"model": "m"}, r"messages\[1\].content\[0\].source"),
+        (
+            [*TEXT, {"role": "user", "content": [{"source": value}]}],
+            {"model": "m"},
+            r"messages\[1\].content\[0\].source",
+        ),
         (TEXT, {"tools": [{"input_schema": value}]}, r"tools\[0\].input_schema"),
         ([{"source": value}, *TEXT], {}, r"messages\[0\].source"),
     ):
         for _ in range(2):
             with pytest.raises(RequestNotCacheable) as caught:
                 digest(messages, params)
-            pattern = path + (r"[\[\].0-9…]*" if below == ".*" else below.replace("[", r"\[").replace("]", r"\]"))
+            pattern = path + (
+                r"[\[\].0-9…]*" if below == ".*" else below.replace("[", r"\[").replace("]", r"\]")
+            )
             assert re.fullmatch(pattern, caught.value.path), caught.value.path
             assert "SECRET" not in str(caught.value)
             assert caught.value.__cause__ is None
@@ -342,20 +377,47 @@ def test_a_str_or_nothing_for_messages() -> None:
 
 
 def random_json(rnd: random.Random, depth: int = 3) -> Any:
-    atoms: list[Any] = [0, 1, 1.0, True, False, None, -0.0, 0.0, "1", "a", "é", "\U0001f600", "\x7f", '"', "", 10**20, 2**31, -1, 1e16, 1.5]
+    atoms: list[Any] = [
+        0,
+        1,
+        1.0,
+        True,
+        False,
+        None,
+        -0.0,
+        0.0,
+        "1",
+        "a",
+        "é",
+        "\U0001f600",
+        "\x7f",
+        '"',
+        "",
+        10**20,
+        2**31,
+        -1,
+        1e16,
+        1.5,
+    ]
     pick = rnd.random()
     if depth == 0 or pick < 0.5:
         return rnd.choice(atoms)
     if pick < 0.75:
         return [random_json(rnd, depth - 1) for _ in range(rnd.randrange(3))]
-    return {rnd.choice(["role", "content", "a", "b", "é"]): random_json(rnd, depth - 1) for _ in range(rnd.randrange(3))}
+    return {
+        rnd.choice(["role", "content", "a", "b", "é"]): random_json(rnd, depth - 1)
+        for _ in range(rnd.randrange(3))
+    }
 
 
 def random_messages(rnd: random.Random) -> Any:
     if rnd.random() < 0.1:
         return random_json(rnd)
     return [
-        {"role": rnd.choice(["user", "assistant"]), "content": rnd.choice(["a", "b", None]) if rnd.random() < 0.6 else random_json(rnd)}
+        {
+            "role": rnd.choice(["user", "assistant"]),
+            "content": rnd.choice(["a", "b", None]) if rnd.random() < 0.6 else random_json(rnd),
+        }
         for _ in range(rnd.randrange(4))
     ]
 
@@ -383,7 +445,10 @@ def test_fuzz_against_the_formula() -> None:
             elif rnd.random() < 0.5:  # equal, not identical
                 messages, params = copy.deepcopy(messages), dict(reversed(list(params.items())))
         else:
-            messages, params = random_messages(rnd), {"model": "m", rnd.choice("tk"): random_json(rnd, 1)}
+            messages, params = (
+                random_messages(rnd),
+                {"model": "m", rnd.choice("tk"): random_json(rnd, 1)},
+            )
             alive = [*alive[-40:], (messages, params)]
         assert digest(messages, params) == formula(messages, params), f"seed {seed} step {step}"
 
@@ -392,7 +457,10 @@ def test_fuzz_against_the_formula() -> None:
 def test_equal_values_of_other_types_are_not_confused(place: str) -> None:
     for value in (1, 1.0, True, Number.ONE, 1, True, 1.0, 0, False, 0.0, -0.0, 0, "1"):
         message = {"role": "user", "content": [{"n": value}]}
-        messages: list[Any] = {"last message": [*TEXT, message], "earlier message": [message, *TEXT]}.get(place, TEXT)
+        messages: list[Any] = {
+            "last message": [*TEXT, message],
+            "earlier message": [message, *TEXT],
+        }.get(place, TEXT)
         params = {"n": value} if place == "params" else {}
         assert digest(messages, params) == formula(messages, params)
 
@@ -412,7 +480,9 @@ class Caseless(str):
         return hash(self.lower())
 
 
-@pytest.mark.parametrize("head", [{"role": "user", "content": "hi"}, {"role": "user", "content": "hi", "n": 1.5}])
+@pytest.mark.parametrize(
+    "head", [{"role": "user", "content": "hi"}, {"role": "user", "content": "hi", "n": 1.5}]
+)
 def test_values_that_compare_by_their_own_rules_do_not_fool_the_memo(head: dict[str, Any]) -> None:
     digest([head, *TEXT], {})
     with pytest.raises(RequestNotCacheable):
@@ -421,7 +491,10 @@ def test_values_that_compare_by_their_own_rules_do_not_fool_the_memo(head: dict[
         digest([Agreeable(), *TEXT], {})
     loud = [{**head, "content": Caseless("HI")}, *TEXT]
     assert digest(loud, {}) == formula(loud, {}) != digest([head, *TEXT], {})
-    odd_key = [{Caseless("ROLE"): "user", **{name: item for name, item in head.items() if name != "role"}}, *TEXT]
+    odd_key = [
+        {Caseless("ROLE"): "user", **{name: item for name, item in head.items() if name != "role"}},
+        *TEXT,
+    ]
     assert digest(odd_key, {}) == formula(odd_key, {})
 
 
@@ -445,7 +518,13 @@ def test_the_request_is_left_as_it_was() -> None:
 
 
 def test_threads() -> None:
-    requests = [([{"role": "user", "content": "x" * (i % 7), "n": i % 50}, *TEXT * (i % 3)], {"k": [i % 50, {}]}) for i in range(150)]
+    requests = [
+        (
+            [{"role": "user", "content": "x" * (i % 7), "n": i % 50}, *TEXT * (i % 3)],
+            {"k": [i % 50, {}]},
+        )
+        for i in range(150)
+    ]
     expected = [formula(*request) for request in requests]
     wrong: list[int] = []
 
@@ -494,7 +573,9 @@ def test_fork() -> None:
     before = digest(TEXT, {"model": "fork"})
     child = os.fork()
     if child == 0:
-        right = digest(TEXT, {"model": "fork"}) == before and digest(TEXT, {"model": "f2"}) == formula(TEXT, {"model": "f2"})
+        right = digest(TEXT, {"model": "fork"}) == before and digest(
+            TEXT, {"model": "f2"}
+        ) == formula(TEXT, {"model": "f2"})
         os._exit(0 if right else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -538,7 +619,16 @@ def test_a_namespace_must_be_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "stored", ["", "x", "1:a:core", "1:a:core:" + "0" * 63, "1:a:core:" + "0" * 64 + ".x", "1:a:core:" + "g" * 64, "1:%:c:" + "0" * 64]
+    "stored",
+    [
+        "",
+        "x",
+        "1:a:core",
+        "1:a:core:" + "0" * 63,
+        "1:a:core:" + "0" * 64 + ".x",
+        "1:a:core:" + "g" * 64,
+        "1:%:c:" + "0" * 64,
+    ],
 )
 def test_a_foreign_key_is_not_parsed(stored: str) -> None:
     with pytest.raises(ValueError, match="not a key of this library"):
@@ -547,4 +637,14 @@ def test_a_foreign_key_is_not_parsed(stored: str) -> None:
 
 def test_only_how_the_call_is_made_is_ignored_by_default() -> None:
     assert {"api_key", "timeout", "max_retries", "idempotency_key"} <= DEFAULT_IGNORE
-    assert not DEFAULT_IGNORE & {"model", "extra_headers", "extra_body", "base_url", "user", "metadata", "seed", "stream", "temperature"}
+    assert not DEFAULT_IGNORE & {
+        "model",
+        "extra_headers",
+        "extra_body",
+        "base_url",
+        "user",
+        "metadata",
+        "seed",
+        "stream",
+        "temperature",
+    }

@@ -1,4 +1,5 @@
-"""Ready-made key functions: what they leave out, what they keep, and that they leave the caller's objects alone."""
+"""Ready-made key functions: what they leave out, what they keep, and that they leave the caller's
+objects alone."""
 
 import copy
 import dataclasses
@@ -33,13 +34,17 @@ def key(function: Any, messages: Any, **params: Any) -> str:
 
 
 def test_last_turn_forgets_earlier_turns() -> None:
-    assert key(last_turn, [SYSTEM, ASK, ANSWER, MORE], model="m") == key(last_turn, [SYSTEM, MORE], model="m")
+    assert key(last_turn, [SYSTEM, ASK, ANSWER, MORE], model="m") == key(
+        last_turn, [SYSTEM, MORE], model="m"
+    )
 
 
 def test_last_turn_keeps_the_question_the_system_prompt_and_the_params() -> None:
     base = key(last_turn, [SYSTEM, ASK, ANSWER, MORE], model="m", system="s")
     assert base != key(last_turn, [SYSTEM, MORE, ANSWER, ASK], model="m", system="s")
-    assert base != key(last_turn, [{**SYSTEM, "content": "x"}, ASK, ANSWER, MORE], model="m", system="s")
+    assert base != key(
+        last_turn, [{**SYSTEM, "content": "x"}, ASK, ANSWER, MORE], model="m", system="s"
+    )
     assert base != key(last_turn, [ASK, ANSWER, MORE], model="m", system="s")
     assert base != key(last_turn, [SYSTEM, ASK, ANSWER, MORE], model="m2", system="s")
     assert base != key(last_turn, [SYSTEM, ASK, ANSWER, MORE], model="m", system="t")
@@ -53,15 +58,30 @@ def test_last_turn_is_never_the_key_of_a_whole_request() -> None:
     ("call", "result"),
     [
         (
-            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "18"}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "t", "content": "18"}],
+            },
         ),
-        ({"role": "assistant", "tool_calls": [{"id": "t"}]}, {"role": "tool", "tool_call_id": "t", "content": "18"}),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "t"}]},
+            {"role": "tool", "tool_call_id": "t", "content": "18"},
+        ),
     ],
     ids=["anthropic", "openai"],
 )
 def test_last_turn_tells_the_steps_of_an_agent_apart(call: Any, result: Any) -> None:
-    steps = [[ASK], [ASK, call], [ASK, call, result], [ASK, call, result, call, result], [MORE, call, result]]
+    steps = [
+        [ASK],
+        [ASK, call],
+        [ASK, call, result],
+        [ASK, call, result, call, result],
+        [MORE, call, result],
+    ]
     assert len({key(last_turn, messages, model="m") for messages in steps}) == len(steps)
     assert key(last_turn, [MORE, ANSWER, *steps[2]]) == key(last_turn, steps[2])
 
@@ -70,7 +90,9 @@ def test_last_turn_of_other_shapes() -> None:
     assert key(last_turn, "hello") != key(last_turn, "world")
     assert key(last_turn, []) == key(last_turn, ())
     assert key(last_turn, [ANSWER]) != key(last_turn, [SYSTEM])
-    assert key(last_turn, [Message("user", "x"), Message("assistant", "y"), Message("user", "z")]) == key(last_turn, [Message("user", "z")])
+    assert key(
+        last_turn, [Message("user", "x"), Message("assistant", "y"), Message("user", "z")]
+    ) == key(last_turn, [Message("user", "z")])
     assert key(last_turn, ["a", "b"]) == key(last_turn, ["c", "b"])
 
 
@@ -114,8 +136,16 @@ def test_masking_reaches_every_string_of_messages_and_the_system_prompt() -> Non
     function = masking("[0-9]+")
     for n in (1, 2):
         assert key(
-            function, [{"content": [{"text": f"a{n}", "deep": [{"x": (f"b{n}",)}]}]}], system=[{"text": f"c{n}"}], instructions=f"{n}"
-        ) == key(function, [{"content": [{"text": "a9", "deep": [{"x": ["b9"]}]}]}], system=[{"text": "c9"}], instructions="9")
+            function,
+            [{"content": [{"text": f"a{n}", "deep": [{"x": (f"b{n}",)}]}]}],
+            system=[{"text": f"c{n}"}],
+            instructions=f"{n}",
+        ) == key(
+            function,
+            [{"content": [{"text": "a9", "deep": [{"x": ["b9"]}]}]}],
+            system=[{"text": "c9"}],
+            instructions="9",
+        )
     assert key(function, "at 10:00") == key(function, "at 11:11")
     assert key(function, [Message("user", "1")]) == key(function, [Message("user", "2")])
 

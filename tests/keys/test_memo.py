@@ -1,4 +1,5 @@
-"""The memo in front of the canonical form stays within its bounds and keeps nothing of the caller's."""
+"""The memo in front of the canonical form stays within its bounds and keeps nothing of the
+caller's."""
 
 import gc
 import hashlib
@@ -15,7 +16,9 @@ from llm_cache_mem.keys.memo import KeyMemo
 
 
 def formula(messages: Any, params: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps({"messages": messages, **params}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({"messages": messages, **params}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def text(content: str) -> list[dict[str, str]]:
@@ -55,31 +58,73 @@ def test_an_equal_request_is_written_out_once(messages: Any, worked_out: list[st
     memo = KeyMemo()
     params = {"model": "m", "temperature": 0.5, "tools": [{"strict": True}]}
     for _ in range(3):
-        assert memo.digest(json.loads(json.dumps(messages)), json.loads(json.dumps(params))) == formula(messages, params)
+        assert memo.digest(
+            json.loads(json.dumps(messages)), json.loads(json.dumps(params))
+        ) == formula(messages, params)
     assert len(worked_out) == 1
 
 
 def test_the_same_end_after_another_history_is_another_request() -> None:
     memo = KeyMemo()
-    for middle in ("a", "b", 1, 1.0, True, None, ["a"], {"x": 0.0}, {"x": -0.0}, {"x": False}, 1, "a"):
+    for middle in (
+        "a",
+        "b",
+        1,
+        1.0,
+        True,
+        None,
+        ["a"],
+        {"x": 0.0},
+        {"x": -0.0},
+        {"x": False},
+        1,
+        "a",
+    ):
         messages = [*text("same"), {"role": "assistant", "content": middle}, *text("same")]
         assert memo.digest(messages, {}) == formula(messages, {})
 
 
 def test_a_change_in_place_is_seen() -> None:
     memo = KeyMemo()
-    messages: list[Any] = [{"role": "user", "content": [{"text": "a"}]}, {"role": "user", "content": [{"text": "a"}]}]
+    messages: list[Any] = [
+        {"role": "user", "content": [{"text": "a"}]},
+        {"role": "user", "content": [{"text": "a"}]},
+    ]
     params: dict[str, Any] = {"tools": [{"name": "a"}]}
     for name in "abcab":
-        for place, field in ((messages[0]["content"][0], "text"), (messages[1]["content"][0], "text"), (params["tools"][0], "name")):
+        for place, field in (
+            (messages[0]["content"][0], "text"),
+            (messages[1]["content"][0], "text"),
+            (params["tools"][0], "name"),
+        ):
             place[field] = name
             assert memo.digest(messages, params) == formula(messages, params)
 
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), (1, 2), b"x", {1, 2}, "\ud83d\ude00", "\udcff", 10**5000, object(), type("D", (dict,), {})()],
-    ids=["nan", "tuple", "bytes", "set", "surrogates", "surrogate", "huge int", "object", "subclass"],
+    [
+        float("nan"),
+        (1, 2),
+        b"x",
+        {1, 2},
+        "\ud83d\ude00",
+        "\udcff",
+        10**5000,
+        object(),
+        type("D", (dict,), {})(),
+    ],
+    ids=[
+        "nan",
+        "tuple",
+        "bytes",
+        "set",
+        "surrogates",
+        "surrogate",
+        "huge int",
+        "object",
+        "subclass",
+    ],
 )
 def test_what_is_not_plain_json_is_left_to_others(value: Any) -> None:
     memo = KeyMemo()
@@ -148,7 +193,12 @@ def test_a_cycle_comes_to_an_end() -> None:
     loop: dict[str, Any] = {}
     loop.update(a=loop, b=loop)
     for value in (cycle, loop):
-        for messages, params in (([{"c": value}], {}), ([{"c": value}, *text("a")], {}), (text("a"), {"p": value}), (value, {})):
+        for messages, params in (
+            ([{"c": value}], {}),
+            ([{"c": value}, *text("a")], {}),
+            (text("a"), {"p": value}),
+            (value, {}),
+        ):
             assert KeyMemo().digest(messages, params) is None
 
 
@@ -156,7 +206,14 @@ def test_no_container_of_the_caller_is_kept() -> None:
     memo = KeyMemo()
     messages: list[Any] = [{"role": "user", "content": [{"deep": ["x"]}]}, *text("a"), *text("b")]
     params = {"tools": [{"name": "a"}]}
-    containers = [messages, messages[0], messages[0]["content"], messages[0]["content"][0]["deep"], messages[1], params["tools"]]
+    containers = [
+        messages,
+        messages[0],
+        messages[0]["content"],
+        messages[0]["content"][0]["deep"],
+        messages[1],
+        params["tools"],
+    ]
     gc.collect()
     before = [sys.getrefcount(container) for container in containers]
     memo.digest(messages, params)

@@ -1,4 +1,5 @@
-"""Requests as the provider SDKs let people write them: objects count as what goes over the wire, markers as nothing."""
+"""Requests as the provider SDKs let people write them: objects count as what goes over the wire,
+markers as nothing."""
 
 import copy
 import json
@@ -26,9 +27,13 @@ def wire_of(client_library: Any, messages: Any, **params: Any) -> Any:
 
     transport = http.Client(transport=http.MockTransport(handler))
     if client_library is anthropic:
-        create = anthropic.Anthropic(api_key="k", http_client=transport, max_retries=0).messages.create
+        create = anthropic.Anthropic(
+            api_key="k", http_client=transport, max_retries=0
+        ).messages.create
     else:
-        create = openai.OpenAI(api_key="k", http_client=transport, max_retries=0).chat.completions.create
+        create = openai.OpenAI(
+            api_key="k", http_client=transport, max_retries=0
+        ).chat.completions.create
     with pytest.raises(client_library.APIError):
         create(messages=messages, **params)
     return seen[0]
@@ -42,7 +47,12 @@ ANSWER = {
     "content": [
         {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
         {"type": "text", "text": "Let me look — é.", "citations": None},
-        {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"days": 1, "exact": 1.0, "city": None}},
+        {
+            "type": "tool_use",
+            "id": "toolu_1",
+            "name": "weather",
+            "input": {"days": 1, "exact": 1.0, "city": None},
+        },
     ],
     "stop_reason": "tool_use",
     "stop_sequence": None,
@@ -53,10 +63,15 @@ ANSWER = {
 
 def test_anthropic_content_counts_as_the_sdk_sends_it() -> None:
     answer = anthropic.types.Message.model_validate(ANSWER)
-    messages = [{"role": "user", "content": "Weather?"}, {"role": "assistant", "content": answer.content}]
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": answer.content},
+    ]
     body = wire_of(anthropic, messages, model="claude", max_tokens=10)
     wire = {"messages": body.pop("messages"), **body}
-    assert canonical(messages, {"model": "claude", "max_tokens": 10}) == json.dumps(wire, sort_keys=True)
+    assert canonical(messages, {"model": "claude", "max_tokens": 10}) == json.dumps(
+        wire, sort_keys=True
+    )
     plain = [messages[0], {"role": "assistant", "content": copy.deepcopy(ANSWER["content"])}]
     assert digest(messages, {"model": "claude"}) == digest(plain, {"model": "claude"})
 
@@ -74,7 +89,9 @@ def test_openai_message_counts_as_the_sdk_sends_it() -> None:
 def test_parsed_output_is_not_sent_back() -> None:
     block_type = pytest.importorskip("anthropic.types.parsed_message").ParsedTextBlock
     block = block_type.model_construct(type="text", text="{}", parsed_output={"a": 1})
-    assert digest([{"content": [block]}], {}) == digest([{"content": [{"type": "text", "text": "{}"}]}], {})
+    assert digest([{"content": [block]}], {}) == digest(
+        [{"content": [{"type": "text", "text": "{}"}]}], {}
+    )
 
 
 @pytest.mark.parametrize("library", [anthropic, openai])
@@ -82,9 +99,10 @@ def test_markers_for_not_given_are_not_sent(library: Any) -> None:
     markers = [library.NOT_GIVEN, library.Omit()]
     for marker in markers:
         message = {"role": "user", "content": "hi"}
-        assert digest([{**message, "name": marker}], {"model": "m", "stop": marker, "deep": {"a": {"b": marker}}}) == digest(
-            [message], {"model": "m", "deep": {"a": {}}}
-        )
+        assert digest(
+            [{**message, "name": marker}],
+            {"model": "m", "stop": marker, "deep": {"a": {"b": marker}}},
+        ) == digest([message], {"model": "m", "deep": {"a": {}}})
         with pytest.raises(RequestNotCacheable):
             digest([marker], {})
         with pytest.raises(RequestNotCacheable):
@@ -101,7 +119,11 @@ class Aliased(pydantic.BaseModel):  # type: ignore[misc, name-defined]
 
 
 def test_fields_that_were_not_set_are_not_sent_and_aliases_are() -> None:
-    assert digest([{"a": Answer(city="x")}], {}) == digest([{"a": {"city": "x"}}], {}) != digest([{"a": Answer(city="x", days=None)}], {})
+    assert (
+        digest([{"a": Answer(city="x")}], {})
+        == digest([{"a": {"city": "x"}}], {})
+        != digest([{"a": Answer(city="x", days=None)}], {})
+    )
     assert digest([{"a": Aliased(inner=1)}], {}) == digest([{"a": {"innerName": 1}}], {})
 
 
@@ -111,7 +133,12 @@ def test_a_model_class_is_its_name_and_schema() -> None:
 
     one, same, renamed, other = (
         digest([], {"response_format": kind})
-        for kind in (model("A", x=(int, 1)), model("A", x=(int, 1)), model("B", x=(int, 1)), model("A", x=(str, "")))
+        for kind in (
+            model("A", x=(int, 1)),
+            model("A", x=(int, 1)),
+            model("B", x=(int, 1)),
+            model("A", x=(str, "")),
+        )
     )
     assert one == same
     assert len({one, renamed, other}) == 3
@@ -134,7 +161,9 @@ def test_a_model_that_cannot_be_written_is_refused_quietly() -> None:
             digest([{"a": Holder(thing=Secret())}], {})
         assert "SECRET" not in str(caught.value)
         assert caught.value.path == "messages[0].a"
-        digest([{"a": Holder.model_construct(thing=1, number="SECRET")}], {})  # pydantic would warn, and quote it
+        digest(
+            [{"a": Holder.model_construct(thing=1, number="SECRET")}], {}
+        )  # pydantic would warn, and quote it
 
 
 def test_keys_import_nothing_that_people_may_not_have() -> None:
@@ -143,9 +172,16 @@ def test_keys_import_nothing_that_people_may_not_have() -> None:
     from pathlib import Path
 
     program = (
-        "import sys; from llm_cache_mem.keys.digest import digest; digest([{'a': b'x'}], {'k': 1});"
-        "print(sorted({'pydantic', 'openai', 'anthropic', 'datetime', 'decimal', 'uuid', 'dataclasses', 'asyncio'} & set(sys.modules)))"
+        "import sys; from llm_cache_mem.keys.digest import digest; digest([{'a': b'x'}], {'k':"
+        " 1});print(sorted({'pydantic', 'openai', 'anthropic', 'datetime', 'decimal', 'uuid',"
+        " 'dataclasses', 'asyncio'} & set(sys.modules)))"
     )
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True, env={"PYTHONPATH": root})
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": root},
+    )
     assert done.stdout.strip() == "[]"

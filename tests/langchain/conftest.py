@@ -1,4 +1,5 @@
-"""What the LangChain tests share: a counting model, caches over memory and SQLite, and the global cache put back."""
+"""What the LangChain tests share: a counting model, caches over memory and SQLite, and the global
+cache put back."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ def _no_global_cache() -> Iterator[None]:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def make_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., LLMCacheMem]]:
+def make_cache(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[..., LLMCacheMem]]:
     """Makes caches over each kind of store; called twice, over one that is the same."""
     made: list[LLMCacheMem] = []
 

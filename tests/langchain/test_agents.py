@@ -25,12 +25,18 @@ from llm_cache_mem import LLMCache, options
 class Caller(Counting):
     """Calls the tool ``lookup`` for what it is asked, then tells what came of it."""
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         self._calls.append(messages)
         if isinstance(messages[-1], ToolMessage):
             answer = AIMessage(f"it is {messages[-1].text}")
         else:
-            call = {"name": "lookup", "args": {"what": messages[-1].text}, "id": f"call_{self.calls}"}
+            call = {
+                "name": "lookup",
+                "args": {"what": messages[-1].text},
+                "id": f"call_{self.calls}",
+            }
             answer = AIMessage("", tool_calls=[call])
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
@@ -38,7 +44,9 @@ class Caller(Counting):
 class Tools:
     """The tool ``lookup``, and how often it ran."""
 
-    def __init__(self, result: Callable[[str], Any] = lambda what: f"<{what}>", **settings: Any) -> None:
+    def __init__(
+        self, result: Callable[[str], Any] = lambda what: f"<{what}>", **settings: Any
+    ) -> None:
         self.runs = 0
 
         @tool("lookup", **settings)
@@ -60,7 +68,9 @@ def ask(agent: Any, what: str = "x", *, asynchronous: bool = False) -> list[Any]
 
 @pytest.mark.parametrize("way", ["global cache", "cached"])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_agent_run_three_times_asks_its_model_as_often_as_once(cache: LLMCacheMem, way: str, asynchronous: bool) -> None:
+def test_an_agent_run_three_times_asks_its_model_as_often_as_once(
+    cache: LLMCacheMem, way: str, asynchronous: bool
+) -> None:
     model = Caller()
     if way == "cached":
         model = cached(model, cache)
@@ -91,7 +101,11 @@ def test_a_graph_keeps_both_of_two_equal_turns(cache: LLMCacheMem, way: str) -> 
         state = graph.invoke({"messages": [*state["messages"], HumanMessage("hello")]})
     assert [message.type for message in state["messages"]] == ["human", "ai", "human", "ai"]
     assert model.calls == 1
-    streamed = list(graph.stream({"messages": [*state["messages"], HumanMessage("hello")]}, stream_mode="messages"))
+    streamed = list(
+        graph.stream(
+            {"messages": [*state["messages"], HumanMessage("hello")]}, stream_mode="messages"
+        )
+    )
     assert "".join(message.text for message, _ in streamed).strip() == "hello #1"
 
 
@@ -108,7 +122,9 @@ def test_a_listed_tool_runs_once(cache: LLMCacheMem, asynchronous: bool) -> None
     agent = middle(cache, tools, tools=["lookup"])
     results = [ask(agent, asynchronous=asynchronous)[2] for _ in range(3)]
     assert tools.runs == 1
-    assert [(result.content, result.name, result.status) for result in results] == [("<x>", "lookup", "success")] * 3
+    assert [(result.content, result.name, result.status) for result in results] == [
+        ("<x>", "lookup", "success")
+    ] * 3
     assert [result.tool_call_id for result in results] == ["call_1", "call_3", "call_5"]
     assert "llm_cache_mem" not in results[0].response_metadata
     assert results[1].response_metadata["llm_cache_mem"] == {"hit": True}
@@ -174,10 +190,17 @@ def test_each_tool_has_its_lifetime_and_hands_it_to_nobody(clock: Any, where: st
 
 
 def test_an_artifact_and_blocks_come_back(cache: LLMCacheMem) -> None:
-    tools = Tools(lambda what: ([{"type": "text", "text": "<x>"}], {"rows": [1, 2]}), response_format="content_and_artifact")
+    tools = Tools(
+        lambda what: ([{"type": "text", "text": "<x>"}], {"rows": [1, 2]}),
+        response_format="content_and_artifact",
+    )
     agent = middle(cache, tools, tools=["lookup"])
     first, second = (ask(agent)[2] for _ in range(2))
-    assert (second.content, second.artifact) == (first.content, first.artifact) == ([{"type": "text", "text": "<x>"}], {"rows": [1, 2]})
+    assert (
+        (second.content, second.artifact)
+        == (first.content, first.artifact)
+        == ([{"type": "text", "text": "<x>"}], {"rows": [1, 2]})
+    )
 
 
 def failing(what: str) -> Any:
@@ -205,7 +228,11 @@ def test_errors_that_are_answers_are_not_stored(cache: LLMCacheMem, asynchronous
 
     for _ in range(2):
         request: Any = Request(tools.lookup)
-        found = asyncio.run(middleware.awrap_tool_call(request, aanswer)) if asynchronous else middleware.wrap_tool_call(request, answer)
+        found = (
+            asyncio.run(middleware.awrap_tool_call(request, aanswer))
+            if asynchronous
+            else middleware.wrap_tool_call(request, answer)
+        )
         assert found.status == "error"
     assert handler_calls == 2
     assert cache.stats().skipped == {"tool error": 2}
@@ -256,7 +283,9 @@ async def test_concurrent_calls_are_one_each_under_its_own_id(cache: LLMCacheMem
         return ToolMessage("<x>", tool_call_id=request.tool_call["id"])
 
     requests: list[Any] = [Request(None, f"call_{i}") for i in range(10)]
-    found = await asyncio.gather(*(middleware.awrap_tool_call(request, handler) for request in requests))
+    found = await asyncio.gather(
+        *(middleware.awrap_tool_call(request, handler) for request in requests)
+    )
     assert runs == 1
     assert [message.tool_call_id for message in found] == [f"call_{i}" for i in range(10)]
 
@@ -274,7 +303,10 @@ async def test_the_failure_of_one_is_not_that_of_others(cache: LLMCacheMem) -> N
         return ToolMessage("<x>", tool_call_id=request.tool_call["id"])
 
     requests: list[Any] = [Request(None, f"call_{i}") for i in range(5)]
-    found = await asyncio.gather(*(middleware.awrap_tool_call(request, handler) for request in requests), return_exceptions=True)
+    found = await asyncio.gather(
+        *(middleware.awrap_tool_call(request, handler) for request in requests),
+        return_exceptions=True,
+    )
     assert [isinstance(message, ValueError) for message in found].count(True) == 1
 
 
@@ -310,11 +342,15 @@ def no_blocking() -> Iterator[BlockBuster]:
         yield found
 
 
-async def test_nothing_blocks_the_event_loop(make_cache: Callable[..., LLMCacheMem], caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_blocks_the_event_loop(
+    make_cache: Callable[..., LLMCacheMem], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL)
     cache = make_cache()
     model, tools = cached(Streaming(), cache), Tools()
-    agent = create_agent(cached(Caller(), cache), [tools.lookup], middleware=[ToolCacheMiddleware(cache, ["lookup"])])
+    agent = create_agent(
+        cached(Caller(), cache), [tools.lookup], middleware=[ToolCacheMiddleware(cache, ["lookup"])]
+    )
     await agent.ainvoke({"messages": [HumanMessage("warm up")]})  # LangChain's own first imports
     with no_blocking():
         plain = Counting(cache=cache)

@@ -1,4 +1,5 @@
-"""How often a batch of prompts asks the store: once to read and once to write, where LangChain lets the cache see the batch."""
+"""How often a batch of prompts asks the store: once to read and once to write, where LangChain lets
+the cache see the batch."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence

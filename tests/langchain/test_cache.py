@@ -89,7 +89,12 @@ def test_clear_spares_other_namespaces(make_cache: MakeCache) -> None:
 
 
 def test_inputs_that_mean_the_same_message_share(model: Counting) -> None:
-    for prompt in ("hi", [("human", "hi")], [{"role": "user", "content": "hi"}], [HumanMessage("hi", id="7")]):
+    for prompt in (
+        "hi",
+        [("human", "hi")],
+        [{"role": "user", "content": "hi"}],
+        [HumanMessage("hi", id="7")],
+    ):
         model.invoke(prompt)
     model.invoke([HumanMessage([{"type": "text", "text": "hi"}])])
     assert model.calls == 1
@@ -97,7 +102,9 @@ def test_inputs_that_mean_the_same_message_share(model: Counting) -> None:
 
 def test_run_config_is_not_part_of_the_key(model: Counting) -> None:
     model.invoke("hi")
-    model.invoke("hi", config={"tags": ["a"], "metadata": {"user": "b"}, "configurable": {"thread_id": "3"}})
+    model.invoke(
+        "hi", config={"tags": ["a"], "metadata": {"user": "b"}, "configurable": {"thread_id": "3"}}
+    )
     assert model.calls == 1
 
 
@@ -106,7 +113,9 @@ def test_a_plain_llm_and_a_chat_model_do_not_answer_each_other(cache: LLMCacheMe
     assert cache.lookup(dumps([HumanMessage("hi")]), "[('_type', 'x'), ('stop', None)]") is None
 
 
-def test_a_key_function_cannot_make_a_plain_llm_and_a_chat_model_alike(make_cache: MakeCache) -> None:
+def test_a_key_function_cannot_make_a_plain_llm_and_a_chat_model_alike(
+    make_cache: MakeCache,
+) -> None:
     cache = make_cache(key_fn=lambda messages, **params: messages[-1]["content"])
     cache.update("hi", "a", [Generation(text="plain")])
     assert cache.lookup(dumps([HumanMessage("hi")]), "a") is None
@@ -139,7 +148,9 @@ def test_an_artifact_is_never_sent_and_never_tells_two_prompts_apart(cache: LLMC
     model = Counting(cache=cache)
     asked = AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "call_1"}])
     for _ in range(2):
-        model.invoke([HumanMessage("hi"), asked, ToolMessage("42", tool_call_id="call_1", artifact=object())])
+        model.invoke(
+            [HumanMessage("hi"), asked, ToolMessage("42", tool_call_id="call_1", artifact=object())]
+        )
     assert model.calls == 1
 
 
@@ -210,7 +221,13 @@ def test_savings_are_counted_by_model(make_cache: MakeCache) -> None:
     for _ in range(3):
         model.invoke("hi")
     stats = cache.stats()
-    assert (stats.hits, stats.misses, stats.stored, stats.tokens_saved, stats.saved_usd) == (2, 1, 1, 30, 0.5)
+    assert (stats.hits, stats.misses, stats.stored, stats.tokens_saved, stats.saved_usd) == (
+        2,
+        1,
+        1,
+        30,
+        0.5,
+    )
     saved = stats.by_model["gpt-4o-mini"]
     assert (saved.hits, saved.input_tokens_saved, saved.output_tokens_saved) == (2, 20, 10)
     assert saved.seconds_saved > 0
@@ -297,7 +314,9 @@ def test_a_key_function_cannot_leave_a_scope(make_cache: MakeCache) -> None:
 # -- Models that LangChain does not tell apart
 
 
-def test_a_model_that_is_only_a_type_is_cached_and_named_in_the_log(cache: LLMCacheMem, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_is_only_a_type_is_cached_and_named_in_the_log(
+    cache: LLMCacheMem, caplog: pytest.LogCaptureFixture
+) -> None:
     model = GenericFakeChatModel(messages=iter(["a", "b"]), cache=cache)
     with caplog.at_level(logging.WARNING, "llm_cache_mem"):
         assert [model.invoke("hi").content for _ in range(3)] == ["a"] * 3
@@ -334,7 +353,10 @@ class Broken:
 def test_a_dead_store_leaves_the_call_as_it_is() -> None:
     cache = LLMCacheMem(LLMCache(backend=Broken()))
     model = Counting(cache=cache)
-    assert [model.invoke("hi").content, asyncio.run(model.ainvoke("hi")).content] == ["hi #1", "hi #2"]
+    assert [model.invoke("hi").content, asyncio.run(model.ainvoke("hi")).content] == [
+        "hi #1",
+        "hi #2",
+    ]
     assert cache.stats().errors > 0
 
 
@@ -345,13 +367,19 @@ def test_strict_raises() -> None:
 
 
 @pytest.mark.parametrize("method", ["request", "lookup", "keep", "alookup", "akeep"])
-def test_any_fault_within_leaves_the_call_as_it_is(cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def test_any_fault_within_leaves_the_call_as_it_is(
+    cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     def fault(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(cache.cache, method, fault)
     model = Counting(cache=cache)
-    call = (lambda: asyncio.run(model.ainvoke("hi"))) if method.startswith("a") else (lambda: model.invoke("hi"))
+    call = (
+        (lambda: asyncio.run(model.ainvoke("hi")))
+        if method.startswith("a")
+        else (lambda: model.invoke("hi"))
+    )
     assert [call().content for _ in range(2)] == ["hi #1", "hi #2"]
     assert cache.stats().skipped["fault"] >= 2
 
@@ -376,7 +404,15 @@ def test_an_answer_that_cannot_be_stored_is_given_all_the_same(cache: LLMCacheMe
 
 def test_a_foreign_entry_is_a_miss(cache: LLMCacheMem) -> None:
     request = cache._request("p", "m")
-    for value in ("text", [], [{"class": "ChatGeneration"}], [{"class": "Popen", "text": "x"}], {"stream": []}, [1], None):
+    for value in (
+        "text",
+        [],
+        [{"class": "ChatGeneration"}],
+        [{"class": "Popen", "text": "x"}],
+        {"stream": []},
+        [1],
+        None,
+    ):
         cache.cache.store(request, value)
         assert cache.lookup("p", "m") is None
     assert cache.stats().skipped["unreadable"] == 7
@@ -410,7 +446,13 @@ def test_repr_holds_no_secret_and_no_content(cache: LLMCacheMem) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"cache": LLMCache(), "max_size": 3}, {"cache": object()}, {"usage": "x"}, {"unidentified": "x"}, {"max_sise": 3}],
+    [
+        {"cache": LLMCache(), "max_size": 3},
+        {"cache": object()},
+        {"usage": "x"},
+        {"unidentified": "x"},
+        {"max_sise": 3},
+    ],
 )
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):

@@ -11,10 +11,22 @@ from typing import Any, ClassVar
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
-from langchain_core.language_models import BaseChatModel, BaseLLM, FakeListChatModel, FakeListLLM, GenericFakeChatModel
+from langchain_core.language_models import (
+    BaseChatModel,
+    BaseLLM,
+    FakeListChatModel,
+    FakeListLLM,
+    GenericFakeChatModel,
+)
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatResult, Generation, GenerationChunk, LLMResult
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatResult,
+    Generation,
+    GenerationChunk,
+    LLMResult,
+)
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 from langchain_doubles import Counting, Streaming
@@ -45,7 +57,9 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "batch": lambda model: model.batch(["hi"])[0].text,
     "abatch": lambda model: asyncio.run(model.abatch(["hi"]))[0].text,
     "generate": lambda model: model.generate([[HumanMessage("hi")]]).generations[0][0].text,
-    "agenerate": lambda model: asyncio.run(model.agenerate([[HumanMessage("hi")]])).generations[0][0].text,
+    "agenerate": lambda model: (
+        asyncio.run(model.agenerate([[HumanMessage("hi")]])).generations[0][0].text
+    ),
 }
 
 
@@ -58,14 +72,21 @@ def test_every_way_to_ask_shares_one_entry(model: Streaming, first: str) -> None
 
 def test_a_stream_is_replayed_as_it_came(model: Streaming) -> None:
     live, replayed = list(model.stream("hi there")), list(model.stream("hi there"))
-    assert [chunk.content for chunk in replayed] == [chunk.content for chunk in live] == ["hi ", "there ", "#1 ", ""]
+    assert (
+        [chunk.content for chunk in replayed]
+        == [chunk.content for chunk in live]
+        == ["hi ", "there ", "#1 ", ""]
+    )
     assert replayed[-1].response_metadata["llm_cache_mem"] == {"hit": True}
     assert replayed[-1].response_metadata["finish_reason"] == "stop"
     assert len({chunk.id for chunk in replayed}) == 1 != {chunk.id for chunk in live}
 
 
 async def test_a_stream_is_replayed_async(model: Streaming) -> None:
-    live, replayed = [chunk.content async for chunk in model.astream("a b")], [chunk.content async for chunk in model.astream("a b")]
+    live, replayed = (
+        [chunk.content async for chunk in model.astream("a b")],
+        [chunk.content async for chunk in model.astream("a b")],
+    )
     assert live == replayed == ["a ", "b ", "#1 ", ""]
 
 
@@ -185,7 +206,9 @@ async def test_a_failure_is_everybodys_and_is_not_stored(cache: LLMCacheMem) -> 
     class Patient(Counting):
         """Fails only when all five wait for it: one that comes later is right to try again."""
 
-        async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        async def _agenerate(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
             while cache.cache.stats().misses < 5:
                 await asyncio.sleep(0)
             for _ in range(1000):
@@ -223,7 +246,12 @@ def test_the_rate_limiter_counts_calls_and_not_hits(cache: LLMCacheMem) -> None:
 
 def test_each_setting_is_part_of_the_key(cache: LLMCacheMem) -> None:
     calls = 0
-    for settings in ({}, {"base_url": "http://two"}, {"model_name": "gpt-4o"}, {"temperature": 0.5}):
+    for settings in (
+        {},
+        {"base_url": "http://two"},
+        {"model_name": "gpt-4o"},
+        {"temperature": 0.5},
+    ):
         model = cached(Counting(**settings), cache)
         model.invoke("hi")
         calls += model.calls
@@ -254,25 +282,36 @@ class Ollama(BaseChatModel):
     def _llm_type(self) -> str:
         return "chat-ollama"
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=AIMessage(self.model))])
 
 
 def test_models_that_langchain_describes_alike_are_told_apart() -> None:
     cache = LLMCache()
     one, two = cached(Ollama(model="llama3"), cache), cached(Ollama(model="mistral"), cache)
-    assert [model.invoke("hi").content for model in (one, two, one, two)] == ["llama3", "mistral"] * 2
+    assert [model.invoke("hi").content for model in (one, two, one, two)] == [
+        "llama3",
+        "mistral",
+    ] * 2
     assert cache.stats().hits == 2
 
 
 def test_arguments_of_a_plain_llm_are_part_of_the_key(cache: LLMCacheMem) -> None:
     llm = cached(FakeListLLM(responses=["one", "two"]), cache)
-    assert [llm.invoke("hi", temperature=0), llm.invoke("hi", temperature=1), llm.invoke("hi", temperature=0)] == ["one", "two", "one"]
+    assert [
+        llm.invoke("hi", temperature=0),
+        llm.invoke("hi", temperature=1),
+        llm.invoke("hi", temperature=0),
+    ] == ["one", "two", "one"]
 
 
 def test_a_schema_is_part_of_the_key(model: Streaming) -> None:
     for field in ("total", "sum"):
-        schema = type("Invoice", (BaseModel,), {"__annotations__": {field: int}, "__module__": __name__})
+        schema = type(
+            "Invoice", (BaseModel,), {"__annotations__": {field: int}, "__module__": __name__}
+        )
         model.invoke("hi", response_format=schema)
     assert model.calls == 2
 
@@ -286,14 +325,19 @@ def test_secrets_are_no_part_of_the_key_and_unknown_objects_have_names(cache: LL
     shared = object()
     first = cached(Keyed(key=SecretStr("a"), tool=shared), cache)
     first.invoke("hi")
-    for settings, calls in (({"key": SecretStr("b"), "tool": shared}, 0), ({"key": SecretStr("a"), "tool": object()}, 1)):
+    for settings, calls in (
+        ({"key": SecretStr("b"), "tool": shared}, 0),
+        ({"key": SecretStr("a"), "tool": object()}, 1),
+    ):
         other = cached(Keyed(**settings), cache)
         other.invoke("hi")
         assert other.calls == calls
 
 
 def test_a_scope_is_a_key_space_of_its_own(cache: LLMCacheMem) -> None:
-    models = [cached(Counting(), cache, scope=scope) for scope in ("a", "b")] + [cached(Counting(), cache.scoped("a"))]
+    models = [cached(Counting(), cache, scope=scope) for scope in ("a", "b")] + [
+        cached(Counting(), cache.scoped("a"))
+    ]
     for model in models:
         model.invoke("hi")
     assert [model.calls for model in models] == [1, 1, 0]
@@ -307,7 +351,10 @@ def test_what_a_fake_counts_is_no_setting(cache: LLMCacheMem) -> None:
 
 
 def test_what_has_no_key_goes_uncached(model: Streaming, cache: LLMCacheMem) -> None:
-    for ask in (lambda: model.invoke("hi", tag=object()), lambda: list(model.stream("hi", tag=object()))):
+    for ask in (
+        lambda: model.invoke("hi", tag=object()),
+        lambda: list(model.stream("hi", tag=object())),
+    ):
         ask()
         ask()
     assert model.calls == 4
@@ -330,7 +377,9 @@ def test_options_reach_through(model: Streaming) -> None:
 
 def test_key_fn_sees_what_it_sees_in_the_core(make_cache: Callable[..., LLMCacheMem]) -> None:
     seen: list[Any] = []
-    cache = make_cache(key_fn=lambda messages, **params: seen.append((messages, params["model"])) or messages)
+    cache = make_cache(
+        key_fn=lambda messages, **params: seen.append((messages, params["model"])) or messages
+    )
     cached(Counting(), cache).invoke("hi")
     assert seen == [([{"role": "user", "content": "hi"}], "gpt-4o-mini")]
 
@@ -341,7 +390,11 @@ def test_key_fn_sees_what_it_sees_in_the_core(make_cache: Callable[..., LLMCache
 def test_it_is_an_instance_of_its_class(model: Streaming) -> None:
     plain = Streaming()
     assert isinstance(model, Streaming)
-    assert (type(model).__name__, type(model).__module__, type(model).__qualname__) == ("Streaming", "langchain_doubles", "Streaming")
+    assert (type(model).__name__, type(model).__module__, type(model).__qualname__) == (
+        "Streaming",
+        "langchain_doubles",
+        "Streaming",
+    )
     assert type(plain) is Streaming
     assert model.model_dump() == plain.model_dump()
     assert dumpd(model)["id"] == dumpd(plain)["id"]
@@ -366,7 +419,9 @@ def test_wrapping_twice_is_wrapping_once(cache: LLMCacheMem) -> None:
     assert (inner.stats().misses, cache.stats().hits) == (0, 1)
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: model.model_copy(deep=True)])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda model: model.model_copy(deep=True)]
+)
 def test_copies_stay_cached(model: Streaming, duplicate: Callable[[Any], Any]) -> None:
     model.invoke("hi")
     other = duplicate(model)
@@ -384,7 +439,9 @@ def test_it_can_be_pickled(tmp_path: Any) -> None:
 
 
 def test_bound_tools_and_configured_fields_stay_cached(model: Streaming) -> None:
-    bound = model.bind_tools([{"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}])
+    bound = model.bind_tools(
+        [{"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}]
+    )
     assert bound.invoke("hi").content == bound.invoke("hi").content == "hi #1"
     configured = model.configurable_fields(temperature=ConfigurableField(id="t"))
     answers = [configured.with_config(configurable={"t": 0.7}).invoke("hi") for _ in range(2)]
@@ -425,7 +482,9 @@ def test_a_sync_stream_serves_async_callers(cache: LLMCacheMem) -> None:
 
 def test_an_async_stream_alone(cache: LLMCacheMem) -> None:
     class OnlyAsync(Counting):
-        async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+        async def _astream(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> AsyncIterator[Any]:
             yield next(Streaming._stream(self, messages))  # type: ignore[arg-type]
 
     model = cached(OnlyAsync(), cache)
@@ -451,12 +510,18 @@ class Words(BaseLLM):
     def _llm_type(self) -> str:
         return "words"
 
-    def _generate(self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> LLMResult:
+    def _generate(
+        self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> LLMResult:
         self.asked.extend(prompts)
         usage = {"token_usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
-        return LLMResult(generations=[[Generation(text=f"{prompt} !")] for prompt in prompts], llm_output=usage)
+        return LLMResult(
+            generations=[[Generation(text=f"{prompt} !")] for prompt in prompts], llm_output=usage
+        )
 
-    def _stream(self, prompt: str, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[GenerationChunk]:
+    def _stream(
+        self, prompt: str, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[GenerationChunk]:
         self.asked.append(prompt)
         yield GenerationChunk(text=f"{prompt} ")
         yield GenerationChunk(text="!")

@@ -1,4 +1,5 @@
-"""cached_tool: a tool of the same class that runs once for the same arguments, alone, in ToolNode and in agents."""
+"""cached_tool: a tool of the same class that runs once for the same arguments, alone, in ToolNode
+and in agents."""
 
 import asyncio
 import json
@@ -11,7 +12,15 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, InjectedToolArg, InjectedToolCallId, StructuredTool, Tool, ToolException, tool
+from langchain_core.tools import (
+    BaseTool,
+    InjectedToolArg,
+    InjectedToolCallId,
+    StructuredTool,
+    Tool,
+    ToolException,
+    tool,
+)
 from langchain_llm_cache_mem import LLMCacheMem, cached_tool
 from langchain_llm_cache_mem.tools import ToolCacheMiddleware
 from langgraph.graph import START, MessagesState, StateGraph
@@ -69,9 +78,16 @@ async def alisting(city: str, limit: int) -> tuple[str, list[str]]:
 
 
 places = StructuredTool.from_function(
-    listing, name="places", description="Places.", args_schema=Arguments, coroutine=alisting, response_format="content_and_artifact"
+    listing,
+    name="places",
+    description="Places.",
+    args_schema=Arguments,
+    coroutine=alisting,
+    response_format="content_and_artifact",
 )
-shout = Tool.from_function(lambda text: ran.append(text) or text.upper(), name="shout", description="Shouts.")
+shout = Tool.from_function(
+    lambda text: ran.append(text) or text.upper(), name="shout", description="Shouts."
+)
 
 
 def call(name: str, args: dict[str, Any], id: str = "call_1") -> Any:
@@ -82,7 +98,9 @@ def use(one: Any, what: Any, asynchronous: bool = False) -> Any:
     return asyncio.run(one.ainvoke(what)) if asynchronous else one.invoke(what)
 
 
-@pytest.mark.parametrize("original", [population, Weather(), places, shout], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "original", [population, Weather(), places, shout], ids=lambda one: one.name
+)
 def test_it_is_the_same_tool(original: BaseTool) -> None:
     made = cached_tool(original, ToolCache())
     assert isinstance(made, type(original))
@@ -108,11 +126,15 @@ def test_it_is_the_same_tool(original: BaseTool) -> None:
     ids=["function", "class", "schema and artifact", "string"],
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_equal_arguments_run_it_once(original: BaseTool, inputs: list[Any], asynchronous: bool, cache: LLMCacheMem) -> None:
+def test_equal_arguments_run_it_once(
+    original: BaseTool, inputs: list[Any], asynchronous: bool, cache: LLMCacheMem
+) -> None:
     made = cached_tool(original, cache)
     expected = use(original, inputs[0])
     ran.clear()
-    assert [use(made, each, asynchronous) for each in [*inputs, *inputs]] == [expected] * 2 * len(inputs)
+    assert [use(made, each, asynchronous) for each in [*inputs, *inputs]] == [expected] * 2 * len(
+        inputs
+    )
     assert len(ran) == 1
     assert use(made, inputs[0], not asynchronous) == expected
     assert len(ran) == 1
@@ -121,7 +143,9 @@ def test_equal_arguments_run_it_once(original: BaseTool, inputs: list[Any], asyn
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_message_has_the_callers_own_id_and_artifact(asynchronous: bool) -> None:
     made = cached_tool(places, ToolCache())
-    found = [use(made, call("places", {"city": "Rome"}, id), asynchronous) for id in ("call_1", "call_2")]
+    found = [
+        use(made, call("places", {"city": "Rome"}, id), asynchronous) for id in ("call_1", "call_2")
+    ]
     assert [(each.tool_call_id, each.content, each.artifact) for each in found] == [
         ("call_1", "3 places", ["Rome"] * 3),
         ("call_2", "3 places", ["Rome"] * 3),
@@ -131,8 +155,13 @@ def test_a_message_has_the_callers_own_id_and_artifact(asynchronous: bool) -> No
 
 def test_it_shares_with_plain_python() -> None:
     tools = ToolCache()
-    tools.get_or_call("population", {"city": "Rome", "year": 2024}, lambda: {"city": "Rome", "people": [3]})
-    assert cached_tool(population, tools).invoke({"city": "Rome"}) == {"city": "Rome", "people": [3]}
+    tools.get_or_call(
+        "population", {"city": "Rome", "year": 2024}, lambda: {"city": "Rome", "people": [3]}
+    )
+    assert cached_tool(population, tools).invoke({"city": "Rome"}) == {
+        "city": "Rome",
+        "people": [3],
+    }
     assert ran == []
 
 
@@ -149,8 +178,13 @@ def test_one_call_is_invalidated_by_what_a_model_writes(metadata: Any) -> None:
 
 
 def test_in_middleware_one_call_is_invalidated_by_what_the_model_wrote() -> None:
-    tools, mine = ToolCache(), population.model_copy(update={"metadata": {"cacheable": True, "version": "2"}})
-    agent: Any = create_agent(Caller(tool_name="population"), [mine], middleware=[ToolCacheMiddleware(tools)])
+    tools, mine = (
+        ToolCache(),
+        population.model_copy(update={"metadata": {"cacheable": True, "version": "2"}}),
+    )
+    agent: Any = create_agent(
+        Caller(tool_name="population"), [mine], middleware=[ToolCacheMiddleware(tools)]
+    )
     for _ in range(2):
         agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]})
     assert len(ran) == 1
@@ -201,14 +235,17 @@ def test_commands_and_whole_messages_are_not_stored() -> None:
 
 def test_the_id_of_the_call_is_not_part_of_it_and_a_users_is() -> None:
     @tool
-    def mine(city: str, id: Annotated[str, InjectedToolCallId], user: Annotated[str, InjectedToolArg]) -> str:
+    def mine(
+        city: str, id: Annotated[str, InjectedToolCallId], user: Annotated[str, InjectedToolArg]
+    ) -> str:
         """Knows its user."""
         ran.append(user)
         return f"{user} in {city}"
 
     made = cached_tool(mine, ToolCache())
     found = [
-        made.invoke(call("mine", {"city": "Rome", "user": user}, id)).content for user, id in (("ann", "1"), ("bob", "2"), ("ann", "3"))
+        made.invoke(call("mine", {"city": "Rome", "user": user}, id)).content
+        for user, id in (("ann", "1"), ("bob", "2"), ("ann", "3"))
     ]
     assert found == ["ann in Rome", "bob in Rome", "ann in Rome"]
     assert ran == ["ann", "bob"]
@@ -219,16 +256,25 @@ class Open(BaseModel):
     city: str
 
 
-@pytest.mark.parametrize("schema", [Open, {"title": "open", "type": "object", "properties": {"city": {"type": "string"}}}])
+@pytest.mark.parametrize(
+    "schema",
+    [Open, {"title": "open", "type": "object", "properties": {"city": {"type": "string"}}}],
+)
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_arguments_beyond_the_schema_are_part_of_the_call(schema: Any, asynchronous: bool) -> None:
     def found(**named: Any) -> str:
         ran.append(named)
         return json.dumps(named, sort_keys=True)
 
-    original = StructuredTool.from_function(found, name="open", description="Takes more than it says.", args_schema=schema)
+    original = StructuredTool.from_function(
+        found, name="open", description="Takes more than it says.", args_schema=schema
+    )
     made = cached_tool(original, ToolCache())
-    asked = [{"city": "Rome", "limit": 1}, {"city": "Rome", "limit": 2}, {"city": "Rome", "limit": 1}]
+    asked = [
+        {"city": "Rome", "limit": 1},
+        {"city": "Rome", "limit": 2},
+        {"city": "Rome", "limit": 1},
+    ]
     assert [json.loads(use(made, each, asynchronous)) for each in asked] == asked
     assert len(ran) == 2
 
@@ -251,13 +297,19 @@ class Configured(BaseTool):
         return f"{settings['configurable']['user']} in {city}"
 
 
-@pytest.mark.parametrize(("original", "hidden"), [(configured, "config"), (Configured(), "settings")])
+@pytest.mark.parametrize(
+    ("original", "hidden"), [(configured, "config"), (Configured(), "settings")]
+)
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_gets_the_config_goes_uncached_until_it_is_ignored(original: BaseTool, hidden: str, asynchronous: bool) -> None:
+def test_what_gets_the_config_goes_uncached_until_it_is_ignored(
+    original: BaseTool, hidden: str, asynchronous: bool
+) -> None:
     def asked_by(made: BaseTool, user: str) -> Any:
         config: RunnableConfig = {"configurable": {"user": user}}
         given = {"city": "Rome"}
-        return asyncio.run(made.ainvoke(given, config)) if asynchronous else made.invoke(given, config)
+        return (
+            asyncio.run(made.ainvoke(given, config)) if asynchronous else made.invoke(given, config)
+        )
 
     made = cached_tool(original, ToolCache())
     assert [asked_by(made, user) for user in ("ann", "bob")] == ["ann in Rome", "bob in Rome"]
@@ -267,10 +319,14 @@ def test_what_gets_the_config_goes_uncached_until_it_is_ignored(original: BaseTo
 
 def test_in_middleware_what_gets_the_config_goes_uncached_until_it_is_ignored() -> None:
     tools = ToolCache(tools=["configured"])
-    agent: Any = create_agent(Caller(tool_name="configured"), [configured], middleware=[ToolCacheMiddleware(tools)])
+    agent: Any = create_agent(
+        Caller(tool_name="configured"), [configured], middleware=[ToolCacheMiddleware(tools)]
+    )
 
     def asked_by(user: str) -> str:
-        return agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]}, {"configurable": {"user": user}})["messages"][-1].text  # type: ignore[no-any-return]
+        return agent.invoke(
+            {"messages": [HumanMessage('{"city": "Rome"}')]}, {"configurable": {"user": user}}
+        )["messages"][-1].text  # type: ignore[no-any-return]
 
     assert [asked_by(user) for user in ("ann", "bob")] == ["it is ann in Rome", "it is bob in Rome"]
     tools.allow("configured", ignore=["config"])
@@ -304,25 +360,41 @@ class Caller(BaseChatModel):
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         return self
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         self.calls += 1
         if isinstance(messages[-1], ToolMessage):
             answer = AIMessage(f"it is {messages[-1].text}")
         else:
-            answer = AIMessage("", tool_calls=[call(self.tool_name, json.loads(messages[-1].text), f"call_{self.calls}")])
+            answer = AIMessage(
+                "",
+                tool_calls=[
+                    call(self.tool_name, json.loads(messages[-1].text), f"call_{self.calls}")
+                ],
+            )
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
 
 def in_agent(original: BaseTool, made: BaseTool, asynchronous: bool) -> list[Any]:
     agent: Any = create_agent(Caller(tool_name=original.name), [made])
-    return [use(agent, {"messages": [HumanMessage('{"city": "Rome"}')]}, asynchronous)["messages"] for _ in range(3)]
+    return [
+        use(agent, {"messages": [HumanMessage('{"city": "Rome"}')]}, asynchronous)["messages"]
+        for _ in range(3)
+    ]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_agent_run_three_times_runs_its_tool_once(cache: LLMCacheMem, asynchronous: bool) -> None:
+def test_an_agent_run_three_times_runs_its_tool_once(
+    cache: LLMCacheMem, asynchronous: bool
+) -> None:
     runs = in_agent(population, cached_tool(population, cache), asynchronous)
-    assert [messages[-1].text for messages in runs] == ['it is {"city": "Rome", "people": [1, 2]}'] * 3
-    assert [messages[2].tool_call_id for messages in runs] == [messages[1].tool_calls[0]["id"] for messages in runs]
+    assert [messages[-1].text for messages in runs] == [
+        'it is {"city": "Rome", "people": [1, 2]}'
+    ] * 3
+    assert [messages[2].tool_call_id for messages in runs] == [
+        messages[1].tool_calls[0]["id"] for messages in runs
+    ]
     assert len({messages[2].tool_call_id for messages in runs}) == 3
     assert ran == [("Rome", 2024)]
 
@@ -330,22 +402,36 @@ def test_an_agent_run_three_times_runs_its_tool_once(cache: LLMCacheMem, asynchr
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_in_a_tool_node(cache: LLMCacheMem, asynchronous: bool) -> None:
     node = ToolNode([cached_tool(population, cache), cached_tool(places, cache)])
-    graph: Any = StateGraph(MessagesState).add_node("tools", node).add_edge(START, "tools").compile()
+    graph: Any = (
+        StateGraph(MessagesState).add_node("tools", node).add_edge(START, "tools").compile()
+    )
     for turn in range(3):
-        calls = [call("population", {"city": "Rome"}, f"{turn}a"), call("places", {"city": "Rome"}, f"{turn}b")]
-        messages = use(graph, {"messages": [AIMessage("", tool_calls=calls)]}, asynchronous)["messages"]
-        assert [(each.tool_call_id, each.status) for each in messages[1:]] == [(f"{turn}a", "success"), (f"{turn}b", "success")]
+        calls = [
+            call("population", {"city": "Rome"}, f"{turn}a"),
+            call("places", {"city": "Rome"}, f"{turn}b"),
+        ]
+        messages = use(graph, {"messages": [AIMessage("", tool_calls=calls)]}, asynchronous)[
+            "messages"
+        ]
+        assert [(each.tool_call_id, each.status) for each in messages[1:]] == [
+            (f"{turn}a", "success"),
+            (f"{turn}b", "success"),
+        ]
     assert len(ran) == 2
 
 
 @pytest.mark.parametrize(("original", "hidden"), [(aware, "runtime"), (stateful, "messages")])
-def test_what_depends_on_the_state_goes_uncached_until_it_is_ignored(original: BaseTool, hidden: str) -> None:
+def test_what_depends_on_the_state_goes_uncached_until_it_is_ignored(
+    original: BaseTool, hidden: str
+) -> None:
     in_agent(original, cached_tool(original, ToolCache()), False)
     assert len(ran) == 3
     in_agent(original, cached_tool(original, ToolCache(), ignore=[hidden]), False)
     assert len(ran) == 4
     tools = ToolCache(tools=[original.name])
-    agent: Any = create_agent(Caller(tool_name=original.name), [original], middleware=[ToolCacheMiddleware(tools)])
+    agent: Any = create_agent(
+        Caller(tool_name=original.name), [original], middleware=[ToolCacheMiddleware(tools)]
+    )
     for _ in range(2):
         agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]})
     assert len(ran) == 6
@@ -365,7 +451,9 @@ def test_a_write_in_an_agent_invalidates_what_it_changed() -> None:
     tools.allow("population", depends_on="city:{city}")
     tools.writes("rename", entities="city:{city}")
     made = cached_tool(population, tools)
-    agent: Any = create_agent(Caller(tool_name="rename"), [rename], middleware=[ToolCacheMiddleware(tools)])
+    agent: Any = create_agent(
+        Caller(tool_name="rename"), [rename], middleware=[ToolCacheMiddleware(tools)]
+    )
     for city in ("Rome", "Oslo"):
         made.invoke({"city": city})
     agent.invoke({"messages": [HumanMessage('{"city": "Rome"}')]})
@@ -391,6 +479,10 @@ def test_what_cannot_be_cached_says_so() -> None:
         cached_tool(len, ToolCache())  # type: ignore[type-var]
     with pytest.raises(TypeError, match="LLMCache"):
         cached_tool(population, "memory")  # type: ignore[arg-type]
-    for said in ({"metadata": {"destructive": True}}, {"metadata": {"cacheable": False}}, {"tags": ["destructiveHint"]}):
+    for said in (
+        {"metadata": {"destructive": True}},
+        {"metadata": {"cacheable": False}},
+        {"tags": ["destructiveHint"]},
+    ):
         with pytest.raises(ValueError, match="not to be cached"):
             cached_tool(population.model_copy(update=said), ToolCache())

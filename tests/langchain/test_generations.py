@@ -35,20 +35,35 @@ class Parsed(BaseModel):
 EQUAL: dict[str, Any] = {
     "text": AIMessage("hi"),
     "empty name": AIMessage("hi", name=""),
-    "tool calls": AIMessage("", tool_calls=[{"name": "f", "args": {"a": {"b": [1, None, 2.5]}}, "id": "1"}]),
-    "invalid tool calls": AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": "e"}]),
+    "tool calls": AIMessage(
+        "", tool_calls=[{"name": "f", "args": {"a": {"b": [1, None, 2.5]}}, "id": "1"}]
+    ),
+    "invalid tool calls": AIMessage(
+        "", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": "e"}]
+    ),
     "usage": AIMessage("hi", usage_metadata=USAGE),
-    "thinking": AIMessage([{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "hi"}]),
+    "thinking": AIMessage(
+        [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "hi"}]
+    ),
     "image": AIMessage([{"type": "image", "base64": "AAAA", "mime_type": "image/png"}]),
-    "server tool": AIMessage([{"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"q": "x"}}]),
-    "metadata": AIMessage("hi", response_metadata={"finish_reason": "stop", "logprobs": {"content": [{"logprob": -0.5}]}}),
+    "server tool": AIMessage(
+        [{"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"q": "x"}}]
+    ),
+    "metadata": AIMessage(
+        "hi",
+        response_metadata={"finish_reason": "stop", "logprobs": {"content": [{"logprob": -0.5}]}},
+    ),
     "a dict that looks like one of LangChain's": AIMessage(
         "hi", additional_kwargs={"x": {"lc": 1, "type": "secret", "id": ["OPENAI_API_KEY"]}}
     ),
     "half a surrogate pair": AIMessage("\ud83d"),
     "extra field": AIMessage("hi", something="else"),
     "int keys and tuples": AIMessage("hi", additional_kwargs={"x": {1: (2, 3)}}),
-    "chunk": AIMessageChunk("hi", tool_call_chunks=[{"name": "f", "args": '{"a":', "id": "1", "index": 0}], chunk_position="last"),
+    "chunk": AIMessageChunk(
+        "hi",
+        tool_call_chunks=[{"name": "f", "args": '{"a":', "id": "1", "index": 0}],
+        chunk_position="last",
+    ),
     "human": HumanMessage("hi"),
     "system": SystemMessage("hi"),
     "tool": ToolMessage("hi", tool_call_id="1", artifact={"x": 1}, status="error"),
@@ -86,7 +101,9 @@ def test_the_usage_of_a_hit_elsewhere_is_made_valid() -> None:
     assert load(dump([ChatGeneration(message=message)], {}))[0].message == AIMessage("hi")
 
 
-def test_a_parsed_object_comes_back_as_data_unless_the_request_names_its_class(cache: LLMCacheMem) -> None:
+def test_a_parsed_object_comes_back_as_data_unless_the_request_names_its_class(
+    cache: LLMCacheMem,
+) -> None:
     message = AIMessage('{"total": 1}', additional_kwargs={"parsed": Parsed(total=1)})
     for params, expected in (({}, {"total": 1}), ({"response_format": Parsed}, Parsed(total=1))):
         request = cache.cache.request([], params)
@@ -105,7 +122,9 @@ def test_the_text_of_another_message_is_text() -> None:
 
 
 def test_one_generation_is_a_stream_of_one_chunk() -> None:
-    message = AIMessage("hi", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "1"}], usage_metadata=USAGE)
+    message = AIMessage(
+        "hi", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "1"}], usage_metadata=USAGE
+    )
     (chunk,) = load_stream(dump([ChatGeneration(message=message)], {}))
     assert isinstance(chunk, ChatGenerationChunk)
     assert chunk.message.tool_calls == message.tool_calls
@@ -118,5 +137,6 @@ def test_only_classes_that_are_listed_are_made() -> None:
         [{"class": "Generation", "text": 3}],
         [{"class": "ChatGeneration", "message": {"class": "eval", "fields": {}}}],
     ):
-        with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is, the engine makes a miss of it
+        # whatever it is, the engine makes a miss of it
+        with pytest.raises(Exception):  # noqa: B017, PT011
             load(value)

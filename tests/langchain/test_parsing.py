@@ -1,4 +1,5 @@
-"""Which calls share an entry, by what the two strings say of them: the tables of false hits and spurious misses."""
+"""Which calls share an entry, by what the two strings say of them: the tables of false hits and
+spurious misses."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +10,15 @@ import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import FakeListLLM
 from langchain_core.load import dumps
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+)
 from langchain_core.messages.content import create_image_block, create_text_block
 from langchain_core.tools import tool
 from langchain_doubles import Counting
@@ -74,18 +83,33 @@ ASKED = AIMessage("", tool_calls=[{"name": "add", "args": {"a": 1}, "id": "call_
 DIFFERENT: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "model": (lambda: key(openai()), lambda: key(openai(model="gpt-4o"))),
     "base_url": (lambda: key(openai()), lambda: key(openai(base_url="http://other"))),
-    "anthropic base_url": (lambda: key(anthropic()), lambda: key(anthropic(base_url="http://other"))),
+    "anthropic base_url": (
+        lambda: key(anthropic()),
+        lambda: key(anthropic(base_url="http://other")),
+    ),
     "provider": (lambda: key(openai(model="m")), lambda: key(anthropic(model="m"))),
     "temperature": (lambda: key(openai(temperature=0)), lambda: key(openai(temperature=1))),
     "max_tokens": (lambda: key(anthropic(max_tokens=10)), lambda: key(anthropic(max_tokens=20))),
-    "model_kwargs": (lambda: key(openai(model_kwargs={"x": 1})), lambda: key(openai(model_kwargs={"x": 2}))),
-    "headers": (lambda: key(openai(default_headers={"beta": "a"})), lambda: key(openai(default_headers={"beta": "b"}))),
+    "model_kwargs": (
+        lambda: key(openai(model_kwargs={"x": 1})),
+        lambda: key(openai(model_kwargs={"x": 2})),
+    ),
+    "headers": (
+        lambda: key(openai(default_headers={"beta": "a"})),
+        lambda: key(openai(default_headers={"beta": "b"})),
+    ),
     "stop": (lambda: key(stop=["a"]), lambda: key(stop=["b"])),
     "no stop": (lambda: key(stop=["a"]), lambda: key()),
     "call argument": (lambda: key(temperature=0), lambda: key(temperature=1)),
     "empty functions": (lambda: key(functions=[]), lambda: key()),
-    "tools": (lambda: key(**openai().bind_tools([add]).kwargs), lambda: key(**openai().bind_tools([multiply]).kwargs)),
-    "tool_choice": (lambda: key(tools=[{}], tool_choice="any"), lambda: key(tools=[{}], tool_choice="auto")),
+    "tools": (
+        lambda: key(**openai().bind_tools([add]).kwargs),
+        lambda: key(**openai().bind_tools([multiply]).kwargs),
+    ),
+    "tool_choice": (
+        lambda: key(tools=[{}], tool_choice="any"),
+        lambda: key(tools=[{}], tool_choice="auto"),
+    ),
     "schema": (lambda: key(response_format=Invoice), lambda: key(response_format=Invoice.Line)),
     "enum": (lambda: key(effort=Level.LOW), lambda: key(effort=Level.HIGH)),
     "true and 1": (lambda: key(logprobs=True), lambda: key(logprobs=1)),
@@ -99,7 +123,9 @@ DIFFERENT: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "name": (lambda: key(), lambda: key(messages=[HumanMessage("hi", name="Ann")])),
     "tool arguments": (
         lambda: key(messages=[ASKED]),
-        lambda: key(messages=[AIMessage("", tool_calls=[{"name": "add", "args": {"a": 2}, "id": "call_1"}])]),
+        lambda: key(
+            messages=[AIMessage("", tool_calls=[{"name": "add", "args": {"a": 2}, "id": "call_1"}])]
+        ),
     ),
     "tool error": (
         lambda: key(messages=[ToolMessage("x", tool_call_id="1")]),
@@ -114,16 +140,26 @@ DIFFERENT: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: key(anthropic(), [AIMessage("x", response_metadata={"container": {"id": "b"}})]),
     ),
     "the answer that the provider keeps": (
-        lambda: key(openai(use_previous_response_id=True), [AIMessage("x", response_metadata={"id": "resp_1"})]),
-        lambda: key(openai(use_previous_response_id=True), [AIMessage("x", response_metadata={"id": "resp_2"})]),
+        lambda: key(
+            openai(use_previous_response_id=True),
+            [AIMessage("x", response_metadata={"id": "resp_1"})],
+        ),
+        lambda: key(
+            openai(use_previous_response_id=True),
+            [AIMessage("x", response_metadata={"id": "resp_2"})],
+        ),
     ),
     "image": (
         lambda: key(messages=[HumanMessage([create_image_block(url="http://a")])]),
         lambda: key(messages=[HumanMessage([create_image_block(url="http://b")])]),
     ),
     "a dict that looks like a secret": (
-        lambda: key(messages=[HumanMessage([{"type": "x", "v": {"lc": 1, "type": "secret", "id": ["A"]}}])]),
-        lambda: key(messages=[HumanMessage([{"type": "x", "v": {"lc": 1, "type": "secret", "id": ["B"]}}])]),
+        lambda: key(
+            messages=[HumanMessage([{"type": "x", "v": {"lc": 1, "type": "secret", "id": ["A"]}}])]
+        ),
+        lambda: key(
+            messages=[HumanMessage([{"type": "x", "v": {"lc": 1, "type": "secret", "id": ["B"]}}])]
+        ),
     ),
     "text that looks like a class": (lambda: key(x=f"{Invoice}"), lambda: key(x=Invoice)),
 }
@@ -139,17 +175,30 @@ def test_different(case: str) -> None:
 SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "max_retries": (lambda: key(openai()), lambda: key(openai(max_retries=7))),
     "timeout": (lambda: key(openai()), lambda: key(openai(timeout=3))),
-    "streaming": (lambda: key(openai()), lambda: key(openai(streaming=True, stream_usage=True, disable_streaming=True))),
+    "streaming": (
+        lambda: key(openai()),
+        lambda: key(openai(streaming=True, stream_usage=True, disable_streaming=True)),
+    ),
     "the model's own name": (lambda: key(openai()), lambda: key(openai(name="my model"))),
     "API key": (lambda: key(openai()), lambda: key(openai(api_key="sk-2"))),
     "setting or call": (lambda: key(openai(temperature=0)), lambda: key(openai(), temperature=0)),
     "model or call": (lambda: key(openai(model="m")), lambda: key(openai(), model="m")),
     "0 and 0.0": (lambda: key(top_p=1), lambda: key(top_p=1.0)),
-    "order of arguments": (lambda: key(a=1, b={"c": 1, "d": 2}), lambda: key(b={"d": 2, "c": 1}, a=1)),
-    "text alone in a list": (lambda: key(), lambda: key(messages=[HumanMessage([{"type": "text", "text": "hi"}])])),
+    "order of arguments": (
+        lambda: key(a=1, b={"c": 1, "d": 2}),
+        lambda: key(b={"d": 2, "c": 1}, a=1),
+    ),
+    "text alone in a list": (
+        lambda: key(),
+        lambda: key(messages=[HumanMessage([{"type": "text", "text": "hi"}])]),
+    ),
     "made-up block ids": (
-        lambda: key(messages=[HumanMessage(content_blocks=[create_text_block("a"), create_text_block("b")])]),
-        lambda: key(messages=[HumanMessage(content_blocks=[create_text_block("a"), create_text_block("b")])]),
+        lambda: key(
+            messages=[HumanMessage(content_blocks=[create_text_block("a"), create_text_block("b")])]
+        ),
+        lambda: key(
+            messages=[HumanMessage(content_blocks=[create_text_block("a"), create_text_block("b")])]
+        ),
     ),
     "what a provider says of an answer": (
         lambda: key(messages=[AIMessage("x")]),
@@ -158,14 +207,26 @@ SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
                 AIMessage(
                     "x",
                     id="run-1",
-                    response_metadata={"id": "chatcmpl-1", "model_name": "m", "llm_cache_mem": {"hit": True}},
-                    usage_metadata={"input_tokens": 1, "output_tokens": 1, "total_tokens": 2, "total_cost": 0},
+                    response_metadata={
+                        "id": "chatcmpl-1",
+                        "model_name": "m",
+                        "llm_cache_mem": {"hit": True},
+                    },
+                    usage_metadata={
+                        "input_tokens": 1,
+                        "output_tokens": 1,
+                        "total_tokens": 2,
+                        "total_cost": 0,
+                    },
                     additional_kwargs={"refusal": None, "parsed": Invoice(total=1)},
                 )
             ]
         ),
     ),
-    "a streamed answer": (lambda: key(messages=[ASKED]), lambda: key(messages=[AIMessageChunk("", tool_calls=ASKED.tool_calls)])),
+    "a streamed answer": (
+        lambda: key(messages=[ASKED]),
+        lambda: key(messages=[AIMessageChunk("", tool_calls=ASKED.tool_calls)]),
+    ),
     "artifact": (
         lambda: key(messages=[ToolMessage("x", tool_call_id="1", artifact=object())]),
         lambda: key(messages=[ToolMessage("x", tool_call_id="1")]),
@@ -213,10 +274,14 @@ def test_addresses_that_repeat_never_answer_for_one_another(cache: LLMCacheMem) 
     assert cache.stats().skipped == {"request": 50}
 
 
-def test_a_schema_that_changes_under_its_name_is_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_that_changes_under_its_name_is_another_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cache, described = LLMCacheMem(), openai()._get_llm_string(stop=None, response_format=Invoice)
     before = cache._request("hi", described).key
-    edited = type("Invoice", (BaseModel,), {"__annotations__": {"total": float}, "__module__": __name__})
+    edited = type(
+        "Invoice", (BaseModel,), {"__annotations__": {"total": float}, "__module__": __name__}
+    )
     monkeypatch.setitem(globals(), "Invoice", edited)
     assert openai()._get_llm_string(stop=None, response_format=edited) == described
     assert cache._request("hi", described).key != before
@@ -225,7 +290,11 @@ def test_a_schema_that_changes_under_its_name_is_another_request(monkeypatch: py
 def test_params_are_those_of_the_chat_apis() -> None:
     bound = openai(temperature=0.5).bind_tools([add], tool_choice="any").kwargs
     found = params(openai(temperature=0.5), **bound)
-    assert (found["model"], found["temperature"], found["tool_choice"]) == ("gpt-4o-mini", 0.5, "required")
+    assert (found["model"], found["temperature"], found["tool_choice"]) == (
+        "gpt-4o-mini",
+        0.5,
+        "required",
+    )
     assert found["tools"][0]["function"]["name"] == "add"
     assert not [name for name in found if "key" in name]
 
@@ -234,7 +303,11 @@ def test_messages_are_those_of_the_chat_apis() -> None:
     prompt = dumps([HumanMessage("hi"), ASKED, ToolMessage("42", tool_call_id="call_1")])
     assert LLMCacheMem()._request(prompt, "m").messages == [
         {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "args": {"a": 1}, "id": "call_1"}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"name": "add", "args": {"a": 1}, "id": "call_1"}],
+        },
         {"role": "tool", "content": "42", "tool_call_id": "call_1"},
     ]
 
@@ -249,7 +322,9 @@ def test_quotes_and_classes_in_text_stay_text() -> None:
     assert params(openai(), x=text, response_format=Invoice)["x"] == text
 
 
-@pytest.mark.parametrize("text", ["Sample LLM string configuration.", "{not json", '{"a": 1}', '{"type": "x"}---'])
+@pytest.mark.parametrize(
+    "text", ["Sample LLM string configuration.", "{not json", '{"a": 1}', '{"type": "x"}---']
+)
 def test_a_text_of_no_known_form_stands_for_itself(text: str) -> None:
     cache = LLMCacheMem()
     assert cache._request("p", text).key != cache._request("p", text + " ").key
@@ -263,9 +338,9 @@ def test_but_not_if_it_shows_an_object(text: str) -> None:
 
 @pytest.mark.parametrize("depth", [60, 100_000])
 def test_hostile_prompts_raise_nothing_else(depth: int) -> None:
-    prompt = json.dumps([{"lc": 1, "type": "constructor", "id": [], "kwargs": {"type": "human", "content": "X"}}]).replace(
-        '"X"', "[" * depth
-    )
+    prompt = json.dumps(
+        [{"lc": 1, "type": "constructor", "id": [], "kwargs": {"type": "human", "content": "X"}}]
+    ).replace('"X"', "[" * depth)
     with pytest.raises(RequestNotCacheable):
         LLMCacheMem()._request(prompt, "m")
 

@@ -37,7 +37,12 @@ print(stats.hits, stats.misses)
 
 def run(program: str, *arguments: str, seed: str = "0") -> str:
     path = os.pathsep.join([str(ROOT), str(ROOT / "integrations"), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed, "OPENAI_API_KEY": "sk-x"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONHASHSEED": seed,
+        "OPENAI_API_KEY": "sk-x",
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, *arguments],
         env=environment,
@@ -70,7 +75,16 @@ sys.meta_path.insert(0, Blocker())
 
 
 def test_only_langchain_core_is_needed() -> None:
-    program = BLOCKER.format(blocked=("langchain", "langgraph", "langchain_openai", "langchain_community", "openai", "anthropic"))
+    program = BLOCKER.format(
+        blocked=(
+            "langchain",
+            "langgraph",
+            "langchain_openai",
+            "langchain_community",
+            "openai",
+            "anthropic",
+        )
+    )
     program += """
 from langchain_core.language_models import FakeListChatModel
 from langchain_llm_cache_mem import LLMCacheMem, cached

@@ -1,4 +1,5 @@
-"""PromptCacheCallback: LangChain's own Anthropic and OpenAI models, watched against a provider with a prompt cache."""
+"""PromptCacheCallback: LangChain's own Anthropic and OpenAI models, watched against a provider with
+a prompt cache."""
 
 import asyncio
 from collections.abc import Iterator
@@ -34,7 +35,14 @@ def tracker(clock: Clock) -> PromptCacheTracker:
 
 
 def claude(server: PromptCacheServer, **settings: Any) -> ChatAnthropic:
-    return ChatAnthropic(model_name=CLAUDE, base_url=server.url, api_key=SecretStr("x"), max_retries=0, max_tokens_to_sample=9, **settings)
+    return ChatAnthropic(
+        model_name=CLAUDE,
+        base_url=server.url,
+        api_key=SecretStr("x"),
+        max_retries=0,
+        max_tokens_to_sample=9,
+        **settings,
+    )
 
 
 def config(tracker: PromptCacheTracker) -> Any:
@@ -42,7 +50,10 @@ def config(tracker: PromptCacheTracker) -> Any:
 
 
 def counts(tracker: PromptCacheTracker) -> list[tuple[str | None, int, int, int]]:
-    return [(one.model, one.calls, one.read_tokens, one.write_tokens) for one in tracker.stats().prefixes]
+    return [
+        (one.model, one.calls, one.read_tokens, one.write_tokens)
+        for one in tracker.stats().prefixes
+    ]
 
 
 def test_calls_streams_and_batches_of_a_claude_are_watched(server, tracker):
@@ -57,13 +68,17 @@ def test_calls_streams_and_batches_of_a_claude_are_watched(server, tracker):
 async def test_async_calls_are_watched(server, tracker):
     model = claude(server)
     await model.ainvoke([MARKED, HumanMessage("zero")], config(tracker))
-    await asyncio.gather(*(model.ainvoke([MARKED, HumanMessage(f"{n}")], config(tracker)) for n in range(3)))
+    await asyncio.gather(
+        *(model.ainvoke([MARKED, HumanMessage(f"{n}")], config(tracker)) for n in range(3))
+    )
     assert [chunk async for chunk in model.astream([MARKED, HumanMessage("x")], config(tracker))]
     assert counts(tracker) == [(CLAUDE, 5, 8000, 2000)]
 
 
 def test_an_openai_model_is_watched(server, tracker):
-    model = ChatOpenAI(model=OLDER_GPT, base_url=f"{server.url}/v1", api_key=SecretStr("x"), max_retries=0)
+    model = ChatOpenAI(
+        model=OLDER_GPT, base_url=f"{server.url}/v1", api_key=SecretStr("x"), max_retries=0
+    )
     for question in ("one", "two"):
         model.invoke([SystemMessage(SYSTEM), HumanMessage(question)], config(tracker))
     assert counts(tracker) == [(OLDER_GPT, 2, 1920, 0)]
@@ -72,7 +87,11 @@ def test_an_openai_model_is_watched(server, tracker):
 def test_a_changed_tool_of_a_model_with_tools_is_told(server, clock):
     alerts: list[Any] = []
     tracker = PromptCacheTracker(clock=clock, on_alert=alerts.append)
-    tool = {"name": "look", "description": "Look at it", "input_schema": {"type": "object", "properties": {}}}
+    tool = {
+        "name": "look",
+        "description": "Look at it",
+        "input_schema": {"type": "object", "properties": {}},
+    }
     for description in ("Look at it", "Look at it", "Look again"):
         model = claude(server).bind_tools([{**tool, "description": description}])
         model.invoke([MARKED, HumanMessage("one")], config(tracker))

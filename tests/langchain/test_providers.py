@@ -1,4 +1,5 @@
-"""ChatOpenAI, OpenAI and ChatAnthropic with their own SDKs, over a loopback server that gives recorded answers."""
+"""ChatOpenAI, OpenAI and ChatAnthropic with their own SDKs, over a loopback server that gives
+recorded answers."""
 
 import asyncio
 import json
@@ -57,17 +58,26 @@ def make(server: Server) -> MakeModel:
     return make
 
 
-def recorded(shared_data: Path, provider: str, endpoint: str) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Requests of plain text or tools with their good answers: the request, the kind of content and the content."""
+def recorded(
+    shared_data: Path, provider: str, endpoint: str
+) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Requests of plain text or tools with their good answers: the request, the kind of content and
+    the content."""
     with (shared_data / "real_interactions.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             given = row["response"]
-            if (row["provider"], row["endpoint"], given["status"]) != (provider, endpoint, 200) or "body" not in given:
+            if (row["provider"], row["endpoint"], given["status"]) != (
+                provider,
+                endpoint,
+                200,
+            ) or "body" not in given:
                 continue
             request = json.loads(row["request"]["body"])
             messages = request.get("messages", [])
-            if len(messages) <= 2 and all(isinstance(message["content"], str) for message in messages):
+            if len(messages) <= 2 and all(
+                isinstance(message["content"], str) for message in messages
+            ):
                 kind = "text/event-stream" if request.get("stream") else "application/json"
                 yield request, kind, given["body"]
 
@@ -86,13 +96,24 @@ def replay(model: Any, request: dict[str, Any]) -> Any:
     return whole
 
 
-@pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")  # of the time when it was recorded
+@pytest.mark.filterwarnings(
+    "ignore:The model .* is deprecated:DeprecationWarning"
+)  # of the time when it was recorded
 @pytest.mark.parametrize(
-    ("cls", "provider", "endpoint"), [(ChatOpenAI, "openai", "chat.completions"), (ChatAnthropic, "anthropic", "messages")]
+    ("cls", "provider", "endpoint"),
+    [(ChatOpenAI, "openai", "chat.completions"), (ChatAnthropic, "anthropic", "messages")],
 )
-@pytest.mark.filterwarnings("ignore:Received unexpected tool content block:UserWarning")  # newer than the integration
+@pytest.mark.filterwarnings(
+    "ignore:Received unexpected tool content block:UserWarning"
+)  # newer than the integration
 def test_recorded_answers_come_back_as_they_were(
-    shared_data: Path, server: Server, make: MakeModel, cache: LLMCacheMem, cls: type, provider: str, endpoint: str
+    shared_data: Path,
+    server: Server,
+    make: MakeModel,
+    cache: LLMCacheMem,
+    cls: type,
+    provider: str,
+    endpoint: str,
 ) -> None:
     asked = streamed = called = 0
     for request, kind, body in recorded(shared_data, provider, endpoint):
@@ -102,7 +123,9 @@ def test_recorded_answers_come_back_as_they_were(
         before, skipped = server.calls, sum(cache.stats().skipped.values())
         expected, first = replay(plain, request), replay(model, request)
         second = replay(model, request)
-        if sum(cache.stats().skipped.values()) > skipped:  # cut off, refused or empty: not worth keeping
+        if (
+            sum(cache.stats().skipped.values()) > skipped
+        ):  # cut off, refused or empty: not worth keeping
             continue
         assert server.calls - before == 2, request
         for answer in (first, second):
@@ -114,20 +137,38 @@ def test_recorded_answers_come_back_as_they_were(
         assert second.response_metadata == first.response_metadata
         if expected.usage_metadata:
             assert second.usage_metadata["total_tokens"] == 0
-        asked, streamed, called = asked + 1, streamed + bool(request.get("stream")), called + bool(expected.tool_calls)
+        asked, streamed, called = (
+            asked + 1,
+            streamed + bool(request.get("stream")),
+            called + bool(expected.tool_calls),
+        )
     assert min(asked, streamed, called) >= 2, (asked, streamed, called)
     assert cache.stats().tokens_saved > 0
-    assert all(saved.unpriced_hits == 0 or saved.saved_usd >= 0 for saved in cache.stats().by_model.values())
+    assert all(
+        saved.unpriced_hits == 0 or saved.saved_usd >= 0
+        for saved in cache.stats().by_model.values()
+    )
 
 
-@pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")  # of the time when it was recorded
+@pytest.mark.filterwarnings(
+    "ignore:The model .* is deprecated:DeprecationWarning"
+)  # of the time when it was recorded
 @pytest.mark.parametrize(
-    ("cls", "provider", "endpoint"), [(ChatOpenAI, "openai", "chat.completions"), (ChatAnthropic, "anthropic", "messages")]
+    ("cls", "provider", "endpoint"),
+    [(ChatOpenAI, "openai", "chat.completions"), (ChatAnthropic, "anthropic", "messages")],
 )
 def test_a_stream_whose_connection_closed_in_the_middle_is_not_replayed(
-    shared_data: Path, server: Server, make: MakeModel, cache: LLMCacheMem, cls: type, provider: str, endpoint: str
+    shared_data: Path,
+    server: Server,
+    make: MakeModel,
+    cache: LLMCacheMem,
+    cls: type,
+    provider: str,
+    endpoint: str,
 ) -> None:
-    request, kind, body = next(each for each in recorded(shared_data, provider, endpoint) if each[1] == "text/event-stream")
+    request, kind, body = next(
+        each for each in recorded(shared_data, provider, endpoint) if each[1] == "text/event-stream"
+    )
     events = body.split("\n\n")
     model = cached(make(cls, model=request["model"]), cache)
     server.answers = {about(request): (kind, "\n\n".join(events[: len(events) // 2]) + "\n\n")}
@@ -139,8 +180,12 @@ def test_a_stream_whose_connection_closed_in_the_middle_is_not_replayed(
     assert {"finish_reason", "stop_reason"} & whole.response_metadata.keys()
 
 
-@pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")  # of the time when it was recorded
-def test_invoke_and_stream_share_a_recorded_answer(shared_data: Path, server: Server, make: MakeModel, cache: LLMCacheMem) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:The model .* is deprecated:DeprecationWarning"
+)  # of the time when it was recorded
+def test_invoke_and_stream_share_a_recorded_answer(
+    shared_data: Path, server: Server, make: MakeModel, cache: LLMCacheMem
+) -> None:
     done = 0
     for request, kind, body in recorded(shared_data, "anthropic", "messages"):
         if kind != "text/event-stream":
@@ -164,7 +209,14 @@ def answer(content: str) -> tuple[str, str]:
     message = {"role": "assistant", "content": content, "refusal": None}
     usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
     choices = [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}]
-    body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini", "choices": choices, "usage": usage}
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "gpt-4o-mini",
+        "choices": choices,
+        "usage": usage,
+    }
     return "application/json", json.dumps(body)
 
 
@@ -193,11 +245,15 @@ def test_structured_output_comes_back_as_its_class(
         assert not cache.stats().skipped
 
 
-def test_a_schema_that_changes_is_asked_again(server: Server, make: MakeModel, cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_that_changes_is_asked_again(
+    server: Server, make: MakeModel, cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_llm_cache(cache)
     server.answers = {(False, "how much?"): answer('{"total": 3}')}
     make(ChatOpenAI, model="gpt-4o-mini").with_structured_output(Invoice).invoke("how much?")
-    edited = type("Invoice", (BaseModel,), {"__annotations__": {"total": float}, "__module__": __name__})
+    edited = type(
+        "Invoice", (BaseModel,), {"__annotations__": {"total": float}, "__module__": __name__}
+    )
     monkeypatch.setitem(globals(), "Invoice", edited)
     found = make(ChatOpenAI, model="gpt-4o-mini").with_structured_output(edited).invoke("how much?")
     assert type(found) is edited
@@ -233,17 +289,28 @@ def test_a_plain_llm_of_openai(server: Server, make: MakeModel, cache: LLMCacheM
     assert cache.stats().by_model["gpt-3.5-turbo-instruct"].tokens_saved == 13
 
 
-async def test_fifty_tasks_ask_openai_once(server: Server, make: MakeModel, cache: LLMCacheMem) -> None:
+async def test_fifty_tasks_ask_openai_once(
+    server: Server, make: MakeModel, cache: LLMCacheMem
+) -> None:
     server.answers = {(False, "hi"): answer("hello")}
     model = cached(make(ChatOpenAI, model="gpt-4o-mini"), cache)
-    assert {found.content for found in await asyncio.gather(*(model.ainvoke("hi") for _ in range(50)))} == {"hello"}
+    assert {
+        found.content for found in await asyncio.gather(*(model.ainvoke("hi") for _ in range(50)))
+    } == {"hello"}
     assert server.calls == 1
 
 
-def test_no_secret_and_no_prompt_reaches_the_file(server: Server, make: MakeModel, tmp_path: Path) -> None:
+def test_no_secret_and_no_prompt_reaches_the_file(
+    server: Server, make: MakeModel, tmp_path: Path
+) -> None:
     server.answers = {(False, "PROMPT"): answer("hello")}
     cache = LLMCacheMem(backend=tmp_path / "cache.db")
-    plain = make(ChatOpenAI, model="gpt-4o-mini", default_headers={"X-User": "HEADER"}, model_kwargs={"user": "USER"})
+    plain = make(
+        ChatOpenAI,
+        model="gpt-4o-mini",
+        default_headers={"X-User": "HEADER"},
+        model_kwargs={"user": "USER"},
+    )
     set_llm_cache(cache)
     plain.invoke("PROMPT")
     set_llm_cache(None)

@@ -18,7 +18,9 @@ class Gated(Counting):
 
     gate: Any = None
 
-    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    async def _agenerate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         self._calls.append(messages)
         number = self.calls
         await self.gate.wait()
@@ -61,7 +63,11 @@ async def test_fifty_calls_are_one(model: Gated, cache: LLMCacheMem) -> None:
 @pytest.mark.parametrize("method", ["abatch", "agenerate"])
 async def test_a_batch_of_the_same_is_one_call(model: Gated, method: str) -> None:
     model.gate.set()
-    await (model.abatch(["hi"] * 20) if method == "abatch" else model.agenerate([[HumanMessage("hi")]] * 20))
+    await (
+        model.abatch(["hi"] * 20)
+        if method == "abatch"
+        else model.agenerate([[HumanMessage("hi")]] * 20)
+    )
     assert model.calls == 1
 
 
@@ -85,7 +91,9 @@ async def test_after_a_failure_one_tries_again_for_the_rest(model: Gated) -> Non
 async def test_where_all_fails_nobody_waits_for_everybody(model: Gated) -> None:
     model.fails = 99
     model.gate.set()
-    answers = await asyncio.gather(*(model.ainvoke("hi") for _ in range(10)), return_exceptions=True)
+    answers = await asyncio.gather(
+        *(model.ainvoke("hi") for _ in range(10)), return_exceptions=True
+    )
     assert {type(answer).__name__ for answer in answers} == {"ConnectionError"}
 
 

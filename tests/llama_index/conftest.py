@@ -1,4 +1,5 @@
-"""What the LlamaIndex tests share: models that follow a script and count their calls, and listeners that write down what they hear."""
+"""What the LlamaIndex tests share: models that follow a script and count their calls, and listeners
+that write down what they hear."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,7 +9,12 @@ import pytest
 
 pytest.importorskip("llama_index.core", reason="needs llama-index-core")
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    LLMMetadata,
+)
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
@@ -40,7 +46,9 @@ class Parrot(CustomLLM):
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         text = self._ask(prompt)
         usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
-        return CompletionResponse(text=text, raw={"model": self.model, "usage": usage}, additional_kwargs=dict(usage))
+        return CompletionResponse(
+            text=text, raw={"model": self.model, "usage": usage}, additional_kwargs=dict(usage)
+        )
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
@@ -109,7 +117,8 @@ def _said(answer: Any) -> str:
 
 @pytest.fixture
 def current_loop() -> Iterator[None]:
-    """LlamaIndex's asyncio_run takes the thread's event loop, and where there is none leaves one open that nobody closes."""
+    """LlamaIndex's asyncio_run takes the thread's event loop, and where there is none leaves one
+    open that nobody closes."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield

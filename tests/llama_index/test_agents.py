@@ -20,7 +20,9 @@ from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
 
 pytestmark = [
     pytest.mark.usefixtures("current_loop"),
-    pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),  # workflows look at every attribute of an agent
+    pytest.mark.filterwarnings(
+        "ignore::pydantic.PydanticDeprecationWarning"
+    ),  # workflows look at every attribute of an agent
     pytest.mark.filterwarnings("ignore:is_running called:DeprecationWarning"),  # ReActAgent
 ]
 
@@ -39,10 +41,21 @@ def scripted(messages: Any, tools: Any = (), **kwargs: Any) -> ChatMessage:
     """Asks for each tool once, and then says what came of it."""
     results = [message.content for message in messages if message.role == MessageRole.TOOL]
     if not tools or results:
-        return ChatMessage(role="assistant", content=f"It is {', '.join(map(str, results)) or 'so'}.")
-    arguments = {"add": {"a": 1, "b": 2}, "Song": {"title": "Air", "seconds": 300}, "handoff": {"to_agent": "second", "reason": "r"}}
+        return ChatMessage(
+            role="assistant", content=f"It is {', '.join(map(str, results)) or 'so'}."
+        )
+    arguments = {
+        "add": {"a": 1, "b": 2},
+        "Song": {"title": "Air", "seconds": 300},
+        "handoff": {"to_agent": "second", "reason": "r"},
+    }
     name = tools[0].metadata.name
-    return ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_call_id=f"call-{name}", tool_name=name, tool_kwargs=arguments[name])])
+    return ChatMessage(
+        role="assistant",
+        blocks=[
+            ToolCallBlock(tool_call_id=f"call-{name}", tool_name=name, tool_kwargs=arguments[name])
+        ],
+    )
 
 
 class Scripted(MockFunctionCallingLLM):
@@ -86,21 +99,38 @@ def index(kind: Any = VectorStoreIndex) -> Any:
 
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
 def test_query_engine(model, mode):
-    twice(model, lambda llm: index().as_query_engine(llm=llm, response_mode=mode).query("Who wrote Air?"))
+    twice(
+        model,
+        lambda llm: index().as_query_engine(llm=llm, response_mode=mode).query("Who wrote Air?"),
+    )
 
 
 def test_streaming_query_engine(model):
-    twice(model, lambda llm: "".join(index().as_query_engine(llm=llm, streaming=True).query("Who?").response_gen))
+    twice(
+        model,
+        lambda llm: "".join(
+            index().as_query_engine(llm=llm, streaming=True).query("Who?").response_gen
+        ),
+    )
 
 
 def test_async_query_engine(model):
-    twice(model, lambda llm: asyncio.run(index(SummaryIndex).as_query_engine(llm=llm).aquery("Who wrote Air?")))
+    twice(
+        model,
+        lambda llm: asyncio.run(
+            index(SummaryIndex).as_query_engine(llm=llm).aquery("Who wrote Air?")
+        ),
+    )
 
 
-@pytest.mark.parametrize("mode", ["context", "condense_plus_context", "condense_question", "simple"])
+@pytest.mark.parametrize(
+    "mode", ["context", "condense_plus_context", "condense_question", "simple"]
+)
 def test_chat_engine(model, mode):
     def run(llm: Any) -> str:
-        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)  # the default one leaves a database open
+        memory = ChatMemoryBuffer.from_defaults(
+            token_limit=3000
+        )  # the default one leaves a database open
         engine = index().as_chat_engine(chat_mode=mode, llm=llm, memory=memory)
         return f"{engine.chat('Who wrote Air?')} {engine.chat('And how long is it?')}"
 
@@ -110,7 +140,11 @@ def test_chat_engine(model, mode):
 def test_streaming_chat_engine(model):
     def run(llm: Any) -> str:
         memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
-        return "".join(SimpleChatEngine.from_defaults(llm=llm, memory=memory).stream_chat("Who wrote Air?").response_gen)
+        return "".join(
+            SimpleChatEngine.from_defaults(llm=llm, memory=memory)
+            .stream_chat("Who wrote Air?")
+            .response_gen
+        )
 
     twice(model, run)
 
@@ -119,7 +153,9 @@ def test_streaming_chat_engine(model):
 def test_function_agent(model, streaming):
     def run(llm: Any) -> Any:
         async def go() -> Any:
-            return await FunctionAgent(tools=[FunctionTool.from_defaults(add)], llm=llm, streaming=streaming).run("What is 1 + 2?")
+            return await FunctionAgent(
+                tools=[FunctionTool.from_defaults(add)], llm=llm, streaming=streaming
+            ).run("What is 1 + 2?")
 
         return asyncio.run(go())
 
@@ -130,9 +166,13 @@ def test_function_agent(model, streaming):
 def test_agent_workflow(model):
     def run(llm: Any) -> Any:
         async def go() -> Any:
-            first = FunctionAgent(name="first", description="adds", tools=[FunctionTool.from_defaults(add)], llm=llm)
+            first = FunctionAgent(
+                name="first", description="adds", tools=[FunctionTool.from_defaults(add)], llm=llm
+            )
             second = FunctionAgent(name="second", description="waits", tools=[], llm=llm)
-            return await AgentWorkflow(agents=[first, second], root_agent="first").run(user_msg="What is 1 + 2?")
+            return await AgentWorkflow(agents=[first, second], root_agent="first").run(
+                user_msg="What is 1 + 2?"
+            )
 
         return asyncio.run(go())
 
@@ -151,7 +191,9 @@ def test_react_agent(cache, make_parrot):
 
     def run(llm: Any) -> Any:
         async def go() -> Any:
-            return await ReActAgent(tools=[FunctionTool.from_defaults(add)], llm=llm).run("What is 1 + 2?")
+            return await ReActAgent(tools=[FunctionTool.from_defaults(add)], llm=llm).run(
+                "What is 1 + 2?"
+            )
 
         return asyncio.run(go())
 
@@ -163,10 +205,15 @@ def test_chat_with_tools_and_predict_and_call(model):
 
     def calls(llm: Any) -> Any:
         response = llm.chat_with_tools([tool], user_msg="1 + 2?")
-        return [(call.tool_id, call.tool_name, call.tool_kwargs) for call in llm.get_tool_calls_from_response(response)]
+        return [
+            (call.tool_id, call.tool_name, call.tool_kwargs)
+            for call in llm.get_tool_calls_from_response(response)
+        ]
 
     assert twice(model, calls) == [("call-add", "add", {"a": 1, "b": 2})]
-    assert str(twice_more(model, lambda llm: llm.predict_and_call([tool], user_msg="1 + 2?"))) == "3"
+    assert (
+        str(twice_more(model, lambda llm: llm.predict_and_call([tool], user_msg="1 + 2?"))) == "3"
+    )
 
 
 def twice_more(model: Any, run: Callable[[Any], Any]) -> Any:
@@ -191,7 +238,9 @@ PROMPT = PromptTemplate("A song by {composer}.")
         lambda llm: [*llm.stream_structured_predict(Song, PROMPT, composer="Bach")][-1],
         lambda llm: llm.as_structured_llm(Song).complete("A song").raw,
         lambda llm: llm.as_structured_llm(Song).chat([ChatMessage(content="A song")]).raw,
-        lambda llm: FunctionCallingProgram.from_defaults(Song, prompt=PROMPT, llm=llm)(composer="Bach"),
+        lambda llm: FunctionCallingProgram.from_defaults(Song, prompt=PROMPT, llm=llm)(
+            composer="Bach"
+        ),
     ],
     ids=[
         "predict",
@@ -218,9 +267,9 @@ def test_structured_output_of_a_plain_model(cache, make_parrot):
             return '{"title": "Air", "seconds": 300}'
 
     llm = Json()
-    assert twice((llm, CachedLLM(llm, cache)), lambda llm: llm.structured_predict(Song, PROMPT, composer="x")) == Song(
-        title="Air", seconds=300
-    )
+    assert twice(
+        (llm, CachedLLM(llm, cache)), lambda llm: llm.structured_predict(Song, PROMPT, composer="x")
+    ) == Song(title="Air", seconds=300)
 
 
 def test_a_block_of_text_is_a_message(model):

@@ -1,4 +1,5 @@
-"""cached_tool: a LlamaIndex tool of the same class that runs once for the same arguments, alone and in agents."""
+"""cached_tool: a LlamaIndex tool of the same class that runs once for the same arguments, alone and
+in agents."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +8,13 @@ from typing import Any
 import pytest
 from llama_index.core import Document, SummaryIndex
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ToolCallBlock,
+)
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.mock import MockFunctionCallingLLM, MockLLM
 from llama_index.core.tools import FunctionTool, QueryEngineTool, ToolMetadata, ToolOutput
@@ -21,7 +28,9 @@ from llm_cache_mem.tools import ToolCache
 
 pytestmark = [
     pytest.mark.usefixtures("current_loop"),
-    pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),  # workflows look at every attribute of an agent
+    pytest.mark.filterwarnings(
+        "ignore::pydantic.PydanticDeprecationWarning"
+    ),  # workflows look at every attribute of an agent
     pytest.mark.filterwarnings("ignore:is_running called:DeprecationWarning"),  # ReActAgent
 ]
 
@@ -59,7 +68,9 @@ class Oldest(BaseTool):
 
     def __call__(self, input: Any) -> ToolOutput:
         ran.append(input)
-        return ToolOutput("shout", content=input.upper(), raw_input={"input": input}, raw_output=input.upper())
+        return ToolOutput(
+            "shout", content=input.upper(), raw_input={"input": input}, raw_output=input.upper()
+        )
 
 
 def use(tool: Any, asynchronous: bool, *args: Any, **kwargs: Any) -> ToolOutput:
@@ -78,14 +89,25 @@ def test_it_is_the_same_tool(made: Callable[[], FunctionTool]) -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
-def test_equal_arguments_run_it_once(cache: LLMCache, made: Callable[[], FunctionTool], asynchronous: bool) -> None:
+def test_equal_arguments_run_it_once(
+    cache: LLMCache, made: Callable[[], FunctionTool], asynchronous: bool
+) -> None:
     tool = cached_tool(made(), cache)
     first = use(tool, asynchronous, a=1)
-    found = [use(tool, asynchronous, a=1, b=2), use(tool, asynchronous, 1, 2), use(tool, not asynchronous, b=2, a=1)]
+    found = [
+        use(tool, asynchronous, a=1, b=2),
+        use(tool, asynchronous, 1, 2),
+        use(tool, not asynchronous, b=2, a=1),
+    ]
     assert ran == [(1, 2)]
     for output in found:
         assert isinstance(output, ToolOutput)
-        assert (output.content, output.raw_output, output.tool_name, output.is_error) == ("{'sum': 3}", {"sum": 3}, "add", False)
+        assert (output.content, output.raw_output, output.tool_name, output.is_error) == (
+            "{'sum': 3}",
+            {"sum": 3},
+            "add",
+            False,
+        )
     assert first.content == "{'sum': 3}"
     assert found[0].raw_input == {"args": (), "kwargs": {"a": 1, "b": 2}}
     found[0].raw_output["sum"] = 4
@@ -98,7 +120,10 @@ def test_partial_parameters_and_field_defaults_count() -> None:
         return f"{value * factor} {unit}"
 
     tools = ToolCache()
-    metres, feet = (cached_tool(FunctionTool.from_defaults(scale, partial_params={"unit": unit}), tools) for unit in ("m", "ft"))
+    metres, feet = (
+        cached_tool(FunctionTool.from_defaults(scale, partial_params={"unit": unit}), tools)
+        for unit in ("m", "ft")
+    )
     found = [metres(value=2), metres(value=2, factor=3), feet(value=2), feet(value=2)]
     assert [each.content for each in found] == ["6 m", "6 m", "6 ft", "6 ft"]
     assert len(ran) == 2
@@ -140,9 +165,13 @@ def test_a_tool_that_can_only_be_called() -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_query_engine_with_its_sources(asynchronous: bool) -> None:
-    engine = SummaryIndex.from_documents([Document(text="Air was written by Bach.")]).as_query_engine(llm=MockLLM())
+    engine = SummaryIndex.from_documents(
+        [Document(text="Air was written by Bach.")]
+    ).as_query_engine(llm=MockLLM())
     tools = ToolCache()
-    tool = cached_tool(QueryEngineTool.from_defaults(engine, name="songs", description="Songs."), tools)
+    tool = cached_tool(
+        QueryEngineTool.from_defaults(engine, name="songs", description="Songs."), tools
+    )
     first, second = (use(tool, asynchronous, input="Who?") for _ in range(2))
     assert tools.stats().by_tool["songs"].hits == 1
     assert (second.content, second.raw_input) == (first.content, {"input": "Who?"})
@@ -157,7 +186,9 @@ def test_failures_are_not_stored(asynchronous: bool) -> None:
 
     tool = cached_tool(FunctionTool.from_defaults(fail), ToolCache())
     for _ in range(2):
-        output = asyncio.run(acall_tool(tool, {"a": 1})) if asynchronous else call_tool(tool, {"a": 1})
+        output = (
+            asyncio.run(acall_tool(tool, {"a": 1})) if asynchronous else call_tool(tool, {"a": 1})
+        )
         assert output.is_error
     assert ran == [1, 1]
 
@@ -183,7 +214,11 @@ class Scripted(MockFunctionCallingLLM):
             results = [message.content for message in messages if message.role == MessageRole.TOOL]
             if results:
                 return ChatMessage(role="assistant", content=f"It is {results[-1]}.")
-            block = ToolCallBlock(tool_call_id=f"call-{len(self.calls)}", tool_name=tools[0].metadata.name, tool_kwargs={"a": 1})
+            block = ToolCallBlock(
+                tool_call_id=f"call-{len(self.calls)}",
+                tool_name=tools[0].metadata.name,
+                tool_kwargs={"a": 1},
+            )
             return ChatMessage(role="assistant", blocks=[block])
 
         return answer
@@ -197,7 +232,9 @@ def ask(make: Callable[[], Any], times: int = 3) -> list[str]:
 
 
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
-def test_a_function_agent_run_three_times_runs_its_tool_once(cache: LLMCache, made: Callable[[], FunctionTool]) -> None:
+def test_a_function_agent_run_three_times_runs_its_tool_once(
+    cache: LLMCache, made: Callable[[], FunctionTool]
+) -> None:
     llm, tool = Scripted(is_chat_model=True), cached_tool(made(), cache)
     assert ask(lambda: FunctionAgent(tools=[tool], llm=llm)) == ["It is {'sum': 3}."] * 3
     assert len(llm.calls) == 6
@@ -206,11 +243,19 @@ def test_a_function_agent_run_three_times_runs_its_tool_once(cache: LLMCache, ma
 
 def test_an_agent_workflow(cache: LLMCache) -> None:
     tool = cached_tool(FunctionTool.from_defaults(add), cache)
-    assert ask(lambda: AgentWorkflow.from_tools_or_functions([tool], llm=Scripted(is_chat_model=True)), 2) == ["It is {'sum': 3}."] * 2
+    assert (
+        ask(
+            lambda: AgentWorkflow.from_tools_or_functions([tool], llm=Scripted(is_chat_model=True)),
+            2,
+        )
+        == ["It is {'sum': 3}."] * 2
+    )
     assert ran == [(1, 2)]
 
 
-def test_a_react_agent_run_three_times_runs_its_tool_once(cache: LLMCache, make_parrot: Any) -> None:
+def test_a_react_agent_run_three_times_runs_its_tool_once(
+    cache: LLMCache, make_parrot: Any
+) -> None:
     class Thinker(make_parrot):  # type: ignore[misc]
         def _ask(self, prompt: str) -> str:
             self.calls.append("call")
@@ -219,14 +264,19 @@ def test_a_react_agent_run_three_times_runs_its_tool_once(cache: LLMCache, make_
             return 'Thought: I need a tool.\nAction: add\nAction Input: {"a": 1, "b": 2}'
 
     tool = cached_tool(FunctionTool.from_defaults(add), cache)
-    assert all("It is 3." in answer for answer in ask(lambda: ReActAgent(tools=[tool], llm=Thinker())))
+    assert all(
+        "It is 3." in answer for answer in ask(lambda: ReActAgent(tools=[tool], llm=Thinker()))
+    )
     assert ran == [(1, 2)]
 
 
 def test_a_decorated_function_is_a_tool_as_it_is() -> None:
     tools = ToolCache()
     plain = tools.cached(add)
-    assert ask(lambda: FunctionAgent(tools=[plain], llm=Scripted(is_chat_model=True))) == ["It is {'sum': 3}."] * 3
+    assert (
+        ask(lambda: FunctionAgent(tools=[plain], llm=Scripted(is_chat_model=True)))
+        == ["It is {'sum': 3}."] * 3
+    )
     assert ran == [(1, 2)]
 
 
@@ -237,7 +287,10 @@ def test_what_sees_the_context_goes_uncached_until_it_is_ignored() -> None:
 
     for ignore, runs in (((), 3), (("ctx",), 4)):
         tool = cached_tool(FunctionTool.from_defaults(async_fn=aware), ToolCache(), ignore=ignore)
-        assert ask(lambda tool=tool: FunctionAgent(tools=[tool], llm=Scripted(is_chat_model=True))) == ["It is saw 1."] * 3  # type: ignore[misc]
+        assert (
+            ask(lambda tool=tool: FunctionAgent(tools=[tool], llm=Scripted(is_chat_model=True)))
+            == ["It is saw 1."] * 3
+        )  # type: ignore[misc]
         assert len(ran) == runs
 
 

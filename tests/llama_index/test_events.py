@@ -1,4 +1,5 @@
-"""What listeners hear: of a miss what they hear bare, of a hit the same once, marked and free of charge."""
+"""What listeners hear: of a miss what they hear bare, of a hit the same once, marked and free of
+charge."""
 
 from collections import Counter
 from typing import Any
@@ -15,7 +16,16 @@ from llama_index_instrumentation import root_dispatcher
 from llama_index_instrumentation.dispatcher import instrument_tags
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
 
-LEAVES = ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete")
+LEAVES = (
+    "chat",
+    "complete",
+    "stream_chat",
+    "stream_complete",
+    "achat",
+    "acomplete",
+    "astream_chat",
+    "astream_complete",
+)
 
 
 class Events(BaseEventHandler):
@@ -28,14 +38,28 @@ class Events(BaseEventHandler):
 class Spans(BaseSpanHandler[Any]):
     heard: list[Any] = Field(default_factory=list)
 
-    def new_span(self, id_: str, bound_args: Any, instance: Any = None, parent_span_id: Any = None, tags: Any = None, **more: Any) -> None:
+    def new_span(
+        self,
+        id_: str,
+        bound_args: Any,
+        instance: Any = None,
+        parent_span_id: Any = None,
+        tags: Any = None,
+        **more: Any,
+    ) -> None:
         parent = parent_span_id and parent_span_id.split("-")[0]
-        self.heard.append((id_.split("-")[0], instance.class_name(), parent, "llm_cache.hit" in (tags or {})))
+        self.heard.append(
+            (id_.split("-")[0], instance.class_name(), parent, "llm_cache.hit" in (tags or {}))
+        )
 
-    def prepare_to_exit_span(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
+    def prepare_to_exit_span(
+        self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any
+    ) -> None:
         return None
 
-    def prepare_to_drop_span(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
+    def prepare_to_drop_span(
+        self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any
+    ) -> None:
         return None
 
 
@@ -44,11 +68,20 @@ class Callbacks(BaseCallbackHandler):
         super().__init__([], [])
         self.heard: list[str] = []
 
-    def on_event_start(self, event_type: CBEventType, payload: Any = None, event_id: str = "", parent_id: str = "", **kwargs: Any) -> str:
+    def on_event_start(
+        self,
+        event_type: CBEventType,
+        payload: Any = None,
+        event_id: str = "",
+        parent_id: str = "",
+        **kwargs: Any,
+    ) -> str:
         self.heard.append(f"+{event_type.value}")
         return event_id
 
-    def on_event_end(self, event_type: CBEventType, payload: Any = None, event_id: str = "", **kwargs: Any) -> None:
+    def on_event_end(
+        self, event_type: CBEventType, payload: Any = None, event_id: str = "", **kwargs: Any
+    ) -> None:
         self.heard.append(f"-{event_type.value}")
 
     def start_trace(self, trace_id: Any = None) -> None:
@@ -73,7 +106,12 @@ class Ears:
     """All kinds of listeners on one model."""
 
     def __init__(self, llm: Any) -> None:
-        self.events, self.spans, self.callbacks, self.limiter = Events(), Spans(), Callbacks(), Limiter()
+        self.events, self.spans, self.callbacks, self.limiter = (
+            Events(),
+            Spans(),
+            Callbacks(),
+            Limiter(),
+        )
         self.tokens = TokenCountingHandler(tokenizer=str.split)
         llm.callback_manager = CallbackManager([self.callbacks, self.tokens])
         llm.rate_limiter = self.limiter
@@ -89,7 +127,10 @@ class Ears:
             "taken": self.limiter.taken,
             "tokens": self.tokens.total_llm_token_count,
             "marked": [bool(event.tags.get("llm_cache.hit")) for event in self.events.heard],
-            "raws": [getattr(event, "response", None) and event.response.raw for event in self.events.heard],
+            "raws": [
+                getattr(event, "response", None) and event.response.raw
+                for event in self.events.heard
+            ],
         }
         for seen in (self.events.heard, self.spans.heard, self.callbacks.heard):
             seen.clear()
@@ -222,7 +263,11 @@ async def test_who_joins_a_call_in_flight_is_told_of_a_hit(make_parrot, cache):
         await asyncio.gather(*(llm.achat([ChatMessage(content="x")]) for _ in range(3)))
     finally:
         root_dispatcher.event_handlers = before
-    marked = Counter("llm_cache.hit" in event.tags for event in events.heard if event.class_name() == "LLMChatEndEvent")
+    marked = Counter(
+        "llm_cache.hit" in event.tags
+        for event in events.heard
+        if event.class_name() == "LLMChatEndEvent"
+    )
     assert len(slow.calls) == 1
     assert marked[True] == 2
 

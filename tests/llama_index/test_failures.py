@@ -9,7 +9,16 @@ from llama_index_llm_cache_mem import CachedLLM
 
 from llm_cache_mem import LLMCache, MemoryStore, StoreError
 
-LEAVES = ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete")
+LEAVES = (
+    "chat",
+    "complete",
+    "stream_chat",
+    "stream_complete",
+    "achat",
+    "acomplete",
+    "astream_chat",
+    "astream_complete",
+)
 
 
 class Broken(MemoryStore):
@@ -38,7 +47,15 @@ class Wrapper:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError("disk"), MemoryError(), RecursionError(), UnicodeError("u"), KeyError("k"), StoreError("s", "get", "r")]
+    "error",
+    [
+        OSError("disk"),
+        MemoryError(),
+        RecursionError(),
+        UnicodeError("u"),
+        KeyError("k"),
+        StoreError("s", "get", "r"),
+    ],
 )
 @pytest.mark.parametrize("operations", [("get",), ("put",), ("get", "put", "delete", "discard")])
 def test_a_failing_store_is_no_cache(error, operations, parrot, ask, said):
@@ -110,7 +127,11 @@ def test_a_test_double_that_skips_pydantic_works(cache):
 
     class Double(MockLLM):
         def __init__(self) -> None:
-            object.__setattr__(self, "__dict__", {"max_tokens": None, "callback_manager": None, "rate_limiter": None})
+            object.__setattr__(
+                self,
+                "__dict__",
+                {"max_tokens": None, "callback_manager": None, "rate_limiter": None},
+            )
 
         def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
             return prompt.upper()
@@ -121,7 +142,11 @@ def test_a_test_double_that_skips_pydantic_works(cache):
 def test_logs_hold_no_prompt_and_no_secret(make_parrot, caplog, ask):
     llm = make_parrot(system_prompt="sesame-system")
     with caplog.at_level(logging.DEBUG):
-        for settings in ({"key_fn": lambda messages, **params: object()}, {"backend": Wrapper(Broken(OSError("x"), "get", "put"))}, {}):
+        for settings in (
+            {"key_fn": lambda messages, **params: object()},
+            {"backend": Wrapper(Broken(OSError("x"), "get", "put"))},
+            {},
+        ):
             cached = CachedLLM(llm, LLMCache(**settings))
             for leaf in LEAVES:
                 ask(cached, leaf, "sesame-prompt", stop=object())

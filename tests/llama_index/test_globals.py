@@ -1,4 +1,5 @@
-"""set_llm_cache: every LLM of the process, or Settings.llm only; and afterwards LlamaIndex is as it was."""
+"""set_llm_cache: every LLM of the process, or Settings.llm only; and afterwards LlamaIndex is as it
+was."""
 
 import asyncio
 import logging
@@ -18,7 +19,16 @@ from llama_index_llm_cache_mem import CachedLLM, cache_of, get_llm_cache, set_ll
 
 from llm_cache_mem import LLMCache
 
-LEAVES = ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete")
+LEAVES = (
+    "chat",
+    "complete",
+    "stream_chat",
+    "stream_complete",
+    "achat",
+    "acomplete",
+    "astream_chat",
+    "astream_complete",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +86,9 @@ def test_it_leaves_every_class_as_it_was(cache, parrot):
     set_llm_cache(None)
     after = _snapshot()
     for cls, names in before.items():
-        assert {name: value for name, value in after[cls].items() if value is not names.get(name)} == {}, cls
+        assert {
+            name: value for name, value in after[cls].items() if value is not names.get(name)
+        } == {}, cls
         assert after[cls].keys() == names.keys()
     assert type(Settings) is _Settings
     assert get_llm_cache() is None

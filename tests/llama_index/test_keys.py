@@ -1,4 +1,5 @@
-"""Which model is asked: what tells two LLM objects apart, what does not, and what must never be in a key."""
+"""Which model is asked: what tells two LLM objects apart, what does not, and what must never be in
+a key."""
 
 import gc
 from functools import cached_property
@@ -26,9 +27,15 @@ def keyed(make_parrot):
     class Keyed(make_parrot):
         api_key: str = "sk-sesame"
         api_base: str = "https://user:sesame@example.com/v1"
-        default_headers: dict[str, str] = Field(default_factory=lambda: {"Authorization": "sesame", "anthropic-beta": "b1"})
-        additional_kwargs: dict[str, Any] = Field(default_factory=lambda: {"seed": 1, "extra_headers": {"x-api-key": "sesame"}})
-        servers: list[dict[str, str]] = Field(default_factory=lambda: [{"url": "u", "authorization_token": "sesame"}])
+        default_headers: dict[str, str] = Field(
+            default_factory=lambda: {"Authorization": "sesame", "anthropic-beta": "b1"}
+        )
+        additional_kwargs: dict[str, Any] = Field(
+            default_factory=lambda: {"seed": 1, "extra_headers": {"x-api-key": "sesame"}}
+        )
+        servers: list[dict[str, str]] = Field(
+            default_factory=lambda: [{"url": "u", "authorization_token": "sesame"}]
+        )
         secret: SecretStr = SecretStr("sesame")
         max_tokens: int = 5
         eos_token: str = "</s>"
@@ -129,7 +136,9 @@ def test_a_model_nobody_can_name_shares_answers_with_itself_only(cache):
     class Local(MockLLM):
         _pipeline: Any = PrivateAttr(default=None)
 
-        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        def complete(
+            self, prompt: str, formatted: bool = False, **kwargs: Any
+        ) -> CompletionResponse:
             return CompletionResponse(text=self._pipeline.answer)
 
     answers = []
@@ -182,7 +191,9 @@ def test_functions_count_by_their_code_and_what_they_close_over(make_parrot):
     def prefixed(prefix):
         return lambda prompt: prefix + prompt
 
-    one, two, same = (identity(make_parrot(completion_to_prompt=prefixed(prefix))) for prefix in "aba")
+    one, two, same = (
+        identity(make_parrot(completion_to_prompt=prefixed(prefix))) for prefix in "aba"
+    )
     assert one != two
     assert one == same
     clients = [identity(make_parrot(completion_to_prompt=prefixed(object()))) for _ in range(2)]
@@ -226,5 +237,7 @@ def test_nothing_is_remembered_of_models_that_are_gone(make_parrot):
 
 def test_two_models_in_one_cache_do_not_answer_each_other(make_parrot):
     cache = LLMCache()
-    answers = {CachedLLM(make_parrot(model=name), cache).complete("x").text for name in ("a", "b", "c")}
+    answers = {
+        CachedLLM(make_parrot(model=name), cache).complete("x").text for name in ("a", "b", "c")
+    }
     assert len(answers) == 3

@@ -1,19 +1,41 @@
-"""The eight leaves through a cache: what they answer, what they share, and what a stream leaves behind."""
+"""The eight leaves through a cache: what they answer, what they share, and what a stream leaves
+behind."""
 
 import asyncio
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, TextBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    TextBlock,
+)
 from llama_index.core.llms import MockLLM
-from llama_index.core.llms.mock import MockFunctionCallingLLM, MockLLMWithChatMemoryOfLastCall, MockLLMWithNonyieldingChatStream
+from llama_index.core.llms.mock import (
+    MockFunctionCallingLLM,
+    MockLLMWithChatMemoryOfLastCall,
+    MockLLMWithNonyieldingChatStream,
+)
 from llama_index_llm_cache_mem import CachedLLM
 from llama_index_llm_cache_mem.testing import MODES, wrapping
 
 from llm_cache_mem import CacheMissError, LLMCache, options
 
-LEAVES = ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete")
-FAMILIES = ([name for name in LEAVES if name.endswith("chat")], [name for name in LEAVES if name.endswith("complete")])
+LEAVES = (
+    "chat",
+    "complete",
+    "stream_chat",
+    "stream_complete",
+    "achat",
+    "acomplete",
+    "astream_chat",
+    "astream_complete",
+)
+FAMILIES = (
+    [name for name in LEAVES if name.endswith("chat")],
+    [name for name in LEAVES if name.endswith("complete")],
+)
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -64,7 +86,10 @@ def test_what_a_consumer_does_to_chunks_is_not_stored(parrot, cache):
     llm = CachedLLM(parrot, cache)
     for chunk in llm.stream_chat([ChatMessage(content="x y z")]):
         chunk.message.blocks[0].text = "scribble"
-    assert llm.chat([ChatMessage(content="x y z")]).message.content == parrot.chat([ChatMessage(content="x y z")]).message.content
+    assert (
+        llm.chat([ChatMessage(content="x y z")]).message.content
+        == parrot.chat([ChatMessage(content="x y z")]).message.content
+    )
 
 
 # -- As bare
@@ -122,7 +147,12 @@ def test_wrong_arguments_raise_what_they_raise_bare(mode):
 def test_abandoned_streams_store_nothing(leaf, parrot, cache):
     llm = CachedLLM(parrot, cache)
     subject: Any = [ChatMessage(content="a b c")] if leaf == "stream_chat" else "a b c"
-    for leave in (lambda s: s.close(), lambda s: (next(s), s.close()), lambda s: [next(s) for _ in range(4)], lambda s: None):
+    for leave in (
+        lambda s: s.close(),
+        lambda s: (next(s), s.close()),
+        lambda s: [next(s) for _ in range(4)],
+        lambda s: None,
+    ):
         stream = getattr(llm, leaf)(subject)
         leave(stream)
         del stream
@@ -250,7 +280,9 @@ def test_truncated_answers_are_not_kept(streams, make_parrot, cache, ask):
 
         def stream_complete(self, prompt, formatted=False, **kwargs):
             yield CompletionResponse(text="cut", delta="cut", raw=raw)
-            yield CompletionResponse(text="cut", delta="", raw={"choices": [], "usage": {"prompt_tokens": 1}})
+            yield CompletionResponse(
+                text="cut", delta="", raw={"choices": [], "usage": {"prompt_tokens": 1}}
+            )
 
     ask(CachedLLM(Truncated(), cache), "stream_complete" if streams else "complete")
     assert dict(cache.stats().skipped) == {"truncated": 1}

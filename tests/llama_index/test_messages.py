@@ -32,31 +32,66 @@ BLOCKS = {
     "video": VideoBlock(video=b"....ftypmp42", fps=2),
     "document": DocumentBlock(data=b"%PDF-1.4 text", title="report"),
     "cache point": CachePoint(cache_control=CacheControl(type="ephemeral")),
-    "citable": CitableBlock(title="t", source="s", content=[TextBlock(text="quoted"), ImageBlock(image=PNG)]),
-    "citation": CitationBlock(cited_content=TextBlock(text="quoted"), source="s", title="t", additional_location_info={"page": 3}),
-    "thinking": ThinkingBlock(content="hm", num_tokens=3, additional_information={"signature": "abc"}),
+    "citable": CitableBlock(
+        title="t", source="s", content=[TextBlock(text="quoted"), ImageBlock(image=PNG)]
+    ),
+    "citation": CitationBlock(
+        cited_content=TextBlock(text="quoted"),
+        source="s",
+        title="t",
+        additional_location_info={"page": 3},
+    ),
+    "thinking": ThinkingBlock(
+        content="hm", num_tokens=3, additional_information={"signature": "abc"}
+    ),
     "tool call": ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs={"a": 1}),
 }
 
 
 def test_a_plain_message_is_role_and_content():
-    assert message_to_dict(ChatMessage(role="user", content="hi")) == {"role": "user", "content": "hi"}
-    assert message_to_dict(ChatMessage(role="assistant", blocks=[])) == {"role": "assistant", "content": None}
+    assert message_to_dict(ChatMessage(role="user", content="hi")) == {
+        "role": "user",
+        "content": "hi",
+    }
+    assert message_to_dict(ChatMessage(role="assistant", blocks=[])) == {
+        "role": "assistant",
+        "content": None,
+    }
 
 
 def test_tools_are_written_as_chat_apis_write_them():
     call = ChatMessage(
-        role="assistant", blocks=[TextBlock(text="so"), ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs={"a": 1})]
+        role="assistant",
+        blocks=[
+            TextBlock(text="so"),
+            ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs={"a": 1}),
+        ],
     )
     assert message_to_dict(call) == {
         "role": "assistant",
         "content": "so",
-        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}],
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        ],
     }
-    result = ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "c1", "name": "add"})
-    assert message_to_dict(result) == {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "add"}
-    extra = ChatMessage(role="user", content="3", additional_kwargs={"refusal": None, "tool_call_id": "c1"})
-    assert message_to_dict(extra) == {"role": "user", "content": "3", "tool_call_id": "c1", "additional_kwargs": {"refusal": None}}
+    result = ChatMessage(
+        role="tool", content="3", additional_kwargs={"tool_call_id": "c1", "name": "add"}
+    )
+    assert message_to_dict(result) == {
+        "role": "tool",
+        "content": "3",
+        "tool_call_id": "c1",
+        "name": "add",
+    }
+    extra = ChatMessage(
+        role="user", content="3", additional_kwargs={"refusal": None, "tool_call_id": "c1"}
+    )
+    assert message_to_dict(extra) == {
+        "role": "user",
+        "content": "3",
+        "tool_call_id": "c1",
+        "additional_kwargs": {"refusal": None},
+    }
 
 
 def test_text_after_a_tool_call_keeps_its_place():
@@ -69,7 +104,10 @@ def test_text_after_a_tool_call_keeps_its_place():
 
 def test_every_kind_of_block_has_a_key_of_its_own():
     cache = LLMCache()
-    keys = {name: cache.key([message_to_dict(ChatMessage(role="user", blocks=[block]))]) for name, block in BLOCKS.items()}
+    keys = {
+        name: cache.key([message_to_dict(ChatMessage(role="user", blocks=[block]))])
+        for name, block in BLOCKS.items()
+    }
     assert len(set(keys.values())) == len(BLOCKS)
 
 
@@ -80,8 +118,19 @@ def test_a_changed_field_is_another_request(name):
     before = cache.key([message_to_dict(ChatMessage(blocks=[block]))])
     for field, value in block.__dict__.items():
         if isinstance(value, (str, bytes, int)) and field not in ("block_type",):
-            changed = block.model_copy(update={field: value + 1 if isinstance(value, int) else value + value})
-            assert cache.key([message_to_dict(ChatMessage(blocks=[]).model_copy(update={"blocks": [changed]}))]) != before, field
+            changed = block.model_copy(
+                update={field: value + 1 if isinstance(value, int) else value + value}
+            )
+            assert (
+                cache.key(
+                    [
+                        message_to_dict(
+                            ChatMessage(blocks=[]).model_copy(update={"blocks": [changed]})
+                        )
+                    ]
+                )
+                != before
+            ), field
 
 
 def test_media_count_by_their_bytes_however_they_are_given(tmp_path):
@@ -89,12 +138,22 @@ def test_media_count_by_their_bytes_however_they_are_given(tmp_path):
     path.write_bytes(PNG)
     file = io.BytesIO(PNG)
     file.seek(5)
-    ways = [ImageBlock(image=PNG), ImageBlock(path=path), ImageBlock(image=file, image_mimetype="image/png")]
-    written = [message_to_dict(ChatMessage(blocks=[block, TextBlock(text="?")]))["content"][0] for block in ways]
+    ways = [
+        ImageBlock(image=PNG),
+        ImageBlock(path=path),
+        ImageBlock(image=file, image_mimetype="image/png"),
+    ]
+    written = [
+        message_to_dict(ChatMessage(blocks=[block, TextBlock(text="?")]))["content"][0]
+        for block in ways
+    ]
     assert written[0] == written[1] == written[2]
     assert file.tell() == 5
     path.write_bytes(PNG + b"more")
-    assert message_to_dict(ChatMessage(blocks=[ways[1], TextBlock(text="?")]))["content"][0] != written[1]
+    assert (
+        message_to_dict(ChatMessage(blocks=[ways[1], TextBlock(text="?")]))["content"][0]
+        != written[1]
+    )
 
 
 def test_what_cannot_be_read_twice_has_no_key(tmp_path):
@@ -123,7 +182,10 @@ def test_an_input_without_a_key_is_called_uncached_and_counted(parrot, cache):
 
 
 def test_an_iterator_of_messages_reaches_the_model_unread(parrot, cache):
-    answers = [llm.chat(message for message in [ChatMessage(content="x")]) for llm in (parrot, CachedLLM(parrot, cache))]
+    answers = [
+        llm.chat(message for message in [ChatMessage(content="x")])
+        for llm in (parrot, CachedLLM(parrot, cache))
+    ]
     assert answers[0] == answers[1]
 
 
@@ -141,7 +203,11 @@ def test_key_functions_see_what_core_users_pass(parrot):
         return a + b
 
     tool = FunctionTool.from_defaults(add)
-    llm.chat([ChatMessage(role="system", content="s"), ChatMessage(content="x")], tools=[tool], temperature=0.9)
+    llm.chat(
+        [ChatMessage(role="system", content="s"), ChatMessage(content="x")],
+        tools=[tool],
+        temperature=0.9,
+    )
     messages, params = seen[0]
     assert messages == [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
     assert (params["model"], params["temperature"]) == ("parrot-1", 0.9)
@@ -154,14 +220,26 @@ def test_key_functions_see_what_core_users_pass(parrot):
 
 def test_last_turn_works_here_too(parrot):
     llm = CachedLLM(parrot, LLMCache(key_fn=last_turn))
-    llm.chat([ChatMessage(content="a"), ChatMessage(role="assistant", content="b"), ChatMessage(content="x")])
+    llm.chat(
+        [
+            ChatMessage(content="a"),
+            ChatMessage(role="assistant", content="b"),
+            ChatMessage(content="x"),
+        ]
+    )
     llm.chat([ChatMessage(content="x")])
     assert len(parrot.calls) == 1
 
 
 def test_arguments_of_the_call_are_part_of_the_request(parrot, cache):
     llm = CachedLLM(parrot, cache)
-    for kwargs in ({}, {"temperature": 0.5}, {"temperature": 0.6}, {"stop": ["x"]}, {"formatted": True}):
+    for kwargs in (
+        {},
+        {"temperature": 0.5},
+        {"temperature": 0.6},
+        {"stop": ["x"]},
+        {"formatted": True},
+    ):
         llm.complete("x", **kwargs)
     assert len(parrot.calls) == 5
     llm.complete("x", formatted=False)

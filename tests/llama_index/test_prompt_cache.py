@@ -88,7 +88,9 @@ def test_an_llm_without_usage_breaks_nothing(tracker):
 
 
 def test_nothing_is_kept_of_calls_that_ended(llm, tracker):
-    handler = next(one for one in root_dispatcher.event_handlers if isinstance(one, PromptCacheHandler))
+    handler = next(
+        one for one in root_dispatcher.event_handlers if isinstance(one, PromptCacheHandler)
+    )
     llm.chat(MESSAGES)
     list(llm.stream_chat(MESSAGES))
     assert not handler._under_way

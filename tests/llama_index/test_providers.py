@@ -1,6 +1,8 @@
-"""OpenAI's and Anthropic's LLM classes with their SDKs, over a loopback server that gives recorded answers.
+"""OpenAI's and Anthropic's LLM classes with their SDKs, over a loopback server that gives recorded
+answers.
 
-LlamaIndex's packages for them ask for older SDKs than this project is developed with; ``make test-older`` has those.
+LlamaIndex's packages for them ask for older SDKs than this project is developed with; ``make
+test-older`` has those.
 """
 
 import asyncio
@@ -36,11 +38,19 @@ ANTHROPIC = pytest.param("anthropic", marks=needs_older_sdk)
 
 pytestmark = [
     pytest.mark.usefixtures("current_loop"),
-    pytest.mark.filterwarnings("ignore:.*(model|Model).* is deprecated:DeprecationWarning"),  # since it was recorded
-    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),  # answers newer than the SDK
+    pytest.mark.filterwarnings(
+        "ignore:.*(model|Model).* is deprecated:DeprecationWarning"
+    ),  # since it was recorded
+    pytest.mark.filterwarnings(
+        "ignore:Pydantic serializer warnings:UserWarning"
+    ),  # answers newer than the SDK
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The 'output_format' parameter is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # LlamaIndex does not close its SDK clients
+    pytest.mark.filterwarnings(
+        "ignore:The 'output_format' parameter is deprecated:DeprecationWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:unclosed:ResourceWarning"
+    ),  # LlamaIndex does not close its SDK clients
 ]
 
 
@@ -74,21 +84,40 @@ def make(server: Server) -> Make:
 
     def make(name: str, **settings: Any) -> Any:
         if name == "anthropic":
-            settings = {"model": "claude-sonnet-4-5", "base_url": server.url, "max_tokens": 1000, **settings}
+            settings = {
+                "model": "claude-sonnet-4-5",
+                "base_url": server.url,
+                "max_tokens": 1000,
+                **settings,
+            }
             return anthropic.Anthropic(api_key="sk-SESAME", max_retries=0, **settings)
         cls = openai.OpenAIResponses if name == "responses" else openai.OpenAI
-        return cls(**{"model": "gpt-4o-mini", "api_base": f"{server.url}/v1", "api_key": "sk-SESAME", "max_retries": 0, **settings})
+        return cls(
+            **{
+                "model": "gpt-4o-mini",
+                "api_base": f"{server.url}/v1",
+                "api_key": "sk-SESAME",
+                "max_retries": 0,
+                **settings,
+            }
+        )
 
     return make
 
 
 @functools.cache
-def recorded(shared_data: Any, provider: str, endpoint: str) -> list[tuple[dict[str, Any], tuple[str, bytes]]]:
+def recorded(
+    shared_data: Any, provider: str, endpoint: str
+) -> list[tuple[dict[str, Any], tuple[str, bytes]]]:
     """The recorded requests with their good answers."""
     found = []
     for line in (shared_data / "real_interactions.jsonl").read_text().splitlines():
         row = json.loads(line)
-        if (row["provider"], row["endpoint"], row["response"]["status"]) == (provider, endpoint, 200) and "body" in row["response"]:
+        if (row["provider"], row["endpoint"], row["response"]["status"]) == (
+            provider,
+            endpoint,
+            200,
+        ) and "body" in row["response"]:
             request = json.loads(row["request"]["body"])
             kind = "text/event-stream" if request.get("stream") else "application/json"
             found.append((request, (kind, row["response"]["body"].encode())))
@@ -98,24 +127,43 @@ def recorded(shared_data: Any, provider: str, endpoint: str) -> list[tuple[dict[
 def messages_of(name: str, request: dict[str, Any]) -> list[ChatMessage] | None:
     """What was asked, for LlamaIndex; None where it has no form for it."""
     if name == "openai":
-        if any(not isinstance(message.get("content"), (str, type(None))) for message in request["messages"]):
+        if any(
+            not isinstance(message.get("content"), (str, type(None)))
+            for message in request["messages"]
+        ):
             return None
         return openai_utils.from_openai_message_dicts(request["messages"])
-    made = [ChatMessage(role="system", content=request["system"])] if isinstance(request.get("system"), str) else []
+    made = (
+        [ChatMessage(role="system", content=request["system"])]
+        if isinstance(request.get("system"), str)
+        else []
+    )
     for message in request["messages"]:
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if any(part["type"] != "text" for part in parts):
             return None
-        made.append(ChatMessage(role=message["role"], blocks=[TextBlock(text=part["text"]) for part in parts]))
+        made.append(
+            ChatMessage(
+                role=message["role"], blocks=[TextBlock(text=part["text"]) for part in parts]
+            )
+        )
     return made
 
 
-def ask_as_recorded(llm: Any, request: dict[str, Any], messages: list[ChatMessage], *, asynchronously: bool = False) -> Any:
+def ask_as_recorded(
+    llm: Any, request: dict[str, Any], messages: list[ChatMessage], *, asynchronously: bool = False
+) -> Any:
     """Ask as was recorded: all chunks of a stream, or the answer."""
-    kwargs = {name: request[name] for name in ("tools", "tool_choice", "thinking") if name in request}
+    kwargs = {
+        name: request[name] for name in ("tools", "tool_choice", "thinking") if name in request
+    }
     if not asynchronously:
-        return list(llm.stream_chat(messages, **kwargs)) if request.get("stream") else llm.chat(messages, **kwargs)
+        return (
+            list(llm.stream_chat(messages, **kwargs))
+            if request.get("stream")
+            else llm.chat(messages, **kwargs)
+        )
 
     async def run() -> Any:
         if request.get("stream"):
@@ -147,19 +195,33 @@ def test_recorded_answers_come_back_as_they_were(name, shared_data, server, make
             continue
         plain.system_prompt = str(stored)  # so that no recorded request meets another's answer
         skipped, asked = sum(cache.stats().skipped.values()), len(server.asked)
-        first, second = ask_as_recorded(llm, request, messages), ask_as_recorded(llm, request, messages, asynchronously=True)
+        first, second = (
+            ask_as_recorded(llm, request, messages),
+            ask_as_recorded(llm, request, messages, asynchronously=True),
+        )
         assert first == expected
-        if sum(cache.stats().skipped.values()) > skipped:  # cut off, refused or empty: not worth keeping
+        if (
+            sum(cache.stats().skipped.values()) > skipped
+        ):  # cut off, refused or empty: not worth keeping
             continue
         assert len(server.asked) == asked + 1
         assert last(second) == last(expected)
         assert type(last(second)) is type(last(expected))
         assert type(last(second).raw) is type(last(expected).raw)
         if isinstance(expected, list):
-            assert [chunk.delta or "" for chunk in second] == [chunk.delta or "" for chunk in expected]
-        tools = [[call.model_dump() for call in llm.get_tool_calls_from_response(last(one), False)] for one in (expected, second)]
+            assert [chunk.delta or "" for chunk in second] == [
+                chunk.delta or "" for chunk in expected
+            ]
+        tools = [
+            [call.model_dump() for call in llm.get_tool_calls_from_response(last(one), False)]
+            for one in (expected, second)
+        ]
         assert tools[0] == tools[1]
-        stored, streamed, called = stored + 1, streamed + bool(request.get("stream")), called + bool(tools[0])
+        stored, streamed, called = (
+            stored + 1,
+            streamed + bool(request.get("stream")),
+            called + bool(tools[0]),
+        )
     assert min(stored, streamed, called) >= 3, (stored, streamed, called)
     stats = cache.stats()
     assert (stats.hits, stats.errors) == (stored, 0)
@@ -192,11 +254,24 @@ def test_the_next_turn_after_a_hit_is_the_same_request(name, shared_data, server
 @pytest.mark.parametrize("mode", ["bare", *MODES])
 def test_every_leaf_in_every_mode(name, mode, shared_data, server, make, ask):
     endpoint = {"openai": "chat.completions", "anthropic": "messages"}[name]
-    answers = {bool(r.get("stream")): a for r, a in recorded(shared_data, name, endpoint) if not r.get("tools") and not r.get("thinking")}
+    answers = {
+        bool(r.get("stream")): a
+        for r, a in recorded(shared_data, name, endpoint)
+        if not r.get("tools") and not r.get("thinking")
+    }
     plain = make(name)
     with contextlib.nullcontext() if mode == "bare" else wrapping(mode):
         llm = make(name)
-    for leaf in ("chat", "complete", "stream_chat", "stream_complete", "achat", "acomplete", "astream_chat", "astream_complete"):
+    for leaf in (
+        "chat",
+        "complete",
+        "stream_chat",
+        "stream_complete",
+        "achat",
+        "acomplete",
+        "astream_chat",
+        "astream_complete",
+    ):
         server.recorded = answers["stream" in leaf]
         expected = ask(plain, leaf, leaf)
         for _ in range(2):
@@ -211,11 +286,17 @@ def text_in(body: dict[str, Any]) -> str:
     """The text of an answer in any of the three protocols."""
     if "choices" in body:
         return body["choices"][0]["message"]["content"] or ""
-    items = [part for item in body["output"] for part in item.get("content", [])] if "output" in body else body["content"]
+    items = (
+        [part for item in body["output"] for part in item.get("content", [])]
+        if "output" in body
+        else body["content"]
+    )
     return "".join(part.get("text", "") for part in items)
 
 
-def structured_answers(shared_data: Any, provider: str, endpoint: str, name: str) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+def structured_answers(
+    shared_data: Any, provider: str, endpoint: str, name: str
+) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
     """Recorded JSON answers, a class that they are an instance of, and their content."""
     asking_for_json = {"response_format", "text", "output_config", "output_format"}
     for request, answer in recorded(shared_data, provider, endpoint):
@@ -226,7 +307,9 @@ def structured_answers(shared_data: Any, provider: str, endpoint: str, name: str
         except ValueError:
             continue
         if isinstance(data, dict) and all(key.isidentifier() for key in data):
-            fields: Any = {key: (type(value) if value is not None else Any, ...) for key, value in data.items()}
+            fields: Any = {
+                key: (type(value) if value is not None else Any, ...) for key, value in data.items()
+            }
             yield answer, create_model(name, **fields), data
 
 
@@ -242,9 +325,13 @@ PROMPT = PromptTemplate("Say it in JSON, please: {x}")
         pytest.param("anthropic", "anthropic", "messages", marks=needs_older_sdk),
     ],
 )
-def test_structured_output_is_answered_once(everywhere, name, provider, endpoint, shared_data, server, make):
+def test_structured_output_is_answered_once(
+    everywhere, name, provider, endpoint, shared_data, server, make
+):
     done = 0
-    for answer, output_cls, data in structured_answers(shared_data, provider, endpoint, f"Recorded{name.title()}"):
+    for answer, output_cls, data in structured_answers(
+        shared_data, provider, endpoint, f"Recorded{name.title()}"
+    ):
         server.recorded, server.asked[:] = answer, []
         cache = LLMCache()
         with set_llm_cache(cache if everywhere else None):
@@ -269,32 +356,46 @@ def test_structured_output_is_answered_once(everywhere, name, provider, endpoint
 
 @needs_older_sdk
 def test_a_native_structured_answer_survives_the_process(shared_data, server, make, tmp_path):
-    answer, output_cls, data = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    answer, output_cls, data = next(
+        structured_answers(shared_data, "anthropic", "messages", "Recorded")
+    )
     server.recorded = answer
     for _ in range(2):
         with LLMCache(backend=tmp_path / "cache.db") as cache:
             llm = CachedLLM(make("anthropic"), cache)
             assert llm.structured_predict(output_cls, PROMPT, x="a").model_dump() == data
-            assert [*llm.stream_structured_predict(output_cls, PROMPT, x="a")][-1].model_dump() == data
+            assert [*llm.stream_structured_predict(output_cls, PROMPT, x="a")][
+                -1
+            ].model_dump() == data
     assert len(server.asked) == 1
 
 
 @needs_older_sdk
 def test_a_native_structured_stream_is_kept(shared_data, server, make, cache):
-    answer, output_cls, data = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    answer, output_cls, data = next(
+        structured_answers(shared_data, "anthropic", "messages", "Recorded")
+    )
     server.recorded = answer
     llm = CachedLLM(make("anthropic"), cache)
 
     async def run() -> Any:
-        return [item async for item in await llm.astream_structured_predict(output_cls, PROMPT, x="a")]
+        return [
+            item async for item in await llm.astream_structured_predict(output_cls, PROMPT, x="a")
+        ]
 
     assert [*llm.stream_structured_predict(output_cls, PROMPT, x="a")][-1].model_dump() == data
     assert asyncio.run(run())[-1].model_dump() == data
     assert len(server.asked) == 1
 
 
-def test_a_responses_model_that_is_tracked_by_the_server_is_not_cached(make, server, shared_data, cache):
-    server.recorded = next(a for r, a in recorded(shared_data, "openai", "responses") if not r.get("stream") and not r.get("tools"))
+def test_a_responses_model_that_is_tracked_by_the_server_is_not_cached(
+    make, server, shared_data, cache
+):
+    server.recorded = next(
+        a
+        for r, a in recorded(shared_data, "openai", "responses")
+        if not r.get("stream") and not r.get("tools")
+    )
     llm = CachedLLM(make("responses", track_previous_responses=True), cache)
     for _ in range(2):
         llm.chat([ChatMessage(content="x")])
@@ -308,9 +409,17 @@ def test_a_structured_hit_is_told_of_by_its_span(shared_data, server, make, cach
         heard: list[Any] = Field(default_factory=list)
 
         def new_span(
-            self, id_: str, bound_args: Any, instance: Any = None, parent_span_id: Any = None, tags: Any = None, **more: Any
+            self,
+            id_: str,
+            bound_args: Any,
+            instance: Any = None,
+            parent_span_id: Any = None,
+            tags: Any = None,
+            **more: Any,
         ) -> None:
-            self.heard.append((id_.split("-")[0], sorted(bound_args.arguments), "llm_cache.hit" in (tags or {})))
+            self.heard.append(
+                (id_.split("-")[0], sorted(bound_args.arguments), "llm_cache.hit" in (tags or {}))
+            )
 
         def prepare_to_exit_span(self, id_: str, bound_args: Any, **more: Any) -> None:
             return None
@@ -318,7 +427,9 @@ def test_a_structured_hit_is_told_of_by_its_span(shared_data, server, make, cach
         def prepare_to_drop_span(self, id_: str, bound_args: Any, **more: Any) -> None:
             return None
 
-    server.recorded, output_cls, _ = next(structured_answers(shared_data, "anthropic", "messages", "Recorded"))
+    server.recorded, output_cls, _ = next(
+        structured_answers(shared_data, "anthropic", "messages", "Recorded")
+    )
     llm = CachedLLM(make("anthropic"), cache)
     before, spans = list(root_dispatcher.span_handlers), Spans()
     root_dispatcher.add_span_handler(spans)
@@ -336,24 +447,38 @@ def test_a_structured_hit_is_told_of_by_its_span(shared_data, server, make, cach
 
 def test_an_agent_runs_twice_for_the_price_of_once(make, server, cache):
     def call(**message: Any) -> tuple[str, bytes]:
-        chunk: dict[str, Any] = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
+        chunk: dict[str, Any] = {
+            "id": "1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "gpt-4o-mini",
+        }
         deltas = [{"role": "assistant", **message}, {}]
         lines = [
-            json.dumps({**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+            json.dumps(
+                {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+            )
             for delta, reason in zip(deltas, (None, "stop"), strict=True)
         ]
-        return "text/event-stream", "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+        return "text/event-stream", "".join(
+            f"data: {line}\n\n" for line in [*lines, "[DONE]"]
+        ).encode()
 
     def add(a: int, b: int) -> int:
         """Add two numbers."""
         return a + b
 
     function = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
-    server.script = [call(tool_calls=[{"index": 0, "id": "c1", "type": "function", "function": function}]), call(content="It is 3.")]
+    server.script = [
+        call(tool_calls=[{"index": 0, "id": "c1", "type": "function", "function": function}]),
+        call(content="It is 3."),
+    ]
     llm = CachedLLM(make("openai"), cache)
 
     async def run() -> Any:
-        return await FunctionAgent(tools=[FunctionTool.from_defaults(add)], llm=llm).run("What is 1 + 2?")
+        return await FunctionAgent(tools=[FunctionTool.from_defaults(add)], llm=llm).run(
+            "What is 1 + 2?"
+        )
 
     assert [str(asyncio.run(run())) for _ in range(2)] == ["It is 3.", "It is 3."]
     assert len(server.asked) == 2

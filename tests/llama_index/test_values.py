@@ -1,4 +1,5 @@
-"""Responses come back equal: all kinds of blocks, raw answers, logprobs; from memory, from SQLite, in another process."""
+"""Responses come back equal: all kinds of blocks, raw answers, logprobs; from memory, from SQLite,
+in another process."""
 
 import io
 import subprocess
@@ -48,24 +49,60 @@ RESPONSES = {
     "text": answer(TextBlock(text="hello")),
     "nothing": answer(),
     "two texts": answer(TextBlock(text="a"), TextBlock(text="b")),
-    "tool call": answer(ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs={"a": [1, {"b": None}]})),
+    "tool call": answer(
+        ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs={"a": [1, {"b": None}]})
+    ),
     "partial tool call": answer(ToolCallBlock(tool_name="add", tool_kwargs='{"a": ')),
-    "thinking": answer(ThinkingBlock(content="hm", num_tokens=3, additional_information={"signature": "abc"}), TextBlock(text="so")),
+    "thinking": answer(
+        ThinkingBlock(content="hm", num_tokens=3, additional_information={"signature": "abc"}),
+        TextBlock(text="so"),
+    ),
     "image": answer(ImageBlock(image=PNG, detail="low")),
     "image url": answer(ImageBlock(url="https://example.com/a.png"), TextBlock(text="there")),
     "audio": answer(AudioBlock(audio=b"RIFFxxxxWAVE", format="wav")),
     "audio url": answer(AudioBlock(url="https://example.com/a.wav")),
     "video": answer(VideoBlock(video=b"....ftypmp42")),
     "document": answer(DocumentBlock(data=b"%PDF-1.4", title="report")),
-    "citable": answer(CitableBlock(title="t", source="s", content=[TextBlock(text="q"), ImageBlock(url="https://example.com/a.png")])),
-    "citation": answer(CitationBlock(cited_content=TextBlock(text="q"), source="s", title="t", additional_location_info={"page": 3})),
-    "beside": answer(TextBlock(text="x"), additional_kwargs={"prompt_tokens": 3, "list": [1.5, (2,), b"\xff"]}, delta="x"),
-    "raw dict": answer(TextBlock(text="x"), raw={"id": "1", "n": 1.0, "nested": [{"$x": (1, 2)}], 3: "three"}),
+    "citable": answer(
+        CitableBlock(
+            title="t",
+            source="s",
+            content=[TextBlock(text="q"), ImageBlock(url="https://example.com/a.png")],
+        )
+    ),
+    "citation": answer(
+        CitationBlock(
+            cited_content=TextBlock(text="q"),
+            source="s",
+            title="t",
+            additional_location_info={"page": 3},
+        )
+    ),
+    "beside": answer(
+        TextBlock(text="x"),
+        additional_kwargs={"prompt_tokens": 3, "list": [1.5, (2,), b"\xff"]},
+        delta="x",
+    ),
+    "raw dict": answer(
+        TextBlock(text="x"), raw={"id": "1", "n": 1.0, "nested": [{"$x": (1, 2)}], 3: "three"}
+    ),
     "raw nan": answer(TextBlock(text="x"), raw={"logprob": float("-inf")}),
-    "logprobs": answer(TextBlock(text="x"), logprobs=[[LogProb(token="x", logprob=-0.5, bytes=[120])]]),
+    "logprobs": answer(
+        TextBlock(text="x"), logprobs=[[LogProb(token="x", logprob=-0.5, bytes=[120])]]
+    ),
     "unicode": answer(TextBlock(text="\u2028 é 😀 \x00 \ud800")),
-    "completion": CompletionResponse(text="x", raw={"a": 1}, logprobs=[[LogProb(token="x")]], additional_kwargs={"b": 2}, delta="x"),
-    "message kwargs": ChatResponse(message=ChatMessage(role="assistant", content="x", additional_kwargs={"refusal": None, "n": 1})),
+    "completion": CompletionResponse(
+        text="x",
+        raw={"a": 1},
+        logprobs=[[LogProb(token="x")]],
+        additional_kwargs={"b": 2},
+        delta="x",
+    ),
+    "message kwargs": ChatResponse(
+        message=ChatMessage(
+            role="assistant", content="x", additional_kwargs={"refusal": None, "n": 1}
+        )
+    ),
 }
 
 
@@ -109,14 +146,22 @@ def test_an_open_file_is_not_stored(make_parrot, cache):
 def test_raw_of_a_class_nobody_registered_becomes_data():
     raw = {"answer": Foreign(text="x", usage={"input_tokens": 3}), "client": object(), "plain": 1}
     back = load_plain(Payload.of(dump(answer(TextBlock(text="x"), raw=raw))).thaw())
-    assert back.raw == {"answer": {"text": "x", "usage": {"input_tokens": 3}}, "client": None, "plain": 1}
+    assert back.raw == {
+        "answer": {"text": "x", "usage": {"input_tokens": 3}},
+        "client": None,
+        "plain": 1,
+    }
     assert load_plain(Payload.of(dump(answer(raw=object()))).thaw()).raw is None
 
 
 def test_an_object_in_the_message_itself_is_not_stored(make_parrot, cache):
     class Odd(make_parrot):
         def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
-            return ChatResponse(message=ChatMessage(role="assistant", content="x", additional_kwargs={"client": object()}))
+            return ChatResponse(
+                message=ChatMessage(
+                    role="assistant", content="x", additional_kwargs={"client": object()}
+                )
+            )
 
     llm = CachedLLM(Odd(), cache)
     assert llm.chat([ChatMessage(content="x")]).message.content == "x"
@@ -139,14 +184,27 @@ print([chunk.delta for chunk in llm.stream_chat([ChatMessage(content="a b")])], 
 def test_another_process_answers_from_sqlite(tmp_path):
     paths = [str(ROOT), str(ROOT / "integrations"), str(ROOT / "tests" / "llama_index")]
     program = PROGRAM.format(path=paths, url=f"sqlite:///{tmp_path}/cache.db")
-    first, second = (subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout for _ in range(2))
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    )
     assert first.endswith(" 2\n")
     assert second == first.replace(" 2\n", " 0\n")
 
 
 def test_garbage_is_a_miss(parrot, cache, monkeypatch):
     llm = CachedLLM(parrot, cache)
-    for stored in (None, 3, [], {}, {"response": 3}, {"response": None, "pieces": 3}, {"response": answer(), "blocks": [[9, {}]]}):
+    for stored in (
+        None,
+        3,
+        [],
+        {},
+        {"response": 3},
+        {"response": None, "pieces": 3},
+        {"response": answer(), "blocks": [[9, {}]]},
+    ):
         (key, entry), *_ = [*cache.entries()] or [(None, None)]
         if key is None:
             llm.complete("x")
@@ -159,7 +217,9 @@ def test_garbage_is_a_miss(parrot, cache, monkeypatch):
 # -- Streams
 
 
-def chunks_of(*pieces: tuple[str | None, str | None], grows: bool = True, last: ChatResponse | None = None) -> list[ChatResponse]:
+def chunks_of(
+    *pieces: tuple[str | None, str | None], grows: bool = True, last: ChatResponse | None = None
+) -> list[ChatResponse]:
     text = ""
     made = []
     for delta, thoughts in pieces:
@@ -177,11 +237,18 @@ def recorded(chunks: list[Any]) -> Any:
 
 
 def test_thoughts_are_replayed_too():
-    last = answer(ThinkingBlock(content="hm"), TextBlock(text="so"), delta="o", additional_kwargs={})
+    last = answer(
+        ThinkingBlock(content="hm"), TextBlock(text="so"), delta="o", additional_kwargs={}
+    )
     chunks = chunks_of(("", "h"), ("", "m"), ("s", None), ("o", None), last=last)
     stored = Payload.of(dump(*recorded(chunks))).thaw()
     again = replay(*load(stored))
-    assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in again] == [("", "h"), ("", "m"), ("s", None), ("o", None)]
+    assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in again] == [
+        ("", "h"),
+        ("", "m"),
+        ("s", None),
+        ("o", None),
+    ]
     assert again[-1] == last
     plain = load_plain(Payload.of(dump(*recorded(chunks))).thaw())
     assert (plain.message, plain.delta, plain.additional_kwargs) == (last.message, None, {})
@@ -193,9 +260,19 @@ def test_newest_pieces_only_add_up():
 
 
 def test_a_plain_answer_is_replayed_as_thoughts_and_text():
-    chunks = replay(answer(ThinkingBlock(content="hm"), TextBlock(text="so"), ToolCallBlock(tool_name="add")), None)
-    assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in chunks] == [("", "hm"), ("so", None)]
-    assert [type(block) for block in chunks[-1].message.blocks] == [ThinkingBlock, TextBlock, ToolCallBlock]
+    chunks = replay(
+        answer(ThinkingBlock(content="hm"), TextBlock(text="so"), ToolCallBlock(tool_name="add")),
+        None,
+    )
+    assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in chunks] == [
+        ("", "hm"),
+        ("so", None),
+    ]
+    assert [type(block) for block in chunks[-1].message.blocks] == [
+        ThinkingBlock,
+        TextBlock,
+        ToolCallBlock,
+    ]
 
 
 def test_text_beside_tool_calls_is_not_lost():

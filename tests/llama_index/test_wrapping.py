@@ -34,7 +34,10 @@ def test_is_an_instance_of_the_class_of_the_model(cache):
     llm = CachedLLM(MockFunctionCallingLLM(), cache)
     assert isinstance(llm, MockFunctionCallingLLM)
     assert isinstance(llm, CachedLLM)
-    assert (type(llm).__name__, type(llm).__module__) == ("MockFunctionCallingLLM", "llama_index.core.llms.mock")
+    assert (type(llm).__name__, type(llm).__module__) == (
+        "MockFunctionCallingLLM",
+        "llama_index.core.llms.mock",
+    )
     assert type(llm) is type(CachedLLM(MockFunctionCallingLLM(), cache))
 
     class Holder(BaseModel):
@@ -56,7 +59,11 @@ def test_takes_a_cache_or_the_settings_of_one(cache):
     assert cache_of(CachedLLM(MockLLM(), cache)) is cache
     made = cache_of(CachedLLM(MockLLM(), max_size=7, ttl_seconds=60, backend="memory"))
     assert isinstance(made, LLMCache)
-    for wrong in (lambda: CachedLLM(MockLLM(), cache, max_size=7), lambda: CachedLLM("gpt"), lambda: CachedLLM(MockLLM(), {})):
+    for wrong in (
+        lambda: CachedLLM(MockLLM(), cache, max_size=7),
+        lambda: CachedLLM("gpt"),
+        lambda: CachedLLM(MockLLM(), {}),
+    ):
         with pytest.raises(TypeError):
             wrong()
 
@@ -102,7 +109,10 @@ def test_a_structured_llm_is_cached_inside(parrot, cache):
     assert cache_of(uncached(llm)) is None
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda x: x.model_copy(), lambda x: x.model_copy(deep=True)])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda x: x.model_copy(), lambda x: x.model_copy(deep=True)],
+)
 def test_copies_are_cached_by_the_same_cache(duplicate, parrot, cache):
     llm = CachedLLM(parrot, cache)
     other = duplicate(llm)
@@ -120,7 +130,9 @@ def test_model_copy_takes_updates(parrot, cache):
 
 
 def test_pickles_with_its_cache(tmp_path):
-    llm = CachedLLM(MockLLM(max_tokens=3), LLMCache(backend=f"sqlite:///{tmp_path}/cache.db", namespace="n"))
+    llm = CachedLLM(
+        MockLLM(max_tokens=3), LLMCache(backend=f"sqlite:///{tmp_path}/cache.db", namespace="n")
+    )
     llm.complete("x")
     other = pickle.loads(pickle.dumps(llm))
     assert type(other) is type(llm)
@@ -148,7 +160,10 @@ def test_equals_what_the_model_equals(parrot, make_parrot, cache):
 
 
 def test_repr_shows_no_field(make_parrot, cache):
-    for text in (repr(CachedLLM(make_parrot(system_prompt="sesame"), cache)), str(CachedLLM(make_parrot(system_prompt="sesame"), cache))):
+    for text in (
+        repr(CachedLLM(make_parrot(system_prompt="sesame"), cache)),
+        str(CachedLLM(make_parrot(system_prompt="sesame"), cache)),
+    ):
         assert "sesame" not in text
         assert text.startswith("CachedLLM(Parrot, LLMCache(")
 
@@ -196,12 +211,19 @@ def test_says_what_to_install_without_llama_index():
         "except ImportError as exc:\n    print(exc)"
     )
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'integrations'}", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert "pip install 'llm-cache-mem[llama-index]'" in done.stdout
 
 
 def test_the_core_does_not_load_llama_index():
-    code = "import llm_cache_mem, sys; print([name for name in sys.modules if name.startswith(('llama_index', 'pydantic'))])"
+    code = (
+        "import llm_cache_mem, sys; print([name for name in sys.modules if"
+        " name.startswith(('llama_index', 'pydantic'))])"
+    )
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
-"""Real SDK clients against a loopback provider that keeps a prompt cache by the documented rules."""
+"""Real SDK clients against a loopback provider that keeps a prompt cache by the documented
+rules."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -23,7 +24,9 @@ def claude(server: PromptCacheServer) -> Iterator[anthropic.Anthropic]:
 
 @pytest.fixture
 async def async_claude(server: PromptCacheServer) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(api_key="none", base_url=server.url, max_retries=0) as client:
+    async with anthropic.AsyncAnthropic(
+        api_key="none", base_url=server.url, max_retries=0
+    ) as client:
         yield client
 
 
@@ -35,5 +38,7 @@ def gpt(server: PromptCacheServer) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 async def async_gpt(server: PromptCacheServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(api_key="none", base_url=f"{server.url}/v1", max_retries=0) as client:
+    async with openai.AsyncOpenAI(
+        api_key="none", base_url=f"{server.url}/v1", max_retries=0
+    ) as client:
         yield client

@@ -12,7 +12,11 @@ from llm_cache_mem.prompt_cache.advise import cost
 from llm_cache_mem.prompt_cache.rules import provider_of
 
 CLAUDE = "claude-sonnet-5"
-PRICES = {CLAUDE: (3.0, 15.0, 0.30, 3.75, 6.0), "gpt-4o": (2.5, 10.0, 1.25), "gpt-5.6": (2.0, 8.0, 0.2, 2.5)}
+PRICES = {
+    CLAUDE: (3.0, 15.0, 0.30, 3.75, 6.0),
+    "gpt-4o": (2.5, 10.0, 1.25),
+    "gpt-5.6": (2.0, 8.0, 0.2, 2.5),
+}
 
 
 def simulated(draw, rate, hours, read, write, lifetime, renewals=None):
@@ -31,7 +35,8 @@ def simulated(draw, rate, hours, read, write, lifetime, renewals=None):
 
 @pytest.mark.parametrize("rate", [0.2, 0.9, 3.0, 12.0, 60.0])
 @pytest.mark.parametrize(
-    ("write", "lifetime", "renewals"), [(1.25, 1 / 12, None), (2.0, 1.0, None), (1.25, 1 / 12, 0.8 / 12), (2.0, 1.0, 0.8)]
+    ("write", "lifetime", "renewals"),
+    [(1.25, 1 / 12, None), (2.0, 1.0, None), (1.25, 1 / 12, 0.8 / 12), (2.0, 1.0, 0.8)],
 )
 def test_the_formula_is_what_drawing_calls_comes_to(rate, write, lifetime, renewals):
     seed = 11
@@ -43,7 +48,15 @@ def test_the_formula_is_what_drawing_calls_comes_to(rate, write, lifetime, renew
 
 @pytest.mark.parametrize(
     ("rate", "best"),
-    [(0.05, "nothing"), (0.9, "1h, keep-alive"), (3.5, "1h, keep-alive"), (5.0, "1h"), (60, "1h"), (100, "5m"), (600, "5m")],
+    [
+        (0.05, "nothing"),
+        (0.9, "1h, keep-alive"),
+        (3.5, "1h, keep-alive"),
+        (5.0, "1h"),
+        (60, "1h"),
+        (100, "5m"),
+        (600, "5m"),
+    ],
 )
 def test_what_pays_for_a_claude(rate, best):
     assert advise(rate, 10_000, model=CLAUDE, prices=PRICES).best.name == best
@@ -60,7 +73,10 @@ def test_the_best_is_the_cheapest_and_nothing_costs_one_a_call(rate, hours):
 @pytest.mark.parametrize("hours", [0.05, 1, 8, 100_000])
 def test_a_way_pays_from_its_break_even_on(name, hours):
     def asked(rate):
-        return {option.name: option for option in advise(rate, 5_000, model=CLAUDE, prices=PRICES, hours=hours).options}
+        return {
+            option.name: option
+            for option in advise(rate, 5_000, model=CLAUDE, prices=PRICES, hours=hours).options
+        }
 
     def spent(rate):
         return asked(rate)[name].cost - asked(rate)["nothing"].cost
@@ -71,7 +87,10 @@ def test_a_way_pays_from_its_break_even_on(name, hours):
 
 
 def test_the_break_evens_of_the_documented_prices():
-    options = {option.name: option.break_even for option in advise(1, 5_000, model=CLAUDE, prices=PRICES, hours=100_000).options}
+    options = {
+        option.name: option.break_even
+        for option in advise(1, 5_000, model=CLAUDE, prices=PRICES, hours=100_000).options
+    }
     assert options["5m"] == pytest.approx(2.94, abs=0.01)  # calls an hour
     assert options["1h"] == pytest.approx(0.747, abs=0.001)
     assert options["5m, keep-alive"] == pytest.approx(1.667, abs=0.001)
@@ -126,11 +145,15 @@ def test_what_is_no_number_is_refused_by_name():
 def test_a_model_that_does_not_tell_its_provider_needs_one():
     with pytest.raises(ValueError, match="whose model is 'nope'"):
         advise(10, 5_000, model="nope")
-    assert [option.ttl for option in advise(10, 5_000, model="nope", provider="anthropic", prices={}).options] == [
-        option.ttl for option in advise(10, 5_000, model=CLAUDE, prices={}).options
-    ]
+    assert [
+        option.ttl
+        for option in advise(10, 5_000, model="nope", provider="anthropic", prices={}).options
+    ] == [option.ttl for option in advise(10, 5_000, model=CLAUDE, prices={}).options]
 
 
-@pytest.mark.parametrize("model", ["gpt-4o", "openai/gpt-5.6", "o3-mini", "chatgpt-4o-latest", "ft:gpt-4o:org", "azure/o1"])
+@pytest.mark.parametrize(
+    "model",
+    ["gpt-4o", "openai/gpt-5.6", "o3-mini", "chatgpt-4o-latest", "ft:gpt-4o:org", "azure/o1"],
+)
 def test_models_of_openai_are_known_by_their_names(model):
     assert provider_of(model) == "openai"

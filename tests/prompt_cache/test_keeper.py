@@ -1,4 +1,5 @@
-"""keep_warm: renewals before expiry, with jitter, that stop when told and give up when they keep failing; nobody sleeps."""
+"""keep_warm: renewals before expiry, with jitter, that stop when told and give up when they keep
+failing; nobody sleeps."""
 
 import asyncio
 import threading
@@ -12,7 +13,8 @@ from llm_cache_mem.prompt_cache.keeper import Schedule
 
 
 class Wait:
-    """Waiting that moves the test's clock; after *times* it stops the keeper, or waits for ever where *then_block*."""
+    """Waiting that moves the test's clock; after *times* it stops the keeper, or waits for ever
+    where *then_block*."""
 
     def __init__(self, clock, times):
         self.clock, self.times = clock, times
@@ -44,7 +46,10 @@ def test_the_prefix_stays_warm_for_hours_and_each_renewal_only_reads(claude, ser
 
 def test_entering_warms_at_once_and_raises_what_that_raises(claude, server):
     server.fail = [529]
-    with pytest.raises(anthropic.APIStatusError), Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM):
+    with (
+        pytest.raises(anthropic.APIStatusError),
+        Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM),
+    ):
         pass
     with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM) as keeper:
         assert keeper.last is not None
@@ -103,7 +108,9 @@ def test_a_function_gives_the_prefix_of_each_renewal(claude, server, clock, capl
     warmer = Warmer(claude, clock=clock)
     versions = iter(range(10))
     wait = Wait(clock, 1)
-    with warmer.keep_warm(lambda: warmer.prefix(model=CLAUDE, system=f"{SYSTEM} v{next(versions)}"), wait=wait) as keeper:
+    with warmer.keep_warm(
+        lambda: warmer.prefix(model=CLAUDE, system=f"{SYSTEM} v{next(versions)}"), wait=wait
+    ) as keeper:
         assert wait.done.wait(60)
     assert keeper.last is not None
     assert "it changed since it was last warmed" in keeper.last.warnings[0]
@@ -115,13 +122,17 @@ def test_what_a_listener_raises_stops_nothing(claude, clock, caplog):
     def listener(warmed):
         raise ZeroDivisionError
 
-    with Warmer(claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, wait=wait, on_warmed=listener) as keeper:
+    with Warmer(claude, clock=clock).keep_warm(
+        model=CLAUDE, system=SYSTEM, wait=wait, on_warmed=listener
+    ) as keeper:
         assert wait.done.wait(60)
     assert (keeper.renewals, keeper.gave_up) == (3, False)
     assert "on_warmed raised" in caplog.text
 
 
-async def test_async_clients_are_renewed_in_a_task_that_ends_with_the_context(async_claude, server, clock):
+async def test_async_clients_are_renewed_in_a_task_that_ends_with_the_context(
+    async_claude, server, clock
+):
     waits: list[float] = []
     done = asyncio.Event()
 
@@ -133,7 +144,9 @@ async def test_async_clients_are_renewed_in_a_task_that_ends_with_the_context(as
             await asyncio.Event().wait()  # for ever, until it is cancelled
         return False
 
-    async with Warmer(async_claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, wait=wait) as keeper:
+    async with Warmer(async_claude, clock=clock).keep_warm(
+        model=CLAUDE, system=SYSTEM, wait=wait
+    ) as keeper:
         await asyncio.wait_for(done.wait(), 60)
         assert keeper.running
     assert not keeper.running
@@ -141,7 +154,10 @@ async def test_async_clients_are_renewed_in_a_task_that_ends_with_the_context(as
 
 
 async def test_the_kind_of_context_must_fit_the_client(async_claude, claude):
-    with pytest.raises(TypeError, match="use async with"), Warmer(async_claude).keep_warm(model=CLAUDE, system=SYSTEM):
+    with (
+        pytest.raises(TypeError, match="use async with"),
+        Warmer(async_claude).keep_warm(model=CLAUDE, system=SYSTEM),
+    ):
         pass
     with pytest.raises(TypeError, match="use with"):
         async with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM):
@@ -156,7 +172,10 @@ def test_a_keeper_is_entered_once(claude):
         pass
 
 
-@pytest.mark.parametrize("options", [{"every": 0}, {"every": float("nan")}, {"jitter": 1}, {"jitter": -0.1}, {"max_failures": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"every": 0}, {"every": float("nan")}, {"jitter": 1}, {"jitter": -0.1}, {"max_failures": 0}],
+)
 def test_options_that_make_no_sense_are_refused(claude, options):
     with pytest.raises(ValueError, match="must be"):
         Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, **options)

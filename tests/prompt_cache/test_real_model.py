@@ -1,4 +1,5 @@
-"""A real model in a real server with a real prompt cache, asked through the real SDKs: warmed, proven, watched, counted."""
+"""A real model in a real server with a real prompt cache, asked through the real SDKs: warmed,
+proven, watched, counted."""
 
 from collections.abc import Iterator
 
@@ -12,7 +13,9 @@ from llm_cache_mem.testing.model_server.servers import MODEL, ModelServer, Serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-RULES = "You answer in one short sentence. " + " ".join(f"Rule {n}: be kind to guest number {n}." for n in range(80))
+RULES = "You answer in one short sentence. " + " ".join(
+    f"Rule {n}: be kind to guest number {n}." for n in range(80)
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,9 @@ def test_a_warmed_prefix_is_read_by_calls_with_another_question_and_counted(serv
     cache = LLMCache(prices={server.model: (1.0, 2.0, 0.1)})
     alerts = []
     tracker = PromptCacheTracker(cache, on_alert=alerts.append)
-    with anthropic.Anthropic(api_key="x", base_url=server.url, max_retries=0, timeout=300) as client:
+    with anthropic.Anthropic(
+        api_key="x", base_url=server.url, max_retries=0, timeout=300
+    ) as client:
         warmed = Warmer(client).warm(model=server.model, system=RULES, verify=True)
         assert (warmed.verified, warmed.warnings) == (True, ())
         assert warmed.verified_read_tokens >= 0.9 * warmed.input_tokens > 1000
@@ -37,7 +42,9 @@ def test_a_warmed_prefix_is_read_by_calls_with_another_question_and_counted(serv
         for guest in range(4):
             answer = create(**warmed.prefix.request(f"Who is guest {guest}?", max_tokens=4))
             assert answer.usage.cache_read_input_tokens >= 0.9 * (warmed.input_tokens - 20)
-        with create(**warmed.prefix.request("Who is guest 9?", max_tokens=4), stream=True) as stream:
+        with create(
+            **warmed.prefix.request("Who is guest 9?", max_tokens=4), stream=True
+        ) as stream:
             assert [event.type for event in stream][-1] == "message_stop"
     provider = cache.stats().provider
     assert (provider.calls, provider.cached_calls) == (5, 5)
@@ -48,7 +55,9 @@ def test_a_warmed_prefix_is_read_by_calls_with_another_question_and_counted(serv
 
 def test_a_changed_prefix_is_noticed_through_openais_sdk(server):
     alerts = []
-    with openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0, timeout=300) as client:
+    with openai.OpenAI(
+        api_key="x", base_url=f"{server.url}/v1", max_retries=0, timeout=300
+    ) as client:
         warmed = Warmer(client).warm(model=server.model, system=RULES, verify=True)
         assert warmed.verified is True
         create = PromptCacheTracker(on_alert=alerts.append).wrap(client.chat.completions.create)

@@ -1,4 +1,5 @@
-"""The tracker on every recorded exchange with a real provider; no text of a recording is ever printed."""
+"""The tracker on every recorded exchange with a real provider; no text of a recording is ever
+printed."""
 
 import json
 from pathlib import Path
@@ -21,7 +22,8 @@ CACHED = (
 
 @pytest.fixture(scope="module")
 def exchanges(shared_data: Path) -> list[tuple[dict[str, Any], Any, int]]:
-    """Requests and answers that are JSON or events, with the cached tokens that a reading of its own finds."""
+    """Requests and answers that are JSON or events, with the cached tokens that a reading of its
+    own finds."""
     found = []
     for line in (shared_data / "real_interactions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -44,7 +46,9 @@ def answer_of(body: str) -> Any:
 def cached_in(value: Any) -> list[int]:
     if isinstance(value, list):
         return [count for item in value for count in cached_in(item)]
-    if not isinstance(value, dict) or "billed_units" in value:  # Cohere's cached tokens are no part of those that it bills
+    if (
+        not isinstance(value, dict) or "billed_units" in value
+    ):  # Cohere's cached tokens are no part of those that it bills
         return []
     here = [item for key, item in value.items() if key in CACHED and isinstance(item, int)]
     return here + [count for item in value.values() for count in cached_in(item)]
@@ -67,7 +71,9 @@ def test_no_recording_breaks_the_tracker_and_no_alert_holds_its_text(exchanges, 
     stats = tracker.stats()
     assert stats.calls > 300
     assert "could not be taken in" not in caplog.text
-    assert sum(one.read_tokens for one in stats.prefixes) == sum(tokens for _, _, tokens in exchanges)
+    assert sum(one.read_tokens for one in stats.prefixes) == sum(
+        tokens for _, _, tokens in exchanges
+    )
     for alert in alerts:
         assert alert.path is None or len(alert.path) < 200
 
@@ -78,7 +84,9 @@ def test_the_parts_of_recorded_requests_are_named_apart(exchanges):
         assert len(paths) == len(set(paths))
 
 
-def test_a_repeated_recorded_request_is_the_same_prefix_and_any_other_system_prompt_is_not(exchanges):
+def test_a_repeated_recorded_request_is_the_same_prefix_and_any_other_system_prompt_is_not(
+    exchanges,
+):
     for request, _, _ in exchanges:
         shape = fingerprint(request)
         assert fingerprint(json.loads(json.dumps(request))).digest == shape.digest

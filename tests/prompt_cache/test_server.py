@@ -13,7 +13,9 @@ def block(text, mark=None):
 
 def ask(client, system, question="why", **params):
     params = {"max_tokens": 5} | params
-    usage = client.messages.create(model=CLAUDE, system=system, messages=[{"role": "user", "content": question}], **params).usage
+    usage = client.messages.create(
+        model=CLAUDE, system=system, messages=[{"role": "user", "content": question}], **params
+    ).usage
     return usage.cache_creation_input_tokens, usage.cache_read_input_tokens, usage.input_tokens
 
 
@@ -46,7 +48,12 @@ def test_a_read_prolongs_the_life_and_disuse_ends_it(claude, clock):
 
 def test_an_hour_is_an_hour(claude, clock):
     mark = {"type": "ephemeral", "ttl": "1h"}
-    answer = claude.messages.create(model=CLAUDE, max_tokens=1, system=[block(SYSTEM, mark)], messages=[{"role": "user", "content": "x"}])
+    answer = claude.messages.create(
+        model=CLAUDE,
+        max_tokens=1,
+        system=[block(SYSTEM, mark)],
+        messages=[{"role": "user", "content": "x"}],
+    )
     assert answer.usage.cache_creation.ephemeral_1h_input_tokens == 2000
     clock.advance(3599)
     assert ask(claude, [block(SYSTEM, mark)])[1] == 2000
@@ -86,12 +93,19 @@ def test_no_tokens_at_all_write_but_not_as_a_stream(claude):
 def test_older_openai_models_read_in_steps_and_do_not_report_writes(gpt):
     for expected in (0, 1920):
         turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "why"}]
-        details = gpt.chat.completions.create(model=OLDER_GPT, messages=turns).usage.prompt_tokens_details
+        details = gpt.chat.completions.create(
+            model=OLDER_GPT, messages=turns
+        ).usage.prompt_tokens_details
         assert (details.cached_tokens, details.cache_write_tokens) == (expected, None)
 
 
 def test_newer_openai_models_report_what_they_write(gpt):
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "why"}]
-    usage = gpt.responses.create(model=GPT, input=turns, extra_body={"prompt_cache_options": {"prewarm": True}}).usage
+    usage = gpt.responses.create(
+        model=GPT, input=turns, extra_body={"prompt_cache_options": {"prewarm": True}}
+    ).usage
     assert (usage.input_tokens_details.cache_write_tokens, usage.output_tokens) == (2001, 0)
-    assert gpt.responses.create(model=GPT, input=turns).usage.input_tokens_details.cached_tokens == 2001
+    assert (
+        gpt.responses.create(model=GPT, input=turns).usage.input_tokens_details.cached_tokens
+        == 2001
+    )

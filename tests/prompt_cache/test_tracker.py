@@ -1,4 +1,5 @@
-"""PromptCacheTracker: shares by prefix, and an alert with the reason when one drops, through the real SDKs."""
+"""PromptCacheTracker: shares by prefix, and an alert with the reason when one drops, through the
+real SDKs."""
 
 import threading
 
@@ -21,7 +22,9 @@ class Asker:
 
     def __init__(self, client, clock, **options):
         self.alerts = []
-        self.tracker = PromptCacheTracker(prices=PRICES, clock=clock, on_alert=self.alerts.append, **options)
+        self.tracker = PromptCacheTracker(
+            prices=PRICES, clock=clock, on_alert=self.alerts.append, **options
+        )
         self.create = self.tracker.wrap(client.messages.create)
 
     def __call__(self, system=SYSTEM, question="why", messages=None, **params):
@@ -59,7 +62,10 @@ def test_a_changed_system_prompt_is_told_with_its_place_and_without_its_content(
     (alert,) = ask.alerts
     assert alert.reason == "changed"
     place = before.index("\nSecret") + 1
-    assert alert.path == f"system[0].text, characters {place:,} to {place + len('Secret Balthasar works here.') + 1:,}"
+    assert (
+        alert.path == f"system[0].text, characters {place:,} to"
+        f" {place + len('Secret Balthasar works here.') + 1:,}"
+    )
     assert (alert.before > 0.4, alert.now, alert.read_tokens) == (True, 0.0, 0)
     assert str(alert) in caplog.text
     assert "Balthasar" not in caplog.text
@@ -76,7 +82,11 @@ def test_what_is_put_in_front_of_a_prompt_of_one_line_is_found(ask):
 
 
 def test_a_changed_tool_is_told_with_its_field(ask):
-    tool = {"name": "look", "description": "word " * 600, "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    tool = {
+        "name": "look",
+        "description": "word " * 600,
+        "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+    }
     other = {**tool, "input_schema": {"type": "object", "properties": {"city": {"type": "number"}}}}
     for _ in range(2):
         ask(tools=[tool, tool | {"name": "see"}])
@@ -186,7 +196,11 @@ def test_documents_at_the_head_of_the_first_message_are_part_of_the_prefix(ask):
 def test_calls_that_began_before_the_first_had_answered_are_no_drop(clock):
     alerts = []
     tracker = PromptCacheTracker(clock=clock, on_alert=alerts.append)
-    request = {"model": CLAUDE, "system": [block(SYSTEM)], "messages": [{"role": "user", "content": "x"}]}
+    request = {
+        "model": CLAUDE,
+        "system": [block(SYSTEM)],
+        "messages": [{"role": "user", "content": "x"}],
+    }
     usage = {"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 2000}
     for _ in range(10):  # all were under way for five seconds, and end at once
         tracker.observe(request, {"usage": usage}, seconds=5)
@@ -199,7 +213,14 @@ def test_calls_that_began_before_the_first_had_answered_are_no_drop(clock):
 @pytest.mark.parametrize(
     ("response", "diagnosis"),
     [
-        ({"diagnostics": {"cache_miss_reason": {"type": "tools_changed", "cache_missed_input_tokens": 9}}}, "tools"),
+        (
+            {
+                "diagnostics": {
+                    "cache_miss_reason": {"type": "tools_changed", "cache_missed_input_tokens": 9}
+                }
+            },
+            "tools",
+        ),
         ({"prompt_cache_diagnostics": {"type": "cache_miss", "reason": "input_changed"}}, "input"),
     ],
 )
@@ -224,7 +245,18 @@ def test_openai_is_tracked_in_both_of_its_ways(gpt, clock):
     create = tracker.wrap(gpt.chat.completions.create)
     for model in (OLDER_GPT, GPT):
         for question in ("a", "b", "c"):
-            turns = [{"role": "system", "content": [{"type": "text", "text": SYSTEM, "prompt_cache_breakpoint": {"mode": "explicit"}}]}]
+            turns = [
+                {
+                    "role": "system",
+                    "content": [
+                        {
+                            "type": "text",
+                            "text": SYSTEM,
+                            "prompt_cache_breakpoint": {"mode": "explicit"},
+                        }
+                    ],
+                }
+            ]
             create(model=model, messages=[*turns, {"role": "user", "content": question}])
             clock.advance(5)
     assert alerts == []
@@ -235,12 +267,19 @@ def test_openai_is_tracked_in_both_of_its_ways(gpt, clock):
 
 def test_an_automatic_cache_that_never_gets_to_read_is_noticed(gpt, clock):
     alerts = []
-    create = PromptCacheTracker(clock=clock, on_alert=alerts.append).wrap(gpt.chat.completions.create)
+    create = PromptCacheTracker(clock=clock, on_alert=alerts.append).wrap(
+        gpt.chat.completions.create
+    )
     for minute in range(5):
-        turns = [{"role": "system", "content": f"It is 10:{minute:02}\n{SYSTEM}"}, {"role": "user", "content": "x"}]
+        turns = [
+            {"role": "system", "content": f"It is 10:{minute:02}\n{SYSTEM}"},
+            {"role": "user", "content": "x"},
+        ]
         create(model=OLDER_GPT, messages=turns)
         clock.advance(60)
-    assert [(alert.reason, alert.path) for alert in alerts] == [("changed", "messages[0].content[0].text, characters 0 to 12")]
+    assert [(alert.reason, alert.path) for alert in alerts] == [
+        ("changed", "messages[0].content[0].text, characters 0 to 12")
+    ]
 
 
 # -- Streams
@@ -248,7 +287,12 @@ def test_an_automatic_cache_that_never_gets_to_read_is_noticed(gpt, clock):
 
 def test_streams_of_the_real_sdks_are_watched_while_they_are_read(claude, gpt, clock):
     tracker = PromptCacheTracker(clock=clock)
-    params = {"model": CLAUDE, "max_tokens": 9, "system": [block(SYSTEM)], "messages": [{"role": "user", "content": "x"}]}
+    params = {
+        "model": CLAUDE,
+        "max_tokens": 9,
+        "system": [block(SYSTEM)],
+        "messages": [{"role": "user", "content": "x"}],
+    }
     for _ in range(2):
         with tracker.wrap(claude.messages.create)(**params, stream=True) as stream:
             assert next(stream).type == "message_start"
@@ -256,7 +300,9 @@ def test_streams_of_the_real_sdks_are_watched_while_they_are_read(claude, gpt, c
             assert stream.response.status_code == 200  # still the SDK's stream
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "x"}]
     for _ in range(2):
-        chunks = list(tracker.wrap(gpt.chat.completions.create)(model=OLDER_GPT, messages=turns, stream=True))
+        chunks = list(
+            tracker.wrap(gpt.chat.completions.create)(model=OLDER_GPT, messages=turns, stream=True)
+        )
         assert len(chunks) > 3
     by_model = {one.model: (one.calls, one.read_tokens) for one in tracker.stats().prefixes}
     assert by_model == {CLAUDE: (2, 2000), OLDER_GPT: (2, 1920)}
@@ -264,7 +310,12 @@ def test_streams_of_the_real_sdks_are_watched_while_they_are_read(claude, gpt, c
 
 def test_a_stream_that_is_left_was_paid_for(claude, clock):
     tracker = PromptCacheTracker(clock=clock)
-    params = {"model": CLAUDE, "max_tokens": 9, "system": [block(SYSTEM)], "messages": [{"role": "user", "content": "x"}]}
+    params = {
+        "model": CLAUDE,
+        "max_tokens": 9,
+        "system": [block(SYSTEM)],
+        "messages": [{"role": "user", "content": "x"}],
+    }
     stream = tracker.wrap(claude.messages.create)(**params, stream=True)
     next(stream)
     stream.close()
@@ -275,11 +326,18 @@ def test_a_stream_that_is_left_was_paid_for(claude, clock):
 async def test_async_clients_and_their_streams_are_watched(async_claude, async_gpt, clock):
     tracker = PromptCacheTracker(clock=clock, prices=PRICES)
     create = tracker.wrap(async_claude.messages.create)
-    params = {"model": CLAUDE, "max_tokens": 9, "system": [block(SYSTEM)], "messages": [{"role": "user", "content": "x"}]}
+    params = {
+        "model": CLAUDE,
+        "max_tokens": 9,
+        "system": [block(SYSTEM)],
+        "messages": [{"role": "user", "content": "x"}],
+    }
     await create(**params)
     async with await create(**params, stream=True) as stream:
         assert len([event async for event in stream]) > 3
-    response = await tracker.wrap(async_gpt.responses.create)(model=GPT, instructions=SYSTEM, input="x", stream=True)
+    response = await tracker.wrap(async_gpt.responses.create)(
+        model=GPT, instructions=SYSTEM, input="x", stream=True
+    )
     assert len([event async for event in response]) == 2
     assert {one.model: one.calls for one in tracker.stats().prefixes} == {CLAUDE: 2, GPT: 1}
 
@@ -308,7 +366,9 @@ def test_a_tracker_watches_all_that_its_cache_pays_for_and_no_hit(claude, clock)
     for _ in range(2):
         for question in ("a", "b"):
             params = {"model": CLAUDE, "max_tokens": 7, "system": [block(SYSTEM)]}
-            cache.get_or_call([{"role": "user", "content": question}], claude.messages.create, **params)
+            cache.get_or_call(
+                [{"role": "user", "content": question}], claude.messages.create, **params
+            )
     (prefix,) = tracker.stats().prefixes
     assert (prefix.calls, prefix.write_tokens, prefix.read_tokens) == (2, 2000, 2000)
     assert cache.stats().provider == tracker.stats().provider
@@ -318,10 +378,17 @@ def test_a_cache_below_the_sdk_is_seen_through_and_its_hits_are_no_calls(server,
     http = pytest.importorskip("llm_cache_mem.http")
     cache = LLMCache(prices=PRICES, clock=clock)
     tracker = PromptCacheTracker(cache, clock=clock)
-    with http.cache_client(anthropic.Anthropic(api_key="none", base_url=server.url, max_retries=0), cache) as client:
+    with http.cache_client(
+        anthropic.Anthropic(api_key="none", base_url=server.url, max_retries=0), cache
+    ) as client:
         create = tracker.wrap(client.messages.create)
         for question in ("a", "a", "b", "a"):
-            create(model=CLAUDE, max_tokens=7, system=[block(SYSTEM)], messages=[{"role": "user", "content": question}])
+            create(
+                model=CLAUDE,
+                max_tokens=7,
+                system=[block(SYSTEM)],
+                messages=[{"role": "user", "content": question}],
+            )
     assert len(server.requests) == 2
     assert cache.stats().hits == 2
     (prefix,) = tracker.stats().prefixes
@@ -332,11 +399,17 @@ def test_a_cache_below_the_sdk_is_seen_through_and_its_hits_are_no_calls(server,
 def test_calls_through_the_http_transport_need_no_wrapping(server, clock):
     http = pytest.importorskip("llm_cache_mem.http")
     tracker = PromptCacheTracker(cache := LLMCache(prices=PRICES, clock=clock), clock=clock)
-    with http.cache_client(anthropic.Anthropic(api_key="none", base_url=server.url, max_retries=0), cache) as client:
+    with http.cache_client(
+        anthropic.Anthropic(api_key="none", base_url=server.url, max_retries=0), cache
+    ) as client:
         for number in range(3):
             turns = [{"role": "user", "content": "Hello"}]
             with client.messages.create(
-                model=CLAUDE, max_tokens=7, system=[block(f"It is 10:{number:02}.\n{SYSTEM}")], messages=turns, stream=True
+                model=CLAUDE,
+                max_tokens=7,
+                system=[block(f"It is 10:{number:02}.\n{SYSTEM}")],
+                messages=turns,
+                stream=True,
             ) as stream:
                 assert len(list(stream)) > 3
             clock.advance(60)
@@ -349,7 +422,11 @@ def test_calls_through_the_http_transport_need_no_wrapping(server, clock):
 def test_memory_is_bounded(clock):
     tracker = PromptCacheTracker(clock=clock, max_prefixes=10, max_conversations=20)
     for number in range(200):
-        request = {"model": f"claude-{number % 7}", "system": f"{number} " * 50, "messages": [{"role": "user", "content": f"{number}"}]}
+        request = {
+            "model": f"claude-{number % 7}",
+            "system": f"{number} " * 50,
+            "messages": [{"role": "user", "content": f"{number}"}],
+        }
         tracker.observe(request, {"usage": {"input_tokens": 2000, "output_tokens": 1}})
     assert len(tracker.stats().prefixes) == 10
     assert len(tracker._history._talks) == 20
@@ -362,7 +439,14 @@ def test_many_threads_lose_no_calls(clock):
 
     def work(name):
         for number in range(200):
-            tracker.observe({"model": "claude-x", "system": name, "messages": [{"role": "user", "content": str(number)}]}, usage)
+            tracker.observe(
+                {
+                    "model": "claude-x",
+                    "system": name,
+                    "messages": [{"role": "user", "content": str(number)}],
+                },
+                usage,
+            )
 
     threads = [threading.Thread(target=work, args=(str(n % 3),)) for n in range(8)]
     for thread in threads:
@@ -394,7 +478,10 @@ class Hostile:
 def test_requests_of_any_shape_break_nothing(request_, caplog):
     tracker = PromptCacheTracker()
     for _ in range(2):
-        tracker.observe(request_, {"usage": {"input_tokens": 5000, "output_tokens": 1, "cache_read_input_tokens": 10}})
+        tracker.observe(
+            request_,
+            {"usage": {"input_tokens": 5000, "output_tokens": 1, "cache_read_input_tokens": 10}},
+        )
     assert tracker.stats().calls == 2, caplog.text
 
 
@@ -406,7 +493,11 @@ def test_an_endless_request_is_read_to_a_depth():
     assert tracker.stats().calls == 1
 
 
-@pytest.mark.parametrize("response", [None, "text", {}, Hostile(), {"usage": {"input_tokens": -3}}, []], ids=["0", "1", "2", "3", "4", "5"])
+@pytest.mark.parametrize(
+    "response",
+    [None, "text", {}, Hostile(), {"usage": {"input_tokens": -3}}, []],
+    ids=["0", "1", "2", "3", "4", "5"],
+)
 def test_answers_without_usage_are_counted_as_that(response):
     tracker = PromptCacheTracker()
     tracker.observe({"model": "m"}, response)
@@ -418,7 +509,13 @@ def test_what_a_listener_raises_reaches_nobody(clock, caplog):
         raise ZeroDivisionError
 
     tracker = PromptCacheTracker(clock=clock, on_alert=listener)
-    assert tracker.observe({"model": CLAUDE, "system": [block("x")]}, {"usage": {"input_tokens": 9, "output_tokens": 1}}) is not None
+    assert (
+        tracker.observe(
+            {"model": CLAUDE, "system": [block("x")]},
+            {"usage": {"input_tokens": 9, "output_tokens": 1}},
+        )
+        is not None
+    )
     assert "on_alert raised" in caplog.text
 
 
@@ -437,7 +534,9 @@ def test_the_hash_of_a_prefix_is_the_same_in_every_process():
     assert tracker.stats().prefixes[0].prefix == "f3f0adde5c605607750c53fafde9e1ba"
 
 
-@pytest.mark.parametrize("options", [{"drop": 0}, {"drop": 1.5}, {"max_prefixes": 0}, {"max_conversations": 0}])
+@pytest.mark.parametrize(
+    "options", [{"drop": 0}, {"drop": 1.5}, {"max_prefixes": 0}, {"max_conversations": 0}]
+)
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         PromptCacheTracker(**options)
@@ -453,7 +552,10 @@ def test_the_statistics_are_tables(ask):
 
 
 def test_a_client_in_place_of_a_cache_is_told_where_it_goes(claude):
-    with pytest.raises(TypeError, match=r"must be an LLMCache, not Anthropic; calls of a client are watched by wrap\(\)"):
+    with pytest.raises(
+        TypeError,
+        match=r"must be an LLMCache, not Anthropic; calls of a client are watched by wrap\(\)",
+    ):
         PromptCacheTracker(claude)
 
 

@@ -1,4 +1,5 @@
-"""Warmer: the smallest request that writes the provider's cache, and later calls that read exactly that."""
+"""Warmer: the smallest request that writes the provider's cache, and later calls that read exactly
+that."""
 
 import copy
 import json
@@ -9,7 +10,13 @@ from prompt_cache_server import CLAUDE, GPT, OLDER_GPT, PRICES, SYSTEM, PromptCa
 
 from llm_cache_mem.prompt_cache import Warmer
 
-TOOLS = [{"name": "look", "description": "word " * 1100, "input_schema": {"type": "object", "properties": {}}}]
+TOOLS = [
+    {
+        "name": "look",
+        "description": "word " * 1100,
+        "input_schema": {"type": "object", "properties": {}},
+    }
+]
 DOCUMENTS = ["first " * 1500, "second " * 1500]
 
 
@@ -18,7 +25,9 @@ def test_it_writes_and_the_calls_that_follow_read(claude, server):
     assert (warmed.written_tokens, warmed.read_tokens, warmed.output_tokens) == (2000, 0, 0)
     assert warmed.cost_usd == pytest.approx((2000 * 3.75 + 1 * 3.0) / 1e6)
     assert server.requests[-1]["max_tokens"] == 0
-    usage = claude.messages.create(**warmed.prefix.request("Where is my parcel?", max_tokens=5)).usage
+    usage = claude.messages.create(
+        **warmed.prefix.request("Where is my parcel?", max_tokens=5)
+    ).usage
     assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (2000, 0)
 
 
@@ -37,7 +46,10 @@ def test_verify_proves_that_a_second_call_reads_it(claude, server):
 
 
 def test_verify_tells_when_the_server_forgets_at_once(clock, caplog):
-    with PromptCacheServer(clock, caching=False) as server, anthropic.Anthropic(api_key="x", base_url=server.url) as client:
+    with (
+        PromptCacheServer(clock, caching=False) as server,
+        anthropic.Anthropic(api_key="x", base_url=server.url) as client,
+    ):
         warmed = Warmer(client).warm(model=CLAUDE, system=SYSTEM, verify=True)
     assert warmed.verified is False
     assert "no prompt cache" in warmed.warnings[0]
@@ -45,7 +57,9 @@ def test_verify_tells_when_the_server_forgets_at_once(clock, caplog):
     assert "will not find it" in caplog.text
 
 
-def test_system_tools_and_documents_are_each_marked_and_read_by_calls_that_share_less(claude, server):
+def test_system_tools_and_documents_are_each_marked_and_read_by_calls_that_share_less(
+    claude, server
+):
     warmer = Warmer(claude)
     warmed = warmer.warm(model=CLAUDE, system=SYSTEM, tools=TOOLS, documents=DOCUMENTS)
     assert warmed.prefix.breakpoints == 3
@@ -54,16 +68,23 @@ def test_system_tools_and_documents_are_each_marked_and_read_by_calls_that_share
     call = warmed.prefix.request("What do they say?", max_tokens=5)
     assert [block["type"] for block in call["messages"][0]["content"]] == ["text"] * 3
     assert claude.messages.create(**call).usage.cache_read_input_tokens == whole
-    without = warmer.prefix(model=CLAUDE, system=SYSTEM, tools=TOOLS).request("No documents", max_tokens=5)
+    without = warmer.prefix(model=CLAUDE, system=SYSTEM, tools=TOOLS).request(
+        "No documents", max_tokens=5
+    )
     assert claude.messages.create(**without).usage.cache_read_input_tokens == whole - 3000
 
 
 def test_a_conversation_goes_on_from_the_prefix(claude):
-    turns = [{"role": "user", "content": SYSTEM}, {"role": "assistant", "content": "I have read it."}]
+    turns = [
+        {"role": "user", "content": SYSTEM},
+        {"role": "assistant", "content": "I have read it."},
+    ]
     warmed = Warmer(claude).warm(model=CLAUDE, messages=turns)
     call = warmed.prefix.request("And?", max_tokens=5)
     assert [turn["role"] for turn in call["messages"]] == ["user", "assistant", "user"]
-    assert claude.messages.create(**call).usage.cache_read_input_tokens == warmed.written_tokens > 2000
+    assert (
+        claude.messages.create(**call).usage.cache_read_input_tokens == warmed.written_tokens > 2000
+    )
 
 
 def test_an_hour_costs_more_and_lives_longer(claude, clock):
@@ -71,11 +92,19 @@ def test_an_hour_costs_more_and_lives_longer(claude, clock):
     assert warmed.cost_usd == pytest.approx((2000 * 6.0 + 3.0) / 1e6)
     assert warmed.expires_at == clock() + 3600
     clock.advance(3599)
-    assert claude.messages.create(**warmed.prefix.request("?", max_tokens=5)).usage.cache_read_input_tokens == 2000
+    assert (
+        claude.messages.create(
+            **warmed.prefix.request("?", max_tokens=5)
+        ).usage.cache_read_input_tokens
+        == 2000
+    )
 
 
 def test_a_server_that_refuses_no_tokens_at_all_is_asked_for_one(clock):
-    with PromptCacheServer(clock, refuse_zero=True) as server, anthropic.Anthropic(api_key="x", base_url=server.url) as client:
+    with (
+        PromptCacheServer(clock, refuse_zero=True) as server,
+        anthropic.Anthropic(api_key="x", base_url=server.url) as client,
+    ):
         warmer = Warmer(client)
         assert warmer.warm(model=CLAUDE, system=SYSTEM).written_tokens == 2000
         warmer.warm(model=CLAUDE, system=SYSTEM)
@@ -86,7 +115,9 @@ def test_a_prefix_for_calls_that_think_leaves_room_for_an_answer(claude, server)
     warmer, thinking = Warmer(claude), {"type": "enabled", "budget_tokens": 2048}
     warmed = warmer.warm(model=CLAUDE, system=SYSTEM, thinking=thinking)
     assert (warmed.written_tokens, server.requests[-1]["max_tokens"]) == (2000, 2049)
-    usage = claude.messages.create(**warmed.prefix.request("Where is my parcel?", max_tokens=4000)).usage
+    usage = claude.messages.create(
+        **warmed.prefix.request("Where is my parcel?", max_tokens=4000)
+    ).usage
     assert usage.cache_read_input_tokens == 2000
 
 
@@ -102,16 +133,22 @@ def test_an_unknown_model_or_a_bad_request_is_raised(claude, server):
 
 def test_a_prompt_below_the_minimum_gets_a_clear_warning(claude, caplog):
     warmed = Warmer(claude).warm(model=CLAUDE, system="secret " * 900)
-    assert warmed.warnings == ("nothing was cached: it has 901 tokens, and claude-sonnet-5 caches from 1,024 on",)
+    assert warmed.warnings == (
+        "nothing was cached: it has 901 tokens, and claude-sonnet-5 caches from 1,024 on",
+    )
     assert warmed.warnings[0] in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_a_prefix_that_changed_since_gets_a_clear_warning_with_the_place_and_not_the_content(claude, clock, caplog):
+def test_a_prefix_that_changed_since_gets_a_clear_warning_with_the_place_and_not_the_content(
+    claude, clock, caplog
+):
     warmer = Warmer(claude, clock=clock)
     warmer.warm(model=CLAUDE, system=SYSTEM + "\nIt is Monday, says Zacharias.", name="support")
     clock.advance(100)
-    changed = warmer.warm(model=CLAUDE, system=SYSTEM + "\nIt is Tuesday, says Zacharias.", name="support")
+    changed = warmer.warm(
+        model=CLAUDE, system=SYSTEM + "\nIt is Tuesday, says Zacharias.", name="support"
+    )
     assert "first at system[0].text, characters" in changed.warnings[0]
     assert "200 s more" in changed.warnings[0]
     assert "Zacharias" not in caplog.text
@@ -131,15 +168,23 @@ def test_the_callers_objects_are_left_alone_and_later_changes_do_not_reach_the_p
 
 
 def test_breakpoints_of_the_callers_stay_where_they_are(claude):
-    own = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "today"}]
+    own = [
+        {"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}},
+        {"type": "text", "text": "today"},
+    ]
     prefix = Warmer(claude).prefix(model=CLAUDE, system=own, tools=TOOLS)
     assert prefix.request("?")["system"] == own
     assert prefix.breakpoints == 2
 
 
 def test_never_more_than_four_breakpoints(claude):
-    marked = [{"type": "text", "text": f"{n}", "cache_control": {"type": "ephemeral"}} for n in range(4)]
-    assert Warmer(claude).prefix(model=CLAUDE, system=marked, tools=TOOLS, documents=["x"]).breakpoints == 4
+    marked = [
+        {"type": "text", "text": f"{n}", "cache_control": {"type": "ephemeral"}} for n in range(4)
+    ]
+    assert (
+        Warmer(claude).prefix(model=CLAUDE, system=marked, tools=TOOLS, documents=["x"]).breakpoints
+        == 4
+    )
     with pytest.raises(ValueError, match="sets 5"):
         Warmer(claude).prefix(model=CLAUDE, system=[*marked, marked[0]])
 
@@ -203,10 +248,16 @@ async def test_async_clients_are_awaited(async_claude, claude):
 
 
 def test_openai_chat_is_warmed_at_an_explicit_breakpoint(gpt, server):
-    warmed = Warmer(gpt, prices=PRICES).warm(model=GPT, system=SYSTEM, prompt_cache_key="support", verify=True)
-    assert warmed.written_tokens == 2001  # with the filler, at the breakpoint that the model sets by itself
+    warmed = Warmer(gpt, prices=PRICES).warm(
+        model=GPT, system=SYSTEM, prompt_cache_key="support", verify=True
+    )
+    assert (
+        warmed.written_tokens == 2001
+    )  # with the filler, at the breakpoint that the model sets by itself
     assert (warmed.verified, warmed.warnings) == (True, ())
-    usage = gpt.chat.completions.create(**warmed.prefix.request("Where?", max_completion_tokens=5)).usage
+    usage = gpt.chat.completions.create(
+        **warmed.prefix.request("Where?", max_completion_tokens=5)
+    ).usage
     assert usage.prompt_tokens_details.cached_tokens == 2000
     assert server.requests[-1]["prompt_cache_key"] == "support"
     assert server.requests[0]["max_completion_tokens"] == 1
@@ -240,7 +291,9 @@ def test_system_and_documents_are_marked_apart_for_openai_too(gpt):
 
 
 def test_documents_and_a_first_question_are_one_message(claude):
-    prefix = Warmer(claude).prefix(model=CLAUDE, documents=DOCUMENTS, messages=[{"role": "user", "content": "Read this."}])
+    prefix = Warmer(claude).prefix(
+        model=CLAUDE, documents=DOCUMENTS, messages=[{"role": "user", "content": "Read this."}]
+    )
     (turn,) = prefix.request()["messages"]
     assert len(turn["content"]) == 3
     assert "cache_control" in turn["content"][2]
@@ -257,7 +310,9 @@ def test_older_openai_models_cache_by_themselves_and_verify_is_the_proof(gpt, se
 
 
 async def test_openais_async_client_is_awaited(async_gpt):
-    assert (await Warmer(async_gpt).awarm(model=OLDER_GPT, system=SYSTEM, verify=True)).verified is True
+    assert (
+        await Warmer(async_gpt).awarm(model=OLDER_GPT, system=SYSTEM, verify=True)
+    ).verified is True
 
 
 @pytest.mark.parametrize("part", ["tools", "messages", "documents"])

@@ -15,12 +15,19 @@ from llm_cache_mem.responses.admission import refusal_reason, resolve
 
 
 def chat(content: object = "4", finish: object = "stop", **message: object) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content, **message},
+        "finish_reason": finish,
+    }
     return {"id": "c", "object": "chat.completion", "model": "m", "choices": [choice], "usage": {}}
 
 
 def chat_chunks(*contents: object, finish: object = "stop", index: int = 0) -> list[dict[str, Any]]:
-    deltas = [{"index": index, "delta": {"content": content}, "finish_reason": None} for content in contents]
+    deltas = [
+        {"index": index, "delta": {"content": content}, "finish_reason": None}
+        for content in contents
+    ]
     return [
         {"object": "chat.completion.chunk", "choices": [choice]}
         for choice in [*deltas, {"index": index, "delta": {}, "finish_reason": finish}]
@@ -28,23 +35,60 @@ def chat_chunks(*contents: object, finish: object = "stop", index: int = 0) -> l
 
 
 def message(*blocks: object, stop: object = "end_turn") -> dict[str, Any]:
-    return {"id": "m", "type": "message", "role": "assistant", "content": list(blocks), "stop_reason": stop}
+    return {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "content": list(blocks),
+        "stop_reason": stop,
+    }
 
 
-def message_events(*texts: str, stop: object = "end_turn", end: bool = True) -> list[dict[str, Any]]:
-    start = {"type": "message_start", "message": {"type": "message", "role": "assistant", "content": [], "stop_reason": None}}
-    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}} for text in texts]
+def message_events(
+    *texts: str, stop: object = "end_turn", end: bool = True
+) -> list[dict[str, Any]]:
+    start = {
+        "type": "message_start",
+        "message": {"type": "message", "role": "assistant", "content": [], "stop_reason": None},
+    }
+    block = {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "text", "text": ""},
+    }
+    deltas = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+        for text in texts
+    ]
     finish = [{"type": "message_delta", "delta": {"stop_reason": stop}}, {"type": "message_stop"}]
-    return [start, {"type": "ping"}, block, *deltas, {"type": "content_block_stop", "index": 0}, *(finish if end else [])]
+    return [
+        start,
+        {"type": "ping"},
+        block,
+        *deltas,
+        {"type": "content_block_stop", "index": 0},
+        *(finish if end else []),
+    ]
 
 
 def response(*output: object, status: str = "completed", **fields: object) -> dict[str, Any]:
-    return {"id": "r", "object": "response", "status": status, "error": None, "incomplete_details": None, "output": list(output), **fields}
+    return {
+        "id": "r",
+        "object": "response",
+        "status": status,
+        "error": None,
+        "incomplete_details": None,
+        "output": list(output),
+        **fields,
+    }
 
 
 def output_text(text: str) -> dict[str, Any]:
-    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": text}],
+    }
 
 
 def response_events(last: str, whole: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,11 +101,19 @@ def response_events(last: str, whole: dict[str, Any]) -> list[dict[str, Any]]:
 
 def gemini(*parts: object, finish: object = "STOP") -> dict[str, Any]:
     candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
-    return {"candidates": [candidate | ({} if finish is None else {"finishReason": finish})], "usageMetadata": {}, "modelVersion": "m"}
+    return {
+        "candidates": [candidate | ({} if finish is None else {"finishReason": finish})],
+        "usageMetadata": {},
+        "modelVersion": "m",
+    }
 
 
 def converse(*blocks: object, stop: str = "end_turn") -> dict[str, Any]:
-    return {"output": {"message": {"role": "assistant", "content": list(blocks)}}, "stopReason": stop, "usage": {}}
+    return {
+        "output": {"message": {"role": "assistant", "content": list(blocks)}},
+        "stopReason": stop,
+        "usage": {},
+    }
 
 
 def converse_events(text: str = "4", stop: str | None = "end_turn") -> list[dict[str, Any]]:
@@ -70,11 +122,18 @@ def converse_events(text: str = "4", stop: str | None = "end_turn") -> list[dict
         {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": text}}},
         {"contentBlockStop": {"contentBlockIndex": 0}},
     ]
-    return events + ([] if stop is None else [{"messageStop": {"stopReason": stop}}, {"metadata": {"usage": {}}}])
+    return events + (
+        [] if stop is None else [{"messageStop": {"stopReason": stop}}, {"metadata": {"usage": {}}}]
+    )
 
 
 def cohere(*blocks: object, finish: str = "COMPLETE", **fields: object) -> dict[str, Any]:
-    return {"id": "c", "message": {"role": "assistant", "content": list(blocks), **fields}, "finish_reason": finish, "usage": {}}
+    return {
+        "id": "c",
+        "message": {"role": "assistant", "content": list(blocks), **fields},
+        "finish_reason": finish,
+        "usage": {},
+    }
 
 
 def cohere_events(text: str = "4", finish: str | None = "COMPLETE") -> list[dict[str, Any]]:
@@ -83,11 +142,20 @@ def cohere_events(text: str = "4", finish: str | None = "COMPLETE") -> list[dict
         {"type": "content-start", "delta": {"message": {"content": {"type": "text", "text": ""}}}},
         {"type": "content-delta", "delta": {"message": {"content": {"text": text}}}},
     ]
-    return events + ([] if finish is None else [{"type": "message-end", "delta": {"finish_reason": finish}}])
+    return events + (
+        [] if finish is None else [{"type": "message-end", "delta": {"finish_reason": finish}}]
+    )
 
 
-def ollama(text: str = "4", done: bool = True, reason: str | None = "stop", **fields: object) -> dict[str, Any]:
-    return {"model": "llama3", "message": {"role": "assistant", "content": text, **fields}, "done": done, "done_reason": reason}
+def ollama(
+    text: str = "4", done: bool = True, reason: str | None = "stop", **fields: object
+) -> dict[str, Any]:
+    return {
+        "model": "llama3",
+        "message": {"role": "assistant", "content": text, **fields},
+        "done": done,
+        "done_reason": reason,
+    }
 
 
 TEXT = {"type": "text", "text": "4"}
@@ -97,39 +165,69 @@ CALL = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{
 KEPT = {
     "chat": chat(),
     "chat, only tool calls": chat(None, "tool_calls", tool_calls=[CALL]),
-    "chat, the old function call": chat(None, "function_call", function_call={"name": "f", "arguments": "{}"}),
+    "chat, the old function call": chat(
+        None, "function_call", function_call={"name": "f", "arguments": "{}"}
+    ),
     "chat, spoken": chat(None, audio={"id": "a", "data": ""}),
     "chat, drawn": chat("", images=[{"type": "image_url", "image_url": {"url": "data:"}}]),
     "chat, thoughts and text": chat([{"type": "thinking", "thinking": []}, TEXT]),
     "chat, a finish of its own": chat("4", "eos"),
-    "chat, a server that gives no finish at all": {"choices": [{"message": {"role": "assistant", "content": "4"}}]},
-    "chat, one choice of two is empty": {
-        "choices": [*chat()["choices"], {"index": 1, "message": {"content": ""}, "finish_reason": "stop"}]
+    "chat, a server that gives no finish at all": {
+        "choices": [{"message": {"role": "assistant", "content": "4"}}]
     },
-    "text completion": {"object": "text_completion", "choices": [{"index": 0, "text": "4", "finish_reason": "stop"}]},
+    "chat, one choice of two is empty": {
+        "choices": [
+            *chat()["choices"],
+            {"index": 1, "message": {"content": ""}, "finish_reason": "stop"},
+        ]
+    },
+    "text completion": {
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": "4", "finish_reason": "stop"}],
+    },
     "chat chunks": chat_chunks("", "4"),
-    "chat chunks, usage last": [*chat_chunks("4"), {"object": "chat.completion.chunk", "choices": [], "usage": {}}],
+    "chat chunks, usage last": [
+        *chat_chunks("4"),
+        {"object": "chat.completion.chunk", "choices": [], "usage": {}},
+    ],
     "chat chunks, two choices": [*chat_chunks("4"), *chat_chunks("5", index=1)],
     "chat chunks, only tool calls": [
-        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}, "finish_reason": None}]},
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]},
+                    "finish_reason": None,
+                }
+            ]
+        },
         *chat_chunks(finish="tool_calls"),
     ],
     "responses": response(output_text("4")),
-    "responses, only a function call": response({"type": "reasoning", "summary": []}, {"type": "function_call", "name": "f"}),
+    "responses, only a function call": response(
+        {"type": "reasoning", "summary": []}, {"type": "function_call", "name": "f"}
+    ),
     "responses events": response_events("response.completed", response(output_text("4"))),
     "responses events, the last without output": [
         {"type": "response.output_item.done", "item": output_text("4")},
         {"type": "response.completed", "response": response()},
     ],
     "messages": message(TEXT),
-    "messages, only a tool call": message({"type": "tool_use", "id": "t", "name": "f", "input": {}}, stop="tool_use"),
+    "messages, only a tool call": message(
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}}, stop="tool_use"
+    ),
     "messages, stop sequence": message(TEXT, stop="stop_sequence"),
-    "messages, a turn to go on with": message({"type": "server_tool_use", "name": "web_search", "input": {}}, stop="pause_turn"),
+    "messages, a turn to go on with": message(
+        {"type": "server_tool_use", "name": "web_search", "input": {}}, stop="pause_turn"
+    ),
     "messages, no stop reason at all": {"type": "message", "role": "assistant", "content": [TEXT]},
     "messages events": message_events("", "4"),
     "messages events, only a tool call": [
         {"type": "message_start", "message": {"content": []}},
-        {"type": "content_block_start", "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}}},
+        {
+            "type": "content_block_start",
+            "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+        },
         {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
         {"type": "message_stop"},
     ],
@@ -138,18 +236,34 @@ KEPT = {
     "gemini, only a function call": gemini({"functionCall": {"name": "f", "args": {}}}),
     "gemini, an image": gemini({"inlineData": {"mimeType": "image/png", "data": ""}}),
     "gemini chunks": [gemini({"text": "4"}, finish=None), gemini({"text": ""})],
-    "gemini chunks, usage last": [gemini({"text": "4"}), {"usageMetadata": {"promptTokenCount": 1}, "modelVersion": "m"}],
+    "gemini chunks, usage last": [
+        gemini({"text": "4"}),
+        {"usageMetadata": {"promptTokenCount": 1}, "modelVersion": "m"},
+    ],
     "gemini embeddings": {"embedding": {"values": [0.1]}, "usageMetadata": {"promptTokenCount": 1}},
     "converse": converse({"text": "4"}),
-    "converse, only a tool call": converse({"toolUse": {"name": "f", "input": {}}}, stop="tool_use"),
+    "converse, only a tool call": converse(
+        {"toolUse": {"name": "f", "input": {}}}, stop="tool_use"
+    ),
     "converse events": converse_events(),
     "converse events, only a tool call": [
         {"contentBlockStart": {"start": {"toolUse": {"name": "f"}}}},
         {"messageStop": {"stopReason": "tool_use"}},
     ],
-    "titan": {"inputTextTokenCount": 5, "results": [{"tokenCount": 10, "outputText": "4", "completionReason": "FINISH"}]},
-    "llama": {"generation": "4", "prompt_token_count": 5, "generation_token_count": 10, "stop_reason": "stop"},
-    "llama chunks": [{"generation": "4", "stop_reason": None}, {"generation": "", "stop_reason": "stop"}],
+    "titan": {
+        "inputTextTokenCount": 5,
+        "results": [{"tokenCount": 10, "outputText": "4", "completionReason": "FINISH"}],
+    },
+    "llama": {
+        "generation": "4",
+        "prompt_token_count": 5,
+        "generation_token_count": 10,
+        "stop_reason": "stop",
+    },
+    "llama chunks": [
+        {"generation": "4", "stop_reason": None},
+        {"generation": "", "stop_reason": "stop"},
+    ],
     "mistral on bedrock": {"outputs": [{"text": "4", "stop_reason": "stop"}]},
     "cohere": cohere(TEXT),
     "cohere, only tool calls": cohere(finish="TOOL_CALL", tool_calls=[CALL]),
@@ -158,13 +272,23 @@ KEPT = {
     "cohere events, first API": [
         {"event_type": "stream-start", "is_finished": False},
         {"event_type": "text-generation", "text": "4", "is_finished": False},
-        {"event_type": "stream-end", "finish_reason": "COMPLETE", "is_finished": True, "response": {}},
+        {
+            "event_type": "stream-end",
+            "finish_reason": "COMPLETE",
+            "is_finished": True,
+            "response": {},
+        },
     ],
     "ollama": ollama(),
     "ollama, only tool calls": ollama("", tool_calls=[CALL]),
     "ollama, generate": {"model": "llama3", "response": "4", "done": True, "done_reason": "stop"},
     "ollama chunks": [ollama(done=False, reason=None), ollama("")],
-    "openai embeddings": {"object": "list", "data": [{"object": "embedding", "embedding": [0.1]}], "model": "m", "usage": {}},
+    "openai embeddings": {
+        "object": "list",
+        "data": [{"object": "embedding", "embedding": [0.1]}],
+        "model": "m",
+        "usage": {},
+    },
     "reranking": {"results": [{"index": 1, "relevance_score": 0.98}]},
     "moderation": {"results": [{"flagged": False, "categories": {}}]},
     "count of tokens": {"input_tokens": 14},
@@ -184,69 +308,135 @@ REFUSED: dict[str, tuple[object, str]] = {
     "chat, no content": (chat(None), "empty"),
     "chat, only thoughts": (chat("", reasoning_content="hm"), "empty"),
     "chat, no choice": ({"object": "chat.completion", "model": "m", "choices": []}, "empty"),
-    "chat, only the usage": ([{"object": "chat.completion.chunk", "model": "m", "choices": [], "usage": {}}], "empty"),
-    "chat, only Azure's word on its filters": ([{"object": "", "model": "", "choices": [], "prompt_filter_results": []}], "empty"),
+    "chat, only the usage": (
+        [{"object": "chat.completion.chunk", "model": "m", "choices": [], "usage": {}}],
+        "empty",
+    ),
+    "chat, only Azure's word on its filters": (
+        [{"object": "", "model": "", "choices": [], "prompt_filter_results": []}],
+        "empty",
+    ),
     "chat, truncated": (chat("4", "length"), "truncated"),
     "chat, truncated, as vision previews said it": (
-        {"choices": [{"index": 0, "message": {"content": "4"}, "finish_details": {"type": "max_tokens"}}]},
+        {
+            "choices": [
+                {"index": 0, "message": {"content": "4"}, "finish_details": {"type": "max_tokens"}}
+            ]
+        },
         "truncated",
     ),
     "chat, truncated by Mistral": (chat("4", "model_length"), "truncated"),
-    "chat, one choice of two truncated": ({"choices": [*chat()["choices"], *chat("5", "length")["choices"]]}, "truncated"),
+    "chat, one choice of two truncated": (
+        {"choices": [*chat()["choices"], *chat("5", "length")["choices"]]},
+        "truncated",
+    ),
     "chat, filtered": (chat("", "content_filter"), "content_filter"),
     "chat, refused": (chat(None, refusal="I cannot"), "refusal"),
     "chat, no finish yet": (chat("4", None), "incomplete"),
     "chat, interrupted": (chat("4", "insufficient_system_resource"), "error"),
-    "chat, an error within": ({"choices": [{"message": {"content": "4"}, "finish_reason": "error", "error": {"code": 502}}]}, "error"),
+    "chat, an error within": (
+        {
+            "choices": [
+                {"message": {"content": "4"}, "finish_reason": "error", "error": {"code": 502}}
+            ]
+        },
+        "error",
+    ),
     "chat chunks, blank": (chat_chunks("", " "), "empty"),
     "chat chunks, broken off": (chat_chunks("4")[:-1], "incomplete"),
-    "chat chunks, one choice of two broken off": ([*chat_chunks("4"), *chat_chunks("5", index=1)[:-1]], "incomplete"),
+    "chat chunks, one choice of two broken off": (
+        [*chat_chunks("4"), *chat_chunks("5", index=1)[:-1]],
+        "incomplete",
+    ),
     "chat chunks, truncated": (chat_chunks("4", finish="length"), "truncated"),
     "chat chunks, refused": (
-        [{"choices": [{"index": 0, "delta": {"refusal": "I"}, "finish_reason": None}]}, *chat_chunks("")],
+        [
+            {"choices": [{"index": 0, "delta": {"refusal": "I"}, "finish_reason": None}]},
+            *chat_chunks(""),
+        ],
         "refusal",
     ),
-    "chat chunks, then an error": ([*chat_chunks("4")[:-1], {"error": {"message": "overloaded", "code": 503}}], "error"),
-    "chat chunks, truncated and then an error": ([*chat_chunks("4", finish="length"), {"error": {"message": "x"}}], "error"),
+    "chat chunks, then an error": (
+        [*chat_chunks("4")[:-1], {"error": {"message": "overloaded", "code": 503}}],
+        "error",
+    ),
+    "chat chunks, truncated and then an error": (
+        [*chat_chunks("4", finish="length"), {"error": {"message": "x"}}],
+        "error",
+    ),
     "responses, empty": (response(), "empty"),
     "responses, only thoughts": (response({"type": "reasoning", "summary": []}), "empty"),
     "responses, blank": (response(output_text("")), "empty"),
     "responses, truncated": (
-        response(output_text("4"), status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        response(
+            output_text("4"),
+            status="incomplete",
+            incomplete_details={"reason": "max_output_tokens"},
+        ),
         "truncated",
     ),
-    "responses, filtered": (response(status="incomplete", incomplete_details={"reason": "content_filter"}), "content_filter"),
+    "responses, filtered": (
+        response(status="incomplete", incomplete_details={"reason": "content_filter"}),
+        "content_filter",
+    ),
     "responses, incomplete": (response(output_text("4"), status="incomplete"), "incomplete"),
-    "responses, failed": (response(status="failed", error={"code": "server_error", "message": "x"}), "error"),
+    "responses, failed": (
+        response(status="failed", error={"code": "server_error", "message": "x"}),
+        "error",
+    ),
     "responses, in the background": (response(status="queued"), "incomplete"),
     "responses, under way": (response(output_text("4"), status="in_progress"), "incomplete"),
     "responses, cancelled": (response(output_text("4"), status="cancelled"), "incomplete"),
-    "responses, refused": (response({"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]}), "refusal"),
-    "responses events, broken off": (response_events("response.completed", response(output_text("4")))[:-1], "incomplete"),
+    "responses, refused": (
+        response({"type": "message", "content": [{"type": "refusal", "refusal": "I cannot"}]}),
+        "refusal",
+    ),
+    "responses events, broken off": (
+        response_events("response.completed", response(output_text("4")))[:-1],
+        "incomplete",
+    ),
     "responses events, truncated": (
-        response_events("response.incomplete", response(status="incomplete", incomplete_details={"reason": "max_output_tokens"})),
+        response_events(
+            "response.incomplete",
+            response(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        ),
         "truncated",
     ),
-    "responses events, failed": (response_events("response.failed", response(status="failed")), "error"),
+    "responses events, failed": (
+        response_events("response.failed", response(status="failed")),
+        "error",
+    ),
     "responses events, error": (
-        [{"type": "response.created", "response": {}}, {"type": "error", "code": "x", "message": "x"}],
+        [
+            {"type": "response.created", "response": {}},
+            {"type": "error", "code": "x", "message": "x"},
+        ],
         "error",
     ),
     "messages, empty": (message(), "empty"),
     "messages, blank": (message({"type": "text", "text": ""}), "empty"),
-    "messages, only thoughts": (message(THOUGHT, {"type": "redacted_thinking", "data": "x"}), "empty"),
+    "messages, only thoughts": (
+        message(THOUGHT, {"type": "redacted_thinking", "data": "x"}),
+        "empty",
+    ),
     "messages, truncated": (message(TEXT, stop="max_tokens"), "truncated"),
     "messages, over the window": (message(TEXT, stop="model_context_window_exceeded"), "truncated"),
     "messages, refused": (message(stop="refusal"), "refusal"),
     "messages, not stopped": (message(TEXT, stop=None), "incomplete"),
-    "messages, an error": ({"type": "error", "error": {"type": "overloaded_error", "message": "x"}}, "error"),
+    "messages, an error": (
+        {"type": "error", "error": {"type": "overloaded_error", "message": "x"}},
+        "error",
+    ),
     "messages events, blank": (message_events(""), "empty"),
     "messages events, broken off": (message_events("4", end=False), "incomplete"),
     "messages events, no message_stop": (message_events("4")[:-1], "incomplete"),
     "messages events, truncated": (message_events("4", stop="max_tokens"), "truncated"),
     "messages events, refused": (message_events("4", stop="refusal"), "refusal"),
     "messages events, then an error": (
-        [*message_events("4", end=False), {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}],
+        [
+            *message_events("4", end=False),
+            {"type": "error", "error": {"type": "overloaded_error", "message": "x"}},
+        ],
         "error",
     ),
     "gemini, truncated": (gemini({"text": "4"}, finish="MAX_TOKENS"), "truncated"),
@@ -254,25 +444,50 @@ REFUSED: dict[str, tuple[object, str]] = {
     "gemini, recited": (gemini({"text": "4"}, finish="RECITATION"), "content_filter"),
     "gemini, malformed call": (gemini(finish="MALFORMED_FUNCTION_CALL"), "error"),
     "gemini, for no reason given": (gemini({"text": "4"}, finish="OTHER"), "error"),
-    "gemini, prompt blocked": ({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {}}, "content_filter"),
+    "gemini, prompt blocked": (
+        {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {}},
+        "content_filter",
+    ),
     "gemini, only thoughts": (gemini({"text": "hm", "thought": True}), "empty"),
     "gemini, no candidates": ({"candidates": [], "modelVersion": "m"}, "empty"),
     "gemini, no reason to finish": (gemini({"text": "4"}, finish=None), "incomplete"),
-    "gemini chunks, broken off": ([gemini({"text": "4"}, finish=None), {"usageMetadata": {}, "modelVersion": "m"}], "incomplete"),
-    "gemini, an error": ({"error": {"code": 503, "status": "UNAVAILABLE", "message": "x"}}, "error"),
+    "gemini chunks, broken off": (
+        [gemini({"text": "4"}, finish=None), {"usageMetadata": {}, "modelVersion": "m"}],
+        "incomplete",
+    ),
+    "gemini, an error": (
+        {"error": {"code": 503, "status": "UNAVAILABLE", "message": "x"}},
+        "error",
+    ),
     "converse, empty": (converse(), "empty"),
-    "converse, only thoughts": (converse({"reasoningContent": {"reasoningText": {"text": "hm"}}}), "empty"),
+    "converse, only thoughts": (
+        converse({"reasoningContent": {"reasoningText": {"text": "hm"}}}),
+        "empty",
+    ),
     "converse, truncated": (converse({"text": "4"}, stop="max_tokens"), "truncated"),
-    "converse, guarded": (converse({"text": "Sorry"}, stop="guardrail_intervened"), "content_filter"),
+    "converse, guarded": (
+        converse({"text": "Sorry"}, stop="guardrail_intervened"),
+        "content_filter",
+    ),
     "converse, filtered": (converse(stop="content_filtered"), "content_filter"),
     "converse, malformed": (converse(stop="malformed_tool_use"), "error"),
     "converse events, broken off": (converse_events(stop=None), "incomplete"),
     "converse events, truncated": (converse_events(stop="max_tokens"), "truncated"),
     "converse events, blank": (converse_events(""), "empty"),
-    "converse events, then an error": ([*converse_events(stop=None), {"throttlingException": {"message": "x"}}], "error"),
-    "titan, truncated": ({"results": [{"outputText": "4", "completionReason": "LENGTH"}]}, "truncated"),
+    "converse events, then an error": (
+        [*converse_events(stop=None), {"throttlingException": {"message": "x"}}],
+        "error",
+    ),
+    "titan, truncated": (
+        {"results": [{"outputText": "4", "completionReason": "LENGTH"}]},
+        "truncated",
+    ),
     "titan, guarded": (
-        {"outputText": "Sorry", "completionReason": None, "amazon-bedrock-guardrailAction": "INTERVENED"},
+        {
+            "outputText": "Sorry",
+            "completionReason": None,
+            "amazon-bedrock-guardrailAction": "INTERVENED",
+        },
         "content_filter",
     ),
     "llama, truncated": ({"generation": "4", "stop_reason": "length"}, "truncated"),
@@ -280,7 +495,10 @@ REFUSED: dict[str, tuple[object, str]] = {
     "cohere, truncated": (cohere(TEXT, finish="MAX_TOKENS"), "truncated"),
     "cohere, an error": (cohere(finish="ERROR"), "error"),
     "cohere, empty": (cohere(), "empty"),
-    "cohere, toxic": ({"text": "4", "generation_id": "g", "finish_reason": "ERROR_TOXIC"}, "content_filter"),
+    "cohere, toxic": (
+        {"text": "4", "generation_id": "g", "finish_reason": "ERROR_TOXIC"},
+        "content_filter",
+    ),
     "cohere events, broken off": (cohere_events(finish=None), "incomplete"),
     "cohere events, truncated": (cohere_events(finish="MAX_TOKENS"), "truncated"),
     "cohere events, blank": (cohere_events(""), "empty"),
@@ -338,7 +556,12 @@ def test_no_beginning_of_a_stream_is_kept_before_its_end(whole: str) -> None:
     chunks = KEPT[whole]
     assert isinstance(chunks, list)
     kept = [cut for cut in range(len(chunks)) if refusal_reason(chunks[:cut]) is None]
-    trailers = {"chat chunks, usage last": 1, "gemini chunks, usage last": 1, "converse events": 1, "chat chunks, two choices": 2}
+    trailers = {
+        "chat chunks, usage last": 1,
+        "gemini chunks, usage last": 1,
+        "converse events": 1,
+        "chat chunks, two choices": 2,
+    }
     assert len(kept) <= trailers.get(whole, 0), kept
 
 
@@ -375,7 +598,9 @@ def test_no_beginning_of_a_stream_is_kept_before_its_end(whole: str) -> None:
         {"role": "user", "content": ""},
         {"finish_reason": None},
         {"stop_reason": ["length"]},
-        SimpleNamespace(choices=["a"], done=False, error="off by one", model_version="3", status="queued"),
+        SimpleNamespace(
+            choices=["a"], done=False, error="off by one", model_version="3", status="queued"
+        ),
         SimpleNamespace(finish_reason=None, parts=[]),
         object(),
         MagicMock(),
@@ -404,11 +629,20 @@ def test_what_is_no_providers_answer_is_kept(value: object) -> None:
         ("4", {"response_metadata": {"stopReason": "guardrail_intervened"}}, "content_filter"),
         ("4", {"response_metadata": {"done_reason": "length"}}, "truncated"),
         ("4", {"response_metadata": {"finish_reason": "SAFETY"}}, "content_filter"),
-        ("", {"response_metadata": {"prompt_feedback": {"block_reason": "SAFETY"}}}, "content_filter"),
+        (
+            "",
+            {"response_metadata": {"prompt_feedback": {"block_reason": "SAFETY"}}},
+            "content_filter",
+        ),
         ("", {"additional_kwargs": {"refusal": "I cannot"}}, "refusal"),
         (
             "4",
-            {"response_metadata": {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}},
+            {
+                "response_metadata": {
+                    "status": "incomplete",
+                    "incomplete_details": {"reason": "max_output_tokens"},
+                }
+            },
             "truncated",
         ),
     ],
@@ -424,12 +658,19 @@ def test_langchain(content: Any, fields: dict[str, Any], reason: str | None) -> 
     assert refusal_reason(outputs.ChatResult(generations=[generation])) == reason
     chunks = [messages.AIMessageChunk(""), messages.AIMessageChunk(content, **fields)]
     assert refusal_reason(chunks) == reason
-    assert refusal_reason([outputs.ChatGenerationChunk(message=chunk) for chunk in chunks]) == reason
+    assert (
+        refusal_reason([outputs.ChatGenerationChunk(message=chunk) for chunk in chunks]) == reason
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "info", "reason"),
-    [("4", None, None), ("", None, "empty"), ("4", {"finish_reason": "length"}, "truncated"), ("4", {"finish_reason": "stop"}, None)],
+    [
+        ("4", None, None),
+        ("", None, "empty"),
+        ("4", {"finish_reason": "length"}, "truncated"),
+        ("4", {"finish_reason": "stop"}, None),
+    ],
 )
 def test_langchain_text(text: str, info: dict[str, Any] | None, reason: str | None) -> None:
     outputs = pytest.importorskip("langchain_core.outputs")
@@ -452,7 +693,9 @@ def test_langchain_text(text: str, info: dict[str, Any] | None, reason: str | No
 def test_llama_index(text: str, raw: object, reason: str | None) -> None:
     llms = pytest.importorskip("llama_index.core.base.llms.types")
     for given in (raw, as_object(raw)):
-        answer = llms.ChatResponse(message=llms.ChatMessage(role="assistant", content=text), raw=given)
+        answer = llms.ChatResponse(
+            message=llms.ChatMessage(role="assistant", content=text), raw=given
+        )
         assert refusal_reason(answer) == reason
         assert refusal_reason([answer]) == reason
         assert refusal_reason(llms.CompletionResponse(text=text, raw=given)) == reason
@@ -469,7 +712,15 @@ def test_complete_is_the_rule_above_and_any_refuses_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "reason"),
-    [(True, None), (None, None), (False, "admit"), ("too short", "too short"), (0, "admit"), (1, None), ([], "admit")],
+    [
+        (True, None),
+        (None, None),
+        (False, "admit"),
+        ("too short", "too short"),
+        (0, "admit"),
+        (1, None),
+        ([], "admit"),
+    ],
 )
 def test_a_function_of_the_users(verdict: Any, reason: str | None) -> None:
     assert resolve(lambda answer: verdict)("4") == reason
@@ -480,19 +731,25 @@ def test_a_function_may_build_on_the_rule() -> None:
     assert [admit("4"), admit(""), admit("four")] == ["short", "empty", None]
 
 
-def test_a_function_that_raises_refuses_and_is_logged_once_without_what_it_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_raises_refuses_and_is_logged_once_without_what_it_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def admit(answer: object) -> bool:
         raise KeyError("a secret")
 
     rule = resolve(admit)
     assert [rule("4") for _ in range(3)] == ["admit-error"] * 3
-    assert caplog.messages == ["admit: the function failed with KeyError; the response was not stored"]
+    assert caplog.messages == [
+        "admit: the function failed with KeyError; the response was not stored"
+    ]
     assert caplog.records[0].levelno == logging.WARNING
 
 
 @pytest.mark.parametrize("admit", ["all", "", None, True, 3, ["any"]])
 def test_any_other_rule_is_refused(admit: Any) -> None:
-    with pytest.raises(ValueError, match="admit must be 'complete', 'any' or a function of the response, not"):
+    with pytest.raises(
+        ValueError, match="admit must be 'complete', 'any' or a function of the response, not"
+    ):
         resolve(admit)
 
 
@@ -537,6 +794,11 @@ def test_no_shape_makes_it_raise() -> None:
 
 
 def test_answers_that_hold_themselves_end() -> None:
-    loop: dict[str, Any] = {"llm_output": None, "response_metadata": {}, "role": "assistant", "content": "4"}
+    loop: dict[str, Any] = {
+        "llm_output": None,
+        "response_metadata": {},
+        "role": "assistant",
+        "content": "4",
+    }
     loop.update(raw=loop, message=loop, generations=[[loop]], response=loop)
     assert refusal_reason(loop) is None

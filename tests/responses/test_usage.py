@@ -29,9 +29,19 @@ ANTHROPIC = {
 
 SHAPES = {
     "Anthropic counts cached input beside the rest": (ANTHROPIC, Usage(1110, 7, 1000, 100, 60)),
-    "Anthropic without a prompt cache": ({"usage": {"input_tokens": 10, "output_tokens": 7}}, Usage(10, 7)),
+    "Anthropic without a prompt cache": (
+        {"usage": {"input_tokens": 10, "output_tokens": 7}},
+        Usage(10, 7),
+    ),
     "Anthropic, no lifetimes given": (
-        {"usage": {"input_tokens": 21, "cache_creation_input_tokens": 1733, "cache_read_input_tokens": None, "output_tokens": 561}},
+        {
+            "usage": {
+                "input_tokens": 21,
+                "cache_creation_input_tokens": 1733,
+                "cache_read_input_tokens": None,
+                "output_tokens": 561,
+            }
+        },
         Usage(1754, 561, 0, 1733),
     ),
     "OpenAI chat counts cached input within": (
@@ -77,7 +87,13 @@ SHAPES = {
         Usage(111, 320, 64),
     ),
     "Gemini in snake case": (
-        {"usage_metadata": {"prompt_token_count": 8, "candidates_token_count": 2, "cached_content_token_count": None}},
+        {
+            "usage_metadata": {
+                "prompt_token_count": 8,
+                "candidates_token_count": 2,
+                "cached_content_token_count": None,
+            }
+        },
         Usage(8, 2),
     ),
     "Bedrock Converse counts cached input beside the rest": (
@@ -89,19 +105,41 @@ SHAPES = {
                 "cacheReadInputTokens": 1712,
                 "cacheReadInputTokenCount": 1712,
                 "cacheWriteInputTokens": 236,
-                "cacheDetails": [{"ttl": "5m", "inputTokens": 36}, {"ttl": "1h", "inputTokens": 200}],
+                "cacheDetails": [
+                    {"ttl": "5m", "inputTokens": 36},
+                    {"ttl": "1h", "inputTokens": 200},
+                ],
             }
         },
         Usage(1951, 121, 1712, 236, 200),
     ),
-    "Titan": ({"inputTextTokenCount": 5, "results": [{"tokenCount": 10, "outputText": "x"}]}, Usage(5, 10)),
-    "Llama on Bedrock": ({"generation": "x", "prompt_token_count": 5, "generation_token_count": 10}, Usage(5, 10)),
-    "Mistral": ({"usage": {"prompt_tokens": 64, "completion_tokens": 6, "num_cached_tokens": 32}}, Usage(64, 6, 32)),
+    "Titan": (
+        {"inputTextTokenCount": 5, "results": [{"tokenCount": 10, "outputText": "x"}]},
+        Usage(5, 10),
+    ),
+    "Llama on Bedrock": (
+        {"generation": "x", "prompt_token_count": 5, "generation_token_count": 10},
+        Usage(5, 10),
+    ),
+    "Mistral": (
+        {"usage": {"prompt_tokens": 64, "completion_tokens": 6, "num_cached_tokens": 32}},
+        Usage(64, 6, 32),
+    ),
     "DeepSeek": (
-        {"usage": {"prompt_tokens": 563, "completion_tokens": 116, "prompt_cache_hit_tokens": 512, "prompt_cache_miss_tokens": 51}},
+        {
+            "usage": {
+                "prompt_tokens": 563,
+                "completion_tokens": 116,
+                "prompt_cache_hit_tokens": 512,
+                "prompt_cache_miss_tokens": 51,
+            }
+        },
         Usage(563, 116, 512),
     ),
-    "Together": ({"usage": {"prompt_tokens": 46, "completion_tokens": 45, "cached_tokens": 16}}, Usage(46, 45, 16)),
+    "Together": (
+        {"usage": {"prompt_tokens": 46, "completion_tokens": 45, "cached_tokens": 16}},
+        Usage(46, 45, 16),
+    ),
     "Cohere: the tokens it bills": (
         {
             "usage": {
@@ -112,17 +150,39 @@ SHAPES = {
         },
         Usage(83, 109),
     ),
-    "Cohere, first API": ({"meta": {"billed_units": {"input_tokens": 7, "output_tokens": 80}}}, Usage(7, 80)),
-    "Ollama": ({"model": "llama3", "done": True, "prompt_eval_count": 17, "eval_count": 63}, Usage(17, 63)),
-    "Ollama, prompt still in its memory": ({"model": "llama3", "done": True, "eval_count": 63}, Usage(0, 63)),
+    "Cohere, first API": (
+        {"meta": {"billed_units": {"input_tokens": 7, "output_tokens": 80}}},
+        Usage(7, 80),
+    ),
+    "Ollama": (
+        {"model": "llama3", "done": True, "prompt_eval_count": 17, "eval_count": 63},
+        Usage(17, 63),
+    ),
+    "Ollama, prompt still in its memory": (
+        {"model": "llama3", "done": True, "eval_count": 63},
+        Usage(0, 63),
+    ),
     "embeddings": ({"usage": {"prompt_tokens": 4, "total_tokens": 4}}, Usage(4, 0)),
     "embeddings at Voyage": ({"usage": {"total_tokens": 18}}, Usage(18, 0)),
     "xAI on Azure: more cached than went in, so beside it": (
-        {"usage": {"prompt_tokens": 23, "completion_tokens": 110, "prompt_tokens_details": {"cached_tokens": 158}}},
+        {
+            "usage": {
+                "prompt_tokens": 23,
+                "completion_tokens": 110,
+                "prompt_tokens_details": {"cached_tokens": 158},
+            }
+        },
         Usage(181, 110, 158),
     ),
     "LiteLLM: Anthropic's names beside OpenAI's inclusive count": (
-        {"usage": {"prompt_tokens": 1110, "completion_tokens": 7, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 100}},
+        {
+            "usage": {
+                "prompt_tokens": 1110,
+                "completion_tokens": 7,
+                "cache_read_input_tokens": 1000,
+                "cache_creation_input_tokens": 100,
+            }
+        },
         Usage(1110, 7, 1000, 100),
     ),
 }
@@ -143,7 +203,10 @@ STREAMS = {
     ),
     "Groq: twice the same": (
         [
-            {"choices": [], "x_groq": {"id": "r", "usage": {"prompt_tokens": 8, "completion_tokens": 2}}},
+            {
+                "choices": [],
+                "x_groq": {"id": "r", "usage": {"prompt_tokens": 8, "completion_tokens": 2}},
+            },
             {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 2}},
         ],
         Usage(8, 2),
@@ -151,22 +214,40 @@ STREAMS = {
     "Responses: the response in the last event": (
         [
             {"type": "response.created", "response": {"model": "m", "usage": None}},
-            {"type": "response.completed", "response": {"model": "m", "usage": {"input_tokens": 8, "output_tokens": 2}}},
+            {
+                "type": "response.completed",
+                "response": {"model": "m", "usage": {"input_tokens": 8, "output_tokens": 2}},
+            },
         ],
         Usage(8, 2),
     ),
     "Anthropic: input at the start, output at the end": (
         [
-            {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 3, "output_tokens": 1}}},
+            {
+                "type": "message_start",
+                "message": {"model": "m", "usage": {"input_tokens": 3, "output_tokens": 1}},
+            },
             {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}},
-            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 44}},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn"},
+                "usage": {"output_tokens": 44},
+            },
         ],
         Usage(3, 44),
     ),
     "Anthropic: the cache told at the start or the end": (
         [
-            {"type": "message_start", "message": {"usage": {"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 1}}},
-            {"type": "message_delta", "usage": {"input_tokens": 3, "cache_read_input_tokens": 1217, "output_tokens": 4}},
+            {
+                "type": "message_start",
+                "message": {
+                    "usage": {"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 1}
+                },
+            },
+            {
+                "type": "message_delta",
+                "usage": {"input_tokens": 3, "cache_read_input_tokens": 1217, "output_tokens": 4},
+            },
         ],
         Usage(1220, 4, 1217),
     ),
@@ -174,42 +255,87 @@ STREAMS = {
         [
             {"usageMetadata": {"trafficType": "ON_DEMAND"}},
             {"usageMetadata": {"promptTokenCount": 9, "thoughtsTokenCount": 30}},
-            {"usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 5, "thoughtsTokenCount": 32}},
+            {
+                "usageMetadata": {
+                    "promptTokenCount": 9,
+                    "candidatesTokenCount": 5,
+                    "thoughtsTokenCount": 32,
+                }
+            },
         ],
         Usage(9, 37),
     ),
     "Bedrock Converse": (
         [
             {"messageStart": {"role": "assistant"}},
-            {"metadata": {"usage": {"inputTokens": 12, "outputTokens": 5, "cacheReadInputTokens": 9}}},
+            {
+                "metadata": {
+                    "usage": {"inputTokens": 12, "outputTokens": 5, "cacheReadInputTokens": 9}
+                }
+            },
         ],
         Usage(21, 5, 9),
     ),
     "Gemini: an estimate of the input comes first": (
-        [{"usageMetadata": {"promptTokenCount": 145}}, {"usageMetadata": {"promptTokenCount": 85, "candidatesTokenCount": 14}}],
+        [
+            {"usageMetadata": {"promptTokenCount": 145}},
+            {"usageMetadata": {"promptTokenCount": 85, "candidatesTokenCount": 14}},
+        ],
         Usage(85, 14),
     ),
     "Bedrock's own count where the model gives none": (
-        [{"outputText": "x", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 5, "outputTokenCount": 10}}],
+        [
+            {
+                "outputText": "x",
+                "amazon-bedrock-invocationMetrics": {"inputTokenCount": 5, "outputTokenCount": 10},
+            }
+        ],
         Usage(5, 10),
     ),
     "Claude on Bedrock: the model's count before Bedrock's": (
         [
-            {"type": "message_start", "message": {"usage": {"input_tokens": 602, "output_tokens": 2}}},
+            {
+                "type": "message_start",
+                "message": {"usage": {"input_tokens": 602, "output_tokens": 2}},
+            },
             {"type": "message_delta", "usage": {"output_tokens": 130}},
-            {"type": "message_stop", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 602, "outputTokenCount": 98}},
+            {
+                "type": "message_stop",
+                "amazon-bedrock-invocationMetrics": {
+                    "inputTokenCount": 602,
+                    "outputTokenCount": 98,
+                },
+            },
         ],
         Usage(602, 130),
     ),
     "Cohere": (
-        [{"type": "message-end", "delta": {"usage": {"billed_units": {"input_tokens": 62, "output_tokens": 28}, "cached_tokens": 900}}}],
+        [
+            {
+                "type": "message-end",
+                "delta": {
+                    "usage": {
+                        "billed_units": {"input_tokens": 62, "output_tokens": 28},
+                        "cached_tokens": 900,
+                    }
+                },
+            }
+        ],
         Usage(62, 28),
     ),
     "Cohere, first API": (
-        [{"event_type": "stream-end", "response": {"meta": {"billed_units": {"input_tokens": 7, "output_tokens": 115}}}}],
+        [
+            {
+                "event_type": "stream-end",
+                "response": {"meta": {"billed_units": {"input_tokens": 7, "output_tokens": 115}}},
+            }
+        ],
         Usage(7, 115),
     ),
-    "Ollama": ([{"done": False}, {"done": True, "prompt_eval_count": 21, "eval_count": 889}], Usage(21, 889)),
+    "Ollama": (
+        [{"done": False}, {"done": True, "prompt_eval_count": 21, "eval_count": 889}],
+        Usage(21, 889),
+    ),
 }
 
 
@@ -221,7 +347,9 @@ def test_a_stream_of(chunks: list[object], usage: Usage) -> None:
 
 
 @pytest.mark.parametrize(("response", "usage"), SHAPES.values(), ids=SHAPES.keys())
-def test_objects_read_like_the_json_they_were_made_from(response: dict[str, object], usage: Usage) -> None:
+def test_objects_read_like_the_json_they_were_made_from(
+    response: dict[str, object], usage: Usage
+) -> None:
     assert read_usage(_object(response)) == usage
 
 
@@ -236,9 +364,21 @@ def _object(value: object) -> object:
 
 def test_langchain_counts_cached_input_within() -> None:
     messages = pytest.importorskip("langchain_core.messages")
-    details = {"cache_read": 1000, "cache_creation": 0, "ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 60}
-    metadata = {"input_tokens": 1110, "output_tokens": 7, "total_tokens": 1117, "input_token_details": details}
-    message = messages.AIMessage("4", usage_metadata=metadata, response_metadata={"model_name": "claude-sonnet-4-6"})
+    details = {
+        "cache_read": 1000,
+        "cache_creation": 0,
+        "ephemeral_5m_input_tokens": 40,
+        "ephemeral_1h_input_tokens": 60,
+    }
+    metadata = {
+        "input_tokens": 1110,
+        "output_tokens": 7,
+        "total_tokens": 1117,
+        "input_token_details": details,
+    }
+    message = messages.AIMessage(
+        "4", usage_metadata=metadata, response_metadata={"model_name": "claude-sonnet-4-6"}
+    )
     assert read_usage(message) == Usage(1110, 7, 1000, 100, 60)
     assert read_model(message) == "claude-sonnet-4-6"
 
@@ -247,7 +387,9 @@ def test_langchain_generations_of_one_call_repeat_its_counts() -> None:
     outputs = pytest.importorskip("langchain_core.outputs")
     messages = pytest.importorskip("langchain_core.messages")
     metadata = {"input_tokens": 8, "output_tokens": 2, "total_tokens": 10}
-    message = messages.AIMessage("4", usage_metadata=metadata, response_metadata={"model_name": "m"})
+    message = messages.AIMessage(
+        "4", usage_metadata=metadata, response_metadata={"model_name": "m"}
+    )
     generations = [outputs.ChatGeneration(message=message) for _ in range(3)]
     assert read_usage(generations) == Usage(8, 2)
     assert read_model(generations) == "m"
@@ -256,18 +398,28 @@ def test_langchain_generations_of_one_call_repeat_its_counts() -> None:
 def test_langchain_chunks_each_count_their_part() -> None:
     messages = pytest.importorskip("langchain_core.messages")
     outputs = pytest.importorskip("langchain_core.outputs")
-    parts = [{"input_tokens": 8, "output_tokens": 0, "total_tokens": 8}, None, {"input_tokens": 0, "output_tokens": 2, "total_tokens": 2}]
+    parts = [
+        {"input_tokens": 8, "output_tokens": 0, "total_tokens": 8},
+        None,
+        {"input_tokens": 0, "output_tokens": 2, "total_tokens": 2},
+    ]
     chunks = [messages.AIMessageChunk("4", usage_metadata=part) for part in parts]
     assert read_usage(chunks) == Usage(8, 2)
-    assert read_usage([outputs.ChatGenerationChunk(message=chunk) for chunk in chunks]) == Usage(8, 2)
+    assert read_usage([outputs.ChatGenerationChunk(message=chunk) for chunk in chunks]) == Usage(
+        8, 2
+    )
 
 
 def test_langchain_without_usage_metadata_keeps_the_providers_own() -> None:
     messages = pytest.importorskip("langchain_core.messages")
     outputs = pytest.importorskip("langchain_core.outputs")
-    message = messages.AIMessage("4", response_metadata={"token_usage": {"prompt_tokens": 8, "completion_tokens": 2}})
+    message = messages.AIMessage(
+        "4", response_metadata={"token_usage": {"prompt_tokens": 8, "completion_tokens": 2}}
+    )
     assert read_usage(message) == Usage(8, 2)
-    result = outputs.LLMResult(generations=[[]], llm_output={"token_usage": {"prompt_tokens": 8, "completion_tokens": 2}})
+    result = outputs.LLMResult(
+        generations=[[]], llm_output={"token_usage": {"prompt_tokens": 8, "completion_tokens": 2}}
+    )
     assert read_usage(result) == Usage(8, 2)
 
 
@@ -276,7 +428,10 @@ def test_llama_index_keeps_the_providers_answer_as_raw() -> None:
     chat = llms.ChatResponse(message=llms.ChatMessage(role="assistant", content="4"), raw=ANTHROPIC)
     assert read_usage(chat) == Usage(1110, 7, 1000, 100, 60)
     assert read_model(chat) == "claude-sonnet-4-6"
-    chunks = [llms.CompletionResponse(text="4", raw=chunk) for chunk in STREAMS["OpenAI chat: the last chunk"][0]]
+    chunks = [
+        llms.CompletionResponse(text="4", raw=chunk)
+        for chunk in STREAMS["OpenAI chat: the last chunk"][0]
+    ]
     assert read_usage(chunks) == Usage(8, 2)
 
 
@@ -299,7 +454,20 @@ def test_the_model_that_answered(response: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "response", [None, "m", b"m", 3, [], {}, {"model": None}, {"model": 3}, {"model": "m" * 1000}, [["m"]], MagicMock()]
+    "response",
+    [
+        None,
+        "m",
+        b"m",
+        3,
+        [],
+        {},
+        {"model": None},
+        {"model": 3},
+        {"model": "m" * 1000},
+        [["m"]],
+        MagicMock(),
+    ],
 )
 def test_no_model(response: object) -> None:
     assert read_model(response) is None
@@ -332,7 +500,9 @@ class Raises:
         {"usage": {}},
         {"usage": "many"},
         {"usage": [1, 2]},
-        {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},  # a server that does not count
+        {
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        },  # a server that does not count
         {"usageMetadata": {"trafficType": "ON_DEMAND"}},
         {"input_tokens": 14},  # the answer of count_tokens, which took none
         {"totalTokens": 14},
@@ -349,13 +519,38 @@ def test_no_usage(response: object) -> None:
     assert read_usage(response) is None
 
 
-@pytest.mark.parametrize("bad", ["7", -7, True, math.nan, math.inf, -math.inf, 1.5, 10**13, 10**400, [7], {"n": 7}, b"7", Raises()])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "7",
+        -7,
+        True,
+        math.nan,
+        math.inf,
+        -math.inf,
+        1.5,
+        10**13,
+        10**400,
+        [7],
+        {"n": 7},
+        b"7",
+        Raises(),
+    ],
+)
 def test_a_count_that_is_no_number_of_tokens_is_left_out(bad: object) -> None:
     assert read_usage({"usage": {"prompt_tokens": bad, "completion_tokens": 2}}) == Usage(0, 2)
-    assert read_usage({"usage": {"input_tokens": 8, "output_tokens": 2, "cache_read_input_tokens": bad}}) == Usage(8, 2)
-    assert read_usage({"usage": {"prompt_tokens": 8, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": bad}}}) == Usage(
-        8, 2
-    )
+    assert read_usage(
+        {"usage": {"input_tokens": 8, "output_tokens": 2, "cache_read_input_tokens": bad}}
+    ) == Usage(8, 2)
+    assert read_usage(
+        {
+            "usage": {
+                "prompt_tokens": 8,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": bad},
+            }
+        }
+    ) == Usage(8, 2)
 
 
 def test_bedrock_writes_counts_as_floats() -> None:
@@ -378,8 +573,30 @@ def test_no_shape_makes_it_raise_or_break_its_promise() -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     rng = random.Random(seed)
-    shapes = [ANTHROPIC, *(shape for shape, _ in SHAPES.values()), *(chunks for chunks, _ in STREAMS.values())]
-    junk = [None, "", "x", b"", -1, 0, 3, 1 << 70, True, math.nan, 1.5, [], {}, [[]], {"usage": {"input_tokens": 5}}, object(), MagicMock()]
+    shapes = [
+        ANTHROPIC,
+        *(shape for shape, _ in SHAPES.values()),
+        *(chunks for chunks, _ in STREAMS.values()),
+    ]
+    junk = [
+        None,
+        "",
+        "x",
+        b"",
+        -1,
+        0,
+        3,
+        1 << 70,
+        True,
+        math.nan,
+        1.5,
+        [],
+        {},
+        [[]],
+        {"usage": {"input_tokens": 5}},
+        object(),
+        MagicMock(),
+    ]
 
     for _ in range(3000):
         usage = read_usage(spoilt(rng.choice(shapes), junk, rng))

@@ -1,4 +1,5 @@
-"""What every store must do. A new store subclasses StoreConformance, gives ``make_store``, and says what it does not promise."""
+"""What every store must do. A new store subclasses StoreConformance, gives ``make_store``, and says
+what it does not promise."""
 
 import threading
 from collections.abc import Callable
@@ -16,7 +17,9 @@ __all__ = ["MakeStore", "StoreConformance", "entry_of", "value_of"]
 MakeStore = Callable[..., Store]
 
 
-def entry_of(value: Any, *, stored_at: float = 1_800_000_000.0, expires_at: float | None = None, **known: Any) -> Entry:
+def entry_of(
+    value: Any, *, stored_at: float = 1_800_000_000.0, expires_at: float | None = None, **known: Any
+) -> Entry:
     return Entry(Payload.of(value), stored_at, expires_at, **known)
 
 
@@ -30,7 +33,8 @@ def keys(store: Store, prefix: str = "") -> list[str]:
 
 
 class StoreConformance:
-    """``make_store(clock=..., max_size=..., max_bytes=...)`` is a fixture: each call is a new, empty store, closed afterwards."""
+    """``make_store(clock=..., max_size=..., max_bytes=...)`` is a fixture: each call is a new,
+    empty store, closed afterwards."""
 
     bounded = True  # holds max_size and max_bytes itself, and lets the least recently used go first
     shared_with_children = True  # a forked child and its parent see each other's entries
@@ -76,7 +80,9 @@ class StoreConformance:
         got = store.get("k")
         assert got is not None
         assert got.payload.thaw() is None
-        assert (got.expires_at, got.model, got.usage, got.cost_usd, got.seconds, got.request) == (None,) * 6
+        assert (got.expires_at, got.model, got.usage, got.cost_usd, got.seconds, got.request) == (
+            None,
+        ) * 6
 
     def test_each_value_read_is_a_fresh_object(self, store: Store) -> None:
         store.put("k", entry_of({"list": []}))
@@ -132,7 +138,12 @@ class StoreConformance:
     def test_purge_removes_the_expired_only(self, make_store: MakeStore, clock: Any) -> None:
         store = make_store(clock=clock)
         now = clock()
-        for key, expires_at in (("never", None), ("past", now - 1), ("now", now), ("soon", now + 1)):
+        for key, expires_at in (
+            ("never", None),
+            ("past", now - 1),
+            ("now", now),
+            ("soon", now + 1),
+        ):
             store.put(key, entry_of(key, expires_at=expires_at))
         left_over = store.size() - 2  # a write may have swept some already
         assert store.purge() == left_over
@@ -146,12 +157,21 @@ class StoreConformance:
     def test_size_counts_by_prefix(self, store: Store) -> None:
         for key in ("1:a:v:0", "1:a:v:1", "1:b:v:0"):
             store.put(key, entry_of(key))
-        assert [store.size(prefix) for prefix in ("", "1:", "1:a:", "1:b:v:", "1:c:")] == [3, 3, 2, 1, 0]
+        assert [store.size(prefix) for prefix in ("", "1:", "1:a:", "1:b:v:", "1:c:")] == [
+            3,
+            3,
+            2,
+            1,
+            0,
+        ]
 
     def test_entries_gives_keys_with_their_entries(self, store: Store) -> None:
         for key in ("1:a:v:0", "1:a:v:1", "1:b:v:0"):
             store.put(key, entry_of(key))
-        assert {key: value_of(entry) for key, entry in store.entries("1:a:")} == {"1:a:v:0": "1:a:v:0", "1:a:v:1": "1:a:v:1"}
+        assert {key: value_of(entry) for key, entry in store.entries("1:a:")} == {
+            "1:a:v:0": "1:a:v:0",
+            "1:a:v:1": "1:a:v:1",
+        }
 
     def test_a_store_may_be_changed_while_it_is_listed(self, store: Store) -> None:
         for number in range(300):
@@ -174,7 +194,9 @@ class StoreConformance:
     # -- bounds
 
     @pytest.mark.usefixtures("_bounded")
-    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(self, store: Store) -> None:
+    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(
+        self, store: Store
+    ) -> None:
         for key in ("a", "b", "c", "d"):
             store.put(key, entry_of(key))
         store.get("b")
@@ -211,7 +233,9 @@ class StoreConformance:
         assert store.size() > 3
 
     @pytest.mark.usefixtures("_bounded")
-    def test_what_is_larger_than_the_store_is_not_kept(self, make_store: MakeStore, clock: Any) -> None:
+    def test_what_is_larger_than_the_store_is_not_kept(
+        self, make_store: MakeStore, clock: Any
+    ) -> None:
         store = make_store(clock=clock, max_bytes=2_000)
         store.put("k", entry_of("small"))
         assert store.put("k", entry_of("x" * 3_000)).evicted >= 1

@@ -1,4 +1,5 @@
-"""The same calls at the same time, of a store that is well: what a call costs here and now, with the machine as busy as it is."""
+"""The same calls at the same time, of a store that is well: what a call costs here and now, with
+the machine as busy as it is."""
 
 import threading
 import time
@@ -12,7 +13,8 @@ from llm_cache_mem.stores.base import Store
 __all__ = ["PAUSE", "Control"]
 
 PAUSE = 0.003  # of a caller, between two calls
-TIMES = 10  # a caller of a store in trouble goes on and off the processor, and waits for its turn, more often
+# a caller of a store in trouble goes on and off the processor, and waits for its turn, more often
+TIMES = 10
 
 
 def _p99(taken: Sequence[float]) -> float:
@@ -20,7 +22,8 @@ def _p99(taken: Sequence[float]) -> float:
 
 
 class Control:
-    """Threads that ask what is in *store*, and note what each call took; the store is closed in the end.
+    """Threads that ask what is in *store*, and note what each call took; the store is closed in the
+    end.
 
     Give it a store with time: one that gives up on a busy machine would be no measure of it.
     """
@@ -36,7 +39,12 @@ class Control:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -52,12 +60,18 @@ class Control:
                 return
 
     def judge(self, taken: Sequence[float]) -> None:
-        """That of the calls that *taken* tells of, one in a hundred was delayed by 50 ms, and none by more than 600 ms.
+        """That of the calls that *taken* tells of, one in a hundred was delayed by 50 ms, and none
+        by more than 600 ms.
 
         Beyond that the machine is to blame, as far as the calls of the control were slow as well.
         """
         slow, slowest = _p99(self.taken), max(self.taken)
-        print(f"{len(taken)} calls: p99 {_p99(taken) * 1e3:.1f} ms, longest {max(taken) * 1e3:.0f} ms")
-        print(f"{len(self.taken)} of the control: p99 {slow * 1e3:.1f} ms, longest {slowest * 1e3:.0f} ms")
+        print(
+            f"{len(taken)} calls: p99 {_p99(taken) * 1e3:.1f} ms, longest {max(taken) * 1e3:.0f} ms"
+        )
+        print(
+            f"{len(self.taken)} of the control: p99 {slow * 1e3:.1f} ms, longest"
+            f" {slowest * 1e3:.0f} ms"
+        )
         assert _p99(taken) < 0.05 + TIMES * slow
         assert max(taken) < 0.6 + TIMES * slowest

@@ -1,4 +1,5 @@
-"""Many threads on one store, every call written down, and a check afterwards that one store could have answered so."""
+"""Many threads on one store, every call written down, and a check afterwards that one store could
+have answered so."""
 
 import bisect
 import random
@@ -17,7 +18,8 @@ __all__ = ["Call", "record", "violations"]
 
 
 class Call(NamedTuple):
-    """*value* is what was put, or what a get gave: a number no other put has, None for a miss. Times are nanoseconds."""
+    """*value* is what was put, or what a get gave: a number no other put has, None for a miss.
+    Times are nanoseconds."""
 
     action: Literal["put", "get", "delete"]
     key: str
@@ -26,8 +28,11 @@ class Call(NamedTuple):
     end: int
 
 
-def record(store: Store, *, threads: int, calls: int, seconds: float, seed: int, keys: int = 64) -> list[Call]:
-    """What happened in up to *calls* calls by *threads* threads. Raises the first exception that left the store."""
+def record(
+    store: Store, *, threads: int, calls: int, seconds: float, seed: int, keys: int = 64
+) -> list[Call]:
+    """What happened in up to *calls* calls by *threads* threads. Raises the first exception that
+    left the store."""
     history: list[list[Call]] = [[] for _ in range(threads)]
     failures: list[BaseException] = []
     stop_at = time.monotonic() + seconds
@@ -38,7 +43,9 @@ def record(store: Store, *, threads: int, calls: int, seconds: float, seed: int,
             if failures or time.monotonic() > stop_at:
                 return
             key = f"1:h:v:{rng.randrange(keys)}"
-            action: Literal["put", "get", "delete"] = rng.choices(("get", "put", "delete"), (6, 3, 1))[0]
+            action: Literal["put", "get", "delete"] = rng.choices(
+                ("get", "put", "delete"), (6, 3, 1)
+            )[0]
             value = None
             start = time.perf_counter_ns()
             try:
@@ -68,7 +75,8 @@ def record(store: Store, *, threads: int, calls: int, seconds: float, seed: int,
 
 
 def violations(history: Iterable[Call], *, evicting: bool = False) -> list[str]:
-    """Reads that no order of the calls explains: a value that was overwritten before the read began, or a miss of what was there.
+    """Reads that no order of the calls explains: a value that was overwritten before the read
+    began, or a miss of what was there.
 
     An *evicting* store may miss at any time.
     """
@@ -87,7 +95,11 @@ def _of_one_key(calls: list[Call], evicting: bool) -> list[str]:
     for read in (call for call in calls if call.action == "get"):
         if read.value is None:
             certain = puts.among_those_over_by(read.start)
-            if not evicting and certain and not any(gone.start < read.end and gone.end >= certain for gone in deletes):
+            if (
+                not evicting
+                and certain
+                and not any(gone.start < read.end and gone.end >= certain for gone in deletes)
+            ):
                 found.append(f"miss of what had been put: {read}")
             continue
         write = writes.get(read.value)

@@ -1,4 +1,5 @@
-"""What every store must do that processes agree through. A leasing store subclasses LeaseConformance and gives ``join``."""
+"""What every store must do that processes agree through. A leasing store subclasses
+LeaseConformance and gives ``join``."""
 
 import secrets
 import threading
@@ -20,7 +21,8 @@ SHORT = 1.0  # as short as every engine can measure
 
 
 class LeaseConformance:
-    """``join()`` is a fixture: each call is another store object on the same, at first empty, data, closed afterwards."""
+    """``join()`` is a fixture: each call is another store object on the same, at first empty, data,
+    closed afterwards."""
 
     @pytest.fixture
     def join(self) -> Join:

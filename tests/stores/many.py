@@ -1,4 +1,5 @@
-"""What every store must do that reads or writes many entries in one round trip. It subclasses ManyConformance and gives ``store``."""
+"""What every store must do that reads or writes many entries in one round trip. It subclasses
+ManyConformance and gives ``store``."""
 
 import pytest
 from stores.conformance import entry_of, value_of
@@ -22,11 +23,16 @@ class ManyConformance:
 
     @pytest.mark.parametrize("number", [1, 3, 1234])
     def test_what_is_put_at_once_is_got_at_once(self, store: ManyStore, number: int) -> None:
-        entries = {f"1:many:v:{at}": entry_of({"at": at}, stored_at=1_800_000_000.0 + at) for at in range(number)}
+        entries = {
+            f"1:many:v:{at}": entry_of({"at": at}, stored_at=1_800_000_000.0 + at)
+            for at in range(number)
+        }
         removed = store.put_many(entries)
         assert (removed.evicted, removed.expired) == (0, 0)
         found = store.get_many([*entries, "1:many:v:absent"])
-        assert {key: value_of(entry) for key, entry in found.items()} == {f"1:many:v:{at}": {"at": at} for at in range(number)}
+        assert {key: value_of(entry) for key, entry in found.items()} == {
+            f"1:many:v:{at}": {"at": at} for at in range(number)
+        }
         assert all(found[key].stored_at == entries[key].stored_at for key in entries)
         assert value_of(store.get("1:many:v:0")) == {"at": 0}
 
@@ -37,7 +43,10 @@ class ManyConformance:
 
     def test_a_key_may_be_asked_for_twice(self, store: ManyStore) -> None:
         store.put("k", entry_of(1))
-        assert {key: value_of(entry) for key, entry in store.get_many(["k", "k", "none", "none"]).items()} == {"k": 1}
+        assert {
+            key: value_of(entry)
+            for key, entry in store.get_many(["k", "k", "none", "none"]).items()
+        } == {"k": 1}
 
     def test_many_replace_what_was_there(self, store: ManyStore) -> None:
         store.put("a", entry_of("old"))
@@ -49,7 +58,9 @@ class ManyConformance:
         entries = {f"k{at}": entry_of("x" * (700_000 if at % 3 == 0 else at)) for at in range(20)}
         store.put_many(entries)
         found = store.get_many(list(entries))
-        assert {key: len(value_of(entry)) for key, entry in found.items()} == {f"k{at}": 700_000 if at % 3 == 0 else at for at in range(20)}
+        assert {key: len(value_of(entry)) for key, entry in found.items()} == {
+            f"k{at}": 700_000 if at % 3 == 0 else at for at in range(20)
+        }
 
     def test_what_fits_no_store_is_refused(self, store: ManyStore) -> None:
         with pytest.raises(ValueNotCacheable):

@@ -1,4 +1,5 @@
-"""A store against the simplest thing that behaves as it must: a dict in order of use, with a clock. Any store can be the subject."""
+"""A store against the simplest thing that behaves as it must: a dict in order of use, with a clock.
+Any store can be the subject."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +15,12 @@ from llm_cache_mem.values.entry import Entry
 
 __all__ = ["StoreMachine"]
 
-KEYS = [f"1:{namespace}:{kind}:{number}" for namespace in ("a", "ab") for kind in ("v", "w") for number in range(3)]
+KEYS = [
+    f"1:{namespace}:{kind}:{number}"
+    for namespace in ("a", "ab")
+    for kind in ("v", "w")
+    for number in range(3)
+]
 PREFIXES = ["", "1:", "1:a", "1:a:", "1:a:v:", "1:ab:w:", "1:b:"]
 TTLS = [None, 0.5, 10.0, 3600.0]
 
@@ -22,19 +28,29 @@ keys = st.sampled_from(KEYS)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Subclass with ``open_store(clock=, max_size=, max_bytes=)``; the same store again when *persistent*."""
+    """Subclass with ``open_store(clock=, max_size=, max_bytes=)``; the same store again when
+    *persistent*."""
 
     persistent = False
     ordered = True  # holds its bounds itself and evicts the least recently used
     by_key = False  # has no bounds, removes nothing in passing, and lists in the order of the keys
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> Store:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> Store:
         raise NotImplementedError
 
-    @initialize(max_size=st.sampled_from([None, 1, 2, 4, 8]), max_bytes=st.sampled_from([None, None, 1000, 2500]))
+    @initialize(
+        max_size=st.sampled_from([None, 1, 2, 4, 8]),
+        max_bytes=st.sampled_from([None, None, 1000, 2500]),
+    )
     def begin(self, max_size: int | None, max_bytes: int | None) -> None:
         self.clock = Clock()
-        self.bounds: dict[str, int | None] = {"max_size": max_size, "max_bytes": max_bytes} if self.ordered and not self.by_key else {}
+        self.bounds: dict[str, int | None] = (
+            {"max_size": max_size, "max_bytes": max_bytes}
+            if self.ordered and not self.by_key
+            else {}
+        )
         self.bounds = {"max_size": None, "max_bytes": None} | self.bounds
         self.store = self.open_store(clock=self.clock, **self.bounds)
         self.model: OrderedDict[str, Entry] = OrderedDict()
@@ -44,7 +60,11 @@ class StoreMachine(RuleBasedStateMachine):
     def put(self, key: str, ttl: float | None, length: int) -> None:
         self.serial += 1
         now = self.clock()
-        entry = entry_of([key, self.serial, "x" * length], stored_at=now, expires_at=None if ttl is None else now + ttl)
+        entry = entry_of(
+            [key, self.serial, "x" * length],
+            stored_at=now,
+            expires_at=None if ttl is None else now + ttl,
+        )
         removed = self.store.put(key, entry)
         self.model.pop(key, None)
         self.model[key] = entry
@@ -71,9 +91,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(key=keys, version=st.sampled_from(["any", "this", "other"]))
     def delete(self, key: str, version: str) -> None:
         expected = self.model.get(key)
-        stored_at = None if version == "any" else (expected.stored_at if expected else 1.0) + (version == "other")
+        stored_at = (
+            None
+            if version == "any"
+            else (expected.stored_at if expected else 1.0) + (version == "other")
+        )
         deleted = self.store.delete(key, stored_at=stored_at)
-        assert deleted == (expected is not None and version != "other") or (not self.ordered and self.expired(key))
+        assert deleted == (expected is not None and version != "other") or (
+            not self.ordered and self.expired(key)
+        )
         if expected is not None and version != "other":
             del self.model[key]
 
@@ -123,10 +149,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def expired(self, key: str) -> bool:
         entry = self.model.get(key)
-        return entry is not None and entry.expires_at is not None and entry.expires_at <= self.clock()
+        return (
+            entry is not None and entry.expires_at is not None and entry.expires_at <= self.clock()
+        )
 
     def account_for_removals(self, count: int) -> None:
-        """What a put removed must have expired, or have been the least recently used of what had not, and no more than needed."""
+        """What a put removed must have expired, or have been the least recently used of what had
+        not, and no more than needed."""
         held = {key for key, _ in self.store.entries()}
         assert held <= set(self.model)
         gone = [key for key in self.model if key not in held]
@@ -136,7 +165,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert len(gone) == count
             assert gone_alive == alive[: len(gone_alive)]
             if self.bounds["max_bytes"] is None:
-                assert len(gone_alive) <= max(0, len(self.model) - (self.bounds["max_size"] or len(self.model)))
+                assert len(gone_alive) <= max(
+                    0, len(self.model) - (self.bounds["max_size"] or len(self.model))
+                )
         else:
             assert gone_alive == []
         for key in gone:

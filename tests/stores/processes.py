@@ -1,4 +1,5 @@
-"""Children made by fork, for tests of what processes do to one another: they report as JSON, and are killed when they hang."""
+"""Children made by fork, for tests of what processes do to one another: they report as JSON, and
+are killed when they hang."""
 
 import json
 import os
@@ -16,7 +17,8 @@ class ChildFailed(Exception):
 
 
 def fork(work: Callable[[], Any], *, uid: int | None = None) -> tuple[int, int]:
-    """Run *work* in a child, as user *uid* if given; its process id and the pipe its report comes through."""
+    """Run *work* in a child, as user *uid* if given; its process id and the pipe its report comes
+    through."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -41,7 +43,8 @@ def fork(work: Callable[[], Any], *, uid: int | None = None) -> tuple[int, int]:
 
 
 def outcome(pid: int, reader: int, *, timeout: float = 60.0) -> Any:
-    """What the child's work returned. ChildFailed when it raised, died, or took longer than *timeout* seconds."""
+    """What the child's work returned. ChildFailed when it raised, died, or took longer than
+    *timeout* seconds."""
     data = b""
     try:
         while True:

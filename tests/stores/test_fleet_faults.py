@@ -1,4 +1,5 @@
-"""What a caller of a fleet sees while its Redis is paused, dead, full, read-only, slow or lying: an answer, and soon."""
+"""What a caller of a fleet sees while its Redis is paused, dead, full, read-only, slow or lying: an
+answer, and soon."""
 
 import threading
 import time
@@ -54,7 +55,8 @@ def lying(server: Server, proxy: Proxy, stack: ExitStack) -> None:
 
 
 class Callers:
-    """Threads that ask the same and other questions again and again, and note what each call took and gave."""
+    """Threads that ask the same and other questions again and again, and note what each call took
+    and gave."""
 
     def __init__(self, cache: LLMCache) -> None:
         self.cache = cache
@@ -62,7 +64,9 @@ class Callers:
         self.wrong: list[Any] = []
         self.hit_at = 0.0
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(THREADS)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,)) for number in range(THREADS)
+        ]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -82,7 +86,9 @@ class Callers:
             question = f"shared {turn % 7}" if turn % 2 else f"own {number} {turn}"
             called: list[bool] = []
 
-            def model(messages: Any, model: str, question: str = question, called: list[bool] = called) -> str:
+            def model(
+                messages: Any, model: str, question: str = question, called: list[bool] = called
+            ) -> str:
                 called.append(True)
                 return question.upper()
 

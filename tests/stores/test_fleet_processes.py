@@ -1,4 +1,5 @@
-"""A fleet of processes and threads on each store that can lease: one call a request, and at most one more for each that is killed."""
+"""A fleet of processes and threads on each store that can lease: one call a request, and at most
+one more for each that is killed."""
 
 import json
 import os
@@ -30,7 +31,8 @@ Open = Callable[[], LLMCache]
 
 @pytest.fixture(params=["sqlite", "redis", "memcached", "tiered"])
 def open_cache(request: pytest.FixtureRequest, fast_folder: Path) -> Open:
-    """``open_cache()`` makes a cache of the fleet, in any process. Its store has time: what is asked here is whether all agree."""
+    """``open_cache()`` makes a cache of the fleet, in any process. Its store has time: what is
+    asked here is whether all agree."""
     if request.param == "sqlite":
         backend: Store = SQLiteStore(fast_folder / "cache.db", lock_timeout=20)
     elif request.param == "redis":
@@ -43,7 +45,8 @@ def open_cache(request: pytest.FixtureRequest, fast_folder: Path) -> Open:
 
 
 class Log:
-    """What the models of all processes did, in the order in which they did it: a file that is only appended to."""
+    """What the models of all processes did, in the order in which they did it: a file that is only
+    appended to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +61,8 @@ class Log:
 
 
 class Fleet(NamedTuple):
-    """What each process of a test is to do: *threads* at once ask the same *requests*, each in an order of its own."""
+    """What each process of a test is to do: *threads* at once ask the same *requests*, each in an
+    order of its own."""
 
     open_cache: Open
     log: Log
@@ -74,7 +78,8 @@ class Fleet(NamedTuple):
         return {"content": f"answer {number}", "by": os.getpid()}
 
     def work(self, seed: int, begin: int) -> dict[str, int]:
-        """What a child does once *begin* is closed at its other end; how many callers got the right answer, and what went wrong."""
+        """What a child does once *begin* is closed at its other end; how many callers got the right
+        answer, and what went wrong."""
         cache, tally, lock = self.open_cache(), Counter[str](), threading.Lock()
         os.read(begin, 1)
 
@@ -86,7 +91,11 @@ class Fleet(NamedTuple):
                 called: list[int] = []
                 try:
                     found = cache.get_or_call(
-                        f"question {number}", lambda messages, model, number=number, called=called: self.answer(number, called), model="m"
+                        f"question {number}",
+                        lambda messages, model, number=number, called=called: self.answer(
+                            number, called
+                        ),
+                        model="m",
                     )
                     if called:
                         self.log.note("returned", number)
@@ -96,7 +105,10 @@ class Fleet(NamedTuple):
             with lock:
                 tally.update(mine)
 
-        threads = [threading.Thread(target=ask_all, args=(seed + number,)) for number in range(self.threads)]
+        threads = [
+            threading.Thread(target=ask_all, args=(seed + number,))
+            for number in range(self.threads)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -120,7 +132,9 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("processes", "threads", "requests"), SIZES)
-def test_each_request_is_called_once(open_cache: Open, tmp_path: Path, processes: int, threads: int, requests: int) -> None:
+def test_each_request_is_called_once(
+    open_cache: Open, tmp_path: Path, processes: int, threads: int, requests: int
+) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     log = Log(tmp_path / "calls")
@@ -134,7 +148,10 @@ def test_each_request_is_called_once(open_cache: Open, tmp_path: Path, processes
     seconds = time.monotonic() - began
     calls = [number for what, number, _ in log.lines() if what == "begin"]
     asked = processes * threads * requests
-    print(f"{len(calls)} calls for {asked} callers of {requests} requests in {seconds:.1f} s; {tallies}")
+    print(
+        f"{len(calls)} calls for {asked} callers of {requests} requests in {seconds:.1f} s;"
+        f" {tallies}"
+    )
     assert sum(tally.get("right", 0) for tally in tallies) == asked
     assert all(tally.keys() <= {"right", "failures of the store"} for tally in tallies)
     assert sorted(calls) == list(range(requests))
@@ -145,7 +162,13 @@ def test_each_request_is_called_once(open_cache: Open, tmp_path: Path, processes
     pytest.param(8, 50, 200, 40, id="8 x 50", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
 ])  # fmt: skip
 def test_kill_9_of_leaders_costs_a_call_each_and_leaves_nobody_waiting(
-    open_cache: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, threads: int, requests: int, kills: int
+    open_cache: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    threads: int,
+    requests: int,
+    kills: int,
 ) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", 3.0)
     seed = secrets.randbits(32)
@@ -163,7 +186,9 @@ def test_kill_9_of_leaders_costs_a_call_each_and_leaves_nobody_waiting(
         """The processes with a call under way."""
         lines = log.lines()
         ended = {(number, pid) for what, number, pid in lines if what == "end"}
-        return {pid for what, number, pid in lines if what == "begin" and (number, pid) not in ended} - killed
+        return {
+            pid for what, number, pid in lines if what == "begin" and (number, pid) not in ended
+        } - killed
 
     for _ in range(kills):
         give_up_at = time.monotonic() + 30
@@ -188,13 +213,25 @@ def test_kill_9_of_leaders_costs_a_call_each_and_leaves_nobody_waiting(
         if what == "begin":
             callers[number].append(pid)
     cut_off = {(what, number, pid) for what, number, pid in lines if pid in killed}
-    cut_off = {(what, number, pid) for what, number, pid in cut_off if ("end", number, pid) not in cut_off}
+    cut_off = {
+        (what, number, pid) for what, number, pid in cut_off if ("end", number, pid) not in cut_off
+    }
     extra = sum(map(len, callers.values())) - requests
-    print(f"{len(killed)} kills cut off {len(cut_off)} calls; {extra} extra calls; {json.dumps(tallies)}")
-    assert all(tally["right"] == threads * requests and tally.keys() <= {"right", "failures of the store"} for tally in tallies)
+    print(
+        f"{len(killed)} kills cut off {len(cut_off)} calls; {extra} extra calls;"
+        f" {json.dumps(tallies)}"
+    )
+    assert all(
+        tally["right"] == threads * requests and tally.keys() <= {"right", "failures of the store"}
+        for tally in tallies
+    )
     assert all(callers.values())
     # Again only after a death, and not if that came after the answer was stored.
     assert [number for number, pids in callers.items() if not killed.issuperset(pids[:-1])] == []
     returned = {(number, pid) for what, number, pid in lines if what == "returned"}
-    assert [number for number, pids in callers.items() if any((number, pid) in returned for pid in pids[:-1])] == []
+    assert [
+        number
+        for number, pids in callers.items()
+        if any((number, pid) in returned for pid in pids[:-1])
+    ] == []
     assert len(killed) >= kills / 2

@@ -1,4 +1,5 @@
-"""JsonlStore: what all stores do, and what a file in git needs: small diffs, no secret, nothing lost, errors that name the line."""
+"""JsonlStore: what all stores do, and what a file in git needs: small diffs, no secret, nothing
+lost, errors that name the line."""
 
 import contextlib
 import json
@@ -36,7 +37,9 @@ class TestConformance(StoreConformance):
     def make_store(self, fast_folder: Path) -> Iterator[MakeStore]:
         made: list[JsonlStore] = []
 
-        def make(*, clock: Callable[[], float], max_size: int | None = None, max_bytes: int | None = None) -> JsonlStore:
+        def make(
+            *, clock: Callable[[], float], max_size: int | None = None, max_bytes: int | None = None
+        ) -> JsonlStore:
             made.append(JsonlStore(fast_folder / f"{len(made)}.jsonl", clock=clock))
             return made[-1]
 
@@ -50,7 +53,9 @@ class JsonlMachine(StoreMachine):
     by_key = True
     folder: Path
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> JsonlStore:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> JsonlStore:
         if not hasattr(self, "store"):
             (self.folder / "model.jsonl").unlink(missing_ok=True)
         return JsonlStore(self.folder / "model.jsonl", clock=clock)
@@ -59,15 +64,30 @@ class JsonlMachine(StoreMachine):
 @pytest.mark.parametrize("examples", [pytest.param(60), pytest.param(1000, marks=pytest.mark.slow)])
 def test_it_does_what_the_model_does(fast_folder: Path, examples: int) -> None:
     JsonlMachine.folder = fast_folder
-    how = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    how = settings(
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
     run_state_machine_as_test(JsonlMachine, settings=how)
 
 
-LINE_BREAKERS = st.sampled_from('\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\ufeff\u202e\x00\x7f\ud800\r\n\t"\\{}$')
+LINE_BREAKERS = st.sampled_from(
+    '\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\ufeff\u202e\x00\x7f\ud800\r\n\t"\\{}$'
+)
 texts = st.text(st.one_of(LINE_BREAKERS, st.characters()), max_size=20)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3) | st.tuples(inner),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | texts
+    | st.binary(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3) | st.tuples(inner)
+    ),
     max_leaves=8,
 )
 
@@ -75,7 +95,9 @@ values = st.recursive(
 # -- What the file looks like
 
 
-REQUEST = b'{"messages": [{"content": "Who wrote Air?", "role": "user"}], "model": "m", "temperature": 0}'
+REQUEST = (
+    b'{"messages": [{"content": "Who wrote Air?", "role": "user"}], "model": "m", "temperature": 0}'
+)
 
 
 @pytest.fixture
@@ -97,18 +119,32 @@ def line(key: str, answer: Any = "a", **fields: Any) -> str:
 
 def test_a_line_is_to_be_read_by_people(path: Path) -> None:
     answer = {"role": "assistant", "content": "Bach – «Łódź» 🎈"}
-    entry = entry_of(answer, model="m", usage=(3, 4, 0, 0, 0), cost_usd=0.5, seconds=1.23456, request=REQUEST, stored_at=1_800_000_000.1236)
+    entry = entry_of(
+        answer,
+        model="m",
+        usage=(3, 4, 0, 0, 0),
+        cost_usd=0.5,
+        seconds=1.23456,
+        request=REQUEST,
+        stored_at=1_800_000_000.1236,
+    )
     JsonlStore(path).put("k", entry)
-    assert path.read_text(encoding="utf-8") == (
-        '{"key": "k", "model": "m", "request": {"messages": [{"content": "Who wrote Air?", "role": "user"}], "model": "m", '
-        '"temperature": 0}, '
-        '"answer": {"role": "assistant", "content": "Bach – «Łódź» 🎈"}, "usage": {"input_tokens": 3, "output_tokens": 4}, '
-        '"cost_usd": 0.5, "seconds": 1.235, "stored_at": "2027-01-15T08:00:00.124Z"}\n'
+    assert (
+        path.read_text(encoding="utf-8")
+        == '{"key": "k", "model": "m", "request": {"messages": [{"content": "Who wrote Air?",'
+        ' "role": "user"}], "model": "m", "temperature": 0}, "answer": {"role": "assistant",'
+        ' "content": "Bach – «Łódź» 🎈"}, "usage": {"input_tokens": 3, "output_tokens": 4},'
+        ' "cost_usd": 0.5, "seconds": 1.235, "stored_at": "2027-01-15T08:00:00.124Z"}\n'
     )
 
 
 def test_bytes_that_are_text_are_text_in_the_file(path: Path) -> None:
-    values = {"text": b"event: message_start\n\ndata: {}\r\n", "utf8": "Łódź".encode(), "binary": b"\0\xff", "empty": b""}
+    values = {
+        "text": b"event: message_start\n\ndata: {}\r\n",
+        "utf8": "Łódź".encode(),
+        "binary": b"\0\xff",
+        "empty": b"",
+    }
     JsonlStore(path).put("k", entry_of(values))
     assert lines_of(path)[0]["answer"] == {
         "$llm-cache-mem": {
@@ -122,31 +158,65 @@ def test_bytes_that_are_text_are_text_in_the_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{"$utf8": "x"}, {"$bytes": "x"}, {"a": {"$utf8": 5}, "b": b"1"}, [{"$utf8": "x"}, (1,)], {"$llm-cache-mem": 1}]
+    "value",
+    [
+        {"$utf8": "x"},
+        {"$bytes": "x"},
+        {"a": {"$utf8": 5}, "b": b"1"},
+        [{"$utf8": "x"}, (1,)],
+        {"$llm-cache-mem": 1},
+    ],
 )
 def test_what_only_looks_like_bytes_comes_back_as_it_was(path: Path, value: Any) -> None:
     JsonlStore(path).put("k", entry_of(value))
     assert value_of(JsonlStore(path).get("k")) == value
 
 
-@pytest.mark.parametrize("how", [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 4}, {"separators": (" ,", ": ")}])
+@pytest.mark.parametrize(
+    "how",
+    [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 4}, {"separators": (" ,", ": ")}],
+)
 @pytest.mark.parametrize("escaped", [False, True])
-def test_the_body_of_an_http_exchange_is_json_in_the_file_and_comes_back_to_the_byte(path: Path, how: Any, escaped: bool) -> None:
+def test_the_body_of_an_http_exchange_is_json_in_the_file_and_comes_back_to_the_byte(
+    path: Path, how: Any, escaped: bool
+) -> None:
     key = "1::http:" + "a" * 64
-    body = json.dumps({"content": "Łódź \u2028", "n": [1.0, 1, 1e-7, True, None, {}]}, ensure_ascii=escaped, **how)
+    body = json.dumps(
+        {"content": "Łódź \u2028", "n": [1.0, 1, 1e-7, True, None, {}]}, ensure_ascii=escaped, **how
+    )
     JsonlStore(path).put(key, entry_of({"status": 200, "headers": [["a", "b"]], "text": body}))
-    assert value_of(JsonlStore(path).get(key)) == {"status": 200, "headers": [["a", "b"]], "text": body}
+    assert value_of(JsonlStore(path).get(key)) == {
+        "status": 200,
+        "headers": [["a", "b"]],
+        "text": body,
+    }
     known = how.get("indent") != 4 and how.get("separators") != (" ,", ": ")
     assert (type(lines_of(path)[0]["answer"]["text"]) is dict) == known
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(
-    body=texts | st.sampled_from(['{"a":1,"a":2}', "[1e400]", "[NaN]", "[1.00]", '{"b":1, "a":2}', "[]", "{}", "[1]\n", "5", '{"$json":1}'])
+    body=texts
+    | st.sampled_from(
+        [
+            '{"a":1,"a":2}',
+            "[1e400]",
+            "[NaN]",
+            "[1.00]",
+            '{"b":1, "a":2}',
+            "[]",
+            "{}",
+            "[1]\n",
+            "5",
+            '{"$json":1}',
+        ]
+    )
 )
 def test_any_text_in_an_exchange_comes_back_to_the_byte(body: str) -> None:
     key = "1::http:" + "a" * 64
-    _, entry = from_line(to_line(key, entry_of({"status": 200, "headers": [], "text": body}), Redaction()))
+    _, entry = from_line(
+        to_line(key, entry_of({"status": 200, "headers": [], "text": body}), Redaction())
+    )
     assert entry.payload.thaw()["text"] == body
 
 
@@ -157,7 +227,9 @@ def test_what_is_no_exchange_keeps_its_texts(path: Path) -> None:
     assert value_of(JsonlStore(path).get("1::value:" + "a" * 64)) == value
 
 
-def test_lines_stand_in_the_order_of_their_keys_whoever_came_first(path: Path, fast_folder: Path) -> None:
+def test_lines_stand_in_the_order_of_their_keys_whoever_came_first(
+    path: Path, fast_folder: Path
+) -> None:
     for name in "cab":
         JsonlStore(path).put(name, entry_of(name))
     other = JsonlStore(fast_folder / "other.jsonl")
@@ -171,7 +243,9 @@ def test_recording_the_same_answer_again_does_not_touch_the_file(path: Path) -> 
     store = JsonlStore(path)
     store.put("k", entry_of("same", seconds=1.0, request=REQUEST, stored_at=1_800_000_000.0))
     before = path.read_bytes(), path.stat().st_ino
-    store.put("k", entry_of("same", seconds=9.0, cost_usd=1.0, request=REQUEST, stored_at=1_900_000_000.0))
+    store.put(
+        "k", entry_of("same", seconds=9.0, cost_usd=1.0, request=REQUEST, stored_at=1_900_000_000.0)
+    )
     assert (path.read_bytes(), path.stat().st_ino) == before
     found = store.get("k")
     assert found is not None
@@ -179,9 +253,18 @@ def test_recording_the_same_answer_again_does_not_touch_the_file(path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "change", [{"value": "other"}, {"request": b'{"messages": []}'}, {"model": "n"}, {"usage": (1, 1, 0, 0, 0)}, {"expires_at": 2e9}]
+    "change",
+    [
+        {"value": "other"},
+        {"request": b'{"messages": []}'},
+        {"model": "n"},
+        {"usage": (1, 1, 0, 0, 0)},
+        {"expires_at": 2e9},
+    ],
 )
-def test_recording_another_answer_replaces_its_line_and_no_other(path: Path, change: dict[str, Any]) -> None:
+def test_recording_another_answer_replaces_its_line_and_no_other(
+    path: Path, change: dict[str, Any]
+) -> None:
     store = JsonlStore(path)
     for key in "abc":
         store.put(key, entry_of("same", request=REQUEST))
@@ -212,7 +295,11 @@ def test_a_byte_order_mark_and_blank_lines_do_no_harm(path: Path) -> None:
 
 
 def test_a_line_may_be_written_by_hand(path: Path) -> None:
-    write(path, '{"key": "k", "answer": {"content": "Bach"}}', '{"key": "t", "answer": 1, "stored_at": "2026-03-01T12:00:00+02:00"}')
+    write(
+        path,
+        '{"key": "k", "answer": {"content": "Bach"}}',
+        '{"key": "t", "answer": 1, "stored_at": "2026-03-01T12:00:00+02:00"}',
+    )
     store = JsonlStore(path)
     assert value_of(store.get("k")) == {"content": "Bach"}
     found = store.get("t")
@@ -234,11 +321,23 @@ def test_every_value_comes_back_from_one_line(value: Any, model: str | None) -> 
 @settings(deadline=None, max_examples=300)
 @given(
     data=st.binary(max_size=60)
-    | st.recursive(st.none() | st.floats() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=6)
+    | st.recursive(
+        st.none() | st.floats() | texts,
+        lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+        max_leaves=6,
+    )
 )
 def test_a_line_that_is_none_is_a_bad_line_and_nothing_else(data: Any) -> None:
     if isinstance(data, dict):
-        data = {"key": "k", "answer": 1} | data | {name: data[""] for name in ("usage", "seconds", "request", "stored_at") if "" in data}
+        data = (
+            {"key": "k", "answer": 1}
+            | data
+            | {
+                name: data[""]
+                for name in ("usage", "seconds", "request", "stored_at")
+                if "" in data
+            }
+        )
     line = data if isinstance(data, bytes) else json.dumps(data).encode()
     with contextlib.suppress(BadLine):
         from_line(line)
@@ -254,13 +353,28 @@ BROKEN = {
     "no answer": ('{"key": "b"}', "line 2: 'answer' is missing"),
     "a key twice": (line("a", "other"), "line 2: the same key as in line 1"),
     "a conflict": ("<<<<<<< HEAD", "line 2: a merge conflict that is not resolved"),
-    "a name twice": ('{"key": "b", "answer": 1, "answer": 2}', "line 2: a name twice in one object"),
+    "a name twice": (
+        '{"key": "b", "answer": 1, "answer": 2}',
+        "line 2: a name twice in one object",
+    ),
     "NaN": ('{"key": "b", "answer": NaN}', "line 2: NaN is not JSON"),
-    "infinite": ('{"key": "b", "answer": 1e999}', "line 2: 'answer' has a number that JSON cannot hold"),
-    "a time": ('{"key": "b", "answer": 1, "stored_at": "yesterday"}', "line 2: 'stored_at' is not a time"),
-    "usage": ('{"key": "b", "answer": 1, "usage": {"tokens": 1}}', "line 2: 'usage' has other fields"),
+    "infinite": (
+        '{"key": "b", "answer": 1e999}',
+        "line 2: 'answer' has a number that JSON cannot hold",
+    ),
+    "a time": (
+        '{"key": "b", "answer": 1, "stored_at": "yesterday"}',
+        "line 2: 'stored_at' is not a time",
+    ),
+    "usage": (
+        '{"key": "b", "answer": 1, "usage": {"tokens": 1}}',
+        "line 2: 'usage' has other fields",
+    ),
     "deep": ('{"key": "b", "answer": ' + "[" * 100_000, "line 2: nested too deeply"),
-    "digits": ('{"key": "b", "answer": ' + "1" * 10_000 + "}", "line 2: a number with too many digits"),
+    "digits": (
+        '{"key": "b", "answer": ' + "1" * 10_000 + "}",
+        "line 2: a number with too many digits",
+    ),
 }
 
 
@@ -274,7 +388,13 @@ def test_a_broken_line_is_named_and_never_written_over(path: Path, what: str) ->
     write(path, line("a"))
     store = JsonlStore(path)
     path.write_bytes(before)
-    for use in (lambda: store.get("a"), lambda: store.put("d", entry_of(1)), lambda: store.clear(), store.size, store.entries):
+    for use in (
+        lambda: store.get("a"),
+        lambda: store.put("d", entry_of(1)),
+        lambda: store.clear(),
+        store.size,
+        store.entries,
+    ):
         with pytest.raises(StoreError, match=re.escape(reason)):
             use()
     assert path.read_bytes() == before
@@ -292,7 +412,12 @@ def test_the_lines_of_a_conflict_are_all_named(path: Path) -> None:
     write(path, "<<<<<<< HEAD", line("a", 1), "=======", line("a", 2), ">>>>>>> branch")
     with pytest.raises(StoreError) as caught:
         JsonlStore(path)
-    assert [int(number) for number in re.findall(r"[,;] line (\d+):", str(caught.value))] == [1, 3, 4, 5]
+    assert [int(number) for number in re.findall(r"[,;] line (\d+):", str(caught.value))] == [
+        1,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_an_error_says_nothing_of_what_is_recorded(path: Path) -> None:
@@ -338,7 +463,13 @@ def test_nothing_but_the_file_is_left_in_the_folder(path: Path) -> None:
 
 def test_looking_makes_no_file(path: Path) -> None:
     store = JsonlStore(path)
-    assert (store.get("k"), store.size(), store.clear(), store.purge(), list(store.entries())) == (None, 0, 0, 0, [])
+    assert (store.get("k"), store.size(), store.clear(), store.purge(), list(store.entries())) == (
+        None,
+        0,
+        0,
+        0,
+        [],
+    )
     assert list(path.parent.iterdir()) == []
 
 
@@ -429,8 +560,16 @@ for number in range(count):
 
 
 def start_writer(path: Path, name: str, count: int) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, str(count)], stdout=subprocess.PIPE, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), name, str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
 
 def test_processes_that_record_into_one_file_lose_nothing(path: Path) -> None:
@@ -438,13 +577,15 @@ def test_processes_that_record_into_one_file_lose_nothing(path: Path) -> None:
     for writer in writers:
         _, _ = writer.communicate(timeout=300)
         assert writer.returncode == 0
-    assert {value_of(entry)[0] + str(value_of(entry)[1]) for _, entry in JsonlStore(path).entries()} == {
-        f"w{writer}{number}" for writer in range(4) for number in range(60)
-    }
+    assert {
+        value_of(entry)[0] + str(value_of(entry)[1]) for _, entry in JsonlStore(path).entries()
+    } == {f"w{writer}{number}" for writer in range(4) for number in range(60)}
 
 
 @pytest.mark.parametrize("kills", [pytest.param(8), pytest.param(60, marks=pytest.mark.slow)])
-def test_a_process_killed_while_it_writes_loses_nothing_that_it_acknowledged(path: Path, kills: int) -> None:
+def test_a_process_killed_while_it_writes_loses_nothing_that_it_acknowledged(
+    path: Path, kills: int
+) -> None:
     acknowledged: set[str] = set()
     store = JsonlStore(path)
     for turn in range(kills):
@@ -457,7 +598,9 @@ def test_a_process_killed_while_it_writes_loses_nothing_that_it_acknowledged(pat
             acknowledged |= {f"1::value:t{turn}-{number}" for number in rest}
         held = {key for key, _ in store.entries()}  # StoreError if a line were half
         assert acknowledged <= held
-        store.put(f"after {turn}", entry_of(1))  # the lock of the dead is free, its half file no obstacle
+        store.put(
+            f"after {turn}", entry_of(1)
+        )  # the lock of the dead is free, its half file no obstacle
         acknowledged.add(f"after {turn}")
 
 
@@ -516,18 +659,39 @@ def test_no_secret_reaches_the_file_wherever_it_stands(path: Path, secret: str) 
         "base_url": f"https://x.test/v1?key={secret}",
         "tools": [{"d": [secret]}],
     }
-    cache.put(messages, {"content": f"I keep {secret}.", "raw": secret.encode(), "pair": (secret,)}, **params)
+    cache.put(
+        messages,
+        {"content": f"I keep {secret}.", "raw": secret.encode(), "pair": (secret,)},
+        **params,
+    )
     assert secret.encode() not in path.read_bytes()
     assert cache.get(messages, **params)["content"] == "I keep [redacted]."
 
 
 def test_what_is_secret_by_its_name_does_not_reach_the_file(path: Path) -> None:
-    cache = LLMCache(backend=f"jsonl:///{path}", redact=["User", "deep-id", re.compile(r"\bcase-\d+")], ignore=())
-    names = ["api_key", "X-API-Key", "Authorization", "cookie", "password", "client_secret", "aws_session_token", "azure_ad_token", "token"]
+    cache = LLMCache(
+        backend=f"jsonl:///{path}", redact=["User", "deep-id", re.compile(r"\bcase-\d+")], ignore=()
+    )
+    names = [
+        "api_key",
+        "X-API-Key",
+        "Authorization",
+        "cookie",
+        "password",
+        "client_secret",
+        "aws_session_token",
+        "azure_ad_token",
+        "token",
+    ]
     params: dict[str, Any] = {name: f"CANARY {name}" for name in names}
-    params |= {"extra_headers": {name: f"CANARY {name}" for name in names}, "credentials": {"a": ["CANARY"]}}
+    params |= {
+        "extra_headers": {name: f"CANARY {name}" for name in names},
+        "credentials": {"a": ["CANARY"]},
+    }
     params |= {"user": "CANARY", "metadata": [{"deep_id": {"x": "CANARY"}}], "max_tokens": 7}
-    cache.put([{"role": "user", "content": "about case-4711"}], "case-4711 is closed", model="m", **params)
+    cache.put(
+        [{"role": "user", "content": "about case-4711"}], "case-4711 is closed", model="m", **params
+    )
     text = path.read_text()
     assert "CANARY" not in text
     assert "4711" not in text
@@ -558,7 +722,13 @@ def test_a_rule_that_is_none_is_refused(rules: Any) -> None:
 
 
 def test_redacting_takes_time_in_proportion(path: Path) -> None:
-    hostile = ["sk-" + "a-" * 200_000, "eyJ" + "a" * 300_000, "-----BEGIN PRIVATE KEY-----" * 10_000, "a://" * 100_000, "Bearer " * 60_000]
+    hostile = [
+        "sk-" + "a-" * 200_000,
+        "eyJ" + "a" * 300_000,
+        "-----BEGIN PRIVATE KEY-----" * 10_000,
+        "a://" * 100_000,
+        "Bearer " * 60_000,
+    ]
     redaction = Redaction()
     for text in hostile:
         redaction.text(text)  # pytest's timeout is the test
@@ -567,11 +737,16 @@ def test_redacting_takes_time_in_proportion(path: Path) -> None:
 # -- As the store of a cache
 
 
-def test_a_recording_is_never_too_old_to_replay_and_nothing_is_removed_in_passing(path: Path, clock: Any) -> None:
+def test_a_recording_is_never_too_old_to_replay_and_nothing_is_removed_in_passing(
+    path: Path, clock: Any
+) -> None:
     url = f"jsonl:///{path}"
     LLMCache(backend=url, ttl_seconds=10, clock=clock).put("question", "answer", model="m")
     clock.advance(10_000_000)
-    assert LLMCache(backend=url, ttl_seconds=10, mode="replay", clock=clock).get("question", model="m") == "answer"
+    assert (
+        LLMCache(backend=url, ttl_seconds=10, mode="replay", clock=clock).get("question", model="m")
+        == "answer"
+    )
     before = path.read_bytes()
     assert LLMCache(backend=url, ttl_seconds=10, clock=clock).get("question", model="m") is None
     assert path.read_bytes() == before
@@ -606,7 +781,17 @@ def test_a_store_handed_in_redacts_by_itself(path: Path) -> None:
 def test_10_000_recordings_are_opened_and_read_quickly(fast_folder: Path) -> None:
     path = fast_folder / "many.jsonl"
     request = '{"messages": [{"role": "user", "content": "%s"}]}'
-    write(path, *(line(f"1::value:{number:064}", {"content": "x" * 500}, request=json.loads(request % number)) for number in range(10_000)))
+    write(
+        path,
+        *(
+            line(
+                f"1::value:{number:064}",
+                {"content": "x" * 500},
+                request=json.loads(request % number),
+            )
+            for number in range(10_000)
+        ),
+    )
     store = JsonlStore(path)
     assert store.size() == 10_000
     assert value_of(store.get(f"1::value:{77:064}")) == {"content": "x" * 500}
@@ -614,7 +799,9 @@ def test_10_000_recordings_are_opened_and_read_quickly(fast_folder: Path) -> Non
     assert len(path.read_bytes().splitlines()) == 10_001
 
 
-def test_a_file_to_be_read_is_not_encrypted_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_to_be_read_is_not_encrypted_and_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crypto = pytest.importorskip("llm_cache_mem.values.encryption")
     key = crypto.new_key()
     with pytest.raises(ValueError, match="not encrypted"):
@@ -626,13 +813,17 @@ def test_a_file_to_be_read_is_not_encrypted_and_says_so(path: Path, monkeypatch:
     assert path.exists()
 
 
-def test_many_are_read_written_and_removed_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_are_read_written_and_removed_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writes: list[object] = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda *args: (writes.append(args), replace(*args)))
     store = JsonlStore(path)
     store.put_many({f"k{number}": entry_of(number) for number in range(20)})
-    assert {key: value_of(entry) for key, entry in store.get_many(["k3", "absent", "k7"]).items()} == {"k3": 3, "k7": 7}
+    assert {
+        key: value_of(entry) for key, entry in store.get_many(["k3", "absent", "k7"]).items()
+    } == {"k3": 3, "k7": 7}
     assert store.delete_many({"k3", "absent", "k7"}) == 2
     assert (store.size(), len(writes)) == (18, 2)
     assert store.delete_many({"absent"}) == 0

@@ -1,4 +1,5 @@
-"""Many entries at once: SQLite's way, the guard's for stores that know none, and what the engine makes of both."""
+"""Many entries at once: SQLite's way, the guard's for stores that know none, and what the engine
+makes of both."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,15 +32,29 @@ class TestSQLite(ManyConformance):
 
 
 def pair(folder: Path, clock: Any, **bounds: Any) -> tuple[SQLiteStore, SQLiteStore]:
-    return SQLiteStore(folder / "one.db", clock=clock, **bounds), SQLiteStore(folder / "many.db", clock=clock, **bounds)
+    return SQLiteStore(folder / "one.db", clock=clock, **bounds), SQLiteStore(
+        folder / "many.db", clock=clock, **bounds
+    )
 
 
 @pytest.mark.parametrize(
-    "bounds", [{"max_size": 7}, {"max_bytes": 3_000}, {"max_size": 5, "max_bytes": 2_000}, {"max_bytes": 300}], ids=str
+    "bounds",
+    [
+        {"max_size": 7},
+        {"max_bytes": 3_000},
+        {"max_size": 5, "max_bytes": 2_000},
+        {"max_bytes": 300},
+    ],
+    ids=str,
 )
-def test_many_leave_what_as_many_single_puts_would(fast_folder: Path, clock: Any, bounds: dict[str, Any]) -> None:
+def test_many_leave_what_as_many_single_puts_would(
+    fast_folder: Path, clock: Any, bounds: dict[str, Any]
+) -> None:
     one, many = pair(fast_folder, clock, **bounds)
-    entries = {f"k{at}": entry_of("x" * (at * 37 % 400), expires_at=None if at % 3 else clock() + 1 + at) for at in range(40)}
+    entries = {
+        f"k{at}": entry_of("x" * (at * 37 % 400), expires_at=None if at % 3 else clock() + 1 + at)
+        for at in range(40)
+    }
     evicted = sum(one.put(key, entry).evicted for key, entry in entries.items())
     removed = many.put_many(entries)
     assert [key for key, _ in many.entries()] == [key for key, _ in one.entries()]
@@ -48,11 +63,17 @@ def test_many_leave_what_as_many_single_puts_would(fast_folder: Path, clock: Any
         store.close()
 
 
-def test_many_are_written_in_slices_so_that_others_get_their_turn(fast_folder: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_are_written_in_slices_so_that_others_get_their_turn(
+    fast_folder: Path, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = SQLiteStore(fast_folder / "c.db")
     sizes: list[int] = []
     insert = rows.insert_many
-    monkeypatch.setattr(rows, "insert_many", lambda db, some, *more, **how: sizes.append(len(some)) or insert(db, some, *more, **how))
+    monkeypatch.setattr(
+        rows,
+        "insert_many",
+        lambda db, some, *more, **how: sizes.append(len(some)) or insert(db, some, *more, **how),
+    )
     store.put_many({f"k{at}": entry_of(at) for at in range(2 * rows.SLICE + 5)})
     assert sizes == [rows.SLICE, rows.SLICE, 5]
     sizes.clear()
@@ -109,19 +130,26 @@ def test_a_store_that_fails_at_many_gives_none_and_takes_none(fast_folder: Path)
 def test_a_store_that_knows_no_many_is_asked_one_by_one() -> None:
     guard = guarded(MemoryStore(max_size=2), [])
     assert guard.put_many({key: entry_of(key) for key in "abc"}) == Removed(evicted=1)
-    assert {key: value_of(entry) for key, entry in guard.get_many(["a", "b", "c", "c"]).items()} == {"b": "b", "c": "c"}
+    assert {
+        key: value_of(entry) for key, entry in guard.get_many(["a", "b", "c", "c"]).items()
+    } == {"b": "b", "c": "c"}
     assert guard.put_many({}) == Removed()
 
 
 # -- The engine
 
-GOOD = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+GOOD = {
+    "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+}
 CUT_OFF = {"choices": [{"message": {"content": "ye"}, "finish_reason": "length"}]}
 
 
 @pytest.fixture(params=["memory", "sqlite"])
 def cache(request: pytest.FixtureRequest, fast_folder: Path) -> Iterator[LLMCache]:
-    with LLMCache(backend="memory" if request.param == "memory" else fast_folder / "c.db", max_bytes=100_000) as cache:
+    with LLMCache(
+        backend="memory" if request.param == "memory" else fast_folder / "c.db", max_bytes=100_000
+    ) as cache:
         yield cache
 
 
@@ -132,7 +160,10 @@ def requests(cache: LLMCache, *names: str) -> list[Any]:
 def test_many_are_looked_up_counted_and_kept_as_one_by_one(cache: LLMCache) -> None:
     asked = requests(cache, "a", "b", "c", "d")
     assert cache.lookup_many(asked) == [None] * 4
-    kept = [Answered(request, answer, answer) for request, answer in zip(asked, [GOOD, CUT_OFF, "x" * 200_000, "text"], strict=True)]
+    kept = [
+        Answered(request, answer, answer)
+        for request, answer in zip(asked, [GOOD, CUT_OFF, "x" * 200_000, "text"], strict=True)
+    ]
     assert cache.keep_many(kept, seconds=2.0) == 2
     hits = cache.lookup_many([*asked, asked[0]])
     assert [None if hit is None else hit.value for hit in hits] == [GOOD, None, None, "text", GOOD]
@@ -167,7 +198,15 @@ def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> N
     with LLMCache(backend=fast_folder / "c.db") as cache:
         asked = requests(cache, "a", "b", "c")
         values = ["a", "x" * (MAX_BODY_BYTES + 1), "c"]
-        assert cache.keep_many([Answered(request, value, value) for request, value in zip(asked, values, strict=True)]) == 2
+        assert (
+            cache.keep_many(
+                [
+                    Answered(request, value, value)
+                    for request, value in zip(asked, values, strict=True)
+                ]
+            )
+            == 2
+        )
         assert [hit is not None for hit in cache.lookup_many(asked)] == [True, False, True]
         assert dict(cache.stats().skipped) == {"value": 1}
 

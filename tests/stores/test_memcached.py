@@ -1,4 +1,5 @@
-"""MemcachedStore as a store: what all of them do, the model, a history of many threads, and what is its own."""
+"""MemcachedStore as a store: what all of them do, the model, a history of many threads, and what is
+its own."""
 
 import contextlib
 import secrets
@@ -24,7 +25,9 @@ class TestConformance(StoreConformance):
     def make_store(self, memcached_url: str) -> Iterator[MakeStore]:
         made: list[MemcachedStore] = []
 
-        def make(*, clock: Callable[[], float], max_size: int | None = None, max_bytes: int | None = None) -> MemcachedStore:
+        def make(
+            *, clock: Callable[[], float], max_size: int | None = None, max_bytes: int | None = None
+        ) -> MemcachedStore:
             made.append(MemcachedStore(memcached_url, clock=clock))
             return made[-1]
 
@@ -52,7 +55,9 @@ class MemcachedMachine(StoreMachine):
     by_key = True
     server: Server
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> MemcachedStore:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> MemcachedStore:
         if not hasattr(self, "store"):
             self.server.ask("flush_all")
         return MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock)
@@ -60,8 +65,15 @@ class MemcachedMachine(StoreMachine):
 
 @pytest.mark.parametrize("examples", [pytest.param(60), pytest.param(1000, marks=pytest.mark.slow)])
 def test_it_does_what_the_model_does(examples: int) -> None:
-    with running_memcached("-o", "hashpower=13") as MemcachedMachine.server:  # a short table to walk
-        how = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+    with running_memcached(
+        "-o", "hashpower=13"
+    ) as MemcachedMachine.server:  # a short table to walk
+        how = settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
         run_state_machine_as_test(MemcachedMachine, settings=how)
 
 

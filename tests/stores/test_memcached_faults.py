@@ -1,4 +1,5 @@
-"""What Memcached, the network and this process can do: never an exception to a caller, never a wrong answer, never a long wait."""
+"""What Memcached, the network and this process can do: never an exception to a caller, never a
+wrong answer, never a long wait."""
 
 import contextlib
 import logging
@@ -38,7 +39,9 @@ def store(memcached_url: str) -> Iterator[MemcachedStore]:
 
 @pytest.fixture
 def raw(memcached_server: Server, memcached_url: str) -> Iterator[Client]:
-    with contextlib.closing(Client(("127.0.0.1", memcached_server.port), default_noreply=False, timeout=5)) as client:
+    with contextlib.closing(
+        Client(("127.0.0.1", memcached_server.port), default_noreply=False, timeout=5)
+    ) as client:
         yield client
 
 
@@ -50,7 +53,8 @@ def names(key: str = KEY) -> tuple[str, str]:
 
 
 class Load:
-    """Threads that make the same few calls through one cache, and note how long each took, what it gave, and when it was a hit."""
+    """Threads that make the same few calls through one cache, and note how long each took, what it
+    gave, and when it was a hit."""
 
     def __init__(self, cache: LLMCache, threads: int = 8) -> None:
         self.cache = cache
@@ -58,7 +62,9 @@ class Load:
         self.wrong: list[object] = []
         self.last_hits = 0
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,)) for number in range(threads)
+        ]
 
     def _work(self, number: int) -> None:
         rng = random.Random(number)
@@ -66,7 +72,9 @@ class Load:
             question = rng.randrange(40)
             began = time.perf_counter()
             try:
-                answer = self.cache.get_or_call(f"{question}", lambda messages: {"n": int(messages)})
+                answer = self.cache.get_or_call(
+                    f"{question}", lambda messages: {"n": int(messages)}
+                )
                 if answer != {"n": question}:
                     self.wrong.append((question, answer))
             except BaseException as exc:
@@ -109,8 +117,12 @@ def test_a_server_that_goes_away_costs_neither_answers_nor_time(
     trouble: Callable[[Server, float], None], seconds: float, memcached_url: str
 ) -> None:
     control = Control(MemcachedStore(memcached_url, timeout=20))
-    with running_memcached() as server, LLMCache(backend=f"memcached://127.0.0.1:{server.port}") as cache:
-        cache.stats = lambda: cache._ledger.snapshot(0)  # type: ignore[method-assign]  # without asking the server for its size
+    with (
+        running_memcached() as server,
+        LLMCache(backend=f"memcached://127.0.0.1:{server.port}") as cache,
+    ):
+        # without asking the server for its size
+        cache.stats = lambda: cache._ledger.snapshot(0)  # type: ignore[method-assign]
         with Load(cache) as load, control:
             load.until_it_hits()
             load.seconds.clear()
@@ -131,8 +143,13 @@ def test_one_dead_server_of_three_costs_its_own_share_only() -> None:
         assert cache.stats().size == 60
         assert [cache.get(str(number)) for number in range(60)] == list(range(60))
         servers[0].kill()
-        # Until it is known to be dead; keys that happen to be its own one after the other can have all servers left alone for a moment
-        until(lambda: sum(cache.get(str(number)) is not None for number in range(60)) >= 20, "the others are asked", 60)
+        # Until it is known to be dead; keys that happen to be its own one after the other can have
+        # all servers left alone for a moment
+        until(
+            lambda: sum(cache.get(str(number)) is not None for number in range(60)) >= 20,
+            "the others are asked",
+            60,
+        )
         found = [cache.get(str(number)) for number in range(60)]
         assert 20 <= sum(answer is not None for answer in found) < 60
         assert [cache.get(str(number)) for number in range(60)] == found
@@ -160,7 +177,8 @@ def test_where_a_key_lives_does_not_depend_on_the_order_of_the_servers() -> None
 
 
 class Liar(socketserver.ThreadingTCPServer):
-    """A server at *port* that answers each command line with what ``reply(line)`` yields, piece by piece; None closes the connection."""
+    """A server at *port* that answers each command line with what ``reply(line)`` yields, piece by
+    piece; None closes the connection."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -168,7 +186,9 @@ class Liar(socketserver.ThreadingTCPServer):
     def __init__(self, reply: Callable[[bytes], Iterator[bytes | None]]) -> None:
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                with contextlib.suppress(OSError, ValueError, IndexError):  # it lies about what is kept, not about lists
+                with contextlib.suppress(
+                    OSError, ValueError, IndexError
+                ):  # it lies about what is kept, not about lists
                     while line := self.rfile.readline():
                         if line.startswith((b"set", b"add", b"cas")):
                             self.rfile.read(int(line.split()[4]) + 2)
@@ -181,7 +201,9 @@ class Liar(socketserver.ThreadingTCPServer):
         self.url = f"memcached://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> "Liar":
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -214,7 +236,9 @@ def endless(line: bytes) -> Iterator[bytes]:
 
 
 def late(line: bytes) -> Iterator[bytes]:
-    time.sleep(20 if line.startswith(b"get ") else 0.6)  # to list what it holds, a server has more time
+    time.sleep(
+        20 if line.startswith(b"get ") else 0.6
+    )  # to list what it holds, a server has more time
     yield b"END\r\n"
 
 
@@ -224,12 +248,22 @@ LIES: dict[str, Callable[[bytes], Iterator[bytes | None]]] = {
     "an error": lambda line: iter([b"SERVER_ERROR CANARY\r\n"]),
     "another key": lambda line: iter([value(b"lcm:CANARY", b"x") + b"END\r\n"]),
     "no envelope": lambda line: iter([whole(line, GENERATION + b"hello")]),
-    "an envelope of another key": lambda line: iter([whole(line, GENERATION + entry_of("wrong").pack(OTHER))]),
-    "a truncated value": lambda line: iter([whole(line, GENERATION + entry_of("wrong").pack(KEY))[:-40], None]),
-    "a truncated envelope": lambda line: iter([whole(line, GENERATION + entry_of("wrong").pack(KEY)[:-1])]),
-    "a size that is none": lambda line: iter([b"VALUE " + line.split()[2] + b" 0 abc\r\nx\r\nEND\r\n"]),
+    "an envelope of another key": lambda line: iter(
+        [whole(line, GENERATION + entry_of("wrong").pack(OTHER))]
+    ),
+    "a truncated value": lambda line: iter(
+        [whole(line, GENERATION + entry_of("wrong").pack(KEY))[:-40], None]
+    ),
+    "a truncated envelope": lambda line: iter(
+        [whole(line, GENERATION + entry_of("wrong").pack(KEY)[:-1])]
+    ),
+    "a size that is none": lambda line: iter(
+        [b"VALUE " + line.split()[2] + b" 0 abc\r\nx\r\nEND\r\n"]
+    ),
     "a size below 0": lambda line: iter([b"VALUE " + line.split()[2] + b" 0 -7\r\nx\r\nEND\r\n"]),
-    "digits without end": lambda line: iter([b"VALUE " + line.split()[2] + b" 0 " + b"9" * 5000 + b"\r\n"]),
+    "digits without end": lambda line: iter(
+        [b"VALUE " + line.split()[2] + b" 0 " + b"9" * 5000 + b"\r\n"]
+    ),
     "closed": lambda line: iter([None]),
     "nothing in time": late,
     "a drip": slow_drip,
@@ -274,13 +308,23 @@ def test_what_comes_unasked_is_not_taken_for_an_answer(memcached_url: str) -> No
 # -- What is in it is not what was put
 
 
-def test_flipped_truncated_and_swapped_values_are_misses(store: MemcachedStore, raw: Client) -> None:
+def test_flipped_truncated_and_swapped_values_are_misses(
+    store: MemcachedStore, raw: Client
+) -> None:
     store.put(KEY, entry_of({"text": "right" * 30}))
     store.put(OTHER, entry_of({"text": "other"}))
     kept, other = raw.get(names()[0]), raw.get(names(OTHER)[0])
     rng = random.Random(7)
-    mutants = [kept[:at] + bytes([kept[at] ^ 1 << rng.randrange(8)]) + kept[at + 1 :] for at in range(len(kept))]
-    mutants += [kept[:at] for at in range(len(kept))] + [other, b"", kept + b"\0", kept[:16] + other[16:]]
+    mutants = [
+        kept[:at] + bytes([kept[at] ^ 1 << rng.randrange(8)]) + kept[at + 1 :]
+        for at in range(len(kept))
+    ]
+    mutants += [kept[:at] for at in range(len(kept))] + [
+        other,
+        b"",
+        kept + b"\0",
+        kept[:16] + other[16:],
+    ]
     for mutant in mutants:
         raw.set(names()[0], mutant)
         assert store.get(KEY) is None
@@ -288,7 +332,9 @@ def test_flipped_truncated_and_swapped_values_are_misses(store: MemcachedStore, 
     assert value_of(store.get(KEY)) == {"text": "right" * 30}
 
 
-def test_a_damaged_entry_is_removed_and_a_newer_one_left_alone(store: MemcachedStore, raw: Client) -> None:
+def test_a_damaged_entry_is_removed_and_a_newer_one_left_alone(
+    store: MemcachedStore, raw: Client
+) -> None:
     store.put(KEY, entry_of("right"))
     kept = raw.get(names()[0])
     raw.set(names()[0], kept[:-1] + b"?")
@@ -301,7 +347,9 @@ def test_a_damaged_entry_is_removed_and_a_newer_one_left_alone(store: MemcachedS
     assert store.unreadable == 2
 
 
-def test_compare_and_delete_spares_what_another_has_put_meanwhile(store: MemcachedStore, raw: Client, monkeypatch: Any) -> None:
+def test_compare_and_delete_spares_what_another_has_put_meanwhile(
+    store: MemcachedStore, raw: Client, monkeypatch: Any
+) -> None:
     store.put(KEY, entry_of("old", stored_at=1.0))
     kept = raw.get(names()[0])
     gets_many = Client.gets_many
@@ -320,14 +368,18 @@ def test_compare_and_delete_spares_what_another_has_put_meanwhile(store: Memcach
 
 
 @pytest.mark.parametrize("size", [1024 * 1024, 2 * 1024 * 1024])
-def test_a_value_over_the_limit_is_refused_and_the_older_one_goes(store: MemcachedStore, size: int) -> None:
+def test_a_value_over_the_limit_is_refused_and_the_older_one_goes(
+    store: MemcachedStore, size: int
+) -> None:
     store.put(KEY, entry_of("old"))
     with pytest.raises(ValueNotCacheable, match="too large for Memcached"):
         store.put(KEY, entry_of("x" * size))
     assert store.get(KEY) is None
 
 
-def test_a_value_over_the_servers_own_limit_is_refused_and_the_older_one_goes(memcached_url: str) -> None:
+def test_a_value_over_the_servers_own_limit_is_refused_and_the_older_one_goes(
+    memcached_url: str,
+) -> None:
     with contextlib.closing(MemcachedStore(memcached_url, max_value_bytes=8 << 20)) as store:
         store.put(KEY, entry_of("old"))
         with pytest.raises(ValueNotCacheable, match="-I"):
@@ -345,9 +397,15 @@ def test_a_caller_whose_answer_is_too_large_gets_it_all_the_same(memcached_url: 
 
 
 def test_a_full_server_that_evicts_nothing_is_no_error_to_a_caller() -> None:
-    with running_memcached("-m", "2", "-M") as server, LLMCache(backend=f"memcached://127.0.0.1:{server.port}") as cache:
+    with (
+        running_memcached("-m", "2", "-M") as server,
+        LLMCache(backend=f"memcached://127.0.0.1:{server.port}") as cache,
+    ):
         for number in range(60):
-            assert cache.get_or_call(str(number), lambda messages: messages + "x" * 200_000) == str(number) + "x" * 200_000
+            assert (
+                cache.get_or_call(str(number), lambda messages: messages + "x" * 200_000)
+                == str(number) + "x" * 200_000
+            )
         assert cache.stats().errors > 0
 
 
@@ -368,7 +426,10 @@ def test_what_is_expired_already_is_not_kept(store: MemcachedStore) -> None:
 
 
 def test_a_clear_is_seen_by_others_at_once(memcached_url: str) -> None:
-    with contextlib.closing(MemcachedStore(memcached_url)) as one, contextlib.closing(MemcachedStore(memcached_url)) as other:
+    with (
+        contextlib.closing(MemcachedStore(memcached_url)) as one,
+        contextlib.closing(MemcachedStore(memcached_url)) as other,
+    ):
         for key in (KEY, OTHER, "1:acme2:value:" + "a" * 64):
             one.put(key, entry_of(key))
         assert other.clear("1:acme:") == 2
@@ -418,7 +479,9 @@ def test_a_server_that_does_not_list_its_keys_still_forgets_a_namespace() -> Non
 # -- The caller's own process
 
 
-def test_an_interrupted_call_leaves_no_reply_behind(store: MemcachedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_call_leaves_no_reply_behind(
+    store: MemcachedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key in (KEY, OTHER):
         store.put(key, entry_of(key))
     recv = _Wire.recv
@@ -434,13 +497,27 @@ def test_an_interrupted_call_leaves_no_reply_behind(store: MemcachedStore, monke
         assert value_of(store.get(OTHER)) == OTHER
 
 
-FAULTS = (OSError, TimeoutError, ConnectionResetError, BrokenPipeError, ValueError, KeyError, UnicodeDecodeError, MemoryError)
+FAULTS = (
+    OSError,
+    TimeoutError,
+    ConnectionResetError,
+    BrokenPipeError,
+    ValueError,
+    KeyError,
+    UnicodeDecodeError,
+    MemoryError,
+)
 FAULTS += (RecursionError, OverflowError, AssertionError, RuntimeError)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_fails_at_whatever_point_the_caller_is_served(memcached_url: str, fault: type[Exception], monkeypatch: Any) -> None:
-    real = {name: getattr(_Wire, name) for name in ("sendall", "recv", "connect", "settimeout", "gettimeout")}
+def test_whatever_fails_at_whatever_point_the_caller_is_served(
+    memcached_url: str, fault: type[Exception], monkeypatch: Any
+) -> None:
+    real = {
+        name: getattr(_Wire, name)
+        for name in ("sendall", "recv", "connect", "settimeout", "gettimeout")
+    }
     count = fail_at = 0
 
     def failing(name: str) -> Callable[..., Any]:
@@ -448,7 +525,11 @@ def test_whatever_fails_at_whatever_point_the_caller_is_served(memcached_url: st
             nonlocal count
             count += 1
             if count == fail_at:
-                raise fault("utf-8", b"", 0, 1, "CANARY") if fault is UnicodeDecodeError else fault("CANARY")
+                raise (
+                    fault("utf-8", b"", 0, 1, "CANARY")
+                    if fault is UnicodeDecodeError
+                    else fault("CANARY")
+                )
             return real[name](self, *args)
 
         return call
@@ -471,7 +552,9 @@ def test_whatever_fails_at_whatever_point_the_caller_is_served(memcached_url: st
 
 
 def test_forked_children_and_their_parent_use_connections_of_their_own(memcached_url: str) -> None:
-    store = MemcachedStore(memcached_url, timeout=5.0)  # a fork stops every thread of its parent for a while
+    store = MemcachedStore(
+        memcached_url, timeout=5.0
+    )  # a fork stops every thread of its parent for a while
     store.put(KEY, entry_of("parent"))
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -510,8 +593,16 @@ def test_a_closed_store_says_so(store: MemcachedStore) -> None:
 # -- Clients handed in, and URLs
 
 
-def test_a_pool_that_is_handed_in_is_used_and_stays_open(memcached_server: Server, memcached_url: str) -> None:
-    client = PooledClient(("127.0.0.1", memcached_server.port), timeout=1, connect_timeout=1, serde=pickle_serde, key_prefix=b"app.")
+def test_a_pool_that_is_handed_in_is_used_and_stays_open(
+    memcached_server: Server, memcached_url: str
+) -> None:
+    client = PooledClient(
+        ("127.0.0.1", memcached_server.port),
+        timeout=1,
+        connect_timeout=1,
+        serde=pickle_serde,
+        key_prefix=b"app.",
+    )
     store = MemcachedStore(client)
     with LLMCache(backend=store) as cache:
         cache.put("q", {"a": 1})
@@ -531,7 +622,9 @@ def test_a_hash_client_that_is_handed_in_finds_what_the_url_stored() -> None:
     with running_memcached() as one, running_memcached() as two:
         servers = [("127.0.0.1", server.port) for server in (one, two)]
         client = HashClient(servers, use_pooling=True, timeout=1, connect_timeout=1)
-        with LLMCache(backend="memcached://" + ",".join(f"{host}:{port}" for host, port in servers)) as cache:
+        with LLMCache(
+            backend="memcached://" + ",".join(f"{host}:{port}" for host, port in servers)
+        ) as cache:
             for number in range(30):
                 cache.put(str(number), number)
         with LLMCache(backend=MemcachedStore(client)) as other:
@@ -557,8 +650,20 @@ def test_a_client_that_cannot_serve_is_refused(client: Any, error: type[Exceptio
 @pytest.mark.parametrize(
     "url",
     [
-        *("memcached://", "memcached://u:CANARY@h", "memcached://h/CANARY", "memcached://h?CANARY=1", "memcached://h:0"),
-        *("memcached://h:CANARY", "memcached://h:99999", "memcached://h,,g", "memcached://h,h:11211", "memcached://h CANARY"),
+        *(
+            "memcached://",
+            "memcached://u:CANARY@h",
+            "memcached://h/CANARY",
+            "memcached://h?CANARY=1",
+            "memcached://h:0",
+        ),
+        *(
+            "memcached://h:CANARY",
+            "memcached://h:99999",
+            "memcached://h,,g",
+            "memcached://h,h:11211",
+            "memcached://h CANARY",
+        ),
         *("memcached://[::1", "redis://CANARY"),
     ],
 )
@@ -568,7 +673,15 @@ def test_a_url_that_can_never_work_is_refused_without_being_repeated(url: str) -
     assert "CANARY" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["memcached://h", "memcached://h:1,g:2", "memcached://[::1]:11211", "memcached:///run/memcached.sock"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memcached://h",
+        "memcached://h:1,g:2",
+        "memcached://[::1]:11211",
+        "memcached:///run/memcached.sock",
+    ],
+)
 def test_a_server_that_is_not_there_is_no_error_of_the_program(url: str) -> None:
     MemcachedStore(url).close()
 
@@ -584,7 +697,9 @@ def test_bounds_are_the_servers_own() -> None:
         LLMCache(backend="memcached://h", max_size=7)
 
 
-def test_nothing_of_a_request_is_in_a_log_a_repr_or_a_key(memcached_url: str, raw: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_of_a_request_is_in_a_log_a_repr_or_a_key(
+    memcached_url: str, raw: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

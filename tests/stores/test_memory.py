@@ -1,4 +1,5 @@
-"""MemoryStore as a store: what all of them do, the model, a history of many threads, and what is its own."""
+"""MemoryStore as a store: what all of them do, the model, a history of many threads, and what is
+its own."""
 
 import secrets
 from collections.abc import Callable
@@ -22,13 +23,19 @@ class TestConformance(StoreConformance):
 
 
 class MemoryMachine(StoreMachine):
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> MemoryStore:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> MemoryStore:
         return MemoryStore(clock=clock, max_size=max_size, max_bytes=max_bytes)
 
 
 TestModel = MemoryMachine.TestCase
 TestModel.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
 )
 
 
@@ -52,7 +59,9 @@ def test_expired_entries_that_nobody_reads_go_with_the_writes_that_follow(clock:
     assert store.size() == 30
 
 
-@pytest.mark.parametrize("number", [pytest.param(100_000), pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [pytest.param(100_000), pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
 def test_bounds_hold_however_much_is_put(number: int) -> None:
     store = MemoryStore(max_size=1000, max_bytes=200_000)
     for at in range(number):

@@ -1,4 +1,5 @@
-"""A name server that does not answer: callers go on without the store, as with any other server that does not."""
+"""A name server that does not answer: callers go on without the store, as with any other server
+that does not."""
 
 import socket
 import threading
@@ -13,7 +14,9 @@ pytestmark = pytest.mark.usefixtures("usual_patience")
 
 
 @pytest.mark.parametrize("url", ["redis://cache.example:6379/0", "memcached://cache.example:11211"])
-def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answered = threading.Event()
     looked_up: list[str] = []
 
@@ -27,8 +30,12 @@ def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(url: str, monkey
         with LLMCache(backend=url) as cache:
             for number in range(5):
                 began = time.monotonic()
-                assert cache.get_or_call(f"question {number}", lambda messages: "answer") == "answer"
-                assert time.monotonic() - began < 20  # two operations of half a second, and a busy machine
+                assert (
+                    cache.get_or_call(f"question {number}", lambda messages: "answer") == "answer"
+                )
+                assert (
+                    time.monotonic() - began < 20
+                )  # two operations of half a second, and a busy machine
             assert cache.stats().errors
     finally:
         answered.set()

@@ -1,4 +1,5 @@
-"""RedisStore as a store: what all of them do, the model and a history of many threads, on Redis, Valkey, a Cluster; and what is its own."""
+"""RedisStore as a store: what all of them do, the model and a history of many threads, on Redis,
+Valkey, a Cluster; and what is its own."""
 
 import asyncio
 import secrets
@@ -101,7 +102,8 @@ class TestConformanceOfACluster(Conformance):
 
 
 class SlowlyExpiring(RedisStore):
-    """Its entries live a thousand times as long as they should, so that the time a test takes does not count."""
+    """Its entries live a thousand times as long as they should, so that the time a test takes does
+    not count."""
 
     def _setting(self, key: str, entry: Entry) -> tuple[bytes, ...]:
         command = super()._setting(key, entry)
@@ -119,7 +121,9 @@ class RedisMachine(StoreMachine):
     ordered = False
     server: Server
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> RedisStore:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> RedisStore:
         assert max_size is None
         assert max_bytes is None
         self.admin = redis.Redis.from_url(self.server.url)
@@ -131,7 +135,9 @@ class RedisMachine(StoreMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.admin.eval(PASS_TIME, 0, int(seconds * 1_000_000))
-        for key in [key for key in self.model if self.expired(key)]:  # gone for good, though the clock may be set back
+        for key in [
+            key for key in self.model if self.expired(key)
+        ]:  # gone for good, though the clock may be set back
             del self.model[key]
 
     def teardown(self) -> None:
@@ -140,9 +146,15 @@ class RedisMachine(StoreMachine):
 
 
 def run_model(server: Server, examples: int) -> None:
-    case = types.new_class("Case", (RedisMachine,), {}, lambda body: body.update(server=server)).TestCase
+    case = types.new_class(
+        "Case", (RedisMachine,), {}, lambda body: body.update(server=server)
+    ).TestCase
     case.settings = settings(
-        max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
     )
     case("runTest").runTest()
 
@@ -235,7 +247,9 @@ def test_a_key_is_the_published_one_behind_our_name(redis_url: str, admin: Any) 
     assert admin.keys() == [f"llm-cache-mem:1:acme:value:{digest}".encode()]
 
 
-def test_an_entry_goes_with_its_time_to_live_and_reading_does_not_prolong_it(store: RedisStore, clock: Clock, admin: Any) -> None:
+def test_an_entry_goes_with_its_time_to_live_and_reading_does_not_prolong_it(
+    store: RedisStore, clock: Clock, admin: Any
+) -> None:
     store.put("a", entry_of(1, expires_at=clock() + 60))
     store.put("b", entry_of(1))
     store.put_many({"c": entry_of(1, expires_at=clock() + 60)})
@@ -249,7 +263,9 @@ def test_an_entry_goes_with_its_time_to_live_and_reading_does_not_prolong_it(sto
 
 
 @pytest.mark.parametrize("seconds", [0, -1, -1e12])
-def test_what_has_expired_already_is_not_stored_and_what_it_replaces_is_gone(store: RedisStore, clock: Clock, seconds: float) -> None:
+def test_what_has_expired_already_is_not_stored_and_what_it_replaces_is_gone(
+    store: RedisStore, clock: Clock, seconds: float
+) -> None:
     store.put("k", entry_of("old"))
     store.put("k", entry_of("new", expires_at=clock() + seconds))
     assert store.get("k") is None
@@ -258,7 +274,9 @@ def test_what_has_expired_already_is_not_stored_and_what_it_replaces_is_gone(sto
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 1e300, float("inf")])
-def test_the_shortest_and_the_longest_time_to_live_are_taken(store: RedisStore, clock: Clock, seconds: float, admin: Any) -> None:
+def test_the_shortest_and_the_longest_time_to_live_are_taken(
+    store: RedisStore, clock: Clock, seconds: float, admin: Any
+) -> None:
     store.put("k", entry_of(1, stored_at=clock(), expires_at=clock() + seconds))
     assert seconds < 1 or admin.pttl("llm-cache-mem:k") > 1e14
 
@@ -275,7 +293,9 @@ def test_other_peoples_keys_are_neither_seen_nor_touched(store: RedisStore, admi
 
 
 @pytest.mark.parametrize("make", ["lpush", "hset", "sadd"])
-def test_what_is_no_string_is_a_miss_and_left_alone(store: RedisStore, admin: Any, make: str) -> None:
+def test_what_is_no_string_is_a_miss_and_left_alone(
+    store: RedisStore, admin: Any, make: str
+) -> None:
     getattr(admin, make)("llm-cache-mem:k", *(("f", "v") if make == "hset" else ("v",)))
     store.put("l", entry_of(1))
     assert store.get("k") is None
@@ -289,7 +309,12 @@ def test_what_is_no_string_is_a_miss_and_left_alone(store: RedisStore, admin: An
 def test_what_is_damaged_is_a_miss_and_removed(store: RedisStore, admin: Any, damage: Any) -> None:
     store.put("k", entry_of("whole"))
     data = admin.get("llm-cache-mem:k")
-    admin.set("llm-cache-mem:k", {"truncated": data[:-1], "flipped": data[:60] + bytes([data[60] ^ 1]) + data[61:]}.get(damage, damage))
+    admin.set(
+        "llm-cache-mem:k",
+        {"truncated": data[:-1], "flipped": data[:60] + bytes([data[60] ^ 1]) + data[61:]}.get(
+            damage, damage
+        ),
+    )
     assert store.get("k") is None
     assert not admin.exists("llm-cache-mem:k")
     assert store.unreadable == 1
@@ -312,7 +337,9 @@ def test_what_a_newer_version_wrote_is_left_alone(store: RedisStore, admin: Any)
     assert admin.get("llm-cache-mem:k") == newer
 
 
-def test_a_damaged_entry_that_was_replaced_meanwhile_is_not_removed(store: RedisStore, admin: Any) -> None:
+def test_a_damaged_entry_that_was_replaced_meanwhile_is_not_removed(
+    store: RedisStore, admin: Any
+) -> None:
     store.put("k", entry_of("new"))
     assert not store._delete_seen(b"llm-cache-mem:k", b"damaged")
     assert value_of(store.get("k")) == "new"
@@ -330,10 +357,15 @@ def test_a_value_over_the_limit_is_refused_before_it_is_sent(redis_url: str, clo
 
 def test_large_values_come_back_whole(redis_url: str) -> None:
     store = RedisStore(redis_url, timeout=5)
-    values = {f"k{number}": secrets.token_hex(size) for number, size in enumerate((1, 65_500, 131_000, 1_000_000, 4_000_000))}
+    values = {
+        f"k{number}": secrets.token_hex(size)
+        for number, size in enumerate((1, 65_500, 131_000, 1_000_000, 4_000_000))
+    }
     store.put_many({key: entry_of(value) for key, value in values.items()})
     for _ in range(2):
-        assert {key: value_of(entry) for key, entry in store.get_many(list(values)).items()} == values
+        assert {
+            key: value_of(entry) for key, entry in store.get_many(list(values)).items()
+        } == values
         assert {key: value_of(store.get(key)) for key in values} == values
     assert store._link._idle[0]._buffer.__len__() <= 131_072  # type: ignore[attr-defined]
     store.close()
@@ -365,7 +397,9 @@ def test_many_are_put_and_got_as_one_by_one(any_store: RedisStore) -> None:
     entries = {f"1:a:v:{number}": entry_of(number) for number in range(600)}
     any_store.put_many(entries)
     found = any_store.get_many([*entries, "1:a:v:absent"])
-    assert {key: value_of(entry) for key, entry in found.items()} == {key: number for number, key in enumerate(entries)}
+    assert {key: value_of(entry) for key, entry in found.items()} == {
+        key: number for number, key in enumerate(entries)
+    }
     again = any_store.get_many(list(entries))
     assert list(again) == list(entries)
     assert any_store.get_many([]) == {}
@@ -373,7 +407,9 @@ def test_many_are_put_and_got_as_one_by_one(any_store: RedisStore) -> None:
     assert any_store.clear("1:a:") == 600
 
 
-def test_a_lease_is_given_to_one_prolonged_by_it_and_ended_by_it_alone(any_store: RedisStore) -> None:
+def test_a_lease_is_given_to_one_prolonged_by_it_and_ended_by_it_alone(
+    any_store: RedisStore,
+) -> None:
     assert any_store.lease("k", "mine", 60)
     assert not any_store.lease("k", "theirs", 60)
     assert any_store.lease("k", "mine", 120)
@@ -384,7 +420,9 @@ def test_a_lease_is_given_to_one_prolonged_by_it_and_ended_by_it_alone(any_store
     assert any_store.size() == 0
 
 
-def test_a_lease_ends_by_itself_after_its_time_and_not_before(store: RedisStore, admin: Any) -> None:
+def test_a_lease_ends_by_itself_after_its_time_and_not_before(
+    store: RedisStore, admin: Any
+) -> None:
     assert store.lease("k", "dead", 30)
     assert 15_000 < admin.pttl("llm-cache-mem-lease:k") <= 30_000
     assert store.lease("k", "dead", 0.05)
@@ -397,7 +435,10 @@ def test_of_many_who_ask_for_a_lease_at_once_one_has_it(redis_url: str) -> None:
         given: list[str] = []
         threads = [
             threading.Thread(
-                target=lambda key, token, given: store.lease(key, token, 60) and given.append(token), args=(str(number), str(at), given)
+                target=lambda key, token, given: (
+                    store.lease(key, token, 60) and given.append(token)
+                ),
+                args=(str(number), str(at), given),
             )
             for at in range(16)
         ]
@@ -440,14 +481,18 @@ def test_tls_with_a_certificate_that_is_checked() -> None:
 
 @pytest.mark.parametrize("who", [":s3cr3t@", "default:s3cr3t@", "app:h%40ck@"])
 def test_a_password_or_a_user_with_one(who: str) -> None:
-    with running_redis("--requirepass", "s3cr3t", *["--user", "app", "on", ">h@ck", "~llm-cache-mem*", "+@all"]) as server:
+    with running_redis(
+        "--requirepass", "s3cr3t", *["--user", "app", "on", ">h@ck", "~llm-cache-mem*", "+@all"]
+    ) as server:
         store = RedisStore(f"redis://{who}127.0.0.1:{server.port}/2")
         assert works(store)
         assert store.lease("k", "t", 1)
         store.close()
         for wrong in ("", ":wrong@", "nobody:s3cr3t@"):
             store = RedisStore(f"redis://{wrong}127.0.0.1:{server.port}/0")
-            with pytest.raises(StoreError, match=r"get failed: Refused \((NOAUTH|WRONGPASS)\)") as caught:
+            with pytest.raises(
+                StoreError, match=r"get failed: Refused \((NOAUTH|WRONGPASS)\)"
+            ) as caught:
                 store.get("k")
             assert "s3cr3t" not in str(caught.value)
             store.close()
@@ -470,7 +515,15 @@ def test_text_that_is_no_url_of_a_server_is_refused_with_an_example(url: str) ->
 
 
 @pytest.mark.parametrize(
-    "option", ["protocol=3", "protocol=2", "decode_responses=True", "client_name=me", "health_check_interval=1", "retry_on_timeout=1"]
+    "option",
+    [
+        "protocol=3",
+        "protocol=2",
+        "decode_responses=True",
+        "client_name=me",
+        "health_check_interval=1",
+        "retry_on_timeout=1",
+    ],
 )
 def test_options_of_a_url(redis_url: str, option: str) -> None:
     store = RedisStore(f"{redis_url}?{option}")
@@ -505,9 +558,14 @@ def test_a_client_that_is_handed_in_stays_open(redis_url: str) -> None:
 
 
 def test_a_client_that_gives_text_or_is_for_asyncio_or_is_none_is_refused(redis_url: str) -> None:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client, pytest.raises(ValueError, match="without decode_responses"):
+    with (
+        redis.Redis.from_url(redis_url, decode_responses=True) as client,
+        pytest.raises(ValueError, match="without decode_responses"),
+    ):
         RedisStore(client)
-    with pytest.raises(TypeError, match=r"redis.Redis: redis.asyncio.client.Redis is one for asyncio"):
+    with pytest.raises(
+        TypeError, match=r"redis.Redis: redis.asyncio.client.Redis is one for asyncio"
+    ):
         RedisStore(redis.asyncio.Redis())
     for wrong in (None, 7, b"redis://localhost", object(), {}):
         with pytest.raises(TypeError, match="needs a URL or a client"):
@@ -515,7 +573,14 @@ def test_a_client_that_gives_text_or_is_for_asyncio_or_is_none_is_refused(redis_
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"timeout": 0}, {"timeout": -1}, {"max_connections": 0}, {"max_value_bytes": 0}, {"timeout": float("nan")}]
+    "wrong",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"max_connections": 0},
+        {"max_value_bytes": 0},
+        {"timeout": float("nan")},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be above 0"):
@@ -557,7 +622,9 @@ def test_forked_children_use_connections_of_their_own(redis_url: str) -> None:
         thread.start()
     try:
         for some in range(0, 50, 10):
-            children = [fork(lambda number=number: child(number)) for number in range(some, some + 10)]
+            children = [
+                fork(lambda number=number: child(number)) for number in range(some, some + 10)
+            ]
             assert [outcome(*one, timeout=60) for one in children] == [True] * 10
     finally:
         stop.set()
@@ -578,7 +645,8 @@ def test_a_child_that_ends_leaves_the_parents_connections_alone(redis_url: str, 
 
 
 async def test_cancelled_tasks_leave_no_reply_for_others(redis_url: str) -> None:
-    """The ChatGPT incident of March 2023, through our own calls: a task is cancelled while its reply is under way."""
+    """The ChatGPT incident of March 2023, through our own calls: a task is cancelled while its
+    reply is under way."""
     cache = LLMCache(backend=redis_url)
     for number in range(20):
         cache.put(str(number), number)
@@ -601,8 +669,14 @@ async def test_cancelled_tasks_leave_no_reply_for_others(redis_url: str) -> None
 
 @pytest.mark.parametrize(
     ("settings", "warned"),
-    [({}, True), ({"socket_timeout": None}, True), ({"socket_timeout": 0.25, "retry": Retry(NoBackoff(), 0)}, False)],
+    [
+        ({}, True),
+        ({"socket_timeout": None}, True),
+        ({"socket_timeout": 0.25, "retry": Retry(NoBackoff(), 0)}, False),
+    ],
 )
-def test_a_client_that_would_wait_long_is_warned_of(caplog: pytest.LogCaptureFixture, settings: dict[str, Any], warned: bool) -> None:
+def test_a_client_that_would_wait_long_is_warned_of(
+    caplog: pytest.LogCaptureFixture, settings: dict[str, Any], warned: bool
+) -> None:
     RedisStore(redis.Redis(port=1, **settings))
     assert ("socket_timeout=0.25" in caplog.text) is warned

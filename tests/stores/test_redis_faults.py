@@ -1,4 +1,5 @@
-"""Whatever the server does, or what stands in its place: no exception, no wrong answer, no long wait, and hits again soon afterwards."""
+"""Whatever the server does, or what stands in its place: no exception, no wrong answer, no long
+wait, and hits again soon afterwards."""
 
 import asyncio
 import contextlib
@@ -29,7 +30,9 @@ LIES: dict[str, Rule] = {
     "read only": lambda data, _: b"-READONLY You can't write against a read only replica.\r\n",
     "no login": lambda data, _: b"-NOAUTH Authentication required.\r\n",
     "loading": lambda data, _: b"-LOADING Redis is loading the dataset in memory\r\n",
-    "another type": lambda data, _: b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n",
+    "another type": lambda data, _: (
+        b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+    ),
     "an error without words": lambda data, _: b"-\r\n",
     "500 ms late": late(0.5),
     "one byte at a time": drip(10),
@@ -38,7 +41,9 @@ LIES: dict[str, Rule] = {
     "nothing": lambda data, _: HOLD,
     "the end": lambda data, _: CUT,
     "one reply more": lambda data, _: data + b"$3\r\nlie\r\n",
-    "one reply more, a little later": lambda data, sender: sender.send(data) or sender.wait(0.002) or b"$3\r\nlie\r\n",
+    "one reply more, a little later": lambda data, sender: (
+        sender.send(data) or sender.wait(0.002) or b"$3\r\nlie\r\n"
+    ),
     "a number": lambda data, _: b":5\r\n",
     "done": lambda data, _: b"+OK\r\n",
     "nested lists": lambda data, _: b"*1\r\n" * 100_000,
@@ -50,7 +55,9 @@ LIES: dict[str, Rule] = {
     "another protocol": lambda data, _: b">2\r\n+invalidate\r\n_\r\n",
     "garbage": lambda data, _: b"\x00\xff\x80HTTP/1.1 400 Bad Request\r\n\r\n",
     "a shorter value": lambda data, _: b"$4\r\n" + data[10:14] + b"\r\n",
-    "a flipped bit": lambda data, _: data[:-40] + bytes([data[-40] ^ 1]) + data[-39:] if len(data) > 100 else data,
+    "a flipped bit": lambda data, _: (
+        data[:-40] + bytes([data[-40] ^ 1]) + data[-39:] if len(data) > 100 else data
+    ),
 }
 
 
@@ -75,7 +82,9 @@ def cache(proxy: Proxy) -> Iterator[LLMCache]:
 def ask(cache: LLMCache, number: int) -> tuple[str, bool]:
     """The answer to question *number*, which is ``answer``*number*, and whether it was a hit."""
     called: list[int] = []
-    answer = cache.get_or_call(f"question {number}", lambda messages: called.append(1) or f"answer {number}")
+    answer = cache.get_or_call(
+        f"question {number}", lambda messages: called.append(1) or f"answer {number}"
+    )
     assert answer == f"answer {number}"
     return answer, not called
 
@@ -93,15 +102,24 @@ def test_a_caller_gets_the_right_answer_in_time(lie: str, cache: LLMCache, proxy
     assert stats.errors or stats.misses > 5
 
 
-@pytest.mark.parametrize("lie", ["one reply more", "one reply more, a little later", "a flipped bit", "done", "a number"])
-def test_after_a_lie_the_next_answers_are_right_at_once(lie: str, cache: LLMCache, proxy: Proxy) -> None:
+@pytest.mark.parametrize(
+    "lie", ["one reply more", "one reply more, a little later", "a flipped bit", "done", "a number"]
+)
+def test_after_a_lie_the_next_answers_are_right_at_once(
+    lie: str, cache: LLMCache, proxy: Proxy
+) -> None:
     for number in range(5):
         ask(cache, number)
     for _ in range(5):
         proxy.rule = LIES[lie]
         ask(cache, 0)
         proxy.rule = None
-        ask(cache, 0)  # what was not believed may have been removed, or a connection thrown away: it is stored again
+        ask(
+            cache,
+            0,
+            # what was not believed may have been removed, or a connection thrown away: it is stored
+            # again
+        )
         assert all(ask(cache, number)[1] for number in range(5))
 
 
@@ -116,7 +134,9 @@ def test_a_reply_that_drips_in_has_the_time_of_one_reply(proxy: Proxy, redis_url
     store.close()
 
 
-def test_a_large_reply_that_keeps_coming_has_more_time_than_a_small_one(proxy: Proxy, redis_url: str) -> None:
+def test_a_large_reply_that_keeps_coming_has_more_time_than_a_small_one(
+    proxy: Proxy, redis_url: str
+) -> None:
     def in_parts(data: bytes, sender: Any) -> object:
         for at in range(0, len(data), 100_000):
             sender.send(data[at : at + 100_000])
@@ -147,7 +167,9 @@ class Ordeal:
         self.failures: list[BaseException] = []
         self._cache = cache
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,)) for number in range(threads)
+        ]
 
     def __enter__(self) -> "Ordeal":
         for thread in self._threads:
@@ -216,8 +238,13 @@ OUTAGES = {
 }
 
 
-@pytest.mark.parametrize(("outage", "seconds"), [(name, 1.0) for name in OUTAGES] + [pytest.param("paused", 5.0, marks=pytest.mark.slow)])
-def test_an_outage_costs_callers_little_and_hits_are_back_soon(outage: str, seconds: float, control: Control) -> None:
+@pytest.mark.parametrize(
+    ("outage", "seconds"),
+    [(name, 1.0) for name in OUTAGES] + [pytest.param("paused", 5.0, marks=pytest.mark.slow)],
+)
+def test_an_outage_costs_callers_little_and_hits_are_back_soon(
+    outage: str, seconds: float, control: Control
+) -> None:
     with running_redis() as server, LLMCache(backend=server.url, coalesce=False) as cache:
         for number in range(40):
             ask(cache, number)
@@ -233,9 +260,13 @@ def test_an_outage_costs_callers_little_and_hits_are_back_soon(outage: str, seco
 
 
 @pytest.mark.parametrize(
-    ("threads", "seconds"), [(16, 0.15), pytest.param(32, 10.0, marks=pytest.mark.slow)], ids=["every lie for a moment", "for long"]
+    ("threads", "seconds"),
+    [(16, 0.15), pytest.param(32, 10.0, marks=pytest.mark.slow)],
+    ids=["every lie for a moment", "for long"],
 )
-def test_a_server_that_lies_in_every_way_in_turn(cache: LLMCache, proxy: Proxy, control: Control, threads: int, seconds: float) -> None:
+def test_a_server_that_lies_in_every_way_in_turn(
+    cache: LLMCache, proxy: Proxy, control: Control, threads: int, seconds: float
+) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     lies = list(LIES)
@@ -249,7 +280,11 @@ def test_a_server_that_lies_in_every_way_in_turn(cache: LLMCache, proxy: Proxy, 
             if lies.index(lie) % 5 == 0:
                 proxy.rule = None
                 well = time.monotonic()
-                until(lambda well=well: ordeal.hits_since(well) > 10 or ordeal.failures, f"hits are back after {lie}", 60)
+                until(
+                    lambda well=well: ordeal.hits_since(well) > 10 or ordeal.failures,
+                    f"hits are back after {lie}",
+                    60,
+                )
         proxy.rule = None
         over = time.monotonic()
         until(lambda: ordeal.hits_since(over) > 20 or ordeal.failures, "hits are back", 60)
@@ -285,7 +320,15 @@ EXCEPTIONS: list[BaseException] = [
         TimeoutError("timed out"),
         InterruptedError(),
     ),
-    *(MemoryError(), RecursionError(), UnicodeError(), OverflowError(), ValueError(), redis.ConnectionError("x"), RuntimeError()),
+    *(
+        MemoryError(),
+        RecursionError(),
+        UnicodeError(),
+        OverflowError(),
+        ValueError(),
+        redis.ConnectionError("x"),
+        RuntimeError(),
+    ),
 ]
 
 
@@ -319,7 +362,9 @@ class FaultySocket:
         return call
 
 
-def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faults = Faults()
 
     class FaultyWire(Wire):
@@ -369,25 +414,45 @@ def test_an_interrupt_in_the_middle_goes_to_the_caller_and_the_connection_is_not
 
 # -- Secrets
 
-CANARIES = {"prompt": "CANARY-PROMPT-5309", "answer": "CANARY-ANSWER-5309", "password": "CANARY-PASSWORD-5309", "key": "sk-CANARY-KEY-5309"}
+CANARIES = {
+    "prompt": "CANARY-PROMPT-5309",
+    "answer": "CANARY-ANSWER-5309",
+    "password": "CANARY-PASSWORD-5309",
+    "key": "sk-CANARY-KEY-5309",
+}
 
 
 def test_secrets_stay_where_they_belong(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     shown: list[str] = []
     with running_redis("--requirepass", CANARIES["password"]) as server:
-        urls = [f"redis://:{CANARIES['password']}@127.0.0.1:{server.port}/0", f"redis://:{CANARIES['password']}x@127.0.0.1:{server.port}/0"]
+        urls = [
+            f"redis://:{CANARIES['password']}@127.0.0.1:{server.port}/0",
+            f"redis://:{CANARIES['password']}x@127.0.0.1:{server.port}/0",
+        ]
         with redis.Redis.from_url(urls[0]) as admin:
             for url in urls:
                 with LLMCache(backend=url) as cache:
-                    cache.get_or_call(CANARIES["prompt"], lambda messages, **params: CANARIES["answer"], api_key=CANARIES["key"])
+                    cache.get_or_call(
+                        CANARIES["prompt"],
+                        lambda messages, **params: CANARIES["answer"],
+                        api_key=CANARIES["key"],
+                    )
                     admin.config_set("maxmemory", 1)
                     cache.put(CANARIES["prompt"] + "2", CANARIES["answer"])
                     admin.config_set("maxmemory", 0)
-                    for act in (cache.purge, cache.clear, lambda: list(cache.entries())) if url == urls[1] else ():
+                    for act in (
+                        (cache.purge, cache.clear, lambda: list(cache.entries()))
+                        if url == urls[1]
+                        else ()
+                    ):
                         with pytest.raises(StoreError) as caught:
                             act()
-                        shown += [str(caught.value), repr(caught.value), repr(caught.value.__cause__)]
+                        shown += [
+                            str(caught.value),
+                            repr(caught.value),
+                            repr(caught.value.__cause__),
+                        ]
                     shown += [repr(cache), str(cache.stats()), repr(cache._store)]
             stored = [(key, admin.get(key)) for key in admin.scan_iter()]
     assert any(CANARIES["answer"].encode() in value for _, value in stored)  # the look works

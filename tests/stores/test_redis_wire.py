@@ -1,4 +1,5 @@
-"""One conversation with a server: however a reply is cut into pieces it is the same, and what is no reply is none."""
+"""One conversation with a server: however a reply is cut into pieces it is the same, and what is no
+reply is none."""
 
 import random
 import secrets
@@ -45,7 +46,9 @@ def ends() -> Iterator[tuple[Wire, socket.socket]]:
     theirs.close()
 
 
-def say(sock: socket.socket, pieces: list[bytes], then: Callable[[], object] = bool) -> threading.Thread:
+def say(
+    sock: socket.socket, pieces: list[bytes], then: Callable[[], object] = bool
+) -> threading.Thread:
     """Send *pieces* once the command has come, each for itself."""
 
     def work() -> None:
@@ -98,12 +101,32 @@ def test_a_refusal_is_a_reply_with_a_code(ends: tuple[Wire, socket.socket]) -> N
 @pytest.mark.parametrize(
     "sent",
     [
-        *(b"\r\n", b"OK\r\n", b"$x\r\n", b"$-2\r\n", b"$99999999999\r\n", b":\r\n", b":1.5\r\n", b"*x\r\n", b"*-2\r\n", b"*99999999\r\n"),
-        *(b"*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", b"%1\r\n+a\r\n+b\r\n", b"_\r\n", b"+OK\r\n+OK\r\n", b":1\r\n$", b"+" + b"x" * 200_000),
+        *(
+            b"\r\n",
+            b"OK\r\n",
+            b"$x\r\n",
+            b"$-2\r\n",
+            b"$99999999999\r\n",
+            b":\r\n",
+            b":1.5\r\n",
+            b"*x\r\n",
+            b"*-2\r\n",
+            b"*99999999\r\n",
+        ),
+        *(
+            b"*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
+            b"%1\r\n+a\r\n+b\r\n",
+            b"_\r\n",
+            b"+OK\r\n+OK\r\n",
+            b":1\r\n$",
+            b"+" + b"x" * 200_000,
+        ),
     ],
     ids=lambda sent: repr(sent[:20]),
 )
-def test_what_is_no_reply_or_more_than_one_is_an_error(ends: tuple[Wire, socket.socket], sent: bytes) -> None:
+def test_what_is_no_reply_or_more_than_one_is_an_error(
+    ends: tuple[Wire, socket.socket], sent: bytes
+) -> None:
     wire, server = ends
     say(server, [sent])
     with pytest.raises((Garbled, ValueError)):
@@ -111,7 +134,9 @@ def test_what_is_no_reply_or_more_than_one_is_an_error(ends: tuple[Wire, socket.
 
 
 @pytest.mark.parametrize("sent", [b"$5\r\nhel", b"*2\r\n:1\r\n", b"+OK", b""])
-def test_the_end_in_the_middle_of_a_reply_is_an_error(ends: tuple[Wire, socket.socket], sent: bytes) -> None:
+def test_the_end_in_the_middle_of_a_reply_is_an_error(
+    ends: tuple[Wire, socket.socket], sent: bytes
+) -> None:
     wire, server = ends
     thread = say(server, [sent], then=lambda: server.shutdown(socket.SHUT_WR))
     with pytest.raises(ConnectionError):
@@ -119,33 +144,56 @@ def test_the_end_in_the_middle_of_a_reply_is_an_error(ends: tuple[Wire, socket.s
     thread.join()
 
 
-def test_values_that_are_as_expected_are_those_very_objects(ends: tuple[Wire, socket.socket]) -> None:
+def test_values_that_are_as_expected_are_those_very_objects(
+    ends: tuple[Wire, socket.socket],
+) -> None:
     wire, server = ends
     seed = secrets.randbits(32)
     print(f"{seed=}")
     rng = random.Random(seed)
     for _ in range(200):
-        stored = [None if rng.random() < 0.2 else rng.randbytes(rng.choice([0, 1, 10, 10, 500])) for _ in range(rng.randrange(1, 9))]
-        hints = [value if rng.random() < 0.6 else rng.choice([None, b"", b"0123456789"]) for value in stored]
-        sent = b"*%d\r\n" % len(stored) + b"".join(b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in stored)
+        stored = [
+            None if rng.random() < 0.2 else rng.randbytes(rng.choice([0, 1, 10, 10, 500]))
+            for _ in range(rng.randrange(1, 9))
+        ]
+        hints = [
+            value if rng.random() < 0.6 else rng.choice([None, b"", b"0123456789"])
+            for value in stored
+        ]
+        sent = b"*%d\r\n" % len(stored) + b"".join(
+            b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in stored
+        )
         thread = say(server, rng.choice([[sent], cut(sent, rng) if len(sent) > 6 else [sent]]))
         found = wire.ask_values(b"x", hints)
         thread.join()
         assert found == stored
-        assert all(got is hint for got, hint in zip(found, hints, strict=True) if hint and got == hint)
+        assert all(
+            got is hint for got, hint in zip(found, hints, strict=True) if hint and got == hint
+        )
 
 
 @pytest.mark.parametrize(
-    "sent", [b"*1\r\n$1\r\na\r\n", b"*3\r\n$1\r\na\r\n", b"$1\r\na\r\n", b"*2\r\n:1\r\n:2\r\n", b"*2\r\n$1\r\na\r\n$-1\r\n+more\r\n"]
+    "sent",
+    [
+        b"*1\r\n$1\r\na\r\n",
+        b"*3\r\n$1\r\na\r\n",
+        b"$1\r\na\r\n",
+        b"*2\r\n:1\r\n:2\r\n",
+        b"*2\r\n$1\r\na\r\n$-1\r\n+more\r\n",
+    ],
 )
-def test_values_that_were_not_asked_for_are_an_error(ends: tuple[Wire, socket.socket], sent: bytes) -> None:
+def test_values_that_were_not_asked_for_are_an_error(
+    ends: tuple[Wire, socket.socket], sent: bytes
+) -> None:
     wire, server = ends
     say(server, [sent])
     with pytest.raises(Garbled):
         wire.ask_values(b"x", [b"a", None])
 
 
-def test_a_wire_is_silent_until_something_comes_that_nobody_asked_for(ends: tuple[Wire, socket.socket]) -> None:
+def test_a_wire_is_silent_until_something_comes_that_nobody_asked_for(
+    ends: tuple[Wire, socket.socket],
+) -> None:
     wire, server = ends
     assert wire.silent
     server.sendall(b"+")

@@ -1,10 +1,18 @@
-"""The servers that the tests of shared stores stand on: they start, stop, pause, and leave nothing behind."""
+"""The servers that the tests of shared stores stand on: they start, stop, pause, and leave nothing
+behind."""
 
 import os
 import socket
 
 import pytest
-from stores.servers import Server, running_memcached, running_redis, running_sentinel, running_tls_redis, until
+from stores.servers import (
+    Server,
+    running_memcached,
+    running_redis,
+    running_sentinel,
+    running_tls_redis,
+    until,
+)
 
 
 def refuses(port: int) -> bool:
@@ -39,13 +47,18 @@ def test_a_paused_one_says_nothing_until_it_is_resumed() -> None:
 
 
 def test_a_server_that_cannot_start_tells_why() -> None:
-    with pytest.raises(RuntimeError, match="no-such-option"), running_redis("--no-such-option", "1"):
+    with (
+        pytest.raises(RuntimeError, match="no-such-option"),
+        running_redis("--no-such-option", "1"),
+    ):
         pass
 
 
 def test_three_masters_share_the_slots(three_masters: list[Server]) -> None:
     assert len(three_masters) == 3
-    assert all("cluster_slots_assigned:16384" in server.ask("CLUSTER INFO") for server in three_masters)
+    assert all(
+        "cluster_slots_assigned:16384" in server.ask("CLUSTER INFO") for server in three_masters
+    )
 
 
 def test_valkey_speaks_the_same_protocol(valkey_server: Server) -> None:
@@ -54,7 +67,9 @@ def test_valkey_speaks_the_same_protocol(valkey_server: Server) -> None:
 
 def test_a_sentinel_knows_its_master(redis_server: Server) -> None:
     with running_sentinel(redis_server) as watcher:
-        until(lambda: "name=mymaster,status=ok" in watcher.ask("INFO sentinel"), "the master is seen")
+        until(
+            lambda: "name=mymaster,status=ok" in watcher.ask("INFO sentinel"), "the master is seen"
+        )
 
 
 def test_tls_is_spoken_at_a_port_of_its_own() -> None:
@@ -63,7 +78,9 @@ def test_tls_is_spoken_at_a_port_of_its_own() -> None:
         assert cert.is_file()
 
 
-def test_memcached_answers_and_is_emptied_for_each_test(memcached_server: Server, memcached_url: str) -> None:
+def test_memcached_answers_and_is_emptied_for_each_test(
+    memcached_server: Server, memcached_url: str
+) -> None:
     assert memcached_url.endswith(str(memcached_server.port))
     assert memcached_server.ask("version").startswith("VERSION")
     with running_memcached("-m", "64") as server:

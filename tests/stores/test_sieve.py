@@ -21,7 +21,9 @@ class TestConformance(StoreConformance):
     def make_store(self) -> MakeStore:
         return SieveStore
 
-    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(self, store: Any) -> None:
+    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(
+        self, store: Any
+    ) -> None:
         """Here in the order of the queue, which use does not change."""
         for key in ("a", "b", "c", "d"):
             store.put(key, entry_of(key))
@@ -62,7 +64,9 @@ def test_what_is_asked_for_again_survives_a_scan_that_lru_forgets_it_in() -> Non
             store.get(f"often {number}")
         for number in range(1000):
             store.put(f"once {number}", entry_of(number))
-    kept = [sum(store.get(f"often {number}") is not None for number in range(50)) for store in stores]
+    kept = [
+        sum(store.get(f"often {number}") is not None for number in range(50)) for store in stores
+    ]
     assert kept == [50, 0]
 
 
@@ -72,14 +76,18 @@ def test_what_32_threads_saw_could_have_happened() -> None:
     assert violations(record(SieveStore(), threads=32, calls=30_000, seconds=10, seed=seed)) == []
 
 
-def test_expired_entries_leave_with_the_writes_that_follow_and_the_queue_forgets_them(clock: Any) -> None:
+def test_expired_entries_leave_with_the_writes_that_follow_and_the_queue_forgets_them(
+    clock: Any,
+) -> None:
     store = SieveStore(max_size=10, clock=clock)
     for number in range(10):
         store.put(str(number), entry_of(number, expires_at=clock() + 10))
     clock.advance(11)
     for number in range(10):
         store.put(f"new {number}", entry_of(number))
-    assert sorted(key for key, _ in store.entries()) == sorted(f"new {number}" for number in range(10))
+    assert sorted(key for key, _ in store.entries()) == sorted(
+        f"new {number}" for number in range(10)
+    )
     assert store.delete("new 3")
     assert store.clear() == 9
     assert (store.size(), list(store.entries())) == (0, [])

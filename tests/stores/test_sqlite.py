@@ -1,4 +1,5 @@
-"""SQLiteStore as a store: what all of them do, the model, a history of many threads, and what is its own."""
+"""SQLiteStore as a store: what all of them do, the model, a history of many threads, and what is
+its own."""
 
 import errno
 import os
@@ -41,10 +42,16 @@ class SQLiteMachine(StoreMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        self.folder = tempfile.TemporaryDirectory(
+            dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        )
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> SQLiteStore:
-        return SQLiteStore(Path(self.folder.name, "cache.db"), clock=clock, max_size=max_size, max_bytes=max_bytes)
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> SQLiteStore:
+        return SQLiteStore(
+            Path(self.folder.name, "cache.db"), clock=clock, max_size=max_size, max_bytes=max_bytes
+        )
 
     def teardown(self) -> None:
         try:
@@ -55,7 +62,11 @@ class SQLiteMachine(StoreMachine):
 
 TestModel = SQLiteMachine.TestCase
 TestModel.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
 )
 
 
@@ -100,7 +111,11 @@ def test_entries_survive_a_restart_with_their_order(tmp_path: Path) -> None:
     store.get("a")
     store.close()
     store = SQLiteStore(tmp_path / "c.db")
-    assert [(key, value_of(entry)) for key, entry in store.entries()] == [("b", "b"), ("c", "c"), ("a", "a")]
+    assert [(key, value_of(entry)) for key, entry in store.entries()] == [
+        ("b", "b"),
+        ("c", "c"),
+        ("a", "a"),
+    ]
     store.close()
 
 
@@ -190,11 +205,15 @@ def test_which_sqlite_may_use_a_log_without_our_lock(
     store = SQLiteStore(tmp_path / "c.db")
     store.put("k", entry_of(1))
     assert value_of(store.get("k")) == 1
-    assert store._use(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == (b"wal" if safe else b"truncate",)
+    assert store._use(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == (
+        b"wal" if safe else b"truncate",
+    )
     store.close()
 
 
-def test_no_connection_is_lost_when_looking_at_the_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_is_lost_when_looking_at_the_file_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = SQLiteStore(tmp_path / "c.db", lock_timeout=0.1)
     store.put("k", entry_of(1))
 
@@ -218,7 +237,10 @@ def test_a_thousand_threads_share_sixteen_connections(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "c.db", lock_timeout=30)
     store.put("k", entry_of(1))
     found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.append(value_of(store.get("k")))) for _ in range(1_000)]
+    threads = [
+        threading.Thread(target=lambda: found.append(value_of(store.get("k"))))
+        for _ in range(1_000)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

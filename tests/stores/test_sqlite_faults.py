@@ -1,4 +1,5 @@
-"""SQLiteStore when things go wrong: failing calls, files that are locked, full, read-only, damaged, foreign, newer or gone."""
+"""SQLiteStore when things go wrong: failing calls, files that are locked, full, read-only, damaged,
+foreign, newer or gone."""
 
 import contextlib
 import errno
@@ -190,10 +191,15 @@ OPERATIONS: list[Callable[[SQLiteStore], Any]] = [
 
 
 @pytest.mark.usefixtures("usual_patience")  # with what a fault has left locked
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of stores that are dropped, not closed
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of stores that are dropped, not closed
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_whichever_call_fails_only_store_errors_come_out_and_the_next_try_works(faults: Faults, every: int, fast_folder: Path) -> None:
-    """Each call fails once with each exception, or with one *every* few of them, never the same few for the next call."""
+def test_whichever_call_fails_only_store_errors_come_out_and_the_next_try_works(
+    faults: Faults, every: int, fast_folder: Path
+) -> None:
+    """Each call fails once with each exception, or with one *every* few of them, never the same few
+    for the next call."""
     nth = 0
     while faults.calls >= nth:
         nth += 1
@@ -228,7 +234,9 @@ def test_what_is_no_path_is_a_value_error(bad: str) -> None:
         SQLiteStore(bad)
 
 
-@pytest.mark.parametrize("options", [{"max_size": 0}, {"max_size": -1}, {"max_bytes": 0}, {"lock_timeout": -1}])
+@pytest.mark.parametrize(
+    "options", [{"max_size": 0}, {"max_size": -1}, {"max_bytes": 0}, {"lock_timeout": -1}]
+)
 def test_senseless_options_are_value_errors(path: Path, options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         SQLiteStore(path, **options)  # type: ignore[arg-type]
@@ -273,8 +281,14 @@ def as_another_user(work: Callable[[], Any]) -> Any:
 
 def test_an_unwritable_folder_is_refused(public_folder: Path) -> None:
     public_folder.chmod(0o555)
-    error = as_another_user(lambda: error_of(lambda: SQLiteStore(public_folder / "new" / "cache.db")))
-    assert error == f"SQLiteStore: open failed: {public_folder}/new/cache.db cannot be used: Permission denied"
+    error = as_another_user(
+        lambda: error_of(lambda: SQLiteStore(public_folder / "new" / "cache.db"))
+    )
+    assert (
+        error
+        == f"SQLiteStore: open failed: {public_folder}/new/cache.db cannot be used: Permission"
+        " denied"
+    )
 
 
 def test_an_unreadable_file_is_refused(public_folder: Path) -> None:
@@ -300,7 +314,11 @@ def test_a_read_only_file_can_be_read(read_only: tuple[Path, str]) -> None:
 
     def use() -> list[Any]:
         store = SQLiteStore(path)
-        return [value_of(store.get(key))[0], error_of(lambda: store.put("k", entry_of(1))), value_of(store.get(key))[0]]
+        return [
+            value_of(store.get(key))[0],
+            error_of(lambda: store.put("k", entry_of(1))),
+            value_of(store.get(key))[0],
+        ]
 
     first, error, second = as_another_user(use)
     assert (first, second) == (key, key)
@@ -321,7 +339,9 @@ def test_a_read_only_folder_lets_nothing_out_but_store_errors(read_only: tuple[P
 # -- Locked
 
 
-def test_while_another_program_writes_puts_fail_soon_and_gets_work(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_while_another_program_writes_puts_fail_soon_and_gets_work(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     store = open_store(lock_timeout=0.2)
     store.put("k", entry_of(1))
     other = sqlite3.connect(path, isolation_level=None)
@@ -354,7 +374,9 @@ def test_while_the_file_is_locked_altogether_operations_fail_soon_and_opening_do
     assert value_of(store.get(key))[0] == key
 
 
-def test_a_writer_that_was_stopped_costs_a_bounded_wait(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_writer_that_was_stopped_costs_a_bounded_wait(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     store = open_store(lock_timeout=0.2)
     store.put("k", entry_of(1))
     with open(f"{path}.lock") as stopped:
@@ -367,7 +389,9 @@ def test_a_writer_that_was_stopped_costs_a_bounded_wait(path: Path, open_store: 
     assert works(store)
 
 
-def test_a_thread_that_keeps_the_lock_costs_a_bounded_wait(open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_thread_that_keeps_the_lock_costs_a_bounded_wait(
+    open_store: Callable[..., SQLiteStore],
+) -> None:
     store = open_store(lock_timeout=0.1)
     with store._file.lock, pytest.raises(StoreError, match="others kept the write lock"):
         store.put("k", entry_of(1))
@@ -415,7 +439,12 @@ def test_a_full_disk_loses_nothing_and_works_again(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True
+        ).returncode
+    ):
         pytest.skip("no tmpfs can be mounted here")
     try:
         store = SQLiteStore(disk / "cache.db")
@@ -462,14 +491,18 @@ def test_what_is_acknowledged_after_a_deletion_survives_the_closing_of_the_old_f
     assert (value_of(store.get("k")), value_of(store.get("j"))) == ("new", "new")
 
 
-def test_a_deleted_folder_is_made_again(tmp_path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_deleted_folder_is_made_again(
+    tmp_path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     store = open_store(tmp_path / "folder" / "cache.db")
     store.put("old", entry_of(1))
     shutil.rmtree(tmp_path / "folder")
     assert works(store)
 
 
-def test_a_replaced_file_is_the_one_that_counts(path: Path, tmp_path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_replaced_file_is_the_one_that_counts(
+    path: Path, tmp_path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     (key,) = filled(tmp_path / "other.db", 1)
     store = open_store()
     store.put("old", entry_of(1))
@@ -481,14 +514,18 @@ def test_a_replaced_file_is_the_one_that_counts(path: Path, tmp_path: Path, open
     assert store.get("old") is None
 
 
-def test_a_link_leads_to_the_same_file_with_the_same_lock(tmp_path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_link_leads_to_the_same_file_with_the_same_lock(
+    tmp_path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
     open_store(tmp_path / "link.db").put("k", entry_of(1))
     assert value_of(open_store(tmp_path / "real.db").get("k")) == 1
     assert sorted(name for name in os.listdir(tmp_path) if "link" in name) == ["link.db"]
 
 
-def test_an_empty_file_becomes_the_database(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_an_empty_file_becomes_the_database(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     path.touch()
     assert works(open_store())
 
@@ -496,9 +533,15 @@ def test_an_empty_file_becomes_the_database(path: Path, open_store: Callable[...
 # -- Damaged
 
 
-@pytest.mark.parametrize("content", [b"this is no database\n" * 500, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8000, b"no"])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is no database\n" * 500, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8000, b"no"],
+)
 def test_garbage_is_kept_aside_once_and_a_new_file_begins(
-    path: Path, content: bytes, open_store: Callable[..., SQLiteStore], caplog: pytest.LogCaptureFixture
+    path: Path,
+    content: bytes,
+    open_store: Callable[..., SQLiteStore],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path.write_bytes(content)
     Path(f"{path}.lock").touch()  # as a cache that was once kept there has left it
@@ -510,7 +553,9 @@ def test_garbage_is_kept_aside_once_and_a_new_file_begins(
     assert [record.name for record in caplog.records] == ["llm_cache_mem.stores.sqlite.file"]
 
 
-def test_a_file_of_something_else_is_left_where_it_is(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_file_of_something_else_is_left_where_it_is(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     path.write_bytes(b"notes that somebody wrote\n" * 100)
     with pytest.raises(StoreError, match="is not a SQLite database"):
         open_store()
@@ -518,30 +563,49 @@ def test_a_file_of_something_else_is_left_where_it_is(path: Path, open_store: Ca
     assert not list(path.parent.glob("*corrupt*"))
 
 
-def test_a_file_that_breaks_while_open_is_kept_aside(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_file_that_breaks_while_open_is_kept_aside(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     keys = filled(path, 200)
     store = open_store()
     assert store.get(keys[0]) is not None
-    with open(path, "r+b") as file:  # closing it drops this process's locks: the test is the only user
+    with open(
+        path, "r+b"
+    ) as file:  # closing it drops this process's locks: the test is the only user
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
     store._pool.borrow().close()  # its page cache would still be whole
     outcomes = [error_of(lambda key=key: store.get(key)) for key in keys]
     assert any(outcomes)
     assert works(store)
-    assert len([name for name in os.listdir(path.parent) if "corrupt" in name and not name.endswith(("-wal", "-shm"))]) == 1
+    assert (
+        len(
+            [
+                name
+                for name in os.listdir(path.parent)
+                if "corrupt" in name and not name.endswith(("-wal", "-shm"))
+            ]
+        )
+        == 1
+    )
 
 
-def test_threads_that_meet_the_damage_at_once_set_it_aside_once(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_threads_that_meet_the_damage_at_once_set_it_aside_once(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     path.write_bytes(b"no database" * 1000)
     Path(f"{path}.lock").touch()
     stores = []
-    threads = [threading.Thread(target=lambda: stores.append(open_store(lock_timeout=5))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: stores.append(open_store(lock_timeout=5))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for store in stores:  # a connection to the file that another thread has just set aside may fail once
+    for (
+        store
+    ) in stores:  # a connection to the file that another thread has just set aside may fail once
         error_of(lambda store=store: works(store))
     assert all(works(store) for store in stores)
     assert len(list(path.parent.glob("*corrupt*"))) == 1
@@ -558,7 +622,9 @@ def test_threads_that_meet_the_damage_at_once_set_it_aside_once(path: Path, open
         "ALTER TABLE entries RENAME COLUMN used TO abused",
     ],
 )
-def test_missing_parts_do_not_stop_it_for_good(path: Path, damage: str, open_store: Callable[..., SQLiteStore]) -> None:
+def test_missing_parts_do_not_stop_it_for_good(
+    path: Path, damage: str, open_store: Callable[..., SQLiteStore]
+) -> None:
     filled(path, 3)
     with sqlite3.connect(path) as db:
         db.execute(damage)
@@ -569,7 +635,9 @@ def test_missing_parts_do_not_stop_it_for_good(path: Path, damage: str, open_sto
     assert store.size() > 0
 
 
-def test_only_the_damaged_file_is_set_aside(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_only_the_damaged_file_is_set_aside(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     """Whoever comes second finds a new file there, which is not to blame."""
     path.write_bytes(b"no database" * 1000)
     Path(f"{path}.lock").touch()
@@ -581,7 +649,9 @@ def test_only_the_damaged_file_is_set_aside(path: Path, open_store: Callable[...
 
 
 @pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.95])
-def test_a_truncated_file_never_answers_wrong(path: Path, part: float, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_truncated_file_never_answers_wrong(
+    path: Path, part: float, open_store: Callable[..., SQLiteStore]
+) -> None:
     keys = filled(path, 100)
     os.truncate(path, int(path.stat().st_size * part))
     store = open_store()
@@ -604,7 +674,8 @@ def wrong_answers(store: SQLiteStore, keys: list[str]) -> list[str]:
 
 @pytest.mark.usefixtures("usual_patience")
 def test_flipped_bits_never_change_an_answer(fast_folder: Path) -> None:
-    """10,000 flips, some to a copy of the file, or many; in some copies one is in the first page."""
+    """10,000 flips, some to a copy of the file, or many; in some copies one is in the first
+    page."""
     seed = secrets.randbits(32)
     print(f"{seed=}")
     rng = random.Random(seed)
@@ -629,13 +700,20 @@ def test_flipped_bits_never_change_an_answer(fast_folder: Path) -> None:
                 assert value_of(entry)[0] == key
                 found += 1
         if error_of(lambda store=store: works(store)):
-            error = error_of(lambda store=store: works(store)) or ""  # the file was set aside, unless it may be sound, but newer
-            assert not error or any(said in error for said in ("newer version", "unsupported file format", "readonly database"))
+            error = (
+                error_of(lambda store=store: works(store)) or ""
+            )  # the file was set aside, unless it may be sound, but newer
+            assert not error or any(
+                said in error
+                for said in ("newer version", "unsupported file format", "readonly database")
+            )
         store.close()
     print(f"{found} entries were still readable")
 
 
-def test_an_unreadable_entry_is_a_miss_removed_and_counted(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_an_unreadable_entry_is_a_miss_removed_and_counted(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     one, two = filled(path, 2)
     with sqlite3.connect(path) as db:  # swapped: whole envelopes under the wrong keys
         rows = dict(db.execute("SELECT key, data FROM entries"))
@@ -648,7 +726,9 @@ def test_an_unreadable_entry_is_a_miss_removed_and_counted(path: Path, open_stor
     assert value_of(store.get(one))[0] == one
 
 
-def test_an_entry_of_a_newer_version_is_a_miss_and_kept(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_an_entry_of_a_newer_version_is_a_miss_and_kept(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     (key,) = filled(path, 1)
     with sqlite3.connect(path) as db:
         (data,) = db.execute("SELECT data FROM entries").fetchone()
@@ -673,7 +753,9 @@ def make_foreign(path: Path, application_id: int) -> None:
 
 
 @pytest.mark.parametrize("application_id", [0, 1, 0x4C434D32])
-def test_a_database_of_another_application_is_refused_and_untouched(path: Path, application_id: int) -> None:
+def test_a_database_of_another_application_is_refused_and_untouched(
+    path: Path, application_id: int
+) -> None:
     make_foreign(path, application_id)
     before = sha256(path)
     with pytest.raises(StoreError, match="database of another application"):
@@ -683,7 +765,9 @@ def test_a_database_of_another_application_is_refused_and_untouched(path: Path, 
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_foreign_database_in_place_of_ours_is_untouched(path: Path, tmp_path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_foreign_database_in_place_of_ours_is_untouched(
+    path: Path, tmp_path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     store = open_store()
     store.put("k", entry_of(1))
     for suffix in ("-wal", "-shm"):  # left beside it, SQLite would play our log into it
@@ -696,7 +780,9 @@ def test_a_foreign_database_in_place_of_ours_is_untouched(path: Path, tmp_path: 
     assert sha256(path) == before
 
 
-def test_a_newer_schema_is_left_alone_and_the_program_runs(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_newer_schema_is_left_alone_and_the_program_runs(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     filled(path, 3)
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")
@@ -704,8 +790,16 @@ def test_a_newer_schema_is_left_alone_and_the_program_runs(path: Path, open_stor
     db.close()
     before = sha256(path)
     store = open_store()
-    for use in (lambda: store.get("k"), lambda: store.put("k", entry_of(1)), store.clear, store.purge, store.size):
-        assert "written by a newer version of llm-cache-mem (schema 2, not 1)" in (error_of(use) or "")
+    for use in (
+        lambda: store.get("k"),
+        lambda: store.put("k", entry_of(1)),
+        store.clear,
+        store.purge,
+        store.size,
+    ):
+        assert "written by a newer version of llm-cache-mem (schema 2, not 1)" in (
+            error_of(use) or ""
+        )
     store.close()
     assert sha256(path) == before
 
@@ -731,25 +825,34 @@ def test_a_closed_store_says_so(open_store: Callable[..., SQLiteStore]) -> None:
 # -- Privacy
 
 
-def test_all_files_are_for_this_user_alone_whatever_the_umask(tmp_path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_all_files_are_for_this_user_alone_whatever_the_umask(
+    tmp_path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     before = os.umask(0)
     try:
         assert works(open_store(tmp_path / "new" / "newer" / "cache.db"))
     finally:
         os.umask(before)
     folder = tmp_path / "new" / "newer"
-    assert {name: (folder / name).stat().st_mode & 0o777 for name in os.listdir(folder)} == dict.fromkeys(
-        ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db.lock"), 0o600
-    )
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "new/newer")] == [0o700, 0o700]
+    assert {
+        name: (folder / name).stat().st_mode & 0o777 for name in os.listdir(folder)
+    } == dict.fromkeys(("cache.db", "cache.db-wal", "cache.db-shm", "cache.db.lock"), 0o600)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "new/newer")] == [
+        0o700,
+        0o700,
+    ]
 
 
-def test_a_file_that_others_could_read_is_closed_to_them(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_file_that_others_could_read_is_closed_to_them(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
     filled(path, 1)
     path.chmod(0o644)
     store = open_store()
     assert works(store)
-    assert {Path(f"{path}{suffix}").stat().st_mode & 0o777 for suffix in ("", "-wal", "-shm")} == {0o600}
+    assert {Path(f"{path}{suffix}").stat().st_mode & 0o777 for suffix in ("", "-wal", "-shm")} == {
+        0o600
+    }
 
 
 def test_errors_and_logs_show_neither_keys_nor_values(
@@ -766,4 +869,6 @@ def test_errors_and_logs_show_neither_keys_nor_values(
         ):
             assert "canary" not in (error_of(use) or "")
     path.write_bytes(b"canary" * 1000)
-    assert "canary" not in "".join(error_of(lambda: works(store)) or "" for _ in range(3)) + caplog.text + repr(store)
+    assert "canary" not in "".join(
+        error_of(lambda: works(store)) or "" for _ in range(3)
+    ) + caplog.text + repr(store)

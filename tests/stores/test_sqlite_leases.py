@@ -1,4 +1,5 @@
-"""SQLiteStore as a store to agree through: what all of them do, older files, clocks that are wrong."""
+"""SQLiteStore as a store to agree through: what all of them do, older files, clocks that are
+wrong."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ def path(tmp_path: Path) -> Path:
 def tables(path: Path) -> set[str]:
     db = sqlite3.connect(path)
     try:
-        return {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        return {
+            name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        }
     finally:
         db.close()
 

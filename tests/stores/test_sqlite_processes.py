@@ -1,4 +1,5 @@
-"""SQLiteStore among processes: forks, kills, checkpoints under load, and the ways a program ends."""
+"""SQLiteStore among processes: forks, kills, checkpoints under load, and the ways a program
+ends."""
 
 import contextlib
 import json
@@ -46,7 +47,8 @@ def is_sound(path: Path) -> bool:
 
 
 def write_until_killed(path: Path, slot: int, slots: int, seed: int, acknowledged: int) -> None:
-    """Put ever higher numbers under keys that only this slot writes; tell the pipe *acknowledged* what was put."""
+    """Put ever higher numbers under keys that only this slot writes; tell the pipe *acknowledged*
+    what was put."""
     rng = random.Random(seed)
     store = SQLiteStore(path, lock_timeout=5)
     while True:
@@ -123,7 +125,9 @@ def kill(pid: int, pipe: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seconds", [7, pytest.param(120, marks=pytest.mark.slow)])
-def test_checkpoints_under_load_lose_no_row(path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_under_load_lose_no_row(
+    path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(file, "_LOG_LIMIT", 64 * 1024)  # one checkpoint for some twenty puts
     stop_at = time.monotonic() + seconds
     SQLiteStore(path).close()
@@ -165,10 +169,13 @@ def test_checkpoints_under_load_lose_no_row(path: Path, seconds: float, monkeypa
         (writer, number)
         for writer, count in enumerate(counts)
         for number in range(count)
-        if (entry := store.get(f"1:wal:v:{writer}.{number}")) is None or value_of(entry)[:2] != [writer, number]
+        if (entry := store.get(f"1:wal:v:{writer}.{number}")) is None
+        or value_of(entry)[:2] != [writer, number]
     ]
     store.close()
-    print(f"{counts} puts, {checkpoints} checkpoints, {len(lost)} lost, longest log {longest} bytes")
+    print(
+        f"{counts} puts, {checkpoints} checkpoints, {len(lost)} lost, longest log {longest} bytes"
+    )
     assert lost == []
     assert is_sound(path)
     assert longest <= 16 << 20
@@ -200,7 +207,8 @@ def use(store: SQLiteStore, key: str) -> bool:
 
 
 def test_what_a_child_writes_outlives_the_parents_closing(path: Path, store: SQLiteStore) -> None:
-    """With a connection carried over the fork it would not: the child would write into a log that the parent unlinks."""
+    """With a connection carried over the fork it would not: the child would write into a log that
+    the parent unlinks."""
     use(store, "parent")
     reader, writer = os.pipe()
 
@@ -214,7 +222,11 @@ def test_what_a_child_writes_outlives_the_parents_closing(path: Path, store: SQL
     os.write(writer, b"x")
     assert outcome(*running) is True
     reopened = SQLiteStore(path)
-    assert [value_of(reopened.get(key)) for key in ("parent", "before", "after")] == ["parent", "before", "after"]
+    assert [value_of(reopened.get(key)) for key in ("parent", "before", "after")] == [
+        "parent",
+        "before",
+        "after",
+    ]
     reopened.close()
 
 
@@ -258,7 +270,9 @@ def test_forks_amid_busy_threads(path: Path, forks: int) -> None:
     assert is_sound(path)
 
 
-def holding(take: Callable[[SQLiteStore], Any], store: SQLiteStore, let_go: threading.Event) -> threading.Thread:
+def holding(
+    take: Callable[[SQLiteStore], Any], store: SQLiteStore, let_go: threading.Event
+) -> threading.Thread:
     taken = threading.Event()
 
     def hold() -> None:
@@ -281,8 +295,14 @@ def borrowed(store: SQLiteStore) -> Iterator[None]:
     store._pool.discard(db)
 
 
-@pytest.mark.parametrize("take", [lambda store: store._file.lock, borrowed], ids=["write lock", "connection in a transaction"])
-def test_a_fork_while_a_thread_holds_something(take: Callable[[SQLiteStore], Any], store: SQLiteStore) -> None:
+@pytest.mark.parametrize(
+    "take",
+    [lambda store: store._file.lock, borrowed],
+    ids=["write lock", "connection in a transaction"],
+)
+def test_a_fork_while_a_thread_holds_something(
+    take: Callable[[SQLiteStore], Any], store: SQLiteStore
+) -> None:
     use(store, "k")
     let_go = threading.Event()
     thread = holding(take, store, let_go)
@@ -297,14 +317,20 @@ def test_a_fork_while_a_thread_holds_something(take: Callable[[SQLiteStore], Any
     running = fork(child)
     assert time.monotonic() - began < 30  # and not until the thread lets go
     let_go.set()
-    assert outcome(*running, timeout=60) in ("True", "others kept the write lock")  # the parent's flock may still be held
+    assert outcome(*running, timeout=60) in (
+        "True",
+        "others kept the write lock",
+    )  # the parent's flock may still be held
     thread.join()
     assert use(store, "parent")
 
 
 def test_multiprocessing_by_fork(path: Path, store: SQLiteStore) -> None:
     use(store, "parent")
-    workers = [multiprocessing.get_context("fork").Process(target=use, args=(store, f"child{number}")) for number in range(4)]
+    workers = [
+        multiprocessing.get_context("fork").Process(target=use, args=(store, f"child{number}"))
+        for number in range(4)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -380,7 +406,9 @@ else:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_was_acknowledged_outlives_the_program_and_it_ends_at_once(path: Path, ending: str) -> None:
+def test_what_was_acknowledged_outlives_the_program_and_it_ends_at_once(
+    path: Path, ending: str
+) -> None:
     import llm_cache_mem
 
     environment = os.environ | {"PYTHONPATH": str(Path(llm_cache_mem.__file__).parents[1])}

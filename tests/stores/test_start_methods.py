@@ -14,7 +14,9 @@ CHILDREN = {"fork": 8, "spawn": 2, "forkserver": 2}
 
 @pytest.mark.parametrize("method", CHILDREN)
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
-def test_children_and_parent_share_a_cache_and_no_connection(kind: str, method: str, request: pytest.FixtureRequest) -> None:
+def test_children_and_parent_share_a_cache_and_no_connection(
+    kind: str, method: str, request: pytest.FixtureRequest
+) -> None:
     url = request.getfixturevalue(f"{kind}_url")
     context = multiprocessing.get_context(method)
     replies = context.Queue()
@@ -27,13 +29,19 @@ def test_children_and_parent_share_a_cache_and_no_connection(kind: str, method: 
 
         def work() -> None:
             while not stop.is_set():
-                if cache.get("parent") not in ("stored", None):  # None where the machine was too busy to answer in time
+                if cache.get("parent") not in (
+                    "stored",
+                    None,
+                ):  # None where the machine was too busy to answer in time
                     wrong.append(1)
 
         threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads:
             thread.start()
-        children = [context.Process(target=start_methods.ask, args=(url, number, replies)) for number in range(CHILDREN[method])]
+        children = [
+            context.Process(target=start_methods.ask, args=(url, number, replies))
+            for number in range(CHILDREN[method])
+        ]
         try:
             for child in children:
                 child.start()
@@ -45,6 +53,8 @@ def test_children_and_parent_share_a_cache_and_no_connection(kind: str, method: 
             for child in children:
                 child.join(60)
                 child.kill()
-    assert sorted(found, key=lambda one: one[1]) == [["stored", number, number, method == "fork"] for number in range(CHILDREN[method])]
+    assert sorted(found, key=lambda one: one[1]) == [
+        ["stored", number, number, method == "fork"] for number in range(CHILDREN[method])
+    ]
     assert [child.exitcode for child in children] == [0] * len(children)
     assert wrong == []

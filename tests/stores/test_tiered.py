@@ -1,4 +1,5 @@
-"""TieredStore: what all stores do, on every back; how far a front may be behind; and what it is worth when the back is gone."""
+"""TieredStore: what all stores do, on every back; how far a front may be behind; and what it is
+worth when the back is gone."""
 
 import contextlib
 import secrets
@@ -44,7 +45,18 @@ class Plain:
         self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("lease", "release", "get_many", "put_many", "envelope", "version", "touch", "slow_seconds", "records", "held"):
+        if name in (
+            "lease",
+            "release",
+            "get_many",
+            "put_many",
+            "envelope",
+            "version",
+            "touch",
+            "slow_seconds",
+            "records",
+            "held",
+        ):
             raise AttributeError(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,7 +71,12 @@ class Plain:
         return self.__getattr__("get")(key)  # type: ignore[no-any-return]
 
 
-def tiered(back: Any, timer: Callable[[], float] | None = None, clock: Callable[[], float] = time.time, **more: Any) -> TieredStore:
+def tiered(
+    back: Any,
+    timer: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.time,
+    **more: Any,
+) -> TieredStore:
     return TieredStore(MemoryStore(clock=clock), back, timer=timer or Clock(0.0), **more)
 
 
@@ -87,7 +104,11 @@ class TestConformanceOnSQLite(StoreConformance):
         made: list[Store] = []
 
         def make(*, clock: Callable[[], float], **bounds: Any) -> Store:
-            made.append(tiered(SQLiteStore(fast_folder / f"{len(made)}.db", clock=clock, **bounds), clock=clock))
+            made.append(
+                tiered(
+                    SQLiteStore(fast_folder / f"{len(made)}.db", clock=clock, **bounds), clock=clock
+                )
+            )
             return made[-1]
 
         yield make
@@ -106,7 +127,9 @@ class ConformanceOnAServer(StoreConformance):
     @pytest.fixture
     def make_store(self, back: Callable[..., Store]) -> Iterator[MakeStore]:
         with contextlib.ExitStack() as stack:
-            yield lambda *, clock: stack.enter_context(contextlib.closing(tiered(back(clock=clock), clock=clock)))
+            yield lambda *, clock: stack.enter_context(
+                contextlib.closing(tiered(back(clock=clock), clock=clock))
+            )
 
 
 class TestConformanceOnMemcached(ConformanceOnAServer):
@@ -153,7 +176,9 @@ class TestLeasesOfTheBack(LeaseConformance):
     @pytest.fixture
     def join(self, tmp_path: Path) -> Iterator[Join]:
         with contextlib.ExitStack() as stack:
-            yield lambda: stack.enter_context(contextlib.closing(tiered(SQLiteStore(tmp_path / "cache.db"))))  # type: ignore[return-value]
+            yield lambda: stack.enter_context(
+                contextlib.closing(tiered(SQLiteStore(tmp_path / "cache.db")))
+            )  # type: ignore[return-value]
 
 
 def test_it_leases_only_what_its_back_leases(back: Plain) -> None:
@@ -169,17 +194,30 @@ class SQLiteMachine(StoreMachine):
     persistent = True
     folder: Path
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> Store:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> Store:
         if not hasattr(self, "store"):
             for file in self.folder.glob("model.db*"):
                 file.unlink()
-        return tiered(SQLiteStore(self.folder / "model.db", clock=clock, max_size=max_size, max_bytes=max_bytes), self.clock, clock)
+        return tiered(
+            SQLiteStore(
+                self.folder / "model.db", clock=clock, max_size=max_size, max_bytes=max_bytes
+            ),
+            self.clock,
+            clock,
+        )
 
 
 @pytest.mark.parametrize("examples", [pytest.param(25), pytest.param(1000, marks=pytest.mark.slow)])
 def test_on_sqlite_it_does_what_the_model_does(fast_folder: Path, examples: int) -> None:
     SQLiteMachine.folder = fast_folder
-    how = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+    how = settings(
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     run_state_machine_as_test(SQLiteMachine, settings=how)
 
 
@@ -188,16 +226,27 @@ class MemcachedMachine(StoreMachine):
     persistent = True
     server: Any
 
-    def open_store(self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None) -> Store:
+    def open_store(
+        self, *, clock: Callable[[], float], max_size: int | None, max_bytes: int | None
+    ) -> Store:
         if not hasattr(self, "store"):
             self.server.ask("flush_all")
-        return tiered(MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock), self.clock, clock)
+        return tiered(
+            MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock),
+            self.clock,
+            clock,
+        )
 
 
 @pytest.mark.parametrize("examples", [pytest.param(20), pytest.param(500, marks=pytest.mark.slow)])
 def test_on_memcached_it_does_what_the_model_does(examples: int) -> None:
     with running_memcached("-o", "hashpower=13") as MemcachedMachine.server:
-        how = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+        how = settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
         run_state_machine_as_test(MemcachedMachine, settings=how)
 
 
@@ -205,7 +254,9 @@ def test_on_memcached_it_does_what_the_model_does(examples: int) -> None:
 def test_what_16_threads_saw_could_have_happened(kind: str, fast_folder: Path) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
-    back: Any = Plain() if kind == "plain" else SQLiteStore(fast_folder / "cache.db", lock_timeout=10)
+    back: Any = (
+        Plain() if kind == "plain" else SQLiteStore(fast_folder / "cache.db", lock_timeout=10)
+    )
     with contextlib.closing(tiered(back)) as store:
         history = record(store, threads=16, calls=40_000, seconds=3, seed=seed, keys=8)
     print(f"{len(history)} calls")
@@ -216,14 +267,18 @@ def test_what_16_threads_saw_could_have_happened(kind: str, fast_folder: Path) -
 # -- How far behind
 
 
-def test_what_was_read_or_written_lately_is_not_asked_for_again(store: TieredStore, back: Plain) -> None:
+def test_what_was_read_or_written_lately_is_not_asked_for_again(
+    store: TieredStore, back: Plain
+) -> None:
     store.put("written", entry_of(1))
     back.inner.put("read", entry_of(2))
     for _ in range(3):
         assert value_of(store.get("written")) == 1
         assert value_of(store.get("read")) == 2
         assert set(store.get_many(["written", "read", "none"])) == {"written", "read"}
-    assert back.reads == 1 + 3  # "none" each time: that something is absent is not believed for long
+    assert (
+        back.reads == 1 + 3
+    )  # "none" each time: that something is absent is not believed for long
 
 
 def test_what_another_process_replaced_or_deleted_is_served_for_ten_seconds_at_the_most(
@@ -248,7 +303,9 @@ def test_a_back_whose_version_is_no_question_is_not_asked(back: Plain) -> None:
     assert value_of(store.get("k")) == 1
 
 
-def test_a_hit_does_not_prolong_what_is_in_front(store: TieredStore, back: Plain, timer: Clock) -> None:
+def test_a_hit_does_not_prolong_what_is_in_front(
+    store: TieredStore, back: Plain, timer: Clock
+) -> None:
     store.put("k", entry_of("old"))
     back.inner.delete("k")
     for _ in range(9):
@@ -272,7 +329,10 @@ def test_in_front_of_sqlite_another_process_is_seen_at_once(tmp_path: Path) -> N
     path = tmp_path / "cache.db"
     with contextlib.closing(tiered(SQLiteStore(path))) as store:
         for value in range(20):
-            assert in_child(lambda value=value: SQLiteStore(path).put("k", entry_of(value))) == [0, 0]
+            assert in_child(lambda value=value: SQLiteStore(path).put("k", entry_of(value))) == [
+                0,
+                0,
+            ]
             for _ in range(3):
                 assert value_of(store.get("k")) == value
         in_child(lambda: SQLiteStore(path).delete("k"))
@@ -281,7 +341,10 @@ def test_in_front_of_sqlite_another_process_is_seen_at_once(tmp_path: Path) -> N
 
 def test_in_front_of_sqlite_other_stores_of_the_process_are_seen_at_once(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
-    with contextlib.closing(tiered(SQLiteStore(path))) as store, contextlib.closing(tiered(SQLiteStore(path))) as other:
+    with (
+        contextlib.closing(tiered(SQLiteStore(path))) as store,
+        contextlib.closing(tiered(SQLiteStore(path))) as other,
+    ):
         for value in range(50):
             thread = threading.Thread(target=other.put, args=("k", entry_of(value)))
             thread.start()
@@ -316,16 +379,23 @@ def another_who_writes_during_reads(back: Any, write: Callable[[], object]) -> I
         back.get = read
 
 
-def test_a_read_that_overlaps_a_write_does_not_bring_back_what_was_replaced(store: TieredStore, back: Plain) -> None:
+def test_a_read_that_overlaps_a_write_does_not_bring_back_what_was_replaced(
+    store: TieredStore, back: Plain
+) -> None:
     back.inner.put("k", entry_of("old"))
     with another_who_writes_during_reads(back, lambda: store.put("k", entry_of("new"))):
         store.get("k")
     assert value_of(store.get("k")) == "new"
 
 
-def test_what_the_back_has_lost_is_not_served_because_something_else_was_written_meanwhile(tmp_path: Path) -> None:
+def test_what_the_back_has_lost_is_not_served_because_something_else_was_written_meanwhile(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "cache.db"
-    with contextlib.closing(SQLiteStore(path)) as back, contextlib.closing(SQLiteStore(path)) as other:
+    with (
+        contextlib.closing(SQLiteStore(path)) as back,
+        contextlib.closing(SQLiteStore(path)) as other,
+    ):
         store = tiered(back)
         cache = GuardedStore(store, strict=True, on_error=print)
         cache.put("k", entry_of("old"))
@@ -334,7 +404,9 @@ def test_what_the_back_has_lost_is_not_served_because_something_else_was_written
             assert cache.get("k") is None
 
 
-def test_of_two_writes_at_once_neither_stays_in_front_for_the_other(store: TieredStore, back: Plain) -> None:
+def test_of_two_writes_at_once_neither_stays_in_front_for_the_other(
+    store: TieredStore, back: Plain
+) -> None:
     put = back.inner.put
 
     def and_another_writes_first(key: str, entry: Entry) -> Removed:
@@ -363,7 +435,9 @@ def test_a_forked_child_goes_on_by_itself(tmp_path: Path) -> None:
 # -- When the back is gone
 
 
-def test_a_failing_back_is_told_of_and_what_is_in_front_served_while_it_is_fresh(back: Plain, timer: Clock) -> None:
+def test_a_failing_back_is_told_of_and_what_is_in_front_served_while_it_is_fresh(
+    back: Plain, timer: Clock
+) -> None:
     with LLMCache(backend=tiered(back, timer)) as cache:
         cache.put("known", "answer")
         back.fails = True
@@ -386,7 +460,9 @@ def test_hits_in_front_do_not_pass_for_signs_of_life(back: Plain) -> None:
         assert cache._store.left_alone
 
 
-def test_a_failing_sqlite_is_told_of_too(tmp_path: Path, timer: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_sqlite_is_told_of_too(
+    tmp_path: Path, timer: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     back = SQLiteStore(tmp_path / "cache.db")
     with LLMCache(backend=tiered(back, timer)) as cache:
         cache.put("known", "answer")
@@ -404,16 +480,24 @@ def test_a_failing_sqlite_is_told_of_too(tmp_path: Path, timer: Clock, monkeypat
 
 
 @pytest.mark.parametrize("operation", ["put", "delete", "clear"])
-def test_what_a_failed_change_was_about_is_not_served_any_more(store: TieredStore, back: Plain, operation: str) -> None:
+def test_what_a_failed_change_was_about_is_not_served_any_more(
+    store: TieredStore, back: Plain, operation: str
+) -> None:
     store.put(KEY, entry_of("old"))
     back.fails = True
-    args: dict[str, tuple[Any, ...]] = {"put": (KEY, entry_of("new")), "delete": (KEY,), "clear": ("1:ns:",)}
+    args: dict[str, tuple[Any, ...]] = {
+        "put": (KEY, entry_of("new")),
+        "delete": (KEY,),
+        "clear": ("1:ns:",),
+    }
     with pytest.raises(StoreError):
         getattr(store, operation)(*args[operation])
     assert store.held(KEY, alone=True) is None
 
 
-async def test_on_an_event_loop_a_hit_in_front_needs_no_thread(back: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_an_event_loop_a_hit_in_front_needs_no_thread(
+    back: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with LLMCache(backend=tiered(back)) as cache:
         cache.put("q", "a")
 
@@ -429,7 +513,9 @@ async def test_on_an_event_loop_a_hit_in_front_needs_no_thread(back: Plain, monk
 # -- Made from a URL, or wrongly
 
 
-def test_a_url_puts_memory_in_front_of_any_store(tmp_path: Path, redis_url: str, memcached_url: str) -> None:
+def test_a_url_puts_memory_in_front_of_any_store(
+    tmp_path: Path, redis_url: str, memcached_url: str
+) -> None:
     for back in (f"sqlite:///{tmp_path}/cache.db", redis_url, memcached_url):
         url = f"tiered:memory,{back}"
         with LLMCache(backend=url) as cache, LLMCache(backend=back) as other:
@@ -443,7 +529,9 @@ def test_a_url_puts_memory_in_front_of_any_store(tmp_path: Path, redis_url: str,
 
 def test_bounds_are_those_of_the_file_and_the_front_is_no_larger(tmp_path: Path) -> None:
     for given, expected in ((5, 5), (100_000, 4096), (None, 4096)):
-        opened = open_store(f"tiered:memory,{tmp_path}/{given}.db", max_size=given, max_bytes=None, clock=Clock())
+        opened = open_store(
+            f"tiered:memory,{tmp_path}/{given}.db", max_size=given, max_bytes=None, clock=Clock()
+        )
         assert isinstance(opened.store, TieredStore)
         assert repr(opened.store.front) == f"MemoryStore(max_size={expected}, max_bytes={64 << 20})"
         opened.store.close()

@@ -58,7 +58,10 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     [
         ("redis://localhost", "redis://localhost:6379/0"),
         ("redis://:hunter2@cache.example:6380/3", "redis://cache.example:6380/3"),
-        ("rediss://user:hunter2@cache.example?db=2&ssl_cert_reqs=none", "rediss://cache.example:6379/2"),
+        (
+            "rediss://user:hunter2@cache.example?db=2&ssl_cert_reqs=none",
+            "rediss://cache.example:6379/2",
+        ),
         ("unix:///run/redis.sock?db=1&password=hunter2", "unix:///run/redis.sock/1"),
         ("valkey://cache.example/1", "valkey://cache.example:6379/1"),
         ("valkeys://cache.example", "valkeys://cache.example:6379/0"),
@@ -95,7 +98,9 @@ def test_a_server_url_that_can_never_work_is_refused_without_repeating_what_may_
     with pytest.raises(ValueError, match=r"redis|unix|valkey") as caught:
         opened(url)
     assert "3@" not in str(caught.value)
-    assert "hunter2" not in str(caught.value) or "hunter2=1" in url  # the name of an option is no secret
+    assert (
+        "hunter2" not in str(caught.value) or "hunter2=1" in url
+    )  # the name of an option is no secret
 
 
 @pytest.mark.parametrize("bound", [{"max_size": 10}, {"max_bytes": 1000}])
@@ -107,7 +112,9 @@ def test_the_bounds_of_a_server_are_its_own(bound):
 
 @pytest.mark.parametrize("bound", ["max_size", "max_bytes"])
 def test_recordings_have_no_bounds(bound, tmp_path):
-    with pytest.raises(ValueError, match=r"jsonl:///.*takes no max_size or max_bytes.*recordings go only by name"):
+    with pytest.raises(
+        ValueError, match=r"jsonl:///.*takes no max_size or max_bytes.*recordings go only by name"
+    ):
         LLMCache(backend=tmp_path / "llm.jsonl", **{bound: 5})
 
 
@@ -130,7 +137,10 @@ def test_a_sqlite_url_without_a_path_is_refused(backend):
         opened(backend)
 
 
-@pytest.mark.parametrize("backend", ["redis:/localhost:6379/0", "sqlite:cache.db", "sqlite:/var/cache.db", "memcached:localhost/"])
+@pytest.mark.parametrize(
+    "backend",
+    ["redis:/localhost:6379/0", "sqlite:cache.db", "sqlite:/var/cache.db", "memcached:localhost/"],
+)
 def test_a_url_that_lacks_a_slash_makes_no_file_of_its_name(backend, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for read in (opened, sqlite_path):
@@ -146,7 +156,9 @@ def test_options_in_a_sqlite_url_are_refused_rather_than_ignored():
 
 @pytest.mark.parametrize("backend", [None, 7, object(), {}])
 def test_what_is_no_backend_at_all_is_a_type_error(backend):
-    with pytest.raises(TypeError, match=r"backend must be a URL, a path or a Store.*RedisStore\(client\)"):
+    with pytest.raises(
+        TypeError, match=r"backend must be a URL, a path or a Store.*RedisStore\(client\)"
+    ):
         opened(backend)
 
 

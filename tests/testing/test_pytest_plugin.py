@@ -1,4 +1,5 @@
-"""The pytest plugin as a project uses it: suites run by pytest itself, on recordings beside their modules."""
+"""The pytest plugin as a project uses it: suites run by pytest itself, on recordings beside their
+modules."""
 
 import json
 from pathlib import Path
@@ -51,7 +52,10 @@ class Suite:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         self.path = pytester.path
-        pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n")
+        pytester.makeini(
+            "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope ="
+            " function\nfilterwarnings = error\n"
+        )
         pytester.makepyfile(model=MODEL)
         pytester.syspathinsert()
         self.recordings = self.path / "llm_cache" / "test_it.jsonl"
@@ -63,7 +67,11 @@ class Suite:
         with self._monkeypatch.context() as environment:
             if ci:
                 environment.setenv("CI", "true")
-            run = self._pytester.runpytest_subprocess if process else self._pytester.runpytest_inprocess
+            run = (
+                self._pytester.runpytest_subprocess
+                if process
+                else self._pytester.runpytest_inprocess
+            )
             return run(*PLUGINS, "--strict-markers", *args)
 
     @property
@@ -74,7 +82,13 @@ class Suite:
     def recorded(self, file: Path | None = None) -> list[str]:
         """What was asked, of the recordings that there are."""
         path = file or self.recordings
-        return sorted(json.loads(line)["request"]["messages"] for line in path.read_text().splitlines()) if path.exists() else []
+        return (
+            sorted(
+                json.loads(line)["request"]["messages"] for line in path.read_text().splitlines()
+            )
+            if path.exists()
+            else []
+        )
 
 
 @pytest.fixture
@@ -85,7 +99,9 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
 # -- Recording and replaying
 
 
-def test_what_is_recorded_once_is_replayed_where_no_model_is(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_recorded_once_is_replayed_where_no_model_is(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite.write(test_it=ASKING)
     suite.run().assert_outcomes(passed=2)
     assert suite.recorded() == ["cups", "tea"]
@@ -102,8 +118,12 @@ def test_in_ci_nothing_is_called_and_the_miss_explains_itself(suite: Suite) -> N
     suite.write(test_it=ASKING.replace('"tea", create, model="m"', '"tea", create, model="n"'))
     result = suite.run(ci=True)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*CacheMissError*", '*model: "m" → "n"*', "*pytest --llm-cache=on 'test_it.py::test_tea'*"])
-    result.stdout.fnmatch_lines(["*test_it.py:*: CacheMissError"])  # where the test asked, none of our own lines after it
+    result.stdout.fnmatch_lines(
+        ["*CacheMissError*", '*model: "m" → "n"*', "*pytest --llm-cache=on 'test_it.py::test_tea'*"]
+    )
+    result.stdout.fnmatch_lines(
+        ["*test_it.py:*: CacheMissError"]
+    )  # where the test asked, none of our own lines after it
     result.stdout.no_fnmatch_line("*engine*.py:*")
     assert suite.calls == 2
 
@@ -115,7 +135,9 @@ def test_in_ci_without_recordings_every_call_is_a_miss(suite: Suite) -> None:
     assert not suite.recordings.parent.exists()
 
 
-@pytest.mark.parametrize(("option", "calls"), [("replay", 2), ("on", 2), ("refresh", 4), ("off", 4)])
+@pytest.mark.parametrize(
+    ("option", "calls"), [("replay", 2), ("on", 2), ("refresh", 4), ("off", 4)]
+)
 def test_the_command_line_says_how(suite: Suite, option: str, calls: int) -> None:
     suite.write(test_it=ASKING)
     suite.run()
@@ -140,7 +162,9 @@ def test_a_false_ci_is_none(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> No
     suite.run().assert_outcomes(passed=2)
 
 
-def test_the_environment_says_how_where_nobody_else_does(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_says_how_where_nobody_else_does(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite.write(test_it=ASKING)
     monkeypatch.setenv("LLM_CACHE_MEM_MODE", "replay")
     suite.run().assert_outcomes(failed=2)
@@ -181,14 +205,19 @@ def test_markers_say_how_and_where(suite: Suite) -> None:
     assert suite.recorded(suite.path / "own.jsonl") == ["OWN"]
     assert "Ann" not in (suite.path / "own.jsonl").read_text()
     calls = suite.calls
-    suite.run("--llm-cache=refresh").assert_outcomes(passed=4)  # what is marked replay or off is not recorded
+    suite.run("--llm-cache=refresh").assert_outcomes(
+        passed=4
+    )  # what is marked replay or off is not recorded
     assert suite.calls == calls + 3
     assert suite.recorded(suite.path / "shared" / "all.jsonl") == ["usual"]
 
 
 def test_what_is_marked_to_be_recorded_is_not_in_ci(suite: Suite) -> None:
     suite.write(
-        test_it=ASKING.replace("    def test_tea", "    import pytest\n\n    @pytest.mark.llm_cache(mode='refresh')\n    def test_tea")
+        test_it=ASKING.replace(
+            "    def test_tea",
+            "    import pytest\n\n    @pytest.mark.llm_cache(mode='refresh')\n    def test_tea",
+        )
     )
     suite.run().assert_outcomes(passed=2)
     suite.run(ci=True).assert_outcomes(passed=2)
@@ -199,10 +228,16 @@ def test_what_is_marked_to_be_recorded_is_not_in_ci(suite: Suite) -> None:
 
 @pytest.mark.parametrize(
     ("marker", "said"),
-    [("'off'", "takes names"), ("modus='off'", "knows no modus"), ("mode='offline'", "must be one of on, off, refresh, replay")],
+    [
+        ("'off'", "takes names"),
+        ("modus='off'", "knows no modus"),
+        ("mode='offline'", "must be one of on, off, refresh, replay"),
+    ],
 )
 def test_a_wrong_marker_is_an_error_that_says_so(suite: Suite, marker: str, said: str) -> None:
-    suite.write(test_it=f"import pytest\n@pytest.mark.llm_cache({marker})\ndef test_it(llm_cache): pass\n")
+    suite.write(
+        test_it=f"import pytest\n@pytest.mark.llm_cache({marker})\ndef test_it(llm_cache): pass\n"
+    )
     result = suite.run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"*{said}*"])
@@ -262,7 +297,9 @@ def test_answers_that_were_cut_off_or_refused_are_recorded_too(suite: Suite) -> 
     suite.run(ci=True).assert_outcomes(passed=1)
 
 
-def test_fixtures_of_any_scope_have_recordings_of_their_own(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixtures_of_any_scope_have_recordings_of_their_own(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite.write(
         conftest="""
         import pytest
@@ -326,14 +363,22 @@ def stale(suite: Suite) -> Suite:
 
 def test_recordings_that_nobody_uses_are_told_of_and_kept(stale: Suite) -> None:
     stale.run().stdout.fnmatch_lines(
-        ["*llm cache*", "llm_cache/test_it.jsonl: 1 recording that no test used; --llm-cache-prune removes such"]
+        [
+            "*llm cache*",
+            (
+                "llm_cache/test_it.jsonl: 1 recording that no test used; --llm-cache-prune removes"
+                " such"
+            ),
+        ]
     )
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
 @pytest.mark.parametrize("ci", [False, True])
 def test_or_removed_when_asked_for(stale: Suite, ci: bool) -> None:
-    stale.run("--llm-cache-prune", ci=ci).stdout.fnmatch_lines(["*test_it.jsonl: removed 1 recording that no test used"])
+    stale.run("--llm-cache-prune", ci=ci).stdout.fnmatch_lines(
+        ["*test_it.jsonl: removed 1 recording that no test used"]
+    )
     assert stale.recorded() == ["cups", "tea"]
 
 
@@ -343,15 +388,24 @@ NOT_ALL: list[Any] = [
     pytest.param(["-x"], "def test_a(): assert False", id="one fails before"),
     pytest.param([], "def test_z(): assert False", id="one fails"),
     pytest.param([], "import pytest\ndef test_z(): pytest.skip()", id="one is skipped"),
-    pytest.param([], "import pytest\n@pytest.mark.xfail\ndef test_z(): assert False", id="one fails as expected"),
     pytest.param(
-        [], "import pytest\n@pytest.fixture\ndef f():\n    yield\n    assert False\ndef test_z(f): pass", id="one fails at its end"
+        [],
+        "import pytest\n@pytest.mark.xfail\ndef test_z(): assert False",
+        id="one fails as expected",
+    ),
+    pytest.param(
+        [],
+        "import pytest\n@pytest.fixture\ndef f():\n    yield\n    assert False\ndef test_z(f):"
+        " pass",
+        id="one fails at its end",
     ),
 ]
 
 
 @pytest.mark.parametrize(("args", "more"), NOT_ALL)
-def test_a_run_of_less_than_the_whole_module_that_passes_tells_nothing(stale: Suite, args: list[str], more: str) -> None:
+def test_a_run_of_less_than_the_whole_module_that_passes_tells_nothing(
+    stale: Suite, args: list[str], more: str
+) -> None:
     import textwrap
 
     source = textwrap.dedent(ASKING)
@@ -368,7 +422,9 @@ def test_a_run_with_the_cache_off_tells_nothing(stale: Suite) -> None:
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
-def test_a_run_of_a_share_of_the_tests_whoever_took_out_the_others_tells_nothing(stale: Suite) -> None:
+def test_a_run_of_a_share_of_the_tests_whoever_took_out_the_others_tells_nothing(
+    stale: Suite,
+) -> None:
     stale.write(conftest="def pytest_collection_modifyitems(items): del items[1:]")
     stale.run("--llm-cache-prune").assert_outcomes(passed=1)
     assert stale.recorded() == ["cups", "stale", "tea"]
@@ -377,7 +433,10 @@ def test_a_run_of_a_share_of_the_tests_whoever_took_out_the_others_tells_nothing
 def test_a_run_of_the_last_failures_tells_nothing(stale: Suite) -> None:
     import textwrap
 
-    stale.write(test_it=textwrap.dedent(ASKING) + "\ndef test_z(): assert not __import__('os').environ.get('FAILS')\n")
+    stale.write(
+        test_it=textwrap.dedent(ASKING)
+        + "\ndef test_z(): assert not __import__('os').environ.get('FAILS')\n"
+    )
     with stale._monkeypatch.context() as environment:
         environment.setenv("FAILS", "1")
         stale.run().assert_outcomes(passed=2, failed=1)
@@ -387,7 +446,9 @@ def test_a_run_of_the_last_failures_tells_nothing(stale: Suite) -> None:
 
 
 def test_a_shared_file_is_judged_by_the_whole_suite_only(suite: Suite) -> None:
-    marked = "    import pytest\n    pytestmark = pytest.mark.llm_cache(path='all.jsonl')\n" + ASKING
+    marked = (
+        "    import pytest\n    pytestmark = pytest.mark.llm_cache(path='all.jsonl')\n" + ASKING
+    )
     suite.write(test_it=marked, test_two=marked.replace("tea", "milk"))
     suite.run().assert_outcomes(passed=4)
     file = suite.path / "all.jsonl"
@@ -402,7 +463,9 @@ def test_the_recordings_of_a_renamed_module_are_told_of(suite: Suite) -> None:
     suite.write(test_it=ASKING)
     suite.run()
     (suite.path / "test_it.py").rename(suite.path / "test_new.py")
-    suite.run("--llm-cache-prune").stdout.fnmatch_lines(["llm_cache/test_it.jsonl belongs to no test module: was that renamed?"])
+    suite.run("--llm-cache-prune").stdout.fnmatch_lines(
+        ["llm_cache/test_it.jsonl belongs to no test module: was that renamed?"]
+    )
     assert suite.recorded() == ["cups", "tea"]
 
 
@@ -465,9 +528,16 @@ def test_it_loads_little_more_than_the_library() -> None:
     import sys
 
     code = (
-        "import sys, pytest, llm_cache_mem; before = set(sys.modules); import llm_cache_mem.testing.pytest_plugin;"
-        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+        "import sys, pytest, llm_cache_mem; before = set(sys.modules); import"
+        " llm_cache_mem.testing.pytest_plugin;print(*sorted({name.partition('.')[0] for name in"
+        " set(sys.modules) - before}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) <= {"llm_cache_mem", "fcntl"}

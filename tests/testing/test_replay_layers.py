@@ -1,4 +1,5 @@
-"""Recorded once against a server, replayed when it is gone: through the SDKs, LangChain and LlamaIndex; a miss reaches the caller."""
+"""Recorded once against a server, replayed when it is gone: through the SDKs, LangChain and
+LlamaIndex; a miss reaches the caller."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,9 @@ class Served:
     def __init__(self) -> None:
         self._server = FallbackServer(delay=0)
         self.url = self._server.url
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
         self._thread.start()
 
     @property
@@ -59,7 +62,9 @@ def replaying(path: Path) -> LLMCache:
 @pytest.fixture
 def openai_client(served: Served) -> Iterator[Any]:
     openai = pytest.importorskip("openai")
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=0
+    ) as client:
         yield client
 
 
@@ -85,7 +90,9 @@ def test_openai_streams(served: Served, path: Path, openai_client: Any) -> None:
     create = openai_client.chat.completions.create
     first = list(recording(path).get_or_call(MESSAGES, create, model="stand-in", stream=True))
     served.stop()
-    assert list(replaying(path).get_or_call(MESSAGES, create, model="stand-in", stream=True)) == first
+    assert (
+        list(replaying(path).get_or_call(MESSAGES, create, model="stand-in", stream=True)) == first
+    )
     with pytest.raises(CacheMissError):
         replaying(path).get_or_call(MESSAGES, create, model="other", stream=True)
     assert served.calls == 1
@@ -103,7 +110,9 @@ def test_anthropic(served: Served, path: Path, anthropic_client: Any) -> None:
 
 async def test_the_async_sdks(served: Served, path: Path) -> None:
     openai = pytest.importorskip("openai")
-    async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+    async with openai.AsyncOpenAI(
+        base_url=f"{served.url}/v1", api_key="x", max_retries=0
+    ) as client:
         create = client.chat.completions.create
         first = await recording(path).aget_or_call(MESSAGES, create, model="stand-in")
         stream = await recording(path).aget_or_call(MESSAGES, create, model="stand-in", stream=True)
@@ -136,7 +145,9 @@ async def chat(served: Served) -> AsyncIterator[Any]:
     pytest.importorskip("langchain_openai")
     from langchain_openai import ChatOpenAI
 
-    model = ChatOpenAI(model="stand-in", base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=0)  # type: ignore[arg-type]
+    model = ChatOpenAI(
+        model="stand-in", base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=0
+    )  # type: ignore[arg-type]
     yield model
     await model.root_async_client.close()
 
@@ -159,7 +170,9 @@ def test_langchain_as_a_whole(served: Served, path: Path, chat: Any) -> None:
     served.stop()
     set_llm_cache(LLMCacheMem(replaying(path)))
     assert chat.invoke("Name a tea.").content == first
-    with pytest.raises(CacheMissError, match=r'messages\[0\]\.content: "Name a tea\." → "Name a cup\."'):
+    with pytest.raises(
+        CacheMissError, match=r'messages\[0\]\.content: "Name a tea\." → "Name a cup\."'
+    ):
         chat.invoke("Name a cup.")
     assert served.calls == 1
     assert "CANARY" not in path.read_text()
@@ -198,7 +211,9 @@ async def test_one_langchain_model_with_its_streams(served: Served, path: Path, 
 
 
 @pytest.mark.usefixtures("_langchain_as_it_was")
-def test_what_has_no_key_is_not_sent_by_langchain_either(served: Served, path: Path, chat: Any) -> None:
+def test_what_has_no_key_is_not_sent_by_langchain_either(
+    served: Served, path: Path, chat: Any
+) -> None:
     from langchain_core.globals import set_llm_cache
     from langchain_llm_cache_mem import LLMCacheMem, cached
 
@@ -243,8 +258,16 @@ async def test_llama_index(path: Path, llm: Any) -> None:
     chatted = model.chat(messages).message.content
     made = len(llm.made)
     replayed = CachedLLM(llm, replaying(path))
-    assert replayed.complete("Name a tea.").text == (await replayed.acomplete("Name a tea.")).text == first
-    assert replayed.chat(messages).message.content == (await replayed.achat(messages)).message.content == chatted
+    assert (
+        replayed.complete("Name a tea.").text
+        == (await replayed.acomplete("Name a tea.")).text
+        == first
+    )
+    assert (
+        replayed.chat(messages).message.content
+        == (await replayed.achat(messages)).message.content
+        == chatted
+    )
     for call in (replayed.complete, replayed.stream_complete):
         with pytest.raises(CacheMissError, match="Name a cup"):
             call("Name a cup.")
@@ -284,7 +307,12 @@ def replaying_client(served: Served, path: Path) -> Any:
 
     from llm_cache_mem.http import cache_client
 
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=2, organization="CANARY")
+    client = openai.OpenAI(
+        base_url=f"{served.url}/v1",
+        api_key="sk-CANARY-0123456789",
+        max_retries=2,
+        organization="CANARY",
+    )
     return cache_client(client, replaying(path))
 
 
@@ -297,7 +325,10 @@ def test_a_cached_client(served: Served, path: Path, openai_client: Any) -> None
     served.stop()
     with replaying_client(served, path) as replayed:
         assert replayed.chat.completions.create(messages=MESSAGES, model="stand-in") == first
-        assert list(replayed.chat.completions.create(messages=MESSAGES, model="stand-in", stream=True)) == chunks
+        assert (
+            list(replayed.chat.completions.create(messages=MESSAGES, model="stand-in", stream=True))
+            == chunks
+        )
         with pytest.raises(CacheMissError, match='model: "stand-in" → "other"'):
             replayed.chat.completions.create(messages=MESSAGES, model="other")
         with pytest.raises(RequestNotCacheable, match="nothing is sent"):
@@ -311,7 +342,12 @@ def test_a_cached_client(served: Served, path: Path, openai_client: Any) -> None
 def test_a_secret_taken_out_of_a_recorded_stream_leaves_it_whole(path: Path) -> None:
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
     body = f'data: {{"a": "{secret}"}}\n\ndata: [DONE]\n\n'
-    answer = {"status": 200, "headers": [["content-type", "text/event-stream"]], "text": body, "cuts": [len(body) - 16]}
+    answer = {
+        "status": 200,
+        "headers": [["content-type", "text/event-stream"]],
+        "text": body,
+        "cuts": [len(body) - 16],
+    }
     recording(path).put("q", answer)
     found = replaying(path).get("q")
     assert found["text"] == body.replace(secret, "[redacted]")

@@ -30,11 +30,21 @@ class Runs:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def tools(request: pytest.FixtureRequest, tmp_path: Path, clock: Any) -> Any:
-    with ToolCache(backend="memory" if request.param == "memory" else tmp_path / "tools.db", clock=clock) as made:
+    with ToolCache(
+        backend="memory" if request.param == "memory" else tmp_path / "tools.db", clock=clock
+    ) as made:
         yield made
 
 
-def call(tools: ToolCache, run: Runs, args: Any, name: str = "lookup", *, asynchronous: bool = False, **settings: Any) -> Any:
+def call(
+    tools: ToolCache,
+    run: Runs,
+    args: Any,
+    name: str = "lookup",
+    *,
+    asynchronous: bool = False,
+    **settings: Any,
+) -> Any:
     if asynchronous:
         return asyncio.run(tools.aget_or_call(name, args, run.later, **settings))
     return tools.get_or_call(name, args, run, **settings)
@@ -43,7 +53,10 @@ def call(tools: ToolCache, run: Runs, args: Any, name: str = "lookup", *, asynch
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_equal_arguments_run_the_tool_once(tools: ToolCache, asynchronous: bool) -> None:
     run = Runs()
-    answers = [call(tools, run, args, asynchronous=asynchronous) for args in ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, '{"b": [2], "a": 1}')]
+    answers = [
+        call(tools, run, args, asynchronous=asynchronous)
+        for args in ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, '{"b": [2], "a": 1}')
+    ]
     assert answers == [{"asked": {"a": 1, "b": [2]}, "run": 1}] * 3
     assert call(tools, run, {"a": 1}, asynchronous=asynchronous)["run"] == 2
     assert call(tools, run, {"a": 1}, "other", asynchronous=asynchronous)["run"] == 3
@@ -93,8 +106,13 @@ class Reported:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("result", [{"isError": True, "content": []}, {"is_error": True}, Reported(), ValueError("returned")])
-def test_results_that_report_an_error_are_not_stored(tools: ToolCache, result: Any, asynchronous: bool) -> None:
+@pytest.mark.parametrize(
+    "result",
+    [{"isError": True, "content": []}, {"is_error": True}, Reported(), ValueError("returned")],
+)
+def test_results_that_report_an_error_are_not_stored(
+    tools: ToolCache, result: Any, asynchronous: bool
+) -> None:
     run = Runs(result)
     for _ in range(2):
         assert call(tools, run, {}, asynchronous=asynchronous) is result
@@ -117,7 +135,9 @@ def test_exceptions_are_raised_and_not_stored(tools: ToolCache, asynchronous: bo
 
     for count in (1, 2):
         with pytest.raises(ConnectionError, match="down"):
-            asyncio.run(tools.aget_or_call("t", {}, afail)) if asynchronous else tools.get_or_call("t", {}, fail)
+            asyncio.run(tools.aget_or_call("t", {}, afail)) if asynchronous else tools.get_or_call(
+                "t", {}, fail
+            )
         assert runs == count
     assert tools.cache.stats().stored == 0
 
@@ -128,7 +148,9 @@ def test_a_result_without_a_stored_form_is_handed_on(tools: ToolCache) -> None:
     assert tools.stats().by_tool["t"].skipped == 1
 
 
-@pytest.mark.parametrize("args", [{"a": object()}, {"a": float("nan")}, "no json", "[1]", None, {"a": {1, 2}}])
+@pytest.mark.parametrize(
+    "args", [{"a": object()}, {"a": float("nan")}, "no json", "[1]", None, {"a": {1, 2}}]
+)
 def test_arguments_without_a_key_run_the_tool(tools: ToolCache, args: Any) -> None:
     for _ in range(2):
         assert tools.get_or_call("t", args, lambda **kw: "done") == "done"
@@ -155,7 +177,9 @@ def test_threads_that_ask_at_once_run_the_tool_once(tools: ToolCache) -> None:
 
 async def test_tasks_that_ask_at_once_run_the_tool_once(tools: ToolCache) -> None:
     run = Runs()
-    found = await asyncio.gather(*(tools.aget_or_call("lookup", {"a": 1}, run.later) for _ in range(50)))
+    found = await asyncio.gather(
+        *(tools.aget_or_call("lookup", {"a": 1}, run.later) for _ in range(50))
+    )
     assert run.count == 1
     assert found == [{"asked": {"a": 1}, "run": 1}] * 50
 
@@ -172,7 +196,9 @@ async def test_who_waited_for_a_call_that_failed_makes_its_own(tools: ToolCache)
             raise ConnectionError("down")
         return mine
 
-    found = await asyncio.gather(*(tools.aget_or_call("t", {}, first_fails) for _ in range(5)), return_exceptions=True)
+    found = await asyncio.gather(
+        *(tools.aget_or_call("t", {}, first_fails) for _ in range(5)), return_exceptions=True
+    )
     assert [isinstance(each, ConnectionError) for each in found].count(True) == 1
     assert all(each > 1 for each in found if isinstance(each, int))
 
@@ -240,9 +266,14 @@ def test_namespaces_keep_tenants_apart(tools: ToolCache) -> None:
 
 def test_what_is_said_of_conversations_does_not_touch_tools() -> None:
     """A key function for prompts, and ignored parameters, must not make two calls of a tool one."""
-    tools = ToolCache(LLMCache(key_fn=lambda messages, **params: "always the same", ignore=["timeout"]))
+    tools = ToolCache(
+        LLMCache(key_fn=lambda messages, **params: "always the same", ignore=["timeout"])
+    )
     run = Runs()
-    assert [call(tools, run, {"timeout": seconds})["asked"] for seconds in (1, 2)] == [{"timeout": 1}, {"timeout": 2}]
+    assert [call(tools, run, {"timeout": seconds})["asked"] for seconds in (1, 2)] == [
+        {"timeout": 1},
+        {"timeout": 2},
+    ]
 
 
 def test_admit_of_the_cache_judges_results() -> None:
@@ -262,7 +293,9 @@ def test_secrets_are_not_stored(tmp_path: Path, where: str) -> None:
     for token in ("hunter2-secret", "hunter3-secret"):
         call(tools, run, {"url": "x", "token": token}, "fetch")
     assert run.count == (1 if where == "ignore" else 2)
-    request = tools._results.of_call("fetch", {"url": "x", "token": "hunter2-secret"}, tools.rule("fetch"), "tool")
+    request = tools._results.of_call(
+        "fetch", {"url": "x", "token": "hunter2-secret"}, tools.rule("fetch"), "tool"
+    )
     assert "hunter2" not in json.dumps(request.params)
     tools.close()
     assert b"hunter2" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -330,7 +363,10 @@ def test_wrong_arguments(arguments: Any, error: type[Exception]) -> None:
         ToolCache(**arguments)
 
 
-@pytest.mark.parametrize("args", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, '{"a": NaN}', '{"a": "\\ud800"}', "\x00", ""])
+@pytest.mark.parametrize(
+    "args",
+    ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, '{"a": NaN}', '{"a": "\\ud800"}', "\x00", ""],
+)
 def test_hostile_text_for_arguments_runs_the_tool(args: str) -> None:
     tools = ToolCache()
     assert [tools.get_or_call("t", args, lambda **kw: "done") for _ in range(2)] == ["done"] * 2

@@ -56,7 +56,11 @@ def test_changed_code_is_another_tool_unless_a_version_says_so(tools: ToolCache)
         return scope["t"]
 
     assert [defined("'one'")(), defined("'one'")(), defined("'two'")()] == ["one", "one", "two"]
-    assert [defined("'one'", version="1")(), defined("'two'", version="1")(), defined("'two'", version="2")()] == ["one", "one", "two"]
+    assert [
+        defined("'one'", version="1")(),
+        defined("'two'", version="1")(),
+        defined("'two'", version="2")(),
+    ] == ["one", "one", "two"]
 
 
 def test_what_a_closure_holds_is_part_of_the_call(tools: ToolCache) -> None:
@@ -117,7 +121,11 @@ def test_methods() -> None:
             runs.append(what)
             return f"{what} at {self.name}"
 
-    assert [Shop("a").price("x"), Shop("a").price("x"), Shop("b").price("x")] == ["x at a", "x at a", "x at b"]
+    assert [Shop("a").price("x"), Shop("a").price("x"), Shop("b").price("x")] == [
+        "x at a",
+        "x at a",
+        "x at b",
+    ]
     assert len(runs) == 2
 
 
@@ -151,7 +159,14 @@ def test_a_self_without_a_wire_form_goes_uncached_until_it_is_ignored() -> None:
     assert [client.get("x"), client.get("x")] == ["x", "x"]
     assert len(runs) == 2
     assert tools.cache.stats().skipped == {"request": 2}
-    assert [client.shared("x"), Client().shared("x"), Client.of_class("x"), client.of_class("x"), client.static("x"), Client.static("x")]
+    assert [
+        client.shared("x"),
+        Client().shared("x"),
+        Client.of_class("x"),
+        client.of_class("x"),
+        client.static("x"),
+        Client.static("x"),
+    ]
     assert len(runs) == 5
 
 

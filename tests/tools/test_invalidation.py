@@ -1,4 +1,5 @@
-"""What is no longer so: by call, by tool, by entity, for every process and for calls that are under way."""
+"""What is no longer so: by call, by tool, by entity, for every process and for calls that are under
+way."""
 
 import asyncio
 import multiprocessing
@@ -35,7 +36,9 @@ def warm(tools: ToolCache) -> None:
 
 
 def what_runs(tools: ToolCache) -> set[str]:
-    found = {f"{name} {id}" for id in (1, 2) for name in ("user", "time") if runs(tools, name, id=id)}
+    found = {
+        f"{name} {id}" for id in (1, 2) for name in ("user", "time") if runs(tools, name, id=id)
+    }
     return found | {f"orders {id}" for id in (1, 2) if runs(tools, "orders", id=id, shop="x")}
 
 
@@ -53,7 +56,9 @@ def what_runs(tools: ToolCache) -> set[str]:
     ],
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_is_invalid_runs_again_and_nothing_else(tools: ToolCache, how: Any, gone: set[str], asynchronous: bool) -> None:
+def test_what_is_invalid_runs_again_and_nothing_else(
+    tools: ToolCache, how: Any, gone: set[str], asynchronous: bool
+) -> None:
     warm(tools)
     assert what_runs(tools) == set()
     found = asyncio.run(tools.ainvalidate(**how)) if asynchronous else tools.invalidate(**how)
@@ -92,7 +97,9 @@ def test_another_process_invalidates(tmp_path: Path) -> None:
         assert not runs(tools, "user", id=2)
 
 
-@pytest.mark.parametrize("how", [{"tool": "user"}, {"tool": "user", "args": {"id": 1}}, {"entity": "user:1"}, {}])
+@pytest.mark.parametrize(
+    "how", [{"tool": "user"}, {"tool": "user", "args": {"id": 1}}, {"entity": "user:1"}, {}]
+)
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_call_under_way_is_not_stored(tmp_path: Path, how: Any, elsewhere: bool) -> None:
     """By another object on the same file, as by another process, except for a single call."""
@@ -120,7 +127,9 @@ def test_who_asks_after_an_invalidation_does_not_join_the_call_before(tools: Too
         assert go_on.wait(60)
         return "old"
 
-    thread = threading.Thread(target=lambda: found.append(tools.get_or_call("user", {"id": 1}, old)))
+    thread = threading.Thread(
+        target=lambda: found.append(tools.get_or_call("user", {"id": 1}, old))
+    )
     thread.start()
     assert began.wait(60)
     tools.invalidate(entity="user:1")
@@ -154,7 +163,9 @@ def test_a_generation_that_is_evicted_brings_nothing_old_back() -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_tool_that_writes_is_never_cached_and_invalidates(tools: ToolCache, asynchronous: bool, fails: bool) -> None:
+def test_a_tool_that_writes_is_never_cached_and_invalidates(
+    tools: ToolCache, asynchronous: bool, fails: bool
+) -> None:
     tools.writes("rename", entities="user:{id}", tools=["time"])
     warm(tools)
     ran = 0
@@ -171,16 +182,18 @@ def test_a_tool_that_writes_is_never_cached_and_invalidates(tools: ToolCache, as
 
     for count in (1, 2):
         try:
-            asyncio.run(tools.aget_or_call("rename", {"id": 1}, arename)) if asynchronous else tools.get_or_call(
-                "rename", {"id": 1}, rename
-            )
+            asyncio.run(
+                tools.aget_or_call("rename", {"id": 1}, arename)
+            ) if asynchronous else tools.get_or_call("rename", {"id": 1}, rename)
         except ConnectionError:
             assert fails
         assert ran == count
         assert what_runs(tools) == {"user 1", "orders 1", "time 1", "time 2"}
 
 
-def test_of_a_write_that_does_not_say_what_it_changes_everything_is_invalid(tools: ToolCache, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_write_that_does_not_say_what_it_changes_everything_is_invalid(
+    tools: ToolCache, caplog: pytest.LogCaptureFixture
+) -> None:
     tools.writes("rename", entities="user:{id}")
     warm(tools)
     assert tools.get_or_call("rename", {"name": "x"}, lambda: "done") == "done"
@@ -188,7 +201,9 @@ def test_of_a_write_that_does_not_say_what_it_changes_everything_is_invalid(tool
     assert "all results are invalid" in caplog.text
 
 
-def test_a_write_is_not_told_of_a_failing_store_and_nothing_old_is_read_meanwhile(clock: Any) -> None:
+def test_a_write_is_not_told_of_a_failing_store_and_nothing_old_is_read_meanwhile(
+    clock: Any,
+) -> None:
     class Failing:
         """A store whose deletions fail for a while."""
 
@@ -235,7 +250,9 @@ def test_entities_of_a_list_and_of_a_function() -> None:
 
 
 @pytest.mark.parametrize("depends_on", ["user:{id}", lambda args: args["id"], lambda args: [1]])
-def test_a_call_whose_entities_cannot_be_named_goes_uncached(depends_on: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_whose_entities_cannot_be_named_goes_uncached(
+    depends_on: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     tools = ToolCache()
     tools.allow("user", depends_on=depends_on)
     assert [runs(tools, "user", who="ann") for _ in range(2)] == [True, True]

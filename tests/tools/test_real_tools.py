@@ -1,4 +1,5 @@
-"""The tool calls of a real agent, through ToolCache, by the command that the documentation names."""
+"""The tool calls of a real agent, through ToolCache, by the command that the documentation
+names."""
 
 import os
 import re
@@ -21,7 +22,11 @@ def test_hit_rates_of_the_recording_and_what_writes_leave_of_them(shared_data: P
     )
     assert done.returncode == 0, done.stderr
     assert "1,164 recorded calls of tools, 774 of them" in done.stdout
-    rates = {line[:28].strip(): re.findall(r"([\d.]+)% \((\d+) stale\)", line) for line in done.stdout.splitlines() if "stale)" in line}
+    rates = {
+        line[:28].strip(): re.findall(r"([\d.]+)% \((\d+) stale\)", line)
+        for line in done.stdout.splitlines()
+        if "stale)" in line
+    }
     found = {name: [float(rate) for rate, _ in cells] for name, cells in rates.items()}
     assert found["nothing"] == [1.6, 17.3, 62.1]  # as an independent count has it
     assert found["all, by what does not read"] == [0.6, 1.4, 1.4]

@@ -1,4 +1,5 @@
-"""CachedSession: a real MCP server in this process, through a Client and through a ClientSession."""
+"""CachedSession: a real MCP server in this process, through a Client and through a
+ClientSession."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,8 +62,13 @@ async def session(served: Served) -> AsyncIterator[Any]:
     import anyio
 
     server = served.server._lowlevel_server
-    async with create_client_server_memory_streams() as ((read, write), (server_read, server_write)), anyio.create_task_group() as group:
-        group.start_soon(server.run, server_read, server_write, server.create_initialization_options())
+    async with (
+        create_client_server_memory_streams() as ((read, write), (server_read, server_write)),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(
+            server.run, server_read, server_write, server.create_initialization_options()
+        )
         async with ClientSession(read, write) as made:
             await made.initialize()
             yield made
@@ -87,7 +93,9 @@ def connect(request: pytest.FixtureRequest) -> Any:
         ("failing", True, 3),
     ],
 )
-async def test_only_what_the_server_or_the_application_allows(served: Served, connect: Any, tool: str, listed: bool, runs: int) -> None:
+async def test_only_what_the_server_or_the_application_allows(
+    served: Served, connect: Any, tool: str, listed: bool, runs: int
+) -> None:
     tools = ToolCache(tools=[tool] if listed else [])
     async with connect(served) as real:
         cached = CachedSession(real, tools)
@@ -100,7 +108,9 @@ async def test_only_what_the_server_or_the_application_allows(served: Served, co
         assert found[2].structured_content == {"found": "x"}
 
 
-async def test_another_connection_is_answered_from_the_same_store(served: Served, connect: Any, tmp_path: Any) -> None:
+async def test_another_connection_is_answered_from_the_same_store(
+    served: Served, connect: Any, tmp_path: Any
+) -> None:
     found = []
     for _ in range(2):
         with LLMCache(backend=tmp_path / "c.db") as cache:
@@ -141,7 +151,9 @@ async def test_everything_else_is_the_sessions_own(served: Served, connect: Any)
         CachedSession(real, ToolCache(), hints="believe")  # type: ignore[arg-type]
 
 
-async def test_a_server_has_no_say_but_its_hints_and_need_not_list_its_tools(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_has_no_say_but_its_hints_and_need_not_list_its_tools(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Annotations:
         def model_dump(self, **settings: Any) -> dict[str, Any]:
             return {"cacheable": True, "ttl_seconds": "for ever", "version": ["x"], "title": "T"}
@@ -158,7 +170,9 @@ async def test_a_server_has_no_say_but_its_hints_and_need_not_list_its_tools(cap
             tool = type("Tool", (), {"name": "t", "annotations": Annotations()})()
             return type("Listed", (), {"tools": [tool]})()
 
-        async def call_tool(self, name: str, arguments: Any = None, **kwargs: Any) -> CallToolResult:
+        async def call_tool(
+            self, name: str, arguments: Any = None, **kwargs: Any
+        ) -> CallToolResult:
             self.calls += 1
             return CallToolResult(content=[])
 

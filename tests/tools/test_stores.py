@@ -1,4 +1,5 @@
-"""Tool results over each kind of store: shared, invalidated from elsewhere, replayed, encrypted, with requests kept."""
+"""Tool results over each kind of store: shared, invalidated from elsewhere, replayed, encrypted,
+with requests kept."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from llm_cache_mem.tools import ToolCache
 @pytest.fixture(params=["sqlite", "redis", "jsonl", "encrypted"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ToolCache]:
     """Opens a ToolCache on the same store each time."""
-    settings: dict[str, Any] = {"backend": tmp_path / ("c.jsonl" if request.param == "jsonl" else "c.db")}
+    settings: dict[str, Any] = {
+        "backend": tmp_path / ("c.jsonl" if request.param == "jsonl" else "c.db")
+    }
     if request.param == "redis":
         settings = {"backend": request.getfixturevalue("redis_url"), "namespace": tmp_path.name}
     if request.param == "encrypted":
@@ -55,7 +58,11 @@ def test_shared_and_invalidated_from_elsewhere(opened: Callable[[], ToolCache]) 
 def test_memory_in_front_serves_nothing_that_another_made_invalid(
     back: str, made_invalid_by: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    url = request.getfixturevalue("redis_url") if back == "redis" else f"sqlite:///{tmp_path / 'c.db'}"
+    url = (
+        request.getfixturevalue("redis_url")
+        if back == "redis"
+        else f"sqlite:///{tmp_path / 'c.db'}"
+    )
     caches = [ToolCache(backend=f"tiered:memory,{url}", namespace=tmp_path.name) for _ in range(2)]
     for tools in caches:
         tools.allow("user", depends_on="user:{id}")
@@ -73,8 +80,12 @@ def test_memory_in_front_serves_nothing_that_another_made_invalid(
 def test_requests_are_kept_without_what_is_redacted_or_ignored(tmp_path: Path) -> None:
     tools = ToolCache(LLMCache(backend=tmp_path / "c.db", keep_requests=True))
     tools.allow("fetch", ignore=["token"], redact=["password"])
-    tools.get_or_call("fetch", {"url": "x", "token": "CANARY", "password": "CANARY"}, lambda: "page")
-    kept = [json.loads(entry.request) for _, entry in tools.cache.entries() if entry.request is not None]
+    tools.get_or_call(
+        "fetch", {"url": "x", "token": "CANARY", "password": "CANARY"}, lambda: "page"
+    )
+    kept = [
+        json.loads(entry.request) for _, entry in tools.cache.entries() if entry.request is not None
+    ]
     assert [(each["tool"], each["args"]["url"]) for each in kept] == [("fetch", "x")]
     assert "token" not in kept[0]["args"]
     tools.close()

@@ -1,4 +1,5 @@
-"""Readers and writers at once: nobody is given what was so before a write that had ended when he asked."""
+"""Readers and writers at once: nobody is given what was so before a write that had ended when he
+asked."""
 
 import random
 import threading
@@ -40,7 +41,10 @@ def race(caches: list[ToolCache], rounds: int, seed: int) -> list[str]:
     for tools in caches:
         tools.allow("read", depends_on="user:{user}")
         tools.writes("write", entities="user:{user}")
-    threads = [threading.Thread(target=work, args=(caches[i % len(caches)], random.Random(seed + i))) for i in range(8)]
+    threads = [
+        threading.Thread(target=work, args=(caches[i % len(caches)], random.Random(seed + i)))
+        for i in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -57,7 +61,9 @@ def two_caches(kind: str, folder: Path, **settings: Any) -> list[ToolCache]:
     return [ToolCache(backend=folder / "c.db", **settings) for _ in range(2)]
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("memory", {}), ("memory", {"max_size": 4}), ("sqlite", {})])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("memory", {}), ("memory", {"max_size": 4}), ("sqlite", {})]
+)
 def test_nobody_reads_what_is_no_longer_so(kind: str, settings: Any, tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     caches = two_caches(kind, tmp_path, **settings)
@@ -69,6 +75,8 @@ def test_nobody_reads_what_is_no_longer_so(kind: str, settings: Any, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "races", "rounds"), [("memory", 10, 2_000), ("sqlite", 3, 500)])
-def test_nobody_reads_what_is_no_longer_so_for_long(kind: str, races: int, rounds: int, tmp_path: Path) -> None:
+def test_nobody_reads_what_is_no_longer_so_for_long(
+    kind: str, races: int, rounds: int, tmp_path: Path
+) -> None:
     for _ in range(races):
         assert race(two_caches(kind, tmp_path), rounds, random.randrange(1 << 32)) == []

@@ -1,6 +1,7 @@
 """Hostile bytes for the codec, in a process of their own that counts what they make Python do.
 
-``python codec_fuzz.py SEED ROUNDS`` prints one JSON object: what was tried, and what should not have happened.
+``python codec_fuzz.py SEED ROUNDS`` prints one JSON object: what was tried, and what should not
+have happened.
 """
 
 import dataclasses
@@ -31,8 +32,25 @@ from llm_cache_mem.values.payload import Payload
 KEY = "1:default:call:" + "0" * 64
 HARMLESS = (type(None), bool, int, float, str, bytes, list, dict, tuple, set, frozenset)
 HARMLESS += (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
-NAMES = ["os:system", "subprocess:Popen", "builtins:eval", "builtins:object", "pathlib:Path", "lazy.types:Thing", "lazy.types:os"]
-NAMES += ["lazy:Thing", "__main__:Unregistered", "__main__:Point.__init__", "importlib:import_module", "antigravity:x", "x", "", ":"]
+NAMES = [
+    "os:system",
+    "subprocess:Popen",
+    "builtins:eval",
+    "builtins:object",
+    "pathlib:Path",
+    "lazy.types:Thing",
+    "lazy.types:os",
+]
+NAMES += [
+    "lazy:Thing",
+    "__main__:Unregistered",
+    "__main__:Point.__init__",
+    "importlib:import_module",
+    "antigravity:x",
+    "x",
+    "",
+    ":",
+]
 
 
 @register
@@ -77,7 +95,11 @@ class Explosive:
 
 def corpus() -> list[Any]:
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    message = {"id": "msg_1", "content": [{"type": "text", "text": "Grüße " * 20}], "usage": {"input_tokens": 12, "output_tokens": 3.5}}
+    message = {
+        "id": "msg_1",
+        "content": [{"type": "text", "text": "Grüße " * 20}],
+        "usage": {"input_tokens": 12, "output_tokens": 3.5},
+    }
     scalars = [
         now,
         now.date(),
@@ -90,21 +112,57 @@ def corpus() -> list[Any]:
         "\ud83d",
     ]
     models = Model(name="n", points=[Point(1, Pair((), {3})), Mood.GOOD], more={"$ref": 1})
-    return [message, scalars, models, {1: (2, frozenset({3}))}, [models, {"$tuple": [1]}], Pair(Point(message, 1), None)]
+    return [
+        message,
+        scalars,
+        models,
+        {1: (2, frozenset({3}))},
+        [models, {"$tuple": [1]}],
+        Pair(Point(message, 1), None),
+    ]
 
 
 def gadgets() -> list[bytes]:
-    found = [pickle.dumps(value, protocol) for value in (Explosive(), print, [1], Exception()) for protocol in range(6)]
+    found = [
+        pickle.dumps(value, protocol)
+        for value in (Explosive(), print, [1], Exception())
+        for protocol in range(6)
+    ]
     found += [marshal.dumps(compile("1", "x", "eval")), marshal.dumps(corpus()[0], 4)]
-    found += [b"\xc7\x05\x01abcde", b"\xd4\x01\x00", b"\xc8\xff\xff\x02" + b"a" * 9]  # msgpack extension types
-    found += [b"!!python/object/apply:os.system ['true']", b"__import__('os').system('true')", b"cos\nsystem\n(S'true'\ntR."]
-    lc = {"lc": 1, "type": "constructor", "id": ["langchain", "llms", "openai", "OpenAI"], "kwargs": {}}
-    found += [json.dumps(part).encode() for part in (lc, {**lc, "type": "secret", "id": ["PATH"]}, {"py/object": "os.system"})]
+    found += [
+        b"\xc7\x05\x01abcde",
+        b"\xd4\x01\x00",
+        b"\xc8\xff\xff\x02" + b"a" * 9,
+    ]  # msgpack extension types
+    found += [
+        b"!!python/object/apply:os.system ['true']",
+        b"__import__('os').system('true')",
+        b"cos\nsystem\n(S'true'\ntR.",
+    ]
+    lc = {
+        "lc": 1,
+        "type": "constructor",
+        "id": ["langchain", "llms", "openai", "OpenAI"],
+        "kwargs": {},
+    }
+    found += [
+        json.dumps(part).encode()
+        for part in (lc, {**lc, "type": "secret", "id": ["PATH"]}, {"py/object": "os.system"})
+    ]
     bomb = zlib.compress(b"[" * 10_000_000)
     found += [bomb, b"\x1f\x8b" + bomb, b"\x28\xb5\x2f\xfd" + bomb]
     deep = 100_000
-    found += [b"[" * deep, b"[" * deep + b"]" * deep, b'{"a":' * deep, b'{"a":' * deep + b"1" + b"}" * deep]
-    found += [wrap(b'{"$tuple":[' * deep + b"]}" * deep), wrap(b'{"$tuple":[' * 300 + b"]}" * 300), wrap(b"[" * 900 + b"]" * 900)]
+    found += [
+        b"[" * deep,
+        b"[" * deep + b"]" * deep,
+        b'{"a":' * deep,
+        b'{"a":' * deep + b"1" + b"}" * deep,
+    ]
+    found += [
+        wrap(b'{"$tuple":[' * deep + b"]}" * deep),
+        wrap(b'{"$tuple":[' * 300 + b"]}" * 300),
+        wrap(b"[" * 900 + b"]" * 900),
+    ]
     found += [
         b"1" * 1_000_000,
         b"-" + b"9" * 5_000,
@@ -112,17 +170,83 @@ def gadgets() -> list[bytes]:
         b"0." + b"1" * 1_000_000,
         wrap(b'{"$decimal":"1E+999999999999999999"}'),
     ]
-    found += [b"NaN", b"[Infinity]", b'{"a":-Infinity}', b'{"a":1,"a":2}', b'{"$llm-cache-mem":1,"$llm-cache-mem":2}']
-    found += ['"é"'.encode(coding) for coding in ("utf-16", "utf-32", "utf-16-le", "latin-1", "utf-8-sig")]
-    found += [b"", b" ", b"\x00", b"\xff" * 100, b'"\\ud800"', b'"\\udc00\\ud800"', b'"unfinished', b"[1,]", b"{}{}", b"\xed\xa0\x80"]
-    tags = ["dict", "tuple", "set", "frozenset", "float", "str", "bytes", "datetime", "time", "date", "timedelta", "decimal", "uuid"]
-    bodies = ["null", "1", '"x"', "[]", "[[]]", "{}", '{"$dict":[[[],1]]}', "[1,2,3,4,5,6,7]", "1e400"]
-    found += [wrap(f'{{"${tag}":{body}}}'.encode()) for tag in [*tags, "enum", "model", "x", ""] for body in bodies]
-    kinds = {"model": "{},null,null,{},[],[]", "dataclass": "{},{}", "namedtuple": "{}", "enum": '"x"'}
-    found += [wrap(f'{{"${kind}":["{name}",{rest}]}}'.encode()) for kind, rest in kinds.items() for name in NAMES]
-    found += [wrap(f'{{"${kind}":[["{name}","builtins:int"],{rest}]}}'.encode()) for kind, rest in kinds.items() for name in NAMES[:4]]
+    found += [
+        b"NaN",
+        b"[Infinity]",
+        b'{"a":-Infinity}',
+        b'{"a":1,"a":2}',
+        b'{"$llm-cache-mem":1,"$llm-cache-mem":2}',
+    ]
+    found += [
+        '"é"'.encode(coding) for coding in ("utf-16", "utf-32", "utf-16-le", "latin-1", "utf-8-sig")
+    ]
+    found += [
+        b"",
+        b" ",
+        b"\x00",
+        b"\xff" * 100,
+        b'"\\ud800"',
+        b'"\\udc00\\ud800"',
+        b'"unfinished',
+        b"[1,]",
+        b"{}{}",
+        b"\xed\xa0\x80",
+    ]
+    tags = [
+        "dict",
+        "tuple",
+        "set",
+        "frozenset",
+        "float",
+        "str",
+        "bytes",
+        "datetime",
+        "time",
+        "date",
+        "timedelta",
+        "decimal",
+        "uuid",
+    ]
+    bodies = [
+        "null",
+        "1",
+        '"x"',
+        "[]",
+        "[[]]",
+        "{}",
+        '{"$dict":[[[],1]]}',
+        "[1,2,3,4,5,6,7]",
+        "1e400",
+    ]
+    found += [
+        wrap(f'{{"${tag}":{body}}}'.encode())
+        for tag in [*tags, "enum", "model", "x", ""]
+        for body in bodies
+    ]
+    kinds = {
+        "model": "{},null,null,{},[],[]",
+        "dataclass": "{},{}",
+        "namedtuple": "{}",
+        "enum": '"x"',
+    }
+    found += [
+        wrap(f'{{"${kind}":["{name}",{rest}]}}'.encode())
+        for kind, rest in kinds.items()
+        for name in NAMES
+    ]
+    found += [
+        wrap(f'{{"${kind}":[["{name}","builtins:int"],{rest}]}}'.encode())
+        for kind, rest in kinds.items()
+        for name in NAMES[:4]
+    ]
     mine = '"__main__:Model",{"name":1,"points":2}'
-    state = ["[],null,{},[],[]", "null,[],{},[],[]", "null,null,[],[],[]", "null,null,{},[[]],[]", 'null,null,{"__class__":1},5,[]']
+    state = [
+        "[],null,{},[],[]",
+        "null,[],{},[],[]",
+        "null,null,[],[],[]",
+        "null,null,{},[[]],[]",
+        'null,null,{"__class__":1},5,[]',
+    ]
     return found + [wrap(f'{{"$model":[{mine},{rest}]}}'.encode()) for rest in state]
 
 
@@ -132,7 +256,9 @@ def wrap(tree: bytes) -> bytes:
 
 def seal(sealed: bytes) -> bytes:
     name = KEY.encode()
-    return sealed + sha256(b"llm-cache-mem entry\0%d:%b%b" % (len(name), name, sealed)).digest()[:16]
+    return (
+        sealed + sha256(b"llm-cache-mem entry\0%d:%b%b" % (len(name), name, sealed)).digest()[:16]
+    )
 
 
 def envelope(body: bytes) -> bytes:
@@ -141,8 +267,28 @@ def envelope(body: bytes) -> bytes:
     return seal(empty[:-4] + struct.pack("<I", len(body)) + body)
 
 
-TOKENS = [b'"$model"', b'"$dict":[[', b'{"$tuple":', b"null", b"[", b"}", b'"os:system"', b"1e400", b"\\ud800"]
-TAGS = [b"$model", b"$dataclass", b"$enum", b"$tuple", b"$set", b"$bytes", b"$dict", b"$float", b"$namedtuple"]
+TOKENS = [
+    b'"$model"',
+    b'"$dict":[[',
+    b'{"$tuple":',
+    b"null",
+    b"[",
+    b"}",
+    b'"os:system"',
+    b"1e400",
+    b"\\ud800",
+]
+TAGS = [
+    b"$model",
+    b"$dataclass",
+    b"$enum",
+    b"$tuple",
+    b"$set",
+    b"$bytes",
+    b"$dict",
+    b"$float",
+    b"$namedtuple",
+]
 
 
 def mutated(choose: random.Random, data: bytes, others: list[bytes]) -> bytes:
@@ -184,7 +330,20 @@ def forbidden_type(value: Any) -> str | None:
 class Trial:
     """Reads hostile bytes and writes down everything but a miss and a harmless value."""
 
-    watched = frozenset({"exec", "import", "open", "compile", "subprocess", "os", "pickle", "marshal", "ctypes", "socket"})
+    watched = frozenset(
+        {
+            "exec",
+            "import",
+            "open",
+            "compile",
+            "subprocess",
+            "os",
+            "pickle",
+            "marshal",
+            "ctypes",
+            "socket",
+        }
+    )
 
     def __init__(self) -> None:
         self.armed = False
@@ -244,7 +403,13 @@ def main(seed: int, rounds: int) -> dict[str, Any]:
         trial.from_json(choose.randbytes(choose.randint(0, 200)))
     trial.armed = False
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"gadgets": len(hand_made), "rounds": rounds, "served": trial.served, "grown_kib": grown, "bad": trial.bad[:20]}
+    return {
+        "gadgets": len(hand_made),
+        "rounds": rounds,
+        "served": trial.served,
+        "grown_kib": grown,
+        "bad": trial.bad[:20],
+    }
 
 
 if __name__ == "__main__":

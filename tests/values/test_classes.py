@@ -1,4 +1,5 @@
-"""Which classes come back: registered ones, as they were, and never by importing or because the data says so."""
+"""Which classes come back: registered ones, as they were, and never by importing or because the
+data says so."""
 
 import dataclasses
 import enum
@@ -93,7 +94,13 @@ def back(value: Any) -> Iterator[Any]:
 
 def test_a_model_comes_back_as_it_was() -> None:
     register(Item)
-    item = Item(itemName="x", address=Address(city="Paris"), moods=[Mood.GOOD], notes={"a": Note("n", Note("m"))}, seen="2026-01-01T00:00Z")
+    item = Item(
+        itemName="x",
+        address=Address(city="Paris"),
+        moods=[Mood.GOOD],
+        notes={"a": Note("n", Note("m"))},
+        seen="2026-01-01T00:00Z",
+    )
     for found in back(item):
         assert found == item
         assert found.model_fields_set == item.model_fields_set
@@ -109,7 +116,11 @@ def test_extra_fields_private_attributes_and_the_like_come_back() -> None:
     assert value.twice == 2
     for found in back(value):
         assert found == value
-        assert (found._secret, found.more, found.__dict__["_request_id"]) == (8, {"a": (1,)}, "req_1")
+        assert (found._secret, found.more, found.__dict__["_request_id"]) == (
+            8,
+            {"a": (1,)},
+            "req_1",
+        )
         assert found.twice == 2
 
 
@@ -134,7 +145,12 @@ def test_a_root_model_and_a_generic_come_back() -> None:
     register(Numbers)
     register(Box)
     register(Address)
-    for value in (Numbers([1, 2]), Box[Address](inside=Address(city="x")), Box[int](inside=1), Box(inside=2)):
+    for value in (
+        Numbers([1, 2]),
+        Box[Address](inside=Address(city="x")),
+        Box[int](inside=1),
+        Box(inside=2),
+    ):
         assert all(found == value for found in back(value))
 
 
@@ -205,17 +221,24 @@ def test_a_name_of_its_own_outlives_a_move() -> None:
     assert Payload.from_json(stored).thaw() == Note("n")
 
 
-@pytest.mark.parametrize("cls", [int, str, dict, list, object, ValueError, type("Plain", (), {}), tuple])
+@pytest.mark.parametrize(
+    "cls", [int, str, dict, list, object, ValueError, type("Plain", (), {}), tuple]
+)
 def test_register_takes_only_what_it_can_rebuild(cls: type) -> None:
     with pytest.raises(TypeError, match="register"):
         register(cls)
 
 
-@pytest.mark.parametrize("change", [{"city": str, "zip": str}, {"town": str}, {}], ids=["added", "renamed", "removed"])
+@pytest.mark.parametrize(
+    "change", [{"city": str, "zip": str}, {"town": str}, {}], ids=["added", "renamed", "removed"]
+)
 def test_a_class_whose_fields_changed_is_unreadable(change: dict[str, Any]) -> None:
     register(Address, name="moved")
     stored = Payload.of(Address(city="x")).json()
-    register(pydantic.create_model("Address", **{name: (kind, None) for name, kind in change.items()}), name="moved")
+    register(
+        pydantic.create_model("Address", **{name: (kind, None) for name, kind in change.items()}),
+        name="moved",
+    )
     with pytest.raises(EntryUnreadable, match="other fields"):
         Payload.from_json(stored).thaw()
 
@@ -247,7 +270,9 @@ def test_a_class_not_registered_here_is_left_for_later() -> None:
     assert Payload.from_json(stored).thaw() == Note("x")
 
 
-def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     register_package(__name__)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Note.__module__])
     stored = Payload.of(Note("x")).json()
@@ -273,6 +298,13 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_name_in_the_data_is_no_permission(name: str) -> None:
-    for tag, rest in (("model", "{},null,null,{},[],[]"), ("dataclass", "{},{}"), ("namedtuple", "{}"), ("enum", '"x"')):
+    for tag, rest in (
+        ("model", "{},null,null,{},[],[]"),
+        ("dataclass", "{},{}"),
+        ("namedtuple", "{}"),
+        ("enum", '"x"'),
+    ):
         with pytest.raises(EntryUnreadable):
-            Payload.from_json(f'{{"$llm-cache-mem":{{"${tag}":["{name}",{rest}]}}}}'.encode()).thaw()
+            Payload.from_json(
+                f'{{"$llm-cache-mem":{{"${tag}":["{name}",{rest}]}}}}'.encode()
+            ).thaw()

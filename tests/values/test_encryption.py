@@ -1,4 +1,5 @@
-"""Encryption at rest: the store gives nothing away, the right keys read, the wrong ones miss, and nothing is lost by either."""
+"""Encryption at rest: the store gives nothing away, the right keys read, the wrong ones miss, and
+nothing is lost by either."""
 
 import logging
 import pickle
@@ -48,7 +49,11 @@ def an_entry() -> Entry:
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    found = {name: getattr(entry, name) for name in Entry.__slots__ if name not in ("payload", "_account")}
+    found = {
+        name: getattr(entry, name)
+        for name in Entry.__slots__
+        if name not in ("payload", "_account")
+    }
     return {**found, "value": entry.payload.thaw()}
 
 
@@ -69,7 +74,9 @@ class TestConformance(StoreConformance):
         made: list[SQLiteStore] = []
 
         def make(**settings: Any) -> SQLiteStore:
-            made.append(SQLiteStore(tmp_path / f"{len(made)}.db", envelope=Encryption(ONE), **settings))
+            made.append(
+                SQLiteStore(tmp_path / f"{len(made)}.db", envelope=Encryption(ONE), **settings)
+            )
             return made[-1]
 
         yield make
@@ -135,7 +142,10 @@ def test_who_can_write_to_the_store_cannot_plant_a_plain_entry(path: Path) -> No
         cache.put(PROMPT, "true", model="m")
         (key,) = stored(path)
         with sqlite3.connect(path) as db:
-            db.execute("UPDATE entries SET data = ?", (entry_of("planted", stored_at=cache._clock()).pack(key),))
+            db.execute(
+                "UPDATE entries SET data = ?",
+                (entry_of("planted", stored_at=cache._clock()).pack(key),),
+            )
         db.close()
         assert cache.get(PROMPT, model="m") is None
 
@@ -143,7 +153,9 @@ def test_who_can_write_to_the_store_cannot_plant_a_plain_entry(path: Path) -> No
 # -- Through a cache
 
 
-def test_a_store_holds_no_word_of_prompt_answer_or_model_and_no_published_digest(path: Path) -> None:
+def test_a_store_holds_no_word_of_prompt_answer_or_model_and_no_published_digest(
+    path: Path,
+) -> None:
     with LLMCache(backend=path, encryption_key=ONE) as cache:
         cache.put(PROMPT, ANSWER, model=MODEL)
         digest = cache.key(PROMPT, model=MODEL)
@@ -179,7 +191,10 @@ def test_another_process_with_the_key_reads_it(path: Path) -> None:
 
 @pytest.mark.parametrize("other", [TWO, "plain"], ids=["another key", "plain"])
 def test_a_wrong_key_is_a_miss_that_leaves_everything_where_it_is(path: Path, other: str) -> None:
-    with LLMCache(backend=path, encryption_key=ONE) as right, LLMCache(backend=path, encryption_key=other, strict=True) as wrong:
+    with (
+        LLMCache(backend=path, encryption_key=ONE) as right,
+        LLMCache(backend=path, encryption_key=other, strict=True) as wrong,
+    ):
         right.put(PROMPT, ANSWER, model="m")
         before = stored(path)
         assert wrong.get(PROMPT, model="m") is None
@@ -202,7 +217,10 @@ def test_streams_samples_and_namespaces_are_found_again(path: Path) -> None:
             cache.put(PROMPT, "second")
             assert cache.get(PROMPT) == "second"
         assert cache.get(PROMPT) is None
-        assert {(keys.parse(key).namespace, keys.parse(key).kind, keys.parse(key).sample) for key in stored(path)} == {
+        assert {
+            (keys.parse(key).namespace, keys.parse(key).kind, keys.parse(key).sample)
+            for key in stored(path)
+        } == {
             ("", "stream", None),
             ("acme", "value", 2),
         }
@@ -249,7 +267,10 @@ def test_a_new_answer_takes_the_place_of_that_under_an_older_key(path: Path, clo
 
 
 def test_delete_and_clear_reach_what_an_older_key_wrote(path: Path) -> None:
-    with LLMCache(backend=path, encryption_key=ONE) as before, LLMCache(backend=path, encryption_key=[TWO, ONE]) as cache:
+    with (
+        LLMCache(backend=path, encryption_key=ONE) as before,
+        LLMCache(backend=path, encryption_key=[TWO, ONE]) as cache,
+    ):
         before.put(PROMPT, "older")
         assert cache.delete(PROMPT)
         assert before.get(PROMPT) is None
@@ -293,7 +314,13 @@ def test_the_environment_names_the_keys(path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "key", [b"k" * 32, b"k" * 32 + b"", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s"]
+    "key",
+    [
+        b"k" * 32,
+        b"k" * 32 + b"",
+        "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=",
+        "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s",
+    ],
 )
 def test_a_key_is_32_bytes_or_their_base64(key: bytes | str) -> None:
     same = Encryption(b"k" * 32)
@@ -302,10 +329,23 @@ def test_a_key_is_32_bytes_or_their_base64(key: bytes | str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["CANARY", "", "CANARY" * 8, b"CANARY", [], ["CANARY"], [ONE, ONE], f"{ONE},", "CANARYé", [ONE, "CANARY!"]],
+    [
+        "CANARY",
+        "",
+        "CANARY" * 8,
+        b"CANARY",
+        [],
+        ["CANARY"],
+        [ONE, ONE],
+        f"{ONE},",
+        "CANARYé",
+        [ONE, "CANARY!"],
+    ],
     ids=map(str, range(10)),
 )
-def test_what_is_no_key_is_refused_without_being_repeated(path: Path, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_key_is_refused_without_being_repeated(
+    path: Path, key: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match=r"encryption[ _]key") as caught:
         LLMCache(backend=path, encryption_key=key)
     assert "CANARY" not in "".join(traceback.format_exception(caught.value))
@@ -327,7 +367,9 @@ def test_memory_holds_nothing_at_rest_and_takes_no_notice(monkeypatch: pytest.Mo
     with LLMCache(backend="memory") as cache:
         cache.put(PROMPT, ANSWER)
         assert [keys.parse(key).digest for key, _ in cache.entries()] == [cache.key(PROMPT)]
-    with pytest.raises(ValueError, match="encryption key"):  # but a wrong argument is a wrong argument
+    with pytest.raises(
+        ValueError, match="encryption key"
+    ):  # but a wrong argument is a wrong argument
         LLMCache(backend="memory", encryption_key="no key at all")
 
 
@@ -339,7 +381,9 @@ def test_a_store_that_is_handed_in_brings_its_own_envelope(path: Path) -> None:
         (key,) = stored(path)
         assert keys.parse(key).digest != cache.key(PROMPT)
     for handed in (store, MemoryStore()):
-        with pytest.raises(ValueError, match=r"envelope=llm_cache_mem.values.encryption.Encryption\(key\)"):
+        with pytest.raises(
+            ValueError, match=r"envelope=llm_cache_mem.values.encryption.Encryption\(key\)"
+        ):
             LLMCache(backend=handed, encryption_key=ONE)
     store.close()
 
@@ -360,7 +404,14 @@ def test_keys_are_in_no_repr_log_or_pickle(path: Path, caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG)
     with LLMCache(backend=path, encryption_key=[ONE, TWO]) as cache:
         cache.put(PROMPT, ANSWER)
-        shown = [repr(cache), repr(cache._store), repr(cache._store.inner), repr(Encryption(ONE)), repr(vars(cache)), caplog.text]
+        shown = [
+            repr(cache),
+            repr(cache._store),
+            repr(cache._store.inner),
+            repr(Encryption(ONE)),
+            repr(vars(cache)),
+            caplog.text,
+        ]
         assert not [text for text in shown if ONE in text or TWO in text]
         with pytest.raises(TypeError, match=KEY_VARIABLE):
             pickle.dumps(cache)
@@ -368,7 +419,9 @@ def test_keys_are_in_no_repr_log_or_pickle(path: Path, caplog: pytest.LogCapture
             pickle.dumps(Encryption(ONE))
 
 
-def test_a_cache_with_a_key_of_the_environment_travels_without_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_with_a_key_of_the_environment_travels_without_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(KEY_VARIABLE, ONE)
     with LLMCache(backend=path) as cache:
         cache.put(PROMPT, ANSWER)

@@ -1,4 +1,5 @@
-"""An entry survives its envelope, and an envelope that is not exactly what was written under that key is never an entry."""
+"""An entry survives its envelope, and an envelope that is not exactly what was written under that
+key is never an entry."""
 
 import math
 import random
@@ -16,7 +17,11 @@ from llm_cache_mem.values.payload import Payload
 
 DATA = Path(__file__).parents[1] / "data"
 KEY = "1:default:call:" + "ab" * 32
-VALUE = {"id": "msg_1", "content": [{"type": "text", "text": "Grüße " * 500}], "usage": {"input_tokens": 12, "output_tokens": 3}}
+VALUE = {
+    "id": "msg_1",
+    "content": [{"type": "text", "text": "Grüße " * 500}],
+    "usage": {"input_tokens": 12, "output_tokens": 3},
+}
 GOLDEN_KEY = "1:golden:call:" + "0" * 64
 GOLDEN_VALUE = {"text": "Grüße", "parts": (1, b"\x00", {2: math.pi}), "none": None}
 
@@ -34,26 +39,38 @@ def an_entry(value: Any = VALUE, **fields: Any) -> Entry:
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    found = {name: getattr(entry, name) for name in Entry.__slots__ if name not in ("payload", "_account")}
+    found = {
+        name: getattr(entry, name)
+        for name in Entry.__slots__
+        if name not in ("payload", "_account")
+    }
     return {**found, "value": entry.payload.thaw()}
 
 
 def seal(sealed: bytes, key: str = KEY) -> bytes:
     """A valid tag on any bytes, as someone who can write to the store could make."""
     name = key.encode()
-    return sealed + sha256(b"llm-cache-mem entry\0%d:%b%b" % (len(name), name, sealed)).digest()[:16]
+    return (
+        sealed + sha256(b"llm-cache-mem entry\0%d:%b%b" % (len(name), name, sealed)).digest()[:16]
+    )
 
 
 def test_the_sizes_of_an_envelope_are_those_of_its_layout() -> None:
     sizes = (entry_module._HEADER_BYTES, entry_module.CLEAR_BYTES, entry_module.TIMES_BYTES)
-    assert sizes == (struct.calcsize(entry_module._HEADER), struct.calcsize("<4sBBB4d5q"), struct.calcsize(entry_module._TIMES))
+    assert sizes == (
+        struct.calcsize(entry_module._HEADER),
+        struct.calcsize("<4sBBB4d5q"),
+        struct.calcsize(entry_module._TIMES),
+    )
 
 
 def test_an_entry_comes_back_whole() -> None:
     assert facts(Entry.unpack(KEY, an_entry().pack(KEY))) == facts(an_entry())
 
 
-@pytest.mark.parametrize("field", ["expires_at", "model", "usage", "cost_usd", "seconds", "request"])
+@pytest.mark.parametrize(
+    "field", ["expires_at", "model", "usage", "cost_usd", "seconds", "request"]
+)
 def test_an_unknown_fact_stays_unknown(field: str) -> None:
     found = Entry.unpack(KEY, an_entry(**{field: None}).pack(KEY))
     assert facts(found) == facts(an_entry(**{field: None}))
@@ -71,13 +88,24 @@ def test_an_unread_entry_is_accounted_for_once_and_when_asked() -> None:
     assert (entry.model, entry.seconds, asked) == ("m", None, [])
     assert (entry.cost_usd, entry.usage, entry.cost_usd) == (0.25, (12, 3, 1, 0, 0), 0.25)
     assert asked == [entry]
-    assert facts(Entry.unpack(KEY, Entry.unread(Payload.of("x"), 1.0, None, "m", account).pack(KEY))) == facts(entry)
+    assert facts(
+        Entry.unpack(KEY, Entry.unread(Payload.of("x"), 1.0, None, "m", account).pack(KEY))
+    ) == facts(entry)
     assert not hasattr(entry, "nothing")
 
 
 def test_zero_and_empty_are_not_unknown() -> None:
-    empty = {"expires_at": 0.0, "model": "", "usage": (0, 0, 0, 0, 0), "cost_usd": 0.0, "seconds": 0.0, "request": b""}
-    assert facts(Entry.unpack(KEY, an_entry(None, **empty).pack(KEY))) == facts(an_entry(None, **empty))
+    empty = {
+        "expires_at": 0.0,
+        "model": "",
+        "usage": (0, 0, 0, 0, 0),
+        "cost_usd": 0.0,
+        "seconds": 0.0,
+        "request": b"",
+    }
+    assert facts(Entry.unpack(KEY, an_entry(None, **empty).pack(KEY))) == facts(
+        an_entry(None, **empty)
+    )
 
 
 def test_an_unpacked_entry_packs_to_the_same_bytes() -> None:
@@ -132,13 +160,19 @@ def test_halves_of_two_envelopes_are_unreadable() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [None, "text", 5, bytearray(b"x" * 200), memoryview(b"x" * 200), b"", b"\x89LCM", [1]], ids=map(str, range(8))
+    "data",
+    [None, "text", 5, bytearray(b"x" * 200), memoryview(b"x" * 200), b"", b"\x89LCM", [1]],
+    ids=map(str, range(8)),
 )
 def test_what_is_not_bytes_of_ours_is_unreadable(data: Any) -> None:
     assert _is_unreadable(KEY, data)
 
 
-@pytest.mark.parametrize(("at", "byte"), [(4, FORMAT_VERSION + 1), (4, 255), (5, 1), (6, 0x80)], ids=["version", "far", "flags", "field"])
+@pytest.mark.parametrize(
+    ("at", "byte"),
+    [(4, FORMAT_VERSION + 1), (4, 255), (5, 1), (6, 0x80)],
+    ids=["version", "far", "flags", "field"],
+)
 def test_a_newer_version_is_told_apart_so_that_it_can_stay(at: int, byte: int) -> None:
     packed = bytearray(an_entry().pack(KEY))
     packed[at] = byte
@@ -164,7 +198,8 @@ def test_times_that_are_no_numbers_are_unreadable_even_when_sealed() -> None:
 
 
 def test_random_bytes_with_a_valid_seal_are_harmless() -> None:
-    """Whoever can write to the store can forge a seal; what they get is a value of plain data, or a miss."""
+    """Whoever can write to the store can forge a seal; what they get is a value of plain data, or a
+    miss."""
     seed = 20_260_101
     print("seed", seed)
     choose = random.Random(seed)
@@ -172,7 +207,9 @@ def test_random_bytes_with_a_valid_seal_are_harmless() -> None:
     for _ in range(2_000):
         damaged = bytearray(whole)
         for _ in range(choose.randint(1, 6)):
-            damaged[choose.randrange(len(damaged) if choose.random() < 0.5 else 92)] = choose.randrange(256)
+            damaged[choose.randrange(len(damaged) if choose.random() < 0.5 else 92)] = (
+                choose.randrange(256)
+            )
         try:
             facts(Entry.unpack(KEY, seal(bytes(damaged))))
         except EntryUnreadable:
@@ -180,7 +217,14 @@ def test_random_bytes_with_a_valid_seal_are_harmless() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"usage": (1, 2)}, {"usage": (2**63, 0, 0, 0, 0)}, {"usage": (1.5, 0, 0, 0, 0)}, {"cost_usd": "x"}], ids=repr
+    "fields",
+    [
+        {"usage": (1, 2)},
+        {"usage": (2**63, 0, 0, 0, 0)},
+        {"usage": (1.5, 0, 0, 0, 0)},
+        {"cost_usd": "x"},
+    ],
+    ids=repr,
 )
 def test_a_fact_out_of_range_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueNotCacheable):

@@ -16,12 +16,21 @@ def fuzz(seed: int, rounds: int) -> dict[str, Any]:
     print("seed", seed)
     root = str(FUZZ.parents[1])
     run = [sys.executable, str(FUZZ), str(seed), str(rounds)]
-    out = subprocess.run(run, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": root}, check=False)
+    out = subprocess.run(
+        run,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": root},
+        check=False,
+    )
     assert out.returncode == 0, out.stderr[-2000:]
     return dict(json.loads(out.stdout))
 
 
-@pytest.mark.parametrize(("seed", "rounds"), [(1, 50_000), pytest.param(2, 1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seed", "rounds"), [(1, 50_000), pytest.param(2, 1_000_000, marks=pytest.mark.slow)]
+)
 def test_hostile_bytes_are_misses(seed: int, rounds: int) -> None:
     found = fuzz(seed, rounds)
     assert found["bad"] == []

@@ -23,10 +23,19 @@ from llm_cache_mem.values.payload import Payload
 
 MESSAGE = {
     "id": "msg_1",
-    "content": [{"type": "text", "text": "Grüße 👋"}, {"type": "tool_use", "input": {"city": "Paris", "days": [1, 2.5, None, True]}}],
+    "content": [
+        {"type": "text", "text": "Grüße 👋"},
+        {"type": "tool_use", "input": {"city": "Paris", "days": [1, 2.5, None, True]}},
+    ],
     "usage": {"input_tokens": 12, "output_tokens": 3},
 }
-settings.register_profile("codec", derandomize=True, max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "codec",
+    derandomize=True,
+    max_examples=250,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @register
@@ -61,7 +70,8 @@ class Level(enum.IntFlag):
 
 
 def restore(value: Any) -> list[Any]:
-    """*value* after each way through the codec: memory, memory again (hot), persistent form, persistent form again (hot)."""
+    """*value* after each way through the codec: memory, memory again (hot), persistent form,
+    persistent form again (hot)."""
     resting = Payload.of(value)
     stored = Payload.from_json(Payload.of(value).json())
     return [payload.thaw() for payload in (resting, stored) for _ in range(4)]
@@ -76,21 +86,38 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, Decimal):
         return one.as_tuple() == other.as_tuple()
     if isinstance(one, dict):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one.items(), other.items(), strict=True))
+        return len(one) == len(other) and all(
+            same(a, b) for a, b in zip(one.items(), other.items(), strict=True)
+        )
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, (set, frozenset)):
         return sorted(map(repr, one)) == sorted(map(repr, other))
     if dataclasses.is_dataclass(one):
-        return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(one))
+        return all(
+            same(getattr(one, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(one)
+        )
     return bool(one == other) and getattr(one, "tzinfo", None) == getattr(other, "tzinfo", None)
 
 
 text = st.text(st.characters(), max_size=8)  # lone surrogates too
 keys = text | st.sampled_from(["$tuple", "$dict", "$model", "$", "$llm-cache-mem"])
-json_leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | text
-json_values = st.recursive(json_leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=20)
-offsets = st.builds(timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23))) | st.just(UTC)
+json_leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text
+)
+json_values = st.recursive(
+    json_leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=20,
+)
+offsets = st.builds(timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23))) | st.just(
+    UTC
+)
 hashable = (
     json_leaves
     | st.floats()
@@ -185,7 +212,10 @@ def test_plain_json_is_stored_as_itself() -> None:
 
 
 def test_a_set_is_the_same_bytes_in_any_order() -> None:
-    assert Payload.of({"s": {"a", "b", "c"}}).json() == b'{"$llm-cache-mem":{"s":{"$set":["a","b","c"]}}}'
+    assert (
+        Payload.of({"s": {"a", "b", "c"}}).json()
+        == b'{"$llm-cache-mem":{"s":{"$set":["a","b","c"]}}}'
+    )
 
 
 def test_a_payload_is_a_snapshot() -> None:
@@ -195,7 +225,11 @@ def test_a_payload_is_a_snapshot() -> None:
     assert payload.thaw() == {"a": [1]}
 
 
-@pytest.mark.parametrize("value", [MESSAGE, {"m": [Pair(1, [2]), {"k": {3}}]}, [Slotted(Point(1), ["a"])]], ids=["plain", "rich", "slots"])
+@pytest.mark.parametrize(
+    "value",
+    [MESSAGE, {"m": [Pair(1, [2]), {"k": {3}}]}, [Slotted(Point(1), ["a"])]],
+    ids=["plain", "rich", "slots"],
+)
 def test_changing_one_answer_changes_no_other(value: Any) -> None:
     for payload in (Payload.of(value), Payload.from_json(Payload.of(value).json())):
         for _ in range(4):
@@ -310,8 +344,10 @@ def test_what_would_not_come_back_is_refused_with_its_place(part: Any) -> None:
 def test_a_refusal_quotes_no_content() -> None:
     with pytest.raises(ValueNotCacheable) as caught:
         Payload.of({"a secret prompt": {"ok": [MyStr("a secret answer")]}})
-    assert str(caught.value) == (
-        "value not cacheable at value[…].ok[0]: a MyStr would not come back equal; a dataclass or pydantic model does, once registered"
+    assert (
+        str(caught.value)
+        == "value not cacheable at value[…].ok[0]: a MyStr would not come back equal; a dataclass"
+        " or pydantic model does, once registered"
     )
 
 
@@ -320,7 +356,9 @@ def test_an_unregistered_class_says_what_to_do() -> None:
         Payload.of(Unregistered())
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: (inner,)])
+@pytest.mark.parametrize(
+    "wrap", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: (inner,)]
+)
 @pytest.mark.parametrize("depth", [101, 3_000])
 def test_too_deep_is_refused(wrap: Any, depth: int) -> None:
     value: Any = 1

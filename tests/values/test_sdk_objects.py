@@ -19,7 +19,9 @@ openai = pytest.importorskip("openai")
 httpx2 = pytest.importorskip("httpx2")
 pydantic = pytest.importorskip("pydantic")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the SDKs, about models that are no longer sold
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # of the SDKs, about models that are no longer sold
 
 APP_MODELS = """
 import pydantic
@@ -55,15 +57,24 @@ class Replayed:
     def __init__(self) -> None:
         self.body, self.content_type = b"", ""
         client = httpx2.Client(transport=httpx2.MockTransport(self._answer))
-        self.openai = openai.OpenAI(api_key="none", base_url="http://recorded/v1", http_client=client, max_retries=0)
-        self.anthropic = anthropic.Anthropic(api_key="none", base_url="http://recorded", http_client=client, max_retries=0)
+        self.openai = openai.OpenAI(
+            api_key="none", base_url="http://recorded/v1", http_client=client, max_retries=0
+        )
+        self.anthropic = anthropic.Anthropic(
+            api_key="none", base_url="http://recorded", http_client=client, max_retries=0
+        )
 
     def _answer(self, request: Any) -> Any:
-        headers = {"content-type": self.content_type, "x-request-id": "req_1", "request-id": "req_2"}
+        headers = {
+            "content-type": self.content_type,
+            "x-request-id": "req_1",
+            "request-id": "req_2",
+        }
         return httpx2.Response(200, content=self.body, headers=headers)
 
     def ask(self, row: dict[str, Any]) -> Any:
-        """What the SDK makes of a recorded answer: an object, a list of stream events, or None when no SDK here speaks it."""
+        """What the SDK makes of a recorded answer: an object, a list of stream events, or None when
+        no SDK here speaks it."""
         self.body = row["response"].get("body", "").encode()
         streamed = self.body[:1] not in (b"{", b"[")
         self.content_type = "text/event-stream" if streamed else "application/json"
@@ -76,15 +87,27 @@ class Replayed:
     def _call(self, provider: str, endpoint: str) -> Callable[..., Any] | None:
         messages: Any = [{"role": "user", "content": "x"}]
         calls = {
-            "chat.completions": lambda **more: self.openai.chat.completions.create(model="m", messages=messages, **more),
+            "chat.completions": lambda **more: self.openai.chat.completions.create(
+                model="m", messages=messages, **more
+            ),
             "responses": lambda **more: self.openai.responses.create(model="m", input="x", **more),
-            "completions": lambda **more: self.openai.completions.create(model="m", prompt="x", **more),
-            "embeddings": lambda **more: self.openai.embeddings.create(model="m", input="x", **more),
+            "completions": lambda **more: self.openai.completions.create(
+                model="m", prompt="x", **more
+            ),
+            "embeddings": lambda **more: self.openai.embeddings.create(
+                model="m", input="x", **more
+            ),
             "moderations": lambda **more: self.openai.moderations.create(input="x", **more),
-            "messages": lambda **more: self.anthropic.messages.create(model="m", messages=messages, max_tokens=9, **more),
-            "beta": lambda **more: self.anthropic.beta.messages.create(model="m", messages=messages, max_tokens=9, **more),
+            "messages": lambda **more: self.anthropic.messages.create(
+                model="m", messages=messages, max_tokens=9, **more
+            ),
+            "beta": lambda **more: self.anthropic.beta.messages.create(
+                model="m", messages=messages, max_tokens=9, **more
+            ),
         }
-        return None if provider in ("gemini", "vertex", "voyage", "bedrock") else calls.get(endpoint)
+        return (
+            None if provider in ("gemini", "vertex", "voyage", "bedrock") else calls.get(endpoint)
+        )
 
 
 def recorded(folder: Path) -> Iterator[dict[str, Any]]:
@@ -99,14 +122,16 @@ def recorded(folder: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def sdk_answers(shared_data: Path) -> list[Any]:
-    """Every recorded 200 answer that an SDK here can read: objects, and lists of the events of a stream."""
+    """Every recorded 200 answer that an SDK here can read: objects, and lists of the events of a
+    stream."""
     sdks, found = Replayed(), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for row in recorded(shared_data):
             try:
                 answer = sdks.ask(row)
-            except openai.APIError:  # two recordings break off with an error in mid-stream, as they did when they were live
+            # two recordings break off with an error in mid-stream, as they did when they were live
+            except openai.APIError:
                 continue
             if answer is not None:
                 found.append(answer)
@@ -114,12 +139,20 @@ def sdk_answers(shared_data: Path) -> list[Any]:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Equality, class by class, of everything an SDK object holds: fields, extras, what was set, the request id."""
+    """Equality, class by class, of everything an SDK object holds: fields, extras, what was set,
+    the request id."""
     if type(one) is not type(other):
         return False
     if isinstance(one, pydantic.BaseModel):
-        parts = ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
-        return bool(one == other) and all(equal(getattr(one, part), getattr(other, part)) for part in parts)
+        parts = (
+            "__dict__",
+            "__pydantic_extra__",
+            "__pydantic_fields_set__",
+            "__pydantic_private__",
+        )
+        return bool(one == other) and all(
+            equal(getattr(one, part), getattr(other, part)) for part in parts
+        )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list):
@@ -136,7 +169,10 @@ def test_every_recorded_json_answer_comes_back(shared_data: Path) -> None:
             value = row["response"]
         payload = Payload.of(value)
         stored = Payload.from_json(payload.json())
-        assert all(json.dumps(found.thaw()) == json.dumps(value) for found in (payload, payload, payload, stored, stored, stored))
+        assert all(
+            json.dumps(found.thaw()) == json.dumps(value)
+            for found in (payload, payload, payload, stored, stored, stored)
+        )
         count += 1
     assert count > 480
 
@@ -148,7 +184,15 @@ def test_every_recorded_sdk_object_comes_back(sdk_answers: list[Any]) -> None:
         for found in (payload, stored):
             assert all(equal(found.thaw(), answer) for _ in range(3))
     kinds = {type(answer).__name__ for answer in sdk_answers}
-    assert kinds >= {"Message", "BetaMessage", "ChatCompletion", "Response", "Completion", "CreateEmbeddingResponse", "list"}
+    assert kinds >= {
+        "Message",
+        "BetaMessage",
+        "ChatCompletion",
+        "Response",
+        "Completion",
+        "CreateEmbeddingResponse",
+        "list",
+    }
     assert len(sdk_answers) > 300
 
 
@@ -200,19 +244,62 @@ def parsed_answers(event: Any) -> list[Any]:
     chat = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
     chat["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
     part = {"type": "output_text", "text": text, "annotations": []}
-    output = [{"type": "message", "id": "x", "role": "assistant", "status": "completed", "content": [part]}]
-    response = {"id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed", "output": output}
-    blocks = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": text}]
-    claude = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": blocks, "stop_reason": "end_turn"}
+    output = [
+        {
+            "type": "message",
+            "id": "x",
+            "role": "assistant",
+            "status": "completed",
+            "content": [part],
+        }
+    ]
+    response = {
+        "id": "r",
+        "object": "response",
+        "created_at": 1,
+        "model": "m",
+        "status": "completed",
+        "output": output,
+    }
+    blocks = [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "text", "text": text},
+    ]
+    claude = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": blocks,
+        "stop_reason": "end_turn",
+    }
     claude |= {"stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 2}}
     tools = [openai.pydantic_function_tool(event)]
     return [
         answer(chat, sdks.openai.chat.completions.parse, messages=messages, response_format=event),
-        answer(chat, sdks.openai.chat.completions.parse, messages=messages, response_format=event, tools=tools),
+        answer(
+            chat,
+            sdks.openai.chat.completions.parse,
+            messages=messages,
+            response_format=event,
+            tools=tools,
+        ),
         answer(chat, sdks.openai.chat.completions.parse, messages=messages),
         answer(response, sdks.openai.responses.parse, input="x", text_format=event),
-        answer(claude, sdks.anthropic.messages.parse, messages=messages, max_tokens=9, output_format=event),
-        answer(claude, sdks.anthropic.beta.messages.parse, messages=messages, max_tokens=9, output_format=event),
+        answer(
+            claude,
+            sdks.anthropic.messages.parse,
+            messages=messages,
+            max_tokens=9,
+            output_format=event,
+        ),
+        answer(
+            claude,
+            sdks.anthropic.beta.messages.parse,
+            messages=messages,
+            max_tokens=9,
+            output_format=event,
+        ),
     ]
 
 
@@ -221,33 +308,44 @@ def test_parsed_outputs_come_back_as_the_same_generic_class(app_models: Any) -> 
     for answer in parsed_answers(app_models.Event):
         payload = Payload.of(answer)
         stored = Payload.from_json(payload.json())
-        assert all(equal(found.thaw(), answer) for found in (payload, payload, payload, stored, stored, stored))
+        assert all(
+            equal(found.thaw(), answer)
+            for found in (payload, payload, payload, stored, stored, stored)
+        )
 
 
-def test_everything_comes_back_in_another_process(sdk_answers: list[Any], app_models: Any, tmp_path: Path) -> None:
+def test_everything_comes_back_in_another_process(
+    sdk_answers: list[Any], app_models: Any, tmp_path: Path
+) -> None:
     """Which has only imported the two SDKs, and need not import more of them."""
     register(app_models.Event)
     answers = [*sdk_answers, *parsed_answers(app_models.Event)]
     file = tmp_path / "stored.jsonl"
     file.write_bytes(b"".join(Payload.of(answer).json() + b"\n" for answer in answers))
     run = [sys.executable, "-c", READ_BACK, str(tmp_path), str(file)]
-    out = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
+    out = subprocess.run(
+        run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False
+    )
     assert out.returncode == 0, out.stderr[-2000:]
-    assert out.stdout.splitlines() == [f"{type(answer).__module__} {type(answer).__name__}" for answer in answers]
+    assert out.stdout.splitlines() == [
+        f"{type(answer).__module__} {type(answer).__name__}" for answer in answers
+    ]
 
 
 def test_without_the_sdk_its_answer_is_left_for_later(tmp_path: Path) -> None:
     message = openai.types.CompletionUsage(completion_tokens=1, prompt_tokens=2, total_tokens=3)
     (tmp_path / "one").write_bytes(Payload.of(message).json())
     script = (
-        "import sys\nfrom llm_cache_mem.values.payload import Payload\nfrom llm_cache_mem.errors import EntryUnreadable\n"
-        "payload = Payload.from_json(open(sys.argv[1], 'rb').read())\n"
-        "try:\n    payload.thaw()\nexcept EntryUnreadable as exc:\n    assert exc.newer\nelse:\n    raise SystemExit('read')\n"
-        "assert not {'openai', 'pydantic'} & set(sys.modules)\n"
-        "import openai\nassert payload.thaw().total_tokens == 3\n"
+        "import sys\nfrom llm_cache_mem.values.payload import Payload\nfrom llm_cache_mem.errors"
+        " import EntryUnreadable\npayload = Payload.from_json(open(sys.argv[1],"
+        " 'rb').read())\ntry:\n    payload.thaw()\nexcept EntryUnreadable as exc:\n    assert"
+        " exc.newer\nelse:\n    raise SystemExit('read')\nassert not {'openai', 'pydantic'} &"
+        " set(sys.modules)\nimport openai\nassert payload.thaw().total_tokens == 3\n"
     )
     run = [sys.executable, "-c", script, str(tmp_path / "one")]
-    out = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
+    out = subprocess.run(
+        run, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False
+    )
     assert out.returncode == 0, out.stderr[-2000:]
 
 

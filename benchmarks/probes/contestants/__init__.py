@@ -1,4 +1,5 @@
-"""The contestants, each imported only when it is asked: one class of Peer for each way to configure a cache."""
+"""The contestants, each imported only when it is asked: one class of Peer for each way to configure
+a cache."""
 
 from importlib import import_module
 
@@ -39,9 +40,15 @@ OURS = tuple(name for name in CONTESTANTS if name.startswith("llm-cache-mem"))
 
 NOT_TRIED = {
     "lm-eval": "caches an evaluation harness, not a program's calls",
-    "langchain-redis": "installs; its first write to Redis 7.0.15 raised `unknown command 'JSON.SET'`: it needs the JSON module",
+    "langchain-redis": (
+        "installs; its first write to Redis 7.0.15 raised `unknown command 'JSON.SET'`: it needs"
+        " the JSON module"
+    ),
     "RedisVL": "caches by meaning, and needs the search module of Redis",
-    "ai-cache": "0.1.1 does not recognize openai 2: it patches what that SDK had before 1.0, and no call is answered from its cache",
+    "ai-cache": (
+        "0.1.1 does not recognize openai 2: it patches what that SDK had before 1.0, and no call is"
+        " answered from its cache"
+    ),
     "llm-response-cache": "takes a prompt for a request, and matches approximately by default",
     "memollm, khazad": "match by meaning, and want sentence-transformers, and so PyTorch",
     "llm-cache-proxy": "is a server of one provider's address, not a library",
@@ -54,6 +61,8 @@ NOT_TRIED = {
 def load(name: str) -> type[Contestant]:
     """The class of the contestant of that *name*. ImportError if its library is not installed."""
     module, attribute = CONTESTANTS[name].split(":")
-    found: type[Contestant] = getattr(import_module(f"benchmarks.probes.contestants.{module}"), attribute)
+    found: type[Contestant] = getattr(
+        import_module(f"benchmarks.probes.contestants.{module}"), attribute
+    )
     assert found.name == name
     return found

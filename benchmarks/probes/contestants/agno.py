@@ -10,7 +10,18 @@ from benchmarks.probes.contestant import Cannot, OfTexts
 
 __all__ = ["Agno"]
 
-FIELDS = ("temperature", "top_p", "max_tokens", "seed", "stop", "user", "reasoning_effort", "extra_body", "logprobs", "timeout")
+FIELDS = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "stop",
+    "user",
+    "reasoning_effort",
+    "extra_body",
+    "logprobs",
+    "timeout",
+)
 
 
 class Agno(OfTexts):
@@ -40,7 +51,11 @@ class Agno(OfTexts):
     def _parts(self, request: dict[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
         model = self._model(request)
         messages = [_message(each) for each in request.pop("messages")]
-        known = {name: request.pop(name) for name in ("tools", "tool_choice", "response_format") if name in request}
+        known = {
+            name: request.pop(name)
+            for name in ("tools", "tool_choice", "response_format")
+            if name in request
+        }
         if request:
             raise Cannot(f"has no {', '.join(request)}")
         return model, messages, known
@@ -66,7 +81,9 @@ def _message(each: Any) -> Message:
     content = each["content"]
     if isinstance(content, list):
         texts = [part["text"] for part in content if part["type"] == "text"]
-        images = [Image(url=part["image_url"]["url"]) for part in content if part["type"] == "image_url"]
+        images = [
+            Image(url=part["image_url"]["url"]) for part in content if part["type"] == "image_url"
+        ]
         return Message(role=each["role"], content=texts[0], images=images)
     extra = {name: each[name] for name in ("tool_calls", "tool_call_id") if name in each}
     return Message(role=each["role"], content=content, **extra)

@@ -34,7 +34,10 @@ ABLE = {
 
 class AutoGen(Looped, OfTexts):
     name = "AutoGen"
-    configured = "`ChatCompletionCache(OpenAIChatCompletionClient(...), DiskCacheStore(diskcache.Cache(folder)))`"
+    configured = (
+        "`ChatCompletionCache(OpenAIChatCompletionClient(...),"
+        " DiskCacheStore(diskcache.Cache(folder)))`"
+    )
     shared = "file"
     packages = ("autogen-ext", "diskcache")
 
@@ -51,7 +54,9 @@ class AutoGen(Looped, OfTexts):
         }
         name = json.dumps(settings)
         if name not in self.clients:  # one for each, as programs have
-            self.clients[name] = OpenAIChatCompletionClient(**settings, max_retries=0, model_info=ABLE)
+            self.clients[name] = OpenAIChatCompletionClient(
+                **settings, max_retries=0, model_info=ABLE
+            )
         client = self.clients[name]
         messages = [_message(each) for each in request.pop("messages")]
         known: dict[str, Any] = {}
@@ -59,7 +64,11 @@ class AutoGen(Looped, OfTexts):
             known["tools"] = [each["function"] for each in request.pop("tools")]
         if "tool_choice" in request:
             known["tool_choice"] = request.pop("tool_choice")
-        return ChatCompletionCache(client, self.store), messages, {**known, "extra_create_args": request}
+        return (
+            ChatCompletionCache(client, self.store),
+            messages,
+            {**known, "extra_create_args": request},
+        )
 
     async def aask(self, **request: Any) -> Any:
         client, messages, rest = self._parts(request)
@@ -82,16 +91,25 @@ def _message(each: Any) -> Any:
     if role == "system":
         return SystemMessage(content=content)
     if role == "tool":
-        result = FunctionExecutionResult(content=content, name="look_up", call_id=each["tool_call_id"], is_error=False)
+        result = FunctionExecutionResult(
+            content=content, name="look_up", call_id=each["tool_call_id"], is_error=False
+        )
         return FunctionExecutionResultMessage(content=[result])
     if role == "assistant":
-        calls = [FunctionCall(id=call["id"], **call["function"]) for call in each.get("tool_calls", ())]
+        calls = [
+            FunctionCall(id=call["id"], **call["function"]) for call in each.get("tool_calls", ())
+        ]
         return AssistantMessage(content=calls or content, source="assistant")
     if isinstance(content, list):
         from autogen_core import Image
 
         return UserMessage(
-            content=[part["text"] if part["type"] == "text" else Image.from_uri(part["image_url"]["url"]) for part in content],
+            content=[
+                part["text"] if part["type"] == "text" else Image.from_uri(part["image_url"]["url"])
+                for part in content
+            ],
             source="user",
         )
-    return UserMessage(content=content if isinstance(content, str) else json.dumps(content), source="user")
+    return UserMessage(
+        content=content if isinstance(content, str) else json.dumps(content), source="user"
+    )

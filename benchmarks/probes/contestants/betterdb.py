@@ -1,4 +1,5 @@
-"""BetterDB's agent cache: what to look up and to store is for the program, its key is the adapter's for the openai SDK."""
+"""BetterDB's agent cache: what to look up and to store is for the program, its key is the adapter's
+for the openai SDK."""
 
 import os
 from typing import Any
@@ -35,7 +36,13 @@ class BetterDB(Looped, FunctionPeer):
     async def _open(self, port: int) -> None:
         self.client = Valkey(port=port)
         settings: dict[str, Any] = {"name": self.namespace} if self.namespace else {}
-        self.cache = AgentCache(AgentCacheOptions(client=self.client, default_ttl=None if self.ttl is None else int(self.ttl), **settings))
+        self.cache = AgentCache(
+            AgentCacheOptions(
+                client=self.client,
+                default_ttl=None if self.ttl is None else int(self.ttl),
+                **settings,
+            )
+        )
 
     async def aask(self, **request: Any) -> Any:
         params = await prepare_params(request)

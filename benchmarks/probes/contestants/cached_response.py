@@ -12,7 +12,8 @@ __all__ = ["CachedResponse"]
 class CachedResponse(FunctionPeer):
     name = "cached-response"
     configured = (
-        '`@cached_llm_response(mode="conservative", path=..., min_words=0)`; `refresh_start` and `refresh_force` for the time to live'
+        '`@cached_llm_response(mode="conservative", path=..., min_words=0)`; `refresh_start` and'
+        " `refresh_force` for the time to live"
     )
     general = True
     shared = "file"
@@ -20,7 +21,11 @@ class CachedResponse(FunctionPeer):
     packages = ("cached-response",)
 
     def prepare(self) -> None:
-        settings: dict[str, Any] = {"mode": "conservative", "path": self.folder / "answers.sqlite3", "min_words": 0}
+        settings: dict[str, Any] = {
+            "mode": "conservative",
+            "path": self.folder / "answers.sqlite3",
+            "min_words": 0,
+        }
         if self.ttl is not None:
             settings.update(refresh_start=0.99 * self.ttl, refresh_force=self.ttl)
         if self.namespace:

@@ -13,14 +13,19 @@ __all__ = ["Callm"]
 
 class Callm(OfObjects):
     name = "callm"
-    configured = "`@callm(cache=CacheConfig(...))` around a function that calls the openai SDK, `configure(home=folder)`"
+    configured = (
+        "`@callm(cache=CacheConfig(...))` around a function that calls the openai SDK,"
+        " `configure(home=folder)`"
+    )
     shared = "file"
     expires = namespaced = True
     packages = ("callm-toolkit", "openai")
 
     def prepare(self) -> None:
         configure(home=self.folder / "callm")
-        cache = CacheConfig(ttl=self.ttl, **({"namespace": self.namespace} if self.namespace else {}))
+        cache = CacheConfig(
+            ttl=self.ttl, **({"namespace": self.namespace} if self.namespace else {})
+        )
 
         @callm(cache=cache)
         def call(**request: Any) -> Any:
@@ -28,7 +33,9 @@ class Callm(OfObjects):
 
         @callm(cache=cache)
         async def acall(**request: Any) -> Any:
-            return await self._client(openai.AsyncOpenAI, request).chat.completions.create(**request)
+            return await self._client(openai.AsyncOpenAI, request).chat.completions.create(
+                **request
+            )
 
         self.call, self.acall = call, acall
         self.clients: dict[tuple[Any, str, str], Any] = {}
@@ -37,7 +44,9 @@ class Callm(OfObjects):
         """One for each address and API key, as programs have."""
         address = request.pop("base_url", self.base_url), request.pop("api_key", "sk-probe")
         if (kind, *address) not in self.clients:
-            self.clients[kind, *address] = kind(base_url=address[0], api_key=address[1], max_retries=0)
+            self.clients[kind, *address] = kind(
+                base_url=address[0], api_key=address[1], max_retries=0
+            )
         return self.clients[kind, *address]
 
     def ask(self, **request: Any) -> Any:

@@ -1,4 +1,5 @@
-"""demystify-platform-cache: its exact cache behind its single-flight, put together as its parts are meant to be."""
+"""demystify-platform-cache: its exact cache behind its single-flight, put together as its parts are
+meant to be."""
 
 from typing import Any
 
@@ -39,4 +40,6 @@ class Demystify(Looped, FunctionPeer):
 
     def replace(self, texts: list[str], **request: Any) -> None:
         self.needs_the_loop()
-        self.bench.run(self.cache.set(self.namespace or "answers", exact_key("v1", request), completion(texts)))
+        self.bench.run(
+            self.cache.set(self.namespace or "answers", exact_key("v1", request), completion(texts))
+        )

@@ -13,7 +13,10 @@ __all__ = ["DSPy"]
 
 class DSPy(OfObjects):
     name = "DSPy"
-    configured = "`configure_cache(disk_cache_dir=...)`, `LM.forward`: memory over disk, as by default; in memory only for the bound"
+    configured = (
+        "`configure_cache(disk_cache_dir=...)`, `LM.forward`: memory over disk, as by default; in"
+        " memory only for the bound"
+    )
     shared = "file"
     bounded = True
     packages = ("dspy", "diskcache")
@@ -25,7 +28,10 @@ class DSPy(OfObjects):
         dspy.configure_cache(disk_cache_dir=str(self.folder / "dspy"), **settings)
 
     def _model(self, request: dict[str, Any]) -> Any:
-        settings = {"api_base": request.pop("base_url", self.base_url), "api_key": request.pop("api_key", "sk-probe")}
+        settings = {
+            "api_base": request.pop("base_url", self.base_url),
+            "api_key": request.pop("api_key", "sk-probe"),
+        }
         return dspy.LM(f"openai/{request.pop('model')}", cache=True, num_retries=0, **settings)
 
     def ask(self, **request: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Caches of functions around one that calls the provider, as their documentation decorates one; and what such contestants share."""
+"""Caches of functions around one that calls the provider, as their documentation decorates one; and
+what such contestants share."""
 
 import asyncio
 import functools
@@ -11,11 +12,20 @@ from typing import Any
 from benchmarks.probes.contestant import Cannot, Looped, Peer
 from benchmarks.probes.provider import complete, stream
 
-__all__ = ["AioCache", "CacheTools", "Cashews", "DiskCache", "FunctionPeer", "completion", "of_function"]
+__all__ = [
+    "AioCache",
+    "CacheTools",
+    "Cashews",
+    "DiskCache",
+    "FunctionPeer",
+    "completion",
+    "of_function",
+]
 
 
 class FunctionPeer(Peer):
-    """A cache around ``complete(**request)``. The API key is not an argument of that function: it belongs to its client."""
+    """A cache around ``complete(**request)``. The API key is not an argument of that function: it
+    belongs to its client."""
 
     _exits = False
 
@@ -31,11 +41,14 @@ class FunctionPeer(Peer):
         return answer
 
     async def acall(self, **request: Any) -> dict[str, Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(self.call, **request))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, functools.partial(self.call, **request)
+        )
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        """The provider's, who has one for each call: a cache may have the event loop's own full of those who wait."""
+        """The provider's, who has one for each call: a cache may have the event loop's own full of
+        those who wait."""
         return ThreadPoolExecutor(64)
 
     def pieces(self, **request: Any) -> Iterator[str]:
@@ -53,9 +66,16 @@ def of_function(request: dict[str, Any]) -> dict[str, Any]:
 def completion(texts: list[str]) -> dict[str, Any]:
     """A completion with *texts*, as the provider would send it."""
     choices = [
-        {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for index, text in enumerate(texts)
+        {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for index, text in enumerate(texts)
     ]
-    return {"id": "chatcmpl-0", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini", "choices": choices}
+    return {
+        "id": "chatcmpl-0",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "gpt-4o-mini",
+        "choices": choices,
+    }
 
 
 class DiskCache(FunctionPeer):
@@ -92,7 +112,10 @@ class DiskCache(FunctionPeer):
 
 class CacheTools(FunctionPeer):
     name = "cachetools"
-    configured = "`@cached(TTLCache(...), key=..., condition=Condition())`; the key is our JSON, for dicts have none of its own"
+    configured = (
+        "`@cached(TTLCache(...), key=..., condition=Condition())`; the key is our JSON, for dicts"
+        " have none of its own"
+    )
     general = True
     keyed = False
     bounded = expires = True
@@ -102,10 +125,14 @@ class CacheTools(FunctionPeer):
         import cachetools
 
         size = self.max_size or 1_000
-        self.cache: Any = cachetools.LRUCache(size) if self.ttl is None else cachetools.TTLCache(size, self.ttl)
+        self.cache: Any = (
+            cachetools.LRUCache(size) if self.ttl is None else cachetools.TTLCache(size, self.ttl)
+        )
         self.lock = threading.Condition()
         self.wrapped = cachetools.cached(self.cache, key=self._key, condition=self.lock)(self.call)
-        self.streamed = cachetools.cached(cachetools.LRUCache(size), key=self._key, condition=threading.Condition())(self.pieces)
+        self.streamed = cachetools.cached(
+            cachetools.LRUCache(size), key=self._key, condition=threading.Condition()
+        )(self.pieces)
 
     @staticmethod
     def _key(**request: Any) -> str:

@@ -1,4 +1,5 @@
-"""GPTCache as ``cache.init()`` sets it up, an exact map by the last message, under its ``adapt``."""
+"""GPTCache as ``cache.init()`` sets it up, an exact map by the last message, under its
+``adapt``."""
 
 from typing import Any
 
@@ -13,7 +14,10 @@ __all__ = ["GPTCache"]
 
 class GPTCache(FunctionPeer):
     name = "GPTCache"
-    configured = "`cache.init(data_manager=get_data_manager(path))`: its default key and exact map; `flush()` after each answer"
+    configured = (
+        "`cache.init(data_manager=get_data_manager(path))`: its default key and exact map;"
+        " `flush()` after each answer"
+    )
     shared = "file"
     bounded = True
     packages = ("gptcache",)
@@ -21,14 +25,18 @@ class GPTCache(FunctionPeer):
     def prepare(self) -> None:
         self.cache = Cache()
         size = {} if self.max_size is None else {"max_size": self.max_size}
-        self.cache.init(data_manager=get_data_manager(data_path=str(self.folder / "data_map.txt"), **size))
+        self.cache.init(
+            data_manager=get_data_manager(data_path=str(self.folder / "data_map.txt"), **size)
+        )
 
     def ask(self, **request: Any) -> Any:
         def store(answer: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
             update(answer["choices"][0]["message"]["content"])
             return answer
 
-        return adapt(self.call, lambda text: completion([text]), store, cache_obj=self.cache, **request)
+        return adapt(
+            self.call, lambda text: completion([text]), store, cache_obj=self.cache, **request
+        )
 
     def replace(self, texts: list[str], **request: Any) -> None:
         question = request["messages"][-1]["content"]

@@ -31,7 +31,11 @@ from benchmarks.probes.provider import complete
 __all__ = ["InspectAI"]
 
 PARAMETERS = {"top_p", "max_tokens", "seed", "logprobs", "reasoning_effort", "extra_body"}
-ELSEWHERE = {"stop": "stop_seqs", "n": "num_choices", "response_format": "response_schema"}  # its own names
+ELSEWHERE = {
+    "stop": "stop_seqs",
+    "n": "num_choices",
+    "response_format": "response_schema",
+}  # its own names
 THREADS = ThreadPoolExecutor(64)  # none is started before a probe's process asks for one
 STOPS = {"length": "max_tokens", "content_filter": "content_filter"}
 
@@ -40,24 +44,43 @@ STOPS = {"length": "max_tokens", "content_filter": "content_filter"}
 class Loopback(ModelAPI):
     """The provider of these probes as one of its model APIs."""
 
-    async def generate(self, input: Any, tools: Any, tool_choice: Any, config: GenerateConfig) -> ModelOutput:
-        body: dict[str, Any] = {name: value for name in PARAMETERS if (value := getattr(config, name)) is not None}
-        body.update((name, value) for name, its in ELSEWHERE.items() if (value := getattr(config, its)) is not None)
+    async def generate(
+        self, input: Any, tools: Any, tool_choice: Any, config: GenerateConfig
+    ) -> ModelOutput:
+        body: dict[str, Any] = {
+            name: value for name in PARAMETERS if (value := getattr(config, name)) is not None
+        }
+        body.update(
+            (name, value)
+            for name, its in ELSEWHERE.items()
+            if (value := getattr(config, its)) is not None
+        )
         if "response_format" in body:
             body["response_format"] = body["response_format"].model_dump(exclude_none=True)
         if tools:
-            body["tools"] = [{"type": "function", "function": tool.model_dump(exclude_none=True)} for tool in tools]
+            body["tools"] = [
+                {"type": "function", "function": tool.model_dump(exclude_none=True)}
+                for tool in tools
+            ]
             body["tool_choice"] = str(tool_choice)
-        call = functools.partial(complete, base_url=str(self.base_url), model=self.model_name, messages=list(map(_wire, input)), **body)
+        call = functools.partial(
+            complete,
+            base_url=str(self.base_url),
+            model=self.model_name,
+            messages=list(map(_wire, input)),
+            **body,
+        )
         answer = await asyncio.get_running_loop().run_in_executor(THREADS, call)
-        return ModelOutput(model=self.model_name, choices=[_choice(each) for each in answer["choices"]])
+        return ModelOutput(
+            model=self.model_name, choices=[_choice(each) for each in answer["choices"]]
+        )
 
 
 class InspectAI(Looped):
     name = "inspect_ai"
     configured = (
-        "`get_model(...).generate(..., cache=CachePolicy(expiry=...))`, `INSPECT_CACHE_DIR`, with a model API of these probes: "
-        "its own for OpenAI wants openai 3.4, and litellm here openai 2"
+        "`get_model(...).generate(..., cache=CachePolicy(expiry=...))`, `INSPECT_CACHE_DIR`, with a"
+        " model API of these probes: its own for OpenAI wants openai 3.4, and litellm here openai 2"
     )
     shared = "file"
     expires = namespaced = True
@@ -65,7 +88,8 @@ class InspectAI(Looped):
 
     def prepare(self) -> None:
         self.policy = CachePolicy(
-            expiry="1W" if self.ttl is None else f"{int(self.ttl)}s", scopes={"tenant": self.namespace} if self.namespace else {}
+            expiry="1W" if self.ttl is None else f"{int(self.ttl)}s",
+            scopes={"tenant": self.namespace} if self.namespace else {},
         )
 
     async def aask(self, **request: Any) -> Any:
@@ -97,7 +121,9 @@ def _config(request: dict[str, Any]) -> GenerateConfig:
         if name == "stop":
             value = [value] if isinstance(value, str) else value
         if name == "response_format":
-            value = ResponseSchema(name=value["json_schema"]["name"], json_schema=value["json_schema"]["schema"])
+            value = ResponseSchema(
+                name=value["json_schema"]["name"], json_schema=value["json_schema"]["schema"]
+            )
         if name in PARAMETERS | {"timeout"} | set(ELSEWHERE):
             fields[ELSEWHERE.get(name, name)] = value
         else:
@@ -118,7 +144,12 @@ def _message(each: Any) -> Any:
         return ChatMessageAssistant(content=content or "", tool_calls=calls or None)
     if isinstance(content, list):
         content = [
-            ContentText(text=part["text"]) if part["type"] == "text" else ContentImage(image=part["image_url"]["url"]) for part in content
+            (
+                ContentText(text=part["text"])
+                if part["type"] == "text"
+                else ContentImage(image=part["image_url"]["url"])
+            )
+            for part in content
         ]
     return ChatMessageUser(content=content)
 
@@ -128,13 +159,21 @@ def _wire(message: Any) -> dict[str, Any]:
     content = message.content
     if isinstance(content, list):
         content = [
-            {"type": "text", "text": part.text} if part.type == "text" else {"type": "image_url", "image_url": {"url": part.image}}
+            (
+                {"type": "text", "text": part.text}
+                if part.type == "text"
+                else {"type": "image_url", "image_url": {"url": part.image}}
+            )
             for part in content
         ]
     made = {"role": message.role, "content": content}
     if getattr(message, "tool_calls", None):
         made["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.function, "arguments": json.dumps(call.arguments)}}
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function, "arguments": json.dumps(call.arguments)},
+            }
             for call in message.tool_calls
         ]
     if message.role == "tool":
@@ -152,4 +191,6 @@ def _choice(choice: dict[str, Any]) -> ChatCompletionChoice:
 
 def _call(call: dict[str, Any]) -> ToolCall:
     function = call["function"]
-    return ToolCall(id=call["id"], function=function["name"], arguments=json.loads(function["arguments"]))
+    return ToolCall(
+        id=call["id"], function=function["name"], arguments=json.loads(function["arguments"])
+    )

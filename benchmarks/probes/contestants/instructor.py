@@ -1,4 +1,5 @@
-"""instructor's caches under its client: an answer is an object of a response model, here one with a text."""
+"""instructor's caches under its client: an answer is an object of a response model, here one with a
+text."""
 
 import json
 from typing import Any
@@ -21,7 +22,8 @@ class Said(BaseModel):
 
 
 def obey(response: httpx.Response) -> None:
-    """The provider's texts in JSON, as a model answers that follows the schema it is given. An empty one stays empty."""
+    """The provider's texts in JSON, as a model answers that follows the schema it is given. An
+    empty one stays empty."""
     response.read()
     if response.status_code != 200:
         return
@@ -50,15 +52,24 @@ class InstructorPeer(Peer):
 
     def _client(self, kind: str, request: dict[str, Any]) -> Any:
         """One client for each address and API key, as programs have."""
-        base_url, api_key = request.pop("base_url", self.base_url), request.pop("api_key", "sk-probe")
+        base_url, api_key = (
+            request.pop("base_url", self.base_url),
+            request.pop("api_key", "sk-probe"),
+        )
         if (kind, base_url, api_key) not in self.clients:
             settings: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "max_retries": 0}
             made: Any
             if kind == "async":
-                made = openai.AsyncOpenAI(http_client=httpx.AsyncClient(event_hooks={"response": [aobey]}), **settings)
+                made = openai.AsyncOpenAI(
+                    http_client=httpx.AsyncClient(event_hooks={"response": [aobey]}), **settings
+                )
             else:
-                made = openai.OpenAI(http_client=httpx.Client(event_hooks={"response": [obey]}), **settings)
-            self.clients[kind, base_url, api_key] = instructor.from_openai(made, mode=instructor.Mode.JSON)
+                made = openai.OpenAI(
+                    http_client=httpx.Client(event_hooks={"response": [obey]}), **settings
+                )
+            self.clients[kind, base_url, api_key] = instructor.from_openai(
+                made, mode=instructor.Mode.JSON
+            )
         return self.clients[kind, base_url, api_key]
 
     def _named(self) -> dict[str, Any]:
@@ -68,7 +79,9 @@ class InstructorPeer(Peer):
         return self._client("sync", request).create(response_model=Said, **self._named(), **request)
 
     async def aask(self, **request: Any) -> Any:
-        return await self._client("async", request).create(response_model=Said, **self._named(), **request)
+        return await self._client("async", request).create(
+            response_model=Said, **self._named(), **request
+        )
 
     def text(self, answer: Any) -> Any:
         return answer.text
@@ -79,7 +92,10 @@ class InstructorPeer(Peer):
 
 class Memory(InstructorPeer):
     name = "instructor"
-    configured = "`from_openai(OpenAI(), mode=Mode.JSON)`, `create(response_model=..., cache=AutoCache(), cache_namespace=...)`"
+    configured = (
+        "`from_openai(OpenAI(), mode=Mode.JSON)`, `create(response_model=..., cache=AutoCache(),"
+        " cache_namespace=...)`"
+    )
     bounded = True
 
     def make(self) -> BaseCache:

@@ -16,8 +16,21 @@ from benchmarks.probes.servers import redis_port
 
 __all__ = ["InMemory", "Ours", "Redis", "SQLite"]
 
-# What of a request is a field of the model; the rest is given with the call, as ``bind`` and ``bind_tools`` do.
-FIELDS = ("model", "temperature", "top_p", "max_tokens", "n", "seed", "reasoning_effort", "base_url", "api_key", "timeout", "extra_body")
+# What of a request is a field of the model; the rest is given with the call, as ``bind`` and
+# ``bind_tools`` do.
+FIELDS = (
+    "model",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "n",
+    "seed",
+    "reasoning_effort",
+    "base_url",
+    "api_key",
+    "timeout",
+    "extra_body",
+)
 
 ChatOpenAI(api_key="sk-warm", model="gpt-4o-mini")  # what it imports late, once for all probes
 
@@ -33,7 +46,11 @@ class LangChainPeer(Peer):
         self._keys: dict[str, tuple[str, str]] = {}
 
     def model(self, request: dict[str, Any]) -> Any:
-        fields: dict[str, Any] = {"base_url": self.base_url, "api_key": "sk-probe", "max_retries": 0}
+        fields: dict[str, Any] = {
+            "base_url": self.base_url,
+            "api_key": "sk-probe",
+            "max_retries": 0,
+        }
         fields.update((name, request.pop(name)) for name in FIELDS if name in request)
         return ChatOpenAI(cache=self.cache, use_responses_api=False, **fields)
 
@@ -64,7 +81,9 @@ class LangChainPeer(Peer):
 
     def replace(self, texts: list[str], **request: Any) -> None:
         prompt, described = self._key(request)
-        self.cache.update(prompt, described, [ChatGeneration(message=AIMessage(text)) for text in texts])
+        self.cache.update(
+            prompt, described, [ChatGeneration(message=AIMessage(text)) for text in texts]
+        )
 
     def all_texts(self, **request: Any) -> list[str]:
         messages = request.pop("messages")  # ``invoke`` gives the first and drops the others
@@ -75,7 +94,9 @@ class LangChainPeer(Peer):
         """What LangChain gives its cache for a request, which takes long to make."""
         name = json.dumps(request)
         if name not in self._keys:
-            messages = [_without_id(message) for message in convert_to_messages(request.pop("messages"))]
+            messages = [
+                _without_id(message) for message in convert_to_messages(request.pop("messages"))
+            ]
             model = self.model(request)
             self._keys[name] = dumps(messages), model._get_llm_string(stop=None, **request)
         return self._keys[name]
@@ -109,7 +130,10 @@ class SQLite(LangChainPeer):
 
 class Redis(LangChainPeer):
     name = "LangChain RedisCache"
-    configured = "`ChatOpenAI(cache=RedisCache(Redis(...), ttl=...))` of langchain-community, redis-py's own timeouts"
+    configured = (
+        "`ChatOpenAI(cache=RedisCache(Redis(...), ttl=...))` of langchain-community, redis-py's own"
+        " timeouts"
+    )
     shared = "server"
     expires = True
     packages = ("langchain-community", "redis")

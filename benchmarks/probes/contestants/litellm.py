@@ -35,12 +35,20 @@ class LiteLLMPeer(OfObjects):
 
     def _arguments(self, request: dict[str, Any]) -> dict[str, Any]:
         litellm.cache = self.cache
-        made: dict[str, Any] = {"api_base": self.base_url, "api_key": "sk-probe", "num_retries": 0, "max_retries": 0, **request}
+        made: dict[str, Any] = {
+            "api_base": self.base_url,
+            "api_key": "sk-probe",
+            "num_retries": 0,
+            "max_retries": 0,
+            **request,
+        }
         made["model"] = f"openai/{made['model']}"
         if "base_url" in made:
             made["api_base"] = made.pop("base_url")
         if "extra_body" in made:
-            made.update(made.pop("extra_body"))  # the provider's own parameters are arguments like any other
+            made.update(
+                made.pop("extra_body")
+            )  # the provider's own parameters are arguments like any other
         if self.ttl is not None:
             made["ttl"] = self.ttl
         if self.namespace:
@@ -59,9 +67,15 @@ class LiteLLMPeer(OfObjects):
                 yield text
 
     def replace(self, texts: list[str], **request: Any) -> None:
-        choices = [litellm.Choices(index=index, message=litellm.Message(content=text)) for index, text in enumerate(texts)]
+        choices = [
+            litellm.Choices(index=index, message=litellm.Message(content=text))
+            for index, text in enumerate(texts)
+        ]
         arguments = self._arguments(request)
-        self.cache.add_cache(litellm.ModelResponse(choices=choices).model_dump_json(), **{**arguments, "model": request["model"]})
+        self.cache.add_cache(
+            litellm.ModelResponse(choices=choices).model_dump_json(),
+            **{**arguments, "model": request["model"]},
+        )
 
     def settle(self) -> None:
         time.sleep(1.0)  # streams are stored by a thread of its own
@@ -73,8 +87,9 @@ class LiteLLMPeer(OfObjects):
 class Local(LiteLLMPeer):
     name = "LiteLLM local"
     configured = (
-        '`litellm.cache = Cache(type="local")`; `InMemoryCache(max_size_in_memory=...)` for the bound. '
-        "Beside it fastapi, soundfile and mcp, without which every hit of this version raises, and every call with tools"
+        '`litellm.cache = Cache(type="local")`; `InMemoryCache(max_size_in_memory=...)` for the'
+        " bound. Beside it fastapi, soundfile and mcp, without which every hit of this version"
+        " raises, and every call with tools"
     )
     bounded = True
 

@@ -23,7 +23,9 @@ class Memory(FunctionPeer):
         settings: dict[str, Any] = {} if self.max_size is None else {"max_size": self.max_size}
         if self.ttl is not None:
             settings["ttl_seconds"] = self.ttl
-        self.cache = LLMCache(backend=self.backend(), namespace=self.namespace, clock=self.bench.clock, **settings)
+        self.cache = LLMCache(
+            backend=self.backend(), namespace=self.namespace, clock=self.bench.clock, **settings
+        )
 
     def ask(self, **request: Any) -> Any:
         return self.cache.get_or_call(request.pop("messages"), self.call, **request)

@@ -16,12 +16,21 @@ from llm_cache_mem.values.scalars import from_base64, to_base64
 
 __all__ = ["BadLine", "from_line", "says_the_same", "to_line"]
 
-_BYTES, _UTF8 = "$bytes", "$utf8"  # inside of it: base64, and here, where bytes are a text, that text
-_JSON, _HOW = "$json", "$written"  # the body of an HTTP exchange, and how it is laid out if not as densely as possible
+_BYTES, _UTF8 = (
+    "$bytes",
+    "$utf8",
+)  # inside of it: base64, and here, where bytes are a text, that text
+_JSON, _HOW = (
+    "$json",
+    "$written",
+)  # the body of an HTTP exchange, and how it is laid out if not as densely as possible
 _CONFLICT = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 _ESCAPED = {
     ord(char): f"\\u{ord(char):04x}"
-    for char in "\x7f\x85\u2028\u2029\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+    for char in (
+        "\x7f\x85\u2028\u2029\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
+        "\u2066\u2067\u2068\u2069\ufeff"
+    )
 }
 """Line ends and invisible marks that an editor might obey."""
 
@@ -45,11 +54,14 @@ def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
     }
     known = {name: value for name, value in fields.items() if value is not None or name == "answer"}
     text = json.dumps(known, ensure_ascii=False, allow_nan=False, check_circular=False)
-    return text.translate(_ESCAPED).encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
+    return text.translate(_ESCAPED).encode(
+        "utf-8", "backslashreplace"
+    )  # a lone surrogate becomes its JSON escape
 
 
 def from_line(line: bytes) -> tuple[str, Entry]:
-    """The key and the entry of a line; BadLine if it holds neither. Fields that nobody knows are let pass."""
+    """The key and the entry of a line; BadLine if it holds neither. Fields that nobody knows are
+    let pass."""
     if line.startswith(_CONFLICT):
         raise BadLine("a merge conflict that is not resolved")
     fields = _parse(line)
@@ -74,11 +86,12 @@ def from_line(line: bytes) -> tuple[str, Entry]:
 
 
 def says_the_same(line: bytes, other: bytes) -> bool:
-    """Whether two lines differ in nothing but when the call was made and what it took; never if either expires."""
+    """Whether two lines differ in nothing but when the call was made and what it took; never if
+    either expires."""
     one, two = _parse(line), _parse(other)
-    return all(one.get(name) == two.get(name) for name in ("key", "model", "request", "answer", "usage")) and not (
-        "expires_at" in one or "expires_at" in two
-    )
+    return all(
+        one.get(name) == two.get(name) for name in ("key", "model", "request", "answer", "usage")
+    ) and not ("expires_at" in one or "expires_at" in two)
 
 
 # -- Requests and answers
@@ -90,7 +103,11 @@ def _request(request: bytes, redaction: Redaction) -> Any:
         tree = _parse(request)
     except BadLine:
         tree = None
-    return redaction.request(tree) if type(tree) is dict else redaction.text(request.decode("utf-8", "backslashreplace"))
+    return (
+        redaction.request(tree)
+        if type(tree) is dict
+        else redaction.text(request.decode("utf-8", "backslashreplace"))
+    )
 
 
 def _request_bytes(request: Any) -> bytes | None:
@@ -113,7 +130,9 @@ def _is_http(key: str) -> bool:
 
 def _payload(answer: Any, *, http: bool) -> Payload:
     try:
-        text = json.dumps(_storable(answer, http=http), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(
+            _storable(answer, http=http), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
     except BadLine:
         raise
     except ValueError:  # 1e999 is read as infinite
@@ -122,7 +141,8 @@ def _payload(answer: Any, *, http: bool) -> Payload:
 
 
 def _readable(tree: Any, *, http: bool) -> Any:
-    """Bytes as text where they are one, in a value that JSON cannot hold; the body of an HTTP exchange as JSON where it is that."""
+    """Bytes as text where they are one, in a value that JSON cannot hold; the body of an HTTP
+    exchange as JSON where it is that."""
     if http and type(tree) is dict and type(tree.get("text")) is str:
         return tree | {"text": _as_json(tree["text"])}
     return {WRAPPER: _walk(tree[WRAPPER], _BYTES, _as_text)} if _is_wrapped(tree) else tree
@@ -136,7 +156,8 @@ def _storable(tree: Any, *, http: bool) -> Any:
 
 
 def _redacted(tree: Any, redaction: Redaction) -> Any:
-    """An HTTP exchange also says where its body was cut into pieces, which is no longer where they were when the body has changed."""
+    """An HTTP exchange also says where its body was cut into pieces, which is no longer where they
+    were when the body has changed."""
     redacted = redaction.answer(tree)
     exchange = redacted[WRAPPER] if _is_wrapped(redacted) else redacted
     if type(exchange) is dict and "cuts" in exchange and "headers" in exchange and redacted != tree:
@@ -194,7 +215,11 @@ def _from_json(body: dict[str, Any]) -> str:
 _WRITTEN: Final[dict[str, Any]] = {
     f"{style}{escapes}".strip(): {**layout, "ensure_ascii": bool(escapes)}
     for escapes in ("", " escaped")
-    for style, layout in (("", {"separators": (",", ":")}), ("spaced", {}), ("indented", {"indent": 2}))
+    for style, layout in (
+        ("", {"separators": (",", ":")}),
+        ("spaced", {}),
+        ("indented", {"indent": 2}),
+    )
 }
 _LINE_CHARACTERS = dict.fromkeys(map(ord, "\n\r\t\xa0\u200d\ufe0f"), " ")
 
@@ -213,7 +238,9 @@ def _number(fields: dict[str, Any], name: str) -> float | None:
     found = fields.get(name)
     if found is None:
         return None
-    if isinstance(found, (int, float)) and type(found) is not bool and abs(found) < 1e18:  # which NaN and infinity are not
+    if (
+        isinstance(found, (int, float)) and type(found) is not bool and abs(found) < 1e18
+    ):  # which NaN and infinity are not
         return float(found)
     raise BadLine(f"{name!r} is not a number that fits")
 
@@ -223,13 +250,19 @@ def _finite(number: float | None) -> float | None:
 
 
 def _counts(usage: Usage) -> dict[str, int]:
-    return {name: count for name, count in usage._asdict().items() if count or name not in Usage._field_defaults}
+    return {
+        name: count
+        for name, count in usage._asdict().items()
+        if count or name not in Usage._field_defaults
+    }
 
 
 def _usage(found: Any) -> Usage | None:
     if found is None:
         return None
-    if type(found) is not dict or not all(type(count) is int and abs(count) < 1 << 63 for count in found.values()):
+    if type(found) is not dict or not all(
+        type(count) is int and abs(count) < 1 << 63 for count in found.values()
+    ):
         raise BadLine("'usage' is not an object of token counts")
     try:
         return Usage(**found)

@@ -1,4 +1,5 @@
-"""Recordings in one file of JSON lines, made to be read, reviewed and kept in git beside the tests that replay them."""
+"""Recordings in one file of JSON lines, made to be read, reviewed and kept in git beside the tests
+that replay them."""
 
 import contextlib
 import os
@@ -23,7 +24,8 @@ _BROKEN_LINES_NAMED = 5
 
 
 class _Line(NamedTuple):
-    """A line as it stands in the file, and what it says; its times may be older than those of the entry."""
+    """A line as it stands in the file, and what it says; its times may be older than those of the
+    entry."""
 
     text: bytes
     entry: Entry
@@ -38,14 +40,17 @@ class _State(NamedTuple):
 
 
 class JsonlStore:
-    """A Store in the file at *path*: one line an entry, in the order of the keys, with the request where the entry has one.
+    """A Store in the file at *path*: one line an entry, in the order of the keys, with the request
+    where the entry has one.
 
-    Unbounded: a recording goes when somebody asks for that by name. *redact*: names of fields of requests and patterns of text
-    that are not written, besides the secrets that never are (Redaction). Every write replaces the file as a whole under a lock
-    and keeps what others wrote, so threads, processes and a ``kill -9`` lose nothing; a power cut may. Writing an answer again that is
-    there already, and never expires, leaves its line as it is. What a hand or a merge has broken raises StoreError that names the
-    line, here and at every use, and is never written over. A file that is new is for this user alone (0600); one that is there
-    keeps its mode. Reading needs no right to write.
+    Unbounded: a recording goes when somebody asks for that by name. *redact*: names of fields of
+    requests and patterns of text that are not written, besides the secrets that never are
+    (Redaction). Every write replaces the file as a whole under a lock and keeps what others wrote,
+    so threads, processes and a ``kill -9`` lose nothing; a power cut may. Writing an answer again
+    that is there already, and never expires, leaves its line as it is. What a hand or a merge has
+    broken raises StoreError that names the line, here and at every use, and is never written over.
+    A file that is new is for this user alone (0600); one that is there keeps its mode. Reading
+    needs no right to write.
     """
 
     blocking = True
@@ -62,7 +67,9 @@ class JsonlStore:
         name = os.fspath(path)
         if not name or "\0" in name:
             raise ValueError(f"JsonlStore needs the path of a file, got {name!r}")
-        self.path = os.path.realpath(os.path.expanduser(name))  # what a link points to is replaced, not the link
+        self.path = os.path.realpath(
+            os.path.expanduser(name)
+        )  # what a link points to is replaced, not the link
         self.redaction = Redaction(redact)
         self._clock = clock
         self._file_lock = FileLock(self.path, lock_timeout)
@@ -155,7 +162,9 @@ class JsonlStore:
         with open(self.path, "rb") as file:
             seen = _seen(os.fstat(file.fileno()))
             data = file.read()
-        self._state = _State(seen, self._parsed(data), b"\r\n" if data.partition(b"\n")[0].endswith(b"\r") else b"\n")
+        self._state = _State(
+            seen, self._parsed(data), b"\r\n" if data.partition(b"\n")[0].endswith(b"\r") else b"\n"
+        )
         return self._state
 
     def _parsed(self, data: bytes) -> dict[str, _Line]:
@@ -175,8 +184,16 @@ class JsonlStore:
             except BadLine as exc:
                 broken.append(f"line {number}: {exc}")
         if broken:
-            more = f"; and {len(broken) - _BROKEN_LINES_NAMED} more" if len(broken) > _BROKEN_LINES_NAMED else ""
-            raise StoreError(type(self).__name__, "reading", f"{self.path}, {'; '.join(broken[:_BROKEN_LINES_NAMED])}{more}")
+            more = (
+                f"; and {len(broken) - _BROKEN_LINES_NAMED} more"
+                if len(broken) > _BROKEN_LINES_NAMED
+                else ""
+            )
+            raise StoreError(
+                type(self).__name__,
+                "reading",
+                f"{self.path}, {'; '.join(broken[:_BROKEN_LINES_NAMED])}{more}",
+            )
         return {key: found[key][1] for key in sorted(found)}
 
     # -- Writing the file
@@ -202,10 +219,13 @@ class JsonlStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[dict[str, _Line]]:
-        """The lines, to be changed in the with-block, at whose end they are written; nobody else writes meanwhile."""
+        """The lines, to be changed in the with-block, at whose end they are written; nobody else
+        writes meanwhile."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with self._lock, self._file_lock:
-            before = self._read()  # not what was seen last: a file system's clock may be too coarse to tell
+            before = (
+                self._read()
+            )  # not what was seen last: a file system's clock may be too coarse to tell
             lines = dict(before.lines)
             yield lines
             self._write(lines, before)
@@ -222,8 +242,12 @@ class JsonlStore:
     def _replace(self, data: bytes) -> tuple[int, ...]:
         """Put *data* in the place of the file, all at once; what the new file looks like."""
         folder, name = os.path.split(self.path)
-        # Only who has the lock writes, so one name will do, and what a killed process left is written over.
-        temporary = os.path.join(folder, f".{name}.new" if self._file_lock.between_processes else f".{name}.{os.getpid()}.new")
+        # Only who has the lock writes, so one name will do, and what a killed process left is
+        # written over.
+        temporary = os.path.join(
+            folder,
+            f".{name}.new" if self._file_lock.between_processes else f".{name}.{os.getpid()}.new",
+        )
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FOLLOW_NOT, 0o600)
@@ -249,7 +273,11 @@ class JsonlStore:
         except LLMCacheError:
             raise
         except Exception as exc:
-            reason = f"{self.path}: {exc.strerror or exc}" if isinstance(exc, OSError) else type(exc).__name__
+            reason = (
+                f"{self.path}: {exc.strerror or exc}"
+                if isinstance(exc, OSError)
+                else type(exc).__name__
+            )
             raise StoreError(type(self).__name__, operation, reason) from exc
 
 
@@ -273,4 +301,8 @@ def _with_times_of(entry: Entry, read_back: Entry) -> Entry:
 
 
 def _seen(found: os.stat_result | None) -> tuple[int, ...]:
-    return () if found is None else (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return (
+        ()
+        if found is None
+        else (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    )

@@ -1,4 +1,5 @@
-"""What takes more than one command of a Memcached server: generations, leases, and removing only what one has seen."""
+"""What takes more than one command of a Memcached server: generations, leases, and removing only
+what one has seen."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +13,8 @@ __all__ = ["generations", "lease", "release", "remove_if", "remove_seen"]
 
 
 def generations(client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
-    """The generations kept under *names*; a lost one is replaced by a new one, so that nothing of the old comes back."""
+    """The generations kept under *names*; a lost one is replaced by a new one, so that nothing of
+    the old comes back."""
     names = list(dict.fromkeys(names))
     found: dict[Any, bytes] = client.get_many(names)
     for name in names:
@@ -48,7 +50,8 @@ def release(client: Client, name: bytes, token: bytes) -> None:
 
 
 def remove_seen(client: Client, name: bytes, unique: Any) -> bool:
-    """Remove *name* if nobody has stored anything there since; there is no other way to say so than to store what is gone at once."""
+    """Remove *name* if nobody has stored anything there since; there is no other way to say so than
+    to store what is gone at once."""
     return client.cas(name, b"", unique, expire=-1) is True
 
 

@@ -1,4 +1,5 @@
-"""What a Memcached server can be made to tell about its keys: its crawler's list, which goes through all of them."""
+"""What a Memcached server can be made to tell about its keys: its crawler's list, which goes
+through all of them."""
 
 from collections.abc import Iterator
 from time import monotonic, sleep
@@ -7,7 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 __all__ = ["CannotList", "list_keys"]
 
-# By the hash table: on its way along the lists of recent use the crawler misses what moves. Older servers have only that way.
+# By the hash table: on its way along the lists of recent use the crawler misses what moves. Older
+# servers have only that way.
 _COMMANDS = (b"lru_crawler metadump hash\r\n", b"lru_crawler metadump all\r\n")
 _BUSY_SECONDS = 1.0  # how long to wait while another list is being written
 _CHUNK = 64 * 1024
@@ -19,13 +21,17 @@ class CannotList(Exception):
 
 
 def list_keys(wire: Any) -> Iterator[bytes]:
-    """The keys of the server at the other end of the socket *wire*, read as they come: the list is to be read to its end."""
+    """The keys of the server at the other end of the socket *wire*, read as they come: the list is
+    to be read to its end."""
     for command in _COMMANDS:
         line, lines = _begun(wire, command)
         if line == b"END" or line.startswith(b"key="):
             break
     else:
-        raise CannotList("it does not list its keys: its LRU crawler is switched off, or it is too old to have one")
+        raise CannotList(
+            "it does not list its keys: its LRU crawler is switched off, or it is too old to"
+            " have one"
+        )
     while line != b"END":
         yield unquote_to_bytes(line.removeprefix(b"key=").partition(b" ")[0])
         line = next(lines)

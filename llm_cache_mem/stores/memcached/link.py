@@ -1,7 +1,9 @@
-"""Connections to one Memcached server, each lent to one caller at a time, that keep to their time and are never used again once in doubt.
+"""Connections to one Memcached server, each lent to one caller at a time, that keep to their time
+and are never used again once in doubt.
 
-pymemcache speaks over them. Its pool is left out, except where one is handed in: it cannot bound the time that a reply takes in
-all, nor tell a connection on which something came that nobody asked for.
+pymemcache speaks over them. Its pool is left out, except where one is handed in: it cannot bound
+the time that a reply takes in all, nor tell a connection on which something came that nobody asked
+for.
 """
 
 import functools
@@ -24,9 +26,13 @@ try:
     from pymemcache.exceptions import MemcacheServerError
     from pymemcache.serde import LegacyWrappingSerde
 except ModuleNotFoundError as exc:
-    if exc.name is None or exc.name.partition(".")[0] != "pymemcache":  # installed but broken: let that error speak
+    if (
+        exc.name is None or exc.name.partition(".")[0] != "pymemcache"
+    ):  # installed but broken: let that error speak
         raise
-    raise ImportError("MemcachedStore needs pymemcache: pip install 'llm-cache-mem[memcached]'", name="pymemcache") from None
+    raise ImportError(
+        "MemcachedStore needs pymemcache: pip install 'llm-cache-mem[memcached]'", name="pymemcache"
+    ) from None
 
 __all__ = [
     "Address",
@@ -58,7 +64,8 @@ class TooMuch(Exception):
 
 
 class Due:
-    """When an operation must be over: *timeout* seconds from now, a little later for every byte that moves; *room* bytes may come."""
+    """When an operation must be over: *timeout* seconds from now, a little later for every byte
+    that moves; *room* bytes may come."""
 
     __slots__ = ("_at", "_room")
 
@@ -104,13 +111,15 @@ class _Wire(socket.socket):
         return data
 
     def _hurry(self) -> None:
-        """Give the next call what is left of the time, unless it has about that: to say so is a system call."""
+        """Give the next call what is left of the time, unless it has about that: to say so is a
+        system call."""
         left = self.due.left()
         if abs((self.gettimeout() or 0.0) - left) > left / 10:
             self.settimeout(left)
 
     def is_silent(self) -> bool:
-        """Whether nothing has come since the last reply: neither its end nor what nobody asked for."""
+        """Whether nothing has come since the last reply: neither its end nor what nobody asked
+        for."""
         if self.poll is None:
             if not hasattr(select, "poll"):
                 return not select.select([self], [], [], 0)[0]
@@ -127,7 +136,13 @@ def _dial(address: Address, due: Due) -> _Wire:
         look_up = functools.partial(socket.getaddrinfo, *address, type=socket.SOCK_STREAM)
         ways = in_time(look_up, due.left()) if is_name(address[0]) else look_up()
     failure: OSError = ConnectionError("no address")
-    for family, kind, protocol, _, where in ways:  # localhost may be ::1, where nobody listens, before 127.0.0.1
+    for (
+        family,
+        kind,
+        protocol,
+        _,
+        where,
+    ) in ways:  # localhost may be ::1, where nobody listens, before 127.0.0.1
         wire = _Wire(family, kind, protocol)
         wire.due = due
         try:
@@ -147,11 +162,16 @@ def _dial(address: Address, due: Due) -> _Wire:
 
 def shown(address: Address) -> str:
     """*address* as a URL has it."""
-    return address if isinstance(address, str) else f"{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}"
+    return (
+        address
+        if isinstance(address, str)
+        else f"{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}"
+    )
 
 
 class Link:
-    """The server at *address*. Thread-safe, without a lock; a forked child makes connections of its own."""
+    """The server at *address*. Thread-safe, without a lock; a forked child makes connections of its
+    own."""
 
     key_prefix = b""
 
@@ -186,7 +206,8 @@ class Link:
             self._idle.append(client)
 
     def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
-        """What is stored under *names*: pymemcache's ``get_many``, at a third of its cost, and believing less."""
+        """What is stored under *names*: pymemcache's ``get_many``, at a third of its cost, and
+        believing less."""
         client = self._borrow(due)
         try:
             found = _fetched(client.sock, names)
@@ -197,7 +218,8 @@ class Link:
         return found
 
     def distrust(self) -> None:
-        """A reply made no sense: it may have been meant for another command, so start over with new connections."""
+        """A reply made no sense: it may have been meant for another command, so start over with new
+        connections."""
         _close_all(self._idle)
 
     def close(self) -> None:
@@ -211,7 +233,9 @@ class Link:
             raise ConnectionError("the store is closed")
         while True:
             try:
-                client = self._idle.pop()  # the last one given back: the least likely to have been closed by the server
+                client = (
+                    self._idle.pop()
+                )  # the last one given back: the least likely to have been closed by the server
             except IndexError:
                 break
             wire: Any = client.sock
@@ -270,7 +294,11 @@ class PoolLink:
     def __init__(self, pooled: PooledClient) -> None:
         self._pooled = pooled
         self.key_prefix: bytes = pooled.key_prefix
-        self.name = ":".join(map(str, pooled.server)) if isinstance(pooled.server, tuple) else str(pooled.server)
+        self.name = (
+            ":".join(map(str, pooled.server))
+            if isinstance(pooled.server, tuple)
+            else str(pooled.server)
+        )
         self._serde = LegacyWrappingSerde(None, None)
         self._pid = os.getpid()
         reset_after_fork(self)
@@ -287,7 +315,10 @@ class PoolLink:
             self._after_fork()
         pool = self._pooled.client_pool
         client: Any = pool.get()
-        theirs, client.serde = client.serde, self._serde  # whatever its owner stores, ours are bytes, and not to be unpickled
+        theirs, client.serde = (
+            client.serde,
+            self._serde,
+        )  # whatever its owner stores, ours are bytes, and not to be unpickled
         try:
             if client.sock is None:
                 client._connect()

@@ -1,11 +1,21 @@
-"""What entries, generations and leases are called on a Memcached server, and how times are told to it."""
+"""What entries, generations and leases are called on a Memcached server, and how times are told to
+it."""
 
 import functools
 from time import time
 
 from llm_cache_mem._util import hashing
 
-__all__ = ["ENTRY", "GENERATION", "GENERATION_BYTES", "lease_name", "live", "named", "names_of", "told_as"]
+__all__ = [
+    "ENTRY",
+    "GENERATION",
+    "GENERATION_BYTES",
+    "lease_name",
+    "live",
+    "named",
+    "names_of",
+    "told_as",
+]
 
 ENTRY = b"lcm:"
 GENERATION = b"lcm-generation:"
@@ -25,7 +35,8 @@ def names_of(key: str) -> tuple[bytes, bytes]:
 
 
 def named(kind: bytes, text: str) -> bytes:
-    """What is *kind* and *text* on the server; a hash where that could be no name, of an entry that is then not listed."""
+    """What is *kind* and *text* on the server; a hash where that could be no name, of an entry that
+    is then not listed."""
     name = kind + text.encode("utf-8", "surrogatepass")
     if len(name) <= _LONGEST_NAME and text.isascii() and text.isprintable() and " " not in text:
         return name
@@ -38,7 +49,11 @@ def lease_name(key: str) -> bytes:
 
 def live(generation: object, value: object) -> bytes | None:
     """What follows the generation in *value*, if it is the one that counts."""
-    if type(value) is not bytes or type(generation) is not bytes or len(generation) != GENERATION_BYTES:
+    if (
+        type(value) is not bytes
+        or type(generation) is not bytes
+        or len(generation) != GENERATION_BYTES
+    ):
         return None
     return value[GENERATION_BYTES:] if value[:GENERATION_BYTES] == generation else None
 

@@ -1,4 +1,5 @@
-"""Which servers a URL or a client names, which of them keeps a key, and which is not worth asking for some seconds."""
+"""Which servers a URL or a client names, which of them keeps a key, and which is not worth asking
+for some seconds."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,23 +28,40 @@ _PORT = 11211
 
 
 class Server:
-    """One of the servers, and whether it is worth asking: one that is down must not cost each call its time, nor the others theirs."""
+    """One of the servers, and whether it is worth asking: one that is down must not cost each call
+    its time, nor the others theirs."""
 
     def __init__(self, link: Link | PoolLink, *, alone: bool) -> None:
         self.link = link
-        self._breaker = None if alone else Breaker()  # if it is the only one, the store's own will do
+        self._breaker = (
+            None if alone else Breaker()
+        )  # if it is the only one, the store's own will do
 
     def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
         """What is stored under *names*."""
-        return self.link.fetch(names, due) if self._breaker is None else self._watched(self._breaker, self.link.fetch, names, due)
+        return (
+            self.link.fetch(names, due)
+            if self._breaker is None
+            else self._watched(self._breaker, self.link.fetch, names, due)
+        )
 
     def call(self, work: Callable[[Client], R], due: Due) -> R:
         """``work(client)``, connected."""
-        return self.link.call(work, due) if self._breaker is None else self._watched(self._breaker, self.link.call, work, due)
+        return (
+            self.link.call(work, due)
+            if self._breaker is None
+            else self._watched(self._breaker, self.link.call, work, due)
+        )
 
-    def _watched(self, breaker: Breaker, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _watched(
+        self, breaker: Breaker, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         if not breaker.allows():
-            raise LeftAlone("MemcachedStore", "call", f"{self.link.name} keeps failing and is left alone for some seconds")
+            raise LeftAlone(
+                "MemcachedStore",
+                "call",
+                f"{self.link.name} keeps failing and is left alone for some seconds",
+            )
         try:
             result = call(*args, **kwargs)
         except (ValueNotCacheable, MemcacheServerError):  # it speaks
@@ -69,7 +87,8 @@ class Servers:
 
     @classmethod
     def of(cls, client: Any) -> "Servers":
-        """Those of a URL, or of a pymemcache client. ValueError or TypeError for what can never work."""
+        """Those of a URL, or of a pymemcache client. ValueError or TypeError for what can never
+        work."""
         return _of_url(client) if isinstance(client, str) else _of_client(client)
 
     def __iter__(self) -> Iterator[Server]:
@@ -80,7 +99,8 @@ class Servers:
         return "memcached://" + ",".join(server.link.name for server in self)
 
     def of_key(self, name: bytes) -> Server:
-        """The server that keeps what is called *name*: the same in every process that names the same servers, in whatever order."""
+        """The server that keeps what is called *name*: the same in every process that names the
+        same servers, in whatever order."""
         return self._only or self._servers[self._hasher.get_node(name.decode("ascii"))]
 
 
@@ -88,7 +108,9 @@ def addresses(url: str) -> list[Address]:
     """Where the servers are that *url* names; ValueError for a URL that can never work."""
     scheme, _, rest = url.partition("://")
     if scheme != "memcached":
-        raise ValueError("MemcachedStore needs a URL such as memcached://localhost:11211, or a pymemcache client")
+        raise ValueError(
+            "MemcachedStore needs a URL such as memcached://localhost:11211, or a pymemcache client"
+        )
     return [_address(part) for part in ([rest] if rest.startswith("/") else rest.split(","))]
 
 
@@ -107,7 +129,8 @@ def _address(part: str) -> Address:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?", part, re.ASCII)
     if found is None or not 0 < int(found[2] or _PORT) < 1 << 16:
         raise ValueError(
-            "a memcached:// URL is memcached://host:port[,host:port], or memcached:///path/of/socket: no user, no path, no ?options"
+            "a memcached:// URL is memcached://host:port[,host:port], or"
+            " memcached:///path/of/socket: no user, no path, no ?options"
         )
     return found[1].strip("[]"), int(found[2] or _PORT)
 
@@ -120,12 +143,14 @@ def _of_client(client: Any) -> Servers:
     else:
         kind = type(client).__name__
         raise TypeError(
-            f"MemcachedStore needs a URL, a PooledClient or a HashClient with use_pooling=True, which threads may share; not {kind}"
+            "MemcachedStore needs a URL, a PooledClient or a HashClient with use_pooling=True,"
+            f" which threads may share; not {kind}"
         )
     for pooled in pools.values():
         if not pooled.timeout or not pooled.connect_timeout:
             raise ValueError(
-                "the pymemcache client needs a timeout and a connect_timeout: without them a server that hangs hangs every call"
+                "the pymemcache client needs a timeout and a connect_timeout: without them a server"
+                " that hangs hangs every call"
             )
     links: dict[str, Link | PoolLink] = {node: PoolLink(pooled) for node, pooled in pools.items()}
     return Servers(links, getattr(client, "hasher", None))

@@ -1,4 +1,5 @@
-"""Entries on Memcached servers, for a fleet to share: each with the generation of its namespace, which can be forgotten as a whole."""
+"""Entries on Memcached servers, for a fleet to share: each with the generation of its namespace,
+which can be forgotten as a whole."""
 
 import contextlib
 import os
@@ -12,7 +13,16 @@ from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import iterate, store_errors_only
 from llm_cache_mem.stores.memcached import commands
 from llm_cache_mem.stores.memcached.keys import CannotList, list_keys
-from llm_cache_mem.stores.memcached.names import ENTRY, GENERATION, GENERATION_BYTES, lease_name, live, named, names_of, told_as
+from llm_cache_mem.stores.memcached.names import (
+    ENTRY,
+    GENERATION,
+    GENERATION_BYTES,
+    lease_name,
+    live,
+    named,
+    names_of,
+    told_as,
+)
 from llm_cache_mem.stores.memcached.servers import Client, Due, MemcacheServerError, Server, Servers
 from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
@@ -37,17 +47,19 @@ def _reason(exc: Exception) -> str:
 
 
 class MemcachedStore(ServerStore):
-    """A Store on the servers of a URL, ``memcached://host:port[,host:port]``, or of a *client* that stays open: pymemcache's PooledClient,
-    or a HashClient with ``use_pooling``.
+    """A Store on the servers of a URL, ``memcached://host:port[,host:port]``, or of a *client* that
+    stays open: pymemcache's PooledClient, or a HashClient with ``use_pooling``.
 
-    An operation takes about *timeout* seconds at the most, and nothing is tried twice; a client goes by its own timeouts. What is
-    over *max_value_bytes* is not kept, nor what was there before: servers take 1 MiB with the key, unless started with ``-I``. The
-    servers alone decide how much is kept. *envelope* makes bytes of entries. ValueError or TypeError for what can never work; a server
-    that does not answer is no error here.
+    An operation takes about *timeout* seconds at the most, and nothing is tried twice; a client
+    goes by its own timeouts. What is over *max_value_bytes* is not kept, nor what was there before:
+    servers take 1 MiB with the key, unless started with ``-I``. The servers alone decide how much
+    is kept. *envelope* makes bytes of entries. ValueError or TypeError for what can never work; a
+    server that does not answer is no error here.
 
-    ``clear`` of a namespace takes effect for all processes at once, by a new generation, and then removes what the server lists.
-    ``size``, ``entries``, ``purge`` and any other ``clear`` go by that list of all keys, which a server may refuse to write: then
-    StoreError, and a size of 0. ``size`` counts for two seconds at the most.
+    ``clear`` of a namespace takes effect for all processes at once, by a new generation, and then
+    removes what the server lists. ``size``, ``entries``, ``purge`` and any other ``clear`` go by
+    that list of all keys, which a server may refuse to write: then StoreError, and a size of 0.
+    ``size`` counts for two seconds at the most.
     """
 
     def __init__(
@@ -59,7 +71,9 @@ class MemcachedStore(ServerStore):
         max_value_bytes: int = 1024 * 1024 - 1024,
         envelope: Envelope = PLAIN,
     ) -> None:
-        super().__init__(clock=clock, max_value_bytes=max_value_bytes, envelope=envelope, timeout=timeout)
+        super().__init__(
+            clock=clock, max_value_bytes=max_value_bytes, envelope=envelope, timeout=timeout
+        )
         self._servers = Servers.of(client)
         self._timeout = timeout
 
@@ -141,7 +155,8 @@ class MemcachedStore(ServerStore):
 
     @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
-        """As ManyStore.put_many, sent by the megabyte. ValueNotCacheable if one is too large; the others are stored."""
+        """As ManyStore.put_many, sent by the megabyte. ValueNotCacheable if one is too large; the
+        others are stored."""
         refused: ValueNotCacheable | None = None
         for server, some in self._by_server(list(entries)):
             batch: dict[str, tuple[int, bytes]] = {}
@@ -155,7 +170,10 @@ class MemcachedStore(ServerStore):
                 if expire is None:
                     self.delete(key)
                     continue
-                if batch and sum(len(held) for _, held in batch.values()) + len(data) > _BATCH_BYTES:
+                if (
+                    batch
+                    and sum(len(held) for _, held in batch.values()) + len(data) > _BATCH_BYTES
+                ):
                     self._put_batch(server, batch)
                     batch = {}
                 batch[key] = (expire, data)
@@ -187,14 +205,23 @@ class MemcachedStore(ServerStore):
             generation = named(GENERATION, prefix)
             for server in self._servers:
                 fresh = os.urandom(GENERATION_BYTES)
-                if server.call(lambda client, fresh=fresh: client.set(generation, fresh, noreply=False), self._due(1)) is not True:  # type: ignore[misc]
+                if (
+                    server.call(
+                        lambda client, fresh=fresh: client.set(generation, fresh, noreply=False),  # type: ignore[misc]
+                        self._due(1),
+                    )
+                    is not True
+                ):
                     raise UnexpectedReply("it did not store")
         removed = 0
         try:
             for server, names in self._lists(prefix, _LIST_SECONDS):
                 for at in range(0, len(names), _BATCH):
                     some = names[at : at + _BATCH]
-                    server.call(lambda client, some=some: client.delete_many(some, noreply=False), self._due(len(some)))  # type: ignore[misc]
+                    server.call(
+                        lambda client, some=some: client.delete_many(some, noreply=False),  # type: ignore[misc]
+                        self._due(len(some)),
+                    )
                 removed += len(names)
         except CannotList:
             if not is_namespace:
@@ -203,13 +230,18 @@ class MemcachedStore(ServerStore):
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
-        """Remove what is expired by this cache's clock. The servers do so by their own: where they agree there is nothing to do."""
+        """Remove what is expired by this cache's clock. The servers do so by their own: where they
+        agree there is nothing to do."""
         now = self._clock()
-        return sum(entry.is_expired(now) and self.delete(key, stored_at=entry.stored_at) for key, entry in self._walk(""))
+        return sum(
+            entry.is_expired(now) and self.delete(key, stored_at=entry.stored_at)
+            for key, entry in self._walk("")
+        )
 
     @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
-        """As Store.size, as far as it can be counted in two seconds: at least so many; 0 where the server does not list keys."""
+        """As Store.size, as far as it can be counted in two seconds: at least so many; 0 where the
+        server does not list keys."""
         count = 0
         with contextlib.suppress(CannotList, TimeoutError):
             for _, names in self._lists(prefix, _COUNT_SECONDS):
@@ -217,7 +249,8 @@ class MemcachedStore(ServerStore):
         return count
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """As Store.entries, in the order of their keys: those that are listed at the start and still there when their turn comes."""
+        """As Store.entries, in the order of their keys: those that are listed at the start and
+        still there when their turn comes."""
         return iterate(self, "entries", _reason, self._walk(prefix))
 
     # -- Leases
@@ -262,7 +295,8 @@ class MemcachedStore(ServerStore):
             self.unreadable += 1
             if not exc.newer:
                 for server in self._servers:
-                    server.link.distrust()  # it may have been the reply to another command, and so will the next be
+                    # it may have been the reply to another command, and so will the next be
+                    server.link.distrust()
                 with contextlib.suppress(Exception):  # it is a miss all the same
                     self._call(name, lambda client: commands.remove_if(client, name, data))
             return None
@@ -281,18 +315,27 @@ class MemcachedStore(ServerStore):
         return data
 
     def _too_large(self, name: bytes) -> ValueNotCacheable:
-        """What to raise of a value that the server cannot keep, now that what was there before is gone."""
+        """What to raise of a value that the server cannot keep, now that what was there before is
+        gone."""
         self._call(name, lambda client: client.delete(name, noreply=False))
-        return ValueNotCacheable("value", f"too large for Memcached (max_value_bytes={self._max_value_bytes}; see its option -I)")
+        return ValueNotCacheable(
+            "value",
+            f"too large for Memcached (max_value_bytes={self._max_value_bytes}; see its option -I)",
+        )
 
     def _lists(self, prefix: str, seconds: float) -> Iterator[tuple[Server, list[bytes]]]:
-        """Each server with those of its keys that stand for entries whose keys begin with *prefix*."""
+        """Each server with those of its keys that stand for entries whose keys begin with
+        *prefix*."""
         for server in self._servers:
             begin = server.link.key_prefix + ENTRY + prefix.encode()
             cut = len(server.link.key_prefix)
 
             def listed(client: Client, begin: bytes = begin, cut: int = cut) -> list[bytes]:
-                return list(dict.fromkeys(name[cut:] for name in list_keys(client.sock) if name.startswith(begin)))
+                return list(
+                    dict.fromkeys(
+                        name[cut:] for name in list_keys(client.sock) if name.startswith(begin)
+                    )
+                )
 
             yield server, server.call(listed, Due(seconds, 1 << 40))
 

@@ -1,4 +1,5 @@
-"""A client that somebody else opened, by its public methods alone: redis-py's, for Cluster and Sentinel too, and what quacks like it."""
+"""A client that somebody else opened, by its public methods alone: redis-py's, for Cluster and
+Sentinel too, and what quacks like it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +19,8 @@ _NEEDED = ("execute_command", "pipeline", "scan_iter")
 class ClientLink:
     """As Link, over *client*: its timeouts, its retries, its connections, and it stays open.
 
-    TypeError for what is no such client or an asyncio one, ValueError for one that turns answers into str.
+    TypeError for what is no such client or an asyncio one, ValueError for one that turns answers
+    into str.
     """
 
     def __init__(self, client: Any, *, timeout: float) -> None:
@@ -26,9 +28,14 @@ class ClientLink:
         if not all(callable(getattr(client, name, None)) for name in _NEEDED):
             raise TypeError(f"RedisStore needs a URL or a client such as redis.Redis, not {kind}")
         if iscoroutinefunction(client.execute_command):
-            raise TypeError(f"RedisStore needs a client for threads, such as redis.Redis: {kind} is one for asyncio")
+            raise TypeError(
+                f"RedisStore needs a client for threads, such as redis.Redis: {kind} is one for"
+                " asyncio"
+            )
         if getattr(client.get_encoder(), "decode_responses", False):
-            raise ValueError("RedisStore needs a client that gives bytes: make it without decode_responses=True")
+            raise ValueError(
+                "RedisStore needs a client that gives bytes: make it without decode_responses=True"
+            )
         _warn_of_patience(client)
         self.name = type(client).__name__
         self.timeout = timeout
@@ -46,7 +53,9 @@ class ClientLink:
             raise refused from exc
 
     def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
-        pipeline = self._client.pipeline() if self.clustered else self._client.pipeline(transaction=False)
+        pipeline = (
+            self._client.pipeline() if self.clustered else self._client.pipeline(transaction=False)
+        )
         for name, *words in commands:
             pipeline.execute_command(name.decode(), *words)
         return [_plain(reply) for reply in pipeline.execute(raise_on_error=False)]
@@ -54,7 +63,9 @@ class ClientLink:
     def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]:
         if not self.clustered:
             return list(self.call(b"MGET", *names))
-        replies = self.calls([(b"GET", name) for name in names])  # the keys of one MGET would have to be neighbours
+        replies = self.calls(
+            [(b"GET", name) for name in names]
+        )  # the keys of one MGET would have to be neighbours
         for reply in replies:
             if isinstance(reply, Exception) and not is_wrong_type(reply):
                 raise reply
@@ -80,16 +91,20 @@ class ClientLink:
 
 
 def _plain(reply: Any) -> Any:
-    """A reply as Link gives it: redis-py makes True of an OK, and has many classes for what a server refuses."""
+    """A reply as Link gives it: redis-py makes True of an OK, and has many classes for what a
+    server refuses."""
     if reply is True:
         return b"OK"
-    if isinstance(reply, Exception) and any(base.__name__ == "ResponseError" for base in type(reply).__mro__):
+    if isinstance(reply, Exception) and any(
+        base.__name__ == "ResponseError" for base in type(reply).__mro__
+    ):
         return Refused(str(reply), type(reply).__name__)
     return reply
 
 
 def _warn_of_patience(client: Any) -> None:
-    """redis-py's own defaults let a call wait a minute for a server that is paused: worth a line when the owner left them so."""
+    """redis-py's own defaults let a call wait a minute for a server that is paused: worth a line
+    when the owner left them so."""
     settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
     if not isinstance(settings, dict):
         return  # of a Cluster each node has its own
@@ -98,7 +113,8 @@ def _warn_of_patience(client: Any) -> None:
     if seconds is None or seconds * (1 + tries) > _PATIENT_SECONDS:
         log.warning(
             __name__,
-            "this %s lets a call wait %s for a server that does not answer: make it with socket_timeout=0.25, retry=Retry(NoBackoff(), 0)",
+            "this %s lets a call wait %s for a server that does not answer: make it with"
+            " socket_timeout=0.25, retry=Retry(NoBackoff(), 0)",
             type(client).__name__,
             "for ever" if seconds is None else f"{seconds * (1 + tries):.0f} seconds",
         )

@@ -1,4 +1,5 @@
-"""Connections to one Redis server, each lent to one caller at a time, and thrown away when there is any doubt about it.
+"""Connections to one Redis server, each lent to one caller at a time, and thrown away when there is
+any doubt about it.
 
 redis-py reads the URL and makes the connections: TCP, TLS or Unix socket, with all its options.
 """
@@ -23,27 +24,39 @@ try:
 except ModuleNotFoundError as exc:
     if exc.name != "redis":  # installed but broken: let that error speak
         raise
-    raise ImportError("RedisStore needs redis: pip install 'llm-cache-mem[redis]'", name="redis") from None
+    raise ImportError(
+        "RedisStore needs redis: pip install 'llm-cache-mem[redis]'", name="redis"
+    ) from None
 
 __all__ = ["SCHEMES", "Link", "open_link"]
 
 R = TypeVar("R")
 
-SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}  # ours, and redis-py's
+SCHEMES = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}  # ours, and redis-py's
 
 _SCAN_COUNT = 1000  # keys that the server looks at before it serves others
 
 
 class Link:
-    """One server, asked over at most *limit* of the wires that *connect* makes. Thread-safe; a forked child makes its own.
+    """One server, asked over at most *limit* of the wires that *connect* makes. Thread-safe; a
+    forked child makes its own.
 
-    Waiting for a wire, making one, and the reply may take *timeout* seconds each. Refused is raised when the server refuses a
-    command, and anything else when the conversation fails; then the wire is not used again.
+    Waiting for a wire, making one, and the reply may take *timeout* seconds each. Refused is raised
+    when the server refuses a command, and anything else when the conversation fails; then the wire
+    is not used again.
     """
 
     clustered = False
 
-    def __init__(self, connect: Callable[[], Wire], *, name: str, timeout: float, limit: int) -> None:
+    def __init__(
+        self, connect: Callable[[], Wire], *, name: str, timeout: float, limit: int
+    ) -> None:
         self.name = name
         self.timeout = timeout
         self._connect = connect
@@ -54,7 +67,8 @@ class Link:
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._idle = []  # the parent's: redis-py closes its descriptors in this process and lets the connection be
+        # the parent's: redis-py closes its descriptors in this process and lets the connection be
+        self._idle = []
         self._open = 0
         self._waiting = 0
         self._changed = threading.Condition()
@@ -69,23 +83,29 @@ class Link:
 
     def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """The replies to *commands*, sent at once; Refused takes the place of a reply."""
-        return self._ask(lambda wire: wire.ask(b"".join(map(packed, commands)), replies=len(commands)))
+        return self._ask(
+            lambda wire: wire.ask(b"".join(map(packed, commands)), replies=len(commands))
+        )
 
     def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]:
-        """What is stored under *names*, None for what is no string; a value that is as its hint says is that very object."""
+        """What is stored under *names*, None for what is no string; a value that is as its hint
+        says is that very object."""
         return self._ask(lambda wire: wire.ask_values(packed_mget(names), hints))
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         """The names of the keys that match *pattern*, some at a time. A name may come twice."""
         cursor = b"0"
         while True:
-            cursor, names = self.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT)
+            cursor, names = self.call(
+                b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT
+            )
             yield names
             if cursor == b"0":
                 return
 
     def distrust(self) -> None:
-        """A reply made no sense: it may have been meant for another command, so start over with new connections."""
+        """A reply made no sense: it may have been meant for another command, so start over with new
+        connections."""
         with self._changed:
             while self._idle:
                 self._drop(self._idle.pop())
@@ -115,7 +135,9 @@ class Link:
             self._after_fork()
         while True:
             try:
-                wire = self._idle.pop()  # the last one given back: the least likely to have been closed by the server
+                wire = (
+                    self._idle.pop()
+                )  # the last one given back: the least likely to have been closed by the server
             except IndexError:
                 return self._wait_or_open()
             if wire.silent:
@@ -163,10 +185,11 @@ class Link:
 
 
 def open_link(url: str, *, timeout: float, limit: int) -> Link:
-    """A Link to the server that *url* names; it connects when first used. ValueError for a URL that can never work.
+    """A Link to the server that *url* names; it connects when first used. ValueError for a URL that
+    can never work.
 
-    ``redis://``, ``rediss://`` (TLS), ``unix://``, and ``valkey://`` and ``valkeys://``, which are the first two by another name, with the
-    options that redis-py knows.
+    ``redis://``, ``rediss://`` (TLS), ``unix://``, and ``valkey://`` and ``valkeys://``, which are
+    the first two by another name, with the options that redis-py knows.
     """
     options = _options(url)
     timeout = options.setdefault("socket_timeout", timeout)
@@ -174,12 +197,20 @@ def open_link(url: str, *, timeout: float, limit: int) -> Link:
     if not (timeout > 0 and limit > 0):
         raise ValueError("a redis URL needs a socket_timeout and max_connections above 0")
     connection_class = options.pop("connection_class", Connection)
-    # What redis-py would send first, and how it would read, is the wire's business; and what fails fails once.
-    ours = {"protocol": 2, "decode_responses": False, "retry": Retry(NoBackoff(), 0), "redis_connect_func": _say_nothing}
+    # What redis-py would send first, and how it would read, is the wire's business; and what fails
+    # fails once.
+    ours = {
+        "protocol": 2,
+        "decode_responses": False,
+        "retry": Retry(NoBackoff(), 0),
+        "redis_connect_func": _say_nothing,
+    }
     options = {"socket_connect_timeout": timeout} | options | ours
     greeting = _greeting(options)
     scheme = urlsplit(url).scheme
-    connect_seconds = options["socket_connect_timeout"] + (timeout if SCHEMES[scheme] == "rediss" else 0)  # TLS has its own to say
+    connect_seconds = options["socket_connect_timeout"] + (
+        timeout if SCHEMES[scheme] == "rediss" else 0
+    )  # TLS has its own to say
 
     def connect() -> Wire:
         connection = connection_class(**options)
@@ -200,9 +231,14 @@ def open_link(url: str, *, timeout: float, limit: int) -> Link:
     try:
         connection_class(**options)
     except (TypeError, ValueError, RedisError) as exc:
-        raise ValueError(f"a {scheme}:// URL with an option that redis-py does not take: {_option_in(exc, options)}") from None
+        raise ValueError(
+            f"a {scheme}:// URL with an option that redis-py does not take:"
+            f" {_option_in(exc, options)}"
+        ) from None
     where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return Link(connect, name=f"{scheme}://{where}/{options.get('db', 0)}", timeout=timeout, limit=limit)
+    return Link(
+        connect, name=f"{scheme}://{where}/{options.get('db', 0)}", timeout=timeout, limit=limit
+    )
 
 
 def _say_nothing(connection: Any) -> None:
@@ -223,20 +259,30 @@ def _greeting(options: dict[str, Any]) -> list[bytes]:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """The arguments of a connection. No message of these repeats a part of *url*: a password that is not escaped may be anywhere."""
+    """The arguments of a connection. No message of these repeats a part of *url*: a password that
+    is not escaped may be anywhere."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
-        raise ValueError("RedisStore needs a URL such as redis://localhost:6379/0, or a client of redis-py")
+        raise ValueError(
+            "RedisStore needs a URL such as redis://localhost:6379/0, or a client of redis-py"
+        )
     try:
         options: dict[str, Any] = parse_url(f"{SCHEMES[scheme]}{separator}{rest}")  # type: ignore[no-untyped-call]
         path = urlsplit(url).path.strip("/")
     except ValueError:
-        hint = "check its port and options, and write / ? # @ : in a password as %2F %3F %23 %40 %3A"
+        hint = (
+            "check its port and options, and write / ? # @ : in a password as %2F %3F %23 %40 %3A"
+        )
         raise ValueError(f"not a {scheme}:// URL: {hint}") from None
     if scheme != "unix" and path and not path.isdecimal():
-        raise ValueError(f"what follows the host in a {scheme}:// URL is the number of a database, as in {scheme}://localhost:6379/0")
+        raise ValueError(
+            f"what follows the host in a {scheme}:// URL is the number of a database, as in"
+            f" {scheme}://localhost:6379/0"
+        )
     if scheme == "unix" and not options.get("path"):
-        raise ValueError("a unix:// URL needs the path of a socket, as in unix:///run/redis/redis.sock")
+        raise ValueError(
+            "a unix:// URL needs the path of a socket, as in unix:///run/redis/redis.sock"
+        )
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         if name in options and not os.path.isfile(options[name]):
             raise ValueError(f"{name} in a {scheme}:// URL is not a file: {options[name]!r}")

@@ -1,4 +1,5 @@
-"""Entries on a Redis or Valkey server, for a fleet to share: each a string, its envelope, whose expiry is set in the same command."""
+"""Entries on a Redis or Valkey server, for a fleet to share: each a string, its envelope, whose
+expiry is set in the same command."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,9 @@ __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 R = TypeVar("R")
 
 KEY_PREFIX = b"llm-cache-mem:"  # in front of the keys of entries, and
-LEASE_PREFIX = b"llm-cache-mem-lease:"  # of leases, which are no entries: neither listed nor counted
+LEASE_PREFIX = (  # of leases, which are no entries: neither listed nor counted
+    b"llm-cache-mem-lease:"
+)
 
 _BATCH = 256  # commands that are sent at once
 _BATCH_BYTES = 1024 * 1024
@@ -31,8 +34,10 @@ _DOUBLE = Struct("<d")
 _LONGEST_MS = 1e15  # the server takes no more
 _READ_BATCH = 32  # values that are read at once when all are looked at
 
-# Each removes KEYS[1] if it is still what the caller saw: by the time in its envelope, or, whatever it is, by a digest
-_DELETE_STORED_AT = b"""if redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[2]) == ARGV[3] then return redis.call('UNLINK', KEYS[1]) end
+# Each removes KEYS[1] if it is still what the caller saw: by the time in its envelope, or, whatever
+# it is, by a digest
+_DELETE_STORED_AT = b"""if redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[2]) == ARGV[3] then
+return redis.call('UNLINK', KEYS[1]) end
 return 0"""
 _DELETE_SEEN = b"""local value = redis.call('GET', KEYS[1])
 if value and redis.sha1hex(value) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
@@ -61,7 +66,8 @@ class _Link(Protocol):
 
 
 def _reason(exc: Exception) -> str:
-    """What went wrong, without what the server says in full: it repeats keys, and redis-py names hosts and users."""
+    """What went wrong, without what the server says in full: it repeats keys, and redis-py names
+    hosts and users."""
     cause = exc.__cause__ or exc.__context__
     if isinstance(exc, Refused):
         detail = exc.code if exc.code.isalpha() else ""
@@ -73,13 +79,15 @@ def _reason(exc: Exception) -> str:
 class RedisStore(ServerStore):
     """A Store on the server of a URL, or of a *client* that stays open and belongs to its owner.
 
-    A URL's connections, at most *max_connections* of them, take *timeout* seconds to be made and as long for a reply, and nothing
-    is tried twice; a client goes by its own settings. What takes more than twice *timeout* counts as a failure either way. The server
-    alone decides how much is kept, by its ``maxmemory`` and ``maxmemory-policy``. A value over *max_value_bytes* is not stored. *envelope*
-    makes bytes of entries. ValueError or TypeError for what can never work; a server that does not answer is no error here.
+    A URL's connections, at most *max_connections* of them, take *timeout* seconds to be made and as
+    long for a reply, and nothing is tried twice; a client goes by its own settings. What takes more
+    than twice *timeout* counts as a failure either way. The server alone decides how much is kept,
+    by its ``maxmemory`` and ``maxmemory-policy``. A value over *max_value_bytes* is not stored.
+    *envelope* makes bytes of entries. ValueError or TypeError for what can never work; a server
+    that does not answer is no error here.
 
-    ``size``, ``clear``, ``purge`` and ``entries`` walk through all keys of the database by SCAN, which holds nobody up, but takes its time:
-    some seconds for a million.
+    ``size``, ``clear``, ``purge`` and ``entries`` walk through all keys of the database by SCAN,
+    which holds nobody up, but takes its time: some seconds for a million.
     """
 
     def __init__(
@@ -92,7 +100,13 @@ class RedisStore(ServerStore):
         max_value_bytes: int = 8 * 1024 * 1024,
         envelope: Envelope = PLAIN,
     ) -> None:
-        super().__init__(clock=clock, max_value_bytes=max_value_bytes, envelope=envelope, timeout=timeout, max_connections=max_connections)
+        super().__init__(
+            clock=clock,
+            max_value_bytes=max_value_bytes,
+            envelope=envelope,
+            timeout=timeout,
+            max_connections=max_connections,
+        )
         self._link: _Link
         if isinstance(client, str):
             self._link = open_link(client, timeout=timeout, limit=max_connections)
@@ -128,11 +142,19 @@ class RedisStore(ServerStore):
             names = [KEY_PREFIX + key.encode() for key in some]
             known = self._memo.known(some)
             replies = self._link.values(names, [one and one[0] for one in known])
-            same = {key: one[1] for key, one, data in zip(some, known, replies, strict=True) if one is not None and data is one[0]}
+            same = {
+                key: one[1]
+                for key, one, data in zip(some, known, replies, strict=True)
+                if one is not None and data is one[0]
+            }
             found |= same
             if len(same) < len(some):
                 for key, name, data in zip(some, names, replies, strict=True):
-                    if key not in same and data is not None and (entry := self._read(key, name, data)) is not None:
+                    if (
+                        key not in same
+                        and data is not None
+                        and (entry := self._read(key, name, data)) is not None
+                    ):
                         found[key] = entry
         return found
 
@@ -144,7 +166,8 @@ class RedisStore(ServerStore):
 
     @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
-        """As ManyStore.put_many: sent together, by the megabyte. StoreError if any could not be stored; the others are."""
+        """As ManyStore.put_many: sent together, by the megabyte. StoreError if any could not be
+        stored; the others are."""
         batch: list[tuple[bytes, ...]] = []
         size = 0
         for key, entry in entries.items():
@@ -170,7 +193,8 @@ class RedisStore(ServerStore):
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
-        """Remove what is expired by this cache's clock. The server does so by its own: where they agree there is nothing to do."""
+        """Remove what is expired by this cache's clock. The server does so by its own: where they
+        agree there is nothing to do."""
         now = self._clock()
         removed = 0
         for names in self._scan(""):
@@ -183,7 +207,8 @@ class RedisStore(ServerStore):
         return sum(len(names) for names in self._scan(prefix))
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """As Store.entries, in no order: those that are there at the start and still when their turn comes."""
+        """As Store.entries, in no order: those that are there at the start and still when their
+        turn comes."""
         return iterate(self, "entries", _reason, self._stored(prefix))
 
     @store_errors_only("lease", _reason)
@@ -197,7 +222,8 @@ class RedisStore(ServerStore):
 
     @store_errors_only("ask", _reason)
     def ask(self, *words: str) -> Any:
-        """The server's reply to one command of *words*, as bytes, int, None or a list: for tools that look after the server."""
+        """The server's reply to one command of *words*, as bytes, int, None or a list: for tools
+        that look after the server."""
         return self._link.call(*(word.encode() for word in words))
 
     @store_errors_only("close", _reason)
@@ -206,7 +232,9 @@ class RedisStore(ServerStore):
 
     def _purge(self, names: Sequence[bytes], now: float) -> int:
         removed = 0
-        beginnings = self._link.calls([(b"GETRANGE", name, b"0", b"%d" % TIMES_BYTES) for name in names])
+        beginnings = self._link.calls(
+            [(b"GETRANGE", name, b"0", b"%d" % TIMES_BYTES) for name in names]
+        )
         for name, beginning in zip(names, beginnings, strict=True):
             times = times_in(beginning) if type(beginning) is bytes else None
             if times is not None and times[1] is not None and times[1] <= now:
@@ -216,7 +244,8 @@ class RedisStore(ServerStore):
     # -- Reading
 
     def _read(self, key: str, name: bytes, data: Any) -> Entry | None:
-        """The entry in *data*; None if it is not a whole one, which is then removed, if it is what is stored there."""
+        """The entry in *data*; None if it is not a whole one, which is then removed, if it is what
+        is stored there."""
         try:
             if type(data) is not bytes:
                 raise EntryUnreadable("not bytes")
@@ -224,13 +253,16 @@ class RedisStore(ServerStore):
         except EntryUnreadable as exc:
             self.unreadable += 1
             if not exc.newer:
-                self._link.distrust()  # or else it is the reply to another command, and so will the next be
+                # or else it is the reply to another command, and so will the next be
+                self._link.distrust()
                 with suppress(Refused):  # who may only read has a miss all the same
                     self._delete_seen(name, data)
             return None
 
     def _scan(self, prefix: str) -> Iterator[list[bytes]]:
-        return self._link.scan(re.sub(rb"([*?\[\]\\])", rb"\\\1", KEY_PREFIX + prefix.encode()) + b"*")
+        return self._link.scan(
+            re.sub(rb"([*?\[\]\\])", rb"\\\1", KEY_PREFIX + prefix.encode()) + b"*"
+        )
 
     def _stored(self, prefix: str) -> Iterator[tuple[str, Entry]]:
         """What is stored under the names that there are now; what cannot be read is left alone."""
@@ -246,7 +278,8 @@ class RedisStore(ServerStore):
     # -- Writing
 
     def _setting(self, key: str, entry: Entry) -> tuple[bytes, ...]:
-        """The command that makes *entry* what is stored under *key*, until it expires. ValueNotCacheable if it is too large."""
+        """The command that makes *entry* what is stored under *key*, until it expires.
+        ValueNotCacheable if it is too large."""
         name = KEY_PREFIX + key.encode()
         milliseconds = 0
         if entry.expires_at is not None:
@@ -256,7 +289,11 @@ class RedisStore(ServerStore):
         data = self.envelope.pack(key, entry)
         if len(data) > self._max_value_bytes:
             raise ValueNotCacheable("value", f"more than max_value_bytes={self._max_value_bytes}")
-        return (b"SET", name, data, b"PX", b"%d" % milliseconds) if milliseconds else (b"SET", name, data)
+        return (
+            (b"SET", name, data, b"PX", b"%d" % milliseconds)
+            if milliseconds
+            else (b"SET", name, data)
+        )
 
     def _check(self, command: Sequence[bytes], reply: Any) -> None:
         """Raise unless *reply* says that *command* was done."""
@@ -276,8 +313,11 @@ class RedisStore(ServerStore):
                 self._check(command, reply)
 
     def _unlink(self, names: Sequence[bytes]) -> int:
-        """Remove *names*; how many there were. The keys of one command must be neighbours in a Cluster, so there each has its own."""
-        commands = [(b"UNLINK", name) for name in names] if self._link.clustered else [(b"UNLINK", *names)]
+        """Remove *names*; how many there were. The keys of one command must be neighbours in a
+        Cluster, so there each has its own."""
+        commands = (
+            [(b"UNLINK", name) for name in names] if self._link.clustered else [(b"UNLINK", *names)]
+        )
         removed = 0
         for command, reply in zip(commands, self._link.calls(commands), strict=True):
             self._check(command, reply)
@@ -285,14 +325,24 @@ class RedisStore(ServerStore):
         return removed
 
     def _delete_stored_at(self, name: bytes, stored_at: float) -> bool:
-        return self._eval(_DELETE_STORED_AT, name, b"%d" % STORED_AT.start, b"%d" % (STORED_AT.stop - 1), _DOUBLE.pack(stored_at))
+        return self._eval(
+            _DELETE_STORED_AT,
+            name,
+            b"%d" % STORED_AT.start,
+            b"%d" % (STORED_AT.stop - 1),
+            _DOUBLE.pack(stored_at),
+        )
 
     def _delete_seen(self, name: bytes, data: bytes) -> bool:
-        """Remove *name* if it still holds *data*, and not what another has put there since; whether it did."""
-        return self._eval(_DELETE_SEEN, name, sha1(data, usedforsecurity=False).hexdigest().encode())
+        """Remove *name* if it still holds *data*, and not what another has put there since; whether
+        it did."""
+        return self._eval(
+            _DELETE_SEEN, name, sha1(data, usedforsecurity=False).hexdigest().encode()
+        )
 
     def _eval(self, script: bytes, name: bytes, *args: bytes) -> bool:
-        """Run *script*, which none can come in between, on *name*; whether it did what it is for."""
+        """Run *script*, which none can come in between, on *name*; whether it did what it is
+        for."""
         reply = self._link.call(b"EVAL", script, b"1", name, *args)
         if type(reply) is not int:
             raise self._odd(reply)

@@ -1,8 +1,10 @@
-"""One conversation with a Redis server: a command goes out, its reply comes in within its time, and nothing else does.
+"""One conversation with a Redis server: a command goes out, its reply comes in within its time, and
+nothing else does.
 
-What redis-py does on top of a socket is left out for three reasons: it takes longer over a GET than the server does; it waits for
-each part of a reply anew, so that one that drips in never ends; and after a reply that nobody asked for it may read on where that
-one ended, and then every answer is that to another question. RESP2, all that is needed here, has five kinds of reply.
+What redis-py does on top of a socket is left out for three reasons: it takes longer over a GET than
+the server does; it waits for each part of a reply anew, so that one that drips in never ends; and
+after a reply that nobody asked for it may read on where that one ended, and then every answer is
+that to another question. RESP2, all that is needed here, has five kinds of reply.
 """
 
 import select
@@ -27,7 +29,8 @@ _SECONDS_PER_REPLY = 0.002  # and so do many
 
 
 class Refused(Exception):
-    """The server's own *words* for why it does not do what it was asked to; *code* is the first of them, such as WRONGTYPE."""
+    """The server's own *words* for why it does not do what it was asked to; *code* is the first of
+    them, such as WRONGTYPE."""
 
     def __init__(self, words: str, code: str = "") -> None:
         super().__init__(words)
@@ -41,8 +44,9 @@ class Garbled(Exception):
 class Wire:
     """The socket of *connection*, an open one of redis-py's, for one caller at a time.
 
-    The reply to a command must come in whole in *timeout* seconds, and a little longer for every byte that it brings and every other
-    command that was sent with it. After any exception but Refused the wire is of no more use.
+    The reply to a command must come in whole in *timeout* seconds, and a little longer for every
+    byte that it brings and every other command that was sent with it. After any exception but
+    Refused the wire is of no more use.
     """
 
     def __init__(self, connection: Any, timeout: float) -> None:
@@ -53,7 +57,9 @@ class Wire:
         self._due = 0.0  # when they are over
         self._hurried = False
         self._ready = _readiness(self._sock)
-        self._buffer = bytearray(_BUFFER_BYTES)  # of which the part from _at to _filled has come and is not yet read
+        self._buffer = bytearray(
+            _BUFFER_BYTES
+        )  # of which the part from _at to _filled has come and is not yet read
         self._view = memoryview(self._buffer)
         self._at = self._filled = 0
 
@@ -63,18 +69,21 @@ class Wire:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has come since the last reply: neither what nobody asked for nor the end of the connection."""
+        """Whether nothing has come since the last reply: neither what nobody asked for nor the end
+        of the connection."""
         return not self._ready() and not (hasattr(self._sock, "pending") and self._sock.pending())
 
     def ask(self, command: bytes, *, replies: int = 1) -> list[Any]:
-        """The *replies* to *command*, which is packed: bytes, int, None, lists of these, and Refused in place of a reply."""
+        """The *replies* to *command*, which is packed: bytes, int, None, lists of these, and
+        Refused in place of a reply."""
         self._send(command, replies)
         found = [self._reply(_DEPTH) for _ in range(replies)]
         self._end()
         return found
 
     def ask_values(self, command: bytes, hints: Sequence[bytes | None]) -> list[Any]:
-        """The values in the reply to *command*, a packed MGET of as many keys as there are *hints*: what each value may be.
+        """The values in the reply to *command*, a packed MGET of as many keys as there are *hints*:
+        what each value may be.
 
         A value that is as its hint says is that very object. Refused if the server refuses.
         """
@@ -195,7 +204,8 @@ class Wire:
         return bytes(self._view[start : start + size])
 
     def _size(self) -> int:
-        """How many bytes the value has whose turn it is, and which begins after this; -1 if there is none."""
+        """How many bytes the value has whose turn it is, and which begins after this; -1 if there
+        is none."""
         at = self._at
         end = self._buffer.find(b"\r\n", at, self._filled)
         if end < 0:
@@ -209,7 +219,10 @@ class Wire:
 
 def packed(command: Sequence[bytes]) -> bytes:
     """*command* as it is sent."""
-    return b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in command]))
+    return b"*%d\r\n%b" % (
+        len(command),
+        b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in command]),
+    )
 
 
 def packed_mget(names: Sequence[bytes]) -> bytes:

@@ -1,4 +1,5 @@
-"""The database file: made private, recognised as ours or left alone, written by one at a time, moved aside when damaged."""
+"""The database file: made private, recognised as ours or left alone, written by one at a time,
+moved aside when damaged."""
 
 import contextlib
 import errno
@@ -19,15 +20,25 @@ _LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
 
 # Values last, so that reading the other columns of a large row stays on its first page.
 _TABLES = (
-    "CREATE TABLE entries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, stored_at REAL NOT NULL, expires_at REAL,"
-    " used INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL)",
+    (
+        "CREATE TABLE entries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, stored_at REAL NOT"
+        " NULL, expires_at REAL, used INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL)"
+    ),
     "CREATE INDEX entries_used ON entries (used)",
     "CREATE INDEX entries_expiring ON entries (expires_at) WHERE expires_at IS NOT NULL",
     "CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL)",
-    "CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN UPDATE totals SET entries = entries + 1, bytes = bytes + new.size; END",
-    "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE totals SET entries = entries - 1, bytes = bytes - old.size; END",
-    "CREATE TRIGGER entries_resized AFTER UPDATE OF size ON entries WHEN new.size <> old.size"
-    " BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END",
+    (
+        "CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN UPDATE totals SET entries ="
+        " entries + 1, bytes = bytes + new.size; END"
+    ),
+    (
+        "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE totals SET entries ="
+        " entries - 1, bytes = bytes - old.size; END"
+    ),
+    (
+        "CREATE TRIGGER entries_resized AFTER UPDATE OF size ON entries WHEN new.size <> old.size"
+        " BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END"
+    ),
 )
 _SCHEMA = (
     *_TABLES,
@@ -36,11 +47,22 @@ _SCHEMA = (
     f"PRAGMA user_version = {_SCHEMA_VERSION}",  # to be raised with any change above
 )
 
-_WRONG_PATH = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
+_WRONG_PATH = frozenset(
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    )
+)
 
 
 class FileRefused(Exception):
-    """The file may not be used. *misconfigured*: the path cannot be right; otherwise a later version may read the file."""
+    """The file may not be used. *misconfigured*: the path cannot be right; otherwise a later
+    version may read the file."""
 
     def __init__(self, reason: str, *, misconfigured: bool) -> None:
         super().__init__(reason)
@@ -52,7 +74,8 @@ class FileDamaged(Exception):
 
 
 class Connection(sqlite3.Connection):
-    """A connection that remembers which file it has open, by inode number, and when that was last checked."""
+    """A connection that remembers which file it has open, by inode number, and when that was last
+    checked."""
 
     inode = 0
     checked = 0.0
@@ -60,36 +83,46 @@ class Connection(sqlite3.Connection):
 
 
 def is_damage(exc: BaseException) -> bool:
-    """Whether the file itself is broken. SQLite says so, in words that may quote it and then cannot be decoded."""
+    """Whether the file itself is broken. SQLite says so, in words that may quote it and then cannot
+    be decoded."""
     if isinstance(exc, sqlite3.IntegrityError):
         return "totals" in str(exc)  # a table that no input reaches
     if isinstance(exc, sqlite3.DatabaseError):
-        return getattr(exc, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        return getattr(exc, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        )
     return isinstance(exc, FileDamaged | UnicodeDecodeError)
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite is free of the WAL-reset bug (3.7.0 to 3.51.2), by which a checkpoint can lose committed rows."""
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    """Whether this SQLite is free of the WAL-reset bug (3.7.0 to 3.51.2), by which a checkpoint can
+    lose committed rows."""
+    return (
+        version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    )
 
 
 class DatabaseFile:
     """The file at *path* with its sidecars ``-wal``, ``-shm`` and ``.lock``.
 
-    Every write and every checkpoint happens inside ``lock``: that is what makes WAL mode safe on the SQLite that most
-    Pythons ship. An existing database is never opened but by SQLite: closing any other descriptor of it would drop
-    the locks that this process holds.
+    Every write and every checkpoint happens inside ``lock``: that is what makes WAL mode safe on
+    the SQLite that most Pythons ship. An existing database is never opened but by SQLite: closing
+    any other descriptor of it would drop the locks that this process holds.
     """
 
     def __init__(self, path: str, *, durable: bool, timeout: float) -> None:
-        self.path = os.path.realpath(path)  # one name for all, so that all agree on the sidecars; as SQLite does
+        self.path = os.path.realpath(
+            path
+        )  # one name for all, so that all agree on the sidecars; as SQLite does
         self.lock = FileLock(self.path + ".lock", timeout)
         self._durable = durable
         self._busy_seconds = timeout / 2  # a wait for SQLite comes on top of one for the lock
         self._fold_at = _LOG_LIMIT
 
     def connect(self) -> Connection:
-        """A new connection to the file, which is made first if need be. Raises FileRefused, sqlite3.Error or OSError."""
+        """A new connection to the file, which is made first if need be. Raises FileRefused,
+        sqlite3.Error or OSError."""
         found = self.look()
         if found is None or not found.st_size:
             found = self._create()
@@ -98,7 +131,10 @@ class DatabaseFile:
             return self._open(found.st_ino)
         except Exception as exc:
             if not used_before and getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-                refused = f"{self.path} is not a SQLite database, and no cache was ever kept in it: it is left as it is"
+                refused = (
+                    f"{self.path} is not a SQLite database, and no cache was ever kept in it: it is"
+                    " left as it is"
+                )
                 raise FileRefused(refused, misconfigured=True) from exc
             if is_damage(exc):
                 self.set_aside(found.st_ino)
@@ -113,7 +149,9 @@ class DatabaseFile:
 
     def fold_log(self, db: Connection) -> None:
         """Bring a long -wal into the database and cut it to nothing; inside the lock."""
-        with contextlib.suppress(Exception):  # the write before it is committed, and must not seem to have failed
+        with contextlib.suppress(
+            Exception
+        ):  # the write before it is committed, and must not seem to have failed
             size = os.stat(self.path + "-wal").st_size
             if size >= self._fold_at:
                 busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -121,16 +159,26 @@ class DatabaseFile:
                 self._fold_at = size + _LOG_LIMIT if busy else _LOG_LIMIT
 
     def set_aside(self, inode: int) -> None:
-        """Rename the damaged file, if it is still the one with *inode*, so that the next connection starts a new one."""
+        """Rename the damaged file, if it is still the one with *inode*, so that the next connection
+        starts a new one."""
         target = f"{self.path}.corrupt-{time.time_ns()}"
         with self.lock:
             found = self.look()
             if found is None or found.st_ino != inode:
                 return  # another thread or process was faster
-            for suffix in ("-wal", "-shm", ""):  # the log first: it must never meet the new database
+            for suffix in (
+                "-wal",
+                "-shm",
+                "",
+            ):  # the log first: it must never meet the new database
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path + suffix, target + suffix)
-        log.warning(__name__, "the cache database %s is damaged; it was kept as %s and a new one begins", self.path, target)
+        log.warning(
+            __name__,
+            "the cache database %s is damaged; it was kept as %s and a new one begins",
+            self.path,
+            target,
+        )
 
     def look(self) -> os.stat_result | None:
         """What is at the path, None if nothing; FileRefused when that cannot be a database."""
@@ -152,7 +200,9 @@ class DatabaseFile:
     def _create(self) -> os.stat_result:
         with self._refusing_wrong_paths():
             self._make_parents()
-            with self.lock:  # nobody may connect while the new file is open here, and those who find it empty come through here
+            # nobody may connect while the new file is open here, and those who find it empty come
+            # through here
+            with self.lock:
                 with contextlib.suppress(FileExistsError):
                     os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
                 return os.stat(self.path)
@@ -174,7 +224,9 @@ class DatabaseFile:
             yield
         except OSError as exc:
             if exc.errno in _WRONG_PATH:
-                raise FileRefused(f"{self.path} cannot be used: {exc.strerror}", misconfigured=True) from exc
+                raise FileRefused(
+                    f"{self.path} cannot be used: {exc.strerror}", misconfigured=True
+                ) from exc
             raise
 
     def _open(self, inode: int) -> Connection:
@@ -191,7 +243,8 @@ class DatabaseFile:
             db.checked = time.monotonic()
             if self.moved(db):
                 raise FileNotFoundError("the database file was replaced while it was being opened")
-            db.text_factory = bytes  # damaged text is for the checksum to find, not for a decoder to choke on
+            # damaged text is for the checksum to find, not for a decoder to choke on
+            db.text_factory = bytes
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
                 db.execute(f"PRAGMA {pragma}")
             ready = self.is_laid_out(db)
@@ -209,15 +262,21 @@ class DatabaseFile:
         return db
 
     def is_laid_out(self, db: sqlite3.Connection) -> bool:
-        """Whether our tables are there; False in an empty or older file; FileRefused in any other."""
+        """Whether our tables are there; False in an empty or older file; FileRefused in any
+        other."""
         db.execute("BEGIN")  # one look: another process may be laying it out
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        statements = {statement for (statement,) in db.execute("SELECT CAST(sql AS TEXT) FROM sqlite_schema")}
+        statements = {
+            statement for (statement,) in db.execute("SELECT CAST(sql AS TEXT) FROM sqlite_schema")
+        }
         db.execute("ROLLBACK")
         if application == _APPLICATION_ID:
             if version > _SCHEMA_VERSION:
-                reason = f"{self.path} was written by a newer version of llm-cache-mem (schema {version}, not {_SCHEMA_VERSION})"
+                reason = (
+                    f"{self.path} was written by a newer version of llm-cache-mem (schema"
+                    f" {version}, not {_SCHEMA_VERSION})"
+                )
                 raise FileRefused(reason, misconfigured=False)
             if version < _SCHEMA_VERSION:
                 return False
@@ -225,7 +284,9 @@ class DatabaseFile:
                 raise FileDamaged("its tables are not as they were made")
             return True
         if application or statements:
-            raise FileRefused(f"{self.path} is a database of another application", misconfigured=True)
+            raise FileRefused(
+                f"{self.path} is a database of another application", misconfigured=True
+            )
         return False
 
     def _lay_out(self, db: Connection) -> None:
@@ -247,7 +308,9 @@ class DatabaseFile:
 
     def _make_private(self) -> None:
         for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(OSError):  # absent, or another user's: then what they chose stands
+            with contextlib.suppress(
+                OSError
+            ):  # absent, or another user's: then what they chose stands
                 mode = stat.S_IMODE(os.stat(self.path + suffix).st_mode)
                 if mode & 0o077:
                     os.chmod(self.path + suffix, mode & 0o700)

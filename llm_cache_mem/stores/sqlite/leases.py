@@ -1,6 +1,7 @@
 """Leases as rows of the SQLite file: which process may make the call for a key, and until when.
 
-The table is made by the first lease: a file without it is whole, and older versions of this library do not mind one with it.
+The table is made by the first lease: a file without it is whole, and older versions of this library
+do not mind one with it.
 """
 
 import contextlib
@@ -9,20 +10,28 @@ from collections.abc import Iterator
 
 __all__ = ["is_taken", "release", "take"]
 
-_FUTURE_SECONDS = 60.0  # a lease that ends so much later than it may was taken by a clock that is wrong
+# a lease that ends so much later than it may was taken by a clock that is wrong
+_FUTURE_SECONDS = 60.0
 
-_TABLE = "CREATE TABLE IF NOT EXISTS leases (key TEXT PRIMARY KEY, token TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS leases (key TEXT PRIMARY KEY, token TEXT NOT NULL, until REAL NOT"
+    " NULL) WITHOUT ROWID"
+)
 _TAKEN = "SELECT 1 FROM leases WHERE key = ? AND token <> ? AND until > ? AND until < ?"
 _PUT = (
-    "INSERT INTO leases (key, token, until) VALUES (?, ?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET token = excluded.token, until = excluded.until WHERE token = excluded.token"
+    "INSERT INTO leases (key, token, until) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET token"
+    " = excluded.token, until = excluded.until WHERE token = excluded.token"
 )
 
 
 def is_taken(db: sqlite3.Connection, key: str, token: str, seconds: float, now: float) -> bool:
-    """Whether another than *token* holds the lease of *key*: a read, for those who ask again and again."""
+    """Whether another than *token* holds the lease of *key*: a read, for those who ask again and
+    again."""
     with _without_table():
-        return db.execute(_TAKEN, (key, token, now, now + seconds + _FUTURE_SECONDS)).fetchone() is not None
+        return (
+            db.execute(_TAKEN, (key, token, now, now + seconds + _FUTURE_SECONDS)).fetchone()
+            is not None
+        )
     return False
 
 
@@ -30,7 +39,9 @@ def take(db: sqlite3.Connection, key: str, token: str, seconds: float, now: floa
     """Give *token* the lease of *key*, or prolong it; whether it has it. Inside the lock."""
     db.execute("BEGIN IMMEDIATE")
     db.execute(_TABLE)
-    db.execute("DELETE FROM leases WHERE until <= ? OR until >= ?", (now, now + seconds + _FUTURE_SECONDS))  # there are never many
+    db.execute(
+        "DELETE FROM leases WHERE until <= ? OR until >= ?", (now, now + seconds + _FUTURE_SECONDS)
+    )  # there are never many
     taken = db.execute(_PUT, (key, token, now + seconds)).rowcount > 0
     db.execute("COMMIT")
     return taken

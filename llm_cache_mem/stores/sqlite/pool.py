@@ -20,13 +20,22 @@ _inherited: list[Connection] = []  # a child may neither use nor close these
 
 
 class Pool:
-    """At most *limit* connections made by *connect*; a caller waits up to *timeout* seconds for one, then TimeoutError.
+    """At most *limit* connections made by *connect*; a caller waits up to *timeout* seconds for
+    one, then TimeoutError.
 
-    SQLite must not be carried into a forked child: the child would believe in locks that only the parent holds, and what
-    it then writes is lost when the parent closes the file. So all connections are closed before a fork.
+    SQLite must not be carried into a forked child: the child would believe in locks that only the
+    parent holds, and what it then writes is lost when the parent closes the file. So all
+    connections are closed before a fork.
     """
 
-    def __init__(self, connect: Callable[[], Connection], moved: Callable[[Connection], bool], *, limit: int, timeout: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        moved: Callable[[Connection], bool],
+        *,
+        limit: int,
+        timeout: float,
+    ) -> None:
         self._connect = connect
         self._moved = moved
         self._limit = limit
@@ -50,7 +59,8 @@ class Pool:
         self._reset()
 
     def borrow(self) -> Connection:
-        """A connection for this caller alone, until it comes back by ``give_back`` or ``discard``."""
+        """A connection for this caller alone, until it comes back by ``give_back`` or
+        ``discard``."""
         if self._pid != os.getpid():  # a fork that Python was not told of
             self._after_fork()
         while not self._paused:
@@ -63,7 +73,8 @@ class Pool:
         return self._wait_or_open()
 
     def _is_current(self, db: Connection) -> bool:
-        """Whether *db* has the right file open, as far as was seen lately; otherwise it is closed."""
+        """Whether *db* has the right file open, as far as was seen lately; otherwise it is
+        closed."""
         now = monotonic()
         if now - db.checked < _CHECK_SECONDS:
             return True
@@ -103,7 +114,8 @@ class Pool:
             self._changed.notify_all()
 
     def pause(self) -> None:
-        """Close all connections, and lend none until ``resume``; waits a second at the most for those in use."""
+        """Close all connections, and lend none until ``resume``; waits a second at the most for
+        those in use."""
         deadline = monotonic() + _FORK_SECONDS
         with self._changed:
             self._paused += 1
@@ -127,7 +139,9 @@ class Pool:
                     if self._closed:
                         break
                     if self._idle and not self._paused:
-                        with contextlib.suppress(IndexError):  # those who need not wait take without the lock
+                        with contextlib.suppress(
+                            IndexError
+                        ):  # those who need not wait take without the lock
                             return self._idle.pop()
                     if not self._changed.wait(deadline - monotonic()):
                         raise TimeoutError("all connections are in use")

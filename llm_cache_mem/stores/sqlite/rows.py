@@ -1,4 +1,5 @@
-"""What SQLiteStore asks of its tables: one function a question, on a connection; those that write want the lock held."""
+"""What SQLiteStore asks of its tables: one function a question, on a connection; those that write
+want the lock held."""
 
 import sqlite3
 from array import array
@@ -35,10 +36,13 @@ _NAMED = 500  # keys in one statement: older builds of SQLite take 999
 
 _PUT = (
     "INSERT INTO entries (key, stored_at, expires_at, used, size, data) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET stored_at = excluded.stored_at, expires_at = excluded.expires_at,"
-    " used = excluded.used, size = excluded.size, data = excluded.data"
+    " ON CONFLICT (key) DO UPDATE SET stored_at = excluded.stored_at, expires_at ="
+    " excluded.expires_at, used = excluded.used, size = excluded.size, data = excluded.data"
 )
-_EXPIRED = "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? AND key <> ? ORDER BY expires_at LIMIT ?)"
+_EXPIRED = (
+    "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? AND key <> ?"
+    " ORDER BY expires_at LIMIT ?)"
+)
 
 
 class Row(NamedTuple):
@@ -70,15 +74,20 @@ def get_many(db: sqlite3.Connection, keys: Sequence[str]) -> list[Any]:
     for at in range(0, len(keys), _NAMED):
         some = keys[at : at + _NAMED]
         marks = ", ".join("?" * len(some))
-        found += db.execute(f"SELECT key, data FROM entries WHERE key IN ({marks})", some).fetchall()
+        found += db.execute(
+            f"SELECT key, data FROM entries WHERE key IN ({marks})", some
+        ).fetchall()
     return found
 
 
 def count(db: sqlite3.Connection, prefix: str) -> int:
-    """How many keys begin with *prefix*: all at once from a counter, some by walking that part of an index."""
+    """How many keys begin with *prefix*: all at once from a counter, some by walking that part of
+    an index."""
     if not prefix:
         return _totals(db)[0]
-    (counted,) = db.execute("SELECT count(*) FROM entries WHERE key >= ? AND key < ?", _range(prefix)).fetchone()
+    (counted,) = db.execute(
+        "SELECT count(*) FROM entries WHERE key >= ? AND key < ?", _range(prefix)
+    ).fetchone()
     return int(counted)
 
 
@@ -89,9 +98,12 @@ def data_version(db: sqlite3.Connection) -> int:
 
 
 def numbers(db: sqlite3.Connection, prefix: str) -> "array[int]":
-    """The ids of the rows whose keys begin with *prefix*, least recently used first: eight bytes each."""
+    """The ids of the rows whose keys begin with *prefix*, least recently used first: eight bytes
+    each."""
     if prefix:
-        rows = db.execute("SELECT id FROM entries WHERE key >= ? AND key < ? ORDER BY used", _range(prefix))
+        rows = db.execute(
+            "SELECT id FROM entries WHERE key >= ? AND key < ? ORDER BY used", _range(prefix)
+        )
     else:
         rows = db.execute("SELECT id FROM entries ORDER BY used")
     return array("q", (number for (number,) in rows))
@@ -103,7 +115,8 @@ def numbered(db: sqlite3.Connection, number: int) -> Any:
 
 
 def newest_use(db: sqlite3.Connection) -> int:
-    """The highest *used*, 0 if there is none or it is damaged: much more would leave no numbers for later uses."""
+    """The highest *used*, 0 if there is none or it is damaged: much more would leave no numbers for
+    later uses."""
     (newest,) = db.execute("SELECT max(used) FROM entries").fetchone()
     return newest if isinstance(newest, int) and newest < 1 << 62 else 0
 
@@ -117,8 +130,16 @@ def has_room(db: sqlite3.Connection, row: Row, bounds: Bounds) -> bool:
     return bounds == (None, None) or _excess(db, bounds, 1, row.size) == (0, 0)
 
 
-def insert_many(db: sqlite3.Connection, some: Sequence[Row], bounds: Bounds, *, now: float, touched: Mapping[str, int]) -> Removed:
-    """Put *some* rows in one transaction; first some go that expired by *now*, and after each the least recently used, as far as it needs.
+def insert_many(
+    db: sqlite3.Connection,
+    some: Sequence[Row],
+    bounds: Bounds,
+    *,
+    now: float,
+    touched: Mapping[str, int],
+) -> Removed:
+    """Put *some* rows in one transaction; first some go that expired by *now*, and after each the
+    least recently used, as far as it needs.
 
     *touched* ones were used since.
     """
@@ -143,7 +164,10 @@ def touch(db: sqlite3.Connection, touched: Mapping[str, int]) -> None:
 def remove(db: sqlite3.Connection, key: str, stored_at: float | None) -> bool:
     if stored_at is None:
         return db.execute("DELETE FROM entries WHERE key = ?", (key,)).rowcount > 0
-    return db.execute("DELETE FROM entries WHERE key = ? AND stored_at = ?", (key, stored_at)).rowcount > 0
+    return (
+        db.execute("DELETE FROM entries WHERE key = ? AND stored_at = ?", (key, stored_at)).rowcount
+        > 0
+    )
 
 
 def remove_damaged(db: sqlite3.Connection, key: str, data: object) -> None:
@@ -152,11 +176,16 @@ def remove_damaged(db: sqlite3.Connection, key: str, data: object) -> None:
 
 
 def clear_slice(db: sqlite3.Connection, prefix: str) -> int:
-    """Remove some of the keys that begin with *prefix*; how many; less than SLICE: none are left."""
+    """Remove some of the keys that begin with *prefix*; how many; less than SLICE: none are
+    left."""
     if prefix:
         some = "SELECT id FROM entries WHERE key >= ? AND key < ?"
-        return db.execute(f"DELETE FROM entries WHERE id IN ({some} LIMIT {SLICE})", _range(prefix)).rowcount
-    return db.execute(f"DELETE FROM entries WHERE id IN (SELECT id FROM entries LIMIT {SLICE})").rowcount  # in the order of the file
+        return db.execute(
+            f"DELETE FROM entries WHERE id IN ({some} LIMIT {SLICE})", _range(prefix)
+        ).rowcount
+    return db.execute(
+        f"DELETE FROM entries WHERE id IN (SELECT id FROM entries LIMIT {SLICE})"
+    ).rowcount  # in the order of the file
 
 
 def purge_slice(db: sqlite3.Connection, now: float) -> int:
@@ -172,7 +201,9 @@ def _totals(db: sqlite3.Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def _excess(db: sqlite3.Connection, bounds: Bounds, entries: int = 0, size: int = 0) -> tuple[int, int]:
+def _excess(
+    db: sqlite3.Connection, bounds: Bounds, entries: int = 0, size: int = 0
+) -> tuple[int, int]:
     """By how many entries and bytes the bounds are exceeded, with so much added."""
     held, used = _totals(db)
     over_entries = 0 if bounds.entries is None else max(0, held + entries - bounds.entries)
@@ -181,7 +212,8 @@ def _excess(db: sqlite3.Connection, bounds: Bounds, entries: int = 0, size: int 
 
 
 def _evict(db: sqlite3.Connection, bounds: Bounds, newest: str) -> int:
-    """Remove the least recently used until the bounds hold again, or a slice is gone; never *newest*."""
+    """Remove the least recently used until the bounds hold again, or a slice is gone; never
+    *newest*."""
     over_entries, over_bytes = _excess(db, bounds)
     if not over_entries and not over_bytes:
         return 0
@@ -192,7 +224,9 @@ def _evict(db: sqlite3.Connection, bounds: Bounds, newest: str) -> int:
             break
         taken += 1
         freed += size
-    return db.execute(f"DELETE FROM entries WHERE id IN (SELECT id {some})", (newest, taken)).rowcount
+    return db.execute(
+        f"DELETE FROM entries WHERE id IN (SELECT id {some})", (newest, taken)
+    ).rowcount
 
 
 def _range(prefix: str) -> tuple[str, str]:

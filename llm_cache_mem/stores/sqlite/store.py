@@ -32,7 +32,8 @@ _SLICE_BYTES = 4 << 20  # that one transaction writes, unless a single entry is 
 
 
 def _reason(exc: Exception) -> str:
-    """What went wrong, without keys and values: only errors that are known to name none speak for themselves."""
+    """What went wrong, without keys and values: only errors that are known to name none speak for
+    themselves."""
     if isinstance(exc, OSError):
         return exc.strerror or str(exc)
     if isinstance(exc, sqlite3.Error | FileRefused):
@@ -41,13 +42,15 @@ def _reason(exc: Exception) -> str:
 
 
 class SQLiteStore:
-    """A Store in the SQLite file at *path*, made with its directories if absent, for this user alone.
+    """A Store in the SQLite file at *path*, made with its directories if absent, for this user
+    alone.
 
-    Bounds are *max_size* entries and *max_bytes* bytes of keys and stored entries; None is unbounded. What ``put``
-    acknowledges survives the death of the process; with *durable* also a power cut, at several times the cost of a write. An
-    operation waits about *lock_timeout* seconds for others and then fails. *envelope* makes bytes of entries. A wrong path raises
-    StoreError here; a file that is locked, damaged (it is renamed and a new one begun) or written by a newer version makes
-    operations fail, not the program.
+    Bounds are *max_size* entries and *max_bytes* bytes of keys and stored entries; None is
+    unbounded. What ``put`` acknowledges survives the death of the process; with *durable* also a
+    power cut, at several times the cost of a write. An operation waits about *lock_timeout* seconds
+    for others and then fails. *envelope* makes bytes of entries. A wrong path raises StoreError
+    here; a file that is locked, damaged (it is renamed and a new one begun) or written by a newer
+    version makes operations fail, not the program.
     """
 
     blocking = True
@@ -70,11 +73,16 @@ class SQLiteStore:
             raise ValueError(f"lock_timeout must not be negative: got {lock_timeout}")
         name = os.fspath(path)
         if not name or "\0" in name or name == ":memory:":
-            raise ValueError(f"SQLiteStore needs the path of a file, got {name!r}; to keep entries in memory use MemoryStore")
+            raise ValueError(
+                f"SQLiteStore needs the path of a file, got {name!r}; to keep entries in memory use"
+                " MemoryStore"
+            )
         self._bounds = rows.Bounds(max_size, max_bytes)
         self._clock = clock
         self._file = DatabaseFile(name, durable=durable, timeout=lock_timeout)
-        self._pool = Pool(self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout)
+        self._pool = Pool(
+            self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout
+        )
         self.envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
         self._touched: dict[str, int] = {}
@@ -88,7 +96,10 @@ class SQLiteStore:
         self._begin()
 
     def __repr__(self) -> str:
-        return f"SQLiteStore({self._file.path!r}, max_size={self._bounds.entries}, max_bytes={self._bounds.bytes})"
+        return (
+            f"SQLiteStore({self._file.path!r}, max_size={self._bounds.entries},"
+            f" max_bytes={self._bounds.bytes})"
+        )
 
     @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
@@ -103,7 +114,9 @@ class SQLiteStore:
     @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
         row = self._row(key, entry)
-        if self._bounds.bytes is not None and row.size > self._bounds.bytes:  # do not empty the store for what cannot stay
+        if (
+            self._bounds.bytes is not None and row.size > self._bounds.bytes
+        ):  # do not empty the store for what cannot stay
             self._write(rows.remove, key, None)
             return Removed(evicted=1)
         return self._write(self._insert, row)
@@ -151,11 +164,13 @@ class SQLiteStore:
 
     @store_errors_only("version", _reason)
     def version(self) -> int:
-        """A number that is another one as soon as anybody else has written: what was read under this number still holds under it."""
+        """A number that is another one as soon as anybody else has written: what was read under
+        this number still holds under it."""
         return self._use(self._look)
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """As Store.entries: those that are there at the start and still when their turn comes. Nothing is held in between."""
+        """As Store.entries: those that are there at the start and still when their turn comes.
+        Nothing is held in between."""
         for number in self._numbers(prefix):
             found = self._numbered(number, prefix)
             if found is not None:
@@ -185,13 +200,18 @@ class SQLiteStore:
     def _begin(self) -> None:
         """Look at the file once, so that a wrong path is an error of the program that named it."""
         try:
-            self._last_tick = self._use(rows.newest_use)  # goes on from there, even if the clock was set back
-        except Exception as exc:  # locked, damaged, a full disk: operations will say so, and it may pass
+            self._last_tick = self._use(
+                rows.newest_use
+            )  # goes on from there, even if the clock was set back
+        except (
+            Exception
+        ) as exc:  # locked, damaged, a full disk: operations will say so, and it may pass
             if isinstance(exc, FileRefused) and exc.misconfigured:
                 raise StoreError(type(self).__name__, "open", str(exc)) from exc
 
     def _use(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
-        """``work(connection, *args)``; a connection that fails is not used again, a damaged file neither."""
+        """``work(connection, *args)``; a connection that fails is not used again, a damaged file
+        neither."""
         db = self._pool.borrow()
         try:
             result = work(db, *args)
@@ -222,7 +242,8 @@ class SQLiteStore:
     # -- Reading
 
     def _look(self, db: Connection) -> int:
-        """The version as this connection sees it. One that is new, or has not looked for long, makes it a new one to be safe."""
+        """The version as this connection sees it. One that is new, or has not looked for long,
+        makes it a new one to be safe."""
         seen = rows.data_version(db)
         if seen != db.seen:
             db.seen = seen
@@ -262,13 +283,15 @@ class SQLiteStore:
     # -- Uses, for the order of eviction
 
     def _tick(self) -> int:
-        """A number that grows with every use: the time, so that processes agree on it, and never the same one twice."""
+        """A number that grows with every use: the time, so that processes agree on it, and never
+        the same one twice."""
         now = max(time_ns(), self._last_tick + 1)
         self._last_tick = now
         return now
 
     def touch(self, key: str) -> None:
-        """Note a use; written by the hundred, because a write costs many times a read. A lost one does no harm."""
+        """Note a use; written by the hundred, because a write costs many times a read. A lost one
+        does no harm."""
         now = self._tick()
         touched = self._touched
         touched[key] = now
@@ -278,7 +301,9 @@ class SQLiteStore:
 
     def _flush_touches(self) -> None:
         if self._touched:
-            with contextlib.suppress(Exception):  # on a read-only, locked or full disk reading goes on
+            with contextlib.suppress(
+                Exception
+            ):  # on a read-only, locked or full disk reading goes on
                 self._use(self._write_touches_soon)
 
     def _write_touches_soon(self, db: Connection) -> None:
@@ -308,14 +333,19 @@ class SQLiteStore:
         return self._insert_all(db, [row])
 
     def _insert_all(self, db: Connection, some: Sequence[rows.Row]) -> Removed:
-        return rows.insert_many(db, some, self._bounds, now=self._clock(), touched=self._take_touches())
+        return rows.insert_many(
+            db, some, self._bounds, now=self._clock(), touched=self._take_touches()
+        )
 
     def _row(self, key: str, entry: Entry) -> rows.Row:
         data = self.envelope.pack(key, entry)
-        return rows.Row(key, entry.stored_at, entry.expires_at, self._tick(), len(key) + len(data), data)
+        return rows.Row(
+            key, entry.stored_at, entry.expires_at, self._tick(), len(key) + len(data), data
+        )
 
     def _in_slices(self, work: Callable[[Connection, *Ts], int], *args: *Ts) -> int:
-        """Do what removes a slice of rows until one is not full; others write in between, and must not keep this going."""
+        """Do what removes a slice of rows until one is not full; others write in between, and must
+        not keep this going."""
         total = removed = self._write(work, *args)
         while removed == rows.SLICE:
             removed = self._write(work, *args)
@@ -336,6 +366,7 @@ def _slices(packed: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
 
 
 def _let_go(pool: Pool, file: DatabaseFile) -> None:
-    """At the end of a store that nobody closed, or of the program, whose daemon threads may still use it."""
+    """At the end of a store that nobody closed, or of the program, whose daemon threads may still
+    use it."""
     pool.renew()
     file.lock.close()

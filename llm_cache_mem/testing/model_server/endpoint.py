@@ -1,11 +1,17 @@
-"""Where the calls of the notebooks go: to the provider whose key is set, else to a model on this machine."""
+"""Where the calls of the notebooks go: to the provider whose key is set, else to a model on this
+machine."""
 
 import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from llm_cache_mem.testing.model_server.servers import INSTALL_HINT, WHICH, ModelServer, start_server
+from llm_cache_mem.testing.model_server.servers import (
+    INSTALL_HINT,
+    WHICH,
+    ModelServer,
+    start_server,
+)
 
 __all__ = ["MODELS", "VARIABLE", "Endpoint"]
 
@@ -16,10 +22,11 @@ MODELS = {"openai": "gpt-4.1-mini", "anthropic": "claude-haiku-4-5"}
 
 
 class Endpoint:
-    """A *model* and the arguments, *openai*, with which ``OpenAI``, ``AsyncOpenAI`` and ``ChatOpenAI`` reach it.
+    """A *model* and the arguments, *openai*, with which ``OpenAI``, ``AsyncOpenAI`` and
+    ``ChatOpenAI`` reach it.
 
-    With OPENAI_API_KEY or ANTHROPIC_API_KEY in *environment* that is the provider; else a server on loopback, which is started here
-    and runs until ``close``.
+    With OPENAI_API_KEY or ANTHROPIC_API_KEY in *environment* that is the provider; else a server on
+    loopback, which is started here and runs until ``close``.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -29,7 +36,10 @@ class Endpoint:
             self.model = self.title = MODELS["openai"]  # the SDK finds the key by itself
         elif environment.get("ANTHROPIC_API_KEY"):
             self.model = self.title = MODELS["anthropic"]
-            self.openai = {"base_url": "https://api.anthropic.com/v1/", "api_key": environment["ANTHROPIC_API_KEY"]}
+            self.openai = {
+                "base_url": "https://api.anthropic.com/v1/",
+                "api_key": environment["ANTHROPIC_API_KEY"],
+            }
         else:
             which = environment.get(VARIABLE) or "auto"
             if which not in WHICH:
@@ -47,7 +57,12 @@ class Endpoint:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -1,6 +1,8 @@
-"""A stand-in for a model: a deterministic loopback server that speaks the OpenAI and Anthropic wire formats, streaming too.
+"""A stand-in for a model: a deterministic loopback server that speaks the OpenAI and Anthropic wire
+formats, streaming too.
 
-Run as a child process, like smollm: the first line on stdout is ``{"url": ...}``; it serves until stdin closes.
+Run as a child process, like smollm: the first line on stdout is ``{"url": ...}``; it serves until
+stdin closes.
 """
 
 import hashlib
@@ -44,8 +46,11 @@ class _Answer(NamedTuple):
 
 
 def _answer(body: dict[str, Any]) -> _Answer:
-    """A few words that depend on the whole request and on nothing else, or a quotation from it; one word counts as one token."""
-    text = json.dumps([body.get("system"), body["messages"], body.get("temperature")], sort_keys=True)
+    """A few words that depend on the whole request and on nothing else, or a quotation from it; one
+    word counts as one token."""
+    text = json.dumps(
+        [body.get("system"), body["messages"], body.get("temperature")], sort_keys=True
+    )
     seed = hashlib.sha256(text.encode()).digest()
     most = body.get("max_completion_tokens") or body.get("max_tokens") or 64
     last = body["messages"][-1].get("content")
@@ -64,12 +69,26 @@ def _pieces(words: list[str]) -> Iterator[str]:
 
 def _openai(body: dict[str, Any], answer: _Answer) -> dict[str, Any]:
     message = {"role": "assistant", "content": " ".join(answer.words), "refusal": None}
-    choice = {"index": 0, "message": message, "finish_reason": "stop" if answer.finished else "length", "logprobs": None}
-    return {**_openai_head(body, answer, "chat.completion"), "choices": [choice], "usage": _openai_usage(answer)}
+    choice = {
+        "index": 0,
+        "message": message,
+        "finish_reason": "stop" if answer.finished else "length",
+        "logprobs": None,
+    }
+    return {
+        **_openai_head(body, answer, "chat.completion"),
+        "choices": [choice],
+        "usage": _openai_usage(answer),
+    }
 
 
 def _openai_head(body: dict[str, Any], answer: _Answer, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{answer.id}", "object": kind, "created": 1_800_000_000, "model": body["model"]}
+    return {
+        "id": f"chatcmpl-{answer.id}",
+        "object": kind,
+        "created": 1_800_000_000,
+        "model": body["model"],
+    }
 
 
 def _openai_usage(answer: _Answer) -> dict[str, int]:
@@ -81,7 +100,9 @@ def _openai_stream(body: dict[str, Any], answer: _Answer) -> Iterator[str]:
     head = _openai_head(body, answer, "chat.completion.chunk")
 
     def chunk(delta: dict[str, Any], reason: str | None = None) -> str:
-        return _event(None, {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        return _event(
+            None, {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        )
 
     yield chunk({"role": "assistant", "content": ""})
     for piece in _pieces(answer.words):
@@ -95,11 +116,21 @@ def _openai_stream(body: dict[str, Any], answer: _Answer) -> Iterator[str]:
 def _anthropic(body: dict[str, Any], answer: _Answer) -> dict[str, Any]:
     text = {"type": "text", "text": " ".join(answer.words)}
     usage = {"input_tokens": answer.input_tokens, "output_tokens": len(answer.words)}
-    return {**_anthropic_head(body, answer), "content": [text], "stop_reason": _stop_reason(answer), "usage": usage}
+    return {
+        **_anthropic_head(body, answer),
+        "content": [text],
+        "stop_reason": _stop_reason(answer),
+        "usage": usage,
+    }
 
 
 def _anthropic_head(body: dict[str, Any], answer: _Answer) -> dict[str, Any]:
-    head = {"id": f"msg_{answer.id}", "type": "message", "role": "assistant", "model": body["model"]}
+    head = {
+        "id": f"msg_{answer.id}",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+    }
     return {**head, "content": [], "stop_reason": None, "stop_sequence": None}
 
 
@@ -126,7 +157,10 @@ def _event(name: str | None, data: dict[str, Any]) -> str:
     return f"{f'event: {name}' + chr(10) if name else ''}data: {json.dumps(data)}\n\n"
 
 
-_FORMATS = {"/v1/chat/completions": (_openai, _openai_stream), "/v1/messages": (_anthropic, _anthropic_stream)}
+_FORMATS = {
+    "/v1/chat/completions": (_openai, _openai_stream),
+    "/v1/messages": (_anthropic, _anthropic_stream),
+}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,7 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         formats = _FORMATS.get(self.path.partition("?")[0])
         if formats is None:
-            self._send("application/json", json.dumps({"error": {"message": "no such endpoint"}}), status=404)
+            self._send(
+                "application/json",
+                json.dumps({"error": {"message": "no such endpoint"}}),
+                status=404,
+            )
             return
         server = cast("FallbackServer", self.server)  # no other makes a handler
         time.sleep(server.delay)
@@ -160,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FallbackServer(ThreadingHTTPServer):
-    """Serves on a free loopback port; each answer takes *delay* seconds. *calls*: how many were answered."""
+    """Serves on a free loopback port; each answer takes *delay* seconds. *calls*: how many were
+    answered."""
 
     daemon_threads = True
 

@@ -1,11 +1,14 @@
-"""How the stand-in reads: to a prompt that holds a text and a question, its answer is the sentence of the text that is nearest to it."""
+"""How the stand-in reads: to a prompt that holds a text and a question, its answer is the sentence
+of the text that is nearest to it."""
 
 import re
 
 __all__ = ["quote"]
 
 _SHORTEST_TEXT = 400  # characters: less is a question alone
-_COMMON = "what|which|when|where|that|this|with|from|have|does|they|them|there|their|into|than|then|your"
+_COMMON = (
+    "what|which|when|where|that|this|with|from|have|does|they|them|there|their|into|than|then|your"
+)
 _WORD = re.compile(rf"\b(?!(?:{_COMMON})\b)[a-z_]{{4,}}")
 
 
@@ -23,7 +26,11 @@ def quote(prompt: str) -> str | None:
 def _sentences(text: str) -> list[str]:
     """Those of the prose: code, headings, tables and marks of Markdown are left out."""
     prose = re.sub(r"^```[\s\S]*?^```$|^[#|].*$|[*`\[]|\]\([^)]*\)", "", text, flags=re.MULTILINE)
-    found = (one for block in re.split(r"\n\s*\n|\n\s*- ", prose) for one in re.split(r"(?<=[.!?;])\s", block))
+    found = (
+        one
+        for block in re.split(r"\n\s*\n|\n\s*- ", prose)
+        for one in re.split(r"(?<=[.!?;])\s", block)
+    )
     return [" ".join(one.split()) for one in found if len(one.split()) > 4]
 
 
@@ -33,4 +40,6 @@ def _stems(text: str) -> set[str]:
 
 def _likeness(wanted: set[str], sentence: str) -> float:
     found = _stems(sentence)
-    return len(wanted & found) - (0.02 * len(found) if wanted & found else 0)  # of those without a word in common, the first
+    return len(wanted & found) - (
+        0.02 * len(found) if wanted & found else 0
+    )  # of those without a word in common, the first

