@@ -9,7 +9,7 @@ from llm_cache_mem.cli.store import environment_envelope
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import Store
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
 from llm_cache_mem.values.entry import Entry
 
@@ -35,7 +35,7 @@ class Import:
 
     def __init__(self, store: Store, *, namespace: str | None, overwrite: bool, now: float) -> None:
         self.counts = {"imported": 0, "kept": 0, "expired": 0, "bad_lines": 0}
-        self._store = GuardedStore(
+        self._store = FailOpenStore(
             store, strict=True, on_error=lambda operation: None
         )  # for stores that know no many
         self._envelope = getattr(store, "envelope", None) or environment_envelope()

@@ -24,7 +24,7 @@ from llm_cache_mem.engine.writer import Answered, Writer
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys.request import Keyer, Request
 from llm_cache_mem.stores import MemoryStore, Store
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -65,10 +65,10 @@ class Engine(Writer):
     ) -> None:
         flights = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
         if beside is not None and beside._store.inner is store:
-            guarded = beside._store
+            fail_open = beside._store
         else:
-            guarded = GuardedStore(store, strict=settings.strict, on_error=ledger.error)
-        super().__init__(guarded, flights, keyer, ledger, settings)
+            fail_open = FailOpenStore(store, strict=settings.strict, on_error=ledger.error)
+        super().__init__(fail_open, flights, keyer, ledger, settings)
         self._fleet = (
             self._join_fleet(beside)
             if settings.coalesce == "fleet" and not isinstance(store, MemoryStore)

@@ -22,7 +22,7 @@ from weakref import WeakSet, WeakValueDictionary
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.engine.seats import running_loop
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 
 if TYPE_CHECKING:
     import asyncio
@@ -129,7 +129,7 @@ class Turn:
         """The seconds to wait for another, whose call it is; None if this caller leads, or would
         wait in vain."""
         unsure, self._unsure = self._unsure, leads is None
-        if leads or (leads is None and (unsure or self._fleet.store.left_alone)):
+        if leads or (leads is None and (unsure or self._fleet.store.circuit_open)):
             return None
         now = monotonic()
         if now >= self._deadline:
@@ -146,7 +146,7 @@ class Fleet:
     its parent's.
     """
 
-    def __init__(self, store: GuardedStore, wait_seconds: float) -> None:
+    def __init__(self, store: FailOpenStore, wait_seconds: float) -> None:
         self.store = store
         self._wait_seconds = wait_seconds
         self._closing = False

@@ -19,7 +19,7 @@ from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.responses import usage
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import keeps_recordings
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 
 if TYPE_CHECKING:  # only caches that need them load them
@@ -75,7 +75,7 @@ class Reader:
     """Requests, freshness, modes and misses of a cache on one store. Thread-safe."""
 
     def __init__(
-        self, store: GuardedStore, keyer: Keyer, ledger: Ledger, settings: Settings
+        self, store: FailOpenStore, keyer: Keyer, ledger: Ledger, settings: Settings
     ) -> None:
         self._store = store
         self._keyer = keyer
@@ -158,7 +158,7 @@ class Reader:
         )  # only misses that somebody asks about need it
         from llm_cache_mem.diagnostics.redaction import Redaction
 
-        state, entry = "absent", self._store.demand(request.key)
+        state, entry = "absent", self._store.get_or_raise(request.key)
         if entry is not None:
             try:
                 entry.payload.thaw()
@@ -240,7 +240,7 @@ class Reader:
         """As ``lookup``, in a thread where it would wait."""
         if not self._store.blocking:
             return self.lookup(request, load)
-        held = self._store.held(request.key)
+        held = self._store.peek(request.key)
         if held is not None:
             return self._lookup(request, load, lambda key: held)
         return await self._off_loop(lambda: self.lookup(request, load))
@@ -278,7 +278,7 @@ class Reader:
         mode = self._mode()
         if mode == "off":
             return None
-        fetch = self._store.demand if mode == "replay" else fetch
+        fetch = self._store.get_or_raise if mode == "replay" else fetch
         entry = None if mode == "refresh" else fetch(request.key)
         if request.older and entry is None and mode != "refresh":
             request, entry = self._fetch_older(request, fetch)

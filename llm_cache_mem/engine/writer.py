@@ -14,7 +14,7 @@ from llm_cache_mem.keys.request import Keyer, Request
 from llm_cache_mem.responses import usage
 from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Account, Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -47,7 +47,7 @@ class Writer(Reader):
 
     def __init__(
         self,
-        store: GuardedStore,
+        store: FailOpenStore,
         flights: SingleFlight,
         keyer: Keyer,
         ledger: Ledger,

@@ -16,9 +16,10 @@ from llm_cache_mem.stores.base import (
     Store,
     keeps_recordings,
 )
+from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Breaker", "GuardedStore", "LeftAlone"]
+__all__ = ["CircuitBreaker", "FailOpenStore"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,12 +29,7 @@ _FIRST, _LONGEST = 1.0, 5.0  # for so many seconds the first time, and at the mo
 _QUIET_SECONDS = 60.0
 
 
-class LeftAlone(StoreError):
-    """A part of a store, such as one of several servers, is known to fail and was not even asked:
-    no news about the rest."""
-
-
-class Breaker:
+class CircuitBreaker:
     """A circuit breaker: three failures in a row open it for one second, then two, four and at the
     most five; then one probe decides.
 
@@ -108,7 +104,7 @@ class Breaker:
             return opened
 
 
-class GuardedStore:
+class FailOpenStore:
     """A Store around a Store: ``get``, ``put`` and ``size`` never raise, unless *strict*.
 
     What the caller asks for by name (``delete``, ``clear``, ``purge``, ``entries``) does raise
@@ -128,13 +124,13 @@ class GuardedStore:
             store if isinstance(store, LeasingStore) else None
         )  # processes can agree through it
         self._many = store if isinstance(store, ManyStore) else None
-        self._held: Callable[..., Entry | None] | None = (
-            getattr(store, "held", None) if hasattr(type(store), "held") else None
+        self._peek: Callable[..., Entry | None] | None = (
+            getattr(store, "peek", None) if hasattr(type(store), "peek") else None
         )
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
-        self._breaker = Breaker(timer=timer)
+        self._breaker = CircuitBreaker(timer=timer)
         slow = getattr(store, "slow_seconds", None)
         self._slow_seconds = float(slow) if isinstance(slow, (int, float)) else None
         self._failing = False
@@ -148,63 +144,62 @@ class GuardedStore:
         return self.inner.blocking
 
     @property
-    def left_alone(self) -> bool:
+    def circuit_open(self) -> bool:
         """Whether the store failed so often that it is not asked for some seconds."""
         return self._breaker.open
 
-    def held(self, key: str, *, alone: bool = False) -> Entry | None:
-        """The entry under *key* if no disk and no server need be asked for it; *alone*: or if none
-        can be.
+    def peek(self, key: str, *, offline: bool = False) -> Entry | None:
+        """The entry under *key* if no disk or server need be asked; *offline*: or none can be.
 
         Not by way of the breaker: what is in front says nothing of what is behind it.
         """
-        if self._held is None:
+        if self._peek is None:
             return None
         try:
-            return self._held(key, alone=alone)
-        except Exception:  # noqa: BLE001  # as in _guarded
+            return self._peek(key, offline=offline)
+        except Exception:  # noqa: BLE001  # as in _call
             self._on_error("get")
             return None
 
     def get(self, key: str) -> Entry | None:
-        if self._held is None:
-            return self._guarded("get", None, self.inner.get, key)
+        if self._peek is None:
+            return self._call("get", None, self.inner.get, key)
         return (
-            self.held(key)
-            or self._guarded("get", None, self.inner.get, key)
-            or self.held(key, alone=True)
+            self.peek(key)
+            or self._call("get", None, self.inner.get, key)
+            or self.peek(key, offline=True)
         )
 
-    def demand(self, key: str) -> Entry | None:
+    def get_or_raise(self, key: str) -> Entry | None:
         """As ``get``, but StoreError says when nobody knows: for who would take a miss for an
         answer."""
-        return self._loud("get", self.inner.get, key)
+        return self._call_or_raise("get", self.inner.get, key)
 
     def put(self, key: str, entry: Entry) -> Removed | None:
         """As Store.put; None when the write was dropped."""
-        return self._guarded("put", None, self.inner.put, key, entry)
+        return self._call("put", None, self.inner.put, key, entry)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries under *keys*, as far as they can be had: in one round trip where the store
         can do that."""
-        if self._held is not None:
+        if self._peek is not None:
             found = {
-                key: entry for key in dict.fromkeys(keys) if (entry := self.held(key)) is not None
+                key: entry for key in dict.fromkeys(keys) if (entry := self.peek(key)) is not None
             }
             if self._many is not None and len(found) < len(keys):
-                found |= self._guarded(
+                found |= self._call(
                     "get_many", {}, self._many.get_many, [key for key in keys if key not in found]
                 )
             return found
         if self._many is not None:
-            return self._guarded("get_many", {}, self._many.get_many, keys)
+            return self._call("get_many", {}, self._many.get_many, keys)
         pairs = ((key, self.get(key)) for key in dict.fromkeys(keys))
         return {key: entry for key, entry in pairs if entry is not None}
 
     def put_many(self, entries: Mapping[str, Entry]) -> Removed | None:
         """As ManyStore.put_many; None when it failed, and some or all of *entries* were dropped."""
         if self._many is not None:
-            return self._guarded("put_many", None, self._many.put_many, entries)
+            return self._call("put_many", None, self._many.put_many, entries)
         removed = [self.put(key, entry) for key, entry in entries.items()]
         done = [each for each in removed if each is not None]
         if len(done) < len(removed):
@@ -220,37 +215,37 @@ class GuardedStore:
         recording only goes by name."""
         if keeps_recordings(self.inner):
             return False
-        return self._guarded("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
+        return self._call("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
 
     def size(self, prefix: str = "") -> int:
-        return self._guarded("size", 0, self.inner.size, prefix)
+        return self._call("size", 0, self.inner.size, prefix)
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None:
         """As LeasingStore.lease; None when nobody can tell."""
         return (
             None
             if self.leasing is None
-            else self._guarded("lease", None, self.leasing.lease, key, token, seconds)
+            else self._call("lease", None, self.leasing.lease, key, token, seconds)
         )
 
     def release(self, key: str, token: str) -> None:
         if self.leasing is not None:
-            self._guarded("release", None, self.leasing.release, key, token)
+            self._call("release", None, self.leasing.release, key, token)
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
-        return self._loud("delete", lambda: self.inner.delete(key, stored_at=stored_at))
+        return self._call_or_raise("delete", lambda: self.inner.delete(key, stored_at=stored_at))
 
     def clear(self, prefix: str = "") -> int:
-        return self._loud("clear", self.inner.clear, prefix)
+        return self._call_or_raise("clear", self.inner.clear, prefix)
 
     def purge(self) -> int:
-        return self._loud("purge", self.inner.purge)
+        return self._call_or_raise("purge", self.inner.purge)
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        listed = self._loud("entries", self.inner.entries, prefix)
+        listed = self._call_or_raise("entries", self.inner.entries, prefix)
         while True:
             try:
-                pair = self._loud("entries", next, listed)
+                pair = self._call_or_raise("entries", next, listed)
             except StopIteration:
                 return
             yield pair
@@ -258,11 +253,11 @@ class GuardedStore:
     def close(self) -> None:
         self.inner.close()
 
-    def _guarded(
+    def _call(
         self, operation: str, fallback: R, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         if self._strict:
-            return self._loud(operation, call, *args, **kwargs)
+            return self._call_or_raise(operation, call, *args, **kwargs)
         if not self._breaker.allows():
             return fallback
         slow = self._slow_seconds
@@ -274,7 +269,7 @@ class GuardedStore:
         ):  # the value's fault, not the store's, which may not even have been asked
             self._breaker.interrupted()
             raise
-        except LeftAlone:
+        except NotAsked:
             self._breaker.interrupted()
             self._on_error(operation)
             return fallback
@@ -299,7 +294,9 @@ class GuardedStore:
             self._note_recovery()
         return result
 
-    def _loud(self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _call_or_raise(
+        self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         try:
             return call(*args, **kwargs)
         except (StoreError, StopIteration, ValueNotCacheable):

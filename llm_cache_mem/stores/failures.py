@@ -7,11 +7,16 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import LLMCacheError, StoreError
 
-__all__ = ["iterate", "store_errors_only"]
+__all__ = ["NotAsked", "iterate", "store_errors_only"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+
+
+class NotAsked(StoreError):
+    """The store, or the part of it that holds the key, was not asked: this says nothing about its
+    health, so it does not count as a failure of the store."""
 
 
 def store_errors_only(

@@ -51,7 +51,7 @@ class TieredStore:
 
     Writes go to the back first; ``delete``, ``clear`` and ``purge`` reach both; ``size`` and
     ``entries`` are those of the back. When the back fails, operations raise what it raises;
-    ``held`` is what may be served all the same. A back with a ``version()``, as SQLiteStore has it,
+    ``peek`` is what may be served all the same. A back with a ``version()``, as SQLiteStore has it,
     is asked for it at each read, and what is in front counts only while that stays the same.
     """
 
@@ -136,13 +136,13 @@ class TieredStore:
 
     # -- Reading
 
-    def held(self, key: str, *, alone: bool = False) -> Entry | None:
-        """The entry under *key* if no other store need be asked; *alone*: or if none can be, and it
-        is no older than it may be."""
+    def peek(self, key: str, *, offline: bool = False) -> Entry | None:
+        """The entry under *key* if the back need not be asked; *offline*: or cannot be, and the
+        entry is no older than it may be."""
         found = self.front.get(key)
         if type(found) is not _Held or self._timer() >= found.until:
             return None
-        return found if alone or (self._version is None and found.mark == self._losses) else None
+        return found if offline or (self._version is None and found.mark == self._losses) else None
 
     def get(self, key: str) -> Entry | None:
         mark = self._mark()

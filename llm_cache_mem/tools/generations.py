@@ -17,7 +17,7 @@ from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Keyer
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -39,7 +39,7 @@ class Generations:
 
     def __init__(
         self,
-        store: GuardedStore,
+        store: FailOpenStore,
         keyer: Keyer,
         clock: Callable[[], float],
         fleet: "Fleet | None" = None,

@@ -7,7 +7,7 @@ from conftest import Clock
 
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores import MemoryStore, Removed
-from llm_cache_mem.stores.circuit_breaker import Breaker, GuardedStore
+from llm_cache_mem.stores.circuit_breaker import CircuitBreaker, FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -62,8 +62,8 @@ def errors():
 
 
 @pytest.fixture
-def guarded(flaky, timer, errors):
-    return GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
+def fail_open(flaky, timer, errors):
+    return FailOpenStore(flaky, strict=False, on_error=errors.append, timer=timer)
 
 
 FAULTS = [
@@ -78,35 +78,35 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-def test_whatever_a_store_raises_costs_a_miss_or_a_dropped_write(guarded, flaky, errors, fault):
+def test_whatever_a_store_raises_costs_a_miss_or_a_dropped_write(fail_open, flaky, errors, fault):
     flaky.fault = fault
-    assert guarded.get("k") is None
-    assert guarded.put("k", ENTRY) is None
+    assert fail_open.get("k") is None
+    assert fail_open.put("k", ENTRY) is None
     assert errors == ["get", "put"]
     flaky.fault = None
-    assert guarded.put("k", ENTRY) == Removed()
-    assert guarded.get("k") is ENTRY
+    assert fail_open.put("k", ENTRY) == Removed()
+    assert fail_open.get("k") is ENTRY
 
 
 def test_after_three_failures_the_store_is_left_alone_until_one_probe_finds_it_well(
-    guarded, flaky, timer
+    fail_open, flaky, timer
 ):
     flaky.fault = OSError()
     for _ in range(10):
-        guarded.get("k")
+        fail_open.get("k")
     assert flaky.tries == 3
     timer.advance(1.0)
-    guarded.get("k")
-    guarded.get("k")
+    fail_open.get("k")
+    fail_open.get("k")
     assert flaky.tries == 4
     flaky.fault = None
     timer.advance(2.0)
-    guarded.put("k", ENTRY)
-    assert guarded.get("k") is ENTRY
+    fail_open.put("k", ENTRY)
+    assert fail_open.get("k") is ENTRY
 
 
 def test_the_wait_grows_to_five_seconds_and_no_longer(timer):
-    breaker = Breaker(timer=timer)
+    breaker = CircuitBreaker(timer=timer)
     for _ in range(3):
         breaker.failed()
     for _ in range(10):
@@ -117,23 +117,23 @@ def test_the_wait_grows_to_five_seconds_and_no_longer(timer):
     assert breaker.allows()
 
 
-def test_a_value_that_no_store_would_take_does_not_pass_for_a_sign_of_life(guarded, flaky, timer):
-    guarded.put("k", ENTRY)
+def test_a_value_that_no_store_would_take_does_not_pass_for_a_sign_of_life(fail_open, flaky, timer):
+    fail_open.put("k", ENTRY)
     flaky.fault = OSError("down")
     for _ in range(3):
-        guarded.get("k")
+        fail_open.get("k")
     timer.advance(1)
     flaky.fault = ValueNotCacheable("value", "too large")  # found out before the server is asked
     with pytest.raises(ValueNotCacheable):
-        guarded.put("k", ENTRY)
-    assert guarded.left_alone
+        fail_open.put("k", ENTRY)
+    assert fail_open.circuit_open
     flaky.fault = None
-    assert guarded.get("k") is ENTRY  # the next call is the probe
-    assert not guarded.left_alone
+    assert fail_open.get("k") is ENTRY  # the next call is the probe
+    assert not fail_open.circuit_open
 
 
 def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(timer):
-    breaker = Breaker(timer=timer)
+    breaker = CircuitBreaker(timer=timer)
     for _ in range(50):
         breaker.failed()
     timer.advance(1.0)
@@ -144,91 +144,91 @@ def test_what_answers_too_late_is_as_bad_as_what_fails_and_worse_than_what_fails
     flaky, timer, errors
 ):
     flaky.slow_seconds = 0.5
-    guarded = GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
+    fail_open = FailOpenStore(flaky, strict=False, on_error=errors.append, timer=timer)
     flaky.delay = lambda: timer.advance(0.6)
-    guarded.put("k", ENTRY)
-    assert guarded.get("k") is ENTRY  # it came, after all
+    fail_open.put("k", ENTRY)
+    assert fail_open.get("k") is ENTRY  # it came, after all
     assert errors == ["put", "get"]
-    assert guarded.get("k") is None  # two such calls are enough
+    assert fail_open.get("k") is None  # two such calls are enough
     assert flaky.tries == 2
 
 
 def test_counting_may_take_its_time(flaky, timer, errors):
     flaky.slow_seconds = 0.5
-    guarded = GuardedStore(flaky, strict=False, on_error=errors.append, timer=timer)
+    fail_open = FailOpenStore(flaky, strict=False, on_error=errors.append, timer=timer)
     flaky.delay = lambda: timer.advance(5)
     for _ in range(5):
-        assert guarded.size() == 0
+        assert fail_open.size() == 0
     assert errors == []
 
 
-def test_a_store_that_does_not_say_when_it_is_slow_is_waited_for(guarded, flaky, timer, errors):
+def test_a_store_that_does_not_say_when_it_is_slow_is_waited_for(fail_open, flaky, timer, errors):
     flaky.delay = lambda: timer.advance(60)
     for _ in range(5):
-        guarded.put("k", ENTRY)
-        assert guarded.get("k") is ENTRY
+        fail_open.put("k", ENTRY)
+        assert fail_open.get("k") is ENTRY
     assert errors == []
 
 
 def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(
-    guarded, flaky, timer
+    fail_open, flaky, timer
 ):
     flaky.fault = OSError()
     for _ in range(3):
-        guarded.get("k")
+        fail_open.get("k")
     flaky.fault = KeyboardInterrupt()
     timer.advance(1.0)
     with pytest.raises(KeyboardInterrupt):
-        guarded.get("k")
+        fail_open.get("k")
     flaky.fault = None
     timer.advance(5.0)
-    guarded.get("k")
+    fail_open.get("k")
     assert flaky.tries == 5
 
 
 def test_one_line_is_logged_for_a_failure_and_one_for_recovery_however_it_flaps(
-    guarded, flaky, timer, caplog
+    fail_open, flaky, timer, caplog
 ):
     caplog.set_level(logging.WARNING)
     for _ in range(20):
         flaky.fault = OSError()
-        guarded.get("k")
+        fail_open.get("k")
         flaky.fault = None
-        guarded.get("k")
+        fail_open.get("k")
     assert len(caplog.records) == 1
     timer.advance(61)
     flaky.fault = OSError()
-    guarded.get("k")
+    fail_open.get("k")
     assert len(caplog.records) == 2
 
 
 def test_strict_raises_a_store_error_from_the_cause(flaky, errors):
-    guarded = GuardedStore(flaky, strict=True, on_error=errors.append)
+    fail_open = FailOpenStore(flaky, strict=True, on_error=errors.append)
     flaky.fault = OSError(28, "secret path")
     with pytest.raises(StoreError, match="Flaky: get failed: OSError") as caught:
-        guarded.get("k")
+        fail_open.get("k")
     assert isinstance(caught.value.__cause__, OSError)
     assert "secret" not in str(caught.value)
 
 
-def test_what_was_asked_for_by_name_raises_rather_than_pretend(guarded, flaky):
+def test_what_was_asked_for_by_name_raises_rather_than_pretend(fail_open, flaky):
     flaky.fault = OSError()
     with pytest.raises(StoreError, match="delete"):
-        guarded.delete("k")
-    assert guarded.discard("k", 0.0) is False
-    assert guarded.size() == 0
+        fail_open.delete("k")
+    assert fail_open.discard("k", 0.0) is False
+    assert fail_open.size() == 0
 
 
-def test_entries_stop_where_the_store_stops(guarded, flaky):
-    guarded.put("a", ENTRY)
-    assert list(guarded.entries()) == [("a", ENTRY)]
+def test_entries_stop_where_the_store_stops(fail_open, flaky):
+    fail_open.put("a", ENTRY)
+    assert list(fail_open.entries()) == [("a", ENTRY)]
 
 
-def test_interrupts_are_no_failures_of_the_store(guarded, flaky):
-    guarded.put("k", ENTRY)
+def test_interrupts_are_no_failures_of_the_store(fail_open, flaky):
+    fail_open.put("k", ENTRY)
     flaky.fault = KeyboardInterrupt()
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt):
-            guarded.get("k")
+            fail_open.get("k")
     flaky.fault = None
-    assert guarded.get("k") is ENTRY
+    assert fail_open.get("k") is ENTRY

@@ -15,7 +15,7 @@ from llm_cache_mem.engine.calls import Answered
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.stores.sqlite import SQLiteStore, rows
 from llm_cache_mem.values.entry import MAX_BODY_BYTES
 
@@ -113,14 +113,14 @@ class Broken(SQLiteStore):
         raise StoreError("Broken", "put_many", "it is broken")
 
 
-def guarded(store: Any, errors: list[str]) -> GuardedStore:
-    return GuardedStore(store, strict=False, on_error=errors.append)
+def fail_open(store: Any, errors: list[str]) -> FailOpenStore:
+    return FailOpenStore(store, strict=False, on_error=errors.append)
 
 
 def test_a_store_that_fails_at_many_gives_none_and_takes_none(fast_folder: Path) -> None:
     errors: list[str] = []
     store = Broken(fast_folder / "c.db")
-    guard = guarded(store, errors)
+    guard = fail_open(store, errors)
     assert guard.get_many(["a"]) == {}
     assert guard.put_many({"a": entry_of(1)}) is None
     assert errors == ["get_many", "put_many"]
@@ -128,7 +128,7 @@ def test_a_store_that_fails_at_many_gives_none_and_takes_none(fast_folder: Path)
 
 
 def test_a_store_that_knows_no_many_is_asked_one_by_one() -> None:
-    guard = guarded(MemoryStore(max_size=2), [])
+    guard = fail_open(MemoryStore(max_size=2), [])
     assert guard.put_many({key: entry_of(key) for key in "abc"}) == Removed(evicted=1)
     assert {
         key: value_of(entry) for key, entry in guard.get_many(["a", "b", "c", "c"]).items()

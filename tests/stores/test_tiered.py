@@ -25,7 +25,7 @@ from stores.servers import running_memcached
 from llm_cache_mem import LLMCache, StoreError, options
 from llm_cache_mem.stores import MemoryStore, Store, open_store
 from llm_cache_mem.stores.base import LeasingStore, Removed
-from llm_cache_mem.stores.circuit_breaker import GuardedStore
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.tiered import TieredStore
@@ -55,7 +55,7 @@ class Plain:
             "touch",
             "slow_seconds",
             "records",
-            "held",
+            "peek",
         ):
             raise AttributeError(name)
 
@@ -397,7 +397,7 @@ def test_what_the_back_has_lost_is_not_served_because_something_else_was_written
         contextlib.closing(SQLiteStore(path)) as other,
     ):
         store = tiered(back)
-        cache = GuardedStore(store, strict=True, on_error=print)
+        cache = FailOpenStore(store, strict=True, on_error=print)
         cache.put("k", entry_of("old"))
         other.delete("k")
         with another_who_writes_during_reads(back, lambda: store.put("another", entry_of("new"))):
@@ -443,7 +443,7 @@ def test_a_failing_back_is_told_of_and_what_is_in_front_served_while_it_is_fresh
         back.fails = True
         for number in range(5):  # by then it is left alone
             assert cache.get_or_call(f"q{number}", lambda messages: "called") == "called"
-        assert cache._store.left_alone
+        assert cache._store.circuit_open
         assert cache.stats().errors > 0
         assert cache.get("known") == "answer"
         timer.advance(10)
@@ -457,7 +457,7 @@ def test_hits_in_front_do_not_pass_for_signs_of_life(back: Plain) -> None:
         for number in range(3):
             assert cache.get("known") == "answer"
             assert cache.get(f"q{number}") is None
-        assert cache._store.left_alone
+        assert cache._store.circuit_open
 
 
 def test_a_failing_sqlite_is_told_of_too(
@@ -492,7 +492,7 @@ def test_what_a_failed_change_was_about_is_not_served_any_more(
     }
     with pytest.raises(StoreError):
         getattr(store, operation)(*args[operation])
-    assert store.held(KEY, alone=True) is None
+    assert store.peek(KEY, offline=True) is None
 
 
 async def test_on_an_event_loop_a_hit_in_front_needs_no_thread(

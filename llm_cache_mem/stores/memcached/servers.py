@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import ValueNotCacheable
-from llm_cache_mem.stores.circuit_breaker import Breaker, LeftAlone
+from llm_cache_mem.stores.circuit_breaker import CircuitBreaker
+from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.stores.memcached.link import (
     Address,
     Client,
@@ -34,7 +35,7 @@ class Server:
     def __init__(self, link: Link | PoolLink, *, alone: bool) -> None:
         self.link = link
         self._breaker = (
-            None if alone else Breaker()
+            None if alone else CircuitBreaker()
         )  # if it is the only one, the store's own will do
 
     def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
@@ -54,10 +55,10 @@ class Server:
         )
 
     def _watched(
-        self, breaker: Breaker, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+        self, breaker: CircuitBreaker, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         if not breaker.allows():
-            raise LeftAlone(
+            raise NotAsked(
                 "MemcachedStore",
                 "call",
                 f"{self.link.name} keeps failing and is left alone for some seconds",
