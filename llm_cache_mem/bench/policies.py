@@ -1,9 +1,10 @@
 """Eviction policies, simulated on keys alone: how far LRU is from the best there could be, and
 whether another comes nearer.
 
-A request that misses is admitted at once. Every policy holds at most *size* keys; they are written
-from their papers, with the authors' settings. ``best`` is Belady's: it evicts what is wanted
-latest, or does not admit what is wanted later than all it has.
+A request that misses is admitted at once. Every policy holds at most *size* keys. LRU and SIEVE are
+those of this library's stores; the others are written from their papers, with the authors'
+settings. ``best`` is Belady's: it evicts what is wanted latest, or does not admit what is wanted
+later than all it has.
 """
 
 from collections import OrderedDict, deque
@@ -11,7 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final, Protocol
 
-__all__ = ["POLICIES", "best", "hits_of", "numbered"]
+from llm_cache_mem.stores.memory import MemoryStore
+from llm_cache_mem.stores.sieve import SieveStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
+
+__all__ = ["POLICIES", "StorePolicy", "best", "hits_of", "numbered"]
+
+_ANSWER: Final = Entry(Payload.of(None), stored_at=0.0)  # for every key: nobody looks at it
 
 
 class Policy(Protocol):
@@ -22,21 +30,18 @@ class Policy(Protocol):
         ...
 
 
-class LRU:
-    """Least recently used out first."""
+class StorePolicy:
+    """The policy of *store*, which does the evicting itself."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._keys: OrderedDict[int, None] = OrderedDict()
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self._get, self._put = store.get, store.put
 
     def ask(self, key: int) -> bool:
-        keys = self._keys
-        if key in keys:
-            keys.move_to_end(key)
+        name = str(key)
+        if self._get(name) is not None:
             return True
-        keys[key] = None
-        if len(keys) > self._size:
-            keys.popitem(last=False)
+        self._put(name, _ANSWER)
         return False
 
 
@@ -56,60 +61,6 @@ class FIFO:
         if len(self._queue) > self._size:
             del self._keys[self._queue.popleft()]
         return False
-
-
-class _Linked:
-    __slots__ = ("key", "newer", "older", "visited")
-
-    def __init__(self, key: int) -> None:
-        self.key = key
-        self.visited = False
-        self.newer: _Linked | None = None
-        self.older: _Linked | None = None
-
-
-class SIEVE:
-    """SIEVE (Zhang et al., NSDI 2024): a queue in order of insertion, whose hand passes over what
-    was asked for since it last came by."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._keys: dict[int, _Linked] = {}
-        self._newest: _Linked | None = None
-        self._oldest: _Linked | None = None
-        self._hand: _Linked | None = None
-
-    def ask(self, key: int) -> bool:
-        node = self._keys.get(key)
-        if node is not None:
-            node.visited = True
-            return True
-        if len(self._keys) >= self._size:
-            self._evict()
-        node = self._keys[key] = _Linked(key)
-        node.older = self._newest
-        if self._newest is not None:
-            self._newest.newer = node
-        self._newest = node
-        self._oldest = self._oldest or node
-        return False
-
-    def _evict(self) -> None:
-        node = self._hand or self._oldest
-        while node is not None and node.visited:
-            node.visited = False
-            node = node.newer or self._oldest
-        assert node is not None
-        self._hand = node.newer
-        if node.newer is not None:
-            node.newer.older = node.older
-        else:
-            self._newest = node.older
-        if node.older is not None:
-            node.older.newer = node.newer
-        else:
-            self._oldest = node.newer
-        del self._keys[node.key]
 
 
 class S3FIFO:
@@ -227,9 +178,9 @@ class WTinyLFU:
 
 
 POLICIES: Final[dict[str, Callable[[int], Policy]]] = {
-    "LRU": LRU,
+    "LRU": lambda size: StorePolicy(MemoryStore(max_size=size)),
     "FIFO": FIFO,
-    "SIEVE": SIEVE,
+    "SIEVE": lambda size: StorePolicy(SieveStore(max_size=size)),
     "S3-FIFO": S3FIFO,
     "W-TinyLFU": WTinyLFU,
 }

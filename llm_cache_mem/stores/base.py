@@ -5,7 +5,15 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["NOTHING_REMOVED", "LeasingStore", "ManyStore", "Removed", "Store", "keeps_recordings"]
+__all__ = [
+    "NOTHING_REMOVED",
+    "ONE_EVICTED",
+    "LeasingStore",
+    "ManyStore",
+    "Removed",
+    "Store",
+    "keeps_recordings",
+]
 
 
 class Removed(NamedTuple):
@@ -16,6 +24,7 @@ class Removed(NamedTuple):
 
 
 NOTHING_REMOVED = Removed()
+ONE_EVICTED = Removed(evicted=1)  # ready-made: making one takes as long as the eviction itself
 
 
 class Store(Protocol):

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from time import time
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.base import NOTHING_REMOVED, ONE_EVICTED, Removed
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["MemoryStore"]
 
 _UNBOUNDED = float("inf")
 _SWEEP = 4  # expired entries that one write removes at the most
-_ONE_EVICTED = Removed(evicted=1)
 
 
 class MemoryStore:
@@ -69,15 +68,9 @@ class MemoryStore:
                 if self._max_bytes is not None:
                     self._bytes -= len(oldest) + gone.size
                 evicted += 1
-        if not expired:
-            return (
-                NOTHING_REMOVED
-                if not evicted
-                else _ONE_EVICTED
-                if evicted == 1
-                else Removed(evicted)
-            )
-        return Removed(evicted, expired)
+        if expired or evicted > 1:
+            return Removed(evicted, expired)
+        return ONE_EVICTED if evicted else NOTHING_REMOVED
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         with self._lock:

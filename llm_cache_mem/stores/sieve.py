@@ -1,11 +1,11 @@
-"""Entries in this process, evicted by SIEVE: what was asked for again outlives what was asked for
-once, which LRU lets push it out."""
+"""Entries in this process, evicted by SIEVE: a key that was read again outlives keys that were read
+once, which under LRU would push it out."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from time import time
 
-from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
+from llm_cache_mem.stores.base import NOTHING_REMOVED, ONE_EVICTED, Removed
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.values.entry import Entry
 
@@ -13,11 +13,11 @@ __all__ = ["SieveStore"]
 
 
 class SieveStore(MemoryStore):
-    """A MemoryStore with another order of leaving (Zhang et al., NSDI 2024).
+    """A MemoryStore that evicts by SIEVE (Zhang et al., NSDI 2024).
 
-    The keys stand in a queue, the newest last. A hand goes through it from the oldest on and round
-    again: a key that was asked for since it last came by stays where it is; the first that was not
-    goes. The queue is kept in two parts, before and behind the hand.
+    Keys stand in a queue in the order of their insertion. A hand moves from the oldest key to the
+    newest and starts over: it passes over keys that were read since it last came by, and evicts the
+    first that was not. The queue is kept in two parts, ahead of the hand and behind it.
     """
 
     def __init__(
@@ -30,37 +30,39 @@ class SieveStore(MemoryStore):
         super().__init__(max_size=max_size, max_bytes=max_bytes, clock=clock)
         self._ahead: OrderedDict[str, None] = OrderedDict()
         self._behind: OrderedDict[str, None] = OrderedDict()
-        self._asked_for: set[str] = set()
+        self._visited: set[str] = set()
 
     def get(self, key: str) -> Entry | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
-                self._asked_for.add(key)
+                self._visited.add(key)
             return entry
 
     def put(self, key: str, entry: Entry) -> Removed:
+        entries = self._entries
         with self._lock:
-            old = self._entries.pop(key, None)
+            old = entries.pop(key, None)
             if old is not None:
-                self._asked_for.add(key)
-            self._entries[key] = entry
+                self._visited.add(key)
+            entries[key] = entry
             if self._max_bytes is not None:
                 self._bytes += entry.size - old.size if old is not None else len(key) + entry.size
             expired = self._sweep()
             evicted = 0
-            while len(self._entries) > self._most_entries or self._bytes > self._most_bytes:
-                self._remove(self._next() or key)
+            while len(entries) > self._most_entries or self._bytes > self._most_bytes:
+                super()._remove(self._take_victim() or key)
                 evicted += 1
-            if (
-                old is None and key in self._entries
-            ):  # only now: what is new is not looked at by the hand that makes room for it
-                self._turn_round()
+            # A new key joins the queue last: the hand that makes room for it must not pass over it.
+            if old is None and key in entries:
+                self._wrap_around()
                 self._ahead[key] = None
-        return Removed(evicted, expired) if evicted or expired else NOTHING_REMOVED
+        if expired or evicted > 1:
+            return Removed(evicted, expired)
+        return ONE_EVICTED if evicted else NOTHING_REMOVED
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """In the order in which the hand comes to them."""
+        """The entries in the order in which the hand reaches them."""
         with self._lock:
             listed = [
                 (key, self._entries[key])
@@ -70,27 +72,27 @@ class SieveStore(MemoryStore):
             ]
         return iter(listed)
 
-    def _next(self) -> str | None:
-        """The key that is to go; None if there is none in the queue."""
+    def _take_victim(self) -> str | None:
+        """Move the hand to the key to evict and take that key out of the queue; None: it is
+        empty."""
         while True:
-            self._turn_round()
-            key = next(iter(self._ahead), None)
-            if key is None:
+            self._wrap_around()
+            if not self._ahead:
                 return None
-            if key not in self._asked_for:
+            key, _ = self._ahead.popitem(last=False)
+            if key not in self._visited:
                 return key
-            self._asked_for.discard(key)
-            del self._ahead[key]
+            self._visited.discard(key)
             self._behind[key] = None
 
-    def _turn_round(self) -> None:
-        """Let the hand that has come past the newest begin again at the oldest."""
+    def _wrap_around(self) -> None:
+        """Send a hand that has passed the newest key back to the oldest."""
         if not self._ahead:
             self._ahead, self._behind = self._behind, self._ahead
 
     def _remove(self, key: str) -> None:
         super()._remove(key)
-        self._asked_for.discard(key)
+        self._visited.discard(key)
         if key in self._ahead:
             del self._ahead[key]
         else:
