@@ -35,8 +35,8 @@ class Store(Protocol):
     write. A store gives back what it holds, expired or not: freshness is the cache's business. An
     entry that cannot be read is deleted and reported as absent.
 
-    A store that waits for others may have an attribute ``slow_seconds``: the cache takes reads and
-    writes that needed longer for failures.
+    A store may have two more attributes: ``slow_seconds``, after which the cache counts a read or a
+    write as a failure, and ``name``, which logs call it by and which holds no secret.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Fail-open: a store that fails costs a miss or a dropped write, and for a bounded time only."""
+"""Fail open: a failing store costs a miss or a dropped write, and little time."""
 
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,27 +25,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _FAILURES = 3  # in a row open a breaker,
-_FIRST, _LONGEST = 1.0, 5.0  # for so many seconds the first time, and at the most
+_FIRST, _LONGEST = 1.0, 5.0  # for this many seconds at first, and at most
 _QUIET_SECONDS = 60.0
 
 
 class CircuitBreaker:
-    """A circuit breaker: three failures in a row open it for one second, then two, four and at the
-    most five; then one probe decides.
+    """Three consecutive failures open it for one second, then two, four and at most five; after
+    each wait a single call, the probe, decides.
 
-    What failed slowly counts twice: a call that is served by several operations must not wait for
-    each of them.
-
-    Calls that began before it opened and fail afterwards change nothing, or one outage would
+    A slow failure counts twice, since one request makes several operations and must not wait for
+    each. A failure of a call that began before it opened changes nothing, or one outage would
     escalate the wait at once.
     """
 
     def __init__(self, *, timer: Callable[[], float] = monotonic) -> None:
+        self.proven = False  # whether the last outcome was a success
+        self.failures = 0  # since the last success
+        self.seconds = 0.0  # how long it stays open; 0: it is closed
         self._timer = timer
         self._lock = RLock()
-        self._failures = 0
-        self._wait = 0.0
-        self._closed_again_at = 0.0
+        self._weight = 0  # of the failures
+        self._probe_at = 0.0
         self._probing = False
         reset_after_fork(self)
 
@@ -55,60 +55,68 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """Whether calls are being refused."""
-        return self._wait > 0
+        """Whether calls are refused, except for the probe."""
+        return self.seconds > 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether calls are refused, and it is not yet time for a probe."""
+        return self.seconds > 0 and self._timer() < self._probe_at
 
     def allows(self) -> bool:
-        """Whether a call may go to the store now; when one may after a wait, it is the only one,
-        the probe."""
-        if not self._wait:
+        """Whether a call may go to the store now. If it is open, that call is the probe."""
+        if not self.seconds:
             return True
         with self._lock:
-            if not self._wait:
+            if not self.seconds:
                 return True
-            if self._probing or self._timer() < self._closed_again_at:
+            if self._probing or self._timer() < self._probe_at:
                 return False
             self._probing = True
             return True
 
     def succeeded(self) -> bool:
         """Note a success; whether it closed the breaker."""
-        if not self._failures:
+        if self.proven:
             return False
         with self._lock:
-            closed = self._wait > 0
-            self._failures = 0
-            self._wait = 0.0
+            closed = self.seconds > 0
+            self.failures = self._weight = 0
+            self.seconds = 0.0
             self._probing = False
+            self.proven = True
             return closed
 
     def interrupted(self) -> None:
-        """Note that a call ended neither way: another may be the probe."""
+        """Note a call that neither succeeded nor failed: another one may be the probe."""
         with self._lock:
             self._probing = False
 
     def failed(self, *, slowly: bool = False) -> bool:
         """Note a failure; whether it opened the breaker."""
         with self._lock:
-            self._failures += 2 if slowly else 1
-            if self._wait and not self._probing:
+            self.proven = False
+            self.failures += 1
+            self._weight += 2 if slowly else 1
+            if self.seconds and not self._probing:
                 return False
-            if not self._wait and self._failures < _FAILURES:
+            if not self.seconds and self._weight < _FAILURES:
                 return False
             from random import random  # slow to import, and stores seldom fail
 
-            opened = not self._wait
-            self._wait = min(_LONGEST, self._wait * 2 or _FIRST)
-            self._closed_again_at = self._timer() + self._wait * (0.75 + random() / 4)
+            opened = not self.seconds
+            self.seconds = min(_LONGEST, self.seconds * 2 or _FIRST)
+            self._probe_at = self._timer() + self.seconds * (0.75 + random() / 4)
             self._probing = False
             return opened
 
 
 class FailOpenStore:
-    """A Store around a Store: ``get``, ``put`` and ``size`` never raise, unless *strict*.
+    """A Store around a Store whose ``get``, ``put`` and ``size`` never raise, unless *strict*.
 
-    What the caller asks for by name (``delete``, ``clear``, ``purge``, ``entries``) does raise
-    StoreError: nobody may believe that something is gone which is still there.
+    ``delete``, ``clear``, ``purge`` and ``entries`` do raise StoreError: a failed delete is never
+    silent. Reads and writes have a circuit breaker each, so that a store that can only be read is
+    still read, and is not waited for at each write. While reads fail, writes are bypassed too.
     """
 
     def __init__(
@@ -120,9 +128,7 @@ class FailOpenStore:
         timer: Callable[[], float] = monotonic,
     ) -> None:
         self.inner = store
-        self.leasing = (
-            store if isinstance(store, LeasingStore) else None
-        )  # processes can agree through it
+        self.leasing = store if isinstance(store, LeasingStore) else None
         self._many = store if isinstance(store, ManyStore) else None
         self._peek: Callable[..., Entry | None] | None = (
             getattr(store, "peek", None) if hasattr(type(store), "peek") else None
@@ -130,7 +136,8 @@ class FailOpenStore:
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
-        self._breaker = CircuitBreaker(timer=timer)
+        self._reads = CircuitBreaker(timer=timer)
+        self._writes = CircuitBreaker(timer=timer)
         slow = getattr(store, "slow_seconds", None)
         self._slow_seconds = float(slow) if isinstance(slow, (int, float)) else None
         self._failing = False
@@ -140,18 +147,24 @@ class FailOpenStore:
         return repr(self.inner)
 
     @property
+    def name(self) -> str:
+        """The name of the store in logs, without a secret."""
+        name = getattr(self.inner, "name", None)
+        return name if type(name) is str else type(self.inner).__name__
+
+    @property
     def blocking(self) -> bool:
         return self.inner.blocking
 
     @property
     def circuit_open(self) -> bool:
-        """Whether the store failed so often that it is not asked for some seconds."""
-        return self._breaker.open
+        """Whether the store failed so often that reads or writes bypass it."""
+        return self._reads.open or self._writes.open
 
     def peek(self, key: str, *, offline: bool = False) -> Entry | None:
         """The entry under *key* if no disk or server need be asked; *offline*: or none can be.
 
-        Not by way of the breaker: what is in front says nothing of what is behind it.
+        The breakers have no say in it: the front of a tiered store works without its back.
         """
         if self._peek is None:
             return None
@@ -163,43 +176,45 @@ class FailOpenStore:
 
     def get(self, key: str) -> Entry | None:
         if self._peek is None:
-            return self._call("get", None, self.inner.get, key)
+            return self._call(self._reads, "get", None, self.inner.get, key)
         return (
             self.peek(key)
-            or self._call("get", None, self.inner.get, key)
+            or self._call(self._reads, "get", None, self.inner.get, key)
             or self.peek(key, offline=True)
         )
 
     def get_or_raise(self, key: str) -> Entry | None:
-        """As ``get``, but StoreError says when nobody knows: for who would take a miss for an
-        answer."""
+        """As ``get``, but raise StoreError where ``get`` would report a failure as a miss."""
         return self._call_or_raise("get", self.inner.get, key)
 
     def put(self, key: str, entry: Entry) -> Removed | None:
-        """As Store.put; None when the write was dropped."""
-        return self._call("put", None, self.inner.put, key, entry)
+        """As Store.put; None if the write was dropped."""
+        return self._call(self._writes, "put", None, self.inner.put, key, entry)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """The entries under *keys*, as far as they can be had: in one round trip where the store
-        can do that."""
+        """The entries under *keys* that can be had, in one round trip where the store can."""
         if self._peek is not None:
             found = {
                 key: entry for key in dict.fromkeys(keys) if (entry := self.peek(key)) is not None
             }
             if self._many is not None and len(found) < len(keys):
                 found |= self._call(
-                    "get_many", {}, self._many.get_many, [key for key in keys if key not in found]
+                    self._reads,
+                    "get_many",
+                    {},
+                    self._many.get_many,
+                    [key for key in keys if key not in found],
                 )
             return found
         if self._many is not None:
-            return self._call("get_many", {}, self._many.get_many, keys)
+            return self._call(self._reads, "get_many", {}, self._many.get_many, keys)
         pairs = ((key, self.get(key)) for key in dict.fromkeys(keys))
         return {key: entry for key, entry in pairs if entry is not None}
 
     def put_many(self, entries: Mapping[str, Entry]) -> Removed | None:
-        """As ManyStore.put_many; None when it failed, and some or all of *entries* were dropped."""
+        """As ManyStore.put_many; None if some or all of *entries* were dropped."""
         if self._many is not None:
-            return self._call("put_many", None, self._many.put_many, entries)
+            return self._call(self._writes, "put_many", None, self._many.put_many, entries)
         removed = [self.put(key, entry) for key, entry in entries.items()]
         done = [each for each in removed if each is not None]
         if len(done) < len(removed):
@@ -211,26 +226,27 @@ class FailOpenStore:
         )
 
     def discard(self, key: str, stored_at: float | None) -> bool:
-        """Delete an entry that turned out stale, unreadable or replaced, if the store lets us; a
-        recording only goes by name."""
+        """Delete an entry that is stale, unreadable or replaced; recordings stay."""
         if keeps_recordings(self.inner):
             return False
-        return self._call("delete", False, lambda: self.inner.delete(key, stored_at=stored_at))
+        return self._call(
+            self._writes, "delete", False, lambda: self.inner.delete(key, stored_at=stored_at)
+        )
 
     def size(self, prefix: str = "") -> int:
-        return self._call("size", 0, self.inner.size, prefix)
+        return self._call(self._reads, "size", 0, self.inner.size, prefix)
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None:
-        """As LeasingStore.lease; None when nobody can tell."""
+        """As LeasingStore.lease; None if the store cannot lease, or failed."""
         return (
             None
             if self.leasing is None
-            else self._call("lease", None, self.leasing.lease, key, token, seconds)
+            else self._call(self._writes, "lease", None, self.leasing.lease, key, token, seconds)
         )
 
     def release(self, key: str, token: str) -> None:
         if self.leasing is not None:
-            self._call("release", None, self.leasing.release, key, token)
+            self._call(self._writes, "release", None, self.leasing.release, key, token)
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         return self._call_or_raise("delete", lambda: self.inner.delete(key, stored_at=stored_at))
@@ -254,44 +270,41 @@ class FailOpenStore:
         self.inner.close()
 
     def _call(
-        self, operation: str, fallback: R, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+        self,
+        breaker: CircuitBreaker,
+        operation: str,
+        fallback: R,
+        call: Callable[P, R],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> R:
         if self._strict:
             return self._call_or_raise(operation, call, *args, **kwargs)
-        if not self._breaker.allows():
+        if (breaker is self._writes and self._reads.waiting) or not breaker.allows():
             return fallback
         slow = self._slow_seconds
         began = 0.0 if slow is None else self._timer()
         try:
             result = call(*args, **kwargs)
-        except (
-            ValueNotCacheable
-        ):  # the value's fault, not the store's, which may not even have been asked
-            self._breaker.interrupted()
+        except ValueNotCacheable:  # the value is at fault; the store may not have been asked
+            breaker.interrupted()
             raise
         except NotAsked:
-            self._breaker.interrupted()
+            breaker.interrupted()
             self._on_error(operation)
             return fallback
-        # whatever it is, the call that is being served must go on
-        except Exception as exc:  # noqa: BLE001
-            self._note_failure(
-                operation, exc, slowly=slow is not None and self._timer() - began >= slow / 2
-            )
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the caller's call goes on
+            slowly = slow is not None and self._timer() - began >= slow / 2
+            self._note_failure(breaker, operation, exc, slowly=slowly)
             return fallback
-        except (
-            BaseException
-        ):  # an interrupt: pass it on, but do not leave the breaker waiting for this probe
-            self._breaker.interrupted()
+        except BaseException:  # an interrupt: the breaker must not wait for this probe
+            breaker.interrupted()
             raise
         if slow is not None and operation != "size" and self._timer() - began > slow:
-            self._note_failure(
-                operation,
-                StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s"),
-                slowly=True,
-            )
-        elif self._failing:
-            self._note_recovery()
+            late = StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s")
+            self._note_failure(breaker, operation, late, slowly=True)
+        elif not breaker.proven:
+            self._note_success(breaker)
         return result
 
     def _call_or_raise(
@@ -304,29 +317,42 @@ class FailOpenStore:
         except Exception as exc:
             raise StoreError(type(self.inner).__name__, operation, type(exc).__name__) from exc
 
-    def _note_failure(self, operation: str, exc: BaseException, *, slowly: bool) -> None:
-        opened = self._breaker.failed(slowly=slowly)
+    def _note_failure(
+        self, breaker: CircuitBreaker, operation: str, exc: BaseException, *, slowly: bool
+    ) -> None:
+        reads, writes = self._reads, self._writes
+        opened = breaker.failed(slowly=slowly)
+        if (
+            breaker is writes
+            and not reads.proven
+            and not reads.open
+            and reads.failed(slowly=slowly)
+        ):
+            opened, breaker = True, reads  # no read has succeeded either: the whole store is down
         self._on_error(operation)
-        name = type(self.inner).__name__
+        error = exc.reason if isinstance(exc, StoreError) else type(exc).__name__
         if not self._failing:
             self._failing = True
-            self._say(
-                "%s failed (%s); calls go on without it",
-                name,
-                exc if isinstance(exc, StoreError) else type(exc).__name__,
-            )
+            text = "%s: %s failed, continuing without the cache (%s)"
+            self._log(text, self.name, operation, error)
         elif opened:
-            self._say(
-                "%s keeps failing; it is left alone for some seconds at a time", name, even_so=True
+            failures, bypassed = (
+                ("failed writes", "writes") if breaker is writes else ("failures", "the cache")
             )
+            text = f"%s: %d consecutive {failures}, bypassing {bypassed} for %g s (last error: %s)"
+            self._log(text, self.name, breaker.failures, breaker.seconds, error, always=True)
 
-    def _note_recovery(self) -> None:
-        self._failing = False
-        self._say("%s works again", type(self.inner).__name__, even_so=self._breaker.succeeded())
+    def _note_success(self, breaker: CircuitBreaker) -> None:
+        other = self._writes if breaker is self._reads else self._reads
+        had_failed = breaker.failures > 0
+        closed = breaker.succeeded()
+        if had_failed and not other.open:
+            self._failing = False
+            self._log("%s: working again", self.name, always=closed)
 
-    def _say(self, text: str, *args: object, even_so: bool = False) -> None:
-        """Log a change of state; a store that flaps is not worth a line each time."""
+    def _log(self, text: str, *args: object, always: bool = False) -> None:
+        """Log a change of state, at most one a minute for a store that flaps."""
         now = self._timer()
-        if even_so or now >= self._quiet_until:
+        if always or now >= self._quiet_until:
             self._quiet_until = now + _QUIET_SECONDS
             log.warning(__name__, text, *args)

@@ -593,8 +593,9 @@ def test_a_forked_child_neither_has_nor_ends_its_parents_turn(join: MakeCache) -
 
 PROGRAM = """
 import asyncio, sys, threading, time, os
-from llm_cache_mem import LLMCache, fleet
-fleet.LEASE_SECONDS = 600
+from llm_cache_mem import LLMCache
+from llm_cache_mem.engine import leases
+leases.LEASE_SECONDS = 600
 cache = LLMCache(backend=sys.argv[1], coalesce="fleet")
 def hang(messages, model):
     print("begun", flush=True)

@@ -8,6 +8,7 @@ from conftest import Clock
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores import MemoryStore, Removed
 from llm_cache_mem.stores.circuit_breaker import CircuitBreaker, FailOpenStore
+from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -20,6 +21,7 @@ class Flaky(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.fault: BaseException | None = None
+        self.write_fault: BaseException | None = None
         self.delay = lambda: None
         self.tries = 0
 
@@ -35,6 +37,8 @@ class Flaky(MemoryStore):
 
     def put(self, key, entry):
         self._try()
+        if self.write_fault is not None:
+            raise self.write_fault
         return super().put(key, entry)
 
     def delete(self, key, *, stored_at=None):
@@ -230,5 +234,89 @@ def test_interrupts_are_no_failures_of_the_store(fail_open, flaky):
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt):
             fail_open.get("k")
+    flaky.fault = None
+    assert fail_open.get("k") is ENTRY
+
+
+def test_failing_writes_are_bypassed_while_reads_go_on(fail_open, flaky, timer, errors):
+    """Another process holds SQLite's write lock: each write would wait for it in vain."""
+    fail_open.put("k", ENTRY)
+    flaky.write_fault = StoreError("SQLiteStore", "put", "others kept the write lock")
+    for _ in range(10):
+        assert fail_open.get("k") is ENTRY
+        assert fail_open.put("new", ENTRY) is None
+    assert errors == ["put", "put", "put"]
+    assert fail_open.circuit_open
+    timer.advance(1.0)
+    flaky.write_fault = None
+    assert fail_open.put("new", ENTRY) == Removed()
+    assert not fail_open.circuit_open
+
+
+def test_failing_reads_bypass_writes_too(fail_open, flaky):
+    flaky.fault = OSError()
+    for _ in range(3):
+        fail_open.get("k")
+    assert fail_open.put("k", ENTRY) is None
+    assert flaky.tries == 3
+
+
+def test_a_hanging_store_costs_a_read_and_a_write(flaky, timer, errors):
+    flaky.slow_seconds = 0.5
+    fail_open = FailOpenStore(flaky, strict=False, on_error=errors.append, timer=timer)
+    flaky.delay = lambda: timer.advance(0.25)
+    flaky.fault = OSError("timed out")
+    fail_open.get("k")
+    fail_open.put("k", ENTRY)
+    fail_open.get("k")
+    fail_open.put("k", ENTRY)
+    assert timer() == 0.5
+
+
+def test_writes_may_succeed_while_no_read_is_made(fail_open, flaky, timer):
+    flaky.fault = OSError()
+    for _ in range(3):
+        fail_open.get("k")
+    flaky.fault = None
+    timer.advance(1.0)
+    for _ in range(3):
+        assert fail_open.put("k", ENTRY) == Removed()
+
+
+def test_the_log_says_how_long_the_cache_is_bypassed_and_why(fail_open, flaky, timer, caplog):
+    caplog.set_level(logging.WARNING)
+    flaky.name = "redis://cache:6379/0"
+    flaky.fault = TimeoutError("secret")
+    for _ in range(3):
+        fail_open.get("k")
+    timer.advance(1.0)
+    flaky.fault = None
+    fail_open.get("k")
+    assert [record.getMessage() for record in caplog.records] == [
+        "redis://cache:6379/0: get failed, continuing without the cache (TimeoutError)",
+        "redis://cache:6379/0: 3 consecutive failures, bypassing the cache for 1 s"
+        " (last error: TimeoutError)",
+        "redis://cache:6379/0: working again",
+    ]
+
+
+def test_the_log_tells_bypassed_writes_from_a_bypassed_cache(fail_open, flaky, caplog):
+    caplog.set_level(logging.WARNING)
+    flaky.write_fault = StoreError("SQLiteStore", "put", "others kept the write lock")
+    for _ in range(3):
+        fail_open.get("k")
+        fail_open.put("k", ENTRY)
+    assert caplog.records[-1].getMessage() == (
+        "Flaky: 3 consecutive failed writes, bypassing writes for 1 s"
+        " (last error: others kept the write lock)"
+    )
+
+
+def test_a_call_that_never_asked_the_store_is_no_failure(fail_open, flaky, errors):
+    fail_open.put("k", ENTRY)
+    flaky.fault = NotAsked("Flaky", "get", "no connection came free")
+    for _ in range(10):
+        assert fail_open.get("k") is None
+    assert errors == ["get"] * 10
     flaky.fault = None
     assert fail_open.get("k") is ENTRY

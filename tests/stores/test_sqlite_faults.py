@@ -24,6 +24,7 @@ import pytest
 from stores.conformance import entry_of, value_of
 from stores.processes import in_child
 
+from llm_cache_mem import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
@@ -396,6 +397,20 @@ def test_a_thread_that_keeps_the_lock_costs_a_bounded_wait(
     with store._file.lock, pytest.raises(StoreError, match="others kept the write lock"):
         store.put("k", entry_of(1))
     assert works(store)
+
+
+def test_a_held_write_lock_costs_three_waits_and_no_hit(
+    open_store: Callable[..., SQLiteStore],
+) -> None:
+    store = open_store(lock_timeout=0.05)
+    with LLMCache(backend=store) as cache:
+        cache.put("known", "answer")
+        with store._file.lock:
+            for number in range(20):
+                assert cache.get("known") == "answer"
+                cache.put(f"new {number}", "answer")
+        assert cache.stats().errors == 3
+        assert cache.stats().hits == 20
 
 
 # -- Full

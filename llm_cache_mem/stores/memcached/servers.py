@@ -61,7 +61,7 @@ class Server:
             raise NotAsked(
                 "MemcachedStore",
                 "call",
-                f"{self.link.name} keeps failing and is left alone for some seconds",
+                f"{self.link.name} keeps failing and is bypassed for some seconds",
             )
         try:
             result = call(*args, **kwargs)
