@@ -16,7 +16,7 @@ from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_se
 from llm_cache_mem.responses import admission
 from llm_cache_mem.stores import Backend, open_store
 from llm_cache_mem.stores.base import keeps_recordings
-from llm_cache_mem.values.encryption_keys import (
+from llm_cache_mem.values.encryption import (
     KEY_VARIABLE,
     Keys,
     envelope_for,

@@ -21,6 +21,7 @@ from llm_cache_mem.cli.shared import (
     reading,
     request_in,
 )
+from llm_cache_mem.values.encryption import new_key
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Reader
@@ -142,7 +143,7 @@ def key(
     from llm_cache_mem.keys import digest as keys
 
     if new:
-        typer.echo(_new_encryption_key())
+        typer.echo(new_key())
         return
     messages, params = request_in(file)
     names = keys.DEFAULT_IGNORE if ignore is None else ignore
@@ -152,14 +153,6 @@ def key(
         print_json({"key": digest} | ({"canonical": text} if canonical else {}))
     else:
         typer.echo(text if canonical else digest)
-
-
-def _new_encryption_key() -> str:
-    try:
-        from llm_cache_mem.values.encryption import new_key
-    except ImportError as exc:
-        raise CommandFailed(str(exc)) from None
-    return new_key()
 
 
 def _the_one(reader: "Reader", wanted: str) -> "Found":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from llm_cache_mem.cli.input import URL_VARIABLE, BadInput, CommandFailed, parse_json
-from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
+from llm_cache_mem.values.encryption import KEY_VARIABLE
 
 if TYPE_CHECKING:  # a command loads what it needs: "key" needs no database
     from llm_cache_mem.cli.store import Found, Reader, Selection

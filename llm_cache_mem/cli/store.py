@@ -14,7 +14,7 @@ from llm_cache_mem.stores import MemoryStore, Opened, Store, open_store, sqlite_
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite.file import FileRefused, is_damage
 from llm_cache_mem.stores.sqlite.reader import DatabaseReader
-from llm_cache_mem.values.encryption_keys import KEY_VARIABLE, envelope_for
+from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
 
 __all__ = [

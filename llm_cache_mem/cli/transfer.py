@@ -10,7 +10,7 @@ from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
-from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
+from llm_cache_mem.values.encryption import KEY_VARIABLE
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Import"]

@@ -2,6 +2,7 @@
 as nothing."""
 
 import sys
+from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -88,9 +89,7 @@ def tagged(value: Any, kind: type) -> list[Any] | None:
     """The name and the text of a value that JSON has no form for but that has one exact text; None
     for any other."""
     if issubclass(kind, (bytes, bytearray, memoryview)):
-        from llm_cache_mem.values.scalars import to_base64
-
-        return ["bytes", to_base64(bytes(value))]
+        return ["bytes", b2a_base64(bytes(value), newline=False).decode()]
     for module, name, text in _TEXTUAL:
         if issubclass(kind, _loaded(module, name)):
             return [name, _ask(value, partial(text, value))]

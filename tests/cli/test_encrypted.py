@@ -9,8 +9,7 @@ from cli_helpers import CANARY, PROMPT, answer, fails, read, rows, run
 
 from llm_cache_mem import LLMCache, options
 from llm_cache_mem.keys import digest
-from llm_cache_mem.values.encryption import Encryption, new_key
-from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
+from llm_cache_mem.values.encryption import KEY_VARIABLE, Encryption, new_key
 
 KEY, OTHER = new_key(), new_key()
 

@@ -4,6 +4,7 @@ nothing is lost by either."""
 import logging
 import pickle
 import sqlite3
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,8 @@ from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.values.encryption import Encryption, new_key
-from llm_cache_mem.values.encryption_keys import KEY_VARIABLE
-from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.encryption import KEY_VARIABLE, Encryption, envelope_for, new_key
+from llm_cache_mem.values.entry import PLAIN, Entry
 
 KEY = "1:acme:value:" + "ab" * 32
 PROMPT, ANSWER, MODEL = "CANARY-of-a-prompt", "CANARY-of-an-answer", "CANARY-of-a-model"
@@ -85,6 +85,14 @@ class TestConformance(StoreConformance):
 
 
 # -- The envelope
+
+
+def test_without_cryptography_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    for make in (Encryption, envelope_for):
+        with pytest.raises(ImportError, match=r"pip install 'llm-cache-mem\[crypto\]'"):
+            make(ONE)
+    assert envelope_for("plain")() is PLAIN
 
 
 def test_an_entry_comes_back_whole() -> None:
