@@ -1,11 +1,12 @@
 """The picture of the counters that users see: what was asked, what was answered from the cache,
 what that saved."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_cache_mem.accounting.provider import ProviderCacheStats, total
+from llm_cache_mem.accounting.render import Row, as_html, as_text, by_reason, dollars
 
 __all__ = ["CacheStats", "Event", "ModelStats", "Saving"]
 
@@ -187,11 +188,61 @@ class CacheStats(NamedTuple):
         )
 
     def __str__(self) -> str:
-        from llm_cache_mem.accounting.render import as_text  # only those who look at it need it
-
-        return as_text(self)
+        return as_text(self._facts(), self._tables())
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.accounting.render import as_html
+        always = ("hits", "misses", "size")
+        shown = [fact for fact in self._facts() if fact[1] != "0" or fact[0] in always]
+        return as_html(shown, self._tables())
 
-        return as_html(self)
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "hits", f"{self.hits:,}"
+        yield "misses", f"{self.misses:,}"
+        yield "hit rate", f"{self.hit_rate:.1%}"
+        yield "size", f"{self.size:,}"
+        yield "stored", f"{self.stored:,}"
+        yield "skipped", by_reason(self.skipped) or "0"
+        yield "evictions", f"{self.evictions:,}"
+        yield "expirations", f"{self.expirations:,}"
+        yield "coalesced", f"{self.coalesced:,}"
+        yield "errors", f"{self.errors:,}"
+        yield "tokens saved", f"{self.tokens_saved:,}"
+        yield "seconds saved", f"{self.seconds_saved:,.1f}"
+        calls = "call" if self.unpriced_hits == 1 else "calls"
+        unpriced = (
+            f" (and {self.unpriced_hits:,} {calls} of unknown price)" if self.unpriced_hits else ""
+        )
+        yield "dollars saved", f"{dollars(self.saved_usd)}{unpriced}"
+
+    def _tables(self) -> Iterator[list[Row]]:
+        """A table of each way of saving and one of each model, where they have rows."""
+        savings = self.savings()
+        if any(saving.calls for saving in savings) or self.provider.write_tokens:
+            yield [
+                ("saved by", "calls", "tokens", "seconds", "dollars", "unpriced"),
+                *map(_cells, savings),
+            ]
+        if self.by_model:
+            saved = ("tokens saved", "seconds saved", "dollars saved", "unpriced")
+            models = sorted(self.by_model.items(), key=lambda item: -item[1].saved_usd)
+            yield [
+                ("model", "hits", "coalesced", *saved),
+                *(_model_cells(name, model) for name, model in models),
+            ]
+
+
+def _cells(saving: Saving) -> Row:
+    source, calls, tokens, seconds, usd, unpriced = saving
+    return source, f"{calls:,}", f"{tokens:,}", f"{seconds:,.1f}", dollars(usd), f"{unpriced:,}"
+
+
+def _model_cells(name: str, model: ModelStats) -> Row:
+    return (
+        name or "(no model)",
+        f"{model.hits:,}",
+        f"{model.coalesced:,}",
+        f"{model.tokens_saved:,}",
+        f"{model.seconds_saved:,.1f}",
+        dollars(model.saved_usd),
+        f"{model.unpriced_hits:,}",
+    )

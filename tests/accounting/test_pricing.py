@@ -360,7 +360,7 @@ def test_the_package_is_imported_when_the_first_price_is_needed_or_asked_for() -
     pricing.load(pricer)
     assert pricing.loaded(pricer)
     code = (
-        "import sys; from llm_cache_mem import pricing; p = pricing.resolve(None);"
+        "import sys; from llm_cache_mem.accounting import pricing; p = pricing.resolve(None);"
         " pricing.resolve({'m': (1, 2)})\nassert 'genai_prices' not in sys.modules; assert not"
         " pricing.loaded(p); pricing.load(p); assert 'genai_prices' in sys.modules"
     )
