@@ -246,13 +246,15 @@ def _nothing(cache: LLMCache, word: str) -> str:
 
 def _surveys(cache: LLMCache) -> list[Any]:
     """A survey of the stored requests of each kind: kinds do not answer one another."""
-    from llm_cache_mem.diagnostics.explain import Kept
+    from llm_cache_mem.diagnostics.explain import StoredRequest
     from llm_cache_mem.diagnostics.survey import survey
 
     kinds: dict[str, list[Any]] = {}
     for key, entry in cache.entries():
         if entry.request is not None:
-            kinds.setdefault(Kept.under(key, None).kind, []).append(json.loads(entry.request))
+            kinds.setdefault(StoredRequest.from_key(key, None).kind, []).append(
+                json.loads(entry.request)
+            )
     return [
         survey(requests, ignore=()) for requests in kinds.values()
     ]  # a cache keeps what it does not ignore

@@ -26,7 +26,7 @@ from llm_cache_mem.keys.digest import DEFAULT_IGNORE
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Selection
-    from llm_cache_mem.diagnostics.explain import Explanation, Kept
+    from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest
 
 __all__ = ["why"]
 
@@ -100,22 +100,22 @@ def why(
         return
     if at is not None or keep is not None:
         raise CommandFailed("--at and --keep belong to --all", MISUSED)
-    from llm_cache_mem.diagnostics.explain import Kept, explain
+    from llm_cache_mem.diagnostics.explain import StoredRequest, explain
 
     url = url_of(url)
     asked, digest = _read(file, kind or "", ignore)
     same: list[str] = []
 
-    def kept(entries: "Iterator[Found]") -> "Iterator[Kept]":
+    def requests(entries: "Iterator[Found]") -> "Iterator[StoredRequest]":
         for found in entries:
             if found.parts.digest in digests:
                 same.append(found.key)
             request = found.entry.request
-            yield Kept(found.key, found.parts.kind, found.parts.sample or 0, request)
+            yield StoredRequest(found.key, found.parts.kind, found.parts.sample or 0, request)
 
     with reading(url, Selection(namespace, kind)) as (reader, entries):
         digests = {digest, *(hide(digest) for hide in getattr(reader.envelope, "digests", ()))}
-        found = explain(asked, kept(entries))
+        found = explain(asked, requests(entries))
     if same:
         found = found._replace(key=same[0], nearest=same[0], differences=(), state="stored")
     found = found._replace(differences=tuple(_told(found, asked)))
@@ -206,25 +206,25 @@ def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]
             else "the default namespace (--namespace names another)"
         )
         raise CommandFailed(
-            f"none of {count_of(total)} of {where} keeps its request: LLMCache(keep_requests=True)"
-            " has them kept"
+            f"none of {count_of(total)} of {where} has its request: LLMCache(keep_requests=True)"
+            " stores requests"
         )
     return found
 
 
-def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[Kept, str]":
+def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[StoredRequest, str]":
     """The request in *file* and its digest."""
-    from llm_cache_mem.diagnostics.explain import Kept
+    from llm_cache_mem.diagnostics.explain import StoredRequest
     from llm_cache_mem.diagnostics.redaction import Redaction
     from llm_cache_mem.keys.request import Keyer
 
     messages, params = request_in(file)
     keyer = Keyer("", None, DEFAULT_IGNORE if ignore is None else ignore)
     digest = keyer.digest(messages, params)
-    return Kept(digest, kind, 0, Redaction().json(keyer.kept(messages, params))), digest
+    return StoredRequest(digest, kind, 0, Redaction().json(keyer.kept(messages, params))), digest
 
 
-def _told(found: "Explanation", asked: "Kept") -> Iterator[Any]:
+def _told(found: "Explanation", asked: "StoredRequest") -> Iterator[Any]:
     """A body as it is sent says nothing of where it is sent; that is no difference."""
     whole = b'"http.' in (asked.request or b"")
     return (one for one in found.differences if whole or not one.path.startswith(_OF_TRANSPORT))

@@ -1,5 +1,4 @@
-"""The last lookups that found nothing, with what was asked and what became of the answer, for those
-who ask why."""
+"""The latest misses, with their requests and what became of the answers."""
 
 from collections import deque
 from typing import TYPE_CHECKING
@@ -13,8 +12,8 @@ _MOST = 20
 
 
 class Miss:
-    """One of them: *at* in Unix seconds; *state* as in Explanation; *outcome*: ``stored``, why not,
-    or "" as long as nobody knows."""
+    """A lookup that found nothing: *at* in Unix seconds; *state* as in Explanation; *outcome*:
+    ``stored``, why the answer was not stored, or "" while that is unknown."""
 
     __slots__ = ("at", "outcome", "request", "state")
 
@@ -23,35 +22,34 @@ class Miss:
 
 
 class Misses:
-    """The last 20 of a cache that keeps requests. Thread-safe."""
+    """The latest 20 misses of a cache that stores requests. Thread-safe."""
 
     def __init__(self) -> None:
         self._misses: deque[Miss] = deque(maxlen=_MOST)
 
-    def note(self, request: "Request", at: float, state: str) -> None:
-        """*request* was looked for *at* that time, in vain."""
-        self._misses.append(
-            Miss(request._replace(messages=None, params={}), at, state)
-        )  # *kept* is enough: the caller's objects may go
+    def add(self, request: "Request", at: float, state: str) -> None:
+        """Remember that *request* was looked for *at* that time and not found."""
+        bare = request._replace(messages=None, params={})  # its text is enough: let objects go
+        self._misses.append(Miss(bare, at, state))
 
-    def became(self, key: str, outcome: str) -> None:
-        """The answer to the request of *key* was ``stored``, or not: for what reason."""
+    def set_outcome(self, key: str, outcome: str) -> None:
+        """Set the *outcome* of the latest miss of *key*."""
         for miss in self.last(_MOST):
             if miss.request.key == key:
                 miss.outcome = outcome
                 return
 
     def last(self, most: int) -> list[Miss]:
-        """The latest of them first, at most *most*."""
+        """At most *most* misses, the latest first."""
         return list(self._misses)[: -max(most, 0) - 1 : -1]
 
     def cause(self, miss: Miss) -> tuple[str, str]:
-        """The state that explains *miss*, with what came before it in sight; and, of answers that
-        are not kept, why."""
+        """The state that explains *miss*, given the misses before it, and why its answers are not
+        stored, if they are not."""
         same = [other for other in self.last(_MOST) if other.request.key == miss.request.key]
-        unkept = next((other.outcome for other in same if other.outcome not in ("", "stored")), "")
-        if unkept and miss.outcome != "stored":
-            return "unkept", unkept
+        reason = next((other.outcome for other in same if other.outcome not in ("", "stored")), "")
+        if reason and miss.outcome != "stored":
+            return "skipped", reason
         earlier = same[same.index(miss) + 1 :] if miss in same else []
         if miss.state == "absent" and any(other.outcome == "stored" for other in earlier):
             return "gone", ""

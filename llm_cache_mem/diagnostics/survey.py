@@ -9,9 +9,11 @@ patterns are reported, never what a request says.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from html import escape
 from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
+from llm_cache_mem.accounting.render import table
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.functions import SYSTEM_PARAMS, SYSTEM_ROLES, ignoring, last_turn, masking
 from llm_cache_mem.keys.request import parameter_names
@@ -173,9 +175,21 @@ class Survey(NamedTuple):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.diagnostics.render import survey_as_html  # only notebooks need it
-
-        return survey_as_html(self)
+        parts = [
+            f"<p>{self.requests:,} requests, {self.with_share(self.hits)} equal to an earlier"
+            " one</p>"
+        ]
+        if self.costs:
+            rows = [(cost.field, f"{cost.hits:,}") for cost in self.costs]
+            parts.append(table([("field that costs hits", "hits"), *rows]))
+        if self.remedies:
+            head = ("what would win them back, if it does not change the answer", "hits")
+            rows = [(f"without {why}", self.with_share(hits)) for why, _, hits in self.remedies]
+            parts.append(table([head, *rows]))
+            parts.append(f"<p><code>key_fn={escape(self.remedies[-1].key_fn)}</code></p>")
+        elif not self.costs:
+            parts.append("<p>no single field stands between a request and an earlier one</p>")
+        return "".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON."""

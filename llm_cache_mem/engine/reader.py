@@ -153,7 +153,7 @@ class Reader:
         """What stands between *request* and an answer stored *until* then (None: now). Counts
         nothing. StoreError if the store fails."""
         from llm_cache_mem.diagnostics.explain import (
-            Kept,
+            StoredRequest,
             explain,
         )  # only misses that somebody asks about need it
         from llm_cache_mem.diagnostics.redaction import Redaction
@@ -167,7 +167,7 @@ class Reader:
                 state = "unreadable"
         redaction = self._settings.redaction or Redaction()
         kept = request.kept or self._keyer.kept(request.messages, request.params)
-        asked = Kept.under(request.key, redaction.json(kept))
+        asked = StoredRequest.from_key(request.key, redaction.json(kept))
         listed = self._store.entries(digest.prefix(digest.parse(request.key).namespace))
         others = (
             (key, one)
@@ -175,7 +175,9 @@ class Reader:
             if key != request.key and (until is None or one.stored_at <= until)
         )
         found = explain(
-            asked, (Kept.under(key, one.request) for key, one in others), self._keyer.hashed
+            asked,
+            (StoredRequest.from_key(key, one.request) for key, one in others),
+            self._keyer.hashed,
         )
         return found._replace(state=state)
 
@@ -300,7 +302,7 @@ class Reader:
             state = "refreshed"
         elif entry is not None:
             state = "unreadable" if self._is_fresh(entry, now) else "expired"
-        self._misses.note(request, now, state)
+        self._misses.add(request, now, state)
 
     def _explained(self, request: Request) -> object:
         """Why *request* missed, if this cache keeps requests."""
@@ -372,7 +374,7 @@ class Reader:
 
     def _skip(self, request: Request, reason: str, text: str, *args: object) -> None:
         if request.kept is not None:
-            self._misses.became(request.key, reason)
+            self._misses.set_outcome(request.key, reason)
         if self._ledger.skip(reason, request.key, request.model):
             log.warning(__name__, text, *args)
 

@@ -343,7 +343,7 @@ class Writer(Reader):
         for key in request.older:  # or the older answer would be found again when this one is gone
             self._store.discard(key, None)
         if request.kept is not None:
-            self._misses.became(request.key, "stored")
+            self._misses.set_outcome(request.key, "stored")
         self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
 
     async def _prices_loaded(self) -> None:

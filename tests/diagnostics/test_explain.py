@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, last_turn, masking, options
-from llm_cache_mem.diagnostics.explain import ABSENT, Difference, Kept, differences, explain
+from llm_cache_mem.diagnostics.differences import ABSENT, Difference, differences
+from llm_cache_mem.diagnostics.explain import StoredRequest, explain
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.jsonl import JsonlStore
 from llm_cache_mem.values.entry import Entry
@@ -170,10 +171,10 @@ def test_what_it_shows_does_no_harm_to_a_terminal() -> None:
 
 def nearest(asked: dict[str, Any], *stored: dict[str, Any]) -> int:
     listed = [
-        Kept(str(number), "value", 0, json.dumps(request).encode())
+        StoredRequest(str(number), "value", 0, json.dumps(request).encode())
         for number, request in enumerate(stored)
     ]
-    found = explain(Kept("asked", "value", 0, json.dumps(asked).encode()), listed)
+    found = explain(StoredRequest("asked", "value", 0, json.dumps(asked).encode()), listed)
     assert found.nearest is not None
     return int(found.nearest)
 
@@ -205,13 +206,15 @@ def test_a_changed_word_is_nearer_than_two_params() -> None:
 
 def test_the_same_kind_goes_first() -> None:
     request = json.dumps({"messages": MESSAGES, "temperature": 0}).encode()
-    asked = Kept("asked", "value", 0, json.dumps({"messages": MESSAGES, "temperature": 1}).encode())
+    asked = StoredRequest(
+        "asked", "value", 0, json.dumps({"messages": MESSAGES, "temperature": 1}).encode()
+    )
     found = explain(
         asked,
         [
-            Kept("s", "stream", 0, request),
-            Kept("v", "value", 0, request),
-            Kept("s2", "stream", 0, request),
+            StoredRequest("s", "stream", 0, request),
+            StoredRequest("v", "value", 0, request),
+            StoredRequest("s2", "stream", 0, request),
         ],
     )
     assert found.nearest == "v"
@@ -255,8 +258,8 @@ def test_no_request_is_kept() -> None:
     cache.put(QUESTION["content"], "Bach")
     assert (
         str(cache.explain(MESSAGES, model="m"))
-        == "none of the 2 stored entries keeps its request: LLMCache(keep_requests=True) has them"
-        " kept"
+        == "none of the 2 stored entries has its request: LLMCache(keep_requests=True) stores"
+        " requests"
     )
 
 

@@ -82,14 +82,14 @@ def test_one_that_was_to_be_asked_again() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_one_whose_answer_is_not_kept(times: int) -> None:
+def test_one_whose_answer_is_not_stored(times: int) -> None:
     cache = keeping()
     for _ in range(times):
         cache.get_or_call(MESSAGES, cut_off, model="m")
     found = cache.explain_misses()[0]
     (reason,) = cache.stats().skipped
-    assert (found.state, found.reason) == ("unkept", reason)
-    assert f"not kept ({reason})" in str(found)
+    assert (found.state, found.reason) == ("skipped", reason)
+    assert f"not stored ({reason})" in str(found)
 
 
 def test_an_answer_that_was_kept_after_all_leaves_the_difference_to_be_told() -> None:
