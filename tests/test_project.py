@@ -55,9 +55,6 @@ KNOWN_UPWARD: set[tuple[str, str]] = set()
 KNOWN_CYCLES = {
     ("benchmarks.probes.contestant", "benchmarks.probes.servers"),
     ("llama_index_llm_cache_mem.events", "llama_index_llm_cache_mem.calls"),
-    ("llm_cache_mem.accounting.stats", "llm_cache_mem.accounting.render"),
-    ("llm_cache_mem.diagnostics.explain", "llm_cache_mem.diagnostics.render"),
-    ("llm_cache_mem.diagnostics.survey", "llm_cache_mem.diagnostics.render"),
     ("llm_cache_mem.engine.seats", "llm_cache_mem.engine.single_flight"),
     ("llm_cache_mem.prompt_cache.keeper", "llm_cache_mem.prompt_cache.warmer"),
     ("llm_cache_mem.tools.functions", "llm_cache_mem.tools.cache"),
