@@ -63,7 +63,7 @@ KNOWN_CYCLES = {
 # may import its client at its top; only code that has chosen the store imports that package.
 OPTIONAL = {
     "llm_cache_mem._util.terminal": {"rich"},
-    "llm_cache_mem.bench.plot": {"matplotlib"},
+    "llm_cache_mem.bench.charts": {"matplotlib"},
     "llm_cache_mem.bench.text": {"rich"},
     "llm_cache_mem.cli": {"rich", "typer"},
     "llm_cache_mem.cli.doctor_memcached": {"pymemcache"},

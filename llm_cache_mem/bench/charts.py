@@ -1,12 +1,29 @@
-"""What the charts of a report show, as plain series: pages and pictures draw the same."""
+"""The charts of a report, drawn with matplotlib (extra ``plot``)."""
 
+import io
+import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+try:
+    import matplotlib
+except ModuleNotFoundError as exc:
+    if exc.name != "matplotlib":  # installed but broken: let that error speak
+        raise
+    raise ImportError(
+        "charts need matplotlib: pip install 'llm-cache-mem[plot]'", name="matplotlib"
+    ) from None
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from llm_cache_mem.bench.report import Document
-from llm_cache_mem.bench.words import bound, size, span
+from llm_cache_mem.bench.words import bound, percent, size, span
 
-__all__ = ["Bars", "Lines", "charts"]
+__all__ = ["Bars", "Lines", "charts", "draw", "save_png", "to_svg"]
+
+_GAIN, _LOSS = "#1f7a4d", "#b3392f"
 
 
 class Bars(NamedTuple):
@@ -46,6 +63,41 @@ def charts(document: Document) -> Iterator[Bars | Lines]:
         )
 
 
+def draw(chart: Bars | Lines) -> Figure:
+    """*chart* as a matplotlib figure, without a window or global state."""
+    with matplotlib.rc_context(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        tall = 1.2 + 0.28 * len(chart.bars) if isinstance(chart, Bars) else 4.0
+        figure = Figure(figsize=(8, tall), layout="constrained")
+        axes: Any = figure.add_subplot()
+        axes.set_title(chart.title, loc="left")
+        _bars(axes, chart) if isinstance(chart, Bars) else _lines(axes, chart)
+        return figure
+
+
+def save_png(document: Document, folder: Path) -> list[Path]:
+    """Write a PNG of each chart of *document* into *folder*, creating it if needed; return the
+    paths. OSError if that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for chart in charts(document):
+        path = folder / f"{chart.name}.png"
+        draw(chart).savefig(path, dpi=150)
+        written.append(path)
+    return written
+
+
+def to_svg(chart: Bars | Lines) -> str:
+    """*chart* as an SVG element for a page of HTML: its text as text, and no URL in it."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}):
+        draw(chart).savefig(text, format="svg", metadata={"Date": None})
+    element = text.getvalue().partition("<svg")[2]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    return "<svg" + re.sub(r' xmlns(:xlink)?="[^"]*"', "", element)
+
+
 def _savings(document: Document) -> Iterator[tuple[str, float]]:
     several = len({row["policy"] for row in document["client"]}) > 1
     for row in document["client"]:
@@ -83,3 +135,26 @@ def _hit_rates(document: Document) -> Iterator[Lines]:
         [size(entries) for entries in sizes],
         lines,
     )
+
+
+def _bars(axes: Any, chart: Bars) -> None:
+    names, values = [name for name, _ in chart.bars], [value for _, value in chart.bars]
+    drawn = axes.barh(
+        range(len(values)), values, color=[_LOSS if value < 0 else _GAIN for value in values]
+    )
+    axes.bar_label(drawn, [percent(value) for value in values], padding=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.axvline(0, color="gray", linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _lines(axes: Any, chart: Lines) -> None:
+    for name, values in chart.lines.items():
+        axes.plot(range(len(values)), values, marker="o", label=name)
+    axes.set_xticks(range(len(chart.ticks)), chart.ticks)
+    axes.set_xlabel(chart.across)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(frameon=False)

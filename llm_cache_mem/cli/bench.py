@@ -51,7 +51,7 @@ _EXAMPLES = """\b
 Examples:
   llm-cache-mem bench trace.jsonl.gz
   llm-cache-mem bench trace.jsonl --max-size 256 --max-size none --ttl 5m --ttl 1h
-  llm-cache-mem bench RAGPulse/ --key question --policies --html report.html --plot pictures/
+  llm-cache-mem bench RAGPulse/ --key question --policies --html report.html --plot charts/
 """
 
 _RECORD_EXAMPLES = """\b
@@ -140,11 +140,17 @@ def run(
     ] = False,
     html: Annotated[
         str | None,
-        typer.Option("--html", metavar="FILE", help="Write the report as one page, with charts."),
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the report as a page of HTML; with charts, if the extra plot is there.",
+        ),
     ] = None,
     plot: Annotated[
         str | None,
-        typer.Option("--plot", metavar="FOLDER", help="Write its charts as pictures (extra plot)."),
+        typer.Option(
+            "--plot", metavar="FOLDER", help="Write its charts as PNG files (extra plot)."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -285,7 +291,7 @@ def _refuse_store(trace: str) -> None:
 
 def _check_plot() -> None:
     try:
-        import llm_cache_mem.bench.plot  # noqa: F401
+        import llm_cache_mem.bench.charts  # noqa: F401
     except ImportError as exc:
         raise CommandFailed(str(exc), MISUSED) from None
 
@@ -297,10 +303,10 @@ def _write(document: "Document", html: str | None, plot: str | None) -> None:
         Path(html).write_text(page(document), encoding="utf-8")
         typer.echo(f"wrote {html}", err=True)
     if plot is not None:
-        from llm_cache_mem.bench.plot import plot as draw
+        from llm_cache_mem.bench.charts import save_png
 
-        for picture in draw(document, Path(plot)):
-            typer.echo(f"wrote {picture}", err=True)
+        for path in save_png(document, Path(plot)):
+            typer.echo(f"wrote {path}", err=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -38,17 +39,20 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.loads += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
+        self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
+        while self.open[-1] in ("meta", "br"):
+            self.open.pop()
         assert self.open.pop() == tag
 
 
 def test_the_page_is_whole_and_loads_nothing(trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     out = tmp_path / "report.html"
     run(
         "bench",
@@ -64,13 +68,30 @@ def test_the_page_is_whole_and_loads_nothing(trace: Path, tmp_path: Path) -> Non
     text = out.read_text()
     page = Page(text)
     assert page.open == []
-    assert page.loads == []
-    assert not re.search(r"https?:|url\(|@import|<script", text)
+    assert all(str(load).startswith("#") for load in page.loads)  # shapes of the chart itself
+    assert not re.search(r"https?:|url\((?!#)|@import|<script", text)
     assert page.tags.count("svg") == 3
     assert page.tags.count("table") == 4
     assert "prefers-color-scheme: dark" in text
     assert "<b>&trace" not in text
     assert "&lt;b&gt;&amp;trace" in text
+
+
+def test_without_matplotlib_the_page_has_its_tables_and_names_the_extra(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "llm_cache_mem.bench.charts", raising=False)
+    out = tmp_path / "report.html"
+    run("bench", str(trace), "--html", str(out))
+    text = out.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert page.loads == []
+    assert (page.tags.count("svg"), page.tags.count("table")) == (0, 3)
+    assert "llm-cache-mem[plot]" in text
+    said = fails("bench", str(trace), "--plot", str(tmp_path), status=2)
+    assert "llm-cache-mem[plot]" in said
 
 
 def test_pictures_are_written_for_every_chart(trace: Path, tmp_path: Path) -> None:
