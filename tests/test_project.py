@@ -56,8 +56,6 @@ KNOWN_CYCLES = {
     ("benchmarks.probes.contestant", "benchmarks.probes.servers"),
     ("llama_index_llm_cache_mem.events", "llama_index_llm_cache_mem.calls"),
     ("llm_cache_mem.engine.seats", "llm_cache_mem.engine.single_flight"),
-    ("llm_cache_mem.prompt_cache.keeper", "llm_cache_mem.prompt_cache.warmer"),
-    ("llm_cache_mem.tools.functions", "llm_cache_mem.tools.cache"),
 }
 # The modules and packages that need an optional package to be imported at all. A store's package
 # may import its client at its top; only code that has chosen the store imports that package.

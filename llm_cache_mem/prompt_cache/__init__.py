@@ -2,11 +2,12 @@
 pays, and watch what it does."""
 
 from llm_cache_mem.prompt_cache.advise import Advice, Option, advise
-from llm_cache_mem.prompt_cache.keeper import KeepWarm
+from llm_cache_mem.prompt_cache.keep_warm import KeepWarm
 from llm_cache_mem.prompt_cache.prefix import Prefix
 from llm_cache_mem.prompt_cache.rules import Rules, rules_for
 from llm_cache_mem.prompt_cache.tracker import Alert, PrefixStats, PromptCacheTracker, TrackerStats
-from llm_cache_mem.prompt_cache.warmer import Warmed, Warmer
+from llm_cache_mem.prompt_cache.warmed import Warmed
+from llm_cache_mem.prompt_cache.warmer import Warmer
 
 __all__ = [
     "Advice",

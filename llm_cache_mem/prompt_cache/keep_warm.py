@@ -1,22 +1,19 @@
-"""Keep a prefix warm: renew it before the provider forgets it, until told to stop or until it has
-failed too often."""
+"""Keep a prefix warm: renew it before it expires, until stopped or until renewals have failed too
+often in a row."""
 
+import asyncio
 import random as random_module
 import threading
 from collections.abc import Awaitable, Callable
 from time import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from llm_cache_mem._util import log
+from llm_cache_mem.prompt_cache.prefix import Prefix
+from llm_cache_mem.prompt_cache.warmed import Warmed
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from llm_cache_mem.prompt_cache.prefix import Prefix
-    from llm_cache_mem.prompt_cache.warmer import Warmed, Warmer
-
-__all__ = ["KeepWarm", "Schedule"]
+__all__ = ["KeepWarm", "Schedule", "Warms"]
 
 _RETRY_SECONDS = 5.0
 _STOP_SECONDS = 10.0
@@ -62,6 +59,15 @@ class Schedule:
         return self.failures >= self._most
 
 
+class Warms(Protocol):
+    """What a Warmer does for KeepWarm."""
+
+    @property
+    def is_async(self) -> bool: ...
+    def warm(self, prefix: Prefix, /) -> Warmed: ...
+    async def awarm(self, prefix: Prefix, /) -> Warmed: ...
+
+
 class KeepWarm:
     """A prefix that is kept warm while this context is entered. *wait* (seconds) returns whether to
     stop, or an awaitable of that.
@@ -72,13 +78,13 @@ class KeepWarm:
 
     def __init__(
         self,
-        warmer: "Warmer",
-        prefix: "Prefix | Callable[[], Prefix]",
+        warmer: Warms,
+        prefix: Prefix | Callable[[], Prefix],
         *,
         max_failures: int = 3,
         every: float | None = None,
         jitter: float = 0.1,
-        on_warmed: "Callable[[Warmed], object] | None" = None,
+        on_warmed: Callable[[Warmed], object] | None = None,
         wait: Callable[[float], Any] | None = None,
         random: Callable[[], float] = random_module.random,
         clock: Callable[[], float] = time,
@@ -121,10 +127,10 @@ class KeepWarm:
         less."""
         self._schedule.used()
 
-    def _current(self) -> "Prefix":
+    def _current(self) -> Prefix:
         return self._prefix() if callable(self._prefix) else self._prefix
 
-    def _succeeded(self, warmed: "Warmed") -> None:
+    def _succeeded(self, warmed: Warmed) -> None:
         self.last = warmed
         self.cost_usd = (
             None
@@ -207,16 +213,12 @@ class KeepWarm:
     # -- In a task
 
     async def __aenter__(self) -> Self:
-        import asyncio
-
         self._begin(is_async=True)
         self._succeeded(await self._warmer.awarm(self._current()))
         self._task = asyncio.create_task(self._arun())
         return self
 
     async def _arun(self) -> None:
-        import asyncio
-
         async def sleep(seconds: float) -> bool:
             await asyncio.sleep(seconds)
             return False
@@ -241,8 +243,6 @@ class KeepWarm:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        import asyncio
-
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

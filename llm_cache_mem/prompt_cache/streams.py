@@ -1,5 +1,5 @@
-"""A provider's stream that is watched for what it says of its usage, and is otherwise the stream it
-was."""
+"""Streams of a provider's SDK that are observed for the usage they report, and otherwise passed
+through."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from llm_cache_mem.responses.fields import field
 
-__all__ = ["AsyncWatched", "Watched"]
+__all__ = ["AsyncObservedStream", "ObservedStream"]
 
 _HOLDERS = (
     "usage",
@@ -20,26 +20,27 @@ _HOLDERS = (
     "prompt_eval_count",
     "eval_count",
 )
-_MOST = 8
+"""The fields of a chunk in which providers report usage."""
+_MOST_CHUNKS = 8
 
 
-class _Watching:
+class _Observed:
     def __init__(self, source: Any, done: Callable[[list[Any]], object]) -> None:
         self._source = source
         self._done: Callable[[list[Any]], object] | None = done
-        self._told: list[Any] = []
+        self._reports: list[Any] = []
 
-    def _see(self, piece: Any) -> None:
-        if not self._told or field(piece, *_HOLDERS) is not None:
-            self._told.append(piece)
-            if len(self._told) > _MOST:  # each repeats the running total of those before
-                del self._told[_MOST // 2 : -1]
+    def _observe(self, chunk: Any) -> None:
+        if not self._reports or field(chunk, *_HOLDERS) is not None:
+            self._reports.append(chunk)
+            if len(self._reports) > _MOST_CHUNKS:  # each repeats the running total so far
+                del self._reports[_MOST_CHUNKS // 2 : -1]
 
     def _end(self) -> None:
-        """The stream is over, or was left: the call has been paid for either way."""
+        """Report the call: it is paid for whether the stream was read to its end or left."""
         done, self._done = self._done, None
         if done is not None:
-            done(self._told)
+            done(self._reports)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # nor before __init__ has run
@@ -47,7 +48,7 @@ class _Watching:
         return getattr(self._source, name)
 
 
-class Watched(_Watching):
+class ObservedStream(_Observed):
     """For ``for`` and ``with``."""
 
     def __iter__(self) -> Self:
@@ -55,12 +56,12 @@ class Watched(_Watching):
 
     def __next__(self) -> Any:
         try:
-            piece = next(self._source)
+            chunk = next(self._source)
         except BaseException:
             self._end()
             raise
-        self._see(piece)
-        return piece
+        self._observe(chunk)
+        return chunk
 
     def close(self) -> None:
         close = getattr(self._source, "close", None)
@@ -80,7 +81,7 @@ class Watched(_Watching):
         self.close()
 
 
-class AsyncWatched(_Watching):
+class AsyncObservedStream(_Observed):
     """For ``async for`` and ``async with``."""
 
     def __aiter__(self) -> Self:
@@ -88,12 +89,12 @@ class AsyncWatched(_Watching):
 
     async def __anext__(self) -> Any:
         try:
-            piece = await anext(self._source)
+            chunk = await anext(self._source)
         except BaseException:
             self._end()
             raise
-        self._see(piece)
-        return piece
+        self._observe(chunk)
+        return chunk
 
     async def close(self) -> None:
         for name in ("aclose", "close"):

@@ -20,7 +20,7 @@ from llm_cache_mem.keys.request import Request
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Verdict
 from llm_cache_mem.prompt_cache.rules import Provider, rules_for
-from llm_cache_mem.prompt_cache.watched import AsyncWatched, Watched
+from llm_cache_mem.prompt_cache.streams import AsyncObservedStream, ObservedStream
 from llm_cache_mem.responses.fields import field
 from llm_cache_mem.responses.usage import Usage, identify, read_id, read_model, read_usage
 
@@ -334,7 +334,7 @@ class PromptCacheTracker:
             if hasattr(response, "__await__"):  # an object that is called like a coroutine function
                 return cast("T", awaited(kwargs, response, began))
             if kwargs.get("stream") and hasattr(response, "__next__"):
-                return cast("T", Watched(response, self._at_end(kwargs, began)))
+                return cast("T", ObservedStream(response, self._at_end(kwargs, began)))
             self.observe(kwargs, response, seconds=self._clock() - began)
             return response
 
@@ -343,7 +343,7 @@ class PromptCacheTracker:
     async def _after(self, request: dict[str, Any], response: Any, began: float) -> Any:
         await self.prices_loaded()
         if request.get("stream") and hasattr(response, "__anext__"):
-            return AsyncWatched(response, self._at_end(request, began))
+            return AsyncObservedStream(response, self._at_end(request, began))
         self.observe(request, response, seconds=self._clock() - began)
         return response
 

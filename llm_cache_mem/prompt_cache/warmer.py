@@ -10,62 +10,18 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from llm_cache_mem._util import log
 from llm_cache_mem.accounting import pricing
-from llm_cache_mem.prompt_cache.keeper import KeepWarm
+from llm_cache_mem.prompt_cache.keep_warm import KeepWarm
 from llm_cache_mem.prompt_cache.prefix import Prefix, make_prefix
 from llm_cache_mem.prompt_cache.rules import API, SMALLEST
+from llm_cache_mem.prompt_cache.warmed import Warmed
 from llm_cache_mem.responses.fields import field
 from llm_cache_mem.responses.usage import Usage, read_usage
 
-__all__ = ["Warmed", "Warmer"]
+__all__ = ["Warmer"]
 
 _REMEMBERED = 256
 _Call: TypeAlias = Callable[[], Any]
 T = TypeVar("T")
-
-
-class Warmed(NamedTuple):
-    """What one warming did. Tokens are the provider's own count; dollars are None where the price
-    is not known.
-
-    *written_tokens* is 0 where the provider does not report writes (OpenAI before gpt-5.6).
-      *cost_usd* and *seconds* are of all requests
-    that were sent, that of ``verify`` among them. *verified*: whether a second request read it,
-    None if none was sent.
-    *expires_at*: Unix seconds at which the provider may forget it if nobody uses it.
-    """
-
-    prefix: Prefix
-    input_tokens: int
-    written_tokens: int
-    read_tokens: int
-    output_tokens: int
-    cost_usd: float | None
-    seconds: float
-    expires_at: float
-    verified: bool | None = None
-    verified_read_tokens: int = 0
-    warnings: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        cost = "unknown price" if self.cost_usd is None else f"${self.cost_usd:,.6f}"
-        proof = (
-            ""
-            if self.verified is None
-            else (
-                f", {'verified' if self.verified else 'NOT verified'}"
-                f" ({self.verified_read_tokens:,} read)"
-            )
-        )
-        counts = (
-            f"{self.written_tokens:,} tokens written, {self.read_tokens:,} read of"
-            f" {self.input_tokens:,}"
-        )
-        return "\n".join(
-            [
-                f"{self.prefix.name}: {counts}, {cost}, {self.seconds:.2f} s{proof}",
-                *(f"! {text}" for text in self.warnings),
-            ]
-        )
 
 
 class _Sent(NamedTuple):

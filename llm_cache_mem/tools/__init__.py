@@ -2,8 +2,8 @@
 too old or something changed."""
 
 from llm_cache_mem.tools.cache import ToolCache
+from llm_cache_mem.tools.counters import ToolCacheStats, ToolStats
 from llm_cache_mem.tools.rules import Rule
 from llm_cache_mem.tools.sessions import CachedSession
-from llm_cache_mem.tools.tally import ToolCacheStats, ToolStats
 
 __all__ = ["CachedSession", "Rule", "ToolCache", "ToolCacheStats", "ToolStats"]

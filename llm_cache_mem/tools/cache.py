@@ -10,9 +10,10 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 from llm_cache_mem.tools.calls import Calls, living
+from llm_cache_mem.tools.counters import ToolCacheStats
+from llm_cache_mem.tools.functions import ToolFunction, cached_rule
 from llm_cache_mem.tools.results import FORMS, Results
 from llm_cache_mem.tools.rules import Changed, Entities, Rule, make_rule, verdict
-from llm_cache_mem.tools.tally import ToolCacheStats
 
 __all__ = ["ToolCache"]
 
@@ -191,11 +192,9 @@ class ToolCache(Calls):
         the key. A ``self`` without a wire form makes calls go uncached; ``ignore=["self"]`` says
         that all instances give the same results.
         """
-        from llm_cache_mem.tools.functions import cached
-
         if fn is None:
-            return lambda function: cached(self, function, name, **said)
-        return cached(self, fn, name, **said)
+            return lambda function: self._decorate(function, name, cached_rule(function, **said))
+        return self._decorate(fn, name, cached_rule(fn, **said))
 
     @overload
     def writing(self, fn: F, /) -> F: ...
@@ -214,11 +213,10 @@ class ToolCache(Calls):
     ) -> F | Callable[[F], F]:
         """Decorate a function or coroutine function that changes something, as ``writes`` says it
         of a tool."""
-        from llm_cache_mem.tools.functions import writing
-
+        rule = make_rule(writes=True, entities=entities, changes=tools)
         if fn is None:
-            return lambda function: writing(self, function, name, entities=entities, changes=tools)
-        return writing(self, fn, name, entities=entities, changes=tools)
+            return lambda function: self._decorate(function, name, rule)
+        return self._decorate(fn, name, rule)
 
     # -- What is no longer so
 
@@ -315,11 +313,16 @@ class ToolCache(Calls):
             else rule._replace(identity=before.identity)
         )
 
-    def _claim(self, tool: str, function: str, rule: Rule) -> None:
-        """Let *tool* be the function of that name; ValueError if it is another's already."""
-        if self._functions.setdefault(tool, function) != function:
+    def _decorate(self, fn: F, name: str | None, rule: Rule) -> F:
+        """*fn* as the tool *name*; ValueError if another function has that name."""
+        function = ToolFunction(fn, name, rule)
+        tool = function.tool
+        if self._functions.setdefault(tool, function.name) != function.name:
             raise ValueError(f"two functions are the tool {tool!r}: give one of them a name=")
         self._say(tool, rule)
+        self.complete(tool, function.complete)
+        # the rule of the moment, which allow() may have changed, for this very function
+        return function.wrapped(self, lambda: self._rules[tool]._replace(identity=rule.identity))
 
     def _explicit(self, tool: str, ttl_seconds: Any) -> Rule:
         _check_name(tool)

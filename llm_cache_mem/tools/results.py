@@ -12,9 +12,9 @@ from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import UNSET, Unset, current
+from llm_cache_mem.tools.counters import Tally, ToolCacheStats, label
 from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
-from llm_cache_mem.tools.tally import Tally, ToolCacheStats, label
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 

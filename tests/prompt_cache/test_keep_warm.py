@@ -9,11 +9,11 @@ import pytest
 from prompt_cache_server import CLAUDE, PRICES, SYSTEM
 
 from llm_cache_mem.prompt_cache import Warmer
-from llm_cache_mem.prompt_cache.keeper import Schedule
+from llm_cache_mem.prompt_cache.keep_warm import Schedule
 
 
 class Wait:
-    """Waiting that moves the test's clock; after *times* it stops the keeper, or waits for ever
+    """Waiting that moves the test's clock; after *times* it stops the renewals, or waits for ever
     where *then_block*."""
 
     def __init__(self, clock, times):
@@ -33,15 +33,15 @@ class Wait:
 def test_the_prefix_stays_warm_for_hours_and_each_renewal_only_reads(claude, server, clock):
     wait = Wait(clock, 30)
     warmer = Warmer(claude, prices=PRICES, clock=clock)
-    with warmer.keep_warm(model=CLAUDE, system=SYSTEM, wait=wait) as keeper:
+    with warmer.keep_warm(model=CLAUDE, system=SYSTEM, wait=wait) as warming:
         assert wait.done.wait(60)
-    assert (keeper.renewals, keeper.gave_up, keeper.running) == (30, False, False)
+    assert (warming.renewals, warming.gave_up, warming.running) == (30, False, False)
     assert all(216 <= seconds <= 240 for seconds in wait.waits)
     assert len(set(wait.waits)) > 20  # jitter
     written, read = 2000 * 3.75 / 1e6, 2000 * 0.30 / 1e6
-    assert keeper.cost_usd == pytest.approx(written + 30 * read + 31 * 3.0 / 1e6)
-    assert keeper.last is not None
-    assert keeper.last.read_tokens == 2000
+    assert warming.cost_usd == pytest.approx(written + 30 * read + 31 * 3.0 / 1e6)
+    assert warming.last is not None
+    assert warming.last.read_tokens == 2000
 
 
 def test_entering_warms_at_once_and_raises_what_that_raises(claude, server):
@@ -51,10 +51,10 @@ def test_entering_warms_at_once_and_raises_what_that_raises(claude, server):
         Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM),
     ):
         pass
-    with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM) as keeper:
-        assert keeper.last is not None
-        assert keeper.running
-    assert not keeper.running
+    with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM) as warming:
+        assert warming.last is not None
+        assert warming.running
+    assert not warming.running
 
 
 def test_it_gives_up_after_so_many_failures_in_a_row(claude, server, clock, caplog):
@@ -64,11 +64,11 @@ def test_it_gives_up_after_so_many_failures_in_a_row(claude, server, clock, capl
         server.fail = [529] * 3 if len(server.requests) == 2 else []
 
     options = {"wait": wait, "jitter": 0, "max_failures": 3, "on_warmed": fail_from_the_second_on}
-    with Warmer(claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, **options) as keeper:
-        assert keeper._thread is not None
-        keeper._thread.join(60)
-    assert (keeper.gave_up, keeper.renewals, wait.waits) == (True, 1, [240, 240, 5, 10])
-    assert isinstance(keeper.error, anthropic.APIStatusError)
+    with Warmer(claude, clock=clock).keep_warm(model=CLAUDE, system=SYSTEM, **options) as warming:
+        assert warming._thread is not None
+        warming._thread.join(60)
+    assert (warming.gave_up, warming.renewals, wait.waits) == (True, 1, [240, 240, 5, 10])
+    assert isinstance(warming.error, anthropic.APIStatusError)
     assert "gave up keeping a prefix warm after 3 failures" in caplog.text
 
 
@@ -91,8 +91,8 @@ def test_use_by_others_puts_the_renewal_off(clock):
 
 
 def test_stopping_interrupts_a_wait(claude):
-    with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, every=3600) as keeper:
-        thread = keeper._thread
+    with Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM, every=3600) as warming:
+        thread = warming._thread
     assert thread is not None
     assert not thread.is_alive()
 
@@ -110,10 +110,10 @@ def test_a_function_gives_the_prefix_of_each_renewal(claude, server, clock, capl
     wait = Wait(clock, 1)
     with warmer.keep_warm(
         lambda: warmer.prefix(model=CLAUDE, system=f"{SYSTEM} v{next(versions)}"), wait=wait
-    ) as keeper:
+    ) as warming:
         assert wait.done.wait(60)
-    assert keeper.last is not None
-    assert "it changed since it was last warmed" in keeper.last.warnings[0]
+    assert warming.last is not None
+    assert "it changed since it was last warmed" in warming.last.warnings[0]
 
 
 def test_what_a_listener_raises_stops_nothing(claude, clock, caplog):
@@ -124,9 +124,9 @@ def test_what_a_listener_raises_stops_nothing(claude, clock, caplog):
 
     with Warmer(claude, clock=clock).keep_warm(
         model=CLAUDE, system=SYSTEM, wait=wait, on_warmed=listener
-    ) as keeper:
+    ) as warming:
         assert wait.done.wait(60)
-    assert (keeper.renewals, keeper.gave_up) == (3, False)
+    assert (warming.renewals, warming.gave_up) == (3, False)
     assert "on_warmed raised" in caplog.text
 
 
@@ -146,11 +146,11 @@ async def test_async_clients_are_renewed_in_a_task_that_ends_with_the_context(
 
     async with Warmer(async_claude, clock=clock).keep_warm(
         model=CLAUDE, system=SYSTEM, wait=wait
-    ) as keeper:
+    ) as warming:
         await asyncio.wait_for(done.wait(), 60)
-        assert keeper.running
-    assert not keeper.running
-    assert (keeper.renewals, len(server.requests)) == (4, 5)
+        assert warming.running
+    assert not warming.running
+    assert (warming.renewals, len(server.requests)) == (4, 5)
 
 
 async def test_the_kind_of_context_must_fit_the_client(async_claude, claude):
@@ -164,11 +164,11 @@ async def test_the_kind_of_context_must_fit_the_client(async_claude, claude):
             pass
 
 
-def test_a_keeper_is_entered_once(claude):
-    keeper = Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM)
-    with keeper:
+def test_a_context_is_entered_once(claude):
+    warming = Warmer(claude).keep_warm(model=CLAUDE, system=SYSTEM)
+    with warming:
         pass
-    with pytest.raises(RuntimeError), keeper:
+    with pytest.raises(RuntimeError), warming:
         pass
 
 
