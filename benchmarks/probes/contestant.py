@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from benchmarks.probes.provider import Provider
+from benchmarks.probes.servers import Redis
 from benchmarks.probes.spare import Forked, Spare
 
 __all__ = [
@@ -271,6 +272,7 @@ class Bench:
         self.others: list[Running | Forked] = []
         self.providers: list[Provider] = []
         self._url, self._spare, self._loop = url, spare, None
+        self._redis: Redis | None = None
         self.given: dict[str, str] = {}  # the addresses of servers that a probe started
 
     @property
@@ -298,9 +300,7 @@ class Bench:
     def cold(self) -> Contestant:
         """The contestant with an empty cache."""
         if self.contestant.shared == "server":
-            from benchmarks.probes.servers import redis_of
-
-            redis_of(self).flush()
+            self.redis().flush()
         self.folder = self.folder.parent / f"{self.folder.name}-cold-{len(self.opened)}"
         self.folder.mkdir()
         return self.open()
@@ -309,13 +309,25 @@ class Bench:
         if self.contestant.shared != shared:
             raise Cannot(why)
 
+    def redis(self) -> Redis:
+        """This bench's own Redis, started when first asked for; Cannot if none is installed."""
+        if self._redis is None:
+            try:
+                self._redis = Redis()
+            except FileNotFoundError as exc:
+                raise Cannot(str(exc)) from None
+            self.given["redis"] = str(self._redis.port)
+        return self._redis
+
+    def redis_port(self) -> int:
+        """Where that Redis listens, which another process of the probe may have started."""
+        return int(self.given["redis"]) if "redis" in self.given else self.redis().port
+
     def elsewhere(self, step: str, *args: Any, seed: int | None = None) -> "Running | Forked":
         """Start ``steps.<step>`` in another process, with the same contestant, folder and provider;
         with *seed*, its own hash seed."""
         if self.contestant.shared == "server":
-            from benchmarks.probes.servers import redis_of
-
-            redis_of(self)
+            self.redis()
         arguments = [self.contestant.name, str(self.folder), self.url, step, json.dumps(args)]
         folder = self.folder.parent / f"{self.folder.name}.cwd"
         folder.mkdir(exist_ok=True)
@@ -371,6 +383,8 @@ class Bench:
             self._spare.close()
         for contestant in reversed(self.opened):
             contestant.close()
+        if self._redis is not None:
+            self._redis.kill()
         if self._loop is not None:
             self._loop.close()
         for provider in self.providers:

@@ -6,17 +6,17 @@ import signal
 import socket
 import subprocess
 import time
-from typing import Any
 
-from benchmarks.probes.contestant import Bench, Cannot
-
-__all__ = ["Redis", "redis_of"]
+__all__ = ["Redis"]
 
 
 class Redis:
-    """One process. It is killed when the bench is closed."""
+    """One process, killed when the bench closes. FileNotFoundError if no Redis is installed."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self) -> None:
+        program = shutil.which("redis-server") or shutil.which("valkey-server")
+        if program is None:
+            raise FileNotFoundError("no redis-server on this machine")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
@@ -67,23 +67,3 @@ class Redis:
         self._process.wait()
 
     close = kill
-
-
-def redis_of(bench: Bench) -> Any:
-    """The Redis of *bench*, started when first asked for; Cannot where there is none on this
-    machine."""
-    for opened in bench.opened:
-        if isinstance(opened, Redis):
-            return opened
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise Cannot("no redis-server on this machine")
-    server = Redis(program)
-    bench.opened.append(server)  # type: ignore[arg-type]  # closed with the rest
-    bench.given["redis"] = str(server.port)
-    return server
-
-
-def redis_port(bench: Bench) -> int:
-    """Where the bench's Redis listens, which another process of the probe may have started."""
-    return int(bench.given["redis"]) if "redis" in bench.given else redis_of(bench).port

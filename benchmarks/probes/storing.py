@@ -392,9 +392,7 @@ def secrets(bench: Bench) -> str | None:
 
 def _without_server(bench: Bench, how: str) -> str | None:
     bench.needs("server", "has no server")
-    from benchmarks.probes.servers import redis_of
-
-    server = redis_of(bench)
+    server = bench.redis()
     peer = bench.open()
     text_of(peer, request())
     getattr(server, how)()

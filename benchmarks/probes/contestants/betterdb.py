@@ -13,7 +13,6 @@ from valkey.asyncio import Valkey
 
 from benchmarks.probes.contestant import Cannot, Looped
 from benchmarks.probes.contestants.functions import FunctionPeer
-from benchmarks.probes.servers import redis_port
 
 __all__ = ["BetterDB"]
 
@@ -30,7 +29,7 @@ class BetterDB(Looped, FunctionPeer):
     packages = ("betterdb-agent-cache", "valkey")
 
     def prepare(self) -> None:
-        port = redis_port(self.bench)
+        port = self.bench.redis_port()
         self.bench.run(self._open(port))
 
     async def _open(self, port: int) -> None:

@@ -12,7 +12,6 @@ from langchain_core.outputs import ChatGeneration
 from langchain_openai import ChatOpenAI
 
 from benchmarks.probes.contestant import Cannot, Peer
-from benchmarks.probes.servers import redis_port
 
 __all__ = ["InMemory", "Ours", "Redis", "SQLite"]
 
@@ -144,7 +143,7 @@ class Redis(LangChainPeer):
         from langchain_community.cache import RedisCache
 
         ttl = None if self.ttl is None else int(self.ttl)
-        return RedisCache(redis.Redis(port=redis_port(self.bench)), ttl=ttl)
+        return RedisCache(redis.Redis(port=self.bench.redis_port()), ttl=ttl)
 
 
 class Ours(LangChainPeer):

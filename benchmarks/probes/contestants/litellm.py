@@ -13,7 +13,6 @@ from litellm.caching.caching import Cache
 from litellm.caching.in_memory_cache import InMemoryCache
 
 from benchmarks.probes.contestant import OfObjects
-from benchmarks.probes.servers import redis_port
 
 __all__ = ["Disk", "Local", "Redis"]
 
@@ -117,4 +116,6 @@ class Redis(LiteLLMPeer):
     packages = ("litellm", "redis")
 
     def make(self) -> Cache:
-        return Cache(type="redis", host="127.0.0.1", port=str(redis_port(self.bench)), ttl=self.ttl)
+        return Cache(
+            type="redis", host="127.0.0.1", port=str(self.bench.redis_port()), ttl=self.ttl
+        )

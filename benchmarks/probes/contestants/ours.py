@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.probes.contestants.functions import FunctionPeer, completion
-from benchmarks.probes.servers import redis_port
 from llm_cache_mem import LLMCache
 
 __all__ = ["Memory", "Redis", "SQLite"]
@@ -60,4 +59,4 @@ class Redis(Memory):
     packages = ("llm-cache-mem", "redis")
 
     def backend(self) -> str:
-        return f"redis://127.0.0.1:{redis_port(self.bench)}/0"
+        return f"redis://127.0.0.1:{self.bench.redis_port()}/0"
