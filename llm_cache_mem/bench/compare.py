@@ -4,7 +4,7 @@ there could be at the most."""
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llm_cache_mem.bench.policies import POLICIES, best, hits_of
+from llm_cache_mem.bench.eviction import POLICIES, best, hits_of
 
 __all__ = ["DEFAULT_SIZES", "compare"]
 

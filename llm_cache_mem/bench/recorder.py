@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from llm_cache_mem._util import log
 from llm_cache_mem.accounting.stats import Event
-from llm_cache_mem.bench.records import HEADER
+from llm_cache_mem.bench.formats import HEADER
 from llm_cache_mem.engine.streams import AsyncTee, Recording, Tee
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest

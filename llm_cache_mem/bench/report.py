@@ -9,8 +9,8 @@ from llm_cache_mem.bench.bill import Costs, PromptCacheBill, cost
 from llm_cache_mem.bench.census import Facts
 from llm_cache_mem.bench.clients import Client
 from llm_cache_mem.bench.compare import DEFAULT_SIZES, compare
-from llm_cache_mem.bench.readers import Trace
-from llm_cache_mem.bench.simulate import Saved, Simulation
+from llm_cache_mem.bench.reader import Trace
+from llm_cache_mem.bench.simulation import Saved, Simulation
 
 __all__ = ["Document", "build"]
 

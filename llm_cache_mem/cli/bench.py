@@ -17,7 +17,7 @@ from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.cli.shared import AsJson, note_unreadable, print_json, report
 
 if TYPE_CHECKING:
-    from llm_cache_mem.bench.readers import Trace
+    from llm_cache_mem.bench.reader import Trace
     from llm_cache_mem.bench.report import Document
     from llm_cache_mem.values.entry import Entry
 
@@ -160,9 +160,9 @@ def run(
     repeated: every pair is simulated.
     """
     from llm_cache_mem.bench.compare import DEFAULT_SIZES
-    from llm_cache_mem.bench.readers import open_trace
+    from llm_cache_mem.bench.reader import open_trace
     from llm_cache_mem.bench.report import build
-    from llm_cache_mem.bench.simulate import DEFAULT_LIFETIMES, Simulation
+    from llm_cache_mem.bench.simulation import DEFAULT_LIFETIMES, Simulation
 
     _refuse_store(trace)
     rules = rules_in(max_size, ttl, policy, coalesce)
@@ -298,7 +298,7 @@ def _check_plot() -> None:
 
 def _write(document: "Document", html: str | None, plot: str | None) -> None:
     if html is not None:
-        from llm_cache_mem.bench.page import page
+        from llm_cache_mem.bench.html import page
 
         Path(html).write_text(page(document), encoding="utf-8")
         typer.echo(f"wrote {html}", err=True)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_cache_mem.bench.clients import Rule
-from llm_cache_mem.bench.policies import POLICIES, StorePolicy, best, hits_of, numbered
-from llm_cache_mem.bench.simulate import Simulation
+from llm_cache_mem.bench.eviction import POLICIES, StorePolicy, best, hits_of, numbered
+from llm_cache_mem.bench.simulation import Simulation
 from llm_cache_mem.bench.trace import Call
 
 requests_of_keys = st.lists(st.integers(0, 5), max_size=12)

@@ -15,7 +15,7 @@ import pytest
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.bench import TraceRecorder
-from llm_cache_mem.bench.readers import open_trace
+from llm_cache_mem.bench.reader import open_trace
 from llm_cache_mem.bench.trace import Call
 from llm_cache_mem.tools import ToolCache
 

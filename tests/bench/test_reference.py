@@ -12,8 +12,8 @@ import pytest
 
 from llm_cache_mem.bench.bill import DEFAULT_PRICE, cost
 from llm_cache_mem.bench.clients import Rule
-from llm_cache_mem.bench.readers import open_trace
-from llm_cache_mem.bench.simulate import Simulation
+from llm_cache_mem.bench.reader import open_trace
+from llm_cache_mem.bench.simulation import Simulation
 from llm_cache_mem.bench.trace import Call
 
 SIZES = {256: "256", 1000: "1000", 10000: "10000", None: "inf"}

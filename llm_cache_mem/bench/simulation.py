@@ -13,7 +13,7 @@ from llm_cache_mem.bench.bill import Charges, PromptCacheBill
 from llm_cache_mem.bench.census import Census
 from llm_cache_mem.bench.clients import Client, Clock, Flights, Flying, Rule
 from llm_cache_mem.bench.overlaps import with_overlaps
-from llm_cache_mem.bench.prefix import MINIMUM_TOKENS, PrefixTree, Reuse
+from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree, Reuse
 from llm_cache_mem.bench.trace import Call
 from llm_cache_mem.engine.seats import running_loop
 from llm_cache_mem.keys.digest import prefix

@@ -11,7 +11,7 @@ from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from llm_cache_mem.bench import records
+from llm_cache_mem.bench import formats
 from llm_cache_mem.bench.trace import Call, TraceError, in_order, sorted_by_arrival
 
 __all__ = ["FORMATS", "OnError", "Trace", "open_trace"]
@@ -74,7 +74,7 @@ class Trace:
                 record = _decoded(line.decode())
                 if type(record) is not dict:
                     raise ValueError("not a JSON object")
-                if own and record.get("format") == records.HEADER:
+                if own and record.get("format") == formats.HEADER:
                     continue
                 calls = parse(record)
             except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as exc:
@@ -130,9 +130,9 @@ def open_trace(
                 f" {format}"
             )
         parsers: dict[str, Parse] = {
-            "own": records.own,
-            "mooncake": records.mooncake,
-            "sessions": records.sessions(),
+            "own": formats.own,
+            "mooncake": formats.mooncake,
+            "sessions": formats.sessions(),
         }
         trace = Trace(path, format, lines, parsers[format], on_error, sort=sort)
         trace.size = None if path == "-" else folder.stat().st_size
@@ -140,8 +140,8 @@ def open_trace(
 
 
 def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Trace:
-    if key not in records.RAGPULSE_KEYS:
-        raise TraceError(f"unknown key {key!r}; known are: {', '.join(records.RAGPULSE_KEYS)}")
+    if key not in formats.RAGPULSE_KEYS:
+        raise TraceError(f"unknown key {key!r}; known are: {', '.join(formats.RAGPULSE_KEYS)}")
     lengths: dict[int, int] = {}
     for name, field in _RAGPULSE_FILES.items():
         lines = _Lines(_part(folder, name), stack)
@@ -156,7 +156,7 @@ def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Tr
             lengths[block] = length
     lines = _Lines(_part(folder, "0_trace"), stack)
     return Trace(
-        str(folder), "ragpulse", lines, records.RagPulse(lengths, key), on_error, sort=True, key=key
+        str(folder), "ragpulse", lines, formats.RagPulse(lengths, key), on_error, sort=True, key=key
     )
 
 
@@ -235,7 +235,7 @@ def _format_of(line: bytes, place: str) -> str:
     except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict):
-        if record.get("format") == records.HEADER or {"at", "key", "in", "out"} <= record.keys():
+        if record.get("format") == formats.HEADER or {"at", "key", "in", "out"} <= record.keys():
             return "own"
         if isinstance(record.get("hash_ids"), dict):
             return "ragpulse"
