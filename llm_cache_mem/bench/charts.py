@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from llm_cache_mem.bench.report import Document
-from llm_cache_mem.bench.words import bound, percent, size, span
+from llm_cache_mem.bench.tables import bound, percent, size, span
 
 __all__ = ["Bars", "Lines", "charts", "draw", "save_png", "to_svg"]
 

@@ -10,15 +10,16 @@ later than all it has.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.stores.sieve import SieveStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["POLICIES", "StorePolicy", "best", "hits_of", "numbered"]
+__all__ = ["DEFAULT_SIZES", "POLICIES", "StorePolicy", "best", "compare", "hits_of", "numbered"]
 
+DEFAULT_SIZES: Final = (64, 256, 1000, 4000)
 _ANSWER: Final = Entry(Payload.of(None), stored_at=0.0)  # for every key: nobody looks at it
 
 
@@ -230,3 +231,16 @@ def best(size: int, requests: Sequence[int]) -> int:
             latest = [(-when, held) for held, when in wanted.items()]
             heapify(latest)
     return hits
+
+
+def compare(requests: Sequence[int], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """For each size the hits of the best possible eviction and of each policy, on *requests* as
+    ``policies.numbered`` gives them."""
+    return [
+        {
+            "max_size": size,
+            "best": best(size, requests),
+            "hits": {name: hits_of(policy(size), requests) for name, policy in POLICIES.items()},
+        }
+        for size in sizes
+    ]

@@ -4,12 +4,12 @@ and times, never a word."""
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from hashlib import blake2b
 from time import time
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from llm_cache_mem._util import log
 from llm_cache_mem.accounting.stats import Event
@@ -19,8 +19,9 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import read_model, read_usage
 from llm_cache_mem.tools.results import KINDS
+from llm_cache_mem.values.entry import Entry
 
-__all__ = ["TraceRecorder"]
+__all__ = ["Converted", "TraceRecorder", "convert"]
 
 _BLOCK: Final = 1024  # bytes of prompt
 _PREFIX_PARAMS: Final = (
@@ -298,3 +299,33 @@ def _in_order_of_the_prompt(messages: Any, params: Mapping[str, Any]) -> str:
     return front + "".join(
         f"{role}:{digest.canonical(turn, {})}" for role, turn in zip(roles, turns, strict=True)
     )
+
+
+class Converted(NamedTuple):
+    """How many calls a trace got, and for how many of them the store had kept no request, so that
+    nothing is known of their prompts."""
+
+    calls: int
+    without_request: int
+
+
+def convert(entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder) -> Converted:
+    """Record each of *entries*, with their keys, in the order in which they come: read the trace
+    with ``--sort``."""
+    calls = without = 0
+    for key, entry in entries:
+        calls += 1
+        sent, received = (entry.usage or (0, 0))[:2]
+        request = json.loads(entry.request) if entry.request is not None else None
+        if isinstance(request, dict):
+            at = max(0.0, entry.stored_at - (entry.seconds or 0.0))
+            messages = request.pop("messages", None)
+            recorder.note(
+                messages, request, entry.model, sent, received, at=at, seconds=entry.seconds
+            )
+        else:
+            without += 1
+            recorder(
+                Event("stored", entry.stored_at, key, entry.model, entry.seconds, usage=entry.usage)
+            )
+    return Converted(calls, without)

@@ -6,11 +6,11 @@ from typing import Any
 
 from llm_cache_mem.accounting.pricing import Price
 from llm_cache_mem.bench.bill import Costs, PromptCacheBill, cost
-from llm_cache_mem.bench.census import Facts
 from llm_cache_mem.bench.clients import Client
-from llm_cache_mem.bench.compare import DEFAULT_SIZES, compare
+from llm_cache_mem.bench.eviction import DEFAULT_SIZES, compare
 from llm_cache_mem.bench.reader import Trace
 from llm_cache_mem.bench.simulation import Saved, Simulation
+from llm_cache_mem.bench.trace import Facts
 
 __all__ = ["Document", "build"]
 

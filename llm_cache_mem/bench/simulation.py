@@ -2,30 +2,31 @@
 the other."""
 
 import gc
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from heapq import heappop, heappush
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any, Final, TypeAlias
 
 from llm_cache_mem.bench.bill import Charges, PromptCacheBill
-from llm_cache_mem.bench.census import Census
 from llm_cache_mem.bench.clients import Client, Clock, Flights, Flying, Rule
-from llm_cache_mem.bench.overlaps import with_overlaps
 from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree, Reuse
-from llm_cache_mem.bench.trace import Call
+from llm_cache_mem.bench.trace import Call, Census
 from llm_cache_mem.engine.seats import running_loop
 from llm_cache_mem.keys.digest import prefix
 from llm_cache_mem.keys.request import Request
 
-__all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation"]
+__all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation", "with_overlaps"]
 
 DEFAULT_LIFETIMES: Final = (300.0, 3600.0)
 _KEY_PREFIX: Final = prefix("", "value")
 # calls. One thing for many calls, then the next, takes a fifth less than all for one: the
 # processor's caches
 _AT_ONCE: Final = 1000
+_AHEAD: Final = 50_000  # calls that are looked at before their turn
+_END: Final = Call(float("inf"), "", 0, 0)
 _NO_PARAMS: Final[Mapping[str, Any]] = {}
 _new = tuple.__new__  # in half the time of the class itself
 
@@ -214,3 +215,30 @@ def _no_collections() -> Iterator[None]:
             gc.freeze()  # so that they count as old, and are not all looked through at once now
             gc.enable()
             gc.unfreeze()
+
+
+def with_overlaps(calls: Iterable[Call]) -> Iterator[tuple[Call, float, bool]]:
+    """Each of *calls*, which come by arrival, the seconds it took, and whether another for its key
+    arrives before it is answered.
+
+    Where more than some ten thousand calls arrive before that, True stands for "perhaps".
+    """
+    ahead = deque[
+        list[Any]
+    ]()  # when it is answered, whether another arrives before that, the call, its seconds
+    latest: dict[str, list[Any]] = {}  # of the calls ahead, by key
+    for following in chain(calls, (_END,)):
+        at, key, *_ = following
+        while ahead and (ahead[0][0] <= at or len(ahead) >= _AHEAD):
+            first = ahead.popleft()
+            answered, overlaps, call, took = first
+            if latest[call.key] is first:
+                del latest[call.key]
+            yield call, took, overlaps or answered > at
+        took = following.took()
+        waiting = [at + took, False, following, took]
+        ahead.append(waiting)
+        before = latest.get(key)
+        if before is not None and at < before[0]:
+            before[1] = True
+        latest[key] = waiting

@@ -8,8 +8,7 @@ from rich.text import Text
 from llm_cache_mem._util.terminal import out, print_table
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.bench.report import Document
-from llm_cache_mem.bench.tables import facts, tables
-from llm_cache_mem.bench.words import count, percent, seconds
+from llm_cache_mem.bench.tables import count, facts, percent, seconds, tables
 
 __all__ = ["show", "show_live"]
 

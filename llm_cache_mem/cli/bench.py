@@ -159,7 +159,7 @@ def run(
     The client cache is LLMCache itself under a simulated clock. --max-size and --ttl may be
     repeated: every pair is simulated.
     """
-    from llm_cache_mem.bench.compare import DEFAULT_SIZES
+    from llm_cache_mem.bench.eviction import DEFAULT_SIZES
     from llm_cache_mem.bench.reader import open_trace
     from llm_cache_mem.bench.report import build
     from llm_cache_mem.bench.simulation import DEFAULT_LIFETIMES, Simulation
@@ -225,8 +225,7 @@ def record(
     running program, with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
     TraceRecorder("trace.jsonl").wrap(client.messages.create).
     """
-    from llm_cache_mem.bench.convert import convert
-    from llm_cache_mem.bench.recorder import TraceRecorder
+    from llm_cache_mem.bench.recorder import TraceRecorder, convert
     from llm_cache_mem.cli.store import open_to_read
     from llm_cache_mem.tools.results import KINDS
 

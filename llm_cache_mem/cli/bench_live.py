@@ -70,8 +70,7 @@ def live(
     before anything is asked.
     """
     from llm_cache_mem.accounting.pricing import resolve
-    from llm_cache_mem.bench.live import ARMS, plan_of, run, summary
-    from llm_cache_mem.bench.models import NoModel, local, remote
+    from llm_cache_mem.bench.live import ARMS, NoModel, local, plan_of, remote, run, summary
 
     if provider != "local" and model is None:
         raise CommandFailed(f"which model of {provider}? Give --model", MISUSED)

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem.bench.clients import Rule
-from llm_cache_mem.bench.overlaps import with_overlaps
 from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree
-from llm_cache_mem.bench.simulation import Simulation
+from llm_cache_mem.bench.simulation import Simulation, with_overlaps
 from llm_cache_mem.bench.trace import Call, runs_of
 
 BLOCK = 512
