@@ -23,9 +23,9 @@ from examples.demo import app  # noqa: E402  # after the skips
 from examples.demo.orders import Orders  # noqa: E402
 from examples.demo.report import summarise  # noqa: E402
 from examples.demo.session import Session  # noqa: E402
-from llm_cache_mem.testing.model_server import servers, smollm  # noqa: E402
+from llm_cache_mem.testing.model_server import launch, smollm  # noqa: E402
 from llm_cache_mem.testing.model_server.endpoint import VARIABLE, Endpoint  # noqa: E402
-from llm_cache_mem.testing.model_server.fallback import FallbackServer  # noqa: E402
+from llm_cache_mem.testing.model_server.stand_in import StandInServer  # noqa: E402
 
 MODELS = {"anthropic": "stand-in", "openai": "stand-in"}
 QUESTION = [{"role": "user", "content": "Which tea goes with scones?"}]
@@ -36,9 +36,9 @@ needs_model = pytest.mark.skipif(
 
 
 @pytest.fixture
-def server() -> Iterator[FallbackServer]:
+def server() -> Iterator[StandInServer]:
     """The stand-in, in this process, without its delay."""
-    with FallbackServer(delay=0.0) as server:
+    with StandInServer(delay=0.0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -47,7 +47,7 @@ def server() -> Iterator[FallbackServer]:
 
 
 @pytest.fixture
-def clients(server: FallbackServer) -> Iterator[tuple[Any, Any]]:
+def clients(server: StandInServer) -> Iterator[tuple[Any, Any]]:
     with (
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as first,
         anthropic.Anthropic(base_url=server.url, api_key="none") as second,
@@ -136,7 +136,7 @@ def test_the_stand_in_knows_no_other_endpoint(clients: tuple[Any, Any]) -> None:
 
 
 def run_session(
-    server: FallbackServer,
+    server: StandInServer,
     database: Path,
     number: int,
     models: dict[str, str] = MODELS,
@@ -155,7 +155,7 @@ def records_of(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_what_is_counted_as_paid_is_what_the_server_answered(
-    server: FallbackServer, tmp_path: Path
+    server: StandInServer, tmp_path: Path
 ) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1)) + records_of(
         run_session(server, tmp_path / "a.db", 2)
@@ -167,14 +167,14 @@ def test_what_is_counted_as_paid_is_what_the_server_answered(
 
 
 def test_every_answer_from_the_cache_equals_the_one_paid_for(
-    server: FallbackServer, tmp_path: Path
+    server: StandInServer, tmp_path: Path
 ) -> None:
     summary = summarise(records_of(run_session(server, tmp_path / "a.db", 1)))
     assert summary.answers_compared > 0
     assert summary.answers_different == 0
 
 
-def test_a_new_process_pays_only_for_what_is_new(server: FallbackServer, tmp_path: Path) -> None:
+def test_a_new_process_pays_only_for_what_is_new(server: StandInServer, tmp_path: Path) -> None:
     run_session(server, tmp_path / "a.db", 1)
     before = server.calls
     run_session(server, tmp_path / "a.db", 2)
@@ -182,7 +182,7 @@ def test_a_new_process_pays_only_for_what_is_new(server: FallbackServer, tmp_pat
 
 
 def test_dollars_paid_and_saved_add_up_to_the_price_of_all(
-    server: FallbackServer, tmp_path: Path
+    server: StandInServer, tmp_path: Path
 ) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1))
     by_request: dict[str, set[tuple[int, float]]] = {}
@@ -194,14 +194,14 @@ def test_dollars_paid_and_saved_add_up_to_the_price_of_all(
 
 
 def test_with_a_key_for_one_provider_all_questions_go_there(
-    server: FallbackServer, tmp_path: Path
+    server: StandInServer, tmp_path: Path
 ) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1, {"anthropic": "stand-in"}))
     assert summarise(records).all.asked == 99
 
 
 def test_a_session_that_is_late_leaves_questions_out_and_says_so(
-    server: FallbackServer, tmp_path: Path
+    server: StandInServer, tmp_path: Path
 ) -> None:
     said = run_session(server, tmp_path / "a.db", 1, limit=0)
     assert records_of(said) == []
@@ -232,8 +232,8 @@ def test_the_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> 
 def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
-    server, why_not = servers.start_server()
+    monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))
+    server, why_not = launch.start_server()
     with server:
         assert server.model == "stand-in"
     assert why_not == "it ended with status 1"
@@ -250,7 +250,7 @@ def test_the_models_process_says_what_is_missing(
 def test_asking_for_the_model_alone_fails_without_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
+    monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))
     assert app.main(["--server", "model"]) == 1
     assert "The demo failed" in capsys.readouterr().out
 
@@ -265,7 +265,7 @@ def test_live_without_a_key_names_the_variables(
 
 
 @pytest.fixture
-def with_key(server: FallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_key(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key for OpenAI alone, whose SDK is pointed at the stand-in."""
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
@@ -274,7 +274,7 @@ def with_key(server: FallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("with_key")
 def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(
-    server: FallbackServer, capsys: pytest.CaptureFixture[str]
+    server: StandInServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("genai_prices")
     assert app.main(["--live", "--seconds", "600", "--json"]) == 0
@@ -286,7 +286,7 @@ def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(
 
 @pytest.mark.usefixtures("with_key")
 def test_a_provider_that_refuses_is_named_without_the_key(
-    server: FallbackServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/nowhere")
     assert app.main(["--live"]) == 1
@@ -315,9 +315,9 @@ def test_without_a_key_they_go_to_a_server_on_this_machine() -> None:
 def test_without_the_model_they_go_to_the_stand_in_which_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(servers, "MODEL", servers.MODEL._replace(module="examples.demo.nothing"))
+    monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))
     with Endpoint({}) as endpoint:
-        assert repr(endpoint) == f"<a deterministic stand-in for a model ({servers.INSTALL_HINT})>"
+        assert repr(endpoint) == f"<a deterministic stand-in for a model ({launch.INSTALL_HINT})>"
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def wait_until_gone(pid: int, seconds: float = 60.0) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 def test_the_server_ends_when_its_parent_is_killed() -> None:
     code = (
-        "import sys; from llm_cache_mem.testing.model_server.servers import start_server as start; "
+        "import sys; from llm_cache_mem.testing.model_server.launch import start_server as start; "
     )
     code += "server, _ = start('stand-in'); print(server.pid, flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -392,7 +392,7 @@ def test_a_stopped_demo_leaves_no_file_and_no_process(
 
 @needs_model
 def test_the_real_model_answers_both_sdks() -> None:
-    with servers.ModelServer(servers.MODEL) as server:
+    with launch.ModelServer(launch.MODEL) as server:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             answer = client.chat.completions.create(
                 model=server.model, max_completion_tokens=4, messages=QUESTION

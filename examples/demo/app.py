@@ -29,7 +29,7 @@ except ModuleNotFoundError as exc:
 from examples.demo.orders import Orders
 from examples.demo.report import Summary, phases_table, summarise, totals_table
 from llm_cache_mem.testing.model_server.endpoint import MODELS
-from llm_cache_mem.testing.model_server.servers import (
+from llm_cache_mem.testing.model_server.launch import (
     INSTALL_HINT,
     WHICH,
     ServerFailed,

@@ -224,7 +224,7 @@ def local(timeout: float = 600.0) -> Iterator[Target]:
     """SmolLM2 in llama.cpp's server on loopback, which has a prompt cache and says what it read.
     NoModel if it is not installed."""
     try:
-        from llm_cache_mem.testing.model_server.servers import (
+        from llm_cache_mem.testing.model_server.launch import (
             INSTALL_HINT,
             MODEL,
             ModelServer,

@@ -205,9 +205,9 @@ def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
 def test_the_real_sdks_are_recorded_with_their_usage(path: Path) -> None:
     openai = pytest.importorskip("openai")
     pytest.importorskip("anthropic")
-    from llm_cache_mem.testing.model_server.fallback import FallbackServer
+    from llm_cache_mem.testing.model_server.stand_in import StandInServer
 
-    with FallbackServer(delay=0.0) as server:
+    with StandInServer(delay=0.0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -136,9 +136,9 @@ def test_a_plan_of_wrong_numbers_is_refused(wrong: tuple[int, float, int, int]) 
 def server() -> Iterator[str]:
     pytest.importorskip("openai")
     pytest.importorskip("anthropic")
-    from llm_cache_mem.testing.model_server.fallback import FallbackServer
+    from llm_cache_mem.testing.model_server.stand_in import StandInServer
 
-    with FallbackServer(delay=0.0) as server:
+    with StandInServer(delay=0.0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.url

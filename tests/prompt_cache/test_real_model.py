@@ -9,7 +9,7 @@ import pytest
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.prompt_cache import PromptCacheTracker, Warmer
-from llm_cache_mem.testing.model_server.servers import MODEL, ModelServer, ServerFailed
+from llm_cache_mem.testing.model_server.launch import MODEL, ModelServer, ServerFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable
-from llm_cache_mem.testing.model_server.fallback import FallbackServer
+from llm_cache_mem.testing.model_server.stand_in import StandInServer
 
 MESSAGES = [{"role": "user", "content": "Name a tea."}]
 
@@ -18,7 +18,7 @@ class Served:
     """A server that speaks the formats of OpenAI and Anthropic, until ``stop()``; its URL stays."""
 
     def __init__(self) -> None:
-        self._server = FallbackServer(delay=0)
+        self._server = StandInServer(delay=0)
         self.url = self._server.url
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from llm_cache_mem.testing.model_server.servers import (
+from llm_cache_mem.testing.model_server.launch import (
     INSTALL_HINT,
     WHICH,
     ModelServer,

@@ -9,7 +9,7 @@ import threading
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from llm_cache_mem.testing.model_server import fallback, smollm
+from llm_cache_mem.testing.model_server import smollm, stand_in
 
 __all__ = ["INSTALL_HINT", "WHICH", "ModelServer", "ServerFailed", "start_server"]
 
@@ -30,7 +30,7 @@ class _Kind(NamedTuple):
 
 
 MODEL = _Kind(smollm.__name__, smollm.MODEL, "SmolLM2-135M-Instruct, in llama.cpp on one thread")
-STAND_IN = _Kind(fallback.__name__, fallback.MODEL, "a deterministic stand-in for a model")
+STAND_IN = _Kind(stand_in.__name__, stand_in.MODEL, "a deterministic stand-in for a model")
 
 
 class ModelServer:

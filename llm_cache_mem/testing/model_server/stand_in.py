@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from llm_cache_mem.testing.model_server.quoting import quote
 
-__all__ = ["MODEL", "FallbackServer", "main"]
+__all__ = ["MODEL", "StandInServer", "main"]
 
 MODEL = "stand-in"
 _WORDS = (
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status=404,
             )
             return
-        server = cast("FallbackServer", self.server)  # no other makes a handler
+        server = cast("StandInServer", self.server)  # no other makes a handler
         time.sleep(server.delay)
         server.count()
         whole, streamed = formats
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass  # nothing about a request goes anywhere
 
 
-class FallbackServer(ThreadingHTTPServer):
+class StandInServer(ThreadingHTTPServer):
     """Serves on a free loopback port; each answer takes *delay* seconds. *calls*: how many were
     answered."""
 
@@ -219,7 +219,7 @@ class FallbackServer(ThreadingHTTPServer):
 
 
 def main() -> int:
-    with FallbackServer() as server:
+    with StandInServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(json.dumps({"url": server.url}), flush=True)  # noqa: T201  # the protocol
         sys.stdin.read()
