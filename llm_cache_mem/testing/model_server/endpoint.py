@@ -1,9 +1,8 @@
-"""Where the calls of the notebooks go: to the provider whose key is set, else to a model on this
+"""The endpoint that the notebooks call: the provider whose API key is set, else a model on this
 machine."""
 
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from llm_cache_mem.testing.model_server.launch import (
@@ -16,24 +15,25 @@ from llm_cache_mem.testing.model_server.launch import (
 __all__ = ["MODELS", "VARIABLE", "Endpoint"]
 
 VARIABLE = "LLM_CACHE_MEM_DEMO"
-"""Which model of this machine: auto (the small real one, if it is installed), model or stand-in."""
+"""The environment variable that chooses the local model: auto (the small real one, if it is
+installed), model or stand-in."""
 
 MODELS = {"openai": "gpt-4.1-mini", "anthropic": "claude-haiku-4-5"}
 
 
 class Endpoint:
-    """A *model* and the arguments, *openai*, with which ``OpenAI``, ``AsyncOpenAI`` and
+    """A *model*, and *openai*: the arguments with which ``OpenAI``, ``AsyncOpenAI`` and
     ``ChatOpenAI`` reach it.
 
-    With OPENAI_API_KEY or ANTHROPIC_API_KEY in *environment* that is the provider; else a server on
-    loopback, which is started here and runs until ``close``.
+    With OPENAI_API_KEY or ANTHROPIC_API_KEY in *environment* it is that provider's model; otherwise
+    a server on loopback is started, which runs until ``close``.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._server: ModelServer | None = None
         self.openai: dict[str, Any] = {}
         if environment.get("OPENAI_API_KEY"):
-            self.model = self.title = MODELS["openai"]  # the SDK finds the key by itself
+            self.model = self.title = MODELS["openai"]  # the SDK reads the key itself
         elif environment.get("ANTHROPIC_API_KEY"):
             self.model = self.title = MODELS["anthropic"]
             self.openai = {
@@ -50,19 +50,14 @@ class Endpoint:
             self.openai = {"base_url": f"{self._server.url}/v1", "api_key": "none-needed"}
 
     def close(self) -> None:
-        """Stop the server, if there is one; a second call does nothing."""
+        """Stop the local server, if there is one; a second call does nothing."""
         if self._server is not None:
             self._server.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

