@@ -20,7 +20,7 @@ openai = pytest.importorskip("openai")
 pytest.importorskip("rich")
 
 from examples.demo import app  # noqa: E402  # after the skips
-from examples.demo.orders import Orders  # noqa: E402
+from examples.demo.config import SessionConfig  # noqa: E402
 from examples.demo.report import summarise  # noqa: E402
 from examples.demo.session import Session  # noqa: E402
 from llm_cache_mem.testing.model_server import launch, smollm  # noqa: E402
@@ -143,10 +143,10 @@ def run_session(
     limit: float = 600,
 ) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
-    orders = Orders(
+    config = SessionConfig(
         number, models, server.url, str(database), (3.0, 15.0), seconds=600, limit=limit, scale=1.0
     )
-    Session(orders, said.append).run()
+    Session(config, said.append).run()
     return said
 
 

@@ -1,5 +1,5 @@
-"""The demo's front: start a model, run two sessions with a restart between them, show what the
-cache made of the bill."""
+"""Run the demo: start a model, run two sessions with a restart in between, and show what the cache
+saved."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ except ModuleNotFoundError as exc:
         "the demo needs rich: pip install 'llm-cache-mem[demo]'", name="rich"
     ) from None
 
-from examples.demo.orders import Orders
+from examples.demo.config import SessionConfig
 from examples.demo.report import Summary, phases_table, summarise, totals_table
 from llm_cache_mem.testing.model_server.endpoint import MODELS
 from llm_cache_mem.testing.model_server.launch import (
@@ -43,11 +43,11 @@ _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 
 class _SessionFailed(Exception):
-    """A session ended early; the text says how, without anything secret."""
+    """A session ended early; the message says how, without secrets."""
 
 
 class _Model(NamedTuple):
-    """What answers: model names by provider, and the local server's URL if there is one."""
+    """The models by provider, the local server's URL if there is one, and the price to show."""
 
     models: dict[str, str]
     url: str | None
@@ -55,8 +55,8 @@ class _Model(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 if every answer from the cache equalled the one paid for, 1 if not or if it
-    failed, 130 after Ctrl-C."""
+    """Run the demo. Return 0 if every cached answer equals the one paid for, 1 if not or if the
+    demo failed, 130 after Ctrl-C."""
     options = _parser().parse_args(argv)
     console = Console(stderr=options.json, highlight=False)
     missing = [name for name in _KEYS if find_spec(name) is None]
@@ -85,9 +85,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "llm-cache-mem demo",
+        "python -m examples.demo",
         description=(
-            "A small real model on this machine, asked by the real SDKs through the cache, with a"
+            "Ask a small real model on this machine through the cache, with the provider SDKs and a"
             " restart in the middle."
         ),
     )
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=60.0,
-        help="about how long the model may work in all (default: 60)",
+        help="about how long the model may work in total (default: 60)",
     )
     parser.add_argument(
         "--price",
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         default=(3.0, 15.0),
         metavar=("IN", "OUT"),
-        help="dollars per million tokens that the free local model is shown at",
+        help="dollars per million tokens to show for the free local model",
     )
     parser.add_argument(
         "--anthropic-model", default=MODELS["anthropic"], help="with --live (default: %(default)s)"
@@ -120,24 +120,25 @@ def _parser() -> argparse.ArgumentParser:
         "--openai-model", default=MODELS["openai"], help="with --live (default: %(default)s)"
     )
     parser.add_argument(
-        "--json", action="store_true", help="the summary as JSON on stdout, all else on stderr"
+        "--json",
+        action="store_true",
+        help="print the summary as JSON on stdout, everything else on stderr",
     )
     return parser
 
 
 def run_demo(options: argparse.Namespace, console: Console) -> int:
-    """As main, with parsed *options*; shows everything on *console*."""
+    """Run the demo with parsed *options*, printing to *console*; return the exit status."""
     began = perf_counter()
     with ExitStack() as stack:
-        # Before anything is said: who stops the demo at its first words must find nothing half
-        # made.
+        # Before the first output: a demo stopped at its first line must leave nothing behind.
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="llm-cache-mem-demo-", ignore_cleanup_errors=True)
         )
         model = (
             _live_model(options, console) if options.live else _local_model(options, console, stack)
         )
-        orders = Orders(
+        config = SessionConfig(
             1,
             model.models,
             model.url,
@@ -146,9 +147,9 @@ def run_demo(options: argparse.Namespace, console: Console) -> int:
             options.seconds,
             1.2 * options.seconds,
         )
-        records = _run_sessions(orders, console)
+        records = _run_sessions(config, console)
     if not records:
-        raise _SessionFailed("nothing was asked")
+        raise _SessionFailed("no question was asked")
     summary = summarise(records)
     _show(summary, model, console, perf_counter() - began)
     if options.json:
@@ -161,7 +162,7 @@ def _live_model(options: argparse.Namespace, console: Console) -> _Model:
     models = {provider: named[provider] for provider, key in _KEYS.items() if os.environ.get(key)}
     if not models:
         raise ServerFailed(f"--live needs {' or '.join(_KEYS.values())} in the environment")
-    console.print(f"Asking the real thing: {', '.join(models.values())}.")
+    console.print(f"Asking the real provider: {', '.join(models.values())}.")
     return _Model(models, None, None)
 
 
@@ -175,8 +176,8 @@ def _local_model(options: argparse.Namespace, console: Console, stack: ExitStack
     return _Model(dict.fromkeys(_KEYS, server.model), server.url, tuple(options.price))
 
 
-def _run_sessions(orders: Orders, console: Console) -> list[dict[str, Any]]:
-    """Two processes, one after the other, that share nothing but the database file."""
+def _run_sessions(config: SessionConfig, console: Console) -> list[dict[str, Any]]:
+    """Run two processes, one after the other, that share only the database file."""
     records: list[dict[str, Any]] = []
     began = perf_counter()
     columns = (
@@ -186,20 +187,20 @@ def _run_sessions(orders: Orders, console: Console) -> list[dict[str, Any]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        hear = _Listener(progress, records)
+        handle = _MessageHandler(progress, records)
         for number in (1, 2):
             if number == 2:
                 progress.console.print("The process has ended; a new one opens the same database.")
-                limit = max(5.0, 1.5 * orders.seconds - (perf_counter() - began))
-                orders = orders._replace(number=2, scale=hear.scale, limit=limit)
-            with _process(orders) as lines:
+                limit = max(5.0, 1.5 * config.seconds - (perf_counter() - began))
+                config = config._replace(number=2, scale=handle.scale, limit=limit)
+            with _process(config) as lines:
                 for line in lines:
-                    hear(json.loads(line))
+                    handle(json.loads(line))
     return records
 
 
-class _Listener:
-    """Turns what a session says into progress bars, notes and records."""
+class _MessageHandler:
+    """Turns the messages of a session into progress bars, notes and records."""
 
     def __init__(self, progress: Progress, records: list[dict[str, Any]]) -> None:
         self._progress = progress
@@ -207,28 +208,28 @@ class _Listener:
         self._task = progress.add_task("starting", total=None, visible=False)
         self.scale: float | None = None
 
-    def __call__(self, said: dict[str, Any]) -> None:
-        if "phase" in said:
-            self._task = self._progress.add_task(said["phase"], total=said["total"])
-        elif "record" in said or "tick" in said:
+    def __call__(self, message: dict[str, Any]) -> None:
+        if "phase" in message:
+            self._task = self._progress.add_task(message["phase"], total=message["total"])
+        elif "record" in message or "tick" in message:
             self._progress.advance(self._task)
-        if "record" in said:
-            self._records.append(said["record"])
-        if "scale" in said:
-            self.scale = said["scale"]
+        if "record" in message:
+            self._records.append(message["record"])
+        if "scale" in message:
+            self.scale = message["scale"]
             if self.scale is not None and self.scale < 1:
                 self._progress.console.print(
                     f"The model is slow here: asking {self.scale:.0%} of the questions."
                 )
-        if "note" in said:
-            self._progress.console.print(f"[dim]{said['note']}[/]")
-        if "error" in said:
-            raise _SessionFailed(said["error"])
+        if "note" in message:
+            self._progress.console.print(f"[dim]{message['note']}[/]")
+        if "error" in message:
+            raise _SessionFailed(message["error"])
 
 
 @contextmanager
-def _process(orders: Orders) -> Iterator[Iterator[str]]:
-    """A session in a process of its own; what it says, line by line. It does not outlive the
+def _process(config: SessionConfig) -> Iterator[Iterator[str]]:
+    """Run a session in its own process and yield its output lines; the process ends with the
     block."""
     child = subprocess.Popen(
         [sys.executable, "-m", _SESSION],
@@ -240,7 +241,7 @@ def _process(orders: Orders) -> Iterator[Iterator[str]]:
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        child.stdin.write(json.dumps(orders._asdict()))
+        child.stdin.write(json.dumps(config._asdict()))
         child.stdin.close()
         yield iter(child.stdout)
         if child.wait() != 0:
@@ -264,7 +265,7 @@ def _show(summary: Summary, model: _Model, console: Console, seconds: float) -> 
         )
     if summary.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
-        console.print(f"Skipped (paid for, given to the caller, not kept): {reasons}.")
+        console.print(f"Skipped (paid for, returned to the caller, not stored): {reasons}.")
     if (example := summary.example) is not None:
         console.print(f"For example: {example.question} -> {example.answer}", markup=False)
         times = (
@@ -278,7 +279,7 @@ def _show(summary: Summary, model: _Model, console: Console, seconds: float) -> 
         + "."
     )
     console.print(_comparison(summary))
-    console.print(f"{seconds:.0f} s in all.")
+    console.print(f"{seconds:.0f} s in total.")
 
 
 def _milliseconds(value: float) -> str:

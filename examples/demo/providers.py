@@ -1,4 +1,4 @@
-"""The same question, as the anthropic and the openai SDK send it; nothing here knows of the
+"""The same question as the anthropic and the openai SDK send it; this module does not know the
 cache."""
 
 import hashlib
@@ -12,11 +12,11 @@ from examples.demo.questions import SYSTEM
 __all__ = ["Call", "Providers", "fingerprint", "text_of"]
 
 _SEED = 7
-_STOPS = ["\n", ". "]  # the small model likes to go on
+_STOPS = ["\n", ". "]  # the small model tends to ramble
 
 
 class Call(NamedTuple):
-    """What one call needs: ``fn(messages=messages, **params)``."""
+    """One call to make: ``fn(messages=messages, **params)``."""
 
     messages: list[dict[str, Any]]
     fn: Any
@@ -24,8 +24,8 @@ class Call(NamedTuple):
 
 
 class Providers:
-    """Clients for the providers named in *models* (anthropic, openai). With *url* they all ask that
-    server, without a key."""
+    """Clients for the providers in *models* (anthropic, openai). With *url* they all call that
+    server, without an API key."""
 
     def __init__(self, models: dict[str, str], url: str | None) -> None:
         self.models = models
@@ -46,7 +46,7 @@ class Providers:
         self._async_clients = {name: both[name][1](**settings[name]) for name in models}
 
     def or_other(self, provider: str) -> str:
-        """*provider*, or another if there is no key for it."""
+        """Return *provider*, or another one if there is no API key for it."""
         return provider if provider in self.models else next(iter(self.models))
 
     def call(
@@ -58,7 +58,7 @@ class Providers:
         stream: bool = False,
         in_tasks: bool = False,
     ) -> Call:
-        """How to ask *question*; *in_tasks* gives the async client's function."""
+        """Return the call that asks *question*; with *in_tasks*, of the async client."""
         client = (self._async_clients if in_tasks else self._clients)[provider]
         turn = {"role": "user", "content": question}
         if provider == "anthropic":
@@ -75,7 +75,7 @@ class Providers:
             "max_tokens": max_tokens,
             "system": SYSTEM,
         }
-        if self._local:  # the newest SDK has no temperature of its own
+        if self._local:  # the newest SDK has no temperature parameter
             params |= {"stop_sequences": _STOPS, "extra_body": {"temperature": 0, "seed": _SEED}}
         return params | ({"stream": True} if stream else {})
 
@@ -91,18 +91,18 @@ class Providers:
         )
 
     async def aclose(self) -> None:
-        """Close the async clients, in the event loop that used them."""
+        """Close the async clients in the event loop that used them."""
         for client in self._async_clients.values():
             await client.close()
 
     def close(self) -> None:
-        """Close the others."""
+        """Close the sync clients."""
         for client in self._clients.values():
             client.close()
 
 
 def fingerprint(answer: Any) -> str:
-    """Tells answers apart, ids and usage included: a whole response, or the list of chunks of a
+    """Return a digest of an answer, ids and usage included: a response, or the chunks of a
     stream."""
     parts = answer if isinstance(answer, list) else [answer]
     return hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()[
@@ -111,7 +111,7 @@ def fingerprint(answer: Any) -> str:
 
 
 def text_of(answer: Any) -> str:
-    """What a whole answer of either SDK says; empty for a stream."""
+    """Return the text of a response of either SDK; empty for a stream."""
     if isinstance(answer, list):
         return ""
     if hasattr(answer, "choices"):

@@ -1,4 +1,4 @@
-"""What the demo asks: the working day of a support agent in a small tea shop."""
+"""The questions of the demo: a day of a support agent in a small tea shop."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ SYSTEM: Final = (
     " and gift cards never expire. Answer with one short sentence."
 )
 
-# Customers ask the same things; an agent that answers them makes the same calls.
+# Customers ask the same questions, so the agent makes the same calls.
 TICKETS: Final = (
     "Where is my parcel? I ordered a week ago.",
     "Can I return a tin that I have opened?",
@@ -31,7 +31,7 @@ TICKETS: Final = (
     "I was charged twice for one order.",
 )
 
-# Two agents, or two instances of one, ask at the same moment.
+# Several agents, or instances of one, ask at the same moment.
 BURSTS: Final = (
     "Name one tea that goes well with lemon cake.",
     "Write a friendly greeting for the shop window.",
@@ -39,8 +39,8 @@ BURSTS: Final = (
     "Suggest a name for a new mint tea.",
 )
 
-# As evaluation sets are: the same case comes more than once, and the whole set is run again after
-# every change.
+# Like real evaluation sets: some cases occur more than once, and the set runs again after every
+# change.
 EVALUATION: Final = (
     "Is this review positive or negative? 'Lovely aroma, will buy again.'",
     "Is this review positive or negative? 'Tastes like wet cardboard.'",
@@ -73,7 +73,7 @@ Steps = tuple[str, str]
 
 
 def ticket_steps(ticket: str) -> Steps:
-    """The calls an agent makes for one ticket: find out what it is about, then draft a reply."""
+    """Return the calls that an agent makes for one ticket: classify it, then draft a reply."""
     return (
         f"A customer writes: {ticket} What is it about: delivery, payment, product or advice?",
         f"A customer writes: {ticket} Write a one-sentence reply.",

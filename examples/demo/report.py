@@ -1,4 +1,4 @@
-"""What the records of a run add up to, and the tables that show it."""
+"""Summarise the records of a run, and show the summary in tables."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,8 @@ Record = dict[str, Any]
 
 
 class Totals(NamedTuple):
-    """Sums over records. *dollars* leaves out what nobody can price, which *unpriced* counts."""
+    """Sums over records. *dollars* leaves out calls without a known price, which *unpriced*
+    counts."""
 
     calls: int = 0
     tokens: int = 0
@@ -40,11 +41,10 @@ class Example(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A run: its phases, what was paid and what was saved, milliseconds of the middle miss and hit,
-    answers that differed.
+    """A run: its phases, what was paid and saved, median milliseconds of misses and hits, and how
+    many cached answers differed.
 
-    *example*: a question that was paid for before the restart and answered from the database after
-      it.
+    *example* is a question paid for before the restart and answered from the database after it.
     """
 
     phases: list[Phase]
@@ -95,7 +95,7 @@ def _phase(name: str, records: list[Record]) -> Phase:
     skipped = sum(record["skipped"] is not None for record in records)
     seconds = sum(
         record["seconds"] for record in records if record["outcome"] != "coalesced"
-    )  # those wait for one that is counted
+    )  # coalesced calls wait for one that is counted
     return Phase(name, len(records), paid, outcomes["hit"], outcomes["coalesced"], skipped, seconds)
 
 
@@ -112,7 +112,8 @@ def _totals(records: list[Record], seconds: str) -> Totals:
 
 
 def _medians(records: list[Record]) -> Iterator[tuple[str, float]]:
-    """Of the questions asked one at a time: those asked at once wait for one another."""
+    """Yield medians over the questions asked one at a time: concurrent ones wait for each
+    other."""
     alone = [record for record in records if not record["at_once"]]
     groups = {"miss": [r for r in alone if r["outcome"] == "paid"]}
     for store in ("memory", "SQLite"):
@@ -125,8 +126,8 @@ def _medians(records: list[Record]) -> Iterator[tuple[str, float]]:
 
 
 def _compare(records: Iterable[Record]) -> tuple[int, int]:
-    """How many answers came from the cache, and how many of them differ from all that was paid
-    for."""
+    """Return how many answers came from the cache, and how many of those differ from every answer
+    paid for."""
     paid_for: dict[str, set[str]] = {}
     for record in records:
         if record["paid"]:
@@ -138,7 +139,7 @@ def _compare(records: Iterable[Record]) -> tuple[int, int]:
 
 
 def _example(records: list[Record]) -> Example | None:
-    """The first hit on what an earlier process had paid for, with the call that did."""
+    """Return the first hit on an answer that an earlier process paid for."""
     paid = {record["request"]: record for record in records if record["paid"]}
     for hit in records:
         first = paid.get(hit["request"])
@@ -171,9 +172,8 @@ def _number(value: float) -> str:
 
 
 def totals_table(summary: Summary, dollars: str) -> Table:
-    """Paid against saved, and what the cache made of the bill. *dollars* names the row: at which
-    price."""
-    table = Table(title="What it came to", title_justify="left")
+    """Return a table of what was paid and saved. *dollars* is the label of the row of costs."""
+    table = Table(title="Totals", title_justify="left")
     table.add_column("")
     for heading in ("without the cache", "paid", "saved", "share saved"):
         table.add_column(heading, justify="right")

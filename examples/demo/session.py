@@ -1,8 +1,7 @@
-"""One process of the demo: asks its questions through a cache, and tells its parent what each took,
-line by line.
+"""One process of the demo: ask the questions through a cache and report each to the parent process.
 
-Its orders come as JSON on stdin; what it says on stdout is one JSON object a line: ``{"phase":
-...}`` when one begins, ``{"record": ...}`` for each question, ``{"note": ...}`` for a person.
+The configuration arrives as JSON on stdin. Each line on stdout is one JSON object: ``{"phase":
+...}`` when a phase begins, ``{"record": ...}`` for each question, ``{"note": ...}`` for the user.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ import anthropic
 import openai
 
 from examples.demo import questions
-from examples.demo.orders import Orders
+from examples.demo.config import SessionConfig
 from examples.demo.providers import Call, Providers, fingerprint, text_of
 from llm_cache_mem import Event, LLMCache, Price
 from llm_cache_mem.accounting.pricing import resolve
@@ -29,37 +28,37 @@ __all__ = ["Session", "main"]
 
 _BURST_THREADS = 8
 _BURST_TASKS = 12
-_PAID_CALLS = 42  # in a whole run, when nothing is left out
-_heard: ContextVar[list[Event]] = ContextVar("heard")
+_PAID_CALLS = 42  # in a complete run
+_events: ContextVar[list[Event]] = ContextVar("events")
 
 
 class Session:
-    """Runs the phases of one process and says what happened through *say*."""
+    """The phases of one process; each message goes to *send*."""
 
-    def __init__(self, orders: Orders, say: Callable[[dict[str, Any]], None]) -> None:
-        self._orders = orders
-        self._say = say
-        self._providers = Providers(orders.models, orders.url)
-        self._max_tokens = 48 if orders.url else 400
+    def __init__(self, config: SessionConfig, send: Callable[[dict[str, Any]], None]) -> None:
+        self._config = config
+        self._send = send
+        self._providers = Providers(config.models, config.url)
+        self._max_tokens = 48 if config.url else 400
         self._prices = (
             None
-            if orders.price is None
-            else dict.fromkeys(orders.models.values(), Price(*orders.price))
+            if config.price is None
+            else dict.fromkeys(config.models.values(), Price(*config.price))
         )
         self._price = resolve(self._prices)
-        self._scale = 1.0 if orders.scale is None else orders.scale
-        self._give_up = perf_counter() + orders.limit
+        self._scale = 1.0 if config.scale is None else config.scale
+        self._give_up = perf_counter() + config.limit
         self._phase = ""
 
     def run(self) -> None:
-        if self._orders.number == 1:
+        if self._config.number == 1:
             self._choose_scale()
             with self._cache("memory") as cache:
                 self._agent(cache)
                 self._threads(cache)
                 asyncio.run(self._tasks(cache))
-        with self._cache(f"sqlite:///{self._orders.database}") as cache:
-            after = self._orders.number == 2
+        with self._cache(f"sqlite:///{self._config.database}") as cache:
+            after = self._config.number == 2
             self._evaluation(
                 cache, "evaluation, restarted" if after else "evaluation set", with_new=after
             )
@@ -74,29 +73,28 @@ class Session:
 
     def _cache(self, backend: str) -> LLMCache:
         return LLMCache(
-            max_size=500, ttl_seconds=3600, backend=backend, prices=self._prices, on_event=_hear
+            max_size=500, ttl_seconds=3600, backend=backend, prices=self._prices, on_event=_collect
         )
 
     def _choose_scale(self) -> None:
-        """Ask a few questions without the cache, and fit the number of the others to how long that
-        takes."""
-        if self._orders.url is not None and self._orders.scale is None:
-            self._say({"phase": "warming up", "total": 2})
+        """Time two questions without the cache, and choose the share of the others to ask."""
+        if self._config.url is not None and self._config.scale is None:
+            self._send({"phase": "warming up", "total": 2})
             for question in ("Is tea a drink?", "Name a kind of tea."):
                 began = perf_counter()
                 call = self._providers.call("openai", question, max_tokens=self._max_tokens)
                 call.fn(messages=call.messages, **call.params)
                 took = (
                     perf_counter() - began
-                )  # the second counts: the system prompt has been read by then
-                self._say({"tick": True})
-            self._scale = min(1.0, self._orders.seconds / (_PAID_CALLS * took))
-        self._say({"scale": self._scale})
+                )  # the second counts: the server has read the system prompt by then
+                self._send({"tick": True})
+            self._scale = min(1.0, self._config.seconds / (_PAID_CALLS * took))
+        self._send({"scale": self._scale})
 
     # -- The phases
 
     def _agent(self, cache: LLMCache) -> None:
-        """Every ticket comes from two customers."""
+        """Answer every ticket twice: two customers send it."""
         steps = [
             step
             for ticket in self._some(questions.TICKETS)
@@ -123,7 +121,7 @@ class Session:
         await self._providers.aclose()
 
     def _evaluation(self, cache: LLMCache, phase: str, *, with_new: bool) -> None:
-        """The same cases as ever, some of them twice, and after the restart a few that are new."""
+        """Ask the same cases, some of them twice, and after the restart a few new ones."""
         cases = self._some(questions.EVALUATION)
         new = questions.NEW_CASES if with_new else ()
         self._one_by_one(cache, phase, "openai", [*cases, *cases[::3], *new])
@@ -134,7 +132,8 @@ class Session:
         )
 
     def _truncated(self, cache: LLMCache) -> None:
-        """Answers cut off at the token limit are not kept: who asks again may get a whole one."""
+        """Ask for answers cut off at the token limit: they are not stored, as the next call may
+        return a complete one."""
         self._one_by_one(cache, "answers cut off", "openai", [questions.LONG] * 2, max_tokens=12)
 
     # -- Asking
@@ -143,17 +142,17 @@ class Session:
         return items[: max(2, round(len(items) * self._scale))]
 
     def _begin(self, phase: str, asked: Sequence[str], times: int = 1) -> Iterable[str]:
-        """The questions of *phase*; on a machine that has become too slow, it ends early and says
-        so."""
+        """Yield the questions of *phase*, and leave out the rest with a note when time runs
+        out."""
         self._phase = phase
-        self._say({"phase": phase, "total": len(asked) * times})
+        self._send({"phase": phase, "total": len(asked) * times})
         for place, question in enumerate(asked):
             if perf_counter() > self._give_up:
-                self._say(
+                self._send(
                     {
                         "note": (
                             f"{phase}: {len(asked) - place} of {len(asked)} questions left out, to"
-                            " end in time"
+                            " finish in time"
                         )
                     }
                 )
@@ -169,7 +168,7 @@ class Session:
     def _ask(
         self, cache: LLMCache, provider: str, question: str, *, at_once: bool = False, **how: Any
     ) -> None:
-        """Ask through the cache; a stream is read to its end."""
+        """Ask through the cache and read a stream to its end."""
         provider = self._providers.or_other(provider)
         call = self._providers.call(provider, question, **{"max_tokens": self._max_tokens, **how})
         paid: list[float] = []
@@ -179,7 +178,7 @@ class Session:
             return call.fn(**request)
 
         events: list[Event] = []
-        _heard.set(events)
+        _events.set(events)
         began = perf_counter()
         answer = cache.get_or_call(call.messages, counted, **call.params)
         if how.get("stream"):
@@ -188,7 +187,7 @@ class Session:
         self._record(cache, call, answer, took, len(paid), events, at_once)
 
     async def _ask_in_task(self, cache: LLMCache, provider: str, question: str) -> None:
-        """``_ask`` with the async SDK; what differs is the await."""
+        """Do the same with the async SDK."""
         provider = self._providers.or_other(provider)
         call = self._providers.call(provider, question, max_tokens=self._max_tokens, in_tasks=True)
         paid: list[float] = []
@@ -198,7 +197,7 @@ class Session:
             return await call.fn(**request)
 
         events: list[Event] = []
-        _heard.set(events)
+        _events.set(events)
         began = perf_counter()
         answer = await cache.aget_or_call(call.messages, counted, **call.params)
         self._record(cache, call, answer, perf_counter() - began, len(paid), events, at_once=True)
@@ -217,7 +216,7 @@ class Session:
         saved = by_name.get("hit") or by_name.get("coalesced")
         skipped = by_name.get("skipped")
         record: dict[str, Any] = {
-            "session": self._orders.number,
+            "session": self._config.number,
             "phase": self._phase,
             "outcome": "paid" if paid else "coalesced" if "coalesced" in by_name else "hit",
             "paid": paid,
@@ -232,9 +231,9 @@ class Session:
         }
         if paid or saved is None:
             record |= self._cost(answer, call.params["model"])
-        else:  # as the cache tells it: what the stored call cost
+        else:  # the cost of the stored call, from the cache's event
             record |= {"tokens": saved.tokens, "usd": saved.usd, "saved_seconds": saved.seconds}
-        self._say({"record": record})
+        self._send({"record": record})
 
     def _cost(self, answer: Any, model: str) -> dict[str, Any]:
         used = read_usage(answer)
@@ -243,11 +242,12 @@ class Session:
         return {"tokens": used.input_tokens + used.output_tokens, "usd": self._price(model, used)}
 
 
-def _hear(event: Event) -> None:
-    """Events come in the thread or task that asked, or in one that it started."""
-    heard = _heard.get(None)
-    if heard is not None:
-        heard.append(event)
+def _collect(event: Event) -> None:
+    """Collect the cache's events of the current call: they arrive in its thread or task, or in one
+    that it started."""
+    events = _events.get(None)
+    if events is not None:
+        events.append(event)
 
 
 def _run_threads(work: Sequence[Callable[[], None]]) -> None:
@@ -258,31 +258,31 @@ def _run_threads(work: Sequence[Callable[[], None]]) -> None:
             future.result()
 
 
-class _ToParent(logging.Handler):
-    """Log lines become notes, so that they do not break the parent's progress display."""
+class _NoteHandler(logging.Handler):
+    """Sends log lines as notes, so that they do not break the parent's progress display."""
 
-    def __init__(self, say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         super().__init__(logging.WARNING)
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say({"note": record.getMessage()})
+        self._send({"note": record.getMessage()})
 
 
 def main() -> int:
     lock = threading.Lock()
 
-    def say(said: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         with lock:
-            print(json.dumps(said), flush=True)  # noqa: T201  # the protocol
+            print(json.dumps(message), flush=True)  # noqa: T201  # the protocol
 
-    logging.getLogger("llm_cache_mem").addHandler(_ToParent(say))
-    orders = Orders(**json.loads(sys.stdin.read()))
+    logging.getLogger("llm_cache_mem").addHandler(_NoteHandler(send))
+    config = SessionConfig(**json.loads(sys.stdin.read()))
     try:
-        Session(orders, say).run()
+        Session(config, send).run()
     except (anthropic.AnthropicError, openai.OpenAIError) as exc:
         status = getattr(exc, "status_code", None)
-        say(
+        send(
             {
                 "error": (
                     f"{type(exc).__module__.partition('.')[0]}:"

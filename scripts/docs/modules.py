@@ -22,7 +22,6 @@ GROUPS = {
     "prompt_cache": "Prompt cache",
     "bench": "Benchmark",
     "cli": "Command line",
-    "demo": "Demo",
     "langchain_llm_cache_mem": "LangChain",
     "llama_index_llm_cache_mem": "LlamaIndex",
 }
