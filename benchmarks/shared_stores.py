@@ -25,7 +25,7 @@ def memcached() -> None:
     ):
         asked = request("S")
         cache.put(value=VALUE, **asked)
-        ((key, _),) = cache.entries()
+        ((key, _),) = cache.engine.entries()
         line = f"get lcm:{key}\r\n".encode()
 
         def round_trip() -> None:

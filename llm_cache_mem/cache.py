@@ -42,7 +42,7 @@ _NOT_ASYNC = (
 )
 
 
-class LLMCache(Engine):
+class LLMCache:
     """An exact-match cache of LLM answers: LRU and TTL, thread-safe, in memory or in a store.
 
     *max_size*: entries (default 256; None: unbounded). *ttl_seconds*: how old an answer may be, in
@@ -125,7 +125,7 @@ class LLMCache(Engine):
             clock=clock,
         )
         size = _DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        keyer = Keyer(namespace, key_fn, ignore, keeps=_switch(keep_requests, "keep_requests"))
+        keyer = Keyer(namespace, key_fn, ignore, texts=_switch(keep_requests, "keep_requests"))
         opened = open_store(  # when all else has been found right: it makes files
             backend,
             max_size=size,
@@ -155,7 +155,7 @@ class LLMCache(Engine):
                 )
             warn_of_plain(opened.store, opened.name)
         digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
-        keyer.keeps = keep_requests or records
+        keyer.texts = keep_requests or records
         keyer.hide(digests)
         self._encrypted_by = (
             ""
@@ -166,16 +166,18 @@ class LLMCache(Engine):
         )
         own = getattr(opened.store, "redaction", None) if records else None
         redaction = own or (_redaction(redact) if keep_requests or redact or records else None)
-        super().__init__(
+        self.engine = Engine(
             opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction)
         )
+        """What integrations stand on: see the page "Write an integration"."""
 
     # -- The two calls that the rest is made of
 
     def get(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if
         the request has no key."""
-        return self.recall(messages, params, default)
+        hit = self.engine.lookup(self.engine.keyer.request(messages, params, "value"))
+        return default if hit is None else hit.value
 
     def put(self, messages: Any, value: Any, **params: Any) -> None:
         """Store *value* as the answer to this request, replacing any other, whatever *admit* would
@@ -184,17 +186,17 @@ class LLMCache(Engine):
         Raises RequestNotCacheable if the request has no key, and ValueNotCacheable if *value* would
         not come back equal.
         """
-        self.store(self.request(messages, params), value)
+        self.engine.writer.put(self.engine.keyer.request(messages, params, "value"), value)
 
     async def aget(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """As ``get``; a store that waits for a disk does so in a thread."""
-        hit = await self.alookup(self.request(messages, params))
+        hit = await self.engine.alookup(self.engine.keyer.request(messages, params, "value"))
         return default if hit is None else hit.value
 
     async def aput(self, messages: Any, value: Any, **params: Any) -> None:
         """As ``put``, in a thread where it would wait."""
-        await self._prices_loaded()
-        await self._off_loop(lambda: self.put(messages, value, **params))
+        await self.engine.writer.load_prices()
+        await self.engine.off_loop(lambda: self.put(messages, value, **params))
 
     # -- Calling a model through the cache
 
@@ -205,12 +207,12 @@ class LLMCache(Engine):
         has no key calls *fn* uncached.
         """
         streaming = bool(params.get("stream"))
-        request = self.request_or_none(messages, params, kind="stream" if streaming else "value")
+        request = self.engine.request(messages, params, kind="stream" if streaming else "value")
 
         def call() -> Any:
             return fn(messages=messages, **params)
 
-        through: Callable[..., Any] = self.stream if streaming else self.call
+        through: Callable[..., Any] = self.engine.stream if streaming else self.engine.call
         # what fn returns, or a copy
         return call() if request is None else through(request, call)  # type: ignore[no-any-return]
 
@@ -229,7 +231,7 @@ class LLMCache(Engine):
         TypeError, after the call, for an *fn* that is neither: ``get_or_call`` is for those.
         """
         streaming = bool(params.get("stream"))
-        request = self.request_or_none(messages, params, kind="stream" if streaming else "value")
+        request = self.engine.request(messages, params, kind="stream" if streaming else "value")
 
         async def call() -> Any:
             made = fn(messages=messages, **params)
@@ -239,7 +241,7 @@ class LLMCache(Engine):
                 raise TypeError(f"{_NOT_ASYNC}, not {type(made).__name__}")
             return await made
 
-        through: Callable[..., Any] = self.astream if streaming else self.acall
+        through: Callable[..., Any] = self.engine.astream if streaming else self.engine.acall
         return await (call() if request is None else through(request, call))
 
     @overload
@@ -262,54 +264,52 @@ class LLMCache(Engine):
 
         names = parameter_names(ignore)
         if fn is None:
-            return lambda function: decorators.cached(self, function, version, names)
-        return decorators.cached(self, fn, version, names)
+            return lambda function: decorators.cached(self.engine, function, version, names)
+        return decorators.cached(self.engine, fn, version, names)
 
     # -- Looking after it
 
     def key(self, messages: Any, **params: Any) -> str:
         """The hex SHA-256 of this request: what the published formula gives for plain JSON, after
         *ignore* and *key_fn*."""
-        return self._keyer.digest(messages, params)
+        return self.engine.keyer.digest(messages, params)
 
     def delete(self, messages: Any, **params: Any) -> bool:
         """Forget the answer to this request, stream or not; whether there was one. A call in flight
         will not store it either."""
         found = False
         for kind in ("value", "stream"):
-            found |= self.discard(self.request(messages, params, kind=kind))
+            found |= self.engine.delete(self.engine.keyer.request(messages, params, kind))
         return found
 
     def clear(self) -> int:
         """Forget every answer of this namespace; how many. A call in flight will not store its
         answer either."""
-        self._epoch += 1
-        self._flights.forget()
-        return self._store.clear(self._keyer.prefix())
+        return self.engine.writer.clear(self.engine.keyer.prefix())
 
     def purge(self) -> int:
         """Remove every expired entry from the store now; how many."""
-        removed = self._store.purge()
+        removed = self.engine.backend.purge()
         if removed:
-            self._ledger.expired(None, removed)
+            self.engine.ledger.expired(None, removed)
         return removed
 
     def stats(self) -> "CacheStats":
         """The counters of this object since it was made, and how many entries its namespace
         holds."""
-        return self._ledger.snapshot(self._store.size(self._keyer.prefix()))
+        return self.engine.stats()
 
     async def adelete(self, messages: Any, **params: Any) -> bool:
         """As ``delete``."""
-        return await self._off_loop(lambda: self.delete(messages, **params))
+        return await self.engine.off_loop(lambda: self.delete(messages, **params))
 
     async def aclear(self) -> int:
         """As ``clear``."""
-        return await self._off_loop(self.clear)
+        return await self.engine.off_loop(self.clear)
 
     async def astats(self) -> "CacheStats":
         """As ``stats``."""
-        return await self._off_loop(self.stats)
+        return await self.engine.off_loop(self.stats)
 
     def explain(self, messages: Any, **params: Any) -> "Explanation":
         """Why this request misses, or that it would not: the nearest stored request, and each field
@@ -319,13 +319,12 @@ class LLMCache(Engine):
         quotes of them is shortened where it is shown, and without secrets. Counts nothing.
         RequestNotCacheable if the request has no key, StoreError if the store fails.
         """
-        return self.explanation(
-            self.request(messages, params, kind="stream" if params.get("stream") else "value")
-        )
+        kind = "stream" if params.get("stream") else "value"
+        return self.engine.explainer.explain(self.engine.keyer.request(messages, params, kind))
 
     async def aexplain(self, messages: Any, **params: Any) -> "Explanation":
         """As ``explain``."""
-        return await self._off_loop(lambda: self.explain(messages, **params))
+        return await self.engine.off_loop(lambda: self.explain(messages, **params))
 
     def explain_misses(self, most: int = 1) -> "list[Explanation]":
         """Why the last lookups found nothing, whoever made them: the latest first, at *most* so
@@ -334,16 +333,16 @@ class LLMCache(Engine):
         As ``explain``, against what was stored at the time; a cache that keeps no requests has none
         to explain.
         """
-        return self.explanations(most)
+        return self.engine.explainer.last(most)
 
     async def aexplain_misses(self, most: int = 1) -> "list[Explanation]":
         """As ``explain_misses``."""
-        return await self._off_loop(lambda: self.explain_misses(most))
+        return await self.engine.off_loop(lambda: self.explain_misses(most))
 
     def close(self) -> None:
         """Let go of the store, if this cache opened it. Calls go on, uncached."""
         if self._owned:
-            self._store.close()
+            self.engine.backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -358,8 +357,8 @@ class LLMCache(Engine):
 
     def __repr__(self) -> str:
         return (
-            f"LLMCache(backend={self._name!r}, ttl_seconds={self._settings.ttl_seconds},"
-            f" mode={self._settings.mode!r})"
+            f"LLMCache(backend={self._name!r}, ttl_seconds={self.engine.settings.ttl_seconds},"
+            f" mode={self.engine.settings.mode!r})"
         )
 
     def _repr_html_(self) -> str:

@@ -206,7 +206,7 @@ class _Calls:
         messages = params.pop("messages", None)
         for name in self._ignore:
             params.pop(name, None)
-        return engine.request_or_none(messages, params, kind=kind)
+        return engine.request(messages, params, kind=kind)
 
 
 class _Scope:

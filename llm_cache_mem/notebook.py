@@ -223,7 +223,7 @@ def _why(cache: LLMCache, word: str = "1", *more: str) -> Any:
         return _wrong(
             f"%llm_cache why takes a number of misses, or all, not {' '.join([word, *more])!r}"
         )
-    if not cache.keeps_requests:
+    if not cache.engine.keyer.texts:
         hint = "turn it on with  %llm_cache on BACKEND keep_requests=yes"
         return _wrong(
             f"a miss is explained by the requests that are kept, and this cache keeps none: {hint}",
@@ -250,7 +250,7 @@ def _surveys(cache: LLMCache) -> list[Any]:
     from llm_cache_mem.diagnostics.survey import survey
 
     kinds: dict[str, list[Any]] = {}
-    for key, entry in cache.entries():
+    for key, entry in cache.engine.entries():
         if entry.request is not None:
             kinds.setdefault(StoredRequest.from_key(key, None).kind, []).append(
                 json.loads(entry.request)

@@ -762,7 +762,7 @@ def test_an_unreadable_entry_is_a_miss_deleted_and_counted(clock):
 
     store = MemoryStore(clock=clock)
     cache = LLMCache(backend=store, clock=clock)
-    key = cache.request(MESSAGES, {}).key
+    key = cache.engine.keyer.request(MESSAGES, {}).key
     store.put(key, Entry(Payload.from_json(b'{"broken'), clock()))
     assert cache.get(MESSAGES) is None
     assert store.size() == 0
@@ -801,7 +801,7 @@ def test_a_persistent_cache_answers_after_a_restart(tmp_path, ask):
 
 def test_kinds_of_entries_never_answer_one_another(cache):
     cache.put(MESSAGES, "value")
-    assert cache.lookup(cache.request(MESSAGES, {}, kind="other")) is None
+    assert cache.engine.lookup(cache.engine.keyer.request(MESSAGES, {}, kind="other")) is None
 
 
 def test_copies_of_a_cache_are_the_same_cache_and_a_pickled_one_opens_by_its_settings(tmp_path):
@@ -823,11 +823,11 @@ def test_neither_repr_nor_logs_nor_events_show_a_prompt_or_an_answer(tmp_path, c
     for answer in ({"text": "CANARY"}, len, ""):
         cache.get_or_call(secret, Model(answer), model="m")
         cache.get_or_call([object(), "CANARY"], Model(answer))
-    hit = cache.lookup(cache.request(secret, {"model": "m"}))
+    hit = cache.engine.lookup(cache.engine.keyer.request(secret, {"model": "m"}))
     shown = [
         repr(cache),
         repr(hit),
-        repr(cache.request(secret, {})),
+        repr(cache.engine.keyer.request(secret, {})),
         caplog.text,
         repr(told),
         str(cache.stats()),

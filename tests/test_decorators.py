@@ -364,7 +364,7 @@ def test_options_at_the_call_of_a_generator_count_not_those_where_it_is_consumed
     tenant[0] = "bob"
     assert ask() == ["answer for bob"]
     with options(namespace="bob"):
-        ((_, entry),) = cache.entries()
+        ((_, entry),) = cache.engine.entries()
     assert entry.expires_at - entry.stored_at == pytest.approx(5)
 
 

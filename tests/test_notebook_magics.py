@@ -246,7 +246,7 @@ def test_a_database_keeps_requests_only_when_told_to(shell: Any, tmp_path: Path)
         UsageError, match=r"keeps none: turn it on with  %llm_cache on BACKEND keep_requests=yes$"
     ):
         shell.run_line_magic("llm_cache", "why")
-    assert [entry.request for _, entry in cache.entries()] == [None]
+    assert [entry.request for _, entry in cache.engine.entries()] == [None]
     cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/b.db' keep_requests=yes")
     assert cache.get("CANARY") is None
     assert run(shell, "%llm_cache why").stored == 0

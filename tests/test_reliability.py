@@ -110,7 +110,7 @@ def test_secrets_stay_where_they_belong(tmp_path: Path, caplog: pytest.LogCaptur
         repr(cache),
         str(cache.stats()),
         cache.stats()._repr_html_(),
-        repr(list(cache.entries())),
+        repr(list(cache.engine.entries())),
         repr(told),
         caplog.text,
     ]

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
 from langchain_llm_cache_mem.generations import dump, load, mark_hits
-from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.turns import Turns
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem._util import log
+from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.options import current
 
 __all__ = ["LLMCacheMem", "Usage", "kind_of_entry"]
@@ -75,8 +75,10 @@ class LLMCacheMem(BaseCache):
         self._warned: set[str] = set()
         self._requests: list[_Remembered | None] = [None] * _SLOTS
         self._turns = Turns()
-        self._harmless = Harmless(self._cache)
-        self._quietly = Harmless(self._cache, quiet=True)
+        engine = self._cache.engine
+        self._fail_open = engine.fail_open
+        # a request without a key was counted at the lookup before
+        self._fail_open_quietly = FailOpen(engine.ledger, engine.settings, count_requests=False)
 
     @property
     def cache(self) -> LLMCache:
@@ -112,16 +114,16 @@ class LLMCacheMem(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """The stored generations, as new objects, or None."""
-        with self._harmless:
+        with self._fail_open:
             request = self._request(prompt, llm_string)
-            return self._found(request, self._cache.lookup(request, load))
+            return self._found(request, self._cache.engine.lookup(request, load))
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Store the generations, if they are worth keeping."""
-        with self._quietly:
+        with self._fail_open_quietly:
             request = self._request(prompt, llm_string)
-            self._cache.keep(
+            self._cache.engine.store(
                 request,
                 dump(return_val, request.params),
                 response=return_val,
@@ -136,12 +138,12 @@ class LLMCacheMem(BaseCache):
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls
         of a chat model take turns."""
-        with self._harmless:
+        with self._fail_open:
             request = self._request(prompt, llm_string)
-            patience = self._cache.patience if is_chat(prompt) else 0.0
-            if patience:
-                await self._turns.take(request.key, patience)
-            hit = await self._cache.alookup(request, load)
+            wait_timeout = self._cache.engine.wait_timeout if is_chat(prompt) else 0.0
+            if wait_timeout:
+                await self._turns.take(request.key, wait_timeout)
+            hit = await self._cache.engine.alookup(request, load)
             if hit is not None:
                 self._turns.give_up(request.key)
             return self._found(request, hit)
@@ -149,9 +151,9 @@ class LLMCacheMem(BaseCache):
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """As ``update``."""
-        with self._quietly:
+        with self._fail_open_quietly:
             request = self._request(prompt, llm_string)
-            await self._cache.akeep(
+            await self._cache.engine.astore(
                 request,
                 dump(return_val, request.params),
                 response=return_val,
@@ -186,7 +188,7 @@ class LLMCacheMem(BaseCache):
         params = model.params(classes)
         self._check_identified(params)
         kind = kind_of_entry(self._scope, chat=is_chat(prompt))
-        request = self._cache.request(read_prompt(prompt, params), params, kind=kind)
+        request = self._cache.engine.keyer.request(read_prompt(prompt, params), params, kind)
         if len(prompt) + len(llm_string) <= _LARGEST_REMEMBERED:
             self._requests[place] = (about, request)
         return request

@@ -53,8 +53,8 @@ def _generate(
         generations = call()
     else:
         params = request.params
-        generations = link.cache.call(
-            request, call, dump=lambda _: _stored(made[-1], params), load=link.load
+        generations = link.cache.engine.call(
+            request, call, encode=lambda _: _stored(made[-1], params), decode=link.load
         )
     return _result(made, generations)
 
@@ -85,8 +85,8 @@ async def _agenerate(
         generations = await call()
     else:
         params = request.params
-        generations = await link.cache.acall(
-            request, call, dump=lambda _: _stored(made[-1], params), load=link.load
+        generations = await link.cache.engine.acall(
+            request, call, encode=lambda _: _stored(made[-1], params), decode=link.load
         )
     return _result(made, generations)
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from langchain_llm_cache_mem.cache import Usage, kind_of_entry
 from langchain_llm_cache_mem.generations import load, load_stream, mark_hits
-from langchain_llm_cache_mem.harmless import Harmless
 from langchain_llm_cache_mem.identity import Identities, settings_of
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import Hit, LLMCache, Request
@@ -31,7 +30,7 @@ class Link:
         self.cache = cache
         self.scope = scope
         self.usage: Usage = usage
-        self.harmless = Harmless(cache)
+        self.fail_open = cache.engine.fail_open
         self._identities = Identities()
         self._plain = _plain_class(cls, self._identities)
 
@@ -43,13 +42,13 @@ class Link:
         kwargs: Mapping[str, Any],
     ) -> Request | None:
         """The request that this call of *model* is; None: call it without the cache."""
-        with self.harmless:
+        with self.fail_open:
             params = as_params(
                 settings_of(model, self.cls, self._identities),
                 kwargs if stop is None else {**kwargs, "stop": stop},
             )
             kind = kind_of_entry(self.scope, chat=not isinstance(prompt, str))
-            return self.cache.request_or_none(_messages(prompt, params), params, kind=kind)
+            return self.cache.engine.request(_messages(prompt, params), params, kind=kind)
         return None
 
     def plain(self, model: M) -> M:
@@ -62,8 +61,8 @@ class Link:
 
     def lookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
         """The stored answer, if there is one. *load* is one of those below."""
-        with self.harmless:
-            hit = None if request is None else self.cache.lookup(request, load)
+        with self.fail_open:
+            hit = None if request is None else self.cache.engine.lookup(request, load)
             return None if hit is None else hit.value
         return None
 
@@ -71,18 +70,18 @@ class Link:
         self, request: Request | None, load: Callable[[Any], list[Any]]
     ) -> list[Any] | None:
         """As ``lookup``, in a thread where that would wait for a disk."""
-        with self.harmless:
-            hit = None if request is None else await self.cache.alookup(request, load)
+        with self.fail_open:
+            hit = None if request is None else await self.cache.engine.alookup(request, load)
             return None if hit is None else hit.value
         return None
 
     def lookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
         """The stored generations for each of *requests*, in one round trip to a store that can do
         that."""
-        with self.harmless:
+        with self.fail_open:
             return _spread(
                 requests,
-                self.cache.lookup_many(
+                self.cache.engine.reader.lookup_many(
                     [request for request in requests if request is not None], self.load
                 ),
             )
@@ -90,10 +89,10 @@ class Link:
 
     async def alookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
         """As ``lookup_many``, in a thread where that would wait for a disk."""
-        with self.harmless:
+        with self.fail_open:
             return _spread(
                 requests,
-                await self.cache.alookup_many(
+                await self.cache.engine.reader.alookup_many(
                     [request for request in requests if request is not None], self.load
                 ),
             )

@@ -101,7 +101,7 @@ class _Record:
         self._link = link
         self._request = request
         self._recording = Recording()
-        self._began, self._epoch = monotonic(), link.cache.epoch
+        self._began, self._epoch = monotonic(), link.cache.engine.epoch
 
     def add(self, chunk: Generation) -> None:
         """Note *chunk* as it is now, before its consumer can change it."""
@@ -117,10 +117,10 @@ class _Record:
 
     def keep(self) -> None:
         """Store the stream, which ended cleanly, if it is worth keeping."""
-        with self._link.harmless:
+        with self._link.fail_open:
             chunks, seconds = self._chunks(), monotonic() - self._began
             if self._request is not None:
-                self._link.cache.keep(
+                self._link.cache.engine.store(
                     self._request,
                     dump_stream(chunks),
                     response=load(chunks),
@@ -130,10 +130,10 @@ class _Record:
 
     async def akeep(self) -> None:
         """As ``keep``, in a thread where that would wait for a disk."""
-        with self._link.harmless:
+        with self._link.fail_open:
             chunks, seconds = self._chunks(), monotonic() - self._began
             if self._request is not None:
-                await self._link.cache.akeep(
+                await self._link.cache.engine.astore(
                     self._request,
                     dump_stream(chunks),
                     response=load(chunks),

@@ -115,19 +115,19 @@ def _generate(
             made.extend(ask(batch.missing()))
             return made[-1].response()
 
-        response = link.cache.call(
-            batch.only, call, dump=lambda _: made[-1].stored(), load=link.load
+        response = link.cache.engine.call(
+            batch.only, call, encode=lambda _: made[-1].stored(), decode=link.load
         )
         if not made:
             batch.answers[0] = response
         return batch.result()
     batch.answers = link.lookup_many(batch.requests)
-    began, epoch = monotonic(), link.cache.epoch
+    began, epoch = monotonic(), link.cache.engine.epoch
     if missing := batch.missing():
         made = ask(missing)
         seconds = monotonic() - began
-        with link.harmless:
-            link.cache.keep_many(_to_keep(link, made), seconds=seconds, epoch=epoch)
+        with link.fail_open:
+            link.cache.engine.writer.store_many(_to_keep(link, made), seconds=seconds, epoch=epoch)
     return batch.result()
 
 
@@ -156,19 +156,21 @@ async def _agenerate(
             made.extend(await ask(batch.missing()))
             return made[-1].response()
 
-        response = await link.cache.acall(
-            batch.only, call, dump=lambda _: made[-1].stored(), load=link.load
+        response = await link.cache.engine.acall(
+            batch.only, call, encode=lambda _: made[-1].stored(), decode=link.load
         )
         if not made:
             batch.answers[0] = response
         return batch.result()
     batch.answers = await link.alookup_many(batch.requests)
-    began, epoch = monotonic(), link.cache.epoch
+    began, epoch = monotonic(), link.cache.engine.epoch
     if missing := batch.missing():
         made = await ask(missing)
         seconds = monotonic() - began
-        with link.harmless:
-            await link.cache.akeep_many(_to_keep(link, made), seconds=seconds, epoch=epoch)
+        with link.fail_open:
+            await link.cache.engine.writer.astore_many(
+                _to_keep(link, made), seconds=seconds, epoch=epoch
+            )
     return batch.result()
 
 
@@ -176,7 +178,7 @@ def _to_keep(link: Link, made: list[_Answer]) -> list[Answered]:
     """What there is to store of the answers that were *made*."""
     found = []
     for answer in made:
-        with link.harmless:  # one that has no stored form leaves the others theirs
+        with link.fail_open:  # one that has no stored form leaves the others theirs
             found.append(Answered(answer.request, answer.stored(), answer.response()))
     return found
 

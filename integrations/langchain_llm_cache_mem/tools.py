@@ -9,7 +9,6 @@ from langchain_core.messages import ToolMessage
 
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from langchain_llm_cache_mem.cached_tool import injected, said_of, tool_cache
-from langchain_llm_cache_mem.harmless import Harmless
 from llm_cache_mem import LLMCache
 from llm_cache_mem.options import Seconds
 from llm_cache_mem.tools import Rule, ToolCache
@@ -59,7 +58,7 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> None:
         super().__init__()
         self._tools = tool_cache(cache, tools)
-        self._harmless = Harmless(self._tools.cache)
+        self._fail_open = self._tools.cache.engine.fail_open
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
@@ -90,12 +89,12 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
         }
 
     def _rule(self, request: ToolCallRequest) -> Rule | None:
-        with self._harmless:
+        with self._fail_open:
             rule = self._tools.rule(request.tool_call["name"], said_of(request.tool))
             if rule is None or rule.writes:
                 return rule
             if unseen := injected(request.tool) - rule.ignore:
-                self._tools.cache.bypass(
+                self._tools.cache.engine.skip(
                     "injected",
                     "a tool's result was not stored: it may depend on %s",
                     ", ".join(sorted(unseen)),

@@ -79,25 +79,25 @@ def request_of(
     In mode ``replay``, where no model may be called, RequestNotCacheable is raised instead.
     """
     cache = target.cache
-    if cache.is_off:
+    if cache.engine.is_off:
         return None
     try:
         messages, arguments = taken_apart()
-        return cache.request_or_none(
+        return cache.engine.request(
             messages, call_params(identity(target.inner), arguments), kind=kind
         )
     except RequestNotCacheable as exc:
-        if cache.is_replay:
+        if cache.engine.is_replay:
             raise
-        cache.bypass("request", "a call goes uncached: %s", exc)
+        cache.engine.skip("request", "a call goes uncached: %s", exc)
     except (
         Exception
     ) as exc:  # foreign properties and fields may raise anything; the call itself may still work
-        if cache.is_replay:
+        if cache.engine.is_replay:
             raise RequestNotCacheable(
                 "request", f"it could not be read ({type(exc).__name__})"
             ) from exc
-        cache.bypass(
+        cache.engine.skip(
             "request", "a call goes uncached: it could not be read (%s)", type(exc).__name__
         )
     return None
@@ -139,7 +139,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     if request is None:
         return method(*args, **kwargs)
     asked = Asked(method, args, kwargs)
-    response = target.cache.call(request, asked, dump=dump, load=load_plain)
+    response = target.cache.engine.call(request, asked, encode=dump, decode=load_plain)
     if not asked.model:
         events.tell(target, leaf, args, kwargs, response)
     return response
@@ -152,7 +152,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     if request is None:
         return await method(*args, **kwargs)
     asked = Asked(method, args, kwargs)
-    response = await target.cache.acall(request, asked, dump=dump, load=load_plain)
+    response = await target.cache.engine.acall(request, asked, encode=dump, decode=load_plain)
     if not asked.model:
         await events.atell(target, leaf, args, kwargs, response)
     return response
@@ -182,7 +182,7 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = _request(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    hit = target.cache.lookup(request, load)
+    hit = target.cache.engine.lookup(request, load)
     if hit is not None:
         return events.tell_stream(target, leaf, args, kwargs, replay(*hit.value))
     keeper = Keeper(target.cache, request, Recording())
@@ -196,7 +196,7 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
     request = _request(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    hit = await target.cache.alookup(request, load)
+    hit = await target.cache.engine.alookup(request, load)
     if hit is not None:
         return await events.atell_stream(target, leaf, args, kwargs, replay(*hit.value))
     keeper = Keeper(target.cache, request, Recording())
@@ -211,7 +211,7 @@ class Keeper:
     def __init__(self, cache: LLMCache, request: Request, recording: Any) -> None:
         self.cache = cache
         self._request = request
-        self._epoch = cache.epoch
+        self._epoch = cache.engine.epoch
         self._began = time.monotonic()
         # it has add(chunk) and kept(), what to store and what that stands for
         self._recording = recording
@@ -223,7 +223,7 @@ class Keeper:
                 self._recording.add(chunk)
             except Exception as exc:  # noqa: BLE001  # see above
                 self._recording = None
-                self.cache.bypass(
+                self.cache.engine.skip(
                     "value",
                     "a stream was not stored: a chunk could not be read (%s)",
                     type(exc).__name__,
@@ -233,22 +233,22 @@ class Keeper:
         """Store what came, if it is worth keeping."""
         kept = self.kept()
         if kept is not None:
-            self.cache.keep(self._request, **kept)
+            self.cache.engine.store(self._request, **kept)
 
     async def akeep(self) -> None:
         """As ``keep``."""
         kept = self.kept()
         if kept is not None:
-            await self.cache.akeep(self._request, **kept)
+            await self.cache.engine.astore(self._request, **kept)
 
     def kept(self) -> dict[str, Any] | None:
-        """What to give to ``cache.keep``; None if there is nothing to store."""
+        """What to give to ``cache.engine.store``; None if there is nothing to store."""
         if self._recording is None:
             return None
         try:
             kept = self._recording.kept()
             if kept is None:
-                self.cache.bypass(
+                self.cache.engine.skip(
                     "value",
                     "a stream was not stored: it was empty, or its text is not what its pieces add"
                     " up to",
@@ -261,7 +261,7 @@ class Keeper:
                 "epoch": self._epoch,
             }
         except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
-            self.cache.bypass(
+            self.cache.engine.skip(
                 "value", "a stream was not stored: it could not be read (%s)", type(exc).__name__
             )
             return None

@@ -73,7 +73,7 @@ def _predict(target: Target, args: Any, kwargs: Any) -> Any:
     if request is None:
         return method(*args, **kwargs)
     asked = Asked(method, args, kwargs)
-    answer = target.cache.call(request, asked)
+    answer = target.cache.engine.call(request, asked)
 
     def structured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -89,7 +89,7 @@ async def _apredict(target: Target, args: Any, kwargs: Any) -> Any:
     if request is None:
         return await method(*args, **kwargs)
     asked = Asked(method, args, kwargs)
-    answer = await target.cache.acall(request, asked)
+    answer = await target.cache.engine.acall(request, asked)
 
     async def astructured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -104,7 +104,7 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    hit = target.cache.lookup(request)
+    hit = target.cache.engine.lookup(request)
     if hit is None:
         return collect(Keeper(target.cache, request, _Last(request)), method(*args, **kwargs))
 
@@ -121,7 +121,7 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    hit = await target.cache.alookup(request)
+    hit = await target.cache.engine.alookup(request)
     if hit is None:
         return acollect(
             Keeper(target.cache, request, _Last(request)), await method(*args, **kwargs)

@@ -99,7 +99,7 @@ class _RoundTrip(LLMCache):
         except Exception:  # noqa: BLE001  # not stored, then
             self._wrapping.count("not storable")
             return response
-        again = load(Payload.from_json(data).thaw())
+        again = load(Payload.from_json(data).decode())
         self._wrapping.count("round trip" if again == response else "round trip, not equal")
         return again
 
@@ -109,7 +109,7 @@ class _RoundTrip(LLMCache):
             self._wrapping.count("stream not storable")
             return chunks
         self._wrapping.count("replay")
-        return replay(*load_value(Payload.from_json(Payload.of(kept["value"]).json()).thaw()))
+        return replay(*load_value(Payload.from_json(Payload.of(kept["value"]).json()).decode()))
 
     def keep(self, *args: Any, **kwargs: Any) -> None:
         return None

@@ -4,10 +4,10 @@ their tracebacks."""
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 
-__all__ = ["twin"]
+__all__ = ["copy_exception"]
 
 
-def twin(error: BaseException, trace: TracebackType | None) -> BaseException:
+def copy_exception(error: BaseException, trace: TracebackType | None) -> BaseException:
     """A copy of *error*: the same type, attributes, notes and cause, and the traceback *trace*.
 
     What the attributes hold is shared. Where there is no way to make a copy, the original, its

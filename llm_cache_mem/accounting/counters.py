@@ -68,7 +68,9 @@ class Ledger:
         if self._on_event is not None:
             self._tell_saving("hit", key, entry)
 
-    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float) -> None:
+    def coalesced_with(
+        self, key: str, entry: Entry | None, model: str | None, waited: float
+    ) -> None:
         """A lookup that missed was answered by a call in flight, after *waited* seconds; *entry* is
         what that call stored, if it did."""
         with self._lock:
@@ -103,7 +105,7 @@ class Ledger:
         if self._on_event is not None:
             self._tell("miss", key=key, model=model)
 
-    def kept(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
+    def put(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
         """An answer was stored, which made room by removing others."""
         with self._lock:
             self.stored += 1

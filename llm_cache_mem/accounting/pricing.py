@@ -24,7 +24,6 @@ __all__ = [
     "load",
     "loaded",
     "resolve",
-    "steady",
 ]
 
 _INFINITE: Final = float("inf")
@@ -125,12 +124,6 @@ def resolve(prices: Prices) -> Pricer:
 def loaded(pricer: Pricer) -> bool:
     """Whether *pricer* answers without a slow import first."""
     return pricer is not _library_price or _library.cache_info().currsize > 0
-
-
-def steady(pricer: Pricer) -> bool:
-    """Whether *pricer* answers at once, and the same whenever and wherever it is asked: no code of
-    the user's, no import."""
-    return type(pricer) is not _Function and loaded(pricer)
 
 
 def load(pricer: Pricer) -> None:

@@ -53,12 +53,12 @@ class Client:
             clock=clock.read,
             policy=rule.policy,
         )
-        self.lookup = self.cache.lookup
-        self._keep = self.cache.keep_at_rest
+        self.lookup = self.cache.engine.lookup
+        self._put = self.cache.engine.writer.put
 
     def arrived(self, request: Request, seconds: float) -> None:
         """The answer to *request*, which missed, is complete after *seconds*."""
-        self._keep(request, _AT_REST, seconds)
+        self._put(request, _AT_REST, seconds=seconds)
 
     def stats(self) -> CacheStats:
         return self.cache.stats()
@@ -81,7 +81,7 @@ class Flights:
         when the model answers."""
         flying = Flying(request, self._loop.create_future())
         tasks = [
-            self._loop.create_task(client.cache.acall(request, flying.model(place)))
+            self._loop.create_task(client.cache.engine.acall(request, flying.model(place)))
             for place, client in enumerate(self._clients)
         ]
         # now each has the answer, or calls the model, or has joined a call in flight

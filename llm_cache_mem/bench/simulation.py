@@ -14,7 +14,7 @@ from llm_cache_mem.bench.bill import Charges, PromptCacheBill
 from llm_cache_mem.bench.clients import Client, Clock, Flights, Flying, Rule
 from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree, Reuse
 from llm_cache_mem.bench.trace import Call, Census
-from llm_cache_mem.engine.seats import running_loop
+from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.keys.digest import prefix
 from llm_cache_mem.keys.request import Request
 

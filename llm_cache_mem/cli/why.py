@@ -221,7 +221,7 @@ def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[StoredReques
     messages, params = request_in(file)
     keyer = Keyer("", None, DEFAULT_IGNORE if ignore is None else ignore)
     digest = keyer.digest(messages, params)
-    return StoredRequest(digest, kind, 0, Redaction().json(keyer.kept(messages, params))), digest
+    return StoredRequest(digest, kind, 0, Redaction().json(keyer.text(messages, params))), digest
 
 
 def _told(found: "Explanation", asked: "StoredRequest") -> Iterator[Any]:

@@ -1,10 +1,9 @@
-"""The engine under LLMCache: from a key to a fresh answer, and from an answer to an entry.
+"""Calls through a cache: answer from the store, or call once for all who ask at the same time.
 
-LLMCache is this with the calls that users make; the layers for frameworks and SDKs stand on what is
-here. What it reads by is in engine_reading.py, what it stores by in engine_storing.py; here are the
-calls in between.
+``cache.engine`` is the seam on which integrations stand; LLMCache has the calls that users make.
 """
 
+import logging
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -18,40 +17,54 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.engine.reader import Hit, Settings, same
+from llm_cache_mem.accounting.pricing import Pricer
+from llm_cache_mem.accounting.stats import CacheStats
+from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.explainer import Explainer
+from llm_cache_mem.engine.fail_open import FailOpen
+from llm_cache_mem.engine.reader import Hit, Reader, off_loop, same
+from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
-from llm_cache_mem.engine.writer import Answered, Writer
-from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
+from llm_cache_mem.engine.writer import Answered, Listener, Writer
+from llm_cache_mem.errors import EntryUnreadable, RequestNotCacheable
 from llm_cache_mem.keys.request import Keyer, Request
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-if TYPE_CHECKING:  # loaded by those who share calls
-    from llm_cache_mem.engine.leases import Fleet, Turn
-    from llm_cache_mem.engine.streams import Recording
+if TYPE_CHECKING:  # loaded by caches that share calls across processes
+    from llm_cache_mem.engine.leases import Lease, Leases
 
 __all__ = ["Answered", "Engine", "Hit", "Settings"]
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 
 class _Answer(NamedTuple):
-    """What a flight ends with: the leader's *response*, and what followers make their own copies
-    from."""
+    """What a flight ends with: the leader's *response*, and what followers copy theirs from."""
 
     response: Any
     payload: Payload | None
     entry: Entry | None
-    late: bool = False  # found by the second look: another leader had just stored it
+    rechecked: bool = False  # another leader had just stored it
 
 
-class Engine(Writer):
-    """Freshness, admission, single-flight and accounting around one store. Thread-safe.
+class _Codec(NamedTuple):
+    """How an integration's responses are stored, read back, and judged."""
 
-    *beside*: an engine on the same store with other rules; what clears the one reaches the calls
-      under way in the other.
+    encode: Callable[[Any], Any] = same
+    decode: Callable[[Any], Any] = same
+    report: Callable[[Any], Any] = same
+
+
+class Engine:
+    """Lookups, calls and accounting of a cache in one store. Thread-safe.
+
+    *beside*: an engine on the same store with other rules; calls under way are shared with it.
     """
 
     def __init__(
@@ -63,66 +76,152 @@ class Engine(Writer):
         *,
         beside: "Engine | None" = None,
     ) -> None:
-        flights = SingleFlight(settings.wait_seconds) if beside is None else beside._flights
-        if beside is not None and beside._store.inner is store:
-            fail_open = beside._store
-        else:
-            fail_open = FailOpenStore(store, strict=settings.strict, on_error=ledger.error)
-        super().__init__(fail_open, flights, keyer, ledger, settings)
-        self._fleet = (
-            self._join_fleet(beside)
-            if settings.coalesce == "fleet" and not isinstance(store, MemoryStore)
-            else None
+        self.backend: FailOpenStore = (
+            beside.backend
+            if beside is not None and beside.backend.inner is store
+            else FailOpenStore(store, strict=settings.strict, on_error=ledger.error)
         )
+        self.keyer = keyer
+        self.ledger = ledger
+        self.settings = settings
+        self.flights: SingleFlight = (
+            SingleFlight(settings.wait_seconds) if beside is None else beside.flights
+        )
+        misses = Misses()
+        self.explainer = Explainer(self.backend, keyer, settings, misses)
+        self.reader = Reader(self.backend, ledger, settings, misses, self.explainer)
+        self.writer = Writer(self.backend, self.flights, ledger, settings, misses)
+        self.leases = self._open_leases(beside)
+        self.fail_open = FailOpen(ledger, settings)
+
+    # -- The state of calls in this context
 
     @property
-    def patience(self) -> float:
-        """How many seconds a call may wait for another to answer it; 0.0 where calls are not
+    def is_off(self) -> bool:
+        """Whether calls in this context go past the cache."""
+        return self.settings.current_mode() == "off"
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether calls in this context may only be answered from the cache, and else raise."""
+        return self.settings.current_mode() == "replay"
+
+    @property
+    def wait_timeout(self) -> float:
+        """For how many seconds a call may wait for another to answer it; 0.0 where calls are not
         coalesced."""
-        return (
-            self._settings.wait_seconds if self._settings.coalesce and self._mode() == "on" else 0.0
-        )
+        coalesces = self.settings.coalesce and self.settings.current_mode() == "on"
+        return self.settings.wait_seconds if coalesces else 0.0
+
+    @property
+    def price(self) -> Pricer:
+        """What a call costs, by the prices that this cache was given."""
+        return self.settings.price
+
+    @property
+    def epoch(self) -> int:
+        """A number that moves on with every delete and clear: an answer whose call began in another
+        epoch is not to be stored."""
+        return self.writer.epoch
+
+    # -- Requests and lookups
+
+    def request(
+        self, messages: Any, params: Mapping[str, Any], *, kind: str = "value"
+    ) -> Request | None:
+        """The request, with the key of its entry among those of *kind*; None to call uncached.
+
+        None where the cache is off, and, counted as skipped, where the request has no single wire
+        form. In mode ``replay``, where no model may be called, that raises RequestNotCacheable.
+        """
+        if self.is_off:
+            return None
+        try:
+            return self.keyer.request(messages, params, kind)
+        except RequestNotCacheable as exc:
+            if self.is_replay:
+                raise
+            self.skip("request", "a call goes uncached: %s", exc)
+            return None
+
+    def lookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+        """The fresh answer to *request*, counted; None for a miss. See ``Reader.lookup``."""
+        return self.reader.lookup(request, decode)
+
+    async def alookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+        """``lookup``, in a thread where the store would block the event loop."""
+        return await self.reader.alookup(request, decode)
+
+    def recheck(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+        """The answer that another caller stored since this one missed; not counted."""
+        entry = self.reader.recheck(request)
+        return None if entry is None else self.reader.read(request, entry, decode)
+
+    async def arecheck(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+        """``recheck``, in a thread where the store would block the event loop."""
+        return await self.off_loop(lambda: self.recheck(request, decode))
+
+    # -- Storing and counting, for layers that make their calls themselves
+
+    def store(self, request: Request, value: Any, **call: Any) -> Entry | None:
+        """Count a call, and store *value* if its *response* is worth it. See ``Writer.store``."""
+        return self.writer.store(request, value, **call)
+
+    async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
+        """``store``, in a thread where the store would block the event loop."""
+        return await self.writer.astore(request, value, **call)
+
+    def skip(self, reason: str, text: str = "a call goes uncached: %s", *args: object) -> None:
+        """Count a call that goes uncached as skipped for *reason*, and log the first of each."""
+        if self.ledger.skip(reason):
+            _log.warning(text, *(args or (reason,)))
+
+    def count_coalesced(self, request: Request, entry: Entry | None, seconds: float) -> None:
+        """Count a caller that another's call answered after *seconds*; *entry* is what that call
+        stored, if it did."""
+        self.ledger.coalesced_with(request.key, entry, request.model, seconds)
+
+    def listen(self, listener: Listener) -> None:
+        """Call *listener* for each call that is paid for from now on."""
+        self.writer.listen(listener)
 
     # -- Calls
-
-    def turn(self, request: Request) -> "Turn | None":
-        """With ``coalesce="fleet"``, a turn to call for *request* that no other process has
-        meanwhile; None: there is nobody to ask."""
-        return (
-            self._fleet.turn(request.key)
-            if self._fleet is not None and self._mode() == "on"
-            else None
-        )
 
     def call(
         self,
         request: Request,
         fn: Callable[[], Any],
         *,
-        dump: Callable[[Any], Any] = same,
-        load: Callable[[Any], Any] = same,
+        encode: Callable[[Any], Any] = same,
+        decode: Callable[[Any], Any] = same,
+        report: Callable[[Any], Any] = same,
     ) -> Any:
-        """The stored answer to *request*, or that of ``fn()``, of which concurrent callers make
-        one.
+        """The stored answer to *request*, or that of ``fn()``, which concurrent callers share.
 
-        *dump* makes the stored value from a response and *load* a response from a stored value.
-          What *fn* raises is raised.
+        Args:
+            request: What ``request`` returned.
+            fn: Calls the model. What it raises is raised.
+            encode: Makes the stored value from a response.
+            decode: Makes a response from a stored value.
+            report: Makes of a response what admission, usage and prices are read from: a Report,
+                or anything that they know, as a provider's JSON.
         """
-        if self._mode() == "off":
+        if self.is_off:
             return fn()
-        hit = self.lookup(request, load)
+        hit = self.reader.lookup(request, decode)
         if hit is not None:
             return hit.value
-        if not self._settings.coalesce:
-            return self._make(request, fn, dump, None).response
-        turn, began = self.turn(request), self._clock()
-        answer, joined = self._flights.run(
-            request.key, lambda flight: self._lead(request, fn, dump, flight, turn)
+        codec = _Codec(encode, decode, report)
+        if not self.settings.coalesce:
+            return self._make(request, fn, codec, None).response
+        lease, began = self.lease(request), self.settings.clock()
+        answer, coalesced = self.flights.run(
+            request.key, lambda flight: self._lead(request, fn, codec, flight, lease)
         )
-        if not joined and not answer.late:
+        if not coalesced and not answer.rechecked:
             return answer.response
         try:
-            return self._share(request, answer, load, began)
+            return self._copy(request, answer, codec, began)
         except Exception:  # noqa: BLE001  # no copy can be made: this caller makes its own call
             return fn()
 
@@ -131,235 +230,219 @@ class Engine(Writer):
         request: Request,
         fn: Callable[[], Awaitable[Any]],
         *,
-        dump: Callable[[Any], Any] = same,
-        load: Callable[[Any], Any] = same,
+        encode: Callable[[Any], Any] = same,
+        decode: Callable[[Any], Any] = same,
+        report: Callable[[Any], Any] = same,
     ) -> Any:
         """``call`` for a coroutine function."""
-        if self._mode() == "off":
+        if self.is_off:
             return await fn()
-        hit = await self.alookup(request, load)
+        hit = await self.reader.alookup(request, decode)
         if hit is not None:
             return hit.value
-        if not self._settings.coalesce:
-            return (await self._amake(request, fn, dump, None)).response
-        turn, began = self.turn(request), self._clock()
-        answer, joined = await self._flights.arun(
-            request.key, lambda flight: self._alead(request, fn, dump, flight, turn)
+        codec = _Codec(encode, decode, report)
+        if not self.settings.coalesce:
+            return (await self._amake(request, fn, codec, None)).response
+        lease, began = self.lease(request), self.settings.clock()
+        answer, coalesced = await self.flights.arun(
+            request.key, lambda flight: self._alead(request, fn, codec, flight, lease)
         )
-        if not joined and not answer.late:
+        if not coalesced and not answer.rechecked:
             return answer.response
         try:
-            return self._share(request, answer, load, began)
+            return self._copy(request, answer, codec, began)
         except Exception:  # noqa: BLE001  # as in call
             return await fn()
 
     def stream(self, request: Request, fn: Callable[[], Iterable[T]]) -> Iterator[T]:
-        """The stored stream, or that of ``fn()``, which is stored when it has passed through to its
-        clean end.
+        """The stored stream, or that of ``fn()``, which is stored when it has ended cleanly.
 
-        Each caller that misses makes a call of its own: no one waits for another's consumer.
+        Each caller that misses makes a call of its own: none waits for another's consumer.
         """
-        from llm_cache_mem.engine.streams import Replay, Tee  # loaded by those who stream
-
-        hit = self.lookup(request, list)
+        hit = self.reader.lookup(request, list)
         if hit is not None:
             return Replay(hit.value)
-        began, epoch, asked = self._clock(), self._epoch, copy_context()
+        began, epoch, context = self.settings.clock(), self.epoch, copy_context()
         source = fn()
         if not _is_stream(source, "__iter__"):
-            # whatever fn gave
-            return self._no_stream(request, source)  # type: ignore[no-any-return]
+            return self._no_stream(request, source)  # type: ignore[no-any-return]  # what fn gave
         return Tee(
-            source, lambda recording: asked.run(self._finish, request, recording, began, epoch)
+            source, lambda recording: context.run(self._finish, request, recording, began, epoch)
         )
 
     async def astream(
         self,
         request: Request,
         fn: Callable[[], Awaitable[AsyncIterable[T]]],
-        asked: Context | None = None,
+        context: Context | None = None,
     ) -> AsyncIterator[T]:
-        """``stream`` for an async iterable; *asked* is the context whose options count, if it is
-        not this one."""
-        from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee
-
-        asked = asked or copy_context()
-        hit = await self._off_loop(lambda: asked.run(self.lookup, request, list))
+        """``stream`` for an async iterable; *context* is the one whose options count, if it is not
+        this one."""
+        asked = context or copy_context()
+        hit = await self.off_loop(lambda: asked.run(self.reader.lookup, request, list))
         if hit is not None:
             return AsyncReplay(hit.value)
-        began, epoch = self._clock(), self._epoch
+        began, epoch = self.settings.clock(), self.epoch
         source = await fn()
         if not _is_stream(source, "__aiter__"):
-            # whatever fn gave
-            return self._no_stream(request, source)  # type: ignore[no-any-return]
+            return self._no_stream(request, source)  # type: ignore[no-any-return]  # what fn gave
 
-        async def finish(recording: "Recording") -> None:
-            await self._prices_loaded()
-            await self._off_loop(lambda: asked.run(self._finish, request, recording, began, epoch))
+        async def finish(recording: Recording) -> None:
+            await self.writer.load_prices()
+            await self.off_loop(lambda: asked.run(self._finish, request, recording, began, epoch))
 
         return AsyncTee(source, finish)
 
     # -- Calls whose answer goes on after they have returned
 
     def share(self, request: Request, work: Callable[[Flight], T], lane: object) -> tuple[T, bool]:
-        """What ``work(flight)`` returns, and whether it was another caller's of the same *lane*;
-        see ``Flight.outlast``.
+        """What ``work(flight)`` returns, and whether that was another caller's of the same *lane*.
 
-        For callers that missed. *work* takes a second look first (``late``), and what it returns
-        sees to it that the answer is kept (``keep``), and that who joined it is counted
-        (``count_joined``).
+        For callers that missed, and whose answer goes on after the call has returned: see
+        ``Flight.outlast``. *work* rechecks first, stores the answer, and counts those who share it.
         """
-        if not self._settings.coalesce:
-            return work(self._flights.solo(request.key)), False
-        return self._flights.run(request.key, work, lane)
+        if not self.settings.coalesce:
+            return work(self.flights.solo(request.key)), False
+        return self.flights.run(request.key, work, lane)
 
     async def ashare(
         self, request: Request, work: Callable[[Flight], Awaitable[T]], lane: object
     ) -> tuple[T, bool]:
         """``share`` for a coroutine function."""
-        if not self._settings.coalesce:
-            return await work(self._flights.solo(request.key)), False
-        return await self._flights.arun(request.key, work, lane)
+        if not self.settings.coalesce:
+            return await work(self.flights.solo(request.key)), False
+        return await self.flights.arun(request.key, work, lane)
 
-    def late(self, request: Request, load: Callable[[Any], Any]) -> Hit | None:
-        """The answer that another caller stored between this one's miss and its winning the lead;
-        not counted."""
-        answer = self._second_look(request)
-        if answer is None or answer.entry is None:
+    def lease(self, request: Request) -> "Lease | None":
+        """With ``coalesce="fleet"``, a lease to make the call for *request* that no other process
+        has; None if there is no other process to ask."""
+        if self.leases is None or self.settings.current_mode() != "on":
             return None
-        return self._read(request, answer.entry, load, replay=False)
+        return self.leases.new(request.key)
 
-    async def alate(self, request: Request, load: Callable[[Any], Any]) -> Hit | None:
-        """As ``late``, in a thread where it would wait."""
-        return await self._off_loop(lambda: self.late(request, load))
+    # -- Maintenance
 
-    def count_joined(self, request: Request, entry: Entry | None, seconds: float) -> None:
-        """Count a caller that was answered by another's call after *seconds*; *entry* is what that
-        call stored, if it did."""
-        self._ledger.joined(request.key, entry, request.model, seconds)
+    def stats(self) -> CacheStats:
+        """The counters since the cache was made, and the number of entries in its namespace."""
+        return self.ledger.snapshot(self.backend.size(self.keyer.prefix()))
+
+    def delete(self, request: Request) -> bool:
+        """Delete the answer to *request*; whether there was one. See ``Writer.delete``."""
+        return self.writer.delete(request)
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """The keys and entries of this namespace, least recently used first. StoreError if they
+        cannot be listed."""
+        return self.backend.entries(self.keyer.prefix())
+
+    async def off_loop(self, call: Callable[[], T]) -> T:
+        """Run *call*, in a thread if the store would block the event loop."""
+        return await off_loop(self.backend, call)
 
     # -- Inside
 
-    def _join_fleet(self, beside: "Engine | None") -> "Fleet":
-        if beside is not None and beside._fleet is not None:
-            return beside._fleet
-        if self._store.leasing is None:
-            name = type(self._store.inner).__name__
+    def _open_leases(self, beside: "Engine | None") -> "Leases | None":
+        if self.settings.coalesce != "fleet" or isinstance(self.backend.inner, MemoryStore):
+            return None
+        if beside is not None and beside.leases is not None:
+            return beside.leases
+        if self.backend.leasing is None:
+            name = type(self.backend.inner).__name__
             raise ValueError(
                 "coalesce='fleet' needs a store through which processes can agree (SQLite, Redis,"
                 f" Memcached); {name} cannot"
             )
-        from llm_cache_mem.engine.leases import Fleet  # loaded by those who share calls
+        from llm_cache_mem.engine.leases import Leases
 
-        return Fleet(self._store, self._settings.wait_seconds)
+        return Leases(self.backend, self.settings.wait_seconds)
 
-    def _second_look(self, request: Request) -> _Answer | None:
-        """Whether another leader stored the answer between this caller's miss and its winning the
-        lead."""
-        if self._mode() != "on":
-            return None
-        entry = self._fetch(request.key)
-        if entry is None or not self._is_fresh(entry, self._clock()):
-            return None
-        return _Answer(None, entry.payload, entry, late=True)
+    def _recheck(self, request: Request) -> _Answer | None:
+        entry = self.reader.recheck(request)
+        return None if entry is None else _Answer(None, entry.payload, entry, rechecked=True)
 
-    def _share(
-        self, request: Request, answer: _Answer, load: Callable[[Any], Any], began: float
-    ) -> Any:
+    def _copy(self, request: Request, answer: _Answer, codec: _Codec, began: float) -> Any:
         """A follower's own copy of the leader's answer. Raises if none can be made."""
-        if (
-            answer.payload is None
-        ):  # nothing but the object that the leader's caller may be changing by now
+        if answer.payload is None:  # only the object that the leader's caller may be changing
             raise EntryUnreadable("the answer has no stored form")
-        shared = load(answer.payload.thaw())
-        self.count_joined(request, answer.entry, self._clock() - began)
-        return shared
+        copy = codec.decode(answer.payload.decode())
+        self.count_coalesced(request, answer.entry, self.settings.clock() - began)
+        return copy
 
     def _lead(
         self,
         request: Request,
         fn: Callable[[], Any],
-        dump: Callable[[Any], Any],
+        codec: _Codec,
         flight: Flight,
-        turn: "Turn | None",
+        lease: "Lease | None",
     ) -> _Answer:
-        if turn is None or is_nested(flight):
-            return self._second_look(request) or self._make(request, fn, dump, flight)
+        if lease is None or is_nested(flight):
+            return self._recheck(request) or self._make(request, fn, codec, flight)
         try:
-            return turn.take(lambda: self._second_look(request)) or self._make(
-                request, fn, dump, flight
-            )
+            found = lease.acquire(lambda: self._recheck(request))
+            return found or self._make(request, fn, codec, flight)
         finally:
-            turn.release()
+            lease.release()
 
     async def _alead(
         self,
         request: Request,
         fn: Callable[[], Awaitable[Any]],
-        dump: Callable[[Any], Any],
+        codec: _Codec,
         flight: Flight,
-        turn: "Turn | None",
+        lease: "Lease | None",
     ) -> _Answer:
-        if turn is None or is_nested(flight):
-            found = await self._off_loop(lambda: self._second_look(request))
-            return found or await self._amake(request, fn, dump, flight)
+        if lease is None or is_nested(flight):
+            found = await self.off_loop(lambda: self._recheck(request))
+            return found or await self._amake(request, fn, codec, flight)
         try:
-            return await turn.atake(lambda: self._second_look(request)) or await self._amake(
-                request, fn, dump, flight
-            )
+            found = await lease.aacquire(lambda: self._recheck(request))
+            return found or await self._amake(request, fn, codec, flight)
         finally:
-            turn.release()
+            lease.release()
 
     def _make(
-        self,
-        request: Request,
-        fn: Callable[[], Any],
-        dump: Callable[[Any], Any],
-        flight: Flight | None,
+        self, request: Request, fn: Callable[[], Any], codec: _Codec, flight: Flight | None
     ) -> _Answer:
-        """Call, and store the answer."""
-        began = self._clock()
+        """Call the model, and store the answer."""
+        began = self.settings.clock()
         response = fn()
-        seconds = max(0.0, self._clock() - began)
-        payload = self._pack(request, response, dump)
-        return _Answer(
-            response,
-            payload,
-            self._keep(request, payload, self._paid(request, response, seconds), flight),
-        )
+        seconds = max(0.0, self.settings.clock() - began)
+        payload = self.writer.encode(request, response, codec.encode)
+        entry = self.writer.store_encoded(request, payload, response, codec.report, seconds, flight)
+        return _Answer(response, payload, entry)
 
     async def _amake(
         self,
         request: Request,
         fn: Callable[[], Awaitable[Any]],
-        dump: Callable[[Any], Any],
+        codec: _Codec,
         flight: Flight | None,
     ) -> _Answer:
-        began = self._clock()
+        began = self.settings.clock()
         response = await fn()
-        seconds = max(0.0, self._clock() - began)
-        payload = self._pack(request, response, dump)
-        await self._prices_loaded()
-        entry = await self._off_loop(
-            lambda: self._keep(request, payload, self._paid(request, response, seconds), flight)
+        seconds = max(0.0, self.settings.clock() - began)
+        payload = self.writer.encode(request, response, codec.encode)
+        await self.writer.load_prices()
+        entry = await self.off_loop(
+            lambda: self.writer.store_encoded(
+                request, payload, response, codec.report, seconds, flight
+            )
         )
         return _Answer(response, payload, entry)
 
     def _no_stream(self, request: Request, answer: Any) -> Any:
-        self._skip(
-            request, "value", "an answer was not stored: a stream was asked for, and it is none"
-        )
+        text = "an answer was not stored: a stream was asked for, and it is none"
+        self.writer.skip(request, "value", text)
         return answer
 
-    def _finish(self, request: Request, recording: "Recording", began: float, epoch: int) -> None:
+    def _finish(self, request: Request, recording: Recording, began: float, epoch: int) -> None:
         """Store a stream that has ended cleanly, unless something was deleted while it ran."""
         if recording.fault is not None:
-            self._skip(request, "value", "a stream was not stored: %s", recording.fault)
+            self.writer.skip(request, "value", "a stream was not stored: %s", recording.fault)
             return
-        chunks = recording.chunks()
-        self.keep(
-            request, chunks, response=chunks, seconds=max(0.0, self._clock() - began), epoch=epoch
-        )
+        chunks, seconds = recording.chunks(), max(0.0, self.settings.clock() - began)
+        self.writer.store(request, chunks, response=chunks, seconds=seconds, epoch=epoch)
 
 
 def _is_stream(source: Any, protocol: str) -> bool:

@@ -1,7 +1,7 @@
 """Single-flight over processes and hosts: of the caches that share a store, one calls the model for
 a key, the others wait for its answer.
 
-Who calls holds a lease in the store, which a thread prolongs while the call runs: a process that is
+Who calls holds a lease in the store, which a thread renews while the call runs: a process that is
 killed loses its leases in seconds, a slow call keeps its own. Those who do not get it look into the
 store again and again, until the answer is there, the lease is to be had, or they have waited long
 enough. No answer is wrong for want of a lease: one that is lost, or a store that fails, costs a
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.engine.seats import running_loop
+from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["LEASE_SECONDS", "Fleet", "Turn"]
+__all__ = ["LEASE_SECONDS", "Lease", "Leases"]
 
 T = TypeVar("T")
 
@@ -37,11 +37,11 @@ _PAUSE_SHARE = 0.15  # of the time that was waited so far
 _EXIT_SECONDS = 1.0  # how long the end of the program waits for leases to be released
 
 
-class Turn:
-    """A caller's turn to make the call for a key: ``take`` it, call if that gave nothing,
+class Lease:
+    """A caller's lease to make the call for a key: ``acquire`` it, call if that gave nothing,
     ``release`` it in a ``finally``.
 
-    The caller's patience begins when the turn is made. Whoever holds a turn keeps it alive: one
+    The caller's patience begins when the lease is made. Whoever holds a lease keeps it alive: one
     that is dropped ends by itself.
     """
 
@@ -50,7 +50,7 @@ class Turn:
         "_asked",
         "_began",
         "_deadline",
-        "_fleet",
+        "_leases",
         "_loop",
         "_unsure",
         "key",
@@ -58,11 +58,11 @@ class Turn:
         "token",
     )
 
-    def __init__(self, fleet: "Fleet", key: str, seconds: float) -> None:
+    def __init__(self, leases: "Leases", key: str, seconds: float) -> None:
         self.key = key
         self.token = os.urandom(16).hex()
         self.over = False
-        self._fleet = fleet
+        self._leases = leases
         self._began = monotonic()
         self._deadline = self._began + seconds
         self._asked = False
@@ -74,7 +74,7 @@ class Turn:
         """Whether what it was taken for can still go on: a task does not outlive its event loop."""
         return self._loop is None or self._loop.is_running()
 
-    def take(self, look: Callable[[], T | None]) -> T | None:
+    def acquire(self, look: Callable[[], T | None]) -> T | None:
         """None when the call is this caller's to make, else what *look* finds: the answer that
         another has stored.
 
@@ -87,14 +87,14 @@ class Turn:
                 return found
             sleep(pause)
 
-    async def atake(self, look: Callable[[], T | None]) -> T | None:
-        """As ``take``; *look* is run in a thread where the store would block the event loop."""
+    async def aacquire(self, look: Callable[[], T | None]) -> T | None:
+        """As ``acquire``; *look* is run in a thread where the store would block the event loop."""
         import asyncio
 
         self._loop = asyncio.get_running_loop()
         while True:
             step = (
-                asyncio.to_thread(lambda: self._step(look)) if self._fleet.store.blocking else None
+                asyncio.to_thread(lambda: self._step(look)) if self._leases.store.blocking else None
             )
             found, pause = self._step(look) if step is None else await step
             if pause is None:
@@ -104,7 +104,7 @@ class Turn:
     def release(self) -> None:
         """Let the next one try. Without the lease, or a second time, it does nothing. Does not
         block an event loop."""
-        self._fleet.release(self)
+        self._leases.release(self)
 
     def _step(self, look: Callable[[], T | None]) -> tuple[T | None, float | None]:
         """What *look* finds, and the seconds to wait before the next step; None: the waiting is
@@ -114,10 +114,10 @@ class Turn:
             if found is not None:
                 return found, None
         self._asked = True
-        if not self._fleet.holds(
+        if not self._leases.holds(
             self.key
         ):  # by an older call of this process: that it was begun anew means not to wait for it
-            pause = self._pause(self._fleet.lease(self))
+            pause = self._pause(self._leases.try_acquire(self))
             if pause is not None:
                 return None, pause
         found = look()  # whoever had the lease before may have stored the answer meanwhile
@@ -129,7 +129,7 @@ class Turn:
         """The seconds to wait for another, whose call it is; None if this caller leads, or would
         wait in vain."""
         unsure, self._unsure = self._unsure, leads is None
-        if leads or (leads is None and (unsure or self._fleet.store.circuit_open)):
+        if leads or (leads is None and (unsure or self._leases.store.circuit_open)):
             return None
         now = monotonic()
         if now >= self._deadline:
@@ -138,8 +138,8 @@ class Turn:
         return min(usual * uniform(0.7, 1.3), self._deadline - now)
 
 
-class Fleet:
-    """The turns that the callers of one cache hold in its *store*; the thread that prolongs them
+class Leases:
+    """The leases that the callers of one cache hold in its *store*; the thread that renews them
     lives no longer than they do.
 
     A caller waits for another at most *wait_seconds*. Thread-safe; a forked child holds nothing of
@@ -152,126 +152,126 @@ class Fleet:
         self._closing = False
         self._after_fork()
         reset_after_fork(self)
-        _fleets.add(self)
+        _all.add(self)
 
     def _after_fork(self) -> None:
         self._changed = threading.Condition()
-        self._held: WeakValueDictionary[str, Turn] = WeakValueDictionary()
-        self._handed_over: list[Turn] = []
-        self._keeper: threading.Thread | None = None
+        self._held: WeakValueDictionary[str, Lease] = WeakValueDictionary()
+        self._to_release: list[Lease] = []
+        self._renewer: threading.Thread | None = None
 
-    def turn(self, key: str) -> Turn:
-        """A turn for *key*, not taken yet."""
-        return Turn(self, key, self._wait_seconds)
+    def new(self, key: str) -> Lease:
+        """A lease for *key*, not acquired yet."""
+        return Lease(self, key, self._wait_seconds)
 
     def holds(self, key: str) -> bool:
         """Whether a caller of this cache has the lease of *key*."""
         return key in self._held
 
-    def lease(self, turn: Turn) -> bool | None:
-        """Try to get the lease for *turn*; None when the store cannot tell."""
-        leads = self.store.lease(turn.key, turn.token, LEASE_SECONDS)
+    def try_acquire(self, lease: Lease) -> bool | None:
+        """Try once to get *lease*; None when the store cannot tell."""
+        leads = self.store.lease(lease.key, lease.token, LEASE_SECONDS)
         if leads:
             with self._changed:
-                if not turn.over:
-                    self._held[turn.key] = turn
-                    self._keep()
-            if turn.over:  # its caller was cancelled, and left a thread behind that got this far
-                self.store.release(turn.key, turn.token)
+                if not lease.over:
+                    self._held[lease.key] = lease
+                    self._ensure_renewer()
+            if lease.over:  # its caller was cancelled, and left a thread behind that got this far
+                self.store.release(lease.key, lease.token)
         return leads
 
-    def release(self, turn: Turn) -> None:
-        """End *turn*; where the store would block an event loop, soon."""
+    def release(self, lease: Lease) -> None:
+        """End *lease*; where the store would block an event loop, soon."""
         with self._changed:
-            turn.over = True
-            if self._held.get(turn.key) is not turn:
+            lease.over = True
+            if self._held.get(lease.key) is not lease:
                 return
-            del self._held[turn.key]
+            del self._held[lease.key]
             if (
                 self.store.blocking
                 and "asyncio" in sys.modules
                 and running_loop() is not None
-                and self._keep()
+                and self._ensure_renewer()
             ):
-                self._handed_over.append(turn)
+                self._to_release.append(lease)
                 self._changed.notify_all()
                 return
-        self.store.release(turn.key, turn.token)
+        self.store.release(lease.key, lease.token)
 
     def finish(self) -> None:
-        """At exit: end the turns of those who are not there any more, and the thread."""
+        """At exit: end the leases of those who are not there any more, and the thread."""
         with self._changed:
             self._closing = True
-            keeper = self._keeper
+            renewer = self._renewer
             self._changed.notify_all()
-        if keeper is not None:
-            keeper.join(_EXIT_SECONDS)
+        if renewer is not None:
+            renewer.join(_EXIT_SECONDS)
 
     # -- The thread
 
-    def _keep(self) -> bool:
+    def _ensure_renewer(self) -> bool:
         """See to it that there is a thread to do what is due; False when none can be started any
         more."""
-        if self._keeper is None:
-            keeper = threading.Thread(target=self._run, name="llm-cache-mem leases", daemon=True)
+        if self._renewer is None:
+            renewer = threading.Thread(target=self._run, name="llm-cache-mem leases", daemon=True)
             try:
-                keeper.start()
+                renewer.start()
             except RuntimeError:  # too many, or the interpreter is about to end
                 return False
-            self._keeper = keeper
+            self._renewer = renewer
         return True
 
     def _run(self) -> None:
         due = monotonic() + LEASE_SECONDS / 3
         while self._wait(due):
-            self._end_handed_over()
+            self._release_queued()
             if monotonic() >= due:
-                self._prolong()
+                self._renew()
                 due = monotonic() + LEASE_SECONDS / 3
 
     def _wait(self, due: float) -> bool:
         """Wait until there is something to do, at the latest when it is *due*; False when nobody
-        holds a turn any more."""
+        holds a lease any more."""
         with self._changed:
-            if not self._handed_over and not self._closing:
+            if not self._to_release and not self._closing:
                 self._changed.wait(max(0.0, due - monotonic()))
             if self._closing:
-                self._handed_over += self._held.values()
+                self._to_release += self._held.values()
                 self._held.clear()
-            if not self._handed_over and not self._held:
-                self._keeper = None
+            if not self._to_release and not self._held:
+                self._renewer = None
                 return False
             return True
 
-    def _end_handed_over(self) -> None:
+    def _release_queued(self) -> None:
         with self._changed:
-            turns, self._handed_over = self._handed_over, []
-        for turn in turns:
+            leases, self._to_release = self._to_release, []
+        for lease in leases:
             with contextlib.suppress(
                 StoreError
             ):  # of a strict cache, but nobody is here to be told
-                self.store.release(turn.key, turn.token)
+                self.store.release(lease.key, lease.token)
 
-    def _prolong(self) -> None:
-        for turn in list(self._held.values()):
-            if not turn.alive:
+    def _renew(self) -> None:
+        for lease in list(self._held.values()):
+            if not lease.alive:
                 continue
             with contextlib.suppress(StoreError):  # as above
-                lost = self.store.lease(turn.key, turn.token, LEASE_SECONDS) is False
+                lost = self.store.lease(lease.key, lease.token, LEASE_SECONDS) is False
                 with self._changed:
-                    over = self._held.get(turn.key) is not turn
+                    over = self._held.get(lease.key) is not lease
                     if lost and not over:
-                        del self._held[turn.key]
+                        del self._held[lease.key]
                 if over:  # it ended while it was prolonged
-                    self.store.release(turn.key, turn.token)
+                    self.store.release(lease.key, lease.token)
 
 
-_fleets: "WeakSet[Fleet]" = WeakSet()
+_all: "WeakSet[Leases]" = WeakSet()
 
 
 def _finish_all() -> None:
-    for fleet in list(_fleets):
-        fleet.finish()
+    for leases in list(_all):
+        leases.finish()
 
 
 atexit.register(_finish_all)

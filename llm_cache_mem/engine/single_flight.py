@@ -1,7 +1,7 @@
 """Single-flight: of the callers that miss the same key at once, one calls the model.
 
-A caller that finds no flight for its key lists one and leads it; later callers take a seat and
-wait. What ends a flight decides what the seats are told: an answer, the leader's exception, or,
+A caller that finds no flight for its key lists one and leads it; later callers take a waiter and
+wait. What ends a flight decides what the waiters are told: an answer, the leader's exception, or,
 when the leader was interrupted or cancelled, that one of them leads now.
 """
 
@@ -13,7 +13,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.engine.seats import Seat, TaskSeat, ThreadSeat, post, running_loop
+from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, post, running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,7 +22,7 @@ __all__ = ["Flight", "SingleFlight", "is_nested"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-_S = TypeVar("_S", ThreadSeat, TaskSeat)
+_S = TypeVar("_S", ThreadWaiter, TaskWaiter)
 
 # The flights that the code running here works for: to wait for one of them would be to wait for
 # oneself.
@@ -35,16 +35,16 @@ class Flight:
 
     __slots__ = (
         "__weakref__",
+        "_finished",
         "_forgotten",
         "_key",
-        "_landed",
         "_outlasts",
         "_result",
-        "_seats",
         "_slot",
         "_storing",
         "_table",
         "_task",
+        "_waiters",
     )
 
     def __init__(self, table: "SingleFlight", key: str, lane: object = None) -> None:
@@ -55,8 +55,8 @@ class Flight:
         self._result: ref[Any] | None = None
         self._storing = RLock()  # re-entrant: what stores may forget
         self._forgotten = False
-        self._landed = False
-        self._seats: dict[Seat, None] = {}  # in the order of arrival
+        self._finished = False
+        self._waiters: dict[Waiter, None] = {}  # in the order of arrival
         self._task: asyncio.Task[None] | None = None
         table._known.add(ref(self, table._known.discard))
 
@@ -93,7 +93,7 @@ def is_nested(flight: Flight) -> bool:
     """Whether *flight* is led by the work of another for the same key, in whatever cache: it must
     not wait for that."""
     return any(
-        other is not flight and other._key == flight._key and not other._landed
+        other is not flight and other._key == flight._key and not other._finished
         for other in _leading.get()
     )
 
@@ -127,17 +127,17 @@ class SingleFlight:
         flight = Flight(self, key, lane)
         if _leading.get() and self._leads_here(flight):
             return work(flight), False
-        seat = None
+        waiter = None
         try:
-            seat = self._board(flight, ThreadSeat)
-            if seat is not None:
-                seat.wait(self._wait_seconds)
-                if not self._claim(seat, flight):
-                    return seat.answer(joined=True), True
-                flight = seat.flight
+            waiter = self._join(flight, ThreadWaiter)
+            if waiter is not None:
+                waiter.wait(self._wait_seconds)
+                if not self._take_lead(waiter, flight):
+                    return waiter.answer(joined=True), True
+                flight = waiter.flight
             return self._lead(flight, work), False
         except BaseException:
-            self._elect(flight) if seat is None else self._withdraw(seat)
+            self._promote(flight) if waiter is None else self._leave(waiter)
             raise
 
     async def arun(
@@ -148,19 +148,19 @@ class SingleFlight:
         flight = Flight(self, key, lane)
         if _leading.get() and self._leads_here(flight):
             return await work(flight), False
-        seat = None
+        waiter = None
         try:
-            seat = self._board(flight, TaskSeat)
-            if seat is not None:
-                await seat.wait(self._wait_seconds)
-                if not self._claim(seat, flight):
-                    return seat.answer(joined=True), True
-                flight = seat.flight
-            seat = self._launch(flight, work)
-            await seat.wait(None)
-            return seat.answer(joined=False), False
+            waiter = self._join(flight, TaskWaiter)
+            if waiter is not None:
+                await waiter.wait(self._wait_seconds)
+                if not self._take_lead(waiter, flight):
+                    return waiter.answer(joined=True), True
+                flight = waiter.flight
+            waiter = self._start_task(flight, work)
+            await waiter.wait(None)
+            return waiter.answer(joined=False), False
         except BaseException:
-            self._elect(flight) if seat is None else self._withdraw(seat)
+            self._promote(flight) if waiter is None else self._leave(waiter)
             raise
 
     def solo(self, key: str) -> Flight:
@@ -188,69 +188,69 @@ class SingleFlight:
 
     def _leads_here(self, own: Flight) -> bool:
         return any(
-            flight._slot == own._slot and flight._table is self and not flight._landed
+            flight._slot == own._slot and flight._table is self and not flight._finished
             for flight in _leading.get()
         )
 
-    def _board(self, own: Flight, kind: type[_S]) -> _S | None:
-        """A seat in the flight for the key of *own*, or None: this caller leads *own*."""
+    def _join(self, own: Flight, kind: type[_S]) -> _S | None:
+        """A waiter in the flight for the key of *own*, or None: this caller leads *own*."""
         with self._lock:
             flight = self._flights.setdefault(own._slot, own)
             if flight is own:
                 return None
             if flight._result is not None:
-                return self._late_seat(flight, own, kind)
+                return self._join_finished(flight, own, kind)
             if flight._task is not None:
                 loop = flight._task.get_loop()
                 if loop.is_closed():  # it will not land
                     self._flights[own._slot] = own
                     return None
                 if (
-                    kind is ThreadSeat and loop is running_loop()
+                    kind is ThreadWaiter and loop is running_loop()
                 ):  # to wait here would stop the loop that is to wake us
                     return None
-            seat = kind(flight)
-            flight._seats[seat] = None
-            return seat
+            waiter = kind(flight)
+            flight._waiters[waiter] = None
+            return waiter
 
-    def _late_seat(self, flight: Flight, own: Flight, kind: type[_S]) -> _S | None:
-        """A seat in a flight that has landed and outlasts it; None when nobody holds its result any
-        more."""
+    def _join_finished(self, flight: Flight, own: Flight, kind: type[_S]) -> _S | None:
+        """A waiter in a flight that has finished but can still be joined; None when its result is
+        gone."""
         result = flight._result() if flight._result is not None else None
         if result is None:
             self._flights[own._slot] = own
             return None
-        seat = kind(flight)
-        seat.tell(result, None)
-        seat.wake()
-        return seat
+        waiter = kind(flight)
+        waiter.tell(result, None)
+        waiter.wake()
+        return waiter
 
-    def _claim(self, seat: Seat, own: Flight) -> bool:
-        """After the wait, whether *seat* leads its flight: it was elected, or has waited long
+    def _take_lead(self, waiter: Waiter, own: Flight) -> bool:
+        """After the wait, whether *waiter* leads its flight: it was elected, or has waited long
         enough and now leads *own*."""
         with self._lock:
-            if seat.told or seat.leads:
-                return seat.leads
-            flight = seat.flight
-            self._withdraw(seat)
+            if waiter.told or waiter.leads:
+                return waiter.leads
+            flight = waiter.flight
+            self._leave(waiter)
             if self._flights.get(own._slot) in (flight, None):
                 self._flights[own._slot] = own  # what does not land keeps nobody else waiting
-            seat.flight, seat.leads = own, True
+            waiter.flight, waiter.leads = own, True
             return True
 
-    def _withdraw(self, seat: Seat) -> None:
-        """Give up *seat*: hand its lead on, and cancel work that nobody waits for any more."""
-        flight, task = seat.flight, None
+    def _leave(self, waiter: Waiter) -> None:
+        """Give up *waiter*: hand its lead on, and cancel work that nobody waits for any more."""
+        flight, task = waiter.flight, None
         with self._lock:
-            leads, seat.leads = seat.leads, False
+            leads, waiter.leads = waiter.leads, False
             if (
-                flight._seats.pop(seat, seat) is None
-                and not flight._seats
+                flight._waiters.pop(waiter, waiter) is None
+                and not flight._waiters
                 and (task := flight._task)
             ):
                 self._unlist(flight)
         if leads:
-            self._elect(flight)
+            self._promote(flight)
         if task is not None:
             post(task.get_loop(), task.cancel)
 
@@ -261,48 +261,48 @@ class SingleFlight:
         try:
             value = work(flight)
         except Exception as exc:
-            self._land(flight, error=exc)
+            self._finish(flight, error=exc)
             raise
         finally:
             _leading.reset(token)
-        self._land(flight, value)
+        self._finish(flight, value)
         return value
 
-    def _launch(self, flight: Flight, work: Callable[[Flight], Awaitable[T]]) -> TaskSeat:
-        """Hand the lead of *flight* to a task; the seat of its captain, this caller, who waits for
+    def _start_task(self, flight: Flight, work: Callable[[Flight], Awaitable[T]]) -> TaskWaiter:
+        """Hand the lead of *flight* to a task; the waiter of its leader, this caller, who waits for
         it like the rest."""
         import asyncio
 
-        captain = TaskSeat(flight)
+        leader = TaskWaiter(flight)
         with self._lock:
-            flight._seats[captain] = None
-        flying = self._fly(flight, captain, work)
+            flight._waiters[leader] = None
+        running = self._run_task(flight, leader, work)
         # To its pause: a task cancelled before its first step, in a loop that may end there, must
         # not miss its except.
-        flying.send(None)
-        task = asyncio.get_running_loop().create_task(flying)
+        running.send(None)
+        task = asyncio.get_running_loop().create_task(running)
         if not task.done():  # an eager task factory may have run it to its end
             flight._task = task
             self._tasks.add(task)
             task.add_done_callback(_retrieved)
-        return captain
+        return leader
 
-    async def _fly(
-        self, flight: Flight, captain: Seat, work: Callable[[Flight], Awaitable[T]]
+    async def _run_task(
+        self, flight: Flight, leader: Waiter, work: Callable[[Flight], Awaitable[T]]
     ) -> None:
         try:
             await _pause()
             _leading.set((*_leading.get(), flight))  # the context is this task's own
             value = await work(flight)
         except Exception as exc:  # noqa: BLE001  # raised where it is waited for
-            self._land(flight, error=exc)
+            self._finish(flight, error=exc)
         except BaseException as exc:
-            if not self._crash(flight, captain, exc):
+            if not self._interrupt(flight, leader, exc):
                 raise
         else:
-            self._land(flight, value)
+            self._finish(flight, value)
 
-    def _land(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
+    def _finish(self, flight: Flight, value: Any = None, error: Exception | None = None) -> None:
         with self._lock:
             if flight._outlasts and error is None:
                 flight._result = ref(value, lambda _: flight.end())
@@ -310,39 +310,39 @@ class SingleFlight:
                 self._unlist(flight)
             if flight._task is not None:
                 self._drop_task(flight)
-            flight._landed = True
-            seats, flight._seats = flight._seats, {}
-            for seat in seats:
-                seat.tell(value, error)
-        for seat in seats:
-            seat.wake()
+            flight._finished = True
+            waiters, flight._waiters = flight._waiters, {}
+            for waiter in waiters:
+                waiter.tell(value, error)
+        for waiter in waiters:
+            waiter.wake()
 
-    def _crash(self, flight: Flight, captain: Seat, exc: BaseException) -> bool:
+    def _interrupt(self, flight: Flight, leader: Waiter, exc: BaseException) -> bool:
         """The task was killed: its caller gets *exc*, the others a new leader. Whether the caller
         is still there."""
         with self._lock:
-            present = flight._seats.pop(captain, captain) is None
+            present = flight._waiters.pop(leader, leader) is None
             if present:
-                captain.tell(None, exc)
+                leader.tell(None, exc)
             self._drop_task(flight)
-        self._elect(flight)
-        return present and captain.wake()
+        self._promote(flight)
+        return present and leader.wake()
 
-    def _elect(self, flight: Flight) -> None:
+    def _promote(self, flight: Flight) -> None:
         """Let the first of those who wait lead *flight*; without any it is over."""
-        heir = None
+        successor = None
         while True:
             with self._lock:
-                if heir is not None:
-                    heir.leads = False
-                heir = next(iter(flight._seats), None)
-                if heir is None:
-                    flight._landed = True
+                if successor is not None:
+                    successor.leads = False
+                successor = next(iter(flight._waiters), None)
+                if successor is None:
+                    flight._finished = True
                     self._unlist(flight)
                     return
-                del flight._seats[heir]
-                heir.leads = True
-            if heir.wake():
+                del flight._waiters[successor]
+                successor.leads = True
+            if successor.wake():
                 return
 
     def _unlist(self, flight: Flight) -> None:

@@ -28,7 +28,7 @@ class Recording:
                 self._snapshots.clear()
 
     def chunks(self) -> list[Any]:
-        return [snapshot.thaw() for snapshot in self._snapshots]
+        return [snapshot.decode() for snapshot in self._snapshots]
 
 
 class _Stream:

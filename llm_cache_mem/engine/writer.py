@@ -1,30 +1,40 @@
-"""Storing through a cache: from a paid answer to an entry, if it is worth keeping and nobody has
-forgotten it meanwhile."""
+"""Write through a cache: from an answer to an entry, if it is worth storing."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.engine.reader import Reader, Settings, reason_of, register_classes, same
+from llm_cache_mem.accounting.provider import PaidCall
+from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.reader import off_loop, reason_of, same
+from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight
-from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
-from llm_cache_mem.keys.request import Keyer, Request
+from llm_cache_mem.errors import ValueNotCacheable
+from llm_cache_mem.keys.request import Request
 from llm_cache_mem.responses import usage
-from llm_cache_mem.stores import Removed
+from llm_cache_mem.stores import MemoryStore, Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
-from llm_cache_mem.values.entry import Account, Entry
+from llm_cache_mem.values.classes import register_named_in
+from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Answered", "Writer"]
+__all__ = ["Answered", "Listener", "Writer"]
+
+Listener = Callable[[Request, Any, float | None], object]
+"""Called with request, response and seconds for each call that is paid for; must not raise."""
 
 _UNKNOWN = pricing.Bill()
+_FREE = pricing.Bill(usd=0.0)
+
+_log = logging.getLogger(__name__)
 
 
 class Answered(NamedTuple):
-    """A request with the *response* to it, and the *value* that is to be stored for that."""
+    """A *request*, the *response* to it, and the *value* to store for that."""
 
     request: Request
     value: Any
@@ -32,96 +42,55 @@ class Answered(NamedTuple):
 
 
 class _Paid(NamedTuple):
-    """A response with what it took: *model* is who answered, *cost* in dollars."""
+    """What a response took: *model* is the one that answered, *bill* is in dollars."""
 
-    response: Any
     usage: usage.Usage | None
     model: str | None
-    cost: pricing.Bill
+    bill: pricing.Bill
     seconds: float | None
 
 
-class Writer(Reader):
-    """Admission, accounting and entries of a cache on one store; *flights* are the calls under
-    way."""
+class Writer:
+    """Admission, accounting and entries of a cache in one store. Thread-safe."""
 
     def __init__(
         self,
         store: FailOpenStore,
         flights: SingleFlight,
-        keyer: Keyer,
         ledger: Ledger,
         settings: Settings,
+        misses: Misses,
     ) -> None:
-        super().__init__(store, keyer, ledger, settings)
+        self._store = store
         self._flights = flights
-        self._listeners: tuple[Callable[[Request, Any, float | None], object], ...] = ()
-        self._account = self._account_of  # one for all entries
-        self._epoch = 0  # moves on with every delete and clear
+        self._ledger = ledger
+        self._settings = settings
+        self._misses = misses
+        self._listeners: tuple[Listener, ...] = ()
+        self.epoch = 0
+        # As in Reader: a dict in this process has no way to fail.
+        self._put = store.inner.put if type(store.inner) is MemoryStore else store.put
 
-    @property
-    def price(self) -> pricing.Pricer:
-        """What a call costs, by the prices that this cache was given."""
-        return self._settings.price
-
-    def listen(self, listener: Callable[[Request, Any, float | None], object]) -> None:
-        """Tell *listener* of each call that is paid for from now on: request, response, seconds. It
-        must not raise."""
+    def listen(self, listener: Listener) -> None:
+        """Call *listener* for each call that is paid for from now on."""
         self._listeners = (*self._listeners, listener)
 
-    @property
-    def epoch(self) -> int:
-        """A number that moves on with every delete and clear: a stream that began in another epoch
-        is not to be stored."""
-        return self._epoch
+    def put(self, request: Request, value: Any, *, seconds: float | None = None) -> Entry | None:
+        """Store *value*, or a Payload, as the answer to *request*, whatever admission would say.
 
-    def store(self, request: Request, value: Any) -> None:
-        """Store *value* as the answer to *request*, whatever admission would say. Raises
-        ValueNotCacheable."""
-        if self._writes():
-            self._flights.forget(
-                request.key
-            )  # a call under way would store the older answer over it
-            payload = _payload(request, value)
-            if self._reads_late and type(value) is dict and request.model is not None:
-                entry = self._unread_entry(request.model, payload)
-            else:
-                entry = self._entry(request, payload, self._priced(request, value, None))
-            self._commit(request, entry, None)
-
-    def keep(
-        self,
-        request: Request,
-        value: Any,
-        *,
-        response: Any,
-        seconds: float | None = None,
-        epoch: int | None = None,
-        flight: Flight | None = None,
-    ) -> Entry | None:
-        """Store *value*, which stands for *response*, if that is worth keeping; the entry, or None
-        if it was not stored.
-
-        With *epoch*, what it was when the call began, nothing is stored if anything was deleted
-        meanwhile; with *flight*, that of the call, if this key was.
+        Returns the entry, or None if nothing is stored in this mode or the store failed. Raises
+        ValueNotCacheable.
         """
-        paid = self._paid(request, response, seconds)
-        if epoch is not None and epoch != self._epoch:
-            return None
-        return self._keep(request, self._pack(request, value, same), paid, flight)
-
-    def keep_at_rest(
-        self, request: Request, payload: Payload, seconds: float | None = None
-    ) -> Entry | None:
-        """``keep`` of a value that is at rest already, that nobody paid for here, and that is to be
-        stored whatever admission would say."""
         if not self._writes():
             return None
-        return self._commit_or_skip(
-            request, self._entry(request, payload, _Paid(None, None, None, _UNKNOWN, seconds)), None
-        )
+        self._flights.forget(request.key)  # a call under way would store an older answer over it
+        if type(value) is Payload:
+            payload, paid = value, _Paid(None, None, _UNKNOWN, seconds)
+        else:
+            payload, paid = encoded(request, value), self._bill(request, value, seconds)
+        return self._put_entry(request, self._entry(request, payload, paid), None)
 
-    async def akeep(
+    def store(
         self,
         request: Request,
         value: Any,
@@ -131,202 +100,199 @@ class Writer(Reader):
         epoch: int | None = None,
         flight: Flight | None = None,
     ) -> Entry | None:
-        """As ``keep``, in a thread where it would wait."""
-        await self._prices_loaded()
-        return await self._off_loop(
-            lambda: self.keep(
-                request, value, response=response, seconds=seconds, epoch=epoch, flight=flight
-            )
-        )
+        """Count the call that gave *response*, and store *value* for it if it is worth storing.
 
-    def keep_many(
-        self, answers: Sequence[Answered], *, seconds: float | None = None, epoch: int | None = None
+        Returns the entry, or None if it was not stored. With *epoch*, that of when the call began,
+        nothing is stored if anything was deleted since; with *flight*, if this key was.
+        """
+        paid = self._count_paid(request, response, seconds)
+        if epoch is not None and epoch != self.epoch:
+            return None
+        entry = self._admitted(request, self.encode(request, value), response, paid)
+        return None if entry is None else self._put_or_skip(request, entry, flight)
+
+    def store_encoded(
+        self,
+        request: Request,
+        payload: Payload | None,
+        response: Any,
+        report: Callable[[Any], Any],
+        seconds: float,
+        flight: Flight | None,
+    ) -> Entry | None:
+        """``store`` where *payload* is what ``encode`` gave, and *report* is as in
+        ``Engine.call``."""
+        reported = response if report is same else self._reported(response, report)
+        paid = self._count_paid(request, reported, seconds)
+        judged = response if self._settings.own_admit else reported
+        entry = self._admitted(request, payload, judged, paid)
+        return None if entry is None else self._put_or_skip(request, entry, flight)
+
+    def store_many(
+        self,
+        answers: Sequence[Answered],
+        *,
+        seconds: float | None = None,
+        epoch: int | None = None,
     ) -> int:
-        """``keep`` each of *answers*, in one round trip where the store can do that; how many were
-        stored."""
-        paid = [self._paid(each.request, each.response, seconds) for each in answers]
-        if epoch is not None and epoch != self._epoch:
+        """``store`` each of *answers*, in one round trip where the store can do that; how many."""
+        paid = [self._count_paid(each.request, each.response, seconds) for each in answers]
+        if epoch is not None and epoch != self.epoch:
             return 0
-        found = [
-            (
-                each.request,
-                self._admitted(each.request, self._pack(each.request, each.value, same), price),
-            )
-            for each, price in zip(answers, paid, strict=True)
-        ]
-        return self._commit_many(
-            [(request, entry) for request, entry in found if entry is not None]
-        )
+        made = []
+        for each, bill in zip(answers, paid, strict=True):
+            payload = self.encode(each.request, each.value)
+            entry = self._admitted(each.request, payload, each.response, bill)
+            if entry is not None:
+                made.append((each.request, entry))
+        return self._put_many(made)
 
-    async def akeep_many(
-        self, answers: Sequence[Answered], *, seconds: float | None = None, epoch: int | None = None
-    ) -> int:
-        """As ``keep_many``, in a thread where it would wait."""
-        await self._prices_loaded()
-        return await self._off_loop(lambda: self.keep_many(answers, seconds=seconds, epoch=epoch))
+    async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
+        """``store``, in a thread where the store would block the event loop."""
+        await self.load_prices()
+        return await off_loop(self._store, lambda: self.store(request, value, **call))
 
-    def discard(self, request: Request) -> bool:
-        """Forget the answer to *request*; whether there was one. A call in flight will not store it
-        either."""
-        self._epoch += 1
+    async def astore_many(self, answers: Sequence[Answered], **call: Any) -> int:
+        """``store_many``, in a thread where the store would block the event loop."""
+        await self.load_prices()
+        return await off_loop(self._store, lambda: self.store_many(answers, **call))
+
+    def delete(self, request: Request) -> bool:
+        """Delete the answer to *request*; whether there was one. A call under way will not store
+        its answer either. StoreError if the store fails."""
+        self.epoch += 1
         self._flights.forget(request.key)
         found = [self._store.delete(key) for key in (request.key, *request.older)]
         return any(found)
 
+    def clear(self, prefix: str) -> int:
+        """Delete all entries whose keys begin with *prefix*; how many. Otherwise as ``delete``."""
+        self.epoch += 1
+        self._flights.forget()
+        return self._store.clear(prefix)
+
+    def encode(
+        self, request: Request, response: Any, encode: Callable[[Any], Any] = same
+    ) -> Payload | None:
+        """The stored form of *response*; None, counted as skipped, if it has none."""
+        try:
+            return encoded(request, response if encode is same else encode(response))
+        except Exception as exc:  # noqa: BLE001  # the answer is paid for and goes to the caller
+            reason = reason_of(exc)
+            if hasattr(response, "__await__"):
+                reason = "it is a coroutine: aget_or_call is for async functions"
+            self.skip(request, "value", "an answer was not stored: %s", reason)
+            return None
+
+    def skip(self, request: Request, reason: str, text: str, *args: object) -> None:
+        """Count that the answer to *request* is not stored; log the first of each *reason*."""
+        if request.text is not None:
+            self._misses.set_outcome(request.key, reason)
+        if self._ledger.skip(reason, request.key, request.model):
+            _log.warning(text, *args)
+
+    async def load_prices(self) -> None:
+        """Load the price list without blocking the event loop."""
+        await pricing.aload(self._settings.price)
+
     # -- Inside
 
     def _writes(self) -> bool:
-        return self._mode() in ("on", "refresh")
+        return self._settings.current_mode() in ("on", "refresh")
 
-    def _pack(self, request: Request, response: Any, dump: Callable[[Any], Any]) -> Payload | None:
-        """The stored form of *response*; None, counted as skipped, if it has none."""
-        try:
-            return _payload(request, response if dump is same else dump(response))
-        # the answer is paid for and goes to the caller all the same
-        except Exception as exc:  # noqa: BLE001
-            reason = (
-                "it is a coroutine: aget_or_call is for async functions"
-                if hasattr(response, "__await__")
-                else reason_of(exc)
-            )
-            self._skip(request, "value", "an answer was not stored: %s", reason)
-            return None
-
-    def _priced(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+    def _bill(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+        if self._settings.free:
+            return _Paid(None, None, _FREE, seconds)
         if response is None:
-            return _Paid(None, None, None, _UNKNOWN, seconds)
+            return _Paid(None, None, _UNKNOWN, seconds)
         used, answered_by = usage.read_usage(response), usage.read_model(response)
-        cost = (
-            _UNKNOWN
-            if used is None
-            else pricing.bill(self._settings.price, (answered_by, request.model), used)
-        )
-        return _Paid(response, used, answered_by, cost, seconds)
+        if used is None:
+            return _Paid(None, answered_by, _UNKNOWN, seconds)
+        bill = pricing.bill(self._settings.price, (answered_by, request.model), used)
+        return _Paid(used, answered_by, bill, seconds)
 
-    def _paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
-        """What the provider was paid for *response*, which is counted, whether or not it will be
-        stored."""
-        paid = self._priced(request, response, seconds)
+    def _reported(self, response: Any, report: Callable[[Any], Any]) -> Any:
+        try:
+            return report(response)
+        except Exception as exc:  # noqa: BLE001  # the answer is paid for and goes to the caller
+            return usage.Report(refused=f"unreadable ({type(exc).__name__})")
+
+    def _count_paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+        """What the provider was paid for *response*, counted whether it will be stored or not."""
+        paid = self._bill(request, response, seconds)
         if paid.usage is not None:
-            from llm_cache_mem.accounting.provider import (
-                PaidCall,
-            )  # loaded with the first call that is paid for
-
             identity = usage.identify(response) if self._ledger.watched else None
-            model = request.model or paid.model
+            model, bill = request.model or paid.model, paid.bill
             self._ledger.paid(
-                PaidCall(
-                    model, paid.usage, seconds, paid.cost.read_usd, paid.cost.premium_usd, identity
-                )
+                PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
             )
         for tell in self._listeners:
             tell(request, response, seconds)
         return paid
 
-    def _keep(
-        self, request: Request, payload: Payload | None, paid: _Paid, flight: Flight | None
+    def _admitted(
+        self, request: Request, payload: Payload | None, response: Any, paid: _Paid
     ) -> Entry | None:
-        """Store *payload* if the response is worth keeping; the entry, or None if it was not
-        stored."""
-        entry = self._admitted(request, payload, paid)
-        return None if entry is None else self._commit_or_skip(request, entry, flight)
-
-    def _admitted(self, request: Request, payload: Payload | None, paid: _Paid) -> Entry | None:
-        """The entry to store, if the response is worth keeping."""
+        """The entry to store, if the response is worth it."""
         if payload is None or not self._writes():
             return None
-        reason = self._settings.admit(paid.response)
+        reason = self._settings.admit(response)
         if reason is not None:
-            hint = (
-                "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones too"
-            )
-            self._skip(request, reason, "a response was not stored: %s%s", reason, hint)
+            hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones"
+            self.skip(request, reason, "a response was not stored: %s%s", reason, hint)
             return None
         return self._entry(request, payload, paid)
 
     def _entry(self, request: Request, payload: Payload, paid: _Paid) -> Entry:
-        now, ttl = self._clock(), self._ttl()
-        expires_at, model = None if ttl is None else now + ttl, request.model or paid.model
+        now, ttl = self._settings.clock(), self._settings.current_ttl()
+        redaction = self._settings.redaction
         return Entry(
             payload,
-            now,
-            expires_at,
-            model,
-            paid.usage,
-            paid.cost.usd,
-            paid.seconds,
-            None if request.kept is None else self._kept(request.kept),
+            stored_at=now,
+            expires_at=None if ttl is None else now + ttl,
+            model=request.model or paid.model,
+            usage=paid.usage,
+            cost_usd=paid.bill.usd,
+            seconds=paid.seconds,
+            request=(
+                None if request.text is None or redaction is None else redaction.json(request.text)
+            ),
         )
 
-    @property
-    def _reads_late(self) -> bool:
-        """Whether what a stored value cost may be read from it when it is first asked for: memory
-        keeps it just as it is here."""
-        return (
-            self._in_memory
-            and self._settings.redaction is None
-            and pricing.steady(self._settings.price)
-        )
-
-    def _unread_entry(self, model: str, payload: Payload) -> Entry:
-        now, ttl = self._clock(), self._ttl()
-        return Entry.unread(payload, now, None if ttl is None else now + ttl, model, self._account)
-
-    def _account_of(self, entry: Entry) -> Account:
-        """The usage and the cost of the call that made *entry*, from its value."""
-        try:
-            paid = self._priced(Request("", entry.model, (), {}), entry.payload.thaw(), None)
-        except EntryUnreadable:
-            return None, None
-        return paid.usage, paid.cost.usd
-
-    def _kept(self, text: str) -> bytes | None:
-        """A request as it may be stored, if this cache keeps requests."""
-        redaction = self._settings.redaction
-        return None if redaction is None else redaction.json(text)
-
-    def _commit(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
+    def _put_entry(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
         if not self._fits(request, entry):
             return None
-        put, key = self._put, request.key
-        removed = put(key, entry) if flight is None else flight.commit(partial(put, key, entry))
+        put = partial(self._put, request.key, entry)
+        removed = put() if flight is None else flight.commit(put)
         if removed is None:
             return None
-        self._kept_entry(request, entry, removed)
+        self._count_stored(request, entry, removed)
         return entry
 
-    def _commit_or_skip(
-        self, request: Request, entry: Entry, flight: Flight | None
-    ) -> Entry | None:
+    def _put_or_skip(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         try:
-            return self._commit(request, entry, flight)
-        except (
-            ValueNotCacheable
-        ) as exc:  # only seen when it is written out: too large for any store
-            self._skip(request, "value", "an answer was not stored: %s", exc)
+            return self._put_entry(request, entry, flight)
+        except ValueNotCacheable as exc:  # only seen when it is written out: too large to store
+            self.skip(request, "value", "an answer was not stored: %s", exc)
             return None
 
-    def _commit_many(self, made: Sequence[tuple[Request, Entry]]) -> int:
-        """Put what was *made* into the store at once; how many of them."""
+    def _put_many(self, made: Sequence[tuple[Request, Entry]]) -> int:
+        """Put the entries that were *made* into the store at once; how many of them."""
         fitting = {
             request.key: (request, entry) for request, entry in made if self._fits(request, entry)
         }
+        if not fitting:
+            return 0
         try:
-            removed = (
-                self._store.put_many({key: entry for key, (_, entry) in fitting.items()})
-                if fitting
-                else None
-            )
-        except ValueNotCacheable:  # one of them: which one, shows when they go one by one
-            return sum(
-                self._commit_or_skip(request, entry, None) is not None
-                for request, entry in fitting.values()
-            )
+            removed = self._store.put_many({key: entry for key, (_, entry) in fitting.items()})
+        except ValueNotCacheable:  # one of them; storing them one by one shows which
+            stored = [self._put_or_skip(*pair, None) for pair in fitting.values()]
+            return sum(entry is not None for entry in stored)
         if removed is None:
             return 0
         for request, entry in fitting.values():
-            self._kept_entry(request, entry, removed)
+            self._count_stored(request, entry, removed)
             removed = NOTHING_REMOVED  # counted once
         return len(fitting)
 
@@ -334,28 +300,25 @@ class Writer(Reader):
         most = self._settings.max_bytes
         if most is None or entry.size + len(request.key) <= most:
             return True
-        self._skip(
+        self.skip(
             request, "too large", "an answer was not stored: it alone is over max_bytes=%s", most
         )
         return False
 
-    def _kept_entry(self, request: Request, entry: Entry, removed: Removed) -> None:
-        for key in request.older:  # or the older answer would be found again when this one is gone
+    def _count_stored(self, request: Request, entry: Entry, removed: Removed) -> None:
+        for key in request.older:  # or an older answer would be found when this one is gone
             self._store.discard(key, None)
-        if request.kept is not None:
+        if request.text is not None:
             self._misses.set_outcome(request.key, "stored")
-        self._ledger.kept(request.key, entry, removed.evicted, removed.expired)
-
-    async def _prices_loaded(self) -> None:
-        await pricing.aload(self._settings.price)
+        self._ledger.put(request.key, entry, removed.evicted, removed.expired)
 
 
-def _payload(request: Request, value: Any) -> Payload:
-    """*value* at rest; classes that the request names may be part of it. Raises
+def encoded(request: Request, value: Any) -> Payload:
+    """*value* as bytes; classes that the request names may be part of it. Raises
     ValueNotCacheable."""
     try:
         return Payload.of(value)
     except ValueNotCacheable:
-        if not register_classes(request.params):
+        if not register_named_in(request.params):
             raise
         return Payload.of(value)

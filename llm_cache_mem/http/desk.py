@@ -16,7 +16,7 @@ from llm_cache_mem.http.relay import Head
 from llm_cache_mem.keys.request import Request
 
 if TYPE_CHECKING:
-    from llm_cache_mem.engine.leases import Turn
+    from llm_cache_mem.engine.leases import Lease
 
 __all__ = ["Desk", "head_of", "hit_headers", "live_headers", "released"]
 
@@ -47,10 +47,10 @@ class Desk:
         url, headers = request.url, request.headers
         path, _, query = url.raw_path.decode("ascii", "replace").partition("?")
         generation = exchange.is_generation(request.method, path, headers.get("content-type", ""))
-        if self.cache.is_off:
+        if self.cache.engine.is_off:
             return None
         if not generation:
-            if self.cache.is_replay:
+            if self.cache.engine.is_replay:
                 raise RequestNotCacheable(
                     f"{request.method} {path}",
                     "in mode replay nothing is sent, and only generation requests are kept",
@@ -64,11 +64,11 @@ class Desk:
                 headers.multi_items(),
                 _body(request),
             )
-            return self.cache.request_or_none(asked.messages, asked.params, kind=_KIND)
+            return self.cache.engine.request(asked.messages, asked.params, kind=_KIND)
         except RequestNotCacheable as exc:
-            if self.cache.is_replay:
+            if self.cache.engine.is_replay:
                 raise
-            self.cache.bypass("request", "a call goes uncached: %s", exc)
+            self.cache.engine.skip("request", "a call goes uncached: %s", exc)
             return None
 
     def keep(self, relay: Any, recording: Recording, at_end: bool) -> bool:
@@ -79,7 +79,7 @@ class Desk:
         if recording.finish(at_end=at_end):
             return True
         if at_end or recording.fault is not None:
-            self.cache.bypass(recording.fault or "incomplete", "an answer was not stored: %s")
+            self.cache.engine.skip(recording.fault or "incomplete", "an answer was not stored: %s")
         return False
 
     def recording(self, library: HttpLibrary, response: Any) -> Recording:
@@ -128,20 +128,20 @@ def hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
     return [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
 
 
-class released:  # reads as a verb: with released(turn) as kept: ...
-    """A turn to call, released at the end of the block unless somebody ``hold``s it, who is to
+class released:  # reads as a verb: with released(lease) as kept: ...
+    """A lease to call, released at the end of the block unless somebody ``hold``s it, who is to
     ``close`` it."""
 
-    def __init__(self, turn: "Turn | None") -> None:
-        self._turn = turn
+    def __init__(self, lease: "Lease | None") -> None:
+        self._lease = lease
         self._held = False
 
     def hold(self) -> None:
         self._held = True
 
     def close(self) -> None:
-        if self._turn is not None:
-            self._turn.release()
+        if self._lease is not None:
+            self._lease.release()
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, finalize
 
-from llm_cache_mem._util.exceptions import twin
+from llm_cache_mem._util.exceptions import copy_exception
 from llm_cache_mem.http.answer import Recording
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class _Shared:
         killed."""
         if self._error is None or not isinstance(self._error, Exception):
             raise self._lost()
-        raise twin(self._error, self._error.__traceback__)
+        raise copy_exception(self._error, self._error.__traceback__)
 
     def _leave(self, tap: Any) -> bool:
         """Whether *tap* was the last reader of a call that is still open; then it is closed from

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
-from llm_cache_mem.engine.seats import running_loop
 from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
+from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.http.answer import load
 from llm_cache_mem.http.desk import Desk, head_of, hit_headers, live_headers, released
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
-    from llm_cache_mem.engine.leases import Turn
+    from llm_cache_mem.engine.leases import Lease
 
     class _Sync(httpx.BaseTransport, httpx2.BaseTransport):
         """For type checkers: a transport of either library."""
@@ -92,7 +92,7 @@ class CacheTransport(_Transport, _Sync):
             asked = desk.read(request)
             if asked is None:
                 return transport.handle_request(request)
-            hit = desk.cache.lookup(asked, load)
+            hit = desk.cache.engine.lookup(asked, load)
         except LLMCacheError as exc:
             return refuse(library, request, exc)
         return (
@@ -103,17 +103,17 @@ class CacheTransport(_Transport, _Sync):
 
     def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
         cache, lane, began = self._desk.cache, ("threads", library.module.__name__), monotonic()
-        turn = cache.turn(asked)
+        lease = cache.engine.lease(asked)
 
         def count(relay: Relay) -> None:
-            cache.count_joined(asked, relay.entry, monotonic() - began)
+            cache.engine.count_coalesced(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = cache.share(
-                asked, lambda flight: self._open(library, request, asked, flight, turn), lane
+            found, joined = cache.engine.share(
+                asked, lambda flight: self._open(library, request, asked, flight, lease), lane
             )
             if isinstance(found, Hit):
-                cache.count_joined(asked, found.entry, monotonic() - began)
+                cache.engine.count_coalesced(asked, found.entry, monotonic() - began)
                 return _replay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
@@ -129,16 +129,16 @@ class CacheTransport(_Transport, _Sync):
         request: Any,
         asked: Request,
         flight: Flight,
-        turn: "Turn | None",
+        lease: "Lease | None",
     ) -> "Hit | Relay":
         """Send *request*; its answer from the first byte on, for all who join *flight*."""
         desk, began, context = self._desk, monotonic(), copy_context()
-        with released(turn) as kept:
-            alone = turn is None or is_nested(flight)
+        with released(lease) as kept:
+            alone = lease is None or is_nested(flight)
             late = (
-                desk.cache.late(asked, load)
-                if alone or turn is None
-                else turn.take(lambda: desk.cache.late(asked, load))
+                desk.cache.engine.recheck(asked, load)
+                if alone or lease is None
+                else lease.acquire(lambda: desk.cache.engine.recheck(asked, load))
             )
             if late is not None:
                 return late
@@ -154,7 +154,7 @@ class CacheTransport(_Transport, _Sync):
                             "flight": flight,
                         }
                         relay.entry = context.copy().run(
-                            lambda: desk.cache.keep(asked, recording.value(), **facts)
+                            lambda: desk.cache.engine.store(asked, recording.value(), **facts)
                         )
                 finally:
                     flight.end()
@@ -213,18 +213,18 @@ class AsyncCacheTransport(_Transport, _Async):
         try:
             asked = desk.read(request)
             if asked is not None and running_loop() is None:
-                if desk.cache.is_replay:
+                if desk.cache.engine.is_replay:
                     raise RequestNotCacheable(
                         "event loop",
                         "in mode replay nothing is sent, and only under asyncio can it be answered",
                     )
-                desk.cache.bypass(
+                desk.cache.engine.skip(
                     "event loop", "a call goes uncached: its event loop is not asyncio's"
                 )
                 asked = None
             if asked is None:
                 return await transport.handle_async_request(request)
-            hit = await desk.cache.alookup(asked, load)
+            hit = await desk.cache.engine.alookup(asked, load)
         except LLMCacheError as exc:
             return refuse(library, request, exc)
         return (
@@ -239,17 +239,17 @@ class AsyncCacheTransport(_Transport, _Async):
             (running_loop(), library.module.__name__),
             monotonic(),
         )
-        turn = cache.turn(asked)
+        lease = cache.engine.lease(asked)
 
         def count(relay: AsyncRelay) -> None:
-            cache.count_joined(asked, relay.entry, monotonic() - began)
+            cache.engine.count_coalesced(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = await cache.ashare(
-                asked, lambda flight: self._open(library, request, asked, flight, turn), lane
+            found, joined = await cache.engine.ashare(
+                asked, lambda flight: self._open(library, request, asked, flight, lease), lane
             )
             if isinstance(found, Hit):
-                cache.count_joined(asked, found.entry, monotonic() - began)
+                cache.engine.count_coalesced(asked, found.entry, monotonic() - began)
                 return _areplay(library, found, "joined")
             tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
             if tap is not None:
@@ -265,15 +265,15 @@ class AsyncCacheTransport(_Transport, _Async):
         request: Any,
         asked: Request,
         flight: Flight,
-        turn: "Turn | None",
+        lease: "Lease | None",
     ) -> "Hit | AsyncRelay":
         desk, began, context = self._desk, monotonic(), copy_context()
-        with released(turn) as kept:
-            alone = turn is None or is_nested(flight)
+        with released(lease) as kept:
+            alone = lease is None or is_nested(flight)
             late = await (
-                desk.cache.alate(asked, load)
-                if alone or turn is None
-                else turn.atake(lambda: desk.cache.late(asked, load))
+                desk.cache.engine.arecheck(asked, load)
+                if alone or lease is None
+                else lease.aacquire(lambda: desk.cache.engine.recheck(asked, load))
             )
             if late is not None:
                 return late
@@ -288,7 +288,9 @@ class AsyncCacheTransport(_Transport, _Async):
                             "seconds": monotonic() - began,
                             "flight": flight,
                         }
-                        relay.entry = await desk.cache.akeep(asked, recording.value(), **facts)
+                        relay.entry = await desk.cache.engine.astore(
+                            asked, recording.value(), **facts
+                        )
                 finally:
                     flight.end()
                     kept.close()

@@ -22,8 +22,8 @@ class Request(NamedTuple):
     messages.
 
     *older*: keys under which its entry may still be, from before the encryption key was changed.
-      *kept*: its canonical JSON as it
-    was when it was made, for caches that keep requests.
+      *text*: its canonical JSON as it was when it was made,
+    in caches that store requests.
     """
 
     key: str
@@ -31,7 +31,7 @@ class Request(NamedTuple):
     messages: Any
     params: Mapping[str, Any]
     older: tuple[str, ...] = ()
-    kept: str | None = None
+    text: str | None = None
 
     def __repr__(self) -> str:
         return f"Request(key={self.key!r}, model={self.model!r})"
@@ -55,7 +55,7 @@ class Keyer:
         key_fn: Callable[..., Any] | None,
         ignore: Iterable[str],
         *,
-        keeps: bool = False,
+        texts: bool = False,
     ) -> None:
         if key_fn is not None and not callable(key_fn):
             raise TypeError(
@@ -64,7 +64,7 @@ class Keyer:
         self._namespace = check_namespace(namespace)
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
-        self.keeps = keeps
+        self.texts = texts
         self._value_prefix = keys.prefix(namespace, "value")
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
@@ -78,14 +78,14 @@ class Keyer:
     def verbatim(self) -> "Keyer":
         """The same for requests that are no conversations: nothing is ignored, and no key function
         stands between."""
-        other = Keyer(self._namespace, None, (), keeps=self.keeps)
+        other = Keyer(self._namespace, None, (), texts=self.texts)
         other._stored, other._stored_before = self._stored, self._stored_before
         return other
 
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
         """``request(messages, params, "value").key`` where that is all there is to it: nothing
         asked, set or to be kept; else None."""
-        if self.keeps:
+        if self.texts:
             return None
         if (
             current() is NOTHING_ASKED
@@ -116,7 +116,7 @@ class Keyer:
             else keys.digest_of(self._by_key_fn(self._key_fn, messages, params))
         )
 
-    def kept(self, messages: Any, params: Mapping[str, Any]) -> str:
+    def text(self, messages: Any, params: Mapping[str, Any]) -> str:
         """The canonical JSON of the request, after *ignore*. RequestNotCacheable as above."""
         return keys.canonical_json(messages, self._counted(params))
 
@@ -151,7 +151,7 @@ class Keyer:
             return params
         return {name: value for name, value in params.items() if name not in self._ignore}
 
-    def request(self, messages: Any, params: Mapping[str, Any], kind: str) -> Request:
+    def request(self, messages: Any, params: Mapping[str, Any], kind: str = "value") -> Request:
         """The request, with the key of its entry among those of *kind*."""
         model = params.get("model")
         named = model if isinstance(model, str) else None
@@ -166,7 +166,6 @@ class Keyer:
         )
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
-        kept = (
-            self.kept(messages, params) if self.keeps else None
-        )  # now: the caller may change them later
-        return Request(key, named, messages, params, older, kept)
+        # now: the caller may change them later
+        text = self.text(messages, params) if self.texts else None
+        return Request(key, named, messages, params, older, text)

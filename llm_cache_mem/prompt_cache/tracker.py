@@ -15,7 +15,7 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.provider import PaidCall, ProviderCacheStats
 from llm_cache_mem.accounting.render import aligned, table
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
 from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Verdict
@@ -157,7 +157,7 @@ class PromptCacheTracker:
 
     def __init__(
         self,
-        cache: Engine | None = None,
+        cache: LLMCache | None = None,
         *,
         prices: pricing.Prices = None,
         on_alert: Callable[[Alert], object] | None = None,
@@ -176,17 +176,17 @@ class PromptCacheTracker:
             raise TypeError(
                 f"on_alert must be a function of one Alert, not {type(on_alert).__name__}"
             )
-        if cache is not None and not isinstance(cache, Engine):
+        if cache is not None and not isinstance(cache, LLMCache):
             raise TypeError(
                 f"cache must be an LLMCache, not {type(cache).__name__}; calls of a client are"
                 " watched by wrap()"
             )
-        self._shared = None if cache is None else cache.ledger
+        self._shared = None if cache is None else cache.engine.ledger
         if cache is not None:
-            cache.ledger.watch()
-            cache.listen(self._told)
+            cache.engine.ledger.watch()
+            cache.engine.listen(self._told)
         self._price = (
-            pricing.resolve(prices) if cache is None or prices is not None else cache.price
+            pricing.resolve(prices) if cache is None or prices is not None else cache.engine.price
         )
         self._history = History(max_prefixes, max_conversations, drop)
         self._on_alert, self._clock = on_alert, clock

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llm_cache_mem._util import log
+from llm_cache_mem.responses.usage import Report
 
 if TYPE_CHECKING:
     from llm_cache_mem.responses.completeness import Reading
@@ -94,6 +95,8 @@ def refusal_reason(response: Any) -> str | None:
       chunks. Anything else, as
     a decorated function may return, is kept unless it is empty.
     """
+    if isinstance(response, Report):
+        return response.refused
     if response is None or (
         isinstance(response, str | bytes | list | tuple | dict) and not response
     ):

@@ -34,6 +34,25 @@ _MOST: Final = (
 # how deep a usage object lies at most: LlamaIndex response -> Responses event -> response
 _DEPTH: Final = 3
 
+
+class Report(NamedTuple):
+    """An answer in this library's own terms: whether to store it, and what it took.
+
+    An integration whose answers are objects of a framework returns one from *report* of
+    ``cache.engine.call``; admission, usage and prices then read the report and not the object.
+
+    Args:
+        refused: Why the answer is not worth storing, a key of ``stats().skipped`` such as
+            ``"truncated"`` or ``"refusal"``; None if it is complete.
+        usage: The tokens that the call took; None if unknown.
+        model: The name of the model that answered; None if unknown.
+    """
+
+    refused: str | None = None
+    usage: "Usage | None" = None
+    model: str | None = None
+
+
 # What the providers call each count.
 _NAMES: Final = {
     "input": (
@@ -101,6 +120,8 @@ def read_usage(response: Any) -> Usage | None:
     call, each of which repeats the counts of the call. Never raises; a count that is no plausible
     number is left out.
     """
+    if isinstance(response, Report):
+        return response.usage
     tally = _Tally()
     if isinstance(response, (list, tuple)):
         for piece in response:
@@ -116,6 +137,8 @@ def read_usage(response: Any) -> Usage | None:
 def read_model(response: Any) -> str | None:
     """The name of the model that answered, as *response* gives it, or None. Takes what
     ``read_usage`` takes; never raises."""
+    if isinstance(response, Report):
+        return response.model
     return next((model for piece in _pieces(response) if (model := _model(piece, _DEPTH))), None)
 
 

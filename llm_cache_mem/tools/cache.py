@@ -264,7 +264,9 @@ class ToolCache(Calls):
         entity: str | None = None,
     ) -> bool:
         """As ``invalidate``, in a thread where that would wait."""
-        return await self._results._off_loop(lambda: self.invalidate(tool, args, entity=entity))  # type: ignore[call-overload]
+        return await self._results.engine.off_loop(
+            lambda: self.invalidate(tool, args, entity=entity)  # type: ignore[call-overload]
+        )
 
     # -- Looking after it
 
@@ -351,7 +353,7 @@ class ToolCache(Calls):
                     if args is whole:
                         raise
                     continue
-                found |= request is not None and self._results.discard(request)
+                found |= request is not None and self._results.engine.delete(request)
         return found
 
 

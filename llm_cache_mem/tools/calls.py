@@ -61,7 +61,7 @@ class Calls:
                 return run()
             try:
                 # what run gave
-                return self._results.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]
+                return self._results.engine.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]
             except (CacheMissError, StoreError):
                 raise
             except Exception:
@@ -88,13 +88,13 @@ class Calls:
             return await self._awrite(tool, args, rule, run)
         flight = _Flight(run, refuse)
         with living(rule):
-            request = await self._results._off_loop(
+            request = await self._results.engine.off_loop(
                 lambda: self._results.of_call(tool, args, rule, form)
             )
             if request is None:
                 return await run()
             try:
-                return await self._results.acall(request, flight.arun, **_ways(dump, load))  # type: ignore[no-any-return]
+                return await self._results.engine.acall(request, flight.arun, **_ways(dump, load))  # type: ignore[no-any-return]
             except (CacheMissError, StoreError):
                 raise
             except Exception:
@@ -125,7 +125,7 @@ class Calls:
         try:
             result = await run()
         finally:
-            await self._results._off_loop(lambda: self._changed(tool, args, rule, result))
+            await self._results.engine.off_loop(lambda: self._changed(tool, args, rule, result))
         return result  # type: ignore[no-any-return]  # as above
 
     def _changed(self, tool: str, args: Any, rule: Rule, result: Any) -> None:
@@ -190,4 +190,4 @@ def living(rule: Rule) -> "Iterator[None]":
 
 
 def _ways(dump: Any, load: Any) -> dict[str, Any]:
-    return {name: way for name, way in (("dump", dump), ("load", load)) if way is not None}
+    return {name: way for name, way in (("encode", dump), ("decode", load)) if way is not None}

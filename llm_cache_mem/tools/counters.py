@@ -136,16 +136,18 @@ class Tally:
         self._count(entry.model, "hits")
         self._count(entry.model, "seconds_saved", entry.seconds or 0.0)
 
-    def joined(self, key: str, entry: Entry | None, model: str | None, waited: float) -> None:
-        self._inner.joined(key, entry, model, waited)
+    def coalesced_with(
+        self, key: str, entry: Entry | None, model: str | None, waited: float
+    ) -> None:
+        self._inner.coalesced_with(key, entry, model, waited)
         self._count(model, "coalesced")
 
     def miss(self, key: str, model: str | None) -> None:
         self._inner.miss(key, model)
         self._count(model, "misses")
 
-    def kept(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
-        self._inner.kept(key, entry, evicted, expired)
+    def put(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
+        self._inner.put(key, entry, evicted, expired)
         self._count(entry.model, "stored")
 
     def skip(self, reason: str, key: str | None = None, model: str | None = None) -> bool:

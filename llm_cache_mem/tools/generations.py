@@ -22,7 +22,7 @@ from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:  # loaded by those who share calls
-    from llm_cache_mem.engine.leases import Fleet
+    from llm_cache_mem.engine.leases import Leases
 
 __all__ = ["KIND", "Generations", "Name"]
 
@@ -34,7 +34,7 @@ _LEAST_SECONDS = 30 * 86400.0
 
 
 class Generations:
-    """The generations that *store* holds, under keys of *keyer*. Thread-safe; with *fleet*,
+    """The generations that *store* holds, under keys of *keyer*. Thread-safe; with *leases*,
     processes make each one in turn."""
 
     def __init__(
@@ -42,10 +42,10 @@ class Generations:
         store: FailOpenStore,
         keyer: Keyer,
         clock: Callable[[], float],
-        fleet: "Fleet | None" = None,
+        leases: "Leases | None" = None,
     ) -> None:
         self._store = store
-        self._fleet = fleet
+        self._leases = leases
         self._keyer = keyer
         self._clock = clock
         self._lock = RLock()
@@ -95,7 +95,7 @@ class Generations:
     def _token(self, key: str) -> str | None:
         entry = self._store.get(key)
         try:
-            token = entry.payload.thaw() if entry is not None else None
+            token = entry.payload.decode() if entry is not None else None
         except EntryUnreadable:
             return None
         return token if isinstance(token, str) else None
@@ -105,13 +105,13 @@ class Generations:
             token = self._token(key)
             if token is not None:
                 return token
-            if self._fleet is None:
+            if self._leases is None:
                 return self._put(key, ttl_seconds)
-            turn = self._fleet.turn(key)
+            lease = self._leases.new(key)
             try:
-                return turn.take(lambda: self._token(key)) or self._put(key, ttl_seconds)
+                return lease.acquire(lambda: self._token(key)) or self._put(key, ttl_seconds)
             finally:
-                turn.release()
+                lease.release()
 
     def _put(self, key: str, ttl_seconds: float | None) -> str | None:
         now = self._clock()

@@ -15,8 +15,6 @@ from llm_cache_mem.options import UNSET, Unset, current
 from llm_cache_mem.tools.counters import Tally, ToolCacheStats, label
 from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
-from llm_cache_mem.values.entry import Entry
-from llm_cache_mem.values.payload import Payload
 
 __all__ = ["FORMS", "KINDS", "Form", "Results", "lifetime", "why_unstored"]
 
@@ -34,7 +32,7 @@ lifetime: "ContextVar[float | Unset | None]" = ContextVar(
 )
 
 
-class Results(Engine):
+class Results:
     """The results of tools in the store of *cache*, in its ledger, and under its single-flight.
     Thread-safe.
 
@@ -43,23 +41,26 @@ class Results(Engine):
     """
 
     def __init__(self, cache: LLMCache) -> None:
-        own = cache._settings
-        settings = own if own.own_admit else own._replace(admit=lambda result: None)
-        self._tally = Tally(cache._ledger)
-        store = cache._store.inner
-        store = getattr(
-            store, "exact", store
-        )  # what is invalid must not be served from memory for some seconds more
-        super().__init__(
-            store, cache._keyer.verbatim(), cast(Ledger, self._tally), settings, beside=cache
+        own = cache.engine
+        self._tally = Tally(own.ledger)
+        store = own.backend.inner
+        # what is invalid must not be served from memory for some seconds more
+        store = getattr(store, "exact", store)
+        settings = own.settings._replace(free=True, ttl_fn=_ttl_of_tool)
+        if not settings.own_admit:
+            settings = settings._replace(admit=lambda result: None)
+        self.engine = Engine(
+            store, own.keyer.verbatim(), cast(Ledger, self._tally), settings, beside=own
         )
-        self.generations = Generations(self._store, self._keyer, self._clock, self._fleet)
+        self.generations = Generations(
+            self.engine.backend, self.engine.keyer, settings.clock, self.engine.leases
+        )
 
     def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:
         """The request that a call of *tool* is; None: make it without the cache."""
-        if self.is_off:
+        if self.engine.is_off:
             return None
-        replay = self._mode() == "replay"
+        replay = self.engine.is_replay
         try:
             request = self.request_of(tool, args, rule, form, make=not replay)
         except StoreError:
@@ -102,46 +103,41 @@ class Results(Engine):
             )
         names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
         params = rule.params(tool, args)
-        tokens = self.generations.current(names, self._ttl(), make=False)
+        tokens = self.generations.current(names, self.engine.settings.current_ttl(), make=False)
         if tokens is None:
             digest.digest(None, params)  # no generation begins for a call that has no key
-            tokens = self.generations.current(names, self._ttl()) if make else None
+            tokens = (
+                self.generations.current(names, self.engine.settings.current_ttl())
+                if make
+                else None
+            )
         if tokens is None:
             return None
-        return self._keyer.request(None, {**params, "generations": tokens}, form)._replace(
+        return self.engine.keyer.request(None, {**params, "generations": tokens}, form)._replace(
             model=label(tool)
         )
 
     def pass_by(self, tool: str, reason: str, text: str, *args: object) -> None:
         """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of
         each."""
-        if self._ledger.skip(reason, None, label(tool)):
+        if self._tally.skip(reason, None, label(tool)):
             log.warning(__name__, text, *args)
 
     def by_tool(self) -> ToolCacheStats:
         """The counters of each tool."""
         return self._tally.by_tool()
 
-    def _ttl(self) -> float | None:
-        """The stricter of what was asked for this call, or set for the cache, and what holds for
-        the tool."""
-        own, general = lifetime.get(), super()._ttl()
-        if isinstance(own, Unset):
-            return general
-        asked = current().ttl_seconds
-        if isinstance(asked, Unset) or asked is None:
-            return own
-        return asked if own is None else min(own, asked)
 
-    def _priced(self, request: Request, response: Any, seconds: float | None) -> Any:
-        return (
-            super()._priced(request, None, seconds)._replace(response=response)
-        )  # no model was asked: there is no usage to be read
-
-    def _entry(self, request: Request, payload: Payload, paid: Any) -> Entry:
-        entry = super()._entry(request, payload, paid)
-        entry.cost_usd = 0.0  # and no price that nobody knows
-        return entry
+def _ttl_of_tool(ttl_seconds: float | None) -> float | None:
+    """The stricter of what was asked for this call, or set for the cache, and what holds for the
+    tool."""
+    own = lifetime.get()
+    if isinstance(own, Unset):
+        return ttl_seconds
+    asked = current().ttl_seconds
+    if isinstance(asked, Unset) or asked is None:
+        return own
+    return asked if own is None else min(own, asked)
 
 
 def why_unstored(result: Any) -> str | None:

@@ -2,13 +2,14 @@
 loaded SDKs."""
 
 import sys
+from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["class_ref", "register", "register_package", "resolve", "shape_of"]
+__all__ = ["class_ref", "register", "register_named_in", "register_package", "resolve", "shape_of"]
 
 _C = TypeVar("_C", bound=type)
 Kind = Literal["model", "dataclass", "namedtuple", "enum"]
@@ -50,6 +51,20 @@ def register(cls: _C, *, name: str | None = None) -> _C:
                 seen.add(other)
                 pending.append(other)
     return cls
+
+
+def register_named_in(params: Mapping[str, Any]) -> bool:
+    """Register the classes that a request names, as in ``response_format=Invoice``; whether there
+    were any."""
+    found = False
+    for value in params.values():
+        if isinstance(value, type):
+            try:
+                register(value)
+            except TypeError:  # not one that values are made of, such as dict
+                continue
+            found = True
+    return found
 
 
 def register_package(prefix: str) -> None:

@@ -9,7 +9,7 @@ changed. Where the flags say ENCRYPTED, all that follows usage is sealed (crypto
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from llm_cache_mem._util import hashing
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
@@ -27,7 +27,6 @@ __all__ = [
     "PLAIN",
     "STORED_AT",
     "TIMES_BYTES",
-    "Account",
     "Entry",
     "EntryMemo",
     "Envelope",
@@ -59,10 +58,6 @@ _HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (
 _ALL_FIELDS = 0b111111
 
 
-Account = tuple[tuple[int, ...] | None, float | None]
-"""What Entry calls usage and cost_usd."""
-
-
 class Entry:
     """What a store keeps under a key. Immutable by convention, so that threads and callers may
     share one.
@@ -73,7 +68,6 @@ class Entry:
     """
 
     __slots__ = (
-        "_account",
         "cost_usd",
         "expires_at",
         "model",
@@ -104,18 +98,6 @@ class Entry:
         self.seconds = seconds
         self.request = request
 
-    @staticmethod
-    def unread(
-        payload: Payload,
-        stored_at: float,
-        expires_at: float | None,
-        model: str,
-        account: "Callable[[Entry], Account]",
-    ) -> "Entry":
-        """An entry of which *account* tells usage and cost, when somebody first asks; it must not
-        raise, and always tell the same."""
-        return _Unread(payload, stored_at, expires_at, model, account)
-
     def __repr__(self) -> str:
         return (
             f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r},"
@@ -141,7 +123,7 @@ class Entry:
     @classmethod
     def unpack(cls, key: str, data: bytes) -> "Entry":
         """The entry that ``pack(key)`` wrote as *data*; EntryUnreadable for anything else. The
-        value is decoded by ``thaw()``."""
+        value is decoded by ``decode()``."""
         if type(data) is not bytes or len(data) < _HEADER_BYTES + _TAG_BYTES:
             raise _foreign(data)
         sealed = data[:-_TAG_BYTES]
@@ -226,40 +208,6 @@ class Entry:
             seconds=seconds if present & _HAS_SECONDS else None,
             request=data[model_end:request_end] if present & _HAS_REQUEST else None,
         )
-
-
-class _Unread(Entry):
-    """An entry that nobody has asked what its call took. When somebody does it finds out, and is an
-    Entry from then on."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        payload: Payload,
-        stored_at: float,
-        expires_at: float | None,
-        model: str,
-        account: Callable[[Entry], Account],
-    ) -> None:
-        self.payload = payload
-        self.stored_at = stored_at
-        self.expires_at = expires_at
-        self.model = model
-        self.seconds = self.request = None
-        self._account = account
-
-    if not TYPE_CHECKING:  # to a type checker every name would be an attribute
-
-        def __getattr__(self, name: str) -> Any:  # only asked for what is not set
-            if name not in ("usage", "cost_usd"):
-                raise AttributeError(
-                    f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
-                )
-            self.usage, self.cost_usd = account = self._account(self)
-            # of the same layout; one that has no __getattr__ is much faster to read
-            self.__class__ = Entry
-            return account[name == "cost_usd"]
 
 
 class Envelope(Protocol):

@@ -55,7 +55,7 @@ class Payload:
     @classmethod
     def from_json(cls, data: bytes) -> "Payload":
         """What ``json()`` gave, read back; nothing is decoded, or found to be unreadable, before
-        ``thaw()``."""
+        ``decode()``."""
         return cls(data, _JSON)
 
     @property
@@ -77,7 +77,7 @@ class Payload:
 
             return _to_json({WRAPPER: to_tree(tree)})
 
-    def thaw(self) -> Any:
+    def decode(self) -> Any:
         """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name,
         are not what they were."""
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem._util.exceptions import twin
+from llm_cache_mem._util.exceptions import copy_exception
 
 
 def raised(make: Callable[[], Any]) -> BaseException:
@@ -129,7 +129,7 @@ def cases() -> list[Callable[[], BaseException]]:
 @pytest.mark.parametrize("make", cases())
 def test_a_twin_is_equal_in_all_that_a_handler_looks_at(make: Callable[[], BaseException]) -> None:
     error = raised(make)
-    copy = twin(error, error.__traceback__)
+    copy = copy_exception(error, error.__traceback__)
     assert copy is not error
     assert type(copy) is type(error)
     assert (str(copy), repr(copy), copy.args) == (str(error), repr(error), error.args)
@@ -147,7 +147,7 @@ def test_a_twin_has_the_cause_and_the_context() -> None:
         raise RuntimeError("above") from cause
     except RuntimeError as exc:
         error = exc
-    copy = twin(error, None)
+    copy = copy_exception(error, None)
     assert (copy.__cause__, copy.__context__, copy.__suppress_context__) == (cause, None, True)
     assert copy.__traceback__ is None
 
@@ -155,7 +155,7 @@ def test_a_twin_has_the_cause_and_the_context() -> None:
 def test_notes_are_copied_and_then_are_its_own() -> None:
     error = ValueError()
     error.add_note("first")
-    copy = twin(error, None)
+    copy = copy_exception(error, None)
     copy.add_note("second")
     assert (error.__notes__, copy.__notes__) == (["first"], ["first", "second"])
 
@@ -163,7 +163,7 @@ def test_notes_are_copied_and_then_are_its_own() -> None:
 def test_raising_a_twin_lengthens_no_other_traceback() -> None:
     error = raised(lambda: ValueError())
     trace = error.__traceback__
-    twins = [raised(lambda: twin(error, trace)) for _ in range(100)]
+    twins = [raised(lambda: copy_exception(error, trace)) for _ in range(100)]
     assert {length(copy.__traceback__) for copy in twins} == {length(trace) + 1}
     assert error.__traceback__ is trace
 
@@ -181,5 +181,5 @@ def test_what_cannot_be_copied_is_itself_with_its_traceback_cut_back() -> None:
     error = raised(Singular)
     trace = error.__traceback__
     for _ in range(10):
-        assert raised(lambda: twin(error, trace)) is error
+        assert raised(lambda: copy_exception(error, trace)) is error
     assert length(error.__traceback__) == length(trace) + 1

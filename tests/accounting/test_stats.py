@@ -36,8 +36,8 @@ def test_a_hit_of_unknown_price_is_counted_as_that_and_not_as_free():
 
 def test_a_coalesced_call_saves_like_a_hit_and_is_counted_apart():
     ledger = Ledger(Clock(), None)
-    ledger.joined("k", entry(), "m", 0.0)
-    ledger.joined("k", None, "m", 0.0)
+    ledger.coalesced_with("k", entry(), "m", 0.0)
+    ledger.coalesced_with("k", None, "m", 0.0)
     model = ledger.snapshot(0).by_model["m"]
     assert (model.hits, model.coalesced, model.saved_usd, model.unpriced_hits) == (0, 2, 0.25, 1)
 
@@ -64,9 +64,9 @@ def test_listeners_are_told_and_their_faults_do_not_reach_the_caller(caplog):
     ledger = Ledger(Clock(7.0), listener)
     ledger.hit("k", entry())
     ledger.miss("k", "m")
-    ledger.kept("k", entry(), evicted=2, expired=1)
+    ledger.put("k", entry(), evicted=2, expired=1)
     ledger.skip("empty", "k", "m")
-    ledger.joined("k", None, "m", 0.0)
+    ledger.coalesced_with("k", None, "m", 0.0)
     ledger.expired("k")
     ledger.error("get")
     names = [event.name for event in told]

@@ -102,7 +102,7 @@ def test_typed_values_pass_through_a_process_that_does_not_know_their_classes(
     store = SQLiteStore(second)
     found = store.get(stored_key("typed"))
     assert found is not None
-    assert found.payload.thaw()[0] == Verdict("good", datetime(2026, 1, 2, tzinfo=UTC))
+    assert found.payload.decode()[0] == Verdict("good", datetime(2026, 1, 2, tzinfo=UTC))
     store.close()
 
 

@@ -359,8 +359,8 @@ def test_a_recording_that_cannot_be_read_says_so_and_stays(tmp_path: Path) -> No
 def test_a_replay_from_a_database_removes_nothing(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "cache.db")
     cache.put("q", (1, 2))
-    ((key, entry),) = cache.entries()
-    cache._store.put(
+    ((key, entry),) = cache.engine.entries()
+    cache.engine.backend.put(
         key, Entry(Payload.from_json(b'{"$llm-cache-mem": {"$tuple": 5}}'), entry.stored_at)
     )
     with options(mode="replay"), pytest.raises(CacheMissError, match="cannot be read here"):

@@ -15,7 +15,8 @@ MESSAGES = [{"role": "user", "content": "Who wrote Air?"}]
 
 def kept(cache: LLMCache) -> list[Any]:
     return [
-        None if entry.request is None else json.loads(entry.request) for _, entry in cache.entries()
+        None if entry.request is None else json.loads(entry.request)
+        for _, entry in cache.engine.entries()
     ]
 
 

@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def join(path: Path) -> Iterator[MakeCache]:
-    """``join()``: one more cache of the fleet."""
+    """``join()``: one more cache of the leases."""
     made: list[LLMCache] = []
 
     def join(**more: Any) -> LLMCache:
@@ -49,8 +49,8 @@ def join(path: Path) -> Iterator[MakeCache]:
 
     yield join
     for cache in made:
-        if cache._fleet is not None:
-            cache._fleet.finish()  # its thread: until it would prolong the lease that is over
+        if cache._leases is not None:
+            cache._leases.finish()  # its thread: until it would renews the lease that is over
         cache.close()
 
 
@@ -67,7 +67,7 @@ def short_leases(monkeypatch: pytest.MonkeyPatch, long_leases: None) -> None:
 
 class Model:
     """Counts its calls; each waits to be let through, and then answers or raises what *outcomes*
-    say in turn."""
+    say in lease."""
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = outcomes or (GOOD,)
@@ -98,7 +98,7 @@ def ask(cache: LLMCache, model: Model) -> "Future[Any]":
 
 def polls(cache: LLMCache) -> Callable[[], int]:
     """How often *cache* has looked into its store."""
-    store = cache._store.inner
+    store = cache.engine.backend.inner
     real, count = store.get, [0]
 
     def get(key: str) -> Any:
@@ -106,13 +106,15 @@ def polls(cache: LLMCache) -> Callable[[], int]:
         return real(key)
 
     store.get = get  # type: ignore[method-assign]
-    cache._fetch = cache._store.get
+    cache._fetch = cache.engine.backend.get
     return lambda: count[0]
 
 
 def holds_a_lease(cache: LLMCache) -> bool:
-    assert cache._fleet is not None
-    return cache._fleet.holds(cache.request(REQUEST["messages"], {"model": "m"}).key)
+    assert cache._leases is not None
+    return cache.engine.leases.holds(
+        cache.engine.keyer.request(REQUEST["messages"], {"model": "m"}).key
+    )
 
 
 # -- One call
@@ -230,7 +232,7 @@ def test_a_hit_asks_for_no_lease_and_a_refresh_neither(join: MakeCache, path: Pa
     cache = join()
     cache.put(REQUEST["messages"], GOOD, model="m")
     asked: list[str] = []
-    store = cache._store
+    store = cache.engine.backend
     real = store.lease
     store.lease = lambda key, token, seconds: asked.append(key) or real(key, token, seconds)  # type: ignore[method-assign,func-returns-value]
     free = Model()
@@ -432,14 +434,14 @@ def test_a_lease_that_is_lost_costs_a_call_and_nothing_else(join: MakeCache) -> 
     one, other, model = join(), join(), Model()
     first = ask(one, model)
     until(lambda: model.calls == 1)
-    assert one._fleet is not None
-    (turn,) = one._fleet._held.values()
-    one._store.release(turn.key, turn.token)
+    assert one._leases is not None
+    (lease,) = one._leases._held.values()
+    one._store.release(lease.key, lease.token)
     second = ask(other, model)
     until(lambda: model.calls == 2)
-    one._fleet._prolong()
-    assert not one._fleet.holds(turn.key)
-    del turn
+    one._leases._renew()
+    assert not one._leases.holds(lease.key)
+    del lease
     model.passed.release(2)
     assert (first.result(60), second.result(60)) == (GOOD, GOOD)
 
@@ -523,18 +525,18 @@ def test_a_strict_cache_says_that_it_could_not_lease(path: Path, join: MakeCache
 
 def test_memory_is_shared_by_nobody(join: MakeCache) -> None:
     cache = join(backend="memory")
-    assert cache._fleet is None
+    assert cache._leases is None
     assert cache.get_or_call(REQUEST["messages"], lambda messages, model: GOOD, model="m") == GOOD
 
 
 def test_a_store_that_cannot_lease_is_refused(join: MakeCache, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"coalesce=.fleet. needs a store .*; JsonlStore cannot"):
+    with pytest.raises(ValueError, match=r"coalesce=.leases. needs a store .*; JsonlStore cannot"):
         join(backend=f"jsonl:///{tmp_path}/llm.jsonl")
 
 
-@pytest.mark.parametrize("coalesce", ["Fleet", "", 2, None])
+@pytest.mark.parametrize("coalesce", ["Leases", "", 2, None])
 def test_anything_else_is_refused(join: MakeCache, coalesce: Any) -> None:
-    with pytest.raises(ValueError, match="coalesce must be True, False or 'fleet', not"):
+    with pytest.raises(ValueError, match="coalesce must be True, False or 'leases', not"):
         join(coalesce=coalesce)
 
 
@@ -558,15 +560,15 @@ def test_the_thread_lives_no_longer_than_the_leases(join: MakeCache, short_lease
 def test_a_turn_that_is_dropped_ends_by_itself(join: MakeCache, short_leases: None) -> None:
     one, other = join(), join()
     request = one.request(REQUEST["messages"], {"model": "m"})
-    turn = one.turn(request)
-    assert turn is not None
-    assert turn.take(lambda: None) is None
-    again = other.turn(request)
+    lease = one.lease(request)
+    assert lease is not None
+    assert lease.acquire(lambda: None) is None
+    again = other.lease(request)
     assert again is not None
     began = time.monotonic()
-    del turn
+    del lease
     gc.collect()
-    assert again.take(lambda: None) is None
+    assert again.acquire(lambda: None) is None
     assert time.monotonic() - began < 60
     again.release()
 
@@ -575,12 +577,12 @@ def test_a_forked_child_neither_has_nor_ends_its_parents_turn(join: MakeCache) -
     cache, model = join(wait_seconds=0.5), Model()
     future = ask(cache, model)
     until(lambda: holds_a_lease(cache))
-    assert cache._fleet is not None
-    (turn,) = cache._fleet._held.values()
+    assert cache._leases is not None
+    (lease,) = cache._leases._held.values()
 
     def child() -> list[Any]:
-        turn.release()
-        taken = cache._store.lease(turn.key, "child", 600)
+        lease.release()
+        taken = cache.engine.backend.lease(lease.key, "child", 600)
         began = time.monotonic()
         answer = cache.get_or_call(REQUEST["messages"], lambda messages, model: "child", model="m")
         return [taken, answer, time.monotonic() - began > 0.4]

@@ -29,7 +29,7 @@ LONG = 600.0  # no test waits this long; one that would have to fails before, af
 
 def seated(flights: SingleFlight, key: str = KEY) -> int:
     flight = flights._flights.get(key)
-    return 0 if flight is None else len(flight._seats)
+    return 0 if flight is None else len(flight._waiters)
 
 
 def idle(flights: SingleFlight) -> bool:

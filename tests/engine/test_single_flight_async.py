@@ -83,7 +83,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def seated(flights: SingleFlight) -> int:
     flight = flights._flights.get(KEY)
-    return 0 if flight is None else len(flight._seats)
+    return 0 if flight is None else len(flight._waiters)
 
 
 async def test_a_lone_caller_gets_the_result_of_its_work() -> None:

@@ -346,6 +346,6 @@ def test_a_kept_request_tells_the_difference_and_no_secret(server: Provider) -> 
         client.chat.completions.create(model="m", messages=ASKED, temperature=0)
         with options(mode="replay"), pytest.raises(CacheMissError, match="temperature") as missed:
             client.chat.completions.create(model="m", messages=ASKED, temperature=1)
-    kept = [entry.request or b"" for _, entry in cache.entries()]
+    kept = [entry.request or b"" for _, entry in cache.engine.entries()]
     assert b'"http.path"' in kept[0]
     assert not any("SECRET" in text for text in (str(missed.value), repr(kept)))

@@ -227,7 +227,7 @@ def test_recorded_answers_come_back_as_they_were(name, shared_data, server, make
     assert (stats.hits, stats.errors) == (stored, 0)
     assert stats.tokens_saved > 0
     assert stats.saved_usd > 0
-    assert "SESAME" not in "".join(key for key, _ in cache.entries())
+    assert "SESAME" not in "".join(key for key, _ in cache.engine.entries())
 
 
 @pytest.mark.parametrize("name", ["openai", ANTHROPIC])

@@ -111,7 +111,7 @@ def test_a_response_comes_back_equal(name):
     response = RESPONSES[name]
     payload = Payload.of(dump(response))
     for again in (payload, Payload.from_json(payload.json())):
-        back = load_plain(again.thaw())
+        back = load_plain(again.decode())
         assert back == response
         assert type(back) is type(response)
         assert Payload.of(dump(back)).json() == payload.json()
@@ -130,7 +130,7 @@ def test_a_path_comes_back_while_the_file_is_there(tmp_path):
     path.write_bytes(PNG)
     response = answer(ImageBlock(path=path))
     data = Payload.of(dump(response)).json()
-    assert load_plain(Payload.from_json(data).thaw()) == response
+    assert load_plain(Payload.from_json(data).decode()) == response
 
 
 def test_an_open_file_is_not_stored(make_parrot, cache):
@@ -145,13 +145,13 @@ def test_an_open_file_is_not_stored(make_parrot, cache):
 
 def test_raw_of_a_class_nobody_registered_becomes_data():
     raw = {"answer": Foreign(text="x", usage={"input_tokens": 3}), "client": object(), "plain": 1}
-    back = load_plain(Payload.of(dump(answer(TextBlock(text="x"), raw=raw))).thaw())
+    back = load_plain(Payload.of(dump(answer(TextBlock(text="x"), raw=raw))).decode())
     assert back.raw == {
         "answer": {"text": "x", "usage": {"input_tokens": 3}},
         "client": None,
         "plain": 1,
     }
-    assert load_plain(Payload.of(dump(answer(raw=object()))).thaw()).raw is None
+    assert load_plain(Payload.of(dump(answer(raw=object()))).decode()).raw is None
 
 
 def test_an_object_in_the_message_itself_is_not_stored(make_parrot, cache):
@@ -205,10 +205,10 @@ def test_garbage_is_a_miss(parrot, cache, monkeypatch):
         {"response": None, "pieces": 3},
         {"response": answer(), "blocks": [[9, {}]]},
     ):
-        (key, entry), *_ = [*cache.entries()] or [(None, None)]
+        (key, entry), *_ = [*cache.engine.entries()] or [(None, None)]
         if key is None:
             llm.complete("x")
-            (key, entry), *_ = [*cache.entries()]
+            (key, entry), *_ = [*cache.engine.entries()]
         entry.payload = Payload.of(stored)
         assert "x" in llm.complete("x").text
         assert "x" in [*llm.stream_complete("x")][-1].text
@@ -241,7 +241,7 @@ def test_thoughts_are_replayed_too():
         ThinkingBlock(content="hm"), TextBlock(text="so"), delta="o", additional_kwargs={}
     )
     chunks = chunks_of(("", "h"), ("", "m"), ("s", None), ("o", None), last=last)
-    stored = Payload.of(dump(*recorded(chunks))).thaw()
+    stored = Payload.of(dump(*recorded(chunks))).decode()
     again = replay(*load(stored))
     assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in again] == [
         ("", "h"),
@@ -250,7 +250,7 @@ def test_thoughts_are_replayed_too():
         ("o", None),
     ]
     assert again[-1] == last
-    plain = load_plain(Payload.of(dump(*recorded(chunks))).thaw())
+    plain = load_plain(Payload.of(dump(*recorded(chunks))).decode())
     assert (plain.message, plain.delta, plain.additional_kwargs) == (last.message, None, {})
 
 

@@ -154,18 +154,18 @@ def cache(request: pytest.FixtureRequest, fast_folder: Path) -> Iterator[LLMCach
 
 
 def requests(cache: LLMCache, *names: str) -> list[Any]:
-    return [cache.request(name, {"model": "m"}) for name in names]
+    return [cache.engine.keyer.request(name, {"model": "m"}) for name in names]
 
 
 def test_many_are_looked_up_counted_and_kept_as_one_by_one(cache: LLMCache) -> None:
     asked = requests(cache, "a", "b", "c", "d")
-    assert cache.lookup_many(asked) == [None] * 4
+    assert cache.engine.reader.lookup_many(asked) == [None] * 4
     kept = [
         Answered(request, answer, answer)
         for request, answer in zip(asked, [GOOD, CUT_OFF, "x" * 200_000, "text"], strict=True)
     ]
-    assert cache.keep_many(kept, seconds=2.0) == 2
-    hits = cache.lookup_many([*asked, asked[0]])
+    assert cache.engine.writer.store_many(kept, seconds=2.0) == 2
+    hits = cache.engine.reader.lookup_many([*asked, asked[0]])
     assert [None if hit is None else hit.value for hit in hits] == [GOOD, None, None, "text", GOOD]
     stats = cache.stats()
     assert (stats.hits, stats.misses, stats.stored, stats.size) == (3, 6, 2, 2)
@@ -176,22 +176,22 @@ def test_many_are_looked_up_counted_and_kept_as_one_by_one(cache: LLMCache) -> N
 
 def test_nothing_of_many_is_kept_when_something_was_deleted_meanwhile(cache: LLMCache) -> None:
     (request,) = requests(cache, "a")
-    epoch = cache.epoch
+    epoch = cache.engine.epoch
     cache.delete("b", model="m")
-    assert cache.keep_many([Answered(request, GOOD, GOOD)], epoch=epoch) == 0
-    assert cache.lookup_many([request]) == [None]
+    assert cache.engine.writer.store_many([Answered(request, GOOD, GOOD)], epoch=epoch) == 0
+    assert cache.engine.reader.lookup_many([request]) == [None]
 
 
 def test_modes_hold_for_many_too(cache: LLMCache) -> None:
     asked = requests(cache, "a")
-    cache.keep_many([Answered(asked[0], GOOD, GOOD)])
+    cache.engine.writer.store_many([Answered(asked[0], GOOD, GOOD)])
     with options(mode="off"):
-        assert cache.lookup_many(asked) == [None]
-        assert cache.keep_many([Answered(asked[0], "other", "other")]) == 0
+        assert cache.engine.reader.lookup_many(asked) == [None]
+        assert cache.engine.writer.store_many([Answered(asked[0], "other", "other")]) == 0
     with options(mode="refresh"):
-        assert cache.lookup_many(asked) == [None]
+        assert cache.engine.reader.lookup_many(asked) == [None]
     with options(mode="replay"):
-        assert cache.lookup_many(asked)[0] is not None
+        assert cache.engine.reader.lookup_many(asked)[0] is not None
 
 
 def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> None:
@@ -199,7 +199,7 @@ def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> N
         asked = requests(cache, "a", "b", "c")
         values = ["a", "x" * (MAX_BODY_BYTES + 1), "c"]
         assert (
-            cache.keep_many(
+            cache.engine.writer.store_many(
                 [
                     Answered(request, value, value)
                     for request, value in zip(asked, values, strict=True)
@@ -207,12 +207,19 @@ def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> N
             )
             == 2
         )
-        assert [hit is not None for hit in cache.lookup_many(asked)] == [True, False, True]
+        assert [hit is not None for hit in cache.engine.reader.lookup_many(asked)] == [
+            True,
+            False,
+            True,
+        ]
         assert dict(cache.stats().skipped) == {"value": 1}
 
 
 async def test_many_in_a_task(cache: LLMCache) -> None:
     asked = requests(cache, "a", "b")
-    assert await cache.akeep_many([Answered(request, GOOD, GOOD) for request in asked]) == 2
-    hits = await asyncio.wait_for(cache.alookup_many(asked), 60)
+    assert (
+        await cache.engine.writer.astore_many([Answered(request, GOOD, GOOD) for request in asked])
+        == 2
+    )
+    hits = await asyncio.wait_for(cache.engine.reader.alookup_many(asked), 60)
     assert [hit is not None and hit.value == GOOD for hit in hits] == [True, True]

@@ -381,8 +381,8 @@ def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
                 ask(cache, number * 10 + asked)
             cache.stats()
             faults.nth = 0
-            cache._store._reads.succeeded()
-            cache._store._writes.succeeded()
+            cache.engine.backend._reads.succeeded()
+            cache.engine.backend._writes.succeeded()
             ask(cache, number * 10)
             assert ask(cache, number * 10)[1]
 
@@ -443,7 +443,7 @@ def test_secrets_stay_where_they_belong(caplog: pytest.LogCaptureFixture) -> Non
                     cache.put(CANARIES["prompt"] + "2", CANARIES["answer"])
                     admin.config_set("maxmemory", 0)
                     for act in (
-                        (cache.purge, cache.clear, lambda: list(cache.entries()))
+                        (cache.purge, cache.clear, lambda: list(cache.engine.entries()))
                         if url == urls[1]
                         else ()
                     ):
@@ -454,7 +454,7 @@ def test_secrets_stay_where_they_belong(caplog: pytest.LogCaptureFixture) -> Non
                             repr(caught.value),
                             repr(caught.value.__cause__),
                         ]
-                    shown += [repr(cache), str(cache.stats()), repr(cache._store)]
+                    shown += [repr(cache), str(cache.stats()), repr(cache.engine.backend)]
             stored = [(key, admin.get(key)) for key in admin.scan_iter()]
     assert any(CANARIES["answer"].encode() in value for _, value in stored)  # the look works
     for key, value in stored:

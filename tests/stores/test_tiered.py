@@ -443,7 +443,7 @@ def test_a_failing_back_is_told_of_and_what_is_in_front_served_while_it_is_fresh
         back.fails = True
         for number in range(5):  # by then it is left alone
             assert cache.get_or_call(f"q{number}", lambda messages: "called") == "called"
-        assert cache._store.circuit_open
+        assert cache.engine.backend.circuit_open
         assert cache.stats().errors > 0
         assert cache.get("known") == "answer"
         timer.advance(10)
@@ -457,7 +457,7 @@ def test_hits_in_front_do_not_pass_for_signs_of_life(back: Plain) -> None:
         for number in range(3):
             assert cache.get("known") == "answer"
             assert cache.get(f"q{number}") is None
-        assert cache._store.circuit_open
+        assert cache.engine.backend.circuit_open
 
 
 def test_a_failing_sqlite_is_told_of_too(
@@ -521,7 +521,7 @@ def test_a_url_puts_memory_in_front_of_any_store(
         with LLMCache(backend=url) as cache, LLMCache(backend=back) as other:
             cache.put("q", {"a": 1})
             assert cache.get("q") == other.get("q") == {"a": 1}
-            assert isinstance(cache._store.inner, TieredStore)
+            assert isinstance(cache.engine.backend.inner, TieredStore)
             assert repr(cache).startswith("LLMCache(backend='tiered:memory,")
             assert cache.clear() == 1
             assert cache.get("q") is None

@@ -155,9 +155,9 @@ def test_a_generation_that_is_evicted_brings_nothing_old_back() -> None:
     tools.allow("user", depends_on="user:{id}")
     tools.get_or_call("user", {"id": 1}, lambda: "old")
     tools.invalidate(entity="user:1")
-    kept = [key for key, _ in tools.cache.entries() if ":tool-generation:" in key]
+    kept = [key for key, _ in tools.cache.engine.entries() if ":tool-generation:" in key]
     for key in kept:
-        tools.cache._store.delete(key)
+        tools.cache.engine.backend.delete(key)
     assert tools.get_or_call("user", {"id": 1}, lambda: "new") == "new"
 
 
@@ -210,7 +210,7 @@ def test_a_write_is_not_told_of_a_failing_store_and_nothing_old_is_read_meanwhil
         blocking = False
 
         def __init__(self) -> None:
-            self.inner: Any = LLMCache()._store.inner
+            self.inner: Any = LLMCache().engine.backend.inner
             self.down = False
 
         def delete(self, key: str, **kwargs: Any) -> bool:

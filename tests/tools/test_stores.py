@@ -84,7 +84,9 @@ def test_requests_are_kept_without_what_is_redacted_or_ignored(tmp_path: Path) -
         "fetch", {"url": "x", "token": "CANARY", "password": "CANARY"}, lambda: "page"
     )
     kept = [
-        json.loads(entry.request) for _, entry in tools.cache.entries() if entry.request is not None
+        json.loads(entry.request)
+        for _, entry in tools.cache.engine.entries()
+        if entry.request is not None
     ]
     assert [(each["tool"], each["args"]["url"]) for each in kept] == [("fetch", "x")]
     assert "token" not in kept[0]["args"]

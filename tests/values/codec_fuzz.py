@@ -363,8 +363,8 @@ class Trial:
     def _attempt(self, read: Callable[[], Payload], data: bytes) -> None:
         try:
             payload = read()
-            payload.thaw()
-            value = payload.thaw()
+            payload.decode()
+            value = payload.decode()
         except EntryUnreadable:
             return
         except BaseException as exc:
@@ -383,13 +383,13 @@ def main(seed: int, rounds: int) -> dict[str, Any]:
     register_package("lazy.types")
     bodies = [Payload.of(value).json() for value in corpus()]
     packed = [Entry(Payload.of(value), 1.0, model="m").pack(KEY) for value in corpus()]
-    assert all(Entry.unpack(KEY, data).payload.thaw() is not None for data in packed)
-    assert all(Entry.unpack(KEY, envelope(body)).payload.thaw() is not None for body in bodies)
+    assert all(Entry.unpack(KEY, data).payload.decode() is not None for data in packed)
+    assert all(Entry.unpack(KEY, envelope(body)).payload.decode() is not None for body in bodies)
     hand_made = gadgets()
     trial, choose = Trial(), random.Random(seed)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for payload in [Payload.of([1])] * 3:  # what is loaded when it is first needed: by now it is
-        payload.thaw()
+        payload.decode()
     sys.addaudithook(trial.watch)
     trial.armed = True
     for gadget in hand_made:

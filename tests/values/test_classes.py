@@ -87,7 +87,7 @@ class Numbers(pydantic.RootModel[list[int]]):
 def back(value: Any) -> Iterator[Any]:
     for payload in (Payload.of(value), Payload.from_json(Payload.of(value).json())):
         for _ in range(3):
-            found = payload.thaw()
+            found = payload.decode()
             assert type(found) is type(value)
             yield found
 
@@ -210,7 +210,7 @@ def test_the_last_class_of_a_name_wins() -> None:
 
     first, second = cell(), cell()
     stored = Payload.of(second(1)).json()
-    assert type(Payload.from_json(stored).thaw()) is second
+    assert type(Payload.from_json(stored).decode()) is second
     with pytest.raises(ValueNotCacheable, match="register"):
         Payload.of(first(1))
 
@@ -218,7 +218,7 @@ def test_the_last_class_of_a_name_wins() -> None:
 def test_a_name_of_its_own_outlives_a_move() -> None:
     stored = Payload.of(register(Note, name="note")("n")).json()
     assert b'"note"' in stored
-    assert Payload.from_json(stored).thaw() == Note("n")
+    assert Payload.from_json(stored).decode() == Note("n")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_class_whose_fields_changed_is_unreadable(change: dict[str, Any]) -> N
         name="moved",
     )
     with pytest.raises(EntryUnreadable, match="other fields"):
-        Payload.from_json(stored).thaw()
+        Payload.from_json(stored).decode()
 
 
 def test_a_dataclass_whose_fields_changed_is_unreadable() -> None:
@@ -248,7 +248,7 @@ def test_a_dataclass_whose_fields_changed_is_unreadable() -> None:
     stored = Payload.of(Note("x")).json()
     register(dataclasses.make_dataclass("Note", ["text"]), name="moved")
     with pytest.raises(EntryUnreadable, match="other fields"):
-        Payload.from_json(stored).thaw()
+        Payload.from_json(stored).decode()
 
 
 def test_a_class_of_another_kind_is_unreadable() -> None:
@@ -256,7 +256,7 @@ def test_a_class_of_another_kind_is_unreadable() -> None:
     stored = Payload.of(Note("x")).json()
     register(pydantic.create_model("Note", text=(str, ...), sub=(Any, None)), name="moved")
     with pytest.raises(EntryUnreadable):
-        Payload.from_json(stored).thaw()
+        Payload.from_json(stored).decode()
 
 
 def test_a_class_not_registered_here_is_left_for_later() -> None:
@@ -264,10 +264,10 @@ def test_a_class_not_registered_here_is_left_for_later() -> None:
     stored = Payload.of(Note("x")).json()
     classes._registered.pop("later")
     with pytest.raises(EntryUnreadable) as caught:
-        Payload.from_json(stored).thaw()
+        Payload.from_json(stored).decode()
     assert caught.value.newer
     register(Note, name="later")
-    assert Payload.from_json(stored).thaw() == Note("x")
+    assert Payload.from_json(stored).decode() == Note("x")
 
 
 def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(
@@ -276,11 +276,11 @@ def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(
     register_package(__name__)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Note.__module__])
     stored = Payload.of(Note("x")).json()
-    assert Payload.from_json(stored).thaw() == Note("x")
+    assert Payload.from_json(stored).decode() == Note("x")
     classes._package_classes.clear()
     monkeypatch.delitem(sys.modules, Note.__module__)
     with pytest.raises(EntryUnreadable) as caught:
-        Payload.from_json(stored).thaw()
+        Payload.from_json(stored).decode()
     assert caught.value.newer
 
 
@@ -307,4 +307,4 @@ def test_a_name_in_the_data_is_no_permission(name: str) -> None:
         with pytest.raises(EntryUnreadable):
             Payload.from_json(
                 f'{{"$llm-cache-mem":{{"${tag}":["{name}",{rest}]}}}}'.encode()
-            ).thaw()
+            ).decode()

@@ -54,7 +54,7 @@ def facts(entry: Entry) -> dict[str, Any]:
         for name in Entry.__slots__
         if name not in ("payload", "_account")
     }
-    return {**found, "value": entry.payload.thaw()}
+    return {**found, "value": entry.payload.decode()}
 
 
 def stored(path: Path) -> dict[str, bytes]:
@@ -152,7 +152,7 @@ def test_who_can_write_to_the_store_cannot_plant_a_plain_entry(path: Path) -> No
         with sqlite3.connect(path) as db:
             db.execute(
                 "UPDATE entries SET data = ?",
-                (entry_of("planted", stored_at=cache._clock()).pack(key),),
+                (entry_of("planted", stored_at=cache.engine.settings.clock()).pack(key),),
             )
         db.close()
         assert cache.get(PROMPT, model="m") is None
@@ -206,7 +206,7 @@ def test_a_wrong_key_is_a_miss_that_leaves_everything_where_it_is(path: Path, ot
         right.put(PROMPT, ANSWER, model="m")
         before = stored(path)
         assert wrong.get(PROMPT, model="m") is None
-        assert list(wrong.entries()) == []
+        assert list(wrong.engine.entries()) == []
         assert stored(path) == before
         assert wrong.get_or_call(PROMPT, lambda messages, model: "mine", model="m") == "mine"
         assert right.get(PROMPT, model="m") == ANSWER
@@ -374,7 +374,7 @@ def test_memory_holds_nothing_at_rest_and_takes_no_notice(monkeypatch: pytest.Mo
     monkeypatch.setenv(KEY_VARIABLE, "no key at all")
     with LLMCache(backend="memory") as cache:
         cache.put(PROMPT, ANSWER)
-        assert [keys.parse(key).digest for key, _ in cache.entries()] == [cache.key(PROMPT)]
+        assert [keys.parse(key).digest for key, _ in cache.engine.entries()] == [cache.key(PROMPT)]
     with pytest.raises(
         ValueError, match="encryption key"
     ):  # but a wrong argument is a wrong argument
@@ -414,8 +414,8 @@ def test_keys_are_in_no_repr_log_or_pickle(path: Path, caplog: pytest.LogCapture
         cache.put(PROMPT, ANSWER)
         shown = [
             repr(cache),
-            repr(cache._store),
-            repr(cache._store.inner),
+            repr(cache.engine.backend),
+            repr(cache.engine.backend.inner),
             repr(Encryption(ONE)),
             repr(vars(cache)),
             caplog.text,

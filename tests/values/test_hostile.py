@@ -14,7 +14,7 @@ FUZZ = Path(__file__).with_name("codec_fuzz.py")
 
 def fuzz(seed: int, rounds: int) -> dict[str, Any]:
     print("seed", seed)
-    root = str(FUZZ.parents[1])
+    root = str(FUZZ.parents[2])
     run = [sys.executable, str(FUZZ), str(seed), str(rounds)]
     out = subprocess.run(
         run,

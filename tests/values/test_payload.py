@@ -74,7 +74,7 @@ def restore(value: Any) -> list[Any]:
     persistent form again (hot)."""
     resting = Payload.of(value)
     stored = Payload.from_json(Payload.of(value).json())
-    return [payload.thaw() for payload in (resting, stored) for _ in range(4)]
+    return [payload.decode() for payload in (resting, stored) for _ in range(4)]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -222,7 +222,7 @@ def test_a_payload_is_a_snapshot() -> None:
     value = {"a": [1]}
     payload = Payload.of(value)
     value["a"].append(2)
-    assert payload.thaw() == {"a": [1]}
+    assert payload.decode() == {"a": [1]}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_payload_is_a_snapshot() -> None:
 def test_changing_one_answer_changes_no_other(value: Any) -> None:
     for payload in (Payload.of(value), Payload.from_json(Payload.of(value).json())):
         for _ in range(4):
-            found = payload.thaw()
+            found = payload.decode()
             assert found == value
             _ruin(found)
 
@@ -258,7 +258,7 @@ def _ruin(value: Any) -> None:
 def test_hot_payloads_are_bounded() -> None:
     payloads = [Payload.of({"n": [n]}) for n in range(1000)]
     for _ in range(6):
-        assert [payload.thaw() for payload in payloads] == [{"n": [n]} for n in range(1000)]
+        assert [payload.decode() for payload in payloads] == [{"n": [n]} for n in range(1000)]
         assert sum(payload._links is not None for payload in payloads) <= codec._HOT_PAYLOADS
 
 
@@ -267,13 +267,13 @@ def test_payloads_no_longer_read_make_room_for_others() -> None:
     after = [Payload.of([n]) for n in range(codec._HOT_PAYLOADS)]
     for payloads in (before, after):
         for _ in range(5):
-            assert [payload.thaw() for payload in payloads] == [[n] for n in range(len(payloads))]
+            assert [payload.decode() for payload in payloads] == [[n] for n in range(len(payloads))]
     assert sum(payload._links is not None for payload in after) > codec._HOT_PAYLOADS * 0.9
 
 
 def test_a_large_payload_stays_bytes() -> None:
     payload = Payload.of({"text": "x" * 100_000})
-    assert {payload.thaw()["text"] for _ in range(3)} == {"x" * 100_000}
+    assert {payload.decode()["text"] for _ in range(3)} == {"x" * 100_000}
     assert payload._links is None
 
 
@@ -282,7 +282,7 @@ def test_threads_may_share_a_payload() -> None:
 
     def read() -> None:
         for _ in range(300):
-            found = payload.thaw()
+            found = payload.decode()
             if found != MESSAGE:
                 wrong.append(found)
             _ruin(found)
@@ -427,12 +427,12 @@ def test_shared_parts_come_back_as_parts_of_their_own() -> None:
 )
 def test_bytes_that_are_no_value_of_ours_are_unreadable(data: bytes) -> None:
     with pytest.raises(EntryUnreadable):
-        Payload.from_json(data).thaw()
+        Payload.from_json(data).decode()
 
 
 def test_an_error_of_unreadable_bytes_holds_none_of_them() -> None:
     with pytest.raises(EntryUnreadable) as caught:
-        Payload.from_json(b'{"secret": nope}').thaw()
+        Payload.from_json(b'{"secret": nope}').decode()
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
 

@@ -44,7 +44,7 @@ register(app_models.Event)
 before = set(sys.modules)
 for line in open(sys.argv[2], "rb"):
     payload = Payload.from_json(line.rstrip(b"\\n"))
-    value = payload.thaw()
+    value = payload.decode()
     assert Payload.of(value).json() == line.rstrip(b"\\n"), line[:200]
     print(type(value).__module__, type(value).__name__)
 assert not {name for name in set(sys.modules) - before if name.split(".")[0] in ("anthropic", "openai")}
@@ -170,7 +170,7 @@ def test_every_recorded_json_answer_comes_back(shared_data: Path) -> None:
         payload = Payload.of(value)
         stored = Payload.from_json(payload.json())
         assert all(
-            json.dumps(found.thaw()) == json.dumps(value)
+            json.dumps(found.decode()) == json.dumps(value)
             for found in (payload, payload, payload, stored, stored, stored)
         )
         count += 1
@@ -182,7 +182,7 @@ def test_every_recorded_sdk_object_comes_back(sdk_answers: list[Any]) -> None:
         payload = Payload.of(answer)
         stored = Payload.from_json(payload.json())
         for found in (payload, stored):
-            assert all(equal(found.thaw(), answer) for _ in range(3))
+            assert all(equal(found.decode(), answer) for _ in range(3))
     kinds = {type(answer).__name__ for answer in sdk_answers}
     assert kinds >= {
         "Message",
@@ -200,7 +200,7 @@ def test_changing_an_sdk_object_changes_no_other(sdk_answers: list[Any]) -> None
     for answer in sdk_answers[::7]:
         payload = Payload.of(answer)
         for _ in range(4):
-            found = payload.thaw()
+            found = payload.decode()
             assert equal(found, answer)
             _ruin(found)
 
@@ -309,7 +309,7 @@ def test_parsed_outputs_come_back_as_the_same_generic_class(app_models: Any) -> 
         payload = Payload.of(answer)
         stored = Payload.from_json(payload.json())
         assert all(
-            equal(found.thaw(), answer)
+            equal(found.decode(), answer)
             for found in (payload, payload, payload, stored, stored, stored)
         )
 
@@ -338,9 +338,9 @@ def test_without_the_sdk_its_answer_is_left_for_later(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom llm_cache_mem.values.payload import Payload\nfrom llm_cache_mem.errors"
         " import EntryUnreadable\npayload = Payload.from_json(open(sys.argv[1],"
-        " 'rb').read())\ntry:\n    payload.thaw()\nexcept EntryUnreadable as exc:\n    assert"
+        " 'rb').read())\ntry:\n    payload.decode()\nexcept EntryUnreadable as exc:\n    assert"
         " exc.newer\nelse:\n    raise SystemExit('read')\nassert not {'openai', 'pydantic'} &"
-        " set(sys.modules)\nimport openai\nassert payload.thaw().total_tokens == 3\n"
+        " set(sys.modules)\nimport openai\nassert payload.decode().total_tokens == 3\n"
     )
     run = [sys.executable, "-c", script, str(tmp_path / "one")]
     out = subprocess.run(

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from llm_cache_mem._util.exceptions import twin
+from llm_cache_mem._util.exceptions import copy_exception
 
 if TYPE_CHECKING:
     import asyncio
 
     from llm_cache_mem.engine.single_flight import Flight
 
-__all__ = ["Seat", "TaskSeat", "ThreadSeat", "post", "running_loop"]
+__all__ = ["TaskWaiter", "ThreadWaiter", "Waiter", "post", "running_loop"]
 
 
-class Seat:
+class Waiter:
     """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight
     is over, with what follows."""
 
@@ -45,12 +45,12 @@ class Seat:
             return self.value
         (error, trace), self.failure = self.failure, None
         try:
-            raise twin(error, trace) if joined else error
+            raise copy_exception(error, trace) if joined else error
         finally:
             del error, trace  # else this frame, which the traceback holds, would hold the traceback
 
 
-class ThreadSeat(Seat):
+class ThreadWaiter(Waiter):
     __slots__ = ("_gate",)
 
     def __init__(self, flight: "Flight") -> None:
@@ -66,7 +66,7 @@ class ThreadSeat(Seat):
         return True
 
 
-class TaskSeat(Seat):
+class TaskWaiter(Waiter):
     __slots__ = ("_called", "_loop")
 
     def __init__(self, flight: "Flight") -> None:

@@ -1,0 +1,69 @@
+"""Explain the misses of a cache: what stands between a request and a stored answer."""
+
+from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
+from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.diagnostics.redaction import Redaction
+from llm_cache_mem.engine.settings import Settings
+from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.request import Keyer, Request
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+
+__all__ = ["Explainer"]
+
+
+class Explainer:
+    """Compares requests of a cache with those that its store holds. Thread-safe."""
+
+    def __init__(
+        self, store: FailOpenStore, keyer: Keyer, settings: Settings, misses: Misses
+    ) -> None:
+        self._store = store
+        self._keyer = keyer
+        self._settings = settings
+        self._misses = misses
+
+    def explain(self, request: Request, *, until: float | None = None) -> Explanation:
+        """What stands between *request* and an answer stored before *until* (None: now).
+
+        Counts nothing. StoreError if the store fails.
+        """
+        redaction = self._settings.redaction or Redaction()
+        text = request.text or self._keyer.text(request.messages, request.params)
+        asked = StoredRequest.from_key(request.key, redaction.json(text))
+        others = (
+            StoredRequest.from_key(key, one.request)
+            for key, one in self._store.entries(digest.prefix(digest.parse(request.key).namespace))
+            if key != request.key and (until is None or one.stored_at <= until)
+        )
+        found = explain(asked, others, self._keyer.hashed)
+        return found._replace(state=self._state(request.key))
+
+    def explain_or_none(self, request: Request) -> Explanation | None:
+        """``explain`` for a cache that stores requests; None where it cannot be done."""
+        if self._settings.redaction is None:
+            return None
+        try:
+            return self.explain(request)
+        except Exception:  # noqa: BLE001  # the miss is what the caller has to hear of
+            return None
+
+    def last(self, most: int) -> list[Explanation]:
+        """Why the last lookups missed, the latest first, at most *most* of them."""
+        found = []
+        for miss in self._misses.last(most):
+            state, reason = self._misses.cause(miss)
+            explained = self.explain(miss.request, until=miss.at)
+            found.append(explained._replace(state=state, reason=reason))
+        return found
+
+    def _state(self, key: str) -> str:
+        entry = self._store.get_or_raise(key)
+        if entry is None:
+            return "absent"
+        try:
+            entry.payload.decode()
+        except EntryUnreadable:
+            return "unreadable"
+        fresh = self._settings.is_fresh(entry, self._settings.clock())
+        return "fresh" if fresh else "expired"
