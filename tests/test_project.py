@@ -54,7 +54,6 @@ OUTER = {"frameworks", "notebook", "http", "testing", "bench", "cli", "__main__"
 KNOWN_UPWARD: set[tuple[str, str]] = set()
 KNOWN_CYCLES = {
     ("llama_index_llm_cache_mem.events", "llama_index_llm_cache_mem.calls"),
-    ("llm_cache_mem.engine.seats", "llm_cache_mem.engine.single_flight"),
 }
 # The modules and packages that need an optional package to be imported at all. A store's package
 # may import its client at its top; only code that has chosen the store imports that package.

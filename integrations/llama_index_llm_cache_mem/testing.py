@@ -24,6 +24,7 @@ from llama_index_llm_cache_mem.calls import Keeper
 from llama_index_llm_cache_mem.streaming import replay
 from llama_index_llm_cache_mem.values import load as load_value
 from llm_cache_mem import LLMCache
+from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.values.payload import Payload
 
 __all__ = ["MODES", "Wrapping", "wrapping"]
@@ -80,7 +81,13 @@ class _RoundTrip(LLMCache):
 
     def __init__(self, wrapping: Wrapping) -> None:
         super().__init__(mode="refresh")
-        self._wrapping = wrapping
+        own = self.engine
+        self.engine = _RoundTripEngine(own.backend.inner, own.keyer, own.ledger, own.settings)
+        self.engine.wrapping = wrapping
+
+
+class _RoundTripEngine(Engine):
+    wrapping: Wrapping
 
     def call(self, request: Any, fn: Callable[[], Any], **form: Callable[[Any], Any]) -> Any:
         return self._again(fn(), **form)
@@ -91,32 +98,32 @@ class _RoundTrip(LLMCache):
     def _again(
         self,
         response: Any,
-        dump: Callable[[Any], Any] = lambda x: x,
-        load: Callable[[Any], Any] = lambda x: x,
+        encode: Callable[[Any], Any] = lambda x: x,
+        decode: Callable[[Any], Any] = lambda x: x,
     ) -> Any:
         try:
-            data = Payload.of(dump(response)).json()
+            data = Payload.of(encode(response)).json()
         except Exception:  # noqa: BLE001  # not stored, then
-            self._wrapping.count("not storable")
+            self.wrapping.count("not storable")
             return response
-        again = load(Payload.from_json(data).decode())
-        self._wrapping.count("round trip" if again == response else "round trip, not equal")
+        again = decode(Payload.from_json(data).decode())
+        self.wrapping.count("round trip" if again == response else "round trip, not equal")
         return again
 
     def replayed(self, keeper: Keeper, chunks: list[Any]) -> list[Any]:
         kept = keeper.kept()
         if kept is None:
-            self._wrapping.count("stream not storable")
+            self.wrapping.count("stream not storable")
             return chunks
-        self._wrapping.count("replay")
+        self.wrapping.count("replay")
         return replay(*load_value(Payload.from_json(Payload.of(kept["value"]).json()).decode()))
 
-    def keep(self, *args: Any, **kwargs: Any) -> None:
+    def store(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 def _collect(keeper: Keeper, source: Any) -> Iterator[Any]:
-    if not isinstance(keeper.cache, _RoundTrip):
+    if not isinstance(keeper.cache.engine, _RoundTripEngine):
         yield from _plain_collect(keeper, source)
         return
     chunks: list[Any] = []
@@ -127,12 +134,12 @@ def _collect(keeper: Keeper, source: Any) -> Iterator[Any]:
     except BaseException:
         yield from chunks
         raise
-    yield from keeper.cache.replayed(keeper, chunks)
+    yield from keeper.cache.engine.replayed(keeper, chunks)
 
 
 async def _acollect(keeper: Keeper, source: Any) -> AsyncIterator[Any]:
     chunks: list[Any] = []
-    if isinstance(keeper.cache, _RoundTrip):
+    if isinstance(keeper.cache.engine, _RoundTripEngine):
         try:
             async for chunk in source:
                 keeper.add(chunk)
@@ -141,7 +148,7 @@ async def _acollect(keeper: Keeper, source: Any) -> AsyncIterator[Any]:
             for chunk in chunks:
                 yield chunk
             raise
-        chunks = keeper.cache.replayed(keeper, chunks)
+        chunks = keeper.cache.engine.replayed(keeper, chunks)
         for chunk in chunks:
             yield chunk
         return

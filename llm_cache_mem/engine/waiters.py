@@ -11,18 +11,16 @@ from llm_cache_mem._util.exceptions import copy_exception
 if TYPE_CHECKING:
     import asyncio
 
-    from llm_cache_mem.engine.single_flight import Flight
-
 __all__ = ["TaskWaiter", "ThreadWaiter", "Waiter", "post", "running_loop"]
 
 
 class Waiter:
-    """A caller's place in a flight. *leads*: to land it is this caller's duty. *told*: the flight
-    is over, with what follows."""
+    """A caller that waits for *flight*, a Flight. *leads*: this caller is now its leader. *told*:
+    the flight has finished, with *value* or *failure*."""
 
     __slots__ = ("failure", "flight", "leads", "told", "value")
 
-    def __init__(self, flight: "Flight") -> None:
+    def __init__(self, flight: Any) -> None:
         self.flight = flight
         self.leads = False
         self.told = False
@@ -53,7 +51,7 @@ class Waiter:
 class ThreadWaiter(Waiter):
     __slots__ = ("_gate",)
 
-    def __init__(self, flight: "Flight") -> None:
+    def __init__(self, flight: Any) -> None:
         super().__init__(flight)
         self._gate = allocate_lock()
         self._gate.acquire()
@@ -69,7 +67,7 @@ class ThreadWaiter(Waiter):
 class TaskWaiter(Waiter):
     __slots__ = ("_called", "_loop")
 
-    def __init__(self, flight: "Flight") -> None:
+    def __init__(self, flight: Any) -> None:
         import asyncio
 
         super().__init__(flight)

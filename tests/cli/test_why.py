@@ -72,7 +72,7 @@ def test_secrets_are_not_shown(store: str) -> None:
 def test_a_recorded_http_exchange_is_compared_by_its_body(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "llm.jsonl")
     params = {"model": "m", "http.base_url": "https://x.test", "http.path": "/v1/chat/completions"}
-    cache.engine.put(
+    cache.engine.writer.put(
         cache.engine.keyer.request(MESSAGES, params, kind="http"),
         {"status": 200, "headers": [], "text": "{}"},
     )

@@ -49,8 +49,8 @@ def join(path: Path) -> Iterator[MakeCache]:
 
     yield join
     for cache in made:
-        if cache._leases is not None:
-            cache._leases.finish()  # its thread: until it would renews the lease that is over
+        if cache.engine.leases is not None:
+            cache.engine.leases.finish()  # its thread: until it would renews the lease that is over
         cache.close()
 
 
@@ -106,12 +106,12 @@ def polls(cache: LLMCache) -> Callable[[], int]:
         return real(key)
 
     store.get = get  # type: ignore[method-assign]
-    cache._fetch = cache.engine.backend.get
+    cache.engine.reader._get = cache.engine.backend.get
     return lambda: count[0]
 
 
 def holds_a_lease(cache: LLMCache) -> bool:
-    assert cache._leases is not None
+    assert cache.engine.leases is not None
     return cache.engine.leases.holds(
         cache.engine.keyer.request(REQUEST["messages"], {"model": "m"}).key
     )
@@ -434,13 +434,13 @@ def test_a_lease_that_is_lost_costs_a_call_and_nothing_else(join: MakeCache) -> 
     one, other, model = join(), join(), Model()
     first = ask(one, model)
     until(lambda: model.calls == 1)
-    assert one._leases is not None
-    (lease,) = one._leases._held.values()
-    one._store.release(lease.key, lease.token)
+    assert one.engine.leases is not None
+    (lease,) = one.engine.leases._held.values()
+    one.engine.backend.release(lease.key, lease.token)
     second = ask(other, model)
     until(lambda: model.calls == 2)
-    one._leases._renew()
-    assert not one._leases.holds(lease.key)
+    one.engine.leases._renew()
+    assert not one.engine.leases.holds(lease.key)
     del lease
     model.passed.release(2)
     assert (first.result(60), second.result(60)) == (GOOD, GOOD)
@@ -525,18 +525,18 @@ def test_a_strict_cache_says_that_it_could_not_lease(path: Path, join: MakeCache
 
 def test_memory_is_shared_by_nobody(join: MakeCache) -> None:
     cache = join(backend="memory")
-    assert cache._leases is None
+    assert cache.engine.leases is None
     assert cache.get_or_call(REQUEST["messages"], lambda messages, model: GOOD, model="m") == GOOD
 
 
 def test_a_store_that_cannot_lease_is_refused(join: MakeCache, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"coalesce=.leases. needs a store .*; JsonlStore cannot"):
+    with pytest.raises(ValueError, match=r"coalesce=.fleet. needs a store .*; JsonlStore cannot"):
         join(backend=f"jsonl:///{tmp_path}/llm.jsonl")
 
 
-@pytest.mark.parametrize("coalesce", ["Leases", "", 2, None])
+@pytest.mark.parametrize("coalesce", ["Fleet", "", 2, None])
 def test_anything_else_is_refused(join: MakeCache, coalesce: Any) -> None:
-    with pytest.raises(ValueError, match="coalesce must be True, False or 'leases', not"):
+    with pytest.raises(ValueError, match="coalesce must be True, False or 'fleet', not"):
         join(coalesce=coalesce)
 
 
@@ -559,11 +559,11 @@ def test_the_thread_lives_no_longer_than_the_leases(join: MakeCache, short_lease
 
 def test_a_turn_that_is_dropped_ends_by_itself(join: MakeCache, short_leases: None) -> None:
     one, other = join(), join()
-    request = one.request(REQUEST["messages"], {"model": "m"})
-    lease = one.lease(request)
+    request = one.engine.request(REQUEST["messages"], {"model": "m"})
+    lease = one.engine.lease(request)
     assert lease is not None
     assert lease.acquire(lambda: None) is None
-    again = other.lease(request)
+    again = other.engine.lease(request)
     assert again is not None
     began = time.monotonic()
     del lease
@@ -577,8 +577,8 @@ def test_a_forked_child_neither_has_nor_ends_its_parents_turn(join: MakeCache) -
     cache, model = join(wait_seconds=0.5), Model()
     future = ask(cache, model)
     until(lambda: holds_a_lease(cache))
-    assert cache._leases is not None
-    (lease,) = cache._leases._held.values()
+    assert cache.engine.leases is not None
+    (lease,) = cache.engine.leases._held.values()
 
     def child() -> list[Any]:
         lease.release()

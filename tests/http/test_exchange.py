@@ -29,7 +29,7 @@ def key(
 ) -> str:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     asked = exchange.read(base, path, query, (headers or {}).items(), data)
-    return (cache or LLMCache()).request(asked.messages, asked.params, kind="http").key
+    return (cache or LLMCache()).engine.keyer.request(asked.messages, asked.params, kind="http").key
 
 
 # -- Which requests

@@ -366,14 +366,15 @@ def test_strict_raises() -> None:
         model.invoke("hi")
 
 
-@pytest.mark.parametrize("method", ["request", "lookup", "keep", "alookup", "akeep"])
+@pytest.mark.parametrize("method", ["request", "lookup", "store", "alookup", "astore"])
 def test_any_fault_within_leaves_the_call_as_it_is(
     cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def fault(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cache.cache, method, fault)
+    engine = cache.cache.engine
+    monkeypatch.setattr(engine.keyer if method == "request" else engine, method, fault)
     model = Counting(cache=cache)
     call = (
         (lambda: asyncio.run(model.ainvoke("hi")))
@@ -413,7 +414,7 @@ def test_a_foreign_entry_is_a_miss(cache: LLMCacheMem) -> None:
         [1],
         None,
     ):
-        cache.cache.store(request, value)
+        cache.cache.engine.writer.put(request, value)
         assert cache.lookup("p", "m") is None
     assert cache.stats().skipped["unreadable"] == 7
 

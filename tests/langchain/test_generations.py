@@ -76,8 +76,8 @@ EQUAL: dict[str, Any] = {
 def test_messages_come_back_equal(cache: LLMCacheMem, case: str) -> None:
     generations = [ChatGeneration(message=EQUAL[case], generation_info={"i": [1]})]
     request = cache._request("p", "m")
-    cache.cache.store(request, dump(generations, {}))
-    found = cache.cache.lookup(request, load).value
+    cache.cache.engine.writer.put(request, dump(generations, {}))
+    found = cache.cache.engine.lookup(request, load).value
     assert found == generations
     assert type(found[0].message) is type(EQUAL[case])
 
@@ -106,9 +106,9 @@ def test_a_parsed_object_comes_back_as_data_unless_the_request_names_its_class(
 ) -> None:
     message = AIMessage('{"total": 1}', additional_kwargs={"parsed": Parsed(total=1)})
     for params, expected in (({}, {"total": 1}), ({"response_format": Parsed}, Parsed(total=1))):
-        request = cache.cache.request([], params)
-        cache.cache.store(request, dump([ChatGeneration(message=message)], params))
-        found = cache.cache.lookup(request, load).value[0].message
+        request = cache.cache.engine.keyer.request([], params)
+        cache.cache.engine.writer.put(request, dump([ChatGeneration(message=message)], params))
+        found = cache.cache.engine.lookup(request, load).value[0].message
         assert found.additional_kwargs == {"parsed": expected}
     assert message.additional_kwargs == {"parsed": Parsed(total=1)}
 
