@@ -141,7 +141,8 @@ class FailOpenStore:
         slow = getattr(store, "slow_seconds", None)
         self._slow_seconds = float(slow) if isinstance(slow, (int, float)) else None
         self._failing = False
-        self._quiet_until = 0.0
+        self._announced = False  # whether the log says that the store is bypassed
+        self._quiet_until = self._open_quiet_until = 0.0
 
     def __repr__(self) -> str:
         return repr(self.inner)
@@ -331,28 +332,28 @@ class FailOpenStore:
             opened, breaker = True, reads  # no read has succeeded either: the whole store is down
         self._on_error(operation)
         error = exc.reason if isinstance(exc, StoreError) else type(exc).__name__
+        now = self._timer()
         if not self._failing:
             self._failing = True
-            text = "%s: %s failed, continuing without the cache (%s)"
-            self._log(text, self.name, operation, error)
-        elif opened:
+            if now >= self._quiet_until:
+                self._quiet_until = now + _QUIET_SECONDS
+                text = "%s: %s failed, continuing without the cache (%s)"
+                log.warning(__name__, text, self.name, operation, error)
+        elif opened and now >= self._open_quiet_until:
+            self._open_quiet_until = now + _QUIET_SECONDS
+            self._announced = True
             failures, bypassed = (
                 ("failed writes", "writes") if breaker is writes else ("failures", "the cache")
             )
             text = f"%s: %d consecutive {failures}, bypassing {bypassed} for %g s (last error: %s)"
-            self._log(text, self.name, breaker.failures, breaker.seconds, error, always=True)
+            log.warning(__name__, text, self.name, breaker.failures, breaker.seconds, error)
 
     def _note_success(self, breaker: CircuitBreaker) -> None:
         other = self._writes if breaker is self._reads else self._reads
         had_failed = breaker.failures > 0
-        closed = breaker.succeeded()
+        breaker.succeeded()
         if had_failed and not other.open:
             self._failing = False
-            self._log("%s: working again", self.name, always=closed)
-
-    def _log(self, text: str, *args: object, always: bool = False) -> None:
-        """Log a change of state, at most one a minute for a store that flaps."""
-        now = self._timer()
-        if always or now >= self._quiet_until:
-            self._quiet_until = now + _QUIET_SECONDS
-            log.warning(__name__, text, *args)
+            if self._announced:
+                self._announced = False
+                log.warning(__name__, "%s: working again", self.name)

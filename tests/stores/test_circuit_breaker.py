@@ -320,3 +320,21 @@ def test_a_call_that_never_asked_the_store_is_no_failure(fail_open, flaky, error
     assert errors == ["get"] * 10
     flaky.fault = None
     assert fail_open.get("k") is ENTRY
+
+
+def test_a_store_that_opens_the_breaker_again_and_again_is_logged_once_a_minute(
+    fail_open, flaky, timer, caplog
+):
+    caplog.set_level(logging.WARNING)
+    for _ in range(10):
+        flaky.fault = OSError()
+        for _ in range(3):
+            fail_open.get("k")
+        timer.advance(1.0)
+        flaky.fault = None
+        fail_open.get("k")
+    assert [record.getMessage().split(": ")[1].split()[0] for record in caplog.records] == [
+        "get",
+        "3",
+        "working",
+    ]

@@ -246,5 +246,5 @@ def test_a_thousand_threads_share_sixteen_connections(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert found == [1] * 1_000
-    assert store._pool._open <= 16
+    assert len(store._pool._slots) <= 16
     store.close()

@@ -232,7 +232,7 @@ def test_what_a_child_writes_outlives_the_parents_closing(path: Path, store: SQL
 
 def test_no_fork_carries_a_connection(store: SQLiteStore) -> None:
     use(store, "k")
-    assert in_child(lambda: [len(store._pool._idle), store._pool._open]) == [0, 0]
+    assert in_child(lambda: [len(store._pool._idle), len(store._pool._slots)]) == [0, 0]
     assert use(store, "k")
 
 

@@ -80,6 +80,7 @@ class Connection(sqlite3.Connection):
     inode = 0
     checked = 0.0
     seen = -1  # the data version that was last looked at
+    slot: object = None  # its place in the pool
 
 
 def is_damage(exc: BaseException) -> bool:

@@ -4,12 +4,14 @@ import contextlib
 import itertools
 import os
 import sqlite3
+import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import time, time_ns
+from time import monotonic, time, time_ns
 from typing import TypeVar, TypeVarTuple
 
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import store_errors_only
@@ -83,6 +85,8 @@ class SQLiteStore:
         self._pool = Pool(
             self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout
         )
+        self._lock_timeout = lock_timeout
+        self._writing = threading.Lock()  # writers queue here, without a connection
         self.envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
         self._touched: dict[str, int] = {}
@@ -93,7 +97,11 @@ class SQLiteStore:
         self._version = next(self._versions)
         self.unreadable = 0  # stored entries that could not be read
         weakref.finalize(self, _let_go, self._pool, self._file)
+        reset_after_fork(self)
         self._begin()
+
+    def _after_fork(self) -> None:
+        self._writing = threading.Lock()
 
     def __repr__(self) -> str:
         return (
@@ -225,18 +233,30 @@ class SQLiteStore:
 
     def _write(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)`` as the only writer."""
+        deadline = monotonic() + self._lock_timeout
+        if not self._writing.acquire(timeout=self._lock_timeout):
+            raise TimeoutError("others kept the write lock")
         try:
-            return self._use(self._alone, work, *args)
+            return self._use(self._alone, deadline, work, *args)
         except FileNotFoundError:  # the file is gone, or its folder: start anew
             self._pool.renew()
-            return self._use(self._alone, work, *args)
+            return self._use(self._alone, deadline, work, *args)
+        finally:
+            self._writing.release()
 
-    def _alone(self, db: Connection, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
-        with self._file.lock:
+    def _alone(
+        self, db: Connection, deadline: float, work: Callable[[Connection, *Ts], R], *args: *Ts
+    ) -> R:
+        lock = self._file.lock
+        if not lock.acquire(max(0.0, deadline - monotonic())):
+            raise TimeoutError("others kept the write lock")
+        try:
             if self._file.moved(db):
                 raise FileNotFoundError("the database file was removed or replaced")
             result = work(db, *args)
             self._file.fold_log(db)
+        finally:
+            lock.release()
         return result
 
     # -- Reading
