@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from llm_cache_mem.cli.findings import Finding, change, clock, number_in, ok, size_of
-from llm_cache_mem.stores.memcached.link import Address, shown
+from llm_cache_mem.stores.memcached.connections import Address, shown
 from llm_cache_mem.stores.memcached.servers import addresses
 
 __all__ = ["findings"]

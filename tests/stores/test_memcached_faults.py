@@ -22,8 +22,8 @@ from stores.processes import in_child
 from stores.servers import Server, running_memcached, until
 
 from llm_cache_mem import LLMCache, StoreError, ValueNotCacheable
+from llm_cache_mem.stores.deadline import DeadlineSocket
 from llm_cache_mem.stores.memcached import MemcachedStore
-from llm_cache_mem.stores.memcached.link import _Wire
 
 pytestmark = pytest.mark.usefixtures("usual_patience")
 
@@ -484,14 +484,14 @@ def test_an_interrupted_call_leaves_no_reply_behind(
 ) -> None:
     for key in (KEY, OTHER):
         store.put(key, entry_of(key))
-    recv = _Wire.recv
+    recv = DeadlineSocket.recv
 
-    def interrupted(self: _Wire, *args: Any) -> bytes:
-        monkeypatch.setattr(_Wire, "recv", recv)
+    def interrupted(self: DeadlineSocket, *args: Any) -> bytes:
+        monkeypatch.setattr(DeadlineSocket, "recv", recv)
         raise KeyboardInterrupt
 
     for _ in range(20):
-        monkeypatch.setattr(_Wire, "recv", interrupted)
+        monkeypatch.setattr(DeadlineSocket, "recv", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.get(KEY)
         assert value_of(store.get(OTHER)) == OTHER
@@ -515,16 +515,21 @@ def test_whatever_fails_at_whatever_point_the_caller_is_served(
     memcached_url: str, fault: type[Exception], monkeypatch: Any
 ) -> None:
     real = {
-        name: getattr(_Wire, name)
-        for name in ("sendall", "recv", "connect", "settimeout", "gettimeout")
+        (DeadlineSocket, name): getattr(DeadlineSocket, name)
+        for name in ("begin", "is_quiet", "sendall", "recv")
+    } | {
+        (socket.socket, name): getattr(socket.socket, name)
+        for name in ("connect", "settimeout", "setsockopt")
     }
     count = fail_at = 0
 
-    def failing(name: str) -> Callable[..., Any]:
-        def call(self: _Wire, *args: Any) -> Any:
+    def failing(name: tuple[type, str]) -> Callable[..., Any]:
+        def call(self: Any, *args: Any) -> Any:
             nonlocal count
             count += 1
             if count == fail_at:
+                if name[0] is socket.socket and not issubclass(fault, OSError):
+                    raise OSError("CANARY")  # or else the standard library leaves one open
                 raise (
                     fault("utf-8", b"", 0, 1, "CANARY")
                     if fault is UnicodeDecodeError
@@ -535,7 +540,7 @@ def test_whatever_fails_at_whatever_point_the_caller_is_served(
         return call
 
     for name in real:
-        monkeypatch.setattr(_Wire, name, failing(name))
+        monkeypatch.setattr(*name, failing(name))
     fail_at = 1
     while True:
         with LLMCache(backend=memcached_url) as cache:

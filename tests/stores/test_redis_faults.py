@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
+from redis.connection import Connection
 from stores.conformance import entry_of, value_of
 from stores.control import PAUSE, Control
 from stores.proxy import CUT, HOLD, Proxy, Rule, drip, late, reset_halfway
@@ -20,8 +21,8 @@ from stores.servers import Server, running_redis, until
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores.redis import RedisStore, link
-from llm_cache_mem.stores.redis.wire import Wire
+from llm_cache_mem.stores.deadline import DeadlineSocket
+from llm_cache_mem.stores.redis import RedisStore
 
 pytestmark = pytest.mark.usefixtures("usual_patience")
 
@@ -346,34 +347,22 @@ class Faults:
             raise self.exception
 
 
-class FaultySocket:
-    def __init__(self, sock: Any, faults: Faults) -> None:
-        self._sock, self._faults = sock, faults
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._sock, name)
-        if name not in ("sendall", "recv_into", "settimeout", "fileno"):
-            return attribute
-
-        def call(*args: Any) -> Any:
-            self._faults.before_call()
-            return attribute(*args)
-
-        return call
-
-
 def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = Faults()
 
-    class FaultyWire(Wire):
-        def __init__(self, connection: Any, timeout: float) -> None:
+    def faulty(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             faults.before_call()
-            connection._sock = FaultySocket(connection._sock, faults)
-            super().__init__(connection, timeout)
+            return call(*args, **kwargs)
 
-    monkeypatch.setattr(link, "Wire", FaultyWire)
+        return wrapped
+
+    for name in ("begin", "sendall", "recv", "recv_into", "settimeout"):
+        monkeypatch.setattr(DeadlineSocket, name, faulty(getattr(DeadlineSocket, name)))
+    for name in ("connect", "can_read", "pack_command"):
+        monkeypatch.setattr(Connection, name, faulty(getattr(Connection, name)))
 
     def session(number: int) -> None:
         with LLMCache(backend=redis_url, coalesce=False) as cache:
@@ -402,11 +391,12 @@ def test_an_interrupt_in_the_middle_goes_to_the_caller_and_the_connection_is_not
     store.put("a", entry_of("a"))
     store.put("b", entry_of("b"))
 
-    def interrupted(self: Wire) -> None:
+    def interrupted(self: DeadlineSocket, *args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Wire, "_fill", interrupted)
+        patch.setattr(DeadlineSocket, "recv", interrupted)
+        patch.setattr(DeadlineSocket, "recv_into", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.get("a")
     assert value_of(store.get("b")) == "b"

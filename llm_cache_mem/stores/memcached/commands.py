@@ -1,15 +1,92 @@
-"""What takes more than one command of a Memcached server: generations, leases, and removing only
-what one has seen."""
+"""What a MemcachedStore keeps on a server and under which names, and what takes more than one
+command: generations, leases, compare-and-delete, and the list of all keys."""
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from time import monotonic, sleep, time
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from llm_cache_mem.stores.memcached.names import GENERATION_BYTES
-from llm_cache_mem.stores.memcached.servers import Client
-from llm_cache_mem.stores.server_store import UnexpectedReply
+from llm_cache_mem._util import hashing
+from llm_cache_mem.stores.failures import UnexpectedReply
+from llm_cache_mem.stores.memcached.connections import Client
 
-__all__ = ["generations", "lease", "release", "remove_if", "remove_seen"]
+__all__ = [
+    "ENTRY",
+    "GENERATION",
+    "GENERATION_BYTES",
+    "CannotList",
+    "exptime",
+    "generations",
+    "lease",
+    "lease_name",
+    "list_keys",
+    "live",
+    "named",
+    "names_of",
+    "release",
+    "remove_if",
+    "remove_seen",
+]
+
+ENTRY = b"lcm:"
+GENERATION = b"lcm-generation:"
+_LEASE = b"lcm-lease:"
+GENERATION_BYTES = 16
+_LONGEST_NAME = 250
+_DAYS_30 = 30 * 86400  # what is more counts as a date
+_LAST_DATE = 2**31 - 1
+
+# By the hash table: on its way along the lists of recent use the crawler misses what moves. Older
+# servers have only that way.
+_COMMANDS = (b"lru_crawler metadump hash\r\n", b"lru_crawler metadump all\r\n")
+_BUSY_SECONDS = 1.0  # how long to wait while another list is being written
+_CHUNK = 64 * 1024
+_LONGEST_LINE = 4096
+
+
+# -- Names and times
+
+
+@functools.lru_cache(maxsize=4096)
+def names_of(key: str) -> tuple[bytes, bytes]:
+    """Under which names an entry and the generation of its namespace are kept."""
+    schema, _, rest = key.partition(":")
+    namespace, colon, _ = rest.partition(":")
+    return named(ENTRY, key), named(GENERATION, f"{schema}:{namespace}:" if colon else "")
+
+
+def named(kind: bytes, text: str) -> bytes:
+    """What is *kind* and *text* on the server; a hash where that could be no name, of an entry that
+    is then not listed."""
+    name = kind + text.encode("utf-8", "surrogatepass")
+    if len(name) <= _LONGEST_NAME and text.isascii() and text.isprintable() and " " not in text:
+        return name
+    return b"%b#%b" % (kind[:-1], hashing.sha256(name).hexdigest().encode())
+
+
+def lease_name(key: str) -> bytes:
+    return named(_LEASE, key)
+
+
+def live(generation: object, value: object) -> bytes | None:
+    """What follows the generation in *value*, if it is the one that counts."""
+    if (
+        type(value) is not bytes
+        or type(generation) is not bytes
+        or len(generation) != GENERATION_BYTES
+    ):
+        return None
+    return value[GENERATION_BYTES:] if value[:GENERATION_BYTES] == generation else None
+
+
+def exptime(seconds: int) -> int:
+    """*seconds* from now, as a server wants it told."""
+    return seconds if seconds <= _DAYS_30 else min(int(time()) + seconds, _LAST_DATE)
+
+
+# -- Generations and leases
 
 
 def generations(client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -60,3 +137,52 @@ def remove_if(client: Client, name: bytes, data: bytes) -> None:
     value, unique = client.gets(name)
     if value is not None and value[GENERATION_BYTES:] == data:
         remove_seen(client, name, unique)
+
+
+# -- The list of all keys
+
+
+class CannotList(Exception):
+    """The server does not list its keys."""
+
+
+def list_keys(wire: Any) -> Iterator[bytes]:
+    """The keys of the server at the other end of the socket *wire*, read as they come: the list is
+    to be read to its end."""
+    for command in _COMMANDS:
+        line, lines = _begun(wire, command)
+        if line == b"END" or line.startswith(b"key="):
+            break
+    else:
+        raise CannotList(
+            "it does not list its keys: its LRU crawler is switched off, or it is too old to"
+            " have one"
+        )
+    while line != b"END":
+        yield unquote_to_bytes(line.removeprefix(b"key=").partition(b" ")[0])
+        line = next(lines)
+
+
+def _begun(wire: Any, command: bytes) -> tuple[bytes, Iterator[bytes]]:
+    """The first line of the reply to *command*, and those that follow."""
+    give_up_at = monotonic() + _BUSY_SECONDS
+    while True:
+        wire.sendall(command)
+        lines = _lines(wire)
+        first = next(lines)
+        if not first.startswith(b"BUSY"):
+            return first, lines
+        if monotonic() > give_up_at:
+            raise CannotList("it is busy listing its keys for others")
+        sleep(0.02)
+
+
+def _lines(wire: Any) -> Iterator[bytes]:
+    rest = b""
+    while data := wire.recv(_CHUNK):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            raise CannotList("what it lists are no keys")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+    raise ConnectionError("closed by the server")

@@ -2,28 +2,28 @@
 for some seconds."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.stores.circuit_breaker import CircuitBreaker
-from llm_cache_mem.stores.failures import NotAsked
-from llm_cache_mem.stores.memcached.link import (
+from llm_cache_mem.stores.failures import NotAsked, PoolExhausted
+from llm_cache_mem.stores.memcached.connections import (
     Address,
     Client,
-    Due,
+    GivenConnections,
     HashClient,
-    Link,
     MemcacheServerError,
     PooledClient,
-    PoolLink,
     RendezvousHash,
+    UrlConnections,
+    shown,
 )
 
-__all__ = ["Client", "Due", "MemcacheServerError", "Server", "Servers", "addresses"]
+__all__ = ["Client", "MemcacheServerError", "Server", "Servers", "addresses"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
+Connections = UrlConnections | GivenConnections
 
 _PORT = 11211
 
@@ -32,41 +32,30 @@ class Server:
     """One of the servers, and whether it is worth asking: one that is down must not cost each call
     its time, nor the others theirs."""
 
-    def __init__(self, link: Link | PoolLink, *, alone: bool) -> None:
-        self.link = link
+    def __init__(self, connections: Connections, *, alone: bool) -> None:
+        self.connections = connections
         self._breaker = (
             None if alone else CircuitBreaker()
         )  # if it is the only one, the store's own will do
 
-    def fetch(self, names: Sequence[bytes], due: Due) -> dict[bytes, bytes]:
-        """What is stored under *names*."""
-        return (
-            self.link.fetch(names, due)
-            if self._breaker is None
-            else self._watched(self._breaker, self.link.fetch, names, due)
-        )
-
-    def call(self, work: Callable[[Client], R], due: Due) -> R:
-        """``work(client)``, connected."""
-        return (
-            self.link.call(work, due)
-            if self._breaker is None
-            else self._watched(self._breaker, self.link.call, work, due)
-        )
-
-    def _watched(
-        self, breaker: CircuitBreaker, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    def run(self, work: Callable[[Client], R], seconds: float, max_bytes: int) -> R:
+        """Return ``work(client)``, connected, which may take *seconds* and receive *max_bytes*."""
+        breaker = self._breaker
+        if breaker is None:
+            return self.connections.run(work, seconds, max_bytes)
         if not breaker.allows():
             raise NotAsked(
                 "MemcachedStore",
                 "call",
-                f"{self.link.name} keeps failing and is bypassed for some seconds",
+                f"{self.connections.name} keeps failing and is bypassed for some seconds",
             )
         try:
-            result = call(*args, **kwargs)
+            result = self.connections.run(work, seconds, max_bytes)
         except (ValueNotCacheable, MemcacheServerError):  # it speaks
             breaker.succeeded()
+            raise
+        except PoolExhausted:
+            breaker.interrupted()
             raise
         except Exception:
             breaker.failed()
@@ -81,23 +70,24 @@ class Server:
 class Servers:
     """All servers of a store; iterating gives each."""
 
-    def __init__(self, links: Mapping[str, Link | PoolLink], hasher: Any) -> None:
-        self._servers = {node: Server(link, alone=len(links) == 1) for node, link in links.items()}
+    def __init__(self, nodes: Mapping[str, Connections], hasher: Any) -> None:
+        alone = len(nodes) == 1
+        self._servers = {node: Server(each, alone=alone) for node, each in nodes.items()}
         self._hasher = hasher
-        self._only = next(iter(self._servers.values())) if len(links) == 1 else None
+        self._only = next(iter(self._servers.values())) if alone else None
 
     @classmethod
-    def of(cls, client: Any) -> "Servers":
+    def of(cls, client: Any, *, timeout: float) -> "Servers":
         """Those of a URL, or of a pymemcache client. ValueError or TypeError for what can never
         work."""
-        return _of_url(client) if isinstance(client, str) else _of_client(client)
+        return _of_url(client, timeout) if isinstance(client, str) else _of_client(client)
 
     def __iter__(self) -> Iterator[Server]:
         return iter(self._servers.values())
 
     @property
     def name(self) -> str:
-        return "memcached://" + ",".join(server.link.name for server in self)
+        return "memcached://" + ",".join(server.connections.name for server in self)
 
     def of_key(self, name: bytes) -> Server:
         """The server that keeps what is called *name*: the same in every process that names the
@@ -115,12 +105,14 @@ def addresses(url: str) -> list[Address]:
     return [_address(part) for part in ([rest] if rest.startswith("/") else rest.split(","))]
 
 
-def _of_url(url: str) -> Servers:
+def _of_url(url: str, timeout: float) -> Servers:
     places = addresses(url)
-    links: dict[str, Link | PoolLink] = {link.name: link for link in map(Link, places)}
-    if len(links) < len(places):
+    nodes: dict[str, Connections] = {
+        shown(place): UrlConnections(place, timeout) for place in places
+    }
+    if len(nodes) < len(places):
         raise ValueError("a memcached:// URL names each server once")
-    return Servers(links, RendezvousHash(list(links)))
+    return Servers(nodes, RendezvousHash(list(nodes)))
 
 
 def _address(part: str) -> Address:
@@ -153,5 +145,7 @@ def _of_client(client: Any) -> Servers:
                 "the pymemcache client needs a timeout and a connect_timeout: without them a server"
                 " that hangs hangs every call"
             )
-    links: dict[str, Link | PoolLink] = {node: PoolLink(pooled) for node, pooled in pools.items()}
-    return Servers(links, getattr(client, "hasher", None))
+    nodes: dict[str, Connections] = {
+        node: GivenConnections(pooled) for node, pooled in pools.items()
+    }
+    return Servers(nodes, getattr(client, "hasher", None))

@@ -5,27 +5,28 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
+from operator import methodcaller
 from time import time
 from typing import Any, TypeVar
 
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.failures import iterate, store_errors_only
+from llm_cache_mem.stores.failures import UnexpectedReply, iterate, store_errors_only
 from llm_cache_mem.stores.memcached import commands
-from llm_cache_mem.stores.memcached.keys import CannotList, list_keys
-from llm_cache_mem.stores.memcached.names import (
+from llm_cache_mem.stores.memcached.commands import (
     ENTRY,
     GENERATION,
     GENERATION_BYTES,
+    CannotList,
+    exptime,
     lease_name,
+    list_keys,
     live,
     named,
     names_of,
-    told_as,
 )
-from llm_cache_mem.stores.memcached.servers import Client, Due, MemcacheServerError, Server, Servers
-from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
-from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
+from llm_cache_mem.stores.memcached.servers import Client, MemcacheServerError, Server, Servers
+from llm_cache_mem.values.entry import PLAIN, Entry, EntryMemo, Envelope
 
 __all__ = ["MemcachedStore"]
 
@@ -35,6 +36,7 @@ _GRACE = 60  # seconds: the server counts whole ones, by a clock of its own; rea
 _LONGEST_SECONDS = 2**31
 _BATCH = 100  # keys asked for at once
 _BATCH_BYTES = 1024 * 1024
+_MEMO_ENTRIES, _MEMO_BYTES = 1024, 16 * 1024  # larger ones are not remembered
 _COUNT_SECONDS = 2.0
 _LIST_SECONDS = 60.0
 
@@ -46,7 +48,7 @@ def _reason(exc: Exception) -> str:
     return str(exc) if isinstance(exc, CannotList | UnexpectedReply) else type(exc).__name__
 
 
-class MemcachedStore(ServerStore):
+class MemcachedStore:
     """A Store on the servers of a URL, ``memcached://host:port[,host:port]``, or of a *client* that
     stays open: pymemcache's PooledClient, or a HashClient with ``use_pooling``.
 
@@ -62,6 +64,8 @@ class MemcachedStore(ServerStore):
     ``size`` counts for two seconds at the most.
     """
 
+    blocking = True
+
     def __init__(
         self,
         client: Any,
@@ -71,11 +75,19 @@ class MemcachedStore(ServerStore):
         max_value_bytes: int = 1024 * 1024 - 1024,
         envelope: Envelope = PLAIN,
     ) -> None:
-        super().__init__(
-            clock=clock, max_value_bytes=max_value_bytes, envelope=envelope, timeout=timeout
-        )
-        self._servers = Servers.of(client)
+        for limit, number in (("timeout", timeout), ("max_value_bytes", max_value_bytes)):
+            if not number > 0:
+                raise ValueError(f"{limit} must be above 0: got {number}")
+        self._clock = clock
+        self._max_value_bytes = max_value_bytes
+        self.envelope = envelope
+        self._memo = EntryMemo(_MEMO_ENTRIES, _MEMO_BYTES, envelope=envelope)
+        self.unreadable = 0  # stored entries that could not be read
+        self._servers = Servers.of(client, timeout=timeout)
         self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"MemcachedStore({self.name!r})"
 
     @property
     def name(self) -> str:
@@ -91,7 +103,7 @@ class MemcachedStore(ServerStore):
     @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
         name, generation = names_of(key)
-        found = self._servers.of_key(name).fetch((generation, name), self._due())
+        found = self._fetch(self._servers.of_key(name), (generation, name))
         data = live(found.get(generation), found.get(name))
         return None if data is None else self._read(key, name, data)
 
@@ -100,7 +112,7 @@ class MemcachedStore(ServerStore):
         name, generation = names_of(key)
         expire, data = self._expire(entry), self._packed(key, name, entry)
         if expire is None:
-            self._call(name, lambda client: client.delete(name, noreply=False))
+            self._on_server(name, lambda client: client.delete(name, noreply=False))
             return NOTHING_REMOVED
 
         def put(client: Client) -> None:
@@ -109,7 +121,7 @@ class MemcachedStore(ServerStore):
                 raise UnexpectedReply("it did not store")
 
         try:
-            self._call(name, put)
+            self._on_server(name, put)
         except MemcacheServerError as exc:
             if b"large" not in exc.args[0]:
                 raise
@@ -134,7 +146,7 @@ class MemcachedStore(ServerStore):
                 return False
             return entry.stored_at == stored_at and commands.remove_seen(client, name, unique)
 
-        return self._call(name, delete)
+        return self._on_server(name, delete)
 
     # -- Many
 
@@ -145,7 +157,7 @@ class MemcachedStore(ServerStore):
         for server, some in self._by_server(keys):
             names = {key: names_of(key) for key in some}
             wanted = tuple(dict.fromkeys(name for pair in names.values() for name in pair))
-            values = server.fetch(wanted, self._due(len(wanted)))
+            values = self._fetch(server, wanted)
             for key, (name, generation) in names.items():
                 data = live(values.get(generation), values.get(name))
                 entry = None if data is None else self._read(key, name, data)
@@ -195,7 +207,7 @@ class MemcachedStore(ServerStore):
                     raise UnexpectedReply("it did not store")
 
         if batch:
-            server.call(put, self._due(2 * len(batch)))
+            self._run(server, put, 2 * len(batch))
 
     # -- A namespace
 
@@ -204,24 +216,15 @@ class MemcachedStore(ServerStore):
         if is_namespace := prefix.count(":") == 2 and prefix.endswith(":"):
             generation = named(GENERATION, prefix)
             for server in self._servers:
-                fresh = os.urandom(GENERATION_BYTES)
-                if (
-                    server.call(
-                        lambda client, fresh=fresh: client.set(generation, fresh, noreply=False),  # type: ignore[misc]
-                        self._due(1),
-                    )
-                    is not True
-                ):
+                renew = methodcaller("set", generation, os.urandom(GENERATION_BYTES), noreply=False)
+                if self._run(server, renew) is not True:
                     raise UnexpectedReply("it did not store")
         removed = 0
         try:
             for server, names in self._lists(prefix, _LIST_SECONDS):
                 for at in range(0, len(names), _BATCH):
-                    some = names[at : at + _BATCH]
-                    server.call(
-                        lambda client, some=some: client.delete_many(some, noreply=False),  # type: ignore[misc]
-                        self._due(len(some)),
-                    )
+                    remove = methodcaller("delete_many", names[at : at + _BATCH], noreply=False)
+                    self._run(server, remove)
                 removed += len(names)
         except CannotList:
             if not is_namespace:
@@ -258,26 +261,35 @@ class MemcachedStore(ServerStore):
     @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
         """As LeasingStore.lease; the server counts whole seconds, so it ends up to two later."""
-        name, expire = lease_name(key), told_as(ceil(seconds) + 1)
-        return self._call(name, lambda client: commands.lease(client, name, token.encode(), expire))
+        name, expire = lease_name(key), exptime(ceil(seconds) + 1)
+        return self._on_server(
+            name, lambda client: commands.lease(client, name, token.encode(), expire)
+        )
 
     @store_errors_only("release", _reason)
     def release(self, key: str, token: str) -> None:
         name = lease_name(key)
-        self._call(name, lambda client: commands.release(client, name, token.encode()))
+        self._on_server(name, lambda client: commands.release(client, name, token.encode()))
 
     @store_errors_only("close", _reason)
     def close(self) -> None:
         for server in self._servers:
-            server.link.close()
+            server.connections.close()
 
     # -- Inside
 
-    def _due(self, values: int = 2) -> Due:
-        return Due(self._timeout, 2 * values * self._max_value_bytes + 64 * 1024)
+    def _run(self, server: Server, work: Callable[[Client], R], values: int = 2) -> R:
+        """Return ``work(client)``, connected to *server*, which sends so many *values* at most."""
+        return server.run(work, self._timeout, 2 * values * self._max_value_bytes + 64 * 1024)
 
-    def _call(self, name: bytes, work: Callable[[Client], R]) -> R:
-        return self._servers.of_key(name).call(work, self._due())
+    def _fetch(self, server: Server, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[Any, bytes] = self._run(
+            server, lambda client: client.get_many(names), len(names)
+        )
+        return found
+
+    def _on_server(self, name: bytes, work: Callable[[Client], R]) -> R:
+        return self._run(self._servers.of_key(name), work)
 
     def _by_server(self, keys: Sequence[str]) -> Iterator[tuple[Server, list[str]]]:
         """*keys* with the server of each, a hundred at a time."""
@@ -296,9 +308,9 @@ class MemcachedStore(ServerStore):
             if not exc.newer:
                 for server in self._servers:
                     # it may have been the reply to another command, and so will the next be
-                    server.link.distrust()
+                    server.connections.renew()
                 with contextlib.suppress(Exception):  # it is a miss all the same
-                    self._call(name, lambda client: commands.remove_if(client, name, data))
+                    self._on_server(name, lambda client: commands.remove_if(client, name, data))
             return None
 
     def _expire(self, entry: Entry) -> int | None:
@@ -306,7 +318,7 @@ class MemcachedStore(ServerStore):
         if entry.expires_at is None:
             return 0
         seconds = entry.expires_at - self._clock()
-        return None if seconds <= 0 else told_as(ceil(min(seconds, _LONGEST_SECONDS)) + _GRACE)
+        return None if seconds <= 0 else exptime(ceil(min(seconds, _LONGEST_SECONDS)) + _GRACE)
 
     def _packed(self, key: str, name: bytes, entry: Entry) -> bytes:
         data = self.envelope.pack(key, entry)
@@ -317,7 +329,7 @@ class MemcachedStore(ServerStore):
     def _too_large(self, name: bytes) -> ValueNotCacheable:
         """What to raise of a value that the server cannot keep, now that what was there before is
         gone."""
-        self._call(name, lambda client: client.delete(name, noreply=False))
+        self._on_server(name, lambda client: client.delete(name, noreply=False))
         return ValueNotCacheable(
             "value",
             f"too large for Memcached (max_value_bytes={self._max_value_bytes}; see its option -I)",
@@ -327,8 +339,8 @@ class MemcachedStore(ServerStore):
         """Each server with those of its keys that stand for entries whose keys begin with
         *prefix*."""
         for server in self._servers:
-            begin = server.link.key_prefix + ENTRY + prefix.encode()
-            cut = len(server.link.key_prefix)
+            begin = server.connections.key_prefix + ENTRY + prefix.encode()
+            cut = len(server.connections.key_prefix)
 
             def listed(client: Client, begin: bytes = begin, cut: int = cut) -> list[bytes]:
                 return list(
@@ -337,7 +349,7 @@ class MemcachedStore(ServerStore):
                     )
                 )
 
-            yield server, server.call(listed, Due(seconds, 1 << 40))
+            yield server, server.run(listed, seconds, 1 << 40)
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Entry]]:
         """The entries whose keys begin with *prefix*; those that cannot be read are left alone."""
@@ -348,7 +360,7 @@ class MemcachedStore(ServerStore):
             entries: dict[str, Entry] = {}
             for server, of_it in self._by_server(some):
                 wanted = tuple(dict.fromkeys(name for key in of_it for name in names_of(key)))
-                values = server.fetch(wanted, self._due(len(wanted)))
+                values = self._fetch(server, wanted)
                 for key in of_it:
                     name, generation = names_of(key)
                     data = live(values.get(generation), values.get(name))

@@ -1,23 +1,101 @@
-"""A client that somebody else opened, by its public methods alone: redis-py's, for Cluster and
-Sentinel too, and what quacks like it."""
+"""The two ways to a server: connections of our own, by a URL, and a client of redis-py's that
+belongs to its caller."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, Protocol
 
 from llm_cache_mem._util import log
-from llm_cache_mem.stores.redis.wire import Refused
+from llm_cache_mem.stores.failures import UnexpectedReply
+from llm_cache_mem.stores.redis.connections import ResponseError, ask, ask_all, open_pool
 
-__all__ = ["ClientLink", "is_wrong_type"]
+__all__ = ["Client", "GivenClient", "UrlClient", "is_wrong_type"]
 
-_SCAN_COUNT = 1000
+_SCAN_COUNT = 1000  # keys that the server looks at before it serves others
 _PATIENT_SECONDS = 2.0
 _NEEDED = ("execute_command", "pipeline", "scan_iter")
 
 
-class ClientLink:
-    """As Link, over *client*: its timeouts, its retries, its connections, and it stays open.
+class Client(Protocol):
+    """The commands that a RedisStore sends, and the replies as bytes, int, None or a list.
+
+    A ResponseError says that the server refuses a command; anything else that is raised, that the
+    exchange failed. *timeout* is in seconds.
+    """
+
+    name: str
+    timeout: float
+    clustered: bool
+
+    def call(self, *command: bytes) -> Any:
+        """The reply to *command*."""
+        ...
+
+    def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        """The replies to *commands*, sent at once; a ResponseError takes the place of a reply."""
+        ...
+
+    def values(self, names: Sequence[bytes]) -> list[Any]:
+        """The values stored under *names*, None for an absent one or no string."""
+        ...
+
+    def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """The names of the keys that match *pattern*, some at a time. A name may come twice."""
+        ...
+
+    def renew(self) -> None:
+        """Start over with new connections: a reply made no sense, and may have been meant for
+        another command."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class UrlClient:
+    """A Client with a pool of connections to the server of *url*, at most *limit* of them.
+
+    Waiting for a connection, making one, and all replies to what is sent at once may take *timeout*
+    seconds each. A connection whose exchange failed is not used again.
+    """
+
+    clustered = False
+
+    def __init__(self, url: str, *, timeout: float, limit: int) -> None:
+        self.name, self.timeout, self._pool = open_pool(url, timeout=timeout, limit=limit)
+
+    def call(self, *command: bytes) -> Any:
+        reply = self._pool.run(ask, *command)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
+    def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        return self._pool.run(ask_all, commands)
+
+    def values(self, names: Sequence[bytes]) -> list[Any]:
+        return _checked(self.call(b"MGET", *names), names)
+
+    def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        cursor = b"0"
+        while True:
+            cursor, names = self.call(
+                b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN_COUNT
+            )
+            yield names
+            if cursor == b"0":
+                return
+
+    def renew(self) -> None:
+        self._pool.renew()
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class GivenClient:
+    """A Client over *client*, of which only public methods are used: its timeouts, its retries, its
+    connections, and it stays open. It may be one for Cluster or Sentinel.
 
     TypeError for what is no such client or an asyncio one, ValueError for one that turns answers
     into str.
@@ -44,13 +122,7 @@ class ClientLink:
 
     def call(self, *command: bytes) -> Any:
         name, *words = command
-        try:
-            return _plain(self._client.execute_command(name.decode(), *words))
-        except Exception as exc:
-            refused = _plain(exc)
-            if refused is exc:
-                raise
-            raise refused from exc
+        return _plain(self._client.execute_command(name.decode(), *words))
 
     def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         pipeline = (
@@ -60,9 +132,9 @@ class ClientLink:
             pipeline.execute_command(name.decode(), *words)
         return [_plain(reply) for reply in pipeline.execute(raise_on_error=False)]
 
-    def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]:
+    def values(self, names: Sequence[bytes]) -> list[Any]:
         if not self.clustered:
-            return list(self.call(b"MGET", *names))
+            return _checked(self.call(b"MGET", *names), names)
         replies = self.calls(
             [(b"GET", name) for name in names]
         )  # the keys of one MGET would have to be neighbours
@@ -80,7 +152,7 @@ class ClientLink:
                 names = []
         yield names
 
-    def distrust(self) -> None:
+    def renew(self) -> None:
         pool = getattr(self._client, "connection_pool", None)
         with suppress(Exception):  # there may be none that can be asked: the owner's business then
             if pool is not None:
@@ -91,14 +163,13 @@ class ClientLink:
 
 
 def _plain(reply: Any) -> Any:
-    """A reply as Link gives it: redis-py makes True of an OK, and has many classes for what a
-    server refuses."""
-    if reply is True:
-        return b"OK"
-    if isinstance(reply, Exception) and any(
-        base.__name__ == "ResponseError" for base in type(reply).__mro__
-    ):
-        return Refused(str(reply), type(reply).__name__)
+    """A reply as the server sent it: redis-py makes True of an OK."""
+    return b"OK" if reply is True else reply
+
+
+def _checked(reply: Any, names: Sequence[bytes]) -> list[Any]:
+    if type(reply) is not list or len(reply) != len(names):
+        raise UnexpectedReply(type(reply).__name__)
     return reply
 
 

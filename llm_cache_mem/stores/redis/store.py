@@ -8,20 +8,24 @@ from hashlib import sha1
 from math import ceil
 from struct import Struct
 from time import time
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.failures import iterate, store_errors_only
-from llm_cache_mem.stores.redis.client import ClientLink, is_wrong_type
-from llm_cache_mem.stores.redis.link import open_link
-from llm_cache_mem.stores.redis.wire import Refused
-from llm_cache_mem.stores.server_store import ServerStore, UnexpectedReply
-from llm_cache_mem.values.entry import PLAIN, STORED_AT, TIMES_BYTES, Entry, Envelope, times_in
+from llm_cache_mem.stores.failures import UnexpectedReply, iterate, store_errors_only
+from llm_cache_mem.stores.redis.client import Client, GivenClient, UrlClient, is_wrong_type
+from llm_cache_mem.stores.redis.connections import ResponseError
+from llm_cache_mem.values.entry import (
+    PLAIN,
+    STORED_AT,
+    TIMES_BYTES,
+    Entry,
+    EntryMemo,
+    Envelope,
+    times_in,
+)
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
-
-R = TypeVar("R")
 
 KEY_PREFIX = b"llm-cache-mem:"  # in front of the keys of entries, and
 LEASE_PREFIX = (  # of leases, which are no entries: neither listed nor counted
@@ -32,6 +36,7 @@ _BATCH = 256  # commands that are sent at once
 _BATCH_BYTES = 1024 * 1024
 _DOUBLE = Struct("<d")
 _LONGEST_MS = 1e15  # the server takes no more
+_MEMO_ENTRIES, _MEMO_BYTES = 1024, 16 * 1024  # larger ones are not remembered
 _READ_BATCH = 32  # values that are read at once when all are looked at
 
 # Each removes KEYS[1] if it is still what the caller saw: by the time in its envelope, or, whatever
@@ -50,33 +55,25 @@ _RELEASE = b"""if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('
 return 0"""
 
 
-class _Link(Protocol):
-    """The way to the server: Link or ClientLink."""
-
-    name: str
-    timeout: float
-    clustered: bool
-
-    def call(self, *command: bytes) -> Any: ...
-    def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]: ...
-    def values(self, names: Sequence[bytes], hints: Sequence[bytes | None]) -> list[Any]: ...
-    def scan(self, pattern: bytes) -> Iterator[list[bytes]]: ...
-    def distrust(self) -> None: ...
-    def close(self) -> None: ...
-
-
 def _reason(exc: Exception) -> str:
     """What went wrong, without what the server says in full: it repeats keys, and redis-py names
     hosts and users."""
     cause = exc.__cause__ or exc.__context__
-    if isinstance(exc, Refused):
-        detail = exc.code if exc.code.isalpha() else ""
-    else:
-        detail = cause.strerror or "" if isinstance(cause, OSError) else ""
+    detail = ""
+    if untrusted := getattr(cause, "verify_message", ""):  # of a TLS certificate
+        detail = (
+            f"{untrusted}; name the certificate to trust in the URL,"
+            " ?ssl_ca_certs=/path/of/ca.pem, or check none, ?ssl_cert_reqs=none"
+        )
+    elif isinstance(cause, OSError):
+        detail = cause.strerror or ""
+    elif isinstance(exc, ResponseError):
+        code = str(exc).partition(" ")[0]
+        detail = code if code.isalpha() and code.isupper() else ""
     return type(exc).__name__ + (f" ({detail})" if detail else "")
 
 
-class RedisStore(ServerStore):
+class RedisStore:
     """A Store on the server of a URL, or of a *client* that stays open and belongs to its owner.
 
     A URL's connections, at most *max_connections* of them, take *timeout* seconds to be made and as
@@ -90,6 +87,8 @@ class RedisStore(ServerStore):
     which holds nobody up, but takes its time: some seconds for a million.
     """
 
+    blocking = True
+
     def __init__(
         self,
         client: Any,
@@ -100,33 +99,42 @@ class RedisStore(ServerStore):
         max_value_bytes: int = 8 * 1024 * 1024,
         envelope: Envelope = PLAIN,
     ) -> None:
-        super().__init__(
-            clock=clock,
-            max_value_bytes=max_value_bytes,
-            envelope=envelope,
-            timeout=timeout,
-            max_connections=max_connections,
+        for limit, number in (
+            ("timeout", timeout),
+            ("max_connections", max_connections),
+            ("max_value_bytes", max_value_bytes),
+        ):
+            if not number > 0:
+                raise ValueError(f"{limit} must be above 0: got {number}")
+        self._clock = clock
+        self._max_value_bytes = max_value_bytes
+        self.envelope = envelope
+        self._memo = EntryMemo(_MEMO_ENTRIES, _MEMO_BYTES, envelope=envelope)
+        self.unreadable = 0  # stored entries that could not be read
+        self._client: Client = (
+            UrlClient(client, timeout=timeout, limit=max_connections)
+            if isinstance(client, str)
+            else GivenClient(client, timeout=timeout)
         )
-        self._link: _Link
-        if isinstance(client, str):
-            self._link = open_link(client, timeout=timeout, limit=max_connections)
-        else:
-            self._link = ClientLink(client, timeout=timeout)
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self.name!r})"
 
     @property
     def name(self) -> str:
-        return self._link.name
+        """Where the entries are, without user and password."""
+        return self._client.name
 
     @property
     def slow_seconds(self) -> float:
         """How long a read or a write may take before it is as bad as a failure."""
-        return 2 * self._link.timeout
+        return 2 * self._client.timeout
 
     @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
         name = KEY_PREFIX + key.encode()
         try:
-            data = self._link.call(b"GET", name)
+            data = self._client.call(b"GET", name)
         except Exception as exc:
             if is_wrong_type(exc):  # somebody else's
                 return None
@@ -140,28 +148,15 @@ class RedisStore(ServerStore):
         for at in range(0, len(keys), _BATCH):
             some = keys[at : at + _BATCH]
             names = [KEY_PREFIX + key.encode() for key in some]
-            known = self._memo.known(some)
-            replies = self._link.values(names, [one and one[0] for one in known])
-            same = {
-                key: one[1]
-                for key, one, data in zip(some, known, replies, strict=True)
-                if one is not None and data is one[0]
-            }
-            found |= same
-            if len(same) < len(some):
-                for key, name, data in zip(some, names, replies, strict=True):
-                    if (
-                        key not in same
-                        and data is not None
-                        and (entry := self._read(key, name, data)) is not None
-                    ):
-                        found[key] = entry
+            for key, name, data in zip(some, names, self._client.values(names), strict=True):
+                if data is not None and (entry := self._read(key, name, data)) is not None:
+                    found[key] = entry
         return found
 
     @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
         command = self._setting(key, entry)
-        self._check(command, self._link.call(*command))
+        self._check(command, self._client.call(*command))
         return NOTHING_REMOVED
 
     @store_errors_only("put_many", _reason)
@@ -224,15 +219,15 @@ class RedisStore(ServerStore):
     def ask(self, *words: str) -> Any:
         """The server's reply to one command of *words*, as bytes, int, None or a list: for tools
         that look after the server."""
-        return self._link.call(*(word.encode() for word in words))
+        return self._client.call(*(word.encode() for word in words))
 
     @store_errors_only("close", _reason)
     def close(self) -> None:
-        self._link.close()
+        self._client.close()
 
     def _purge(self, names: Sequence[bytes], now: float) -> int:
         removed = 0
-        beginnings = self._link.calls(
+        beginnings = self._client.calls(
             [(b"GETRANGE", name, b"0", b"%d" % TIMES_BYTES) for name in names]
         )
         for name, beginning in zip(names, beginnings, strict=True):
@@ -246,21 +241,21 @@ class RedisStore(ServerStore):
     def _read(self, key: str, name: bytes, data: Any) -> Entry | None:
         """The entry in *data*; None if it is not a whole one, which is then removed, if it is what
         is stored there."""
+        if type(data) is not bytes:
+            raise self._odd(data)
         try:
-            if type(data) is not bytes:
-                raise EntryUnreadable("not bytes")
             return self._memo.get(key, data)
         except EntryUnreadable as exc:
             self.unreadable += 1
             if not exc.newer:
                 # or else it is the reply to another command, and so will the next be
-                self._link.distrust()
-                with suppress(Refused):  # who may only read has a miss all the same
+                self._client.renew()
+                with suppress(ResponseError):  # who may only read has a miss all the same
                     self._delete_seen(name, data)
             return None
 
     def _scan(self, prefix: str) -> Iterator[list[bytes]]:
-        return self._link.scan(
+        return self._client.scan(
             re.sub(rb"([*?\[\]\\])", rb"\\\1", KEY_PREFIX + prefix.encode()) + b"*"
         )
 
@@ -269,7 +264,7 @@ class RedisStore(ServerStore):
         names = list(dict.fromkeys(name for some in self._scan(prefix) for name in some))
         for at in range(0, len(names), _READ_BATCH):
             some = names[at : at + _READ_BATCH]
-            for name, data in zip(some, self._link.values(some, [None] * len(some)), strict=True):
+            for name, data in zip(some, self._client.values(some), strict=True):
                 key = name[len(KEY_PREFIX) :].decode("utf-8", "backslashreplace")
                 if type(data) is bytes:  # else it is gone by now
                     with suppress(EntryUnreadable):
@@ -304,22 +299,24 @@ class RedisStore(ServerStore):
 
     def _odd(self, reply: Any) -> Exception:
         """What to raise of a *reply* that no such command has."""
-        self._link.distrust()
+        self._client.renew()
         return UnexpectedReply(type(reply).__name__)
 
     def _send(self, commands: Sequence[Sequence[bytes]]) -> None:
         if commands:
-            for command, reply in zip(commands, self._link.calls(commands), strict=True):
+            for command, reply in zip(commands, self._client.calls(commands), strict=True):
                 self._check(command, reply)
 
     def _unlink(self, names: Sequence[bytes]) -> int:
         """Remove *names*; how many there were. The keys of one command must be neighbours in a
         Cluster, so there each has its own."""
         commands = (
-            [(b"UNLINK", name) for name in names] if self._link.clustered else [(b"UNLINK", *names)]
+            [(b"UNLINK", name) for name in names]
+            if self._client.clustered
+            else [(b"UNLINK", *names)]
         )
         removed = 0
-        for command, reply in zip(commands, self._link.calls(commands), strict=True):
+        for command, reply in zip(commands, self._client.calls(commands), strict=True):
             self._check(command, reply)
             removed += reply
         return removed
@@ -343,7 +340,7 @@ class RedisStore(ServerStore):
     def _eval(self, script: bytes, name: bytes, *args: bytes) -> bool:
         """Run *script*, which none can come in between, on *name*; whether it did what it is
         for."""
-        reply = self._link.call(b"EVAL", script, b"1", name, *args)
+        reply = self._client.call(b"EVAL", script, b"1", name, *args)
         if type(reply) is not int:
             raise self._odd(reply)
         return reply == 1

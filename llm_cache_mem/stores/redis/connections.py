@@ -1,0 +1,170 @@
+"""Connections of redis-py to the server of a URL, each with a deadline for a whole exchange."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from llm_cache_mem.stores.deadline import DeadlineSocket, call_within, is_host_name
+from llm_cache_mem.stores.pool import Pool
+
+try:
+    from redis._parsers import _RESP2Parser
+    from redis.backoff import NoBackoff
+    from redis.connection import Connection, parse_url
+    from redis.exceptions import RedisError, ResponseError
+    from redis.retry import Retry
+except ModuleNotFoundError as exc:
+    if exc.name != "redis":  # installed but broken: let that error speak
+        raise
+    raise ImportError(
+        "RedisStore needs redis: pip install 'llm-cache-mem[redis]'", name="redis"
+    ) from None
+
+__all__ = ["ResponseError", "ask", "ask_all", "open_pool"]
+
+_SCHEMES = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}  # ours, and redis-py's
+
+_SECONDS_PER_COMMAND = 0.002  # more time for many at once
+_MAX_REPLY_BYTES = 512 * 1024 * 1024  # no server keeps more under one key
+
+
+def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool[Any]]:
+    """A pool of connections to the server that *url* names, which are made when first needed, with
+    its name for people and its timeout. ValueError for a URL that can never work.
+
+    ``redis://``, ``rediss://`` (TLS), ``unix://``, and ``valkey://`` and ``valkeys://``, which are
+    the first two by another name, with the options that redis-py knows.
+    """
+    options = _parsed(url)
+    timeout = options.setdefault("socket_timeout", timeout)
+    limit = options.pop("max_connections", limit)
+    if not (timeout > 0 and limit > 0):
+        raise ValueError("a redis URL needs a socket_timeout and max_connections above 0")
+    connection_class = _with_deadline(options.pop("connection_class", Connection))
+    ours = {
+        "protocol": 2,  # in which a server sends nothing that was not asked for
+        "decode_responses": False,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    options = {"socket_connect_timeout": timeout} | options | ours
+    scheme = urlsplit(url).scheme
+    connect_seconds = options["socket_connect_timeout"] + (
+        timeout if _SCHEMES[scheme] == "rediss" else 0
+    )  # the TLS handshake has its own time
+
+    def connect() -> Any:
+        connection = connection_class(**options)
+        if is_host_name(str(options.get("host", "127.0.0.1"))):
+            call_within(connect_seconds, connection.connect, late=lambda _: connection.disconnect())
+        else:
+            connection.connect()
+        return connection
+
+    try:
+        connection_class(**options)
+    except (TypeError, ValueError, RedisError) as exc:
+        raise ValueError(
+            f"a {scheme}:// URL with an option that redis-py does not take:"
+            f" {_option_in(exc, options)}"
+        ) from None
+    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    pool = Pool(
+        connect,
+        is_usable=_is_usable,
+        close=lambda connection: connection.disconnect(),
+        limit=limit,
+        timeout=timeout,
+    )
+    return f"{scheme}://{where}/{options.get('db', 0)}", timeout, pool
+
+
+def ask(connection: Any, *command: bytes) -> Any:
+    """The reply to *command*; a ResponseError that the server sent is returned."""
+    connection.deadline.begin(connection.socket_timeout, _MAX_REPLY_BYTES)
+    connection.send_command(*command)
+    return _reply(connection)
+
+
+def ask_all(connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+    """The replies to *commands*, which are sent at once."""
+    connection.deadline.begin(
+        connection.socket_timeout + len(commands) * _SECONDS_PER_COMMAND,
+        len(commands) * _MAX_REPLY_BYTES,
+    )
+    connection.send_packed_command(connection.pack_commands(commands))
+    return [_reply(connection) for _ in commands]
+
+
+def _is_usable(connection: Any) -> bool:
+    """Whether nothing is left over from the last exchange, and the server has not hung up."""
+    try:
+        return not connection.can_read()
+    except (OSError, RedisError):
+        return False
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except ResponseError as exc:
+        return exc
+
+
+def _with_deadline(connection_class: Any) -> Any:
+    class DeadlineConnection(connection_class):  # type: ignore[misc]  # a class of redis-py
+        """Over a socket that bounds the handshake and each exchange, not only each part of it."""
+
+        deadline: DeadlineSocket
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(parser_class=_RESP2Parser, **options)
+            self.driver_info = self.lib_name = self.lib_version = None  # two round trips less
+
+        def _connect(self) -> DeadlineSocket:
+            self.deadline = DeadlineSocket(super()._connect(), self.socket_timeout)
+            return self.deadline
+
+    return DeadlineConnection
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """The options of *url*. No message of these repeats a part of it: a password that is not
+    escaped may be anywhere."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError(
+            "RedisStore needs a URL such as redis://localhost:6379/0, or a client of redis-py"
+        )
+    try:
+        options: dict[str, Any] = parse_url(f"{_SCHEMES[scheme]}{separator}{rest}")  # type: ignore[no-untyped-call]
+        path = urlsplit(url).path.strip("/")
+    except ValueError:
+        hint = (
+            "check its port and options, and write / ? # @ : in a password as %2F %3F %23 %40 %3A"
+        )
+        raise ValueError(f"not a {scheme}:// URL: {hint}") from None
+    if scheme != "unix" and path and not path.isdecimal():
+        raise ValueError(
+            f"what follows the host in a {scheme}:// URL is the number of a database, as in"
+            f" {scheme}://localhost:6379/0"
+        )
+    if scheme == "unix" and not options.get("path"):
+        raise ValueError(
+            "a unix:// URL needs the path of a socket, as in unix:///run/redis/redis.sock"
+        )
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if name in options and not os.path.isfile(options[name]):
+            raise ValueError(f"{name} in a {scheme}:// URL is not a file: {options[name]!r}")
+    return options
+
+
+def _option_in(exc: Exception, options: dict[str, Any]) -> str:
+    """The name of the option that *exc* complains of."""
+    return next((name for name in options if name in str(exc)), type(exc).__name__)
