@@ -117,6 +117,17 @@ def _reply(connection: Any) -> Any:
         return exc
 
 
+class _Parser(_RESP2Parser):
+    """Reads replies in Python, with or without hiredis, which would make a list as long as a server
+    only says it is; errors keep the *code* that the server gives, such as NOAUTH."""
+
+    @classmethod
+    def parse_error(cls, response: str) -> Exception:
+        error: Any = super().parse_error(response)  # type: ignore[no-untyped-call]
+        error.code = response.partition(" ")[0]
+        return error  # type: ignore[no-any-return]
+
+
 def _with_deadline(connection_class: Any) -> Any:
     class DeadlineConnection(connection_class):  # type: ignore[misc]  # a class of redis-py
         """Over a socket that bounds the handshake and each exchange, not only each part of it."""
@@ -124,7 +135,7 @@ def _with_deadline(connection_class: Any) -> Any:
         deadline: DeadlineSocket
 
         def __init__(self, **options: Any) -> None:
-            super().__init__(parser_class=_RESP2Parser, **options)
+            super().__init__(parser_class=_Parser, **options)
             self.driver_info = self.lib_name = self.lib_version = None  # two round trips less
 
         def _connect(self) -> DeadlineSocket:

@@ -67,9 +67,8 @@ def _reason(exc: Exception) -> str:
         )
     elif isinstance(cause, OSError):
         detail = cause.strerror or ""
-    elif isinstance(exc, ResponseError):
-        code = str(exc).partition(" ")[0]
-        detail = code if code.isalpha() and code.isupper() else ""
+    elif (code := str(getattr(exc, "code", ""))).isalpha():
+        detail = code
     return type(exc).__name__ + (f" ({detail})" if detail else "")
 
 
