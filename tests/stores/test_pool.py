@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stores.conformance import entry_of
 from stores.processes import in_child
 from stores.servers import until
 
@@ -234,15 +233,16 @@ def test_256_threads_of_hits_lose_none(redis_url: str, calls: int) -> None:
 
 
 def test_waiting_for_a_connection_is_no_failure_of_the_store(redis_url: str) -> None:
-    store = RedisStore(redis_url, timeout=0.02, max_connections=1)
-    store.put("k", entry_of("here"))
+    store = RedisStore(redis_url, max_connections=1)
+    pool: Pool[Any] = store._client._pool  # type: ignore[attr-defined]  # a URL's
     with LLMCache(backend=store, coalesce=False) as cache:
         cache.put("q", "a")
+        pool._timeout = 0.02
 
         def meanwhile(connection: Any) -> None:
             for _ in range(5):
                 assert cache.get("q") is None
 
-        store._client._pool.run(meanwhile)  # type: ignore[attr-defined]  # a URL's
+        pool.run(meanwhile)
         assert cache.get("q") == "a"  # the circuit breaker is closed
         assert cache.stats().errors == 5
