@@ -38,7 +38,7 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(PY) -m mypy
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 check: test lint types wheel-check
 
