@@ -409,6 +409,13 @@ def test_the_wheel_brings_its_licence_and_its_command(wheel: zipfile.ZipFile) ->
     assert "[pytest11]\nllm_cache_mem = llm_cache_mem.testing.pytest_plugin" in entry_points
 
 
+def test_the_metadata_name_the_pages_of_the_project(wheel: zipfile.ZipFile) -> None:
+    info = next(name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name)
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    named = set(re.findall(r"^Project-URL: (\w+), https://", metadata, re.MULTILINE))
+    assert named == {"Homepage", "Documentation", "Changelog", "Issues"}
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
     version = project()["project"]["version"]  # type: ignore[index]
@@ -443,3 +450,10 @@ def test_every_pinned_package_is_pinned_once_and_exactly() -> None:
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", line) for line in lines)
         names = [line.partition("==")[0].lower().replace("_", "-") for line in lines]
         assert len(names) == len(set(names))
+
+
+def test_pre_commit_runs_the_pinned_ruff() -> None:
+    pinned = re.search(r"^ruff==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    assert pinned is not None
+    assert f"rev: v{pinned[1]} " in hooks
