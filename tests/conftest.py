@@ -49,14 +49,15 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def _plain_environment() -> Iterator[None]:
-    """What a developer has set for his programs, and a test runner for a terminal that is not
-    there, decides no test."""
+    """No test depends on what a developer has set for their programs, on what a test runner says
+    of its terminal, or on whether coverage is measured in the processes that it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() & {
             "LLM_CACHE_MEM_URL",
             "LLM_CACHE_MEM_MODE",
             "LLM_CACHE_MEM_KEY",
             "COLUMNS",
+            "COVERAGE_PROCESS_CONFIG",
         }:
             patch.delenv(name)
         yield
