@@ -4,10 +4,10 @@ generator functions."""
 import functools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextvars import Context, copy_context
+from hashlib import sha256
 from types import CodeType, MethodType
 from typing import Any, TypeVar
 
-from llm_cache_mem._util import hashing
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
@@ -326,7 +326,7 @@ def fingerprint(code: CodeType) -> str:
         *code.co_freevars,
     ]
     parts += [_constant(value) for value in code.co_consts]
-    return hashing.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _constant(value: Any) -> str:

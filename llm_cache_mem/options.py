@@ -2,11 +2,9 @@
 framework."""
 
 from contextvars import ContextVar
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
-
-if TYPE_CHECKING:  # datetime is not needed to import the library
-    from datetime import timedelta
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 __all__ = [
     "MODES",
@@ -26,7 +24,7 @@ __all__ = [
 Mode = Literal["on", "off", "refresh", "replay"]
 MODES: Final = ("on", "off", "refresh", "replay")
 
-Seconds: TypeAlias = "float | timedelta | None"
+Seconds: TypeAlias = float | timedelta | None
 
 
 class Unset:
@@ -47,7 +45,7 @@ def to_seconds(value: Any, name: str = "ttl_seconds") -> float | None:
     than 0."""
     if value is None:
         return None
-    if hasattr(value, "total_seconds"):
+    if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
@@ -87,9 +85,7 @@ class CallOptions(NamedTuple):
     sample: int = 0
     namespace: str | Unset = UNSET
     made_by: object = None
-    # CallOptions or None: to understand a name in quotes, a NamedTuple starts the compiler, which
-    # takes 3 ms
-    outer: Any = None
+    outer: Any = None  # CallOptions or None
 
 
 NOTHING_ASKED: Final = CallOptions()
@@ -116,7 +112,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
     def __init__(
         self,
         *,
-        ttl_seconds: "Seconds | Unset" = UNSET,
+        ttl_seconds: Seconds | Unset = UNSET,
         mode: Mode | Unset = UNSET,
         sample: int | Unset = UNSET,
         namespace: str | Unset = UNSET,

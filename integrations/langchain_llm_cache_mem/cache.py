@@ -1,6 +1,7 @@
 """LLMCacheMem: LangChain's cache interface over LLMCache, with keys made from what the two strings
 say rather than from the strings."""
 
+import logging
 from contextvars import ContextVar
 from hashlib import sha256
 from time import monotonic
@@ -12,11 +13,12 @@ from langchain_llm_cache_mem.generations import dump, load, mark_hits
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.turns import Turns
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
-from llm_cache_mem._util import log
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.options import current
 
 __all__ = ["LLMCacheMem", "Usage", "kind_of_entry"]
+
+_log = logging.getLogger(__name__)
 
 Usage = Literal["zero", "keep"]
 Unidentified = Literal["cache", "bypass"]
@@ -201,8 +203,7 @@ class LLMCacheMem(BaseCache):
             raise RequestNotCacheable("model", f"LangChain describes it as {kind!r} and no more")
         if kind not in self._warned:
             self._warned.add(kind)
-            log.warning(
-                "llm_cache_mem",
+            _log.warning(
                 "LangChain describes this model as %r without its name: if you use two of them,"
                 " give each a cache.scoped(...) or wrap it with cached(model, cache), or one may"
                 " get the other's answers",

@@ -1,6 +1,7 @@
 """A copy of an exception for each of those who raise it, since one object raised by many chains all
 their tracebacks."""
 
+import copy
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 
@@ -13,9 +14,9 @@ def copy_exception(error: BaseException, trace: TracebackType | None) -> BaseExc
     What the attributes hold is shared. Where there is no way to make a copy, the original, its
     traceback cut back to *trace*.
     """
-    for copy in (_by_fields, _by_reduce):
+    for copied in (_by_fields, _by_reduce):
         with suppress(Exception):
-            return _dressed(copy(error), error).with_traceback(trace)
+            return _dressed(copied(error), error).with_traceback(trace)
     return error.with_traceback(trace)
 
 
@@ -38,8 +39,6 @@ def _by_fields(error: BaseException) -> BaseException:
 
 
 def _by_reduce(error: BaseException) -> BaseException:
-    import copy
-
     clone = copy.copy(error)
     if type(clone) is not type(error) or clone is error:
         raise TypeError("not a copy")

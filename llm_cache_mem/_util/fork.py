@@ -1,8 +1,8 @@
 """Locks and tables that a forked child must not inherit as they were."""
 
 import os
-from _weakrefset import WeakSet  # weakref, which is more than this, is slow to import
 from typing import Protocol
+from weakref import WeakSet
 
 __all__ = ["reset_after_fork"]
 

@@ -1,11 +1,11 @@
 """Counters: what was asked, what was answered from the cache, what that saved; stats.py makes the
 picture of them."""
 
+import logging
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm_cache_mem._util import log
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.values.entry import Entry
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # loaded by those who look at the counters, or are told of ev
     from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats
 
 __all__ = ["Ledger"]
+
+_log = logging.getLogger(__name__)
 
 
 class _Saved:
@@ -190,7 +192,7 @@ class Ledger:
             self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]
         # a listener's fault must not break the call that is being served
         except Exception:  # noqa: BLE001
-            log.warning(__name__, "on_event raised at %r; the call goes on", name, exc_info=True)
+            _log.warning("on_event raised at %r; the call goes on", name, exc_info=True)
 
 
 def _of_model(sums: dict[str, _Saved], model: str | None) -> _Saved:

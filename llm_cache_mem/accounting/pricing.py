@@ -5,12 +5,12 @@ What cannot be priced is None, never 0: a saving that is not known must not look
 are those of the standard tier; batch, priority and other tiers are not seen here.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from llm_cache_mem._util import log
 from llm_cache_mem.responses.usage import Usage
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "loaded",
     "resolve",
 ]
+
+_log = logging.getLogger(__name__)
 
 _INFINITE: Final = float("inf")
 
@@ -211,8 +213,7 @@ class _Function:
         except Exception as exc:  # noqa: BLE001  # the call it prices is paid for and goes on
             if not self._complained:
                 self._complained = True
-                log.warning(
-                    __name__,
+                _log.warning(
                     "prices: the function failed with %s for model %r; counted as unpriced",
                     type(exc).__name__,
                     model,
@@ -314,13 +315,9 @@ def _library() -> _Library | None:
     except ModuleNotFoundError as exc:
         if exc.name == "genai_prices":
             return None
-        log.warning(
-            __name__, "genai-prices does not import (%s is missing): nothing is priced", exc.name
-        )
+        _log.warning("genai-prices does not import (%s is missing): nothing is priced", exc.name)
     except Exception as exc:  # noqa: BLE001  # a broken extra must not break a call
-        log.warning(
-            __name__, "genai-prices does not import (%s): nothing is priced", type(exc).__name__
-        )
+        _log.warning("genai-prices does not import (%s): nothing is priced", type(exc).__name__)
     return None
 
 
@@ -351,8 +348,7 @@ def _library_price(model: str, usage: Usage) -> float | None:
 def _complain(failure: str, model: str) -> None:
     if failure not in _complaints:
         _complaints.add(failure)
-        log.warning(
-            __name__,
+        _log.warning(
             "genai-prices failed with %s for model %r; counted as unpriced",
             failure,
             model,

@@ -2,6 +2,7 @@
 and times, never a word."""
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,6 @@ from time import time
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from llm_cache_mem._util import log
 from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.bench.formats import HEADER
 from llm_cache_mem.engine.streams import AsyncTee, Recording, Tee
@@ -22,6 +22,8 @@ from llm_cache_mem.tools.results import KINDS
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Converted", "TraceRecorder", "convert"]
+
+_log = logging.getLogger(__name__)
 
 _BLOCK: Final = 1024  # bytes of prompt
 _PREFIX_PARAMS: Final = (
@@ -268,7 +270,7 @@ class TraceRecorder:
     def _lose(self, why: str) -> None:
         self.lost += 1
         if self.lost == 1:
-            log.warning(__name__, "a call is not in the trace (%s); the program goes on", why)
+            _log.warning("a call is not in the trace (%s); the program goes on", why)
 
     def close(self) -> None:
         """Let go of the file; what is recorded afterwards is lost. A second call does nothing."""

@@ -1,10 +1,8 @@
 """The latest misses, with their requests and what became of the answers."""
 
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from llm_cache_mem.keys.request import Request
+from llm_cache_mem.keys.request import Request
 
 __all__ = ["Miss", "Misses"]
 
@@ -17,7 +15,7 @@ class Miss:
 
     __slots__ = ("at", "outcome", "request", "state")
 
-    def __init__(self, request: "Request", at: float, state: str) -> None:
+    def __init__(self, request: Request, at: float, state: str) -> None:
         self.request, self.at, self.state, self.outcome = request, at, state, ""
 
 
@@ -27,7 +25,7 @@ class Misses:
     def __init__(self) -> None:
         self._misses: deque[Miss] = deque(maxlen=_MOST)
 
-    def add(self, request: "Request", at: float, state: str) -> None:
+    def add(self, request: Request, at: float, state: str) -> None:
         """Remember that *request* was looked for *at* that time and not found."""
         bare = request._replace(messages=None, params={})  # its text is enough: let objects go
         self._misses.append(Miss(bare, at, state))

@@ -1,6 +1,7 @@
 """Redaction: what must not be written down is taken out of a request, and out of a recorded answer,
 before anything is written."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -71,8 +72,6 @@ class Redaction:
 
     def json(self, text: str) -> bytes:
         """The canonical JSON *text* of a request, as it may be kept."""
-        import json  # loaded by the keys long since
-
         return encode(self.request(json.loads(text))).encode()
 
     def answer(self, tree: Any) -> Any:

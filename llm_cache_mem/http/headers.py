@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final
-
-from llm_cache_mem._util import hashing
 
 __all__ = ["AGE", "MARK", "answer_changing", "kept"]
 
@@ -70,7 +69,7 @@ def answer_changing(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _digest(value: str) -> str:
-    return "sha256:" + hashing.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return "sha256:" + sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def kept(headers: Iterable[tuple[str, str]]) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """The canonical form: a request as the JSON it is on the wire, or the place where it has none."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -205,21 +206,19 @@ def _no_default(value: object) -> Any:
 def _make_encoder() -> Callable[[Any], Iterable[str]]:
     """What ``json.dumps(value, sort_keys=True)`` does, in pieces and without building its encoder
     for each call."""
-    from json import JSONEncoder
-
-    encoder = JSONEncoder(sort_keys=True, allow_nan=False)
+    encoder = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
     def standard(value: Any) -> Iterable[str]:
         return (encoder.encode(value),)
 
     try:
-        # private, hence the check
-        from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
-
         # No table of open containers, which threads could not share: a plain tree is a copy and has
         # no cycles.
-        chunks: Callable[[Any, int], Iterable[str]] = c_make_encoder(
-            None, _no_default, encode_basestring_ascii, None, ": ", ", ", True, False, False
+        # private, hence the check below
+        make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+        chunks: Callable[[Any, int], Iterable[str]] = make(
+            *(None, _no_default, json.encoder.encode_basestring_ascii, None),
+            *(": ", ", ", True, False, False),
         )
 
         def fast(value: Any) -> Iterable[str]:
@@ -231,16 +230,8 @@ def _make_encoder() -> Callable[[Any], Iterable[str]]:
         return standard
 
 
-def _first_pieces(value: Any) -> Iterable[str]:
-    global pieces
-    pieces = _make_encoder()
-    return pieces(value)
-
-
-pieces: Callable[[Any], Iterable[str]] = _first_pieces
-"""The canonical text of a plain value in pieces; ValueError for NaN and infinity. It is replaced
-when there is first something to write, because json is slow to import: so call it as
-``canonical.pieces``."""
+pieces: Callable[[Any], Iterable[str]] = _make_encoder()
+"""The canonical text of a plain value in pieces; ValueError for NaN and infinity."""
 
 
 def encode(value: Any) -> str:

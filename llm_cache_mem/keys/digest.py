@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, NamedTuple
 
-from llm_cache_mem._util import hashing
 from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, plain_request, text_of
 from llm_cache_mem.keys.functions import ignoring, last_turn, masking
 from llm_cache_mem.keys.memo import KeyMemo
@@ -64,8 +64,7 @@ def forget() -> None:
 def digest(messages: Any, params: Mapping[str, Any]) -> str:
     """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
     return (
-        _memo.digest(messages, params)
-        or hashing.sha256(canonical(messages, params).encode()).hexdigest()
+        _memo.digest(messages, params) or sha256(canonical(messages, params).encode()).hexdigest()
     )
 
 
@@ -80,7 +79,7 @@ def digest_of(obj: Any) -> str:
         tree = walk.plain(obj)
     except Refused as refused:
         raise refused.error() from None
-    return hashing.sha256(text_of(walk, tree).encode()).hexdigest()
+    return sha256(text_of(walk, tree).encode()).hexdigest()
 
 
 def canonical(messages: Any, params: Mapping[str, Any]) -> str:
@@ -125,7 +124,7 @@ def prefix(namespace: str, kind: str | None = None) -> str:
         chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in namespace.encode()
     )
     if len(name) > _LONGEST_NAMESPACE:
-        name = "~" + hashing.sha256(name.encode()).hexdigest()  # a plain name never holds a ~
+        name = "~" + sha256(name.encode()).hexdigest()  # a plain name never holds a ~
     if kind is None:
         return f"{SCHEMA}:{name}:"
     if not kind or len(kind) > _LONGEST_KIND or not _PLAIN_BYTES.issuperset(kind.encode()):

@@ -10,12 +10,11 @@ import marshal
 import sys
 from collections.abc import Iterable
 from gc import get_referents
+from hashlib import sha256
 from itertools import filterfalse
 from typing import Any
 
-from llm_cache_mem._util import hashing
-from llm_cache_mem.keys import canonical
-from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, encode
+from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, encode, pieces
 from llm_cache_mem.keys.wire_form import Refused
 
 __all__ = ["KeyMemo"]
@@ -141,8 +140,8 @@ class KeyMemo:
 
     def _work_out(self, slot: Any, messages: Any) -> str:
         (before, after), own, types = slot[0], *_snapshot(messages)
-        text = "".join((before, *canonical.pieces(own), after))
-        digest = hashing.sha256(text.encode()).hexdigest()
+        text = "".join((before, *pieces(own), after))
+        digest = sha256(text.encode()).hexdigest()
         size = 2 * len(text) + _SLOT_BYTES  # the text once more as objects: an estimate
         if size <= self._half_size // 4:
             self._keep(

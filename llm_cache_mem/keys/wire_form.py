@@ -127,8 +127,7 @@ def _ask(value: Any, read: Callable[[], Any]) -> Any:
 
 
 def _loaded(module: str, name: str) -> type | tuple[()]:
-    """A class if its module is loaded: no object of it exists before, and an import would cost
-    those who have none."""
+    """A class if its module is loaded: before, there are no objects of it."""
     found = getattr(sys.modules.get(module), name, ())
     return found if isinstance(found, type) else ()
 

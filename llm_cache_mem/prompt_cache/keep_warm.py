@@ -2,6 +2,7 @@
 often in a row."""
 
 import asyncio
+import logging
 import random as random_module
 import threading
 from collections.abc import Awaitable, Callable
@@ -9,11 +10,12 @@ from time import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from llm_cache_mem._util import log
 from llm_cache_mem.prompt_cache.prefix import Prefix
 from llm_cache_mem.prompt_cache.warmed import Warmed
 
 __all__ = ["KeepWarm", "Schedule", "Warms"]
+
+_log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 5.0
 _STOP_SECONDS = 10.0
@@ -93,8 +95,7 @@ class KeepWarm:
         self._prefix = prefix
         lifetime = self._current().lifetime
         if every is not None and every >= lifetime:
-            log.warning(
-                __name__,
+            _log.warning(
                 "prompt cache: every=%g s is too late for a prefix that lives %g s unused: it can"
                 " be gone by then",
                 every,
@@ -142,9 +143,7 @@ class KeepWarm:
             try:
                 self._on_warmed(warmed)
             except Exception:  # noqa: BLE001  # a listener's fault is no failure to renew
-                log.warning(
-                    __name__, "prompt cache: on_warmed raised; renewals go on", exc_info=True
-                )
+                _log.warning("prompt cache: on_warmed raised; renewals go on", exc_info=True)
 
     def _failed(self, exc: Exception) -> bool:
         """Whether it is time to give up."""
@@ -152,8 +151,7 @@ class KeepWarm:
         if not self._schedule.failed():
             return False
         self.gave_up = True
-        log.warning(
-            __name__,
+        _log.warning(
             "prompt cache: gave up keeping a prefix warm after %d failures: %s",
             self._schedule.failures,
             type(exc).__name__,

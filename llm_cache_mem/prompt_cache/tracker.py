@@ -2,6 +2,7 @@
 with the reason when that drops."""
 
 import inspect
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -9,7 +10,6 @@ from functools import wraps
 from time import time
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from llm_cache_mem._util import log
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
@@ -25,6 +25,8 @@ from llm_cache_mem.responses.fields import field
 from llm_cache_mem.responses.usage import Usage, identify, read_id, read_model, read_usage
 
 __all__ = ["Alert", "PrefixStats", "PromptCacheTracker", "TrackerStats"]
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -226,9 +228,7 @@ class PromptCacheTracker:
         try:
             return self._observe(request, response, seconds, observed)
         except Exception as exc:  # noqa: BLE001  # watching must not break the call that is watched
-            log.warning(
-                __name__, "prompt cache: a call could not be taken in: %s", type(exc).__name__
-            )
+            _log.warning("prompt cache: a call could not be taken in: %s", type(exc).__name__)
             return None
 
     def _observe(
@@ -294,15 +294,13 @@ class PromptCacheTracker:
             call.ended,
         )
         alert = Alert(*whole, call.diagnosis)
-        log.warning(__name__, "prompt cache: %s", alert)
+        _log.warning("prompt cache: %s", alert)
         if self._on_alert is not None:
             try:
                 self._on_alert(alert)
             # a listener's fault must not break the call that is watched
             except Exception:  # noqa: BLE001
-                log.warning(
-                    __name__, "prompt cache: on_alert raised; the call goes on", exc_info=True
-                )
+                _log.warning("prompt cache: on_alert raised; the call goes on", exc_info=True)
         return alert
 
     # -- Around a call

@@ -2,13 +2,13 @@
 their calls begin with."""
 
 import inspect
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from functools import partial
 from time import time
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
-from llm_cache_mem._util import log
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.prompt_cache.keep_warm import KeepWarm
 from llm_cache_mem.prompt_cache.prefix import Prefix, make_prefix
@@ -18,6 +18,8 @@ from llm_cache_mem.responses.fields import field
 from llm_cache_mem.responses.usage import Usage, read_usage
 
 __all__ = ["Warmer"]
+
+_log = logging.getLogger(__name__)
 
 _REMEMBERED = 256
 _Call: TypeAlias = Callable[[], Any]
@@ -163,7 +165,7 @@ class Warmer:
                 " will not find it"
             )
         for text in warnings:
-            log.warning(__name__, "prompt cache: %s: %s", prefix.name, text)
+            _log.warning("prompt cache: %s: %s", prefix.name, text)
         self._remember(prefix, sent[-1].began + prefix.lifetime)
         cost = (
             None

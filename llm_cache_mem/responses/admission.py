@@ -1,16 +1,16 @@
 """Which answers are worth keeping: whole ones that say something, and that no filter, limit or
 error cut short."""
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from llm_cache_mem._util import log
+from llm_cache_mem.responses.completeness import Pieces, Reading
 from llm_cache_mem.responses.usage import Report
 
-if TYPE_CHECKING:
-    from llm_cache_mem.responses.completeness import Reading
-
 __all__ = ["Admit", "Refusal", "refusal_reason", "resolve"]
+
+_log = logging.getLogger(__name__)
 
 
 Admit: TypeAlias = "str | Callable[[Any], bool | str | None]"
@@ -75,8 +75,7 @@ class _Function:
         except Exception as exc:  # noqa: BLE001 - whatever it raises, the answer is paid for and goes to the caller
             if not self._complained:
                 self._complained = True
-                log.warning(
-                    __name__,
+                _log.warning(
                     "admit: the function failed with %s; the response was not stored",
                     type(exc).__name__,
                 )
@@ -113,12 +112,7 @@ def refusal_reason(response: Any) -> str | None:
     return None if reading.says else "empty"
 
 
-def _read(response: Any) -> "Reading":
-    from llm_cache_mem.responses.completeness import (
-        Pieces,
-        Reading,
-    )  # loaded when there is first an answer to read
-
+def _read(response: Any) -> Reading:
     if isinstance(response, Pieces):
         return response.reading
     reading = Reading()

@@ -1,11 +1,11 @@
 """Fail open: a failing store costs a miss or a dropped write, and little time."""
 
+import logging
 from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
-from llm_cache_mem._util import log
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores.base import (
@@ -20,6 +20,8 @@ from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["CircuitBreaker", "FailOpenStore"]
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -338,7 +340,7 @@ class FailOpenStore:
             if now >= self._quiet_until:
                 self._quiet_until = now + _QUIET_SECONDS
                 text = "%s: %s failed, continuing without the cache (%s)"
-                log.warning(__name__, text, self.name, operation, error)
+                _log.warning(text, self.name, operation, error)
         elif opened and now >= self._open_quiet_until:
             self._open_quiet_until = now + _QUIET_SECONDS
             self._announced = True
@@ -346,7 +348,7 @@ class FailOpenStore:
                 ("failed writes", "writes") if breaker is writes else ("failures", "the cache")
             )
             text = f"%s: %d consecutive {failures}, bypassing {bypassed} for %g s (last error: %s)"
-            log.warning(__name__, text, self.name, breaker.failures, breaker.seconds, error)
+            _log.warning(text, self.name, breaker.failures, breaker.seconds, error)
 
     def _note_success(self, breaker: CircuitBreaker) -> None:
         other = self._writes if breaker is self._reads else self._reads
@@ -356,4 +358,4 @@ class FailOpenStore:
             self._failing = False
             if self._announced:
                 self._announced = False
-                log.warning(__name__, "%s: working again", self.name)
+                _log.warning("%s: working again", self.name)

@@ -3,6 +3,7 @@ cached."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from inspect import signature
 from itertools import product
 from typing import Any, Self, TypeVar, overload
 
@@ -374,8 +375,6 @@ def _named(args: Any) -> Any:
 
 
 def _apply(compute: Callable[..., T], named: Any) -> T:
-    from inspect import signature
-
     if not isinstance(named, dict):
         return compute()
     try:

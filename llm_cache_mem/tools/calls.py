@@ -4,16 +4,13 @@ changed made invalid.
 ToolCache is this with what users say and call; the layers for frameworks stand on what is here.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from llm_cache_mem.errors import CacheMissError, StoreError
 from llm_cache_mem.tools.results import Form, Results, lifetime, why_unstored
 from llm_cache_mem.tools.rules import Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["Calls", "living"]
 
@@ -181,7 +178,7 @@ class _Flight:
 
 
 @contextmanager
-def living(rule: Rule) -> "Iterator[None]":
+def living(rule: Rule) -> Iterator[None]:
     token = lifetime.set(rule.ttl_seconds)
     try:
         yield

@@ -1,12 +1,13 @@
 """The count of each tool: the cache's own ledger is told everything, and by tool it is kept
 here."""
 
-from _thread import RLock
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any, NamedTuple
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.accounting.render import aligned, table
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Tally", "ToolCacheStats", "ToolStats", "label"]
@@ -57,13 +58,9 @@ class ToolCacheStats(NamedTuple):
         return {"total": plain.pop(""), "by_tool": plain}
 
     def __str__(self) -> str:
-        from llm_cache_mem.accounting.render import aligned  # only those who look at it need it
-
         return "\n".join(aligned(self._rows()))
 
     def _repr_html_(self) -> str:
-        from llm_cache_mem.accounting.render import table
-
         return table(self._rows())
 
     def _rows(self) -> list[tuple[str, ...]]:

@@ -7,10 +7,10 @@ bring back an old result. As a call takes its tokens along from before it began,
 under way while its generation ended is stored where nobody looks.
 """
 
-from _thread import RLock
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from os import urandom
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from llm_cache_mem._util.fork import reset_after_fork

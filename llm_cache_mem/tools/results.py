@@ -1,10 +1,10 @@
 """The engine for tool results: that of a cache, on the same store, but for what is said of each
 tool."""
 
+import logging
 from contextvars import ContextVar
 from typing import Any, Literal, cast, get_args
 
-from llm_cache_mem._util import log
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Engine
@@ -17,6 +17,8 @@ from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
 
 __all__ = ["FORMS", "KINDS", "Form", "Results", "lifetime", "why_unstored"]
+
+_log = logging.getLogger(__name__)
 
 Form = Literal["tool", "tool-message", "tool-output", "tool-mcp"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -121,7 +123,7 @@ class Results:
         """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of
         each."""
         if self._tally.skip(reason, None, label(tool)):
-            log.warning(__name__, text, *args)
+            _log.warning(text, *args)
 
     def by_tool(self) -> ToolCacheStats:
         """The counters of each tool."""

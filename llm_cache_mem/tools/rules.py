@@ -2,7 +2,9 @@
 results depend on."""
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from itertools import product
+from string import Formatter
 from typing import Any, NamedTuple, TypeAlias
 
 from llm_cache_mem.errors import RequestNotCacheable
@@ -139,8 +141,6 @@ def _namer(entities: Any, *, writes: bool) -> tuple[Callable[..., list[str]], fr
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
-    from inspect import signature
-
     try:
         signature(function).bind(None, None)
     except (TypeError, ValueError):  # or it tells nothing of itself
@@ -157,8 +157,6 @@ def _names(found: Any) -> list[str]:
 
 def _parse(template: Any) -> list[tuple[str, str | None]]:
     """The literal parts of *template*, each with the argument that follows it."""
-    from string import Formatter
-
     if not isinstance(template, str):
         raise TypeError(f"{_ENTITIES}, not {type(template).__name__}")
     try:

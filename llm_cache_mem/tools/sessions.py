@@ -1,15 +1,17 @@
 """CachedSession: an MCP session whose tools are answered from a cache, where the server's hints or
 the application allow it."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from llm_cache_mem._util import log
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.tools.cache import ToolCache
 from llm_cache_mem.tools.rules import HINTS
 
 __all__ = ["CachedSession"]
+
+_log = logging.getLogger(__name__)
 
 
 class CachedSession:
@@ -77,8 +79,7 @@ class CachedSession:
                 await self._learn()
             # whether the tool can be called is for the call to find out
             except Exception as exc:  # noqa: BLE001
-                log.warning(
-                    __name__,
+                _log.warning(
                     "an MCP server does not say what its tools do: list_tools raised %s",
                     type(exc).__name__,
                 )

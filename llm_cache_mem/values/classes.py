@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from llm_cache_mem.errors import EntryUnreadable
 
@@ -201,8 +201,6 @@ def _annotated_classes(cls: Any) -> "set[type]":
     if hasattr(cls, "__pydantic_fields__"):
         pending = [field.annotation for field in cls.__pydantic_fields__.values()]
     elif hasattr(cls, "__annotations__"):
-        from typing import get_type_hints
-
         try:
             pending = list(get_type_hints(cls).values())
         except (
@@ -214,8 +212,6 @@ def _annotated_classes(cls: Any) -> "set[type]":
             return set()
     else:
         return set()
-    from typing import get_args
-
     found: set[type] = set()
     while pending:
         annotation = pending.pop()

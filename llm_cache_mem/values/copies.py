@@ -4,7 +4,7 @@ than it is decoded."""
 from typing import Any
 
 from llm_cache_mem.values.classes import shape_of
-from llm_cache_mem.values.scalars import scalar_types
+from llm_cache_mem.values.scalars import scalars
 
 __all__ = ["LinkTable", "link"]
 
@@ -88,7 +88,7 @@ class _Survey:
             if not _ATOMS.issuperset(map(type, item)):
                 raise _NotLinkable
             return self.shell(item) if cls is set else None
-        if cls in scalar_types():
+        if cls in scalars():
             return None
         kind, names = shape_of(cls)
         if kind in ("model", "dataclass"):

@@ -45,7 +45,7 @@ PLAIN_KEY = "plain"
 Keys = bytes | str | Sequence[bytes | str]
 """One encryption key, or several, as ``Encryption`` takes them."""
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 12, 16
 _SEALED_AT = CLEAR_BYTES + KEY_ID_BYTES + _NONCE_BYTES
@@ -83,7 +83,7 @@ def warn_of_plain(store: object, name: str) -> None:
     """Log a warning if the environment names a key but *store*, which the user made, writes without
     one."""
     if named_key() is not None and getattr(store, "envelope", None) is PLAIN:
-        logger.warning(
+        _log.warning(
             "%s does not reach a %s that is handed in: its entries are not encrypted",
             KEY_VARIABLE,
             name,

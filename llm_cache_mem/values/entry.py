@@ -4,19 +4,16 @@ stores that keep bytes.
 Envelope, little endian: magic, version, flags, which optional fields are present, fixed header,
 then model, request and body at the lengths the header gives, then 16 bytes of SHA-256 over the key
 and all that came before. A value can therefore not be read under another key, nor with a bit
-changed. Where the flags say ENCRYPTED, all that follows usage is sealed (crypto.py).
+changed. Where the flags say ENCRYPTED, all that follows usage is sealed (encryption.py).
 """
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Final, Protocol
+from hashlib import sha256
+from typing import Final, Protocol
 
-from llm_cache_mem._util import hashing
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.values.payload import Payload
-
-if TYPE_CHECKING:
-    from struct import Struct
 
 __all__ = [
     "CLEAR_BYTES",
@@ -43,10 +40,11 @@ _MAGIC = b"\x89LCM"
 _DOMAIN = b"llm-cache-mem entry\0"
 _TAG_BYTES = 16
 _PREFIX_BYTES = 7
-_HEADER_BYTES = 89
-_HEADER = "<4sBBB4d5qHII"  # prefix, times and cost, usage, lengths of model, request and body
+# prefix, times and cost, usage, lengths of model, request and body
+_HEADER = struct.Struct("<4sBBB4d5qHII")
+_HEADER_BYTES = _HEADER.size
 CLEAR_BYTES = _HEADER_BYTES - 10  # what an encrypted envelope leaves readable: all but the lengths
-_TIMES = "<4sBBB2d"
+_TIMES = struct.Struct("<4sBBB2d")
 TIMES_BYTES = 23  # at the beginning of any envelope, encrypted or not
 STORED_AT = slice(_PREFIX_BYTES, _PREFIX_BYTES + 8)  # where it is in them, as a double
 KEY_ID_BYTES = 8  # of the encryption key; they follow in the clear
@@ -134,8 +132,6 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """All of the envelope but what guards it; raises as ``pack``."""
-        from struct import error as StructError
-
         body = self.payload.json()
         model = b"" if self.model is None else self.model.encode("utf-8", "replace")
         request = self.request or b""
@@ -151,7 +147,7 @@ class Entry:
         )
         present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
         try:
-            header = _layout(_HEADER).pack(
+            header = _HEADER.pack(
                 *(_MAGIC, FORMAT_VERSION, 0, present),
                 *(
                     self.stored_at,
@@ -162,7 +158,7 @@ class Entry:
                 *(self.usage or _NO_USAGE),
                 *(len(model), len(request), len(body)),
             )
-        except (StructError, OverflowError) as exc:
+        except (struct.error, OverflowError) as exc:
             raise ValueNotCacheable("entry", f"a field is out of range: {exc}") from None
         return b"".join((header, model, request, body))
 
@@ -184,7 +180,7 @@ class Entry:
             model_len,
             request_len,
             body_len,
-        ) = _layout(_HEADER).unpack_from(data)
+        ) = _HEADER.unpack_from(data)
         if magic != _MAGIC or version != FORMAT_VERSION or flags or present > _ALL_FIELDS:
             raise _foreign(data)
         model_end = _HEADER_BYTES + model_len
@@ -212,7 +208,7 @@ class Entry:
 
 class Envelope(Protocol):
     """How a store that keeps bytes turns an entry into them and back: as it is (PLAIN), or
-    encrypted (crypto.Encryption).
+    encrypted (encryption.Encryption).
 
     A store has its envelope as its attribute ``envelope``, where the cache looks for *digests*:
     functions from the published digest of a request to the one in its stored key, the first for
@@ -300,7 +296,7 @@ def times_in(data: bytes) -> tuple[float, float | None] | None:
     is none of this version."""
     if len(data) < TIMES_BYTES or data[:4] != _MAGIC or data[4] != FORMAT_VERSION:
         return None
-    *_, present, stored_at, expires_at = _layout(_TIMES).unpack_from(data)
+    *_, present, stored_at, expires_at = _TIMES.unpack_from(data)
     return stored_at, expires_at if present & _HAS_EXPIRY else None
 
 
@@ -321,13 +317,6 @@ def _foreign(data: bytes) -> EntryUnreadable:
     return EntryUnreadable("damaged: header")
 
 
-@cache
-def _layout(form: str) -> "Struct":
-    from struct import Struct  # loaded by those who keep bytes
-
-    return Struct(form)
-
-
 def _tag(key: str, sealed: bytes) -> bytes:
     name = key.encode()
-    return hashing.sha256(b"%b%d:%b%b" % (_DOMAIN, len(name), name, sealed)).digest()[:_TAG_BYTES]
+    return sha256(b"%b%d:%b%b" % (_DOMAIN, len(name), name, sealed)).digest()[:_TAG_BYTES]

@@ -6,19 +6,17 @@ stores that persist ask for JSON. Plain JSON values are written as themselves. O
 tagged tree (codec_tags) inside ``{"$llm-cache-mem": tree}``.
 """
 
+import json
 import marshal
-from _weakref import ref  # weakref, which is more than this, is slow to import
 from collections import deque
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
+from weakref import ref
 
+from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.copies import LinkTable, link
 from llm_cache_mem.values.plain import WRAPPER, is_plain
-
-if TYPE_CHECKING:
-    from json import JSONEncoder
-
-    from llm_cache_mem.values.copies import LinkTable
+from llm_cache_mem.values.tagged import from_tree, to_tree
 
 __all__ = ["Payload"]
 
@@ -29,6 +27,9 @@ _COLD, _READ, _UNLINKABLE = range(3)
 _HOT_PAYLOADS = 256
 _HOT_BYTES = 32 * 1024
 _hot: "deque[ref[Payload]]" = deque()
+_encoder: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+)
 
 
 class Payload:
@@ -48,8 +49,6 @@ class Payload:
         of the same type."""
         if is_plain(value):
             return cls(marshal.dumps(value, 2), _PLAIN)
-        from llm_cache_mem.values.tagged import to_tree  # loaded by those who store more than JSON
-
         return cls(marshal.dumps(to_tree(value), 2), _TAGGED)
 
     @classmethod
@@ -73,8 +72,6 @@ class Payload:
         try:
             return _to_json(tree if self._form == _PLAIN else {WRAPPER: tree})
         except UnicodeEncodeError:  # lone surrogates in a plain value
-            from llm_cache_mem.values.tagged import to_tree
-
             return _to_json({WRAPPER: to_tree(tree)})
 
     def decode(self) -> Any:
@@ -102,8 +99,6 @@ class Payload:
 
     def _warm(self, value: Any) -> Any:
         """Keep a link table of *value* from now on, and hand out the first copy."""
-        from llm_cache_mem.values.copies import link  # loaded when a value is first read again
-
         links = link(value)
         if links is None:
             self._heat = _UNLINKABLE
@@ -131,8 +126,6 @@ class Payload:
             tree = marshal.loads(self._data)  # noqa: S302
             if self._form == _PLAIN:
                 return tree
-        from llm_cache_mem.values.tagged import from_tree
-
         return from_tree(tree)
 
 
@@ -152,22 +145,11 @@ def _make_room() -> bool:
     return False
 
 
-@cache
-def _encoder() -> "JSONEncoder":
-    from json import JSONEncoder  # loaded when there is first something to write or read
-
-    return JSONEncoder(
-        ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
-    )
-
-
 def _to_json(tree: Any) -> bytes:
-    return _encoder().encode(tree).encode()
+    return _encoder.encode(tree).encode()
 
 
 def _from_json(data: bytes) -> Any:
-    from llm_cache_mem._util import strict_json
-
     text = data.decode()
     tree, end = strict_json.decoder.raw_decode(text)
     if end != len(text):

@@ -29,7 +29,6 @@ def text(content: str) -> list[dict[str, str]]:
 def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows with every request that was written out rather than remembered."""
     calls: list[str] = []
-    canonical.encode(None)  # loads json, and puts the real one in place
     pieces = canonical.pieces
 
     def counting(tree: Any) -> Iterable[str]:
@@ -38,7 +37,7 @@ def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             calls.append(text)
         return (text,)
 
-    monkeypatch.setattr(canonical, "pieces", counting)
+    monkeypatch.setattr("llm_cache_mem.keys.memo.pieces", counting)
     return calls
 
 

@@ -173,7 +173,7 @@ def test_keys_import_nothing_that_people_may_not_have() -> None:
 
     program = (
         "import sys; from llm_cache_mem.keys.digest import digest; digest([{'a': b'x'}], {'k':"
-        " 1});print(sorted({'pydantic', 'openai', 'anthropic', 'datetime', 'decimal', 'uuid',"
+        " 1});print(sorted({'pydantic', 'openai', 'anthropic', 'decimal', 'uuid',"
         " 'dataclasses', 'asyncio'} & set(sys.modules)))"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -58,9 +58,9 @@ def seal(sealed: bytes, key: str = KEY) -> bytes:
 def test_the_sizes_of_an_envelope_are_those_of_its_layout() -> None:
     sizes = (entry_module._HEADER_BYTES, entry_module.CLEAR_BYTES, entry_module.TIMES_BYTES)
     assert sizes == (
-        struct.calcsize(entry_module._HEADER),
+        entry_module._HEADER.size,
         struct.calcsize("<4sBBB4d5q"),
-        struct.calcsize(entry_module._TIMES),
+        entry_module._TIMES.size,
     )
 
 

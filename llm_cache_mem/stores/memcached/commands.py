@@ -4,11 +4,11 @@ command: generations, leases, compare-and-delete, and the list of all keys."""
 import functools
 import os
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from time import monotonic, sleep, time
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from llm_cache_mem._util import hashing
 from llm_cache_mem.stores.failures import UnexpectedReply
 from llm_cache_mem.stores.memcached.connections import Client
 
@@ -63,7 +63,7 @@ def named(kind: bytes, text: str) -> bytes:
     name = kind + text.encode("utf-8", "surrogatepass")
     if len(name) <= _LONGEST_NAME and text.isascii() and text.isprintable() and " " not in text:
         return name
-    return b"%b#%b" % (kind[:-1], hashing.sha256(name).hexdigest().encode())
+    return b"%b#%b" % (kind[:-1], sha256(name).hexdigest().encode())
 
 
 def lease_name(key: str) -> bytes:

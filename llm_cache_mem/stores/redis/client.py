@@ -1,16 +1,18 @@
 """The two ways to a server: connections of our own, by a URL, and a client of redis-py's that
 belongs to its caller."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any, Protocol
 
-from llm_cache_mem._util import log
 from llm_cache_mem.stores.failures import UnexpectedReply
 from llm_cache_mem.stores.redis.connections import ResponseError, ask, ask_all, open_pool
 
 __all__ = ["Client", "GivenClient", "UrlClient", "is_wrong_type"]
+
+_log = logging.getLogger(__name__)
 
 _SCAN_COUNT = 1000  # keys that the server looks at before it serves others
 _PATIENT_SECONDS = 2.0
@@ -182,8 +184,7 @@ def _warn_of_patience(client: Any) -> None:
     seconds, tries = settings.get("socket_timeout"), getattr(settings.get("retry"), "_retries", 0)
     tries = tries if isinstance(tries, int) else 0
     if seconds is None or seconds * (1 + tries) > _PATIENT_SECONDS:
-        log.warning(
-            __name__,
+        _log.warning(
             "this %s lets a call wait %s for a server that does not answer: make it with"
             " socket_timeout=0.25, retry=Retry(NoBackoff(), 0)",
             type(client).__name__,

@@ -3,16 +3,18 @@ moved aside when damaged."""
 
 import contextlib
 import errno
+import logging
 import os
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator
 
-from llm_cache_mem._util import log
 from llm_cache_mem.stores.filelock import FileLock
 
 __all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage", "wal_is_safe"]
+
+_log = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x4C434D31  # "LCM1"
 _SCHEMA_VERSION = 1
@@ -174,8 +176,7 @@ class DatabaseFile:
             ):  # the log first: it must never meet the new database
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path + suffix, target + suffix)
-        log.warning(
-            __name__,
+        _log.warning(
             "the cache database %s is damaged; it was kept as %s and a new one begins",
             self.path,
             target,
