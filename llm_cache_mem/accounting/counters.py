@@ -2,8 +2,8 @@
 picture of them."""
 
 import logging
-from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable
+from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from typing import TYPE_CHECKING, Any
 
 from llm_cache_mem._util.fork import reset_after_fork

@@ -5,12 +5,12 @@ wait. What ends a flight decides what the waiters are told: an answer, the leade
 when the leader was interrupted or cancelled, that one of them leads now.
 """
 
-from _thread import TIMEOUT_MAX, RLock  # threading, which wraps them, is slow to import
-from _weakref import ref  # so is weakref
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
+from threading import TIMEOUT_MAX, RLock
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, post, running_loop

@@ -1,8 +1,8 @@
 """Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they
 are woken."""
 
-from _thread import allocate_lock  # threading, which gives it another name, is slow to import
 from collections.abc import Callable
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ class ThreadWaiter(Waiter):
 
     def __init__(self, flight: Any) -> None:
         super().__init__(flight)
-        self._gate = allocate_lock()
+        self._gate = Lock()
         self._gate.acquire()
 
     def wait(self, seconds: float) -> None:

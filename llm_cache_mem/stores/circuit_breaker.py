@@ -1,8 +1,8 @@
 """Fail open: a failing store costs a miss or a dropped write, and little time."""
 
 import logging
-from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from time import monotonic
 from typing import ParamSpec, TypeVar
 

@@ -1,8 +1,8 @@
 """Entries in this process: an ordered dict under one lock, least recently used first."""
 
-from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from time import time
 
 from llm_cache_mem._util.fork import reset_after_fork

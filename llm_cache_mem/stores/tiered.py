@@ -6,9 +6,9 @@ served here for *front_seconds* at the most; in front of SQLite, which can tell 
 anybody has written, not at all.
 """
 
-from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from time import monotonic
 from typing import Any
 

@@ -4,8 +4,8 @@ that replay them."""
 import contextlib
 import os
 import stat
-from _thread import RLock  # re-entrant: a signal handler may ask in the middle of it
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from time import time
 from typing import NamedTuple
 
