@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from llm_cache_mem.bench.report import Document
-from llm_cache_mem.bench.tables import bound, percent, size, span
+from llm_cache_mem.bench.tables import duration, limits, percent, size
 
 __all__ = ["Bars", "Lines", "charts", "draw", "save_png", "to_svg"]
 
@@ -27,7 +27,7 @@ _GAIN, _LOSS = "#1f7a4d", "#b3392f"
 
 
 class Bars(NamedTuple):
-    """A value for each label; shares, 1 being all."""
+    """A bar chart: a share from 0 to 1 for each label."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class Bars(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Lines over the same *ticks*; shares, 1 being all. *across* names what the ticks are."""
+    """A line chart of shares from 0 to 1 over common *ticks*; *across* labels their axis."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class Lines(NamedTuple):
 
 
 def charts(document: Document) -> Iterator[Bars | Lines]:
-    """The charts of *document* that have something to show."""
+    """Yield the charts of *document* that have data."""
     yield Bars("savings", "Share of the uncached bill that is saved", list(_savings(document)))
     yield from _hit_rates(document)
     if document["policies"]:
@@ -56,7 +56,7 @@ def charts(document: Document) -> Iterator[Bars | Lines]:
             lines[name] = [row["hits"][name] / calls for row in document["policies"]]
         yield Lines(
             "policies",
-            "Hit rate by eviction policy, entries living for ever",
+            "Hit rate by eviction policy, without expiry",
             "entries",
             ticks,
             lines,
@@ -101,19 +101,21 @@ def to_svg(chart: Bars | Lines) -> str:
 def _savings(document: Document) -> Iterator[tuple[str, float]]:
     several = len({row["policy"] for row in document["client"]}) > 1
     for row in document["client"]:
-        name = (
-            f"{bound(row['max_size'], row['ttl_seconds'])}{', ' + row['policy'] if several else ''}"
-        )
+        policy = f", {row['policy']}" if several else ""
+        name = limits(row["max_size"], row["ttl_seconds"]) + policy
         yield f"client: {name}", row["saved_share"]
         for both in row["with_provider"][:1]:
-            yield f"  + prompt cache {span(both['ttl_seconds'])}", both["write_all"]["saved_share"]
+            yield (
+                f"  + prompt cache {duration(both['ttl_seconds'])}",
+                both["write_all"]["saved_share"],
+            )
     for row in document["provider"]:
         yield (
-            f"prompt cache {span(row['ttl_seconds'])}, all written",
+            f"prompt cache {duration(row['ttl_seconds'])}, all written",
             row["write_all"]["saved_share"],
         )
         yield (
-            f"prompt cache {span(row['ttl_seconds'])}, no surcharge",
+            f"prompt cache {duration(row['ttl_seconds'])}, no surcharge",
             row["free_writes"]["saved_share"],
         )
 
@@ -126,7 +128,7 @@ def _hit_rates(document: Document) -> Iterator[Lines]:
     lines: dict[str, list[float]] = {}
     several = len({row["policy"] for row in rows}) > 1
     for row in rows:
-        name = f"ttl {span(row['ttl_seconds'])}{', ' + row['policy'] if several else ''}"
+        name = f"ttl {duration(row['ttl_seconds'])}{', ' + row['policy'] if several else ''}"
         lines.setdefault(name, []).append(row["hit_rate"])
     yield Lines(
         "hit_rates",

@@ -1,5 +1,5 @@
-"""Client caches under a simulated clock: real LLMCache objects, asked and told as a program would,
-only that no time passes."""
+"""Client caches under a simulated clock: real LLMCache objects, used as a program uses them, only
+that no time passes."""
 
 import asyncio
 from collections import deque
@@ -12,25 +12,36 @@ from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Client", "Clock", "Flights", "Flying", "InstantLoop", "Rule"]
+__all__ = [
+    "CacheConfig",
+    "ClientCache",
+    "OverlappingCall",
+    "OverlappingCalls",
+    "SimulatedClock",
+    "TimelessLoop",
+]
 
-_VALUE: Final = None  # what is stored for every answer: nobody looks at it
-_AT_REST: Final = Payload.of(_VALUE)
+_ANSWER: Final = None  # stored for every call: the simulation never reads it
+_PAYLOAD: Final = Payload.of(_ANSWER)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-class Clock:
+class SimulatedClock:
     """Simulated Unix seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def read(self) -> float:
+        """Return the simulated time."""
         return self.now
 
 
-class Rule(NamedTuple):
-    """How a client cache is set up: entries and seconds, None for no bound; whether calls in flight
-    are joined; who leaves first."""
+class CacheConfig(NamedTuple):
+    """The settings of a client cache: entries and seconds, None for no limit; whether concurrent
+    identical calls are coalesced; the eviction policy."""
 
     max_size: int | None = 256
     ttl_seconds: float | None = 3600.0
@@ -38,87 +49,88 @@ class Rule(NamedTuple):
     policy: Literal["lru", "sieve"] = "lru"
 
 
-class Client:
-    """One LLMCache in memory by *rule*, with what it did counted by itself."""
+class ClientCache:
+    """One LLMCache in memory with the settings of *config* and statistics of its own."""
 
-    def __init__(self, rule: Rule, clock: Clock) -> None:
-        self.rule = rule
+    def __init__(self, config: CacheConfig, clock: SimulatedClock) -> None:
+        self.config = config
         self.cache = LLMCache(
-            rule.max_size,
-            rule.ttl_seconds,
-            coalesce=rule.coalesce,
+            config.max_size,
+            config.ttl_seconds,
+            coalesce=config.coalesce,
             admit="any",
             mode="on",
             prices={},
             clock=clock.read,
-            policy=rule.policy,
+            policy=config.policy,
         )
         self.lookup = self.cache.engine.lookup
         self._put = self.cache.engine.writer.put
 
-    def arrived(self, request: Request, seconds: float) -> None:
-        """The answer to *request*, which missed, is complete after *seconds*."""
-        self._put(request, _AT_REST, seconds=seconds)
+    def store(self, request: Request, seconds: float) -> None:
+        """Store the answer to *request*, which missed and took *seconds*."""
+        self._put(request, _PAYLOAD, seconds=seconds)
 
     def stats(self) -> CacheStats:
+        """Return the statistics of the LLMCache."""
         return self.cache.stats()
 
 
-class Flights:
-    """Calls that overlap others for the same key: they go through ``acall`` in an event loop, so
-    that the real flights decide."""
+class OverlappingCalls:
+    """Calls that overlap others for the same key. They go through ``acall`` in an event loop, so
+    that the real single-flight decides."""
 
-    def __init__(self, clients: Iterable[Client]) -> None:
+    def __init__(self, clients: Iterable[ClientCache]) -> None:
         self._clients = list(clients)
-        self._loop = InstantLoop()  # type: ignore[abstract]  # what it lacks is for I/O
-        self.under_way: dict[str, int] = {}
-        """Keys that somebody calls the model for here, and how many calls do."""
-        self._joined: dict[tuple[str, int], list[asyncio.Task[Any]]] = {}
-        """Who waits for the answer of another, by key and client."""
+        self._loop = TimelessLoop()  # type: ignore[abstract]  # without the methods for I/O
+        self.in_progress: dict[str, int] = {}
+        """How many calls of the model are in progress here, by key."""
+        self._followers: dict[tuple[str, int], list[asyncio.Task[Any]]] = {}
+        """Tasks that wait for another call's answer, by key and client."""
 
-    def take_off(self, request: Request) -> "Flying":
-        """Ask every client for *request* now. Where it calls the model, ``land`` is to be called
-        when the model answers."""
-        flying = Flying(request, self._loop.create_future())
+    def start(self, request: Request) -> "OverlappingCall":
+        """Make the call in every client. Where it calls the model, ``finish`` must follow when the
+        model answers."""
+        call = OverlappingCall(request, self._loop.create_future())
         tasks = [
-            self._loop.create_task(client.cache.engine.acall(request, flying.model(place)))
+            self._loop.create_task(client.cache.engine.acall(request, call.model(place)))
             for place, client in enumerate(self._clients)
         ]
-        # now each has the answer, or calls the model, or has joined a call in flight
+        # After this, each task has its answer, calls the model, or waits for a call in progress.
         self._loop.run_ready()
         for place, task in enumerate(tasks):
-            flying.hits.append(task.done())
-            if place in flying.leads:
-                flying.tasks.append(task)
+            call.hits.append(task.done())
+            if place in call.leads:
+                call.tasks.append(task)
             elif not task.done():
-                self._joined.setdefault((request.key, place), []).append(task)
-        if flying.leads:
-            self.under_way[request.key] = self.under_way.get(request.key, 0) + 1
-        return flying
+                self._followers.setdefault((request.key, place), []).append(task)
+        if call.leads:
+            self.in_progress[request.key] = self.in_progress.get(request.key, 0) + 1
+        return call
 
-    def land(self, flying: "Flying") -> None:
-        """The model has answered; who waited for that has the answer too."""
-        key = flying.request.key
+    def finish(self, call: "OverlappingCall") -> None:
+        """Let the model answer *call*, which also answers its followers."""
+        key = call.request.key
         tasks = [
-            *flying.tasks,
-            *(task for place in flying.leads for task in self._joined.pop((key, place), ())),
+            *call.tasks,
+            *(task for place in call.leads for task in self._followers.pop((key, place), ())),
         ]
-        flying.answer.set_result(_VALUE)
+        call.answer.set_result(_ANSWER)
         self._loop.run_ready()
         if not all(task.done() for task in tasks):
-            raise RuntimeError("a simulated call did not come to its end")
-        self.under_way[key] -= 1
-        if not self.under_way[key]:
-            del self.under_way[key]
+            raise RuntimeError("a simulated call did not finish")
+        self.in_progress[key] -= 1
+        if not self.in_progress[key]:
+            del self.in_progress[key]
 
     def close(self) -> None:
-        """End what is still in flight, as a program does that is stopped."""
+        """Cancel the calls still in progress, as when a program stops."""
         self._loop.close()
 
 
-class Flying:
-    """One call, put to every client. *hits*: who had the answer; *leads*: who calls the model; the
-    others have joined an earlier call."""
+class OverlappingCall:
+    """One call, made in every client. *hits* says for each client whether it had the answer;
+    *leads* are the clients that call the model; in the others the call follows an earlier one."""
 
     def __init__(self, request: Request, answer: "asyncio.Future[None]") -> None:
         self.request, self.answer = request, answer
@@ -127,34 +139,29 @@ class Flying:
         self.tasks: list[asyncio.Task[Any]] = []
 
     def model(self, place: int) -> Callable[[], Awaitable[None]]:
-        async def answer() -> None:
+        """Return the model as the client at *place* calls it."""
+
+        async def create() -> None:
             self.leads.add(place)
             await self.answer
 
-        return answer
+        return create
 
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+class TimelessLoop(asyncio.AbstractEventLoop):
+    """An event loop in which no time passes, for coroutines that wait only for each other.
 
-
-class InstantLoop(asyncio.AbstractEventLoop):
-    """For coroutines that wait for one another and for nothing else. ``run_ready`` returns when all
-    of them wait.
-
-    It asks no operating system for events and keeps no clock, which is most of what a turn of
-    another loop takes. What a callback raises is raised by ``run_ready``.
+    It has no I/O and no clock, which are most of the cost of a turn of another loop; timers never
+    fire. ``run_ready`` returns when every task waits, and raises what a callback raises.
     """
 
     def __init__(self) -> None:
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...], Context]] = deque()
-        self._handle = asyncio.Handle(
-            self.close, (), self
-        )  # of whatever is ready: that is never cancelled
+        self._handle = asyncio.Handle(self.close, (), self)  # for every call_soon: never cancelled
         self._closed = False
 
     def run_ready(self) -> None:
-        """Run what is ready, and what becomes so by that, until nothing is."""
+        """Run ready callbacks, including those that they schedule, until none is left."""
         ready = self._ready
         asyncio._set_running_loop(self)
         try:
@@ -204,11 +211,11 @@ class InstantLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def close(self) -> None:
-        """End the tasks that still wait, as a program does that is stopped."""
+        """Cancel the tasks that still wait, as when a program stops."""
         for task in asyncio.all_tasks(self):
             task.cancel()
         self.run_ready()
         self._closed = True
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """No timer is kept."""
+        """Do nothing: no timer is kept."""

@@ -1,10 +1,7 @@
-"""Eviction policies, simulated on keys alone: how far LRU is from the best there could be, and
-whether another comes nearer.
+"""Eviction policies compared with each other and with the best possible one, on keys alone.
 
-A request that misses is admitted at once. Every policy holds at most *size* keys. LRU and SIEVE are
-those of this library's stores; the others are written from their papers, with the authors'
-settings. ``best`` is Belady's: it evicts what is wanted latest, or does not admit what is wanted
-later than all it has.
+A missing key is admitted at once, and every policy holds at most *size* keys. LRU and SIEVE are the
+library's own stores; the others follow their papers, with the authors' settings.
 """
 
 from collections import OrderedDict, deque
@@ -17,28 +14,28 @@ from llm_cache_mem.stores.sieve import SieveStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["DEFAULT_SIZES", "POLICIES", "StorePolicy", "best", "compare", "hits_of", "numbered"]
+__all__ = ["DEFAULT_SIZES", "POLICIES", "StorePolicy", "best_hits", "compare", "count_hits"]
 
 DEFAULT_SIZES: Final = (64, 256, 1000, 4000)
-_ANSWER: Final = Entry(Payload.of(None), stored_at=0.0)  # for every key: nobody looks at it
+_ANSWER: Final = Entry(Payload.of(None), stored_at=0.0)  # for every key: never read
 
 
 class Policy(Protocol):
-    """Told of every request in order."""
+    """An eviction policy, which sees every request in order."""
 
-    def ask(self, key: int) -> bool:
-        """Whether *key* is held; if not, it is now, or not, as the policy decides."""
+    def request(self, key: int) -> bool:
+        """Return whether *key* is held; if not, admit it or not, as the policy decides."""
         ...
 
 
 class StorePolicy:
-    """The policy of *store*, which does the evicting itself."""
+    """The policy of *store*, which does the evicting."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self._get, self._put = store.get, store.put
 
-    def ask(self, key: int) -> bool:
+    def request(self, key: int) -> bool:
         name = str(key)
         if self._get(name) is not None:
             return True
@@ -47,14 +44,14 @@ class StorePolicy:
 
 
 class FIFO:
-    """First in, first out."""
+    """Evicts the oldest key."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._keys: dict[int, None] = {}
         self._queue: deque[int] = deque()
 
-    def ask(self, key: int) -> bool:
+    def request(self, key: int) -> bool:
         if key in self._keys:
             return True
         self._keys[key] = None
@@ -65,8 +62,8 @@ class FIFO:
 
 
 class S3FIFO:
-    """S3-FIFO (Yang et al., SOSP 2023): a small queue for what is new, the main one for what was
-    asked for again, a ghost of the rest."""
+    """S3-FIFO (Yang et al., SOSP 2023): a small queue for new keys, a main queue for keys requested
+    again, and a ghost queue of evicted ones."""
 
     def __init__(self, size: int) -> None:
         self._small_size = max(1, size // 10)
@@ -76,7 +73,7 @@ class S3FIFO:
         self._ghost: OrderedDict[int, None] = OrderedDict()
         self._uses: dict[int, int] = {}
 
-    def ask(self, key: int) -> bool:
+    def request(self, key: int) -> bool:
         uses = self._uses.get(key)
         if uses is not None:
             self._uses[key] = min(uses + 1, 3)
@@ -123,10 +120,10 @@ class S3FIFO:
 
 
 class WTinyLFU:
-    """W-TinyLFU (Einziger et al., ToS 2017): a window of 1 %, and a segmented LRU behind it.
+    """W-TinyLFU (Einziger et al., ToS 2017): a window of 1 % in front of a segmented LRU.
 
-    A key enters that only if it was asked for more often than the one that would have to leave.
-    Frequencies are counted exactly and halved after ten times *size* requests.
+    A key enters the latter only if it was requested more often than the key it would replace.
+    Frequencies are counted exactly, and halved after ten times *size* requests.
     """
 
     def __init__(self, size: int) -> None:
@@ -139,7 +136,7 @@ class WTinyLFU:
         self._uses: dict[int, int] = {}
         self._left = self._period = 10 * size
 
-    def ask(self, key: int) -> bool:
+    def request(self, key: int) -> bool:
         self._count(key)
         for segment in (self._window, self._protected):
             if key in segment:
@@ -170,7 +167,7 @@ class WTinyLFU:
             self._probation[candidate] = None
             return
         segment = self._probation or self._protected
-        if not segment:  # a main part of no size
+        if not segment:  # the main part has no room
             return
         victim = next(iter(segment))
         if self._uses.get(candidate, 0) > self._uses.get(victim, 0):
@@ -187,19 +184,14 @@ POLICIES: Final[dict[str, Callable[[int], Policy]]] = {
 }
 
 
-def numbered(keys: Iterable[str]) -> list[int]:
-    """*keys* as small numbers, equal for equal ones."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]
+def count_hits(policy: Policy, requests: Iterable[int]) -> int:
+    """Return how many of *requests*, in order, are hits."""
+    return sum(map(policy.request, requests))
 
 
-def hits_of(policy: Policy, requests: Iterable[int]) -> int:
-    """How many of *requests*, in order, *policy* holds when they come."""
-    return sum(map(policy.ask, requests))
-
-
-def best(size: int, requests: Sequence[int]) -> int:
-    """The most hits that any cache of *size* keys can have, knowing all of *requests*."""
+def best_hits(size: int, requests: Sequence[int]) -> int:
+    """Return the most hits that any cache of *size* keys can have: Belady's policy, which knows all
+    of *requests*, evicts the key needed last, or does not admit it."""
     never = len(requests)
     following = [never] * len(requests)
     last: dict[int, int] = {}
@@ -207,40 +199,38 @@ def best(size: int, requests: Sequence[int]) -> int:
         key = requests[place]
         following[place] = last.get(key, never)
         last[key] = place
-    wanted: dict[int, int] = {}  # the keys held, and when they are wanted next
-    latest: list[
-        tuple[int, int]
-    ] = []  # (-when, key): what is wanted latest first; outdated pairs are passed over
+    held: dict[int, int] = {}  # the keys in the cache, and when each is needed next
+    latest: list[tuple[int, int]] = []  # a heap of (-when, key), with outdated pairs in it
     hits = 0
     for key, then in zip(requests, following, strict=True):
-        if key in wanted:
+        if key in held:
             hits += 1
-        elif then == never:  # never again: not worth a place
+        elif then == never:  # not worth admitting
             continue
         if then == never:
-            del wanted[key]
+            del held[key]
             continue
-        wanted[key] = then
+        held[key] = then
         heappush(latest, (-then, key))
-        if len(wanted) > size:
-            while wanted.get(latest[0][1]) != -latest[0][0]:
+        if len(held) > size:
+            while held.get(latest[0][1]) != -latest[0][0]:
                 heappop(latest)
             _, victim = heappop(latest)
-            del wanted[victim]
+            del held[victim]
         if len(latest) > 4 * size + 1000:
-            latest = [(-when, held) for held, when in wanted.items()]
+            latest = [(-when, key) for key, when in held.items()]
             heapify(latest)
     return hits
 
 
 def compare(requests: Sequence[int], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """For each size the hits of the best possible eviction and of each policy, on *requests* as
-    ``policies.numbered`` gives them."""
+    """Return the hits of the best possible eviction and of each policy for each of *sizes*;
+    *requests* are keys as numbers."""
     return [
         {
             "max_size": size,
-            "best": best(size, requests),
-            "hits": {name: hits_of(policy(size), requests) for name, policy in POLICIES.items()},
+            "best": best_hits(size, requests),
+            "hits": {name: count_hits(policy(size), requests) for name, policy in POLICIES.items()},
         }
         for size in sizes
     ]

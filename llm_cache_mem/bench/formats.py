@@ -1,34 +1,34 @@
-"""What one line of each trace format means: from a JSON object to calls. A line that does not fit
-raises ValueError with the reason."""
+"""The trace formats: parse one line, a JSON object, into calls. ValueError says why a line is
+invalid."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from llm_cache_mem.bench.trace import Call, Run, identity, runs_of
+from llm_cache_mem.bench.trace import Call, Run, digest_of, runs_of
 
 __all__ = ["HEADER", "RAGPULSE_KEYS", "RagPulse", "mooncake", "own", "sessions"]
 
 MOONCAKE_BLOCK: Final = 512  # tokens
 HEADER: Final = "llm-cache-mem trace"
-_MOST: Final = 10**9  # no call has more tokens
+_MAX_TOKENS: Final = 10**9  # of one call
 
 Record = Mapping[str, Any]
-_new = tuple.__new__  # in half the time of the class itself
+_new = tuple.__new__  # takes half the time of calling the class
 
 
 def mooncake(record: Record) -> Sequence[Call]:
-    """Mooncake, FAST'25: ``timestamp`` in milliseconds, lengths in tokens, ``hash_ids`` of
-    512-token blocks, the last one cut short."""
+    """Parse Mooncake (FAST'25): ``timestamp`` in milliseconds, lengths in tokens, ``hash_ids`` of
+    512-token blocks, of which the last may be partial."""
     sent, received = _count(record, "input_length"), _count(record, "output_length")
     runs = runs_of(_ids(record["hash_ids"]), MOONCAKE_BLOCK)
     at = _number(record, "timestamp") / 1000
-    return (_new(Call, (at, identity(sent, runs), sent, received, runs, "", None, None)),)
+    return (_new(Call, (at, digest_of(sent, runs), sent, received, runs, "", None, None)),)
 
 
 class _Sessions:
-    """Coding-agent sessions, one a line, whose clocks all begin at 0: they are laid one behind the
-    other."""
+    """Parses coding-agent sessions, one per line. Each session's clock starts at 0, so sessions are
+    placed one after the other."""
 
     def __init__(self) -> None:
         self._begin = 0.0
@@ -41,13 +41,13 @@ class _Sessions:
         )
         begin = self._begin
         for call in calls:
-            self._begin = max(self._begin, begin + call.at + call.took())
+            self._begin = max(self._begin, begin + call.at + call.duration())
         return [call._replace(at=begin + call.at) for call in calls]
 
     def _calls(self, requests: Any, tokens: int, scope: str, offset: float) -> Iterator[Call]:
         for request in _objects(requests, "requests"):
             at = offset + _number(request, "t")
-            if "requests" in request:  # a subagent: its times count from its own beginning
+            if "requests" in request:  # a subagent: its times are relative to its start
                 yield from self._calls(request["requests"], tokens, scope, at)
                 continue
             sent, received = _count(request, "in"), _count(request, "out")
@@ -56,7 +56,7 @@ class _Sessions:
             seconds = _number(request, "api_time") if request.get("api_time") is not None else None
             yield Call(
                 at,
-                identity(scope, model, sent, request["hash_ids"]),
+                digest_of(scope, model, sent, request["hash_ids"]),
                 sent,
                 received,
                 runs,
@@ -67,8 +67,8 @@ class _Sessions:
 
 
 def sessions() -> _Sessions:
-    """Claude Code sessions (kv-cache-tester), ``hash_ids`` run-length coded as [first, last] or
-    plain."""
+    """Return a parser of Claude Code sessions (kv-cache-tester), with ``hash_ids`` as ids or as
+    [first, last] spans."""
     return _Sessions()
 
 
@@ -77,13 +77,13 @@ RAGPULSE_KEYS: Final = {
     "no-system": ("passages_ids", "history", "web_search", "user_input"),
     "question": ("history", "user_input"),
 }
-"""What of a RAGPulse request is its key: all of it, without the system prompt, or the conversation
-alone."""
+"""The parts of a RAGPulse request that form its key: all, all but the system prompt, or only the
+conversation."""
 
 
 class RagPulse:
-    """RAGPulse: ``timestamp`` in seconds, the parts of the prompt as lists of ids; *lengths* gives
-    the tokens of each id."""
+    """Parses RAGPulse: ``timestamp`` in seconds, the parts of a prompt as lists of ids; *lengths*
+    maps an id to its tokens."""
 
     def __init__(self, lengths: Mapping[int, int], key: str) -> None:
         self._lengths = lengths
@@ -98,13 +98,13 @@ class RagPulse:
                 (block, 1, self._lengths[block]) for ids in parts.values() for block in ids
             )
         except KeyError as exc:
-            raise ValueError(f"no file says how long block {exc.args[0]} is") from None
-        key = identity(sent if self._whole else None, [parts[name] for name in self._key])
+            raise ValueError(f"no file gives the length of block {exc.args[0]}") from None
+        key = digest_of(sent if self._whole else None, [parts[name] for name in self._key])
         return (Call(float(record["timestamp"]), key, sent, received, runs),)
 
 
 def own(record: Record) -> Sequence[Call]:
-    """This library's own: what TraceRecorder writes."""
+    """Parse this library's own format, which TraceRecorder writes."""
     sent, received = _count(record, "in"), _count(record, "out")
     blocks = _ids(record.get("blocks") or [])
     length = _count(record, "block_tokens") if blocks else 0
@@ -128,27 +128,27 @@ def own(record: Record) -> Sequence[Call]:
 def _number(record: Record, name: str) -> float:
     value = record[name]
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is not a number from 0")
+        raise ValueError(f"{name} is not a non-negative number")
     return float(value)
 
 
 def _count(record: Record, name: str) -> int:
     value = record[name]
-    if type(value) is not int or not 0 <= value <= _MOST:
-        raise ValueError(f"{name} is not a whole number from 0 to {_MOST:,}")
+    if type(value) is not int or not 0 <= value <= _MAX_TOKENS:
+        raise ValueError(f"{name} is not an integer from 0 to {_MAX_TOKENS:,}")
     return value
 
 
 def _text(record: Record, name: str) -> str:
     value = record[name]
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is not a text")
+        raise ValueError(f"{name} is not a non-empty string")
     return value
 
 
 def _ids(value: Any) -> list[int]:
     if type(value) is not list or [*map(type, value)].count(int) != len(value):
-        raise ValueError("block ids are not a list of whole numbers")
+        raise ValueError("block ids are not a list of integers")
     return value
 
 

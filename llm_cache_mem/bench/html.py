@@ -1,12 +1,12 @@
 """The report as one HTML file, in light and dark, that loads nothing from anywhere."""
 
-from collections.abc import Sequence
 from html import escape
 
+from llm_cache_mem.accounting.render import Row, table
 from llm_cache_mem.bench.report import Document
 from llm_cache_mem.bench.tables import facts, tables
 
-__all__ = ["page"]
+__all__ = ["render"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2530; --dim: #5d6b7a; --line: #d8dee6; --back: #fff; }
@@ -20,21 +20,21 @@ dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--dim); font-weight: 500; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; }
 p, footer { color: var(--dim); max-width: 46rem; }
 figure { margin: 2rem 0; background: #fff; } svg { width: 100%; height: auto; }
 """
 
 
-def page(document: Document) -> str:
+def render(document: Document) -> str:
     """Return *document*, made by ``report.build``, as HTML: with charts where matplotlib is
     installed, else with a line that says what they need."""
     name = escape(document["trace"]["name"].rstrip("/").rpartition("/")[2])
     pairs = "".join(
         f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts(document)
     )
-    blocks = "".join(_table(*block) for block in tables(document))
+    shown = "".join(_table(*each) for each in tables(document))
     price = ", ".join(
         f"{field.replace('_', ' ')} {value:g}"
         for field, value in document["price"].items()
@@ -46,7 +46,7 @@ def page(document: Document) -> str:
 <h1>What caches save: {name}</h1>
 <dl>{pairs}</dl>
 {_charts(document)}
-{blocks}
+{shown}
 <footer>Dollars per million tokens: {escape(price)}. Made by llm-cache-mem bench.</footer>
 </body></html>
 """
@@ -65,13 +65,7 @@ def _charts(document: Document) -> str:
     )
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+def _table(title: str, head: Row, rows: list[Row], note: str) -> str:
     below = f"<p>{escape(note)}</p>" if note else ""
-    return (
-        f"<h2>{escape(title)}</h2><div"
-        f' class="wide"><table><tr>{top}</tr>{body}</table></div>{below}'
-    )
+    cells = table([head, *rows], texts=0)
+    return f'<h2>{escape(title)}</h2><div class="wide">{cells}</div>{below}'

@@ -1,5 +1,5 @@
-"""Reading a trace as a stream: the file is opened, its format told from its first line, and every
-bad line named."""
+"""Read a trace as a stream: open the file, detect the format from its first line, and name every
+bad line."""
 
 import gzip
 import io
@@ -19,14 +19,10 @@ __all__ = ["FORMATS", "OnError", "Trace", "open_trace"]
 OnError = Literal["skip", "stop"]
 FORMATS: Final = ("own", "mooncake", "ragpulse", "sessions")
 
-_LONGEST_LINE: Final = 256 << 20
-_TELL_EVERY: Final = 100  # lines; for the progress bar
+_MAX_LINE_BYTES: Final = 256 << 20
+_TELL_EVERY: Final = 100  # lines between updates of the position, for the progress bar
 _GZIP: Final = b"\x1f\x8b"
-_LATE: Final = {
-    "own": 4096,
-    "mooncake": 0,
-    "sessions": 0,
-}  # lines that a call may stand behind its place
+_WINDOWS: Final = {"own": 4096, "mooncake": 0, "sessions": 0}  # lines that a call may be late
 _RAGPULSE_FILES: Final = {
     "1_sys_prompt": "sys_prompt_id",
     "2_passages": "passage_id",
@@ -39,7 +35,7 @@ Parse = Callable[[Mapping[str, Any]], Sequence[Call]]
 
 
 class Trace:
-    """An open trace: iterate over it once for its calls, by arrival. *bad_lines* counts what was
+    """An open trace: iterate over it once for its calls, by arrival. *bad_lines* counts the lines
     skipped so far."""
 
     def __init__(
@@ -59,33 +55,33 @@ class Trace:
         self.size: int | None = None
         self.bytes_read = 0
         self._lines, self._parse, self._on_error = lines, parse, on_error
-        self._sort = sort or format not in _LATE
+        self._sort = sort or format not in _WINDOWS
 
     def __iter__(self) -> Iterator[Call]:
         if self._sort:
             return sorted_by_arrival(self._calls())
-        return in_order(self._calls(), window=_LATE[self.format])
+        return in_order(self._calls(), window=_WINDOWS[self.format])
 
     def _calls(self) -> Iterator[Call]:
         parse, own = self._parse, self.format == "own"
         for line in self._lines:
             self.bytes_read = self._lines.end
             try:
-                record = _decoded(line.decode())
+                record = _decode(line.decode())
                 if type(record) is not dict:
                     raise ValueError("not a JSON object")
                 if own and record.get("format") == formats.HEADER:
                     continue
                 calls = parse(record)
             except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as exc:
-                self._complain(exc)
+                self._report(exc)
                 continue
             yield from calls
 
-    def _complain(self, exc: Exception) -> None:
-        problem = f"{self._lines.place}: {_why(exc)}"
+    def _report(self, exc: Exception) -> None:
+        problem = f"{self._lines.place}: {_reason(exc)}"
         if self._on_error == "stop":
-            raise TraceError(f"{problem} (--on-error skip goes on)") from None
+            raise TraceError(f"{problem} (--on-error skip continues)") from None
         self.bad_lines += 1
         self.warn(problem)
 
@@ -99,13 +95,18 @@ def open_trace(
     key: str = "whole",
     sort: bool = False,
 ) -> Iterator[Trace]:
-    """The trace at *path*: a file of JSON lines, gzipped or not, a folder of RAGPulse, or ``-`` for
-    stdin.
+    """Open the trace at *path*: a file of JSON lines, gzipped or not, a RAGPulse folder, or ``-``
+    for stdin.
 
-    *format*: one of FORMATS, or None to tell it from the first line. *key*: which part of a
-      RAGPulse request counts (RAGPULSE_KEYS).
-    *sort*: whether the calls may stand in any order. TraceError, or OSError, for what cannot be
-      read.
+    Args:
+        format: One of FORMATS, or None to detect it from the first line.
+        on_error: Whether a bad line stops the run or is skipped.
+        key: The part of a RAGPulse request that is its key (RAGPULSE_KEYS).
+        sort: Whether the calls may be in any order.
+
+    Raises:
+        TraceError: The trace is empty, invalid or of an unknown format.
+        OSError: The file cannot be read.
     """
     if format is not None and format not in FORMATS:
         raise TraceError(f"unknown format {format!r}; known are: {', '.join(FORMATS)}")
@@ -118,16 +119,16 @@ def open_trace(
         first = next(iter(lines), None)
         if first is None:
             raise TraceError(f"{path} is empty")
-        format = format or _format_of(first, lines.place)
+        format = format or _detect_format(first, lines.place)
         lines.again(first)
         if format == "ragpulse":
             raise TraceError(
-                f"{path} is one of the files of RAGPulse: give the folder that they are in"
+                f"{path} is one of the files of RAGPulse: give the folder that contains them"
             )
         if key != "whole":
             raise TraceError(
-                f"only RAGPulse tells the parts of a request: there is no key {key!r} in a trace of"
-                f" {format}"
+                f"only RAGPulse separates the parts of a request: a trace of {format} has no key"
+                f" {key!r}"
             )
         parsers: dict[str, Parse] = {
             "own": formats.own,
@@ -150,9 +151,9 @@ def _ragpulse(folder: Path, key: str, on_error: OnError, stack: ExitStack) -> Tr
                 record = json.loads(line)
                 block, length = record[field], record["token_length"]
                 if type(block) is not int or type(length) is not int or length < 0:
-                    raise ValueError("an id or a length is not a whole number")
+                    raise ValueError("an id or a length is not an integer")
             except (ValueError, KeyError, TypeError, RecursionError) as exc:
-                raise TraceError(f"{lines.place}: {_why(exc)}") from None
+                raise TraceError(f"{lines.place}: {_reason(exc)}") from None
             lengths[block] = length
     lines = _Lines(_part(folder, "0_trace"), stack)
     return Trace(
@@ -165,13 +166,14 @@ def _part(folder: Path, name: str) -> str:
         if (file := folder / f"{name}{ending}").is_file():
             return str(file)
     raise TraceError(
-        f"{folder} is a folder without {name}.jsonl: of folders, only those of RAGPulse are traces"
+        f"{folder} is a folder without {name}.jsonl: the only folders that are traces are those of"
+        " RAGPulse"
     )
 
 
 class _Lines:
-    """The lines of *path* that are not blank, uncompressed, and where one is. TraceError for a line
-    without end, and for damaged gzip."""
+    """The lines of *path*, uncompressed, without blank ones, and the place of the current one.
+    TraceError for an endless line and for damaged gzip data."""
 
     def __init__(self, path: str, stack: ExitStack) -> None:
         # the stack closes it
@@ -186,12 +188,12 @@ class _Lines:
         self._where: Callable[[], int] = raw.tell if path != "-" else int
         self._first: bytes | None = None
         self._number = 0
-        self.end = 0  # bytes of the file, compressed as they are, that were read up to about here
+        self.end = 0  # about how many bytes of the file, compressed as they are, have been read
 
     def __iter__(self) -> Iterator[bytes]:
         if self._first is not None:
             yield self._first
-        read, longest, tell_every = self._readline, _LONGEST_LINE, _TELL_EVERY
+        read, longest, tell_every = self._readline, _MAX_LINE_BYTES, _TELL_EVERY
         try:
             while line := read(longest):
                 self._number += 1
@@ -200,36 +202,36 @@ class _Lines:
                 if line.isspace():
                     continue
                 if len(line) == longest:
-                    raise TraceError(f"{self.place}: a line of more than {longest >> 20} MiB")
+                    raise TraceError(f"{self.place}: line of more than {longest >> 20} MiB")
                 yield line
         except (EOFError, gzip.BadGzipFile, OSError) as exc:
             raise TraceError(f"{self._name}:{self._number + 1}: {exc}") from None
 
     def again(self, line: bytes) -> None:
-        """Begin once more with *line*, which was the first."""
+        """Start over with *line*, which was the first."""
         self._first = line
 
     @property
     def place(self) -> str:
-        """File and line, as messages name them."""
+        """File and line, for messages."""
         return f"{self._name}:{self._number}"
 
 
 _decoder = json.JSONDecoder()
-# what takes a decoder
+# typeshed does not know that it accepts a decoder
 _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_decoder)  # type: ignore[arg-type]
 
 
-def _decoded(text: str) -> Any:
-    """``json.loads(text)``, in half the time for a value that stands alone on its line."""
+def _decode(text: str) -> Any:
+    """Return ``json.loads(text)``, in half the time for a value that is alone on its line."""
     try:
         record, end = _scan(text, 0)
     except StopIteration:
-        return _decoder.decode(text)  # which says why not
+        return _decoder.decode(text)  # raises with the reason
     return record if text[end:] == "\n" else _decoder.decode(text)
 
 
-def _format_of(line: bytes, place: str) -> str:
+def _detect_format(line: bytes, place: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -248,18 +250,15 @@ def _format_of(line: bytes, place: str) -> str:
                 f"{place}: these are recordings, not a trace; llm-cache-mem bench record makes a"
                 " trace of them"
             )
-    raise TraceError(
-        f"{place}: this is the first line of no known format; known are: {', '.join(FORMATS)}"
-        " (--format)"
-    )
+    raise TraceError(f"{place}: unknown format; known are: {', '.join(FORMATS)} (--format)")
 
 
-def _why(exc: Exception) -> str:
-    """What may be said of a bad line: nothing of what it holds."""
+def _reason(exc: Exception) -> str:
+    """Return what is wrong with a bad line, without any of its content."""
     if isinstance(exc, json.JSONDecodeError):
         return f"not JSON: {exc.msg}, at character {exc.pos + 1}"
     if isinstance(exc, UnicodeDecodeError):
         return "not UTF-8"
     if isinstance(exc, KeyError):
         return f"no {exc.args[0]!r}"
-    return str(exc) if type(exc) is ValueError else f"not as it should be ({type(exc).__name__})"
+    return str(exc) if type(exc) is ValueError else f"invalid ({type(exc).__name__})"

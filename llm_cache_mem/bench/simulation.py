@@ -1,5 +1,5 @@
-"""The simulation: a trace, call by call, through client caches, a prompt cache, and the one behind
-the other."""
+"""The simulation: each call of a trace goes through client caches, through a prompt cache, and
+through each client cache with the prompt cache behind it."""
 
 import gc
 from collections import deque
@@ -11,232 +11,242 @@ from itertools import chain, count, islice
 from typing import Any, Final, TypeAlias
 
 from llm_cache_mem.bench.bill import Charges, PromptCacheBill
-from llm_cache_mem.bench.clients import Client, Clock, Flights, Flying, Rule
+from llm_cache_mem.bench.clients import (
+    CacheConfig,
+    ClientCache,
+    OverlappingCall,
+    OverlappingCalls,
+    SimulatedClock,
+)
 from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree, Reuse
-from llm_cache_mem.bench.trace import Call, Census
+from llm_cache_mem.bench.trace import Call, TraceStatistics
 from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.keys.digest import prefix
 from llm_cache_mem.keys.request import Request
 
-__all__ = ["DEFAULT_LIFETIMES", "Saved", "Simulation", "with_overlaps"]
+__all__ = ["DEFAULT_PROMPT_TTLS", "Savings", "Simulation", "mark_overlaps"]
 
-DEFAULT_LIFETIMES: Final = (300.0, 3600.0)
+DEFAULT_PROMPT_TTLS: Final = (300.0, 3600.0)
 _KEY_PREFIX: Final = prefix("", "value")
-# calls. One thing for many calls, then the next, takes a fifth less than all for one: the
-# processor's caches
-_AT_ONCE: Final = 1000
-_AHEAD: Final = 50_000  # calls that are looked at before their turn
+# Calls that take each step of the simulation together: a fifth faster than all steps for one call
+# after the other, because of the processor's caches.
+_BATCH: Final = 1000
+_LOOKAHEAD: Final = 50_000  # calls read ahead to find overlaps
 _END: Final = Call(float("inf"), "", 0, 0)
 _NO_PARAMS: Final[Mapping[str, Any]] = {}
-_new = tuple.__new__  # in half the time of the class itself
+_new = tuple.__new__  # takes half the time of calling the class
 
-_Timed: TypeAlias = tuple[Call, float, bool]
-"""A call, the seconds it took, and whether it overlaps others for its key."""
+_TimedCall: TypeAlias = tuple[Call, float, bool]
+"""A call, its duration in seconds, and whether it overlaps others for its key."""
+
+_Missed: TypeAlias = list[bool] | None
+"""For each client cache whether the call missed, and so reaches the provider; None: in all."""
 
 
-class Saved:
-    """What one client cache saved, and what the prompt cache behind it was asked for."""
+class Savings:
+    """What one client cache saved, and the charges of the prompt cache behind it."""
 
-    def __init__(self, lifetimes: Sequence[float]) -> None:
+    def __init__(self, prompt_ttls: Sequence[float]) -> None:
         self.hits = self.coalesced = self.input_tokens = self.output_tokens = 0
         self.seconds = 0.0
-        self.charges = Charges(lifetimes)
+        self.charges = Charges(prompt_ttls)
 
     def add(self, call: Call, seconds: float) -> None:
+        """Count *call*, which was not made, and the *seconds* that it would have taken."""
         self.input_tokens += call.input_tokens
         self.output_tokens += call.output_tokens
         self.seconds += seconds
 
     @property
-    def behind(self) -> list[PromptCacheBill]:
+    def prompt_cache_bills(self) -> list[PromptCacheBill]:
+        """The bill of the prompt cache behind this client cache, one per TTL."""
         return self.charges.bills()
 
 
 class Simulation:
-    """Runs calls through a cache for each of *rules* and a prompt cache for each of *lifetimes*
-    (seconds); read it when ``run`` is done."""
+    """Runs calls through a client cache for each of *configs* and a prompt cache for each of
+    *prompt_ttls* (seconds). Read the results when ``run`` has returned."""
 
     def __init__(
         self,
-        rules: Sequence[Rule],
-        lifetimes: Sequence[float] = DEFAULT_LIFETIMES,
+        configs: Sequence[CacheConfig],
+        prompt_ttls: Sequence[float] = DEFAULT_PROMPT_TTLS,
         *,
         keep_keys: bool = False,
     ) -> None:
-        self.clock = Clock()
-        self.clients = [Client(rule, self.clock) for rule in rules]
-        self.saved = [Saved(lifetimes) for _ in rules]
-        self.lifetimes = tuple(lifetimes)
-        self._alone = Charges(lifetimes)
-        self._common = Charges(lifetimes)  # of calls that cost the same behind every client
-        self.census = Census(keep_keys=keep_keys)
+        self.clock = SimulatedClock()
+        self.clients = [ClientCache(config, self.clock) for config in configs]
+        self.savings = [Savings(prompt_ttls) for _ in configs]
+        self.prompt_ttls = tuple(prompt_ttls)
+        self.trace = TraceStatistics(keep_keys=keep_keys)
         self.seconds = 0.0
-        self._tree = PrefixTree(lifetimes, len(self.clients)) if lifetimes else None
+        self._alone = Charges(prompt_ttls)
+        self._common = Charges(prompt_ttls)  # of calls that cost the same behind every client
+        self._tree = PrefixTree(prompt_ttls, len(self.clients)) if prompt_ttls else None
         self._lookups = [(place, client.lookup) for place, client in enumerate(self.clients)]
-        self._arrived = [client.arrived for client in self.clients]
-        self._flights = Flights(self.clients)
-        self._landings: list[tuple[float, int, Request, float, Any]] = []
+        self._stores = [client.store for client in self.clients]
+        self._overlapping = OverlappingCalls(self.clients)
+        self._answers: list[tuple[float, int, Request, float, Any]] = []
+        """A heap of answers on their way: when they arrive, and for which clients."""
         self._order = count()
-        self._answered: dict[
-            tuple[str, int], float
-        ] = {}  # when calls in flight, which others may join, will be, by client
-        self._coalesce = any(rule.coalesce for rule in rules)
+        self._answered_at: dict[tuple[str, int], float] = {}
+        """When overlapping calls in progress will be answered, by key and client."""
+        self._coalesce = any(config.coalesce for config in configs)
 
     @property
-    def alone(self) -> list[PromptCacheBill]:
-        """The prompt cache without any client cache, by lifetime."""
+    def prompt_cache_bills(self) -> list[PromptCacheBill]:
+        """The bill of the prompt cache without a client cache, one per TTL."""
         return self._alone.bills()
 
     def run(self, calls: Iterable[Call], step: Callable[[], object] | None = None) -> "Simulation":
-        """Take in all of *calls*, which come by arrival; *step* is told of each."""
+        """Simulate *calls*, which come by arrival; call *step* after each."""
         if running_loop() is None:
             return self._run(calls, step)
-        with ThreadPoolExecutor(
-            1
-        ) as aside:  # as in a notebook: where one event loop runs, ours cannot
-            return aside.submit(self._run, calls, step).result()
+        # In a thread of its own, because a notebook's thread already runs an event loop.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._run, calls, step).result()
 
     def _run(self, calls: Iterable[Call], step: Callable[[], object] | None) -> "Simulation":
         timed = (
-            with_overlaps(calls)
+            mark_overlaps(calls)
             if self._coalesce
-            else ((call, call.took(), False) for call in calls)
+            else ((call, call.duration(), False) for call in calls)
         )
-        with closing(self._flights), _no_collections():
-            while some := list(islice(timed, _AT_ONCE)):
-                self.census.add(call for call, _, _ in some)
-                went = self._arrive(some)
+        with closing(self._overlapping), _gc_disabled():
+            while batch := list(islice(timed, _BATCH)):
+                self.trace.add(call for call, _, _ in batch)
+                missed = self._call_clients(batch)
                 if self._tree is not None:
-                    self._send(self._tree, some, went)
+                    self._send_to_provider(self._tree, batch, missed)
                 if step is not None:
-                    for _ in some:
+                    for _ in batch:
                         step()
-            self._land(float("inf"))
-        for charges in (self._alone, *(saved.charges for saved in self.saved)):
+            self._deliver_answers(float("inf"))
+        for charges in (self._alone, *(savings.charges for savings in self.savings)):
             charges.merge(self._common)
         return self
 
-    def _arrive(self, some: Iterable[_Timed]) -> list[list[bool] | None]:
-        """Let calls arrive at the clients. Which of them each call missed in; None: all."""
-        clock, landings, under_way = self.clock, self._landings, self._flights.under_way
-        went = []
-        for call, took, overlaps in some:
-            now, key, _, _, _, _, model, _ = call
-            if landings and landings[0][0] <= now:
-                self._land(now)
-            clock.now = now
-            self.seconds += took
-            request = _new(Request, (_KEY_PREFIX + key, model, None, _NO_PARAMS, (), None))
-            goes = self._fly if overlaps or request.key in under_way else self._ask
-            went.append(goes(request, call, took))
-        return went
-
-    def _ask(self, request: Request, call: Call, took: float) -> list[bool] | None:
-        """A call that overlaps no other for its key: looked up now, kept when it is answered. Which
-        clients it missed in; None: all."""
+    def _call_clients(self, batch: Iterable[_TimedCall]) -> list[_Missed]:
+        """Make calls in every client cache; return where each of them missed."""
+        clock, answers, in_progress = self.clock, self._answers, self._overlapping.in_progress
         missed = []
+        for call, seconds, overlaps in batch:
+            now, key, _, _, _, _, model, _ = call
+            if answers and answers[0][0] <= now:
+                self._deliver_answers(now)
+            clock.now = now
+            self.seconds += seconds
+            request = _new(Request, (_KEY_PREFIX + key, model, None, _NO_PARAMS, (), None))
+            overlaps = overlaps or request.key in in_progress
+            make = self._call_overlapping if overlaps else self._call_alone
+            missed.append(make(request, call, seconds))
+        return missed
+
+    def _call_alone(self, request: Request, call: Call, seconds: float) -> _Missed:
+        """Make a call that overlaps no other for its key: look it up now, and store the answer when
+        it arrives."""
+        places = []
         for place, lookup in self._lookups:
             if lookup(request) is None:
-                missed.append(place)
-        if missed:
-            heappush(self._landings, (call.at + took, next(self._order), request, took, missed))
-        if len(missed) == len(self._lookups):
+                places.append(place)
+        if places:
+            answer = (call.at + seconds, next(self._order), request, seconds, places)
+            heappush(self._answers, answer)
+        if len(places) == len(self._lookups):
             return None
-        went = [False] * len(self._lookups)
-        for place in missed:
-            went[place] = True
-        for goes, saved in zip(went, self.saved, strict=True):
-            if not goes:
-                saved.hits += 1
-                saved.add(call, took)
-        return went
+        missed = [False] * len(self._lookups)
+        for place in places:
+            missed[place] = True
+        for miss, savings in zip(missed, self.savings, strict=True):
+            if not miss:
+                savings.hits += 1
+                savings.add(call, seconds)
+        return missed
 
-    def _fly(self, request: Request, call: Call, took: float) -> list[bool]:
-        flying = self._flights.take_off(request)
-        lands = call.at + took
-        if flying.leads:
-            heappush(self._landings, (lands, next(self._order), request, took, flying))
-            self._answered.update({(request.key, place): lands for place in flying.leads})
-        for place, saved in enumerate(self.saved):
-            if flying.hits[place]:
-                saved.hits += 1
-                saved.add(call, took)
-            elif place not in flying.leads:
-                saved.coalesced += 1
-                waits = self._answered.get((request.key, place), lands) - call.at
-                saved.add(call, max(0.0, took - waits))
-        return [place in flying.leads for place in range(len(self.clients))]
+    def _call_overlapping(self, request: Request, call: Call, seconds: float) -> _Missed:
+        started = self._overlapping.start(request)
+        answered_at = call.at + seconds
+        if started.leads:
+            heappush(self._answers, (answered_at, next(self._order), request, seconds, started))
+            self._answered_at.update({(request.key, place): answered_at for place in started.leads})
+        for place, savings in enumerate(self.savings):
+            if started.hits[place]:
+                savings.hits += 1
+                savings.add(call, seconds)
+            elif place not in started.leads:
+                savings.coalesced += 1
+                waits = self._answered_at.get((request.key, place), answered_at) - call.at
+                savings.add(call, max(0.0, seconds - waits))
+        return [place in started.leads for place in range(len(self.clients))]
 
-    def _land(self, now: float) -> None:
-        """Keep the answers that are complete by *now*."""
-        landings, arrived, clock = self._landings, self._arrived, self.clock
-        while landings and landings[0][0] <= now:
-            clock.now, _, request, took, who = heappop(landings)
-            if isinstance(who, Flying):
-                self._flights.land(who)
-                for place in who.leads:
-                    self._answered.pop((request.key, place), None)
+    def _deliver_answers(self, now: float) -> None:
+        """Store the answers that have arrived by *now*."""
+        answers, stores, clock = self._answers, self._stores, self.clock
+        while answers and answers[0][0] <= now:
+            clock.now, _, request, seconds, target = heappop(answers)
+            if isinstance(target, OverlappingCall):
+                self._overlapping.finish(target)
+                for place in target.leads:
+                    self._answered_at.pop((request.key, place), None)
                 continue
-            for place in who:
-                arrived[place](request, took)
+            for place in target:
+                stores[place](request, seconds)
 
-    def _send(
-        self, tree: PrefixTree, some: Iterable[_Timed], went: Iterable[list[bool] | None]
+    def _send_to_provider(
+        self, tree: PrefixTree, batch: Iterable[_TimedCall], missed: Iterable[_Missed]
     ) -> None:
-        """Let calls reach the provider, alone and behind the clients where they *went*."""
+        """Send calls to the prompt cache, both without a client cache and where they *missed*."""
         send, bill = tree.send, self._bill
-        for (call, _, _), where in zip(some, went, strict=True):
+        for (call, _, _), where in zip(batch, missed, strict=True):
             bill(call.input_tokens, send(call, where), where)
 
-    def _bill(self, sent: int, reuse: Reuse, went: list[bool] | None) -> None:
-        alone, behind, owed = reuse
+    def _bill(self, sent: int, reuse: Reuse, missed: _Missed) -> None:
+        alone, behind, useful_writes = reuse
         tokens = sent if sent >= MINIMUM_TOKENS else 0
-        if owed is not None:
-            self._alone.owe(owed)
-        if went is None and behind is None:
+        if useful_writes is not None:
+            self._alone.add_useful_writes(useful_writes)
+        if missed is None and behind is None:
             self._common.add(tokens, alone)
             return
         self._alone.add(tokens, alone)
-        for place, saved in enumerate(self.saved):
-            if went is None or went[place]:
-                saved.charges.add(tokens, alone if behind is None else behind[place])
+        for place, savings in enumerate(self.savings):
+            if missed is None or missed[place]:
+                savings.charges.add(tokens, alone if behind is None else behind[place])
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
-    """A million entries are no garbage, and looking through them again and again takes longer than
-    the simulation."""
+def _gc_disabled() -> Iterator[None]:
+    """Run without garbage collection: a million entries are not garbage, and scanning them over and
+    over takes longer than the simulation."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
-            gc.freeze()  # so that they count as old, and are not all looked through at once now
+            gc.freeze()  # makes the entries old, so that the next collection does not scan them all
             gc.enable()
             gc.unfreeze()
 
 
-def with_overlaps(calls: Iterable[Call]) -> Iterator[tuple[Call, float, bool]]:
-    """Each of *calls*, which come by arrival, the seconds it took, and whether another for its key
-    arrives before it is answered.
+def mark_overlaps(calls: Iterable[Call]) -> Iterator[_TimedCall]:
+    """Yield each of *calls*, which come by arrival, with its duration and whether another call for
+    its key arrives before it is answered: only there single-flight has something to do.
 
-    Where more than some ten thousand calls arrive before that, True stands for "perhaps".
+    If more than some ten thousand calls arrive in between, True means "perhaps".
     """
-    ahead = deque[
-        list[Any]
-    ]()  # when it is answered, whether another arrives before that, the call, its seconds
-    latest: dict[str, list[Any]] = {}  # of the calls ahead, by key
+    ahead = deque[list[Any]]()  # when answered, whether it overlaps, the call, its duration
+    latest: dict[str, list[Any]] = {}  # the latest call ahead for each key
     for following in chain(calls, (_END,)):
         at, key, *_ = following
-        while ahead and (ahead[0][0] <= at or len(ahead) >= _AHEAD):
+        while ahead and (ahead[0][0] <= at or len(ahead) >= _LOOKAHEAD):
             first = ahead.popleft()
-            answered, overlaps, call, took = first
+            answered, overlaps, call, seconds = first
             if latest[call.key] is first:
                 del latest[call.key]
-            yield call, took, overlaps or answered > at
-        took = following.took()
-        waiting = [at + took, False, following, took]
+            yield call, seconds, overlaps or answered > at
+        seconds = following.duration()
+        waiting = [at + seconds, False, following, seconds]
         ahead.append(waiting)
         before = latest.get(key)
         if before is not None and at < before[0]:

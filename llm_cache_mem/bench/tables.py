@@ -1,4 +1,4 @@
-"""The tables of a report, in words: what text and pages show."""
+"""The tables of a report, with numbers formatted for people: text and HTML show the same."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,14 @@ from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.bench.report import Document
 
 __all__ = [
-    "Block",
-    "bound",
+    "Table",
     "count",
+    "duration",
     "facts",
+    "limits",
     "percent",
     "seconds",
     "size",
-    "span",
     "tables",
     "tokens",
 ]
@@ -36,8 +36,8 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def span(seconds: float | None) -> str:
-    """Seconds in the largest unit that they fill; "none" for None."""
+def duration(seconds: float | None) -> str:
+    """Format *seconds* in the largest unit that fits; "none" for None."""
     if seconds is None:
         return "none"
     for length, unit in _UNITS:
@@ -54,59 +54,43 @@ def size(entries: int | None) -> str:
     return "no limit" if entries is None else f"{entries:,}"
 
 
-def bound(max_size: int | None, ttl_seconds: float | None) -> str:
-    """How a client cache is bounded, in words."""
-    return f"{size(max_size)}, {span(ttl_seconds)}"
+def limits(max_size: int | None, ttl_seconds: float | None) -> str:
+    """Format the limits of a client cache."""
+    return f"{size(max_size)}, {duration(ttl_seconds)}"
 
 
-Block = tuple[str, tuple[str, ...], list[tuple[str, ...]], str]
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]], str]
 """Title, headings, rows and a note."""
 
 
 def facts(document: Document) -> Iterator[tuple[str, str]]:
-    """What the trace holds, as names and values."""
-    trace = document["trace"]
-    yield (
-        "trace",
-        (
-            f"{trace['name']}"
-            f" ({trace['format']}{'' if trace['key'] == 'whole' else ', key: ' + trace['key']})"
-        ),
+    """Yield the facts about the trace, as names and values."""
+    trace, uncached, gaps = (
+        document["trace"],
+        document["uncached"],
+        document["trace"]["gap_seconds"],
     )
-    scopes = f", {count(trace['scopes'])} sessions laid end to end" if trace["scopes"] > 1 else ""
-    yield "calls", f"{count(trace['calls'])} in {span(trace['span_seconds'])}{scopes}"
+    key = "" if trace["key"] == "whole" else f", key: {trace['key']}"
+    yield "trace", f"{trace['name']} ({trace['format']}{key})"
+    scopes = f", {count(trace['scopes'])} sessions end to end" if trace["scopes"] > 1 else ""
+    yield "calls", f"{count(trace['calls'])} in {duration(trace['span_seconds'])}{scopes}"
     if trace["bad_lines"]:
-        yield "bad lines", f"{count(trace['bad_lines'])}, left out"
+        yield "bad lines", f"{count(trace['bad_lines'])}, skipped"
     yield "tokens", f"{tokens(trace['input_tokens'])} in, {tokens(trace['output_tokens'])} out"
-    yield (
-        "uncached",
-        (
-            f"{dollars(document['uncached']['usd'])}, {span(document['uncached']['seconds'])} of"
-            " answering"
-        ),
-    )
-    repeats = (
-        f"{count(trace['repeats'])} = {percent(trace['repeat_rate'], 3)} of calls: what no cache of"
-        " whole answers can exceed"
-    )
-    yield "exact repeats", repeats
-    if trace["gap_seconds"]:
-        gaps = trace["gap_seconds"]
-        yield (
-            "",
-            f"{count(trace['repeats_of_same_length'])} of them got an answer as long as before",
-        )
-        yield (
-            "",
-            (
-                f"they came after {span(gaps['p10'])} / {span(gaps['p50'])} / {span(gaps['p90'])}"
-                " (p10 / p50 / p90)"
-            ),
-        )
+    answering = duration(uncached["seconds"])
+    yield "uncached", f"{dollars(uncached['usd'])}, {answering} of waiting for answers"
+    rate = percent(trace["repeat_rate"], 3)
+    limit = "the upper bound for a cache of whole answers"
+    yield "exact repeats", f"{count(trace['repeats'])} = {rate} of calls: {limit}"
+    if gaps := trace["gap_seconds"]:
+        same = count(trace["repeats_of_same_length"])
+        yield "", f"{same} of them have an answer as long as before"
+        after = " / ".join(duration(gaps[name]) for name in ("p10", "p50", "p90"))
+        yield "", f"they came after {after} (p10 / p50 / p90)"
 
 
-def tables(document: Document) -> Iterator[Block]:
-    """Title, headings, rows and a note of each table."""
+def tables(document: Document) -> Iterator[Table]:
+    """Yield the tables of *document*."""
     if document["client"]:
         yield _client(document)
     if document["provider"]:
@@ -117,7 +101,7 @@ def tables(document: Document) -> Iterator[Block]:
         yield _policies(document)
 
 
-def _client(document: Document) -> Block:
+def _client(document: Document) -> Table:
     head = (
         "max_size",
         "ttl",
@@ -135,7 +119,7 @@ def _client(document: Document) -> Block:
         (
             *(
                 size(row["max_size"]),
-                span(row["ttl_seconds"]),
+                duration(row["ttl_seconds"]),
                 row["policy"],
                 percent(row["hit_rate"], 3),
                 count(row["hits"]),
@@ -154,7 +138,7 @@ def _client(document: Document) -> Block:
     return "Exact cache in the client (LLMCache)", head, rows, ""
 
 
-def _provider(document: Document) -> Block:
+def _provider(document: Document) -> Table:
     head = (
         "lives",
         "calls hit",
@@ -167,7 +151,7 @@ def _provider(document: Document) -> Block:
     rows: list[tuple[str, ...]] = [
         (
             *(
-                span(row["ttl_seconds"]),
+                duration(row["ttl_seconds"]),
                 percent(row["hit_rate"]),
                 tokens(row["tokens_read"]),
                 percent(row["token_hit_rate"]),
@@ -181,20 +165,20 @@ def _provider(document: Document) -> Block:
         head,
         rows,
         (
-            "Dollars saved by who writes what: everything (cache_control on all), at no price, only"
-            " what a later call reads."
+            "Dollars saved if everything is written (cache_control on all), if writing is free, and"
+            " if only what a later call reads is written."
         ),
     )
 
 
-def _both(document: Document) -> Block:
+def _both(document: Document) -> Table:
     head = ("max_size", "ttl", "policy", "prompt cache lives", "pay for all writes", "no surcharge")
     rows: list[tuple[str, ...]] = [
         (
             size(row["max_size"]),
-            span(row["ttl_seconds"]),
+            duration(row["ttl_seconds"]),
             row["policy"],
-            span(both["ttl_seconds"]),
+            duration(both["ttl_seconds"]),
             _saved(both["write_all"]),
             _saved(both["free_writes"]),
         )
@@ -204,7 +188,7 @@ def _both(document: Document) -> Block:
     return "Both: the client's cache in front of the provider's", head, rows, ""
 
 
-def _policies(document: Document) -> Block:
+def _policies(document: Document) -> Table:
     names = list(document["policies"][0]["hits"])
     rows: list[tuple[str, ...]] = [
         (
@@ -217,10 +201,15 @@ def _policies(document: Document) -> Block:
         for row in document["policies"]
     ]
     note = (
-        "Hits by eviction policy, entries living for ever, answers there at once; in percent of the"
-        " best possible (Belady)."
+        "Hits by eviction policy, without expiry, with immediate answers; in percent of the best"
+        " possible (Belady)."
     )
-    return "Eviction: how far from the best possible", ("max_size", "best", *names), rows, note
+    return (
+        "Eviction policies compared with the best possible",
+        ("max_size", "best", *names),
+        rows,
+        note,
+    )
 
 
 def _saved(way: Document) -> str:

@@ -1,4 +1,4 @@
-"""The report as text: aligned tables, with a line under each that says what was counted."""
+"""The report as text: aligned tables with explanatory notes."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ __all__ = ["show", "show_live"]
 
 
 def show(document: Document) -> None:
-    """Print *document*, as ``report.build`` makes it, on stdout."""
+    """Print *document*, made by ``report.build``, on stdout."""
     console = out()
     for name, text in facts(document):
         console.print(Text.assemble((f"{name:<14}", "bold"), text), soft_wrap=True)
@@ -26,11 +26,11 @@ def show(document: Document) -> None:
 
 
 def show_live(document: Document) -> None:
-    """Print what ``bench live`` measured."""
+    """Print the document of ``bench live``."""
     console = out()
     asked = (
-        f"{document['calls']} questions, {percent(document['repeats'], 0)} of them again, behind"
-        f" {document['prefix_words']} words"
+        f"{document['calls']} questions, {percent(document['repeats'], 0)} of them repeats, behind"
+        f" {document['prefix_words']} words of common prompt"
     )
     console.print(
         Text.assemble((f"{'asked':<14}", "bold"), f"{document['target']}: {asked}"), soft_wrap=True
@@ -43,7 +43,7 @@ def show_live(document: Document) -> None:
         "tokens out",
         "p50",
         "p95",
-        "in all",
+        "total",
         "dollars",
     )
     rows = [
@@ -64,7 +64,7 @@ def show_live(document: Document) -> None:
     print_table(_table("Measured", head, rows))
     console.print(
         Text(
-            "What a call took, from the program's side; tokens as the server reports them.",
+            "Seconds as the program measures them; tokens as the server reports them.",
             style="dim",
         ),
         soft_wrap=True,

@@ -1,5 +1,5 @@
-"""A trace is calls in the order of their arrival, each with what tells it apart and how long it is;
-never a word of a prompt."""
+"""Calls of a trace in order of arrival, and their statistics: keys, lengths and times, never the
+text of a prompt."""
 
 import heapq
 import json
@@ -16,34 +16,34 @@ from llm_cache_mem.errors import LLMCacheError
 
 __all__ = [
     "Call",
-    "Census",
-    "Facts",
     "Run",
     "TraceError",
-    "identity",
+    "TraceStatistics",
+    "TraceSummary",
+    "digest_of",
     "in_order",
     "runs_of",
     "sorted_by_arrival",
 ]
 
-_CHUNK = 50_000  # calls that are sorted in memory
+_CHUNK = 50_000  # calls to sort in memory
 
 
 class TraceError(LLMCacheError, ValueError):
-    """A trace that cannot be read: the text says which file and line, and why."""
+    """A trace that cannot be read; the message names the file, the line and the reason."""
 
 
 Run: TypeAlias = tuple[int, int, int]
-"""Blocks of a prompt with consecutive ids: the first, how many there are, and how many tokens each
-has. (There are millions of these.)"""
+"""Blocks of a prompt with consecutive ids: the first id, the number of blocks, and the tokens in
+each. A plain tuple, because a trace has millions of them."""
 
 
 class Call(NamedTuple):
-    """One request to a model. *at* is seconds from any origin; *seconds* what the answer took, None
-    if nobody recorded it.
+    """One request to a model.
 
-    *key* is the identity of the whole request. *runs* are the blocks of its prompt, in order; equal
-      ids in one *scope* are equal blocks.
+    *at* is its arrival, in seconds from any origin; *key* identifies the whole request. *runs* are
+    the blocks of its prompt, in order: equal ids within one *scope* are equal blocks. *seconds* is
+    how long the answer took, None if that was not recorded.
     """
 
     at: float
@@ -55,20 +55,19 @@ class Call(NamedTuple):
     model: str | None = None
     seconds: float | None = None
 
-    def took(self) -> float:
-        """Seconds until the answer is there: as recorded, or half a second and fifty tokens a
-        second."""
+    def duration(self) -> float:
+        """Return the recorded seconds until the answer, or an estimate: half a second, and one
+        second per fifty tokens."""
         return 0.5 + self.output_tokens / 50 if self.seconds is None else self.seconds
 
 
-def identity(*parts: Any) -> str:
-    """A digest of *parts*, which are numbers, strings, None and lists and tuples of these; equal
-    for equal parts."""
+def digest_of(*parts: Any) -> str:
+    """Return a digest of *parts*: numbers, strings, None, and lists and tuples of these."""
     return blake2b(dumps(parts, 2), digest_size=16).hexdigest()
 
 
 def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
-    """*ids* of blocks of *tokens* each, as runs."""
+    """Return block *ids* as runs, with *tokens* in each block."""
     if not ids:
         return ()
     runs: list[Run] = []
@@ -83,15 +82,15 @@ def runs_of(ids: Sequence[int], tokens: int) -> tuple[Run, ...]:
 
 
 def in_order(calls: Iterable[Call], *, window: int) -> Iterator[Call]:
-    """*calls* by arrival, where none is more than *window* places late; TraceError for one that is.
-    Logs are written as calls end."""
+    """Yield *calls* by arrival, as logs are written when calls end. TraceError for a call more than
+    *window* places late."""
     waiting: list[tuple[float, int, Call]] = []
     last = float("-inf")
     for number, call in enumerate(calls):
         if call.at < last:
             raise TraceError(
-                f"call {number + 1} arrived {last - call.at:.3f} s before one that stands far above"
-                " it: --sort puts them in order"
+                f"call {number + 1} arrived {last - call.at:.3f} s before one that is far above it"
+                " in the file: use --sort"
             )
         if not window:
             last = call.at
@@ -106,8 +105,8 @@ def in_order(calls: Iterable[Call], *, window: int) -> Iterator[Call]:
 
 
 def sorted_by_arrival(calls: Iterable[Call], *, chunk: int = _CHUNK) -> Iterator[Call]:
-    """*calls* by arrival, however they come; what does not fit into *chunk* waits in files that
-    this user alone can read."""
+    """Yield *calls* by arrival, whatever their order. Beyond *chunk* calls, sorted chunks wait in
+    temporary files that only this user can read."""
     calls = iter(calls)
     files: list[TextIO] = []
     try:
@@ -141,9 +140,9 @@ def _read_back(file: TextIO) -> Iterator[Call]:
         )
 
 
-class Facts(NamedTuple):
-    """Seconds, tokens, and calls. *repeats* are calls whose key came before; *same_length*: those
-    with as long an answer as one of them."""
+class TraceSummary(NamedTuple):
+    """What a trace contains. *repeats* are calls whose key occurred before;
+    *repeats_of_same_length* are those with an answer as long as an earlier one."""
 
     calls: int
     span_seconds: float
@@ -155,17 +154,16 @@ class Facts(NamedTuple):
     repeats_of_same_length: int
     largest_groups: tuple[int, ...]
     gap_seconds: tuple[float, float, float] | None
-    """Between a repeat and the call before it: the tenth, the middle and the ninetieth of a
-    hundred."""
+    """Between a repeat and the previous call for its key: 10th, 50th and 90th percentile."""
 
 
 _Group: TypeAlias = tuple[int, float, int | set[int]]
-"""How many calls a key had, when the last one came, and how long their answers are."""
+"""The calls for one key: how many, the arrival of the last, and the lengths of the answers."""
 
 
-class Census:
-    """Counts calls, which come in order. *keys*: if they are to be kept, a number for the key of
-    each call."""
+class TraceStatistics:
+    """Counts the calls of a trace, which are added by arrival. With *keep_keys*, *keys* has a
+    number for the key of each call."""
 
     def __init__(self, *, keep_keys: bool = False) -> None:
         self.keys = array("l") if keep_keys else None
@@ -177,9 +175,10 @@ class Census:
         self._first: float | None = None
         self._last = 0.0
 
-    def add(self, some: Iterable[Call]) -> None:
+    def add(self, calls: Iterable[Call]) -> None:
+        """Count *calls*."""
         groups, keys, numbers, scopes = self._groups, self.keys, self._numbers, self._scopes
-        for at, key, sent, received, _, scope, _, _ in some:
+        for at, key, sent, received, _, scope, _, _ in calls:
             if keys is not None:
                 keys.append(numbers.setdefault(key, len(numbers)))
             self.calls += 1
@@ -195,7 +194,7 @@ class Census:
             )
 
     def _repeated(self, group: _Group, at: float, received: int) -> _Group:
-        """*group* with one more call."""
+        """Return *group* with one more call."""
         calls, last, lengths = group
         if isinstance(lengths, int):
             lengths = {lengths}
@@ -204,9 +203,10 @@ class Census:
         lengths.add(received)
         return calls + 1, at, lengths
 
-    def facts(self) -> Facts:
+    def summary(self) -> TraceSummary:
+        """Return the statistics of the calls added so far."""
         gaps = sorted(self._gaps)
-        return Facts(
+        return TraceSummary(
             calls=self.calls,
             span_seconds=self._last - (self._first or 0.0),
             scopes=len(self._scopes),
@@ -216,9 +216,9 @@ class Census:
             repeats=self.calls - len(self._groups),
             repeats_of_same_length=self._same_length,
             largest_groups=tuple(nlargest(5, (calls for calls, _, _ in self._groups.values()))),
-            gap_seconds=(_at(gaps, 0.1), _at(gaps, 0.5), _at(gaps, 0.9)) if gaps else None,
+            gap_seconds=_percentiles(gaps) if gaps else None,
         )
 
 
-def _at(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+def _percentiles(ordered: Sequence[float]) -> tuple[float, float, float]:
+    return ordered[len(ordered) // 10], ordered[len(ordered) // 2], ordered[len(ordered) * 9 // 10]

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from llm_cache_mem.cli import bench_live
-from llm_cache_mem.cli.bench_options import prices_in, rules_in, span_in
+from llm_cache_mem.cli.bench_options import configs_in, prices_in, span_in
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.cli.shared import AsJson, note_unreadable, print_json, report
 
@@ -156,18 +156,18 @@ def run(
 ) -> None:
     """Simulate a trace: hit rates, tokens, dollars and time that the caches save.
 
-    The client cache is LLMCache itself under a simulated clock. --max-size and --ttl may be
-    repeated: every pair is simulated.
+    The client cache is LLMCache itself under a simulated clock. Repeat --max-size and --ttl to
+    simulate every pair.
     """
     from llm_cache_mem.bench.eviction import DEFAULT_SIZES
     from llm_cache_mem.bench.reader import open_trace
     from llm_cache_mem.bench.report import build
-    from llm_cache_mem.bench.simulation import DEFAULT_LIFETIMES, Simulation
+    from llm_cache_mem.bench.simulation import DEFAULT_PROMPT_TTLS, Simulation
 
     _refuse_store(trace)
-    rules = rules_in(max_size, ttl, policy, coalesce)
-    lifetimes = (
-        DEFAULT_LIFETIMES
+    configs = configs_in(max_size, ttl, policy, coalesce)
+    prompt_ttls = (
+        DEFAULT_PROMPT_TTLS
         if prompt_ttl is None
         else tuple(span for span in map(span_in, prompt_ttl) if span is not None)
     )
@@ -179,11 +179,11 @@ def run(
         _progress(opened) as step,
     ):
         opened.warn = lambda text: typer.echo(f"left out: {text}", err=True)
-        simulation = Simulation(rules, lifetimes, keep_keys=policies).run(opened, step)
-    if not simulation.census.calls:
+        simulation = Simulation(configs, prompt_ttls, keep_keys=policies).run(opened, step)
+    if not simulation.trace.calls:
         raise CommandFailed(f"{trace} holds no call")
     sizes = (
-        [rule.max_size for rule in rules if rule.max_size is not None]
+        [rule.max_size for rule in configs if rule.max_size is not None]
         if max_size
         else DEFAULT_SIZES
     )
@@ -297,9 +297,9 @@ def _check_plot() -> None:
 
 def _write(document: "Document", html: str | None, plot: str | None) -> None:
     if html is not None:
-        from llm_cache_mem.bench.html import page
+        from llm_cache_mem.bench.html import render
 
-        Path(html).write_text(page(document), encoding="utf-8")
+        Path(html).write_text(render(document), encoding="utf-8")
         typer.echo(f"wrote {html}", err=True)
     if plot is not None:
         from llm_cache_mem.bench.charts import save_png

@@ -7,20 +7,20 @@ from llm_cache_mem.cli.input import MISUSED, CommandFailed, seconds_in
 
 if TYPE_CHECKING:
     from llm_cache_mem.accounting.pricing import Price
-    from llm_cache_mem.bench.clients import Rule
+    from llm_cache_mem.bench.clients import CacheConfig
 
-__all__ = ["prices_in", "rules_in", "span_in"]
+__all__ = ["configs_in", "prices_in", "span_in"]
 
 
-def rules_in(
+def configs_in(
     sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool
-) -> "list[Rule]":
+) -> "list[CacheConfig]":
     """A client cache for each pair of bounds and each policy."""
-    from llm_cache_mem.bench.clients import Rule
+    from llm_cache_mem.bench.clients import CacheConfig
 
     chosen: list[Literal["lru", "sieve"]] = [_policy(policy) for policy in policies or ["lru"]]
     bounds = product(map(_size, sizes or ["256"]), map(span_in, spans or ["1h"]))
-    return [Rule(size, ttl, coalesce, policy) for size, ttl in bounds for policy in chosen]
+    return [CacheConfig(size, ttl, coalesce, policy) for size, ttl in bounds for policy in chosen]
 
 
 def _size(text: str) -> int | None:

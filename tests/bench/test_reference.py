@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from llm_cache_mem.bench.bill import DEFAULT_PRICE, cost
-from llm_cache_mem.bench.clients import Rule
+from llm_cache_mem.bench.clients import CacheConfig
 from llm_cache_mem.bench.reader import open_trace
 from llm_cache_mem.bench.simulation import Simulation
 from llm_cache_mem.bench.trace import Call
 
 SIZES = {256: "256", 1000: "1000", 10000: "10000", None: "inf"}
 SPANS = {300.0: "300", 3600.0: "3600", None: "inf"}
-GRID = [Rule(size, ttl) for size, ttl in product(SIZES, SPANS)]
-CORNERS = [Rule(256, 300.0), Rule(1000, None), Rule(None, None)]
+GRID = [CacheConfig(size, ttl) for size, ttl in product(SIZES, SPANS)]
+CORNERS = [CacheConfig(256, 300.0), CacheConfig(1000, None), CacheConfig(None, None)]
 
 # How this project names a trace, and how the reference does; the last two take long.
 TRACES = {
@@ -79,7 +79,7 @@ def test_the_trace_holds_what_the_reference_found_in_it(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found
-    facts = simulation.census.facts()
+    facts = simulation.trace.summary()
     assert (facts.calls, facts.unique, facts.repeats, facts.repeats_of_same_length) == (
         *(expected["rows"], expected["unique"]),
         *(expected["exact_repeat"], expected["exact_repeat_same_out_len"]),
@@ -103,18 +103,18 @@ def test_every_client_cache_hits_as_often_as_in_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found
-    calls = simulation.census.calls
+    calls = simulation.trace.calls
     for client in simulation.clients:
-        rule, hits = client.rule, client.stats().hits
-        row = expected["exact"][f"lru={SIZES[rule.max_size]},ttl={SPANS[rule.ttl_seconds]}"]
-        assert rounded(100 * hits / calls, 3) == row["hit_pct"], rule
+        config, hits = client.config, client.stats().hits
+        row = expected["exact"][f"lru={SIZES[config.max_size]},ttl={SPANS[config.ttl_seconds]}"]
+        assert rounded(100 * hits / calls, 3) == row["hit_pct"], config
 
 
 def test_hits_and_joined_calls_save_as_many_dollars_as_in_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found
-    saved, expected = simulation.saved[-1], expected["single_flight"]
+    saved, expected = simulation.savings[-1], expected["single_flight"]
     assert saved.coalesced == expected["dup_in_flight"]
     assert saved.coalesced == simulation.clients[-1].stats().coalesced
     assert (
@@ -129,11 +129,11 @@ def test_the_prompt_cache_saves_what_it_does_in_the_reference(
     """To the cent, but for RAGPulse: there the reference lets a block be read wherever it stands,
     here it must follow the same blocks."""
     simulation, expected = found
-    facts = simulation.census.facts()
+    facts = simulation.trace.summary()
     uncached = cost(DEFAULT_PRICE, facts.input_tokens, facts.output_tokens)
     chained = "ragpulse" not in expected["trace"]
-    for bill in simulation.alone:
-        row = expected[f"prefix_ttl{bill.lifetime:.0f}"]
+    for bill in simulation.prompt_cache_bills:
+        row = expected[f"prefix_ttl{bill.ttl:.0f}"]
         costs = bill.costs(DEFAULT_PRICE, facts.input_tokens, facts.output_tokens)
         ours = (
             *(100 * bill.hits / facts.calls, 100 * bill.read / facts.input_tokens),
@@ -161,11 +161,11 @@ def test_both_caches_together_save_what_they_do_in_the_reference(
     """To the cent, but for RAGPulse, as above."""
     simulation, expected = found
     facts, saved, row = (
-        simulation.census.facts(),
-        simulation.saved[-1],
+        simulation.trace.summary(),
+        simulation.savings[-1],
         expected["exact_plus_prefix300"],
     )
-    costs = saved.behind[0].costs(
+    costs = saved.prompt_cache_bills[0].costs(
         DEFAULT_PRICE,
         facts.input_tokens - saved.input_tokens,
         facts.output_tokens - saved.output_tokens,

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_cache_mem.bench.clients import Rule
+from llm_cache_mem.bench.clients import CacheConfig
 from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree
-from llm_cache_mem.bench.simulation import Simulation, with_overlaps
+from llm_cache_mem.bench.simulation import Simulation, mark_overlaps
 from llm_cache_mem.bench.trace import Call, runs_of
 
 BLOCK = 512
-LIFETIMES = (5.0, 20.0)
+PROMPT_TTLS = (5.0, 20.0)
 
 
 @st.composite
@@ -48,7 +48,7 @@ class PlainPromptCache:
 
     used: dict[tuple[int, ...], float] = field(default_factory=dict)
 
-    def send(self, call: Call, lifetime: float) -> int:
+    def send(self, call: Call, ttl: float) -> int:
         """The tokens that *call* reads."""
         if call.input_tokens < MINIMUM_TOKENS:
             return 0
@@ -57,7 +57,7 @@ class PlainPromptCache:
         there = [
             len(prefix) * BLOCK
             for prefix in prefixes
-            if self.used.get(prefix, float("-inf")) >= call.at - lifetime
+            if self.used.get(prefix, float("-inf")) >= call.at - ttl
         ]
         self.used.update(dict.fromkeys(prefixes, call.at))
         return min(max(there), call.input_tokens) if there and max(there) >= MINIMUM_TOKENS else 0
@@ -66,20 +66,16 @@ class PlainPromptCache:
 @settings(deadline=None, max_examples=60)
 @given(traces(), st.data())
 def test_the_prefix_tree_reads_what_was_sent_lately(calls: list[Call], data: st.DataObject) -> None:
-    tree = PrefixTree(LIFETIMES, 2)
+    tree = PrefixTree(PROMPT_TTLS, 2)
     tree._prune_at = 1  # so that forgetting is tried too
-    plain = {
-        (place, lifetime): PlainPromptCache() for place in (None, 0, 1) for lifetime in LIFETIMES
-    }
+    plain = {(place, ttl): PlainPromptCache() for place in (None, 0, 1) for ttl in PROMPT_TTLS}
     for call in calls:
         went = data.draw(st.sampled_from((None, [True, False], [False, True], [False, False])))
         alone, behind, _ = tree.send(call, went)
-        assert alone == tuple(plain[None, lifetime].send(call, lifetime) for lifetime in LIFETIMES)
+        assert alone == tuple(plain[None, ttl].send(call, ttl) for ttl in PROMPT_TTLS)
         for place in (0, 1):
             if went is None or went[place]:
-                expected = tuple(
-                    plain[place, lifetime].send(call, lifetime) for lifetime in LIFETIMES
-                )
+                expected = tuple(plain[place, ttl].send(call, ttl) for ttl in PROMPT_TTLS)
                 assert (alone if behind is None else behind[place]) == expected
 
 
@@ -88,20 +84,20 @@ def test_the_prefix_tree_reads_what_was_sent_lately(calls: list[Call], data: st.
 def test_calls_overlap_where_the_next_for_their_key_comes_before_they_are_answered(
     calls: list[Call],
 ) -> None:
-    found = list(with_overlaps(iter(calls)))
-    assert [(call, took) for call, took, _ in found] == [(call, call.took()) for call in calls]
+    found = list(mark_overlaps(iter(calls)))
+    assert [(call, took) for call, took, _ in found] == [(call, call.duration()) for call in calls]
     for place, (call, took, overlaps) in enumerate(found):
         following = [other.at for other in calls[place + 1 :] if other.key == call.key]
         assert overlaps == (bool(following) and following[0] < call.at + took)
 
 
-def figures(rules: Iterable[Rule], calls: list[Call]) -> list[object]:
+def figures(configs: Iterable[CacheConfig], calls: list[Call]) -> list[object]:
     """All that a simulation says of each client."""
-    simulation = Simulation(list(rules), LIFETIMES).run(calls)
+    simulation = Simulation(list(configs), PROMPT_TTLS).run(calls)
     return [
         (
             *(
-                client.rule,
+                client.config,
                 client.stats(),
                 saved.hits,
                 saved.coalesced,
@@ -109,9 +105,9 @@ def figures(rules: Iterable[Rule], calls: list[Call]) -> list[object]:
                 saved.output_tokens,
                 saved.seconds,
             ),
-            [(bill.lifetime, bill.hits, bill.read, bill.written) for bill in saved.behind],
+            [(bill.ttl, bill.hits, bill.read, bill.written) for bill in saved.prompt_cache_bills],
         )
-        for client, saved in zip(simulation.clients, simulation.saved, strict=True)
+        for client, saved in zip(simulation.clients, simulation.savings, strict=True)
     ]
 
 
@@ -120,18 +116,18 @@ def figures(rules: Iterable[Rule], calls: list[Call]) -> list[object]:
 def test_clients_that_join_calls_and_clients_that_do_not_are_simulated_side_by_side_as_alone(
     calls: list[Call],
 ) -> None:
-    rules = [
-        Rule(2, 10.0),
-        Rule(2, 10.0, coalesce=False),
-        Rule(None, None, coalesce=False),
-        Rule(None, None),
-        Rule(1, 3.0, True, "sieve"),
+    configs = [
+        CacheConfig(2, 10.0),
+        CacheConfig(2, 10.0, coalesce=False),
+        CacheConfig(None, None, coalesce=False),
+        CacheConfig(None, None),
+        CacheConfig(1, 3.0, True, "sieve"),
     ]
-    assert figures(rules, calls) == [figures([rule], calls)[0] for rule in rules]
+    assert figures(configs, calls) == [figures([config], calls)[0] for config in configs]
 
 
 @pytest.mark.parametrize("coalesce", [True, False])
 def test_more_calls_than_are_taken_at_once_count_as_one_trace(coalesce: bool) -> None:
     calls = [Call(float(at), f"{at % 1100}", 2000, 10) for at in range(3300)]
-    (client,) = Simulation([Rule(None, None, coalesce)], ()).run(calls).clients
+    (client,) = Simulation([CacheConfig(None, None, coalesce)], ()).run(calls).clients
     assert (client.stats().hits, client.stats().misses) == (2200, 1100)
