@@ -50,11 +50,6 @@ ORDER = (
 )
 # What integrations do not import, beside each other.
 OUTER = {"frameworks", "notebook", "http", "testing", "bench", "cli", "__main__"}
-# Imports that break a rule today. Delete the line with the import: the lists have to be exact.
-KNOWN_UPWARD: set[tuple[str, str]] = set()
-KNOWN_CYCLES = {
-    ("llama_index_llm_cache_mem.events", "llama_index_llm_cache_mem.calls"),
-}
 # The modules and packages that need an optional package to be imported at all. A store's package
 # may import its client at its top; only code that has chosen the store imports that package.
 OPTIONAL = {
@@ -160,13 +155,13 @@ def test_at_most_eight_modules_stand_in_the_root() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    upward = {
+    wrong = {
         (module, found.target)
         for module, path in sources().items()
         for found in imports_of(path)
         if own(found.target) and ORDER.index(unit(found.target)) > ORDER.index(unit(module))
     }
-    assert upward == KNOWN_UPWARD, "see ORDER"
+    assert not wrong, "see ORDER"
 
 
 GRAPHS = {
@@ -196,15 +191,7 @@ def test_no_modules_import_each_other(package: str) -> None:
         module: {found.target for found in imports_of(path) if found.target != module} & set(files)
         for module, path in files.items()
     }
-    known = {(module, target) for module, target in KNOWN_CYCLES if module in graph}
-    cut = {
-        module: targets - {target for known_in, target in known if known_in == module}
-        for module, targets in graph.items()
-    }
-    assert not cycle_of(cut)
-    for module, target in known:
-        still = target in graph[module] and cycle_of({**cut, module: cut[module] | {target}})
-        assert still, f"{module} -> {target} closes no cycle: delete it from KNOWN_CYCLES"
+    assert not cycle_of(graph)
 
 
 def needed_packages(module: str) -> set[str]:

@@ -9,7 +9,7 @@ from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, patch, structured
-from llama_index_llm_cache_mem.calls import LEAVES, Leaf, Target
+from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target
 from llama_index_llm_cache_mem.view import Direct, bare, plain_class, sharing, view_class
 from llm_cache_mem import LLMCache
 

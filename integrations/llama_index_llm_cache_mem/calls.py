@@ -3,22 +3,19 @@ an entry when it ends cleanly."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from llama_index_llm_cache_mem import events
 from llama_index_llm_cache_mem.keys import call_params, identity
+from llama_index_llm_cache_mem.leaves import Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llama_index_llm_cache_mem.streaming import Recording, replay
 from llama_index_llm_cache_mem.values import dump, load, load_plain
-from llama_index_llm_cache_mem.view import bare
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 
 __all__ = [
-    "LEAVES",
     "Asked",
     "Keeper",
-    "Leaf",
-    "Target",
     "acall",
     "acollect",
     "astream",
@@ -27,43 +24,6 @@ __all__ = [
     "request_of",
     "stream",
 ]
-
-
-class Leaf(NamedTuple):
-    """One of the abstract methods of BaseLLM. Those of one *kind* share their entries."""
-
-    name: str
-    kind: str
-    argument: str
-    is_async: bool
-    streams: bool
-
-
-def _leaf(name: str) -> Leaf:
-    chat = name.endswith("chat")
-    kind, argument = (
-        ("llama_index.chat", "messages") if chat else ("llama_index.complete", "prompt")
-    )
-    return Leaf(name, kind, argument, name.startswith("a"), "stream" in name)
-
-
-_NAMES: Final = (
-    "chat complete stream_chat stream_complete achat acomplete astream_chat astream_complete"
-)
-LEAVES: Final = {name: _leaf(name) for name in _NAMES.split()}
-
-
-class Target(NamedTuple):
-    """Who is asked: *llm* as the caller knows it, a view perhaps, and *inner*, the LLM that it
-    stands for."""
-
-    cache: LLMCache
-    llm: Any
-    inner: Any
-
-    def method(self, name: str) -> Any:
-        """A method of the LLM itself: whatever it calls in turn, none of it comes back here."""
-        return getattr(bare(self.inner), name)
 
 
 Args = tuple[Any, ...]

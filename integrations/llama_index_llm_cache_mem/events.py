@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from copy import copy
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from llama_index.core.callbacks import TokenCountingHandler
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -24,8 +24,7 @@ from llama_index_instrumentation.dispatcher import (
 from llama_index_instrumentation.event_handlers import NullEventHandler
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 
-if TYPE_CHECKING:
-    from llama_index_llm_cache_mem.calls import Leaf, Target
+from llama_index_llm_cache_mem.leaves import Leaf, Target
 
 __all__ = ["HIT_TAG", "atell", "atell_stream", "tell", "tell_span", "tell_stream"]
 
@@ -33,14 +32,14 @@ HIT_TAG: Final = "llm_cache.hit"
 _COUNTS: Final = re.compile(r"token|usage", re.IGNORECASE)
 
 
-def tell(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, response: Any) -> None:
+def tell(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
     """Tell of a hit of ``chat`` or ``complete``."""
     if _anyone_listens(target.inner, leaf.name):
         with _tagged():
             _told(target, leaf, response)(*args, **kwargs)
 
 
-async def atell(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, response: Any) -> None:
+async def atell(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
     """As ``tell``."""
     if _anyone_listens(target.inner, leaf.name):
         with _tagged():
@@ -48,7 +47,7 @@ async def atell(target: "Target", leaf: "Leaf", args: Any, kwargs: Any, response
 
 
 def tell_stream(
-    target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]
+    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
 ) -> Iterator[Any]:
     """*chunks* as a stream of which listeners are told as they come."""
     if not _anyone_listens(target.inner, leaf.name):
@@ -59,7 +58,7 @@ def tell_stream(
 
 
 async def atell_stream(
-    target: "Target", leaf: "Leaf", args: Any, kwargs: Any, chunks: list[Any]
+    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
 ) -> AsyncIterator[Any]:
     """As ``tell_stream``."""
     if not _anyone_listens(target.inner, leaf.name):
@@ -215,7 +214,7 @@ _DECORATED: Final = {  # a decorator takes each function once, hence one for eac
 }
 
 
-def _told(target: "Target", leaf: "Leaf", answer: Any) -> Callable[..., Any]:
+def _told(target: Target, leaf: Leaf, answer: Any) -> Callable[..., Any]:
     """The method *leaf* of the LLM with LlamaIndex's span and events, and *answer* for its body."""
     if not leaf.streams:
         answer = _without_bill(answer)
@@ -285,9 +284,7 @@ def _in_span(module: str, name: str, body: Any) -> Any:
     return get_dispatcher(module).span(body)
 
 
-def tell_span(
-    target: "Target", cls: Any, name: str, body: Callable[..., Any]
-) -> Callable[..., Any]:
+def tell_span(target: Target, cls: Any, name: str, body: Callable[..., Any]) -> Callable[..., Any]:
     """*body*, a function of (self, ...), as a method of the LLM inside the span that LlamaIndex
     puts around that of *cls*."""
     spanned = _in_span(_module_of(cls, name), name, body).__get__(target.llm, type(target.llm))

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from llama_index_llm_cache_mem.calls import Asked, Keeper, Target, acollect, collect, request_of
+from llama_index_llm_cache_mem.calls import Asked, Keeper, acollect, collect, request_of
 from llama_index_llm_cache_mem.events import tell_span
+from llama_index_llm_cache_mem.leaves import Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request
 
