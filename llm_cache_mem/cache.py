@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.calls import Engine, Settings
+from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Keyer, parameter_names
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
@@ -212,9 +213,16 @@ class LLMCache:
         def call() -> Any:
             return fn(messages=messages, **params)
 
-        through: Callable[..., Any] = self.engine.stream if streaming else self.engine.call
-        # what fn returns, or a copy
-        return call() if request is None else through(request, call)  # type: ignore[no-any-return]
+        if request is None:
+            return call()  # type: ignore[no-any-return]  # what fn returns
+        if streaming:
+            return self.engine.stream(request, call)  # type: ignore[return-value]  # as above
+        return self.engine.call(  # type: ignore[no-any-return]  # what fn returns, or a copy
+            request,
+            call,
+            circumstances=lambda: circumstances_of(fn, self.engine.keyer.ignored(params)),
+            timeout=timeout_of(params),
+        )
 
     @overload
     async def aget_or_call(
@@ -241,8 +249,16 @@ class LLMCache:
                 raise TypeError(f"{_NOT_ASYNC}, not {type(made).__name__}")
             return await made
 
-        through: Callable[..., Any] = self.engine.astream if streaming else self.engine.acall
-        return await (call() if request is None else through(request, call))
+        if request is None:
+            return await call()
+        if streaming:
+            return await self.engine.astream(request, call)
+        return await self.engine.acall(
+            request,
+            call,
+            circumstances=lambda: circumstances_of(fn, self.engine.keyer.ignored(params)),
+            timeout=timeout_of(params),
+        )
 
     @overload
     def cached(self, fn: F, /) -> F: ...

@@ -2,13 +2,14 @@
 generator functions."""
 
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextvars import Context, copy_context
 from hashlib import sha256
 from types import CodeType, MethodType
 from typing import Any, TypeVar
 
 from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request
@@ -67,7 +68,11 @@ def _plain(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Callable[
         return (
             fn(*args, **kwargs)
             if request is None
-            else engine.call(request, lambda: fn(*args, **kwargs))
+            else engine.call(
+                request,
+                lambda: fn(*args, **kwargs),
+                circumstances=lambda: calls.circumstances(args, kwargs),
+            )
         )
 
     return wrapper
@@ -79,7 +84,11 @@ def _coroutine(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Calla
         return await (
             fn(*args, **kwargs)
             if request is None
-            else engine.acall(request, lambda: fn(*args, **kwargs))
+            else engine.acall(
+                request,
+                lambda: fn(*args, **kwargs),
+                circumstances=lambda: calls.circumstances(args, kwargs),
+            )
         )
 
     return wrapper
@@ -185,6 +194,7 @@ class _Calls:
     def __init__(
         self, fn: Callable[..., Any], signature: Any, version: str, ignore: frozenset[str]
     ) -> None:
+        self._fn = fn
         self._identity = Identity(fn, version)
         self._signature = signature
         self._ignore = ignore
@@ -207,6 +217,13 @@ class _Calls:
         for name in self._ignore:
             params.pop(name, None)
         return engine.request(messages, params, kind=kind)
+
+    def circumstances(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+        """What outside the request can make this call fail: the arguments that are ignored."""
+        named = arguments(self._signature, args, kwargs) or {}
+        return circumstances_of(
+            self._fn, {name: named[name] for name in self._ignore if name in named}
+        )
 
 
 class _Scope:

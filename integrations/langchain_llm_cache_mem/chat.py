@@ -13,6 +13,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.link import link_of, with_manager
 from langchain_llm_cache_mem.streaming import astream, stream
+from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 
 __all__ = ["methods"]
 
@@ -54,7 +55,12 @@ def _generate(
     else:
         params = request.params
         generations = link.cache.engine.call(
-            request, call, encode=lambda _: _stored(made[-1], params), decode=link.load
+            request,
+            call,
+            encode=lambda _: _stored(made[-1], params),
+            decode=link.load,
+            circumstances=lambda: circumstances_of(self._generate, kwargs),
+            timeout=timeout_of(kwargs),
         )
     return _result(made, generations)
 
@@ -86,7 +92,12 @@ async def _agenerate(
     else:
         params = request.params
         generations = await link.cache.engine.acall(
-            request, call, encode=lambda _: _stored(made[-1], params), decode=link.load
+            request,
+            call,
+            encode=lambda _: _stored(made[-1], params),
+            decode=link.load,
+            circumstances=lambda: circumstances_of(self._agenerate, kwargs),
+            timeout=timeout_of(kwargs),
         )
     return _result(made, generations)
 

@@ -16,6 +16,7 @@ from langchain_llm_cache_mem.link import Link, link_of, with_manager
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
 from llm_cache_mem.engine.calls import Answered
+from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 
 __all__ = ["methods"]
 
@@ -116,7 +117,12 @@ def _generate(
             return made[-1].response()
 
         response = link.cache.engine.call(
-            batch.only, call, encode=lambda _: made[-1].stored(), decode=link.load
+            batch.only,
+            call,
+            encode=lambda _: made[-1].stored(),
+            decode=link.load,
+            circumstances=lambda: circumstances_of(self._generate, kwargs),
+            timeout=timeout_of(kwargs),
         )
         if not made:
             batch.answers[0] = response
@@ -157,7 +163,12 @@ async def _agenerate(
             return made[-1].response()
 
         response = await link.cache.engine.acall(
-            batch.only, call, encode=lambda _: made[-1].stored(), decode=link.load
+            batch.only,
+            call,
+            encode=lambda _: made[-1].stored(),
+            decode=link.load,
+            circumstances=lambda: circumstances_of(self._agenerate, kwargs),
+            timeout=timeout_of(kwargs),
         )
         if not made:
             batch.answers[0] = response

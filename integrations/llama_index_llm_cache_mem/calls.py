@@ -12,6 +12,7 @@ from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llama_index_llm_cache_mem.streaming import Recording, replay
 from llama_index_llm_cache_mem.values import dump, load, load_plain
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
+from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 
 __all__ = [
     "Asked",
@@ -99,7 +100,14 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     if request is None:
         return method(*args, **kwargs)
     asked = Asked(method, args, kwargs)
-    response = target.cache.engine.call(request, asked, encode=dump, decode=load_plain)
+    response = target.cache.engine.call(
+        request,
+        asked,
+        encode=dump,
+        decode=load_plain,
+        circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
+        timeout=timeout_of(kwargs),
+    )
     if not asked.model:
         events.tell(target, leaf, args, kwargs, response)
     return response
@@ -112,7 +120,14 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     if request is None:
         return await method(*args, **kwargs)
     asked = Asked(method, args, kwargs)
-    response = await target.cache.engine.acall(request, asked, encode=dump, decode=load_plain)
+    response = await target.cache.engine.acall(
+        request,
+        asked,
+        encode=dump,
+        decode=load_plain,
+        circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
+        timeout=timeout_of(kwargs),
+    )
     if not asked.model:
         await events.atell(target, leaf, args, kwargs, response)
     return response

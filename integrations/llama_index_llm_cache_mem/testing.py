@@ -89,10 +89,10 @@ class _RoundTrip(LLMCache):
 class _RoundTripEngine(Engine):
     wrapping: Wrapping
 
-    def call(self, request: Any, fn: Callable[[], Any], **form: Callable[[Any], Any]) -> Any:
+    def call(self, request: Any, fn: Callable[[], Any], **form: Any) -> Any:
         return self._again(fn(), **form)
 
-    async def acall(self, request: Any, fn: Callable[[], Any], **form: Callable[[Any], Any]) -> Any:
+    async def acall(self, request: Any, fn: Callable[[], Any], **form: Any) -> Any:
         return self._again(await fn(), **form)
 
     def _again(
@@ -100,6 +100,7 @@ class _RoundTripEngine(Engine):
         response: Any,
         encode: Callable[[Any], Any] = lambda x: x,
         decode: Callable[[Any], Any] = lambda x: x,
+        **single_flight: object,
     ) -> Any:
         try:
             data = Payload.of(encode(response)).json()

@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Hashable,
     Iterable,
     Iterator,
     Mapping,
@@ -20,6 +21,7 @@ from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.explainer import Explainer
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.reader import Hit, Reader, off_loop, same
@@ -195,6 +197,8 @@ class Engine:
         encode: Callable[[Any], Any] = same,
         decode: Callable[[Any], Any] = same,
         report: Callable[[Any], Any] = same,
+        circumstances: Callable[[], Hashable] | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """The stored answer to *request*, or that of ``fn()``, which concurrent callers share.
 
@@ -205,6 +209,12 @@ class Engine:
             decode: Makes a response from a stored value.
             report: Makes of a response what admission, usage and prices are read from: a Report,
                 or anything that they know, as a provider's JSON.
+            circumstances: Returns, after a miss, everything outside the key that can make the call
+                fail: the client, its credentials, timeouts and proxies. Callers in the same
+                circumstances share an exception; the others make their own calls. By default,
+                what *fn* calls.
+            timeout: For how many seconds the caller may wait for another's call; TimeoutError after
+                that. None: for as long as the cache says.
         """
         if self.is_off:
             return fn()
@@ -214,9 +224,12 @@ class Engine:
         codec = _Codec(encode, decode, report)
         if not self.settings.coalesce:
             return self._make(request, fn, codec, None).response
-        lease, began = self.lease(request), self.settings.clock()
+        lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = self.flights.run(
-            request.key, lambda flight: self._lead(request, fn, codec, flight, lease)
+            request.key,
+            lambda flight: self._lead(request, fn, codec, flight, lease),
+            circumstances=callee_of(fn) if circumstances is None else circumstances(),
+            timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
             return answer.response
@@ -233,6 +246,8 @@ class Engine:
         encode: Callable[[Any], Any] = same,
         decode: Callable[[Any], Any] = same,
         report: Callable[[Any], Any] = same,
+        circumstances: Callable[[], Hashable] | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """``call`` for a coroutine function."""
         if self.is_off:
@@ -243,9 +258,12 @@ class Engine:
         codec = _Codec(encode, decode, report)
         if not self.settings.coalesce:
             return (await self._amake(request, fn, codec, None)).response
-        lease, began = self.lease(request), self.settings.clock()
+        lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = await self.flights.arun(
-            request.key, lambda flight: self._alead(request, fn, codec, flight, lease)
+            request.key,
+            lambda flight: self._alead(request, fn, codec, flight, lease),
+            circumstances=callee_of(fn) if circumstances is None else circumstances(),
+            timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
             return answer.response
@@ -295,30 +313,49 @@ class Engine:
 
     # -- Calls whose answer goes on after they have returned
 
-    def share(self, request: Request, work: Callable[[Flight], T], lane: object) -> tuple[T, bool]:
+    def share(
+        self,
+        request: Request,
+        work: Callable[[Flight], T],
+        lane: object,
+        *,
+        circumstances: Hashable,
+        timeout: float | None = None,
+    ) -> tuple[T, bool]:
         """What ``work(flight)`` returns, and whether that was another caller's of the same *lane*.
 
         For callers that missed, and whose answer goes on after the call has returned: see
         ``Flight.outlast``. *work* rechecks first, stores the answer, and counts those who share it.
+        *circumstances*, here a value, and *timeout* are as in ``call``.
         """
         if not self.settings.coalesce:
             return work(self.flights.solo(request.key)), False
-        return self.flights.run(request.key, work, lane)
+        return self.flights.run(
+            request.key, work, lane, circumstances=circumstances, timeout=timeout
+        )
 
     async def ashare(
-        self, request: Request, work: Callable[[Flight], Awaitable[T]], lane: object
+        self,
+        request: Request,
+        work: Callable[[Flight], Awaitable[T]],
+        lane: object,
+        *,
+        circumstances: Hashable,
+        timeout: float | None = None,
     ) -> tuple[T, bool]:
         """``share`` for a coroutine function."""
         if not self.settings.coalesce:
             return await work(self.flights.solo(request.key)), False
-        return await self.flights.arun(request.key, work, lane)
+        return await self.flights.arun(
+            request.key, work, lane, circumstances=circumstances, timeout=timeout
+        )
 
-    def lease(self, request: Request) -> "Lease | None":
+    def lease(self, request: Request, timeout: float | None = None) -> "Lease | None":
         """With ``coalesce="fleet"``, a lease to make the call for *request* that no other process
-        has; None if there is no other process to ask."""
+        has; None if there is no other process to ask. *timeout* is as in ``call``."""
         if self.leases is None or self.settings.current_mode() != "on":
             return None
-        return self.leases.new(request.key)
+        return self.leases.new(request.key, timeout)
 
     # -- Maintenance
 

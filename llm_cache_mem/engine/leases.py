@@ -41,7 +41,8 @@ class Lease:
     """A caller's lease to make the call for a key: ``acquire`` it, call if that gave nothing,
     ``release`` it in a ``finally``.
 
-    The caller's patience begins when the lease is made. Whoever holds a lease keeps it alive: one
+    The time that the caller may wait begins when the lease is made: *seconds*, after which it calls
+    anyway, or *timeout* seconds, after which it gives up. The holder of a lease keeps it alive: one
     that is dropped ends by itself.
     """
 
@@ -52,19 +53,23 @@ class Lease:
         "_deadline",
         "_leases",
         "_loop",
+        "_timeout",
         "_unsure",
         "key",
         "over",
         "token",
     )
 
-    def __init__(self, leases: "Leases", key: str, seconds: float) -> None:
+    def __init__(
+        self, leases: "Leases", key: str, seconds: float, timeout: float | None = None
+    ) -> None:
         self.key = key
         self.token = os.urandom(16).hex()
         self.over = False
         self._leases = leases
         self._began = monotonic()
-        self._deadline = self._began + seconds
+        self._timeout = timeout if timeout is not None and timeout < seconds else None
+        self._deadline = self._began + (seconds if self._timeout is None else self._timeout)
         self._asked = False
         self._unsure = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -133,6 +138,10 @@ class Lease:
             return None
         now = monotonic()
         if now >= self._deadline:
+            if self._timeout is not None:
+                raise TimeoutError(
+                    f"an identical call in another process took longer than {self._timeout:g} s"
+                )
             return None
         usual = min(max((now - self._began) * _PAUSE_SHARE, _SHORTEST_PAUSE), _LONGEST_PAUSE)
         return min(usual * uniform(0.7, 1.3), self._deadline - now)
@@ -160,9 +169,9 @@ class Leases:
         self._to_release: list[Lease] = []
         self._renewer: threading.Thread | None = None
 
-    def new(self, key: str) -> Lease:
-        """A lease for *key*, not acquired yet."""
-        return Lease(self, key, self._wait_seconds)
+    def new(self, key: str, timeout: float | None = None) -> Lease:
+        """A lease for *key*, not acquired yet. *timeout*: the caller's own, in seconds."""
+        return Lease(self, key, self._wait_seconds, timeout)
 
     def holds(self, key: str) -> bool:
         """Whether a caller of this cache has the lease of *key*."""

@@ -5,7 +5,7 @@ wait. What ends a flight decides what the waiters are told: an answer, the leade
 when the leader was interrupted or cancelled, that one of them leads now.
 """
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
 from contextvars import ContextVar
 from threading import TIMEOUT_MAX, RLock
 from types import coroutine
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import asyncio
 
 __all__ = ["Flight", "SingleFlight", "is_nested"]
+
+_CHAINS = 8
+"""How many calls in different circumstances may follow at once when a call has failed: enough that
+tenants do not queue one after the other, few enough that an outage is no stampede."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,9 +39,12 @@ class Flight:
 
     __slots__ = (
         "__weakref__",
+        "_chains",
+        "_circumstances",
         "_finished",
         "_forgotten",
         "_key",
+        "_only_alike",
         "_outlasts",
         "_result",
         "_slot",
@@ -47,11 +54,21 @@ class Flight:
         "_waiters",
     )
 
-    def __init__(self, table: "SingleFlight", key: str, lane: object = None) -> None:
+    def __init__(
+        self,
+        table: "SingleFlight",
+        key: str,
+        lane: object = None,
+        circumstances: Hashable = None,
+        chains: int = _CHAINS,
+    ) -> None:
         self._table = table
         self._key = key
         self._slot: object = key if lane is None else (key, lane)
+        self._circumstances = circumstances  # of its leader
+        self._chains = chains  # how many flights may follow if it fails
         self._outlasts = False
+        self._only_alike = False
         self._result: ref[Any] | None = None
         self._storing = RLock()  # re-entrant: what stores may forget
         self._forgotten = False
@@ -77,6 +94,11 @@ class Flight:
         itself.
         """
         self._outlasts = True
+
+    def only_alike(self) -> None:
+        """Share what the work returns only with callers in the same circumstances, as an exception:
+        for a response that reports an error. To be called by the work itself."""
+        self._only_alike = True
 
     def end(self) -> None:
         """Let nobody join any more."""
@@ -117,22 +139,38 @@ class SingleFlight:
         )  # re-entrant: the garbage collector may close a coroutine of ours while it is held
         reset_after_fork(self)
 
-    def run(self, key: str, work: Callable[[Flight], T], lane: object = None) -> tuple[T, bool]:
+    def run(
+        self,
+        key: str,
+        work: Callable[[Flight], T],
+        lane: object = None,
+        *,
+        circumstances: Hashable = None,
+        timeout: float | None = None,
+    ) -> tuple[T, bool]:
         """The result of ``work(flight)``, and whether it was another caller's work.
 
-        What *work* raises is raised; those who waited for it get copies. A caller that *work*
-        itself makes for the same key does not wait. Only callers of the same *lane* join one
-        another: those who can use the same result.
+        A caller that *work* itself makes for the same key does not wait.
+
+        Args:
+            key: What is asked for.
+            work: Makes the call. What it raises is raised.
+            lane: Only callers of the same lane share a flight: those who can use the same result.
+            circumstances: Everything outside the key that can make the call fail, such as the
+                credentials. Waiters in the same circumstances get a copy of what *work* raises;
+                the others make their own calls, at most eight of them at once.
+            timeout: For how many seconds this caller may wait for another's call; after that
+                TimeoutError is raised. None: for *wait_seconds*, after which it calls itself.
         """
-        flight = Flight(self, key, lane)
+        flight = Flight(self, key, lane, circumstances)
         if _leading.get() and self._leads_here(flight):
             return work(flight), False
         waiter = None
         try:
             waiter = self._join(flight, ThreadWaiter)
             if waiter is not None:
-                waiter.wait(self._wait_seconds)
-                if not self._take_lead(waiter, flight):
+                waiter.wait(self._longest_wait(timeout))
+                if not self._take_lead(waiter, flight, timeout):
                     return waiter.answer(joined=True), True
                 flight = waiter.flight
             return self._lead(flight, work), False
@@ -141,19 +179,25 @@ class SingleFlight:
             raise
 
     async def arun(
-        self, key: str, work: Callable[[Flight], Awaitable[T]], lane: object = None
+        self,
+        key: str,
+        work: Callable[[Flight], Awaitable[T]],
+        lane: object = None,
+        *,
+        circumstances: Hashable = None,
+        timeout: float | None = None,
     ) -> tuple[T, bool]:
-        """``run`` for tasks. *work* runs in a task of its own, which is cancelled when the last who
-        waits for it is."""
-        flight = Flight(self, key, lane)
+        """``run`` for tasks. *work* runs in a task of its own, which is cancelled with the last
+        task that waits for it."""
+        flight = Flight(self, key, lane, circumstances)
         if _leading.get() and self._leads_here(flight):
             return await work(flight), False
         waiter = None
         try:
             waiter = self._join(flight, TaskWaiter)
             if waiter is not None:
-                await waiter.wait(self._wait_seconds)
-                if not self._take_lead(waiter, flight):
+                await waiter.wait(self._longest_wait(timeout))
+                if not self._take_lead(waiter, flight, timeout):
                     return waiter.answer(joined=True), True
                 flight = waiter.flight
             waiter = self._start_task(flight, work)
@@ -186,6 +230,9 @@ class SingleFlight:
 
     # -- Seats
 
+    def _longest_wait(self, timeout: float | None) -> float:
+        return self._wait_seconds if timeout is None else min(timeout, self._wait_seconds)
+
     def _leads_here(self, own: Flight) -> bool:
         return any(
             flight._slot == own._slot and flight._table is self and not flight._finished
@@ -209,7 +256,7 @@ class SingleFlight:
                     kind is ThreadWaiter and loop is running_loop()
                 ):  # to wait here would stop the loop that is to wake us
                     return None
-            waiter = kind(flight)
+            waiter = kind(flight, own._circumstances)
             flight._waiters[waiter] = None
             return waiter
 
@@ -220,21 +267,23 @@ class SingleFlight:
         if result is None:
             self._flights[own._slot] = own
             return None
-        waiter = kind(flight)
+        waiter = kind(flight, own._circumstances)
         waiter.tell(result, None)
         waiter.wake()
         return waiter
 
-    def _take_lead(self, waiter: Waiter, own: Flight) -> bool:
-        """After the wait, whether *waiter* leads its flight: it was elected, or has waited long
-        enough and now leads *own*."""
+    def _take_lead(self, waiter: Waiter, own: Flight, timeout: float | None) -> bool:
+        """After the wait, whether *waiter* leads its flight: it was promoted, or has waited for
+        *wait_seconds* and now leads *own*. TimeoutError if its own timeout has passed."""
         with self._lock:
             if waiter.told or waiter.leads:
                 return waiter.leads
             flight = waiter.flight
             self._leave(waiter)
+            if timeout is not None and timeout < self._wait_seconds:
+                raise TimeoutError(f"an identical call in progress took longer than {timeout:g} s")
             if self._flights.get(own._slot) in (flight, None):
-                self._flights[own._slot] = own  # what does not land keeps nobody else waiting
+                self._flights[own._slot] = own  # a call that hangs keeps no other caller waiting
             waiter.flight, waiter.leads = own, True
             return True
 
@@ -273,7 +322,7 @@ class SingleFlight:
         it like the rest."""
         import asyncio
 
-        leader = TaskWaiter(flight)
+        leader = TaskWaiter(flight, flight._circumstances)
         with self._lock:
             flight._waiters[leader] = None
         running = self._run_task(flight, leader, work)
@@ -312,10 +361,43 @@ class SingleFlight:
                 self._drop_task(flight)
             flight._finished = True
             waiters, flight._waiters = flight._waiters, {}
-            for waiter in waiters:
+            told = [
+                waiter
+                for waiter in waiters
+                if (error is None and not flight._only_alike)
+                or waiter.circumstances == flight._circumstances
+            ]
+            for waiter in told:
                 waiter.tell(value, error)
-        for waiter in waiters:
+                del waiters[waiter]
+            successors = self._successors(flight, waiters)
+        for waiter in told:
             waiter.wake()
+        for successor in successors:
+            self._promote(successor)
+
+    def _successors(self, flight: Flight, waiters: Iterable[Waiter]) -> list[Flight]:
+        """Flights for the *waiters* that the failure of *flight* does not concern.
+
+        Those in the same circumstances wait for one another; different ones call side by side, in
+        at most as many chains as *flight* may have.
+        """
+        groups: dict[Hashable, list[Waiter]] = {}
+        for waiter in waiters:
+            groups.setdefault(waiter.circumstances, []).append(waiter)
+        chains: list[Flight] = []
+        for number, group in enumerate(groups.values()):
+            if number < flight._chains:
+                successor = Flight(self, flight._key, chains=1)
+                successor._slot = flight._slot
+                chains.append(successor)
+            successor = chains[number % flight._chains]
+            for waiter in group:
+                waiter.flight = successor
+                successor._waiters[waiter] = None
+        if chains:
+            self._flights.setdefault(flight._slot, chains[0])
+        return chains
 
     def _interrupt(self, flight: Flight, leader: Waiter, exc: BaseException) -> bool:
         """The task was killed: its caller gets *exc*, the others a new leader. Whether the caller
@@ -342,6 +424,7 @@ class SingleFlight:
                     return
                 del flight._waiters[successor]
                 successor.leads = True
+                flight._circumstances = successor.circumstances
             if successor.wake():
                 return
 

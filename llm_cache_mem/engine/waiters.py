@@ -1,7 +1,7 @@
 """Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they
 are woken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ class Waiter:
     """A caller that waits for *flight*, a Flight. *leads*: this caller is now its leader. *told*:
     the flight has finished, with *value* or *failure*."""
 
-    __slots__ = ("failure", "flight", "leads", "told", "value")
+    __slots__ = ("circumstances", "failure", "flight", "leads", "told", "value")
 
-    def __init__(self, flight: Any) -> None:
+    def __init__(self, flight: Any, circumstances: Hashable) -> None:
         self.flight = flight
+        self.circumstances = circumstances
         self.leads = False
         self.told = False
         self.value: Any = None
@@ -51,8 +52,8 @@ class Waiter:
 class ThreadWaiter(Waiter):
     __slots__ = ("_gate",)
 
-    def __init__(self, flight: Any) -> None:
-        super().__init__(flight)
+    def __init__(self, flight: Any, circumstances: Hashable) -> None:
+        super().__init__(flight, circumstances)
         self._gate = Lock()
         self._gate.acquire()
 
@@ -67,10 +68,10 @@ class ThreadWaiter(Waiter):
 class TaskWaiter(Waiter):
     __slots__ = ("_called", "_loop")
 
-    def __init__(self, flight: Any) -> None:
+    def __init__(self, flight: Any, circumstances: Hashable) -> None:
         import asyncio
 
-        super().__init__(flight)
+        super().__init__(flight, circumstances)
         self._loop = asyncio.get_running_loop()
         self._called = self._loop.create_future()
 

@@ -1,7 +1,7 @@
 """What both cache transports do with a request before any I/O, and with an answer after it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,7 +10,7 @@ from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import exchange
 from llm_cache_mem.http.answer import Recording
-from llm_cache_mem.http.headers import AGE, MARK
+from llm_cache_mem.http.headers import AGE, MARK, is_per_call
 from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.http.relay import Head
 from llm_cache_mem.keys.request import Request
@@ -70,6 +70,12 @@ class Desk:
                 raise
             self.cache.engine.skip("request", "a call goes uncached: %s", exc)
             return None
+
+    def circumstances(self, request: Any) -> Hashable:
+        """What outside the key can make *request* fail: credentials, timeout, transport."""
+        headers = request.headers.multi_items()
+        mine = tuple(sorted(pair for pair in headers if not is_per_call(pair[0])))
+        return id(self.transport), mine, repr(request.extensions.get("timeout"))
 
     def keep(self, relay: Any, recording: Recording, at_end: bool) -> bool:
         """Whether the answer is one to keep; if it is not though it came to its end, that is

@@ -6,7 +6,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-__all__ = ["AGE", "MARK", "answer_changing", "kept"]
+__all__ = ["AGE", "MARK", "answer_changing", "is_per_call", "kept"]
 
 MARK: Final = "x-llm-cache-mem"
 """The header that says where an answer came from: hit, joined (another caller's call) or miss."""
@@ -46,6 +46,11 @@ _KNOWN: Final = re.compile(
 _KEPT: Final = re.compile(
     r"^content-type$|^openai-(model|version)$|^x-amzn-bedrock-(content-type|performanceconfig-latency)$|^x-ms-served-model$"
 )
+
+
+def is_per_call(name: str) -> bool:
+    """Whether the header *name* is new for each call, or each try of one."""
+    return _PER_CALL.search(name.lower()) is not None
 
 
 def answer_changing(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.engine.waiters import running_loop
@@ -103,15 +104,24 @@ class CacheTransport(_Transport, _Sync):
 
     def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
         cache, lane, began = self._desk.cache, ("threads", library.module.__name__), monotonic()
-        lease = cache.engine.lease(asked)
+        circumstances = self._desk.circumstances(request)
+        timeout = timeout_of({"timeout": (request.extensions.get("timeout") or {}).get("read")})
+        lease = cache.engine.lease(asked, timeout)
 
         def count(relay: Relay) -> None:
             cache.engine.count_coalesced(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = cache.engine.share(
-                asked, lambda flight: self._open(library, request, asked, flight, lease), lane
-            )
+            try:
+                found, joined = cache.engine.share(
+                    asked,
+                    lambda flight: self._open(library, request, asked, flight, lease),
+                    lane,
+                    circumstances=circumstances,
+                    timeout=timeout,
+                )
+            except TimeoutError as exc:
+                raise library.module.ReadTimeout(str(exc), request=request) from None
             if isinstance(found, Hit):
                 cache.engine.count_coalesced(asked, found.entry, monotonic() - began)
                 return _replay(library, found, "joined")
@@ -165,6 +175,8 @@ class CacheTransport(_Transport, _Sync):
             )
             if response.status_code == 200:
                 flight.outlast()
+            else:
+                flight.only_alike()
             kept.hold()
         return relay
 
@@ -239,15 +251,24 @@ class AsyncCacheTransport(_Transport, _Async):
             (running_loop(), library.module.__name__),
             monotonic(),
         )
-        lease = cache.engine.lease(asked)
+        circumstances = self._desk.circumstances(request)
+        timeout = timeout_of({"timeout": (request.extensions.get("timeout") or {}).get("read")})
+        lease = cache.engine.lease(asked, timeout)
 
         def count(relay: AsyncRelay) -> None:
             cache.engine.count_coalesced(asked, relay.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
-            found, joined = await cache.engine.ashare(
-                asked, lambda flight: self._open(library, request, asked, flight, lease), lane
-            )
+            try:
+                found, joined = await cache.engine.ashare(
+                    asked,
+                    lambda flight: self._open(library, request, asked, flight, lease),
+                    lane,
+                    circumstances=circumstances,
+                    timeout=timeout,
+                )
+            except TimeoutError as exc:
+                raise library.module.ReadTimeout(str(exc), request=request) from None
             if isinstance(found, Hit):
                 cache.engine.count_coalesced(asked, found.entry, monotonic() - began)
                 return _areplay(library, found, "joined")
@@ -306,6 +327,8 @@ class AsyncCacheTransport(_Transport, _Async):
             )
             if response.status_code == 200:
                 flight.outlast()
+            else:
+                flight.only_alike()
             kept.hold()
         return relay
 

@@ -145,6 +145,10 @@ class Keyer:
         except Exception as exc:
             raise RequestNotCacheable("key_fn", f"it raised {type(exc).__name__}") from exc
 
+    def ignored(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The params that are not part of the request."""
+        return {name: params[name] for name in self._ignore if name in params}
+
     def _counted(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The params that are part of the request."""
         if self._ignore.isdisjoint(params):

@@ -1,0 +1,245 @@
+"""One caller's circumstances never decide another caller's call; callers alike share a failure."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from threads import PATIENCE, start, until
+
+from llm_cache_mem import LLMCache
+from llm_cache_mem.engine.circumstances import callee_of, circumstances_of, timeout_of
+from llm_cache_mem.engine.single_flight import SingleFlight
+
+KEY = "1:ns:value:abc"
+ASK: dict[str, Any] = {"messages": "hi", "model": "m"}
+
+
+class Provider:
+    """A provider that refuses the key "bad", and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.started = threading.Semaphore(0)
+        self.passed = threading.Semaphore(0)
+        self.running = self.most = 0
+        self._lock = threading.Lock()
+
+    def create(self, *, messages: str, model: str, api_key: str = "", timeout: float = 60) -> str:
+        with self._lock:
+            self.calls.append(api_key)
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.started.release()
+        assert self.passed.acquire(timeout=PATIENCE)
+        with self._lock:
+            self.running -= 1
+        if api_key.startswith("bad"):
+            raise PermissionError(api_key)
+        if timeout < 1:
+            raise ConnectionError("timed out")
+        return f"answer for {api_key}"
+
+    def let(self, calls: int = 1) -> None:
+        for _ in range(calls):
+            self.passed.release()
+
+    def wait(self, calls: int = 1) -> None:
+        for _ in range(calls):
+            assert self.started.acquire(timeout=PATIENCE)
+
+
+def waiting(cache: LLMCache) -> int:
+    return sum(len(flight._waiters) for flight in cache.engine.flights._flights.values())
+
+
+def ask(cache: LLMCache, provider: Provider, **outside: Any) -> "Future[Any]":
+    return start(lambda: cache.get_or_call(fn=provider.create, **ASK, **outside))
+
+
+def test_a_bad_key_fails_its_own_caller_only() -> None:
+    cache, provider = LLMCache(), Provider()
+    bad = ask(cache, provider, api_key="bad")
+    provider.wait()
+    good = [ask(cache, provider, api_key="good") for _ in range(3)]
+    until(lambda: waiting(cache) == 3)
+    provider.let(2)
+    with pytest.raises(PermissionError):
+        bad.result(PATIENCE)
+    assert [future.result(PATIENCE) for future in good] == ["answer for good"] * 3
+    assert provider.calls == ["bad", "good"]
+
+
+async def test_a_bad_key_fails_its_own_task_only() -> None:
+    cache, began, calls = LLMCache(), asyncio.Event(), []
+    release = asyncio.Event()
+
+    async def create(*, messages: str, model: str, api_key: str) -> str:
+        calls.append(api_key)
+        began.set()
+        await release.wait()
+        if api_key == "bad":
+            raise PermissionError
+        return "answer"
+
+    bad = asyncio.create_task(cache.aget_or_call(fn=create, **ASK, api_key="bad"))
+    await began.wait()
+    good = [asyncio.create_task(cache.aget_or_call(fn=create, **ASK, api_key="k")) for _ in "123"]
+    while waiting(cache) < 4:
+        await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(PermissionError):
+        await bad
+    assert await asyncio.gather(*good) == ["answer"] * 3
+    assert calls == ["bad", "k"]
+
+
+def test_a_follower_with_a_longer_timeout_makes_its_own_call() -> None:
+    cache, provider = LLMCache(), Provider()
+    hasty = ask(cache, provider, timeout=0.5)
+    provider.wait()
+    patient = ask(cache, provider, timeout=60)
+    until(lambda: waiting(cache) == 1)
+    provider.let(2)
+    with pytest.raises(ConnectionError):
+        hasty.result(PATIENCE)
+    assert patient.result(PATIENCE) == "answer for "
+
+
+def test_a_follower_waits_no_longer_than_its_own_timeout() -> None:
+    cache, provider = LLMCache(), Provider()
+    patient = ask(cache, provider, timeout=60)
+    provider.wait()
+    hasty = ask(cache, provider, timeout=0.05)
+    with pytest.raises(TimeoutError, match=r"longer than 0\.05 s"):
+        hasty.result(PATIENCE)
+    provider.let()
+    assert patient.result(PATIENCE) == "answer for "
+    assert provider.calls == [""]
+
+
+async def test_a_task_waits_no_longer_than_its_own_timeout() -> None:
+    cache, release = LLMCache(), asyncio.Event()
+
+    async def create(*, messages: str, model: str, timeout: float) -> str:
+        await release.wait()
+        return "answer"
+
+    patient = asyncio.create_task(cache.aget_or_call(fn=create, **ASK, timeout=60))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await cache.aget_or_call(fn=create, **ASK, timeout=0.05)
+    release.set()
+    assert await patient == "answer"
+
+
+def test_another_client_makes_its_own_call_after_a_failure() -> None:
+    cache, dead, alive = LLMCache(), Provider(), Provider()
+    first = ask(cache, dead, api_key="bad")
+    dead.wait()
+    second = ask(cache, alive, api_key="bad-looking, yet another client")
+    until(lambda: waiting(cache) == 1)
+    dead.let()
+    alive.let()
+    with pytest.raises(PermissionError, match=r"^bad$"):
+        first.result(PATIENCE)
+    with pytest.raises(PermissionError, match="another client"):
+        second.result(PATIENCE)
+    assert (len(dead.calls), len(alive.calls)) == (1, 1)
+
+
+@pytest.mark.parametrize("callers", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_callers_alike_share_one_failure(callers: int) -> None:
+    cache, provider = LLMCache(), Provider()
+    futures = [ask(cache, provider, api_key="bad") for _ in range(callers)]
+    until(lambda: waiting(cache) == callers - 1)
+    provider.let(callers)
+    failures = [future.exception(PATIENCE) for future in futures]
+    assert all(isinstance(failure, PermissionError) for failure in failures)
+    assert len({id(failure) for failure in failures}) == callers
+    assert len(provider.calls) == 1
+
+
+@pytest.mark.parametrize("tenants", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_tenants_call_side_by_side_but_at_most_eight(tenants: int) -> None:
+    cache, provider = LLMCache(), Provider()
+    futures = [ask(cache, provider, api_key=f"bad {number}") for number in range(tenants)]
+    until(lambda: waiting(cache) == tenants - 1)
+    provider.wait()
+    provider.let()
+    until(lambda: provider.running == 8)
+    provider.let(tenants)
+    failures = [future.exception(PATIENCE) for future in futures]
+    assert sorted(str(failure) for failure in failures) == sorted(
+        f"bad {number}" for number in range(tenants)
+    )
+    assert (len(provider.calls), provider.most) == (tenants, 8)
+
+
+def test_the_first_success_after_a_failure_answers_those_behind_it() -> None:
+    cache, provider = LLMCache(), Provider()
+    futures = [ask(cache, provider, api_key="bad")]
+    provider.wait()
+    for number in range(16):
+        futures.append(ask(cache, provider, api_key=f"good {number}"))
+        until(lambda expected=number + 1: waiting(cache) == expected)
+    provider.let(17)
+    with pytest.raises(PermissionError):
+        futures[0].result(PATIENCE)
+    assert all(str(future.result(PATIENCE)).startswith("answer") for future in futures[1:])
+    assert len(provider.calls) <= 9
+
+
+def test_a_result_for_callers_alike_only_leaves_the_others_to_call() -> None:
+    flights, began, passed = SingleFlight(600), threading.Event(), threading.Event()
+
+    def refuse(flight: Any) -> str:
+        flight.only_alike()
+        began.set()
+        assert passed.wait(PATIENCE)
+        return "401"
+
+    def run(work: Callable[[Any], str], circumstances: str) -> "Future[Any]":
+        return start(lambda: flights.run(KEY, work, circumstances=circumstances))
+
+    first = run(refuse, "bad key")
+    assert began.wait(PATIENCE)
+    alike, other = run(refuse, "bad key"), run(lambda flight: "200", "good key")
+    until(lambda: len(flights._flights[KEY]._waiters) == 2)
+    passed.set()
+    assert (first.result(PATIENCE), alike.result(PATIENCE)) == (("401", False), ("401", True))
+    assert other.result(PATIENCE) == ("200", False)
+
+
+# -- What counts as the same circumstances
+
+
+def test_lambdas_of_one_line_with_one_client_are_one_callee() -> None:
+    def make(client: object, model: str) -> Callable[[], object]:
+        return lambda: (client, model)
+
+    one, other = object(), object()
+    assert callee_of(make(one, "m")) == callee_of(make(one, "m"))
+    assert callee_of(make(one, "m")) != callee_of(make(other, "m"))
+    assert callee_of(make(one, "m")) != callee_of(make(one, "n"))
+
+
+def test_arguments_outside_the_key_are_compared_by_value_if_plain() -> None:
+    assert circumstances_of(print, {"timeout": 1}) == circumstances_of(print, {"timeout": 1})
+    assert circumstances_of(print, {"timeout": 1}) != circumstances_of(print, {"timeout": 1.0})
+    assert circumstances_of(print, {"api_key": "a"}) != circumstances_of(print, {"api_key": "b"})
+    pool = object()
+    assert circumstances_of(print, {"pool": pool}) == circumstances_of(print, {"pool": pool})
+    assert circumstances_of(print, {"pool": pool}) != circumstances_of(print, {"pool": object()})
+
+
+def test_timeouts_are_read_in_every_form() -> None:
+    class Timeout:
+        read = 2.5
+
+    assert timeout_of({"timeout": 3}) == 3.0
+    assert timeout_of({"timeout": Timeout()}) == 2.5
+    assert timeout_of({"request_timeout": 4.0}) == 4.0
+    assert timeout_of({}) is timeout_of({"timeout": None}) is timeout_of({"timeout": "x"}) is None
