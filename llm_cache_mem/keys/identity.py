@@ -1,0 +1,430 @@
+"""Identity: which settings of a model, a client or a tool are part of a request.
+
+Each setting is one of four kinds:
+
+- *credential*: an API key, a bearer token, a cookie. Never in a key and never stored. Credentials
+  are found by exact name, and only where credentials live: among the settings of an object, among
+  the arguments of its client, and among headers. A property called ``password`` in a JSON schema
+  is not one.
+- *transport*: timeouts, retries, proxies, HTTP clients, callbacks, token providers. They decide how
+  a call is made and not what it returns, so they are not in the key.
+- *identity*: everything else. It is in the key as plain data; a secret-typed value that is not a
+  credential is in it as a digest.
+- *opaque*: an object without a wire form that may change the answer, such as a local pipeline. No
+  key can be made of it, so the call goes uncached unless the user names the object.
+
+Where a rule is in doubt, the setting counts: the price of that is a miss, not a wrong answer.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from enum import Enum
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from pathlib import PurePath
+from types import ModuleType
+from typing import Any, Final, Literal, NamedTuple
+
+from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.keys.wire_form import Refused, is_absent, tagged
+
+__all__ = [
+    "CREDENTIALS",
+    "CREDENTIAL_HEADERS",
+    "TRANSPORT",
+    "TRANSPORT_HEADERS",
+    "TRANSPORT_HEADER_PREFIXES",
+    "Identity",
+    "Kind",
+    "Opaque",
+    "describe",
+    "endpoint_of",
+    "header_kind",
+    "kind_of",
+    "secret_digest",
+    "settings_of",
+]
+
+Kind = Literal["credential", "transport", "identity", "opaque"]
+
+_OF_A_PROVIDER: Final = frozenset(
+    {
+        "access_key_id", "access_token", "ad_token", "api_key", "api_secret", "api_token",
+        "auth_token", "bearer_token", "client_secret", "secret_access_key", "session_token",
+        "subscription_key",
+    }
+)  # fmt: skip
+"""Credentials whose names often begin with that of a provider: ``openai_api_key``."""
+
+CREDENTIALS: Final = _OF_A_PROVIDER | frozenset(
+    {
+        "api_keys", "apikey", "auth", "authorization", "cookie", "cookies", "credential",
+        "credentials", "credentials_profile_name", "hf_token", "password", "private_key",
+        "secret", "secret_key", "service_account", "service_account_key", "token", "username",
+    }
+)  # fmt: skip
+"""Names of settings and client arguments that hold credentials."""
+
+TRANSPORT: Final = frozenset(
+    {
+        # how long to wait and how often to try
+        "connect_timeout", "default_request_timeout", "max_retries", "num_retries", "read_timeout",
+        "request_timeout", "retries", "retry", "retry_config", "stream_chunk_timeout",
+        "stream_timeout", "timeout",
+        # how bytes travel
+        "async_http_client", "cert", "event_hooks", "follow_redirects", "http_async_client",
+        "http_client", "http_socket_options", "limits", "mounts", "proxies", "proxy",
+        "proxy_url", "reuse_client", "ssl_context", "ssl_verify", "transport", "trust_env",
+        "verify",
+        # where credentials come from
+        "api_key_provider", "azure_ad_async_token_provider", "azure_ad_token_provider",
+        "credentials_provider", "token_provider",
+        # what watches the call, and how many run at once
+        "cache", "callback_manager", "callbacks", "keep_alive", "max_concurrency", "rate_limiter",
+        "verbose",
+    }
+)  # fmt: skip
+"""Names of settings of how a call is made."""
+
+CREDENTIAL_HEADERS: Final = frozenset(
+    {
+        "api-key", "authorization", "cookie", "ocp-apim-subscription-key", "proxy-authorization",
+        "x-amz-security-token", "x-api-key", "x-auth-token", "x-goog-api-key",
+    }
+)  # fmt: skip
+"""Headers that hold credentials, in lower case."""
+
+TRANSPORT_HEADERS: Final = frozenset(
+    {
+        # how bytes travel
+        "accept-encoding", "accept-language", "cache-control", "connection", "content-length",
+        "content-type", "date", "expect", "forwarded", "host", "http-referer", "keep-alive",
+        "origin", "pragma", "priority", "proxy-connection", "referer", "te", "trailer",
+        "transfer-encoding", "upgrade", "user-agent", "via",
+        # what is new for each call
+        "b3", "baggage", "idempotency-key", "request-id", "sentry-trace", "traceparent",
+        "tracestate", "uber-trace-id", "x-amz-content-sha256", "x-amz-date", "x-amzn-trace-id",
+        "x-client-request-id", "x-cloud-trace-context", "x-correlation-id",
+        "x-goog-api-client", "x-idempotency-key", "x-ms-client-request-id", "x-request-id",
+        "x-trace-id",
+    }
+)  # fmt: skip
+"""Headers of how a request travels or is traced, in lower case."""
+
+TRANSPORT_HEADER_PREFIXES: Final = (
+    "amz-sdk-", "cf-", "sec-", "x-b3-", "x-datadog-", "x-fern-", "x-forwarded-", "x-langsmith-",
+    "x-stainless-",
+)  # fmt: skip
+"""Beginnings of the names of further transport headers."""
+
+_HEADERS: Final = frozenset(
+    {"additional_headers", "custom_headers", "default_headers", "extra_headers", "headers"}
+)
+_CLIENT_ARGUMENTS: Final = frozenset(
+    {
+        "async_client_kwargs", "client_args", "client_kwargs", "client_options",
+        "http_client_kwargs", "sync_client_kwargs",
+    }
+)  # fmt: skip
+"""Settings whose items are settings in their turn."""
+_TRANSPORT_LIBRARIES: Final = frozenset(
+    {"aiohttp", "boto3", "botocore", "concurrent", "httpcore", "httpx", "httpx2", "logging"}
+    | {"requests", "ssl", "tenacity", "threading", "urllib3"}
+)
+_SDKS: Final = frozenset(
+    {
+        "aiobotocore", "anthropic", "azure", "boto3", "botocore", "cerebras", "cohere", "fireworks",
+        "google", "groq", "huggingface_hub", "mistralai", "ollama", "openai", "openrouter",
+        "together", "vertexai", "xai_sdk",
+    }
+)  # fmt: skip
+"""Packages whose client objects do nothing but send requests."""
+_MODEL_NAMES: Final = frozenset(
+    {"model", "model_id", "model_name", "model_path", "repo_id", "tokenizer", "tokenizer_name"}
+)
+_LOCAL_PATH: Final = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+_USER_IN_URL: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@(?=\S*$)")
+_MAX_DEPTH: Final = 16
+_DROPPED: Final = object()
+
+
+class Opaque(Exception):
+    """An object of which nothing stable can be said. *steps* lead to it, from the inside out."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(type(value).__name__)
+        self.type_name = type(value).__name__
+        self.steps: list[str] = []
+
+    @property
+    def path(self) -> str:
+        return ".".join(reversed(self.steps))
+
+
+class Identity(NamedTuple):
+    """The *settings* that are part of a request, as data that keys can be made of; *opaque* names
+    those of which none can be made, with the type of each."""
+
+    settings: dict[str, Any]
+    opaque: Mapping[str, str]
+
+    def require_known(self) -> dict[str, Any]:
+        """The settings; RequestNotCacheable if any setting is opaque."""
+        for path, type_name in self.opaque.items():
+            raise RequestNotCacheable(
+                path, f"this {type_name} has no wire form; name it: identity="
+            )
+        return self.settings
+
+
+Unknown = Callable[[Any], Any]
+
+
+def _refuse(value: Any) -> Any:
+    raise Opaque(value)
+
+
+def describe(
+    settings: Iterable[tuple[str, Any]],
+    *,
+    transport: Collection[str] = (),
+    unknown: Unknown = _refuse,
+) -> Identity:
+    """What of *settings*, pairs of name and value, is part of a request.
+
+    Args:
+        settings: The settings of one object, as ``settings_of`` lists them.
+        transport: Further names that are transport where these settings come from.
+        unknown: What to do with an object that has no wire form: return plain data that stands for
+            it, or raise Opaque.
+    """
+    reader = _Reader(transport, unknown)
+    found: dict[str, Any] = {}
+    opaque: dict[str, str] = {}
+    endpoints: dict[str, str] = {}
+    for name, value in settings:
+        try:
+            plain = reader.setting(name, value, _MAX_DEPTH)
+        except Opaque as exc:
+            exc.steps.append(name)
+            opaque[exc.path] = exc.type_name
+            continue
+        if plain is not _DROPPED:
+            found[name] = plain
+        elif _is_sdk_client(value) and (url := endpoint_of(value)) is not None:
+            endpoints[name] = url
+    for name, url in endpoints.items():
+        if url not in found.values():
+            found["base_url" if "base_url" not in found else f"{name}.base_url"] = url
+    return Identity(found, opaque)
+
+
+def kind_of(name: str, value: Any, *, transport: Collection[str] = ()) -> Kind:
+    """The kind of the setting *name* with *value*."""
+    if _is_credential(_plain_name(name)):
+        return "credential"
+    try:
+        plain = _Reader(transport, _refuse).setting(name, value, _MAX_DEPTH)
+    except Opaque:
+        return "opaque"
+    return "transport" if plain is _DROPPED else "identity"
+
+
+@lru_cache(maxsize=512)
+def header_kind(name: str) -> Kind:
+    """The kind of the header *name*; never opaque."""
+    name = name.lower()
+    if name in CREDENTIAL_HEADERS:
+        return "credential"
+    if name in TRANSPORT_HEADERS or name.startswith(TRANSPORT_HEADER_PREFIXES):
+        return "transport"
+    return "identity"
+
+
+def settings_of(obj: Any) -> Iterator[tuple[str, Any]]:
+    """The name and value of all state of *obj*, a pydantic model or another object with attributes:
+    fields, extra fields and private attributes, but not cached properties, which follow from the
+    rest."""
+    cls = type(obj)
+    for holder in ("__dict__", "__pydantic_extra__", "__pydantic_private__"):
+        for name, value in dict(getattr(obj, holder, None) or {}).items():
+            if not isinstance(getattr(cls, name, None), cached_property):
+                yield name, value
+
+
+def secret_digest(text: str | bytes) -> str:
+    """What stands for a secret in a request."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return "sha256:" + sha256(data).hexdigest()[:32]
+
+
+def endpoint_of(client: Any) -> str | None:
+    """The URL that *client*, an SDK's client or one of its resources, sends requests to; None if it
+    does not say."""
+    inner = _attribute(client, "_client")
+    for holder, name in (
+        (client, "base_url"),
+        (inner, "base_url"),
+        (_attribute(inner, "_client"), "base_url"),
+        (_attribute(client, "meta"), "endpoint_url"),
+        (_attribute(client, "_client_wrapper"), "_base_url"),
+    ):
+        url = _attribute(holder, name)
+        if isinstance(url, str) or type(url).__name__ == "URL":
+            return _without_user(str(url))
+    return None
+
+
+class _Reader:
+    """Reads settings, level by level, into plain data."""
+
+    def __init__(self, transport: Collection[str], unknown: Unknown) -> None:
+        self._transport = transport
+        self._unknown = unknown
+
+    def setting(self, name: str, value: Any, depth: int) -> Any:
+        """*value* as plain data; _DROPPED if it is no part of a request. Raises Opaque."""
+        plain = _plain_name(name)
+        if value is None or is_absent(type(value)) or _is_credential(plain) or plain in TRANSPORT:
+            return _DROPPED
+        if plain in self._transport or name in self._transport or _is_transport(value):
+            return _DROPPED
+        if isinstance(value, Mapping):
+            if plain in _HEADERS:
+                return _headers(value)
+            if plain in _CLIENT_ARGUMENTS:
+                return self._settings(value.items(), depth)
+        if plain in _MODEL_NAMES and _is_local(value):  # other files may stand there tomorrow
+            raise Opaque(value)
+        return self.value(value, depth)
+
+    def value(self, value: Any, depth: int) -> Any:
+        """*value* as plain data; raises Opaque."""
+        if isinstance(value, Enum):
+            return self.value(value.value, depth)
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, str):
+            return _without_user(str.__str__(value))
+        if hasattr(value, "get_secret_value"):
+            return _secret(value)
+        if depth == 0:
+            raise Opaque(value)
+        if isinstance(value, Mapping):
+            return {name: self._item(str(name), item, depth) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._item(f"[{i}]", item, depth) for i, item in enumerate(value)]
+        if isinstance(value, (set, frozenset)) and all(isinstance(item, str) for item in value):
+            return sorted(value)
+        return self._object(value, depth)
+
+    def _item(self, name: str, value: Any, depth: int) -> Any:
+        try:
+            return self.value(value, depth - 1)
+        except Opaque as exc:
+            exc.steps.append(name)
+            raise
+
+    def _settings(self, settings: Iterable[tuple[str, Any]], depth: int) -> dict[str, Any]:
+        found = {}
+        for name, item in settings:
+            try:
+                plain = self.setting(str(name), item, depth - 1)
+            except Opaque as exc:
+                exc.steps.append(str(name))
+                raise
+            if plain is not _DROPPED:
+                found[name] = plain
+        return found
+
+    def _object(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if isinstance(value, PurePath) or kind.__name__ in ("URL", "AnyUrl", "HttpUrl"):
+            return _without_user(str(value))
+        try:
+            if tagged(value, kind) is not None:  # a date, bytes, a model class: the key has a form
+                return value
+        except Refused:
+            raise Opaque(value) from None
+        if isinstance(value, type) or not _has_state(kind):
+            return self._unknown(value)
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        return {"class": name, **self._settings(settings_of(value), depth)}
+
+
+def _is_local(model: Any) -> bool:
+    return isinstance(model, (str, PurePath)) and _LOCAL_PATH.match(str(model)) is not None
+
+
+def _has_state(kind: type) -> bool:
+    """Whether the objects of *kind* are their fields: pydantic models and dataclasses."""
+    return hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__dataclass_fields__")
+
+
+def _headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Those that may change an answer, by lower-case name. Any of them may be a secret under a name
+    of the user's own, so there is a digest in place of the value."""
+    return {
+        name.lower(): secret_digest(_header_text(value))
+        for name, value in sorted((str(name), value) for name, value in headers.items())
+        if header_kind(name) == "identity" and value is not None and not is_absent(type(value))
+    }
+
+
+def _header_text(value: Any) -> str | bytes:
+    if isinstance(value, (str, bytes)):
+        return value
+    if hasattr(value, "get_secret_value"):
+        return value.get_secret_value()  # type: ignore[no-any-return]  # a str or bytes
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    raise Opaque(value)
+
+
+def _secret(value: Any) -> str:
+    text = value.get_secret_value()
+    if not isinstance(text, (str, bytes)):
+        raise Opaque(value)
+    return secret_digest(text)
+
+
+def _is_credential(name: str) -> bool:
+    return name in CREDENTIALS or any(name.endswith(f"_{tail}") for tail in _OF_A_PROVIDER)
+
+
+def _is_sdk_client(value: Any) -> bool:
+    """Whether *value* is a client, or a resource of one, of a known SDK."""
+    kind = type(value)
+    if _library(kind) not in _SDKS or _has_state(kind) or isinstance(value, (type, Enum)):
+        return False
+    return "Client" in kind.__name__ or endpoint_of(value) is not None
+
+
+def _is_transport(value: Any) -> bool:
+    """Whether *value* is an object of how calls are made, by the library that it is from."""
+    kind = type(value)
+    library = _library(kind)
+    return (
+        isinstance(value, ModuleType)
+        or (library in _TRANSPORT_LIBRARIES and kind.__name__ not in ("URL", "Headers"))
+        or _is_sdk_client(value)
+    )
+
+
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _plain_name(name: str) -> str:
+    return name.lstrip("_").replace("-", "_").lower()
+
+
+def _without_user(text: str) -> str:
+    return _USER_IN_URL.sub(r"\1", text) if "@" in text else text
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001  # a property of a foreign class
+        return None
