@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any, NamedTuple
 
-__all__ = ["PaidCall", "ProviderCacheStats", "ProviderLedger", "total"]
+from llm_cache_mem.accounting.sums import Sums
+
+__all__ = ["PaidCall", "ProviderCacheStats", "ProviderLedger", "ProviderSums", "total"]
 
 _REMEMBERED_IDS = 1024
 
@@ -64,101 +66,46 @@ class ProviderCacheStats(NamedTuple):
         return {**self._asdict(), "share": self.share, "saved_usd": self.saved_usd}
 
 
-class ProviderLedger:
-    """The sums by model. Not thread-safe: whoever holds it has a lock."""
+class ProviderSums(Sums):
+    """Running sums of calls by what a provider's prompt cache did; *cost_usd* is what reading
+    saved."""
 
     def __init__(self) -> None:
-        self._models: dict[str, _Tally] = {}
-        self._unmatched: dict[tuple[str, bool], None] | None = None
+        super().__init__()
+        self.cached_calls = self.read_tokens = self.write_tokens = 0
+        self.premium_usd = 0.0
+        self._pace = _Pace()
 
-    def watch(self) -> None:
-        """From now on calls are told of by two, the cache and a tracker: one that both saw is
-        counted once, by the id of its answer."""
-        if self._unmatched is None:
-            self._unmatched = {}
-
-    def add(self, call: PaidCall, *, observed: bool = False) -> bool:
-        """Count *call*; whether it was new. *observed*: told by a tracker, else by the cache that
-        it went through."""
-        if call.usage is None or (
-            self._unmatched is not None and self._already(self._unmatched, call.identity, observed)
-        ):
-            return False
-        tally = self._models.get(call.model or "")
-        if tally is None:
-            tally = self._models[call.model or ""] = _Tally()
-        tally.add(call, call.usage)
-        return True
-
-    @staticmethod
-    def _already(
-        unmatched: dict[tuple[str, bool], None], identity: str | None, observed: bool
-    ) -> bool:
-        """Whether the other one has told of this call. Ids are matched in pairs, because test
-        servers use one id for all answers."""
-        if identity is None:
-            return False
-        if (identity, not observed) in unmatched:
-            del unmatched[identity, not observed]
-            return True
-        unmatched[identity, observed] = None
-        if len(unmatched) > _REMEMBERED_IDS:
-            del unmatched[next(iter(unmatched))]
-        return False
-
-    def by_model(self) -> dict[str, ProviderCacheStats]:
-        return {name: tally.stats() for name, tally in self._models.items()}
-
-
-def total(models: Mapping[str, ProviderCacheStats]) -> ProviderCacheStats:
-    """The sum over all models."""
-    return (
-        ProviderCacheStats(*map(sum, zip(*models.values(), strict=True)))
-        if models
-        else ProviderCacheStats()
-    )
-
-
-class _Tally:
-    """The running sums of one model."""
-
-    __slots__ = (
-        "cached",
-        "calls",
-        "input",
-        "pace",
-        "premium_usd",
-        "read",
-        "read_usd",
-        "unpriced",
-        "write",
-    )
-
-    def __init__(self) -> None:
-        self.calls = self.cached = self.input = self.read = self.write = self.unpriced = 0
-        self.read_usd = self.premium_usd = 0.0
-        self.pace = _Pace()
-
-    def add(self, call: PaidCall, usage: tuple[int, ...]) -> None:
-        entered, output, read, write = usage[:4]
-        self.calls += 1
-        self.input += entered
+    def add_call(self, call: PaidCall) -> None:
+        """Add *call*, if its usage is known."""
+        if call.usage is None:
+            return
+        entered, output, read, write = call.usage[:4]
+        saved: float | None = 0.0
         if read or write:
-            self.cached += read > 0
-            self.read += read
-            self.write += write
-            if call.read_usd is None or call.premium_usd is None:
-                self.unpriced += 1
-            else:
-                self.read_usd += call.read_usd
+            self.cached_calls += read > 0
+            self.read_tokens += read
+            self.write_tokens += write
+            saved = None if call.premium_usd is None else call.read_usd
+            if saved is not None and call.premium_usd is not None:
                 self.premium_usd += call.premium_usd
+        self.add(call.usage, call.seconds, saved)
         if call.seconds is not None:
-            self.pace.add(entered - read, output, call.seconds)
+            self._pace.add(entered - read, output, call.seconds)
 
     def stats(self) -> ProviderCacheStats:
-        seconds = self.read * self.pace.seconds_a_token() if self.read else 0.0
-        counts = (self.calls, self.cached, self.input, self.read, self.write)
-        return ProviderCacheStats(*counts, self.read_usd, self.premium_usd, self.unpriced, seconds)
+        seconds = self.read_tokens * self._pace.seconds_a_token() if self.read_tokens else 0.0
+        return ProviderCacheStats(
+            self.calls,
+            self.cached_calls,
+            self.input_tokens,
+            self.read_tokens,
+            self.write_tokens,
+            self.cost_usd,
+            self.premium_usd,
+            self.unpriced,
+            seconds,
+        )
 
 
 class _Pace:
@@ -206,3 +153,55 @@ class _Pace:
         by_output = (os * ff - fs * fo) / spread
         noise = max(0.0, ss - pace * fs - by_output * os) / (self._number - 3)
         return pace if pace > self._CERTAIN * sqrt(noise * oo / spread) else 0.0
+
+
+class ProviderLedger:
+    """The sums by model. Not thread-safe: whoever holds it has a lock."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ProviderSums] = {}
+        self._unmatched: dict[tuple[str, bool], None] | None = None
+
+    def watch(self) -> None:
+        """From now on calls are told of by two, the cache and a tracker: one that both saw is
+        counted once, by the id of its answer."""
+        if self._unmatched is None:
+            self._unmatched = {}
+
+    def add(self, call: PaidCall, *, observed: bool = False) -> bool:
+        """Count *call*; whether it was new. *observed*: told by a tracker, else by the cache that
+        it went through."""
+        if call.usage is None or (
+            self._unmatched is not None and self._already(self._unmatched, call.identity, observed)
+        ):
+            return False
+        self._models.setdefault(call.model or "", ProviderSums()).add_call(call)
+        return True
+
+    @staticmethod
+    def _already(
+        unmatched: dict[tuple[str, bool], None], identity: str | None, observed: bool
+    ) -> bool:
+        """Whether the other one has told of this call. Ids are matched in pairs, because test
+        servers use one id for all answers."""
+        if identity is None:
+            return False
+        if (identity, not observed) in unmatched:
+            del unmatched[identity, not observed]
+            return True
+        unmatched[identity, observed] = None
+        if len(unmatched) > _REMEMBERED_IDS:
+            del unmatched[next(iter(unmatched))]
+        return False
+
+    def by_model(self) -> dict[str, ProviderCacheStats]:
+        return {name: sums.stats() for name, sums in self._models.items()}
+
+
+def total(models: Mapping[str, ProviderCacheStats]) -> ProviderCacheStats:
+    """The sum over all models."""
+    return (
+        ProviderCacheStats(*map(sum, zip(*models.values(), strict=True)))
+        if models
+        else ProviderCacheStats()
+    )

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from itertools import chain, count, islice
 from typing import Any, Final, TypeAlias
 
+from llm_cache_mem.accounting.sums import Sums
 from llm_cache_mem.bench.bill import Charges, PromptCacheBill
 from llm_cache_mem.bench.clients import (
     CacheConfig,
@@ -43,19 +44,17 @@ _Missed: TypeAlias = list[bool] | None
 """For each client cache whether the call missed, and so reaches the provider; None: in all."""
 
 
-class Savings:
+class Savings(Sums):
     """What one client cache saved, and the charges of the prompt cache behind it."""
 
     def __init__(self, prompt_ttls: Sequence[float]) -> None:
-        self.hits = self.coalesced = self.input_tokens = self.output_tokens = 0
-        self.seconds = 0.0
+        super().__init__()
+        self.coalesced = 0
         self.charges = Charges(prompt_ttls)
 
-    def add(self, call: Call, seconds: float) -> None:
-        """Count *call*, which was not made, and the *seconds* that it would have taken."""
-        self.input_tokens += call.input_tokens
-        self.output_tokens += call.output_tokens
-        self.seconds += seconds
+    @property
+    def hits(self) -> int:
+        return self.calls - self.coalesced
 
     @property
     def prompt_cache_bills(self) -> list[PromptCacheBill]:
@@ -159,8 +158,7 @@ class Simulation:
             missed[place] = True
         for miss, savings in zip(missed, self.savings, strict=True):
             if not miss:
-                savings.hits += 1
-                savings.add(call, seconds)
+                savings.add((call.input_tokens, call.output_tokens), seconds, None)
         return missed
 
     def _call_overlapping(self, request: Request, call: Call, seconds: float) -> _Missed:
@@ -171,12 +169,12 @@ class Simulation:
             self._answered_at.update({(request.key, place): answered_at for place in started.leads})
         for place, savings in enumerate(self.savings):
             if started.hits[place]:
-                savings.hits += 1
-                savings.add(call, seconds)
+                savings.add((call.input_tokens, call.output_tokens), seconds, None)
             elif place not in started.leads:
                 savings.coalesced += 1
                 waits = self._answered_at.get((request.key, place), answered_at) - call.at
-                savings.add(call, max(0.0, seconds - waits))
+                usage = (call.input_tokens, call.output_tokens)
+                savings.add(usage, max(0.0, seconds - waits), None)
         return [place in started.leads for place in range(len(self.clients))]
 
     def _deliver_answers(self, now: float) -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from llm_cache_mem.accounting.sums import Sums
 from llm_cache_mem.cli.store import Found
 from llm_cache_mem.responses.usage import Usage
 
@@ -40,25 +41,21 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-class _Sums:
-    """Sums over entries; *unpriced* counts those whose cost nobody knows."""
+class _Group(Sums):
+    """Running sums over entries."""
 
     def __init__(self) -> None:
-        self.entries = self.expired = self.bytes = self.input_tokens = self.output_tokens = (
-            self.unpriced
-        ) = 0
-        self.cost_usd = self.seconds = 0.0
+        super().__init__()
+        self.expired = self.bytes = 0
 
-    def add(self, row: Row) -> None:
-        usage = row["usage"] or {}
-        self.entries += 1
+    def add_row(self, row: Row) -> None:
         self.expired += row["expired"]
         self.bytes += row["bytes"]
-        self.input_tokens += usage.get("input_tokens", 0)
-        self.output_tokens += usage.get("output_tokens", 0)
-        self.unpriced += row["cost_usd"] is None
-        self.cost_usd += row["cost_usd"] or 0.0
-        self.seconds += row["seconds"] or 0.0
+        self.add(row["usage"] and tuple(row["usage"].values()), row["seconds"], row["cost_usd"])
+
+    def as_dict(self) -> Row:
+        sums = dict(vars(self))
+        return {"entries": sums.pop("calls"), **sums}
 
 
 class Summary:
@@ -66,31 +63,31 @@ class Summary:
     no model known)."""
 
     def __init__(self) -> None:
-        self._all = _Sums()
+        self._all = _Group()
         self._oldest: float | None = None
         self._newest: float | None = None
-        self._groups: dict[str, dict[str, _Sums]] = {"namespace": {}, "kind": {}, "model": {}}
+        self._groups: dict[str, dict[str, _Group]] = {"namespace": {}, "kind": {}, "model": {}}
 
     def add(self, row: Row) -> None:
-        self._all.add(row)
+        self._all.add_row(row)
         stored_at = row["stored_at"]
         self._oldest = stored_at if self._oldest is None else min(self._oldest, stored_at)
         self._newest = stored_at if self._newest is None else max(self._newest, stored_at)
         for name, groups in self._groups.items():
-            groups.setdefault(row[name] or "", _Sums()).add(row)
+            groups.setdefault(row[name] or "", _Group()).add_row(row)
 
     def as_dict(self) -> Row:
         """Groups by falling number of entries."""
         times = {"oldest_stored_at": self._oldest, "newest_stored_at": self._newest}
         return (
-            vars(self._all)
+            self._all.as_dict()
             | times
             | {f"by_{name}": _ordered(groups.items()) for name, groups in self._groups.items()}
         )
 
 
-def _ordered(groups: Iterable[tuple[str, _Sums]]) -> dict[str, Row]:
+def _ordered(groups: Iterable[tuple[str, _Group]]) -> dict[str, Row]:
     return {
-        name: vars(sums)
-        for name, sums in sorted(groups, key=lambda group: (-group[1].entries, group[0]))
+        name: group.as_dict()
+        for name, group in sorted(groups, key=lambda item: (-item[1].calls, item[0]))
     }

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from itertools import islice
 from typing import Final, NamedTuple
 
+from llm_cache_mem.accounting.provider import PaidCall, ProviderSums
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint
 from llm_cache_mem.prompt_cache.rules import Rules
 from llm_cache_mem.responses.usage import Usage
@@ -29,6 +30,7 @@ class Call(NamedTuple):
 
     shape: Fingerprint
     usage: Usage
+    paid: PaidCall
     rules: Rules
     began: float
     ended: float
@@ -68,30 +70,12 @@ class Verdict(NamedTuple):
 class PrefixRecord:
     """The running sums of one prefix, and what the provider should have of it."""
 
-    __slots__ = (
-        *(
-            "alerted",
-            "calls",
-            "expected",
-            "input",
-            "last_used",
-            "lifetime",
-            "premium_usd",
-            "read",
-            "read_usd",
-            "ready_at",
-            "recent",
-        ),
-        *("shape", "shared", "write"),
-    )
-
     def __init__(self, call: Call) -> None:
         bare = dict.fromkeys(
             call.shape.pieces, ""
         )  # of an earlier one only the hashes are asked for, not where they were
         self.shape = call.shape._replace(pieces=bare, parts=call.shape.parts[: call.shape.stable])
-        self.calls = self.input = self.read = self.write = 0
-        self.read_usd = self.premium_usd = 0.0
+        self.sums = ProviderSums()
         self.recent: float | None = None
         self.expected: int | None = None
         self.lifetime = call.rules.lifetime(
@@ -104,17 +88,14 @@ class PrefixRecord:
 
     def add(self, call: Call, *, continues: bool) -> None:
         used = call.usage
-        self.calls += 1
-        self.input += used.input_tokens
-        self.read += used.cache_read_tokens
-        self.write += used.cache_write_tokens
+        self.sums.add_call(call.paid)
         self.recent = (
             call.share
             if self.recent is None
             else (1 - _RECENT) * self.recent + _RECENT * call.share
         )
         self.shared = self.shared or (
-            used.cache_read_tokens > 0 and not continues and self.calls > 1
+            used.cache_read_tokens > 0 and not continues and self.sums.calls > 1
         )
         cached = used.cache_read_tokens + used.cache_write_tokens
         guess = int(call.shape.stable_share * used.input_tokens)
@@ -145,9 +126,8 @@ class History:
         self._talks: OrderedDict[tuple[str, bytes], _Talk] = OrderedDict()
         self._most, self._most_talks, self._drop = max_prefixes, max_conversations, drop
 
-    def add(self, call: Call) -> tuple[PrefixRecord, Verdict | None]:
-        """Take in *call*; its prefix, and what is wrong with it where that has not been said
-        before."""
+    def add(self, call: Call) -> Verdict | None:
+        """Take in *call*; what is wrong with it, if anything is that has not been reported yet."""
         digest, turns = call.shape.digest, call.shape.messages
         known = self.prefixes.get(digest)
         key = (digest, turns[0].digest) if turns else None
@@ -163,7 +143,7 @@ class History:
             self.prefixes.popitem(last=False)
         if key is not None:
             self._remember(key, call)
-        return prefix, self._news(prefix, call, verdict)
+        return self._news(prefix, call, verdict)
 
     def _remember(self, key: tuple[str, bytes], call: Call) -> None:
         used, step = call.usage, call.rules.step_tokens

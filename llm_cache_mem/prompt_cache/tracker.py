@@ -247,9 +247,9 @@ class PromptCacheTracker:
             model or "",
             self._provider or ("anthropic" if field(request, "system") is not None else None),
         )
-        call = Call(shape, used, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
         cost = pricing.bill(self._price, (answered_by, model), used)
         paid = PaidCall(model, used, seconds, cost.read_usd, cost.premium_usd, identify(response))
+        call = Call(shape, used, paid, rules, ended - (seconds or 0.0), ended, _diagnosis(response))
         if (observed and self._is_replay(shape, response)) or not self._own.paid(
             paid, observed=observed
         ):
@@ -258,9 +258,7 @@ class PromptCacheTracker:
             self._shared.paid(paid, observed=True)
         with self._lock:
             self._calls += 1
-            prefix, verdict = self._history.add(call)
-            prefix.read_usd += cost.read_usd or 0.0
-            prefix.premium_usd += cost.premium_usd or 0.0
+            verdict = self._history.add(call)
             self._alerts += verdict is not None
         return None if verdict is None else self._tell(call, model, used, verdict)
 
@@ -372,11 +370,18 @@ class PromptCacheTracker:
 
 
 def _prefix_stats(digest: str, one: PrefixRecord) -> PrefixStats:
-    share = one.read / one.input if one.input else 0.0
-    saved = one.read_usd - one.premium_usd
-    counts = (one.input, one.read, one.write)
+    sums = one.sums.stats()
     return PrefixStats(
-        digest, one.shape.model, one.calls, share, one.recent or 0.0, *counts, saved, one.last_used
+        digest,
+        one.shape.model,
+        sums.calls,
+        sums.share,
+        one.recent or 0.0,
+        sums.input_tokens,
+        sums.read_tokens,
+        sums.write_tokens,
+        sums.saved_usd,
+        one.last_used,
     )
 
 

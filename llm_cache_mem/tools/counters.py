@@ -10,7 +10,7 @@ from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.render import aligned, table
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Tally", "ToolCacheStats", "ToolStats", "label"]
+__all__ = ["ToolCacheStats", "ToolLedger", "ToolStats", "label"]
 
 _LABEL = "tool:"
 
@@ -98,7 +98,7 @@ class ToolCacheStats(NamedTuple):
         return rows
 
 
-class Tally:
+class ToolLedger:
     """The ledger *inner*, and beside it the count of each tool. Thread-safe."""
 
     def __init__(self, inner: Ledger) -> None:

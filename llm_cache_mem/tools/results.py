@@ -12,7 +12,7 @@ from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import UNSET, Unset, current
-from llm_cache_mem.tools.counters import Tally, ToolCacheStats, label
+from llm_cache_mem.tools.counters import ToolCacheStats, ToolLedger, label
 from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
 
@@ -44,7 +44,7 @@ class Results:
 
     def __init__(self, cache: LLMCache) -> None:
         own = cache.engine
-        self._tally = Tally(own.ledger)
+        self._ledger = ToolLedger(own.ledger)
         store = own.backend.inner
         # what is invalid must not be served from memory for some seconds more
         store = getattr(store, "exact", store)
@@ -52,7 +52,7 @@ class Results:
         if not settings.own_admit:
             settings = settings._replace(admit=lambda result: None)
         self.engine = Engine(
-            store, own.keyer.verbatim(), cast(Ledger, self._tally), settings, beside=own
+            store, own.keyer.verbatim(), cast(Ledger, self._ledger), settings, beside=own
         )
         self.generations = Generations(
             self.engine.backend, self.engine.keyer, settings.clock, self.engine.leases
@@ -122,12 +122,12 @@ class Results:
     def pass_by(self, tool: str, reason: str, text: str, *args: object) -> None:
         """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of
         each."""
-        if self._tally.skip(reason, None, label(tool)):
+        if self._ledger.skip(reason, None, label(tool)):
             _log.warning(text, *args)
 
     def by_tool(self) -> ToolCacheStats:
         """The counters of each tool."""
-        return self._tally.by_tool()
+        return self._ledger.by_tool()
 
 
 def _ttl_of_tool(ttl_seconds: float | None) -> float | None:

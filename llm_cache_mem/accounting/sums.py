@@ -1,0 +1,26 @@
+"""Sums: running sums of calls, their tokens, seconds and dollars."""
+
+__all__ = ["Sums"]
+
+
+class Sums:
+    """Running sums of *calls*; *unpriced* counts those whose price is unknown. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.calls = self.input_tokens = self.output_tokens = self.unpriced = 0
+        self.seconds = self.cost_usd = 0.0
+
+    def add(
+        self, usage: tuple[int, ...] | None, seconds: float | None, cost_usd: float | None
+    ) -> None:
+        """Add one call. *usage* begins with input and output tokens; None is unknown."""
+        self.calls += 1
+        if usage is not None:
+            self.input_tokens += usage[0]
+            self.output_tokens += usage[1]
+        if seconds is not None:
+            self.seconds += seconds
+        if cost_usd is not None:
+            self.cost_usd += cost_usd
+        else:
+            self.unpriced += 1
