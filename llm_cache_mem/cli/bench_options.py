@@ -1,4 +1,4 @@
-"""What the options of the benchmark mean: sizes, spans and prices as they are typed."""
+"""Parse the options of the benchmark: sizes, durations and prices."""
 
 from itertools import product
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ __all__ = ["configs_in", "prices_in", "span_in"]
 def configs_in(
     sizes: list[str] | None, spans: list[str] | None, policies: list[str] | None, coalesce: bool
 ) -> "list[CacheConfig]":
-    """A client cache for each pair of bounds and each policy."""
+    """Return a config for each pair of limits and each policy."""
     from llm_cache_mem.bench.clients import CacheConfig
 
     chosen: list[Literal["lru", "sieve"]] = [_policy(policy) for policy in policies or ["lru"]]
@@ -28,7 +28,7 @@ def _size(text: str) -> int | None:
         return None
     if not text.isascii() or not text.isdigit() or not int(text):
         raise CommandFailed(
-            f"--max-size {text!r} is no number of entries: write 256, or none", MISUSED
+            f"--max-size {text!r} is not a number of entries: write 256, or none", MISUSED
         )
     return int(text)
 
@@ -40,15 +40,15 @@ def _policy(text: str) -> Literal["lru", "sieve"]:
 
 
 def span_in(text: str) -> float | None:
-    """Seconds to live; None for ``none``."""
+    """Parse a time to live into seconds; None for ``none``."""
     seconds = None if text == "none" else seconds_in(text)
     if seconds == 0:
-        raise CommandFailed(f"{text!r} is no time to live: write 5m, 1h, 7d, or none", MISUSED)
+        raise CommandFailed(f"{text!r} is not a time to live: write 5m, 1h, 7d, or none", MISUSED)
     return seconds
 
 
 def prices_in(text: str | None, model: str | None) -> "Price":
-    """What ``--price`` says, or what genai-prices knows of *model*."""
+    """Return the price of ``--price``, or of *model* from genai-prices."""
     from llm_cache_mem.accounting.pricing import Price
     from llm_cache_mem.bench.bill import DEFAULT_PRICE, price_of
 

@@ -176,11 +176,11 @@ def test_who_gives_a_store_is_told_how_to_make_a_trace_of_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("option", "value", "why"),
     [
-        ("--max-size", "0", "is no number of entries"),
-        ("--max-size", "-3", "is no number of entries"),
-        ("--max-size", "many", "is no number of entries"),
+        ("--max-size", "0", "is not a number of entries"),
+        ("--max-size", "-3", "is not a number of entries"),
+        ("--max-size", "many", "is not a number of entries"),
         ("--ttl", "5", "is no span of time"),
-        ("--ttl", "0s", "is no time to live"),
+        ("--ttl", "0s", "is not a time to live"),
         ("--prompt-ttl", "soon", "is no span of time"),
         ("--policy", "mru", "write lru or sieve"),
         ("--price", "3", "write two to five numbers"),

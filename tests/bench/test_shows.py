@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import fails, read, run
 
-from llm_cache_mem.bench.live import ARMS, plan_of, prefix, questions
+from llm_cache_mem.bench.live import ARMS, make_plan, prefix, questions
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_pictures_are_written_for_every_chart(trace: Path, tmp_path: Path) -> No
 
 
 def test_the_same_questions_are_asked_in_every_way_and_the_share_asked_before_is_right() -> None:
-    plan = plan_of(20, 0.5, 100, 8, "run")
+    plan = make_plan(20, 0.5, 100, 8, "run")
     asked = questions(plan)
     assert asked == questions(plan)
     assert (len(asked), len(set(asked))) == (20, 10)
@@ -127,9 +127,9 @@ def test_the_same_questions_are_asked_in_every_way_and_the_share_asked_before_is
 @pytest.mark.parametrize(
     "wrong", [(1, 0.5, 10, 8), (4, 1.0, 10, 8), (4, -0.1, 10, 8), (4, 0.5, 0, 8), (4, 0.5, 10, 0)]
 )
-def test_a_plan_of_wrong_numbers_is_refused(wrong: tuple[int, float, int, int]) -> None:
+def test_a_make_plan_wrong_numbers_is_refused(wrong: tuple[int, float, int, int]) -> None:
     with pytest.raises(ValueError, match="two calls or more"):
-        plan_of(*wrong, "run")
+        make_plan(*wrong, "run")
 
 
 @pytest.fixture
