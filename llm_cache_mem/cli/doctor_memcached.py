@@ -1,67 +1,59 @@
 """What there is to check of Memcached servers: how much they keep, how large a value may be, what
 they throw away, their clocks."""
 
-import socket
 import time
 from collections.abc import Iterator, Mapping
 
 from llm_cache_mem.cli.findings import Finding, change, clock, number_in, ok, size_of
-from llm_cache_mem.stores.memcached.connections import Address, shown
+from llm_cache_mem.stores.memcached.connections import (
+    Client,
+    MemcacheError,
+    UrlConnections,
+    shown,
+)
 from llm_cache_mem.stores.memcached.servers import addresses
 
 __all__ = ["findings"]
 
 _SECONDS = 2.0  # for a connection, and for each reply
+_MAX_BYTES = 1 << 20  # of all that it says of itself
 _ITEM_BYTES = 1 << 20  # what a server takes unless told otherwise
 
 
 def findings(url: str) -> Iterator[Finding]:
-    """What is to be said of the servers that *url* names. One that cannot be asked is said to be
-    so, and no more."""
+    """What is to be said of the servers that *url* names, and that one does not answer."""
     for address in addresses(url):
         name = shown(address)
+        connections = UrlConnections(address, _SECONDS)
         try:
             asked = time.time()
-            stats, settings = _ask(address, "stats"), _ask(address, "stats settings")
+            stats, settings = connections.run(_asked, 2 * _SECONDS, _MAX_BYTES)
             answered = time.time()
-        except OSError as exc:
+        except (OSError, MemcacheError) as exc:
             yield change(
                 name,
-                f"it does not answer: {exc.strerror or exc}",
+                f"it does not answer: {getattr(exc, 'strerror', '') or exc}",
                 "start it, or take it out of the URL: its share of the keys misses",
             )
             continue
+        finally:
+            connections.close()
         yield ok(name, f"Memcached {stats.get('version', '?')}")
         yield from _memory(name, stats, settings)
         yield from _clients(name, stats, settings)
         yield clock(f"{name} clock", number_in(stats, "time") - (asked + answered) / 2, 0)
 
 
-def _connected(address: Address) -> socket.socket:
-    if not isinstance(address, str):
-        return socket.create_connection(address, timeout=_SECONDS)
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(_SECONDS)
-        connection.connect(address)
-    except OSError:
-        connection.close()
-        raise
-    return connection
+def _asked(client: Client) -> list[dict[str, str]]:
+    """The statistics and the settings of the server, as text."""
+    return [
+        {name.decode(): _text(value) for name, value in some.items()}
+        for some in (client.stats(), client.stats(b"settings"))
+    ]
 
 
-def _ask(address: Address, command: str) -> Mapping[str, str]:
-    """The statistics that the server gives to *command*; OSError if it does not."""
-    with _connected(address) as connection:
-        connection.sendall(command.encode() + b"\r\n")
-        with connection.makefile("r", encoding="utf-8", errors="replace") as lines:
-            found = {}
-            for line in lines:
-                if not line.startswith("STAT "):
-                    break
-                _, name, value = line.rstrip().split(" ", 2)
-                found[name] = value
-    return found
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _memory(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:

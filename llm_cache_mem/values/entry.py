@@ -8,7 +8,7 @@ changed. Where the flags say ENCRYPTED, all that follows usage is sealed (encryp
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -263,11 +263,6 @@ class EntryMemo:
         self._limit = slots
         self._slots: dict[str, tuple[bytes, Entry]] = {}
         self._max_bytes = max_bytes
-
-    def known(self, keys: Iterable[str]) -> list[tuple[bytes, Entry] | None]:
-        """For each key the bytes that were last read under it, and their entry, if they are
-        remembered."""
-        return list(map(self._slots.get, keys))
 
     def get(self, key: str, data: bytes) -> Entry:
         """What *envelope* unpacks from *data*, or the entry that it gave before for the same

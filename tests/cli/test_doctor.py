@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cli_helpers import entry, fill, process, run, stored_key
-from stores.servers import Server, program, running_memcached, running_redis
+from stores.servers import Server, program, running_memcached, running_redis, running_tls_redis
 from threads import until
 
 from llm_cache_mem.cli import doctor_memcached
@@ -220,6 +220,13 @@ def test_a_redis_that_is_away_or_wants_a_password(redis: Server) -> None:
     assert result.exit_code == 2
     assert "refused" in result.output
     assert "secret-word" not in result.output
+
+
+def test_an_untrusted_tls_certificate_names_the_option() -> None:
+    with running_tls_redis() as (server, _):
+        findings = examined(f"rediss://localhost:{server.tls_port}/0", 2)
+    assert "self-signed certificate" in findings["reach"]["text"]
+    assert "ssl_ca_certs=" in findings["reach"]["text"]
 
 
 def test_a_replica_is_named_as_one(redis: Server) -> None:

@@ -1,5 +1,5 @@
-"""What a MemcachedStore keeps on a server and under which names, and what takes more than one
-command: generations, leases, compare-and-delete, and the list of all keys."""
+"""Names and values on a Memcached server, and operations of several commands: generations, leases,
+compare-and-delete, and the list of all keys."""
 
 import functools
 import os
@@ -35,7 +35,7 @@ GENERATION = b"lcm-generation:"
 _LEASE = b"lcm-lease:"
 GENERATION_BYTES = 16
 _LONGEST_NAME = 250
-_DAYS_30 = 30 * 86400  # what is more counts as a date
+_DAYS_30 = 30 * 86400
 _LAST_DATE = 2**31 - 1
 
 # By the hash table: on its way along the lists of recent use the crawler misses what moves. Older
@@ -51,15 +51,14 @@ _LONGEST_LINE = 4096
 
 @functools.lru_cache(maxsize=4096)
 def names_of(key: str) -> tuple[bytes, bytes]:
-    """Under which names an entry and the generation of its namespace are kept."""
+    """The names on the server of the entry under *key* and of the generation of its namespace."""
     schema, _, rest = key.partition(":")
     namespace, colon, _ = rest.partition(":")
     return named(ENTRY, key), named(GENERATION, f"{schema}:{namespace}:" if colon else "")
 
 
 def named(kind: bytes, text: str) -> bytes:
-    """What is *kind* and *text* on the server; a hash where that could be no name, of an entry that
-    is then not listed."""
+    """The name of *text* as a *kind*; a hash, which is not listed, where that could be no name."""
     name = kind + text.encode("utf-8", "surrogatepass")
     if len(name) <= _LONGEST_NAME and text.isascii() and text.isprintable() and " " not in text:
         return name
@@ -71,7 +70,7 @@ def lease_name(key: str) -> bytes:
 
 
 def live(generation: object, value: object) -> bytes | None:
-    """What follows the generation in *value*, if it is the one that counts."""
+    """The entry in *value* if it was stored in the current *generation*."""
     if (
         type(value) is not bytes
         or type(generation) is not bytes
@@ -82,7 +81,7 @@ def live(generation: object, value: object) -> bytes | None:
 
 
 def exptime(seconds: int) -> int:
-    """*seconds* from now, as a server wants it told."""
+    """*seconds* from now as a server takes it: in seconds, or as a date if more than 30 days."""
     return seconds if seconds <= _DAYS_30 else min(int(time()) + seconds, _LAST_DATE)
 
 
@@ -90,8 +89,8 @@ def exptime(seconds: int) -> int:
 
 
 def generations(client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
-    """The generations kept under *names*; a lost one is replaced by a new one, so that nothing of
-    the old comes back."""
+    """The generations stored under *names*; a lost one is replaced, so that no entry of the old one
+    comes back."""
     names = list(dict.fromkeys(names))
     found: dict[Any, bytes] = client.get_many(names)
     for name in names:
@@ -101,7 +100,7 @@ def generations(client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
         if name in found:
             client.set(name, fresh, noreply=False)
         elif not client.add(name, fresh, noreply=False):
-            fresh = client.get(name) or b""  # another was faster
+            fresh = client.get(name) or b""  # another client was faster
         if len(fresh) != GENERATION_BYTES:
             raise UnexpectedReply("it has lost what was just stored")
         found[name] = fresh
@@ -109,8 +108,8 @@ def generations(client: Client, names: Iterable[bytes]) -> dict[bytes, bytes]:
 
 
 def lease(client: Client, name: bytes, token: bytes, expire: int) -> bool:
-    """Give *token* the lease *name*, or prolong it; whether it has it."""
-    for _ in range(2):  # it may end between one question and the next
+    """Give *token* the lease *name*, or prolong it; whether *token* holds it."""
+    for _ in range(2):  # it may expire between one command and the next
         if client.add(name, token, expire=expire, noreply=False):
             return True
         holder, unique = client.gets(name)
@@ -127,13 +126,13 @@ def release(client: Client, name: bytes, token: bytes) -> None:
 
 
 def remove_seen(client: Client, name: bytes, unique: Any) -> bool:
-    """Remove *name* if nobody has stored anything there since; there is no other way to say so than
-    to store what is gone at once."""
+    """Remove *name* unless it was stored again since: by storing a value that expires at once, as
+    there is no such command."""
     return client.cas(name, b"", unique, expire=-1) is True
 
 
 def remove_if(client: Client, name: bytes, data: bytes) -> None:
-    """Remove *name* if *data* is still what it holds, in whatever generation."""
+    """Remove *name* if it still holds *data*, in any generation."""
     value, unique = client.gets(name)
     if value is not None and value[GENERATION_BYTES:] == data:
         remove_seen(client, name, unique)
@@ -146,11 +145,10 @@ class CannotList(Exception):
     """The server does not list its keys."""
 
 
-def list_keys(wire: Any) -> Iterator[bytes]:
-    """The keys of the server at the other end of the socket *wire*, read as they come: the list is
-    to be read to its end."""
+def list_keys(sock: Any) -> Iterator[bytes]:
+    """The keys of the server behind *sock*, as they arrive; read the list to its end."""
     for command in _COMMANDS:
-        line, lines = _begun(wire, command)
+        line, lines = _begun(sock, command)
         if line == b"END" or line.startswith(b"key="):
             break
     else:
@@ -163,12 +161,12 @@ def list_keys(wire: Any) -> Iterator[bytes]:
         line = next(lines)
 
 
-def _begun(wire: Any, command: bytes) -> tuple[bytes, Iterator[bytes]]:
+def _begun(sock: Any, command: bytes) -> tuple[bytes, Iterator[bytes]]:
     """The first line of the reply to *command*, and those that follow."""
     give_up_at = monotonic() + _BUSY_SECONDS
     while True:
-        wire.sendall(command)
-        lines = _lines(wire)
+        sock.sendall(command)
+        lines = _lines(sock)
         first = next(lines)
         if not first.startswith(b"BUSY"):
             return first, lines
@@ -177,12 +175,12 @@ def _begun(wire: Any, command: bytes) -> tuple[bytes, Iterator[bytes]]:
         sleep(0.02)
 
 
-def _lines(wire: Any) -> Iterator[bytes]:
+def _lines(sock: Any) -> Iterator[bytes]:
     rest = b""
-    while data := wire.recv(_CHUNK):
+    while data := sock.recv(_CHUNK):
         *lines, rest = (rest + data).split(b"\n")
         if len(rest) > _LONGEST_LINE:
-            raise CannotList("what it lists are no keys")
+            raise CannotList("it sends a list that is not of keys")
         for line in lines:
             yield line.removesuffix(b"\r")
     raise ConnectionError("closed by the server")

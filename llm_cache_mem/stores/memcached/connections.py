@@ -16,8 +16,7 @@ try:
     from pymemcache.client.base import Client, PooledClient
     from pymemcache.client.hash import HashClient
     from pymemcache.client.rendezvous import RendezvousHash
-    from pymemcache.exceptions import MemcacheServerError
-    from pymemcache.serde import LegacyWrappingSerde
+    from pymemcache.exceptions import MemcacheError, MemcacheServerError
 except ModuleNotFoundError as exc:
     if (
         exc.name is None or exc.name.partition(".")[0] != "pymemcache"
@@ -32,6 +31,7 @@ __all__ = [
     "Client",
     "GivenConnections",
     "HashClient",
+    "MemcacheError",
     "MemcacheServerError",
     "PooledClient",
     "RendezvousHash",
@@ -96,8 +96,25 @@ def _is_usable(client: Client) -> bool:
     return sock is not None and sock.is_quiet()
 
 
+class _Client(Client):  # type: ignore[misc]  # pymemcache comes without types
+    """pymemcache's, for keys that are known to be valid and values that are bytes."""
+
+    def check_key(self, key: bytes, key_prefix: bytes) -> bytes:
+        return key
+
+
+class _Bytes:
+    """No serializer: whatever else is stored there, it is never unpickled."""
+
+    def serialize(self, key: bytes, value: bytes) -> tuple[bytes, int]:
+        return value, 0
+
+    def deserialize(self, key: bytes, value: bytes, flags: int) -> bytes:
+        return value
+
+
 def _connected(address: Address, timeout: float) -> Client:
-    client = Client(address, default_noreply=False)
+    client = _Client(address, serde=_Bytes())
     client.sock = DeadlineSocket(_dial(address, timeout), timeout)
     return client
 
@@ -135,7 +152,7 @@ class GivenConnections:
         self._pooled = pooled
         self.key_prefix: bytes = pooled.key_prefix
         self.name = shown(pooled.server)
-        self._serde = LegacyWrappingSerde(None, None)
+        self._serde = _Bytes()
         self._pid = os.getpid()
         reset_after_fork(self)
 

@@ -1,64 +1,30 @@
-"""The two ways to a server: connections of our own, by a URL, and a client of redis-py's that
-belongs to its caller."""
+"""The two kinds of client that a RedisStore sends its commands by: one made from a URL, and one of
+redis-py's that belongs to its caller."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any, Protocol
+from typing import Any
 
 from llm_cache_mem.stores.failures import UnexpectedReply
 from llm_cache_mem.stores.redis.connections import ResponseError, ask, ask_all, open_pool
 
-__all__ = ["Client", "GivenClient", "UrlClient", "is_wrong_type"]
+__all__ = ["GivenClient", "UrlClient", "is_wrong_type"]
 
 _log = logging.getLogger(__name__)
 
 _SCAN_COUNT = 1000  # keys that the server looks at before it serves others
-_PATIENT_SECONDS = 2.0
+_LONG_SECONDS = 2.0
 _NEEDED = ("execute_command", "pipeline", "scan_iter")
 
 
-class Client(Protocol):
-    """The commands that a RedisStore sends, and the replies as bytes, int, None or a list.
-
-    A ResponseError says that the server refuses a command; anything else that is raised, that the
-    exchange failed. *timeout* is in seconds.
-    """
-
-    name: str
-    timeout: float
-    clustered: bool
-
-    def call(self, *command: bytes) -> Any:
-        """The reply to *command*."""
-        ...
-
-    def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
-        """The replies to *commands*, sent at once; a ResponseError takes the place of a reply."""
-        ...
-
-    def values(self, names: Sequence[bytes]) -> list[Any]:
-        """The values stored under *names*, None for an absent one or no string."""
-        ...
-
-    def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
-        """The names of the keys that match *pattern*, some at a time. A name may come twice."""
-        ...
-
-    def renew(self) -> None:
-        """Start over with new connections: a reply made no sense, and may have been meant for
-        another command."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class UrlClient:
-    """A Client with a pool of connections to the server of *url*, at most *limit* of them.
+    """A client with a pool of at most *limit* connections to the server of *url*.
 
     Waiting for a connection, making one, and all replies to what is sent at once may take *timeout*
-    seconds each. A connection whose exchange failed is not used again.
+    seconds each. A connection whose exchange failed is not used again. Replies are bytes, int, None
+    or a list; a ResponseError is the server's refusal, and any other exception a failure.
     """
 
     clustered = False
@@ -67,18 +33,22 @@ class UrlClient:
         self.name, self.timeout, self._pool = open_pool(url, timeout=timeout, limit=limit)
 
     def call(self, *command: bytes) -> Any:
+        """The reply to *command*."""
         reply = self._pool.run(ask, *command)
         if isinstance(reply, ResponseError):
             raise reply
         return reply
 
     def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        """The replies to *commands*, sent at once; a ResponseError takes the place of a reply."""
         return self._pool.run(ask_all, commands)
 
     def values(self, names: Sequence[bytes]) -> list[Any]:
+        """The values stored under *names*; None if there is none, or it is no string."""
         return _checked(self.call(b"MGET", *names), names)
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """The names of the keys that match *pattern*, in batches. A name may come twice."""
         cursor = b"0"
         while True:
             cursor, names = self.call(
@@ -89,6 +59,8 @@ class UrlClient:
                 return
 
     def renew(self) -> None:
+        """Start over with new connections: a reply made no sense, and may have been meant for
+        another command."""
         self._pool.renew()
 
     def close(self) -> None:
@@ -96,11 +68,11 @@ class UrlClient:
 
 
 class GivenClient:
-    """A Client over *client*, of which only public methods are used: its timeouts, its retries, its
-    connections, and it stays open. It may be one for Cluster or Sentinel.
+    """As UrlClient, by the public methods of *client*, which may be one for Cluster or Sentinel.
 
-    TypeError for what is no such client or an asyncio one, ValueError for one that turns answers
-    into str.
+    Its timeouts, retries and connections are its owner's business, and it stays open.
+
+    TypeError for any other object or an asyncio client, ValueError for one that decodes replies.
     """
 
     def __init__(self, client: Any, *, timeout: float) -> None:
@@ -116,7 +88,7 @@ class GivenClient:
             raise ValueError(
                 "RedisStore needs a client that gives bytes: make it without decode_responses=True"
             )
-        _warn_of_patience(client)
+        _warn_of_long_waits(client)
         self.name = type(client).__name__
         self.timeout = timeout
         self.clustered = hasattr(client, "mget_nonatomic")
@@ -156,7 +128,7 @@ class GivenClient:
 
     def renew(self) -> None:
         pool = getattr(self._client, "connection_pool", None)
-        with suppress(Exception):  # there may be none that can be asked: the owner's business then
+        with suppress(Exception):  # not every kind of client has such a pool
             if pool is not None:
                 pool.disconnect(inuse_connections=False)
 
@@ -175,15 +147,14 @@ def _checked(reply: Any, names: Sequence[bytes]) -> list[Any]:
     return reply
 
 
-def _warn_of_patience(client: Any) -> None:
-    """redis-py's own defaults let a call wait a minute for a server that is paused: worth a line
-    when the owner left them so."""
+def _warn_of_long_waits(client: Any) -> None:
+    """Log a warning if a call may wait long for a paused server, as by redis-py's defaults."""
     settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
     if not isinstance(settings, dict):
         return  # of a Cluster each node has its own
     seconds, tries = settings.get("socket_timeout"), getattr(settings.get("retry"), "_retries", 0)
     tries = tries if isinstance(tries, int) else 0
-    if seconds is None or seconds * (1 + tries) > _PATIENT_SECONDS:
+    if seconds is None or seconds * (1 + tries) > _LONG_SECONDS:
         _log.warning(
             "this %s lets a call wait %s for a server that does not answer: make it with"
             " socket_timeout=0.25, retry=Retry(NoBackoff(), 0)",
@@ -193,5 +164,5 @@ def _warn_of_patience(client: Any) -> None:
 
 
 def is_wrong_type(exc: Exception) -> bool:
-    """Whether the server refuses because what it has is no string."""
+    """Whether the server refuses because the value is no string."""
     return "WRONGTYPE" in str(exc)

@@ -121,6 +121,12 @@ class _Parser(_RESP2Parser):
     """Reads replies in Python, with or without hiredis, which would make a list as long as a server
     only says it is; errors keep the *code* that the server gives, such as NOAUTH."""
 
+    def can_read(self, timeout: float = 0) -> bool:
+        """Whether anything is left after the last reply, for a pool, which does not wait."""
+        sock: Any = self._sock
+        buffer: Any = self._buffer
+        return buffer.unread_bytes() > 0 or not sock.is_quiet()
+
     @classmethod
     def parse_error(cls, response: str) -> Exception:
         error: Any = super().parse_error(response)  # type: ignore[no-untyped-call]

@@ -13,8 +13,7 @@ from typing import Any
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import UnexpectedReply, iterate, store_errors_only
-from llm_cache_mem.stores.redis.client import Client, GivenClient, UrlClient, is_wrong_type
-from llm_cache_mem.stores.redis.connections import ResponseError
+from llm_cache_mem.stores.redis.client import GivenClient, UrlClient, is_wrong_type
 from llm_cache_mem.values.entry import (
     PLAIN,
     STORED_AT,
@@ -110,7 +109,7 @@ class RedisStore:
         self.envelope = envelope
         self._memo = EntryMemo(_MEMO_ENTRIES, _MEMO_BYTES, envelope=envelope)
         self.unreadable = 0  # stored entries that could not be read
-        self._client: Client = (
+        self._client: UrlClient | GivenClient = (
             UrlClient(client, timeout=timeout, limit=max_connections)
             if isinstance(client, str)
             else GivenClient(client, timeout=timeout)
@@ -247,9 +246,9 @@ class RedisStore:
         except EntryUnreadable as exc:
             self.unreadable += 1
             if not exc.newer:
-                # or else it is the reply to another command, and so will the next be
+                # it may be the reply to another command, and then so is the next
                 self._client.renew()
-                with suppress(ResponseError):  # who may only read has a miss all the same
+                with suppress(Exception):  # it is a miss all the same
                     self._delete_seen(name, data)
             return None
 
