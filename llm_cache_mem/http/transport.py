@@ -14,10 +14,10 @@ from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.http.answer import load
-from llm_cache_mem.http.desk import Desk, head_of, hit_headers, live_headers, released
+from llm_cache_mem.http.broadcast import AsyncRelay, Relay
+from llm_cache_mem.http.core import Desk, head_of, hit_headers, live_headers, released
+from llm_cache_mem.http.errors import refuse
 from llm_cache_mem.http.library import HttpLibrary, library_of
-from llm_cache_mem.http.refusal import refuse
-from llm_cache_mem.http.relay import AsyncRelay, Relay
 from llm_cache_mem.keys.request import Request
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_cache_mem import LLMCache, RequestNotCacheable, ignoring, last_turn, masking
-from llm_cache_mem.http import exchange
+from llm_cache_mem.http import request as requests
 
 BASE, CHAT = "https://api.example.com", "/v1/chat/completions"
 BODY: dict[str, Any] = {
@@ -28,7 +28,7 @@ def key(
     cache: LLMCache | None = None,
 ) -> str:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    asked = exchange.read(base, path, query, (headers or {}).items(), data)
+    asked = requests.read(base, path, query, (headers or {}).items(), data)
     return (cache or LLMCache()).engine.keyer.request(asked.messages, asked.params, kind="http").key
 
 
@@ -46,9 +46,9 @@ def key(
     ],
 )  # fmt: skip
 def test_a_post_of_json_to_a_model_is_a_generation_request(path: str) -> None:
-    assert exchange.is_generation("POST", path, "application/json; charset=utf-8")
-    assert not exchange.is_generation("GET", path, "application/json")
-    assert not exchange.is_generation("POST", path, "multipart/form-data")
+    assert requests.is_generation("POST", path, "application/json; charset=utf-8")
+    assert not requests.is_generation("GET", path, "application/json")
+    assert not requests.is_generation("POST", path, "multipart/form-data")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_post_of_json_to_a_model_is_a_generation_request(path: str) -> None:
     ],
 )
 def test_anything_else_is_let_alone(path: str) -> None:
-    assert not exchange.is_generation("POST", path, "application/json")
+    assert not requests.is_generation("POST", path, "application/json")
 
 
 # -- What of it counts
@@ -119,7 +119,7 @@ def test_secrets_ids_retries_and_tracing_are_no_part_of_it(name: str) -> None:
 
 def test_no_secret_is_in_what_is_handed_on() -> None:
     headers = {**IRRELEVANT, "x-our-own-gateway": "SECRET"}
-    asked = exchange.read(
+    asked = requests.read(
         BASE,
         CHAT,
         "key=SECRET&api_key=SECRET&client_secret=SECRET&password=SECRET&auth=SECRET&jwt=SECRET&session=SECRET&alt=sse",
@@ -143,7 +143,7 @@ def test_the_order_of_fields_and_spaces_does_not_count() -> None:
 
 
 def shape(body: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]]:
-    asked = exchange.read(BASE, path, "", (), json.dumps(body).encode())
+    asked = requests.read(BASE, path, "", (), json.dumps(body).encode())
     return asked.messages, asked.params
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.http import exchange
+from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Recording
+from llm_cache_mem.http.broadcast import Head
 from llm_cache_mem.http.headers import AGE, MARK, is_per_call
 from llm_cache_mem.http.library import HttpLibrary
-from llm_cache_mem.http.relay import Head
 from llm_cache_mem.keys.request import Request
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Desk:
         in mode ``replay``."""
         url, headers = request.url, request.headers
         path, _, query = url.raw_path.decode("ascii", "replace").partition("?")
-        generation = exchange.is_generation(request.method, path, headers.get("content-type", ""))
+        generation = requests.is_generation(request.method, path, headers.get("content-type", ""))
         if self.cache.engine.is_off:
             return None
         if not generation:
@@ -57,7 +57,7 @@ class Desk:
                 )
             return None
         try:
-            asked = exchange.read(
+            asked = requests.read(
                 _base_url(url, headers.get("host", "")),
                 path,
                 query,
