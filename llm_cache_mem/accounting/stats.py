@@ -87,7 +87,7 @@ class CacheStats(NamedTuple):
     """Entries removed because they were too old, and lookups that passed one by which was too old
     for them alone."""
     coalesced: int
-    """Lookups that missed and then joined a call in flight."""
+    """Lookups that missed, and that a call already in progress answered."""
     errors: int
     """Failures of the store that cost a miss or a dropped write."""
     by_model: Mapping[str, ModelStats]

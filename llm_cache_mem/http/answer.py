@@ -1,5 +1,4 @@
-"""An answer as it passes: whether it is whole, what it says for admission and accounting, and how
-it is stored and given again."""
+"""Record a response while it passes: is it whole, what does it say, and how is it stored."""
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -16,27 +15,27 @@ from llm_cache_mem.http.framing import (
     framing_for,
     parsed,
 )
-from llm_cache_mem.http.headers import kept
+from llm_cache_mem.http.headers import stored_headers
 from llm_cache_mem.responses.completeness import Pieces, Reading
 
-__all__ = ["MAX_ANSWER_BYTES", "Recording", "Stored", "ends", "load"]
+__all__ = ["MAX_ANSWER_BYTES", "Recording", "StoredResponse", "decode", "is_whole"]
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 
 
-class Stored(NamedTuple):
-    """A stored answer, ready to be given again."""
+class StoredResponse(NamedTuple):
+    """A stored response, ready to be sent again."""
 
     status: int
     headers: list[tuple[str, str]]
     chunks: list[bytes]
 
     def __repr__(self) -> str:
-        return f"Stored(status={self.status}, chunks={len(self.chunks)})"
+        return f"StoredResponse(status={self.status}, chunks={len(self.chunks)})"
 
 
-def load(value: Any) -> Stored:
-    """The answer that ``Recording.value()`` gave. EntryUnreadable for anything else."""
+def decode(value: Any) -> StoredResponse:
+    """The response of which ``Recording.encode`` made *value*. Raises EntryUnreadable."""
     try:
         text, data = value.get("text"), value.get("data")
         body: bytes = data if text is None else text.encode()
@@ -45,28 +44,27 @@ def load(value: Any) -> Stored:
         if type(body) is not bytes or cuts != sorted(cuts):
             raise EntryUnreadable("not an HTTP exchange: its cuts do not fit its body")
         headers = [(str(name), str(content)) for name, content in value["headers"]]
-        return Stored(int(value["status"]), headers, chunks)
+        return StoredResponse(int(value["status"]), headers, chunks)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise EntryUnreadable("not an HTTP exchange") from exc
 
 
 class Recording:
-    """The body of one answer, noted while it passes. Not thread-safe: one reader at a time adds to
-    it.
+    """The body of one response, recorded while it passes. Not thread-safe.
 
-    *decode* undoes the content encoding named in the headers, of all bytes at once.
+    *decompress* undoes the content encoding named in the headers, of all bytes at once.
     """
 
     def __init__(
-        self, status: int, headers: Iterable[tuple[str, str]], decode: Callable[[bytes], bytes]
+        self, status: int, headers: Iterable[tuple[str, str]], decompress: Callable[[bytes], bytes]
     ) -> None:
         fields = [(name.lower(), value) for name, value in headers]
         named = dict(fields)
         self._status = status
-        self._headers = kept(fields)
+        self._headers = stored_headers(fields)
         self._content_type = named.get("content-type", "")
         encoded = named.get("content-encoding", "identity").strip().lower() not in ("", "identity")
-        self._decode = decode if encoded else None
+        self._decompress = decompress if encoded else None
         self._length = (
             int(given)
             if (given := named.get("content-length", "")).isdecimal() and len(given) < 19
@@ -78,11 +76,10 @@ class Recording:
         self._reading = Reading()
         self._size = 0
         self.fault: str | None = None
-        """Why it cannot be stored whatever is still to come: "too large", "malformed"; None if it
-        can."""
+        """Why it can no longer be stored: "too large" or "malformed"; None if it can."""
 
     def add(self, chunk: bytes) -> None:
-        """Note the next bytes as they came from the wire."""
+        """Record the next bytes as they came from the wire."""
         self._size += len(chunk)
         if self.fault is not None:
             return
@@ -97,14 +94,14 @@ class Recording:
                 self._give_up("malformed")
 
     @property
-    def hopeless(self) -> bool:
-        """Whether it is known already that this will not be a good answer: nobody else should be
-        given it."""
+    def unusable(self) -> bool:
+        """Whether the response is known to be bad before its end, so that no other caller should
+        join it."""
         return self.fault is not None or "error" in self._reading.stops
 
     @property
     def full(self) -> bool:
-        """Whether as many bytes have come as were promised, so that the end follows at once."""
+        """Whether all bytes of the Content-Length have come, so that the end follows at once."""
         return self._length is not None and self._size >= self._length
 
     def _read(self, pieces: list[Any]) -> None:
@@ -119,11 +116,10 @@ class Recording:
         self._pieces.clear()
 
     def finish(self, *, at_end: bool) -> bool:
-        """Whether the answer is whole; to be called once, at the *at_end* of the body or where its
-        last consumer left it.
+        """Whether the response is whole; to be called once, when no more will be read.
 
-        A body that was left may still be whole: some SDKs close the response as soon as they have
-        seen the protocol's own end.
+        Without *at_end*, the last subscriber left before the body ended. It may still be whole:
+        some SDKs close a response as soon as they have seen the protocol's own end.
         """
         if self.fault is not None:
             return False
@@ -134,18 +130,17 @@ class Recording:
                 self._read_at_once(at_end)
             if self._framing is None:
                 return at_end
-            return self._framing.between and ends(self._pieces, self._reading, at_end=at_end)
+            return self._framing.between and is_whole(self._pieces, self._reading, at_end=at_end)
         except Malformed:
             self.fault = "malformed"
             return False
 
     def _read_at_once(self, at_end: bool) -> None:
         body = b"".join(self._chunks)
-        if self._decode is not None:
+        if self._decompress is not None:
             try:
-                body = self._decode(body)
-            # whatever the decoders of the HTTP library raise
-            except Exception as exc:  # noqa: BLE001
+                body = self._decompress(body)
+            except Exception as exc:  # noqa: BLE001  # whatever the HTTP library's decoders raise
                 raise Malformed(f"cannot be decoded ({type(exc).__name__})") from None
             if len(body) > MAX_ANSWER_BYTES:
                 self._give_up("too large")
@@ -157,14 +152,13 @@ class Recording:
             self._chunks = [body]
             return
         self._framing, self._chunks = framing, []
-        for part in _parts(
-            framing, body
-        ):  # encoded bytes have no boundaries of their own: one chunk an event
+        # Compressed bytes have no boundaries of their own: one chunk an event.
+        for part in _parts(framing, body):
             self._read(framing.feed(part))
             self._chunks.append(part)
 
-    def value(self) -> dict[str, Any]:
-        """What is stored; plain JSON wherever the body is text."""
+    def encode(self) -> dict[str, Any]:
+        """The value to store; plain JSON wherever the body is text."""
         stored: dict[str, Any] = {"status": self._status, "headers": self._headers}
         body = b"".join(self._chunks)
         try:
@@ -181,36 +175,36 @@ class Recording:
         return stored
 
     def response(self) -> Any:
-        """What admission and accounting judge: the JSON of the answer, or the list of the pieces of
-        its stream."""
+        """The JSON of the answer, or the list of the pieces of its stream, for admission and
+        accounting."""
         pieces = [piece for piece in self._pieces if piece is not DONE and piece is not None]
         if self._framing is not None:
             return Pieces(pieces, self._reading)
         answer = pieces[0] if pieces else None
-        return {"error": {"type": "error", "message": ""}} if _tells_of_an_error(answer) else answer
+        return {"error": {"type": "error", "message": ""}} if _reports_error(answer) else answer
 
 
-def ends(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:
-    """Whether *pieces*, of which *reading* was made, are a whole stream by its protocol's own sign.
+def is_whole(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:
+    """Whether *pieces*, of which *reading* was made, are a whole stream by its protocol's own end.
 
-    Not *at_end*, that sign must be one that nothing follows.
+    Without *at_end*, that end must be one that nothing follows.
     """
     done = any(piece is DONE for piece in pieces)
-    told = [piece for piece in pieces if isinstance(piece, dict)]
+    objects = [piece for piece in pieces if isinstance(piece, dict)]
     if not reading.known or "error" in reading.stops or reading.open:
         return False
     if any(
         isinstance(piece.get("choices"), list) or piece.get("type") == "message-end"
-        for piece in told
+        for piece in objects
     ):
         return done  # OpenAI chat and completions and those like them, Cohere
-    if any("messageStop" in piece for piece in told):
-        return "metadata" in told[-1]  # Bedrock Converse: the counts come last
+    if any("messageStop" in piece for piece in objects):
+        return "metadata" in objects[-1]  # Bedrock Converse: the counts come last
     definite = done or any(
         piece.get("type") in _LAST_EVENTS
         or piece.get("event_type") == "stream-end"
         or piece.get("done") is True
-        for piece in told
+        for piece in objects
     )
     return definite or at_end
 
@@ -221,8 +215,7 @@ _LAST_EVENTS: Final = frozenset(
 
 
 def _sniff(body: bytes) -> Framing | None:
-    """The framing that an answer without a telling Content-Type has; None for a single JSON
-    value."""
+    """The framing of a body whose Content-Type does not name one; None for a single JSON value."""
     start = body[:64].lstrip()
     if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
         return ServerSentEvents()
@@ -245,17 +238,16 @@ def _parts(framing: Framing, body: bytes) -> list[bytes]:
     return [part + mark for part in parts] + ([rest] if rest else [])
 
 
-def _tells_of_an_error(answer: Any) -> bool:
-    """Whether there is nothing in it but what gateways and frameworks say of a failure, though they
-    call it a success."""
-    told = isinstance(answer, dict) and answer.keys() <= _ONLY_OF_ERRORS
-    return told and (
+def _reports_error(answer: Any) -> bool:
+    """Whether *answer* has only the fields in which gateways report a failure with status 200."""
+    only_errors = isinstance(answer, dict) and answer.keys() <= _ERROR_FIELDS
+    return only_errors and (
         answer.get("success") is False
         or any(isinstance(answer.get(name), (str, list)) for name in ("detail", "message"))
     )
 
 
-_ONLY_OF_ERRORS: Final = frozenset(
+_ERROR_FIELDS: Final = frozenset(
     {
         "detail",
         "message",

@@ -1,9 +1,8 @@
-"""One answer on its way, for all who asked for it: whoever needs the next bytes fetches them, and
-everyone reads them from one buffer.
+"""Broadcast a response in progress: identical requests share one stream, each from its start.
 
-There is no leader once an answer flows, so nobody's going away stops the others; and nobody waits
-for another's consumer, so one thread or task may read two of them in turn. When the last reader has
-left, the call is closed.
+No subscriber leads. The one that needs the next chunk fetches it and puts it into a buffer that all
+of them read, so one that leaves does not stop the others, and a slow one does not delay them. One
+thread or task may read two subscribers in turn. When the last one leaves, the call is closed.
 """
 
 import threading
@@ -19,12 +18,11 @@ from llm_cache_mem.http.answer import Recording
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["AsyncRelay", "AsyncTap", "Head", "Relay", "Tap"]
+__all__ = ["AsyncBroadcast", "AsyncSubscriber", "Broadcast", "Head", "Subscriber"]
 
 
 class Head(NamedTuple):
-    """The beginning of an answer. *headers* are as on the wire; *extensions* are what the HTTP
-    library says beside them."""
+    """Status, *headers* as on the wire, and the HTTP library's *extensions* of a response."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -35,14 +33,18 @@ class Head(NamedTuple):
 
 
 _OPEN, _ENDED, _FAILED, _CLOSED = range(4)
-# what nobody has read from for so long may be lost upstream: it is not for others to join
+# A connection that has been idle for so long may be dead upstream, so no caller joins it.
 _STALE_SECONDS = 30.0
-_closing: "set[asyncio.Task[Any]]" = set()  # an event loop holds its tasks only weakly
+# An event loop holds its tasks only weakly.
+_closing: "set[asyncio.Task[Any]]" = set()
 
 
-class _Shared:
-    """The buffer and its readers. *lost* makes the error for readers whose fetcher was killed;
-    *retire* lets nobody find it any more."""
+class _Buffer:
+    """The chunks so far and their subscribers.
+
+    *lost* makes the error for subscribers whose fetch was interrupted; *retire* stops later callers
+    from joining.
+    """
 
     def __init__(
         self,
@@ -54,21 +56,23 @@ class _Shared:
         self.head = head
         self.retire = retire
         self.entry: Any = None
-        """What was stored, once it is."""
-        self._recording = recording
+        """The entry, once the response is stored."""
+        self.recording = recording
         self._finished = False
         self._moved = monotonic()
         self._lost = lost
         self._lock = threading.Lock()
         self._state = _OPEN
         self._chunks: list[bytes] = []
-        self._first = 0  # the index of the first chunk that is still held
-        self._taps: WeakSet[Any] = WeakSet()
+        self._first = 0  # the index of the first chunk that is still in the buffer
+        self._subscribers: WeakSet[Any] = WeakSet()
         self._error: BaseException | None = None
 
-    def _admit(self, tap: Any, *, joins: bool) -> bool:
-        """Let *tap* read from the beginning, if that is still there and, for who *joins*, there is
-        hope for the rest."""
+    def _admit(self, subscriber: Any, *, joins: bool) -> bool:
+        """Add *subscriber*, if the response can still be read from its first chunk to its end.
+
+        One that *joins* another caller's call is not added to an idle one.
+        """
         with self._lock:
             stale = (
                 self._state == _OPEN
@@ -79,32 +83,33 @@ class _Shared:
                 (joins and stale)
                 or self._state in (_FAILED, _CLOSED)
                 or self._first
-                or self._recording.hopeless
+                or self.recording.unusable
             ):
                 return False
-            self._taps.add(tap)
+            self._subscribers.add(subscriber)
             return True
 
     def _is_fetching(self) -> bool:
         raise NotImplementedError
 
-    def _held(self, at: int) -> bytes | None:
-        """Chunk *at* if it is here."""
+    def _buffered(self, at: int) -> bytes | None:
+        """The chunk number *at*, if it is in the buffer."""
         with self._lock:
             index = at - self._first
             return self._chunks[index] if 0 <= index < len(self._chunks) else None
 
     def _take(self, chunk: bytes) -> None:
-        self._recording.add(chunk)
-        if self._recording.hopeless:
+        self.recording.add(chunk)
+        if self.recording.unusable:
             self.retire()
         with self._lock:
             self._moved = monotonic()
             self._chunks.append(chunk)
-            if (
-                self._recording.fault is not None
-            ):  # only passing through: keep what somebody still needs
-                needed = min((tap.at for tap in self._taps), default=self._first)
+            # Not to be stored, so no later caller needs it: drop what all subscribers have read.
+            if self.recording.fault is not None:
+                needed = min(
+                    (subscriber.at for subscriber in self._subscribers), default=self._first
+                )
                 del self._chunks[: needed - self._first]
                 self._first = needed
 
@@ -113,18 +118,16 @@ class _Shared:
             self._state, self._error = _FAILED, error
 
     def _raise_failure(self) -> None:
-        """For a reader whose next chunk will not come: what the fetcher got, or that it was
-        killed."""
+        """Raise a copy of the error that ended the fetch; *lost* if it was interrupted."""
         if self._error is None or not isinstance(self._error, Exception):
             raise self._lost()
         raise copy_exception(self._error, self._error.__traceback__)
 
-    def _leave(self, tap: Any) -> bool:
-        """Whether *tap* was the last reader of a call that is still open; then it is closed from
-        here on."""
+    def _leave(self, subscriber: Any) -> bool:
+        """Remove *subscriber*; whether it was the last of an open call, which is now closed."""
         with self._lock:
-            self._taps.discard(tap)
-            if self._taps or self._state != _OPEN:
+            self._subscribers.discard(subscriber)
+            if self._subscribers or self._state != _OPEN:
                 return False
             self._state = _CLOSED
             return True
@@ -139,16 +142,19 @@ class _Shared:
             return first
 
 
-class Relay(_Shared):
-    """For threads. *source* is what the HTTP library gave; *finish* is told once whether the body
-    was read to its end."""
+class Broadcast(_Buffer):
+    """A response that threads share.
+
+    *source* is the HTTP library's stream; *finish* is called once with whether the body was read to
+    its end.
+    """
 
     def __init__(
         self,
         head: Head,
         source: Any,
         recording: Recording,
-        finish: Callable[["Relay", bool], None],
+        finish: Callable[["Broadcast", bool], None],
         lost: Callable[[], Exception],
         retire: Callable[[], None],
     ) -> None:
@@ -158,24 +164,30 @@ class Relay(_Shared):
         self._finish = finish
         self._fetching = threading.Lock()
 
-    def attach(self, on_leave: Callable[["Relay"], None] | None, *, joins: bool) -> "Tap | None":
-        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when
-        it has left."""
-        tap = Tap(self, on_leave)
-        return tap if self._admit(tap, joins=joins) else None
+    def attach(
+        self, on_leave: Callable[["Broadcast"], None] | None, *, joins: bool
+    ) -> "Subscriber | None":
+        """A new subscriber, or None if the response can no longer be joined.
+
+        *on_leave* is called when the subscriber has left.
+        """
+        subscriber = Subscriber(self, on_leave)
+        return subscriber if self._admit(subscriber, joins=joins) else None
 
     def _is_fetching(self) -> bool:
         return self._fetching.locked()
 
     def chunk(self, at: int) -> bytes | None:
-        """The chunk number *at*, fetched if nobody has; None at the end. Raises what reading from
-        the network raises."""
+        """The chunk number *at*, fetched if it is not in the buffer; None at the end.
+
+        Raises what reading from the network raises.
+        """
         while True:
-            held = self._held(at)
-            if held is not None:
-                return held
+            chunk = self._buffered(at)
+            if chunk is not None:
+                return chunk
             with self._fetching:
-                if self._held(at) is not None:
+                if self._buffered(at) is not None:
                     continue
                 if self._state == _FAILED:
                     self._raise_failure()
@@ -203,46 +215,48 @@ class Relay(_Shared):
         if self._first_to_finish():
             self._finish(self, at_end)
 
-    def leave(self, tap: "Tap") -> None:
-        """Read no more; the last to say so closes the call."""
-        if self._leave(tap):
+    def leave(self, subscriber: "Subscriber") -> None:
+        """Remove *subscriber*; the last one closes the call."""
+        if self._leave(subscriber):
             try:
                 self._source.close()
             finally:
                 self._done(at_end=False)
 
 
-class Tap:
-    """One thread's reader of a relay."""
+class Subscriber:
+    """One caller's view of a broadcast, for threads."""
 
-    def __init__(self, relay: Relay, on_leave: Callable[[Relay], None] | None) -> None:
-        self._relay = relay
+    def __init__(self, broadcast: Broadcast, on_leave: Callable[[Broadcast], None] | None) -> None:
+        self._broadcast = broadcast
         self._on_leave = on_leave
         self.at = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := self._relay.chunk(self.at)) is not None:
+        while (chunk := self._broadcast.chunk(self.at)) is not None:
             self.at += 1
             yield chunk
 
     def close(self) -> None:
-        """Leave; the last to do so closes the call."""
-        self._relay.leave(self)
-        told, self._on_leave = self._on_leave, None
-        if told is not None:
-            told(self._relay)
+        """Stop reading; the last subscriber closes the call."""
+        self._broadcast.leave(self)
+        on_leave, self._on_leave = self._on_leave, None
+        if on_leave is not None:
+            on_leave(self._broadcast)
 
 
-class AsyncRelay(_Shared):
-    """For the tasks of one event loop. Each fetch is a task of its own, so that cancelling a reader
-    does not tear the connection."""
+class AsyncBroadcast(_Buffer):
+    """A response that the tasks of one event loop share.
+
+    Each fetch is a task of its own, so that cancelling a subscriber does not break the connection.
+    """
 
     def __init__(
         self,
         head: Head,
         source: Any,
         recording: Recording,
-        finish: Callable[["AsyncRelay", bool], Awaitable[None]],
+        finish: Callable[["AsyncBroadcast", bool], Awaitable[None]],
         lost: Callable[[], Exception],
         retire: Callable[[], None],
         context: Context,
@@ -256,37 +270,38 @@ class AsyncRelay(_Shared):
         self._finish = finish
         self._context = context
         self._fetching: asyncio.Task[None] | None = None
-        # An answer that nobody came to read, since all who asked were cancelled meanwhile, gives
-        # its connection back.
+        # If every caller was cancelled before it could subscribe, nothing would close the source.
         self._unread = finalize(self, _close_later, self._loop, source)
         self._unread.atexit = False
 
     def attach(
-        self, on_leave: Callable[["AsyncRelay"], None] | None, *, joins: bool
-    ) -> "AsyncTap | None":
-        """A reader from the beginning, or None when it is too late for one; *on_leave* is told when
-        it has left."""
-        tap = AsyncTap(self, on_leave)
-        return tap if self._admit(tap, joins=joins) else None
+        self, on_leave: Callable[["AsyncBroadcast"], None] | None, *, joins: bool
+    ) -> "AsyncSubscriber | None":
+        """A new subscriber, or None if the response can no longer be joined.
+
+        *on_leave* is called when the subscriber has left.
+        """
+        subscriber = AsyncSubscriber(self, on_leave)
+        return subscriber if self._admit(subscriber, joins=joins) else None
 
     def _is_fetching(self) -> bool:
         return self._fetching is not None
 
     async def chunk(self, at: int) -> bytes | None:
-        """As ``Relay.chunk``."""
+        """As ``Broadcast.chunk``."""
         import asyncio
 
         while True:
-            held = self._held(at)
-            if held is not None:
-                return held
+            chunk = self._buffered(at)
+            if chunk is not None:
+                return chunk
             if self._state == _FAILED:
                 self._raise_failure()
             if self._fetching is None:
                 if self._state != _OPEN:
                     return None
                 self._fetching = self._loop.create_task(self._fetch(), context=self._context.copy())
-            await asyncio.wait((self._fetching,))  # which a cancelled waiter leaves alone
+            await asyncio.wait((self._fetching,))  # does not cancel the fetch when it is cancelled
 
     async def _fetch(self) -> None:
         try:
@@ -294,9 +309,7 @@ class AsyncRelay(_Shared):
                 self._bytes = aiter(self._source)
             while (chunk := await anext(self._bytes, None)) is not None:
                 self._take(chunk)
-                if (
-                    not self._recording.full
-                ):  # else the end is there already, and needs no task of its own
+                if not self.recording.full:  # else the end is here already: save a task for it
                     return
             self._end()
             self._unread.detach()
@@ -316,9 +329,9 @@ class AsyncRelay(_Shared):
         if self._first_to_finish():
             await self._finish(self, at_end)
 
-    async def leave(self, tap: "AsyncTap") -> None:
-        """Read no more; the last to say so closes the call, though it is cancelled itself."""
-        if self._leave(tap):
+    async def leave(self, subscriber: "AsyncSubscriber") -> None:
+        """Remove *subscriber*; the last one closes the call, even if its task is cancelled."""
+        if self._leave(subscriber):
             import asyncio
 
             self._unread.detach()
@@ -337,28 +350,32 @@ class AsyncRelay(_Shared):
             await self._done(at_end=False)
 
 
-class AsyncTap:
-    """One task's reader of a relay. Iterating it again goes on where it stopped, as some SDKs do to
-    drain a connection."""
+class AsyncSubscriber:
+    """One caller's view of a broadcast, for tasks.
 
-    def __init__(self, relay: AsyncRelay, on_leave: Callable[[AsyncRelay], None] | None) -> None:
-        self._relay = relay
+    Iterating it again goes on where it stopped, as some SDKs do to drain a connection.
+    """
+
+    def __init__(
+        self, broadcast: AsyncBroadcast, on_leave: Callable[[AsyncBroadcast], None] | None
+    ) -> None:
+        self._broadcast = broadcast
         self._on_leave = on_leave
         self.at = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (chunk := await self._relay.chunk(self.at)) is not None:
+        while (chunk := await self._broadcast.chunk(self.at)) is not None:
             self.at += 1
             yield chunk
 
     async def aclose(self) -> None:
-        """Leave; the last to do so closes the call, though it is cancelled itself."""
-        told, self._on_leave = self._on_leave, None
+        """Stop reading; the last subscriber closes the call, even if its task is cancelled."""
+        on_leave, self._on_leave = self._on_leave, None
         try:
-            await self._relay.leave(self)
+            await self._broadcast.leave(self)
         finally:
-            if told is not None:
-                told(self._relay)
+            if on_leave is not None:
+                on_leave(self._broadcast)
 
 
 def _detached(task: "asyncio.Task[Any]") -> "asyncio.Task[Any]":
@@ -374,5 +391,5 @@ def _close_later(loop: "asyncio.AbstractEventLoop", source: Any) -> None:
     if not loop.is_closed():
         try:
             loop.call_soon_threadsafe(close)
-        except RuntimeError:  # closed meanwhile: so are its connections
+        except RuntimeError:  # closed meanwhile, and with it its connections
             return

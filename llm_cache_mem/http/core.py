@@ -1,94 +1,104 @@
-"""What both cache transports do with a request before any I/O, and with an answer after it."""
+"""The part that both cache transports share: what to do before a request is sent and after."""
 
 import threading
 from collections.abc import Callable, Hashable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from hashlib import sha256
+from typing import Any
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Recording
-from llm_cache_mem.http.broadcast import Head
+from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast, Head
 from llm_cache_mem.http.headers import AGE, MARK, is_per_call
 from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.keys.request import Request
 
-if TYPE_CHECKING:
-    from llm_cache_mem.engine.leases import Lease
-
-__all__ = ["Desk", "head_of", "hit_headers", "live_headers", "released"]
+__all__ = ["TransportCore", "head_of", "hit_headers", "live_headers"]
 
 _KIND = "http"
 
 
-class Desk:
-    """A cache, and the transport under it: what is kept of what passes, and under which key."""
+class TransportCore:
+    """A cache and the transport under it. Thread-safe."""
 
     def __init__(self, cache: LLMCache, transport: Any) -> None:
         if not isinstance(cache, LLMCache):
             raise TypeError(f"a cache transport takes an LLMCache, not {type(cache).__name__}")
         self.cache = cache
+        self.engine = cache.engine
         self.transport = transport
         self._making = threading.Lock()
 
-    def transport_of(self, kind: Callable[[], Any]) -> Any:
-        """The transport underneath, by *kind* made at the first request if none was given."""
+    def transport_of(self, make: Callable[[], Any]) -> Any:
+        """The transport underneath, made with *make* at the first request if none was given."""
         if self.transport is None:
             with self._making:
                 if self.transport is None:
-                    self.transport = kind()
+                    self.transport = make()
         return self.transport
 
-    def read(self, request: Any) -> Request | None:
-        """The request with its key; None if it is to be passed on untouched. Raises LLMCacheError
-        in mode ``replay``."""
-        url, headers = request.url, request.headers
+    def cacheable(self, http_request: Any) -> Request | None:
+        """The request with its key, or None to pass it on untouched.
+
+        Raises LLMCacheError in mode ``replay``, where nothing may be passed on.
+        """
+        url, headers = http_request.url, http_request.headers
         path, _, query = url.raw_path.decode("ascii", "replace").partition("?")
-        generation = requests.is_generation(request.method, path, headers.get("content-type", ""))
-        if self.cache.engine.is_off:
+        method = http_request.method
+        if self.engine.is_off:
             return None
-        if not generation:
-            if self.cache.engine.is_replay:
+        if not requests.is_generation(method, path, headers.get("content-type", "")):
+            if self.engine.is_replay:
                 raise RequestNotCacheable(
-                    f"{request.method} {path}",
-                    "in mode replay nothing is sent, and only generation requests are kept",
+                    f"{method} {path}",
+                    "in mode replay nothing is sent, and only generation requests are stored",
                 )
             return None
         try:
-            asked = requests.read(
+            read = requests.read(
                 _base_url(url, headers.get("host", "")),
                 path,
                 query,
                 headers.multi_items(),
-                _body(request),
+                _body(http_request),
             )
-            return self.cache.engine.request(asked.messages, asked.params, kind=_KIND)
+            return self.engine.request(read.messages, read.params, kind=_KIND)
         except RequestNotCacheable as exc:
-            if self.cache.engine.is_replay:
+            if self.engine.is_replay:
                 raise
-            self.cache.engine.skip("request", "a call goes uncached: %s", exc)
+            self.engine.skip("request", "a call goes uncached: %s", exc)
             return None
 
-    def circumstances(self, request: Any) -> Hashable:
-        """What outside the key can make *request* fail: credentials, timeout, transport."""
-        headers = request.headers.multi_items()
-        mine = tuple(sorted(pair for pair in headers if not is_per_call(pair[0])))
-        return id(self.transport), mine, repr(request.extensions.get("timeout"))
+    def circumstances(self, http_request: Any) -> Hashable:
+        """A digest of what outside the key can make *http_request* fail: credentials, timeout,
+        transport."""
+        headers = http_request.headers.multi_items()
+        own = sorted(pair for pair in headers if not is_per_call(pair[0]))
+        facts = (id(self.transport), own, http_request.extensions.get("timeout"))
+        return sha256(repr(facts).encode("utf-8", "surrogatepass")).digest()
 
-    def keep(self, relay: Any, recording: Recording, at_end: bool) -> bool:
-        """Whether the answer is one to keep; if it is not though it came to its end, that is
-        counted."""
-        if relay.head.status != 200:
+    def timeout(self, http_request: Any) -> float | None:
+        """The seconds after which the caller gives *http_request* up; None for never."""
+        timeouts = http_request.extensions.get("timeout") or {}
+        return timeout_of({"timeout": timeouts.get("read")})
+
+    def should_store(self, broadcast: Broadcast | AsyncBroadcast, at_end: bool) -> bool:
+        """Whether the response is whole; if not although it was read to its end, count it as
+        skipped."""
+        if broadcast.head.status != 200:
             return False
-        if recording.finish(at_end=at_end):
+        if broadcast.recording.finish(at_end=at_end):
             return True
-        if at_end or recording.fault is not None:
-            self.cache.engine.skip(recording.fault or "incomplete", "an answer was not stored: %s")
+        if at_end or broadcast.recording.fault is not None:
+            reason = broadcast.recording.fault or "incomplete"
+            self.engine.skip(reason, "an answer was not stored: %s")
         return False
 
     def recording(self, library: HttpLibrary, response: Any) -> Recording:
+        """A recording of *response*, still empty."""
         headers = response.headers
         return Recording(
             response.status_code,
@@ -98,65 +108,40 @@ class Desk:
 
 
 def _base_url(url: Any, asked_host: str) -> str:
-    """Where it goes; and by which name, if the caller has set another, as gateways that tell models
-    apart by it are asked."""
+    """The server's URL, and the Host header where it names another: gateways tell models apart by
+    it."""
     host = url.raw_host.decode("ascii")
     host = f"[{host}]" if ":" in host else host
     other = "" if asked_host.encode() in (b"", url.netloc) else f" as {asked_host}"
     return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}") + other
 
 
-def _body(request: Any) -> bytes:
-    if request.headers.get("content-encoding", "identity") != "identity":
+def _body(http_request: Any) -> bytes:
+    if http_request.headers.get("content-encoding", "identity") != "identity":
         raise RequestNotCacheable("body", "it is compressed")
     try:
-        body: bytes = request.content
+        body: bytes = http_request.content
         return body
-    # RequestNotRead, of either library: to read it here would leave nothing to send
+    # RequestNotRead, of either library: reading it here would leave nothing to send
     except Exception:  # noqa: BLE001
         raise RequestNotCacheable("body", "it is sent piece by piece") from None
 
 
 def head_of(response: Any) -> Head:
+    """Status, headers and extensions of *response*."""
     return Head(response.status_code, list(response.headers.raw), dict(response.extensions))
 
 
-def live_headers(head: Head, joined: bool) -> list[tuple[bytes, bytes]]:
-    if head.status != 200:  # errors pass as they came
+def live_headers(head: Head, coalesced: bool) -> list[tuple[bytes, bytes]]:
+    """The headers of a response from the provider, marked; an error's as they came."""
+    if head.status != 200:
         return head.headers
     ours = MARK.encode()
     return [pair for pair in head.headers if pair[0].lower() != ours] + [
-        (ours, b"joined" if joined else b"miss")
+        (ours, b"coalesced" if coalesced else b"miss")
     ]
 
 
 def hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
+    """The headers of a stored response: its own, *mark* and its age."""
     return [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
-
-
-class released:  # reads as a verb: with released(lease) as kept: ...
-    """A lease to call, released at the end of the block unless somebody ``hold``s it, who is to
-    ``close`` it."""
-
-    def __init__(self, lease: "Lease | None") -> None:
-        self._lease = lease
-        self._held = False
-
-    def hold(self) -> None:
-        self._held = True
-
-    def close(self) -> None:
-        if self._lease is not None:
-            self._lease.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not self._held:
-            self.close()

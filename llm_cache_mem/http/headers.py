@@ -6,10 +6,11 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-__all__ = ["AGE", "MARK", "answer_changing", "is_per_call", "kept"]
+__all__ = ["AGE", "MARK", "answer_changing", "is_per_call", "stored_headers"]
 
 MARK: Final = "x-llm-cache-mem"
-"""The header that says where an answer came from: hit, joined (another caller's call) or miss."""
+"""The header that tells where an answer came from: "hit", "coalesced" (a call that another caller
+made) or "miss"."""
 AGE: Final = "age"
 
 # How the bytes travel, who asks and who pays, and what is new for each call. Everything else
@@ -43,7 +44,7 @@ _KNOWN: Final = re.compile(
 # Of an answer: what SDKs and callers read of it that stays true when it is given again. What
 # belongs to one exchange is dropped: its request ids, dates, cookies and rate limits, and how its
 # bytes were framed.
-_KEPT: Final = re.compile(
+_STORED: Final = re.compile(
     r"^content-type$|^openai-(model|version)$|^x-amzn-bedrock-(content-type|performanceconfig-latency)$|^x-ms-served-model$"
 )
 
@@ -77,9 +78,9 @@ def _digest(value: str) -> str:
     return "sha256:" + sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def kept(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Those of an answer's *headers* that are stored with it."""
-    return [[name.lower(), value] for name, value in headers if _is_kept(name.lower())]
+def stored_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Those of a response's *headers* that are stored with it."""
+    return [[name.lower(), value] for name, value in headers if _is_stored(name.lower())]
 
 
 @lru_cache(maxsize=512)
@@ -88,5 +89,5 @@ def _counts(name: str) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _is_kept(name: str) -> bool:
-    return _KEPT.search(name) is not None
+def _is_stored(name: str) -> bool:
+    return _STORED.search(name) is not None

@@ -1,5 +1,4 @@
-"""httpx and httpx2, which are one library under two names: what a transport needs of the one that a
-request came from."""
+"""httpx and httpx2, one library under two names: find the one that a request came from."""
 
 import sys
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ NAMES: Final = ("httpx", "httpx2")
 
 
 class HttpLibrary:
-    """One of the two. Never imports it: who has an object of it has imported it."""
+    """One of the two. Never imports it: an object of it exists, so it is imported."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
 
-        # which of two, is known when it runs
+        # which of the two is known only here
         class SyncBytes(module.SyncByteStream):  # type: ignore[misc]
             def __init__(self, source: Any) -> None:
                 self._source = source
@@ -41,8 +40,8 @@ class HttpLibrary:
         self._sync_bytes, self._async_bytes = SyncBytes, AsyncBytes
 
     def response(self, status: int, headers: Any, source: Any, extensions: Any = None) -> Any:
-        """A response whose bytes come from *source*, a Tap, an AsyncTap or one that looks like
-        either."""
+        """A response whose bytes come from *source*, a Subscriber, an AsyncSubscriber or their
+        like."""
         wrap = self._async_bytes if hasattr(source, "aclose") else self._sync_bytes
         return self.module.Response(
             status, headers=headers, stream=wrap(source), extensions=extensions or {}
@@ -51,18 +50,18 @@ class HttpLibrary:
     def decoder(self, encoding: str) -> Any:
         """A function that undoes the content *encoding* of a whole body."""
 
-        def decode(body: bytes) -> bytes:
+        def decompress(body: bytes) -> bytes:
             content: bytes = self.module.Response(
                 200, headers={"content-encoding": encoding}, content=body
             ).content
             return content
 
-        return decode
+        return decompress
 
     def lost(self) -> Exception:
-        """The error for who was reading an answer whose connection another caller lost."""
+        """The error for subscribers of a call whose connection another caller lost."""
         error: Exception = self.module.ReadError(
-            "the call that this one had joined was interrupted; try again"
+            "the call that this request was coalesced with was interrupted; try again"
         )
         return error
 

@@ -1,6 +1,6 @@
-"""Transports for httpx and httpx2 that answer from the cache, and pass everything that is no
-generation request."""
+"""Transports for httpx and httpx2 that answer generation requests from the cache."""
 
+from contextlib import ExitStack
 from contextvars import copy_context
 from time import monotonic
 from types import TracebackType
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
-from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
-from llm_cache_mem.http.answer import load
-from llm_cache_mem.http.broadcast import AsyncRelay, Relay
-from llm_cache_mem.http.core import Desk, head_of, hit_headers, live_headers, released
-from llm_cache_mem.http.errors import refuse
+from llm_cache_mem.http.answer import decode
+from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast
+from llm_cache_mem.http.core import TransportCore, head_of, hit_headers, live_headers
+from llm_cache_mem.http.errors import raise_through
 from llm_cache_mem.http.library import HttpLibrary, library_of
 from llm_cache_mem.keys.request import Request
 
@@ -41,13 +40,13 @@ else:
 
 __all__ = ["AsyncCacheTransport", "CacheTransport"]
 
-# how often a caller may find a call just ended that it wanted to join, before it makes its own
+# How often a caller may find the call it wanted to join just ended, before it makes its own.
 _ROUNDS = 8
 _WRONG_CLIENT = "a Client takes a CacheTransport, an AsyncClient an AsyncCacheTransport"
 
 
 class _Transport:
-    """Either kind: a cache, and a transport under it."""
+    """A cache, and a transport under it."""
 
     _handles = ""
 
@@ -57,25 +56,24 @@ class _Transport:
                 f"{type(self).__name__} goes over a transport with {self._handles}(), which"
                 f" {type(transport).__name__} has not"
             )
-        self._desk = Desk(cache, transport)
+        self._core = TransportCore(cache, transport)
 
     @property
     def cache(self) -> LLMCache:
         """The cache that answers."""
-        return self._desk.cache
+        return self._core.cache
 
     @property
     def wrapped(self) -> Any:
         """The transport underneath; None as long as it was not needed."""
-        return self._desk.transport
+        return self._core.transport
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._desk.cache!r})"
+        return f"{type(self).__name__}({self._core.cache!r})"
 
 
 class CacheTransport(_Transport, _Sync):
-    """Answers generation requests from *cache*, and sends the others, and those that it cannot
-    answer, through *transport*.
+    """Answer generation requests from *cache*, and send the others through *transport*.
 
     For httpx and for httpx2: *transport* is a transport of the library whose clients this one
     serves; by default that library's ``HTTPTransport()``, made at the first request. Thread-safe if
@@ -85,109 +83,111 @@ class CacheTransport(_Transport, _Sync):
     _handles = "handle_request"
 
     def handle_request(self, request: Any) -> Any:
-        """The response to *request*: stored, on its way to another caller, or fetched. Raises what
-        the transport raises."""
-        desk, library = self._desk, library_of(request)
-        transport = desk.transport_of(library.module.HTTPTransport)
+        """The response to *request*: stored, shared with another caller, or from the provider.
+
+        Raises what the transport raises.
+        """
+        core, library = self._core, library_of(request)
+        transport = core.transport_of(library.module.HTTPTransport)
         try:
-            asked = desk.read(request)
-            if asked is None:
+            cacheable = core.cacheable(request)
+            if cacheable is None:
                 return transport.handle_request(request)
-            hit = desk.cache.engine.lookup(asked, load)
+            hit = core.engine.lookup(cacheable, decode)
         except LLMCacheError as exc:
-            return refuse(library, request, exc)
-        return (
-            _replay(library, hit, "hit")
-            if hit is not None
-            else self._fetch(library, request, asked)
-        )
+            return raise_through(library, request, exc)
+        if hit is not None:
+            return _replay(library, hit, "hit")
+        return self._share(library, request, cacheable)
 
-    def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
-        cache, lane, began = self._desk.cache, ("threads", library.module.__name__), monotonic()
-        circumstances = self._desk.circumstances(request)
-        timeout = timeout_of({"timeout": (request.extensions.get("timeout") or {}).get("read")})
-        lease = cache.engine.lease(asked, timeout)
+    def _share(self, library: HttpLibrary, http_request: Any, request: Request) -> Any:
+        """Send *http_request*, or join the call of another that has."""
+        engine, lane, began = self._core.engine, ("threads", library.module.__name__), monotonic()
+        timeout = self._core.timeout(http_request)
+        lease = engine.lease(request, timeout)
 
-        def count(relay: Relay) -> None:
-            cache.engine.count_coalesced(asked, relay.entry, monotonic() - began)
+        def count(broadcast: Broadcast) -> None:
+            engine.count_coalesced(request, broadcast.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
             try:
-                found, joined = cache.engine.share(
-                    asked,
-                    lambda flight: self._open(library, request, asked, flight, lease),
+                found, coalesced = engine.share(
+                    request,
+                    lambda flight: self._send(library, http_request, request, flight, lease),
                     lane,
-                    circumstances=circumstances,
+                    circumstances=self._core.circumstances(http_request),
                     timeout=timeout,
                 )
             except TimeoutError as exc:
-                raise library.module.ReadTimeout(str(exc), request=request) from None
+                raise library.module.ReadTimeout(str(exc), request=http_request) from None
             if isinstance(found, Hit):
-                cache.engine.count_coalesced(asked, found.entry, monotonic() - began)
-                return _replay(library, found, "joined")
-            tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
-            if tap is not None:
-                return library.response(
-                    found.head.status, live_headers(found.head, joined), tap, found.head.extensions
-                )
+                engine.count_coalesced(request, found.entry, monotonic() - began)
+                return _replay(library, found, "coalesced")
+            head, counts = found.head, coalesced and found.head.status == 200
+            subscriber = found.attach(count if counts else None, joins=coalesced)
+            if subscriber is not None:
+                headers = live_headers(head, coalesced)
+                return library.response(head.status, headers, subscriber, head.extensions)
             found.retire()
-        return self._desk.transport.handle_request(request)
+        return self._core.transport.handle_request(http_request)
 
-    def _open(
+    def _send(
         self,
         library: HttpLibrary,
-        request: Any,
-        asked: Request,
+        http_request: Any,
+        request: Request,
         flight: Flight,
         lease: "Lease | None",
-    ) -> "Hit | Relay":
-        """Send *request*; its answer from the first byte on, for all who join *flight*."""
-        desk, began, context = self._desk, monotonic(), copy_context()
-        with released(lease) as kept:
+    ) -> "Hit | Broadcast":
+        """Send *http_request*; its response from the first byte on, for all who join *flight*."""
+        core, began, context = self._core, monotonic(), copy_context()
+        with ExitStack() as stack:
+            if lease is not None:
+                stack.callback(lease.release)
             alone = lease is None or is_nested(flight)
-            late = (
-                desk.cache.engine.recheck(asked, load)
+            stored = (
+                core.engine.recheck(request, decode)
                 if alone or lease is None
-                else lease.acquire(lambda: desk.cache.engine.recheck(asked, load))
+                else lease.acquire(lambda: core.engine.recheck(request, decode))
             )
-            if late is not None:
-                return late
-            response = desk.transport.handle_request(request)
-            recording = desk.recording(library, response)
+            if stored is not None:
+                return stored
+            response = core.transport.handle_request(http_request)
+            recording = core.recording(library, response)
 
-            def finish(relay: Relay, at_end: bool) -> None:
+            def finish(broadcast: Broadcast, at_end: bool) -> None:
                 try:
-                    if desk.keep(relay, recording, at_end):
+                    if core.should_store(broadcast, at_end):
                         facts = {
                             "response": recording.response(),
                             "seconds": monotonic() - began,
                             "flight": flight,
                         }
-                        relay.entry = context.copy().run(
-                            lambda: desk.cache.engine.store(asked, recording.value(), **facts)
+                        broadcast.entry = context.copy().run(
+                            lambda: core.engine.store(request, recording.encode(), **facts)
                         )
                 finally:
                     flight.end()
-                    kept.close()
+                    release()
 
-            relay = Relay(
+            broadcast = Broadcast(
                 head_of(response), response.stream, recording, finish, library.lost, flight.end
             )
             if response.status_code == 200:
                 flight.outlast()
             else:
                 flight.only_alike()
-            kept.hold()
-        return relay
+            release = stack.pop_all().close  # by finish, when the body has ended
+        return broadcast
 
     def close(self) -> None:
         """Close the transport underneath. The cache stays open: who opened it closes it."""
-        if self._desk.transport is not None:
-            self._desk.transport.close()
+        if self._core.transport is not None:
+            self._core.transport.close()
 
     def __enter__(self) -> Self:
-        if self._desk.transport is not None:
-            self._desk.transport.__enter__()
+        if self._core.transport is not None:
+            self._core.transport.__enter__()
         return self
 
     def __exit__(
@@ -196,8 +196,8 @@ class CacheTransport(_Transport, _Sync):
         exc: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        if self._desk.transport is not None:
-            self._desk.transport.__exit__(kind, exc, trace)
+        if self._core.transport is not None:
+            self._core.transport.__exit__(kind, exc, trace)
 
     async def handle_async_request(self, request: Any) -> Any:
         """TypeError: this one is for ``Client``."""
@@ -220,103 +220,105 @@ class AsyncCacheTransport(_Transport, _Async):
 
     async def handle_async_request(self, request: Any) -> Any:
         """As ``CacheTransport.handle_request``."""
-        desk, library = self._desk, library_of(request)
-        transport = desk.transport_of(library.module.AsyncHTTPTransport)
+        core, library = self._core, library_of(request)
+        transport = core.transport_of(library.module.AsyncHTTPTransport)
         try:
-            asked = desk.read(request)
-            if asked is not None and running_loop() is None:
-                if desk.cache.engine.is_replay:
-                    raise RequestNotCacheable(
-                        "event loop",
-                        "in mode replay nothing is sent, and only under asyncio can it be answered",
-                    )
-                desk.cache.engine.skip(
-                    "event loop", "a call goes uncached: its event loop is not asyncio's"
-                )
-                asked = None
-            if asked is None:
+            cacheable = core.cacheable(request)
+            if cacheable is not None and running_loop() is None:
+                self._skip_event_loop()
+                cacheable = None
+            if cacheable is None:
                 return await transport.handle_async_request(request)
-            hit = await desk.cache.engine.alookup(asked, load)
+            hit = await core.engine.alookup(cacheable, decode)
         except LLMCacheError as exc:
-            return refuse(library, request, exc)
-        return (
-            _areplay(library, hit, "hit")
-            if hit is not None
-            else await self._fetch(library, request, asked)
-        )
+            return raise_through(library, request, exc)
+        if hit is not None:
+            return _areplay(library, hit, "hit")
+        return await self._share(library, request, cacheable)
 
-    async def _fetch(self, library: HttpLibrary, request: Any, asked: Request) -> Any:
-        cache, lane, began = (
-            self._desk.cache,
+    def _skip_event_loop(self) -> None:
+        """Count a request under an event loop other than asyncio's as skipped."""
+        engine = self._core.engine
+        if engine.is_replay:
+            raise RequestNotCacheable(
+                "event loop",
+                "in mode replay nothing is sent, and only under asyncio can it be answered",
+            )
+        engine.skip("event loop", "a call goes uncached: its event loop is not asyncio's")
+
+    async def _share(self, library: HttpLibrary, http_request: Any, request: Request) -> Any:
+        engine, lane, began = (
+            self._core.engine,
             (running_loop(), library.module.__name__),
             monotonic(),
         )
-        circumstances = self._desk.circumstances(request)
-        timeout = timeout_of({"timeout": (request.extensions.get("timeout") or {}).get("read")})
-        lease = cache.engine.lease(asked, timeout)
+        timeout = self._core.timeout(http_request)
+        lease = engine.lease(request, timeout)
 
-        def count(relay: AsyncRelay) -> None:
-            cache.engine.count_coalesced(asked, relay.entry, monotonic() - began)
+        def count(broadcast: AsyncBroadcast) -> None:
+            engine.count_coalesced(request, broadcast.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
             try:
-                found, joined = await cache.engine.ashare(
-                    asked,
-                    lambda flight: self._open(library, request, asked, flight, lease),
+                found, coalesced = await engine.ashare(
+                    request,
+                    lambda flight: self._send(library, http_request, request, flight, lease),
                     lane,
-                    circumstances=circumstances,
+                    circumstances=self._core.circumstances(http_request),
                     timeout=timeout,
                 )
             except TimeoutError as exc:
-                raise library.module.ReadTimeout(str(exc), request=request) from None
+                raise library.module.ReadTimeout(str(exc), request=http_request) from None
             if isinstance(found, Hit):
-                cache.engine.count_coalesced(asked, found.entry, monotonic() - began)
-                return _areplay(library, found, "joined")
-            tap = found.attach(count if joined and found.head.status == 200 else None, joins=joined)
-            if tap is not None:
-                return library.response(
-                    found.head.status, live_headers(found.head, joined), tap, found.head.extensions
-                )
+                engine.count_coalesced(request, found.entry, monotonic() - began)
+                return _areplay(library, found, "coalesced")
+            head, counts = found.head, coalesced and found.head.status == 200
+            subscriber = found.attach(count if counts else None, joins=coalesced)
+            if subscriber is not None:
+                headers = live_headers(head, coalesced)
+                return library.response(head.status, headers, subscriber, head.extensions)
             found.retire()
-        return await self._desk.transport.handle_async_request(request)
+        return await self._core.transport.handle_async_request(http_request)
 
-    async def _open(
+    async def _send(
         self,
         library: HttpLibrary,
-        request: Any,
-        asked: Request,
+        http_request: Any,
+        request: Request,
         flight: Flight,
         lease: "Lease | None",
-    ) -> "Hit | AsyncRelay":
-        desk, began, context = self._desk, monotonic(), copy_context()
-        with released(lease) as kept:
+    ) -> "Hit | AsyncBroadcast":
+        core, began, context = self._core, monotonic(), copy_context()
+        with ExitStack() as stack:
+            if lease is not None:
+                stack.callback(lease.release)
             alone = lease is None or is_nested(flight)
-            late = await (
-                desk.cache.engine.arecheck(asked, load)
+            stored = await (
+                core.engine.arecheck(request, decode)
                 if alone or lease is None
-                else lease.aacquire(lambda: desk.cache.engine.recheck(asked, load))
+                else lease.aacquire(lambda: core.engine.recheck(request, decode))
             )
-            if late is not None:
-                return late
-            response = await desk.transport.handle_async_request(request)
-            recording = desk.recording(library, response)
+            if stored is not None:
+                return stored
+            response = await core.transport.handle_async_request(http_request)
+            recording = core.recording(library, response)
 
-            async def finish(relay: AsyncRelay, at_end: bool) -> None:
+            async def finish(broadcast: AsyncBroadcast, at_end: bool) -> None:
                 try:
-                    if desk.keep(relay, recording, at_end):
+                    if core.should_store(broadcast, at_end):
                         facts = {
                             "response": recording.response(),
                             "seconds": monotonic() - began,
                             "flight": flight,
                         }
-                        relay.entry = await desk.cache.engine.astore(
-                            asked, recording.value(), **facts
+                        broadcast.entry = await core.engine.astore(
+                            request, recording.encode(), **facts
                         )
                 finally:
                     flight.end()
-                    kept.close()
+                    release()
 
-            relay = AsyncRelay(
+            broadcast = AsyncBroadcast(
                 head_of(response),
                 response.stream,
                 recording,
@@ -329,17 +331,17 @@ class AsyncCacheTransport(_Transport, _Async):
                 flight.outlast()
             else:
                 flight.only_alike()
-            kept.hold()
-        return relay
+            release = stack.pop_all().close  # by finish, when the body has ended
+        return broadcast
 
     async def aclose(self) -> None:
         """As ``CacheTransport.close``."""
-        if self._desk.transport is not None:
-            await self._desk.transport.aclose()
+        if self._core.transport is not None:
+            await self._core.transport.aclose()
 
     async def __aenter__(self) -> Self:
-        if self._desk.transport is not None:
-            await self._desk.transport.__aenter__()
+        if self._core.transport is not None:
+            await self._core.transport.__aenter__()
         return self
 
     async def __aexit__(
@@ -348,8 +350,8 @@ class AsyncCacheTransport(_Transport, _Async):
         exc: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        if self._desk.transport is not None:
-            await self._desk.transport.__aexit__(kind, exc, trace)
+        if self._core.transport is not None:
+            await self._core.transport.__aexit__(kind, exc, trace)
 
     def handle_request(self, request: Any) -> Any:
         """TypeError: this one is for ``AsyncClient``."""

@@ -116,7 +116,7 @@ def test_one_thread_may_read_two_of_them_in_turn(
     assert (server.calls, first.headers["x-llm-cache-mem"], second.headers["x-llm-cache-mem"]) == (
         1,
         "miss",
-        "joined",
+        "coalesced",
     )
     assert (cache.stats().coalesced, cache.stats().stored) == (1, 1)
 

@@ -13,7 +13,7 @@ import pytest
 from http_server import Reply, Row, reply_of, rows
 
 from llm_cache_mem.errors import EntryUnreadable
-from llm_cache_mem.http.answer import Recording, load
+from llm_cache_mem.http.answer import Recording, decode
 from llm_cache_mem.http.framing import (
     DONE,
     EventStream,
@@ -66,10 +66,10 @@ def test_every_recorded_stream_is_whole_and_comes_back_byte_for_byte(
         broken = admission.refusal_reason(recording.response()) in ("error", "incomplete")
         assert complete != broken, row["id"]
         if complete:
-            stored = load(
-                json.loads(json.dumps(recording.value()))
-                if "data" not in recording.value()
-                else recording.value()
+            stored = decode(
+                json.loads(json.dumps(recording.encode()))
+                if "data" not in recording.encode()
+                else recording.encode()
             )
             assert b"".join(stored.chunks) == reply.body
             assert {len(chunk) for chunk in stored.chunks[:-1]} <= {97}
@@ -277,7 +277,7 @@ def test_an_encoded_stream_is_stored_decoded_and_cut_after_each_event(
         )
         recording.add(gzip.compress(reply.body))
         assert recording.finish(at_end=True)
-        chunks = load(recording.value()).chunks
+        chunks = decode(recording.encode()).chunks
         assert b"".join(chunks) == reply.body
         assert all(chunk.endswith((b"\n\n", b"\r\n\r\n", b"}\n")) for chunk in chunks)
         done += len(chunks) > 1
@@ -323,4 +323,4 @@ def test_a_body_shorter_than_promised_is_not_whole() -> None:
 )
 def test_what_is_no_stored_answer_is_unreadable(value: Any) -> None:
     with pytest.raises(EntryUnreadable):
-        load(value)
+        decode(value)

@@ -515,7 +515,7 @@ def test_many_threads_make_one_call(server: Provider, cache: LLMCache) -> None:
         gate.set()
         got = [call.result(60) for call in calls]
     assert {body for body, _ in got} == {answer()}
-    assert sorted(mark for _, mark in got) == ["joined"] * 19 + ["miss"]
+    assert sorted(mark for _, mark in got) == ["coalesced"] * 19 + ["miss"]
     assert (server.calls, cache.stats().coalesced) == (1, 19)
 
 
