@@ -10,10 +10,10 @@ PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt
 PYTEST := -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo test coverage test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-slow | test-older | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | test | coverage | test-slow | test-older | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
@@ -23,6 +23,14 @@ test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 
 test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
+
+# The tests, and which lines they run: the number goes into README.md, or with CHECK=1 has to be the one there.
+coverage: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(PY) -m coverage run $(PYTEST) $(ARGS)
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+	$(PY) scripts/coverage_badge.py $(if $(CHECK),--check)
 
 # On every Python of pyproject.toml that is on the PATH, each in an environment of its own in .nox; the others are named.
 test-pythons: $(VENV)/.dev build/valkey/.stamp
