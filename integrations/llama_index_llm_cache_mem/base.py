@@ -98,7 +98,7 @@ def uncached(llm: T) -> T:
     if isinstance(llm, StructuredLLM):
         inner = uncached(llm.llm)
         return llm if inner is llm.llm else llm.model_copy(update={"llm": inner})
-    # a twin is of the same class
+    # an alias is of the same class
     return bare(_inner(llm) if isinstance(llm, _CachedLLM) else llm)  # type: ignore[no-any-return]
 
 
@@ -155,8 +155,8 @@ def _target(view: Any) -> Target | None:
 
 
 def _leaf_method(leaf: Leaf) -> Callable[..., Any]:
-    """An undecorated leaf: of a miss the LLM itself tells its listeners, of a hit events.py does.
-    Calls are handed on as they came."""
+    """An undecorated leaf: the LLM itself sends the events of a miss, events.py those of a hit.
+    Arguments are passed on as received."""
     if leaf.is_async:
         arun = calls.astream if leaf.streams else calls.acall
 

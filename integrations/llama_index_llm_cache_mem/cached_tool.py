@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from llama_index.core.tools import FunctionTool, ToolOutput
 from llama_index.core.tools.types import AsyncBaseTool, BaseTool
 
-from llama_index_llm_cache_mem.values import dump_block, load_block
+from llama_index_llm_cache_mem.values import decode_block, encode_block
 from llm_cache_mem import LLMCache
 from llm_cache_mem.decorators import arguments
 from llm_cache_mem.options import UNSET, Seconds, Unset
@@ -131,13 +131,13 @@ def _call(
 
     def dump(output: ToolOutput) -> dict[str, Any]:
         kept = {
-            "blocks": [dump_block(block) for block in output.blocks],
+            "blocks": [encode_block(block) for block in output.blocks],
             "raw_output": output.raw_output,
         }
         return {**kept, "raw_input": output.raw_input} if keeps_input else kept
 
     def load(stored: Any) -> ToolOutput:
-        blocks = [load_block(block) for block in stored["blocks"]]
+        blocks = [decode_block(block) for block in stored["blocks"]]
         return ToolOutput(
             name,
             blocks=blocks,

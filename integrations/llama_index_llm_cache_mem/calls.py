@@ -2,21 +2,21 @@
 an entry when it ends cleanly."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from llama_index_llm_cache_mem import events
 from llama_index_llm_cache_mem.keys import call_params, identity
-from llama_index_llm_cache_mem.leaves import Leaf, Target
+from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llama_index_llm_cache_mem.streaming import Recording, replay
-from llama_index_llm_cache_mem.values import dump, load, load_plain
+from llama_index_llm_cache_mem.values import decode, decode_whole, encode
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 
 __all__ = [
-    "Asked",
-    "Keeper",
+    "Collector",
+    "ModelCall",
     "acall",
     "acollect",
     "astream",
@@ -27,14 +27,10 @@ __all__ = [
 ]
 
 
-Args = tuple[Any, ...]
-Kwargs = Mapping[str, Any]
-
-
 def request_of(
-    target: Target, kind: str, taken_apart: Callable[[], tuple[Any, dict[str, Any]]]
+    target: Target, kind: str, split: Callable[[], tuple[Any, dict[str, Any]]]
 ) -> Request | None:
-    """The request of the messages and arguments in *taken_apart*; None says: call the model as if
+    """The request of the messages and arguments in *split*; None says: call the model as if
     there were no cache.
 
     In mode ``replay``, where no model may be called, RequestNotCacheable is raised instead.
@@ -43,7 +39,7 @@ def request_of(
     if cache.engine.is_off:
         return None
     try:
-        messages, arguments = taken_apart()
+        messages, arguments = split()
         return cache.engine.request(
             messages, call_params(identity(target.inner), arguments), kind=kind
         )
@@ -65,12 +61,10 @@ def request_of(
 
 
 def _request(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
-    return request_of(target, leaf.kind, lambda: _taken_apart(leaf, args, kwargs))
+    return request_of(target, leaf.kind, lambda: _split(leaf, args, kwargs))
 
 
-def _taken_apart(
-    leaf: Leaf, args: Args, kwargs: Kwargs
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _split(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The messages and the other arguments of a call."""
     params = dict(kwargs)
     rest = list(args)
@@ -99,17 +93,17 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = _request(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    asked = Asked(method, args, kwargs)
+    model = ModelCall(method, args, kwargs)
     response = target.cache.engine.call(
         request,
-        asked,
-        encode=dump,
-        decode=load_plain,
+        model,
+        encode=encode,
+        decode=decode_whole,
         circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
         timeout=timeout_of(kwargs),
     )
-    if not asked.model:
-        events.tell(target, leaf, args, kwargs, response)
+    if not model.called:
+        events.emit(target, leaf, args, kwargs, response)
     return response
 
 
@@ -119,31 +113,31 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = _request(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    asked = Asked(method, args, kwargs)
+    model = ModelCall(method, args, kwargs)
     response = await target.cache.engine.acall(
         request,
-        asked,
-        encode=dump,
-        decode=load_plain,
+        model,
+        encode=encode,
+        decode=decode_whole,
         circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
         timeout=timeout_of(kwargs),
     )
-    if not asked.model:
-        await events.atell(target, leaf, args, kwargs, response)
+    if not model.called:
+        await events.aemit(target, leaf, args, kwargs, response)
     return response
 
 
-class Asked:
-    """The call of the model, exactly as received, and whether it was this caller who made it."""
+class ModelCall:
+    """The call of the model, exactly as received; *called* tells whether this caller made it."""
 
-    __slots__ = ("_args", "_kwargs", "_method", "model")
+    __slots__ = ("_args", "_kwargs", "_method", "called")
 
     def __init__(self, method: Callable[..., Any], args: Args, kwargs: Kwargs) -> None:
         self._method, self._args, self._kwargs = method, args, kwargs
-        self.model = False
+        self.called = False
 
     def __call__(self) -> Any:
-        self.model = True
+        self.called = True
         return self._method(*self._args, **self._kwargs)
 
 
@@ -157,12 +151,12 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = _request(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    hit = target.cache.engine.lookup(request, load)
+    hit = target.cache.engine.lookup(request, decode)
     if hit is not None:
-        return events.tell_stream(target, leaf, args, kwargs, replay(*hit.value))
-    keeper = Keeper(target.cache, request, Recording())
+        return events.emit_stream(target, leaf, args, kwargs, replay(*hit.value))
+    collector = Collector(target.cache, request, Recording())
     source = method(*args, **kwargs)
-    return collect(keeper, source) if hasattr(source, "__next__") else source
+    return collect(collector, source) if hasattr(source, "__next__") else source
 
 
 async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
@@ -171,24 +165,23 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
     request = _request(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    hit = await target.cache.engine.alookup(request, load)
+    hit = await target.cache.engine.alookup(request, decode)
     if hit is not None:
-        return await events.atell_stream(target, leaf, args, kwargs, replay(*hit.value))
-    keeper = Keeper(target.cache, request, Recording())
+        return await events.aemit_stream(target, leaf, args, kwargs, replay(*hit.value))
+    collector = Collector(target.cache, request, Recording())
     source = await method(*args, **kwargs)
-    return acollect(keeper, source) if hasattr(source, "__anext__") else source
+    return acollect(collector, source) if hasattr(source, "__anext__") else source
 
 
-class Keeper:
-    """Makes an entry of a stream that has ended cleanly, unless something was deleted from the
-    cache meanwhile."""
+class Collector:
+    """Store a stream that has ended cleanly, unless something was deleted meanwhile."""
 
     def __init__(self, cache: LLMCache, request: Request, recording: Any) -> None:
         self.cache = cache
         self._request = request
         self._epoch = cache.engine.epoch
         self._began = time.monotonic()
-        # it has add(chunk) and kept(), what to store and what that stands for
+        # it has add(chunk) and entry(), what to store and the response that it stands for
         self._recording = recording
 
     def add(self, chunk: Any) -> None:
@@ -204,25 +197,25 @@ class Keeper:
                     type(exc).__name__,
                 )
 
-    def keep(self) -> None:
-        """Store what came, if it is worth keeping."""
-        kept = self.kept()
-        if kept is not None:
-            self.cache.engine.store(self._request, **kept)
+    def store(self) -> None:
+        """Store what came, if it is worth storing."""
+        entry = self.entry()
+        if entry is not None:
+            self.cache.engine.store(self._request, **entry)
 
-    async def akeep(self) -> None:
-        """As ``keep``."""
-        kept = self.kept()
-        if kept is not None:
-            await self.cache.engine.astore(self._request, **kept)
+    async def astore(self) -> None:
+        """``store``, in a thread where the store would block the event loop."""
+        entry = self.entry()
+        if entry is not None:
+            await self.cache.engine.astore(self._request, **entry)
 
-    def kept(self) -> dict[str, Any] | None:
+    def entry(self) -> dict[str, Any] | None:
         """What to give to ``cache.engine.store``; None if there is nothing to store."""
         if self._recording is None:
             return None
         try:
-            kept = self._recording.kept()
-            if kept is None:
+            entry = self._recording.entry()
+            if entry is None:
                 self.cache.engine.skip(
                     "value",
                     "a stream was not stored: it was empty, or its text is not what its pieces add"
@@ -230,8 +223,8 @@ class Keeper:
                 )
                 return None
             return {
-                "value": kept[0],
-                "response": kept[1],
+                "value": entry[0],
+                "response": entry[1],
                 "seconds": time.monotonic() - self._began,
                 "epoch": self._epoch,
             }
@@ -242,25 +235,25 @@ class Keeper:
             return None
 
 
-def collect(keeper: Keeper, source: Any) -> Iterator[Any]:
-    """*source*, passed through."""
+def collect(collector: Collector, source: Any) -> Iterator[Any]:
+    """Pass *source* through."""
     try:
         for chunk in source:
-            keeper.add(chunk)
+            collector.add(chunk)
             yield chunk
-        keeper.keep()
+        collector.store()
     finally:
         if hasattr(source, "close"):
             source.close()
 
 
-async def acollect(keeper: Keeper, source: Any) -> AsyncIterator[Any]:
-    """As ``collect``."""
+async def acollect(collector: Collector, source: Any) -> AsyncIterator[Any]:
+    """``collect`` for an async stream."""
     try:
         async for chunk in source:
-            keeper.add(chunk)
+            collector.add(chunk)
             yield chunk
-        await keeper.akeep()
+        await collector.astore()
     finally:
         if hasattr(source, "aclose"):
             await source.aclose()

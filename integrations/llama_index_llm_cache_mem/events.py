@@ -1,8 +1,8 @@
-"""What LlamaIndex tells its listeners about a call, told of a hit: once, marked as one, and with
-nothing to be billed for.
+"""The events that LlamaIndex sends for a call, sent for a hit: once, tagged, and with no usage to
+bill.
 
-LlamaIndex's own decorators do the telling, around a function that has the answer already, so that
-every version of it sends what it sends for a call of the model.
+LlamaIndex's own decorators send them, around a function that has the answer already, so that every
+version sends what it sends for a call of the model.
 """
 
 import re
@@ -26,75 +26,77 @@ from llama_index_instrumentation.span_handlers import NullSpanHandler
 
 from llama_index_llm_cache_mem.leaves import Leaf, Target
 
-__all__ = ["HIT_TAG", "atell", "atell_stream", "tell", "tell_span", "tell_stream"]
+__all__ = ["HIT_TAG", "aemit", "aemit_stream", "emit", "emit_stream", "in_span"]
 
 HIT_TAG: Final = "llm_cache.hit"
 _COUNTS: Final = re.compile(r"token|usage", re.IGNORECASE)
 
 
-def tell(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
-    """Tell of a hit of ``chat`` or ``complete``."""
-    if _anyone_listens(target.inner, leaf.name):
+def emit(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
+    """Send the events of a hit of ``chat`` or ``complete``."""
+    if _has_listeners(target.inner, leaf.name):
         with _tagged():
-            _told(target, leaf, response)(*args, **kwargs)
+            _answering(target, leaf, response)(*args, **kwargs)
 
 
-async def atell(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
-    """As ``tell``."""
-    if _anyone_listens(target.inner, leaf.name):
+async def aemit(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
+    """``emit`` for ``achat`` and ``acomplete``."""
+    if _has_listeners(target.inner, leaf.name):
         with _tagged():
-            await _told(target, leaf, response)(*args, **kwargs)
+            await _answering(target, leaf, response)(*args, **kwargs)
 
 
-def tell_stream(
+def emit_stream(
     target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
 ) -> Iterator[Any]:
-    """*chunks* as a stream of which listeners are told as they come."""
-    if not _anyone_listens(target.inner, leaf.name):
+    """*chunks* as a stream, with the events of each chunk as it comes."""
+    if not _has_listeners(target.inner, leaf.name):
         return (chunk for chunk in chunks)
     with _tagged():
-        told = _told(target, leaf, (_without_bill(chunk) for chunk in chunks))(*args, **kwargs)
-    return _stepwise(chunks, told)
-
-
-async def atell_stream(
-    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
-) -> AsyncIterator[Any]:
-    """As ``tell_stream``."""
-    if not _anyone_listens(target.inner, leaf.name):
-        return _asynchronous(chunks)
-    with _tagged():
-        told = await _told(target, leaf, _asynchronous([_without_bill(chunk) for chunk in chunks]))(
+        events = _answering(target, leaf, (_without_bill(chunk) for chunk in chunks))(
             *args, **kwargs
         )
-    return _astepwise(chunks, told)
+    return _stepwise(chunks, events)
 
 
-def _stepwise(chunks: list[Any], told: Any) -> Iterator[Any]:
-    """*chunks* for the caller, while *told* sends the events of their copies."""
+async def aemit_stream(
+    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
+) -> AsyncIterator[Any]:
+    """``emit_stream`` for an async stream."""
+    if not _has_listeners(target.inner, leaf.name):
+        return _asynchronous(chunks)
+    with _tagged():
+        events = await _answering(
+            target, leaf, _asynchronous([_without_bill(chunk) for chunk in chunks])
+        )(*args, **kwargs)
+    return _astepwise(chunks, events)
+
+
+def _stepwise(chunks: list[Any], events: Any) -> Iterator[Any]:
+    """*chunks* for the caller, while *events* sends the events of their copies."""
     try:
         for chunk in chunks:
             with _tagged():
-                next(told, None)
+                next(events, None)
             yield chunk
         with _tagged():
-            next(told, None)
+            next(events, None)
     finally:
         with _tagged():
-            told.close()
+            events.close()
 
 
-async def _astepwise(chunks: list[Any], told: Any) -> AsyncIterator[Any]:
+async def _astepwise(chunks: list[Any], events: Any) -> AsyncIterator[Any]:
     try:
         for chunk in chunks:
             with _tagged():
-                await anext(told, None)
+                await anext(events, None)
             yield chunk
         with _tagged():
-            await anext(told, None)
+            await anext(events, None)
     finally:
         with _tagged():
-            await told.aclose()
+            await events.aclose()
 
 
 async def _asynchronous(chunks: list[Any]) -> AsyncIterator[Any]:
@@ -106,12 +108,12 @@ def _tagged() -> AbstractContextManager[None]:
     return instrument_tags({**active_instrument_tags.get(), HIT_TAG: True})
 
 
-# -- Who listens
+# -- Listeners
 
 
-def _anyone_listens(llm: Any, method: str) -> bool:
-    """Whether events, callbacks or spans of this call reach anybody; telling nobody would take
-    longer than the hit itself."""
+def _has_listeners(llm: Any, method: str) -> bool:
+    """Whether events, callbacks or spans of this call reach a handler; sending them to none would
+    take longer than the hit itself."""
     manager = getattr(llm, "callback_manager", None)
     if getattr(manager, "handlers", None):
         return True
@@ -144,7 +146,7 @@ def _module_of(cls: type, method: str) -> str:
     )
 
 
-# -- What they are told
+# -- Events
 
 
 class _Answered:
@@ -214,7 +216,7 @@ _DECORATED: Final = {  # a decorator takes each function once, hence one for eac
 }
 
 
-def _told(target: Target, leaf: Leaf, answer: Any) -> Callable[..., Any]:
+def _answering(target: Target, leaf: Leaf, answer: Any) -> Callable[..., Any]:
     """The method *leaf* of the LLM with LlamaIndex's span and events, and *answer* for its body."""
     if not leaf.streams:
         answer = _without_bill(answer)
@@ -276,18 +278,18 @@ def _spanned(module: str, name: str, argument: str, is_async: bool) -> Any:
         ("prompt", False): complete,
         ("prompt", True): acomplete,
     }
-    return _in_span(module, name, bodies[argument, is_async])
+    return _put_in_span(module, name, bodies[argument, is_async])
 
 
-def _in_span(module: str, name: str, body: Any) -> Any:
+def _put_in_span(module: str, name: str, body: Any) -> Any:
     body.__name__ = body.__qualname__ = name
     return get_dispatcher(module).span(body)
 
 
-def tell_span(target: Target, cls: Any, name: str, body: Callable[..., Any]) -> Callable[..., Any]:
+def in_span(target: Target, cls: Any, name: str, body: Callable[..., Any]) -> Callable[..., Any]:
     """*body*, a function of (self, ...), as a method of the LLM inside the span that LlamaIndex
     puts around that of *cls*."""
-    spanned = _in_span(_module_of(cls, name), name, body).__get__(target.llm, type(target.llm))
+    spanned = _put_in_span(_module_of(cls, name), name, body).__get__(target.llm, type(target.llm))
 
     def method(*args: Any, **kwargs: Any) -> Any:
         with _tagged():

@@ -1,11 +1,15 @@
 """The eight methods of LlamaIndex's LLMs that reach a model, and the model that a call reaches."""
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from llama_index_llm_cache_mem.view import bare
 from llm_cache_mem import LLMCache
 
-__all__ = ["LEAVES", "Leaf", "Target"]
+__all__ = ["LEAVES", "Args", "Kwargs", "Leaf", "Target"]
+
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = Mapping[str, Any]
 
 
 class Leaf(NamedTuple):
@@ -33,13 +37,13 @@ LEAVES: Final = {name: _leaf(name) for name in _NAMES.split()}
 
 
 class Target(NamedTuple):
-    """Who is asked: *llm* as the caller knows it, a view perhaps, and *inner*, the LLM that it
-    stands for."""
+    """The LLM of a call: *llm* as the caller knows it, perhaps a view, and *inner*, the LLM that
+    it stands for."""
 
     cache: LLMCache
     llm: Any
     inner: Any
 
     def method(self, name: str) -> Any:
-        """A method of the LLM itself: whatever it calls in turn, none of it comes back here."""
+        """A method of the LLM itself, none of whose own calls come back to the cache."""
         return getattr(bare(self.inner), name)

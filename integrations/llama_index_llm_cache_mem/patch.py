@@ -24,7 +24,7 @@ _lock: Final = threading.RLock()
 
 
 def cache_for(llm: Any) -> LLMCache | None:
-    """The cache that answers *llm*, an LLM that is neither a view nor a twin."""
+    """The cache that answers *llm*, an LLM that is neither a view nor an alias."""
     return _cache
 
 

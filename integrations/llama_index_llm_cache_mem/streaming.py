@@ -11,7 +11,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from llama_index_llm_cache_mem.values import Pieces, Response, dump
+from llama_index_llm_cache_mem.values import Pieces, Response, encode
 
 __all__ = ["Recording", "replay"]
 
@@ -32,10 +32,10 @@ class Recording:
         self._pieces.append([chunk.delta, chunk.additional_kwargs.get("thinking_delta")])
         self._last = _snapshot(chunk)
 
-    def kept(self) -> tuple[Any, Any] | None:
+    def entry(self) -> tuple[Any, Any] | None:
         """What to store, and what admission and accounting read of it; None if there is nothing."""
         result = self.result()
-        return None if result is None else (dump(*result), self.chunks(result[0]))
+        return None if result is None else (encode(*result), self.chunks(result[0]))
 
     def result(self) -> tuple[Response, Pieces] | None:
         """The whole answer and its pieces; None if there is none, or if deltas and text contradict

@@ -6,8 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from llama_index_llm_cache_mem.calls import Asked, Keeper, acollect, collect, request_of
-from llama_index_llm_cache_mem.events import tell_span
+from llama_index_llm_cache_mem.calls import (
+    Collector,
+    ModelCall,
+    acollect,
+    collect,
+    request_of,
+)
+from llama_index_llm_cache_mem.events import in_span
 from llama_index_llm_cache_mem.leaves import Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request
@@ -57,7 +63,7 @@ def passes_leaves_by(llm: Any, name: str) -> bool:
 
 
 def _request(target: Target, args: Any, kwargs: Any) -> Request | None:
-    def taken_apart(
+    def split(
         output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> tuple[Any, dict[str, Any]]:
         return messages_to_dicts(prompt.format_messages(**prompt_args)), {
@@ -65,7 +71,7 @@ def _request(target: Target, args: Any, kwargs: Any) -> Request | None:
             "output_cls": output_cls,
         }
 
-    return request_of(target, KIND, lambda: taken_apart(*args, **kwargs))
+    return request_of(target, KIND, lambda: split(*args, **kwargs))
 
 
 def _predict(target: Target, args: Any, kwargs: Any) -> Any:
@@ -73,15 +79,15 @@ def _predict(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    asked = Asked(method, args, kwargs)
-    answer = target.cache.engine.call(request, asked)
+    model = ModelCall(method, args, kwargs)
+    answer = target.cache.engine.call(request, model)
 
     def structured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         return answer
 
-    return answer if asked.model else _told(target, structured_predict)(*args, **kwargs)
+    return answer if model.called else _spanned(target, structured_predict)(*args, **kwargs)
 
 
 async def _apredict(target: Target, args: Any, kwargs: Any) -> Any:
@@ -89,15 +95,15 @@ async def _apredict(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    asked = Asked(method, args, kwargs)
-    answer = await target.cache.engine.acall(request, asked)
+    model = ModelCall(method, args, kwargs)
+    answer = await target.cache.engine.acall(request, model)
 
     async def astructured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         return answer
 
-    return answer if asked.model else await _told(target, astructured_predict)(*args, **kwargs)
+    return answer if model.called else await _spanned(target, astructured_predict)(*args, **kwargs)
 
 
 def _stream(target: Target, args: Any, kwargs: Any) -> Any:
@@ -107,14 +113,14 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
         return method(*args, **kwargs)
     hit = target.cache.engine.lookup(request)
     if hit is None:
-        return collect(Keeper(target.cache, request, _Last(request)), method(*args, **kwargs))
+        return collect(Collector(target.cache, request, _Last(request)), method(*args, **kwargs))
 
     def stream_structured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
         return (value for value in (hit.value,))
 
-    return _told(target, stream_structured_predict)(*args, **kwargs)
+    return _spanned(target, stream_structured_predict)(*args, **kwargs)
 
 
 async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
@@ -125,7 +131,7 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     hit = await target.cache.engine.alookup(request)
     if hit is None:
         return acollect(
-            Keeper(target.cache, request, _Last(request)), await method(*args, **kwargs)
+            Collector(target.cache, request, _Last(request)), await method(*args, **kwargs)
         )
 
     async def only() -> AsyncIterator[Any]:
@@ -136,12 +142,12 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     ) -> Any:
         return only()
 
-    return await _told(target, astream_structured_predict)(*args, **kwargs)
+    return await _spanned(target, astream_structured_predict)(*args, **kwargs)
 
 
-def _told(target: Target, body: Callable[..., Any]) -> Callable[..., Any]:
-    """*body*, which has the answer, in the span that is the only thing these methods tell of."""
-    return tell_span(target, provider_of(target.inner.__class__), body.__name__, body)
+def _spanned(target: Target, body: Callable[..., Any]) -> Callable[..., Any]:
+    """*body*, which has the answer, in the span that LlamaIndex puts around these methods."""
+    return in_span(target, provider_of(target.inner.__class__), body.__name__, body)
 
 
 class _Last:
@@ -155,7 +161,7 @@ class _Last:
     def add(self, value: Any) -> None:
         self._value = value.model_copy(deep=True) if type(value) is self._cls else None
 
-    def kept(self) -> tuple[Any, Any] | None:
+    def entry(self) -> tuple[Any, Any] | None:
         return None if self._value is None else (self._value, self._value)
 
 

@@ -20,9 +20,9 @@ from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import CachedLLM, cache_of, calls
-from llama_index_llm_cache_mem.calls import Keeper
+from llama_index_llm_cache_mem.calls import Collector
 from llama_index_llm_cache_mem.streaming import replay
-from llama_index_llm_cache_mem.values import load as load_value
+from llama_index_llm_cache_mem.values import decode
 from llm_cache_mem import LLMCache
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.values.payload import Payload
@@ -111,49 +111,49 @@ class _RoundTripEngine(Engine):
         self.wrapping.count("round trip" if again == response else "round trip, not equal")
         return again
 
-    def replayed(self, keeper: Keeper, chunks: list[Any]) -> list[Any]:
-        kept = keeper.kept()
-        if kept is None:
+    def replayed(self, collector: Collector, chunks: list[Any]) -> list[Any]:
+        entry = collector.entry()
+        if entry is None:
             self.wrapping.count("stream not storable")
             return chunks
         self.wrapping.count("replay")
-        return replay(*load_value(Payload.from_json(Payload.of(kept["value"]).json()).decode()))
+        return replay(*decode(Payload.from_json(Payload.of(entry["value"]).json()).decode()))
 
     def store(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
-def _collect(keeper: Keeper, source: Any) -> Iterator[Any]:
-    if not isinstance(keeper.cache.engine, _RoundTripEngine):
-        yield from _plain_collect(keeper, source)
+def _collect(collector: Collector, source: Any) -> Iterator[Any]:
+    if not isinstance(collector.cache.engine, _RoundTripEngine):
+        yield from _plain_collect(collector, source)
         return
     chunks: list[Any] = []
     try:
         for chunk in source:
-            keeper.add(chunk)
+            collector.add(chunk)
             chunks.append(chunk)
     except BaseException:
         yield from chunks
         raise
-    yield from keeper.cache.engine.replayed(keeper, chunks)
+    yield from collector.cache.engine.replayed(collector, chunks)
 
 
-async def _acollect(keeper: Keeper, source: Any) -> AsyncIterator[Any]:
+async def _acollect(collector: Collector, source: Any) -> AsyncIterator[Any]:
     chunks: list[Any] = []
-    if isinstance(keeper.cache.engine, _RoundTripEngine):
+    if isinstance(collector.cache.engine, _RoundTripEngine):
         try:
             async for chunk in source:
-                keeper.add(chunk)
+                collector.add(chunk)
                 chunks.append(chunk)
         except BaseException:
             for chunk in chunks:
                 yield chunk
             raise
-        chunks = keeper.cache.engine.replayed(keeper, chunks)
+        chunks = collector.cache.engine.replayed(collector, chunks)
         for chunk in chunks:
             yield chunk
         return
-    async for chunk in _plain_acollect(keeper, source):
+    async for chunk in _plain_acollect(collector, source):
         yield chunk
 
 

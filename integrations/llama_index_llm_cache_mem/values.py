@@ -18,7 +18,7 @@ from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.values.classes import register_package
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Pieces", "Response", "dump", "dump_block", "load", "load_block", "load_plain"]
+__all__ = ["Pieces", "Response", "decode_block", "decode_whole", "encode_block"]
 
 Response: TypeAlias = ChatResponse | CompletionResponse
 Pieces: TypeAlias = "list[list[str | None]] | None"
@@ -44,7 +44,7 @@ for _package in (
     register_package(_package)
 
 
-def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
+def encode(response: Response, pieces: Pieces = None) -> dict[str, Any]:
     """What the core stores of *response*; of ``raw`` what has a safe form. Raises for a media block
     that is an open file."""
     stored: dict[str, Any] = {"response": response}
@@ -59,7 +59,7 @@ def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
             if not isinstance(block, _SAFE) and not _fits(block)
         }
         if odd:  # URLs and paths: types of which pydantic alone knows how to write and read them
-            stored["blocks"] = [[i, dump_block(block)] for i, block in odd.items()]
+            stored["blocks"] = [[i, encode_block(block)] for i, block in odd.items()]
             kept = [None if i in odd else block for i, block in enumerate(response.message.blocks)]
             changes["message"] = response.message.model_copy(update={"blocks": kept})
     if changes:
@@ -69,7 +69,7 @@ def dump(response: Response, pieces: Pieces = None) -> dict[str, Any]:
     return stored
 
 
-def load(stored: Any) -> tuple[Any, Pieces]:
+def decode(stored: Any) -> tuple[Any, Pieces]:
     """The response and the pieces that it came in."""
     response: Any = stored["response"]
     pieces = stored.get("pieces")
@@ -79,28 +79,28 @@ def load(stored: Any) -> tuple[Any, Pieces]:
         raise EntryUnreadable("not an answer of LlamaIndex's")
     if "blocks" in stored and isinstance(response, ChatResponse):
         for i, block in stored["blocks"]:
-            response.message.blocks[i] = load_block(block)
+            response.message.blocks[i] = decode_block(block)
     return response, pieces
 
 
-def load_plain(stored: Any) -> Any:
+def decode_whole(stored: Any) -> Any:
     """The response as a call without streaming gives it."""
-    response, pieces = load(stored)
+    response, pieces = decode(stored)
     if pieces is not None:
         response.delta = None
         response.additional_kwargs.pop("thinking_delta", None)
     return response
 
 
-def dump_block(block: Any) -> Any:
+def encode_block(block: Any) -> Any:
     """A block of content as JSON. ValueNotCacheable for one that holds an open file."""
     if _holds_file(block):  # pydantic would read it to its end
         raise ValueNotCacheable("value.message.blocks", "an open file")
     return block.model_dump(mode="json")
 
 
-def load_block(data: Any) -> Any:
-    """The block that ``dump_block`` wrote."""
+def decode_block(data: Any) -> Any:
+    """The block that ``encode_block`` wrote."""
     return _blocks().validate_python(data)
 
 

@@ -1,4 +1,4 @@
-"""Objects that share the state of an LLM: views, whose leaves are cached, and twins, whose leaves
+"""Objects that share the state of an LLM: views, whose leaves are cached, and aliases, whose leaves
 never are."""
 
 from contextlib import suppress
@@ -32,7 +32,7 @@ class Direct:
 
 
 def direct(llm: Any) -> Any:
-    """A twin of *llm* that no process-wide cache gets between; *llm* itself if it is one."""
+    """An alias of *llm* that no process-wide cache answers; *llm* itself if it is one."""
     return llm if isinstance(llm, Direct) else sharing(_derived(Direct, llm.__class__, ()), llm)
 
 
@@ -46,8 +46,8 @@ def set_patched(on: bool) -> None:
 
 
 def bare(llm: Any) -> Any:
-    """The object to call so that no cache of ours is asked: *llm*, or a twin while a process-wide
-    cache is on."""
+    """The object to call past every cache: *llm*, or an alias of it while a process-wide cache is
+    on."""
     return direct(llm) if _patched else llm
 
 
@@ -69,5 +69,5 @@ def _derived(mixin: type, base: type, slots: tuple[str, ...]) -> type[Any]:
 
 
 def plain_class(derived: type) -> type[Any]:
-    """The class that the class of a view or a twin was derived from."""
+    """The class that the class of a view or an alias was derived from."""
     return derived.__bases__[1]

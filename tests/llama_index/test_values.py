@@ -26,7 +26,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index_llm_cache_mem import CachedLLM
 from llama_index_llm_cache_mem.streaming import Recording, replay
-from llama_index_llm_cache_mem.values import dump, load, load_plain
+from llama_index_llm_cache_mem.values import decode, decode_whole, encode
 
 from llm_cache_mem.values.payload import Payload
 
@@ -109,19 +109,19 @@ RESPONSES = {
 @pytest.mark.parametrize("name", RESPONSES)
 def test_a_response_comes_back_equal(name):
     response = RESPONSES[name]
-    payload = Payload.of(dump(response))
+    payload = Payload.of(encode(response))
     for again in (payload, Payload.from_json(payload.json())):
-        back = load_plain(again.decode())
+        back = decode_whole(again.decode())
         assert back == response
         assert type(back) is type(response)
-        assert Payload.of(dump(back)).json() == payload.json()
+        assert Payload.of(encode(back)).json() == payload.json()
 
 
 @pytest.mark.parametrize("name", RESPONSES)
 def test_dumping_changes_nothing(name):
     response = RESPONSES[name]
     before = response.model_copy(deep=True)
-    dump(response)
+    encode(response)
     assert response == before
 
 
@@ -129,8 +129,8 @@ def test_a_path_comes_back_while_the_file_is_there(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     response = answer(ImageBlock(path=path))
-    data = Payload.of(dump(response)).json()
-    assert load_plain(Payload.from_json(data).decode()) == response
+    data = Payload.of(encode(response)).json()
+    assert decode_whole(Payload.from_json(data).decode()) == response
 
 
 def test_an_open_file_is_not_stored(make_parrot, cache):
@@ -145,13 +145,13 @@ def test_an_open_file_is_not_stored(make_parrot, cache):
 
 def test_raw_of_a_class_nobody_registered_becomes_data():
     raw = {"answer": Foreign(text="x", usage={"input_tokens": 3}), "client": object(), "plain": 1}
-    back = load_plain(Payload.of(dump(answer(TextBlock(text="x"), raw=raw))).decode())
+    back = decode_whole(Payload.of(encode(answer(TextBlock(text="x"), raw=raw))).decode())
     assert back.raw == {
         "answer": {"text": "x", "usage": {"input_tokens": 3}},
         "client": None,
         "plain": 1,
     }
-    assert load_plain(Payload.of(dump(answer(raw=object()))).decode()).raw is None
+    assert decode_whole(Payload.of(encode(answer(raw=object()))).decode()).raw is None
 
 
 def test_an_object_in_the_message_itself_is_not_stored(make_parrot, cache):
@@ -241,8 +241,8 @@ def test_thoughts_are_replayed_too():
         ThinkingBlock(content="hm"), TextBlock(text="so"), delta="o", additional_kwargs={}
     )
     chunks = chunks_of(("", "h"), ("", "m"), ("s", None), ("o", None), last=last)
-    stored = Payload.of(dump(*recorded(chunks))).decode()
-    again = replay(*load(stored))
+    stored = Payload.of(encode(*recorded(chunks))).decode()
+    again = replay(*decode(stored))
     assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in again] == [
         ("", "h"),
         ("", "m"),
@@ -250,7 +250,7 @@ def test_thoughts_are_replayed_too():
         ("o", None),
     ]
     assert again[-1] == last
-    plain = load_plain(Payload.of(dump(*recorded(chunks))).decode())
+    plain = decode_whole(Payload.of(encode(*recorded(chunks))).decode())
     assert (plain.message, plain.delta, plain.additional_kwargs) == (last.message, None, {})
 
 
