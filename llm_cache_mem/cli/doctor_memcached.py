@@ -1,5 +1,4 @@
-"""What there is to check of Memcached servers: how much they keep, how large a value may be, what
-they throw away, their clocks."""
+"""Check Memcached servers: their memory, the size of their values, their evictions, their clocks."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ _ITEM_BYTES = 1 << 20  # what a server takes unless told otherwise
 
 
 def findings(url: str) -> Iterator[Finding]:
-    """What is to be said of the servers that *url* names, and that one does not answer."""
+    """The findings about each server of *url*; one that does not answer is one."""
     for address in addresses(url):
         name = shown(address)
         connections = UrlConnections(address, _SECONDS)

@@ -1,5 +1,4 @@
-"""What there is to check of a Redis or Valkey server: how it makes room, what it keeps on disk, its
-clock, and the way to it."""
+"""Check a Redis or Valkey server: its memory, its persistence, its clock, and the connection to it."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,7 @@ _POLICY = (
 
 
 def findings(store: RedisStore, url: str) -> Iterator[Finding]:
-    """What is to be said of the server behind *store*. What it does not let us ask is said, and no
-    more."""
+    """The findings about the server of *store*, and what this user may not ask it."""
     try:
         info = _info(store)
     except StoreError as exc:

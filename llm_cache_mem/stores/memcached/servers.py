@@ -1,5 +1,5 @@
-"""Which servers a URL or a client names, which of them keeps a key, and which is not worth asking
-for some seconds."""
+"""The servers of a URL or of a client: which of them stores a key, and which is bypassed because it
+fails."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +29,12 @@ _PORT = 11211
 
 
 class Server:
-    """One of the servers, and whether it is worth asking: one that is down must not cost each call
-    its time, nor the others theirs."""
+    """One of the servers, with a circuit breaker of its own: one that is down must neither delay
+    each call nor make the others be bypassed."""
 
     def __init__(self, connections: Connections, *, alone: bool) -> None:
         self.connections = connections
-        self._breaker = (
-            None if alone else CircuitBreaker()
-        )  # if it is the only one, the store's own will do
+        self._breaker = None if alone else CircuitBreaker()  # the only one has that of the cache
 
     def run(self, work: Callable[[Client], R], seconds: float, max_bytes: int) -> R:
         """Return ``work(client)``, connected, which may take *seconds* and receive *max_bytes*."""
@@ -51,7 +49,7 @@ class Server:
             )
         try:
             result = self.connections.run(work, seconds, max_bytes)
-        except (ValueNotCacheable, MemcacheServerError):  # it speaks
+        except (ValueNotCacheable, MemcacheServerError):  # it answers
             breaker.succeeded()
             raise
         except PoolExhausted:
@@ -78,7 +76,7 @@ class Servers:
 
     @classmethod
     def of(cls, client: Any, *, timeout: float) -> "Servers":
-        """Those of a URL, or of a pymemcache client. ValueError or TypeError for what can never
+        """Those of a URL or of a pymemcache client; ValueError or TypeError if it can never
         work."""
         return _of_url(client, timeout) if isinstance(client, str) else _of_client(client)
 
@@ -90,13 +88,13 @@ class Servers:
         return "memcached://" + ",".join(server.connections.name for server in self)
 
     def of_key(self, name: bytes) -> Server:
-        """The server that keeps what is called *name*: the same in every process that names the
-        same servers, in whatever order."""
+        """The server that stores *name*: the same in every process with the same servers, in any
+        order."""
         return self._only or self._servers[self._hasher.get_node(name.decode("ascii"))]
 
 
 def addresses(url: str) -> list[Address]:
-    """Where the servers are that *url* names; ValueError for a URL that can never work."""
+    """The addresses of the servers of *url*; ValueError for a URL that can never work."""
     scheme, _, rest = url.partition("://")
     if scheme != "memcached":
         raise ValueError(

@@ -1,5 +1,5 @@
-"""Entries on Memcached servers, for a fleet to share: each with the generation of its namespace,
-which can be forgotten as a whole."""
+"""Entries on Memcached servers: each is stored with the generation of its namespace, so that a
+namespace can be cleared at once."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ __all__ = ["MemcachedStore"]
 
 R = TypeVar("R")
 
-_GRACE = 60  # seconds: the server counts whole ones, by a clock of its own; readers go by the entry
+_GRACE = 60  # seconds: the server has a clock of its own; readers go by the expiry in the entry
 _LONGEST_SECONDS = 2**31
 _BATCH = 100  # keys asked for at once
 _BATCH_BYTES = 1024 * 1024
@@ -49,19 +49,29 @@ def _reason(exc: Exception) -> str:
 
 
 class MemcachedStore:
-    """A Store on the servers of a URL, ``memcached://host:port[,host:port]``, or of a *client* that
-    stays open: pymemcache's PooledClient, or a HashClient with ``use_pooling``.
+    """A Store on Memcached servers, which alone decide how much they keep.
 
-    An operation takes about *timeout* seconds at the most, and nothing is tried twice; a client
-    goes by its own timeouts. What is over *max_value_bytes* is not kept, nor what was there before:
-    servers take 1 MiB with the key, unless started with ``-I``. The servers alone decide how much
-    is kept. *envelope* makes bytes of entries. ValueError or TypeError for what can never work; a
-    server that does not answer is no error here.
+    Nothing is tried twice. ``clear`` of a namespace takes effect for all processes at once, by a
+    new generation, and then removes the keys that the server lists. ``size``, ``entries``,
+    ``purge`` and any other ``clear`` go by that list of all keys: where a server refuses to write
+    it they raise StoreError, and ``size`` is 0. ``size`` counts for two seconds at most.
 
-    ``clear`` of a namespace takes effect for all processes at once, by a new generation, and then
-    removes what the server lists. ``size``, ``entries``, ``purge`` and any other ``clear`` go by
-    that list of all keys, which a server may refuse to write: then StoreError, and a size of 0.
-    ``size`` counts for two seconds at the most.
+    Args:
+        client: A URL, ``memcached://host:port[,host:port]``, or a PooledClient of pymemcache or a
+            HashClient with ``use_pooling``, which stays open and keeps to its own timeouts.
+        clock: Seconds since 1970.
+        timeout: Seconds to wait for a connection, to make one, and for an operation.
+        max_value_bytes: The size up to which a value is stored; a larger one also removes the older
+            value. Servers take 1 MiB with the key, unless started with ``-I``.
+        envelope: Turns entries into bytes.
+
+    Raises:
+        ValueError: A URL, an option or a client that can never work. A server that does not answer
+            is no error here.
+        TypeError: *client* is neither a URL nor such a client.
+
+    Example:
+        >>> cache = LLMCache(backend=MemcachedStore("memcached://cache-1:11211,cache-2:11211"))
     """
 
     blocking = True
@@ -91,11 +101,12 @@ class MemcachedStore:
 
     @property
     def name(self) -> str:
+        """The URL of the servers."""
         return self._servers.name
 
     @property
     def slow_seconds(self) -> float:
-        """How long a read or a write may take before it is as bad as a failure."""
+        """How long a read or a write may take before it counts as a failure."""
         return 2 * self._timeout
 
     # -- One entry
@@ -233,8 +244,8 @@ class MemcachedStore:
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
-        """Remove what is expired by this cache's clock. The servers do so by their own: where they
-        agree there is nothing to do."""
+        """Remove entries that are expired by this cache's clock; the servers remove those that are
+        expired by their own."""
         now = self._clock()
         return sum(
             entry.is_expired(now) and self.delete(key, stored_at=entry.stored_at)
@@ -243,8 +254,8 @@ class MemcachedStore:
 
     @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
-        """As Store.size, as far as it can be counted in two seconds: at least so many; 0 where the
-        server does not list keys."""
+        """As Store.size, but a lower bound if counting takes over two seconds, and 0 where a server
+        does not list its keys."""
         count = 0
         with contextlib.suppress(CannotList, TimeoutError):
             for _, names in self._lists(prefix, _COUNT_SECONDS):
@@ -252,15 +263,16 @@ class MemcachedStore:
         return count
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """As Store.entries, in the order of their keys: those that are listed at the start and
-        still there when their turn comes."""
+        """As Store.entries, in the order of their keys: those that are listed at the start and not
+        removed before they are reached."""
         return iterate(self, "entries", _reason, self._walk(prefix))
 
     # -- Leases
 
     @store_errors_only("lease", _reason)
     def lease(self, key: str, token: str, seconds: float) -> bool:
-        """As LeasingStore.lease; the server counts whole seconds, so it ends up to two later."""
+        """As LeasingStore.lease; it lasts up to two seconds longer, as the server counts whole
+        seconds."""
         name, expire = lease_name(key), exptime(ceil(seconds) + 1)
         return self._on_server(
             name, lambda client: commands.lease(client, name, token.encode(), expire)
@@ -307,14 +319,14 @@ class MemcachedStore:
             self.unreadable += 1
             if not exc.newer:
                 for server in self._servers:
-                    # it may have been the reply to another command, and so will the next be
+                    # it may be the reply to another command, and then so is the next
                     server.connections.renew()
                 with contextlib.suppress(Exception):  # it is a miss all the same
                     self._on_server(name, lambda client: commands.remove_if(client, name, data))
             return None
 
     def _expire(self, entry: Entry) -> int | None:
-        """When the server is to let go of *entry*, in its terms; None if it is expired already."""
+        """The exptime of *entry*; None if it is expired already."""
         if entry.expires_at is None:
             return 0
         seconds = entry.expires_at - self._clock()
@@ -327,8 +339,7 @@ class MemcachedStore:
         return data
 
     def _too_large(self, name: bytes) -> ValueNotCacheable:
-        """What to raise of a value that the server cannot keep, now that what was there before is
-        gone."""
+        """Remove the older value, and return what to raise for one that the server cannot keep."""
         self._on_server(name, lambda client: client.delete(name, noreply=False))
         return ValueNotCacheable(
             "value",
@@ -336,8 +347,7 @@ class MemcachedStore:
         )
 
     def _lists(self, prefix: str, seconds: float) -> Iterator[tuple[Server, list[bytes]]]:
-        """Each server with those of its keys that stand for entries whose keys begin with
-        *prefix*."""
+        """Each server with the names of its entries whose keys begin with *prefix*."""
         for server in self._servers:
             begin = server.connections.key_prefix + ENTRY + prefix.encode()
             cut = len(server.connections.key_prefix)
@@ -352,7 +362,7 @@ class MemcachedStore:
             yield server, server.run(listed, seconds, 1 << 40)
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Entry]]:
-        """The entries whose keys begin with *prefix*; those that cannot be read are left alone."""
+        """The entries whose keys begin with *prefix*, without those that cannot be read."""
         names = sorted(name for _, some in self._lists(prefix, _LIST_SECONDS) for name in some)
         keys = [name[len(ENTRY) :].decode("utf-8", "backslashreplace") for name in names]
         for at in range(0, len(keys), _BATCH):

@@ -1,5 +1,5 @@
-"""Entries on a Redis or Valkey server, for a fleet to share: each a string, its envelope, whose
-expiry is set in the same command."""
+"""Entries on a Redis or Valkey server: each is a string, its envelope, stored and given its expiry
+by one command."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,17 +72,28 @@ def _reason(exc: Exception) -> str:
 
 
 class RedisStore:
-    """A Store on the server of a URL, or of a *client* that stays open and belongs to its owner.
+    """A Store on a Redis or Valkey server, which alone decides how much it keeps.
 
-    A URL's connections, at most *max_connections* of them, take *timeout* seconds to be made and as
-    long for a reply, and nothing is tried twice; a client goes by its own settings. What takes more
-    than twice *timeout* counts as a failure either way. The server alone decides how much is kept,
-    by its ``maxmemory`` and ``maxmemory-policy``. A value over *max_value_bytes* is not stored.
-    *envelope* makes bytes of entries. ValueError or TypeError for what can never work; a server
-    that does not answer is no error here.
+    Nothing is tried twice, and a read or write that takes more than twice *timeout* counts as a
+    failure. ``size``, ``clear``, ``purge`` and ``entries`` walk through all keys of the database by
+    SCAN, which blocks no other client but takes some seconds for a million keys.
 
-    ``size``, ``clear``, ``purge`` and ``entries`` walk through all keys of the database by SCAN,
-    which holds nobody up, but takes its time: some seconds for a million.
+    Args:
+        client: A URL such as ``redis://localhost:6379/0``, or a client of redis-py, also for
+            Cluster or Sentinel, which stays open and keeps to its own timeouts and retries.
+        clock: Seconds since 1970.
+        timeout: Seconds to wait for a connection, to make one, and for a whole reply.
+        max_connections: How many connections a URL's store opens at most.
+        max_value_bytes: The size up to which a value is stored.
+        envelope: Turns entries into bytes.
+
+    Raises:
+        ValueError: A URL, an option or a client that can never work. A server that does not answer
+            is no error here.
+        TypeError: *client* is neither a URL nor such a client.
+
+    Example:
+        >>> cache = LLMCache(backend=RedisStore("redis://localhost:6379/0", timeout=1.0))
     """
 
     blocking = True
@@ -120,12 +131,12 @@ class RedisStore:
 
     @property
     def name(self) -> str:
-        """Where the entries are, without user and password."""
+        """The URL without user and password, or the class of the client."""
         return self._client.name
 
     @property
     def slow_seconds(self) -> float:
-        """How long a read or a write may take before it is as bad as a failure."""
+        """How long a read or a write may take before it counts as a failure."""
         return 2 * self._client.timeout
 
     @store_errors_only("get", _reason)
@@ -134,14 +145,14 @@ class RedisStore:
         try:
             data = self._client.call(b"GET", name)
         except Exception as exc:
-            if is_wrong_type(exc):  # somebody else's
+            if is_wrong_type(exc):  # another program's key
                 return None
             raise
         return None if data is None else self._read(key, name, data)
 
     @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """As ManyStore.get_many: one command, or one for each key that go together to a Cluster."""
+        """As ManyStore.get_many: by one command, or by one pipeline in a Cluster."""
         found: dict[str, Entry] = {}
         for at in range(0, len(keys), _BATCH):
             some = keys[at : at + _BATCH]
@@ -159,8 +170,8 @@ class RedisStore:
 
     @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
-        """As ManyStore.put_many: sent together, by the megabyte. StoreError if any could not be
-        stored; the others are."""
+        """As ManyStore.put_many, in pipelines of up to a megabyte. StoreError if an entry could not
+        be stored; the others are."""
         batch: list[tuple[bytes, ...]] = []
         size = 0
         for key, entry in entries.items():
@@ -186,8 +197,8 @@ class RedisStore:
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
-        """Remove what is expired by this cache's clock. The server does so by its own: where they
-        agree there is nothing to do."""
+        """Remove entries that are expired by this cache's clock; the server removes those that are
+        expired by its own."""
         now = self._clock()
         removed = 0
         for names in self._scan(""):
@@ -200,8 +211,8 @@ class RedisStore:
         return sum(len(names) for names in self._scan(prefix))
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """As Store.entries, in no order: those that are there at the start and still when their
-        turn comes."""
+        """As Store.entries, in no order: those that are there at the start and not removed before
+        they are reached."""
         return iterate(self, "entries", _reason, self._stored(prefix))
 
     @store_errors_only("lease", _reason)
@@ -215,8 +226,7 @@ class RedisStore:
 
     @store_errors_only("ask", _reason)
     def ask(self, *words: str) -> Any:
-        """The server's reply to one command of *words*, as bytes, int, None or a list: for tools
-        that look after the server."""
+        """The server's reply to one command, as bytes, int, None or a list: for administration."""
         return self._client.call(*(word.encode() for word in words))
 
     @store_errors_only("close", _reason)
@@ -237,8 +247,7 @@ class RedisStore:
     # -- Reading
 
     def _read(self, key: str, name: bytes, data: Any) -> Entry | None:
-        """The entry in *data*; None if it is not a whole one, which is then removed, if it is what
-        is stored there."""
+        """The entry in *data*; None if it is not a whole one, which is then removed."""
         if type(data) is not bytes:
             raise self._odd(data)
         try:
