@@ -1,4 +1,4 @@
-"""Check Memcached servers: their memory, the size of their values, their evictions, their clocks."""
+"""Check Memcached servers: their memory, their largest values, their evictions, their clocks."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Check a Redis or Valkey server: its memory, its persistence, its clock, and the connection to it."""
+"""Check a Redis or Valkey server: memory, persistence, clock, and the connection to it."""
 
 import time
 from collections.abc import Iterator, Mapping
