@@ -15,7 +15,7 @@ from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Keyer, parameter_names
 from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
 from llm_cache_mem.responses import admission
-from llm_cache_mem.stores import Backend, open_store
+from llm_cache_mem.stores import Backend, StoreSettings, open_store
 from llm_cache_mem.stores.base import keeps_recordings
 from llm_cache_mem.values.encryption import (
     KEY_VARIABLE,
@@ -129,12 +129,7 @@ class LLMCache:
         keyer = Keyer(namespace, key_fn, ignore, texts=_switch(keep_requests, "keep_requests"))
         opened = open_store(  # when all else has been found right: it makes files
             backend,
-            max_size=size,
-            max_bytes=max_bytes,
-            clock=clock,
-            envelope=envelope_for(encryption_key),
-            redact=redact,
-            policy=policy,
+            StoreSettings(size, max_bytes, clock, envelope_for(encryption_key), redact, policy),
         )
         self._owned, self._name = opened.owned, opened.name
         records = keeps_recordings(opened.store)

@@ -223,7 +223,7 @@ def record(
     TraceRecorder("trace.jsonl").wrap(client.messages.create).
     """
     from llm_cache_mem.bench.recorder import TraceRecorder, record_entries
-    from llm_cache_mem.cli.store import open_to_read
+    from llm_cache_mem.cli.store import Reader
     from llm_cache_mem.tools.results import KINDS
 
     salt = None if salt_variable is None else os.environ.get(salt_variable)
@@ -232,7 +232,7 @@ def record(
     if os.path.exists(trace):
         raise CommandFailed(f"{trace} exists; give the name of a new file")
     tools = 0
-    with closing(open_to_read(store)) as reader, TraceRecorder(trace, salt=salt) as recorder:
+    with closing(Reader(store)) as reader, TraceRecorder(trace, salt=salt) as recorder:
 
         def of_models() -> Iterator[tuple[str, "Entry"]]:
             nonlocal tools

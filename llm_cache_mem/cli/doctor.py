@@ -65,17 +65,16 @@ def _show(findings: list[Finding]) -> None:
 
 
 def _findings(url: str, rounds: int) -> Iterator[Finding]:
-    from llm_cache_mem.cli.store import back_of, expires_on_server, open_for_changes, open_to_read
-    from llm_cache_mem.stores import sqlite_path
+    from llm_cache_mem.cli.store import Reader, open_for_changes
+    from llm_cache_mem.stores.sqlite import SQLiteStore
 
-    url = back_of(url)
-    with closing(open_to_read(url)) as reader:
+    with closing(Reader(url)) as reader:
+        by_server = reader.scheme.on_server
         yield ok("store", reader.name)
-        if sqlite_path(url) is not None and reader.path is not None:
+        if isinstance(reader.store, SQLiteStore):
             from llm_cache_mem.cli.doctor_sqlite import findings as of_sqlite
 
-            yield from of_sqlite(reader.path)
-    by_server = expires_on_server(url)
+            yield from of_sqlite(reader.store)
     # At a clock of 0 nothing has expired, so that a file sweeps nothing away.
     with open_for_changes(url, clock=time.time if by_server else lambda: 0.0) as store:
         for finding in _round_trips(store, rounds):
@@ -85,7 +84,7 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
     with open_for_changes(url) as store:
         yield from _server(url, store)
         yield _leasing(store)
-    with closing(open_to_read(url)) as reader:
+    with closing(Reader(url)) as reader:
         yield from _entries(reader, by_server=by_server)
 
 

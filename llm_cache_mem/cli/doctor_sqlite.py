@@ -5,12 +5,12 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 from collections.abc import Iterator
-from contextlib import closing
 
 from llm_cache_mem.cli.findings import Finding, change, ok, size_of
+from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite.file import wal_is_safe
-from llm_cache_mem.stores.sqlite.reader import DatabaseReader
 
 __all__ = ["findings"]
 
@@ -19,29 +19,27 @@ _LEAST_FREE = 256 << 20
 _CHECKED = 256 << 20  # bytes of a file that is read through
 
 
-def findings(path: str) -> Iterator[Finding]:
-    """What is to be said of the database at *path*, which is only read."""
-    with closing(DatabaseReader(path, timeout=5.0)) as reader:
-        yield from _file(path)
-        yield from _log(reader, path)
-        size = os.path.getsize(path)
-        free = shutil.disk_usage(os.path.dirname(path) or ".").free
-        text = f"{size_of(size)} used, {size_of(free)} free"
-        low = free < max(_LEAST_FREE, size // 10)
+def findings(store: SQLiteStore) -> Iterator[Finding]:
+    """What is to be said of the database of *store*, which is only read."""
+    path = store.path
+    yield from _file(path)
+    yield from _log(store)
+    size = os.path.getsize(path)
+    free = shutil.disk_usage(os.path.dirname(path) or ".").free
+    text = f"{size_of(size)} used, {size_of(free)} free"
+    low = free < max(_LEAST_FREE, size // 10)
+    yield (
+        change("disk", text, "free some, or bound the cache: max_size=, max_bytes=")
+        if low
+        else ok("disk", text)
+    )
+    if size <= _CHECKED:
+        advice = "export what can be read, and let the cache begin a new file"
         yield (
-            change("disk", text, "free some, or bound the cache: max_size=, max_bytes=")
-            if low
-            else ok("disk", text)
+            ok("integrity", "quick_check is ok")
+            if store.pragma("quick_check(1)") == "ok"
+            else change("integrity", "quick_check found damage", advice)
         )
-        if size <= _CHECKED:
-            (verdict,) = reader.db.execute("PRAGMA quick_check(1)").fetchone()
-            sound = verdict in (b"ok", "ok")
-            advice = "export what can be read, and let the cache begin a new file"
-            yield (
-                ok("integrity", "quick_check is ok")
-                if sound
-                else change("integrity", "quick_check found damage", advice)
-            )
 
 
 def _file(path: str) -> Iterator[Finding]:
@@ -60,11 +58,10 @@ def _file(path: str) -> Iterator[Finding]:
         yield ok("mode", "readable by its owner alone")
 
 
-def _log(reader: DatabaseReader, path: str) -> Iterator[Finding]:
-    (mode,) = reader.db.execute("PRAGMA journal_mode").fetchone()
-    journal = mode.decode() if isinstance(mode, bytes) else str(mode)
+def _log(store: SQLiteStore) -> Iterator[Finding]:
+    journal, path = store.pragma("journal_mode"), store.path
     version, safe = sqlite3.sqlite_version, wal_is_safe(sqlite3.sqlite_version_info)
-    if journal == "wal" and not safe and not reader.lock.between_processes:
+    if journal == "wal" and not safe and sys.platform == "win32":
         yield change(
             "sqlite",
             f"{version} can lose rows in WAL mode, and there are no locks here to prevent that",

@@ -84,11 +84,11 @@ Model = Annotated[
 def reading(url: str, selection: "Selection") -> "Iterator[tuple[Reader, Iterator[Found]]]":
     """A reader of the store, and those of its entries that are selected, with a progress bar as
     they are walked."""
-    from llm_cache_mem.cli.store import open_to_read
+    from llm_cache_mem.cli.store import Reader
 
     now = time()
     with (
-        closing(open_to_read(url)) as reader,
+        closing(Reader(url)) as reader,
         progress("reading", lambda: reader.size(selection.prefix)) as step,
     ):
 

@@ -1,19 +1,19 @@
-"""The store that a command names: looked into without changing it, or opened to be changed."""
+"""The store that a command names: opened to be read without changing it, or to be changed."""
 
 import contextlib
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from time import time
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
-from llm_cache_mem.errors import EntryUnreadable, StoreError
+from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
-from llm_cache_mem.stores import MemoryStore, Opened, Store, open_store, sqlite_path
+from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite.file import FileRefused, is_damage
-from llm_cache_mem.stores.sqlite.reader import DatabaseReader
+from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
 
@@ -21,11 +21,9 @@ __all__ = [
     "Found",
     "Reader",
     "Selection",
-    "back_of",
     "environment_envelope",
     "expires_on_server",
     "open_for_changes",
-    "open_to_read",
 ]
 
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
@@ -73,186 +71,82 @@ def environment_envelope() -> Envelope:
         raise CommandFailed(f"{KEY_VARIABLE}: {exc}", MISUSED) from None
 
 
-class Reader(Protocol):
-    """The entries of a store. CommandFailed for all that goes wrong."""
-
-    name: str  # without a password
-    path: str | None  # of the file, if it is one
-
-    @property
-    def envelope(self) -> Envelope:
-        """What reads its entries."""
-        ...
-
-    @property
-    def unreadable(self) -> int:
-        """How many entries were left out so far, because they cannot be read."""
-        ...
-
-    def size(self, prefix: str = "") -> int:
-        """How many keys begin with *prefix*."""
-        ...
-
-    def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
-        """The entries whose keys begin with *prefix* and hold *part*, the least recently used first
-        if that is known."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def back_of(url: str) -> str:
-    """The store behind the memory that ``tiered:memory,URL`` has in front, which is of no concern
-    to other processes; else *url*."""
-    return url.partition(",")[2].strip() if url.startswith("tiered:") else url
-
-
-def open_to_read(url: str) -> Reader:
-    """The reader of the store that *url* names for LLMCache too; CommandFailed if it names none, or
-    none that one can look into."""
-    url = back_of(url)
-    path = _database(url)
-    return _Listing(url) if path is None else _Database(path)
+def expires_on_server(url: str) -> bool:
+    """Whether the store removes by itself, and by its own clock, what has expired."""
+    return _locate(url)[0].on_server
 
 
 @contextlib.contextmanager
 def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator[Store]:
-    """The store, a file being made if absent, without bounds. What is there and is not ours is
+    """The store, without bounds. A file is made if absent; what is there and is not ours is
     refused, not set aside."""
-    url = back_of(url)
-    path = _database(url)
-    if (
-        path is not None
-        and os.path.lexists(path)
-        and not (os.path.isfile(path) and os.path.getsize(path) == 0)
-    ):
-        _Database(path).close()
-    name = path or ""
-    try:
-        if path is None:
-            opened = _opened(url, environment_envelope(), clock)
-            store, name = opened.store, opened.name
-        else:
-            store = SQLiteStore(
-                path, clock=clock, lock_timeout=_LOCK_SECONDS, envelope=environment_envelope()
-            )
-        with contextlib.closing(store):
-            yield store
-    except StoreError as exc:
-        told = isinstance(exc.__cause__, FileRefused)  # and names the file
-        raise CommandFailed(
-            exc.reason if told else f"{name}: {exc.operation} failed: {exc.reason}"
-        ) from exc
+    scheme, backend = _locate(url)
+    path = os.fspath(backend)
+    is_new = not os.path.lexists(path) or (os.path.isfile(path) and not os.path.getsize(path))
+    if scheme.in_file and scheme.encrypted and not is_new:
+        Reader(url).close()
+    opened = _open(scheme, backend, environment_envelope, clock=clock)
+    with contextlib.closing(opened.store), _telling(opened.name):
+        yield opened.store
 
 
-def expires_on_server(url: str) -> bool:
-    """Whether the store removes by itself, and by its own clock, what has expired."""
-    scheme, separator, _ = back_of(url).partition("://")
-    return bool(separator) and scheme not in ("sqlite", "jsonl")
-
-
-class _Database:
-    """A SQLite file, which SQLiteStore would change by looking."""
-
-    def __init__(self, path: str) -> None:
-        self.unreadable = 0
-        self.envelope = environment_envelope()
-        self.path: str | None = path
-        with self._telling():
-            self._reader = DatabaseReader(path, timeout=_LOCK_SECONDS)
-        self.name = self.path = self._reader.path
-
-    def close(self) -> None:
-        self._reader.close()
-
-    def size(self, prefix: str = "") -> int:
-        with self._telling():
-            return len(self._reader.numbers(prefix))
-
-    def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
-        with self._telling():
-            for name, data in self._reader.rows(prefix, part):
-                try:
-                    key = name.decode("ascii")
-                    found = Found(
-                        key,
-                        digest.parse(key),
-                        self.envelope.unpack(key, data),
-                        encrypted_with(data),
-                    )
-                except (AttributeError, ValueError):  # of which EntryUnreadable is one
-                    self.unreadable += 1
-                    continue
-                yield found
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except (FileRefused, FileNotFoundError) as exc:
-            raise CommandFailed(str(exc)) from exc
-        except Exception as exc:
-            if is_damage(exc):
-                raise CommandFailed(
-                    f"{self.path} is damaged, or no database at all; it was left as it is"
-                ) from exc
-            if isinstance(exc, sqlite3.Error | OSError):
-                raise CommandFailed(f"{self.path}: {exc}") from exc
-            raise
-
-
-class _Listing:
-    """Any other store, by what it lists itself."""
+class Reader:
+    """The entries of the store that *url* names, which is only read; CommandFailed for all that
+    goes wrong."""
 
     def __init__(self, url: str) -> None:
+        scheme, backend = _locate(url)
+        self.scheme = scheme
         self.envelope = self._noting = _Noting(environment_envelope())
-        opened = _opened(url, self.envelope, time)
-        self._store = opened.store
-        self.name = opened.name
-        self.path: str | None = getattr(opened.store, "path", None)
+        opened = _open(scheme, backend, lambda: self._noting, read_only=True)
+        self.store = opened.store
+        self.path: str | None = getattr(opened.store, "path", None)  # if it is a file
+        self.name = self.path or opened.name  # without a password
+        self._foreign = 0
         if self.path is not None and not os.path.exists(self.path):
             raise CommandFailed(f"{self.path}: no such file")
 
     @property
     def unreadable(self) -> int:
-        return self._noting.unreadable
+        """How many entries were left out so far, because they cannot be read."""
+        found: int = getattr(self.store, "unreadable", 0)
+        return found + self._foreign
 
     def close(self) -> None:
-        self._store.close()
+        self.store.close()
 
     def size(self, prefix: str = "") -> int:
-        with self._telling():
-            return self._store.size(prefix)
+        """How many keys begin with *prefix*."""
+        with _telling(self.name):
+            return self.store.size(prefix)
 
     def entries(self, prefix: str = "", part: str = "") -> Iterator[Found]:
-        with self._telling():
-            for key, entry in self._store.entries(prefix):
+        """The entries whose keys begin with *prefix* and hold *part*, the least recently used first
+        if that is known."""
+        with _telling(self.name):
+            for key, entry in self._listed(prefix, part):
                 hidden_by = self._noting.hidden_by.pop(key, "")
                 if part not in key:
                     continue
                 try:
                     found = Found(key, digest.parse(key), entry, hidden_by)
                 except ValueError:
-                    self._noting.unreadable += 1
+                    self._foreign += 1
                     continue
                 yield found
 
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except StoreError as exc:
-            raise CommandFailed(f"{self.name}: {exc.operation} failed: {exc.reason}") from exc
+    def _listed(self, prefix: str, part: str) -> Iterator[tuple[str, Entry]]:
+        if isinstance(self.store, SQLiteStore):  # which need not read the others
+            return self.store.entries(prefix, part=part)
+        return self.store.entries(prefix)
 
 
 class _Noting:
-    """An Envelope that notes which entries it could not read, and by which encryption key the
-    others were hidden."""
+    """An Envelope that notes by which encryption key the entries that it reads are hidden."""
 
     def __init__(self, inner: Envelope) -> None:
         self._inner = inner
         self.digests: Sequence[Callable[[str], str]] = inner.digests
-        self.unreadable = 0
         self.hidden_by: dict[str, str] = {}
 
     def knows(self, key_id: str) -> bool:
@@ -262,45 +156,59 @@ class _Noting:
         return self._inner.pack(key, entry)
 
     def unpack(self, key: str, data: bytes) -> Entry:
-        try:
-            entry = self._inner.unpack(key, data)
-        except EntryUnreadable:
-            self.unreadable += 1
-            raise
+        entry = self._inner.unpack(key, data)
         if hidden_by := encrypted_with(data):
             self.hidden_by[key] = hidden_by
         return entry
 
 
-def _database(url: str) -> str | None:
-    """The path of the SQLite file that *url* names; here that is any file that is there."""
+def _locate(url: str) -> tuple[Scheme, str | Path]:
+    """The scheme of the store, and the URL or path to open. Any file that is there is a path; of
+    ``tiered:memory,URL``, the memory is of no concern to other processes."""
+    url = url.partition(",")[2].strip() if url.startswith("tiered:") else url
+    backend = Path(url) if "://" not in url and os.path.isfile(url) else url
     try:
-        path = sqlite_path(url)
+        scheme, place = locate(backend)
     except ValueError as exc:
         raise CommandFailed(str(exc), MISUSED) from None
-    is_file = (
-        path is None and "://" not in url and not url.endswith(".jsonl") and os.path.isfile(url)
-    )
-    return url if is_file else path
-
-
-def _is_recording(url: str) -> bool:
-    return url.startswith("jsonl://") or ("://" not in url and url.endswith(".jsonl"))
-
-
-def _opened(url: str, envelope: Envelope, clock: Callable[[], float]) -> Opened:
-    try:
-        used = (
-            PLAIN if _is_recording(url) else envelope
-        )  # which is not encrypted, whatever the environment says
-        opened = open_store(url, max_size=None, max_bytes=None, clock=clock, envelope=lambda: used)
-    except (ValueError, ImportError) as exc:
-        raise CommandFailed(str(exc), MISUSED) from None
-    except StoreError as exc:
-        raise CommandFailed(exc.reason) from exc
-    if isinstance(opened.store, MemoryStore):
+    if not scheme.in_file and not scheme.on_server:
         raise CommandFailed(
             f"{url!r} lives in the process that uses it: there is nothing to look at from here",
             MISUSED,
         )
-    return opened
+    return scheme, Path(place) if scheme.in_file else place
+
+
+def _open(
+    scheme: Scheme,
+    backend: str | Path,
+    envelope: Callable[[], Envelope],
+    *,
+    clock: Callable[[], float] = time,
+    read_only: bool = False,
+) -> Opened:
+    settings = StoreSettings(
+        clock=clock,
+        envelope=envelope if scheme.encrypted else lambda: PLAIN,  # whatever the environment says
+        read_only=read_only,
+        lock_timeout=_LOCK_SECONDS,
+    )
+    try:
+        with _telling(os.fspath(backend)):
+            return open_store(backend, settings)
+    except (ValueError, ImportError) as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
+
+
+@contextlib.contextmanager
+def _telling(name: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as exc:
+        if isinstance(exc.__cause__, FileRefused):  # which names the file
+            text = exc.reason
+        elif exc.__cause__ is not None and is_damage(exc.__cause__):
+            text = f"{name} is damaged, or no database at all; it was left as it is"
+        else:
+            text = f"{name}: {exc.operation} failed: {exc.reason}"
+        raise CommandFailed(text) from exc

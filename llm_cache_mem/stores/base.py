@@ -1,9 +1,13 @@
 """The seam between the cache and where its entries live: one small Protocol."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
 
-from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
+
+if TYPE_CHECKING:
+    from llm_cache_mem.diagnostics.redaction import Rule
 
 __all__ = [
     "NOTHING_REMOVED",
@@ -12,7 +16,9 @@ __all__ = [
     "ManyStore",
     "Removed",
     "Store",
+    "StoreSettings",
     "keeps_recordings",
+    "name_of",
 ]
 
 
@@ -113,3 +119,34 @@ def keeps_recordings(store: Store) -> bool:
     """Whether *store* says by its attribute ``records`` that caches keep requests in it, and that
     an entry only goes by name."""
     return getattr(store, "records", False) is True
+
+
+def name_of(store: Store) -> str:
+    """What logs and messages call *store*."""
+    name = getattr(store, "name", None)
+    return name if type(name) is str else type(store).__name__
+
+
+class _Waiting(TypedDict, total=False):
+    lock_timeout: float
+
+
+class StoreSettings(NamedTuple):
+    """What a store may be given when it is opened by a URL or a path; each takes what it needs.
+
+    *envelope* is called only for stores that keep bytes. *redact* is for recordings, *policy*
+    ("lru" or "sieve") for memory, *read_only* and *lock_timeout* for files; None is a store's own.
+    """
+
+    max_size: int | None = None
+    max_bytes: int | None = None
+    clock: Callable[[], float] = time
+    envelope: Callable[[], Envelope] = lambda: PLAIN
+    redact: "Iterable[Rule]" = ()
+    policy: str = "lru"
+    read_only: bool = False
+    lock_timeout: float | None = None
+
+    def waiting(self) -> _Waiting:
+        """The keyword argument for how long to wait for others, if it is not left to the store."""
+        return {} if self.lock_timeout is None else {"lock_timeout": self.lock_timeout}

@@ -15,6 +15,7 @@ from llm_cache_mem.stores.base import (
     Removed,
     Store,
     keeps_recordings,
+    name_of,
 )
 from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.values.entry import Entry
@@ -152,8 +153,7 @@ class FailOpenStore:
     @property
     def name(self) -> str:
         """The name of the store in logs, without a secret."""
-        name = getattr(self.inner, "name", None)
-        return name if type(name) is str else type(self.inner).__name__
+        return name_of(self.inner)
 
     @property
     def blocking(self) -> bool:

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 
 from llm_cache_mem._util.fork import reset_after_fork
 
-__all__ = ["FileLock"]
+__all__ = ["FileLock", "no_folder"]
 
 _FLAGS = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -135,3 +135,8 @@ class FileLock:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+def no_folder(folder: str) -> str:
+    """What to say of a file whose *folder* is missing."""
+    return f"the folder {folder} does not exist: create it, or check the path"

@@ -20,6 +20,7 @@ class MemoryStore:
     (*max_bytes*); None: unbounded."""
 
     blocking = False
+    name = "memory"
 
     def __init__(
         self,

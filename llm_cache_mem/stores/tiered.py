@@ -21,6 +21,7 @@ from llm_cache_mem.stores.base import (
     Removed,
     Store,
     keeps_recordings,
+    name_of,
 )
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
@@ -105,6 +106,10 @@ class TieredStore:
         return f"TieredStore({self.front!r}, {self.back!r}, front_seconds={self._front_seconds:g})"
 
     # -- What it is, its back is
+
+    @property
+    def name(self) -> str:
+        return f"tiered:memory,{name_of(self.back)}"
 
     @property
     def blocking(self) -> bool:

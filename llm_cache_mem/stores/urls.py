@@ -1,258 +1,260 @@
-"""Where entries live: the Store protocol, its implementations, and how a URL or a path becomes
-one."""
+"""Open the store that a URL or a path names: one table says which schemes there are.
+
+A new store is a module of its own and a row of ``SCHEMES``. An application needs neither: it hands
+a Store object to LLMCache.
+"""
 
 import os
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from llm_cache_mem.stores.base import Removed, Store
+from llm_cache_mem.stores.base import Store, StoreSettings, name_of
 from llm_cache_mem.stores.memory import MemoryStore
-from llm_cache_mem.values.entry import PLAIN, Envelope
+from llm_cache_mem.values.entry import PLAIN
 
-if TYPE_CHECKING:
-    from llm_cache_mem.diagnostics.redaction import Rule
-
-__all__ = ["Backend", "MemoryStore", "Opened", "Removed", "Store", "open_store", "sqlite_path"]
+__all__ = ["SCHEMES", "Backend", "Opened", "Scheme", "locate", "open_store"]
 
 Backend = str | os.PathLike[str] | Store
-_KNOWN = (
-    "memory, sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:,"
-    " jsonl://recordings.jsonl, a path, redis://host:6379/0, rediss://, unix:///redis.sock,"
-    " valkey://, valkeys://, memcached://host:11211[,host:11211], tiered:memory,URL (memory in"
-    " front of any of these)"
-)
-_SERVERS = ("redis", "rediss", "unix", "valkey", "valkeys", "memcached")
+
 _POLICIES = ("lru", "sieve")
-_IN_MEMORY = ("memory", "memory://", "sqlite://:memory:")
-_FILE_ENDINGS = (".db", ".sqlite", ".sqlite3")
-_RECORDINGS = ".jsonl"
 _TIERED = "tiered:"
-_FRONT_SIZE, _FRONT_BYTES = (
-    4096,
-    64 * 1024 * 1024,
-)  # of memory in front of a file that may hold more
+_FRONT_SIZE, _FRONT_BYTES = 4096, 64 * 1024 * 1024  # in front of a file that may hold more
 
 
 class Opened(NamedTuple):
-    """A store, whether the cache must close it, how to name it without a secret, and whether it
-    keeps *max_size* and *max_bytes*."""
+    """A store, whether the cache must close it, its name without a secret, and whether it keeps to
+    *max_size* and *max_bytes*."""
 
     store: Store
     owned: bool
     name: str
-    bounded: bool = True
+    bounded: bool
 
 
-def open_store(
-    backend: Backend,
-    *,
-    max_size: int | None,
-    max_bytes: int | None,
-    clock: Callable[[], float],
-    envelope: Callable[[], Envelope] = lambda: PLAIN,
-    redact: "Iterable[Rule]" = (),
-    policy: str = "lru",
-) -> Opened:
-    """The store that *backend* names: a URL or a path is opened, an object is taken as it is.
+class Scheme(NamedTuple):
+    """One kind of store: the *names* that its URLs begin with, and how to *open* it.
 
-    *envelope* is asked for only by stores that keep bytes, *redact* is for those that keep
-      recordings, which have no bounds,
-    *policy* (lru or sieve) is for memory.
-
-    ValueError for a scheme that nobody knows, TypeError for anything but a str, a path or a store,
-    and StoreError or OSError for a path where no database can be. A server is not asked before the
-    store is first used.
+    *open* is given a URL, or the path if it is a store in a file, to which a path that ends in one
+    of *endings* leads as well. *examples* are for messages. *bounded*: it keeps to max_size and
+    max_bytes. *in_file*, *on_server*: where the entries are. *encrypted*: it can be.
     """
-    if policy not in _POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
-    if policy != "lru" and backend not in _IN_MEMORY:
-        raise ValueError(
-            f"policy={policy!r} is for memory: other stores let the least recently used go first,"
-            " or what their server says"
-        )
-    if isinstance(backend, os.PathLike):
-        return _open_path(os.fspath(backend), max_size, max_bytes, clock, envelope, redact)
-    if not isinstance(backend, str):
-        if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
-            hint = (
-                "; a client of a server goes into a store: RedisStore(client),"
-                " MemcachedStore(client)"
-            )
-            raise TypeError(
-                f"backend must be a URL, a path or a Store, not {type(backend).__name__}{hint}"
-            )
+
+    names: tuple[str, ...]
+    open: Callable[[str, StoreSettings], Store]
+    examples: str
+    endings: tuple[str, ...] = ()
+    bounded: bool = False
+    in_file: bool = False
+    on_server: bool = False
+    encrypted: bool = True
+
+
+def open_store(backend: Backend, settings: StoreSettings | None = None) -> Opened:
+    """The store that *backend* names; a Store object is taken as it is.
+
+    A file is looked at, and made if absent, but not its folder. A server is not asked before the
+    store is first used.
+
+    Raises:
+        ValueError: an unknown scheme, or a URL that can never work.
+        TypeError: *backend* is neither a str, a path nor a Store.
+        StoreError: no file can be at that path.
+    """
+    settings = settings or StoreSettings()
+    if not isinstance(backend, str | os.PathLike):
+        _check_is_store(backend)
+        _check_policy(settings, in_memory=False)
         return Opened(backend, owned=False, name=type(backend).__name__, bounded=False)
-    scheme, separator, rest = backend.partition("://")
+    scheme, place = locate(backend)
+    _check_policy(settings, in_memory=scheme.open is _open_memory)
+    store = scheme.open(place, settings)
+    return Opened(store, owned=True, name=name_of(store), bounded=scheme.bounded)
+
+
+def locate(backend: str | os.PathLike[str]) -> tuple[Scheme, str]:
+    """The scheme of a URL or path, and what its ``open`` is given. Opens nothing.
+
+    The path in the URL of a file is what follows ``//`` or ``///``, as SQLAlchemy has it:
+    ``sqlite://./a.db`` and ``sqlite:///a.db`` are relative to the working directory, and
+    ``sqlite:////var/a.db``, with four slashes, is absolute. ``~`` is the home directory.
+    """
+    if not isinstance(backend, str):
+        path = os.fspath(backend)
+        return _by_ending(path) or _BY_NAME["sqlite"], os.path.expanduser(path)
     if backend in _IN_MEMORY:
-        kind = MemoryStore if policy == "lru" else _sieve()
-        return Opened(
-            kind(max_size=max_size, max_bytes=max_bytes, clock=clock), owned=True, name="memory"
-        )
+        return _BY_NAME["memory"], backend
     if backend.startswith(_TIERED):
-        return _open_tiered(backend.removeprefix(_TIERED), max_size, max_bytes, clock, envelope)
-    if separator and scheme == "sqlite":
-        return _open_sqlite(_path_in(scheme, rest), max_size, max_bytes, clock, envelope())
-    if separator and scheme == "jsonl":
-        return _open_jsonl(_path_in(scheme, rest), clock, envelope(), redact)
-    if not separator and _is_path(backend, (*_FILE_ENDINGS, _RECORDINGS)):
-        return _open_path(backend, max_size, max_bytes, clock, envelope, redact)
-    if separator and scheme in _SERVERS:
-        return (
-            _open_memcached(backend, clock, envelope())
-            if scheme == "memcached"
-            else _open_redis(backend, clock, envelope())
-        )
-    raise ValueError(
-        f"unknown backend {scheme + '://' if separator else scheme!r}; known are: {_KNOWN}"
-    )
+        return _BY_NAME["tiered"], backend
+    name, separator, rest = backend.partition("://")
+    scheme = _BY_NAME.get(name) if separator else None
+    if scheme is not None and scheme.in_file:
+        return scheme, os.path.expanduser(_path_in(scheme, rest))
+    if scheme is not None and scheme.on_server:
+        return scheme, backend
+    if not separator:
+        scheme = _scheme_of_path(backend)
+        if scheme is not None:
+            return scheme, os.path.expanduser(backend)
+    known = ", ".join(scheme.examples for scheme in SCHEMES)
+    unknown = name + "://" if separator else repr(name)
+    raise ValueError(f"unknown backend {unknown}; known are: {known}, or a path")
 
 
-def sqlite_path(backend: str) -> str | None:
-    """The path of the database that *backend* names, nothing being opened; None if it names no
-    SQLite file. ValueError as above."""
-    scheme, separator, rest = backend.partition("://")
-    if separator:
-        is_file = scheme == "sqlite" and rest != ":memory:"
-        return os.path.expanduser(_path_in(scheme, rest)) if is_file else None
-    is_path = _is_path(backend, _FILE_ENDINGS)
-    return os.path.expanduser(backend) if is_path and not backend.endswith(_RECORDINGS) else None
-
-
-def _is_path(backend: str, endings: tuple[str, ...]) -> bool:
-    """Whether *backend*, which has no ``://``, is a path. ValueError for a URL that lacks a slash:
-    a path could be anything."""
-    scheme, colon, _ = backend.partition(":")
-    if colon and scheme in ("sqlite", "jsonl", *_SERVERS):
+def _scheme_of_path(path: str) -> Scheme | None:
+    """The scheme of a path; None if it might be anything. ValueError for a URL that lacks a
+    slash."""
+    name, colon, _ = path.partition(":")
+    scheme = _BY_NAME.get(name) if colon else None
+    if scheme is not None and (scheme.in_file or scheme.on_server):
         raise ValueError(
-            f"a {scheme} backend begins with {scheme}://, not {scheme}: alone (for a file of that"
-            " name, write ./ before it)"
+            f"a {name} backend begins with {name}://, not {name}: alone (for a file of that name,"
+            " write ./ before it)"
         )
-    return os.sep in backend or "/" in backend or backend.endswith(endings)
+    if os.sep in path or "/" in path:
+        return _by_ending(path) or _BY_NAME["sqlite"]
+    return _by_ending(path)
 
 
-def _sieve() -> type[MemoryStore]:
-    from llm_cache_mem.stores.sieve import SieveStore
-
-    return SieveStore
+def _by_ending(path: str) -> Scheme | None:
+    return next((scheme for scheme in SCHEMES if path.endswith(scheme.endings)), None)
 
 
-def _path_in(scheme: str, rest: str) -> str:
-    """The path in what follows ``sqlite://``: ours (``./x.db``) or SQLAlchemy's (``/relative.db``,
-    ``//absolute.db``)."""
-    store, example = (
-        ("sqlite.SQLiteStore", "cache.db")
-        if scheme == "sqlite"
-        else ("jsonl.JsonlStore", "llm.jsonl")
-    )
+def _path_in(scheme: Scheme, rest: str) -> str:
+    """The path in what follows ``scheme://``."""
+    name = scheme.names[0]
     if "?" in rest:
         raise ValueError(
-            f"a {scheme}:// URL takes no ?options; hand in a llm_cache_mem.stores.{store}(path,"
-            " ...) instead"
+            f"a {name}:// URL takes no ?options; hand in a store from llm_cache_mem.stores.{name}"
+            " instead"
         )
     path = rest.removeprefix("/")
     if not path.strip("/"):
-        raise ValueError(f"a {scheme}:// URL needs a path, as in {scheme}://./{example}")
+        raise ValueError(f"a {name}:// URL needs a path, as in {scheme.examples.split(',')[0]}")
     return path
 
 
-def _open_path(
-    path: str,
-    max_size: int | None,
-    max_bytes: int | None,
-    clock: Callable[[], float],
-    envelope: Callable[[], Envelope],
-    redact: "Iterable[Rule]",
-) -> Opened:
-    if path.endswith(_RECORDINGS):
-        return _open_jsonl(path, clock, envelope(), redact)
-    return _open_sqlite(path, max_size, max_bytes, clock, envelope())
+def _check_is_store(backend: object) -> None:
+    if not callable(getattr(backend, "get", None)) or not hasattr(backend, "blocking"):
+        raise TypeError(
+            f"backend must be a URL, a path or a Store, not {type(backend).__name__}; a client of a"
+            " server goes into a store: RedisStore(client), MemcachedStore(client)"
+        )
 
 
-def _open_sqlite(
-    path: str,
-    max_size: int | None,
-    max_bytes: int | None,
-    clock: Callable[[], float],
-    envelope: Envelope,
-) -> Opened:
-    from llm_cache_mem.stores.sqlite import SQLiteStore  # sqlite3 is loaded by those who use it
+def _check_policy(settings: StoreSettings, *, in_memory: bool) -> None:
+    if settings.policy not in _POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {settings.policy!r}")
+    if settings.policy != "lru" and not in_memory:
+        raise ValueError(
+            f"policy={settings.policy!r} is for memory: other stores evict the least recently used,"
+            " or as their server is configured"
+        )
 
-    path = os.path.expanduser(path)
-    store = SQLiteStore(
-        path, max_size=max_size, max_bytes=max_bytes, clock=clock, envelope=envelope
+
+# -- How each is opened; a store's module is loaded only by those who use it
+
+
+def _open_memory(url: str, settings: StoreSettings) -> MemoryStore:
+    from llm_cache_mem.stores.sieve import SieveStore
+
+    kind = SieveStore if settings.policy == "sieve" else MemoryStore
+    return kind(max_size=settings.max_size, max_bytes=settings.max_bytes, clock=settings.clock)
+
+
+def _open_sqlite(path: str, settings: StoreSettings) -> Store:
+    from llm_cache_mem.stores.sqlite import SQLiteStore
+
+    return SQLiteStore(
+        path,
+        max_size=settings.max_size,
+        max_bytes=settings.max_bytes,
+        clock=settings.clock,
+        envelope=settings.envelope(),
+        read_only=settings.read_only,
+        **settings.waiting(),
     )
-    return Opened(store, owned=True, name=f"sqlite:///{path}")
 
 
-def _open_jsonl(
-    path: str, clock: Callable[[], float], envelope: Envelope, redact: "Iterable[Rule]"
-) -> Opened:
+def _open_jsonl(path: str, settings: StoreSettings) -> Store:
     from llm_cache_mem.stores.jsonl import JsonlStore
 
-    if envelope is not PLAIN:
+    if settings.envelope() is not PLAIN:
         raise ValueError(
             "a jsonl store is there to be read, by people and by git: it is not encrypted;"
             " encryption_key='plain' says so"
         )
-    return Opened(
-        JsonlStore(path, redact=redact, clock=clock),
-        owned=True,
-        name=f"jsonl:///{path}",
-        bounded=False,
-    )
+    return JsonlStore(path, redact=settings.redact, clock=settings.clock, **settings.waiting())
 
 
-def _open_redis(url: str, clock: Callable[[], float], envelope: Envelope) -> Opened:
-    from llm_cache_mem.stores.redis import RedisStore  # the extra is loaded by those who use it
+def _open_redis(url: str, settings: StoreSettings) -> Store:
+    from llm_cache_mem.stores.redis import RedisStore
 
-    store = RedisStore(url, clock=clock, envelope=envelope)
-    return Opened(store, owned=True, name=store.name, bounded=False)
+    return RedisStore(url, clock=settings.clock, envelope=settings.envelope())
 
 
-def _open_memcached(url: str, clock: Callable[[], float], envelope: Envelope) -> Opened:
+def _open_memcached(url: str, settings: StoreSettings) -> Store:
     from llm_cache_mem.stores.memcached import MemcachedStore
 
-    store = MemcachedStore(url, clock=clock, envelope=envelope)
-    return Opened(store, owned=True, name=store.name, bounded=False)
+    return MemcachedStore(url, clock=settings.clock, envelope=settings.envelope())
 
 
-def _open_tiered(
-    tiers: str,
-    max_size: int | None,
-    max_bytes: int | None,
-    clock: Callable[[], float],
-    envelope: Callable[[], Envelope],
-) -> Opened:
+def _open_tiered(url: str, settings: StoreSettings) -> Store:
     """Memory in front of what follows the comma. Bounds are those of the back if it has any, and
     the front holds no more than that."""
     from llm_cache_mem.stores.tiered import TieredStore
 
-    front, comma, back = (part.strip() for part in tiers.partition(","))
-    if (
-        front != "memory"
-        or not comma
-        or not back
-        or back in _IN_MEMORY
-        or back.startswith((_TIERED, "jsonl:"))
-        or back.endswith(_RECORDINGS)
-        or any(
-            part.strip().partition(":")[0] in ("memory", "sqlite", "jsonl", *_SERVERS)
-            for part in back.split(",")[1:]
-        )
-    ):
+    front, comma, back = (part.strip() for part in url.removeprefix(_TIERED).partition(","))
+    more = any(part.strip().partition(":")[0] in _BY_NAME for part in back.split(",")[1:])
+    if front != "memory" or not comma or not back or more or not _may_be_back(locate(back)[0]):
         raise ValueError(
             "a tiered: backend is memory in front of one shared store, as in"
             " tiered:memory,redis://localhost:6379/0"
         )
-    opened = open_store(
-        back, max_size=max_size, max_bytes=max_bytes, clock=clock, envelope=envelope
-    )
+    opened = open_store(back, settings)
     if opened.bounded:
-        max_size, max_bytes = (
-            min(max_size or _FRONT_SIZE, _FRONT_SIZE),
-            min(max_bytes or _FRONT_BYTES, _FRONT_BYTES),
+        settings = settings._replace(
+            max_size=min(settings.max_size or _FRONT_SIZE, _FRONT_SIZE),
+            max_bytes=min(settings.max_bytes or _FRONT_BYTES, _FRONT_BYTES),
         )
-    store = TieredStore(
-        MemoryStore(max_size=max_size, max_bytes=max_bytes, clock=clock), opened.store
-    )
-    return Opened(store, owned=True, name=f"{_TIERED}memory,{opened.name}")
+    return TieredStore(_open_memory("memory", settings), opened.store)
+
+
+def _may_be_back(scheme: Scheme) -> bool:
+    return scheme.on_server or (scheme.in_file and scheme.bounded)
+
+
+_IN_MEMORY = ("memory", "memory://", "sqlite://:memory:")
+
+SCHEMES = (
+    Scheme(("memory",), _open_memory, "memory", bounded=True, encrypted=False),
+    Scheme(
+        ("sqlite",),
+        _open_sqlite,
+        "sqlite://./cache.db, sqlite:///relative.db, sqlite:////absolute.db, sqlite://:memory:",
+        endings=(".db", ".sqlite", ".sqlite3"),
+        bounded=True,
+        in_file=True,
+    ),
+    Scheme(
+        ("jsonl",),
+        _open_jsonl,
+        "jsonl://./recordings.jsonl",
+        endings=(".jsonl",),
+        in_file=True,
+        encrypted=False,
+    ),
+    Scheme(
+        ("redis", "rediss", "unix", "valkey", "valkeys"),
+        _open_redis,
+        "redis://host:6379/0, rediss://, unix:///redis.sock, valkey://, valkeys://",
+        on_server=True,
+    ),
+    Scheme(("memcached",), _open_memcached, "memcached://host:11211[,host:11211]", on_server=True),
+    Scheme(
+        ("tiered",),
+        _open_tiered,
+        "tiered:memory,URL (memory in front of any of these)",
+        bounded=True,
+    ),
+)
+_BY_NAME = {name: scheme for scheme in SCHEMES for name in scheme.names}

@@ -213,16 +213,18 @@ class Recordings:
     def _store(self, path: Path, redact: tuple[Any, ...], *, again: bool) -> JsonlStore:
         name = (os.path.realpath(path), redact, again)
         if name not in self._stores:
-            self._stores[name] = (_Again if again else JsonlStore)(path, redact=redact)
+            self._stores[name] = (_Again if again else JsonlStore)(
+                path, redact=redact, make_folder=True
+            )
         return self._stores[name]
 
 
 class _Again(JsonlStore):
     """Recordings that are to be made again: what this process has not put there is not there."""
 
-    def __init__(self, path: Path, *, redact: tuple[Any, ...]) -> None:
+    def __init__(self, path: Path, **settings: Any) -> None:
         self._made: set[str] = set()
-        super().__init__(path, redact=redact)
+        super().__init__(path, **settings)
 
     def get(self, key: str) -> Entry | None:
         return super().get(key) if key in self._made else None

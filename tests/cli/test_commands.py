@@ -31,7 +31,7 @@ from cli_helpers import (
 from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.app import app
 from llm_cache_mem.cli.input import CommandFailed, seconds_in
-from llm_cache_mem.cli.store import open_to_read
+from llm_cache_mem.cli.store import Reader
 from llm_cache_mem.keys import digest as keys
 
 # -- stats
@@ -493,7 +493,7 @@ def test_key_loads_neither_tables_nor_a_database() -> None:
 
 
 def test_a_row_that_goes_while_others_are_read_is_left_out(path: str) -> None:
-    reader = open_to_read(path)
+    reader = Reader(path)
     entries = reader.entries()
     next(entries)
     run("clear", path, "--all", "--yes")

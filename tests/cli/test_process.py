@@ -17,7 +17,8 @@ import pytest
 from cli_helpers import GOOD, ROOT, entry, fails, fill, process, read, run, stored_key
 
 from llm_cache_mem.keys import digest
-from llm_cache_mem.stores import open_store, sqlite_path
+from llm_cache_mem.stores import open_store
+from llm_cache_mem.stores.urls import locate
 
 # -- What cannot be a store
 
@@ -136,8 +137,8 @@ def test_urls_mean_what_they_mean_to_the_cache(
         if form.endswith("//{}") and form.count("/") > 3
         else "cache.db"
     )
-    opened = open_store(url, max_size=None, max_bytes=None, clock=time.time)
-    assert opened.name == f"sqlite:///{sqlite_path(url)}"
+    opened = open_store(url)
+    assert opened.name == f"sqlite:///{locate(url)[1]}"
     opened.store.close()
 
 

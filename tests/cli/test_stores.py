@@ -1,7 +1,6 @@
 """The commands on stores that are no SQLite file: recordings, and those of a server."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from cli_helpers import CANARY, DAY, PROMPT, answer, digest_of, entry, fails, read, run, stored_key
 
 from llm_cache_mem import LLMCache, options
-from llm_cache_mem.stores import open_store
+from llm_cache_mem.stores import StoreSettings, open_store
 
 PRICES = {"gpt-5-mini": (1.0, 10.0)}
 
@@ -31,7 +30,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def held(url: str) -> dict[str, Any]:
-    store = open_store(url, max_size=None, max_bytes=None, clock=time.time).store
+    store = open_store(url).store
     found = {key: one.payload.json() for key, one in store.entries()}
     store.close()
     return found
@@ -121,9 +120,7 @@ def test_a_missing_recording_is_not_made(tmp_path: Path) -> None:
 
 def test_many_lines_come_into_a_recording_at_once(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    store = open_store(
-        str(tmp_path / "a.db"), max_size=None, max_bytes=None, clock=lambda: 0.0
-    ).store
+    store = open_store(tmp_path / "a.db", StoreSettings(clock=lambda: 0.0)).store
     for number in range(1200):
         store.put(stored_key(f"q{number}"), entry(number))
     store.close()

@@ -473,11 +473,13 @@ def test_looking_makes_no_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_missing_folders_are_made_and_a_link_stays_a_link(path: Path) -> None:
+def test_missing_folders_are_made_on_request_and_a_link_stays_a_link(path: Path) -> None:
     link = path.parent / "link.jsonl"
     target = path.parent / "deep" / "er" / "llm.jsonl"
     link.symlink_to(target)
-    JsonlStore(link).put("a", entry_of(1))
+    with pytest.raises(StoreError, match="does not exist"):
+        JsonlStore(link)
+    JsonlStore(link, make_folder=True).put("a", entry_of(1))
     assert link.is_symlink()
     assert JsonlStore(target).size() == 1
 
@@ -755,6 +757,7 @@ def test_a_recording_is_never_too_old_to_replay_and_nothing_is_removed_in_passin
 @pytest.mark.parametrize("url", ["jsonl://{0}", "jsonl://./{0}", "jsonl:///{0}", "{0}", "./{0}"])
 def test_urls_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "fixtures").mkdir()
     LLMCache(backend=url.format("fixtures/llm.jsonl")).put("q", "a")
     assert (tmp_path / "fixtures" / "llm.jsonl").is_file()
 

@@ -1,6 +1,7 @@
 """SQLiteStore as a store: what all of them do, the model, a history of many threads, and what is
 its own."""
 
+import contextlib
 import errno
 import os
 import random
@@ -248,3 +249,69 @@ def test_a_thousand_threads_share_sixteen_connections(tmp_path: Path) -> None:
     assert found == [1] * 1_000
     assert len(store._pool._slots) <= 16
     store.close()
+
+
+# -- Opened read-only
+
+
+def test_a_read_only_store_reads_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    with contextlib.closing(SQLiteStore(path, clock=lambda: 0.0)) as store:
+        for number in range(3):
+            store.put(f"k{number}", entry_of(number))
+    before = path.read_bytes()
+    with contextlib.closing(SQLiteStore(path, read_only=True)) as reader:
+        assert value_of(reader.get("k1")) == 1
+        assert reader.get_many(["k0", "no"]).keys() == {"k0"}
+        assert [key for key, _ in reader.entries()] == ["k0", "k1", "k2"]
+        assert [key for key, _ in reader.entries("k", part="2")] == ["k2"]
+        assert reader.size() == 3
+        for change in (
+            lambda: reader.put("new", entry_of(1)),
+            lambda: reader.put_many({"new": entry_of(1)}),
+            lambda: reader.delete("k1"),
+            reader.clear,
+            reader.purge,
+            lambda: reader.lease("k1", "token", 1.0),
+        ):
+            with pytest.raises(StoreError, match="was opened read-only"):
+                change()
+    assert path.read_bytes() == before
+
+
+def test_a_read_only_store_sees_what_others_write(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    store = SQLiteStore(path)
+    reader = SQLiteStore(path, read_only=True)
+    store.put("k", entry_of(1))
+    assert value_of(reader.get("k")) == 1
+    store.clear()
+    assert reader.get("k") is None
+    store.close()
+    reader.close()
+
+
+def test_a_read_only_store_leaves_what_it_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    with contextlib.closing(SQLiteStore(path)) as store:
+        store.put("k", entry_of(1))
+        store._write(lambda db: db.execute("UPDATE entries SET data = x'00'"))
+    with contextlib.closing(SQLiteStore(path, read_only=True)) as reader:
+        assert reader.get("k") is None
+        assert list(reader.entries()) == []
+        assert reader.unreadable == 2
+        assert reader.size() == 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"notes", b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_read_only_store_makes_no_file_and_sets_none_aside(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "cache.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match="open failed"):
+        SQLiteStore(path, read_only=True)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == (
+        [] if content is None else [content]
+    )

@@ -208,9 +208,9 @@ def test_whichever_call_fails_only_store_errors_come_out_and_the_next_try_works(
             path = fast_folder / str(nth) / "cache.db"
             faults.arm(nth, make())
             try:
-                store = SQLiteStore(path, max_size=2)
+                store = SQLiteStore(path, max_size=2, make_folder=True)
             except StoreError:  # the fault looked like a wrong path
-                store = SQLiteStore(path, max_size=2)
+                store = SQLiteStore(path, max_size=2, make_folder=True)
             for operation in OPERATIONS:
                 error = error_of(lambda operation=operation, store=store: operation(store))
                 if error:
@@ -283,7 +283,7 @@ def as_another_user(work: Callable[[], Any]) -> Any:
 def test_an_unwritable_folder_is_refused(public_folder: Path) -> None:
     public_folder.chmod(0o555)
     error = as_another_user(
-        lambda: error_of(lambda: SQLiteStore(public_folder / "new" / "cache.db"))
+        lambda: error_of(lambda: SQLiteStore(public_folder / "new" / "cache.db", make_folder=True))
     )
     assert (
         error
@@ -509,6 +509,7 @@ def test_what_is_acknowledged_after_a_deletion_survives_the_closing_of_the_old_f
 def test_a_deleted_folder_is_made_again(
     tmp_path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
+    (tmp_path / "folder").mkdir()
     store = open_store(tmp_path / "folder" / "cache.db")
     store.put("old", entry_of(1))
     shutil.rmtree(tmp_path / "folder")
@@ -845,7 +846,7 @@ def test_all_files_are_for_this_user_alone_whatever_the_umask(
 ) -> None:
     before = os.umask(0)
     try:
-        assert works(open_store(tmp_path / "new" / "newer" / "cache.db"))
+        assert works(open_store(tmp_path / "new" / "newer" / "cache.db", make_folder=True))
     finally:
         os.umask(before)
     folder = tmp_path / "new" / "newer"

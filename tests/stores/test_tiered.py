@@ -23,7 +23,7 @@ from stores.processes import in_child
 from stores.servers import running_memcached
 
 from llm_cache_mem import LLMCache, StoreError, options
-from llm_cache_mem.stores import MemoryStore, Store, open_store
+from llm_cache_mem.stores import MemoryStore, Store, StoreSettings, open_store
 from llm_cache_mem.stores.base import LeasingStore, Removed
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.stores.memcached import MemcachedStore
@@ -530,7 +530,7 @@ def test_a_url_puts_memory_in_front_of_any_store(
 def test_bounds_are_those_of_the_file_and_the_front_is_no_larger(tmp_path: Path) -> None:
     for given, expected in ((5, 5), (100_000, 4096), (None, 4096)):
         opened = open_store(
-            f"tiered:memory,{tmp_path}/{given}.db", max_size=given, max_bytes=None, clock=Clock()
+            f"tiered:memory,{tmp_path}/{given}.db", StoreSettings(max_size=given, clock=Clock())
         )
         assert isinstance(opened.store, TieredStore)
         assert repr(opened.store.front) == f"MemoryStore(max_size={expected}, max_bytes={64 << 20})"

@@ -1,16 +1,17 @@
 """Every way to name a backend, and what is said about a wrong one."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.stores import MemoryStore, open_store, sqlite_path
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.stores import MemoryStore, StoreSettings, open_store
+from llm_cache_mem.stores.urls import SCHEMES, locate
 
 
 def opened(backend):
-    found = open_store(backend, max_size=5, max_bytes=None, clock=time.time)
+    found = open_store(backend, StoreSettings(max_size=5))
     found.store.close()
     return found
 
@@ -37,6 +38,7 @@ def test_memory(backend):
 )
 def test_sqlite_relative_to_the_working_directory(url, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
     found = opened(url)
     assert (tmp_path / file).is_file()
     assert found.owned
@@ -120,7 +122,7 @@ def test_recordings_have_no_bounds(bound, tmp_path):
 
 def test_a_store_object_is_taken_as_it_is():
     store = MemoryStore()
-    found = open_store(store, max_size=5, max_bytes=None, clock=time.time)
+    found = open_store(store, StoreSettings(max_size=5))
     assert found.store is store
     assert not found.owned
 
@@ -143,7 +145,7 @@ def test_a_sqlite_url_without_a_path_is_refused(backend):
 )
 def test_a_url_that_lacks_a_slash_makes_no_file_of_its_name(backend, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for read in (opened, sqlite_path):
+    for read in (opened, locate):
         with pytest.raises(ValueError, match=r"begins with [a-z]+://, not [a-z]+: alone"):
             read(backend)
     assert not list(tmp_path.iterdir())
@@ -152,6 +154,46 @@ def test_a_url_that_lacks_a_slash_makes_no_file_of_its_name(backend, tmp_path, m
 def test_options_in_a_sqlite_url_are_refused_rather_than_ignored():
     with pytest.raises(ValueError, match=r"takes no \?options"):
         opened("sqlite:///x.db?mode=ro")
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "jsonl"])
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("{}://./a.x", "./a.x"),
+        ("{}://a.x", "a.x"),
+        ("{}:///a.x", "a.x"),
+        ("{}:///sub/a.x", "sub/a.x"),
+        ("{}:////var/a.x", "/var/a.x"),
+        ("{}://~/a.x", "/home/me/a.x"),
+        ("{}:///~/a.x", "/home/me/a.x"),
+    ],
+)
+def test_slashes_mean_the_same_in_every_scheme_of_files(scheme, url, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    found, place = locate(url.format(scheme))
+    assert (found.names, place) == ((scheme,), path)
+
+
+@pytest.mark.parametrize(
+    "backend", ["sqlite://./no/c.db", "jsonl:///no/c.jsonl", "no/c.db", Path("no") / "c.jsonl"]
+)
+def test_a_missing_folder_is_named_and_not_made(backend, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=f"the folder {tmp_path}/no does not exist: create it"):
+        opened(backend)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_scheme_is_in_messages_and_on_the_page_about_stores():
+    page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="unknown backend") as caught:
+        opened("mysql://host")
+    for scheme in SCHEMES:
+        for example in scheme.examples.split(", "):
+            assert example in str(caught.value)
+        for name in scheme.names:
+            assert f"`{name}" in page
 
 
 @pytest.mark.parametrize("backend", [None, 7, object(), {}])

@@ -13,7 +13,7 @@ from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 from llm_cache_mem.errors import LLMCacheError, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.filelock import FileLock
+from llm_cache_mem.stores.filelock import FileLock, no_folder
 from llm_cache_mem.stores.jsonl.lines import BadLine, from_line, says_the_same, to_line
 from llm_cache_mem.values.entry import Entry
 
@@ -43,14 +43,23 @@ class JsonlStore:
     """A Store in the file at *path*: one line an entry, in the order of the keys, with the request
     where the entry has one.
 
-    Unbounded: a recording goes when somebody asks for that by name. *redact*: names of fields of
-    requests and patterns of text that are not written, besides the secrets that never are
-    (Redaction). Every write replaces the file as a whole under a lock and keeps what others wrote,
-    so threads, processes and a ``kill -9`` lose nothing; a power cut may. Writing an answer again
-    that is there already, and never expires, leaves its line as it is. What a hand or a merge has
-    broken raises StoreError that names the line, here and at every use, and is never written over.
-    A file that is new is for this user alone (0600); one that is there keeps its mode. Reading
-    needs no right to write.
+    Every write replaces the file as a whole under a lock and keeps what others wrote, so threads,
+    processes and a ``kill -9`` lose nothing; a power cut may. Writing an answer again that is there
+    already, and never expires, leaves its line as it is. A line that an editor or a merge has
+    broken raises StoreError with its number, here and at every use, and is never written over. A
+    new file is readable by this user alone (0600); one that is there keeps its mode. Reading needs
+    no right to write. There are no bounds: recordings are removed only explicitly.
+
+    Args:
+        path: The file, in a folder that exists. ``~`` is the home directory.
+        redact: Names of fields of requests and patterns of text that are not written, besides the
+            secrets that never are (Redaction).
+        clock: Unix seconds.
+        lock_timeout: Seconds that a write waits for others; then it fails.
+        make_folder: Make the folder with the first write.
+
+    Raises:
+        StoreError: The folder is missing, or a line is broken.
     """
 
     blocking = True
@@ -63,13 +72,14 @@ class JsonlStore:
         redact: Iterable[Rule] = (),
         clock: Callable[[], float] = time,
         lock_timeout: float = 10.0,
+        make_folder: bool = False,
     ) -> None:
         name = os.fspath(path)
         if not name or "\0" in name:
             raise ValueError(f"JsonlStore needs the path of a file, got {name!r}")
-        self.path = os.path.realpath(
-            os.path.expanduser(name)
-        )  # what a link points to is replaced, not the link
+        name = os.path.expanduser(name)
+        self.name = f"jsonl:///{name}"
+        self.path = os.path.realpath(name)  # what a link points to is replaced, not the link
         self.redaction = Redaction(redact)
         self._clock = clock
         self._file_lock = FileLock(self.path, lock_timeout)
@@ -77,6 +87,9 @@ class JsonlStore:
         self._state = _State(None, {})
         reset_after_fork(self)
         with self._only_store_errors("open"):
+            folder = os.path.dirname(self.path)
+            if not make_folder and not os.path.isdir(folder):
+                raise StoreError(type(self).__name__, "open", no_folder(folder))
             self._current()
 
     def __repr__(self) -> str:

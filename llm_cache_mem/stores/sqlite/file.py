@@ -1,5 +1,5 @@
-"""The database file: made private, recognised as ours or left alone, written by one at a time,
-moved aside when damaged."""
+"""The database file: private, recognised as ours or left as it is, written by one at a time, set
+aside when damaged."""
 
 import contextlib
 import errno
@@ -9,8 +9,9 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
-from llm_cache_mem.stores.filelock import FileLock
+from llm_cache_mem.stores.filelock import FileLock, no_folder
 
 __all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage", "wal_is_safe"]
 
@@ -114,21 +115,34 @@ class DatabaseFile:
     any other descriptor of it would drop the locks that this process holds.
     """
 
-    def __init__(self, path: str, *, durable: bool, timeout: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        durable: bool,
+        timeout: float,
+        make_folder: bool = False,
+        read_only: bool = False,
+    ) -> None:
         self.path = os.path.realpath(
             path
         )  # one name for all, so that all agree on the sidecars; as SQLite does
         self.lock = FileLock(self.path + ".lock", timeout)
+        self.read_only = read_only
         self._durable = durable
+        self._make_folder = make_folder
         self._busy_seconds = timeout / 2  # a wait for SQLite comes on top of one for the lock
         self._fold_at = _LOG_LIMIT
 
     def connect(self) -> Connection:
         """A new connection to the file, which is made first if need be. Raises FileRefused,
         sqlite3.Error or OSError."""
+        if self.read_only:
+            return self._connect_to_read()
         found = self.look()
         if found is None or not found.st_size:
             found = self._create()
+        self._make_folder = True  # it was there: if it is deleted meanwhile, it is made again
         used_before = os.path.exists(self.path + ".lock")
         try:
             return self._open(found.st_ino)
@@ -163,7 +177,9 @@ class DatabaseFile:
 
     def set_aside(self, inode: int) -> None:
         """Rename the damaged file, if it is still the one with *inode*, so that the next connection
-        starts a new one."""
+        starts a new one. A file that is only read stays."""
+        if self.read_only:
+            return
         target = f"{self.path}.corrupt-{time.time_ns()}"
         with self.lock:
             found = self.look()
@@ -201,7 +217,7 @@ class DatabaseFile:
 
     def _create(self) -> os.stat_result:
         with self._refusing_wrong_paths():
-            self._make_parents()
+            self._check_folder()
             # nobody may connect while the new file is open here, and those who find it empty come
             # through here
             with self.lock:
@@ -209,13 +225,15 @@ class DatabaseFile:
                     os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
                 return os.stat(self.path)
 
-    def _make_parents(self) -> None:
-        """Make the missing directories above the file, for this user alone."""
+    def _check_folder(self) -> None:
+        """Make the missing folders above the file, for this user alone, or refuse."""
         missing = []
         parent = os.path.dirname(self.path)
         while not os.path.lexists(parent):
             missing.append(parent)
             parent = os.path.dirname(parent)
+        if missing and not self._make_folder:
+            raise FileRefused(no_folder(missing[0]), misconfigured=True)
         for directory in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
@@ -245,10 +263,7 @@ class DatabaseFile:
             db.checked = time.monotonic()
             if self.moved(db):
                 raise FileNotFoundError("the database file was replaced while it was being opened")
-            # damaged text is for the checksum to find, not for a decoder to choke on
-            db.text_factory = bytes
-            for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
-                db.execute(f"PRAGMA {pragma}")
+            _harden(db)
             ready = self.is_laid_out(db)
             self._make_private()
             db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -258,6 +273,41 @@ class DatabaseFile:
             if not self._may_use_wal():  # the other modes are not kept in the file
                 with self.lock:
                     db.execute("PRAGMA journal_mode = TRUNCATE")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _connect_to_read(self) -> Connection:
+        if self.look() is None:
+            raise FileRefused(f"{self.path}: no such database", misconfigured=True)
+        try:
+            return self._open_to_read("mode=ro")
+        except sqlite3.OperationalError:
+            # In a folder that may not be written WAL mode has no place for its index, and needs
+            # none if nobody writes.
+            log = self.path + "-wal"
+            if os.path.exists(log) and os.path.getsize(log):
+                raise
+            return self._open_to_read("mode=ro&immutable=1")
+
+    def _open_to_read(self, options: str) -> Connection:
+        db = sqlite3.connect(
+            f"{Path(self.path).as_uri()}?{options}",
+            uri=True,
+            timeout=self._busy_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=Connection,
+        )
+        try:
+            db.inode = os.stat(self.path).st_ino
+            db.checked = time.monotonic()
+            _harden(db)
+            if not self.is_laid_out(db):
+                raise FileRefused(
+                    f"{self.path} holds no entries of this version", misconfigured=True
+                )
         except BaseException:
             db.close()
             raise
@@ -316,3 +366,10 @@ class DatabaseFile:
                 mode = stat.S_IMODE(os.stat(self.path + suffix).st_mode)
                 if mode & 0o077:
                     os.chmod(self.path + suffix, mode & 0o700)
+
+
+def _harden(db: Connection) -> None:
+    """Let no damage and nothing in the file do more than make a read fail."""
+    db.text_factory = bytes  # damaged text is for the checksum to find, not for a decoder
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+        db.execute(f"PRAGMA {pragma}")

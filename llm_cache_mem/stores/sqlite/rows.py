@@ -97,15 +97,19 @@ def data_version(db: sqlite3.Connection) -> int:
     return int(version)
 
 
-def numbers(db: sqlite3.Connection, prefix: str) -> "array[int]":
-    """The ids of the rows whose keys begin with *prefix*, least recently used first: eight bytes
-    each."""
+def numbers(db: sqlite3.Connection, prefix: str, part: str = "") -> "array[int]":
+    """The ids of the rows whose keys begin with *prefix* and hold *part*, least recently used
+    first: eight bytes each."""
+    conditions: list[str] = []
+    values: list[str] = []
     if prefix:
-        rows = db.execute(
-            "SELECT id FROM entries WHERE key >= ? AND key < ? ORDER BY used", _range(prefix)
-        )
-    else:
-        rows = db.execute("SELECT id FROM entries ORDER BY used")
+        conditions.append("key >= ? AND key < ?")
+        values += _range(prefix)
+    if part:
+        conditions.append("instr(key, ?)")
+        values.append(part)
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""  # else an index is enough
+    rows = db.execute(f"SELECT id FROM entries {where} ORDER BY used", values)
     return array("q", (number for (number,) in rows))
 
 

@@ -44,15 +44,27 @@ def _reason(exc: Exception) -> str:
 
 
 class SQLiteStore:
-    """A Store in the SQLite file at *path*, made with its directories if absent, for this user
-    alone.
+    """A Store in the SQLite file at *path*, which is made if absent, readable by this user alone.
 
-    Bounds are *max_size* entries and *max_bytes* bytes of keys and stored entries; None is
-    unbounded. What ``put`` acknowledges survives the death of the process; with *durable* also a
-    power cut, at several times the cost of a write. An operation waits about *lock_timeout* seconds
-    for others and then fails. *envelope* makes bytes of entries. A wrong path raises StoreError
-    here; a file that is locked, damaged (it is renamed and a new one begun) or written by a newer
-    version makes operations fail, not the program.
+    What ``put`` acknowledges survives the death of the process. A file that is locked, damaged (it
+    is renamed and a new one begun) or written by a newer version makes operations fail, not the
+    program.
+
+    Args:
+        path: The file, in a folder that exists. ``~`` is the home directory.
+        max_size: The most entries; None is unbounded.
+        max_bytes: The most bytes of keys and stored entries; None is unbounded.
+        clock: Unix seconds.
+        durable: Survive a power cut too, at several times the cost of a write.
+        lock_timeout: Seconds that an operation waits for others, about; then it fails.
+        envelope: Makes bytes of entries, and entries of bytes.
+        make_folder: Make missing folders above the file, for this user alone.
+        read_only: Change nothing: the file must be there, writes fail, and what is damaged or
+            cannot be read stays. For tools beside the programs that use the file.
+
+    Raises:
+        StoreError: The path cannot be that of a database, or, with *read_only*, there is none that
+            can be read now.
     """
 
     blocking = True
@@ -67,21 +79,30 @@ class SQLiteStore:
         durable: bool = False,
         lock_timeout: float = 0.5,
         envelope: Envelope = PLAIN,
+        make_folder: bool = False,
+        read_only: bool = False,
     ) -> None:
         for name, bound in (("max_size", max_size), ("max_bytes", max_bytes)):
             if bound is not None and bound < 1:
                 raise ValueError(f"{name} must be at least 1, or None for no bound: got {bound}")
         if lock_timeout < 0:
             raise ValueError(f"lock_timeout must not be negative: got {lock_timeout}")
-        name = os.fspath(path)
+        name = os.path.expanduser(os.fspath(path))
         if not name or "\0" in name or name == ":memory:":
             raise ValueError(
                 f"SQLiteStore needs the path of a file, got {name!r}; to keep entries in memory use"
                 " MemoryStore"
             )
+        self.name = f"sqlite:///{name}"
         self._bounds = rows.Bounds(max_size, max_bytes)
         self._clock = clock
-        self._file = DatabaseFile(name, durable=durable, timeout=lock_timeout)
+        self._file = DatabaseFile(
+            name,
+            durable=durable,
+            timeout=lock_timeout,
+            make_folder=make_folder,
+            read_only=read_only,
+        )
         self._pool = Pool(
             self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout
         )
@@ -102,6 +123,11 @@ class SQLiteStore:
 
     def _after_fork(self) -> None:
         self._writing = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        """The file, with links resolved."""
+        return self._file.path
 
     def __repr__(self) -> str:
         return (
@@ -176,13 +202,19 @@ class SQLiteStore:
         this number still holds under it."""
         return self._use(self._look)
 
-    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """As Store.entries: those that are there at the start and still when their turn comes.
-        Nothing is held in between."""
-        for number in self._numbers(prefix):
+    def entries(self, prefix: str = "", *, part: str = "") -> Iterator[tuple[str, Entry]]:
+        """As Store.entries, of keys that hold *part*: the entries that are there at the start and
+        still when their turn comes. No connection is held in between."""
+        for number in self._numbers(prefix, part):
             found = self._numbered(number, prefix)
             if found is not None:
                 yield found
+
+    @store_errors_only("pragma", _reason)
+    def pragma(self, name: str) -> str:
+        """What SQLite says of the file, such as its ``journal_mode``."""
+        (found,) = self._use(lambda db: db.execute(f"PRAGMA {name}").fetchone())
+        return found.decode() if isinstance(found, bytes) else str(found)
 
     @store_errors_only("close", _reason)
     def close(self) -> None:
@@ -208,14 +240,12 @@ class SQLiteStore:
     def _begin(self) -> None:
         """Look at the file once, so that a wrong path is an error of the program that named it."""
         try:
-            self._last_tick = self._use(
-                rows.newest_use
-            )  # goes on from there, even if the clock was set back
-        except (
-            Exception
-        ) as exc:  # locked, damaged, a full disk: operations will say so, and it may pass
-            if isinstance(exc, FileRefused) and exc.misconfigured:
-                raise StoreError(type(self).__name__, "open", str(exc)) from exc
+            # ticks go on from there, even if the clock was set back
+            self._last_tick = self._use(rows.newest_use)
+        except Exception as exc:
+            # Locked, damaged, a full disk: operations will say so, and it may pass.
+            if self._file.read_only or (isinstance(exc, FileRefused) and exc.misconfigured):
+                raise StoreError(type(self).__name__, "open", _reason(exc)) from exc
 
     def _use(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)``; a connection that fails is not used again, a damaged file
@@ -233,6 +263,8 @@ class SQLiteStore:
 
     def _write(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)`` as the only writer."""
+        if self._file.read_only:
+            raise FileRefused(f"{self._file.path} was opened read-only", misconfigured=False)
         deadline = monotonic() + self._lock_timeout
         if not self._writing.acquire(timeout=self._lock_timeout):
             raise TimeoutError("others kept the write lock")
@@ -270,24 +302,27 @@ class SQLiteStore:
             self._version = next(self._versions)
         return self._version
 
-    def _read(self, key: str, data: object) -> Entry | None:
+    def _read(
+        self, key: str, data: object, decode: Callable[[str, bytes], Entry] | None = None
+    ) -> Entry | None:
         """The entry in *data*; None, after removing it, if it is not a whole one."""
+        decode = decode or self._memo.get
         try:
             if type(data) is not bytes:
                 raise EntryUnreadable("not bytes")
-            return self._memo.get(key, data)
+            return decode(key, data)
         except EntryUnreadable as exc:
             self.unreadable += 1
-            if not exc.newer:
+            if not exc.newer and not self._file.read_only:
                 with contextlib.suppress(Exception):  # it is a miss all the same
                     self._write(rows.remove_damaged, key, data)
             return None
 
     @store_errors_only("entries", _reason)
-    def _numbers(self, prefix: str) -> "array[int]":
+    def _numbers(self, prefix: str, part: str) -> "array[int]":
         """Row ids, least recently used first: a list that later writes do not change."""
         self._flush_touches()
-        return self._use(rows.numbers, prefix)
+        return self._use(rows.numbers, prefix, part)
 
     @store_errors_only("entries", _reason)
     def _numbered(self, number: int, prefix: str) -> tuple[str, Entry] | None:
@@ -297,7 +332,7 @@ class SQLiteStore:
         key = row[0].decode("ascii", "backslashreplace")
         if not key.startswith(prefix):
             return None  # removed, and its id given to another
-        entry = self._read(key, row[1])
+        entry = self._read(key, row[1], self.envelope.unpack)  # the memo is for what is asked for
         return None if entry is None else (key, entry)
 
     # -- Uses, for the order of eviction
@@ -312,6 +347,8 @@ class SQLiteStore:
     def touch(self, key: str) -> None:
         """Note a use; written by the hundred, because a write costs many times a read. A lost one
         does no harm."""
+        if self._file.read_only:
+            return
         now = self._tick()
         touched = self._touched
         touched[key] = now
