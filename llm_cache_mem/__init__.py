@@ -18,6 +18,7 @@ from llm_cache_mem.errors import (
 from llm_cache_mem.keys.digest import ignoring, last_turn, masking
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import options
+from llm_cache_mem.responses.usage import Report, Usage
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.values.classes import register
 
@@ -32,11 +33,13 @@ __all__ = [
     "ModelStats",
     "Price",
     "ProviderCacheStats",
+    "Report",
     "Request",
     "RequestNotCacheable",
     "Saving",
     "Store",
     "StoreError",
+    "Usage",
     "ValueNotCacheable",
     "ignoring",
     "last_turn",

@@ -1,50 +1,57 @@
-"""The one place of the library that knows the integrations: a cache for every model of a framework,
-and back again."""
+"""Turn caching on for a whole framework: the integrations announce themselves by entry points."""
 
 import sys
 from collections.abc import Callable
-from typing import Final
+from functools import cache
+from importlib.metadata import entry_points
+from typing import NamedTuple
 
 from llm_cache_mem.cache import LLMCache
 
-__all__ = ["FRAMEWORKS", "install", "is_imported"]
+__all__ = ["GROUP", "Framework", "frameworks"]
+
+GROUP = "llm_cache_mem.frameworks"
+"""The group of entry points: each is named after a framework's module, and refers to a function
+``install(cache)`` that answers every model of the framework from *cache* and returns a function
+that restores what was set before."""
 
 
-def _langchain(cache: LLMCache) -> Callable[[], object]:
-    from langchain_core.globals import get_llm_cache, set_llm_cache
-    from langchain_llm_cache_mem import LLMCacheMem
+class Framework(NamedTuple):
+    """A framework that an installed integration can cache. *module* is the framework's own."""
 
-    before = get_llm_cache()
-    set_llm_cache(LLMCacheMem(cache))
-    return lambda: set_llm_cache(before)
+    module: str
+    load: Callable[[], Callable[[LLMCache], Callable[[], object]]]
+
+    @property
+    def name(self) -> str:
+        """The name as a program writes it in its imports, such as ``langchain``."""
+        return self.module.partition(".")[0].removesuffix("_core")
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the program has imported the framework."""
+        return self.module in sys.modules
+
+    def install(self, cache: LLMCache) -> Callable[[], object] | None:
+        """Answer every model of the framework from *cache*.
+
+        Returns a function that restores what was set before; None if the framework is not
+        installed.
+        """
+        try:
+            return self.load()(cache)
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] != self.module.partition(".")[0]:
+                raise  # installed but broken: let that error speak
+            return None
+        except ImportError as exc:
+            if exc.name != self.module:
+                raise
+            return None
 
 
-def _llama_index(cache: LLMCache) -> Callable[[], object]:
-    from llama_index_llm_cache_mem import set_llm_cache
-
-    switch = set_llm_cache(cache)
-    return lambda: switch.__exit__(None, None, None)
-
-
-FRAMEWORKS: Final = {"langchain": "langchain_core", "llama_index": "llama_index.core"}
-"""The frameworks by name, with the module that tells whether one is there."""
-
-_PUT_IN: Final = {"langchain": _langchain, "llama_index": _llama_index}
-
-
-def is_imported(framework: str) -> bool:
-    """Whether the program has imported *framework*."""
-    return FRAMEWORKS[framework] in sys.modules
-
-
-def install(cache: LLMCache, framework: str) -> Callable[[], object] | None:
-    """Answer every model of *framework* from *cache*; what puts back what was set before. None if
-    it is not installed."""
-    try:
-        return _PUT_IN[framework](cache)
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] != FRAMEWORKS[framework].partition(".")[
-            0
-        ]:  # installed but broken: let that error speak
-            raise
-        return None
+@cache
+def frameworks() -> tuple[Framework, ...]:
+    """The frameworks that the installed integrations can cache, by name."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return tuple(Framework(name, point.load) for name, point in sorted(found.items()))

@@ -9,7 +9,7 @@ from typing import Any
 from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.frameworks import FRAMEWORKS, install, is_imported
+from llm_cache_mem.frameworks import frameworks
 from llm_cache_mem.options import MODES, options
 
 __all__ = ["Magics", "begin_cell", "load", "unload"]
@@ -103,15 +103,15 @@ class Magics:
                 del self._shell.user_ns[_NAME]
 
     def _install(self, wanted: Callable[[str], bool]) -> None:
-        for framework in FRAMEWORKS:
+        for framework in frameworks():
             if (
                 self._cache is not None
-                and framework not in self._undo
-                and (is_imported(framework) or wanted(framework))
+                and framework.name not in self._undo
+                and (framework.is_imported or wanted(framework.name))
             ):
-                undo = install(self._cache, framework)
+                undo = framework.install(self._cache)
                 if undo is not None:
-                    self._undo[framework] = undo
+                    self._undo[framework.name] = undo
 
     # -- Cells
 
