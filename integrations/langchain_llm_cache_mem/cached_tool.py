@@ -16,11 +16,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, Tool
 
 from langchain_llm_cache_mem.cache import LLMCacheMem
-from langchain_llm_cache_mem.link import derived, twin
+from langchain_llm_cache_mem.link import twin
 from llm_cache_mem import LLMCache
 from llm_cache_mem.options import UNSET, Seconds, Unset
-from llm_cache_mem.tools import Rule, ToolCache
-from llm_cache_mem.tools.results import why_unstored
+from llm_cache_mem.tools import ToolCache, wrapping
+from llm_cache_mem.tools.results import skip_reason
 from llm_cache_mem.tools.rules import Entities
 
 __all__ = ["cached_tool", "injected", "said_of", "tool_cache"]
@@ -57,37 +57,36 @@ def cached_tool(
             " @tools.cached"
         )
     tools = tool_cache(cache)
-    told: dict[str, Any] = {
-        "ttl_seconds": ttl_seconds,
-        "version": version,
-        "ignore": ignore,
-        "redact": redact,
-        "depends_on": depends_on,
-    }
-    if any(told.values()) or ttl_seconds is None:
-        tools.allow(tool.name, **told)
+    wrapping.allow_if_given(
+        tools,
+        tool.name,
+        ttl_seconds=ttl_seconds,
+        version=version,
+        ignore=ignore,
+        redact=redact,
+        depends_on=depends_on,
+    )
     if tools.rule(tool.name, said_of(tool), asked=True) is None:
         raise ValueError(f"the tool {tool.name!r} says of itself that it is not to be cached")
     tools.complete(tool.name, functools.partial(_whole, tool))
-    cls = type(tool)
-    if _MARK in cls.__dict__:  # cached already: its cache is replaced
-        cls = cls.__mro__[1]
     wrapped: Any = copy.copy(tool)
-    made = derived(cls, {name: _method(cls, name, tools) for name in _overridden(cls)})
-    setattr(made, _MARK, True)
+    made = wrapping.cached_class(
+        type(tool),
+        _run_methods(type(tool)),
+        tools,
+        plain=twin,
+        call=functools.partial(_call, tools),
+        namespace={"model_config": {"defer_build": True}},
+    )
     object.__setattr__(wrapped, "__class__", made)
     return wrapped  # type: ignore[no-any-return]  # a T, by construction
 
 
-def tool_cache(cache: Any, tools: Iterable[str] | Mapping[str, Seconds] = ()) -> ToolCache:
-    """*cache* as a ToolCache in which *tools* are listed."""
-    if not isinstance(cache, ToolCache):
-        return ToolCache(cache.cache if isinstance(cache, LLMCacheMem) else cache, tools=tools)
-    if isinstance(tools, str):
-        raise TypeError("tools must be a collection of names, or a mapping from names to seconds")
-    for name in tools:
-        cache.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
-    return cache
+def tool_cache(
+    cache: ToolCache | LLMCache | LLMCacheMem, tools: Iterable[str] | Mapping[str, Seconds] = ()
+) -> ToolCache:
+    """*cache* as a ToolCache that allows *tools* as well."""
+    return wrapping.tool_cache(cache.cache if isinstance(cache, LLMCacheMem) else cache, tools)
 
 
 def said_of(tool: Any) -> Mapping[str, Any]:
@@ -111,8 +110,6 @@ def injected(tool: Any) -> frozenset[str]:
 
 
 # -- Inside
-
-_MARK = "_llm_cache_mem_tool"
 
 _LANGCHAINS_OWN = frozenset(
     (cls.__dict__[name].__module__, name)
@@ -183,51 +180,25 @@ def _hints(run: Any) -> Iterable[tuple[str, Any]]:
         return ()
 
 
-def _overridden(cls: type[BaseTool]) -> list[str]:
+def _run_methods(cls: type[BaseTool]) -> list[str]:
     """A tool without an ``_arun`` of its own runs ``_run`` in a thread, and goes on to."""
     return ["_run"] if cls._arun is BaseTool._arun else ["_run", "_arun"]
 
 
-def _method(cls: type[Any], name: str, tools: ToolCache) -> Any:
-    original = getattr(cls, name)
-    if inspect.iscoroutinefunction(original):
-
-        async def arun(self: Any, *args: Any, **kwargs: Any) -> Any:
-            plain = twin(self, cls)
-            rule, named = _call(self, plain, tools, args, kwargs)
-            return await tools.acall(
-                self.name,
-                named,
-                lambda: original(plain, *args, **kwargs),
-                rule=rule,
-                refuse=_refuse,
-            )
-
-        return functools.wraps(original)(arun)
-
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        plain = twin(self, cls)
-        rule, named = _call(self, plain, tools, args, kwargs)
-        return tools.call(
-            self.name, named, lambda: original(plain, *args, **kwargs), rule=rule, refuse=_refuse
-        )
-
-    return functools.wraps(original)(run)
-
-
 def _call(
-    tool: Any, plain: Any, tools: ToolCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Rule | None, dict[str, Any]]:
-    """The rule for a call and its arguments by name."""
-    named = {name: value for name, value in kwargs.items() if not _is_no_argument(plain, name)}
-    named |= {name: kwargs.get(name, kwargs.get("config")) for name in _configured(plain)}
+    tools: ToolCache, tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The arguments of ``ToolCache.call`` for a call of *tool*."""
+    named = {name: value for name, value in kwargs.items() if not _is_no_argument(tool, name)}
+    named |= {name: kwargs.get(name, kwargs.get("config")) for name in _configured(tool)}
     if args:  # of a tool that takes a bare string
         named |= (
             {next(iter(tool.args), "input"): args[0]}
             if len(args) == 1 and len(tool.args) == 1
             else {"args": list(args)}
         )
-    return tools.rule(tool.name, said_of(tool), asked=True), named
+    rule = tools.rule(tool.name, said_of(tool), asked=True)
+    return {"tool": tool.name, "args": named, "rule": rule, "skip": _skip}
 
 
 def _is_no_argument(tool: Any, name: str) -> bool:
@@ -236,7 +207,7 @@ def _is_no_argument(tool: Any, name: str) -> bool:
     return name not in tool.args and (name in _NO_ARGUMENTS or name in _call_ids(tool))
 
 
-def _refuse(result: Any) -> str | None:
-    """A whole message is addressed to the call that it answers; LangChain makes a new one from what
-    else a tool returns."""
-    return why_unstored(result) or ("tool message" if hasattr(result, "tool_call_id") else None)
+def _skip(result: Any) -> str | None:
+    """As ``skip_reason``; nor is a whole message stored, which is addressed to the call that it
+    answers. LangChain makes a new one of anything else that a tool returns."""
+    return skip_reason(result) or ("tool message" if hasattr(result, "tool_call_id") else None)

@@ -84,8 +84,8 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
         return {
             "rule": self._rule(request),
             "form": "tool-message",
-            "dump": _dump,
-            "load": lambda value: _load(value, request),
+            "encode": _encode,
+            "decode": lambda value: _decode(value, request),
         }
 
     def _rule(self, request: ToolCallRequest) -> Rule | None:
@@ -104,7 +104,7 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
         return None
 
 
-def _dump(message: ToolMessage) -> Any:
+def _encode(message: ToolMessage) -> Any:
     """A result that is text stands as it is, others with what is beside it."""
     beside = {
         name: value
@@ -118,7 +118,7 @@ def _dump(message: ToolMessage) -> Any:
     )
 
 
-def _load(value: Any, request: ToolCallRequest) -> ToolMessage:
+def _decode(value: Any, request: ToolCallRequest) -> ToolMessage:
     fields = (
         dict(value)
         if isinstance(value, dict) and "content" in value and value.keys() <= _STORED

@@ -2,8 +2,9 @@
 arguments."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
+from functools import partial
 from typing import Any, TypeVar
 
 from llama_index.core.tools import FunctionTool, ToolOutput
@@ -13,15 +14,13 @@ from llama_index_llm_cache_mem.values import decode_block, encode_block
 from llm_cache_mem import LLMCache
 from llm_cache_mem.decorators import arguments
 from llm_cache_mem.options import UNSET, Seconds, Unset
-from llm_cache_mem.tools import ToolCache
+from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.tools.rules import Entities
 from llm_cache_mem.values.classes import register_package
 
 __all__ = ["cached_tool"]
 
 T = TypeVar("T", bound=BaseTool)
-
-_MARK = "_lcm_cached_tool"
 
 # What the tools of query engines and retrievers return beside the text.
 for _package in ("llama_index.core.base.response.schema", "llama_index.core.schema"):
@@ -51,77 +50,41 @@ def cached_tool(
             f"cached_tool() takes a LlamaIndex tool, not {type(tool).__name__}; a function is for"
             " @tools.cached"
         )
-    tools = cache if isinstance(cache, ToolCache) else ToolCache(cache)
-    told: dict[str, Any] = {
-        "ttl_seconds": ttl_seconds,
-        "version": version,
-        "ignore": ignore,
-        "redact": redact,
-        "depends_on": depends_on,
-    }
-    if any(told.values()) or ttl_seconds is None:
-        tools.allow(tool.metadata.get_name(), **told)
-    if isinstance(tool, FunctionTool):
-        tools.complete(tool.metadata.get_name(), lambda named: _arguments(tool, (), named)[0])
-    cls = type(tool)
-    if _MARK in cls.__dict__:  # cached already: its cache is replaced
-        cls = cls.__mro__[1]
-    names = ("call", "acall") if isinstance(tool, AsyncBaseTool) else ("__call__",)
-    methods = {name: _method(cls, name, tools) for name in names}
-    named = {
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-        _MARK: True,
-    }
-    made: Any = copy(tool)
-    metaclass: Any = type(cls)
-    made.__class__ = metaclass(cls.__name__, (cls,), {**named, **methods})
-    return made  # type: ignore[no-any-return]  # a T, by construction
-
-
-def _method(cls: type[Any], name: str, tools: ToolCache) -> Callable[..., Any]:
-    """The method that LlamaIndex calls, to which its own mixin adds the span, on a hit too."""
-    original = getattr(cls, name)
-    found: Any
-    if name == "acall":
-
-        async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
-            plain = _plain(self, cls)
-            return await tools.acall(
-                run=lambda: original(plain, *args, **kwargs), **_call(plain, args, kwargs, tools)
-            )
-
-        found = amethod
-    else:
-
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            plain = _plain(self, cls)
-            return tools.call(
-                run=lambda: original(plain, *args, **kwargs), **_call(plain, args, kwargs, tools)
-            )
-
-        found = method
-    found.__name__, found.__qualname__, found.__doc__ = (
+    tools, name = wrapping.tool_cache(cache), tool.metadata.get_name()
+    wrapping.allow_if_given(
+        tools,
         name,
-        f"{cls.__qualname__}.{name}",
-        original.__doc__,
+        ttl_seconds=ttl_seconds,
+        version=version,
+        ignore=ignore,
+        redact=redact,
+        depends_on=depends_on,
     )
-    return found  # type: ignore[no-any-return]
+    if isinstance(tool, FunctionTool):
+        tools.complete(name, lambda named: _arguments(tool, (), named)[0])
+    wrapped: Any = copy(tool)
+    # LlamaIndex's own mixin adds spans to these methods, so a hit has one too
+    wrapped.__class__ = wrapping.cached_class(
+        type(tool),
+        ("call", "acall") if isinstance(tool, AsyncBaseTool) else ("__call__",),
+        tools,
+        plain=_plain,
+        call=partial(_call, tools),
+    )
+    return wrapped  # type: ignore[no-any-return]  # a T, by construction
 
 
 def _plain(tool: Any, cls: type[Any]) -> Any:
-    """*tool* as if it were not cached: what it calls on itself is not answered from the cache
-    halfway."""
+    """*tool* as a *cls*, with the same state."""
     plain = copy(tool)
     plain.__class__ = cls
     return plain
 
 
 def _call(
-    tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tools: ToolCache
+    tools: ToolCache, tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What ToolCache.call is to know of a call."""
+    """The arguments of ``ToolCache.call`` for a call of *tool*."""
     name = tool.metadata.get_name()
     named, given = _arguments(tool, args, kwargs)
     rule = tools.rule(name, asked=True)
@@ -129,14 +92,14 @@ def _call(
         rule is not None and not (rule.ignore or rule.redact) and not isinstance(tool, FunctionTool)
     )
 
-    def dump(output: ToolOutput) -> dict[str, Any]:
+    def encode(output: ToolOutput) -> dict[str, Any]:
         kept = {
             "blocks": [encode_block(block) for block in output.blocks],
             "raw_output": output.raw_output,
         }
         return {**kept, "raw_input": output.raw_input} if keeps_input else kept
 
-    def load(stored: Any) -> ToolOutput:
+    def decode(stored: Any) -> ToolOutput:
         blocks = [decode_block(block) for block in stored["blocks"]]
         return ToolOutput(
             name,
@@ -150,8 +113,8 @@ def _call(
         "args": named,
         "rule": rule,
         "form": "tool-output",
-        "dump": dump,
-        "load": load,
+        "encode": encode,
+        "decode": decode,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, overload
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
-from llm_cache_mem.tools.calls import Calls, living
+from llm_cache_mem.tools.calls import Calls, with_ttl_of
 from llm_cache_mem.tools.counters import ToolCacheStats
 from llm_cache_mem.tools.functions import ToolFunction, cached_rule
 from llm_cache_mem.tools.results import FORMS, Results
@@ -344,7 +344,7 @@ class ToolCache(Calls):
     def _forget(self, tool: str, named: Any) -> bool:
         found, rule, whole = False, self._rules.get(tool, Rule()), self._whole(tool, named)
         rule = rule._replace(version=rule.version or self._versions.get(tool, ""))
-        with living(rule):
+        with with_ttl_of(rule):
             for args, form in product(
                 [whole] if whole == named else [named, whole], FORMS
             ):  # as a model wrote them, and as they are bound

@@ -1,28 +1,24 @@
-"""Calls: a tool by its rule, answered from the store, run once for all who ask, or run and what it
-changed made invalid.
-
-ToolCache is this with what users say and call; the layers for frameworks stand on what is here.
-"""
+"""Calls of tools by their rules: answered from the store, or run once for all callers that wait."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llm_cache_mem.errors import CacheMissError, StoreError
-from llm_cache_mem.tools.results import Form, Results, lifetime, why_unstored
+from llm_cache_mem.tools.results import Form, Results, skip_reason, tool_ttl
 from llm_cache_mem.tools.rules import Rule
 
-__all__ = ["Calls", "living"]
+__all__ = ["Calls", "with_ttl_of"]
 
 T = TypeVar("T")
 
 
-class _Unstored(Exception):
-    """The call was made, and what it gave is for its caller alone."""
+class _NotStored(Exception):
+    """The call was made, and its result is for its caller alone."""
 
 
 class Calls:
-    """Calls of tools over *results*. Thread-safe."""
+    """Calls of tools over *results*; the base of ToolCache. Thread-safe."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -35,36 +31,43 @@ class Calls:
         *,
         rule: Rule | None,
         form: Form = "tool",
-        dump: Callable[[Any], Any] | None = None,
-        load: Callable[[Any], Any] | None = None,
-        refuse: Callable[[Any], str | None] = why_unstored,
+        encode: Callable[[Any], Any] | None = None,
+        decode: Callable[[Any], Any] | None = None,
+        skip: Callable[[Any], str | None] = skip_reason,
     ) -> T:
-        """The result of *tool* by *rule* (None: without the cache), or that of ``run()``: what the
-        layers for frameworks stand on.
+        """The stored result of *tool*, or that of ``run()``; layers for frameworks are built on it.
 
-        *form* tells values apart that differ in kind; *dump* makes the stored value from a result,
-          and *load* a result from a stored
-        value; *refuse* says why a result is for its caller alone. What *run* raises is raised, and
-        only to who called it: who waited for it makes a call of its own.
+        What *run* raises is raised to its own caller only; callers that waited for it make calls of
+        their own.
+
+        Args:
+            tool: The name of the tool.
+            args: Its arguments by name; anything else goes uncached.
+            run: Runs the tool.
+            rule: How the tool is cached; None: not at all.
+            form: Keeps results apart that differ in kind.
+            encode: Makes the stored value from a result.
+            decode: Makes a result from a stored value.
+            skip: Returns why a result is not to be stored; None to store it.
         """
         if rule is None:
             return run()
         if rule.writes:
             return self._write(tool, args, rule, run)
-        flight = _Flight(run, refuse)
-        with living(rule):
+        own = _Run(run, skip)
+        with with_ttl_of(rule):
             request = self._results.of_call(tool, args, rule, form)
             if request is None:
                 return run()
             try:
                 # what run gave
-                return self._results.engine.call(request, flight.run, **_ways(dump, load))  # type: ignore[no-any-return]
+                return self._results.engine.call(request, own.run, **_codec(encode, decode))  # type: ignore[no-any-return]
             except (CacheMissError, StoreError):
                 raise
             except Exception:
-                if flight.began and not flight.landed:
+                if own.began and not own.ended:
                     raise
-            return self._alone(tool, flight) if flight.landed else run()
+            return self._not_stored(tool, own) if own.ended else run()
 
     async def acall(
         self,
@@ -74,47 +77,47 @@ class Calls:
         *,
         rule: Rule | None,
         form: Form = "tool",
-        dump: Callable[[Any], Any] | None = None,
-        load: Callable[[Any], Any] | None = None,
-        refuse: Callable[[Any], str | None] = why_unstored,
+        encode: Callable[[Any], Any] | None = None,
+        decode: Callable[[Any], Any] | None = None,
+        skip: Callable[[Any], str | None] = skip_reason,
     ) -> T:
         """``call`` for a coroutine function."""
         if rule is None:
             return await run()
         if rule.writes:
             return await self._awrite(tool, args, rule, run)
-        flight = _Flight(run, refuse)
-        with living(rule):
+        own = _Run(run, skip)
+        with with_ttl_of(rule):
             request = await self._results.engine.off_loop(
                 lambda: self._results.of_call(tool, args, rule, form)
             )
             if request is None:
                 return await run()
             try:
-                return await self._results.engine.acall(request, flight.arun, **_ways(dump, load))  # type: ignore[no-any-return]
+                return await self._results.engine.acall(request, own.arun, **_codec(encode, decode))  # type: ignore[no-any-return]
             except (CacheMissError, StoreError):
                 raise
             except Exception:
-                if flight.began and not flight.landed:
+                if own.began and not own.ended:
                     raise
-            return self._alone(tool, flight) if flight.landed else await run()
+            return self._not_stored(tool, own) if own.ended else await run()
 
     # -- Inside
 
-    def _alone(self, tool: str, flight: "_Flight") -> Any:
-        """The result that its caller alone gets."""
-        if flight.reason is not None:
-            self._results.pass_by(
-                tool, flight.reason, "the result of a tool was not stored: %s", flight.reason
+    def _not_stored(self, tool: str, own: "_Run") -> Any:
+        """The result of *own* for its caller, counted as skipped."""
+        if own.reason is not None:
+            self._results.skip(
+                tool, own.reason, "the result of a tool was not stored: %s", own.reason
             )
-        return flight.result
+        return own.result
 
     def _write(self, tool: str, args: Any, rule: Rule, run: Callable[[], T]) -> T:
         result: Any = None
         try:
             result = run()
-        finally:  # what failed may have been half done
-            self._changed(tool, args, rule, result)
+        finally:  # a call that failed may have changed something
+            self._invalidate_changed(tool, args, rule, result)
         return result  # type: ignore[no-any-return]  # what run gave
 
     async def _awrite(self, tool: str, args: Any, rule: Rule, run: Callable[[], Awaitable[T]]) -> T:
@@ -122,19 +125,21 @@ class Calls:
         try:
             result = await run()
         finally:
-            await self._results.engine.off_loop(lambda: self._changed(tool, args, rule, result))
+            await self._results.engine.off_loop(
+                lambda: self._invalidate_changed(tool, args, rule, result)
+            )
         return result  # type: ignore[no-any-return]  # as above
 
-    def _changed(self, tool: str, args: Any, rule: Rule, result: Any) -> None:
-        """Invalidate what *tool* changed. The call has been made: no failure here is told to its
-        caller."""
+    def _invalidate_changed(self, tool: str, args: Any, rule: Rule, result: Any) -> None:
+        """Invalidate what *tool* changed. The call has been made, so failures are logged and not
+        raised to its caller."""
         generations = self._results.generations
         try:
             ended = [
                 generations.end_later(("entity", name)) for name in rule.entities(args, result)
             ]
-        except Exception as exc:  # noqa: BLE001  # nobody knows which: then all of them
-            self._results.pass_by(
+        except Exception as exc:  # noqa: BLE001  # which entities is unknown, so all of them
+            self._results.skip(
                 tool,
                 "entities",
                 "it is unknown what a tool changed (%s): all results are invalid",
@@ -143,48 +148,49 @@ class Calls:
             ended = [generations.end_later(None)]
         ended += [generations.end_later(("tool", name)) for name in rule.changes]
         if not all(ended):
-            self._results.pass_by(
+            self._results.skip(
                 tool,
                 "invalidate",
                 "the store failed: what a tool changed goes uncached here until it works again",
             )
 
 
-class _Flight:
-    """One call of a tool: whether it began and landed, with what, and why that is not for
-    storing."""
+class _Run:
+    """One run of a tool: whether it began and ended, its result, and why that is not stored."""
 
-    def __init__(self, run: Callable[[], Any], refuse: Callable[[Any], str | None]) -> None:
+    def __init__(self, run: Callable[[], Any], skip: Callable[[Any], str | None]) -> None:
         self._run = run
-        self._refuse = refuse
-        self.began = self.landed = False
+        self._skip = skip
+        self.began = self.ended = False
         self.result: Any = None
         self.reason: str | None = None
 
     def run(self) -> Any:
         self.began = True
-        return self._land(self._run())
+        return self._end(self._run())
 
     async def arun(self) -> Any:
         self.began = True
-        return self._land(await self._run())
+        return self._end(await self._run())
 
-    def _land(self, result: Any) -> Any:
-        self.landed, self.result = True, result
-        self.reason = self._refuse(result)
+    def _end(self, result: Any) -> Any:
+        self.ended, self.result = True, result
+        self.reason = self._skip(result)
         if self.reason is not None:
-            raise _Unstored
+            raise _NotStored
         return result
 
 
 @contextmanager
-def living(rule: Rule) -> Iterator[None]:
-    token = lifetime.set(rule.ttl_seconds)
+def with_ttl_of(rule: Rule) -> Iterator[None]:
+    """Let results live as long as *rule* says."""
+    token = tool_ttl.set(rule.ttl_seconds)
     try:
         yield
     finally:
-        lifetime.reset(token)
+        tool_ttl.reset(token)
 
 
-def _ways(dump: Any, load: Any) -> dict[str, Any]:
-    return {name: way for name, way in (("encode", dump), ("decode", load)) if way is not None}
+def _codec(encode: Any, decode: Any) -> dict[str, Any]:
+    given = {"encode": encode, "decode": decode}
+    return {name: function for name, function in given.items() if function is not None}

@@ -1,5 +1,4 @@
-"""The engine for tool results: that of a cache, on the same store, but for what is said of each
-tool."""
+"""Results: the engine of a cache for the results of tools, by the rules of each tool."""
 
 import logging
 from contextvars import ContextVar
@@ -16,37 +15,35 @@ from llm_cache_mem.tools.counters import ToolCacheStats, ToolLedger, label
 from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
 
-__all__ = ["FORMS", "KINDS", "Form", "Results", "lifetime", "why_unstored"]
+__all__ = ["FORMS", "KINDS", "Form", "Results", "skip_reason", "tool_ttl"]
 
 _log = logging.getLogger(__name__)
 
 Form = Literal["tool", "tool-message", "tool-output", "tool-mcp"]
 FORMS: tuple[Form, ...] = get_args(Form)
-"""The kinds of entries: what a tool returns as it is, and as LangChain, LlamaIndex and MCP hand it
-on, which none can read for another."""
+"""The kinds of results: what a tool returns, as it is and as LangChain, LlamaIndex and MCP pass it
+on. Each is read in its own form only."""
 KINDS = frozenset((*FORMS, KIND))
 """The kinds of all entries that tools have in a store."""
 
-# How long the results of the tool live that is being called here. Every call sets it, so a tool
-# that calls tools lends it to none.
-lifetime: "ContextVar[float | Unset | None]" = ContextVar(
-    "llm_cache_mem_tool_lifetime", default=UNSET
-)
+tool_ttl: "ContextVar[float | Unset | None]" = ContextVar("llm_cache_mem_tool_ttl", default=UNSET)
+"""How long results of the tool being called live. Every call sets it: a tool that calls others does
+not pass it on."""
 
 
 class Results:
-    """The results of tools in the store of *cache*, in its ledger, and under its single-flight.
+    """The results of tools in the store of *cache*, counted in its ledger, under its single-flight.
     Thread-safe.
 
-    Its *key_fn*, *ignore* and notion of a complete answer are about conversations; they do not
-    apply here. Its *admit* does where it is a function.
+    Its *key_fn*, its *ignore* and the test for complete answers are about conversations and do not
+    apply here. Its *admit* does if it is a function.
     """
 
     def __init__(self, cache: LLMCache) -> None:
         own = cache.engine
         self._ledger = ToolLedger(own.ledger)
         store = own.backend.inner
-        # what is invalid must not be served from memory for some seconds more
+        # invalid results must not be served from memory for some seconds more
         store = getattr(store, "exact", store)
         settings = own.settings._replace(free=True, ttl_fn=_ttl_of_tool)
         if not settings.own_admit:
@@ -59,7 +56,7 @@ class Results:
         )
 
     def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:
-        """The request that a call of *tool* is; None: make it without the cache."""
+        """The request for a call of *tool*; None: make the call without the cache."""
         if self.engine.is_off:
             return None
         replay = self.engine.is_replay
@@ -73,7 +70,7 @@ class Results:
                 raise
             known = isinstance(exc, RequestNotCacheable)
             why = exc if known else f"depends_on raised {type(exc).__name__}"
-            self.pass_by(
+            self.skip(
                 tool,
                 "request" if known else "depends_on",
                 "a call of a tool goes uncached: %s",
@@ -83,7 +80,7 @@ class Results:
         if request is None:
             if replay:
                 raise CacheMissError(label(tool))
-            self.pass_by(
+            self.skip(
                 tool,
                 "generation",
                 "a call of a tool goes uncached: the store does not keep what would invalidate it",
@@ -93,15 +90,14 @@ class Results:
     def request_of(
         self, tool: str, args: Any, rule: Rule, form: Form, *, make: bool
     ) -> Request | None:
-        """The same request; None where nothing can be stored for it: no generation has begun, and
-        none is to be made.
+        """As ``of_call``; None also if no generation has begun and *make* does not begin one.
 
-        RequestNotCacheable if the arguments have no wire form or name no entity, and what a
-        function for *depends_on* raises.
+        Raises RequestNotCacheable if the arguments have no wire form or name no entity, and
+        whatever a function for *depends_on* raises.
         """
         if not isinstance(args, dict):
             raise RequestNotCacheable(
-                "args", f"the arguments are no mapping but {type(args).__name__}"
+                "args", f"the arguments are not a mapping but {type(args).__name__}"
             )
         names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
         params = rule.params(tool, args)
@@ -119,9 +115,8 @@ class Results:
             model=label(tool)
         )
 
-    def pass_by(self, tool: str, reason: str, text: str, *args: object) -> None:
-        """Count a call of *tool*, or a result, as skipped for *reason*, and log the first of
-        each."""
+    def skip(self, tool: str, reason: str, text: str, *args: object) -> None:
+        """Count a call of *tool*, or its result, as skipped for *reason*; log the first."""
         if self._ledger.skip(reason, None, label(tool)):
             _log.warning(text, *args)
 
@@ -131,9 +126,9 @@ class Results:
 
 
 def _ttl_of_tool(ttl_seconds: float | None) -> float | None:
-    """The stricter of what was asked for this call, or set for the cache, and what holds for the
-    tool."""
-    own = lifetime.get()
+    """The shorter of the lifetime asked for in this call, or else set for the cache, and that of
+    the tool."""
+    own = tool_ttl.get()
     if isinstance(own, Unset):
         return ttl_seconds
     asked = current().ttl_seconds
@@ -142,9 +137,9 @@ def _ttl_of_tool(ttl_seconds: float | None) -> float | None:
     return asked if own is None else min(own, asked)
 
 
-def why_unstored(result: Any) -> str | None:
-    """Why *result* is for its caller alone: it reports an error, or is a command to whoever runs
-    the tool. None if it is neither."""
+def skip_reason(result: Any) -> str | None:
+    """Why *result* is not to be stored: it reports an error, or commands the framework that runs
+    the tool. None if neither."""
     for name in ("is_error", "isError"):
         flag = result.get(name) if isinstance(result, dict) else getattr(result, name, None)
         if flag is True:

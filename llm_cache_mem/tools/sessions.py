@@ -70,7 +70,7 @@ class CachedSession:
         special = any(kwargs.get(more) for more in ("meta", "input_responses", "request_state"))
         rule = None if special else self._tools.rule(tool, await self._hints_of(name))
         return await self._tools.acall(
-            tool, arguments or {}, run, rule=rule, form="tool-mcp", dump=_dump, load=_load
+            tool, arguments or {}, run, rule=rule, form="tool-mcp", encode=_encode, decode=_decode
         )
 
     async def _hints_of(self, name: str) -> Mapping[str, Any]:
@@ -107,11 +107,11 @@ def _hints(tool: Any) -> Mapping[str, Any]:
     }  # a server has no more say than that
 
 
-def _dump(result: Any) -> Any:
+def _encode(result: Any) -> Any:
     return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _load(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     from mcp.types import CallToolResult
 
     return CallToolResult.model_validate(value)
