@@ -1,9 +1,8 @@
-"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same
-arguments.
+"""cached_tool(tool, cache): a tool of the same class that runs once for equal arguments.
 
 A subclass of the tool's class overrides only the methods in which LangChain runs it, with arguments
 validated and defaults applied; callbacks, errors, artifacts and the message with the caller's own
-id are LangChain's as ever.
+id remain LangChain's.
 """
 
 import copy
@@ -23,7 +22,7 @@ from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.tools.results import skip_reason
 from llm_cache_mem.tools.rules import Entities
 
-__all__ = ["cached_tool", "injected", "said_of", "tool_cache"]
+__all__ = ["cached_tool", "injected", "metadata_of", "tool_cache"]
 
 T = TypeVar("T", bound=BaseTool)
 
@@ -40,16 +39,16 @@ def cached_tool(
     redact: Iterable[str] = (),
     depends_on: Entities = (),
 ) -> T:
-    """A copy of *tool* that answers from *cache*: the same name, description and schema,
-    ``invoke``, ``ainvoke`` and in agents.
+    """A copy of *tool* that is answered from *cache*, with the same name, description and schema.
 
     The settings are those of ``ToolCache.allow``. Exceptions, errors, Commands and whole
     ToolMessages are not stored. The id of the call is not part of the key. An injected state,
     store, runtime or RunnableConfig has no wire form, so calls that get one go uncached, unless
     *ignore* names it.
 
-    TypeError for what is no BaseTool, ValueError for a tool that says that it is destructive or
-    must not be cached.
+    Raises:
+        TypeError: *tool* is not a BaseTool.
+        ValueError: The tool's metadata declares it destructive or not cacheable.
     """
     if not isinstance(tool, BaseTool):
         raise TypeError(
@@ -66,9 +65,9 @@ def cached_tool(
         redact=redact,
         depends_on=depends_on,
     )
-    if tools.rule(tool.name, said_of(tool), asked=True) is None:
-        raise ValueError(f"the tool {tool.name!r} says of itself that it is not to be cached")
-    tools.complete(tool.name, functools.partial(_whole, tool))
+    if tools.rule(tool.name, metadata_of(tool), allowed=True) is None:
+        raise ValueError(f"the metadata of the tool {tool.name!r} forbids caching it")
+    tools.set_defaults(tool.name, functools.partial(_with_defaults, tool))
     wrapped: Any = copy.copy(tool)
     made = wrapping.cached_class(
         type(tool),
@@ -89,8 +88,8 @@ def tool_cache(
     return wrapping.tool_cache(cache.cache if isinstance(cache, LLMCacheMem) else cache, tools)
 
 
-def said_of(tool: Any) -> Mapping[str, Any]:
-    """What a tool says of itself: its metadata, and its tags as so many things that are true."""
+def metadata_of(tool: Any) -> Mapping[str, Any]:
+    """What a tool declares of itself: its metadata, and each of its tags as true."""
     tags, metadata = getattr(tool, "tags", None), getattr(tool, "metadata", None)
     return {
         **dict.fromkeys(tags or (), True),
@@ -99,8 +98,8 @@ def said_of(tool: Any) -> Mapping[str, Any]:
 
 
 def injected(tool: Any) -> frozenset[str]:
-    """The arguments of *tool* that its caller injects and the model does not see, a RunnableConfig
-    among them, but for the call's id."""
+    """The arguments of *tool* that its caller injects and the model does not see, such as a
+    RunnableConfig, without the id of the call."""
     if not isinstance(tool, BaseTool):
         return frozenset()
     hidden = {name for name in _fields(tool) if name not in tool.args} | set(
@@ -118,8 +117,8 @@ _LANGCHAINS_OWN = frozenset(
 )
 
 
-def _whole(tool: BaseTool, named: Mapping[str, Any]) -> dict[str, Any]:
-    """*named* and the defaults of the schema."""
+def _with_defaults(tool: BaseTool, named: Mapping[str, Any]) -> dict[str, Any]:
+    """*named* with the defaults of the schema."""
     fields = {
         name: field
         for name, field in _fields(tool).items()
@@ -154,14 +153,14 @@ def _is_call_id(annotation: Any) -> bool:
 
 
 def _configured(tool: BaseTool) -> frozenset[str]:
-    """The arguments in which what *tool* runs gets the RunnableConfig, which may say on whose
-    behalf it runs."""
+    """The arguments in which the functions of *tool* get the RunnableConfig, which may name the
+    user."""
     runs = [getattr(tool, "func", None), getattr(tool, "coroutine", None)]
     for method in map(inspect.unwrap, (type(tool)._run, type(tool)._arun)):
         if (
             method.__module__,
             method.__name__,
-        ) not in _LANGCHAINS_OWN:  # which take it only to hand it on
+        ) not in _LANGCHAINS_OWN:  # these only pass it on
             runs.append(method)
     return frozenset(
         name
@@ -181,7 +180,7 @@ def _hints(run: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _run_methods(cls: type[BaseTool]) -> list[str]:
-    """A tool without an ``_arun`` of its own runs ``_run`` in a thread, and goes on to."""
+    """The methods that run a tool; without its own ``_arun`` it runs ``_run`` in a thread."""
     return ["_run"] if cls._arun is BaseTool._arun else ["_run", "_arun"]
 
 
@@ -197,13 +196,13 @@ def _call(
             if len(args) == 1 and len(tool.args) == 1
             else {"args": list(args)}
         )
-    rule = tools.rule(tool.name, said_of(tool), asked=True)
+    rule = tools.rule(tool.name, metadata_of(tool), allowed=True)
     return {"tool": tool.name, "args": named, "rule": rule, "skip": _skip}
 
 
 def _is_no_argument(tool: Any, name: str) -> bool:
-    """Whether LangChain passes *name* besides what the model wrote, which need not all be in the
-    schema."""
+    """Whether LangChain adds *name* to the arguments that the model wrote, which need not all be in
+    the schema."""
     return name not in tool.args and (name in _NO_ARGUMENTS or name in _call_ids(tool))
 
 

@@ -1,5 +1,4 @@
-"""ToolCacheMiddleware: an agent's tools answered from a cache, for the tools of which somebody said
-that they may be."""
+"""ToolCacheMiddleware: tools of an agent answered from a cache, for the tools that are allowed."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -8,7 +7,7 @@ from typing import Any
 from langchain_core.messages import ToolMessage
 
 from langchain_llm_cache_mem.cache import LLMCacheMem
-from langchain_llm_cache_mem.cached_tool import injected, said_of, tool_cache
+from langchain_llm_cache_mem.cached_tool import injected, metadata_of, tool_cache
 from llm_cache_mem import LLMCache
 from llm_cache_mem.options import Seconds
 from llm_cache_mem.tools import Rule, ToolCache
@@ -35,20 +34,22 @@ _STORED = frozenset({"content", "artifact", "additional_kwargs", "response_metad
 
 
 class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Middleware for ``create_agent``: calls of the tools that it is told of are answered from
-    *cache* where they can be.
+    """Middleware for ``create_agent`` that answers calls of allowed tools from *cache*.
 
-    What a ToolCache was told of tools holds here. *tools* are listed besides: names, or a mapping
-    from names to how long their results live (seconds, a timedelta, or None for ever). And a tool's
-    own metadata and tags speak: ``cacheable`` true or false decides; else ``volatile`` forbids, and
-    ``read_only`` with ``idempotent`` (in MCP's words ``readOnlyHint`` with ``idempotentHint``)
-    allow; ``destructive`` forbids in any case; ``ttl_seconds`` is how long, ``version`` is part of
-    the key.
+    The rules of a ToolCache apply. A tool's own metadata and tags count too: ``cacheable`` true or
+    false decides; else ``volatile`` forbids, and ``read_only`` with ``idempotent`` (in MCP
+    ``readOnlyHint`` with ``idempotentHint``) allow; ``destructive`` forbids in any case;
+    ``ttl_seconds`` is the lifetime of results, ``version`` part of the key.
 
-    Errors, exceptions and Commands are never stored; concurrent identical calls are one. A tool
+    Errors, exceptions and Commands are never stored; of concurrent identical calls one runs. A tool
     that gets state, a store, the runtime or the config injected goes uncached, unless
-    ``ToolCache.allow(..., ignore=[...])`` names those arguments: its results depend on what is not
-    to be seen here. What differs by user needs a namespace for each.
+    ``ToolCache.allow(..., ignore=[...])`` names those arguments: its results may depend on them.
+    Results that differ by user need a namespace for each user.
+
+    Args:
+        cache: The cache, or the ToolCache with its rules.
+        tools: Names of tools that may be cached, or a mapping from names to the lifetime of their
+            results (seconds, a timedelta, or None for no limit).
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
         """The stored result under this call's id, or that of the tool."""
         call = request.tool_call
         found = self._tools.call(
-            call["name"], call["args"], lambda: handler(request), **self._ways(request)
+            call["name"], call["args"], lambda: handler(request), **self._call_arguments(request)
         )
         return _readdressed(found, request)
 
@@ -76,11 +77,11 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
         """As ``wrap_tool_call``."""
         call = request.tool_call
         found = await self._tools.acall(
-            call["name"], call["args"], lambda: handler(request), **self._ways(request)
+            call["name"], call["args"], lambda: handler(request), **self._call_arguments(request)
         )
         return _readdressed(found, request)
 
-    def _ways(self, request: ToolCallRequest) -> dict[str, Any]:
+    def _call_arguments(self, request: ToolCallRequest) -> dict[str, Any]:
         return {
             "rule": self._rule(request),
             "form": "tool-message",
@@ -90,7 +91,7 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def _rule(self, request: ToolCallRequest) -> Rule | None:
         with self._fail_open:
-            rule = self._tools.rule(request.tool_call["name"], said_of(request.tool))
+            rule = self._tools.rule(request.tool_call["name"], metadata_of(request.tool))
             if rule is None or rule.writes:
                 return rule
             if unseen := injected(request.tool) - rule.ignore:
@@ -105,7 +106,7 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
 
 
 def _encode(message: ToolMessage) -> Any:
-    """A result that is text stands as it is, others with what is beside it."""
+    """The stored value: the text of a result alone, or its content with its other fields."""
     beside = {
         name: value
         for name in _STORED
@@ -134,13 +135,12 @@ def _decode(value: Any, request: ToolCallRequest) -> ToolMessage:
 
 
 def _text(value: Any) -> Any:
-    """What a tool returned, as LangGraph writes it for a model."""
+    """The result of a tool as LangGraph writes it for a model."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _readdressed(result: Result, request: ToolCallRequest) -> Result:
-    """*result*, which may have answered the same call of somebody else, as the answer to this
-    one."""
+    """*result*, which may come from an equal call, as the answer to this one."""
     call_id = request.tool_call["id"]
     if not isinstance(result, ToolMessage) or result.tool_call_id == call_id:
         return result

@@ -1,5 +1,4 @@
-"""cached_tool(tool, cache): the same tool, of the same class, which runs once for the same
-arguments."""
+"""cached_tool(tool, cache): a tool of the same class that runs once for equal arguments."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,7 @@ __all__ = ["cached_tool"]
 
 T = TypeVar("T", bound=BaseTool)
 
-# What the tools of query engines and retrievers return beside the text.
+# Returned by the tools of query engines and retrievers, beside the text.
 for _package in ("llama_index.core.base.response.schema", "llama_index.core.schema"):
     register_package(_package)
 
@@ -37,13 +36,15 @@ def cached_tool(
     redact: Iterable[str] = (),
     depends_on: Entities = (),
 ) -> T:
-    """A copy of *tool* that answers from *cache*: the same metadata and schema, called or awaited,
-    alone and in agents.
+    """A copy of *tool* that is answered from *cache*, with the same metadata and schema.
 
     The settings are those of ``ToolCache.allow``. Exceptions and outputs with ``is_error`` are not
-    stored. Of a FunctionTool the arguments are bound to its signature and defaults applied. A
+    stored. The arguments of a FunctionTool are bound to its signature and defaults applied. A
     Context has no wire form, so a tool that takes one goes uncached, unless *ignore* names that
-    argument. TypeError for what is no tool.
+    argument.
+
+    Raises:
+        TypeError: *tool* is not a LlamaIndex tool.
     """
     if not isinstance(tool, BaseTool):
         raise TypeError(
@@ -61,7 +62,7 @@ def cached_tool(
         depends_on=depends_on,
     )
     if isinstance(tool, FunctionTool):
-        tools.complete(name, lambda named: _arguments(tool, (), named)[0])
+        tools.set_defaults(name, lambda named: _arguments(tool, (), named)[0])
     wrapped: Any = copy(tool)
     # LlamaIndex's own mixin adds spans to these methods, so a hit has one too
     wrapped.__class__ = wrapping.cached_class(
@@ -87,7 +88,7 @@ def _call(
     """The arguments of ``ToolCache.call`` for a call of *tool*."""
     name = tool.metadata.get_name()
     named, given = _arguments(tool, args, kwargs)
-    rule = tools.rule(name, asked=True)
+    rule = tools.rule(name, allowed=True)
     keeps_input = (
         rule is not None and not (rule.ignore or rule.redact) and not isinstance(tool, FunctionTool)
     )

@@ -1,5 +1,4 @@
-"""Tool results: a tool of which somebody said so is run once for the same arguments, until they are
-too old or something changed."""
+"""Tool results: opt-in caching per tool, with lifetimes and invalidation by tool and entity."""
 
 from llm_cache_mem.tools.cache import ToolCache
 from llm_cache_mem.tools.counters import ToolCacheStats, ToolStats

@@ -1,5 +1,4 @@
-"""ToolCache: tool results behind an LLMCache, for the tools of which somebody said that they may be
-cached."""
+"""ToolCache: tool results in an LLMCache, for the tools that an application allows."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ from llm_cache_mem.tools.calls import Calls, with_ttl_of
 from llm_cache_mem.tools.counters import ToolCacheStats
 from llm_cache_mem.tools.functions import ToolFunction, cached_rule
 from llm_cache_mem.tools.results import FORMS, Results
-from llm_cache_mem.tools.rules import Changed, Entities, Rule, make_rule, verdict
+from llm_cache_mem.tools.rules import Changed, Entities, Rule, make_rule, rule_for
 
 __all__ = ["ToolCache"]
 
@@ -23,14 +22,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ToolCache(Calls):
-    """Tool results in *cache*, or in an ``LLMCache(**arguments)`` of its own. Thread-safe.
+    """Results of tools in *cache*, or in an ``LLMCache(**arguments)`` of its own. Thread-safe.
 
-    *tools*: names of tools that may be cached, or a mapping from names to how long their results
-      live (seconds, a timedelta, or
-    None for ever). ``allow``, ``writes`` and the decorators say more. Errors, exceptions and
-    results with side effects are never stored; of concurrent identical calls one runs. Results live
-    in the namespace of the cache: give each tenant one. In the store each tool and each entity
-    takes one small entry beside the results.
+    Errors, exceptions and results with side effects are never stored; of concurrent identical
+    calls one runs. Results live in the namespace of the cache: give each tenant one. In the store,
+    each tool and each entity takes one small entry beside the results.
+
+    Args:
+        cache: The cache underneath.
+        tools: Names of tools that may be cached, or a mapping from names to the lifetime of their
+            results (seconds, a timedelta, or None for no limit). ``allow``, ``writes`` and the
+            decorators set more.
+        **arguments: Those of LLMCache, instead of *cache*.
+
+    Example:
+        >>> tools = ToolCache(tools={"get_weather": 600})
+        >>> tools.get_or_call("get_weather", {"city": "Bern"}, get_weather)
     """
 
     def __init__(
@@ -53,8 +60,8 @@ class ToolCache(Calls):
         super().__init__(Results(self._cache))
         self._rules: dict[str, Rule] = {}
         self._functions: dict[str, str] = {}
-        self._wholes: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {}
-        self._versions: dict[str, str] = {}  # of tools that tell their own
+        self._defaults: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {}
+        self._versions: dict[str, str] = {}  # of tools whose metadata names one
         for name in tools:
             self.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
 
@@ -63,7 +70,7 @@ class ToolCache(Calls):
         """The cache underneath."""
         return self._cache
 
-    # -- What is said of tools
+    # -- Rules
 
     def allow(
         self,
@@ -75,16 +82,19 @@ class ToolCache(Calls):
         redact: Iterable[str] = (),
         depends_on: Entities = (),
     ) -> None:
-        """Let *tool* be cached, whatever was said of it before.
+        """Let *tool* be cached; this replaces any earlier rule for it.
 
-        *ttl_seconds*: how long its results live; by default as the cache says. *version*: part of
-          the key. *ignore*: arguments that
-        are not part of the request. *redact*: arguments of which only a digest is. *depends_on*:
-        what entities a result tells of, by name: ``"user:{user_id}"``, which the argument of that
-        name fills in (a list: one entity for each item), several of these, or a function from the
-        arguments to names.
+        Args:
+            tool: Its name.
+            ttl_seconds: The lifetime of its results; by default that of the cache.
+            version: Part of the key.
+            ignore: Arguments that are not part of the key.
+            redact: Arguments that are part of the key as a digest only.
+            depends_on: The entities that a result depends on, by name: ``"user:{user_id}"``, which
+                the argument of that name fills in (a list: one entity for each item), several of
+                these, or a function from the arguments to names.
         """
-        self._say(
+        self._set_rule(
             tool,
             make_rule(
                 ttl_seconds=ttl_seconds,
@@ -96,35 +106,41 @@ class ToolCache(Calls):
         )
 
     def writes(self, tool: str, *, entities: Changed = (), tools: Iterable[str] = ()) -> None:
-        """Say that *tool* changes something: it is never cached, and after each call of it that
-        passes here, failed ones too, the results that depend on *entities* and those of *tools* are
-        invalid.
+        """Declare that *tool* changes something: it is never cached, and each call of it that
+        passes here, also one that fails, invalidates results.
 
-        *entities* are written as in ``allow``; a function may take the result as well, which is
-          None where the tool raised.
+        Args:
+            tool: Its name.
+            entities: Results that depend on these are invalidated; as *depends_on* of ``allow``. A
+                function may take the result as well, which is None if the tool raised.
+            tools: Results of these tools are invalidated.
         """
-        self._say(tool, make_rule(entities=entities, writes=True, changes=tools))
+        self._set_rule(tool, make_rule(entities=entities, writes=True, changes=tools))
 
     def rule(
-        self, tool: str, said: Mapping[str, Any] | None = None, *, asked: bool = False
+        self, tool: str, metadata: Mapping[str, Any] | None = None, *, allowed: bool = False
     ) -> Rule | None:
-        """How *tool* is cached, by what was said here and, with *said*, by its own metadata; None:
-        not at all.
+        """How *tool* is cached; None: not at all.
 
-        Of itself a tool may say ``cacheable``, ``volatile``, ``ttl_seconds``, ``version``, and in
-        MCP's words or without "Hint" ``readOnlyHint`` with ``idempotentHint``, which allow, or
-        ``destructiveHint``, which forbids whatever else is said. *asked*: somebody asks for this
-        very tool to be cached, as if it were listed.
+        Args:
+            tool: Its name.
+            metadata: What the tool declares of itself: ``cacheable``, ``volatile``,
+                ``ttl_seconds``, ``version``, and as in MCP, with or without "Hint",
+                ``readOnlyHint`` with ``idempotentHint``, which allow, or ``destructiveHint``,
+                which forbids in any case.
+            allowed: Take a tool that has no rule here as allowed.
         """
-        rule = verdict(said or {}, self._rules.get(tool, Rule() if asked else None))
+        rule = rule_for(metadata or {}, self._rules.get(tool, Rule() if allowed else None))
         if rule is not None and rule.version:
             self._versions[tool] = rule.version
         return rule
 
-    def complete(self, tool: str, whole: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
-        """Let *whole* add to arguments by name what *tool* has by default (None: they do not fit),
-        so that calls are named in short."""
-        self._wholes[tool] = whole
+    def set_defaults(
+        self, tool: str, with_defaults: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> None:
+        """Have *with_defaults* add the defaults of *tool* to arguments by name, so that calls can
+        leave them out; it returns None for arguments that do not fit."""
+        self._defaults[tool] = with_defaults
 
     # -- Calling
 
@@ -139,14 +155,18 @@ class ToolCache(Calls):
         """The stored result of *tool* for *args*, or that of ``compute(**args)``, which is then
         stored.
 
-        A *compute* that takes none of the arguments is called without. *args* may be the JSON text
-        that a model wrote. To call this is to say that the tool may be cached, unless ``writes``
-        says otherwise.
+        Calling this allows the tool to be cached, unless ``writes`` declares otherwise.
+
+        Args:
+            tool: Its name.
+            args: The arguments by name, or the JSON text that a model wrote.
+            compute: Runs the tool; called without arguments if it takes none of them.
+            ttl_seconds: The lifetime of the result; by default that of the tool.
         """
         named = _named(args)
         return self.call(
             tool,
-            self._whole(tool, named),
+            self._with_defaults(tool, named),
             lambda: _apply(compute, named),
             rule=self._explicit(tool, ttl_seconds),
         )
@@ -163,7 +183,7 @@ class ToolCache(Calls):
         named = _named(args)
         return await self.acall(
             tool,
-            self._whole(tool, named),
+            self._with_defaults(tool, named),
             lambda: _apply(compute, named),
             rule=self._explicit(tool, ttl_seconds),
         )
@@ -183,19 +203,25 @@ class ToolCache(Calls):
         depends_on: Entities = (),
     ) -> Callable[[F], F]: ...
     def cached(
-        self, fn: F | None = None, /, *, name: str | None = None, **said: Any
+        self, fn: F | None = None, /, *, name: str | None = None, **settings: Any
     ) -> F | Callable[[F], F]:
-        """Decorate a function or coroutine function, which is the tool *name* (by default its own),
-        so that equal arguments run it once.
+        """Decorate a function or coroutine function as the tool *name*, by default its own name:
+        equal arguments run it once.
 
-        Arguments are bound to the signature and defaults applied. The rest is as in ``allow``, and
-        as for ``LLMCache.cached`` the code of the function, or *version* in its place, is part of
-        the key. A ``self`` without a wire form makes calls go uncached; ``ignore=["self"]`` says
-        that all instances give the same results.
+        Arguments are bound to the signature and defaults applied. The settings are those of
+        ``allow``. As for ``LLMCache.cached``, the code of the function, or *version* in its place,
+        is part of the key. A ``self`` without a wire form makes calls go uncached;
+        ``ignore=["self"]`` declares that all instances give the same results.
+
+        Example:
+            >>> @tools.cached(ttl_seconds=600, depends_on="user:{user_id}")
+            ... def orders(user_id: int) -> list[dict]: ...
         """
-        if fn is None:
-            return lambda function: self._decorate(function, name, cached_rule(function, **said))
-        return self._decorate(fn, name, cached_rule(fn, **said))
+
+        def decorate(function: F) -> F:
+            return self._decorate(function, name, cached_rule(function, **settings))
+
+        return decorate if fn is None else decorate(fn)
 
     @overload
     def writing(self, fn: F, /) -> F: ...
@@ -212,14 +238,13 @@ class ToolCache(Calls):
         entities: Changed = (),
         tools: Iterable[str] = (),
     ) -> F | Callable[[F], F]:
-        """Decorate a function or coroutine function that changes something, as ``writes`` says it
-        of a tool."""
+        """Decorate a function or coroutine function that changes something; see ``writes``."""
         rule = make_rule(writes=True, entities=entities, changes=tools)
         if fn is None:
             return lambda function: self._decorate(function, name, rule)
         return self._decorate(fn, name, rule)
 
-    # -- What is no longer so
+    # -- Invalidation
 
     @overload
     def invalidate(self, tool: str, args: Mapping[str, Any] | str) -> bool: ...
@@ -234,15 +259,20 @@ class ToolCache(Calls):
         *,
         entity: str | None = None,
     ) -> bool:
-        """Let nobody be given again what is stored for a call (*tool* and *args*), for a tool, for
-        whatever depends on an *entity*, or without any of these for all tools. Whether there was,
-        or may have been, something. Of a tool that is known here as a function or a framework's
-        tool, *args* may leave out what it has by default.
+        """Invalidate the result of one call (*tool* and *args*), all results of a tool, all that
+        depend on an *entity*, or without arguments those of all tools.
 
-        It holds at once for every process that shares the store. A call under way will not be
-        stored either; for a single call this is so in this process only. What became invalid makes
-        room as it gets old, by *max_size* and *ttl_seconds*. StoreError if the store fails,
-        RequestNotCacheable for arguments for which nothing can be stored.
+        This takes effect immediately in every process that shares the store. Results of calls
+        under way are invalidated too; that of a single call in this process only. Invalid results
+        leave the store as they expire or are evicted. For a tool known here as a function or as a
+        framework's tool, *args* may leave out defaults.
+
+        Returns:
+            Whether there was, or may have been, something to invalidate.
+
+        Raises:
+            StoreError: The store failed.
+            RequestNotCacheable: Nothing can be stored for these arguments.
         """
         if entity is not None:
             if tool is not None or args is not None or not isinstance(entity, str):
@@ -269,15 +299,14 @@ class ToolCache(Calls):
             lambda: self.invalidate(tool, args, entity=entity)  # type: ignore[call-overload]
         )
 
-    # -- Looking after it
+    # -- Housekeeping
 
     def stats(self) -> ToolCacheStats:
-        """The counters of each tool since this object was made; ``cache.stats()`` has them among
-        all others."""
+        """The counters of each tool since this object was made; ``cache.stats()`` includes them."""
         return self._results.by_tool()
 
     def close(self) -> None:
-        """Let go of the store, if this object opened it. Calls go on, uncached."""
+        """Close the store, if this object opened it. Later calls go uncached."""
         if self._owns:
             self._cache.close()
 
@@ -297,17 +326,17 @@ class ToolCache(Calls):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # frameworks copy tools, and mean the same cache
+        return self  # frameworks copy tools, which share one cache
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
-            "a ToolCache cannot be pickled, as its rules may hold functions: make one in each"
-            " process, on the same store"
+            "a ToolCache cannot be pickled, because its rules may hold functions: make one in"
+            " each process, on the same store"
         )
 
     # -- Inside
 
-    def _say(self, tool: str, rule: Rule) -> None:
+    def _set_rule(self, tool: str, rule: Rule) -> None:
         _check_name(tool)
         before = self._rules.get(tool)
         self._rules[tool] = (
@@ -322,8 +351,8 @@ class ToolCache(Calls):
         tool = function.tool
         if self._functions.setdefault(tool, function.name) != function.name:
             raise ValueError(f"two functions are the tool {tool!r}: give one of them a name=")
-        self._say(tool, rule)
-        self.complete(tool, function.complete)
+        self._set_rule(tool, rule)
+        self.set_defaults(tool, function.with_defaults)
         # the rule of the moment, which allow() may have changed, for this very function
         return function.wrapped(self, lambda: self._rules[tool]._replace(identity=rule.identity))
 
@@ -336,22 +365,22 @@ class ToolCache(Calls):
             else rule._replace(ttl_seconds=to_seconds(ttl_seconds))
         )
 
-    def _whole(self, tool: str, named: Any) -> Any:
-        """*named* with what *tool* has by default, as far as that is known here."""
-        whole = self._wholes.get(tool)
-        return (whole(named) or named) if whole is not None and isinstance(named, dict) else named
+    def _with_defaults(self, tool: str, named: Any) -> Any:
+        """*named* with the defaults of *tool*, if they are known here."""
+        add = self._defaults.get(tool)
+        return (add(named) or named) if add is not None and isinstance(named, dict) else named
 
     def _forget(self, tool: str, named: Any) -> bool:
-        found, rule, whole = False, self._rules.get(tool, Rule()), self._whole(tool, named)
+        found, rule, full = False, self._rules.get(tool, Rule()), self._with_defaults(tool, named)
         rule = rule._replace(version=rule.version or self._versions.get(tool, ""))
         with with_ttl_of(rule):
             for args, form in product(
-                [whole] if whole == named else [named, whole], FORMS
-            ):  # as a model wrote them, and as they are bound
+                [full] if full == named else [named, full], FORMS
+            ):  # as a model wrote them, and with defaults
                 try:
                     request = self._results.request_of(tool, args, rule, form, make=False)
                 except RequestNotCacheable:
-                    if args is whole:
+                    if args is full:
                         raise
                     continue
                 found |= request is not None and self._results.engine.delete(request)
@@ -364,8 +393,8 @@ def _check_name(tool: Any) -> None:
 
 
 def _named(args: Any) -> Any:
-    """*args* as a dict, parsed if it is the text of one; what is neither stays, and makes the call
-    go uncached."""
+    """*args* as a dict, parsed from JSON if it is text; anything else is returned as it is, and
+    makes the call go uncached."""
     if isinstance(args, str):
         try:
             args = json.loads(args)
@@ -383,8 +412,8 @@ def _apply(compute: Callable[..., T], named: Any) -> T:
         try:
             signature(compute).bind()
         except TypeError:
-            return compute(**named)  # which says what is wrong
+            return compute(**named)  # whose error says what is wrong
         return compute()
-    except ValueError:  # a builtin that tells nothing of itself
+    except ValueError:  # a builtin without a signature
         pass
     return compute(**named)

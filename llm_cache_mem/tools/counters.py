@@ -1,5 +1,4 @@
-"""The count of each tool: the cache's own ledger is told everything, and by tool it is kept
-here."""
+"""Counters by tool, beside those of the cache's ledger."""
 
 from collections.abc import Mapping
 from threading import RLock
@@ -16,13 +15,12 @@ _LABEL = "tool:"
 
 
 def label(tool: str) -> str:
-    """What stands for *tool* where other requests have their model."""
+    """The label of *tool* in place of the model of a request."""
     return _LABEL + tool
 
 
 class ToolStats(NamedTuple):
-    """What one tool was asked for. *seconds_saved* counts hits only: who joins a call waits for
-    it."""
+    """The counters of one tool. *seconds_saved* is that of hits only: a coalesced call waits."""
 
     hits: int = 0
     misses: int = 0
@@ -99,7 +97,7 @@ class ToolCacheStats(NamedTuple):
 
 
 class ToolLedger:
-    """The ledger *inner*, and beside it the count of each tool. Thread-safe."""
+    """The ledger *inner*, with counters by tool. Thread-safe."""
 
     def __init__(self, inner: Ledger) -> None:
         self._inner = inner
@@ -126,7 +124,7 @@ class ToolLedger:
             counts = self._by_tool.setdefault(model[len(_LABEL) :], {})
             counts[what] = counts.get(what, 0) + by
 
-    # -- What an engine tells of requests, as Ledger has it
+    # -- Events of an engine, as in Ledger
 
     def hit(self, key: str, entry: Entry) -> None:
         self._inner.hit(key, entry)

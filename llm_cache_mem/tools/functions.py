@@ -43,7 +43,7 @@ class ToolFunction(Generic[F]):
                 " name an entity after"
             )
         self.name = name_of(fn)
-        self.complete = functools.partial(by_name, self._signature)
+        self.with_defaults = functools.partial(by_name, self._signature)
 
     def wrapped(self, calls: Calls, rule: Callable[[], Rule]) -> F:
         """*fn* called through *calls*, by the rule of that moment."""

@@ -1,10 +1,10 @@
-"""Generations: a random token for each tool and entity, part of the keys of all that depends on it;
-a new one invalidates them all.
+"""Generations: a random token for each tool and entity, part of the keys of all results that depend
+on it; a new token invalidates them all.
 
-The tokens lie in the store beside the results, so they hold across processes and restarts. A token
-that is gone, deleted or evicted, is made anew: what is forgotten here can cost a call, and never
-bring back an old result. As a call takes its tokens along from before it began, a result that was
-under way while its generation ended is stored where nobody looks.
+The tokens are stored beside the results, so they hold across processes and restarts. A token that
+was deleted or evicted is replaced by a new one, which can cost a call but never brings back an old
+result. A call takes its tokens before it runs: if its generation ends meanwhile, its result is
+stored under a key that is never looked up.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,12 +30,12 @@ KIND = "tool-generation"
 Name = tuple[str, str]
 """``("tool", name)`` or ``("entity", name)``."""
 
-_LEAST_SECONDS = 30 * 86400.0
+_MIN_LIFETIME_SECONDS = 30 * 86400.0
 
 
 class Generations:
-    """The generations that *store* holds, under keys of *keyer*. Thread-safe; with *leases*,
-    processes make each one in turn."""
+    """The generations in *store*, under keys of *keyer*. Thread-safe; with *leases*, one process at
+    a time makes a generation."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Generations:
     def current(
         self, names: Iterable[Name], ttl_seconds: float | None, *, make: bool = True
     ) -> list[str] | None:
-        """The tokens of *names*, made where there are none; None when that is not to be or the
-        store fails.
+        """The tokens of *names*, or None if the store fails, or if one is missing and *make* is
+        false.
 
-        What depends on them lives for *ttl_seconds*: they live longer.
+        *ttl_seconds* is the lifetime of the results that depend on them; tokens live longer.
         """
         tokens = []
         for key in map(self._key, names):
@@ -74,19 +74,19 @@ class Generations:
         return tokens
 
     def end(self, name: Name) -> bool:
-        """Begin a new generation of *name*; whether there was one. StoreError if the store fails:
-        nothing is known to be gone."""
+        """End the generation of *name*; whether there was one. StoreError if the store fails, when
+        nothing may have ended."""
         return self._store.delete(self._key(name))
 
     def end_later(self, name: Name | None) -> bool:
-        """As ``end`` (None: as ``end_all``) for who cannot raise: until it is done, this process
-        gets no tokens. Whether it is done."""
+        """As ``end`` (None: as ``end_all``) without raising: until it succeeds, this process gets
+        no tokens. Whether it has succeeded."""
         key = "" if name is None else self._key(name)
         self._overdue[key] = self.end_all if name is None else partial(self.end, name)
         return self._caught_up(key)
 
     def end_all(self) -> int:
-        """Begin a new generation of everything; of how much."""
+        """End all generations; how many there were."""
         return self._store.clear(self._keyer.prefix(KIND))
 
     def _key(self, name: Name) -> str:
@@ -101,7 +101,7 @@ class Generations:
         return token if isinstance(token, str) else None
 
     def _make(self, key: str, ttl_seconds: float | None) -> str | None:
-        with self._lock:  # or the first callers of all would each get a generation of their own
+        with self._lock:  # else the first callers would each make a generation
             token = self._token(key)
             if token is not None:
                 return token
@@ -114,13 +114,14 @@ class Generations:
                 lease.release()
 
     def _put(self, key: str, ttl_seconds: float | None) -> str | None:
-        now = self._clock()
-        expires_at = None if ttl_seconds is None else now + max(_LEAST_SECONDS, 8 * ttl_seconds)
+        now, expires_at = self._clock(), None
+        if ttl_seconds is not None:
+            expires_at = now + max(_MIN_LIFETIME_SECONDS, 8 * ttl_seconds)
         self._store.put(key, Entry(Payload.of(urandom(12).hex()), now, expires_at, cost_usd=0.0))
         return self._token(key)  # another process may have been later
 
     def _caught_up(self, key: str) -> bool:
-        """Whether nothing is overdue for *key*, which is tried once more."""
+        """Whether nothing is overdue for *key*, after another attempt."""
         end = self._overdue.get(key)
         if end is not None:
             try:

@@ -1,5 +1,4 @@
-"""Rules: whether a tool may be cached at all, for how long, by which of its arguments, and what its
-results depend on."""
+"""Rules: whether a tool may be cached, for how long, by which arguments, and what it depends on."""
 
 from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
@@ -12,13 +11,13 @@ from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import parameter_names
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 
-__all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "verdict"]
+__all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "rule_for"]
 
 Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str | Iterable[str]]"
 """Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to
 names."""
 Changed: TypeAlias = "Entities | Callable[[Mapping[str, Any], Any], str | Iterable[str]]"
-"""The same of a tool that writes; a function may take its result as well, None where it raised."""
+"""The same for a tool that writes; a function may take its result as well, None if it raised."""
 
 _ENTITIES = "an entity is named by a str such as 'user:{user_id}'"
 _FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
@@ -27,11 +26,11 @@ HINTS = {
     "readOnlyHint": "read_only",
     "idempotentHint": "idempotent",
 }
-"""What MCP calls three of them."""
+"""MCP's names for three of the flags."""
 
 
 class Rule(NamedTuple):
-    """How one tool is cached, or, where *writes*, what it changes. Made by ToolCache.allow, .writes
+    """How one tool is cached or, if it *writes*, what it changes. Made by ToolCache.allow, .writes
     and the decorators."""
 
     ttl_seconds: float | Unset | None = UNSET
@@ -48,20 +47,19 @@ class Rule(NamedTuple):
     changes: tuple[str, ...] = ()
 
     def params(self, tool: str, args: Mapping[str, Any]) -> dict[str, Any]:
-        """The request that a call of *tool* is. RequestNotCacheable for redacted arguments that
-        have no wire form."""
+        """The params of the request for a call of *tool*. RequestNotCacheable for redacted
+        arguments that have no wire form."""
         params: dict[str, Any] = {"tool": tool, "args": self._arguments(args)}
         if self.version:
             params["version"] = self.version
         return params if self.identity is None else {**params, **self.identity()}
 
     def _arguments(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """What of *args* is part of the request: not those ignored, and of those redacted only a
-        digest."""
-        kept = {name: value for name, value in args.items() if name not in self.ignore}
-        for name in self.redact & kept.keys():
-            kept[name] = {"redacted": digest.digest_of(kept[name])}
-        return kept
+        """*args* without the ignored ones, and with a digest in place of redacted ones."""
+        named = {name: value for name, value in args.items() if name not in self.ignore}
+        for name in self.redact & named.keys():
+            named[name] = {"redacted": digest.digest_of(named[name])}
+        return named
 
 
 def make_rule(
@@ -74,52 +72,53 @@ def make_rule(
     writes: bool = False,
     changes: Iterable[str] = (),
 ) -> Rule:
-    """A Rule from what users write. TypeError or ValueError for what cannot be meant."""
+    """A Rule from the arguments of ToolCache.allow and .writes. TypeError or ValueError for wrong
+    ones."""
     if not isinstance(version, str):
         raise TypeError(f"version must be a str, not {type(version).__name__}")
     ignored, redacted = parameter_names(ignore), parameter_names(redact, "redact")
     if both := ignored & redacted:
-        raise ValueError(f"to be ignored and redacted at once: {', '.join(sorted(both))}")
+        raise ValueError(f"both ignored and redacted: {', '.join(sorted(both))}")
     ttl = ttl_seconds if isinstance(ttl_seconds, Unset) else to_seconds(ttl_seconds)
     changed = tuple(sorted(parameter_names(changes, "tools")))
     namer, named_after = _namer(entities, writes=writes)
     return Rule(ttl, version, None, ignored, redacted, namer, named_after, writes, changed)
 
 
-def may_be_cached(said: Mapping[str, Any], *, listed: bool) -> bool:
-    """Whether a tool may be, by its own metadata, *said*, and by whether the application has
-    *listed* it.
+def may_be_cached(metadata: Mapping[str, Any], *, allowed: bool) -> bool:
+    """Whether a tool may be cached, by its own *metadata* and by whether the application has
+    *allowed* it.
 
-    What destroys is never cached, nor what is said to be volatile, unless it is said to be
-    ``cacheable`` as well. What only reads must be idempotent too: a clock only reads.
+    A destructive tool is never cached, nor is a volatile one, unless it is ``cacheable`` as well.
+    A read-only tool must be idempotent too: a clock is read-only.
     """
-    flags = {name: said.get(name) for name in _FLAGS}
+    flags = {name: metadata.get(name) for name in _FLAGS}
     for hint, name in HINTS.items():
-        flags[name] = flags[name] or said.get(hint)
+        flags[name] = flags[name] or metadata.get(hint)
     if flags["destructive"]:
         return False
     if flags["cacheable"] is not None:
         return bool(flags["cacheable"])
-    return not flags["volatile"] and bool(listed or (flags["read_only"] and flags["idempotent"]))
+    return not flags["volatile"] and bool(allowed or (flags["read_only"] and flags["idempotent"]))
 
 
-def verdict(said: Mapping[str, Any], listed: Rule | None) -> Rule | None:
-    """The rule for a tool that says *said* of itself; None: it is not to be cached. What the
-    application listed goes first."""
-    if listed is not None and listed.writes:
-        return listed
-    if not may_be_cached(said, listed=listed is not None):
+def rule_for(metadata: Mapping[str, Any], own: Rule | None) -> Rule | None:
+    """The rule for a tool with this *metadata*; None: it is not cached. The application's *own*
+    rule for it takes precedence."""
+    if own is not None and own.writes:
+        return own
+    if not may_be_cached(metadata, allowed=own is not None):
         return None
-    rule = Rule() if listed is None else listed
-    if isinstance(rule.ttl_seconds, Unset) and "ttl_seconds" in said:
-        rule = rule._replace(ttl_seconds=to_seconds(said["ttl_seconds"]))
-    if not rule.version and said.get("version") is not None:
-        rule = rule._replace(version=str(said["version"]))
+    rule = Rule() if own is None else own
+    if isinstance(rule.ttl_seconds, Unset) and "ttl_seconds" in metadata:
+        rule = rule._replace(ttl_seconds=to_seconds(metadata["ttl_seconds"]))
+    if not rule.version and metadata.get("version") is not None:
+        rule = rule._replace(version=str(metadata["version"]))
     return rule
 
 
 def _namer(entities: Any, *, writes: bool) -> tuple[Callable[..., list[str]], frozenset[str]]:
-    """What names the *entities* of a call, and the arguments that their templates name."""
+    """A function that names the *entities* of a call, and the arguments in their templates."""
     if callable(entities):
         if writes and _takes_two(entities):
             return lambda args, result=None: _names(entities(args, result)), frozenset()
@@ -143,7 +142,7 @@ def _namer(entities: Any, *, writes: bool) -> tuple[Callable[..., list[str]], fr
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
         signature(function).bind(None, None)
-    except (TypeError, ValueError):  # or it tells nothing of itself
+    except (TypeError, ValueError):  # or it has no signature
         return False
     return True
 
@@ -151,7 +150,7 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 def _names(found: Any) -> list[str]:
     names = [found] if isinstance(found, str) else list(found or ())
     if not all(isinstance(name, str) for name in names):
-        raise RequestNotCacheable("depends_on", "the name of an entity is no str")
+        raise RequestNotCacheable("depends_on", "the name of an entity is not a str")
     return sorted(set(names))
 
 
@@ -167,35 +166,34 @@ def _parse(template: Any) -> list[tuple[str, str | None]]:
     for literal, field, form, conversion in found:
         if field is not None and (form or conversion or not field.isidentifier()):
             raise ValueError(
-                "between the braces of an entity's name stands the name of an argument and nothing"
-                f" else: {template!r}"
+                "in braces, the name of an entity has the name of an argument and nothing else:"
+                f" {template!r}"
             )
         parts.append((literal, field))
     return parts
 
 
 def _filled(parts: list[tuple[str, str | None]], args: Mapping[str, Any]) -> list[str]:
-    """The names that a template stands for: of an argument that is a list, one for each of its
-    items."""
+    """The names that a template stands for; for an argument that is a list, one for each item."""
     choices: list[list[str]] = []
     for literal, field in parts:
         choices.append([literal])
         if field is not None:
             if field not in args:
                 raise RequestNotCacheable(
-                    f"args.{field}", "an entity is named after it, and it is not there"
+                    f"args.{field}", "an entity is named after it, and it is missing"
                 )
             value = args[field]
             choices.append(
                 [
-                    _word(item, field)
+                    _text(item, field)
                     for item in (value if isinstance(value, (list, tuple)) else [value])
                 ]
             )
     return ["".join(words) for words in product(*choices)]
 
 
-def _word(value: Any, field: str) -> str:
+def _text(value: Any, field: str) -> str:
     if not isinstance(value, (str, int)):
         raise RequestNotCacheable(
             f"args.{field}", "an entity is named after it, and it is neither a str nor an int"

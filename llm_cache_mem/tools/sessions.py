@@ -1,5 +1,5 @@
-"""CachedSession: an MCP session whose tools are answered from a cache, where the server's hints or
-the application allow it."""
+"""CachedSession: an MCP session whose tools are answered from a cache, if their hints or the
+application allow it."""
 
 import logging
 from collections.abc import Mapping
@@ -18,14 +18,17 @@ class CachedSession:
     """The MCP *session* (a ClientSession or a Client of the package ``mcp``) with its ``call_tool``
     behind *cache*.
 
-    A tool is cached if *cache* lists it, or if its server says of it both ``readOnlyHint`` and
-    ``idempotentHint``; never if it says ``destructiveHint``. With ``hints="ignore"``, for servers
-    that are not trusted, only the list counts. Results with ``isError`` are not stored. Everything
-    else is the session's own.
+    A tool is cached if *cache* allows it, or if its server gives it both ``readOnlyHint`` and
+    ``idempotentHint``; never if it gives ``destructiveHint``. Results with ``isError`` are not
+    stored. Everything else is passed on to the session. Users whom the server tells apart by a
+    token need a namespace each.
 
-    *server* is in front of the tool's name wherever the cache is told of it (``server.tool``), so
-      that tools of two servers are two;
-    "" leaves the bare name. A user whom the server knows by a token needs a namespace of his own.
+    Args:
+        session: The session to call.
+        cache: The cache, or the ToolCache with its rules.
+        server: Put in front of the names of tools in the cache (``server.tool``), to keep the tools
+            of several servers apart; "" leaves the bare name.
+        hints: ``ignore`` for servers that are not trusted: then only *cache* allows tools.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class CachedSession:
         self._tools = cache if isinstance(cache, ToolCache) else ToolCache(cache)
         self._server = server
         self._trusts = hints == "honour"
-        self._said: dict[str, Mapping[str, Any]] = {}
+        self._hints: dict[str, Mapping[str, Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -51,17 +54,17 @@ class CachedSession:
         return f"CachedSession({type(self._session).__name__}, {self._tools!r})"
 
     async def list_tools(self, *args: Any, **kwargs: Any) -> Any:
-        """The session's own; what it says of tools counts from now on."""
+        """The tools of the session; their hints apply from now on."""
         listed = await self._session.list_tools(*args, **kwargs)
         for tool in listed.tools:
-            self._said[tool.name] = _hints(tool)
+            self._hints[tool.name] = _hints(tool)
         return listed
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """The stored result, or that of the session. With ``meta``, or going on with a call,
-        uncached."""
+        """The stored result, or that of the session. A call with ``meta``, or one that continues
+        another, goes uncached."""
 
         async def run() -> Any:
             return await self._session.call_tool(name, arguments, *args, **kwargs)
@@ -74,23 +77,23 @@ class CachedSession:
         )
 
     async def _hints_of(self, name: str) -> Mapping[str, Any]:
-        if name not in self._said:
+        if name not in self._hints:
             try:
-                await self._learn()
-            # whether the tool can be called is for the call to find out
+                await self._list_all_tools()
+            # the call itself will show whether the tool can be called
             except Exception as exc:  # noqa: BLE001
                 _log.warning(
-                    "an MCP server does not say what its tools do: list_tools raised %s",
+                    "the hints of an MCP server's tools are unknown: list_tools raised %s",
                     type(exc).__name__,
                 )
-        said = self._said.setdefault(name, {})
+        hints = self._hints.setdefault(name, {})
         return (
-            said
+            hints
             if self._trusts
-            else {key: value for key, value in said.items() if key == "destructiveHint"}
+            else {key: value for key, value in hints.items() if key == "destructiveHint"}
         )
 
-    async def _learn(self) -> None:
+    async def _list_all_tools(self) -> None:
         cursor = None
         while True:
             listed = await (self.list_tools(cursor=cursor) if cursor else self.list_tools())
@@ -101,10 +104,8 @@ class CachedSession:
 
 def _hints(tool: Any) -> Mapping[str, Any]:
     annotations = tool.annotations
-    said = {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
-    return {
-        name: said[name] for name in HINTS if name in said
-    }  # a server has no more say than that
+    given = {} if annotations is None else annotations.model_dump(by_alias=True, exclude_none=True)
+    return {name: given[name] for name in HINTS if name in given}
 
 
 def _encode(result: Any) -> Any:

@@ -484,5 +484,5 @@ def test_what_cannot_be_cached_says_so() -> None:
         {"metadata": {"cacheable": False}},
         {"tags": ["destructiveHint"]},
     ):
-        with pytest.raises(ValueError, match="not to be cached"):
+        with pytest.raises(ValueError, match="forbids caching it"):
             cached_tool(population.model_copy(update=said), ToolCache())
