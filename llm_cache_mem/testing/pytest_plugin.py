@@ -1,9 +1,9 @@
-"""pytest plugin: the fixture ``llm_cache`` records what a model answers, and replays it where no
-model is to be called.
+"""pytest plugin: the fixture ``llm_cache`` records the answers of a model and replays them where no
+model may be called.
 
-Recordings lie in ``llm_cache/test_x.jsonl`` beside ``test_x.py``. Without options they are
-replayed, and what is not there yet is recorded; where ``CI`` is set they are only replayed, and a
-miss raises CacheMissError, which says what differs.
+Recordings are in ``llm_cache/test_x.jsonl`` beside ``test_x.py``. Without options they are
+replayed, and missing ones are recorded. Where ``CI`` is set they are only replayed, and a miss
+raises CacheMissError, which says what differs.
 """
 
 import os
@@ -39,7 +39,7 @@ _PACKAGES: Final = ("llm_cache_mem", "langchain_llm_cache_mem", "llama_index_llm
 
 
 class _State:
-    """What this process knows of the run."""
+    """The state of the run in this process."""
 
     def __init__(self) -> None:
         self.recordings = Recordings()
@@ -77,13 +77,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_state] = _State()
 
 
-# -- What tests use
+# -- Fixtures
 
 
 @pytest.fixture
 def llm_cache(request: pytest.FixtureRequest) -> LLMCache:
-    """The LLMCache on the recordings of this test module: for ``cache_client``, ``get_or_call``,
-    LangChain's ``cached``, ``CachedLLM``."""
+    """The LLMCache on the recordings of this test module, for ``cache_client``, ``get_or_call``,
+    LangChain's ``cached`` or ``CachedLLM``."""
     node = request.node
     marked = _marked(node)
     path, mode = marked.pop("path", None), marked.pop("mode", None)
@@ -119,8 +119,8 @@ def _open(config: pytest.Config, file: Path, mode: Any, **how: Any) -> LLMCache:
 
 
 def _marked(node: Any) -> dict[str, Any]:
-    """What the markers of a test say, the nearest first."""
-    said: dict[str, Any] = {}
+    """Return the arguments of a test's markers; the nearest marker wins."""
+    arguments: dict[str, Any] = {}
     for marker in node.iter_markers("llm_cache"):
         if marker.args:
             raise pytest.UsageError(
@@ -128,24 +128,24 @@ def _marked(node: Any) -> dict[str, Any]:
                 " path='shared.jsonl')"
             )
         _check(marker.kwargs, f"{node.nodeid}: @pytest.mark.llm_cache")
-        said = {**marker.kwargs, **said}
-    return {name: value for name, value in said.items() if value is not None}
+        arguments = {**marker.kwargs, **arguments}
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _check(said: dict[str, Any], who: str) -> None:
-    unknown = sorted(said.keys() - SETTINGS - {"mode", "path"})
+def _check(arguments: dict[str, Any], where: str) -> None:
+    unknown = sorted(arguments.keys() - SETTINGS - {"mode", "path"})
     if unknown:
         raise pytest.UsageError(
-            f"{who} knows no {', '.join(unknown)}; it knows mode, path,"
+            f"{where} knows no {', '.join(unknown)}; it knows mode, path,"
             f" {', '.join(sorted(SETTINGS))}"
         )
-    if said.get("mode") not in (None, *MODES):
+    if arguments.get("mode") not in (None, *MODES):
         raise pytest.UsageError(
-            f"{who}: mode must be one of {', '.join(MODES)}, not {said['mode']!r}"
+            f"{where}: mode must be one of {', '.join(MODES)}, not {arguments['mode']!r}"
         )
 
 
-# -- What was run
+# -- Watching the run
 
 
 @pytest.hookimpl(trylast=True)
@@ -154,8 +154,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(config, "workerinput"):
         return
     run = _run(config)
-    run.left_out(_node(config, arg) for arg in config.args if "::" in arg)
-    run.whole = (
+    run.mark_partial(_node(config, arg) for arg in config.args if "::" in arg)
+    run.complete = (
         config.args_source is not pytest.Config.ArgsSource.ARGS
         and config.invocation_params.dir == config.rootpath
     )
@@ -163,51 +163,51 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Not only those that are left in the end: plugins that run a share of the tests may take out
-    the others and tell nobody."""
+    """Note every collected test, not only those that remain: a plugin that runs a share of the
+    tests may remove the others without a hook call."""
     _run(item.config).collected([item.nodeid])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     run = _run(session.config)
-    if session.config.getoption("lf", False):  # leaves tests out without saying so
-        run.left_out(run.tests)
+    if session.config.getoption("lf", False):  # --last-failed removes tests without a hook call
+        run.mark_partial(run.tests)
 
 
 def _node(config: pytest.Config, arg: str) -> str:
-    """The node id of the module that an argument such as ``../test_x.py::test_y`` names."""
+    """Return the node id of the module in an argument such as ``../test_x.py::test_y``."""
     path = config.invocation_params.dir / arg.partition("::")[0]
     return Path(os.path.relpath(path, config.rootpath)).as_posix()
 
 
 def pytest_deselected(items: Any) -> None:
     for item in items:
-        _run(item.config).left_out([item.nodeid])
-        _run(item.config).whole = False
+        _run(item.config).mark_partial([item.nodeid])
+        _run(item.config).complete = False
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Show a miss where the test asked for it rather than where it was found out, and say how to
-    record it."""
+    """Show a miss at the test's own line instead of inside the library, and say how to record
+    it."""
     missed = call.excinfo if call.excinfo is not None and _is_miss(call.excinfo.value) else None
     for entry in missed.traceback if missed is not None else ():
         if entry.frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
-            entry.frame.f_globals["__tracebackhide__"] = _of_a_miss
+            entry.frame.f_globals["__tracebackhide__"] = _hide_if_miss
     report: Any = yield
     if missed is not None:
         report.sections.append(
             ("llm cache", f"to record what is missing: pytest --llm-cache=on '{item.nodeid}'")
         )
-    return report  # type: ignore[no-any-return]  # what pluggy asks of a wrapper
+    return report  # type: ignore[no-any-return]  # a hook wrapper returns what it got
 
 
-def _of_a_miss(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+def _hide_if_miss(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
     return _is_miss(excinfo.value)
 
 
 def _is_miss(error: BaseException | None) -> bool:
-    """Whether a miss is behind *error*: SDKs wrap what their transport raises."""
+    """Return whether a miss caused *error*: SDKs wrap the exceptions of their transport."""
     for _ in range(8):
         if error is None or isinstance(error, CacheMissError):
             break
@@ -216,7 +216,7 @@ def _is_miss(error: BaseException | None) -> bool:
 
 
 class _Watch:
-    """Follows the reports, which come to the process that has the last word."""
+    """Follows the test reports, in the process that prints the summary."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -229,12 +229,12 @@ class _Watch:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
-        """A worker of pytest-xdist has ended; one that has crashed takes what it knew with it."""
+        """Take over the state of a pytest-xdist worker; that of a crashed worker is lost."""
         output = getattr(node, "workeroutput", {}).get(_OUTPUT)
         state = self._config.stash[_state]
         if output is None:
-            state.run.left_out(state.run.tests)
-            state.run.whole = False
+            state.run.mark_partial(state.run.tests)
+            state.run.complete = False
             self._crashed = True
         else:
             state.run.add(output["run"])
@@ -268,7 +268,7 @@ def _run(config: pytest.Config) -> Run:
     return config.stash[_state].run
 
 
-# -- What is told at the end
+# -- The summary
 
 
 def _summary(config: pytest.Config, state: _State) -> list[str]:
@@ -284,8 +284,8 @@ def _summary(config: pytest.Config, state: _State) -> list[str]:
                 f"{shown(path)}: calls that could not be recorded: {by_reason(use.unrecorded)}"
             )
     for path, keys in sorted(state.recordings.unused(state.run).items()):
-        lines.append(_tidied(config, shown(path), path, keys))
-    if state.run.whole:
+        lines.append(_unused_line(config, shown(path), path, keys))
+    if state.run.complete:
         lines += [
             f"{shown(path)} belongs to no test module: was that renamed?"
             for path in orphans(state.recordings.files)
@@ -293,7 +293,7 @@ def _summary(config: pytest.Config, state: _State) -> list[str]:
     return lines
 
 
-def _tidied(config: pytest.Config, shown: str, path: str, keys: list[str]) -> str:
+def _unused_line(config: pytest.Config, shown: str, path: str, keys: list[str]) -> str:
     what = f"{len(keys)} recording{'s' if len(keys) > 1 else ''} that no test used"
     if not config.getoption("--llm-cache-prune"):
         return f"{shown}: {what}; --llm-cache-prune removes such"

@@ -1,5 +1,4 @@
-"""Record once, replay for ever: which file a test's recordings are in, in which mode they are used,
-and which of them nobody uses."""
+"""Recordings in tests: which file a test uses, in which mode, and which recordings no test uses."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,38 +26,41 @@ __all__ = [
 ]
 
 SETTINGS: Final = frozenset({"key_fn", "ignore", "namespace", "admit", "redact"})
-"""What of LLMCache a test may set for itself."""
+"""The arguments of LLMCache that a test may set."""
 
 _FOLDER = "llm_cache"
 
 
 def recordings_beside(module: Path) -> Path:
-    """The file of a test module's recordings: ``llm_cache/test_x.jsonl`` beside ``test_x.py``."""
+    """Return the file with a test module's recordings: ``llm_cache/test_x.jsonl`` beside
+    ``test_x.py``."""
     return module.parent / _FOLDER / f"{module.stem}.jsonl"
 
 
-def resolve_mode(asked: Mode | None, marked: Mode | None, environment: Mapping[str, str]) -> Mode:
-    """The mode of a test: what the command line *asked* for, its marker says, or the environment;
-    else ``on``.
+def resolve_mode(
+    requested: Mode | None, marked: Mode | None, environment: Mapping[str, str]
+) -> Mode:
+    """Return the mode of a test: from the command line (*requested*), its marker (*marked*) or the
+    environment; else ``on``.
 
-    Where CI is set and nothing is asked for, ``replay`` is. A test marked ``off`` or ``replay`` is
-    never recorded; where ``replay`` is asked for, none is.
+    If CI is set and no mode is requested, ``replay`` is. A test marked ``off`` or ``replay`` is
+    never recorded; if ``replay`` is requested, no test is.
     """
-    if asked is None and environment.get("CI", "").lower() not in ("", "0", "false", "no"):
-        asked = "replay"
-    if asked == "off" or marked is None:
-        return asked or check_mode(
+    if requested is None and environment.get("CI", "").lower() not in ("", "0", "false", "no"):
+        requested = "replay"
+    if requested == "off" or marked is None:
+        return requested or check_mode(
             environment.get("LLM_CACHE_MEM_MODE") or "on", "LLM_CACHE_MEM_MODE"
         )
-    if asked is None or asked == "on" or marked in ("off", "replay"):
+    if requested is None or requested == "on" or marked in ("off", "replay"):
         return marked
-    return asked
+    return requested
 
 
 class FileUse:
-    """What a run did with the recordings of one file: *used*: their keys; *modules*: by whose
-    tests; *shared*: others may use it too;
-    *off*: some were told to leave it alone."""
+    """What a run did with the recordings of one file: the keys *used*, the test *modules* that used
+    them, whether the file is *shared* with other modules, and whether a test ran with mode
+    *off*."""
 
     def __init__(self) -> None:
         self.used: set[str] = set()
@@ -68,8 +70,8 @@ class FileUse:
         self.recorded = 0
         self.unrecorded: dict[str, int] = {}
 
-    def note(self, event: Event) -> None:
-        """Take notice of what a cache did; from any thread."""
+    def on_event(self, event: Event) -> None:
+        """Count an event of a cache; called from any thread."""
         if event.name in ("hit", "stored", "coalesced") and event.key is not None:
             self.used.add(event.key)
         if event.name == "stored":
@@ -79,7 +81,7 @@ class FileUse:
             self.unrecorded[reason] = self.unrecorded.get(reason, 0) + 1
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Add what another process did (``as_dict``)."""
+        """Add the uses of another process (``as_dict``)."""
         self.used.update(other["used"])
         self.modules.update(other["modules"])
         self.shared |= other["shared"]
@@ -93,58 +95,58 @@ class FileUse:
 
 
 class Run:
-    """What was to be run and what became of it: the tests of each module, and whether that is all
-    of them. Modules are node ids."""
+    """A test run: the tests of each module, their outcomes, and whether they are all tests of the
+    project (*complete*). Modules are node ids; *partial* ones do not run all their tests."""
 
     def __init__(self) -> None:
         self.tests: dict[str, set[str]] = {}
-        self.narrowed: set[str] = set()
-        self.whole = True
+        self.partial: set[str] = set()
+        self.complete = True
         self._outcomes: dict[str, bool] = {}
 
     def collected(self, nodes: Iterable[str]) -> None:
         for node in nodes:
             self.tests.setdefault(module_of(node), set()).add(node)
 
-    def left_out(self, nodes: Iterable[str]) -> None:
-        """Note tests, or modules, of which not all are to be run."""
-        self.narrowed.update(module_of(node) for node in nodes)
+    def mark_partial(self, nodes: Iterable[str]) -> None:
+        """Mark the modules of *nodes*, tests or modules, as partial."""
+        self.partial.update(module_of(node) for node in nodes)
 
     def ended(self, node: str, *, passed: bool) -> None:
-        """Note the end of one phase of a test: it has passed if all of them have."""
+        """Note the outcome of one phase of a test, which passes if all its phases do."""
         self._outcomes[node] = passed and self._outcomes.get(node, True)
 
     def is_complete(self, module: str) -> bool:
-        """Whether all tests of *module* were run and have passed."""
+        """Return whether all tests of *module* have run and passed."""
         tests = self.tests.get(module, set())
         return (
             bool(tests)
-            and module not in self.narrowed
+            and module not in self.partial
             and all(self._outcomes.get(node, False) for node in tests)
         )
 
-    def judges(self, use: FileUse) -> bool:
-        """Whether this run can tell that a recording of the file is used by nobody."""
+    def can_judge(self, use: FileUse) -> bool:
+        """Return whether this run can tell that recordings of the file are unused."""
         modules = self.tests if use.shared else use.modules
         return (
             not use.off
-            and (self.whole or not use.shared)
+            and (self.complete or not use.shared)
             and bool(modules)
             and all(map(self.is_complete, modules))
         )
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Add what another process was to run (``as_dict``)."""
+        """Add the tests of another process (``as_dict``)."""
         for nodes in other["tests"].values():
             self.collected(nodes)
-        self.narrowed.update(other["narrowed"])
-        self.whole &= other["whole"]
+        self.partial.update(other["partial"])
+        self.complete &= other["complete"]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "tests": {name: sorted(nodes) for name, nodes in self.tests.items()},
-            "narrowed": sorted(self.narrowed),
-            "whole": self.whole,
+            "partial": sorted(self.partial),
+            "complete": self.complete,
         }
 
 
@@ -153,7 +155,7 @@ def module_of(node: str) -> str:
 
 
 class Recordings:
-    """The files of recordings that a run uses."""
+    """The files with recordings that a run uses."""
 
     def __init__(self) -> None:
         self.files: dict[str, FileUse] = {}
@@ -168,38 +170,45 @@ class Recordings:
         shared: bool = False,
         **settings: Any,
     ) -> LLMCache:
-        """A cache on the recordings at *path*, which is *shared* where tests of other modules than
-        *module* may use it.
+        """Return a cache on the recordings at *path*.
 
-        It keeps every answer, refused and truncated ones too, for ever, and StoreError tells of a
-        file that cannot be read or written. With ``refresh`` each request is asked once more in
-        this process, and then answered from there, as it will be in replay. *settings* are those in
-        SETTINGS.
+        It stores every answer without expiry, including refused and truncated ones, and raises
+        StoreError if the file cannot be read or written. With ``refresh``, each request is made
+        once in this process, and then answered from the new recording, as it will be in replay.
+
+        Args:
+            path: The file with the recordings.
+            mode: The resolved mode.
+            module: The test module that uses the file.
+            shared: Whether tests of other modules may use the file.
+            settings: Those in SETTINGS.
         """
-        store = self._store(path, tuple(settings.pop("redact", ())), again=mode == "refresh")
+        store = self._store(path, tuple(settings.pop("redact", ())), refresh=mode == "refresh")
         use = self.files.setdefault(store.path, FileUse())
         use.modules.update(() if module is None else (module,))
         use.shared |= shared
         use.off |= mode == "off"
         settings = {"mode": "on" if mode == "refresh" else mode, "admit": "any"} | settings
-        return LLMCache(ttl_seconds=None, backend=store, strict=True, on_event=use.note, **settings)
+        return LLMCache(
+            ttl_seconds=None, backend=store, strict=True, on_event=use.on_event, **settings
+        )
 
     def unused(self, run: Run) -> dict[str, list[str]]:
-        """By file, the keys of recordings that the *run* could tell are used by nobody. Files that
-        cannot be read are left out."""
+        """Return the keys of unused recordings by file, as far as *run* can tell. Unreadable files
+        are left out."""
         found = {}
         for path, use in self.files.items():
-            if run.judges(use) and os.path.exists(path):
+            if run.can_judge(use) and os.path.exists(path):
                 try:
                     keys = [key for key, _ in JsonlStore(path).entries() if key not in use.used]
                 except LLMCacheError:
-                    continue  # the tests that use it have said so
+                    continue  # the tests that use it have reported it
                 if keys:
                     found[path] = keys
         return found
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Add what another process used (``as_dict``)."""
+        """Add the files of another process (``as_dict``)."""
         for path, use in other.items():
             self.files.setdefault(path, FileUse()).add(use)
 
@@ -210,37 +219,36 @@ class Recordings:
         for store in self._stores.values():
             store.close()
 
-    def _store(self, path: Path, redact: tuple[Any, ...], *, again: bool) -> JsonlStore:
-        name = (os.path.realpath(path), redact, again)
+    def _store(self, path: Path, redact: tuple[Any, ...], *, refresh: bool) -> JsonlStore:
+        name = (os.path.realpath(path), redact, refresh)
         if name not in self._stores:
-            self._stores[name] = (_Again if again else JsonlStore)(
+            self._stores[name] = (_RefreshStore if refresh else JsonlStore)(
                 path, redact=redact, make_folder=True
             )
         return self._stores[name]
 
 
-class _Again(JsonlStore):
-    """Recordings that are to be made again: what this process has not put there is not there."""
+class _RefreshStore(JsonlStore):
+    """Recordings to be made again: it finds only entries stored by this process."""
 
     def __init__(self, path: Path, **settings: Any) -> None:
-        self._made: set[str] = set()
+        self._stored: set[str] = set()
         super().__init__(path, **settings)
 
     def get(self, key: str) -> Entry | None:
-        return super().get(key) if key in self._made else None
+        return super().get(key) if key in self._stored else None
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        return super().get_many([key for key in keys if key in self._made])
+        return super().get_many([key for key in keys if key in self._stored])
 
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         removed = super().put_many(entries)
-        self._made.update(entries)
+        self._stored.update(entries)
         return removed
 
 
 def remove(path: str, keys: Iterable[str]) -> None:
-    """Remove recordings from a file, and the file when nothing is left of it. StoreError if that
-    does not work."""
+    """Remove recordings from a file, and the file if it is then empty. StoreError on failure."""
     store = JsonlStore(path)
     store.delete_many(frozenset(keys))
     empty = store.size() == 0
@@ -250,7 +258,7 @@ def remove(path: str, keys: Iterable[str]) -> None:
 
 
 def orphans(paths: Iterable[str]) -> list[str]:
-    """Files beside *paths* that belong to no test module, which was renamed, perhaps, or
+    """Return files beside *paths* whose test module does not exist: it may have been renamed or
     removed."""
     known = set(paths)
     folders = {Path(path).parent for path in known if Path(path).parent.name == _FOLDER}
