@@ -27,6 +27,8 @@ GROUPS = {
 }
 """The pages of modules, and their titles. What is in a package of its own is on that one's page,
 all else by its layer."""
+GROUND = ("_util", "errors", "options", "keys", "values")
+ENGINE = ("responses", "accounting", "diagnostics", "cache", "decorators")
 
 
 def load() -> dict[str, griffe.Module]:
@@ -52,10 +54,9 @@ def layers() -> list[str]:
     (value,) = [
         node.value
         for node in tree.body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LAYERS"
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ORDER"
     ]
-    assert value is not None
-    return [name for layer in ast.literal_eval(value) for name in layer]
+    return list(ast.literal_eval(value))
 
 
 def ordered(modules: Iterable[str]) -> list[str]:
@@ -64,7 +65,7 @@ def ordered(modules: Iterable[str]) -> list[str]:
 
     def place(module: str) -> tuple[int, str]:
         part = module.split(".")[1] if "." in module else "__init__"
-        return order.get(part, order.get(part.partition("_")[0], len(order))), module
+        return order.get(part, len(order)), module
 
     return sorted(modules, key=lambda module: (module.startswith(INTEGRATIONS), *place(module)))
 
@@ -75,16 +76,9 @@ def group_of(module: str) -> str:
     part = rest.partition(".")[0]
     if top in GROUPS or part in GROUPS:
         return top if top in GROUPS else part
-    order = layers()
-    name = part if part in order else part.partition("_")[0]
-    place = order.index(name) if name in order else len(order)
-    return (
-        "ground"
-        if place < order.index("foreign")
-        else "engine"
-        if place <= order.index("cache")
-        else "around"
-    )
+    if part in GROUND:
+        return "ground"
+    return "engine" if part in ENGINE else "around"
 
 
 def names_of(module: griffe.Module) -> list[str]:
