@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers import crowds, footprints, langchain_models, page, stampedes, timed, words
+from benchmarks.peers import (
+    captions,
+    concurrency,
+    footprints,
+    langchain_models,
+    page,
+    stampedes,
+    timed,
+)
 from benchmarks.peers.contestant import LOOP, OURS, Contestant, Place, isolates, opened
 from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best, load, save
 
@@ -126,7 +134,7 @@ def test_one_that_does_not_answer_is_not_measured_as_very_fast(tmp_path: Path) -
         timed.misses,
         timed.sqlite,
         timed.redis,
-        crowds.threads_on_disk,
+        concurrency.threads_on_disk,
     ],
     ids=lambda make: make.__name__,
 )
@@ -190,7 +198,7 @@ def test_who_is_ahead_is_said_with_the_column_and_the_reason() -> None:
     }
     text = page.page([hand_made()])
     assert f"Ahead of {OURS}: quick 2 (S: it copies nothing)." in text
-    assert " ".join(words.SAID["hits-fresh"].losing.split()) in text
+    assert " ".join(captions.SAID["hits-fresh"].losing.split()) in text
 
 
 def test_the_best_of_each_column_is_bold_and_a_floor_never() -> None:
@@ -260,7 +268,7 @@ def test_the_committed_page_and_readme_are_what_the_results_give() -> None:
 
 def test_the_committed_results_name_versions_and_command_but_no_machine() -> None:
     tables = load(RESULTS)
-    assert {table.name for table in tables} == set(words.SAID)
+    assert {table.name for table in tables} == set(captions.SAID)
     for table in tables:
         assert re.search(
             r"Python 3\.\d+\.\d+.*SQLite 3.*cores, load.*\d{4}-\d\d-\d\d, by make bench-peers"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.probes import many, steps, storing
+from benchmarks.probes import concurrency, steps, storing
 from benchmarks.probes.contestant import Bench, Cannot, Clock
 from benchmarks.probes.contestants import CONTESTANTS, OURS, load
-from benchmarks.probes.one import RIGHT, all_probes
+from benchmarks.probes.forkserver import Spare
 from benchmarks.probes.registry import GROUPS
-from benchmarks.probes.spare import Spare
+from benchmarks.probes.runner import RIGHT, all_probes
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBES = all_probes()
@@ -53,9 +53,9 @@ class Simulated(Clock):
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for callers that do not come; and a busy machine is not taken for a store that
     stalls."""
-    monkeypatch.setattr(many, "GRACE", 0.2)
+    monkeypatch.setattr(concurrency, "GRACE", 0.2)
     monkeypatch.setattr(storing, "STALL", 60.0)
-    monkeypatch.setenv("PROBES_PATIENCE", "20")  # as conftest gives the stores of this process
+    monkeypatch.setenv("PROBES_STORE_TIMEOUT", "20")  # as conftest gives the stores of this process
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_cache_on_sqlite_is_right(name: str, bench_of: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(APART))
 def test_the_cache_on_sqlite_is_right_in_a_process_of_its_own(name: str) -> None:
-    command = [sys.executable, "-m", "benchmarks.probes.one", "llm-cache-mem, SQLite", name]
+    command = [sys.executable, "-m", "benchmarks.probes.runner", "llm-cache-mem, SQLite", name]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
     assert json.loads(ran.stdout.splitlines()[-1])["verdict"] == [RIGHT, ""]
 

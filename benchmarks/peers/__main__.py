@@ -19,7 +19,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.peers import crowds, footprints, langchain_models, page, stampedes, timed, words
+from benchmarks.peers import (
+    captions,
+    concurrency,
+    footprints,
+    langchain_models,
+    page,
+    stampedes,
+    timed,
+)
 from benchmarks.peers.chart import draw
 from benchmarks.peers.tables import Table, load, save
 from benchmarks.peers.timed import FULL, QUICK, Scale
@@ -34,7 +42,7 @@ PARTS: dict[str, Sequence[Maker]] = {
     "redis": (timed.redis,),
     "memory": (footprints.weigh,),
     "growth": (footprints.growth_on_disk,),
-    "threads": (crowds.threads, crowds.threads_on_disk),
+    "threads": (concurrency.threads, concurrency.threads_on_disk),
     "stampede": (stampedes.stampede,),
     "langchain": (langchain_models.invokes,),
 }
@@ -72,7 +80,7 @@ def run(name: str, scale: Scale = FULL) -> list[Table]:
             )
             tables.append(finished)
             print(
-                f"\n{words.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n",
+                f"\n{captions.said(table).title}\n{page.table_text(finished)}\n{finished.environment}\n",
                 flush=True,
             )
     return tables
@@ -95,7 +103,7 @@ def _environment(part: str, table: Table, load_before: float, scale: Scale) -> s
     commit = _said("git", "rev-parse", "--short", "HEAD")
     parts += [f"commit {commit}"] if commit else []
     parts.append(
-        f"{datetime.now(UTC):%Y-%m-%d}, by {words.COMMAND} ARGS={part}, {scale.rounds} rounds"
+        f"{datetime.now(UTC):%Y-%m-%d}, by {captions.COMMAND} ARGS={part}, {scale.rounds} rounds"
     )
     return "; ".join(parts)
 

@@ -3,9 +3,9 @@ written by hand."""
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.peers.captions import COMMAND, INTRODUCTION, said
 from benchmarks.peers.contestant import OURS
 from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best
-from benchmarks.peers.words import COMMAND, INTRODUCTION, said
 
 __all__ = ["BEGIN", "END", "page", "short", "table_text", "with_short"]
 

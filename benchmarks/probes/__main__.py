@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.probes.contestants import CONTESTANTS
-from benchmarks.probes.one import BROKEN, RIGHT, all_probes
+from benchmarks.probes.runner import BROKEN, RIGHT, all_probes
 from benchmarks.probes.table import page, summary
 
 __all__ = ["main"]
@@ -77,7 +77,7 @@ def _ask(name: str, probes: list[str], result: dict[str, Any]) -> dict[str, Any]
     """*result* with what *name* says to *probes*, asked in another interpreter; what is not right
     is shown."""
     print(name, flush=True)
-    command = [sys.executable, "-m", "benchmarks.probes.one", name, *probes]
+    command = [sys.executable, "-m", "benchmarks.probes.runner", name, *probes]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         for line in process.stdout:

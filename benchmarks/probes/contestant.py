@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from benchmarks.probes.forkserver import Forked, Spare
 from benchmarks.probes.provider import Provider
 from benchmarks.probes.servers import Redis
-from benchmarks.probes.spare import Forked, Spare
 
 __all__ = [
     "Bench",

@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.probes.contestant import Bench, Cannot
 from benchmarks.probes.contestants import load
+from benchmarks.probes.expiry import numbered
 from benchmarks.probes.keys import request, text_of
-from benchmarks.probes.room import numbered
 
 __all__: list[str] = []
 
@@ -70,17 +70,17 @@ def ask_until_killed(bench: Bench) -> None:
 STEPS = {function.__name__: function for function in (ask, ask_many, ask_until_killed)}
 
 
-def _be_patient() -> None:
-    """On a machine that runs tests, this library's store may wait longer for its turn to write than
-    it does by itself."""
-    if seconds := os.environ.get("PROBES_PATIENCE"):
+def _raise_store_timeout() -> None:
+    """Let the SQLite store wait as long for a lock as the tests allow on a busy machine, not as
+    long as it does by default."""
+    if seconds := os.environ.get("PROBES_STORE_TIMEOUT"):
         from llm_cache_mem.stores.sqlite import SQLiteStore
 
         (SQLiteStore.__init__.__kwdefaults__ or {})["lock_timeout"] = float(seconds)
 
 
 def main(name: str, folder: str, url: str, step: str, args: str) -> int:
-    _be_patient()
+    _raise_store_timeout()
     bench = Bench(load(name), Path(folder), url=url)
     bench.given = json.loads(os.environ.get("PROBES_SERVERS", "{}"))
     try:

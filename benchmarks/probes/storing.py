@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.probes.contestant import Bench, Cannot
+from benchmarks.probes.expiry import numbered
 from benchmarks.probes.keys import request, text_of
 from benchmarks.probes.provider import Reply
 from benchmarks.probes.registry import probe
-from benchmarks.probes.room import numbered
 from benchmarks.probes.tampering import rewrite_values, values_with
 
 __all__: list[str] = []

@@ -7,8 +7,8 @@ from collections import defaultdict
 from typing import Any
 
 from benchmarks.probes.contestants import CONTESTANTS, NOT_TRIED, OURS
-from benchmarks.probes.one import BROKEN, CANNOT, RIGHT, WRONG
 from benchmarks.probes.registry import GROUPS, Probe
+from benchmarks.probes.runner import BROKEN, CANNOT, RIGHT, WRONG
 
 __all__ = ["counts", "page", "summary"]
 

@@ -1,5 +1,5 @@
 """One contestant through probes, each in a forked process of its own: ``python -m
-benchmarks.probes.one CONTESTANT PROBE...``.
+benchmarks.probes.runner CONTESTANT PROBE...``.
 
 The library is imported once and the process forked for each probe, so that a crash, a hang or a
 changed setting is one probe's result and no more. Prints one JSON line for each probe.
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.probes.contestant import Bench, Cannot, Clock, Contestant
+from benchmarks.probes.forkserver import Spare
 from benchmarks.probes.keys import request
 from benchmarks.probes.registry import Probe
-from benchmarks.probes.spare import Spare
 
 __all__ = ["BROKEN", "CANNOT", "RIGHT", "WRONG", "Verdict", "all_probes", "judge"]
 
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 
 
 def all_probes() -> dict[str, Probe]:
-    from benchmarks.probes import answers, keys, many, room, storing  # noqa: F401 - they register theirs
+    from benchmarks.probes import answers, concurrency, expiry, keys, storing  # noqa: F401 - they register theirs
     from benchmarks.probes.registry import PROBES
 
     return PROBES
