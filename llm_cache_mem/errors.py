@@ -10,6 +10,8 @@ LLMCacheError
 ```
 """
 
+from llm_cache_mem._util.terminal import visible
+
 __all__ = [
     "CacheMissError",
     "EntryUnreadable",
@@ -22,6 +24,9 @@ __all__ = [
 
 class LLMCacheError(Exception):
     """Base of all that this library raises on its own account."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__(), lines=True)
 
 
 class _AtPath(LLMCacheError):
@@ -36,7 +41,7 @@ class _AtPath(LLMCacheError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.what} not cacheable at {self.path}: {self.reason}"
+        return visible(f"{self.what} not cacheable at {self.path}: {self.reason}")
 
 
 class RequestNotCacheable(_AtPath, ValueError):
@@ -79,11 +84,10 @@ class CacheMissError(LLMCacheError, LookupError):
         where = "" if self.where is None else f" in {self.where}"
         if self.unreadable is not None:
             what = f"what is recorded{where} for {self.key} cannot be read here: {self.unreadable}"
-            return f"replay: {what}; record it again with mode='refresh'"
+            return visible(f"replay: {what}; record it again with mode='refresh'")
+        what = f"nothing recorded{where} for {self.key}"
         why = "" if self.explanation is None else f"\n{self.explanation}"
-        return (
-            f"replay: nothing recorded{where} for {self.key}; record it first with mode='on'{why}"
-        )
+        return visible(f"replay: {what}; record it first with mode='on'") + why
 
     def __repr__(self) -> str:
         return f"CacheMissError({self.key!r})"
@@ -114,4 +118,4 @@ class StoreError(LLMCacheError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.store}: {self.operation} failed: {self.reason}"
+        return visible(f"{self.store}: {self.operation} failed: {self.reason}", lines=True)

@@ -24,8 +24,8 @@ PACKAGE = ROOT / "llm_cache_mem"
 # The packages, and the modules beside them, each importing only from itself and from those before
 # it. A new one takes its place here.
 ORDER = (
-    "errors",
     "_util",
+    "errors",
     "options",
     "keys",
     "values",
@@ -52,7 +52,7 @@ OUTER = {"frameworks", "notebook", "http", "testing", "bench", "cli", "__main__"
 # The modules and packages that need an optional package to be imported at all. A store's package
 # may import its client at its top; only code that has chosen the store imports that package.
 OPTIONAL = {
-    "llm_cache_mem._util.terminal": {"rich"},
+    "llm_cache_mem._util.tables": {"rich"},
     "llm_cache_mem.bench.charts": {"matplotlib"},
     "llm_cache_mem.bench.text": {"rich"},
     "llm_cache_mem.cli": {"rich", "typer"},

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import chain, repeat
 
+from llm_cache_mem._util.terminal import visible
+
 __all__ = ["Row", "aligned", "as_html", "as_text", "by_reason", "dollars", "headed", "table"]
 
 Row = tuple[str, ...]
@@ -16,7 +18,7 @@ def as_text(facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> st
     """*facts* by name, one a line, and then each of the *tables*."""
     facts = list(facts)
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    lines = [f"{name:<{width}}  {visible(value)}" for name, value in facts]
     for rows in tables:
         lines += ["", *aligned(rows)]
     return "\n".join(lines)
@@ -43,6 +45,7 @@ def headed(title: str, html: str) -> str:
 
 def aligned(rows: list[Row]) -> list[str]:
     """A table as lines: the first column to the left, numbers to the right."""
+    rows = [tuple(map(visible, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from llm_cache_mem._util.terminal import out, print_table
+from llm_cache_mem._util.tables import out, print_table
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.bench.report import Document
 from llm_cache_mem.bench.tables import count, facts, percent, seconds, tables
@@ -17,7 +18,7 @@ def show(document: Document) -> None:
     """Print *document*, made by ``report.build``, on stdout."""
     console = out()
     for name, text in facts(document):
-        console.print(Text.assemble((f"{name:<14}", "bold"), text), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<14}", "bold"), visible(text)), soft_wrap=True)
     for title, head, rows, note in tables(document):
         console.print()
         print_table(_table(title, head, rows))
@@ -84,7 +85,7 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Ta
     for heading in head:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(visible(cell)) for cell in row))
     return table
 
 

@@ -21,6 +21,7 @@ except ModuleNotFoundError as exc:
         "the command line needs typer: pip install 'llm-cache-mem[cli]'", name="typer"
     ) from None
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli import bench, change, look, why
 from llm_cache_mem.cli.doctor import doctor
 from llm_cache_mem.cli.input import FAILED, URL_VARIABLE, CommandFailed
@@ -45,7 +46,7 @@ class _Commands(TyperGroup):
             text, status = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc), FAILED
         except KeyboardInterrupt:
             raise typer.Exit(_INTERRUPTED) from None
-        typer.echo(f"error: {text}", err=True)
+        typer.echo(f"error: {visible(text, lines=True)}", err=True)
         raise typer.Exit(status)
 
 

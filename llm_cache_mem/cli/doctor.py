@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli.findings import CANNOT, CHANGE, OK, Finding, change, ok
 from llm_cache_mem.cli.input import CommandFailed, url_of
 from llm_cache_mem.cli.shared import READABLE_WITH, UNREADABLE, AsJson, Url, count_of, print_json
@@ -55,11 +56,10 @@ def doctor(
 
 
 def _show(findings: list[Finding]) -> None:
-    from llm_cache_mem.cli.render import visible
-
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
-        typer.echo(f"{finding.level:<6}  {finding.topic:<{width}}  {visible(finding.text)}")
+        topic = visible(finding.topic)
+        typer.echo(f"{finding.level:<6}  {topic:<{width}}  {visible(finding.text)}")
         if finding.advice:
             typer.echo(f"{'':<6}  {'':<{width}}  -> {visible(finding.advice)}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli.input import CommandFailed, parse_json, url_and, url_of
 from llm_cache_mem.cli.shared import (
     AsJson,
@@ -107,7 +108,7 @@ def show(
     if as_json:
         print_json(row | ({"value": answer} if value else {}))
         return
-    from llm_cache_mem.cli.render import show_entry, visible
+    from llm_cache_mem.cli.render import show_entry
 
     show_entry(row, now)
     if value:
@@ -174,7 +175,7 @@ def _the_one(reader: "Reader", wanted: str) -> "Found":
     if not candidates:
         raise CommandFailed(f"no entry has a key that begins with {wanted!r}")
     if len(candidates) > 1:
-        keys = "".join(f"\n  {found.key}" for found in candidates[:_CANDIDATES])
+        keys = "".join(f"\n  {visible(found.key)}" for found in candidates[:_CANDIDATES])
         more = "\n  ..." if len(candidates) > _CANDIDATES else ""
         raise CommandFailed(f"more than one key begins with {wanted!r}; which?{keys}{more}")
     return candidates[0]

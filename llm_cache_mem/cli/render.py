@@ -9,11 +9,12 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from llm_cache_mem._util.terminal import out, print_table
+from llm_cache_mem._util.tables import out, print_table
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.cli.shared import count_of
 
-__all__ = ["duration", "moment", "show_entry", "show_list", "show_stats", "visible"]
+__all__ = ["duration", "moment", "show_entry", "show_list", "show_stats"]
 
 Row = Mapping[str, Any]
 
@@ -46,22 +47,15 @@ def moment(at: float) -> str:
         return f"{at:g} s after 1970"
 
 
-def visible(text: str) -> str:
-    """*text* with everything that a terminal might obey made visible."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
-
-
 def show_list(rows: Sequence[Row], total: int, now: float) -> None:
     """A line for each of *rows*. A column in which all is as it mostly is (no namespace, kind
     value, ...) is left out."""
     columns: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
         ("key", "left", "", lambda row: row["digest"][:_DIGEST]),
         ("sample", "right", "", lambda row: str(row["sample"] or "")),
-        ("namespace", "left", "", lambda row: visible(row["namespace"])),
+        ("namespace", "left", "", lambda row: row["namespace"]),
         ("kind", "left", "value", lambda row: row["kind"]),
-        ("model", "left", "", lambda row: visible(row["model"] or "")),
+        ("model", "left", "", lambda row: row["model"] or ""),
         ("age", "right", "", lambda row: duration(now - row["stored_at"])),
         ("expires", "right", "", lambda row: _expiry(row, now)),
         ("size", "right", "", lambda row: _size(row["bytes"])),
@@ -91,10 +85,10 @@ def show_entry(row: Row, now: float) -> None:
     age = f"{duration(now - row['stored_at'], 2)} ago"
     lines = {
         "key": row["key"],
-        "namespace": visible(row["namespace"]) or "(default)",
+        "namespace": row["namespace"] or "(default)",
         "kind": row["kind"],
         "sample": str(row["sample"]),
-        "model": visible(row["model"] or "") or "unknown",
+        "model": row["model"] or "unknown",
         "stored": f"{moment(row['stored_at'])}  ({age})",
         "expires": _long_expiry(row, now),
         "size": _size(row["bytes"]),
@@ -111,7 +105,7 @@ def show_stats(stats: Row, now: float) -> None:
     """The totals, then a table of who they belong to."""
     console = out()
     lines = {
-        "store": visible(stats["store"]),
+        "store": stats["store"],
         "entries": f"{stats['entries']:,}",
         "size": _size(stats["bytes"]),
     }
@@ -142,12 +136,12 @@ def _table() -> Table:
 
 
 def _cell(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(visible(text), no_wrap=True, overflow="ellipsis")
 
 
 def _print_pairs(console: Console, lines: Mapping[str, str]) -> None:
     for name, text in lines.items():
-        console.print(Text.assemble((f"{name:<{_LABEL}}", "bold"), text), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<{_LABEL}}", "bold"), visible(text)), soft_wrap=True)
 
 
 def _groups(stats: Row) -> Table:
@@ -162,7 +156,7 @@ def _groups(stats: Row) -> Table:
             if number == _MOST_GROUPS:
                 table.add_row("", _cell(f"and {len(groups) - number:,} more: --json"))
                 break
-            table.add_row("" if number else by, _cell(visible(name) or unnamed), *_sums(sums))
+            table.add_row("" if number else by, _cell(name or unnamed), *_sums(sums))
     return table
 
 

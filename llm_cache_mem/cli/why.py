@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
 from llm_cache_mem.cli.shared import (
     AsJson,
@@ -140,7 +141,8 @@ def _survey(
     else:
         typer.echo(
             "\n\n".join(
-                f"{kind}: {one}" if len(found) > 1 else str(one) for kind, one in found.items()
+                f"{visible(kind)}: {one}" if len(found) > 1 else str(one)
+                for kind, one in found.items()
             )
         )
 

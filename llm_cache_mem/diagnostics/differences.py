@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.diagnostics.redaction import REDACTED
 from llm_cache_mem.keys import digest
 
@@ -51,7 +52,7 @@ class Difference(NamedTuple):
         return texts[0], texts[1]
 
     def __str__(self) -> str:
-        return f"{self.path}: {' → '.join(self.sides())}"
+        return f"{visible(self.path)}: {' → '.join(self.sides())}"
 
     def __repr__(self) -> str:
         return str(self)
@@ -122,9 +123,4 @@ def _cut(text: str) -> str:
 def _json(value: Any) -> str:
     if value is ABSENT:
         return "absent"
-    text = json.dumps(value, ensure_ascii=False)
-    return (
-        text
-        if text.isprintable()
-        else "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
-    )
+    return visible(json.dumps(value, ensure_ascii=False))

@@ -6,6 +6,7 @@ from heapq import nlargest
 from html import escape
 from typing import Any, NamedTuple
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import table
 from llm_cache_mem.diagnostics.differences import ABSENT, Difference, differences, in_common
 from llm_cache_mem.keys import digest
@@ -64,7 +65,7 @@ class Explanation(NamedTuple):
 
     def __str__(self) -> str:
         if self.state != "absent":
-            return f"{_STATES[self.state].format(self.reason)}: {self.key}"
+            return visible(f"{_STATES[self.state].format(self.reason)}: {self.key}")
         if not self.stored:
             return "nothing is stored in this namespace yet"
         if self.nearest is None:
@@ -74,7 +75,7 @@ class Explanation(NamedTuple):
             )
         head = (
             f"nearest of {self.compared:,} stored"
-            f" {'request' if self.compared == 1 else 'requests'}: {self.nearest}"
+            f" {'request' if self.compared == 1 else 'requests'}: {visible(self.nearest)}"
         )
         if not self.differences:
             return (

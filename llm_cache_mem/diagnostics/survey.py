@@ -13,6 +13,7 @@ from html import escape
 from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import table
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.functions import SYSTEM_PARAMS, SYSTEM_ROLES, ignoring, last_turn, masking
@@ -149,19 +150,20 @@ class Survey(NamedTuple):
             f" {self.with_share(self.hits)} equal to an earlier one"
         ]
         if self.costs:
-            width = max(len(cost.field) for cost in self.costs)
+            costs = [(visible(cost.field), cost.hits) for cost in self.costs]
+            width = max(len(field) for field, _ in costs)
             lines += [
                 "",
                 "fields that cost most hits",
-                *(f"  {field:<{width}}  {hits:,}" for field, hits in self.costs),
+                *(f"  {field:<{width}}  {hits:,}" for field, hits in costs),
             ]
         if self.remedies:
             lines += ["", "what would win them back, if it does not change the answer"]
             lines += [
-                f"  {self.with_share(remedy.hits)} hits without {remedy.why}"
+                f"  {self.with_share(remedy.hits)} hits without {visible(remedy.why)}"
                 for remedy in self.remedies
             ]
-            lines += ["", f"  key_fn={self.remedies[-1].key_fn}"]
+            lines += ["", f"  key_fn={visible(self.remedies[-1].key_fn)}"]
         if self.last_turn_hits > max([self.hits, *(remedy.hits for remedy in self.remedies)]):
             lines += [
                 "",

@@ -11,6 +11,7 @@ from time import time
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.provider import PaidCall, ProviderCacheStats
@@ -66,7 +67,7 @@ class Alert(NamedTuple):
         tokens = f"{self.read_tokens:,} tokens read" + (
             "" if short else f" where {self.expected_tokens:,} were expected"
         )
-        return (
+        return visible(
             f"prefix {self.prefix[:12]} of {self.model}: {tokens} ({self.before:.0%} to"
             f" {self.now:.0%}): {self.reason}{where}{idle}{short}"
         )

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores.base import (
     NOTHING_REMOVED,
@@ -153,7 +154,7 @@ class FailOpenStore:
     @property
     def name(self) -> str:
         """The name of the store in logs, without a secret."""
-        return name_of(self.inner)
+        return visible(name_of(self.inner))
 
     @property
     def blocking(self) -> bool:
@@ -333,7 +334,7 @@ class FailOpenStore:
         ):
             opened, breaker = True, reads  # no read has succeeded either: the whole store is down
         self._on_error(operation)
-        error = exc.reason if isinstance(exc, StoreError) else type(exc).__name__
+        error = visible(exc.reason) if isinstance(exc, StoreError) else type(exc).__name__
         now = self._timer()
         if not self._failing:
             self._failing = True
