@@ -302,12 +302,13 @@ def test_the_log_says_how_long_the_cache_is_bypassed_and_why(fail_open, flaky, t
 
 def test_the_log_tells_bypassed_writes_from_a_bypassed_cache(fail_open, flaky, caplog):
     caplog.set_level(logging.WARNING)
+    flaky.name = "sqlite:///cache.db"
     flaky.write_fault = StoreError("SQLiteStore", "put", "others kept the write lock")
     for _ in range(3):
         fail_open.get("k")
         fail_open.put("k", ENTRY)
     assert caplog.records[-1].getMessage() == (
-        "Flaky: 3 consecutive failed writes, bypassing writes for 1 s"
+        "sqlite:///cache.db: 3 consecutive failed writes, bypassing writes for 1 s"
         " (last error: others kept the write lock)"
     )
 
