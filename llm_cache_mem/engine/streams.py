@@ -8,7 +8,7 @@ from typing import Any, Self
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["AsyncReplay", "AsyncTee", "Recording", "Replay", "Tee"]
+__all__ = ["AsyncReplay", "AsyncStream", "AsyncTee", "Recording", "Replay", "SyncStream", "Tee"]
 
 
 class Recording:
@@ -31,8 +31,8 @@ class Recording:
         return [snapshot.decode() for snapshot in self._snapshots]
 
 
-class _Stream:
-    """What a ``for`` and a ``with`` ask of a stream."""
+class SyncStream:
+    """The methods that ``for`` and ``with`` call on a stream, but for ``__next__``."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -52,8 +52,8 @@ class _Stream:
         self.close()
 
 
-class _AsyncStream:
-    """What an ``async for`` and an ``async with`` ask of a stream."""
+class AsyncStream:
+    """The methods that ``async for`` and ``async with`` call on a stream, but for ``__anext__``."""
 
     async def aclose(self) -> None:
         raise NotImplementedError
@@ -96,7 +96,7 @@ class _Live:
         return value
 
 
-class Tee(_Live, _Stream):
+class Tee(_Live, SyncStream):
     """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at
     a clean end."""
 
@@ -127,7 +127,7 @@ class Tee(_Live, _Stream):
             close()
 
 
-class AsyncTee(_Live, _AsyncStream):
+class AsyncTee(_Live, AsyncStream):
     """Tee for ``async for``; *finish* is awaited."""
 
     def __init__(
@@ -162,7 +162,7 @@ class AsyncTee(_Live, _AsyncStream):
                 return
 
 
-class Replay(_Stream):
+class Replay(SyncStream):
     """A stored stream, chunk by chunk."""
 
     def __init__(self, chunks: list[Any]) -> None:
@@ -176,7 +176,7 @@ class Replay(_Stream):
         self._chunks = iter(())
 
 
-class AsyncReplay(_AsyncStream):
+class AsyncReplay(AsyncStream):
     """Replay for ``async for``."""
 
     def __init__(self, chunks: list[Any]) -> None:

@@ -2,9 +2,9 @@
 through."""
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from llm_cache_mem.engine.streams import AsyncStream, SyncStream
 from llm_cache_mem.responses.fields import field
 
 __all__ = ["AsyncObservedStream", "ObservedStream"]
@@ -48,11 +48,8 @@ class _Observed:
         return getattr(self._source, name)
 
 
-class ObservedStream(_Observed):
-    """For ``for`` and ``with``."""
-
-    def __iter__(self) -> Self:
-        return self
+class ObservedStream(_Observed, SyncStream):
+    """A stream for ``for`` and ``with``."""
 
     def __next__(self) -> Any:
         try:
@@ -69,23 +66,9 @@ class ObservedStream(_Observed):
             close()
         self._end()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class AsyncObservedStream(_Observed):
-    """For ``async for`` and ``async with``."""
-
-    def __aiter__(self) -> Self:
-        return self
+class AsyncObservedStream(_Observed, AsyncStream):
+    """A stream for ``async for`` and ``async with``."""
 
     async def __anext__(self) -> Any:
         try:
@@ -96,21 +79,10 @@ class AsyncObservedStream(_Observed):
         self._observe(chunk)
         return chunk
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         for name in ("aclose", "close"):
             close = getattr(self._source, name, None)
             if close is not None:
                 await close()
                 break
         self._end()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
