@@ -11,7 +11,7 @@ from langchain_core.outputs import LLMResult
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.prompt_cache import PromptCacheTracker
-from llm_cache_mem.prompt_cache.under_way import UnderWay
+from llm_cache_mem.prompt_cache.pending import PendingCalls
 
 __all__ = ["PromptCacheCallback"]
 
@@ -29,23 +29,21 @@ class PromptCacheCallback(BaseCallbackHandler):
 
     def __init__(self, tracker: PromptCacheTracker) -> None:
         self.tracker = tracker
-        self._under_way = UnderWay()
+        self._pending = PendingCalls()
 
     def on_chat_model_start(
         self, serialized: Any, messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
     ) -> None:
         turns = [_as_dict(message) for message in (messages[0] if messages else ())]
-        self._under_way.begin(run_id, {**_params(kwargs), "messages": turns})
+        self._pending.begin(run_id, {**_params(kwargs), "messages": turns})
 
     def on_llm_start(
         self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
-        self._under_way.begin(
-            run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""}
-        )
+        self._pending.begin(run_id, {**_params(kwargs), "messages": prompts[0] if prompts else ""})
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._under_way.end(run_id)
+        call = self._pending.end(run_id)
         generations: Sequence[Any] = response.generations[0] if response.generations else []
         if call is None or not generations or any(map(_is_hit, generations)):
             return
@@ -54,7 +52,7 @@ class PromptCacheCallback(BaseCallbackHandler):
         self.tracker.observe(request, answer, seconds=seconds)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._under_way.end(run_id)
+        self._pending.end(run_id)
 
 
 def _params(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from llama_index_llm_cache_mem.events import HIT_TAG
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.prompt_cache import PromptCacheTracker
-from llm_cache_mem.prompt_cache.under_way import UnderWay
+from llm_cache_mem.prompt_cache.pending import PendingCalls
 
 __all__ = ["PromptCacheHandler"]
 
@@ -28,7 +28,7 @@ class PromptCacheHandler(BaseEventHandler):
     """
 
     _tracker: PromptCacheTracker = PrivateAttr()
-    _under_way: UnderWay = PrivateAttr(default_factory=UnderWay)
+    _pending: PendingCalls = PrivateAttr(default_factory=PendingCalls)
 
     def __init__(self, tracker: PromptCacheTracker) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class PromptCacheHandler(BaseEventHandler):
     def _begin(self, event: Any) -> None:
         told = event.model_dict
         request = {"model": told.get("model") or told.get("model_name"), **event.additional_kwargs}
-        self._under_way.begin(event.span_id or "", request)
+        self._pending.begin(event.span_id or "", request)
 
     def _end(self, event: Any) -> None:
-        call = self._under_way.end(event.span_id or "")
+        call = self._pending.end(event.span_id or "")
         if call is None or event.response is None or HIT_TAG in (event.tags or {}):
             return
         request, seconds = call

@@ -1,5 +1,4 @@
-"""The provider's own prompt cache: warm it before users arrive, keep it warm, ask whether that
-pays, and watch what it does."""
+"""The provider's prompt cache: warm it, keep it warm, estimate costs, and monitor it."""
 
 from llm_cache_mem.prompt_cache.advise import Advice, Option, advise
 from llm_cache_mem.prompt_cache.keep_warm import KeepWarm

@@ -1,5 +1,4 @@
-"""What pays for a prefix: nothing, five minutes, an hour, or keeping it warm, from how often it is
-called and how long it is."""
+"""Advice on the cheapest way to cache a prefix, from its length and the rate of calls."""
 
 from math import exp, isfinite, log
 from typing import Any, NamedTuple
@@ -12,12 +11,11 @@ __all__ = ["Advice", "Option", "advise", "cost"]
 
 
 class Option(NamedTuple):
-    """One way to use the provider's cache. *cost*: of the prefix, over the time asked about, in
+    """One way to use the provider's cache. *cost*: of the prefix, over the hours in question, in
     units of sending it once uncached.
 
-    *usd*: the same in dollars, None if the price is not known. *break_even*: calls an hour from
-      which on it is cheaper than nothing
-    over that time; None if it never is.
+    *usd*: the same in dollars, None if the price is not known. *break_even*: the calls an hour from
+    which on it is cheaper than no cache over that time; None if it never is.
     """
 
     name: str
@@ -29,7 +27,7 @@ class Option(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """The *options*, and the cheapest of them as *best*; *reason* says why in a sentence."""
+    """The *options*, the *best* (cheapest) of them, and the *reason* in a sentence."""
 
     best: Option
     options: tuple[Option, ...]
@@ -61,8 +59,8 @@ def advise(
     prices: pricing.Prices = None,
     margin: float = 0.8,
 ) -> Advice:
-    """What to do with a prefix of *prefix_tokens* that *calls_per_hour* calls begin with, at random
-    times, for *hours*.
+    """Advise on a prefix of *prefix_tokens* that begins *calls_per_hour* calls at random times, for
+    *hours*.
 
     With r and w the prices of reading and of writing it, as parts of the price of sending it, T the
     lifetime, L = calls an hour, and calls that come independently of one another (Poisson), a call
@@ -74,10 +72,10 @@ def advise(
     - keep-alive: every call and every renewal reads, L r + r / (*margin* T). In the long run it
       pays from L = r / ((1 - r) *margin* T) on.
 
-    ``cost`` has the exact sums for a limited time, by which the break-evens are too: for fewer
-    hours it takes more calls an hour. Prices are those of *prices* or genai-prices; for a model
-    without any, the factors that its provider documents. ValueError for numbers that make no sense,
-    and for a *model* whose name does not tell its provider, where *provider* does not either.
+    ``cost`` has the exact sums for a limited time, on which the break-evens are based too: for
+    fewer hours it takes more calls an hour. Prices are those of *prices* or genai-prices; for a
+    model without a price, the factors that its provider documents. ValueError for numbers out of
+    range, and for a *model* of an unknown provider unless *provider* is given.
     """
     for name, number in (
         ("calls_per_hour", calls_per_hour),
@@ -100,8 +98,8 @@ def advise(
         )
     if provider is None and provider_of(model) is None:
         raise ValueError(
-            f"whose model is {model!r}? Say provider='anthropic' or provider='openai': each has"
-            " rules of its own"
+            f"the provider of {model!r} is unknown: give provider='anthropic' or provider='openai',"
+            " whose rules differ"
         )
     rules = rules_for(model, provider)
     factors = _factors(rules, model, prefix_tokens, pricing.resolve(prices))
@@ -174,8 +172,8 @@ def cost(
 
 
 def _pays_from(hours: float, read: float, write: float, lifetime: float) -> float | None:
-    """Calls an hour from which on a lifetime that use renews is cheaper than nothing: there is one
-    such point, found by halving."""
+    """The calls an hour from which on a lifetime that use renews is cheaper than no cache, found by
+    bisection."""
     if read >= 1:
         return None
     if write <= 1:
@@ -203,8 +201,7 @@ class _Factors(NamedTuple):
 
 
 def _factors(rules: Rules, model: str, tokens: int, price: pricing.Pricer) -> _Factors:
-    """Prices of reading and writing as parts of that of sending, from the price list or else from
-    the rules."""
+    """The prices of reading and writing relative to sending, from the price list or the rules."""
 
     def dollars(**cached: int) -> float | None:
         return price(model, Usage(tokens, 0, **cached))

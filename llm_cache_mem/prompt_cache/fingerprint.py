@@ -1,9 +1,8 @@
-"""What a request looks like to a provider's prompt cache: its parts in the order in which they are
-read, as digests.
+"""Fingerprint: a request as a provider's prompt cache reads it, as digests of its parts in order.
 
-Anthropic reads tools, system, messages; OpenAI the same, with its settings before. The markers of
-breakpoints are no part of it. No content is kept: what two requests differ in is found by comparing
-digests, and told as a path.
+Anthropic reads tools, system, messages; OpenAI the same, after its settings. The markers of
+breakpoints are not part of it. No content is stored: differences between two requests are found by
+comparing digests, and reported as paths.
 """
 
 import re
@@ -30,8 +29,8 @@ _SETTINGS: Final = (
     ),
     *("verbosity", "service_tier", "speed", "prompt_cache_key"),
 )
-"""Those besides the prompt that both providers' documents name as reasons for a miss."""
-_PIECE: Final = 256  # characters of a long sentence that are compared at once
+"""Params besides the prompt that the providers document as reasons for a miss."""
+_PIECE: Final = 256  # characters of a long sentence that are compared together
 _SENTENCE: Final = r"[^.!?\n]*+[.!?\n]++\s*+|[^.!?\n]++"
 _MOST_PIECES: Final = 1024
 _MOST_MESSAGES: Final = 4096
@@ -40,8 +39,8 @@ _JSON_TYPES: Final = frozenset({str, dict, list, int, float, bool, type(None)})
 
 
 class Part(NamedTuple):
-    """A tool, a block of the system prompt, a message: where it is, what it is (digest), and how
-    long in characters."""
+    """A tool, a block of the system prompt or a message: its path, its digest, and its length in
+    characters."""
 
     path: str
     digest: bytes
@@ -49,8 +48,8 @@ class Part(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """*parts* in order; the first *stable* of them stand before the conversation. *pieces*: hash to
-    path, of what is stable."""
+    """*parts* in order, the first *stable* of them before the conversation; *pieces* of the stable
+    ones, path by hash."""
 
     model: str | None
     parts: tuple[Part, ...]
@@ -59,10 +58,9 @@ class Fingerprint(NamedTuple):
     marked: bool
     """Whether the request sets a breakpoint anywhere."""
     ttl: str | None
-    """The longest lifetime that a breakpoint asks for, by the provider's name for it."""
+    """The longest lifetime that a breakpoint asks for, by its name in the API."""
     marked_stable: bool = False
-    """Whether one of the breakpoints is in the stable parts, so that other conversations can read
-    them."""
+    """Whether a breakpoint is in the stable parts, so that other conversations can read them."""
 
     @property
     def digest(self) -> str:
@@ -79,13 +77,13 @@ class Fingerprint(NamedTuple):
 
     @property
     def stable_share(self) -> float:
-        """The part of all characters that is stable: a guess at that of the tokens."""
+        """The share of stable characters, an estimate of that of stable tokens."""
         size = sum(part.size for part in self.parts)
         return sum(part.size for part in self.parts[: self.stable]) / size if size else 0.0
 
     def first_difference(self, other: "Fingerprint") -> str | None:
-        """Where this request's stable parts first differ from the *other*'s, as a path; None if
-        they do not."""
+        """The path at which the stable parts of this request first differ from the *other*'s; None
+        if they are the same."""
         if self.model != other.model:
             return "model"
         for mine, its in zip(self.parts[: self.stable], other.parts[: other.stable], strict=False):
@@ -97,15 +95,15 @@ class Fingerprint(NamedTuple):
             return longer.parts[min(self.stable, other.stable)].path
         return None
 
-    def likeness(self, other: "Fingerprint") -> float:
-        """How much of the longer of the two stable prefixes is in both, from 0 to 1."""
+    def similarity(self, other: "Fingerprint") -> float:
+        """The share of the longer of the two stable prefixes that is in both, from 0 to 1."""
         most = max(len(self.pieces), len(other.pieces))
         return sum(piece in other.pieces for piece in self.pieces) / most if most else 0.0
 
 
 def fingerprint(request: Mapping[str, Any]) -> Fingerprint:
-    """Read *request*: the keyword arguments of an SDK's call, or the JSON that it sends. Never
-    raises for what it holds."""
+    """The fingerprint of *request*, the keyword arguments of an SDK's call or the JSON that it
+    sends. Never raises because of its content."""
     reader = _Reader()
     model = request.get("model")
     system, messages, leading = _sections(request)
@@ -130,8 +128,8 @@ def fingerprint(request: Mapping[str, Any]) -> Fingerprint:
 def _sections(
     request: Mapping[str, Any],
 ) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """System blocks, messages, and the blocks at the head of the first message that a breakpoint
-    sets apart from the rest of it."""
+    """System blocks, messages, and the leading blocks of the first message that a breakpoint
+    separates from the rest."""
     system = [
         (f"{name}[{i}]", block)
         for name in ("system", "instructions")
@@ -188,7 +186,7 @@ def _plain(value: Any) -> Any:
         return value
     try:
         return unwrap(value)
-    # whatever it is, it has no wire form, and the provider will be sent something else or nothing
+    # without a wire form it cannot be what the provider is sent
     except Refused:
         return None
 
@@ -203,7 +201,7 @@ class _Reader:
         self.marked = self.hour = False
 
     def mark(self, holder: Any) -> None:
-        """Take note of a breakpoint on *holder*."""
+        """Note a breakpoint on *holder*."""
         for name in MARKERS:
             marker = _plain(holder.get(name))
             if isinstance(marker, dict):
@@ -218,7 +216,7 @@ class _Reader:
             )
             size += len(text)
             if self.pieces_wanted:
-                self._keep(where, text)
+                self._add_pieces(where, text)
         self.parts.append(Part(path, whole.digest(), size))
 
     def _leaves(self, path: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
@@ -243,9 +241,9 @@ class _Reader:
                 yield path, f"key:{key}"  # the order of keys is part of the prompt
             yield from self._leaves(path + step(key), item, depth - 1)
 
-    def _keep(self, path: str, text: str) -> None:
+    def _add_pieces(self, path: str, text: str) -> None:
         start = 0
-        for sentence in _sentences(text):  # what is put in before them leaves them what they are
+        for sentence in _sentences(text):  # text inserted before them does not change them
             for at in range(0, len(sentence), _PIECE) or (0,):
                 if len(self.pieces) >= _MOST_PIECES:
                     return

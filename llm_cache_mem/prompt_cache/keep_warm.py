@@ -22,8 +22,8 @@ _STOP_SECONDS = 10.0
 
 
 class Schedule:
-    """When to renew next, decided without waiting: *every* seconds, up to a part *jitter* of that
-    earlier; sooner after a failure."""
+    """When to renew next: after *every* seconds, up to a share *jitter* earlier; sooner after a
+    failure. It never waits itself."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Schedule:
         return self._due - self._clock()
 
     def used(self) -> None:
-        """The provider's clock starts anew: somebody has just used the prefix."""
+        """Start anew: the prefix has just been used."""
         self.failures = 0
         self._due = self._clock() + self._every * (1 - self._jitter * self._random())
 
     def failed(self) -> bool:
-        """Try again soon, each time later; whether that was once too often."""
+        """Schedule a retry, later each time; whether there were too many failures."""
         self.failures += 1
         wait = min(self._every, _RETRY_SECONDS * 2 ** (self.failures - 1))
         self._due = self._clock() + wait * (1 - self._jitter * self._random())
@@ -62,7 +62,7 @@ class Schedule:
 
 
 class Warms(Protocol):
-    """What a Warmer does for KeepWarm."""
+    """The methods of Warmer that KeepWarm calls."""
 
     @property
     def is_async(self) -> bool: ...
@@ -71,11 +71,10 @@ class Warms(Protocol):
 
 
 class KeepWarm:
-    """A prefix that is kept warm while this context is entered. *wait* (seconds) returns whether to
-    stop, or an awaitable of that.
+    """A context manager that keeps a prefix warm; made by ``Warmer.keep_warm``.
 
-    Entering warms it once, and raises what that raises. After it gave up, *gave_up* is true and
-    *error* says why.
+    Entering it warms the prefix once, and raises what that raises. Once it gives up, *gave_up* is
+    true and *error* is the reason. *wait* (seconds) returns whether to stop, or an awaitable of it.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class KeepWarm:
         if every is not None and every >= lifetime:
             _log.warning(
                 "prompt cache: every=%g s is too late for a prefix that lives %g s unused: it can"
-                " be gone by then",
+                " expire before",
                 every,
                 lifetime,
             )
@@ -111,8 +110,7 @@ class KeepWarm:
         self.last: Warmed | None = None
         self.renewals = 0
         self.cost_usd: float | None = 0.0
-        """Dollars so far, the first warming among them; None once a part of it has no known
-        price."""
+        """Dollars so far, including the first warming; None once a price is unknown."""
         self.gave_up = False
         self.error: Exception | None = None
 
@@ -124,8 +122,7 @@ class KeepWarm:
         )
 
     def used(self) -> None:
-        """Tell it that the prefix has just been used, which keeps it as a renewal does, for
-        less."""
+        """Note that the prefix has just been used, which renews it at the provider too."""
         self._schedule.used()
 
     def _current(self) -> Prefix:
@@ -142,7 +139,7 @@ class KeepWarm:
         if self._on_warmed is not None:
             try:
                 self._on_warmed(warmed)
-            except Exception:  # noqa: BLE001  # a listener's fault is no failure to renew
+            except Exception:  # noqa: BLE001  # a failing callback is not a failure to renew
                 _log.warning("prompt cache: on_warmed raised; renewals go on", exc_info=True)
 
     def _failed(self, exc: Exception) -> bool:
@@ -176,7 +173,7 @@ class KeepWarm:
                 f" {'async with' if not is_async else 'with'}"
             )
         if self._thread is not None or self._task is not None:
-            raise RuntimeError("it has been entered before: ask for another keep_warm()")
+            raise RuntimeError("it has been entered before: make another with keep_warm()")
 
     def _run(self) -> None:
         wait = self._stop.wait if self._wait is None else self._wait
@@ -189,13 +186,13 @@ class KeepWarm:
             try:
                 self._succeeded(self._warmer.warm(self._current()))
                 self.renewals += 1
-            # nobody is there to be told; the next try may do better
+            # there is no caller to raise it to, and a retry may succeed
             except Exception as exc:  # noqa: BLE001
                 if self._failed(exc):
                     return
 
     def stop(self) -> None:
-        """Renew no more, and wait up to ten seconds for a renewal under way."""
+        """Stop renewing, and wait up to ten seconds for a renewal in progress."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)

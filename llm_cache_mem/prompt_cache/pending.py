@@ -1,4 +1,4 @@
-"""Calls that a framework has told the begin of and not yet the end of."""
+"""PendingCalls: calls of a framework that have begun and not yet ended."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
@@ -6,14 +6,14 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-__all__ = ["UnderWay"]
+__all__ = ["PendingCalls"]
 
 _MOST = 4096
 
 
-class UnderWay:
-    """For one watcher of calls. Threads may share it; of calls that never end, it forgets the
-    oldest."""
+class PendingCalls:
+    """Requests of pending calls, and when they began. Thread-safe; the oldest calls that never end
+    are forgotten."""
 
     def __init__(self) -> None:
         self._calls: OrderedDict[Hashable, tuple[Mapping[str, Any], float]] = OrderedDict()
@@ -29,7 +29,7 @@ class UnderWay:
                 self._calls.popitem(last=False)
 
     def end(self, call: Hashable) -> tuple[Mapping[str, Any], float] | None:
-        """Its request and the seconds it took; None if its begin was never told."""
+        """The request of *call* and the seconds it took; None if it never began."""
         with self._lock:
             request, began = self._calls.pop(call, (None, 0.0))
         return None if request is None else (request, monotonic() - began)

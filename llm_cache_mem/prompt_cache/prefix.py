@@ -1,5 +1,5 @@
-"""Prefix: what many calls begin with, marked once, so that the request that warms and those that
-use it send the very same parts."""
+"""Prefix: the common beginning of many calls, with breakpoints, so that the request that warms it
+and the calls send identical parts."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -12,14 +12,14 @@ from llm_cache_mem.prompt_cache.rules import API, MAX_BREAKPOINTS, Rules, rules_
 
 __all__ = ["Prefix", "make_prefix"]
 
-_FILLER: Final = "."  # what a request that only warms asks, after the prefix
+_FILLER: Final = "."  # the question of a request that only warms
 
 
 class Prefix:
-    """The beginning of many requests, in the form that goes to the provider. Immutable by
-    convention; make one with ``Warmer.prefix``.
+    """The common beginning of many requests, as the provider gets it. Immutable by convention; make
+    one with ``Warmer.prefix``.
 
-    ``request("Where is my parcel?", max_tokens=300)`` gives the keyword arguments of a call that
+    ``request("Where is my parcel?", max_tokens=300)`` returns the keyword arguments of a call that
     begins with it.
     """
 
@@ -45,16 +45,19 @@ class Prefix:
 
     @property
     def breakpoints(self) -> int:
-        """How many places of it are marked for the provider to write."""
+        """The number of breakpoints in it."""
         return _marks(self._parts)
 
     def request(self, messages: Any = (), /, **params: Any) -> dict[str, Any]:
-        """The keyword arguments of a call that begins with this prefix and goes on with *messages*,
-        a text or a list of them.
+        """The keyword arguments of a call that begins with this prefix, a new object each time.
 
-        What goes on in the role in which the prefix ends becomes part of its last message, after
-        the breakpoint. A new object each time. TypeError if *params* would replace what the prefix
-        is made of.
+        Args:
+            messages: The rest of the conversation, a text or a list of messages. A user message
+                after a prefix that ends with one is appended to it, after the breakpoint.
+            **params: Other parameters of the call.
+
+        Raises:
+            TypeError: *params* would replace a part of the prefix.
         """
         taken = sorted(params.keys() & {*self._parts, "model", self._turns})
         if taken:
@@ -76,8 +79,8 @@ class Prefix:
         }
 
     def warming(self, limit: int) -> dict[str, Any]:
-        """The smallest request that makes the provider process all of the prefix, with *limit*
-        tokens of output."""
+        """The smallest request that makes the provider process all of the prefix, with at most
+        *limit* tokens of output."""
         if self.api == "messages":
             ends_with_user = (
                 bool(self._parts.get("messages"))
@@ -86,7 +89,7 @@ class Prefix:
             thinking = self._parts.get("thinking")
             if (
                 isinstance(thinking, dict) and limit
-            ):  # Anthropic wants room for an answer besides; 0 it refuses anyway
+            ):  # Anthropic requires room for an answer besides; it refuses 0 anyway
                 limit += thinking.get("budget_tokens") or 0
             return (
                 self.request((), max_tokens=limit)
@@ -124,8 +127,8 @@ def make_prefix(
     name: str | None = None,
     **params: Any,
 ) -> Prefix:
-    """A prefix for *api*, its parts copied and marked where the provider is to write. ValueError
-    for what no provider would take."""
+    """A prefix for *api* of copied parts, with breakpoints. TypeError or ValueError for what the
+    provider would refuse."""
     if not isinstance(model, str) or not model:
         raise TypeError("model must be the name of a model")
     for part, given in (("tools", tools), ("messages", messages), ("documents", documents)):
@@ -144,7 +147,7 @@ def make_prefix(
     )
     if reserved:
         raise TypeError(
-            f"{', '.join(reserved)} is not part of a prefix: the warmer chooses the smallest answer"
+            f"{', '.join(reserved)} is not part of a prefix: the warmer sets the smallest one"
         )
     rules = _rules(api, model)
     rules.lifetime(ttl)
@@ -180,8 +183,7 @@ def _rules(api: API, model: str) -> Rules:
 
 
 def _copy(value: Any) -> Any:
-    """*value* as plain JSON of its own: a caller's object can change later, and what was warmed
-    must not."""
+    """A copy of *value* as plain JSON, because the caller may change it later."""
     plain = unwrap(value)
     if isinstance(plain, dict):
         return {key: _copy(item) for key, item in plain.items()}
@@ -215,8 +217,7 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _joined(first: list[Any], then: list[Any]) -> list[Any]:
-    """*first*, going on with *then*; two messages of one user in a row become one, as the providers
-    would make of them."""
+    """*first* followed by *then*; two user messages in a row become one, as at the providers."""
     if (
         first
         and then
@@ -245,8 +246,8 @@ def _marks(value: Any) -> int:
 
 
 def _mark(parts: dict[str, Any], api: API, rules: Rules, ttl: str | None) -> None:
-    """Set a breakpoint at the end of each section that has none, as far as four go; the end of the
-    whole comes first."""
+    """Set a breakpoint at the end of each section that has none, the last section first, up to the
+    limit."""
     if not rules.explicit:
         if ttl is not None:
             parts["prompt_cache_retention"] = ttl
@@ -273,7 +274,7 @@ def _mark(parts: dict[str, Any], api: API, rules: Rules, ttl: str | None) -> Non
 
 
 def _mark_last(content: list[Any], section: str, marker: dict[str, str]) -> int:
-    """Mark the last block of *content* that can be; how many were marked."""
+    """Mark the last block of *content* that can be marked; the number of marks."""
     if section == "messages":
         last = content[-1]
         last["content"] = _blocks(last["content"])
@@ -302,7 +303,7 @@ def _mark_openai(turns: list[Any], api: API) -> None:
 
 
 def _check_order(parts: Mapping[str, Any]) -> None:
-    """Anthropic: breakpoints of an hour come before those of five minutes."""
+    """Raise ValueError unless breakpoints of an hour come before those of five minutes."""
     lifetimes = list(
         _lifetimes([parts.get(section) for section in ("tools", "system", "messages")])
     )

@@ -1,10 +1,9 @@
-"""The providers' documented rules for their prompt caches, in one table: what is long enough, how
-long it lives, what it costs.
+"""The providers' documented rules for their prompt caches: minimum length, lifetimes, cost factors.
 
 Anthropic: platform.claude.com/docs/en/build-with-claude/prompt-caching. OpenAI:
 developers.openai.com/api/docs/guides/prompt-caching and the docstrings of ``prompt_cache_options``
-in its SDK. As of November 2026. Dollars come from a price list; the factors here only stand in for
-one.
+in its SDK. As of November 2026. Dollars come from a price list; factors serve where it
+has no price.
 """
 
 import re
@@ -18,14 +17,13 @@ Provider: TypeAlias = Literal["anthropic", "openai"]
 API: TypeAlias = Literal["messages", "chat", "responses"]
 
 MAX_BREAKPOINTS: Final = 4
-"""Both providers: at most four places of a request are written. Anthropic answers 400 to a fifth,
-OpenAI writes the latest four."""
+"""At both providers. Anthropic answers a fifth with 400, OpenAI writes the last four."""
 
 SMALLEST: Final[Mapping[API, tuple[int, ...]]] = MappingProxyType(
     {"messages": (0, 1), "chat": (1, 16), "responses": (16, 64)}
 )
-"""Limits on the output of a request that is only to warm, smallest first; the next one is for
-servers that answer 400 to it.
+"""Output limits for a request that only warms, smallest first; the next one is for servers that
+answer with 400.
 
 Anthropic: 0 writes the cache and generates nothing (not with streams, thinking, forced tools or
 structured output). OpenAI's Responses take no less than 16, and reasoning models may refuse a limit
@@ -34,23 +32,22 @@ that leaves no room for an answer.
 
 
 class Rules(NamedTuple):
-    """What holds for one model. Lifetimes: seconds from the start of the last request that wrote or
-    read. Factors: of the input price."""
+    """The rules for one model. Lifetimes are seconds since the start of the last request that used
+    the cache; factors are multiples of the input price."""
 
     provider: Provider
     minimum_tokens: int
-    """A shorter prefix is not cached, and nobody says so."""
+    """A shorter prefix is not cached, without an error."""
     lifetimes: Mapping[str, float]
-    """By the name that the API has for them; the first is the default."""
+    """By their names in the API; the first is the default."""
     write_factors: Mapping[str, float]
     read_factor: float
     explicit: bool
-    """Whether breakpoints can be set, and writes are reported and may cost extra."""
+    """Whether requests can set breakpoints, and writes are reported and may cost extra."""
     lookback_blocks: int = 20
-    """How many blocks before a breakpoint are searched for what an earlier request wrote
-    (Anthropic)."""
+    """How many blocks before a breakpoint are searched for an earlier write (Anthropic)."""
     step_tokens: int = 1
-    """What is read comes in multiples of this."""
+    """Tokens are read in multiples of this."""
     prewarm: bool = False
     """Whether the Responses API takes ``prompt_cache_options.prewarm``."""
 
@@ -59,7 +56,7 @@ class Rules(NamedTuple):
         return next(iter(self.lifetimes))
 
     def lifetime(self, ttl: str | None) -> float:
-        """Seconds for *ttl*; ValueError if this model's API has no such one."""
+        """The seconds of *ttl*; ValueError if the model's API has no such lifetime."""
         if ttl is None:
             return self.lifetimes[self.default_ttl]
         if ttl not in self.lifetimes:
@@ -87,7 +84,7 @@ _OPENAI: Final = Rules(  # gpt-5.6 and later: breakpoints, reported writes, a pr
     explicit=True,
     prewarm=True,
 )
-# before: automatic, free writes that nobody reports; "typically 5 to 10 minutes" without use
+# before: automatic, with free, unreported writes; "typically 5 to 10 minutes" without use
 _OPENAI_AUTOMATIC: Final = Rules(
     provider="openai",
     minimum_tokens=1024,
@@ -100,8 +97,7 @@ _OPENAI_AUTOMATIC: Final = Rules(
     step_tokens=128,
 )
 
-# Anthropic's minimum by model, where it is not 1,024; part of the name, in all spellings that
-# clouds have for it.
+# Anthropic's minimum by model, if it is not 1,024, by a part of the name in all clouds' spellings.
 _MINIMUM: Final = {
     **dict.fromkeys(("opus-5", "sonnet-5-5", "fable-5", "mythos-5"), 512),
     **dict.fromkeys(("mythos-preview", "opus-4-7", "3-5-haiku", "3-haiku"), 2048),
@@ -112,15 +108,14 @@ _OPENAI_NAMES: Final = r"(^|[^a-z0-9])(gpt|chatgpt|o\d|codex|computer-use)(?![a-
 
 
 def provider_of(model: str) -> Provider | None:
-    """Whose *model* is, by its name, in all spellings that clouds have for it; None if that does
-    not tell."""
+    """The provider of *model*, by its name in any cloud's spelling; None if that does not tell."""
     name = model.lower()
     return "anthropic" if "claude" in name else "openai" if re.search(_OPENAI_NAMES, name) else None
 
 
 def rules_for(model: str, provider: Provider | None = None) -> Rules:
-    """The rules of *model*; if it is not known, those of its provider: *provider*, or Anthropic for
-    a Claude and OpenAI for all else."""
+    """The rules for *model*; for an unknown one those of *provider*, or else of Anthropic for a
+    Claude and OpenAI for any other."""
     name = model.lower().replace(".", "-")
     if (provider or provider_of(model)) == "anthropic":
         known = next(

@@ -1,5 +1,4 @@
-"""PromptCacheTracker: how much of each prefix the provider served from its own cache, and an alert
-with the reason when that drops."""
+"""PromptCacheTracker: how much of each prefix the provider reads from its cache, and alerts."""
 
 import inspect
 import logging
@@ -19,7 +18,7 @@ from llm_cache_mem.accounting.render import aligned, table
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.prompt_cache.fingerprint import Fingerprint, fingerprint
-from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Verdict
+from llm_cache_mem.prompt_cache.history import Call, History, PrefixRecord, Shortfall
 from llm_cache_mem.prompt_cache.rules import Provider, rules_for
 from llm_cache_mem.prompt_cache.streams import AsyncObservedStream, ObservedStream
 from llm_cache_mem.responses.fields import field
@@ -35,15 +34,13 @@ _REMEMBERED = 1024
 
 
 class Alert(NamedTuple):
-    """A prefix was read less than it should have been. It never holds content; ``str()`` is a line
-    for a log.
+    """Less of a prefix was read than expected. It never holds content; ``str()`` is a line for a
+    log.
 
-    *reason*: ``changed`` (first at *path*), ``expired`` (unused for longer than it lives), ``too
-      short`` (for this model) or ``unknown``.
-    *before* and *now* are shares of the input that was read, from 0 to 1; *idle_seconds* is the
-      time since the prefix was last used;
-    *diagnosis* the provider's own word for the reason, where it was asked for one. *at*: Unix
-      seconds.
+    *reason*: ``changed`` (first at *path*), ``expired`` (unused for longer than its lifetime),
+    ``too short`` (for this model) or ``unknown``. *before* and *now* are shares of the input that
+    were read, from 0 to 1; *idle_seconds* is the time since the prefix was last used; *diagnosis*
+    the provider's own reason, if the request asked for one. *at*: Unix seconds.
     """
 
     prefix: str
@@ -77,9 +74,9 @@ class PrefixStats(NamedTuple):
     """One prefix: model, system prompt, tools and leading messages, named by a hash that is the
     same in every process.
 
-    *share*: the part of all its input that was read from the provider's cache; *recent_share*: the
-      same, mostly of the latest calls.
-    *saved_usd*: by reading, less the premium for writing; 0.0 where the price is not known.
+    *share*: of all its input, the part that was read from the provider's cache; *recent_share*: the
+    same, mostly of the latest calls. *saved_usd*: by reading, less the premium for writing; 0.0 if
+    the price is not known.
     """
 
     prefix: str
@@ -95,8 +92,8 @@ class PrefixStats(NamedTuple):
 
 
 class TrackerStats(NamedTuple):
-    """A snapshot: *calls* with usage, those that gave none, *alerts* so far, and the *prefixes*
-    that are remembered, largest first."""
+    """A snapshot: *calls* with usage, calls *without_usage*, *alerts* so far, and the remembered
+    *prefixes*, largest first."""
 
     calls: int
     without_usage: int
@@ -147,15 +144,22 @@ class TrackerStats(NamedTuple):
 
 
 class PromptCacheTracker:
-    """Watches calls that are paid for. Thread-safe; what it remembers is bounded.
+    """Observes calls to providers and their prompt caches. Thread-safe, with bounded memory.
 
-    With *cache*, an LLMCache, every call that it pays for is watched, through whatever layer: its
-    own methods, LangChain, LlamaIndex, the HTTP transport. Calls beside it are watched by
-    ``wrap(client.messages.create)``, by the handlers of the LangChain and LlamaIndex packages, or
-    by ``observe``, and count in its ``stats()`` too; what both see counts once. *prices*: as for
-    LLMCache, whose are used by default. *on_alert* is told of each Alert, of which a line is also
-    logged. *drop*: an alert is due when less than this part of what was expected is read.
-    *provider*: whose rules hold where the model's name does not tell.
+    Every call that *cache* makes is observed, through all layers: its own methods, LangChain,
+    LlamaIndex, the HTTP transport. Other calls are observed by ``wrap(client.messages.create)``, by
+    the handlers of the LangChain and LlamaIndex packages, or by ``observe``, and count in the
+    ``stats()`` of *cache* too. A call that is seen both ways counts once.
+
+    Args:
+        cache: An LLMCache to observe.
+        prices: As for LLMCache; by default those of *cache*.
+        on_alert: Called with each Alert, which is also logged.
+        drop: An alert is due when less than this share of the expected tokens is read.
+        provider: Whose rules apply to models with a name that does not tell.
+        max_prefixes: How many prefixes are remembered.
+        max_conversations: How many conversations are remembered.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -182,12 +186,12 @@ class PromptCacheTracker:
         if cache is not None and not isinstance(cache, LLMCache):
             raise TypeError(
                 f"cache must be an LLMCache, not {type(cache).__name__}; calls of a client are"
-                " watched by wrap()"
+                " observed by wrap()"
             )
         self._shared = None if cache is None else cache.engine.ledger
         if cache is not None:
             cache.engine.ledger.watch()
-            cache.engine.listen(self._told)
+            cache.engine.listen(self._on_call)
         self._price = (
             pricing.resolve(prices) if cache is None or prices is not None else cache.engine.price
         )
@@ -204,32 +208,38 @@ class PromptCacheTracker:
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    # -- Watching
+    # -- Observing
 
     def observe(
         self, request: Mapping[str, Any], response: Any, *, seconds: float | None = None
     ) -> Alert | None:
-        """Take in one call that the provider answered just now; the Alert, if there is one.
+        """Record one call that the provider has just answered.
 
-        *request*: the arguments of the SDK's call, or the JSON that was sent. *response*: anything
-          with usage in it, or the list of the
-        chunks of a stream. *seconds*: what it took. The same id for the same request is a cache's
-        answer: left out. Never raises.
+        A request whose answer has an id that was seen before for the same request is left out: a
+        cache has answered it. Never raises.
+
+        Args:
+            request: The arguments of the SDK's call, or the JSON that was sent.
+            response: Any response with usage, or the list of the chunks of a stream.
+            seconds: The duration of the call.
+
+        Returns:
+            The Alert, if the call causes one.
         """
-        return self._take_in(request, response, seconds, observed=True)
+        return self._record(request, response, seconds, observed=True)
 
-    def _told(self, request: Request, response: Any, seconds: float | None) -> None:
-        self._take_in(
+    def _on_call(self, request: Request, response: Any, seconds: float | None) -> None:
+        self._record(
             {**request.params, "messages": request.messages}, response, seconds, observed=False
         )
 
-    def _take_in(
+    def _record(
         self, request: Mapping[str, Any], response: Any, seconds: float | None, *, observed: bool
     ) -> Alert | None:
         try:
             return self._observe(request, response, seconds, observed)
-        except Exception as exc:  # noqa: BLE001  # watching must not break the call that is watched
-            _log.warning("prompt cache: a call could not be taken in: %s", type(exc).__name__)
+        except Exception as exc:  # noqa: BLE001  # observing must not break the call
+            _log.warning("prompt cache: a call could not be recorded: %s", type(exc).__name__)
             return None
 
     def _observe(
@@ -259,13 +269,12 @@ class PromptCacheTracker:
             self._shared.paid(paid, observed=True)
         with self._lock:
             self._calls += 1
-            verdict = self._history.add(call)
-            self._alerts += verdict is not None
-        return None if verdict is None else self._tell(call, model, used, verdict)
+            shortfall = self._history.add(call)
+            self._alerts += shortfall is not None
+        return None if shortfall is None else self._alert(call, model, used, shortfall)
 
     def _is_replay(self, shape: Fingerprint, response: Any) -> bool:
-        """Whether a cache in between gave an answer that was seen before: the same id for the very
-        same request."""
+        """Whether a cache answered: the answer has the id of an earlier one to the same request."""
         identity = read_id(response)
         if identity is None:
             return False
@@ -278,10 +287,10 @@ class PromptCacheTracker:
                 self._answers.popitem(last=False)
         return seen
 
-    def _tell(self, call: Call, model: str | None, used: Usage, verdict: Verdict) -> Alert:
-        reason, path, expected, idle, before = verdict
+    def _alert(self, call: Call, model: str | None, used: Usage, shortfall: Shortfall) -> Alert:
+        reason, path, expected, idle, before = shortfall
         whole = (
-            call.shape.digest,
+            call.fingerprint.digest,
             model,
             reason,
             path,
@@ -297,7 +306,7 @@ class PromptCacheTracker:
         if self._on_alert is not None:
             try:
                 self._on_alert(alert)
-            # a listener's fault must not break the call that is watched
+            # a failing callback must not break the call
             except Exception:  # noqa: BLE001
                 _log.warning("prompt cache: on_alert raised; the call goes on", exc_info=True)
         return alert
@@ -305,11 +314,11 @@ class PromptCacheTracker:
     # -- Around a call
 
     def wrap(self, fn: Callable[P, T]) -> Callable[P, T]:
-        """*fn*, such as ``client.messages.create``, sync or async, watched; streams are watched
-        while they are read."""
+        """*fn*, such as ``client.messages.create``, sync or async, with its calls observed; streams
+        are observed while they are read."""
         if not callable(fn):
             raise TypeError(
-                "wrap() takes what makes the call, such as client.messages.create, not"
+                "wrap() takes a function that makes the call, such as client.messages.create, not"
                 f" {type(fn).__name__}"
             )
         if inspect.iscoroutinefunction(inspect.unwrap(fn)):
@@ -328,7 +337,7 @@ class PromptCacheTracker:
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             began = self._clock()
             response = fn(*args, **kwargs)
-            if hasattr(response, "__await__"):  # an object that is called like a coroutine function
+            if hasattr(response, "__await__"):  # from an object called like a coroutine function
                 return cast("T", awaited(kwargs, response, began))
             if kwargs.get("stream") and hasattr(response, "__next__"):
                 return cast("T", ObservedStream(response, self._at_end(kwargs, began)))
@@ -348,13 +357,13 @@ class PromptCacheTracker:
         return lambda pieces: self.observe(request, pieces, seconds=self._clock() - began)
 
     async def prices_loaded(self) -> None:
-        """Let the first price not stall the event loop: it may need a slow import."""
+        """Load prices in a thread, as that may take a slow import."""
         await pricing.aload(self._price)
 
-    # -- Looking at it
+    # -- Statistics
 
     def stats(self) -> TrackerStats:
-        """What was seen so far."""
+        """What has been observed so far."""
         with self._lock:
             prefixes = [
                 _prefix_stats(digest, prefix) for digest, prefix in self._history.prefixes.items()
@@ -374,7 +383,7 @@ def _prefix_stats(digest: str, one: PrefixRecord) -> PrefixStats:
     sums = one.sums.stats()
     return PrefixStats(
         digest,
-        one.shape.model,
+        one.fingerprint.model,
         sums.calls,
         sums.share,
         one.recent or 0.0,
@@ -387,8 +396,8 @@ def _prefix_stats(digest: str, one: PrefixRecord) -> PrefixStats:
 
 
 def _diagnosis(response: Any) -> str | None:
-    """The provider's own word for a miss: Anthropic's ``diagnostics``, OpenAI's
-    ``prompt_cache_diagnostics``, where they were asked for."""
+    """The provider's own reason for a miss: Anthropic's ``diagnostics``, OpenAI's
+    ``prompt_cache_diagnostics``, if the request asked for them."""
     pieces = response if isinstance(response, list) else [response]
     for piece in reversed(pieces):
         holder = field(piece, "message", "response") or piece

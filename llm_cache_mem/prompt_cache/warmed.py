@@ -8,14 +8,13 @@ __all__ = ["Warmed"]
 
 
 class Warmed(NamedTuple):
-    """What one warming did. Tokens are the provider's own count; dollars are None where the price
+    """The result of one warming. Tokens are the provider's own count; dollars are None if the price
     is not known.
 
     *written_tokens* is 0 where the provider does not report writes (OpenAI before gpt-5.6).
-      *cost_usd* and *seconds* are of all requests
-    that were sent, that of ``verify`` among them. *verified*: whether a second request read it,
-    None if none was sent.
-    *expires_at*: Unix seconds at which the provider may forget it if nobody uses it.
+    *cost_usd* and *seconds* include the request of ``verify``. *verified*: whether a second request
+    read the prefix, None if none was sent. *expires_at*: Unix seconds after which the provider may
+    have dropped the prefix if it is not used.
     """
 
     prefix: Prefix

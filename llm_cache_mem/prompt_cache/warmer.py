@@ -1,5 +1,4 @@
-"""Warmer: before users arrive, one small request makes the provider write its cache for what all
-their calls begin with."""
+"""Warmer: one small request makes the provider write a prefix to its cache before users arrive."""
 
 import inspect
 import logging
@@ -34,12 +33,18 @@ class _Sent(NamedTuple):
 
 
 class Warmer:
-    """Warms a provider's prompt cache through *client*: Anthropic, OpenAI, their async twins, or
-    another with the same methods.
+    """Warms a provider's prompt cache through a client. Thread-safe.
 
-    *api*: ``messages`` (Anthropic), ``chat`` or ``responses`` (OpenAI); by default what the client
-      has, ``chat`` before ``responses``.
-    *prices* as for LLMCache. *clock* gives the time in Unix seconds. Threads may share one.
+    Args:
+        client: Of the Anthropic or OpenAI SDK, sync or async, or another with the same methods.
+        api: ``messages`` (Anthropic), ``chat`` or ``responses`` (OpenAI); by default what the
+            client has, ``chat`` before ``responses``.
+        prices: As for LLMCache.
+        clock: Returns Unix seconds.
+
+    Example:
+        >>> warmer = Warmer(anthropic.Anthropic())
+        >>> warmer.warm(model="claude-sonnet-4-5", system=MANUAL)
     """
 
     def __init__(
@@ -59,31 +64,41 @@ class Warmer:
 
     @property
     def is_async(self) -> bool:
-        """Whether the client is, so that ``awarm`` and ``async with`` are the ones to use."""
+        """Whether the client is async: then use ``awarm`` and ``async with``."""
         return inspect.iscoroutinefunction(inspect.unwrap(self._create))
 
     def prefix(self, **parts: Any) -> Prefix:
-        """What calls begin with, marked for the provider: *model*, and *system*, *tools*,
-        *messages*, *documents* as the SDK takes them.
+        """A prefix of calls, with breakpoints at the end of tools, system and messages, unless they
+        have some already.
 
-        *documents*: texts or content blocks, which become the first message's. *ttl*: ``5m`` or
-          ``1h`` (Anthropic), ``30m`` or ``12h``
-        (OpenAI from gpt-5.6), ``in_memory`` or ``24h`` (before). *name*: what it is called in
-        warnings, by default the model. Breakpoints go to the end of tools, system and messages,
-        where there are none yet. All else is a parameter of the call that is part of the prefix,
-        such as ``prompt_cache_key`` or ``tool_choice``. Raises TypeError or ValueError for what no
-        provider would take.
+        Args:
+            **parts: *model*, and *system*, *tools*, *messages* as the SDK takes them; *documents*,
+                texts or content blocks for the first message; *ttl*, ``5m`` or ``1h`` (Anthropic),
+                ``30m`` or ``12h`` (OpenAI from gpt-5.6), ``in_memory`` or ``24h`` (before);
+                *name*, for warnings, by default the model. Anything else is a parameter of the call
+                that is part of the prefix, such as ``prompt_cache_key`` or ``tool_choice``.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: The provider would refuse the prefix.
         """
         return make_prefix(self.api, **parts)
 
     def warm(
         self, prefix: Prefix | None = None, /, *, verify: bool = False, **parts: Any
     ) -> Warmed:
-        """Make the provider write *prefix*, or the one that *parts* make, with the smallest request
-        that does; what came of it.
+        """Make the provider write *prefix*, with the smallest request that does.
 
-        *verify* sends a second one, which must read what the first wrote. What the client raises is
-          raised.
+        Args:
+            prefix: The prefix; None: one made of *parts*.
+            verify: Send a second request, which must read what the first one wrote.
+            **parts: As for ``prefix``.
+
+        Returns:
+            Tokens, dollars, and warnings.
+
+        Raises:
+            Exception: Whatever the client raises.
         """
         if self.is_async:
             raise TypeError("the client is async: use await warmer.awarm(...)")
@@ -95,8 +110,8 @@ class Warmer:
         """``warm`` for an async client."""
         if not self.is_async:
             raise TypeError(
-                "the client is not async: use warmer.warm(...), in a thread if the event loop must"
-                " go on"
+                "the client is not async: use warmer.warm(...), in a thread to keep the event loop"
+                " free"
             )
         steps = self._warming(prefix, verify, parts)
         answer: Any = None
@@ -108,20 +123,22 @@ class Warmer:
                 return done.value  # type: ignore[no-any-return]  # what the steps return
             try:
                 answer, failure = await call(), None
-            except Exception as exc:  # noqa: BLE001  # the steps decide what it means
+            except Exception as exc:  # noqa: BLE001  # the steps handle it
                 failure = exc
 
     def keep_warm(
         self, prefix: Prefix | Callable[[], Prefix] | None = None, /, **options: Any
     ) -> KeepWarm:
-        """A context manager that warms on entry and renews before expiry until it is left: ``with``
-        in a thread, ``async with`` in a task.
+        """A context manager that warms *prefix* on entry and renews it before it expires, in a
+        thread for ``with``, in a task for ``async with``.
 
-        *prefix* may be a function, asked before each renewal. *max_failures* (3): in a row, after
-          which it gives up. *every*: seconds
-        between renewals, by default four fifths of the lifetime. *jitter* (0.1): the part of that
-        by which each may come earlier.
-        *on_warmed* is told of each Warmed. All else makes the prefix, as for ``warm``.
+        Args:
+            prefix: The prefix, or a function that returns it before each renewal; None: one made of
+                the other *options*.
+            **options: *max_failures* (3), the failures in a row after which it gives up; *every*,
+                the seconds between renewals, by default four fifths of the lifetime; *jitter*
+                (0.1), the share of that by which a renewal may come earlier; *on_warmed*, called
+                with each Warmed. Others are parts of the prefix, as for ``prefix``.
         """
         own = {
             name: options.pop(name)
@@ -134,12 +151,10 @@ class Warmer:
         if given is None:
             return self.prefix(**parts)
         if parts:
-            raise TypeError(
-                f"a prefix was given, and {', '.join(sorted(parts))} with which to make one"
-            )
+            raise TypeError(f"got both a prefix and parts to make one: {', '.join(sorted(parts))}")
         return given
 
-    # -- Inside: the steps, in which each call of the client is yielded
+    # -- Inside: steps that yield each call of the client
 
     def _warming(
         self, prefix: Prefix | None, verify: bool, parts: dict[str, Any]
@@ -155,9 +170,7 @@ class Warmer:
             sent.append(second)
             read = second.usage.cache_read_tokens
             verified = read >= 0.9 * cached and read > 0
-        if (
-            not verified
-        ):  # a server with rules of its own may well have cached it, but then that was seen
+        if not verified:  # if it was read, the server has its own rules
             warnings += _too_little(prefix, first.usage)
         if verified is False:
             warnings.append(
@@ -187,8 +200,8 @@ class Warmer:
         )
 
     def _send(self, prefix: Prefix) -> Generator[_Call, Any, _Sent]:
-        """The smallest request that the server takes; a limit that it answers 400 to is not tried
-        again once a larger one has passed."""
+        """Send the smallest request that the server accepts; a limit that it answers with 400 is
+        not tried again once a larger one has succeeded."""
         for limit in (limits := list(self._limits)):
             request = prefix.warming(limit)
             began = self._clock()
@@ -198,7 +211,7 @@ class Warmer:
                 if limit == limits[-1] or field(exc, "status_code") != 400:
                     raise
                 continue
-            self._limits = [kept for kept in self._limits if kept >= limit]
+            self._limits = [other for other in self._limits if other >= limit]
             used = read_usage(response) or Usage(0, 0)
             cost = pricing.bill(self._price, (prefix.model,), used).usd
             return _Sent(used, cost, max(0.0, self._clock() - began), began)
@@ -214,8 +227,8 @@ class Warmer:
         )
         left, where = known[1] - self._clock(), mine.first_difference(its)
         return (
-            f"it changed since it was last warmed, first at {where}; what was written then lives"
-            f" {left:.0f} s more for nobody"
+            f"it changed since it was last warmed, first at {where}; the former one stays in the"
+            f" cache unused for {left:.0f} s"
         )
 
     def _remember(self, prefix: Prefix, expires_at: float) -> None:
@@ -226,7 +239,7 @@ class Warmer:
 
 
 def _drive(steps: Generator[_Call, Any, T]) -> T:
-    """Run *steps*, whose calls return what they are asked for."""
+    """Run *steps* with a sync client."""
     answer: Any = None
     failure: BaseException | None = None
     while True:
@@ -236,12 +249,12 @@ def _drive(steps: Generator[_Call, Any, T]) -> T:
             return done.value  # type: ignore[no-any-return]  # as above
         try:
             answer, failure = call(), None
-        except Exception as exc:  # noqa: BLE001  # the steps decide what it means
+        except Exception as exc:  # noqa: BLE001  # the steps handle it
             failure = exc
 
 
 def _too_little(prefix: Prefix, used: Usage) -> list[str]:
-    """Why nothing, or not all, of the prefix was cached, in words."""
+    """Warnings if nothing of the prefix was cached."""
     minimum, cached = prefix.rules.minimum_tokens, used.cache_read_tokens + used.cache_write_tokens
     if cached or not used.input_tokens:
         return []
@@ -266,8 +279,8 @@ def _api(client: Any) -> API:
     if callable(field(field(client, "responses"), "create")):
         return "responses"
     raise TypeError(
-        f"{type(client).__name__} is no client of Anthropic's or OpenAI's SDK: it has no messages,"
-        " chat or responses"
+        f"{type(client).__name__} is not a client of the Anthropic or OpenAI SDK: it has no"
+        " messages, chat or responses"
     )
 
 

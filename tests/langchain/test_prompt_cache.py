@@ -128,7 +128,7 @@ def test_failures_are_forgotten(server, tracker):
     server.fail = [500]
     with pytest.raises(Exception, match="as told"):
         claude(server).invoke([MARKED, HumanMessage("one")], {"callbacks": [callback]})
-    assert not callback._under_way
+    assert not callback._pending
     assert tracker.stats().calls == 0
 
 

@@ -93,4 +93,4 @@ def test_nothing_is_kept_of_calls_that_ended(llm, tracker):
     )
     llm.chat(MESSAGES)
     list(llm.stream_chat(MESSAGES))
-    assert not handler._under_way
+    assert not handler._pending

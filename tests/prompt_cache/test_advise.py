@@ -143,7 +143,7 @@ def test_what_is_no_number_is_refused_by_name():
 
 
 def test_a_model_that_does_not_tell_its_provider_needs_one():
-    with pytest.raises(ValueError, match="whose model is 'nope'"):
+    with pytest.raises(ValueError, match="provider of 'nope' is unknown"):
         advise(10, 5_000, model="nope")
     assert [
         option.ttl

@@ -429,7 +429,7 @@ def test_memory_is_bounded(clock):
         }
         tracker.observe(request, {"usage": {"input_tokens": 2000, "output_tokens": 1}})
     assert len(tracker.stats().prefixes) == 10
-    assert len(tracker._history._talks) == 20
+    assert len(tracker._history._conversations) == 20
     assert tracker.stats().calls == 200
 
 
@@ -554,7 +554,7 @@ def test_the_statistics_are_tables(ask):
 def test_a_client_in_place_of_a_cache_is_told_where_it_goes(claude):
     with pytest.raises(
         TypeError,
-        match=r"must be an LLMCache, not Anthropic; calls of a client are watched by wrap\(\)",
+        match=r"must be an LLMCache, not Anthropic; calls of a client are observed by wrap\(\)",
     ):
         PromptCacheTracker(claude)
 

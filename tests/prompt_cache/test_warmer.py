@@ -150,7 +150,7 @@ def test_a_prefix_that_changed_since_gets_a_clear_warning_with_the_place_and_not
         model=CLAUDE, system=SYSTEM + "\nIt is Tuesday, says Zacharias.", name="support"
     )
     assert "first at system[0].text, characters" in changed.warnings[0]
-    assert "200 s more" in changed.warnings[0]
+    assert "unused for 200 s" in changed.warnings[0]
     assert "Zacharias" not in caplog.text
     clock.advance(301)
     assert warmer.warm(model=CLAUDE, system=SYSTEM, name="support").warnings == ()
@@ -224,7 +224,7 @@ def test_a_call_cannot_replace_what_the_prefix_is_made_of(claude):
 
 
 def test_an_object_that_is_no_client_is_refused():
-    with pytest.raises(TypeError, match="no client"):
+    with pytest.raises(TypeError, match="not a client"):
         Warmer(object())
 
 
