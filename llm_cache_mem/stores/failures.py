@@ -7,7 +7,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import LLMCacheError, StoreError
 
-__all__ = ["NotAsked", "PoolExhausted", "UnexpectedReply", "iterate", "store_errors_only"]
+__all__ = ["NotAsked", "UnexpectedReply", "iterate", "store_errors_only"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,10 +17,6 @@ S = TypeVar("S")
 class NotAsked(StoreError):
     """The store, or the part of it that holds the key, was not asked: this says nothing about its
     health, so it does not count as a failure of the store."""
-
-
-class PoolExhausted(Exception):
-    """No connection became free in time, which leaves a store NotAsked."""
 
 
 class UnexpectedReply(Exception):
@@ -41,8 +37,6 @@ def store_errors_only(
                 return method(self, *args, **kwargs)
             except LLMCacheError:
                 raise
-            except PoolExhausted as exc:
-                raise NotAsked(type(self).__name__, operation, str(exc)) from exc
             except Exception as exc:
                 raise StoreError(type(self).__name__, operation, reason(exc)) from exc
 

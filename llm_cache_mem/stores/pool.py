@@ -1,14 +1,15 @@
-"""A pool of connections: each is leased to one caller at a time, first come, first served."""
+"""A pool of connections: each serves one caller at a time, in order of arrival."""
 
+import contextlib
 import os
-import threading
+import weakref
+from _thread import RLock, allocate_lock  # plain locks: a signal handler cannot leave them held
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.stores.failures import PoolExhausted
+from llm_cache_mem.stores.failures import NotAsked
 
 __all__ = ["Pool"]
 
@@ -20,8 +21,13 @@ R = TypeVar("R")
 class Pool(Generic[C]):
     """At most *limit* connections, made by *connect* when none is idle. Thread-safe.
 
-    A caller waits up to *timeout* seconds for a connection, then PoolExhausted. An idle connection
-    is used again only if *is_usable* says so; *close* ends one. A forked child makes its own.
+    A caller waits for as long as connections come back. If none does for *timeout* seconds, it gets
+    NotAsked, in the name of *store*: that says more about this process than about the store. An
+    idle connection is used again only if *is_usable* says so; *close* ends one. A forked child
+    makes its own.
+
+    Slots and places in the queue are held by weak references, so that those of a caller that an
+    interrupt ended at any point free themselves.
     """
 
     def __init__(
@@ -32,152 +38,200 @@ class Pool(Generic[C]):
         close: Callable[[C], object],
         limit: int,
         timeout: float,
+        store: str,
     ) -> None:
         self._connect = connect
         self._is_usable = is_usable
         self._close = close
         self._limit = limit
         self._timeout = timeout
+        self._store = store
         self._closed = False
-        self._after_fork()
+        self._reset()
         reset_after_fork(self)
 
-    def _after_fork(self) -> None:
-        self._idle: list[C] = []  # the parent's are its own; append and pop are atomic
-        self._open = 0
-        self._waiters: deque[_Waiter[C]] = deque()
-        self._lock = threading.RLock()  # a signal handler may ask in the middle of it
+    def _reset(self) -> None:
+        self._idle: list[C] = []  # the last one used comes first; append and pop are atomic
+        self._lock = RLock()
+        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+        self._waiters: deque[weakref.ref[_Waiter]] = deque()
+        self._served = 0  # how many callers came out of the queue
+        self._paused = 0  # how many threads want all connections to be closed
         self._pid = os.getpid()
+
+    def _after_fork(self) -> None:
+        self._reset()
 
     @property
     def size(self) -> int:
-        """How many connections are open, leased ones included."""
-        return self._open
+        """How many connections are open, those in use included."""
+        return len(self._slots)
 
     def run(self, work: Callable[Concatenate[C, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return ``work(connection, ...)``; whatever it raises, that connection is not used
         again."""
-        connection = self._lease()
+        connection = self.acquire()
         try:
             result = work(connection, *args, **kwargs)
         except BaseException:
-            self._discard(connection)
+            self.discard(connection)
             raise
-        self._release(connection)
+        self.release(connection)
         return result
 
-    def renew(self) -> None:
-        """Close the idle connections, so that the next ones are new."""
-        with self._lock:
-            while self._idle:
-                self._end(self._idle.pop())
-
-    def close(self) -> None:
-        """Close the idle connections now and the leased ones as they come back."""
-        self._closed = True
-        self.renew()
-
-    # -- Leases
-
-    def _lease(self) -> C:
+    def acquire(self) -> C:
+        """A connection for this caller alone, until ``release`` or ``discard``."""
         if self._pid != os.getpid():  # a fork that Python was not told of
             self._after_fork()
-        connection = self._take()
-        try:
-            if self._closed:
-                raise ConnectionError("the store is closed")
-            if connection is not None:
-                if self._is_usable(connection):
-                    return connection
-                self._close_quietly(connection)
-            return self._connect()
-        except BaseException:
-            self._discard(connection)
-            raise
-
-    def _take(self) -> C | None:
-        """An idle connection, the one that was used last, or None for leave to make one."""
-        if not self._waiters:
-            try:
-                return self._idle.pop()
-            except IndexError:
-                pass
-        waiter: _Waiter[C] = _Waiter()
-        with self._lock:
-            if not self._waiters:
-                with suppress(IndexError):
-                    return self._idle.pop()
-                if self._open < self._limit or self._closed:
-                    self._open += 1
-                    return None
-            self._waiters.append(waiter)
-            self._serve()
-        try:
-            if waiter.wait(self._timeout):
-                return waiter.connection
-        except BaseException:
-            if not self._withdraw(waiter):
-                self._discard(waiter.connection)
-            raise
-        if self._withdraw(waiter):
-            raise PoolExhausted(f"all {self._limit} connections are in use")
-        return waiter.connection
-
-    def _withdraw(self, waiter: "_Waiter[C]") -> bool:
-        """Stop waiting; whether nothing was handed over in the last moment."""
-        with self._lock:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-                return True
-        return False
-
-    def _release(self, connection: C) -> None:
-        self._idle.append(connection)
-        if self._waiters:
-            with self._lock:
-                self._serve()
-        if self._closed:
-            self.renew()
-
-    def _discard(self, connection: C | None) -> None:
-        with self._lock:
-            self._end(connection)
-            if self._waiters:
-                self._open += 1
-                self._waiters.popleft().hand_over(None)
-
-    # -- Inside, under the lock
-
-    def _serve(self) -> None:
-        """Hand idle connections to those who have waited longest."""
-        while self._waiters:
+        while not self._paused and not self._waiters:
             try:
                 connection = self._idle.pop()
             except IndexError:
+                break
+            if self._is_kept(connection):
+                return connection
+        return self._acquire_in_turn()
+
+    def _is_kept(self, connection: C) -> bool:
+        """Whether *connection* is usable; else it is closed."""
+        usable = False
+        try:
+            usable = self._is_usable(connection)
+        finally:
+            if not usable:
+                self.discard(connection)
+        return usable
+
+    def release(self, connection: C) -> None:
+        self._idle.append(connection)
+        if self._waiters or self._paused or self._closed:
+            self._settle()
+
+    def discard(self, connection: C) -> None:
+        """Close *connection*, which failed."""
+        self._end(connection)
+        self._settle()
+
+    def renew(self) -> None:
+        """Close the idle connections, so that the next ones are new."""
+        while self._idle:
+            with contextlib.suppress(IndexError):
+                self._end(self._idle.pop())
+
+    def close(self) -> None:
+        """Close the idle connections now and the others as they come back."""
+        self._closed = True
+        self._settle()
+
+    def _closed_error(self) -> Exception:
+        return ConnectionError("the store is closed")
+
+    # -- The queue
+
+    def _settle(self) -> None:
+        """After a change: close what may not stay open, and wake the next waiter."""
+        if self._paused or self._closed:
+            self.renew()
+        if self._waiters:
+            with self._lock:
+                self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Wake the first waiter that still waits, if it can be served; inside the lock."""
+        while self._waiters:
+            waiter = self._waiters[0]()
+            if waiter is not None:
+                if not self._paused and (self._idle or self._closed or self._has_free_slot()):
+                    waiter.wake()
                 return
-            self._waiters.popleft().hand_over(connection)
+            self._waiters.popleft()
 
-    def _end(self, connection: C | None) -> None:
-        self._open -= 1
-        if connection is not None:
-            self._close_quietly(connection)
+    def _has_free_slot(self) -> bool:
+        return len(self._slots) < self._limit
 
-    def _close_quietly(self, connection: C) -> None:
-        with suppress(Exception):  # it is being thrown away, whatever state it is in
+    def _acquire_in_turn(self) -> C:
+        waiter = _Waiter()
+        place = weakref.ref(waiter)
+        try:
+            with self._lock:
+                self._waiters.append(place)
+            found = self._wait(waiter, place)
+        finally:
+            with self._lock:
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(place)
+                self._wake_next()
+        return self._open(found) if isinstance(found, _Slot) else found
+
+    def _wait(self, waiter: "_Waiter", place: "weakref.ref[_Waiter]") -> "C | _Slot":
+        """A connection, or the right to open one, when this caller is the first in the queue."""
+        served, expired = self._served, False
+        while True:
+            with self._lock:
+                found = self._take() if self._is_first(place) else None
+            if found is not None:
+                return found
+            if expired and served == self._served:
+                reason = f"no connection came free in {self._timeout:g} s"
+                raise NotAsked(self._store, "connect", reason)
+            served = self._served
+            expired = not waiter.wait(self._timeout)
+
+    def _is_first(self, place: "weakref.ref[_Waiter]") -> bool:
+        while self._waiters and self._waiters[0]() is None:
+            self._waiters.popleft()
+        return not self._waiters or self._waiters[0] is place
+
+    def _take(self) -> "C | _Slot | None":
+        """An idle connection or a free slot, if there is one; inside the lock."""
+        if self._closed:
+            raise self._closed_error()
+        if self._paused:
+            return None
+        while self._idle:
+            with contextlib.suppress(IndexError):  # callers that need not wait take without a lock
+                connection = self._idle.pop()
+                if self._is_kept(connection):
+                    self._served += 1
+                    return connection
+        if not self._has_free_slot():
+            return None
+        slot = _Slot()
+        self._slots.add(slot)
+        self._served += 1
+        return slot
+
+    def _open(self, slot: "_Slot") -> C:
+        try:
+            connection = self._connect()
+        except BaseException:
+            self._slots.discard(slot)
+            self._settle()
+            raise
+        cast(Any, connection).slot = slot
+        return connection
+
+    def _end(self, connection: C) -> None:
+        with contextlib.suppress(Exception):  # it is thrown away because it fails
             self._close(connection)
+        cast(Any, connection).slot = None  # only now: a fork waits until it is closed
 
 
-class _Waiter(Generic[C]):
-    """A caller that waits for a connection, or for leave to make one."""
+class _Slot:
+    """The right to have one connection open; free again when the connection lets go of it."""
+
+
+class _Waiter:
+    """A caller in the queue."""
 
     def __init__(self) -> None:
-        self.connection: C | None = None
-        self._handed_over = threading.Lock()
-        self._handed_over.acquire()
+        self._woken = allocate_lock()
+        self._woken.acquire()
 
     def wait(self, seconds: float) -> bool:
-        return self._handed_over.acquire(timeout=seconds)
+        """Wait for ``wake``; whether it came."""
+        return self._woken.acquire(timeout=seconds)
 
-    def hand_over(self, connection: C | None) -> None:
-        self.connection = connection
-        self._handed_over.release()
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # woken already
+            self._woken.release()

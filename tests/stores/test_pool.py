@@ -10,7 +10,7 @@ from stores.processes import in_child
 from stores.servers import until
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.stores.failures import PoolExhausted
+from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.stores.pool import Pool
 from llm_cache_mem.stores.redis import RedisStore
 
@@ -46,6 +46,7 @@ def make(made: Made) -> Callable[..., Pool[Connection]]:
             close=Connection.close,
             limit=limit,
             timeout=timeout,
+            store="TestStore",
         )
 
     return make
@@ -106,7 +107,7 @@ def test_waiting_in_vain_says_nothing_about_the_server(make: Any) -> None:
     pool = make(timeout=0.01)
 
     def meanwhile(connection: Connection) -> None:
-        with pytest.raises(PoolExhausted, match="all 1 connections are in use"):
+        with pytest.raises(NotAsked, match="no connection came free"):
             pool.run(same)
 
     pool.run(meanwhile)

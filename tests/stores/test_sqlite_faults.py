@@ -590,7 +590,7 @@ def test_a_file_that_breaks_while_open_is_kept_aside(
     ) as file:  # closing it drops this process's locks: the test is the only user
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    store._pool.borrow().close()  # its page cache would still be whole
+    store._pool.acquire().close()  # its page cache would still be whole
     outcomes = [error_of(lambda key=key: store.get(key)) for key in keys]
     assert any(outcomes)
     assert works(store)

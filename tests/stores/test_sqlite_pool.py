@@ -68,18 +68,18 @@ def test_hits_of_many_threads_are_never_lost(path: Path, threads: int, hits: int
 
 def test_connections_are_handed_over_in_order_of_arrival() -> None:
     pool = pool_of(1)
-    db, order = pool.borrow(), []
+    db, order = pool.acquire(), []
 
     def use(name: str) -> None:
-        mine = pool.borrow()
+        mine = pool.acquire()
         order.append(name)
-        pool.give_back(mine)
+        pool.release(mine)
 
     first = start(lambda: use("first"))
     until(lambda: waiting(pool) == 1)
     second = start(lambda: use("second"))
     until(lambda: waiting(pool) == 2)
-    pool.give_back(db)
+    pool.release(db)
     use("the one that gave it back")
     first.result(60)
     second.result(60)
@@ -89,14 +89,14 @@ def test_connections_are_handed_over_in_order_of_arrival() -> None:
 
 def test_a_wait_lasts_as_long_as_connections_come_back() -> None:
     pool = pool_of(1, timeout=0.2)
-    db = pool.borrow()
+    db = pool.acquire()
     futures = []
     for number in range(8):
         futures.append(
-            start(lambda: (mine := pool.borrow(), time.sleep(0.05), pool.give_back(mine)))
+            start(lambda: (mine := pool.acquire(), time.sleep(0.05), pool.release(mine)))
         )
         until(lambda number=number: waiting(pool) == number + 1)
-    pool.give_back(db)
+    pool.release(db)
     for future in futures:
         future.result(60)
 
@@ -105,14 +105,14 @@ def test_a_wait_in_vain_is_no_failure_of_the_store(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=0.01)
     with LLMCache(backend=store) as cache:
         cache.put("q", "answer")
-        lent = [store._pool.borrow() for _ in range(16)]
+        lent = [store._pool.acquire() for _ in range(16)]
         for _ in range(5):
             assert cache.get("q") is None
         for db in lent:
-            store._pool.give_back(db)
+            store._pool.release(db)
         assert cache.get("q") == "answer"
     with pytest.raises(NotAsked, match="no connection came free"):
-        pool_of(0, timeout=0.01).borrow()
+        pool_of(0, timeout=0.01).acquire()
 
 
 def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
@@ -143,17 +143,17 @@ def test_a_writer_waits_no_longer_than_its_timeout_in_all(path: Path) -> None:
 
 def test_a_connection_that_was_lost_frees_its_place() -> None:
     pool = pool_of(1)
-    db: Any = pool.borrow()
+    db: Any = pool.acquire()
     db.close()
     del db
     gc.collect()
-    pool.give_back(pool.borrow())
+    pool.release(pool.acquire())
 
 
 def test_a_failed_connection_frees_its_place() -> None:
     pool = pool_of(1)
-    db = pool.borrow()
-    waiter = start(pool.borrow)
+    db = pool.acquire()
+    waiter = start(pool.acquire)
     until(lambda: waiting(pool) == 1)
     pool.discard(db)
     assert waiter.result(60) is not db
@@ -161,8 +161,8 @@ def test_a_failed_connection_frees_its_place() -> None:
 
 def test_closing_ends_every_wait() -> None:
     pool = pool_of(1)
-    pool.borrow()
-    waiters = [start(pool.borrow) for _ in range(3)]
+    pool.acquire()
+    waiters = [start(pool.acquire) for _ in range(3)]
     until(lambda: waiting(pool) == 3)
     pool.close()
     for waiter in waiters:

@@ -288,7 +288,7 @@ def holding(
 
 @contextlib.contextmanager
 def borrowed(store: SQLiteStore) -> Iterator[None]:
-    db = store._pool.borrow()
+    db = store._pool.acquire()
     db.execute("BEGIN")
     db.execute("SELECT * FROM totals").fetchall()
     yield

@@ -69,6 +69,7 @@ class UrlConnections:
             close=Client.close,
             limit=_MAX_CONNECTIONS,
             timeout=timeout,
+            store="MemcachedStore",
         )
 
     def run(self, work: Callable[[Client], R], seconds: float, max_bytes: int) -> R:

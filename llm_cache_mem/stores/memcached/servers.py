@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.stores.circuit_breaker import CircuitBreaker
-from llm_cache_mem.stores.failures import NotAsked, PoolExhausted
+from llm_cache_mem.stores.failures import NotAsked
 from llm_cache_mem.stores.memcached.connections import (
     Address,
     Client,
@@ -52,7 +52,7 @@ class Server:
         except (ValueNotCacheable, MemcacheServerError):  # it answers
             breaker.succeeded()
             raise
-        except PoolExhausted:
+        except NotAsked:
             breaker.interrupted()
             raise
         except Exception:

@@ -81,6 +81,7 @@ def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool
         close=lambda connection: connection.disconnect(),
         limit=limit,
         timeout=timeout,
+        store="RedisStore",
     )
     return f"{scheme}://{where}/{options.get('db', 0)}", timeout, pool
 

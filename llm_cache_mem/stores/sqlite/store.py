@@ -250,7 +250,7 @@ class SQLiteStore:
     def _use(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)``; a connection that fails is not used again, a damaged file
         neither."""
-        db = self._pool.borrow()
+        db = self._pool.acquire()
         try:
             result = work(db, *args)
         except BaseException as exc:
@@ -258,7 +258,7 @@ class SQLiteStore:
             if is_damage(exc):
                 self._file.set_aside(db.inode)
             raise
-        self._pool.give_back(db)
+        self._pool.release(db)
         return result
 
     def _write(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
