@@ -62,6 +62,10 @@ class Script:
         thread.start()
         return thread
 
+    def send(self, data: bytes) -> None:
+        assert self.sock is not None
+        self.sock.sendall(data)
+
     def hang_up(self) -> None:
         assert self.sock is not None
         self.sock.shutdown(socket.SHUT_WR)
@@ -151,13 +155,21 @@ def test_no_reply_or_more_than_one_is_no_entry(server: Script, sent: bytes) -> N
 
 
 @pytest.mark.parametrize("more", [b"+OK\r\n", b"$", b"$3\r\nlie\r\n"])
-@pytest.mark.parametrize("together", [True, False])
-def test_a_connection_with_a_reply_too_many_is_not_used_again(
-    server: Script, more: bytes, together: bool
-) -> None:
-    first = b"$4\r\ntrue\r\n"
-    thread = server.say([first + more] if together else [first, more])
+def test_a_reply_too_many_is_an_error(server: Script, more: bytes) -> None:
+    for command in (lambda: server.client.call(b"x"), lambda: server.client.calls([(b"x",)])):
+        server.say([b"$4\r\ntrue\r\n" + more])
+        with pytest.raises(UnexpectedReply):
+            command()
+    server.say([b"$5\r\nother\r\n"])
+    assert server.client.call(b"GET", b"l") == b"other"
+
+
+@pytest.mark.parametrize("more", [b"+OK\r\n", b"$", b"$3\r\nlie\r\n"])
+def test_a_connection_on_which_more_arrives_is_not_used_again(server: Script, more: bytes) -> None:
+    read = threading.Event()
+    thread = server.say([b"$4\r\ntrue\r\n"], then=lambda: read.wait(60) and server.send(more))
     assert server.client.call(b"GET", b"k") == b"true"
+    read.set()
     thread.join()
     server.say([b"$5\r\nother\r\n"])
     assert server.client.call(b"GET", b"l") == b"other"

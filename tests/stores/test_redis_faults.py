@@ -359,9 +359,9 @@ def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
 
         return wrapped
 
-    for name in ("begin", "sendall", "recv", "recv_into", "settimeout"):
+    for name in ("begin", "sendall", "recv", "recv_into", "is_quiet"):
         monkeypatch.setattr(DeadlineSocket, name, faulty(getattr(DeadlineSocket, name)))
-    for name in ("connect", "can_read", "pack_command"):
+    for name in ("connect", "send_command", "read_response"):
         monkeypatch.setattr(Connection, name, faulty(getattr(Connection, name)))
 
     def session(number: int) -> None:

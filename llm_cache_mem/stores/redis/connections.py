@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llm_cache_mem.stores.deadline import DeadlineSocket, call_within, is_host_name
+from llm_cache_mem.stores.failures import UnexpectedReply
 from llm_cache_mem.stores.pool import Pool
 
 try:
@@ -65,6 +66,7 @@ def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool
             call_within(connect_seconds, connection.connect, late=lambda _: connection.disconnect())
         else:
             connection.connect()
+        connection.expect_no_more()
         return connection
 
     try:
@@ -77,7 +79,7 @@ def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool
     where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
     pool = Pool(
         connect,
-        is_usable=_is_usable,
+        is_usable=lambda connection: connection.deadline.is_quiet(),
         close=lambda connection: connection.disconnect(),
         limit=limit,
         timeout=timeout,
@@ -90,7 +92,9 @@ def ask(connection: Any, *command: bytes) -> Any:
     """The reply to *command*; a ResponseError that the server sent is returned."""
     connection.deadline.begin(connection.socket_timeout, _MAX_REPLY_BYTES)
     connection.send_command(*command)
-    return _reply(connection)
+    reply = _reply(connection)
+    connection.expect_no_more()
+    return reply
 
 
 def ask_all(connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
@@ -100,15 +104,9 @@ def ask_all(connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         len(commands) * _MAX_REPLY_BYTES,
     )
     connection.send_packed_command(connection.pack_commands(commands))
-    return [_reply(connection) for _ in commands]
-
-
-def _is_usable(connection: Any) -> bool:
-    """Whether nothing is left over from the last exchange, and the server has not hung up."""
-    try:
-        return not connection.can_read()
-    except (OSError, RedisError):
-        return False
+    replies = [_reply(connection) for _ in commands]
+    connection.expect_no_more()
+    return replies
 
 
 def _reply(connection: Any) -> Any:
@@ -122,17 +120,15 @@ class _Parser(_RESP2Parser):
     """Reads replies in Python, with or without hiredis, which would make a list as long as a server
     only says it is; errors keep the *code* that the server gives, such as NOAUTH."""
 
-    def can_read(self, timeout: float = 0) -> bool:
-        """Whether anything is left after the last reply, for a pool, which does not wait."""
-        sock: Any = self._sock
-        buffer: Any = self._buffer
-        return buffer.unread_bytes() > 0 or not sock.is_quiet()
-
     @classmethod
     def parse_error(cls, response: str) -> Exception:
         error: Any = super().parse_error(response)  # type: ignore[no-untyped-call]
         error.code = response.partition(" ")[0]
         return error  # type: ignore[no-any-return]
+
+    def unread_bytes(self) -> int:
+        buffer: Any = self._buffer
+        return buffer.unread_bytes()  # type: ignore[no-any-return]
 
 
 def _with_deadline(connection_class: Any) -> Any:
@@ -148,6 +144,11 @@ def _with_deadline(connection_class: Any) -> Any:
         def _connect(self) -> DeadlineSocket:
             self.deadline = DeadlineSocket(super()._connect(), self.socket_timeout)
             return self.deadline
+
+        def expect_no_more(self) -> None:
+            """UnexpectedReply if more has arrived than was asked for."""
+            if self._parser.unread_bytes():
+                raise UnexpectedReply("more than one reply")
 
     return DeadlineConnection
 
