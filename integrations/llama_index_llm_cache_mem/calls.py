@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from llama_index_llm_cache_mem import events
-from llama_index_llm_cache_mem.keys import call_params, identity
+from llama_index_llm_cache_mem.identity import call_params, identity
 from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llama_index_llm_cache_mem.streaming import Recording, replay

@@ -11,7 +11,7 @@ from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr, Secr
 from llama_index.core.llms import MockLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index_llm_cache_mem import CachedLLM
-from llama_index_llm_cache_mem.keys import _states, identity
+from llama_index_llm_cache_mem.identity import _states, identity
 
 from llm_cache_mem import LLMCache, RequestNotCacheable
 
