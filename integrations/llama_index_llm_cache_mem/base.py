@@ -24,7 +24,19 @@ class _CachedLLM:
     The result is an instance of the class of *llm* and shares its state: what is set on one is set
     on both. *llm* itself stays uncached. A ``StructuredLLM`` comes back as one whose inner LLM is
     cached.
+
+    Args:
+        llm: Any LlamaIndex LLM.
+        cache: The cache; without one, an ``LLMCache(**settings)`` is made.
+        identity: A name for whatever *llm* holds that no key can tell from another, such as a local
+            model or a pipeline. Without it, calls of such an LLM go uncached.
+        **settings: Arguments of ``LLMCache``.
+
+    Example:
+        ``llm = CachedLLM(OpenAI(model="gpt-5"), cache)``
     """
+
+    _lcm_identity: str
 
     # Leaves and structured_predict are set below. No other public names: they might hide a field of
     # the LLM.
@@ -51,25 +63,37 @@ class _CachedLLM:
     __str__ = __repr__
 
     def __copy__(self) -> Any:
-        return _view(copy(_inner(self)), cache_of(self))
+        return _view(copy(_inner(self)), cache_of(self), self._lcm_identity)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
-        return _view(deepcopy(_inner(self), memo), cache_of(self))
+        return _view(deepcopy(_inner(self), memo), cache_of(self), self._lcm_identity)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _view, (_inner(self), cache_of(self))
+        return _view, (_inner(self), cache_of(self), self._lcm_identity)
 
 
 # the result is what was put in; what editors and the documentation read of it stands here once more
 if TYPE_CHECKING:
 
-    def CachedLLM(llm: T, cache: LLMCache | None = None, **settings: Any) -> T:
+    def CachedLLM(
+        llm: T, cache: LLMCache | None = None, *, identity: str = "", **settings: Any
+    ) -> T:
         """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its
         own.
 
         The result is an instance of the class of *llm* and shares its state: what is set on one is
         set on both. *llm* itself stays uncached. A ``StructuredLLM`` comes back as one whose inner
         LLM is cached.
+
+        Args:
+            llm: Any LlamaIndex LLM.
+            cache: The cache; without one, an ``LLMCache(**settings)`` is made.
+            identity: A name for whatever *llm* holds that no key can tell from another, such as a
+                local model or a pipeline. Without it, calls of such an LLM go uncached.
+            **settings: Arguments of ``LLMCache``.
+
+        Example:
+            ``llm = CachedLLM(OpenAI(model="gpt-5"), cache)``
         """
         ...
 
@@ -107,9 +131,11 @@ def set_view_cache(view: Any, cache: LLMCache | None) -> None:
     object.__setattr__(view, "_lcm_cache", cache)
 
 
-def _cached(llm: Any, cache: LLMCache | None = None, **settings: Any) -> Any:
+def _cached(llm: Any, cache: LLMCache | None = None, *, identity: str = "", **settings: Any) -> Any:
     if not isinstance(llm, BaseLLM):
         raise TypeError(f"CachedLLM takes a LlamaIndex LLM, not {type(llm).__name__}")
+    if not isinstance(identity, str):
+        raise TypeError(f"identity must be a str, not {type(identity).__name__}")
     if cache is None:
         cache = LLMCache(**settings)
     elif settings:
@@ -117,13 +143,14 @@ def _cached(llm: Any, cache: LLMCache | None = None, **settings: Any) -> Any:
     elif not isinstance(cache, LLMCache):
         raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
     if isinstance(llm, StructuredLLM):
-        return llm.model_copy(update={"llm": _cached(llm.llm, cache)})
-    return _view(_inner(llm) if isinstance(llm, _CachedLLM) else llm, cache)
+        return llm.model_copy(update={"llm": _cached(llm.llm, cache, identity=identity)})
+    return _view(_inner(llm) if isinstance(llm, _CachedLLM) else llm, cache, identity)
 
 
-def _view(inner: Any, cache: LLMCache | None) -> Any:
+def _view(inner: Any, cache: LLMCache | None, identity: str = "") -> Any:
     made = sharing(view_class(_CachedLLM, type(inner)), inner)
     object.__setattr__(made, "_lcm_inner", inner)
+    object.__setattr__(made, "_lcm_identity", identity)
     set_view_cache(made, cache)
     return made
 
@@ -141,6 +168,7 @@ def _inner(view: Any) -> Any:
     one of the same state."""
     if not _is_made(view):
         object.__setattr__(view, "_lcm_inner", sharing(plain_class(type(view)), view))
+        object.__setattr__(view, "_lcm_identity", "")
         set_view_cache(view, None)
     return view._lcm_inner
 
@@ -151,7 +179,7 @@ def _inner(view: Any) -> Any:
 def _target(view: Any) -> Target | None:
     inner = _inner(view)
     cache = view._lcm_cache
-    return None if cache is None else Target(cache, view, inner)
+    return None if cache is None else Target(cache, view, inner, view._lcm_identity)
 
 
 def _leaf_method(leaf: Leaf) -> Callable[..., Any]:

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from llama_index_llm_cache_mem import events
-from llama_index_llm_cache_mem.identity import call_params, identity
 from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
-from llama_index_llm_cache_mem.messages import messages_to_dicts
+from llama_index_llm_cache_mem.requests import request_of_leaf
 from llama_index_llm_cache_mem.streaming import Recording, replay
 from llama_index_llm_cache_mem.values import decode, decode_whole, encode
-from llm_cache_mem import LLMCache, Request, RequestNotCacheable
+from llm_cache_mem import LLMCache, Request
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 
 __all__ = [
@@ -22,66 +21,8 @@ __all__ = [
     "astream",
     "call",
     "collect",
-    "request_of",
     "stream",
 ]
-
-
-def request_of(
-    target: Target, kind: str, split: Callable[[], tuple[Any, dict[str, Any]]]
-) -> Request | None:
-    """The request of the messages and arguments in *split*; None says: call the model as if
-    there were no cache.
-
-    In mode ``replay``, where no model may be called, RequestNotCacheable is raised instead.
-    """
-    cache = target.cache
-    if cache.engine.is_off:
-        return None
-    try:
-        messages, arguments = split()
-        return cache.engine.request(
-            messages, call_params(identity(target.inner), arguments), kind=kind
-        )
-    except RequestNotCacheable as exc:
-        if cache.engine.is_replay:
-            raise
-        cache.engine.skip("request", "a call goes uncached: %s", exc)
-    except (
-        Exception
-    ) as exc:  # foreign properties and fields may raise anything; the call itself may still work
-        if cache.engine.is_replay:
-            raise RequestNotCacheable(
-                "request", f"it could not be read ({type(exc).__name__})"
-            ) from exc
-        cache.engine.skip(
-            "request", "a call goes uncached: it could not be read (%s)", type(exc).__name__
-        )
-    return None
-
-
-def _request(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
-    return request_of(target, leaf.kind, lambda: _split(leaf, args, kwargs))
-
-
-def _split(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The messages and the other arguments of a call."""
-    params = dict(kwargs)
-    rest = list(args)
-    subject = rest.pop(0) if rest else params.pop(leaf.argument, None)
-    if leaf.argument == "messages":
-        messages = messages_to_dicts(subject)
-    else:
-        if not isinstance(subject, str):
-            raise RequestNotCacheable("prompt", "not a string")
-        messages = [{"role": "user", "content": subject}]
-        if rest:
-            params["formatted"] = rest.pop(0)
-        if not params.get("formatted"):
-            params.pop("formatted", None)
-    if rest:
-        raise RequestNotCacheable("arguments", "more of them than the method takes")
-    return messages, params
 
 
 # -- Whole answers
@@ -90,7 +31,7 @@ def _split(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]]
 def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``llm.chat(...)`` or ``llm.complete(...)``."""
     method = target.method(leaf.name)
-    request = _request(target, leaf, args, kwargs)
+    request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
     model = ModelCall(method, args, kwargs)
@@ -110,7 +51,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
 async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``await llm.achat(...)`` or ``await llm.acomplete(...)``."""
     method = target.method(leaf.name)
-    request = _request(target, leaf, args, kwargs)
+    request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
     model = ModelCall(method, args, kwargs)
@@ -148,7 +89,7 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``llm.stream_chat(...)`` or ``llm.stream_complete(...)``; errors of the call itself are
     raised here, as bare."""
     method = target.method(leaf.name)
-    request = _request(target, leaf, args, kwargs)
+    request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
     hit = target.cache.engine.lookup(request, decode)
@@ -162,7 +103,7 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
 async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     """``await llm.astream_chat(...)`` or ``await llm.astream_complete(...)``."""
     method = target.method(leaf.name)
-    request = _request(target, leaf, args, kwargs)
+    request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
     hit = await target.cache.engine.alookup(request, decode)

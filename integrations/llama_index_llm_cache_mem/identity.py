@@ -1,43 +1,34 @@
-"""Which model is asked and with what: an LLM's real parameters and base URL, never secrets or what
-only changes how a call is made."""
+"""Which model an LLM object is: its settings as parameters of a request, without credentials and
+without what only decides how a call is made."""
 
-import logging
-import re
-import secrets
+import functools
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.base.llms.generic_utils import (
     messages_to_prompt as generic_messages_to_prompt,
 )
-from llama_index.core.bridge.pydantic import AnyUrl, BaseModel, SecretStr
 from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.tools import BaseTool
 
+from llama_index_llm_cache_mem.hugging_face import derived_attributes
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.decorators import fingerprint
+from llm_cache_mem.keys.identity import Identity, Opaque, describe, endpoint_of, kind_of
 
-__all__ = ["call_params", "identity"]
+__all__ = ["Identity", "identity", "overlaid", "tool_to_dict"]
 
-_HOW_IT_IS_CALLED: Final = frozenset(
-    {
-        "callback_manager",
-        "rate_limiter",
-        "output_parser",
-        "pydantic_program_mode",
-        "verbose",
-        "tokenizer",
-    }
-    | {"max_retries", "timeout", "request_timeout", "reuse_client", "keep_alive"}
-)
+_AROUND_A_CALL: Final = frozenset({"output_parser", "pydantic_program_mode"})
+_OPENAI_LIKE: Final = "llama_index.llms.openai_like.base:OpenAILike"
+_OLLAMA: Final = "llama_index.llms.ollama.base:Ollama"
 _PROMPTS: Final = frozenset({"messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt"})
 """Left out of dumps by LlamaIndex, yet some integrations apply them where the model is called."""
 _DEFAULT_PROMPTS: Final = (generic_messages_to_prompt, default_completion_to_prompt)
@@ -52,105 +43,75 @@ _URLS: Final = (
     "url",
 )
 _MODELS: Final = ("model", "model_name", "model_id")
-_SECRET: Final = re.compile(
-    r"api[-_]?key|secret|passw|credential|cookie|bearer|authorization|x-[\w-]*auth|access[-_]?key|private[-_]?key"
-    r"|(^|[-_])auth$|(^|(auth|access|refresh|session|security|api|ad|hf|id|user|service|github)[-_]?)token$",
-    re.IGNORECASE,
-)
-_USER_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@")
-_MAX_DEPTH: Final = 12
+_MAX_DEPTH: Final = 8
 
 
-class _Opaque(Exception):
-    """An object of which nothing stable can be said."""
+def identity(llm: BaseLLM) -> Identity:
+    """The settings of *llm* as one flat mapping, not to be changed; ``model`` names the model.
 
-
-class _State(NamedTuple):
-    """What is remembered about one LLM object: *watched* are the values that *identity* was made
-    from, as they were then."""
-
-    llm: "weakref.ref[BaseLLM]"
-    instance: str
-    watched: tuple[tuple[bool, str, Any], ...] | None = None
-    identity: dict[str, Any] | None = None
-
-
-_states: dict[int, _State] = {}
-_log = logging.getLogger(__name__)
-
-
-def identity(llm: BaseLLM) -> Mapping[str, Any]:
-    """The parameters of *llm* as one flat mapping, which nobody may change; ``model`` names it.
-
-    An LLM that has parts nobody can name, such as a local pipeline, and no model name, shares
-    answers with itself only.
+    Raises RequestNotCacheable where the provider remembers earlier answers.
     """
     state = _states.get(id(llm))
-    if (
-        state is not None
-        and state.identity is not None
-        and state.llm() is llm
-        and _unchanged(llm, state.watched)
-    ):
+    if state is None or state.llm() is not llm:
+        return _remember(llm, had_own_window=False)
+    if state.seen is not None and _is_unchanged(llm, state.seen):
         return state.identity
-    return _remember(llm)
-
-
-def call_params(identity: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a call: those of the LLM, and over them those given with the call."""
-    params = {**identity, **{name: _argument(value) for name, value in kwargs.items()}}
-    shadowed = {name: identity[name] for name in kwargs if name in identity}
-    if shadowed:  # an integration need not let the argument win
-        params["llm_defaults"] = shadowed
-    return params
-
-
-def _argument(value: Any) -> Any:
-    """Tools as what a model is told of them; all else is for the core to judge."""
-    if isinstance(value, BaseTool):
-        tool = value.metadata
-        return {
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool.get_parameters_dict(),
-        }
-    if isinstance(value, (list, tuple)):
-        return [_argument(item) for item in value]
-    return value
+    return _remember(llm, had_own_window=state.had_own_window)
 
 
 # -- Remembering
 
+_ATOMS: Final = (str, int, float, bool, bytes, type(None))
+_COMPARABLE: Final = (*_ATOMS, Enum, Path, dict, list, tuple)
+_ANY: Final = object()  # a value that is no part of the identity
+_CHANGEABLE: Final = object()  # a value that may change unseen
+_NEW: Final = object()
 
-def _unchanged(llm: BaseLLM, watched: Any) -> bool:
-    fields, private = llm.__dict__, llm.__pydantic_private__ or {}
-    for is_field, name, seen in watched:
-        value = (fields if is_field else private).get(name)
-        if value is not seen and (value != seen or type(value) is not type(seen)):
+
+class _State(NamedTuple):
+    """What is remembered of one LLM object. *seen*: the values that *identity* was made from; None
+    if one of them may change unseen. *had_own_window*: see ``_sends_context_window``."""
+
+    llm: "weakref.ref[BaseLLM]"
+    identity: Identity
+    seen: tuple[dict[str, Any], ...] | None
+    had_own_window: bool
+
+
+_states: dict[int, _State] = {}
+
+
+def _holders(llm: BaseLLM) -> tuple[dict[str, Any], ...]:
+    """The state of *llm*: fields, extra fields, and private attributes."""
+    return llm.__dict__, llm.__pydantic_extra__ or {}, llm.__pydantic_private__ or {}
+
+
+def _is_unchanged(llm: BaseLLM, seen: tuple[dict[str, Any], ...]) -> bool:
+    for holder, before in zip(_holders(llm), seen, strict=True):
+        if len(holder) != len(before):
             return False
+        for name, value in holder.items():
+            was = before.get(name, _NEW)
+            if was is _ANY or value is was:
+                continue
+            if type(value) is not type(was) or not isinstance(value, _COMPARABLE) or value != was:
+                return False
     return True
 
 
-def _remember(llm: BaseLLM) -> dict[str, Any]:
+def _remember(llm: BaseLLM, *, had_own_window: bool) -> Identity:
     key = id(llm)
-    state = _states.get(key)
-    if state is None or state.llm() is not llm:
-        state = _State(weakref.ref(llm, lambda gone: _forget(key, gone)), secrets.token_hex(8))
-        _states[key] = state
-    found, watched = _describe(llm, state.instance)
-    if "instance" in found:
-        _say_once(found["class"])
-    _states[key] = state._replace(watched=watched, identity=found if watched is not None else None)
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _say_once(name: str) -> None:
-    _log.info(
-        "%s has no model name and holds objects that are no data: what one such LLM answers is kept"
-        " for that one only",
-        name,
+    had_own_window = had_own_window or getattr(llm, "context_window", None) == -1
+    parts = dict(_parts(llm))
+    found = _describe(llm, parts, had_own_window)
+    seen = tuple(
+        {name: _snapshot(name, value) if name in parts else _ANY for name, value in holder.items()}
+        for holder in _holders(llm)
     )
+    changeable = any(value is _CHANGEABLE for holder in seen for value in holder.values())
+    reference = weakref.ref(llm, lambda gone: _forget(key, gone))
+    _states[key] = _State(reference, found, None if changeable else seen, had_own_window)
+    return found
 
 
 def _forget(key: int, gone: Any) -> None:
@@ -159,79 +120,144 @@ def _forget(key: int, gone: Any) -> None:
         _states.pop(key, None)
 
 
+def _snapshot(name: str, value: Any) -> Any:
+    """*value* to compare with later: a copy of a container, _CHANGEABLE where the identity is made
+    of what an object holds, else the object itself."""
+    if isinstance(value, _ATOMS):
+        return _ANY if kind_of(name, value) == "credential" else value
+    if isinstance(value, (dict, list, tuple)):
+        return deepcopy(value) if _is_data(value) else _CHANGEABLE
+    has_fields = hasattr(value, "__pydantic_fields__") or hasattr(value, "__dataclass_fields__")
+    has_cells = isinstance(value, (FunctionType, partial)) and getattr(value, "__closure__", True)
+    return _CHANGEABLE if (has_fields and not isinstance(value, type)) or has_cells else value
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(item, _ATOMS) or _is_data(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, _ATOMS) or _is_data(item) for item in value)
+    return isinstance(value, _ATOMS)
+
+
 # -- Describing
 
 
-def _describe(
-    llm: BaseLLM, instance: str
-) -> tuple[dict[str, Any], tuple[tuple[bool, str, Any], ...] | None]:
-    """The identity, and what to watch for changes of it; None if a change could go unseen."""
+def _parts(llm: BaseLLM) -> Iterator[tuple[str, Any]]:
+    """The name and value of all state that may change an answer."""
+    cls = type(llm)
+    fields = cls.model_fields
+    outside = _AROUND_A_CALL | {"callback_manager"}
+    if _is_a(cls, _OPENAI_LIKE):
+        outside |= {"tokenizer"}  # which only counts tokens there
+    for holder in _holders(llm):
+        for name, value in holder.items():
+            field = fields.get(name)
+            if name in _PROMPTS:
+                counts = value not in _DEFAULT_PROMPTS
+            elif field is not None and field.exclude:
+                counts = not _is_data(value)  # data, such as a count of calls, is no setting
+            else:
+                counts = not isinstance(getattr(cls, name, None), cached_property)
+            if counts and name not in outside:
+                yield name, value
+
+
+def _describe(llm: BaseLLM, parts: dict[str, Any], had_own_window: bool) -> Identity:
     if getattr(llm, "track_previous_responses", False) is True:
         raise RequestNotCacheable(
             "llm.track_previous_responses", "an answer depends on what the provider remembers"
         )
     cls = type(llm)
-    found: dict[str, Any] = {"class_name": cls.class_name(), "class": _name_of(cls)}
-    watched: list[tuple[bool, str, Any]] = []
-    opaque = unnamed = False
-    visible = True
-    for part in _parts(llm):
-        try:
-            plain = _plain(part.value)
-        except _Opaque:
-            opaque, unnamed = opaque or part.declared, True
-            watched.append((part.in_dict, part.name, part.value))
-            continue
-        if plain not in (None, {}, []):
-            found[part.name] = plain
-        snapshot = _snapshot(part.value)
-        visible = visible and snapshot is not _CHANGEABLE
-        watched.append((part.in_dict, part.name, snapshot))
-    model, known = _model(llm, found)
-    if opaque or (not known and (unnamed or "<locals>" in cls.__qualname__)):
-        found["instance"] = instance
+    clients = [value for name, value in parts.items() if _is_client(name, value, cls)]
+    left_out = derived_attributes(llm)
+    if not _sends_context_window(cls, had_own_window):
+        left_out |= {"context_window"}
+    settings = {
+        name: _inner_llms(value)
+        for name, value in parts.items()
+        if name not in left_out and not any(value is client for client in clients)
+    }
+    found, opaque = _flat(settings, partial(_stand_in, llm, depth=_MAX_DEPTH))
     if not any(name in found for name in _URLS):
-        found.update(_client_url(llm))
-    return {**found, "model": model}, tuple(watched) if visible else None
+        found.update(_base_url(clients))
+    model, known = _model(llm, found)
+    if not known and "<locals>" in cls.__qualname__:  # its name may be that of others
+        opaque = {**opaque, "model": f"class {cls.__name__} made in a function"}
+    names = {"class_name": cls.class_name(), "class": _name_of(cls)}
+    return Identity({**names, **found, "model": model}, opaque)
 
 
-class _Part(NamedTuple):
-    """A value that an LLM holds: in its ``__dict__`` or among pydantic's private attributes;
-    *declared*: in a field."""
-
-    in_dict: bool
-    declared: bool
-    name: str
-    value: Any
+def _is_a(cls: type, name: str) -> bool:
+    return any(f"{base.__module__}:{base.__qualname__}" == name for base in cls.__mro__)
 
 
-def _parts(llm: BaseLLM) -> Iterator[_Part]:
-    """All that may change an answer."""
-    cls = type(llm)
-    fields = cls.model_fields
-    for name, value in {**llm.__dict__, **(llm.__pydantic_extra__ or {})}.items():
-        field = fields.get(name)
-        hidden = field is not None and field.exclude and name not in _PROMPTS
-        hidden = hidden or isinstance(
-            getattr(cls, name, None), cached_property
-        )  # worked out from the rest
-        if (
-            not hidden
-            and not _is_ignored(name)
-            and not (name in _PROMPTS and value in _DEFAULT_PROMPTS)
-        ):
-            yield _Part(True, not name.startswith("_"), name, value)
-    for name, value in (llm.__pydantic_private__ or {}).items():
-        if not _is_ignored(name):
-            yield _Part(False, False, name, value)
+def _sends_context_window(cls: type, had_own_window: bool) -> bool:
+    """Whether the model is told the context window: by Ollama, where it was set. Where it was not,
+    the first call sets it to that of the model."""
+    return _is_a(cls, _OLLAMA) and not had_own_window
 
 
-@lru_cache(maxsize=4096)
-def _is_ignored(name: str) -> bool:
+def _is_client(name: str, value: Any, cls: type) -> bool:
+    """Whether *value* only sends requests: an attribute called a client, of a class called so, with
+    a URL, or from a package other than that of the LLM."""
+    if "client" not in name.lower() or value is None or isinstance(value, _COMPARABLE):
+        return False
+    package, own = (each.__module__.partition(".")[0] for each in (type(value), cls))
     return (
-        not _HOW_IT_IS_CALLED.isdisjoint((name, name.lstrip("_")))
-        or _SECRET.search(name) is not None
+        "client" in type(value).__name__.lower()
+        or endpoint_of(value) is not None
+        or package not in ("builtins", "__main__", own)
     )
+
+
+def _base_url(clients: Iterable[Any]) -> dict[str, str]:
+    """The URL that a client was given by the environment."""
+    for client in clients:
+        url = endpoint_of(client)
+        if url is not None:
+            return {"base_url": url}
+    return {}
+
+
+def _inner_llms(value: Any) -> Any:
+    """*value* with the settings of an LLM in its place."""
+    if isinstance(value, BaseLLM):
+        found = identity(value)
+        return value if found.opaque else found.settings
+    if isinstance(value, (list, tuple)) and any(isinstance(item, BaseLLM) for item in value):
+        return [_inner_llms(item) for item in value]
+    return value
+
+
+def _flat(settings: dict[str, Any], unknown: Any) -> Identity:
+    """What of *settings* is part of a request; additional arguments of the API stand where the API
+    has them."""
+    extra = settings.pop("additional_kwargs", None)
+    if not isinstance(extra, Mapping):
+        settings, extra = ({**settings, "additional_kwargs": extra} if extra else settings), {}
+    found, opaque = describe(settings.items(), transport=_AROUND_A_CALL, unknown=unknown)
+    more, more_opaque = describe(extra.items(), unknown=unknown)
+    body = more.pop("extra_body", None) or {}
+    params = overlaid(overlaid(_set(found), _set(more)), body)
+    return Identity(params, {**opaque, **more_opaque})
+
+
+def _set(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The *params* that say something: an optional field that a later release adds is no change."""
+    return {name: value for name, value in params.items() if value not in (None, {}, [])}
+
+
+def overlaid(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """*params*, and over them those of *over*. An integration need not let the latter win, so what
+    they hide stays, under ``llm_defaults``."""
+    hidden = {name: params[name] for name in over if name in params}
+    if not hidden:
+        return {**params, **over}
+    before = params.get("llm_defaults", {})
+    if not before.keys().isdisjoint(hidden):
+        before = {"llm_defaults": before}
+    return {**params, **over, "llm_defaults": {**before, **hidden}}
 
 
 def _model(llm: BaseLLM, found: Mapping[str, Any]) -> tuple[str, bool]:
@@ -246,15 +272,6 @@ def _model(llm: BaseLLM, found: Mapping[str, Any]) -> tuple[str, bool]:
     return (name, True) if name and name != "unknown" else (type(llm).class_name(), False)
 
 
-def _client_url(llm: BaseLLM) -> dict[str, str]:
-    """The base URL that a client was given by the environment."""
-    for name, client in (llm.__pydantic_private__ or {}).items():
-        url = getattr(client, "base_url", None) if "client" in name else None
-        if url is not None and type(url).__name__ in ("str", "URL"):
-            return {"base_url": _USER_IN_URL.sub("", str(url))}
-    return {}
-
-
 def _name_of(thing: Any) -> str:
     """``module:qualname``; of a script, whose module is always ``__main__``, with its file's
     name."""
@@ -264,80 +281,72 @@ def _name_of(thing: Any) -> str:
     return f"{module}:{thing.__qualname__}"
 
 
-# -- Plain data
-
-_ATOMS: Final = (str, int, float, bool, bytes, type(None))
-_CHANGEABLE: Final = object()
+# -- Objects without a wire form
 
 
-def _plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """*value* as data for a key, without secrets; raises _Opaque."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, str):
-        return _USER_IN_URL.sub("", value) if "://" in value else value
-    if isinstance(value, _ATOMS) or (isinstance(value, type) and issubclass(value, BaseModel)):
-        return value
-    if isinstance(value, (Path, AnyUrl)):
-        return _USER_IN_URL.sub("", str(value))
+def _stand_in(llm: BaseLLM, value: Any, *, depth: int) -> Any:
+    """Plain data for *value*, which has no wire form but is as much as its code and what that
+    holds. Raises Opaque."""
     if depth == 0:
-        raise _Opaque
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth - 1) for item in value]
+        raise Opaque(value)
+    unknown = partial(_stand_in, llm, depth=depth - 1)
     if isinstance(value, FunctionType):
-        return _function(value, depth - 1)
-    if isinstance(value, SecretStr):
+        return _function(value, unknown)
+    if isinstance(value, MethodType):
+        return _method(llm, value)
+    if isinstance(value, BaseTool):
+        return tool_to_dict(value)
+    if isinstance(value, BuiltinFunctionType) and isinstance(value.__self__, ModuleType):
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, functools.partial):
+        held = _values([value.args, value.keywords], unknown)
+        return {"partial": _stand_in(llm, value.func, depth=depth - 1), "values": held}
+    if isinstance(value, type):
+        return _name_of(value)
+    if isinstance(value, BaseException):  # what a test double is to raise
         return None
-    named = _named_parts(value)
-    return {
-        name: _plain(item, depth - 1)
-        for name, item in named.items()
-        if not _SECRET.search(str(name)) and item is not None
-    }
+    if f"{type(value).__module__}.{type(value).__name__}" == "torch.dtype":
+        return str(value)
+    raise Opaque(value)
 
 
-def _named_parts(value: Any) -> dict[Any, Any]:
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: value.__dict__.get(name) for name, field in fields.items() if not field.exclude
-        }
-    names = getattr(type(value), "__dataclass_fields__", None)
-    if names is None:
-        raise _Opaque
-    return {name: getattr(value, name, None) for name in names}
-
-
-def _function(function: FunctionType, depth: int) -> dict[str, Any]:
+def _function(function: FunctionType, unknown: Any) -> dict[str, Any]:
     """A function by its name, its code and the plain values that it closes over."""
-    cells = function.__closure__ or ()
     try:
-        closure = [_plain(cell.cell_contents, depth) for cell in cells]
+        closure = [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:  # a cell that is still empty
-        raise _Opaque from None
-    defaults = _plain([*(function.__defaults__ or ()), function.__kwdefaults__ or {}], depth)
+        raise Opaque(function) from None
+    held = [closure, [*(function.__defaults__ or ()), function.__kwdefaults__ or {}]]
     return {
         "function": _name_of(function),
         "code": fingerprint(function.__code__),
-        "values": [closure, defaults],
+        "values": _values(held, unknown),
     }
 
 
-def _snapshot(value: Any) -> Any:
-    """*value* to compare with later: itself if it cannot change unseen, a copy of a container; else
-    _CHANGEABLE."""
-    if isinstance(value, (*_ATOMS, Enum, Path, type)) or (
-        isinstance(value, FunctionType) and not value.__closure__
-    ):
-        return value
-    return deepcopy(value) if _is_data(value) else _CHANGEABLE
+def _method(llm: BaseLLM, method: MethodType) -> dict[str, Any]:
+    """A method of *llm* itself, which holds no more than *llm* does, or of a class."""
+    holder = method.__self__
+    if isinstance(holder, type) or getattr(holder, "__dict__", None) is llm.__dict__:
+        return {"method": _name_of(method.__func__)}
+    raise Opaque(method)
 
 
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(item, _ATOMS) or _is_data(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(item, _ATOMS) or _is_data(item) for item in value)
-    return isinstance(value, _ATOMS)
+def _values(held: list[Any], unknown: Any) -> Any:
+    found, opaque = describe([("values", held)], unknown=unknown)
+    if opaque:
+        raise Opaque(held)
+    return found["values"]
+
+
+def tool_to_dict(tool: BaseTool) -> dict[str, Any]:
+    """What a model is told of *tool*, as the Chat Completions API has it."""
+    metadata = tool.metadata
+    return {
+        "type": "function",
+        "function": {
+            "name": metadata.name,
+            "description": metadata.description,
+            "parameters": metadata.get_parameters_dict(),
+        },
+    }

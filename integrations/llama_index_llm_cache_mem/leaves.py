@@ -38,11 +38,12 @@ LEAVES: Final = {name: _leaf(name) for name in _NAMES.split()}
 
 class Target(NamedTuple):
     """The LLM of a call: *llm* as the caller knows it, perhaps a view, and *inner*, the LLM that
-    it stands for."""
+    it stands for. *identity* names what is opaque in it."""
 
     cache: LLMCache
     llm: Any
     inner: Any
+    identity: str = ""
 
     def method(self, name: str) -> Any:
         """A method of the LLM itself, none of whose own calls come back to the cache."""

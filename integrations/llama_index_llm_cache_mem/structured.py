@@ -6,16 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from llama_index_llm_cache_mem.calls import (
-    Collector,
-    ModelCall,
-    acollect,
-    collect,
-    request_of,
-)
+from llama_index_llm_cache_mem.calls import Collector, ModelCall, acollect, collect
 from llama_index_llm_cache_mem.events import in_span
 from llama_index_llm_cache_mem.leaves import Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
+from llama_index_llm_cache_mem.requests import request_of
 from llm_cache_mem import Request
 
 __all__ = ["ASYNC", "KIND", "SYNC", "methods_of", "passes_leaves_by", "provider_of"]

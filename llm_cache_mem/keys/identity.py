@@ -58,9 +58,10 @@ _OF_A_PROVIDER: Final = frozenset(
 
 CREDENTIALS: Final = _OF_A_PROVIDER | frozenset(
     {
-        "api_keys", "apikey", "auth", "authorization", "cookie", "cookies", "credential",
-        "credentials", "credentials_profile_name", "hf_token", "password", "private_key",
-        "secret", "secret_key", "service_account", "service_account_key", "token", "username",
+        "api_keys", "apikey", "auth", "authorization", "authorization_token", "cookie", "cookies",
+        "credential", "credentials", "credentials_profile_name", "hf_token", "password",
+        "private_key", "secret", "secret_key", "service_account", "service_account_key", "token",
+        "username",
     }
 )  # fmt: skip
 """Names of settings and client arguments that hold credentials."""
@@ -319,6 +320,8 @@ class _Reader:
         return self._object(value, depth)
 
     def _item(self, name: str, value: Any, depth: int) -> Any:
+        if isinstance(value, str) and value and _is_credential(_plain_name(name)):
+            return secret_digest(value)  # it may tell two requests apart, and must not be stored
         try:
             return self.value(value, depth - 1)
         except Opaque as exc:

@@ -87,9 +87,9 @@ def test_failing_functions_of_the_application_are_no_cache(settings, leaf, parro
 @pytest.mark.parametrize(
     "function",
     [
-        "calls.identity",
-        "calls.call_params",
-        "calls.messages_to_dicts",
+        "requests.identity",
+        "requests.overlaid",
+        "requests.messages_to_dicts",
         "calls.encode",
         "calls.decode",
         "calls.decode_whole",

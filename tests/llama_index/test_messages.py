@@ -211,8 +211,9 @@ def test_key_functions_see_what_core_users_pass(parrot):
     messages, params = seen[0]
     assert messages == [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
     assert (params["model"], params["temperature"]) == ("parrot-1", 0.9)
-    assert params["tools"][0]["name"] == "add"
-    assert set(params["tools"][0]["parameters"]["properties"]) == {"a", "b"}
+    assert params["tools"][0]["type"] == "function"
+    assert params["tools"][0]["function"]["name"] == "add"
+    assert set(params["tools"][0]["function"]["parameters"]["properties"]) == {"a", "b"}
     assert params["llm_defaults"] == {"temperature": 0.5}
     llm.complete("y")
     assert seen[1][0] == [{"role": "user", "content": "y"}]

@@ -1,0 +1,126 @@
+"""From a call of an LLM to a request with a key."""
+
+import logging
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
+from llama_index.core.tools import BaseTool
+
+from llama_index_llm_cache_mem.hugging_face import HINT, is_hugging_face
+from llama_index_llm_cache_mem.identity import identity, overlaid, tool_to_dict
+from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
+from llama_index_llm_cache_mem.messages import messages_to_dicts
+from llm_cache_mem import Request, RequestNotCacheable
+from llm_cache_mem.keys.identity import Identity, describe
+
+__all__ = ["request_of", "request_of_leaf"]
+
+_log = logging.getLogger(__name__)
+_logged: set[tuple[str, ...]] = set()
+
+
+def request_of_leaf(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
+    """The request of a call of *leaf* with these arguments. See ``request_of``."""
+    return request_of(target, leaf.kind, lambda: _split(leaf, args, kwargs))
+
+
+def request_of(
+    target: Target, kind: str, split: Callable[[], tuple[Any, dict[str, Any]]]
+) -> Request | None:
+    """The request of the messages and arguments that *split* returns; None to call the model as if
+    there were no cache.
+
+    In mode ``replay``, where no model may be called, RequestNotCacheable is raised instead.
+    """
+    engine = target.cache.engine
+    if engine.is_off:
+        return None
+    try:
+        messages, arguments = split()
+        found = identity(target.inner)
+        if found.opaque and not target.identity:
+            _skip(target, found)
+            return None
+        if target.identity:  # in the kind, which no key function can remove
+            kind = f"{kind}.{sha256(target.identity.encode()).hexdigest()[:16]}"
+        return engine.request(messages, _params(found.settings, arguments), kind=kind)
+    except RequestNotCacheable as exc:
+        if engine.is_replay:
+            raise
+        engine.skip("request", "a call goes uncached: %s", exc)
+    except Exception as exc:  # properties and fields of an LLM may raise anything
+        if engine.is_replay:
+            raise RequestNotCacheable(
+                "request", f"it could not be read ({type(exc).__name__})"
+            ) from exc
+        engine.skip(
+            "request", "a call goes uncached: it could not be read (%s)", type(exc).__name__
+        )
+    return None
+
+
+def _skip(target: Target, found: Identity) -> None:
+    """Count a call of an LLM that holds an object without a wire form; log the first of each."""
+    cls = type(target.inner)
+    path, type_name = next(iter(found.opaque.items()))
+    reason = f"{cls.__name__}.{path} is a {type_name}, which has no wire form"
+    if target.cache.engine.is_replay:
+        raise RequestNotCacheable(path, reason)
+    target.cache.engine.ledger.skip("opaque")
+    named = (cls.__module__, cls.__qualname__, *found.opaque)
+    if named not in _logged:
+        _logged.add(named)
+        hint = f", or {HINT}" if is_hugging_face(cls) else ""
+        _log.warning(
+            "calls go uncached: %s, so that no key can tell two of them apart; name it with"
+            " CachedLLM(llm, cache, identity=...)%s",
+            reason,
+            hint,
+        )
+
+
+def _split(leaf: Leaf, args: Args, kwargs: Kwargs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The messages and the other arguments of a call."""
+    params = dict(kwargs)
+    rest = list(args)
+    subject = rest.pop(0) if rest else params.pop(leaf.argument, None)
+    if leaf.argument == "messages":
+        messages = messages_to_dicts(subject)
+    else:
+        if not isinstance(subject, str):
+            raise RequestNotCacheable("prompt", "not a string")
+        messages = [{"role": "user", "content": subject}]
+        if rest:
+            params["formatted"] = rest.pop(0)
+        if not params.get("formatted"):
+            params.pop("formatted", None)
+    if rest:
+        raise RequestNotCacheable("arguments", "more of them than the method takes")
+    return messages, params
+
+
+def _params(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a call: the LLM's, and over them those given with the call, each where the
+    Chat Completions API has it."""
+    given = {name: _argument(value) for name, value in arguments.items()}
+    if "extra_headers" in given:
+        headers = describe([("extra_headers", given.pop("extra_headers"))]).require_known()
+        given.update(headers)
+    body = given.pop("extra_body", None)
+    params = overlaid(settings, given)
+    if isinstance(body, Mapping):
+        return overlaid(params, body)
+    return params if body is None else {**params, "extra_body": body}
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, BaseTool):
+        return tool_to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_argument(item) for item in value]
+    if isinstance(value, dict) and value.keys() == {"name", "description", "input_schema"}:
+        # a tool as Anthropic's API has it
+        function = {"name": value["name"], "description": value["description"]}
+        return {"type": "function", "function": {**function, "parameters": value["input_schema"]}}
+    return value
