@@ -8,10 +8,12 @@ from hashlib import sha256
 from types import CodeType, MethodType
 from typing import Any, TypeVar
 
+from llm_cache_mem._util.modules import module_name
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request
 
 __all__ = [
@@ -212,11 +214,11 @@ class _Calls:
         named = arguments(self._signature, args, kwargs)
         if named is None:
             return None
-        params = self._identity.params() | named
+        params = self._identity.params() | {name: exact(value) for name, value in named.items()}
         messages = params.pop("messages", None)
         for name in self._ignore:
             params.pop(name, None)
-        return engine.request(messages, params, kind=kind)
+        return engine.request(exact(messages), params, kind=kind)
 
     def circumstances(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
         """What outside the request can make this call fail: the arguments that are ignored."""
@@ -305,7 +307,7 @@ def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
 
 def name_of(fn: Any) -> str:
     """``module:qualname`` of a function, or of the class of what is called like one."""
-    return f"{getattr(fn, '__module__', '')}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+    return f"{module_name(fn)}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
 
 
 def _identity(fn: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from llm_cache_mem.errors import RequestNotCacheable
@@ -16,6 +17,21 @@ __all__ = ["Refused", "is_absent", "step", "tagged", "unwrap"]
 _SDKS = frozenset(
     {"anthropic", "cerebras", "groq", "openai", "together"}
 )  # one generator wrote them, with one marker idiom
+
+
+_SENT_BY = _SDKS | {
+    "cohere",
+    "google",
+    "langchain",
+    "langchain_anthropic",
+    "langchain_core",
+    "langchain_openai",
+    "llama_index",
+    "mcp",
+    "mistralai",
+    "ollama",
+    "pydantic_ai",
+}
 
 
 class Refused(Exception):
@@ -48,7 +64,8 @@ def unwrap(value: Any) -> Any:
     """*value* as a dict, a list or an exact scalar; *value* itself where it is one already, or
     unknown; raises Refused.
 
-    Models count as what the SDKs send, so fields that were never set are left out.
+    Models of SDKs and frameworks count as what they send, so fields that were never set are left
+    out; those of a program count with all their state, for nobody knows what it does with them.
     """
     kind = type(value)
     for base, exact in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
@@ -60,6 +77,8 @@ def unwrap(value: Any) -> Any:
         return value if kind is dict else _ask(value, lambda: dict(value.items()))
     if issubclass(kind, Enum):
         return _ask(value, lambda: value.value)
+    if issubclass(kind, _model_class()) and not is_sdk_type(kind):
+        return _ask(value, lambda: model_state(value))
     if issubclass(kind, _model_class()):
         hidden = getattr(
             kind, "__api_exclude__", None
@@ -79,6 +98,21 @@ def unwrap(value: Any) -> Any:
     return value
 
 
+def is_sdk_type(kind: type) -> bool:
+    """Whether *kind* is a type of an SDK or a framework, which counts as what is sent of it."""
+    return kind.__module__.partition(".")[0] in _SENT_BY
+
+
+def model_state(value: Any) -> dict[str, Any]:
+    """Every field of a pydantic model, excluded and extra ones and private attributes included."""
+    fields = {
+        field.serialization_alias or name: getattr(value, name)
+        for name, field in type(value).__pydantic_fields__.items()
+    }
+    private = value.__pydantic_private__
+    return fields | (value.__pydantic_extra__ or {}) | ({"$private": private} if private else {})
+
+
 def is_absent(kind: type) -> bool:
     """Whether *kind* is the SDKs' marker for an argument that was not given: they do not send the
     key that holds one."""
@@ -90,12 +124,19 @@ def tagged(value: Any, kind: type) -> list[Any] | None:
     for any other."""
     if issubclass(kind, (bytes, bytearray, memoryview)):
         return ["bytes", b2a_base64(bytes(value), newline=False).decode()]
+    if issubclass(kind, (_loaded("pydantic", "SecretStr"), _loaded("pydantic", "SecretBytes"))):
+        return ["secret", _ask(value, partial(_secret_digest, value))]
     for module, name, text in _TEXTUAL:
         if issubclass(kind, _loaded(module, name)):
             return [name, _ask(value, partial(text, value))]
     if issubclass(kind, type) and issubclass(value, _model_class()):  # response_format=MyModel
         return ["schema", value.__name__, _ask(value, value.model_json_schema)]
     return None
+
+
+def _secret_digest(value: Any) -> str:
+    secret = value.get_secret_value()
+    return sha256(secret if isinstance(secret, bytes) else secret.encode()).hexdigest()
 
 
 def _isoformat(value: Any) -> str:

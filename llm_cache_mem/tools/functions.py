@@ -73,7 +73,7 @@ class ToolFunction(Generic[F]):
         found = arguments(self._signature, args, kwargs)
         first = next(iter(found), None) if found else None
         if found and first is not None and isinstance(found[first], type):
-            found[first] = f"{found[first].__module__}:{found[first].__qualname__}"
+            found[first] = name_of(found[first])
         return found
 
 

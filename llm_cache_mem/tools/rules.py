@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.request import parameter_names
 from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
 
@@ -56,7 +57,7 @@ class Rule(NamedTuple):
 
     def _arguments(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """*args* without the ignored ones, and with a digest in place of redacted ones."""
-        named = {name: value for name, value in args.items() if name not in self.ignore}
+        named = {name: exact(value) for name, value in args.items() if name not in self.ignore}
         for name in self.redact & named.keys():
             named[name] = {"redacted": digest.digest_of(named[name])}
         return named

@@ -1,0 +1,70 @@
+"""What the arguments of a function are, for its key: everything, classes and all state included.
+
+A function has no wire. Two arguments that an SDK would send as the same JSON may still be different
+to it, so a tuple is not a list here, and an object is its class and every field, set or not.
+"""
+
+import json
+import sys
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+from llm_cache_mem._util.modules import module_name
+from llm_cache_mem.keys.wire_form import is_sdk_type, model_state
+
+__all__ = ["exact"]
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_MAX_DEPTH = 128
+
+
+def exact(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """*value* as JSON that tells it from every other value, as far as it is made of known types.
+
+    Objects of unknown types stay as they are, for the canonical form to refuse; so do the message
+    and request types of SDKs and frameworks, which count as what is sent.
+    """
+    kind = type(value)
+    if kind in _PLAIN or depth <= 0:
+        return value
+    if kind is list:
+        return [exact(item, depth - 1) for item in value]
+    if kind is dict:
+        return _dict(value, depth)
+    if isinstance(value, Enum):
+        return {"$enum": [_name(kind), value.name]}
+    if isinstance(value, tuple):
+        names = getattr(kind, "_fields", None)
+        if names is not None:
+            return _object(kind, dict(zip(names, value, strict=True)), depth)
+        return {"$tuple": [exact(item, depth - 1) for item in value]}
+    if is_sdk_type(kind) or isinstance(value, type):
+        return value
+    model = getattr(sys.modules.get("pydantic.main"), "BaseModel", ())
+    if isinstance(value, model):
+        return _object(kind, model_state(value), depth)
+    if hasattr(kind, "__dataclass_fields__"):
+        fields = {name: getattr(value, name, None) for name in kind.__dataclass_fields__}
+        return _object(kind, fields | vars(value) if hasattr(value, "__dict__") else fields, depth)
+    return value
+
+
+def _dict(value: dict[Any, Any], depth: int) -> Any:
+    if all(type(key) is str and not key.startswith("$") for key in value):
+        return {key: exact(item, depth - 1) for key, item in value.items()}
+    pairs = [[exact(key, depth - 1), exact(item, depth - 1)] for key, item in value.items()]
+    with suppress(TypeError):  # a key without a JSON form, which the canonical form refuses
+        pairs.sort(key=lambda pair: json.dumps(pair[0], sort_keys=True))
+    return {"$dict": pairs}
+
+
+def _object(kind: type, state: dict[str, Any], depth: int) -> Any:
+    return {
+        "$object": [_name(kind), {name: exact(item, depth - 1) for name, item in state.items()}]
+    }
+
+
+def _name(kind: type) -> str:
+    """The class by its name; a program's main module has one name in all of its processes."""
+    return f"{module_name(kind)}:{kind.__qualname__}"
