@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.diagnostics.survey import PATTERNS, Cost, survey
+from llm_cache_mem.diagnostics.fields import PATTERNS
+from llm_cache_mem.diagnostics.survey import Cost, survey
 from llm_cache_mem.keys.functions import ignoring, masking
 
 

@@ -1,0 +1,189 @@
+"""Remedies: key functions that would turn misses into hits, found field by field."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from llm_cache_mem.diagnostics.fields import (
+    PATTERNS,
+    Fields,
+    all_fields,
+    contains,
+    pattern_of,
+    repeats,
+)
+from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.functions import SYSTEM_PARAMS, ignoring, masking
+
+__all__ = ["DECISIVE", "Remedy", "find_remedies", "hits_with"]
+
+_WORDS = (
+    "model messages input contents prompt texts documents tools functions tool_choice tool_config"
+    " toolConfig response_format output_config format previous_response_id cachedContent"
+    " temperature top_p top_k max_tokens max_completion_tokens max_output_tokens stop"
+    " stop_sequences seed n reasoning reasoning_effort thinking generationConfig generation_config"
+    " stream base_url url deployment engine http.base_url http.path http.query http.source"
+)
+DECISIVE = frozenset(_WORDS.split()).union(SYSTEM_PARAMS)
+"""Params that decide the answer: differences in them are shown, but no remedy leaves them out."""
+_STEPS = 6  # the most fields and patterns in a remedy
+_PAIRED, _PAIRED_CHARACTERS = 1000, 2_000_000  # requests, and text in them, to try pairs in
+
+
+class Remedy(NamedTuple):
+    """*why*: what differs; *key_fn*: this and all remedies before it, as code; *hits*: how many
+    there would be with it, in all."""
+
+    why: str
+    key_fn: str
+    hits: int
+
+
+def find_remedies(requests: list[Fields], hits: int, keep: frozenset[str]) -> Iterator[Remedy]:
+    """The remedy that wins most hits beyond *hits*, then the one that wins most in addition, and so
+    on; none leaves out a field of *keep*."""
+    plan = _Plan()
+    for _ in range(_STEPS):
+        best = _best(_steps(requests, plan, keep), _hits(requests, plan)) or _best_pair(
+            _first(requests), plan, keep
+        )
+        if best is None:
+            return
+        plan = best.plan
+        won = hits_with(requests, plan.key_fn())
+        if won <= hits:
+            return
+        hits = won
+        yield Remedy(best.why, plan.code(), hits)
+
+
+def hits_with(requests: list[Fields], key_fn: Callable[..., Any] | None) -> int:
+    """How many of the requests have the key of an earlier one, by *key_fn* (None: by default).
+    Requests without a key never hit."""
+    known: set[str] = set()
+    hits = 0
+    for one in requests:
+        params = dict(one.request)
+        messages = params.pop("messages", None)
+        try:
+            key = (
+                digest.digest(messages, params)
+                if key_fn is None
+                else digest.digest_of(key_fn(messages, **params))
+            )
+        except Exception:  # noqa: BLE001  # the cache does not store such a request either
+            key = None
+        hits += key in known
+        if key is not None:
+            known.add(key)
+    return hits
+
+
+class _Plan(NamedTuple):
+    """What a key function leaves out: params and fields of messages by name, and matches of
+    patterns, in the order of PATTERNS."""
+
+    ignored: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+
+    def masking(self, name: str) -> "_Plan":
+        return self._replace(
+            masked=tuple(known for known in PATTERNS if known == name or known in self.masked)
+        )
+
+    def key_fn(self) -> Callable[..., Any]:
+        inner: dict[str, Any] = {"then": masking(pattern_of(self.masked))} if self.masked else {}
+        return ignoring(*self.ignored, **inner) if self.ignored else inner["then"]
+
+    def code(self) -> str:
+        mask = f'masking(r"{pattern_of(self.masked)}")' if self.masked else ""
+        names = [json.dumps(name, ensure_ascii=False) for name in self.ignored]  # valid Python too
+        if not names:
+            return mask
+        return f"ignoring({', '.join([*names, *([f'then={mask}'] if mask else [])])})"
+
+
+class _Step(NamedTuple):
+    """One more field or pattern, and the hits there would be with it, by hashes."""
+
+    hits: int
+    why: str
+    plan: _Plan
+
+
+def _best(steps: Iterable[_Step], now: int) -> _Step | None:
+    return max(
+        (step for step in steps if step.hits > now), default=None, key=lambda step: step.hits
+    )
+
+
+def _first(requests: list[Fields]) -> list[Fields]:
+    """The first requests, as many as there is time to try pairs for."""
+    ends = accumulate(sum(len(text) for _, text in one.texts) for one in requests[:_PAIRED])
+    return requests[: sum(1 for end in ends if end <= _PAIRED_CHARACTERS)]
+
+
+def _best_pair(requests: list[Fields], plan: _Plan, keep: frozenset[str]) -> _Step | None:
+    """The best pair of fields or patterns that hide each other's cost, such as a time and an id
+    that are both new in every request."""
+    pairs = (
+        second._replace(why=f"{first.why} and {second.why}")
+        for first in _steps(requests, plan, keep)
+        for second in _steps(requests, first.plan, keep)
+    )
+    return _best(pairs, _hits(requests, plan))
+
+
+def _hits(requests: list[Fields], plan: _Plan) -> int:
+    return repeats(_Left(one, plan).total for one in requests)
+
+
+def _steps(requests: list[Fields], plan: _Plan, keep: frozenset[str]) -> Iterator[_Step]:
+    left = [_Left(one, plan) for one in requests]
+    tops = {name for one in requests for name in one.request}
+    for field in all_fields(requests):
+        if (
+            field
+            and field not in plan.ignored
+            and field not in keep
+            and (field in tops or _is_of_messages(field))
+        ):
+            hits = repeats(one.total - one.below(field) for one in left)
+            yield _Step(hits, field, plan._replace(ignored=(*plan.ignored, field)))
+    for name in PATTERNS:
+        if name not in plan.masked and any(one.masked((name,)) for one in requests):
+            yield _Step(_hits(requests, masked := plan.masking(name)), name, masked)
+
+
+def _is_of_messages(field: str) -> bool:
+    """Whether ignoring() takes *field* as one of messages."""
+    return field.startswith("messages[].") and not set(field.removeprefix("messages[].")) & set(
+        ".["
+    )
+
+
+class _Left:
+    """The fields of a request that a plan leaves."""
+
+    def __init__(self, fields: Fields, plan: _Plan) -> None:
+        self._fields = fields
+        changes = fields.masked(plan.masked).items() if plan.masked else ()
+        self._changed = [
+            (path, change)
+            for path, change in changes
+            if not any(contains(field, path) for field in plan.ignored)
+        ]
+        self.total = (
+            fields.total
+            - sum(fields.below.get(field, 0) for field in plan.ignored)
+            + sum(change for _, change in self._changed)
+        )
+
+    def below(self, field: str) -> int:
+        found = self._fields.below.get(field, 0)
+        return (
+            found + sum(change for path, change in self._changed if contains(field, path))
+            if found
+            else 0
+        )
