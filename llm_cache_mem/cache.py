@@ -3,10 +3,10 @@ at once."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.calls import Engine, Settings
@@ -93,7 +93,7 @@ class LLMCache:
         keep_requests: bool = False,
         redact: "Iterable[Rule]" = (),
         on_event: "Callable[[Event], object] | None" = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         self._config = {
             name: value
@@ -166,6 +166,16 @@ class LLMCache:
             opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction)
         )
         """What integrations stand on: see the page "Write an integration"."""
+
+    @classmethod
+    async def open(cls, *args: Any, **kwargs: Any) -> Self:
+        """An LLMCache, made in a thread: for event loops, which opening a file would block.
+
+        Takes the arguments of LLMCache, and raises what it raises.
+        """
+        import asyncio  # slow to import, and only async callers need it
+
+        return await asyncio.to_thread(cls, *args, **kwargs)
 
     # -- The two calls that the rest is made of
 

@@ -8,7 +8,9 @@ import json
 import logging
 import pickle
 import threading
+import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from threads import start, until
@@ -978,3 +980,30 @@ def test_a_signal_handler_may_ask_in_the_middle_of_it():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_the_clock_is_looked_up_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As libraries that freeze time replace it, after the cache was made."""
+    cache = LLMCache(ttl_seconds=60)
+    cache.put("hi", "answer")
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert cache.get("hi") is None
+    assert cache.stats().expirations == 1
+
+
+async def test_open_makes_a_cache_without_blocking_the_event_loop(tmp_path: Path) -> None:
+    thread = threading.get_ident()
+    made_in: list[int] = []
+
+    def clock() -> float:
+        made_in.append(threading.get_ident())
+        return 1000.0
+
+    cache = await LLMCache.open(backend=tmp_path / "c.db", clock=clock)
+    assert thread not in made_in
+    await cache.aput("hi", "answer")
+    assert await cache.aget("hi") == "answer"
+    with pytest.raises(ValueError, match="max_size"):
+        await LLMCache.open(0)
+    cache.close()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from hashlib import blake2b
 from inspect import iscoroutinefunction
-from time import time
 from typing import Any, Final, NamedTuple, Self
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.bench.formats import HEADER, own_record, prompt_blocks
 from llm_cache_mem.bench.trace import Call
@@ -68,7 +68,7 @@ class TraceRecorder:
         path: str | os.PathLike[str],
         *,
         salt: str | bytes | None = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         secret = secrets.token_bytes(32) if salt is None else salt
         self._salt = blake2b(secret.encode() if isinstance(secret, str) else secret).digest()

@@ -4,9 +4,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import time
 from typing import NamedTuple
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.cli.input import MISUSED, CommandFailed
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
@@ -77,7 +77,7 @@ def expires_on_server(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_for_changes(url: str, *, clock: Callable[[], float] = time) -> Iterator[Store]:
+def open_for_changes(url: str, *, clock: Callable[[], float] = now) -> Iterator[Store]:
     """The store, without bounds. A file is made if absent; what is there and is not ours is
     refused, not set aside."""
     scheme, backend = _locate(url)
@@ -184,7 +184,7 @@ def _open(
     backend: str | Path,
     envelope: Callable[[], Envelope],
     *,
-    clock: Callable[[], float] = time,
+    clock: Callable[[], float] = now,
     read_only: bool = False,
 ) -> Opened:
     settings = StoreSettings(

@@ -6,10 +6,10 @@ import logging
 import random as random_module
 import threading
 from collections.abc import Awaitable, Callable
-from time import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.prompt_cache.prefix import Prefix
 from llm_cache_mem.prompt_cache.warmed import Warmed
 
@@ -88,7 +88,7 @@ class KeepWarm:
         on_warmed: Callable[[Warmed], object] | None = None,
         wait: Callable[[float], Any] | None = None,
         random: Callable[[], float] = random_module.random,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         self._warmer = warmer
         self._prefix = prefix

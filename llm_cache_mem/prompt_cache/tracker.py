@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import wraps
-from time import time
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting import pricing
@@ -172,7 +172,7 @@ class PromptCacheTracker:
         provider: Provider | None = None,
         max_prefixes: int = 256,
         max_conversations: int = 1024,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         if not 0 < drop <= 1 or max_prefixes < 1 or max_conversations < 1:
             raise ValueError(

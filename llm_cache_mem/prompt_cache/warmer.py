@@ -5,9 +5,9 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from functools import partial
-from time import time
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.prompt_cache.keep_warm import KeepWarm
 from llm_cache_mem.prompt_cache.prefix import Prefix, make_prefix
@@ -53,7 +53,7 @@ class Warmer:
         *,
         api: API | None = None,
         prices: pricing.Prices = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         self.api: API = _api(client) if api is None else api
         self._create = _create(client, self.api)

@@ -1,9 +1,9 @@
 """The seam between the cache and where its entries live: one small Protocol."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class StoreSettings(NamedTuple):
 
     max_size: int | None = None
     max_bytes: int | None = None
-    clock: Callable[[], float] = time
+    clock: Callable[[], float] = now
     envelope: Callable[[], Envelope] = lambda: PLAIN
     redact: "Iterable[Rule]" = ()
     policy: str = "lru"

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
-from time import time
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.stores.base import NOTHING_REMOVED, ONE_EVICTED, Removed
 from llm_cache_mem.values.entry import Entry
@@ -27,7 +27,7 @@ class MemoryStore:
         *,
         max_size: int | None = None,
         max_bytes: int | None = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         self._max_size = max_size
         self._max_bytes = max_bytes

@@ -3,8 +3,8 @@ once, which under LRU would push it out."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from time import time
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.stores.base import NOTHING_REMOVED, ONE_EVICTED, Removed
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.values.entry import Entry
@@ -25,7 +25,7 @@ class SieveStore(MemoryStore):
         *,
         max_size: int | None = None,
         max_bytes: int | None = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
     ) -> None:
         super().__init__(max_size=max_size, max_bytes=max_bytes, clock=clock)
         self._ahead: OrderedDict[str, None] = OrderedDict()

@@ -6,9 +6,9 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
-from time import time
 from typing import NamedTuple
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 from llm_cache_mem.errors import LLMCacheError, StoreError
@@ -70,7 +70,7 @@ class JsonlStore:
         path: str | os.PathLike[str],
         *,
         redact: Iterable[Rule] = (),
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
         lock_timeout: float = 10.0,
         make_folder: bool = False,
     ) -> None:

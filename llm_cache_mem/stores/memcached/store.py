@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from operator import methodcaller
-from time import time
 from typing import Any, TypeVar
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import UnexpectedReply, iterate, store_errors_only
@@ -80,7 +80,7 @@ class MemcachedStore:
         self,
         client: Any,
         *,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
         timeout: float = 0.25,
         max_value_bytes: int = 1024 * 1024 - 1024,
         envelope: Envelope = PLAIN,

@@ -7,9 +7,9 @@ from contextlib import suppress
 from hashlib import sha1
 from math import ceil
 from struct import Struct
-from time import time
 from typing import Any
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import UnexpectedReply, iterate, store_errors_only
@@ -102,7 +102,7 @@ class RedisStore:
         self,
         client: Any,
         *,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
         timeout: float = 0.25,
         max_connections: int = 64,
         max_value_bytes: int = 8 * 1024 * 1024,

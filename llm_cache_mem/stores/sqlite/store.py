@@ -8,9 +8,10 @@ import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import monotonic, time, time_ns
+from time import monotonic, time_ns
 from typing import TypeVar, TypeVarTuple
 
+from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
@@ -75,7 +76,7 @@ class SQLiteStore:
         *,
         max_size: int | None = None,
         max_bytes: int | None = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = now,
         durable: bool = False,
         lock_timeout: float = 0.5,
         envelope: Envelope = PLAIN,
