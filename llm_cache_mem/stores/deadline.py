@@ -4,7 +4,6 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from errno import EWOULDBLOCK
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -26,16 +25,14 @@ class DeadlineSocket:
     """A connected socket whose calls must all end before the deadline of the current exchange.
 
     The timeout of a socket starts again with every part of a reply, so a reply that drips in would
-    never end. Wraps *sock*, which may be a TLS socket; stands in for it in a client library.
+    never end. Wraps *sock*, which may be a TLS socket, and stands in for it in a client library.
     """
 
     def __init__(self, sock: Any, seconds: float) -> None:
         self._sock = sock
         self._timeout = sock.gettimeout()
-        self._waits = True
         self._poll: Callable[[int], Any] | None = None
-        self.fileno = sock.fileno
-        self.pending = getattr(sock, "pending", int)  # bytes that a TLS socket has decrypted, or 0
+        self._pending = getattr(sock, "pending", int)  # bytes that a TLS socket has decrypted, or 0
         self.begin(seconds)
 
     def begin(self, seconds: float, max_bytes: int = _MAX_BYTES) -> None:
@@ -50,7 +47,7 @@ class DeadlineSocket:
     def is_quiet(self) -> bool:
         """Whether nothing has arrived since the last reply: neither unrequested data nor the end of
         the connection."""
-        if self.pending():
+        if self._pending():
             return False
         if not hasattr(select, "poll"):
             return not select.select([self._sock], [], [], 0)[0]
@@ -60,34 +57,25 @@ class DeadlineSocket:
             self._poll = poll.poll
         return not self._poll(0)
 
-    def sendall(self, data: Any, flags: int = 0) -> None:
+    def sendall(self, data: Any) -> None:
         if len(data) <= _SMALL:
-            self._sock.sendall(data, flags)
+            self._sock.sendall(data)
             return
         self._deadline += len(data) / _BYTES_PER_SECOND
         rest = memoryview(data)
         while rest:  # in parts: a TLS socket would start its timeout again with every record
             self._limit()
-            rest = rest[self._sock.send(rest, flags) :]
+            rest = rest[self._sock.send(rest) :]
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        if flags:  # a look at what has arrived
-            data: bytes = self._sock.recv(size, flags)
-            return data
+    def recv(self, size: int) -> bytes:
+        """What has arrived, up to 64 KiB whatever *size* is: both libraries keep the rest."""
         self._limit()
-        data = self._sock.recv(max(size, _CHUNK))
-        self._received(len(data))
+        data: bytes = self._sock.recv(_CHUNK)
+        self._deadline += len(data) / _BYTES_PER_SECOND
+        self._room -= len(data)
+        if self._room < 0:
+            raise TooMuchData
         return data
-
-    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
-        self._limit()
-        count: int = self._sock.recv_into(buffer, size, flags)
-        self._received(count)
-        return count
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Wait for nothing (0), or as long as the exchange may take, whatever else *seconds* is."""
-        self._waits = seconds != 0
 
     def close(self) -> None:
         self._sock.close()
@@ -102,11 +90,6 @@ class DeadlineSocket:
     def _limit(self) -> None:
         """Give the next call what is left of the time, unless its timeout is about that already: to
         set it is a system call."""
-        if not self._waits:
-            if self.is_quiet():
-                raise BlockingIOError(EWOULDBLOCK, "nothing has arrived")
-            self._set_timeout(0)
-            return
         if self._fresh:  # it has all of the time
             self._fresh = False
             return
@@ -119,12 +102,6 @@ class DeadlineSocket:
     def _set_timeout(self, seconds: float) -> None:
         self._timeout = seconds
         self._sock.settimeout(seconds)
-
-    def _received(self, count: int) -> None:
-        self._deadline += count / _BYTES_PER_SECOND
-        self._room -= count
-        if self._room < 0:
-            raise TooMuchData
 
 
 def is_host_name(host: str) -> bool:
