@@ -75,6 +75,8 @@ class Recording:
         self._pieces: list[Any] = []
         self._reading = Reading()
         self._size = 0
+        self.whole = False
+        """Whether the response is whole, once it is finished."""
         self.fault: str | None = None
         """Why it can no longer be stored: "too large" or "malformed"; None if it can."""
 
@@ -116,11 +118,15 @@ class Recording:
         self._pieces.clear()
 
     def finish(self, *, at_end: bool) -> bool:
-        """Whether the response is whole; to be called once, when no more will be read.
+        """Set ``whole``, and return it; to be called once, when no more will be read.
 
         Without *at_end*, the last subscriber left before the body ended. It may still be whole:
         some SDKs close a response as soon as they have seen the protocol's own end.
         """
+        self.whole = self._ends_well(at_end)
+        return self.whole
+
+    def _ends_well(self, at_end: bool) -> bool:
         if self.fault is not None:
             return False
         if at_end and self._length is not None and self._length != self._size:

@@ -5,18 +5,16 @@ of them read, so one that leaves does not stop the others, and a slow one does n
 thread or task may read two subscribers in turn. When the last one leaves, the call is closed.
 """
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakSet, finalize
 
 from llm_cache_mem._util.exceptions import copy_exception
 from llm_cache_mem.http.answer import Recording
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = ["AsyncBroadcast", "AsyncSubscriber", "Broadcast", "Head", "Subscriber"]
 
@@ -36,7 +34,7 @@ _OPEN, _ENDED, _FAILED, _CLOSED = range(4)
 # A connection that has been idle for so long may be dead upstream, so no caller joins it.
 _STALE_SECONDS = 30.0
 # An event loop holds its tasks only weakly.
-_closing: "set[asyncio.Task[Any]]" = set()
+_closing: set[asyncio.Task[Any]] = set()
 
 
 class _Buffer:
@@ -59,6 +57,7 @@ class _Buffer:
         """The entry, once the response is stored."""
         self.recording = recording
         self._finished = False
+        self._left = False  # by all subscribers, before its end
         self._moved = monotonic()
         self._lost = lost
         self._lock = threading.Lock()
@@ -99,6 +98,8 @@ class _Buffer:
             return self._chunks[index] if 0 <= index < len(self._chunks) else None
 
     def _take(self, chunk: bytes) -> None:
+        if self._left:  # while a task fetched it
+            return
         self.recording.add(chunk)
         if self.recording.unusable:
             self.retire()
@@ -114,6 +115,7 @@ class _Buffer:
                 self._first = needed
 
     def _fail(self, error: BaseException) -> None:
+        self.recording.finish(at_end=False)
         with self._lock:
             self._state, self._error = _FAILED, error
 
@@ -124,15 +126,21 @@ class _Buffer:
         raise copy_exception(self._error, self._error.__traceback__)
 
     def _leave(self, subscriber: Any) -> bool:
-        """Remove *subscriber*; whether it was the last of an open call, which is now closed."""
+        """Remove *subscriber*; whether it was the last of an open call, which is to be closed now.
+
+        A whole response has then ended, and can be joined until it is stored; any other has not.
+        """
         with self._lock:
             self._subscribers.discard(subscriber)
             if self._subscribers or self._state != _OPEN:
                 return False
-            self._state = _CLOSED
+            whole = self.head.status == 200 and self.recording.finish(at_end=False)
+            self._state = _ENDED if whole else _CLOSED
+            self._left = True
             return True
 
     def _end(self) -> None:
+        self.recording.finish(at_end=True)
         with self._lock:
             self._state = _ENDED
 
@@ -261,8 +269,6 @@ class AsyncBroadcast(_Buffer):
         retire: Callable[[], None],
         context: Context,
     ) -> None:
-        import asyncio
-
         super().__init__(head, recording, lost, retire)
         self._loop = asyncio.get_running_loop()
         self._source = source
@@ -289,8 +295,6 @@ class AsyncBroadcast(_Buffer):
 
     async def chunk(self, at: int) -> bytes | None:
         """As ``Broadcast.chunk``."""
-        import asyncio
-
         while True:
             chunk = self._buffered(at)
             if chunk is not None:
@@ -316,7 +320,7 @@ class AsyncBroadcast(_Buffer):
             await self._source.aclose()
             await self._done(at_end=True)
         except BaseException as exc:
-            if self._state != _CLOSED:
+            if not self._left:  # else the one that left closes the call
                 self._fail(exc)
                 self._unread.detach()
                 await self._done(at_end=False)
@@ -332,14 +336,10 @@ class AsyncBroadcast(_Buffer):
     async def leave(self, subscriber: "AsyncSubscriber") -> None:
         """Remove *subscriber*; the last one closes the call, even if its task is cancelled."""
         if self._leave(subscriber):
-            import asyncio
-
             self._unread.detach()
             await asyncio.shield(_detached(self._loop.create_task(self._close())))
 
     async def _close(self) -> None:
-        import asyncio
-
         fetching = self._fetching
         if fetching is not None:
             fetching.cancel()
@@ -378,13 +378,13 @@ class AsyncSubscriber:
                 on_leave(self._broadcast)
 
 
-def _detached(task: "asyncio.Task[Any]") -> "asyncio.Task[Any]":
+def _detached(task: asyncio.Task[Any]) -> asyncio.Task[Any]:
     _closing.add(task)
     task.add_done_callback(_closing.discard)
     return task
 
 
-def _close_later(loop: "asyncio.AbstractEventLoop", source: Any) -> None:
+def _close_later(loop: asyncio.AbstractEventLoop, source: Any) -> None:
     def close() -> None:
         _detached(loop.create_task(source.aclose()))
 

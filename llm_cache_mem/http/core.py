@@ -90,7 +90,7 @@ class TransportCore:
         skipped."""
         if broadcast.head.status != 200:
             return False
-        if broadcast.recording.finish(at_end=at_end):
+        if broadcast.recording.whole:
             return True
         if at_end or broadcast.recording.fault is not None:
             reason = broadcast.recording.fault or "incomplete"

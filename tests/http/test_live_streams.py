@@ -14,8 +14,9 @@ import httpx2
 import openai
 import pytest
 from http_server import Provider, Reply
+from threads import PATIENCE, start
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, MemoryStore
 from llm_cache_mem.http import AsyncCacheTransport, CacheTransport, cache_client
 
 CHAT = "/v1/chat/completions"
@@ -427,3 +428,98 @@ async def test_an_async_sdk_reads_and_drains_it(server: Provider, cache: LLMCach
         # it was kept for reuse
         assert len(client._client._transport.wrapped._pool.connections) == 1  # type: ignore[attr-defined]
     assert (server.calls, cache.stats().stored, cache.stats().hits) == (1, 1, 1)
+
+
+class Held(MemoryStore):
+    """A store whose writes wait until they are let through."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing, self.go_on = threading.Event(), threading.Event()
+
+    def put(self, key: str, entry: Any) -> Any:
+        self.writing.set()
+        assert self.go_on.wait(PATIENCE)
+        return super().put(key, entry)
+
+
+def provider_of(stream: type[Any], calls: list[Any]) -> Any:
+    """A transport whose every response is a new *stream*."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream())
+
+    return httpx.MockTransport(answer)
+
+
+class Whole(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """All of a stream at once; its consumer does not read on to the end of the body."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield STREAM
+        raise AssertionError("read after the last event")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield STREAM
+        raise AssertionError("read after the last event")
+
+
+def test_a_whole_stream_is_joined_until_it_is_stored() -> None:
+    calls: list[Any] = []
+    store = Held()
+    cache = LLMCache(backend=store, prices={})
+    transport = CacheTransport(cache, provider_of(Whole, calls))
+    with httpx.Client(base_url="http://test", transport=transport) as client:
+        first = opened(client)
+        assert next(first.iter_raw()) == STREAM
+        closing_first = start(first.close)
+        assert store.writing.wait(PATIENCE)
+        with closing(opened(client)) as second:
+            assert second.headers["x-llm-cache-mem"] == "coalesced"
+            assert b"".join(second.iter_raw()) == STREAM
+        store.go_on.set()
+        closing_first.result(PATIENCE)
+        assert opened(client).headers["x-llm-cache-mem"] == "hit"
+    assert (len(calls), cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
+
+
+async def test_a_whole_stream_is_joined_until_it_is_stored_by_tasks_too() -> None:
+    calls: list[Any] = []
+    store = Held()
+    cache = LLMCache(backend=store, prices={})
+    transport = AsyncCacheTransport(cache, provider_of(Whole, calls))
+    async with httpx.AsyncClient(base_url="http://test", transport=transport) as client:
+        first = await aopened(client)
+        assert await anext(first.aiter_raw()) == STREAM
+        closing_first = asyncio.create_task(first.aclose())
+        assert await asyncio.to_thread(store.writing.wait, PATIENCE)
+        second = await aopened(client)
+        assert second.headers["x-llm-cache-mem"] == "coalesced"
+        assert await everything(second) == STREAM
+        store.go_on.set()
+        await closing_first
+        assert (await aopened(client)).headers["x-llm-cache-mem"] == "hit"
+    assert (len(calls), cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
+
+
+def test_ten_threads_that_leave_a_whole_stream_make_one_call() -> None:
+    calls: list[Any] = []
+    cache = LLMCache(prices={})
+    transport = CacheTransport(cache, provider_of(Whole, calls))
+    together = threading.Barrier(10)
+
+    def ask() -> bytes:
+        together.wait(PATIENCE)
+        with closing(opened(client)) as response:
+            return next(response.iter_raw())
+
+    with httpx.Client(base_url="http://test", transport=transport) as client:
+        for _ in range(15):
+            answers = [start(ask) for _ in range(10)]
+            assert {answer.result(PATIENCE) for answer in answers} == {STREAM}
+            assert len(calls) == 1
+            calls.clear()
+            cache.clear()
