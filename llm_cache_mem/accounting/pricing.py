@@ -1,8 +1,7 @@
-"""What an answer cost: dollars from tokens, by a table or a function of the user's or by the
-genai-prices package.
+"""Prices: the cost of an answer in dollars, by the user's table or function or by genai-prices.
 
-What cannot be priced is None, never 0: a saving that is not known must not look like none. Prices
-are those of the standard tier; batch, priority and other tiers are not seen here.
+An unknown price is None, never 0: unknown savings must not look like none. Prices are those of the
+standard tier; batch, priority and other tiers are unknown here.
 """
 
 import logging
@@ -32,8 +31,7 @@ _INFINITE: Final = float("inf")
 
 
 class Price(NamedTuple):
-    """Dollars per million tokens. A cache price that is None falls back to the one before it in the
-    order given here."""
+    """Dollars per million tokens. For a cache price that is None, another applies as stated."""
 
     input: float
     output: float
@@ -60,7 +58,7 @@ class Price(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """Dollars of one call; None where the price is not known."""
+    """The cost of one call in dollars; None if the price is unknown."""
 
     usd: float | None = None
     read_usd: float | None = None
@@ -70,8 +68,8 @@ class Bill(NamedTuple):
 
 
 def bill(price: "Pricer", names: Iterable[str | None], usage: Usage) -> Bill:
-    """What *usage* cost by the first of the model *names* that has a price, and what the provider's
-    prompt cache had to do with it."""
+    """The cost of *usage* by the first of the model *names* that has a price, and the effect of the
+    provider's prompt cache on it."""
     for name in filter(None, names):
         usd = price(name, usage)
         if usd is None:
@@ -95,7 +93,7 @@ def bill(price: "Pricer", names: Iterable[str | None], usage: Usage) -> Bill:
 
 
 Pricer: TypeAlias = Callable[[str, Usage], float | None]
-"""Dollars for what *usage* says that *model* took, or None where there is no price."""
+"""The cost of *usage* by *model* in dollars, or None without a price."""
 
 PriceTable: TypeAlias = Mapping[str, "Price | tuple[float, ...] | Mapping[str, float | None]"]
 Prices: TypeAlias = PriceTable | Pricer | None
@@ -129,7 +127,7 @@ def loaded(pricer: Pricer) -> bool:
 
 
 def load(pricer: Pricer) -> None:
-    """Do the slow import now, if *pricer* has one to do; it can take a second."""
+    """Do the slow import of *pricer* now, if it has one; it can take a second."""
     if pricer is _library_price:
         _library()
 
@@ -196,11 +194,11 @@ def _dollars(model: str, name: str, given: Any) -> Any:
 
 
 class _Function:
-    """A function of the user's, which must not break a call."""
+    """A function of the user, whose failures must not break a call."""
 
     def __init__(self, function: Pricer) -> None:
         self._function = function
-        self._complained = False
+        self._warned = False
 
     def __call__(self, model: str, usage: Usage) -> float | None:
         try:
@@ -211,8 +209,8 @@ class _Function:
             if not 0 <= dollars < _INFINITE:
                 raise ValueError("no amount of dollars")
         except Exception as exc:  # noqa: BLE001  # the call it prices is paid for and goes on
-            if not self._complained:
-                self._complained = True
+            if not self._warned:
+                self._warned = True
                 _log.warning(
                     "prices: the function failed with %s for model %r; counted as unpriced",
                     type(exc).__name__,
@@ -297,7 +295,7 @@ def _routes(model: str) -> Iterator[tuple[str | None, str]]:
 
 # genai-prices, and nothing else of this library knows of it
 
-_complaints: Final[set[str]] = set()
+_warned_failures: Final[set[str]] = set()
 
 
 class _Library(NamedTuple):
@@ -341,13 +339,13 @@ def _library_price(model: str, usage: Usage) -> float | None:
                 continue
             return dollars or None  # the package knows some models but not their price, and says 0
     except Exception as exc:  # noqa: BLE001  # the call it prices is paid for and goes on
-        _complain(type(exc).__name__, model)
+        _warn_once(type(exc).__name__, model)
     return None
 
 
-def _complain(failure: str, model: str) -> None:
-    if failure not in _complaints:
-        _complaints.add(failure)
+def _warn_once(failure: str, model: str) -> None:
+    if failure not in _warned_failures:
+        _warned_failures.add(failure)
         _log.warning(
             "genai-prices failed with %s for model %r; counted as unpriced",
             failure,

@@ -1,5 +1,4 @@
-"""What the providers' own prompt caches saved on calls that were paid for: what was read at a
-discount, less what writing it cost extra."""
+"""Savings by the providers' own prompt caches: the discount on reads less the premium on writes."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -13,12 +12,12 @@ _REMEMBERED_IDS = 1024
 
 
 class PaidCall(NamedTuple):
-    """One call that a provider answered. *usage* is as in Entry; dollars are None where nobody
-    knows the price.
+    """One call that a provider answered. *usage* is as in Entry; dollars are None if the price is
+    unknown.
 
     *read_usd*: how much less the call cost because part of its input was read from the provider's
-      cache; *premium_usd*: how much
-    more because part of it was written there. *identity* is the provider's id of the answer.
+    cache; *premium_usd*: how much more because part of it was written there. *identity* is the
+    provider's id of the answer.
     """
 
     model: str | None
@@ -30,14 +29,12 @@ class PaidCall(NamedTuple):
 
 
 class ProviderCacheStats(NamedTuple):
-    """What the providers' prompt caches did for the calls that were paid for.
+    """What the providers' prompt caches did for the calls that were made.
 
     *calls* are those whose usage is known, *cached_calls* those of them that read something.
-      *read_usd* was saved by reading,
-    *premium_usd* paid on top for writing; *unpriced_calls* used the cache at a price that nobody
-      knows. *seconds_saved* is an
-    estimate: the read tokens at the pace at which this model was seen to take in fresh ones; 0.0
-    while that cannot be told from noise.
+    *read_usd* was saved by reading, *premium_usd* paid extra for writing; *unpriced_calls* used the
+    cache at an unknown price. *seconds_saved* is an estimate: the read tokens at the speed at which
+    this model processes fresh ones; 0.0 while that cannot be told from noise.
     """
 
     calls: int = 0
@@ -57,8 +54,7 @@ class ProviderCacheStats(NamedTuple):
 
     @property
     def saved_usd(self) -> float:
-        """Dollars saved by reading, the premium for writing deducted: negative where more was
-        written than ever read."""
+        """Dollars saved by reading less the premium for writing; negative if writes did not pay."""
         return self.read_usd - self.premium_usd
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,8 +105,8 @@ class ProviderSums(Sums):
 
 
 class _Pace:
-    """What one token of fresh input takes a model: least squares of ``seconds = a + b * fresh + c *
-    output`` over all calls so far."""
+    """The seconds that a model takes for one fresh input token, by least squares over all calls so
+    far of ``seconds = a + b * fresh + c * output``."""
 
     __slots__ = ("_means", "_moments", "_number")
 
@@ -156,21 +152,21 @@ class _Pace:
 
 
 class ProviderLedger:
-    """The sums by model. Not thread-safe: whoever holds it has a lock."""
+    """ProviderSums by model. Not thread-safe."""
 
     def __init__(self) -> None:
         self._models: dict[str, ProviderSums] = {}
         self._unmatched: dict[tuple[str, bool], None] | None = None
 
     def watch(self) -> None:
-        """From now on calls are told of by two, the cache and a tracker: one that both saw is
-        counted once, by the id of its answer."""
+        """Expect calls from both the cache and a tracker from now on: a call that both report
+        counts once, by the id of its answer."""
         if self._unmatched is None:
             self._unmatched = {}
 
     def add(self, call: PaidCall, *, observed: bool = False) -> bool:
-        """Count *call*; whether it was new. *observed*: told by a tracker, else by the cache that
-        it went through."""
+        """Count *call*; whether it was new. *observed*: reported by a tracker, otherwise by the
+        cache."""
         if call.usage is None or (
             self._unmatched is not None and self._already(self._unmatched, call.identity, observed)
         ):
@@ -182,7 +178,7 @@ class ProviderLedger:
     def _already(
         unmatched: dict[tuple[str, bool], None], identity: str | None, observed: bool
     ) -> bool:
-        """Whether the other one has told of this call. Ids are matched in pairs, because test
+        """Whether the other one has reported this call. Ids are matched in pairs, because test
         servers use one id for all answers."""
         if identity is None:
             return False

@@ -1,5 +1,4 @@
-"""The picture of the counters that users see: what was asked, what was answered from the cache,
-what that saved."""
+"""Statistics of a cache: requests, answers from the cache, and what those saved."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -12,7 +11,7 @@ __all__ = ["CacheStats", "Event", "ModelStats", "Saving"]
 
 
 class Event(NamedTuple):
-    """One thing that happened, for ``on_event=``; it never holds a prompt or an answer."""
+    """An event for ``on_event=``; it never holds a prompt or an answer."""
 
     name: str
     """hit, miss, stored, skipped, coalesced, expired, evicted or error."""
@@ -21,22 +20,22 @@ class Event(NamedTuple):
     key: str | None = None
     model: str | None = None
     seconds: float | None = None
-    """For hit and coalesced what was saved, for stored what the call took."""
+    """For hit and coalesced the seconds saved, for stored the duration of the call."""
     tokens: int | None = None
-    """As *seconds*: input and output together."""
+    """As *seconds*: the sum of input and output tokens."""
     usd: float | None = None
-    """As *seconds*, in dollars; None where nobody knows."""
+    """As *seconds*: dollars; None if unknown."""
     reason: str | None = None
     """Why it was skipped, or which operation failed."""
     number: int = 1
-    """How many, of evicted and expired."""
+    """How many entries, for evicted and expired."""
     usage: tuple[int, ...] | None = None
-    """For hit, coalesced and stored what Entry.usage is."""
+    """For hit, coalesced and stored: as Entry.usage."""
 
 
 class Saving(NamedTuple):
-    """What one way of saving brought. *calls* that it served, *tokens* that were not paid for or
-    only at a discount; *unpriced* calls."""
+    """The savings from one *source*: *calls* that it served, *tokens* not paid for or only at a
+    discount; *unpriced* calls."""
 
     source: str
     calls: int
@@ -47,8 +46,8 @@ class Saving(NamedTuple):
 
 
 class ModelStats(NamedTuple):
-    """What one model's hits and coalesced calls saved, and the part of it that is the latter's.
-    What nobody recorded counts as 0."""
+    """What hits and coalesced calls of one model saved, in all and by coalesced calls alone.
+    Unknown amounts count as 0."""
 
     hits: int = 0
     coalesced: int = 0
@@ -74,8 +73,8 @@ class CacheStats(NamedTuple):
     hits: int
     """Lookups that were answered."""
     misses: int
-    """Lookups that were not. The calls made are ``misses - coalesced``, less where several were
-    told that the one call had failed."""
+    """Lookups that were not. The calls made are ``misses - coalesced``, or fewer if several callers
+    shared the failure of one."""
     size: int
     """Entries that the namespace of the cache holds."""
     stored: int
@@ -84,19 +83,18 @@ class CacheStats(NamedTuple):
     evictions: int
     """Entries removed to make room."""
     expirations: int
-    """Entries removed because they were too old, and lookups that passed one by which was too old
-    for them alone."""
+    """Entries removed because they were too old, and lookups for which an entry was too old."""
     coalesced: int
     """Lookups that missed, and that a call already in progress answered."""
     errors: int
     """Failures of the store that cost a miss or a dropped write."""
     by_model: Mapping[str, ModelStats]
     provider_by_model: Mapping[str, ProviderCacheStats] = MappingProxyType({})
-    """What the provider's own prompt cache saved on the calls that were paid for, by model."""
+    """What the provider's own prompt cache saved on calls that were made, by model."""
 
     @property
     def provider(self) -> ProviderCacheStats:
-        """What the provider's prompt cache did, over all models."""
+        """What the provider's prompt cache did for all models."""
         return total(self.provider_by_model)
 
     @property
@@ -112,18 +110,18 @@ class CacheStats(NamedTuple):
 
     @property
     def seconds_saved(self) -> float:
-        """Seconds that the calls not made took when they were made; for a coalesced call less what
-        it waited."""
+        """Seconds that the saved calls took when they were made; for coalesced calls less the time
+        they waited."""
         return sum(model.seconds_saved for model in self.by_model.values())
 
     @property
     def saved_usd(self) -> float:
-        """Dollars that the calls not made really cost when they were made."""
+        """Dollars that the saved calls cost when they were made."""
         return sum(model.saved_usd for model in self.by_model.values())
 
     @property
     def unpriced_hits(self) -> int:
-        """Calls saved whose price nobody knows: what they saved is not in ``saved_usd``."""
+        """Saved calls of unknown price, which are not in ``saved_usd``."""
         return sum(model.unpriced_hits for model in self.by_model.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,8 +145,7 @@ class CacheStats(NamedTuple):
         )
 
     def savings(self) -> tuple[Saving, Saving, Saving]:
-        """What each way of saving brought, side by side: hits, coalesced calls, and the provider's
-        prompt cache."""
+        """The savings of hits, of coalesced calls, and of the provider's prompt cache."""
         models = self.by_model.values()
         joined_seconds, joined_usd = (
             sum(m.coalesced_seconds for m in models),

@@ -1,5 +1,4 @@
-"""Redaction: what must not be written down is taken out of a request, and out of a recorded answer,
-before anything is written."""
+"""Redaction: secrets are removed from requests and recorded answers before they are written."""
 
 import json
 import re
@@ -42,12 +41,11 @@ def _without_secret(found: "re.Match[str]") -> str:
 
 
 class Redaction:
-    """Takes out secrets, and what *rules* name besides. Always out: API keys, tokens, passwords,
-    cookies, authorization.
+    """Replaces secrets by REDACTED: API keys, tokens, passwords, cookies and authorization always,
+    and what *rules* name.
 
-    Names hold for the fields of requests, wherever in them, patterns for every text in requests and
-    recorded answers. What is taken out becomes REDACTED. The key of a request is made before, from
-    what it really says.
+    Names apply to the fields of requests at any depth, patterns to every text in requests and
+    recorded answers. The key of a request is made before redaction.
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
@@ -67,20 +65,20 @@ class Redaction:
                 )
 
     def request(self, tree: Any) -> Any:
-        """A copy of the plain JSON *tree* without what must not be kept of a request."""
+        """A copy of the plain JSON *tree* of a request, redacted."""
         return self._walk(tree, self._field, _MAX_DEPTH)
 
     def json(self, text: str) -> bytes:
-        """The canonical JSON *text* of a request, as it may be kept."""
+        """The canonical JSON *text* of a request, redacted."""
         return encode(self.request(json.loads(text))).encode()
 
     def answer(self, tree: Any) -> Any:
-        """A copy of the plain JSON *tree* without secrets in its texts; its fields keep their
-        names, whatever these are."""
+        """A copy of the plain JSON *tree* of an answer with its texts redacted, whatever the names
+        of its fields."""
         return self._walk(tree, None, _MAX_DEPTH)
 
     def text(self, text: str) -> str:
-        """*text* without what the patterns find."""
+        """*text* with the matches of all patterns redacted."""
         text = _SECRETS.sub(_without_secret, text)
         for pattern in self._patterns:
             text = pattern.sub(REDACTED, text)

@@ -31,7 +31,7 @@ def _fresh() -> Iterator[None]:
 def _forget() -> None:
     pricing._library.cache_clear()
     pricing._library_price.cache_clear()
-    pricing._complaints.clear()
+    pricing._warned_failures.clear()
 
 
 # A price
