@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
 from langchain_llm_cache_mem.generations import dump, load, mark_hits
+from langchain_llm_cache_mem.leading import Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
-from langchain_llm_cache_mem.turns import Turns
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.options import current

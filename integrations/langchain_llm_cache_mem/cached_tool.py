@@ -14,8 +14,8 @@ from typing import Any, TypeVar, get_type_hints
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, Tool
 
+from langchain_llm_cache_mem.binding import twin
 from langchain_llm_cache_mem.cache import LLMCacheMem
-from langchain_llm_cache_mem.link import twin
 from llm_cache_mem import LLMCache
 from llm_cache_mem.options import UNSET, Seconds, Unset
 from llm_cache_mem.tools import ToolCache, wrapping

@@ -10,8 +10,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
+from langchain_llm_cache_mem.binding import link_of, with_manager
 from langchain_llm_cache_mem.generations import dump
-from langchain_llm_cache_mem.link import link_of, with_manager
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 

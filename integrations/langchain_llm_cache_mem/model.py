@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel, BaseLLM
 
 from langchain_llm_cache_mem import chat, text
+from langchain_llm_cache_mem.binding import Link, derived, link_of, twin
 from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
-from langchain_llm_cache_mem.link import Link, derived, link_of, twin
 from llm_cache_mem import LLMCache
 
 __all__ = ["cached"]

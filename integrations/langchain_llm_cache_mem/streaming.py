@@ -10,8 +10,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import Generation
 
+from langchain_llm_cache_mem.binding import Link, link_of, with_manager
 from langchain_llm_cache_mem.generations import dump, dump_stream, load
-from langchain_llm_cache_mem.link import Link, link_of, with_manager
 from llm_cache_mem import Request, ValueNotCacheable
 from llm_cache_mem.engine.streams import Recording
 from llm_cache_mem.errors import LLMCacheError

@@ -11,8 +11,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import GenerationChunk, LLMResult
 
+from langchain_llm_cache_mem.binding import Link, link_of, with_manager
 from langchain_llm_cache_mem.generations import dump
-from langchain_llm_cache_mem.link import Link, link_of, with_manager
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
 from llm_cache_mem.engine.calls import Answered

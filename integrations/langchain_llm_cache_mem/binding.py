@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from langchain_llm_cache_mem.cache import Usage, kind_of_entry
 from langchain_llm_cache_mem.generations import load, load_stream, mark_hits
-from langchain_llm_cache_mem.identity import Identities, settings_of
+from langchain_llm_cache_mem.settings import Identities, settings_of
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import Hit, LLMCache, Request
 
