@@ -1,38 +1,46 @@
-"""Link: what ties a class of models to a cache: their calls as requests, their answers as what is
-stored and back."""
+"""What ties a class of models to a cache: their calls as requests, their answers as what is stored
+and back."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABCMeta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
-from langchain_llm_cache_mem.cache import Usage, kind_of_entry
+from langchain_llm_cache_mem.cache import Usage
 from langchain_llm_cache_mem.generations import load, load_stream, mark_hits
-from langchain_llm_cache_mem.settings import Identities, settings_of
-from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
+from langchain_llm_cache_mem.requests import Requests
+from langchain_llm_cache_mem.settings import MODEL_SETTINGS
 from llm_cache_mem import Hit, LLMCache, Request
 
-__all__ = ["Link", "derived", "link_of", "twin", "with_manager"]
+__all__ = ["Binding", "binding_of", "derived", "sharing_state", "with_manager"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 _STATE: Final = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
-class Link:
-    """The way of the models of class *cls* to *cache*, into the key space *scope*. Thread-safe."""
+class Binding:
+    """Ties the models of class *cls* to *cache*, in the key space *scope*. Thread-safe.
 
-    def __init__(self, cls: type[Any], cache: LLMCache, scope: str, usage: Usage) -> None:
+    *identity* names whatever is opaque in them.
+    """
+
+    def __init__(
+        self, cls: type[Any], cache: LLMCache, scope: str, identity: str, usage: Usage
+    ) -> None:
         self.cls = cls
         self.cache = cache
         self.scope = scope
+        self.identity = identity
         self.usage: Usage = usage
         self.fail_open = cache.engine.fail_open
-        self._identities = Identities()
-        self._plain = _plain_class(cls, self._identities)
+        self._requests = Requests(cache.engine, scope, identity)
+        self._direct = _direct_class(cls)
 
     def request(
         self,
@@ -42,22 +50,27 @@ class Link:
         kwargs: Mapping[str, Any],
     ) -> Request | None:
         """The request that this call of *model* is; None: call it without the cache."""
+        if self.cache.engine.is_off:
+            return None
         with self.fail_open:
-            params = as_params(
-                settings_of(model, self.cls, self._identities),
-                kwargs if stop is None else {**kwargs, "stop": stop},
-            )
-            kind = kind_of_entry(self.scope, chat=not isinstance(prompt, str))
-            return self.cache.engine.request(_messages(prompt, params), params, kind=kind)
+            params = self._requests.params(model, self.cls, stop, kwargs)
+            return None if params is None else self._requests.request(prompt, params)
         return None
 
-    def plain(self, model: M) -> M:
+    def direct(self, model: M) -> M:
         """The cached *model* as if it were not.
 
         What it calls on itself goes to the provider, so a method that falls back on another is not
         answered from the cache halfway.
         """
-        return twin(model, self._plain)
+        return sharing_state(model, self._direct)
+
+    @contextmanager
+    def watching(self, model: BaseLanguageModel[Any]) -> Iterator[None]:
+        """Learn from a call of *model* which of its attributes are no settings."""
+        finish = MODEL_SETTINGS.watch(model, self.cls)
+        yield
+        finish()
 
     def lookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
         """The stored answer, if there is one. *load* is one of those below."""
@@ -111,12 +124,12 @@ class Link:
         return chunks
 
 
-def link_of(model: Any) -> Link:
-    """The link that the class of a cached *model* holds."""
+def binding_of(model: Any) -> Binding:
+    """The binding that the class of a cached *model* holds."""
     return model._llm_cache_mem  # type: ignore[no-any-return]  # cached() puts it there
 
 
-def twin(model: M, cls: Any) -> M:
+def sharing_state(model: M, cls: Any) -> M:
     """The cached *model* seen as a *cls*: another object with the very same state."""
     other: M = cls.__new__(cls)
     object.__setattr__(other, "__dict__", model.__dict__)
@@ -125,25 +138,26 @@ def twin(model: M, cls: Any) -> M:
     return other
 
 
-def _plain_class(cls: type[Any], identities: Identities) -> type[Any]:
-    """*cls*, but for noting what a model of it writes into its own fields."""
+def _direct_class(cls: type[Any]) -> type[Any]:
+    """*cls*, except that it notes what its models write into their own attributes."""
 
     def note(self: Any, name: str, value: Any) -> None:
-        identities.wrote(cls, name, self.__dict__.get(name), value)
-        set_field(self, name, value)
+        MODEL_SETTINGS.wrote(cls, name, getattr(self, name, None), value)
+        set_attribute(self, name, value)
 
-    set_field: Any = cls.__setattr__
+    set_attribute: Any = cls.__setattr__
     return derived(cls, {"__setattr__": note})
 
 
 def derived(cls: type[Any], namespace: Mapping[str, Any]) -> type[Any]:
-    """A subclass of *cls* that goes by its name, with *namespace*."""
+    """A subclass of *cls* that goes by its name, with *namespace*.
+
+    It has the fields, the validator and the schema of *cls* itself. To let pydantic make them anew
+    would take a hundred times as long.
+    """
     named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    # The validator is that of cls, unless somebody asks for it: to build one takes half a second.
-    metaclass: Any = type(cls)
-    return metaclass(  # type: ignore[no-any-return]
-        cls.__name__, (cls,), {**named, "model_config": {"defer_build": True}, **namespace}
-    )
+    made: Any = ABCMeta.__new__(type(cls), cls.__name__, (cls,), {**named, **namespace})
+    return made  # type: ignore[no-any-return]  # a class
 
 
 def with_manager(
@@ -166,13 +180,3 @@ def _spread(
         None if request is None or (hit := next(found)) is None else hit.value
         for request in requests
     ]
-
-
-def _messages(
-    prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    with_response_id = bool(params.get("use_previous_response_id"))
-    fields = ({**message.__dict__, **(message.__pydantic_extra__ or {})} for message in prompt)
-    return [message_as_dict(sent(each), with_response_id=with_response_id) for each in fields]

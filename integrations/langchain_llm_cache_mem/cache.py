@@ -2,21 +2,24 @@
 say rather than from the strings."""
 
 import logging
+from collections.abc import Callable
 from contextvars import ContextVar
-from hashlib import sha256
 from time import monotonic
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
+from langchain_llm_cache_mem.caller import Call, calling, check_langchain
 from langchain_llm_cache_mem.generations import dump, load, mark_hits
 from langchain_llm_cache_mem.leading import Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
+from langchain_llm_cache_mem.requests import Requests, kind_of_entry
+from langchain_llm_cache_mem.settings import MODEL_SETTINGS, is_core_fake
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.options import current
 
-__all__ = ["LLMCacheMem", "Usage", "kind_of_entry"]
+__all__ = ["LLMCacheMem", "Usage"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,33 +28,40 @@ Unidentified = Literal["cache", "bypass"]
 
 _SLOTS = 256
 _LARGEST_REMEMBERED = 1 << 16
-
-# What this context missed last and when, so that the update which follows in the same context knows
-# what the call took.
-_missed: ContextVar[tuple[str, float] | None] = ContextVar(
-    "langchain_llm_cache_mem_missed", default=None
+_UNDER_WAY = 256
+_CORE_FAKES = frozenset(
+    {"fake-chat-model", "fake-list", "fake-list-chat-model", "fake-messages-list-chat-model"}
+    | {"generic-fake-chat-model", "parrot-fake-chat-model"}
 )
 
 
-def kind_of_entry(scope: str, *, chat: bool) -> str:
-    """The kind of the entries of chat models or of plain LLMs, in *scope*: a part of the key that
-    no key function can remove."""
-    kind = "langchain" if chat else "langchain-text"
-    return f"{kind}.{sha256(scope.encode()).hexdigest()[:16]}" if scope else kind
+class _Miss(NamedTuple):
+    """A lookup that missed, of whose call the answer is still to come."""
+
+    request: Request
+    began: float
+    finish: Callable[[], None]
+
+
+# What this context missed last, for calls whose model cannot be seen.
+_missed: ContextVar[_Miss | None] = ContextVar("langchain_llm_cache_mem_missed", default=None)
 
 
 class LLMCacheMem(BaseCache):
     """``set_llm_cache(LLMCacheMem())``: every LangChain model behind an LLMCache. Thread-safe;
     copies are the same cache.
 
-    *cache*: the LLMCache to use; without it, one is made from *arguments*, which are those of
-      LLMCache. *usage*: whether a hit
-    reports ``zero`` tokens, so that nobody is billed twice, or keeps those of the call that was
-    made. *unidentified*: what to do for a model whose description is no more than its type, so that
-    two of them cannot be told apart: ``cache``, with a warning in the log, or ``bypass``.
+    No failure of the cache reaches the model call, except those that you ask for: CacheMissError
+    in mode ``replay``, and StoreError of a cache with ``strict=True``.
 
-    No failure reaches the model call, save two that are asked for: CacheMissError in mode
-    ``replay`` and StoreError of a cache with ``strict=True``.
+    Args:
+        cache: The LLMCache to use. Without it, one is made from *arguments*, which are those of
+            LLMCache.
+        usage: Whether a hit reports ``zero`` tokens, so that no call is billed twice, or ``keep``s
+            those of the call that was made.
+        unidentified: What to do when a lookup does not show which model is asking, and LangChain's
+            description of the model does not tell it from others: ``cache``, with a warning in the
+            log, or ``bypass``. By default, only the fakes of langchain-core are cached.
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class LLMCacheMem(BaseCache):
         cache: LLMCache | None = None,
         *,
         usage: Usage = "zero",
-        unidentified: Unidentified = "cache",
+        unidentified: Unidentified | None = None,
         **arguments: Any,
     ) -> None:
         if cache is not None and arguments:
@@ -68,16 +78,19 @@ class LLMCacheMem(BaseCache):
             raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
         if usage not in ("zero", "keep"):
             raise ValueError(f"usage must be zero or keep, not {usage!r}")
-        if unidentified not in ("cache", "bypass"):
+        if unidentified not in ("cache", "bypass", None):
             raise ValueError(f"unidentified must be cache or bypass, not {unidentified!r}")
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._usage: Usage = usage
-        self._unidentified: Unidentified = unidentified
+        self._unidentified = unidentified
         self._scope = ""
         self._warned: set[str] = set()
-        self._requests: list[_Remembered | None] = [None] * _SLOTS
+        self._remembered: list[_Remembered | None] = [None] * _SLOTS
+        self._under_way: dict[tuple[int, str], _Miss] = {}
         self._turns = Turns()
         engine = self._cache.engine
+        self._requests = Requests(engine)
+        check_langchain()
         self._fail_open = engine.fail_open
         # a request without a key was counted at the lookup before
         self._fail_open_quietly = FailOpen(engine.ledger, engine.settings, count_requests=False)
@@ -106,10 +119,9 @@ class LLMCacheMem(BaseCache):
         that differ by an API key."""
         if not isinstance(name, str):
             raise TypeError(f"a scope is named by a str, not {type(name).__name__}")
-        other = LLMCacheMem(
-            self._cache, usage=self._usage, unidentified="cache" if name else self._unidentified
-        )
+        other = LLMCacheMem(self._cache, usage=self._usage, unidentified=self._unidentified)
         other._scope = name
+        other._requests = Requests(self._cache.engine, name, identity=name)
         return other
 
     # -- What LangChain calls
@@ -117,20 +129,20 @@ class LLMCacheMem(BaseCache):
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """The stored generations, as new objects, or None."""
         with self._fail_open:
-            request = self._request(prompt, llm_string)
-            return self._found(request, self._cache.engine.lookup(request, load))
+            call = calling(prompt, llm_string)
+            request = self._request(prompt, llm_string, call)
+            if request is not None:
+                hit = self._cache.engine.lookup(request, load)
+                return self._found(request, hit, call, prompt)
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        """Store the generations, if they are worth keeping."""
+        """Store the generations, if they are worth it."""
         with self._fail_open_quietly:
-            request = self._request(prompt, llm_string)
-            self._cache.engine.store(
-                request,
-                dump(return_val, request.params),
-                response=return_val,
-                seconds=_seconds(request),
-            )
+            request, seconds = self._answered(prompt, llm_string, calling(prompt, llm_string))
+            if request is not None:
+                value = dump(return_val, request.params)
+                self._cache.engine.store(request, value, response=return_val, seconds=seconds)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget every answer of the cache's namespace, those of its other users included, and of
@@ -141,27 +153,29 @@ class LLMCacheMem(BaseCache):
         """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls
         of a chat model take turns."""
         with self._fail_open:
-            request = self._request(prompt, llm_string)
+            call = calling(prompt, llm_string)
+            request = self._request(prompt, llm_string, call)
+            if request is None:
+                return None
             wait_timeout = self._cache.engine.wait_timeout if is_chat(prompt) else 0.0
             if wait_timeout:
                 await self._turns.take(request.key, wait_timeout)
             hit = await self._cache.engine.alookup(request, load)
             if hit is not None:
                 self._turns.give_up(request.key)
-            return self._found(request, hit)
+            return self._found(request, hit, call, prompt)
         return None
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """As ``update``."""
         with self._fail_open_quietly:
-            request = self._request(prompt, llm_string)
-            await self._cache.engine.astore(
-                request,
-                dump(return_val, request.params),
-                response=return_val,
-                seconds=_seconds(request),
-            )
-            self._turns.give_up(request.key)
+            request, seconds = self._answered(prompt, llm_string, calling(prompt, llm_string))
+            if request is not None:
+                value = dump(return_val, request.params)
+                await self._cache.engine.astore(
+                    request, value, response=return_val, seconds=seconds
+                )
+                self._turns.give_up(request.key)
 
     async def aclear(self, **kwargs: Any) -> None:
         """As ``clear``."""
@@ -169,14 +183,53 @@ class LLMCacheMem(BaseCache):
 
     # -- Inside
 
-    def _found(self, request: Request, hit: Hit | None) -> RETURN_VAL_TYPE | None:
+    def _found(
+        self, request: Request, hit: Hit | None, call: Call | None, prompt: str
+    ) -> RETURN_VAL_TYPE | None:
         if hit is None:
-            _missed.set((request.key, monotonic()))
+            self._missed(request, call, prompt)
             return None
         mark_hits(hit.value, age=hit.age, keep_usage=self._usage == "keep")
         return hit.value  # type: ignore[no-any-return]  # load made it
 
-    def _request(self, prompt: str, llm_string: str) -> Request:
+    def _missed(self, request: Request, call: Call | None, prompt: str) -> None:
+        """Note a miss, for the update that follows if the call succeeds."""
+        if call is None:
+            _missed.set(_Miss(request, monotonic(), _nothing))
+            return
+        while len(self._under_way) >= _UNDER_WAY:  # calls that failed
+            self._under_way.pop(next(iter(self._under_way)), None)
+        finish = MODEL_SETTINGS.watch(call.model, type(call.model))
+        self._under_way[call.number, prompt] = _Miss(request, monotonic(), finish)
+
+    def _answered(
+        self, prompt: str, llm_string: str, call: Call | None
+    ) -> tuple[Request | None, float | None]:
+        """The request that was looked up before the call, and how many seconds that took. The model
+        may have changed meanwhile."""
+        if call is None:
+            request = self._request(prompt, llm_string, None)
+            miss = _missed.get()
+            if miss is None or request is None or miss.request.key != request.key:
+                return request, None
+            _missed.set(None)
+        else:
+            miss = self._under_way.pop((call.number, prompt), None)
+            if miss is None:
+                return None, None
+        miss.finish()
+        return miss.request, monotonic() - miss.began
+
+    def _request(self, prompt: str, llm_string: str, call: Call | None = None) -> Request | None:
+        """The request of *call*, or that the two strings are where it cannot be seen."""
+        if call is None or is_core_fake(type(call.model)):
+            return self._read(prompt, llm_string)
+        if self._cache.engine.is_off:
+            return None
+        params = self._requests.params(call.model, type(call.model), call.stop, call.kwargs)
+        return None if params is None else self._requests.request(call.prompt, params)
+
+    def _read(self, prompt: str, llm_string: str) -> Request:
         """The request that the two strings are, remembered for as long as the classes they name are
         the same."""
         model = model_of(llm_string)
@@ -184,22 +237,25 @@ class LLMCacheMem(BaseCache):
         options = current()
         about = (prompt, llm_string, classes, options.namespace, options.sample)
         place = hash(prompt) % _SLOTS
-        slot = self._requests[place]
+        slot = self._remembered[place]
         if slot is not None and slot[0] == about:
             return slot[1]
         params = model.params(classes)
         self._check_identified(params)
-        kind = kind_of_entry(self._scope, chat=is_chat(prompt))
+        kind = kind_of_entry(self._scope, self._scope, chat=is_chat(prompt))
         request = self._cache.engine.keyer.request(read_prompt(prompt, params), params, kind)
         if len(prompt) + len(llm_string) <= _LARGEST_REMEMBERED:
-            self._requests[place] = (about, request)
+            self._remembered[place] = (about, request)
         return request
 
     def _check_identified(self, params: dict[str, Any]) -> None:
+        """RequestNotCacheable if *params* are all that LangChain says of a model that it does not
+        describe whole."""
         kind = params.get("_type")
-        if self._scope or kind is None or "model" in params or "_class" in params:
+        if self._scope or kind is None or "_class" in params:
             return
-        if self._unidentified == "bypass":
+        caches = self._unidentified == "cache"
+        if not caches and (self._unidentified == "bypass" or kind not in _CORE_FAKES):
             raise RequestNotCacheable("model", f"LangChain describes it as {kind!r} and no more")
         if kind not in self._warned:
             self._warned.add(kind)
@@ -227,15 +283,12 @@ class LLMCacheMem(BaseCache):
 _Remembered = tuple[tuple[Any, ...], Request]
 
 
-def _reopen(cache: LLMCache, usage: Usage, unidentified: Unidentified, scope: str) -> LLMCacheMem:
+def _reopen(
+    cache: LLMCache, usage: Usage, unidentified: Unidentified | None, scope: str
+) -> LLMCacheMem:
     restored = LLMCacheMem(cache, usage=usage, unidentified=unidentified)
     return restored.scoped(scope) if scope else restored
 
 
-def _seconds(request: Request) -> float | None:
-    """How long the call took, if its miss was the last of this context."""
-    missed = _missed.get()
-    if missed is None or missed[0] != request.key:
-        return None
-    _missed.set(None)
-    return monotonic() - missed[1]
+def _nothing() -> None:
+    pass

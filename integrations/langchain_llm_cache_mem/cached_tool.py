@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, Tool
 
-from langchain_llm_cache_mem.binding import twin
+from langchain_llm_cache_mem.binding import sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from llm_cache_mem import LLMCache
 from llm_cache_mem.options import UNSET, Seconds, Unset
@@ -73,7 +73,7 @@ def cached_tool(
         type(tool),
         _run_methods(type(tool)),
         tools,
-        plain=twin,
+        plain=sharing_state,
         call=functools.partial(_call, tools),
         namespace={"model_config": {"defer_build": True}},
     )

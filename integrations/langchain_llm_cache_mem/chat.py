@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from langchain_llm_cache_mem.binding import link_of, with_manager
+from langchain_llm_cache_mem.binding import binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
@@ -37,28 +37,28 @@ def _generate(
     run_manager: CallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> ChatResult:
-    link = link_of(self)
-    model = link.plain(self)
+    binding = binding_of(self)
+    model = binding.direct(self)
     made: list[ChatResult] = []
 
     def call() -> Any:
         if model.rate_limiter is not None:
             model.rate_limiter.acquire(blocking=True)
-        made.append(
-            model._generate(messages, stop, **with_manager(run_manager, kwargs, model._generate))
-        )
+        with binding.watching(model):
+            named = with_manager(run_manager, kwargs, model._generate)
+            made.append(model._generate(messages, stop, **named))
         return made[-1].generations
 
-    request = link.request(model, messages, stop, kwargs)
+    request = binding.request(model, messages, stop, kwargs)
     if request is None:
         generations = call()
     else:
         params = request.params
-        generations = link.cache.engine.call(
+        generations = binding.cache.engine.call(
             request,
             call,
             encode=lambda _: _stored(made[-1], params),
-            decode=link.load,
+            decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs),
         )
@@ -72,30 +72,28 @@ async def _agenerate(
     run_manager: AsyncCallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> ChatResult:
-    link = link_of(self)
-    model = link.plain(self)
+    binding = binding_of(self)
+    model = binding.direct(self)
     made: list[ChatResult] = []
 
     async def call() -> Any:
         if model.rate_limiter is not None:
             await model.rate_limiter.aacquire(blocking=True)
-        made.append(
-            await model._agenerate(
-                messages, stop, **with_manager(run_manager, kwargs, model._agenerate)
-            )
-        )
+        with binding.watching(model):
+            named = with_manager(run_manager, kwargs, model._agenerate)
+            made.append(await model._agenerate(messages, stop, **named))
         return made[-1].generations
 
-    request = link.request(model, messages, stop, kwargs)
+    request = binding.request(model, messages, stop, kwargs)
     if request is None:
         generations = await call()
     else:
         params = request.params
-        generations = await link.cache.engine.acall(
+        generations = await binding.cache.engine.acall(
             request,
             call,
             encode=lambda _: _stored(made[-1], params),
-            decode=link.load,
+            decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs),
         )

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel, BaseLLM
 
 from langchain_llm_cache_mem import chat, text
-from langchain_llm_cache_mem.binding import Link, derived, link_of, twin
+from langchain_llm_cache_mem.binding import Binding, binding_of, derived, sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
 from llm_cache_mem import LLMCache
 
@@ -23,13 +23,32 @@ __all__ = ["cached"]
 M = TypeVar("M", bound="BaseLanguageModel[Any]")
 
 
-def cached(model: M, cache: LLMCache | LLMCacheMem, *, scope: str = "", usage: Usage = "zero") -> M:
-    """A copy of *model* that answers from *cache*: invoke, batch, stream and their async twins
-    share their entries.
+def cached(
+    model: M,
+    cache: LLMCache | LLMCacheMem,
+    *,
+    scope: str = "",
+    identity: str = "",
+    usage: Usage = "zero",
+) -> M:
+    """A copy of *model* that answers from *cache*.
 
-    *scope* names a key space of its own, and *usage* is what hits report; both as in LLMCacheMem,
-      and taken from one that is given.
-    The copy leaves LangChain's own cache alone. TypeError for anything but a chat model or an LLM.
+    ``invoke``, ``batch`` and ``stream``, sync and async, share their entries. The copy leaves
+    LangChain's own cache alone.
+
+    Args:
+        model: A chat model or an LLM.
+        cache: Where answers are stored. An LLMCacheMem lends its scope and usage too.
+        scope: A key space of its own, for a tenant or a purpose.
+        identity: A name for the parts of *model* that have no wire form, such as a local pipeline
+            or a model in memory. Without it, calls of such a model go uncached.
+        usage: Whether a hit reports ``zero`` tokens, or ``keep``s those of the call that was made.
+
+    Raises:
+        TypeError: *model* is neither a chat model nor an LLM.
+
+    Example:
+        >>> model = cached(ChatOpenAI(model="gpt-4o-mini"), LLMCache())
     """
     if not isinstance(model, (BaseChatModel, BaseLLM)):
         raise TypeError(
@@ -37,11 +56,11 @@ def cached(model: M, cache: LLMCache | LLMCacheMem, *, scope: str = "", usage: U
             " first, then bind or chain it"
         )
     if isinstance(cache, LLMCacheMem):
-        scope, usage, cache = scope or cache.scope, cache.usage, cache.cache
+        scope, identity = scope or cache.scope, identity or cache.scope
+        usage, cache = cache.usage, cache.cache
     wrapped: Any = copy.copy(model)
-    object.__setattr__(
-        wrapped, "__class__", _cached_class(_uncached_class(type(model)), cache, scope, usage)
-    )
+    cls = _cached_class(_uncached_class(type(model)), cache, scope, identity, usage)
+    object.__setattr__(wrapped, "__class__", cls)
     wrapped.__dict__["cache"] = False
     return wrapped  # type: ignore[no-any-return]  # an M, by construction
 
@@ -49,15 +68,18 @@ def cached(model: M, cache: LLMCache | LLMCacheMem, *, scope: str = "", usage: U
 _classes: "WeakValueDictionary[tuple[Any, ...], type[Any]]" = WeakValueDictionary()
 
 
-def _cached_class(cls: type[Any], cache: LLMCache, scope: str, usage: Usage) -> type[Any]:
-    """The subclass of *cls* that is linked to *cache*, made once for as long as it is in use."""
-    about = (cls, id(cache), scope, usage)  # the class keeps the cache alive, and with it its id
+def _cached_class(
+    cls: type[Any], cache: LLMCache, scope: str, identity: str, usage: Usage
+) -> type[Any]:
+    """The subclass of *cls* that is bound to *cache*, made once for as long as it is in use."""
+    # the class keeps the cache alive, and with it its id
+    about = (cls, id(cache), scope, identity, usage)
     known = _classes.get(about)
     if known is not None:
         return known
     methods = chat.methods(cls) if issubclass(cls, BaseChatModel) else text.methods(cls)
     made = derived(cls, {**methods, "__reduce_ex__": _reduce})
-    made._llm_cache_mem = Link(cls, cache, scope, usage)  # link_of reads it
+    made._llm_cache_mem = Binding(cls, cache, scope, identity, usage)  # binding_of reads it
     if "rate_limiter" in cls.model_fields:
         made.rate_limiter = _unlimited  # over the field
     return _classes.setdefault(about, made)
@@ -79,9 +101,10 @@ def _uncached_class(cls: type[Any]) -> type[Any]:
 
 
 def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-    link = link_of(self)
-    return _cached_again, (twin(self, link.cls), link.cache, link.scope, link.usage)
+    binding = binding_of(self)
+    model = sharing_state(self, binding.cls)
+    return _cached_again, (model, binding.cache, binding.scope, binding.identity, binding.usage)
 
 
-def _cached_again(model: M, cache: LLMCache, scope: str, usage: Usage) -> M:
-    return cached(model, cache, scope=scope, usage=usage)
+def _cached_again(model: M, cache: LLMCache, scope: str, identity: str, usage: Usage) -> M:
+    return cached(model, cache, scope=scope, identity=identity, usage=usage)

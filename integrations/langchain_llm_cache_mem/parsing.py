@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys.identity import kind_of
 
 __all__ = ["Model", "is_chat", "model_of", "read_prompt"]
 
@@ -51,12 +52,13 @@ class Model(NamedTuple):
 
     def params(self, classes: tuple[type, ...]) -> dict[str, Any]:
         """The params of a request, as new objects."""
-        params: dict[str, Any] = _read_marks(
-            as_params(self.settings, self.call), dict(zip(self.classes, classes, strict=True))
+        call = {
+            name: value for name, value in self.call.items() if name != "stop" or value is not None
+        }
+        read: dict[str, Any] = _read_marks(
+            as_params(self.settings, call), dict(zip(self.classes, classes, strict=True))
         )
-        if params.get("stop") is None:
-            params.pop("stop", None)
-        return params
+        return read
 
 
 def is_chat(prompt: str) -> bool:
@@ -158,11 +160,16 @@ def _unescaped(node: Any, path: str) -> Any:
     if len(node) == 1 and _ESCAPED in node:
         return node[_ESCAPED]
     if "lc" not in node:
-        return {name: _unescaped(item, path) for name, item in node.items() if not _is_secret(item)}
+        return {
+            name: _unescaped(item, path)
+            for name, item in node.items()
+            if not _is_secret(item) or kind_of(name, "") != "credential"
+        }
     if path == "model" and node.get("type") == "constructor":
         return {"_class": ".".join(node["id"]), **_unescaped(node["kwargs"], path)}
+    what = "a secret" if _is_secret(node) else "an object"
     raise RequestNotCacheable(
-        path, f"it holds an object of {'.'.join(node.get('id', ['unknown type']))}"
+        path, f"it holds {what} of {'.'.join(node.get('id', ['unknown type']))}"
     )
 
 

@@ -1,119 +1,132 @@
-"""What a model object is, as params: every setting that is plain data, and a name of its own for
-each object that is not."""
+"""The settings of a LangChain model that are part of its requests, as the model is now."""
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, Final
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
-from llm_cache_mem import RequestNotCacheable
-from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.identity import Identity, describe, settings_of
 
-__all__ = ["Identities", "settings_of"]
+__all__ = ["MODEL_SETTINGS", "ModelSettings", "is_core_fake"]
 
-_CLIENTS: Final = ("root_client", "client")
-"""Fields that hold an SDK's client from the start. One that is made for the first call would make
-the second another request."""
-_SECRET: Final = object()
+_TRANSPORT: Final = frozenset(
+    {
+        "name",
+        *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
+    }
+)
+"""Settings by which LangChain names a model and decides how to call it."""
+_RUN: Final = frozenset(
+    {"cache", "callbacks", "custom_get_token_ids", "metadata", "profile", "rate_limiter", "tags"}
+    | {"verbose"}
+)
+"""Fields of every model that are about runs. A subclass may use such a name for a parameter."""
 
 
-class Identities:
-    """What is known about models beside their fields. Thread-safe."""
+def is_core_fake(cls: type) -> bool:
+    """Whether *cls* is one of langchain-core's own models, which are all made for tests."""
+    return cls.__module__.startswith("langchain_core.")
+
+
+class ModelSettings:
+    """Reads the settings of models, and learns which of their attributes are no settings because
+    models change them while they answer. Thread-safe."""
 
     def __init__(self) -> None:
-        self._named: dict[int, tuple[Any, str]] = {}
-        self._counters: set[tuple[type[BaseModel], str]] = set()
+        self._changing: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+        self._watched: dict[int, tuple[Any, int]] = {}
+        self._names: dict[int, tuple[Any, str]] = {}
 
-    def name(self, obj: Any) -> str:
-        """A name for an object that has no JSON form: no two that are alive have the same, here or
-        in any other process."""
-        known = self._named.get(id(obj))
-        if (
-            known is None
-        ):  # it is kept alive from here on, so that no other object can take its address
-            known = self._named.setdefault(
-                id(obj), (obj, f"{type(obj).__qualname__} {uuid4().hex}")
-            )
-        return known[1]
+    def read(self, model: BaseModel, cls: type[BaseModel]) -> Identity:
+        """The identity of *model*, a *cls*."""
+        settings = self._settings(model, cls)
+        found = (
+            describe(settings, transport=_TRANSPORT, unknown=self._name)
+            if is_core_fake(cls)
+            else describe(settings, transport=_TRANSPORT)
+        )
+        found.settings["_class"] = f"{cls.__module__}.{cls.__qualname__}"
+        return found
 
     def wrote(self, cls: type[BaseModel], name: str, old: Any, new: Any) -> None:
-        """A model set its own field while it answered. Where that is a count, as fakes keep one, it
-        is no setting."""
-        if type(old) is int and type(new) is int:
-            self._counters.add((cls, name))
+        """Learn that a *cls* set its own attribute *name* while it answered: a count, or something
+        private that it keeps from call to call, is no setting."""
+        counts = type(old) is int and type(new) is int
+        if counts or (name.startswith("_") and not isinstance(new, (str, float, int))):
+            self._learn(cls, name)
 
-    def is_counter(self, cls: type[BaseModel], name: str) -> bool:
-        return (cls, name) in self._counters
+    def watch(self, model: BaseModel, cls: type[BaseModel]) -> Callable[[], None]:
+        """Watch *model*, which is about to be called; call the result when it has answered.
 
+        A private collection that grew meanwhile is a record of calls, and a number that is one more
+        than before is a count. Neither is a setting.
+        """
+        before = dict(_countable(model, cls))
+        for value in before.values():
+            if isinstance(value, Sized):
+                self._watched.setdefault(id(value), (value, len(value)))
 
-def settings_of(model: BaseModel, cls: type[BaseModel], identities: Identities) -> dict[str, Any]:
-    """The settings of *model*, a *cls*, as it is now: its server's URL is one of them, its secrets
-    are not."""
-    settings: dict[str, Any] = {"_class": f"{cls.__module__}.{cls.__qualname__}"}
-    secrets = getattr(model, "lc_secrets", {})
-    for name, value in _state(model, cls, identities):
-        plain = _SECRET if name in secrets else _plain(value, identities)
-        if plain is not _SECRET:
-            settings[name] = plain
-    for name in _CLIENTS:
-        url = _base_url(model.__dict__.get(name))
-        if url is not None:
-            settings[f"{name}.base_url"] = url
-    return settings
+        def finish() -> None:
+            for name, value in _countable(model, cls):
+                if type(value) is int and before.get(name) == value - 1:
+                    self._learn(cls, name)
+                self._has_grown(cls, name, value)
+            for value in before.values():
+                self._watched.pop(id(value), None)
 
+        return finish
 
-def _state(
-    model: BaseModel, cls: type[BaseModel], identities: Identities
-) -> Iterator[tuple[str, Any]]:
-    """The fields that hold something. Of those that are excluded from dumps (clients, callbacks)
-    only bare scalars are settings."""
-    excluded = _excluded(cls)
-    for name, value in model.__dict__.items():
-        if (
-            value is not None
-            and name in excluded
-            and (not excluded[name] or isinstance(value, (str, int, float)))
-        ):
-            yield (
-                name,
-                cls.model_fields[name].default if identities.is_counter(cls, name) else value,
-            )
-    yield from (model.__pydantic_extra__ or {}).items()
+    def _settings(self, model: BaseModel, cls: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+        fields, changing = cls.model_fields, self._changing.get(cls, frozenset())
+        for name, value in settings_of(model):
+            if name in _RUN and name in fields and fields[name].exclude:
+                continue
+            if name in changing or (self._watched and self._has_grown(cls, name, value)):
+                value = _initial(cls, name)
+            yield name, value
 
+    def _has_grown(self, cls: type, name: str, value: Any) -> bool:
+        """Whether *value* is a collection that grew while its model was called."""
+        watched = self._watched.get(id(value))
+        if watched is None or watched[0] is not value or len(value) <= watched[1]:
+            return False
+        self._learn(cls, name)
+        return True
 
-@cache
-def _excluded(cls: type[BaseModel]) -> Mapping[str, bool]:
-    return {name: bool(field.exclude) for name, field in cls.model_fields.items()}
+    def _learn(self, cls: type, name: str) -> None:
+        self._changing[cls] = self._changing.get(cls, frozenset()) | {name}
 
-
-def _plain(value: Any, identities: Identities) -> Any:
-    """*value* as what a key can be made of, or _SECRET."""
-    if isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, (SecretStr, SecretBytes)):
-        return _SECRET
-    if isinstance(value, Mapping):
-        items = ((name, _plain(item, identities)) for name, item in value.items())
-        return {name: item for name, item in items if item is not _SECRET}
-    if isinstance(value, (list, tuple)):
-        return [
-            item for item in (_plain(item, identities) for item in value) if item is not _SECRET
-        ]
-    if isinstance(value, (set, frozenset)) and all(isinstance(item, str) for item in value):
-        return sorted(value)
-    try:
-        digest.digest_of(value)
-    except RequestNotCacheable:
-        return identities.name(value)
-    return value
+    def _name(self, obj: Any) -> str:
+        """A name for an object in a fake, unique in this and any other process."""
+        known = self._names.get(id(obj))
+        if known is None:  # kept alive, so that no other object can take its address
+            name = f"{type(obj).__qualname__} {uuid4().hex}"
+            known = self._names.setdefault(id(obj), (obj, name))
+        return known[1]
 
 
-def _base_url(client: Any) -> str | None:
-    """Where *client* sends its requests: an SDK may have read that from the environment."""
-    for holder in (client, getattr(client, "_client", None)):
-        url = getattr(holder, "base_url", None)
-        if isinstance(url, str) or type(url).__name__ == "URL":
-            return str(url)
-    return None
+MODEL_SETTINGS: Final = ModelSettings()
+"""What this process has learnt; a class is the same whichever cache is over it."""
+
+
+def _countable(model: BaseModel, cls: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    """The counts that *model* may hold, and its private collections."""
+    for name, value in settings_of(model):
+        private = name not in cls.model_fields and name.startswith("_")
+        if type(value) is int or (private and isinstance(value, (list, dict, set))):
+            yield name, value
+
+
+def _initial(cls: type[BaseModel], name: str) -> Any:
+    """What the attribute holds in a new model; None if nothing is declared."""
+    if name in cls.model_fields:
+        return cls.model_fields[name].get_default(call_default_factory=True, validated_data={})
+    private = cls.__private_attributes__.get(name)
+    if private is None:
+        return None
+    made: Any = private.default_factory
+    default = private.get_default() if made is None else made()
+    return None if default is PydanticUndefined else default

@@ -10,7 +10,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import Generation
 
-from langchain_llm_cache_mem.binding import Link, link_of, with_manager
+from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump, dump_stream, load
 from llm_cache_mem import Request, ValueNotCacheable
 from llm_cache_mem.engine.streams import Recording
@@ -30,10 +30,10 @@ def stream(
 ) -> Iterator[Any]:
     """The chunks of *wrapped* for *prompt*, a str or messages. Chat models have a rate limiter,
     which is asked before calls only."""
-    link = link_of(wrapped)
-    model = link.plain(wrapped)
-    request = link.request(model, prompt, stop, kwargs)
-    hit = link.lookup(request, link.load_stream)
+    binding = binding_of(wrapped)
+    model = binding.direct(wrapped)
+    request = binding.request(model, prompt, stop, kwargs)
+    hit = binding.lookup(request, binding.load_stream)
     if hit is not None:
         for chunk in hit:
             if run_manager is not None:
@@ -43,10 +43,11 @@ def stream(
     limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
     if limiter is not None:
         limiter.acquire(blocking=True)
-    record = _Record(link, request)
-    for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
-        record.add(chunk)
-        yield chunk
+    record = _Record(binding, request)
+    with binding.watching(model):
+        for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
+            record.add(chunk)
+            yield chunk
     record.keep()
 
 
@@ -58,10 +59,10 @@ async def astream(
     kwargs: Mapping[str, Any],
 ) -> AsyncGenerator[Any, None]:
     """``stream`` for ``async for``."""
-    link = link_of(wrapped)
-    model = link.plain(wrapped)
-    request = link.request(model, prompt, stop, kwargs)
-    hit = await link.alookup(request, link.load_stream)
+    binding = binding_of(wrapped)
+    model = binding.direct(wrapped)
+    request = binding.request(model, prompt, stop, kwargs)
+    hit = await binding.alookup(request, binding.load_stream)
     if hit is not None:
         for chunk in hit:
             if run_manager is not None:
@@ -71,13 +72,13 @@ async def astream(
     limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
     if limiter is not None:
         await limiter.aacquire(blocking=True)
-    record = _Record(link, request)
-    async with _closing(
-        model._astream(prompt, stop, **with_manager(run_manager, kwargs))
-    ) as chunks:
-        async for chunk in chunks:
-            record.add(chunk)
-            yield chunk
+    record = _Record(binding, request)
+    source = model._astream(prompt, stop, **with_manager(run_manager, kwargs))
+    with binding.watching(model):
+        async with _closing(source) as chunks:
+            async for chunk in chunks:
+                record.add(chunk)
+                yield chunk
     await record.akeep()
 
 
@@ -97,11 +98,11 @@ class _Record:
     """A stream as it passes through, to be stored when it has ended. Without a *request* it does
     nothing."""
 
-    def __init__(self, link: Link, request: Request | None) -> None:
-        self._link = link
+    def __init__(self, binding: Binding, request: Request | None) -> None:
+        self._link = binding
         self._request = request
         self._recording = Recording()
-        self._began, self._epoch = monotonic(), link.cache.engine.epoch
+        self._began, self._epoch = monotonic(), binding.cache.engine.epoch
 
     def add(self, chunk: Generation) -> None:
         """Note *chunk* as it is now, before its consumer can change it."""

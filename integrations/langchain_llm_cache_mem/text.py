@@ -11,7 +11,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import GenerationChunk, LLMResult
 
-from langchain_llm_cache_mem.binding import Link, link_of, with_manager
+from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
@@ -53,9 +53,14 @@ class _Batch:
     still to be asked."""
 
     def __init__(
-        self, link: Link, model: BaseLLM, prompts: list[str], stop: Any, kwargs: Mapping[str, Any]
+        self,
+        binding: Binding,
+        model: BaseLLM,
+        prompts: list[str],
+        stop: Any,
+        kwargs: Mapping[str, Any],
     ) -> None:
-        self.requests = [link.request(model, prompt, stop, kwargs) for prompt in prompts]
+        self.requests = [binding.request(model, prompt, stop, kwargs) for prompt in prompts]
         self.answers: list[Any] = [None] * len(prompts)
         self._prompts = prompts
         self._asked: list[list[int]] = []
@@ -100,14 +105,14 @@ def _generate(
     run_manager: CallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> LLMResult:
-    link = link_of(self)
-    model = link.plain(self)
-    batch = _Batch(link, model, prompts, stop, kwargs)
+    binding = binding_of(self)
+    model = binding.direct(self)
+    batch = _Batch(binding, model, prompts, stop, kwargs)
 
     def ask(missing: list[str]) -> list[_Answer]:
-        return batch.take(
-            model._generate(missing, stop, **with_manager(run_manager, kwargs, model._generate))
-        )
+        with binding.watching(model):
+            named = with_manager(run_manager, kwargs, model._generate)
+            return batch.take(model._generate(missing, stop, **named))
 
     if batch.only is not None:
         made: list[_Answer] = []
@@ -116,24 +121,26 @@ def _generate(
             made.extend(ask(batch.missing()))
             return made[-1].response()
 
-        response = link.cache.engine.call(
+        response = binding.cache.engine.call(
             batch.only,
             call,
             encode=lambda _: made[-1].stored(),
-            decode=link.load,
+            decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs),
         )
         if not made:
             batch.answers[0] = response
         return batch.result()
-    batch.answers = link.lookup_many(batch.requests)
-    began, epoch = monotonic(), link.cache.engine.epoch
+    batch.answers = binding.lookup_many(batch.requests)
+    began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
         made = ask(missing)
         seconds = monotonic() - began
-        with link.fail_open:
-            link.cache.engine.writer.store_many(_to_keep(link, made), seconds=seconds, epoch=epoch)
+        with binding.fail_open:
+            binding.cache.engine.writer.store_many(
+                _to_keep(binding, made), seconds=seconds, epoch=epoch
+            )
     return batch.result()
 
 
@@ -144,16 +151,14 @@ async def _agenerate(
     run_manager: AsyncCallbackManagerForLLMRun | None = None,
     **kwargs: Any,
 ) -> LLMResult:
-    link = link_of(self)
-    model = link.plain(self)
-    batch = _Batch(link, model, prompts, stop, kwargs)
+    binding = binding_of(self)
+    model = binding.direct(self)
+    batch = _Batch(binding, model, prompts, stop, kwargs)
 
     async def ask(missing: list[str]) -> list[_Answer]:
-        return batch.take(
-            await model._agenerate(
-                missing, stop, **with_manager(run_manager, kwargs, model._agenerate)
-            )
-        )
+        with binding.watching(model):
+            named = with_manager(run_manager, kwargs, model._agenerate)
+            return batch.take(await model._agenerate(missing, stop, **named))
 
     if batch.only is not None:
         made: list[_Answer] = []
@@ -162,34 +167,34 @@ async def _agenerate(
             made.extend(await ask(batch.missing()))
             return made[-1].response()
 
-        response = await link.cache.engine.acall(
+        response = await binding.cache.engine.acall(
             batch.only,
             call,
             encode=lambda _: made[-1].stored(),
-            decode=link.load,
+            decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs),
         )
         if not made:
             batch.answers[0] = response
         return batch.result()
-    batch.answers = await link.alookup_many(batch.requests)
-    began, epoch = monotonic(), link.cache.engine.epoch
+    batch.answers = await binding.alookup_many(batch.requests)
+    began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
         made = await ask(missing)
         seconds = monotonic() - began
-        with link.fail_open:
-            await link.cache.engine.writer.astore_many(
-                _to_keep(link, made), seconds=seconds, epoch=epoch
+        with binding.fail_open:
+            await binding.cache.engine.writer.astore_many(
+                _to_keep(binding, made), seconds=seconds, epoch=epoch
             )
     return batch.result()
 
 
-def _to_keep(link: Link, made: list[_Answer]) -> list[Answered]:
+def _to_keep(binding: Binding, made: list[_Answer]) -> list[Answered]:
     """What there is to store of the answers that were *made*."""
     found = []
     for answer in made:
-        with link.fail_open:  # one that has no stored form leaves the others theirs
+        with binding.fail_open:  # one that has no stored form leaves the others theirs
             found.append(Answered(answer.request, answer.stored(), answer.response()))
     return found
 

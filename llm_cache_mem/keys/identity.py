@@ -129,8 +129,8 @@ _CLIENT_ARGUMENTS: Final = frozenset(
 )  # fmt: skip
 """Settings whose items are settings in their turn."""
 _TRANSPORT_LIBRARIES: Final = frozenset(
-    {"aiohttp", "boto3", "botocore", "concurrent", "httpcore", "httpx", "httpx2", "logging"}
-    | {"requests", "ssl", "tenacity", "threading", "urllib3"}
+    {"_thread", "aiohttp", "asyncio", "boto3", "botocore", "concurrent", "httpcore", "httpx"}
+    | {"httpx2", "logging", "requests", "ssl", "tenacity", "threading", "urllib3"}
 )
 _SDKS: Final = frozenset(
     {

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import logging
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,7 +34,7 @@ from langchain_doubles import Counting, Streaming
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from llm_cache_mem import CacheMissError, LLMCache, options
+from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, options
 
 
 @pytest.fixture
@@ -316,22 +317,52 @@ def test_a_schema_is_part_of_the_key(model: Streaming) -> None:
     assert model.calls == 2
 
 
-def test_secrets_are_no_part_of_the_key_and_unknown_objects_have_names(cache: LLMCacheMem) -> None:
-    class Keyed(Counting):
-        model_config = ConfigDict(arbitrary_types_allowed=True)
-        key: SecretStr
-        tool: object
+class Keyed(Counting):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    openai_api_key: SecretStr | None = None
+    instructions: SecretStr | None = None
+    tool: object = None
 
-    shared = object()
-    first = cached(Keyed(key=SecretStr("a"), tool=shared), cache)
-    first.invoke("hi")
+
+def test_credential_is_no_part_of_the_key_and_another_secret_is(cache: LLMCacheMem) -> None:
+    cached(Keyed(), cache).invoke("hi")
     for settings, calls in (
-        ({"key": SecretStr("b"), "tool": shared}, 0),
-        ({"key": SecretStr("a"), "tool": object()}, 1),
+        ({"openai_api_key": SecretStr("b")}, 0),
+        ({"instructions": SecretStr("be kind")}, 1),
+        ({"instructions": SecretStr("be brief")}, 1),
+        ({"instructions": SecretStr("be brief"), "openai_api_key": SecretStr("c")}, 0),
     ):
         other = cached(Keyed(**settings), cache)
         other.invoke("hi")
         assert other.calls == calls
+
+
+def test_model_with_an_opaque_part_goes_uncached_and_is_logged_once(
+    cache: LLMCacheMem, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = object()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            model = cached(Keyed(tool=shared), cache)
+            model.invoke("hi")
+            assert model.calls == 1
+    assert cache.stats().skipped == {"opaque": 3}
+    (record,) = caplog.records
+    assert "Keyed.tool is a object" in record.getMessage()
+
+
+def test_name_for_an_opaque_part_lets_the_model_be_cached(cache: LLMCacheMem) -> None:
+    for name, calls in (("one", 1), ("one", 0), ("two", 1)):
+        model = cached(Keyed(tool=object()), cache, identity=name)
+        model.invoke("hi")
+        assert model.calls == calls
+    again = pickle.loads(pickle.dumps(cached(Keyed(tool=3), LLMCache(), identity="one")))
+    assert type(again)._llm_cache_mem.identity == "one"
+
+
+def test_replay_raises_for_an_opaque_part(cache: LLMCacheMem) -> None:
+    with options(mode="replay"), pytest.raises(RequestNotCacheable, match="tool"):
+        cached(Keyed(tool=object()), cache).invoke("hi")
 
 
 def test_a_scope_is_a_key_space_of_its_own(cache: LLMCacheMem) -> None:

@@ -314,7 +314,7 @@ def test_no_secret_and_no_prompt_reaches_the_file(
     set_llm_cache(cache)
     plain.invoke("PROMPT")
     set_llm_cache(None)
-    cached(plain, cache).invoke("PROMPT")
+    cached(plain, cache, scope="other").invoke("PROMPT")
     assert cache.stats().stored == 2
     cache.cache.close()
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -1,0 +1,90 @@
+"""Which model is asking: LangChain hands a cache two strings, and the model is in the frames of its
+own call."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple
+
+from langchain_core.language_models import BaseChatModel, BaseLLM, llms
+from langchain_core.messages import BaseMessage
+
+__all__ = ["Call", "calling", "check_langchain"]
+
+_log = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """A call of *model*, as LangChain was asked to make it. *run_manager* may be None.
+
+    *number* is that of no other call under way.
+    """
+
+    number: int
+    model: Any
+    prompt: str | Sequence[BaseMessage]
+    stop: Any
+    kwargs: Mapping[str, Any]
+    run_manager: Any
+
+
+def _code_of(holder: Any, name: str) -> CodeType | None:
+    return getattr(getattr(holder, name, None), "__code__", None)
+
+
+_CHAT: Final = ("_generate_with_cache", "_agenerate_with_cache")
+_CHAT_CODES: Final = frozenset(_code_of(BaseChatModel, name) for name in _CHAT) - {None}
+_LLM_CODES: Final = frozenset(_code_of(BaseLLM, name) for name in ("generate", "agenerate"))
+_PROMPTS: Final = ("get_prompts", "aget_prompts", "update_cache", "aupdate_cache")
+_PROMPT_CODES: Final = frozenset(_code_of(llms, name) for name in _PROMPTS) - {None}
+_FARTHEST: Final = 8
+"""How many frames up to look: a cache of the user's own may stand between."""
+
+
+def calling(prompt: str, llm_string: str) -> Call | None:
+    """The call that is looking *prompt* up, or storing its answer; None if it cannot be seen."""
+    frame = sys._getframe(1)
+    for _ in range(_FARTHEST):
+        found = _call_in(frame, prompt, llm_string)
+        if found is not None or frame.f_back is None:
+            return found
+        frame = frame.f_back
+    return None
+
+
+def _call_in(frame: FrameType, prompt: str, llm_string: str) -> Call | None:
+    if frame.f_code in _CHAT_CODES:
+        seen = frame.f_locals
+        if seen.get("prompt") == prompt and seen.get("llm_string") == llm_string:
+            return _call(frame, seen, seen.get("messages"))
+    if frame.f_code in _PROMPT_CODES and frame.f_back is not None:
+        seen, outer = frame.f_locals, frame.f_back
+        if outer.f_code in _LLM_CODES and seen.get("llm_string") == llm_string:
+            return _call(outer, outer.f_locals, prompt)
+    return None
+
+
+def _call(frame: FrameType, seen: Mapping[str, Any], prompt: Any) -> Call | None:
+    model, kwargs = seen.get("self"), seen.get("kwargs")
+    if model is None or prompt is None or not isinstance(kwargs, Mapping):
+        return None
+    return Call(id(frame), model, prompt, seen.get("stop"), kwargs, seen.get("run_manager"))
+
+
+_checked = False
+
+
+def check_langchain() -> None:
+    """Log once if this langchain-core calls its cache from where ``calling`` does not look."""
+    global _checked
+    if not _checked:
+        _checked = True
+        missing = [name for name in _CHAT if _code_of(BaseChatModel, name) is None]
+        missing += [name for name in _PROMPTS if _code_of(llms, name) is None]
+        if missing:
+            _log.warning(
+                "this langchain-core has no %s: LLMCacheMem cannot see which model is asking, nor"
+                " share calls that run at once; cached(model, cache) can",
+                ", ".join(missing),
+            )

@@ -1,0 +1,287 @@
+"""Which settings of a model are part of its requests: the same answer through both entry points."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from langchain_anthropic import ChatAnthropic
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
+from langchain_doubles import Counting
+from langchain_llm_cache_mem import LLMCacheMem, cached
+from langchain_openai import AzureChatOpenAI, ChatOpenAI
+from pydantic import ConfigDict, PrivateAttr
+
+from llm_cache_mem import LLMCache
+
+Ask = Callable[[Any, LLMCacheMem], str]
+
+
+def through_cached(model: Any, cache: LLMCacheMem) -> str:
+    return cached(model, cache).invoke("hi").text
+
+
+def through_langchain(model: Any, cache: LLMCacheMem) -> str:
+    model.cache = cache
+    return model.invoke("hi").text
+
+
+@pytest.fixture(params=[through_cached, through_langchain])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    return request.param
+
+
+class Answers:
+    """Puts numbered answers in place of a provider's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *classes: type) -> None:
+        self.calls = 0
+        for cls in classes:
+            monkeypatch.setattr(cls, "_generate", self._generate)
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        self.calls += 1
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(f"#{self.calls}"))])
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    return Answers(monkeypatch, ChatOpenAI.__mro__[1], ChatOpenAI, ChatAnthropic, AzureChatOpenAI)
+
+
+def openai(**settings: Any) -> ChatOpenAI:
+    return ChatOpenAI(**{"model": "gpt-4o-mini", "api_key": "sk-1", **settings})
+
+
+def anthropic(**settings: Any) -> ChatAnthropic:
+    return ChatAnthropic(**{"model": "claude-sonnet-4-5", "api_key": "sk-1", **settings})
+
+
+def azure(**settings: Any) -> AzureChatOpenAI:
+    usual = {"azure_endpoint": "https://a.example", "api_version": "1", "azure_deployment": "d"}
+    return AzureChatOpenAI(**{**usual, "api_key": "k", **settings})
+
+
+def test_stop_that_is_set_on_the_model_is_in_the_key(
+    ask: Ask, answers: Answers, cache: LLMCacheMem
+) -> None:
+    settings: list[dict[str, Any]] = [{"stop": ["x"]}, {"stop": ["y"]}, {}]
+    found = [ask(openai(**each), cache) for each in settings * 2]
+    assert found == ["#1", "#2", "#3"] * 2
+
+
+def test_mcp_servers_are_in_the_key_though_langchain_calls_them_secret(
+    ask: Ask, answers: Answers, cache: LLMCacheMem
+) -> None:
+    def servers(name: str) -> list[dict[str, str]]:
+        return [{"type": "url", "url": f"https://{name}.example", "name": name}]
+
+    settings = [{"mcp_servers": servers("hr")}, {"mcp_servers": servers("law")}, {}]
+    assert [ask(anthropic(**each), cache) for each in settings * 2] == ["#1", "#2", "#3"] * 2
+    assert not cache.stats().skipped
+
+
+def test_how_a_call_travels_is_not_in_the_key(
+    ask: Ask, answers: Answers, cache: LLMCacheMem
+) -> None:
+    for settings in (
+        {},
+        {"azure_ad_token_provider": lambda: "token"},
+        {"timeout": httpx.Timeout(3)},
+        {"http_client": httpx.Client()},
+        {"max_retries": 7},
+        {"api_key": "other"},
+    ):
+        assert ask(azure(**settings), cache) == "#1"
+    assert not cache.stats().skipped
+
+
+def test_place_that_is_asked_is_in_the_key(ask: Ask, answers: Answers, cache: LLMCacheMem) -> None:
+    models = [
+        openai(),
+        openai(base_url="https://other.example/v1"),
+        azure(),
+        azure(azure_endpoint="https://b.example"),
+        azure(azure_deployment="e"),
+        anthropic(),
+        anthropic(base_url="https://other.example"),
+    ]
+    assert len({ask(model, cache) for model in models}) == len(models)
+
+
+def test_base_url_from_the_environment_is_in_the_key(
+    ask: Ask, answers: Answers, cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(openai(), cache) == "#1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://other.example/v1")
+    assert ask(openai(), cache) == "#2"
+
+
+class Free(Counting):
+    """Holds what it was not declared to hold."""
+
+    model_config = ConfigDict(extra="allow")
+    _style: str | None = PrivateAttr(default=None)
+    _words: list[str] = PrivateAttr(default_factory=list)
+
+
+def set_private(model: Any) -> None:
+    model._style = "pirate"
+
+
+def set_private_list(model: Any) -> None:
+    model._words = ["arr"]
+
+
+def set_extra(model: Any) -> None:
+    model.style = "pirate"
+
+
+def set_field(model: Any) -> None:
+    model.temperature = 0.9
+
+
+@pytest.mark.parametrize("change", [set_private, set_private_list, set_extra, set_field])
+def test_attribute_that_is_set_after_the_first_call_is_another_request(
+    ask: Ask, cache: LLMCacheMem, change: Callable[[Any], None]
+) -> None:
+    model = Free()
+    assert ask(model, cache) == "hi #1"
+    change(model)
+    other = ask(model, cache)
+    assert other != "hi #1"
+    assert ask(model, cache) == other
+
+
+def test_private_list_that_its_user_changes_between_calls_is_another_request(
+    ask: Ask, cache: LLMCacheMem
+) -> None:
+    model = Free()
+    assert ask(model, cache) == "hi #1"
+    model._words.append("arr")
+    assert ask(model, cache) == "hi #2"
+
+
+class Undescribed(BaseChatModel):
+    """Tells LangChain no more than its type, as ChatOllama does."""
+
+    model: str
+    base_url: str = "http://one"
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-undescribed"
+
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        message = AIMessage(f"{self.model} at {self.base_url}")
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def test_models_that_langchain_does_not_describe_are_told_apart(
+    ask: Ask, cache: LLMCacheMem
+) -> None:
+    for settings in ({}, {"model": "b"}, {"base_url": "http://two"}) * 2:
+        model = Undescribed(**{"model": "a", **settings})
+        assert ask(model, cache) == f"{model.model} at {model.base_url}"
+    assert (cache.stats().hits, cache.stats().skipped) == (3, {})
+
+
+def test_lookup_that_does_not_show_its_model_is_skipped(cache: LLMCacheMem) -> None:
+    described = Undescribed(model="a")._get_llm_string(stop=None)
+    cache.update("hi", described, [Generation(text="x")])
+    assert cache.lookup("hi", described) is None
+    assert cache.stats().skipped == {"request": 1}
+
+
+def test_it_is_cached_if_asked_for() -> None:
+    cache = LLMCacheMem(unidentified="cache")
+    described = Undescribed(model="a")._get_llm_string(stop=None)
+    cache.update("hi", described, [Generation(text="x")])
+    assert cache.lookup("hi", described) == [Generation(text="x")]
+
+
+def test_secret_that_is_no_credential_makes_an_unseen_model_unknown(cache: LLMCacheMem) -> None:
+    described = anthropic(mcp_servers=[{"url": "https://a", "name": "a", "type": "url"}])
+    for model, found in ((described, 0), (anthropic(), 1)):
+        text = model._get_llm_string(stop=None)
+        cache.update("hi", text, [Generation(text="x")])
+        assert len(cache.lookup("hi", text) or []) == found
+
+
+class PlainLLM(BaseLLM):
+    base_url: str = "http://one"
+
+    @property
+    def _llm_type(self) -> str:
+        return "plain"
+
+    def _generate(
+        self, prompts: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        text = f"{self.base_url} {kwargs}"
+        return LLMResult(generations=[[Generation(text=text)] for _ in prompts])
+
+
+def test_arguments_of_a_plain_llm_are_in_the_key_of_langchains_cache(cache: LLMCacheMem) -> None:
+    calls: list[dict[str, Any]] = [{}, {"temperature": 1}, {"max_tokens": 5}]
+    for url in ("http://one", "http://two"):
+        llm = PlainLLM(base_url=url, cache=cache)
+        for call in calls * 2:
+            assert llm.invoke("hi", **call) == f"{url} {call}"
+    assert (cache.stats().hits, cache.stats().misses) == (6, 6)
+
+
+async def test_models_are_seen_async_too(cache: LLMCacheMem) -> None:
+    for name in "abab":
+        model = Undescribed(model=name, cache=cache)
+        assert (await model.ainvoke("hi")).text == f"{name} at http://one"
+    llms = [PlainLLM(base_url=url, cache=cache) for url in ("http://one", "http://two") * 2]
+    for llm in llms:
+        assert await llm.ainvoke("hi") == f"{llm.base_url} {{}}"
+    assert cache.stats().hits == 4
+
+
+def test_model_is_seen_through_a_cache_of_the_users_own() -> None:
+    class Mine(LLMCacheMem):
+        def lookup(self, prompt: str, llm_string: str) -> Any:
+            return super().lookup(prompt, llm_string)
+
+        def update(self, prompt: str, llm_string: str, return_val: Any) -> None:
+            super().update(prompt, llm_string, return_val)
+
+    cache = Mine()
+    for name in "abab":
+        assert Undescribed(model=name, cache=cache).invoke("hi").text == f"{name} at http://one"
+    assert cache.stats().hits == 2
+
+
+def test_models_made_for_each_call_share_answers_and_are_let_go(
+    ask: Ask, answers: Answers, cache: LLMCacheMem
+) -> None:
+    alive = []
+    for _ in range(3):
+        model = openai(http_client=httpx.Client())
+        alive.append(weakref.ref(model.root_client))
+        assert ask(model, cache) == "#1"
+        del model
+    gc.collect()
+    assert [client for client in alive if client() is not None] == []
+
+
+def test_cached_and_langchains_cache_share_entries(answers: Answers) -> None:
+    cache = LLMCacheMem()
+    assert through_cached(openai(), cache) == through_langchain(openai(), cache) == "#1"
+    assert answers.calls == 1
+
+
+def test_a_key_space_for_each_tenant_costs_little() -> None:
+    cache, model = LLMCache(), openai()
+    models = [cached(model, cache, scope=f"tenant {number}") for number in range(50)]
+    assert len({type(each) for each in models}) == 50
+    assert {type(each).model_fields is ChatOpenAI.model_fields for each in models} == {True}
