@@ -199,13 +199,15 @@ def _sends_context_window(cls: type, had_own_window: bool) -> bool:
 
 
 def _is_client(name: str, value: Any, cls: type) -> bool:
-    """Whether *value* only sends requests: an attribute called a client, of a class called so, with
-    a URL, or from a package other than that of the LLM."""
+    """Whether *value* only sends requests: what an integration of LlamaIndex's calls a client; in
+    other classes, such an object whose class is called so, which has a URL, or which is from a
+    package other than that of the LLM."""
     if "client" not in name.lower() or value is None or isinstance(value, _COMPARABLE):
         return False
     package, own = (each.__module__.partition(".")[0] for each in (type(value), cls))
     return (
-        "client" in type(value).__name__.lower()
+        own == "llama_index"
+        or "client" in type(value).__name__.lower()
         or endpoint_of(value) is not None
         or package not in ("builtins", "__main__", own)
     )
