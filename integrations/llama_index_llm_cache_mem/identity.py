@@ -184,6 +184,8 @@ def _describe(llm: BaseLLM, parts: dict[str, Any], had_own_window: bool) -> Iden
     model, known = _model(llm, found)
     if not known and "<locals>" in cls.__qualname__:  # its name may be that of others
         opaque = {**opaque, "model": f"class {cls.__name__} made in a function"}
+    if "system_prompt" in found:  # as the APIs call it that do not take it as a message
+        found["system"] = found.pop("system_prompt")
     names = {"class_name": cls.class_name(), "class": _name_of(cls)}
     return Identity({**names, **found, "model": model}, opaque)
 

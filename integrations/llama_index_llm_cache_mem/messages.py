@@ -1,24 +1,24 @@
-"""A LlamaIndex message as the role/content dict that chat APIs write, which is what keys and key
-functions see."""
+"""A LlamaIndex message as the Chat Completions API has it, which is what keys and key functions
+see."""
 
 import json
+from base64 import b64encode
 from binascii import Error as NotBase64
 from binascii import a2b_base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from io import IOBase
-from typing import Any
+from mimetypes import guess_type
+from pathlib import PurePath
+from typing import Any, Final
 
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlock
 from llama_index.core.bridge.pydantic import BaseModel
 
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys.wire_form import Refused, unwrap
 
 __all__ = ["message_to_dict", "messages_to_dicts"]
-
-_MEDIA = {"image": "image", "audio": "audio", "video": "video", "document": "data"}
-"""Block types whose content lies in a field of bytes, a file object, or a file."""
 
 
 def messages_to_dicts(messages: Any) -> list[dict[str, Any]]:
@@ -32,10 +32,11 @@ def messages_to_dicts(messages: Any) -> list[dict[str, Any]]:
 
 
 def message_to_dict(message: ChatMessage) -> dict[str, Any]:
-    """*message* as OpenAI's chat API writes it; blocks of other kinds become content parts, media
-    by the hash of their bytes.
+    """*message* as OpenAI's Chat Completions API has it.
 
-    Raises RequestNotCacheable where the content cannot be read without using it up.
+    Text alone is a string; blocks are the API's content parts, media as data URLs. What never
+    reaches a model, such as the usage of an earlier answer, is left out. Raises RequestNotCacheable
+    where the content cannot be read without using it up.
     """
     if not isinstance(message, ChatMessage):
         raise RequestNotCacheable("messages", f"{type(message).__name__} is not a ChatMessage")
@@ -46,7 +47,9 @@ def message_to_dict(message: ChatMessage) -> dict[str, Any]:
     else:
         written.update(_content(blocks))
     if message.additional_kwargs:
-        written.update(_beside(message.additional_kwargs))
+        _add_fields(written, message.additional_kwargs)
+    if written.get("tool_calls") and not written["content"]:
+        written["content"] = None  # as the API has it, whichever the history has
     return written
 
 
@@ -61,41 +64,98 @@ def _content(blocks: Sequence[Any]) -> dict[str, Any]:
     content: Any = parts or None
     if len(parts) == 1 and type(others[0]) is TextBlock:
         content = others[0].text
-    return (
-        {"content": content, "tool_calls": [_call(call) for call in calls]}
-        if calls
-        else {"content": content}
-    )
+    if not calls:
+        return {"content": content}
+    return {"content": content, "tool_calls": [_call_of_block(call) for call in calls]}
 
 
-def _call(block: ToolCallBlock) -> dict[str, Any]:
-    arguments: Any = block.tool_kwargs
+# -- Beside the content
+
+_NEVER_SENT: Final = frozenset(
+    {"usage", "stop_reason", "stop_sequence", "thinking_delta"}
+    | {"prompt_tokens", "completion_tokens", "total_tokens"}
+)
+"""Additional arguments of earlier answers that are not sent back to a model."""
+
+
+def _add_fields(written: dict[str, Any], additional: Mapping[str, Any]) -> None:
+    """Add *additional* arguments of a message to the fields of it that are *written*."""
+    more = {
+        name: value
+        for name, value in additional.items()
+        # LlamaIndex makes blocks of images itself
+        if name not in _NEVER_SENT and name != "images" and value is not None
+    }
+    calls = more.get("tool_calls")
+    if isinstance(calls, (list, tuple)):
+        more["tool_calls"] = [_call_of_api(call) for call in calls]
+        known = written.get("tool_calls")
+        if not calls or (known and _meant(known) == _meant(more["tool_calls"])):
+            del more["tool_calls"]
+    hidden = {name: more.pop(name) for name in [*more] if name in written}
+    written.update(more)
+    if hidden:
+        written["additional_kwargs"] = hidden
+
+
+def _call_of_block(block: ToolCallBlock) -> dict[str, Any]:
+    return _call(block.tool_call_id, block.tool_name, block.tool_kwargs)
+
+
+def _call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
     if not isinstance(arguments, str):
         with suppress(TypeError, ValueError):  # not JSON: the core refuses it or tags it
             arguments = json.dumps(arguments)
     return {
-        "id": block.tool_call_id,
+        "id": call_id,
         "type": "function",
-        "function": {"name": block.tool_name, "arguments": arguments},
+        "function": {"name": name, "arguments": arguments},
     }
 
 
-def _beside(additional: dict[str, Any]) -> dict[str, Any]:
-    """The tool message's id and name at the top, where the chat API has them; LlamaIndex makes
-    blocks of ``images`` itself."""
-    top: dict[str, Any] = {
-        name: additional[name] for name in ("tool_call_id", "name") if name in additional
-    }
-    rest = {
-        name: value for name, value in additional.items() if name not in top and name != "images"
-    }
-    return {**top, "additional_kwargs": rest} if rest else top
+def _call_of_api(call: Any) -> Any:
+    """A tool call as an SDK's object or as a dict, in the API's form; the position that it had in
+    a stream is left out."""
+    try:
+        call = unwrap(call)
+    except Refused:
+        return call  # refused by the core, which knows the path to it
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or call.get("type", "function") != "function":
+        return call
+    more = {name: value for name, value in call.items() if name not in ("index", "function")}
+    made = _call(call.get("id"), function.get("name"), function.get("arguments"))
+    return {**made, **more}
+
+
+def _meant(calls: Any) -> Any:
+    """What tool *calls* say, however their arguments are written."""
+    return [
+        (call["id"], call["function"]["name"], _parsed(call["function"]["arguments"]))
+        if isinstance(call, dict) and "function" in call
+        else call
+        for call in calls
+    ]
+
+
+def _parsed(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments or "{}")
+    except (TypeError, ValueError):
+        return arguments
+
+
+# -- Content parts
 
 
 def _part(block: Any) -> Any:
-    """A block as a content part: its fields that are set, and instead of media their hash."""
+    """A block as a content part: the API's where that has one, else the fields that are set."""
     if isinstance(block, list):
         return [_part(item) for item in block]
+    if type(block) is ToolCallBlock:
+        return {**_call_of_block(block), "type": "tool_call"}
+    if isinstance(block, PurePath):
+        return str(block)
     if not isinstance(block, BaseModel):
         return block
     fields = {
@@ -103,28 +163,69 @@ def _part(block: Any) -> Any:
     }
     kind = fields.pop("block_type", None)
     part: dict[str, Any] = {} if kind is None else {"type": kind}
-    medium = _MEDIA.get(kind or "")
-    if medium is not None:
-        content, path = fields.pop(medium, None), fields.pop("path", None)
-        if content is not None or path is not None:
-            part["sha256"] = _hash_of(kind, content, path)
-    if "url" in fields:
-        fields["url"] = str(fields["url"])
+    if kind in _MEDIA:
+        part = _MEDIA[kind](fields)
     return {**part, **{name: _part(value) for name, value in fields.items()}}
 
 
-def _hash_of(kind: Any, content: Any, path: Any) -> str:
-    """The hash of the bytes themselves, so that one image given as bytes, as a file object or as a
-    path is one request."""
+def _image(fields: dict[str, Any]) -> dict[str, Any]:
+    image = {"url": _url("image", fields, "image", "image_mimetype")}
+    if "detail" in fields:
+        image["detail"] = fields.pop("detail")
+    return {"type": "image_url", "image_url": image}
+
+
+def _video(fields: dict[str, Any]) -> dict[str, Any]:
+    url = _url("video", fields, "video", "video_mimetype")
+    return {"type": "video_url", "video_url": {"url": url}}
+
+
+def _audio(fields: dict[str, Any]) -> dict[str, Any]:
+    audio = {"format": fields.pop("format", None)}
+    if "url" in fields:
+        audio["url"] = str(fields.pop("url"))
+    else:
+        audio["data"] = b64encode(_bytes_of("audio", fields, "audio")).decode()
+    return {"type": "input_audio", "input_audio": audio}
+
+
+def _document(fields: dict[str, Any]) -> dict[str, Any]:
+    file = {"filename": fields.pop("title", None)}
+    file["file_data"] = _url("document", fields, "data", "document_mimetype")
+    return {"type": "file", "file": file}
+
+
+_MEDIA: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "image": _image,
+    "audio": _audio,
+    "video": _video,
+    "document": _document,
+}
+"""How blocks are written whose content lies in a field of bytes, in a file object, in a file, or at
+a URL. Each takes the fields that it has written."""
+
+
+def _url(kind: str, fields: dict[str, Any], content: str, mimetype: str) -> str:
+    """The URL of a medium; a data URL of its bytes, so that one image given as bytes, as a file
+    object or as a path is one request."""
+    if "url" in fields:
+        url = str(fields.pop("url"))
+        if fields.get(mimetype) == guess_type(url)[0]:  # LlamaIndex has it from the URL as well
+            fields.pop(mimetype, None)
+        return url
+    known = fields.pop(mimetype, None)
+    return f"data:{known};base64,{b64encode(_bytes_of(kind, fields, content)).decode()}"
+
+
+def _bytes_of(kind: str, fields: dict[str, Any], name: str) -> bytes:
+    content, path = fields.pop(name, None), fields.pop("path", None)
     try:
         if isinstance(content, IOBase):
-            content = _read(content)
-        elif content is None:
-            with open(path, "rb") as file:
-                content = file.read()
-        else:
-            content = _decoded(content)
-        return sha256(content).hexdigest()
+            return _read(content)
+        if content is not None:
+            return _decoded(content)
+        with open(path, "rb") as file:
+            return file.read()
     # a file that is gone or a stream that cannot be rewound: the model call may still work
     except Exception as exc:  # noqa: BLE001
         raise RequestNotCacheable(

@@ -1,6 +1,8 @@
 """Messages as role/content dicts, and requests that share a key or do not."""
 
 import io
+from base64 import b64encode
+from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import (
@@ -17,10 +19,11 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
     VideoBlock,
 )
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.tools import FunctionTool
 from llama_index_llm_cache_mem import CachedLLM, message_to_dict
 
-from llm_cache_mem import LLMCache, RequestNotCacheable, last_turn
+from llm_cache_mem import LLMCache, RequestNotCacheable, ignoring, last_turn, masking
 
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
 
@@ -28,7 +31,7 @@ BLOCKS = {
     "text": TextBlock(text="hello"),
     "image": ImageBlock(image=PNG, detail="low"),
     "image url": ImageBlock(url="https://example.com/a.png"),
-    "audio": AudioBlock(audio=b"RIFFxxxxWAVE", format="wav"),
+    "audio": AudioBlock(audio=b"RIFF....WAVE", format="wav"),
     "video": VideoBlock(video=b"....ftypmp42", fps=2),
     "document": DocumentBlock(data=b"%PDF-1.4 text", title="report"),
     "cache point": CachePoint(cache_control=CacheControl(type="ephemeral")),
@@ -86,11 +89,12 @@ def test_tools_are_written_as_chat_apis_write_them():
     extra = ChatMessage(
         role="user", content="3", additional_kwargs={"refusal": None, "tool_call_id": "c1"}
     )
-    assert message_to_dict(extra) == {
+    assert message_to_dict(extra) == {"role": "user", "content": "3", "tool_call_id": "c1"}
+    hidden = ChatMessage(role="user", content="3", additional_kwargs={"content": "4"})
+    assert message_to_dict(hidden) == {
         "role": "user",
         "content": "3",
-        "tool_call_id": "c1",
-        "additional_kwargs": {"refusal": None},
+        "additional_kwargs": {"content": "4"},
     }
 
 
@@ -248,3 +252,133 @@ def test_arguments_of_the_call_are_part_of_the_request(parrot, cache):
     llm.complete(prompt="x")
     llm.complete("x", timeout=3)
     assert len(parrot.calls) == 5
+
+
+CALLS = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]
+
+
+def test_tool_calls_are_the_same_however_they_are_kept():
+    block = ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs='{"a": 1}')
+    from_stream = [{**CALLS[0], "index": 0}]
+    ways = [
+        ChatMessage(role="assistant", blocks=[block]),
+        ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": from_stream}),
+        ChatMessage(role="assistant", blocks=[block], additional_kwargs={"tool_calls": CALLS}),
+        ChatMessage(
+            role="assistant",
+            blocks=[block],
+            additional_kwargs={"tool_calls": from_stream, "refusal": None},
+        ),
+    ]
+    for message in ways:
+        assert message_to_dict(message) == {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": CALLS,
+        }
+    other = [{**CALLS[0], "id": "c2"}]
+    both = ChatMessage(role="assistant", blocks=[block], additional_kwargs={"tool_calls": other})
+    assert message_to_dict(both)["additional_kwargs"] == {"tool_calls": other}
+
+
+def test_what_an_answer_reports_is_not_in_the_next_request():
+    reported = {
+        "usage": {"output_tokens": 3},
+        "stop_reason": "end_turn",
+        "thinking_delta": "hm",
+        "prompt_tokens": 3,
+    }
+    plain = message_to_dict(ChatMessage(role="assistant", content="x"))
+    message = ChatMessage(role="assistant", content="x", additional_kwargs=reported)
+    assert message_to_dict(message) == plain
+
+
+def test_media_are_content_parts_of_the_api(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    url = "data:image/png;base64," + b64encode(PNG).decode()
+    parts = message_to_dict(
+        ChatMessage(
+            blocks=[
+                TextBlock(text="?"),
+                ImageBlock(path=path, detail="low"),
+                ImageBlock(url="https://example.com/a.png"),
+                AudioBlock(audio=b"RIFF....WAVE", format="wav"),
+                DocumentBlock(
+                    data=b"%PDF-1.4 text", title="report", document_mimetype="application/pdf"
+                ),
+            ]
+        )
+    )["content"]
+    assert parts == [
+        {"type": "text", "text": "?"},
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {
+            "type": "input_audio",
+            "input_audio": {"format": "wav", "data": b64encode(b"RIFF....WAVE").decode()},
+        },
+        {
+            "type": "file",
+            "file": {
+                "filename": "report",
+                "file_data": "data:application/pdf;base64," + b64encode(b"%PDF-1.4 text").decode(),
+            },
+        },
+    ]
+
+
+@pytest.fixture
+def compatible(make_parrot):
+    class Compatible(make_parrot):
+        additional_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    return Compatible
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ignore": {"user", "metadata"}},
+        {"key_fn": ignoring("user", "metadata")},
+        {"key_fn": ignoring("user", then=ignoring("metadata", "top_k"))},
+    ],
+)
+def test_names_reach_what_additional_kwargs_hold(compatible, settings):
+    cache = LLMCache(**settings)
+    for user in ("a", "b"):
+        kwargs = {"user": user, "extra_body": {"metadata": {"by": user}}}
+        CachedLLM(compatible(additional_kwargs=kwargs), cache).complete("x")
+        CachedLLM(compatible(), cache).complete("x", user=user, extra_body={"metadata": user})
+    assert (cache.stats().hits, cache.stats().misses) == (3, 1)
+
+
+def test_arguments_of_both_kinds_stand_where_the_api_has_them(compatible):
+    seen = []
+
+    def key_fn(messages, **params):
+        seen.append(params)
+        return params
+
+    llm = CachedLLM(
+        compatible(additional_kwargs={"seed": 1, "temperature": 0.2}), LLMCache(key_fn=key_fn)
+    )
+    llm.complete("x", seed=2)
+    assert (seen[0]["seed"], seen[0]["temperature"]) == (2, 0.2)
+    assert seen[0]["llm_defaults"] == {"temperature": 0.5, "seed": 1}
+    assert "additional_kwargs" not in seen[0]
+
+
+def test_masking_reaches_a_system_prompt(make_parrot):
+    cache = LLMCache(key_fn=masking(r"\d{4}-\d\d-\d\d"))
+    for day in ("2026-01-01", "2026-01-02"):
+        llm = CachedLLM(make_parrot(system_prompt=f"Today is {day}."), cache)
+        llm.complete("x")
+    assert (cache.stats().hits, cache.stats().misses) == (1, 1)
+
+
+def test_explain_names_the_fields_of_the_api(compatible, tmp_path):
+    cache = LLMCache(keep_requests=True)
+    for user in ("a", "b"):
+        CachedLLM(compatible(additional_kwargs={"user": user}), cache).complete("x")
+    assert "user" in str(cache.explain_misses()[0])
