@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def pytest_configure() -> None:
     test starts and interrupts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish() -> None:
+    """Write what coverage has measured: pytest-xdist kills a worker that takes too long to exit."""
+    measuring = sys.modules.get("coverage")
+    measured = measuring.Coverage.current() if measuring else None
+    if measured is not None:
+        measured.save()
 
 
 class Clock:

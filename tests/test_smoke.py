@@ -45,7 +45,7 @@ def test_identical_requests_in_flight_make_one_call() -> None:
         return ANSWER
 
     def ask() -> None:
-        all_asked.wait(timeout=30)
+        all_asked.wait(timeout=120)
         assert cache.get_or_call(MESSAGES, call, model="m") == ANSWER
 
     with LLMCache() as cache:
@@ -53,7 +53,7 @@ def test_identical_requests_in_flight_make_one_call() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=120)
         stats = cache.stats()
     assert len(calls) == 1
     assert stats.stored == 1
@@ -67,7 +67,7 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
             [sys.executable, "-c", IN_ANOTHER_PROCESS, f"sqlite:///{path}"],
             cwd=Path(__file__).parent,
             check=True,
-            timeout=60,
+            timeout=300,
         )
         assert cache.get(MESSAGES, model="another") == ANSWER
 
