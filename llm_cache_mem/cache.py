@@ -11,9 +11,10 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.calls import Engine, Settings
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.errors import NamespaceMissing
 from llm_cache_mem.keys import digest
-from llm_cache_mem.keys.request import Keyer, parameter_names
-from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, to_seconds
+from llm_cache_mem.keys.request import Keyer, Request, parameter_names
+from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, current, to_seconds
 from llm_cache_mem.responses import admission
 from llm_cache_mem.stores import Backend, StoreSettings, open_store
 from llm_cache_mem.stores.base import keeps_recordings
@@ -59,6 +60,8 @@ class LLMCache:
     genai-prices. *coalesce*: whether concurrent identical calls become one, in this process or,
     with ``"fleet"``, in all that share the store. *wait_seconds*: for how long one of them waits
     for another. *strict*: raise StoreError when the store fails instead of going on without it.
+    *require_namespace*: skip calls outside of any namespace, as where a framework has lost the
+    context of a call, so that they never share answers with another tenant.
     *policy*: which entry of a full memory goes: ``lru``, the least recently used, or ``sieve``,
     which holds on to what was asked for again.
     *encryption_key*: one or several, as crypto.Encryption takes them, by default what
@@ -88,6 +91,7 @@ class LLMCache:
         coalesce: bool | Literal["fleet"] = True,
         wait_seconds: float = 600.0,
         strict: bool = False,
+        require_namespace: bool = False,
         policy: Literal["lru", "sieve"] = "lru",
         encryption_key: Keys | None = None,
         keep_requests: bool = False,
@@ -126,7 +130,13 @@ class LLMCache:
             clock=clock,
         )
         size = _DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        keyer = Keyer(namespace, key_fn, ignore, texts=_switch(keep_requests, "keep_requests"))
+        keyer = Keyer(
+            namespace,
+            key_fn,
+            ignore,
+            texts=_switch(keep_requests, "keep_requests"),
+            require_namespace=_switch(require_namespace, "require_namespace"),
+        )
         opened = open_store(  # when all else has been found right: it makes files
             backend,
             StoreSettings(size, max_bytes, clock, envelope_for(encryption_key), redact, policy),
@@ -182,7 +192,8 @@ class LLMCache:
     def get(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if
         the request has no key."""
-        hit = self.engine.lookup(self.engine.keyer.request(messages, params, "value"))
+        request = self._value_request(messages, params)
+        hit = None if request is None else self.engine.lookup(request)
         return default if hit is None else hit.value
 
     def put(self, messages: Any, value: Any, **params: Any) -> None:
@@ -192,17 +203,31 @@ class LLMCache:
         Raises RequestNotCacheable if the request has no key, and ValueNotCacheable if *value* would
         not come back equal.
         """
-        self.engine.writer.put(self.engine.keyer.request(messages, params, "value"), value)
+        request = self._value_request(messages, params)
+        if request is not None:
+            self.engine.writer.put(request, value)
 
     async def aget(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """As ``get``; a store that waits for a disk does so in a thread."""
-        hit = await self.engine.alookup(self.engine.keyer.request(messages, params, "value"))
+        request = self._value_request(messages, params)
+        hit = None if request is None else await self.engine.alookup(request)
         return default if hit is None else hit.value
 
     async def aput(self, messages: Any, value: Any, **params: Any) -> None:
         """As ``put``, in a thread where it would wait."""
         await self.engine.writer.load_prices()
         await self.engine.off_loop(lambda: self.put(messages, value, **params))
+
+    def _value_request(self, messages: Any, params: dict[str, Any]) -> Request | None:
+        """The request of ``get`` and ``put``; None, counted as skipped, where the cache requires a
+        namespace and there is none."""
+        try:
+            return self.engine.keyer.request(messages, params, "value")
+        except NamespaceMissing as exc:
+            if self.engine.is_replay:
+                raise
+            self.engine.skip(exc.skipped_as, "a call goes past the cache: %s", exc)
+            return None
 
     # -- Calling a model through the cache
 
@@ -402,7 +427,15 @@ class LLMCache:
                 "a cache with an encryption_key is not pickled, for the key would be in it: let"
                 f" {KEY_VARIABLE} name the key"
             )
-        return _reopen, (type(self), self._config, self._encrypted_by)
+        return _reopen, (type(self), {**self._config, **_asked()}, self._encrypted_by)
+
+
+def _asked() -> dict[str, Any]:
+    """The settings that ``options`` ask for here: another process starts without them, so that a
+    cache which travels there takes them along."""
+    asked = current()._asdict()
+    names = ("ttl_seconds", "mode", "namespace")
+    return {name: asked[name] for name in names if asked[name] is not UNSET}
 
 
 def _reopen(cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "") -> LLMCache:

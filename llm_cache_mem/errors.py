@@ -49,6 +49,21 @@ class RequestNotCacheable(_AtPath, ValueError):
     ``messages[2].content[0].source``."""
 
     what = "request"
+    skipped_as = "request"
+    """The reason under which calls are counted that go uncached because of it."""
+
+
+class NamespaceMissing(RequestNotCacheable):
+    """A cache with ``require_namespace=True`` was used outside of any namespace."""
+
+    skipped_as = "namespace"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "namespace",
+            "this cache requires one, and this thread or process has none: call it inside"
+            ' options(namespace="...")',
+        )
 
 
 class ValueNotCacheable(_AtPath, TypeError):

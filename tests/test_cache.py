@@ -1007,3 +1007,45 @@ async def test_open_makes_a_cache_without_blocking_the_event_loop(tmp_path: Path
     with pytest.raises(ValueError, match="max_size"):
         await LLMCache.open(0)
     cache.close()
+
+
+def test_require_namespace_skips_calls_outside_of_any():
+    cache = LLMCache(require_namespace=True)
+    answers = iter("abcdef")
+    assert [cache.get_or_call("x", lambda **_: next(answers)) for _ in range(2)] == ["a", "b"]
+    cache.put("x", "stored")
+    assert cache.get("x", default="none") == "none"
+    assert dict(cache.stats().skipped) == {"namespace": 4}
+    with options(namespace=""), pytest.raises(RequestNotCacheable, match="namespace"):
+        cache.delete("x")
+    with options(namespace="acme"):
+        assert [cache.get_or_call("x", lambda **_: next(answers)) for _ in range(2)] == ["c", "c"]
+    assert LLMCache(namespace="acme", require_namespace=True).get("x") is None
+    with pytest.raises(RequestNotCacheable):
+        LLMCache(require_namespace=True, mode="replay").get("x")
+
+
+def test_a_cache_without_a_namespace_does_not_coalesce_calls():
+    cache, calls = LLMCache(require_namespace=True), []
+    everyone = threading.Barrier(4)
+
+    def call(**_):
+        everyone.wait(5)  # which coalesced calls would never reach together
+        calls.append(1)
+
+    for future in [start(lambda: cache.get_or_call("x", call)) for _ in range(4)]:
+        future.result(10)
+    assert len(calls) == 4
+
+
+def test_a_pickled_cache_carries_the_options_that_it_was_pickled_under(tmp_path):
+    cache = LLMCache(backend=tmp_path / "a.db")
+    with options(namespace="acme", ttl_seconds=5, mode="refresh"):
+        again = pickle.loads(pickle.dumps(cache))
+    assert "ttl_seconds=5.0, mode='refresh'" in repr(again)
+    again.put("x", "y")
+    with options(namespace="acme"):
+        assert cache.get("x") == "y"
+    assert cache.get("x") is None
+    again.close()
+    cache.close()

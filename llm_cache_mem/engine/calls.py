@@ -143,7 +143,7 @@ class Engine:
         except RequestNotCacheable as exc:
             if self.is_replay:
                 raise
-            self.skip("request", "a call goes uncached: %s", exc)
+            self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return None
 
     def lookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:

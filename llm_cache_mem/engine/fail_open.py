@@ -50,7 +50,7 @@ class FailOpen:
             return False
         if isinstance(exc, RequestNotCacheable):
             if self._count_requests:
-                self._skip("request", "a call goes uncached: %s", exc)
+                self._skip(exc.skipped_as, "a call goes uncached: %s", exc)
         elif isinstance(exc, ValueNotCacheable):
             self._skip("value", "an answer was not stored: %s", exc)
         else:

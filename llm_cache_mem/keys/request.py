@@ -4,7 +4,7 @@ and which sample."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.errors import NamespaceMissing, RequestNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.options import NOTHING_ASKED, UNSET, check_namespace, current
 
@@ -56,6 +56,7 @@ class Keyer:
         ignore: Iterable[str],
         *,
         texts: bool = False,
+        require_namespace: bool = False,
     ) -> None:
         if key_fn is not None and not callable(key_fn):
             raise TypeError(
@@ -65,6 +66,7 @@ class Keyer:
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
         self.texts = texts
+        self._require_namespace = require_namespace
         self._value_prefix = keys.prefix(namespace, "value")
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
@@ -78,7 +80,8 @@ class Keyer:
     def verbatim(self) -> "Keyer":
         """The same for requests that are no conversations: nothing is ignored, and no key function
         stands between."""
-        other = Keyer(self._namespace, None, (), texts=self.texts)
+        required = self._require_namespace
+        other = Keyer(self._namespace, None, (), texts=self.texts, require_namespace=required)
         other._stored, other._stored_before = self._stored, self._stored_before
         return other
 
@@ -99,8 +102,11 @@ class Keyer:
 
     def prefix(self, kind: str | None = None) -> str:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""
+        return keys.prefix(self._current_namespace(), kind)
+
+    def _current_namespace(self) -> str:
         asked: Any = current().namespace
-        return keys.prefix(self._namespace if asked is UNSET else asked, kind)
+        return self._namespace if asked is UNSET else asked
 
     def place(self, kind: str, digest: str) -> str:
         """The stored key of the request that has *digest*, among entries of *kind*."""
@@ -156,7 +162,12 @@ class Keyer:
         return {name: value for name, value in params.items() if name not in self._ignore}
 
     def request(self, messages: Any, params: Mapping[str, Any], kind: str = "value") -> Request:
-        """The request, with the key of its entry among those of *kind*."""
+        """The request, with the key of its entry among those of *kind*.
+
+        RequestNotCacheable where it has no wire form, or no namespace in a cache that requires one.
+        """
+        if self._require_namespace and not self._current_namespace():
+            raise NamespaceMissing
         model = params.get("model")
         named = model if isinstance(model, str) else None
         usual = self.usual_key(messages, params) if kind == "value" else None
