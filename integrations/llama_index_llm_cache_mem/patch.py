@@ -2,6 +2,7 @@
 first. Reversible exactly."""
 
 import functools
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from llm_cache_mem import LLMCache
 
 __all__ = ["cache_for", "install"]
 
+_log = logging.getLogger(__name__)
 _cache: LLMCache | None = None
 _replaced: list[tuple["weakref.ref[type]", str, Any, Any]] = []
 """What was put in the place of what: class, name, the original, ours."""
@@ -37,10 +39,12 @@ def install(cache: LLMCache | None) -> None:
                 _patch(cls)
             # taken away again below
             BaseLLM.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]
+            BaseLLM.__reduce_ex__ = _reduce_ex  # type: ignore[method-assign]
         _cache = cache
         set_patched(cache is not None)
         if cache is None and _replaced:
-            del BaseLLM.__init_subclass__
+            del BaseLLM.__init_subclass__, BaseLLM.__reduce_ex__
+            _warned.clear()
             for reference, name, original, ours in reversed(_replaced):
                 cls = reference()
                 if (
@@ -61,6 +65,23 @@ def _init_subclass(cls: type[BaseLLM], **kwargs: Any) -> None:
     super(BaseLLM, cls).__init_subclass__(**kwargs)
     with _lock:
         _patch(cls)
+
+
+_warned: set[type] = set()
+
+
+def _reduce_ex(llm: Any, protocol: Any) -> Any:
+    """Pickle *llm* as ever, and say once of each class that its copy goes uncached elsewhere."""
+    cls = type(llm)
+    if not isinstance(llm, Direct) and cls not in _warned:
+        _warned.add(cls)
+        _log.warning(
+            "%s is being pickled: in another process set_llm_cache is off, and it goes uncached"
+            " there, unless you pass it as CachedLLM(llm, cache), with a cache in a store that"
+            " processes share",
+            cls.__name__,
+        )
+    return object.__reduce_ex__(llm, protocol)
 
 
 def _patch(cls: Any) -> None:

@@ -268,3 +268,17 @@ def test_async_calls_in_another_loop_are_cached(parrot, cache):
     set_llm_cache(cache)
     answers = {str(asyncio.run(parrot.acomplete("x"))) for _ in range(3)}
     assert len(answers) == len(parrot.calls) == 1
+
+
+def test_an_llm_that_is_pickled_under_a_process_wide_cache_says_what_to_do(cache, caplog):
+    with set_llm_cache(cache):
+        for _ in range(2):
+            copied = pickle.loads(pickle.dumps(MockLLM()))
+            assert copied.to_dict() == MockLLM().to_dict()
+    pickle.dumps(MockLLM())
+    assert [message for message in caplog.messages if "pickled" in message] == [
+        "MockLLM is being pickled: in another process set_llm_cache is off, and it goes uncached"
+        " there, unless you pass it as CachedLLM(llm, cache), with a cache in a store that"
+        " processes share"
+    ]
+    assert "__reduce_ex__" not in BaseLLM.__dict__

@@ -17,7 +17,7 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index_llm_cache_mem import CachedLLM, cache_of, uncached
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -227,3 +227,14 @@ def test_the_core_does_not_load_llama_index():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pickled_view_answers_in_the_namespace_that_it_was_pickled_in(tmp_path):
+    llm = CachedLLM(MockLLM(), backend=tmp_path / "answers.db", require_namespace=True)
+    with options(namespace="acme"):
+        travelled = pickle.loads(pickle.dumps(llm))
+        llm.complete("x")
+    travelled.complete("x")  # as in a worker, which has no options of its own
+    assert cache_of(travelled).stats().hits == 1
+    cache_of(travelled).close()
+    cache_of(llm).close()
