@@ -40,7 +40,7 @@ class Price(NamedTuple):
     cache_write: float | None = None
     """Tokens written to it; None: at the price of input."""
     cache_write_1h: float | None = None
-    """Tokens written to be kept for an hour; None: at the price of cache_write."""
+    """Tokens written for an hour; None: at the price of cache_write."""
 
     def cost(self, usage: Usage) -> float:
         """Dollars for *usage*."""

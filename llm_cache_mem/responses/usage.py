@@ -49,7 +49,7 @@ class Report(NamedTuple):
     """
 
     refused: str | None = None
-    usage: "Usage | None" = None
+    usage: Usage | None = None
     model: str | None = None
 
 
@@ -122,16 +122,16 @@ def read_usage(response: Any) -> Usage | None:
     """
     if isinstance(response, Report):
         return response.usage
-    tally = _Tally()
+    counts = _UsageCounts()
     if isinstance(response, (list, tuple)):
         for piece in response:
             if _is_langchain_chunk(piece):  # the only stream whose chunks each count their own part
-                tally.add(_tally_of(piece))
+                counts.add(_counts_of(piece))
             else:
-                _read(tally, piece, _DEPTH)
+                _read(counts, piece, _DEPTH)
     else:
-        _read(tally, response, _DEPTH)
-    return tally.usage()
+        _read(counts, response, _DEPTH)
+    return counts.usage()
 
 
 def read_model(response: Any) -> str | None:
@@ -154,7 +154,7 @@ def identify(response: Any) -> str:
     return read_id(response) or f"object {id(response)}"
 
 
-class _Tally:
+class _UsageCounts:
     """Counts that the pieces of one answer report, by slot. Each report is a running total, so the
     last one stands."""
 
@@ -208,7 +208,7 @@ class _Tally:
             elif name in _BESIDE and self.beside is None:
                 self.beside = True
 
-    def add(self, other: "_Tally") -> None:
+    def add(self, other: "_UsageCounts") -> None:
         for slot, count in other.counts.items():
             self.counts[slot] = self.counts.get(slot, 0) + count
 
@@ -237,7 +237,7 @@ def _pieces(response: Any) -> Sequence[Any]:
     return response if isinstance(response, (list, tuple)) else (response,)
 
 
-def _read(tally: _Tally, piece: Any, depth: int) -> None:
+def _read(counts: _UsageCounts, piece: Any, depth: int) -> None:
     """Find the usage objects in *piece* and report them."""
     if piece is None or isinstance(piece, str | bytes | int | float):
         return
@@ -245,27 +245,27 @@ def _read(tally: _Tally, piece: Any, depth: int) -> None:
     if usage is None and field(piece, *_OWN_COUNTS) is not None:
         usage = piece  # Ollama, and Titan and Llama on Bedrock, put the counts beside the answer
         for result in listed(field(piece, "results")):
-            tally.report({"output_tokens": field(result, "tokenCount")})
+            counts.report({"output_tokens": field(result, "tokenCount")})
     if usage is None:
         usage = field(piece, "token_usage", "meta")
     if (
-        usage is None and not tally.counts
+        usage is None and not counts.counts
     ):  # Bedrock's own count of a stream, which need not agree with the model's
         usage = field(piece, "amazon-bedrock-invocationMetrics")
     if usage is not None:
         # Cohere reports tokens and, fewer, those that it bills; its cached ones are no part of the
         # latter
-        tally.report(field(usage, "billed_units") or usage)
+        counts.report(field(usage, "billed_units") or usage)
     elif depth:
         for name in _HOLDERS:
             if (holder := field(piece, name)) is not None:
-                _read(tally, holder, depth - 1)
+                _read(counts, holder, depth - 1)
 
 
-def _tally_of(piece: Any) -> _Tally:
-    tally = _Tally()
-    _read(tally, piece, _DEPTH)
-    return tally
+def _counts_of(piece: Any) -> _UsageCounts:
+    counts = _UsageCounts()
+    _read(counts, piece, _DEPTH)
+    return counts
 
 
 def _is_langchain_chunk(piece: Any) -> bool:
