@@ -1,13 +1,11 @@
 """The seam between the cache and where its entries live: one small Protocol."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem.diagnostics.redaction import Rule
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
-
-if TYPE_CHECKING:
-    from llm_cache_mem.diagnostics.redaction import Rule
 
 __all__ = [
     "NOTHING_REMOVED",
@@ -142,7 +140,7 @@ class StoreSettings(NamedTuple):
     max_bytes: int | None = None
     clock: Callable[[], float] = now
     envelope: Callable[[], Envelope] = lambda: PLAIN
-    redact: "Iterable[Rule]" = ()
+    redact: Iterable[Rule] = ()
     policy: str = "lru"
     read_only: bool = False
     lock_timeout: float | None = None
