@@ -8,10 +8,24 @@ from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.diagnostics.redaction import REDACTED
 from llm_cache_mem.keys import digest
 
-__all__ = ["ABSENT", "Difference", "differences", "in_common"]
+__all__ = ["ABSENT", "Difference", "differences", "in_common", "with_named_query"]
 
 _SHOWN_CHARACTERS = 100
 _CONTEXT = 24  # characters shown on each side of the part in which two texts differ
+
+
+def with_named_query(request: Any) -> Any:
+    """*request* with the query fields of its URL by name, so that a path to one names it."""
+    pairs = request.get("http.query") if isinstance(request, dict) else None
+    if not isinstance(pairs, list):
+        return request
+    named: dict[str, list[Any]] = {}
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+            return request
+        named.setdefault(pair[0], []).append(pair[1])
+    query = {name: found[0] if len(found) == 1 else found for name, found in named.items()}
+    return {**request, "http.query": query}
 
 
 class _Absent:

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import table
-from llm_cache_mem.diagnostics.differences import ABSENT, Difference, differences, in_common
+from llm_cache_mem.diagnostics.differences import (
+    ABSENT,
+    Difference,
+    differences,
+    in_common,
+    with_named_query,
+)
 from llm_cache_mem.keys import digest
 
 __all__ = ["Explanation", "StoredRequest", "explain"]
@@ -213,6 +219,6 @@ def _tree(request: bytes | None, hashed: Callable[[Any], Any] | None) -> Any:
     except (ValueError, RecursionError):  # written by hand, or by another program
         return None
     try:
-        return tree if hashed is None else hashed(tree)
+        return with_named_query(tree if hashed is None else hashed(tree))
     except Exception:  # noqa: BLE001  # a key function that does not take it
-        return tree
+        return with_named_query(tree)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from llm_cache_mem.diagnostics.differences import with_named_query
 from llm_cache_mem.keys.functions import SYSTEM_PARAMS, SYSTEM_ROLES
 
 __all__ = ["PATTERNS", "Fields", "all_fields", "contains", "pattern_of", "repeats"]
@@ -58,7 +59,7 @@ class Fields:
         if not isinstance(request, Mapping):
             raise ValueError(f"a request is a JSON object, not {type(request).__name__}")
         self.request = request = {
-            name: value for name, value in request.items() if name not in ignored
+            name: value for name, value in with_named_query(request).items() if name not in ignored
         }
         self.below: dict[str, int] = {}
         self.texts: list[tuple[str, str]] = []

@@ -12,7 +12,7 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Recording
 from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast, Head
-from llm_cache_mem.http.headers import AGE, MARK, is_per_call
+from llm_cache_mem.http.headers import AGE, MARK, credentials_of
 from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.keys.request import Request
 
@@ -75,9 +75,9 @@ class TransportCore:
     def circumstances(self, http_request: Any) -> Hashable:
         """A digest of what outside the key can make *http_request* fail: credentials, timeout,
         transport."""
-        headers = http_request.headers.multi_items()
-        own = sorted(pair for pair in headers if not is_per_call(pair[0]))
-        facts = (id(self.transport), own, http_request.extensions.get("timeout"))
+        query = http_request.url.query.decode("ascii", "replace")
+        credentials = credentials_of(http_request.headers.multi_items(), query)
+        facts = (id(self.transport), credentials, http_request.extensions.get("timeout"))
         return sha256(repr(facts).encode("utf-8", "surrogatepass")).digest()
 
     def timeout(self, http_request: Any) -> float | None:

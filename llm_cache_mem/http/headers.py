@@ -1,81 +1,85 @@
-"""Which headers of a request can change its answer, and which of an answer are worth keeping."""
+"""Which headers and query fields can change an answer, and which headers are stored with one."""
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from hashlib import sha256
+from operator import itemgetter
 from typing import Final
+from urllib.parse import parse_qsl
 
-__all__ = ["AGE", "MARK", "answer_changing", "is_per_call", "stored_headers"]
+from llm_cache_mem.keys.identity import CREDENTIAL_QUERY, header_kind, secret_digest
+
+__all__ = [
+    "AGE",
+    "MARK",
+    "answer_changing",
+    "answer_changing_query",
+    "credentials_of",
+    "stored_headers",
+]
 
 MARK: Final = "x-llm-cache-mem"
 """The header that tells where an answer came from: "hit", "coalesced" (a call that another caller
 made) or "miss"."""
 AGE: Final = "age"
 
-# How the bytes travel, who asks and who pays, and what is new for each call. Everything else
-# counts: to leave out a header that changes answers would give wrong ones, to count one that does
-# not is only a miss.
-_TRANSPORT: Final = frozenset(
+_PLAIN_ACCEPT: Final = frozenset({"*/*", "application/json", ""})
+# Known to hold no secret, so that key functions and explanations may see their values.
+_SHOWN_HEADERS: Final = frozenset(
     {
-        "accept-encoding", "accept-language", "cache-control", "connection", "content-length",
-        "content-type", "date", "expect",
-        "forwarded", "host", "http-referer", "keep-alive", "origin", "pragma", "priority",
-        "proxy-connection", "referer", "te", "trailer",
-        "transfer-encoding", "upgrade", "user-agent", "via",
+        "accept", "anthropic-beta", "anthropic-dangerous-direct-browser-access",
+        "anthropic-version", "api-version", "extra-parameters", "openai-beta", "openai-version",
     }
 )  # fmt: skip
-_IDENTITY: Final = re.compile(
-    r"auth|secret|passw|credential|cookie|signature|(^|[-_])(api|access|session|virtual|private|subscription)?[-_]?(key|token)s?$"
-    r"|organi[sz]ation|(^|-)project$|user-project|account|tenant|title$|originator|(^|-)(user|client|session|conversation)(-(id|name))?$"
-)
-_PER_CALL: Final = re.compile(
-    r"^x-stainless-|^x-fern-|^amz-sdk-|^x-goog-api-client$|^x-amz-(date|content-sha256)|^x-forwarded-|^sec-|^cf-|^sentry-|^x-datadog-|newrelic|dynatrace|instana"
-    r"|^x-langsmith-|^b3$|^x-b3-|^uber-|trace|^baggage$|idempoten|(request|correlation|span|invocation|run|message|event)-?(id|ids)$|retry"
-    r"|timeout|timestamp|attempt"
-)
-_PLAIN_ACCEPT: Final = frozenset({"*/*", "application/json", ""})
-# These are known to hold no secret, so that the key function, and whoever explains a miss, may see
-# their values.
-_KNOWN: Final = re.compile(
-    r"^(anthropic|openai)-(beta|version|.*-access)$|^api-version$|^accept$|^x-amzn-bedrock-|^extra-parameters$|-beta$|-version$"
-)
+_SHOWN_PREFIX: Final = "x-amzn-bedrock-"
+_SHOWN_QUERY: Final = frozenset({"$alt", "alt", "api-version", "beta", "version"})
 
-# Of an answer: what SDKs and callers read of it that stays true when it is given again. What
-# belongs to one exchange is dropped: its request ids, dates, cookies and rate limits, and how its
-# bytes were framed.
+# Headers of a response that SDKs and callers read and that hold for a hit too. Request ids, dates,
+# cookies, rate limits and the framing of the bytes belong to one exchange.
 _STORED: Final = re.compile(
     r"^content-type$|^openai-(model|version)$|^x-amzn-bedrock-(content-type|performanceconfig-latency)$|^x-ms-served-model$"
 )
 
 
-def is_per_call(name: str) -> bool:
-    """Whether the header *name* is new for each call, or each try of one."""
-    return _PER_CALL.search(name.lower()) is not None
-
-
 def answer_changing(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Those of a request's *headers* that can change its answer, by lower-case name.
 
-    The value of a header that nobody here knows is given as a digest, since it may be a secret
-    under a name of the caller's own.
+    These are all but the credential and the transport headers of keys/identity.py. Only the values
+    of known headers are shown: any other may hold a secret, so a digest stands for it.
     """
     found: dict[str, str] = {}
     for name, value in headers:
         name = name.lower()
-        if not _counts(name):
+        if header_kind(name) != "identity":
             continue
         if name == "accept" and value.strip().lower() in _PLAIN_ACCEPT:
             continue
         found[name] = f"{found[name]}, {value}" if name in found else value
     return {
-        name: value if _KNOWN.search(name) else _digest(value)
+        name: value if _is_shown(name) else secret_digest(value)
         for name, value in sorted(found.items())
     }
 
 
-def _digest(value: str) -> str:
-    return "sha256:" + sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def answer_changing_query(query: str) -> list[list[str]]:
+    """Those fields of a URL's *query* that can change the answer, as ``answer_changing``.
+
+    The order of fields of one name counts, and no other.
+    """
+    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    return [
+        [name, value if name.lower() in _SHOWN_QUERY else secret_digest(value)]
+        for name, value in sorted(pairs, key=itemgetter(0))
+        if name.lower() not in CREDENTIAL_QUERY
+    ]
+
+
+def credentials_of(headers: Iterable[tuple[str, str]], query: str) -> list[tuple[str, str]]:
+    """The credentials in *headers* and in a URL's *query*."""
+    found = [(name, value) for name, value in headers if header_kind(name) == "credential"]
+    fields = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    found += [(f"?{name}", value) for name, value in fields if name.lower() in CREDENTIAL_QUERY]
+    return sorted(found)
 
 
 def stored_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -83,9 +87,8 @@ def stored_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
     return [[name.lower(), value] for name, value in headers if _is_stored(name.lower())]
 
 
-@lru_cache(maxsize=512)
-def _counts(name: str) -> bool:
-    return name not in _TRANSPORT and not _IDENTITY.search(name) and not _PER_CALL.search(name)
+def _is_shown(name: str) -> bool:
+    return name in _SHOWN_HEADERS or name.startswith(_SHOWN_PREFIX)
 
 
 @lru_cache(maxsize=512)

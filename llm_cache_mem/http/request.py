@@ -4,11 +4,11 @@ of the cache's business."""
 import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.http.headers import answer_changing
+from llm_cache_mem.http.headers import answer_changing, answer_changing_query
 
 __all__ = ["MAX_REQUEST_BYTES", "Asked", "is_generation", "read"]
 
@@ -42,10 +42,6 @@ _MESSAGES: Final = (
     "content",
     "requests",
     "query",
-)
-_SECRET_QUERY: Final = re.compile(
-    r"key$|token$|secret|pass(w|$)|pwd$|auth|bearer|jwt|hmac|session|^sig|signature|credential|^x-amz-|^code$",
-    re.IGNORECASE,
 )
 _OURS: Final = "http."  # in front of the params that are not of the body
 _STATEFUL: Final = ("conversation",)  # what it is answered depends on what was asked before
@@ -87,13 +83,9 @@ def read(
         params.setdefault("model", unquote(named[1] or named[2]))
         source += " model"
     params["http.base_url"], params["http.path"] = base_url, path
-    pairs = sorted(
-        pair
-        for pair in parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
-        if not _SECRET_QUERY.search(pair[0])
-    )
+    pairs = answer_changing_query(query)
     if pairs:
-        params["http.query"] = [list(pair) for pair in pairs]
+        params["http.query"] = pairs
     counting = answer_changing(headers)
     if counting:
         params["http.headers"] = counting

@@ -31,6 +31,7 @@ from llm_cache_mem.keys.wire_form import Refused, is_absent, tagged
 __all__ = [
     "CREDENTIALS",
     "CREDENTIAL_HEADERS",
+    "CREDENTIAL_QUERY",
     "TRANSPORT",
     "TRANSPORT_HEADERS",
     "TRANSPORT_HEADER_PREFIXES",
@@ -89,32 +90,44 @@ TRANSPORT: Final = frozenset(
 
 CREDENTIAL_HEADERS: Final = frozenset(
     {
-        "api-key", "authorization", "cookie", "ocp-apim-subscription-key", "proxy-authorization",
-        "x-amz-security-token", "x-api-key", "x-auth-token", "x-goog-api-key",
+        "api-key", "authorization", "cookie", "helicone-auth", "ocp-apim-subscription-key",
+        "proxy-authorization", "x-amz-security-token", "x-api-key", "x-auth-token",
+        "x-goog-api-key", "x-portkey-api-key",
     }
 )  # fmt: skip
 """Headers that hold credentials, in lower case."""
+
+CREDENTIAL_QUERY: Final = frozenset(
+    {
+        "access_token", "api-key", "api_key", "apikey", "auth", "auth_token", "bearer",
+        "client_secret", "code", "jwt", "key", "password", "secret", "sig", "signature",
+        "subscription-key", "token", "x-amz-algorithm", "x-amz-credential", "x-amz-date",
+        "x-amz-expires", "x-amz-security-token", "x-amz-signature", "x-amz-signedheaders",
+    }
+)  # fmt: skip
+"""Fields of a URL's query that hold credentials or sign the URL, in lower case."""
 
 TRANSPORT_HEADERS: Final = frozenset(
     {
         # how bytes travel
         "accept-encoding", "accept-language", "cache-control", "connection", "content-length",
         "content-type", "date", "expect", "forwarded", "host", "http-referer", "keep-alive",
-        "origin", "pragma", "priority", "proxy-connection", "referer", "te", "trailer",
-        "transfer-encoding", "upgrade", "user-agent", "via",
+        "origin", "originator", "pragma", "priority", "proxy-connection", "referer", "te",
+        "trailer", "transfer-encoding", "upgrade", "user-agent", "via", "x-amz-user-agent",
+        "x-title",
         # what is new for each call
-        "b3", "baggage", "idempotency-key", "request-id", "sentry-trace", "traceparent",
+        "b3", "baggage", "idempotency-key", "newrelic", "request-id", "sentry-trace", "traceparent",
         "tracestate", "uber-trace-id", "x-amz-content-sha256", "x-amz-date", "x-amzn-trace-id",
         "x-client-request-id", "x-cloud-trace-context", "x-correlation-id",
         "x-goog-api-client", "x-idempotency-key", "x-ms-client-request-id", "x-request-id",
-        "x-trace-id",
+        "x-request-timeout", "x-retry-count", "x-trace-id",
     }
 )  # fmt: skip
 """Headers of how a request travels or is traced, in lower case."""
 
 TRANSPORT_HEADER_PREFIXES: Final = (
-    "amz-sdk-", "cf-", "sec-", "x-b3-", "x-datadog-", "x-fern-", "x-forwarded-", "x-langsmith-",
-    "x-stainless-",
+    "amz-sdk-", "cf-", "sec-", "x-b3-", "x-datadog-", "x-dynatrace", "x-fern-", "x-forwarded-",
+    "x-instana-", "x-langsmith-", "x-stainless-",
 )  # fmt: skip
 """Beginnings of the names of further transport headers."""
 

@@ -2,12 +2,18 @@
 secret, no id."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_cache_mem import LLMCache, RequestNotCacheable, ignoring, last_turn, masking
+from llm_cache_mem.diagnostics.explain import StoredRequest, explain
+from llm_cache_mem.diagnostics.survey import survey
 from llm_cache_mem.http import request as requests
+from llm_cache_mem.http.headers import credentials_of
+from llm_cache_mem.keys import identity
+from llm_cache_mem.keys.digest import canonical_json
 
 BASE, CHAT = "https://api.example.com", "/v1/chat/completions"
 BODY: dict[str, Any] = {
@@ -88,6 +94,23 @@ CHANGES: dict[str, dict[str, Any]] = {
     "guardrail": {"headers": {"X-Amzn-Bedrock-GuardrailIdentifier": "g1"}},
     "unknown header": {"headers": {"X-Gateway-Route": "eu-cheap"}},
     "accept": {"headers": {"accept": "application/vnd.amazon.eventstream"}},
+    **{
+        name: {"headers": {name: "1"}}
+        for name in (
+            "chatgpt-account-id",
+            "openai-organization",
+            "openai-project",
+            "x-account-tier",
+            "x-conversation-id",
+            "x-persona-title",
+            "x-portkey-virtual-key",
+            "x-session-id",
+            "x-tenant-id",
+        )
+    },
+    **{
+        f"?{name}": {"query": f"{name}=1"} for name in ("author", "region_key", "session", "signal")
+    },
 }
 
 
@@ -102,13 +125,13 @@ def test_no_two_changes_give_the_same_key() -> None:
 
 IRRELEVANT = {
     "authorization": "Bearer sk-SECRET", "x-api-key": "SECRET", "api-key": "SECRET", "x-goog-api-key": "SECRET", "cookie": "SECRET",
-    "openai-organization": "org-SECRET", "openai-project": "proj_SECRET", "x-amz-security-token": "SECRET", "x-amz-date": "20260101",
+    "x-amz-security-token": "SECRET", "x-amz-date": "20260101", "x-portkey-api-key": "SECRET",
     "x-request-id": "1", "x-client-request-id": "2", "x-ms-client-request-id": "3", "traceparent": "00-1-2-01", "x-amzn-trace-id": "4",
     "idempotency-key": "5", "x-stainless-retry-count": "1",
     "x-stainless-timeout": "600", "user-agent": "sdk/2", "accept": "application/json",
     "accept-encoding": "gzip", "content-length": "99", "x-goog-api-client": "gl-python/3", "x-datadog-trace-id": "6", "sentry-trace": "7",
     "proxy-authorization": "SECRET", "amz-sdk-request": "attempt=1", "x-fern-sdk-version": "5", "helicone-auth": "SECRET",
-    "x-amz-content-sha256": "8", "chatgpt-account-id": "9", "newrelic": "10", "x-dynatrace": "11", "x-instana-t": "12",
+    "x-amz-content-sha256": "8", "originator": "9", "x-title": "App", "newrelic": "10", "x-dynatrace": "11", "x-instana-t": "12",
 }  # fmt: skip
 
 
@@ -118,20 +141,81 @@ def test_secrets_ids_retries_and_tracing_are_no_part_of_it(name: str) -> None:
 
 
 def test_no_secret_is_in_what_is_handed_on() -> None:
-    headers = {**IRRELEVANT, "x-our-own-gateway": "SECRET"}
+    headers = {**IRRELEVANT, "x-our-own-gateway": "SECRET", "openai-organization": "org-SECRET"}
     asked = requests.read(
         BASE,
         CHAT,
-        "key=SECRET&api_key=SECRET&client_secret=SECRET&password=SECRET&auth=SECRET&jwt=SECRET&session=SECRET&alt=sse",
+        "key=SECRET&api_key=SECRET&client_secret=SECRET&password=SECRET&auth=SECRET&jwt=SECRET&sig=SECRET&session=SECRET&alt=sse",
         headers.items(),
         json.dumps(BODY).encode(),
     )
     assert "SECRET" not in repr((asked.messages, asked.params))
-    assert asked.params["http.query"] == [["alt", "sse"]]
+    assert asked.params["http.query"][0] == ["alt", "sse"]
+    assert [name for name, _ in asked.params["http.query"]] == ["alt", "session"]
 
 
 def test_secrets_in_the_query_and_its_order_do_not_count() -> None:
     assert key(query="a=1&b=2&key=one") == key(query="b=2&key=two&a=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"headers": {"x-session-id": "{}"}}, "http.headers.x-session-id"),
+        ({"query": "author={}"}, "http.query.author"),
+    ],
+)
+def test_a_header_or_query_field_that_takes_hits_is_named(
+    change: dict[str, Any], path: str
+) -> None:
+    texts = []
+    for number in range(3):
+        made = json.loads(json.dumps(change).replace("{}", str(number)))
+        headers = made.get("headers", {}).items()
+        asked = requests.read(BASE, CHAT, made.get("query", ""), headers, json.dumps(BODY).encode())
+        texts.append(canonical_json(asked.messages, asked.params).encode())
+    assert path in str(survey([json.loads(text) for text in texts]))
+    stored, missed = StoredRequest("a", "http", 0, texts[0]), StoredRequest("b", "", 0, texts[1])
+    assert [found.path for found in explain(missed, [stored]).differences] == [path]
+
+
+def test_credentials_of_headers_and_query_are_told_apart() -> None:
+    headers = [("Authorization", "Bearer 1"), ("x-tenant-id", "t")]
+    assert credentials_of(headers, "key=2&alt=sse") == [
+        ("?key", "2"),
+        ("Authorization", "Bearer 1"),
+    ]
+
+
+def test_the_key_contract_lists_what_is_left_out() -> None:
+    page = Path(__file__).parents[2] / "docs" / "key_contract.md"
+    text = page.read_text(encoding="utf-8")
+    for name in {
+        *identity.CREDENTIAL_HEADERS,
+        *identity.TRANSPORT_HEADERS,
+        *identity.TRANSPORT_HEADER_PREFIXES,
+        *identity.CREDENTIAL_QUERY,
+    }:
+        assert f"`{name}`" in text, name
+
+
+def test_the_order_of_repeated_query_fields_counts() -> None:
+    assert key(query="tag=a&tag=b") != key(query="tag=b&tag=a")
+    assert key(query="tag=a&x=1&tag=b") == key(query="x=1&tag=a&tag=b")
+
+
+def test_retries_and_versions_of_an_sdk_are_one_request() -> None:
+    sdk = {
+        "x-stainless-lang": "python", "x-stainless-package-version": "1.0.0", "x-fern-sdk-version": "5",
+        "x-stainless-retry-count": "0", "x-stainless-read-timeout": "600", "user-agent": "OpenAI/1.0",
+    }  # fmt: skip
+    other = {
+        **sdk,
+        "x-stainless-package-version": "2.0.0",
+        "x-stainless-retry-count": "2",
+        "user-agent": "OpenAI/2.0",
+    }
+    assert key(headers=sdk) == key(headers=other) == key()
 
 
 def test_the_order_of_fields_and_spaces_does_not_count() -> None:
@@ -239,8 +323,9 @@ def test_turns_of_gemini_are_not_taken_for_others_that_read_like_them() -> None:
 
 
 def test_bytes_in_a_query_that_are_no_text_are_never_taken_for_one_another() -> None:
+    assert key(query="q=%ff") != key(query="q=%fe")
     with pytest.raises(RequestNotCacheable):
-        key({"model": "m", "messages": []}, query="q=%ff")
+        key(query="%ff=1")
 
 
 @pytest.mark.parametrize(
