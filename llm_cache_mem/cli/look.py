@@ -22,12 +22,11 @@ from llm_cache_mem.cli.shared import (
     reading,
     request_in,
 )
-from llm_cache_mem.values.encryption import new_key
 
 if TYPE_CHECKING:
     from llm_cache_mem.cli.store import Found, Reader
 
-__all__ = ["key", "list_", "show", "stats"]
+__all__ = ["key", "keygen", "list_", "show", "stats"]
 
 _CANDIDATES = 10
 _DIGEST_LENGTH = 64
@@ -134,18 +133,11 @@ def key(
     canonical: Annotated[
         bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")
     ] = False,
-    new: Annotated[
-        bool, typer.Option("--new", help="A new encryption key instead, for LLM_CACHE_MEM_KEY.")
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON. Or
-    --new: an encryption key."""
+    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON."""
     from llm_cache_mem.keys import digest as keys
 
-    if new:
-        typer.echo(new_key())
-        return
     messages, params = request_in(file)
     names = keys.DEFAULT_IGNORE if ignore is None else ignore
     params = {name: value for name, value in params.items() if name not in names}
@@ -154,6 +146,13 @@ def key(
         print_json({"key": digest} | ({"canonical": text} if canonical else {}))
     else:
         typer.echo(text if canonical else digest)
+
+
+def keygen() -> None:
+    """Make an encryption key, for LLM_CACHE_MEM_KEY or LLMCache(encryption_key=...)."""
+    from llm_cache_mem.values.encryption import new_key
+
+    typer.echo(new_key())
 
 
 def _the_one(reader: "Reader", wanted: str) -> "Found":

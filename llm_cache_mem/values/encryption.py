@@ -235,7 +235,7 @@ def _decoded(key: Any) -> bytes:
         secret = b""
     if len(secret) != _KEY_BYTES:
         raise ValueError(
-            "an encryption key is 32 bytes, or those as base64url text; `llm-cache-mem key --new`"
+            "an encryption key is 32 bytes, or those as base64url text; `llm-cache-mem keygen`"
             " makes one"
         )
     return secret

@@ -32,7 +32,7 @@ def found(path: str) -> str | None:
 
 
 def test_a_new_key_is_one() -> None:
-    made = {run("key", "--new").stdout.strip() for _ in range(3)}
+    made = {run("keygen").stdout.strip() for _ in range(3)}
     assert len(made) == 3
     assert [Encryption(key).knows("") for key in made] == [False] * 3
 
