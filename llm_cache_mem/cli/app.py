@@ -23,8 +23,8 @@ except ModuleNotFoundError as exc:
 
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli import bench, change, look, why
+from llm_cache_mem.cli.arguments import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.cli.doctor import doctor
-from llm_cache_mem.cli.input import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = ["app", "main"]

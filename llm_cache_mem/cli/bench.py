@@ -11,9 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from llm_cache_mem.cli import bench_live
+from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
 from llm_cache_mem.cli.bench_options import configs_in, prices_in, span_in
-from llm_cache_mem.cli.input import MISUSED, CommandFailed
-from llm_cache_mem.cli.shared import AsJson, note_unreadable, print_json, report
+from llm_cache_mem.cli.output import AsJson, note_unreadable, print_json, report
 
 if TYPE_CHECKING:
     from llm_cache_mem.bench.reader import Trace

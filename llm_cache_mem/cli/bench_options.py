@@ -3,7 +3,7 @@
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
-from llm_cache_mem.cli.input import MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, seconds_in
 
 if TYPE_CHECKING:
     from llm_cache_mem.accounting.pricing import Price

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, seconds_in, url_and, url_of
-from llm_cache_mem.cli.shared import (
+from llm_cache_mem.cli.arguments import (
+    MISUSED,
+    BadInput,
+    CommandFailed,
+    seconds_in,
+    url_and,
+    url_of,
+)
+from llm_cache_mem.cli.output import (
     AsJson,
     Kind,
     Model,

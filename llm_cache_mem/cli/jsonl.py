@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from llm_cache_mem.cli.input import BadInput, parse_json
+from llm_cache_mem.cli.arguments import BadInput, parse_json
 from llm_cache_mem.cli.report import finite
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import Usage

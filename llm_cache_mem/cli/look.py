@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli.input import CommandFailed, parse_json, url_and, url_of
-from llm_cache_mem.cli.shared import (
+from llm_cache_mem.cli.arguments import CommandFailed, parse_json, url_and, url_of
+from llm_cache_mem.cli.output import (
     AsJson,
     Kind,
     Model,

@@ -12,7 +12,7 @@ from rich.text import Text
 from llm_cache_mem._util.tables import out, print_table
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import dollars
-from llm_cache_mem.cli.shared import count_of
+from llm_cache_mem.cli.output import count_of
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_cache_mem._util.clock import now
-from llm_cache_mem.cli.input import MISUSED, CommandFailed
+from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from llm_cache_mem.cli.input import BadInput
+from llm_cache_mem.cli.arguments import BadInput
 from llm_cache_mem.cli.jsonl import from_line
 from llm_cache_mem.cli.store import environment_envelope
 from llm_cache_mem.errors import ValueNotCacheable

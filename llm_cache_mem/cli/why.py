@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli.input import MISUSED, BadInput, CommandFailed, parse_json, url_of
-from llm_cache_mem.cli.shared import (
+from llm_cache_mem.cli.arguments import MISUSED, BadInput, CommandFailed, parse_json, url_of
+from llm_cache_mem.cli.output import (
     AsJson,
     Kind,
     Url,

@@ -30,7 +30,7 @@ from cli_helpers import (
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.app import app
-from llm_cache_mem.cli.input import CommandFailed, seconds_in
+from llm_cache_mem.cli.arguments import CommandFailed, seconds_in
 from llm_cache_mem.cli.store import Reader
 from llm_cache_mem.keys import digest as keys
 

@@ -14,8 +14,8 @@ from cli_helpers import entry, fill, process, run, stored_key
 from stores.servers import Server, program, running_memcached, running_redis, running_tls_redis
 from threads import until
 
-from llm_cache_mem.cli import doctor_memcached
-from llm_cache_mem.cli.findings import size_of
+from llm_cache_mem.cli.doctor import memcached as doctor_memcached
+from llm_cache_mem.cli.doctor.finding import size_of
 from llm_cache_mem.stores.jsonl import JsonlStore
 from llm_cache_mem.stores.redis import RedisStore
 from llm_cache_mem.stores.sqlite import SQLiteStore

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from llm_cache_mem.cli.input import URL_VARIABLE, BadInput, CommandFailed, parse_json
+from llm_cache_mem.cli.arguments import URL_VARIABLE, BadInput, CommandFailed, parse_json
 from llm_cache_mem.values.encryption import KEY_VARIABLE
 
 if TYPE_CHECKING:  # a command loads what it needs: "key" needs no database

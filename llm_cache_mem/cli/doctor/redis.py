@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from llm_cache_mem.cli.findings import Finding, change, clock, number_in, ok, size_of
+from llm_cache_mem.cli.doctor.finding import Finding, change, clock, number_in, ok, size_of
 from llm_cache_mem.cli.store import environment_envelope
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.redis import RedisStore

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli.findings import CANNOT, CHANGE, OK, Finding, change, ok
-from llm_cache_mem.cli.input import CommandFailed, url_of
-from llm_cache_mem.cli.shared import READABLE_WITH, UNREADABLE, AsJson, Url, count_of, print_json
+from llm_cache_mem.cli.arguments import CommandFailed, url_of
+from llm_cache_mem.cli.doctor.finding import CANNOT, CHANGE, OK, Finding, change, ok
+from llm_cache_mem.cli.output import READABLE_WITH, UNREADABLE, AsJson, Url, count_of, print_json
 
 __all__ = ["doctor"]
 
@@ -72,7 +72,7 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
         by_server = reader.scheme.on_server
         yield ok("store", reader.name)
         if isinstance(reader.store, SQLiteStore):
-            from llm_cache_mem.cli.doctor_sqlite import findings as of_sqlite
+            from llm_cache_mem.cli.doctor.sqlite import findings as of_sqlite
 
             yield from of_sqlite(reader.store)
     # At a clock of 0 nothing has expired, so that a file sweeps nothing away.
@@ -91,11 +91,11 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
 def _server(url: str, store: Any) -> Iterator[Finding]:
     kind = type(store).__name__
     if kind == "RedisStore":
-        from llm_cache_mem.cli.doctor_redis import findings as of_redis
+        from llm_cache_mem.cli.doctor.redis import findings as of_redis
 
         yield from of_redis(store, url)
     elif kind == "MemcachedStore":
-        from llm_cache_mem.cli.doctor_memcached import findings as of_memcached
+        from llm_cache_mem.cli.doctor.memcached import findings as of_memcached
 
         yield from of_memcached(url)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 
-from llm_cache_mem.cli.findings import Finding, change, clock, number_in, ok, size_of
+from llm_cache_mem.cli.doctor.finding import Finding, change, clock, number_in, ok, size_of
 from llm_cache_mem.stores.memcached.connections import (
     Client,
     MemcacheError,

@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from llm_cache_mem.cli.findings import Finding, change, ok, size_of
+from llm_cache_mem.cli.doctor.finding import Finding, change, ok, size_of
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite.file import wal_is_safe
 
