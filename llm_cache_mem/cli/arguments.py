@@ -1,9 +1,13 @@
-"""What people hand to a command: strict JSON, spans of time, a store and another thing; and how a
-command says no."""
+"""Parse and validate command-line input: URLs, options, spans of time, requests as strict JSON."""
 
 import os
 import re
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, BinaryIO
+
+import typer
 
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import LLMCacheError
@@ -12,9 +16,20 @@ __all__ = [
     "FAILED",
     "MISUSED",
     "URL_VARIABLE",
+    "AsJson",
     "BadInput",
     "CommandFailed",
+    "Ignore",
+    "Kind",
+    "Model",
+    "Namespace",
+    "RequestFile",
+    "Url",
+    "UrlFirst",
+    "in_utf8",
+    "opened",
     "parse_json",
+    "request_in",
     "seconds_in",
     "url_and",
     "url_of",
@@ -83,3 +98,82 @@ def url_and(what: str, first: str | None, second: str | None) -> tuple[str, str]
             MISUSED,
         )
     return first, second
+
+
+def in_utf8(value: str | None) -> str | None:
+    """*value*, the name of something that is stored; BadParameter where its bytes on the command
+    line are no UTF-8, as such names are."""
+    try:
+        _ = value is not None and value.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("this is not UTF-8") from None
+    return value
+
+
+Url = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="URL",
+        envvar=URL_VARIABLE,
+        help="The store: sqlite://./cache.db, a path, redis://host, ...",
+    ),
+]
+UrlFirst = Annotated[
+    str | None,
+    typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", callback=in_utf8, help='Only this namespace; "" is the default one.'
+    ),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", callback=in_utf8, help="Only this kind: value, stream, ..."),
+]
+RequestFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.'
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="No part of the request, as in LLMCache(ignore=...); may be repeated.",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME", callback=in_utf8, help="Only answers of this model.")
+]
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BinaryIO]:
+    """The file to read, or stdin for ``-``."""
+    if file != "-":
+        with open(file, "rb") as stream:
+            yield stream
+        return
+    if sys.stdin.isatty():
+        typer.echo("reading from the terminal; Ctrl-D ends it", err=True)
+    yield sys.stdin.buffer
+
+
+def request_in(file: str) -> tuple[Any, dict[str, Any]]:
+    """The messages and all else of the request in *file*; BadInput for what is none."""
+    source = "stdin" if file == "-" else file
+    with opened(file) as stream:
+        data = stream.read()
+    if not data.strip():
+        raise BadInput(f"{source} is empty: the request is read from there")
+    try:
+        params = parse_json(data)
+    except BadInput as exc:
+        raise BadInput(f"{source}: {exc}") from None
+    if not isinstance(params, dict) or "messages" not in params:
+        raise BadInput(f'{source}: the request is not a JSON object with "messages"')
+    return params.pop("messages"), params

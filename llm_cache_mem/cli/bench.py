@@ -11,9 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from llm_cache_mem.cli import bench_live
-from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
+from llm_cache_mem.cli.arguments import MISUSED, AsJson, CommandFailed
 from llm_cache_mem.cli.bench_options import configs_in, prices_in, span_in
-from llm_cache_mem.cli.output import AsJson, note_unreadable, print_json, report
+from llm_cache_mem.cli.output import print_json, report
+from llm_cache_mem.cli.store import Reader, note_unreadable
 
 if TYPE_CHECKING:
     from llm_cache_mem.bench.reader import Trace
@@ -223,7 +224,6 @@ def record(
     TraceRecorder("trace.jsonl").wrap(client.messages.create).
     """
     from llm_cache_mem.bench.recorder import TraceRecorder, record_entries
-    from llm_cache_mem.cli.store import Reader
     from llm_cache_mem.tools.results import KINDS
 
     salt = None if salt_variable is None else os.environ.get(salt_variable)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
+from llm_cache_mem.cli.arguments import MISUSED, AsJson, CommandFailed
 from llm_cache_mem.cli.bench_options import prices_in
-from llm_cache_mem.cli.output import AsJson, print_json
+from llm_cache_mem.cli.output import print_json
 
 if TYPE_CHECKING:
     from llm_cache_mem.accounting.pricing import Pricer

@@ -1,9 +1,7 @@
 """Entries as JSON Lines: one entry a line, its value as the codec's JSON, which is neither decoded
 nor believed on the way."""
 
-import contextlib
 import json
-import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -11,6 +9,7 @@ from llm_cache_mem.cli.arguments import BadInput, parse_json
 from llm_cache_mem.cli.report import finite
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import Usage
+from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, text_in, usage_in
 from llm_cache_mem.values.entry import MAX_BODY_BYTES, Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -75,26 +74,10 @@ def from_line(line: bytes) -> Line:
     """The entry of a line, in whatever order its fields stand; BadInput if it holds anything
     else."""
     fields = parse_json(line)
-    if not isinstance(fields, dict):
-        raise BadInput("not a JSON object")
-    if not fields.keys() <= _FIELDS:
-        raise BadInput(f"it has a field that is none of {', '.join(sorted(_FIELDS))}")
-    if missing := [name for name in ("key", "stored_at", "value") if name not in fields]:
-        raise BadInput(f"{missing[0]!r} is missing")
-    stored_at = _number(fields, "stored_at")
-    if stored_at is None:
-        raise BadInput("'stored_at' is null")
-    entry = Entry(
-        _payload(fields["value"]),
-        stored_at,
-        _number(fields, "expires_at"),
-        _text(fields, "model"),
-        _usage(fields.get("usage")),
-        _number(fields, "cost_usd"),
-        _number(fields, "seconds"),
-        _bytes(_text(fields, "request")),
-    )
-    return Line(_key(_text(fields, "key") or ""), entry, _key_id(_text(fields, "hidden_by") or ""))
+    try:
+        return _line(fields)
+    except BadLine as exc:
+        raise BadInput(str(exc)) from None
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -110,59 +93,54 @@ def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
+def _line(fields: Any) -> Line:
+    if not isinstance(fields, dict):
+        raise BadLine("not a JSON object")
+    if not fields.keys() <= _FIELDS:
+        raise BadLine(f"it has a field that is none of {', '.join(sorted(_FIELDS))}")
+    if missing := [name for name in ("key", "stored_at", "value") if name not in fields]:
+        raise BadLine(f"{missing[0]!r} is missing")
+    stored_at = number_in(fields, "stored_at")
+    if stored_at is None:
+        raise BadLine("'stored_at' is null")
+    entry = Entry(
+        _payload(fields["value"]),
+        stored_at,
+        number_in(fields, "expires_at"),
+        text_in(fields, "model"),
+        usage_in(fields),
+        number_in(fields, "cost_usd"),
+        number_in(fields, "seconds"),
+        _bytes(text_in(fields, "request")),
+    )
+    return Line(
+        _key(text_in(fields, "key") or ""), entry, _key_id(text_in(fields, "hidden_by") or "")
+    )
+
+
 def _key(key: str) -> str:
     try:
         parts = digest.parse(key)
     except ValueError:
-        raise BadInput("'key' is not a key of this library") from None
+        raise BadLine("'key' is not a key of this library") from None
     if len(key) > _LONGEST_KEY:
-        raise BadInput(f"'key' has more than {_LONGEST_KEY} characters")
+        raise BadLine(f"'key' has more than {_LONGEST_KEY} characters")
     if parts.schema != digest.SCHEMA:
-        raise BadInput(f"'key' is of schema {parts.schema}; this version knows {digest.SCHEMA}")
+        raise BadLine(f"'key' is of schema {parts.schema}; this version knows {digest.SCHEMA}")
     return key
 
 
 def _key_id(text: str) -> str:
     if text and not (len(text) == _KEY_ID_LENGTH and _HEX.issuperset(text)):
-        raise BadInput("'hidden_by' is not the id of an encryption key")
+        raise BadLine("'hidden_by' is not the id of an encryption key")
     return text
-
-
-def _text(fields: dict[str, Any], name: str) -> str | None:
-    found = fields.get(name)
-    if found is None or isinstance(found, str):
-        return found
-    raise BadInput(f"{name!r} is not a string")
 
 
 def _bytes(text: str | None) -> bytes | None:
     try:
         return None if text is None else text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise BadInput("'request' has half of a surrogate pair") from None
-
-
-def _number(fields: dict[str, Any], name: str) -> float | None:
-    found = fields.get(name)
-    if found is None:
-        return None
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        with contextlib.suppress(OverflowError):
-            if math.isfinite(number := float(found)):
-                return number
-    raise BadInput(f"{name!r} is not a number that fits")
-
-
-def _usage(found: Any) -> Usage | None:
-    if found is None:
-        return None
-    counts = found.values() if isinstance(found, dict) else ()
-    if not counts or not all(type(count) is int and count in _INT64 for count in counts):
-        raise BadInput("'usage' is not an object of token counts")
-    try:
-        return Usage(**found)
-    except TypeError:
-        raise BadInput(f"'usage' has other fields than {', '.join(Usage._fields)}") from None
+        raise BadLine("'request' has half of a surrogate pair") from None
 
 
 def _payload(value: Any) -> Payload:
@@ -171,8 +149,8 @@ def _payload(value: Any) -> Payload:
             json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         )
     except UnicodeEncodeError:
-        raise BadInput("'value' has half of a surrogate pair") from None
+        raise BadLine("'value' has half of a surrogate pair") from None
     except RecursionError:
-        raise BadInput("nested too deeply") from None
+        raise BadLine("nested too deeply") from None
     except ValueError:  # 1e999 is read as infinite
-        raise BadInput("'value' has a number that JSON cannot hold") from None
+        raise BadLine("'value' has a number that JSON cannot hold") from None

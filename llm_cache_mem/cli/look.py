@@ -3,28 +3,34 @@
 import json
 import sys
 from collections.abc import Iterator
+from heapq import nlargest
 from itertools import chain
 from time import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli.arguments import CommandFailed, parse_json, url_and, url_of
-from llm_cache_mem.cli.output import (
+from llm_cache_mem.cli.arguments import (
     AsJson,
+    CommandFailed,
+    Ignore,
     Kind,
     Model,
     Namespace,
+    RequestFile,
     Url,
     UrlFirst,
-    print_json,
-    reading,
+    parse_json,
     request_in,
+    url_and,
+    url_of,
 )
-
-if TYPE_CHECKING:
-    from llm_cache_mem.cli.store import Found, Reader
+from llm_cache_mem.cli.output import print_json
+from llm_cache_mem.cli.report import Summary, describe
+from llm_cache_mem.cli.store import Found, Reader, Selection, reading
+from llm_cache_mem.keys import digest as keys
+from llm_cache_mem.values.encryption import new_key
 
 __all__ = ["key", "keygen", "list_", "show", "stats"]
 
@@ -34,9 +40,6 @@ _DIGEST_LENGTH = 64
 
 def stats(url: Url = None, as_json: AsJson = False) -> None:
     """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
-    from llm_cache_mem.cli.report import Summary, describe
-    from llm_cache_mem.cli.store import Selection
-
     summary, now = Summary(), time()
     with reading(url_of(url), Selection()) as (reader, entries):
         for found in entries:
@@ -60,11 +63,6 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """The entries, the newest first: key, model, age, expiry, size, tokens and cost of each."""
-    from heapq import nlargest
-
-    from llm_cache_mem.cli.report import describe
-    from llm_cache_mem.cli.store import Selection
-
     now, total = time(), 0
 
     def described() -> Iterator[dict[str, Any]]:
@@ -95,9 +93,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What is known about one entry; its answer only with --value."""
-    from llm_cache_mem.cli.report import describe
-    from llm_cache_mem.cli.store import Selection
-
     url, wanted = url_and("KEY", url, key)
     now = time()
     with reading(url, Selection()) as (reader, _):
@@ -117,27 +112,14 @@ def show(
 
 
 def key(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.'
-        ),
-    ] = "-",
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="No part of the request, as in LLMCache(ignore=...); may be repeated.",
-        ),
-    ] = None,
+    file: RequestFile = "-",
+    ignore: Ignore = None,
     canonical: Annotated[
         bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON."""
-    from llm_cache_mem.keys import digest as keys
-
     messages, params = request_in(file)
     names = keys.DEFAULT_IGNORE if ignore is None else ignore
     params = {name: value for name, value in params.items() if name not in names}
@@ -150,12 +132,10 @@ def key(
 
 def keygen() -> None:
     """Make an encryption key, for LLM_CACHE_MEM_KEY or LLMCache(encryption_key=...)."""
-    from llm_cache_mem.values.encryption import new_key
-
     typer.echo(new_key())
 
 
-def _the_one(reader: "Reader", wanted: str) -> "Found":
+def _the_one(reader: Reader, wanted: str) -> Found:
     """The entry whose key or digest is *wanted*, or else the only one that begins so."""
     exact, similar = [], []
     hidden = (

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import typer
+
 from llm_cache_mem._util.clock import now
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
+from llm_cache_mem.cli.output import count_of, progress
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
@@ -18,13 +21,20 @@ from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
 
 __all__ = [
+    "READABLE_WITH",
+    "UNREADABLE",
     "Found",
     "Reader",
     "Selection",
     "environment_envelope",
     "expires_on_server",
+    "note_unreadable",
     "open_for_changes",
+    "reading",
 ]
+
+UNREADABLE = "damaged, encrypted with a key not given here, or of a newer version"
+READABLE_WITH = f"set {KEY_VARIABLE} to the keys that were used, or upgrade"
 
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
 
@@ -139,6 +149,39 @@ class Reader:
         if isinstance(self.store, SQLiteStore):  # which need not read the others
             return self.store.entries(prefix, part=part)
         return self.store.entries(prefix)
+
+
+@contextlib.contextmanager
+def reading(url: str, selection: Selection) -> Iterator[tuple[Reader, Iterator[Found]]]:
+    """A reader of the store, and those of its entries that are selected, with a progress bar as
+    they are walked."""
+    now = time()
+    with (
+        contextlib.closing(Reader(url)) as reader,
+        progress("reading", lambda: reader.size(selection.prefix)) as step,
+    ):
+
+        def entries() -> Iterator[Found]:
+            for found in reader.entries(selection.prefix):
+                step()
+                if selection.includes(found, now):
+                    yield found
+
+        try:
+            yield reader, entries()
+        finally:
+            note_unreadable(reader)
+
+
+def note_unreadable(reader: Reader) -> None:
+    """Say on stderr how many entries *reader* left out because they cannot be read, and what would
+    help."""
+    if reader.unreadable:
+        typer.echo(
+            f"left out {count_of(reader.unreadable)} that cannot be read: {UNREADABLE};"
+            f" {READABLE_WITH}",
+            err=True,
+        )
 
 
 class _Noting:

@@ -1,11 +1,36 @@
-"""Lines of entries on their way into a store, some hundred at a time."""
+"""The commands ``export`` and ``import``: carry entries from store to store as JSON Lines."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import nullcontext
+from time import time
+from typing import Annotated, Literal, NamedTuple
 
-from llm_cache_mem.cli.arguments import BadInput
-from llm_cache_mem.cli.jsonl import from_line
-from llm_cache_mem.cli.store import environment_envelope
+import typer
+
+from llm_cache_mem.cli.arguments import (
+    MISUSED,
+    AsJson,
+    BadInput,
+    CommandFailed,
+    Kind,
+    Model,
+    Namespace,
+    UrlFirst,
+    in_utf8,
+    opened,
+    url_and,
+)
+from llm_cache_mem.cli.jsonl import from_line, numbered_lines, to_line
+from llm_cache_mem.cli.output import count_of, progress, replacing, report
+from llm_cache_mem.cli.store import (
+    Selection,
+    environment_envelope,
+    expires_on_server,
+    open_for_changes,
+    reading,
+)
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import Store
@@ -13,10 +38,94 @@ from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.encryption import KEY_VARIABLE
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Import"]
+__all__ = ["export", "import_"]
 
 _LINES = 500
 _BYTES = 1 << 20
+
+
+File = Annotated[
+    str | None, typer.Argument(metavar="FILE", help="A file of JSON Lines; - is stdin or stdout.")
+]
+
+
+def export(
+    url: UrlFirst = None,
+    file: File = None,
+    namespace: Namespace = None,
+    kind: Kind = None,
+    model: Model = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+) -> None:
+    """Write entries with their answers as JSON Lines, the least recently used first where that is
+    known."""
+    url, target = url_and("FILE", url, file)
+    count = 0
+    with reading(url, Selection(namespace, kind, model)) as (reader, entries):
+        if (
+            reader.path is not None
+            and os.path.exists(target)
+            and os.path.samefile(target, reader.path)
+        ):
+            raise CommandFailed(f"{target} is the store itself", MISUSED)
+        with (
+            nullcontext(sys.stdout.buffer) if target == "-" else replacing(target, force=force)
+        ) as out:
+            for found in entries:
+                out.write(to_line(found.key, found.entry, found.hidden_by))
+                count += 1
+            out.flush()
+    typer.echo(f"exported {count_of(count)}", err=True)
+
+
+def import_(
+    url: UrlFirst = None,
+    file: File = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", callback=in_utf8, help="Put them all into this namespace."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace entries that are as new, or newer.")
+    ] = False,
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="What to do at a line that is no entry.")
+    ] = "stop",
+    as_json: AsJson = False,
+) -> None:
+    """Read entries from JSON Lines, as export writes them, into a store, which is made if there is
+    none."""
+    url, source = url_and("FILE", url, file)
+    # At a clock of 0 nothing has expired, so that a file sweeps away nothing of what is brought:
+    # replay reads at any age.
+    now = time() if expires_on_server(url) else 0.0
+    with (
+        opened(source) as lines,
+        open_for_changes(url, clock=time if now else lambda: 0.0) as store,
+        progress("importing") as step,
+    ):
+        bringing = _Import(store, namespace=namespace, overwrite=overwrite, now=now)
+        for number, line in numbered_lines(lines):
+            step()
+            for problem in bringing.add(number, line):
+                _bad_line(problem, bringing, on_error)
+        for problem in bringing.flush():
+            _bad_line(problem, bringing, on_error)
+    counts = bringing.counts
+    kept = f", kept {counts['kept']:,} that were as new or newer" if counts["kept"] else ""
+    expired = f", left out {counts['expired']:,} that have expired" if counts["expired"] else ""
+    skipped = f", skipped {counts['bad_lines']:,} bad lines" if counts["bad_lines"] else ""
+    report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{expired}{skipped}")
+
+
+def _bad_line(problem: str, bringing: "_Import", on_error: str) -> None:
+    if on_error == "stop":
+        raise BadInput(
+            f"{problem}; imported {count_of(bringing.counts['imported'])} before it (--on-error"
+            " skip goes on)"
+        )
+    bringing.counts["bad_lines"] += 1
+    typer.echo(problem, err=True)
 
 
 class _Line(NamedTuple):
@@ -25,7 +134,7 @@ class _Line(NamedTuple):
     entry: Entry
 
 
-class Import:
+class _Import:
     """Brings entries into *store*: what became of them is in ``counts``. At *now*, in Unix seconds,
     what has expired is left out.
 

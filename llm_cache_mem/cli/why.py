@@ -5,29 +5,33 @@ import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli.arguments import MISUSED, BadInput, CommandFailed, parse_json, url_of
-from llm_cache_mem.cli.output import (
+from llm_cache_mem.cli.arguments import (
+    MISUSED,
     AsJson,
+    BadInput,
+    CommandFailed,
+    Ignore,
     Kind,
+    RequestFile,
     Url,
-    count_of,
     in_utf8,
     opened,
-    print_json,
-    progress,
-    reading,
+    parse_json,
     request_in,
+    url_of,
 )
+from llm_cache_mem.cli.output import count_of, print_json, progress
+from llm_cache_mem.cli.store import Found, Selection, reading
+from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
+from llm_cache_mem.diagnostics.redaction import Redaction
+from llm_cache_mem.diagnostics.survey import survey
 from llm_cache_mem.keys.digest import DEFAULT_IGNORE
-
-if TYPE_CHECKING:
-    from llm_cache_mem.cli.store import Found, Selection
-    from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest
+from llm_cache_mem.keys.request import Keyer
 
 __all__ = ["why"]
 
@@ -36,12 +40,7 @@ _OF_TRANSPORT = "http."  # in front of what a body does not say: the base URL, t
 
 def why(
     url: Url = None,
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE", help='A JSON object: "messages" and all other parameters; - is stdin.'
-        ),
-    ] = "-",
+    file: RequestFile = "-",
     namespace: Annotated[
         str,
         typer.Option(
@@ -51,13 +50,7 @@ def why(
         ),
     ] = "",
     kind: Kind = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="No part of the request, as in LLMCache(ignore=...); may be repeated.",
-        ),
-    ] = None,
+    ignore: Ignore = None,
     whole_run: Annotated[
         bool,
         typer.Option(
@@ -86,7 +79,6 @@ def why(
     over a whole run, the fields that cost most hits, and the key_fn that would win them back; names
     and patterns only, nothing of what was asked.
     """
-    from llm_cache_mem.cli.store import Selection
 
     if whole_run:
         if file != "-":
@@ -101,13 +93,12 @@ def why(
         return
     if at is not None or keep is not None:
         raise CommandFailed("--at and --keep belong to --all", MISUSED)
-    from llm_cache_mem.diagnostics.explain import StoredRequest, explain
 
     url = url_of(url)
     asked, digest = _read(file, kind or "", ignore)
     same: list[str] = []
 
-    def requests(entries: "Iterator[Found]") -> "Iterator[StoredRequest]":
+    def requests(entries: Iterator[Found]) -> Iterator[StoredRequest]:
         for found in entries:
             if found.parts.digest in digests:
                 same.append(found.key)
@@ -127,9 +118,8 @@ def why(
 
 
 def _survey(
-    source: str, selection: "Selection", at: str | None, asked: dict[str, Any], as_json: bool
+    source: str, selection: Selection, at: str | None, asked: dict[str, Any], as_json: bool
 ) -> None:
-    from llm_cache_mem.diagnostics.survey import survey
 
     of_lines = at is not None or _is_of_lines(source)
     listed = _requests_in_lines(source, at) if of_lines else _requests_in_store(source, selection)
@@ -192,7 +182,7 @@ def _requests_in_lines(file: str, at: str | None) -> dict[str, list[Any]]:
     return {"": found}
 
 
-def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]:
+def _requests_in_store(url: str, selection: Selection) -> dict[str, list[Any]]:
     """The stored requests, of each kind by itself: kinds do not answer one another."""
     found: dict[str, list[Any]] = {}
     total = 0
@@ -214,11 +204,8 @@ def _requests_in_store(url: str, selection: "Selection") -> dict[str, list[Any]]
     return found
 
 
-def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[StoredRequest, str]":
+def _read(file: str, kind: str, ignore: list[str] | None) -> tuple[StoredRequest, str]:
     """The request in *file* and its digest."""
-    from llm_cache_mem.diagnostics.explain import StoredRequest
-    from llm_cache_mem.diagnostics.redaction import Redaction
-    from llm_cache_mem.keys.request import Keyer
 
     messages, params = request_in(file)
     keyer = Keyer("", None, DEFAULT_IGNORE if ignore is None else ignore)
@@ -226,7 +213,7 @@ def _read(file: str, kind: str, ignore: list[str] | None) -> "tuple[StoredReques
     return StoredRequest(digest, kind, 0, Redaction().json(keyer.text(messages, params))), digest
 
 
-def _told(found: "Explanation", asked: "StoredRequest") -> Iterator[Any]:
+def _told(found: Explanation, asked: StoredRequest) -> Iterator[Any]:
     """A body as it is sent says nothing of where it is sent; that is no difference."""
     whole = b'"http.' in (asked.request or b"")
     return (one for one in found.differences if whole or not one.path.startswith(_OF_TRANSPORT))

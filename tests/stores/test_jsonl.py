@@ -24,7 +24,8 @@ from stores.processes import in_child
 from llm_cache_mem import LLMCache, StoreError
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.stores.jsonl import JsonlStore
-from llm_cache_mem.stores.jsonl.lines import BadLine, from_line, to_line
+from llm_cache_mem.stores.jsonl.fields import BadLine
+from llm_cache_mem.stores.jsonl.lines import from_line, to_line
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534

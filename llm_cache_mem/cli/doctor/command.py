@@ -10,9 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli.arguments import CommandFailed, url_of
+from llm_cache_mem.cli.arguments import AsJson, CommandFailed, Url, url_of
+from llm_cache_mem.cli.doctor import sqlite
 from llm_cache_mem.cli.doctor.finding import CANNOT, CHANGE, OK, Finding, change, ok
-from llm_cache_mem.cli.output import READABLE_WITH, UNREADABLE, AsJson, Url, count_of, print_json
+from llm_cache_mem.cli.output import count_of, print_json
+from llm_cache_mem.cli.store import READABLE_WITH, UNREADABLE, Reader, open_for_changes
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.keys import digest
+from llm_cache_mem.stores import Store
+from llm_cache_mem.stores.base import LeasingStore
+from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["doctor"]
 
@@ -65,16 +74,11 @@ def _show(findings: list[Finding]) -> None:
 
 
 def _findings(url: str, rounds: int) -> Iterator[Finding]:
-    from llm_cache_mem.cli.store import Reader, open_for_changes
-    from llm_cache_mem.stores.sqlite import SQLiteStore
-
     with closing(Reader(url)) as reader:
         by_server = reader.scheme.on_server
         yield ok("store", reader.name)
         if isinstance(reader.store, SQLiteStore):
-            from llm_cache_mem.cli.doctor.sqlite import findings as of_sqlite
-
-            yield from of_sqlite(reader.store)
+            yield from sqlite.findings(reader.store)
     # At a clock of 0 nothing has expired, so that a file sweeps nothing away.
     with open_for_changes(url, clock=time.time if by_server else lambda: 0.0) as store:
         for finding in _round_trips(store, rounds):
@@ -101,8 +105,6 @@ def _server(url: str, store: Any) -> Iterator[Finding]:
 
 
 def _own_key() -> str:
-    from llm_cache_mem.keys import digest
-
     return digest.prefix("llm-cache-mem-doctor", "doctor") + secrets.token_hex(32)
 
 
@@ -122,12 +124,8 @@ def _way_in(reason: str) -> str:
     return "start it, and see to it that host, port and password are right"
 
 
-def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
+def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
     """Put, get and delete under a key of one's own, and time them."""
-    from llm_cache_mem.errors import StoreError
-    from llm_cache_mem.values.entry import Entry
-    from llm_cache_mem.values.payload import Payload
-
     key, value = _own_key(), "x" * 1500
     times: dict[str, list[float]] = {"put": [], "get": [], "delete": []}
     try:
@@ -182,9 +180,7 @@ def _round_trips(store: Any, rounds: int) -> Iterator[Finding]:
         yield ok(what, text) if half < _SLOW_SECONDS else change(what, text, advice)
 
 
-def _forget(store: Any, key: str) -> None:
-    from llm_cache_mem.errors import StoreError
-
+def _forget(store: Store, key: str) -> None:
     with suppress(StoreError):
         store.delete(key)
 
@@ -193,10 +189,7 @@ def _quantile(taken: list[float], share: float) -> float:
     return sorted(taken)[min(len(taken) - 1, int(len(taken) * share))]
 
 
-def _leasing(store: Any) -> Finding:
-    from llm_cache_mem.errors import StoreError
-    from llm_cache_mem.stores.base import LeasingStore
-
+def _leasing(store: Store) -> Finding:
     if not isinstance(store, LeasingStore):
         return ok("leases", "none: processes cannot share calls through this store")
     key, token = _own_key(), secrets.token_hex(16)
@@ -212,10 +205,8 @@ def _leasing(store: Any) -> Finding:
     return ok("leases", "coalesce='fleet' works through it")
 
 
-def _entries(reader: Any, *, by_server: bool) -> Iterator[Finding]:
+def _entries(reader: Reader, *, by_server: bool) -> Iterator[Finding]:
     """What is stored: by whom it can be read, and whether its times are possible."""
-    from llm_cache_mem.keys import digest
-
     now, count, newer, future, expired = time.time(), 0, 0, 0, 0
     try:
         for found in reader.entries():

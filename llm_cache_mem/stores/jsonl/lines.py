@@ -9,12 +9,13 @@ from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.canonical import encode
 from llm_cache_mem.responses.usage import Usage
+from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, text_in, usage_in
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 from llm_cache_mem.values.plain import WRAPPER
 from llm_cache_mem.values.scalars import from_base64, to_base64
 
-__all__ = ["BadLine", "from_line", "says_the_same", "to_line"]
+__all__ = ["from_line", "says_the_same", "to_line"]
 
 _BYTES, _UTF8 = (
     "$bytes",
@@ -33,10 +34,6 @@ _ESCAPED = {
     )
 }
 """Line ends and invisible marks that an editor might obey."""
-
-
-class BadLine(ValueError):
-    """What is wrong with a line; the text quotes nothing from it."""
 
 
 def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
@@ -76,10 +73,10 @@ def from_line(line: bytes) -> tuple[str, Entry]:
         _payload(fields["answer"], http=_is_http(key)),
         _seconds_since_1970(fields, "stored_at") or 0.0,
         _seconds_since_1970(fields, "expires_at"),
-        _text(fields, "model"),
-        _usage(fields.get("usage")),
-        _number(fields, "cost_usd"),
-        _number(fields, "seconds"),
+        text_in(fields, "model"),
+        usage_in(fields),
+        number_in(fields, "cost_usd"),
+        number_in(fields, "seconds"),
         _request_bytes(fields.get("request")),
     )
     return key, entry
@@ -227,24 +224,6 @@ _LINE_CHARACTERS = dict.fromkeys(map(ord, "\n\r\t\xa0\u200d\ufe0f"), " ")
 # -- Single fields
 
 
-def _text(fields: dict[str, Any], name: str) -> str | None:
-    found = fields.get(name)
-    if found is None or type(found) is str:
-        return found
-    raise BadLine(f"{name!r} is not a string")
-
-
-def _number(fields: dict[str, Any], name: str) -> float | None:
-    found = fields.get(name)
-    if found is None:
-        return None
-    if (
-        isinstance(found, (int, float)) and type(found) is not bool and abs(found) < 1e18
-    ):  # which NaN and infinity are not
-        return float(found)
-    raise BadLine(f"{name!r} is not a number that fits")
-
-
 def _finite(number: float | None) -> float | None:
     return number if number is None or number - number == 0.0 else None
 
@@ -255,19 +234,6 @@ def _counts(usage: Usage) -> dict[str, int]:
         for name, count in usage._asdict().items()
         if count or name not in Usage._field_defaults
     }
-
-
-def _usage(found: Any) -> Usage | None:
-    if found is None:
-        return None
-    if type(found) is not dict or not all(
-        type(count) is int and abs(count) < 1 << 63 for count in found.values()
-    ):
-        raise BadLine("'usage' is not an object of token counts")
-    try:
-        return Usage(**found)
-    except TypeError:
-        raise BadLine(f"'usage' has other fields than {', '.join(Usage._fields)}") from None
 
 
 def _time(seconds: float) -> str | float:
@@ -284,7 +250,7 @@ def _time(seconds: float) -> str | float:
 def _seconds_since_1970(fields: dict[str, Any], name: str) -> float | None:
     found = fields.get(name)
     if type(found) is not str:
-        return _number(fields, name)
+        return number_in(fields, name)
     from datetime import UTC, datetime
 
     try:

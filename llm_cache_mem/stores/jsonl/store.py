@@ -14,7 +14,8 @@ from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 from llm_cache_mem.errors import LLMCacheError, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.filelock import FileLock, no_folder
-from llm_cache_mem.stores.jsonl.lines import BadLine, from_line, says_the_same, to_line
+from llm_cache_mem.stores.jsonl.fields import BadLine
+from llm_cache_mem.stores.jsonl.lines import from_line, says_the_same, to_line
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["JsonlStore"]
