@@ -14,8 +14,6 @@ from llm_cache_mem.cli.output import count_of, progress
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
-from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.stores.sqlite.file import FileRefused, is_damage
 from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
@@ -146,6 +144,8 @@ class Reader:
                 yield found
 
     def _listed(self, prefix: str, part: str) -> Iterator[tuple[str, Entry]]:
+        from llm_cache_mem.stores.sqlite import SQLiteStore  # only commands on a store need it
+
         if isinstance(self.store, SQLiteStore):  # which need not read the others
             return self.store.entries(prefix, part=part)
         return self.store.entries(prefix)
@@ -248,6 +248,8 @@ def _telling(name: str) -> Iterator[None]:
     try:
         yield
     except StoreError as exc:
+        from llm_cache_mem.stores.sqlite.file import FileRefused, is_damage
+
         if isinstance(exc.__cause__, FileRefused):  # which names the file
             text = exc.reason
         elif exc.__cause__ is not None and is_damage(exc.__cause__):

@@ -1,4 +1,4 @@
-"""The seam between the cache and where its entries live: one small Protocol."""
+"""The Store protocol: what the cache asks of the place where its entries are."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class Removed(NamedTuple):
-    """What a write removed to make room or in passing."""
+    """The number of entries that a write removed: to make room, and because they had expired."""
 
     evicted: int = 0
     expired: int = 0
@@ -32,53 +32,54 @@ ONE_EVICTED = Removed(evicted=1)  # ready-made: making one takes as long as the 
 
 
 class Store(Protocol):
-    """Keeps entries under keys (ASCII, no spaces, at most 250 bytes).
+    """Holds entries under keys (ASCII, no spaces, at most 250 bytes).
 
-    Every method may be called from any thread and from a forked child. A method raises StoreError,
-    and nothing else, when the engine behind it fails; the cache turns that into a miss or a dropped
-    write. A store gives back what it holds, expired or not: freshness is the cache's business. An
-    entry that cannot be read is deleted and reported as absent.
+    Every method may be called from any thread and from a forked child. If the engine behind a
+    method fails, it raises StoreError and nothing else; the cache turns that into a miss or a
+    dropped write. A store returns expired entries too: the cache decides what is fresh. An entry
+    that cannot be read is deleted and reported as absent.
 
     A store may have two more attributes: ``slow_seconds``, after which the cache counts a read or a
-    write as a failure, and ``name``, which logs call it by and which holds no secret.
+    write as a failure, and ``name``, its name in logs, without a secret.
     """
 
     @property
     def blocking(self) -> bool:
-        """Whether calls wait for a disk or a network, so that async callers use a thread."""
+        """Whether calls wait for a disk or a network; async callers then use a thread."""
         ...
 
     def get(self, key: str) -> Entry | None:
-        """The entry under *key*; counts as a use of it for least-recently-used stores."""
+        """Return the entry under *key*, or None; for eviction this counts as a use."""
         ...
 
     def put(self, key: str, entry: Entry) -> Removed:
-        """Keep *entry* under *key*, replacing any other, and make room for it."""
+        """Store *entry* under *key*, replacing any other; evict others if there is no room."""
         ...
 
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
-        """Remove *key*, or only if its entry was stored at *stored_at*; whether it was there."""
+        """Remove *key*, with *stored_at* only an entry of that time; return whether it was
+        there."""
         ...
 
     def clear(self, prefix: str = "") -> int:
-        """Remove every key that begins with *prefix*; how many were removed."""
+        """Remove every key that begins with *prefix*; return how many."""
         ...
 
     def purge(self) -> int:
-        """Remove every expired entry now; how many were removed."""
+        """Remove every expired entry now; return how many."""
         ...
 
     def size(self, prefix: str = "") -> int:
-        """How many keys begin with *prefix*."""
+        """Return the number of keys that begin with *prefix*."""
         ...
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """The keys that begin with *prefix*, with their entries, least recently used first, without
-        using them."""
+        """Yield the keys that begin with *prefix* and their entries, least recently used first;
+        this does not count as a use."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections; a second call does nothing."""
+        """Close files and connections; a second call does nothing."""
         ...
 
 
@@ -87,40 +88,40 @@ class ManyStore(Store, Protocol):
     """A Store that reads or writes many entries in one round trip."""
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """The entries under *keys*; those that are absent are left out."""
+        """Return the entries under *keys*, without those that are absent."""
         ...
 
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
-        """Keep *entries*, as so many calls of ``put`` would."""
+        """Store *entries*, as calls of ``put`` would."""
         ...
 
 
 @runtime_checkable
 class LeasingStore(Store, Protocol):
-    """A Store through which processes agree which of them makes a call."""
+    """A Store that grants leases, so that one of several processes makes a call."""
 
     def lease(self, key: str, token: str, seconds: float) -> bool:
         """Give *token* the lease of *key* for *seconds* from now, unless another token holds it;
-        whether it has it.
+        return whether *token* holds it.
 
-        Who holds a lease and asks again prolongs it. A lease that nobody prolongs or releases ends
-        by itself.
+        The holder prolongs its lease by calling this again. A lease that is neither prolonged nor
+        released expires.
         """
         ...
 
     def release(self, key: str, token: str) -> None:
-        """End the lease of *key*, if *token* holds it."""
+        """End the lease of *key* if *token* holds it."""
         ...
 
 
 def keeps_recordings(store: Store) -> bool:
-    """Whether *store* says by its attribute ``records`` that caches keep requests in it, and that
-    an entry only goes by name."""
+    """Whether *store* holds recordings (its attribute ``records``): caches then store requests too,
+    and remove entries only explicitly."""
     return getattr(store, "records", False) is True
 
 
 def name_of(store: Store) -> str:
-    """What logs and messages call *store*."""
+    """The name of *store* in logs and messages."""
     name = getattr(store, "name", None)
     return name if type(name) is str else type(store).__name__
 

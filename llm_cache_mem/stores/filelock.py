@@ -1,5 +1,5 @@
-"""One writer at a time, over threads and processes: flock on a sidecar file, which the kernel lets
-go when a process dies."""
+"""A lock for one writer among threads and processes: flock on a file, which the kernel releases
+when a process dies."""
 
 import contextlib
 import errno
@@ -43,9 +43,8 @@ else:
 class FileLock:
     """``with lock:`` waits at most *timeout* seconds, then raises TimeoutError. Not reentrant.
 
-    A lock that a forked child inherits is free in the child, whoever held it in the parent. Where
-    the system or the file system knows no flock, *between_processes* turns False and the lock holds
-    between threads only.
+    In a forked child the lock is free, even if it was held in the parent. If the system or the file
+    system has no flock, *between_processes* becomes False and the lock works among threads only.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -65,8 +64,8 @@ class FileLock:
             raise TimeoutError("others kept the write lock")
 
     def acquire(self, timeout: float) -> bool:
-        """Take the lock within *timeout* seconds; whether that worked. To be followed by
-        ``release``."""
+        """Take the lock within *timeout* seconds; return whether that worked. If it did, call
+        ``release`` later."""
         deadline = monotonic() + timeout
         if not self._threads.acquire(timeout=timeout):
             return False
@@ -93,7 +92,7 @@ class FileLock:
             self._threads.release()
 
     def close(self) -> None:
-        """Let go of the file, unless it stays locked; another ``with`` opens it again."""
+        """Close the file, unless it stays locked; the next ``with`` opens it again."""
         if self._threads.acquire(timeout=self._timeout):
             self._drop()
             self._threads.release()
@@ -101,9 +100,7 @@ class FileLock:
     def _drop(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with contextlib.suppress(
-                OSError
-            ):  # there is nothing else to do with a descriptor that does not close
+            with contextlib.suppress(OSError):
                 os.close(fd)
 
     def _lock_file(self, deadline: float) -> bool:
@@ -129,8 +126,8 @@ class FileLock:
             return True
 
     def _is_current(self) -> bool:
-        """Whether the locked file is the one others would open: someone may have removed it with
-        the database."""
+        """Whether the locked file is still at the path: it may have been removed together with the
+        database."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Entries in this process: an ordered dict under one lock, least recently used first."""
+"""A store in memory: an ordered dict under one lock, least recently used first."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,8 +16,13 @@ _SWEEP = 4  # expired entries that one write removes at the most
 
 
 class MemoryStore:
-    """A Store for one process, bounded by entries (*max_size*) and bytes of keys and payloads
-    (*max_bytes*); None: unbounded."""
+    """A Store in the memory of one process.
+
+    Args:
+        max_size: The most entries; None is unbounded.
+        max_bytes: The most bytes of keys and payloads; None is unbounded.
+        clock: Unix seconds.
+    """
 
     blocking = False
     name = "memory"
@@ -112,11 +117,10 @@ class MemoryStore:
         return iter(listed)
 
     def close(self) -> None:
-        """Nothing is open: entries stay until the store itself goes."""
+        """Do nothing: entries live as long as the store."""
 
     def _sweep(self) -> int:
-        """Remove expired entries from the least recently used end, where those that nobody reads
-        collect."""
+        """Remove a few expired entries from the least recently used end, where they collect."""
         entries, now = self._entries, self._clock()
         for removed in range(_SWEEP):
             oldest = next(iter(entries))

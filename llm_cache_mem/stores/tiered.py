@@ -1,9 +1,8 @@
-"""Memory in front of a store: what one process asks for again and again it finds at home, and is
-never more than some seconds behind.
+"""Memory in front of a shared store: repeated reads of one process are answered from memory.
 
-Within a process the two are always of one mind. What another process deletes or replaces is still
-served here for *front_seconds* at the most; in front of SQLite, which can tell cheaply whether
-anybody has written, not at all.
+Within a process both tiers always agree. An entry that another process deletes or replaces may be
+served here for *front_seconds* more; not in front of SQLite, where a read can tell cheaply whether
+another connection has written.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +30,9 @@ __all__ = ["FRONT_SECONDS", "TieredStore"]
 FRONT_SECONDS = 10.0
 
 
-class _Held(Entry):
-    """An entry as the back gave it: good *until* (by the timer), and for as long as *mark* is what
-    it was then."""
+class _FrontEntry(Entry):
+    """A copy of an entry of the back: valid *until* then (by the timer), while the mark is still
+    *mark*."""
 
     __slots__ = ("mark", "until")
 
@@ -47,13 +46,18 @@ class _Held(Entry):
 
 
 class TieredStore:
-    """A Store that has in its *front*, in memory, what it read from its *back*, or wrote to it,
-    less than *front_seconds* ago.
+    """A Store that keeps in memory what it read from another store, or wrote to it, lately.
 
-    Writes go to the back first; ``delete``, ``clear`` and ``purge`` reach both; ``size`` and
-    ``entries`` are those of the back. When the back fails, operations raise what it raises;
-    ``peek`` is what may be served all the same. A back with a ``version()``, as SQLiteStore has it,
-    is asked for it at each read, and what is in front counts only while that stays the same.
+    Writes go to the back first; ``delete``, ``clear`` and ``purge`` reach both tiers; ``size`` and
+    ``entries`` are those of the back. If the back fails, operations raise its error; ``peek`` still
+    returns what is in front. If the back has a ``version()``, as SQLiteStore has, each read asks
+    for it, and entries in front are valid only while it stays the same.
+
+    Args:
+        front: The memory.
+        back: The store behind it, which other processes share.
+        front_seconds: How long an entry stays valid in front.
+        timer: Monotonic seconds.
     """
 
     def __new__(cls, front: MemoryStore, back: Store, **settings: Any) -> "TieredStore":
@@ -84,7 +88,7 @@ class TieredStore:
         seconds = to_seconds(front_seconds, "front_seconds")
         if seconds is None:
             raise ValueError(
-                "front_seconds must be a bound: without one, what others delete would be served for"
+                "front_seconds must be bounded: else entries that others delete would be served for"
                 " ever"
             )
         self.front = front
@@ -95,7 +99,7 @@ class TieredStore:
         self._touch: Callable[[str], object] | None = _method(back, "touch")
         self._many = back if isinstance(back, ManyStore) else None
         self._writes = 0  # moves on with every write that is over
-        self._losses = 0  # moves on when the back has removed what nobody named
+        self._losses = 0  # moves on when the back has evicted something
         self._lock = RLock()
         reset_after_fork(self)
 
@@ -105,7 +109,7 @@ class TieredStore:
     def __repr__(self) -> str:
         return f"TieredStore({self.front!r}, {self.back!r}, front_seconds={self._front_seconds:g})"
 
-    # -- What it is, its back is
+    # -- Properties of the back
 
     @property
     def name(self) -> str:
@@ -117,13 +121,13 @@ class TieredStore:
 
     @property
     def envelope(self) -> Envelope:
-        """What makes bytes of the entries that leave this process."""
+        """The envelope of the back, in which entries leave this process."""
         return getattr(self.back, "envelope", PLAIN)
 
     @property
     def exact(self) -> Store:
-        """The store in which what others delete or replace is gone at once: this one if its back
-        has a ``version()``, else the back."""
+        """The store in which changes by other processes show at once: this one if its back has a
+        ``version()``, else the back."""
         return self if self._version is not None else self.back
 
     @property
@@ -136,7 +140,7 @@ class TieredStore:
 
     @property
     def unreadable(self) -> int:
-        """How many stored entries could not be read."""
+        """The number of stored entries that could not be read."""
         return getattr(self.back, "unreadable", 0)
 
     # -- Reading
@@ -145,7 +149,7 @@ class TieredStore:
         """The entry under *key* if the back need not be asked; *offline*: or cannot be, and the
         entry is no older than it may be."""
         found = self.front.get(key)
-        if type(found) is not _Held or self._timer() >= found.until:
+        if type(found) is not _FrontEntry or self._timer() >= found.until:
             return None
         return found if offline or (self._version is None and found.mark == self._losses) else None
 
@@ -159,7 +163,7 @@ class TieredStore:
         return found
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """As ManyStore.get_many; of the back only what is not in front."""
+        """As ManyStore.get_many; the back is asked only for what is not in front."""
         mark = self._mark()
         wanted = dict.fromkeys(keys)
         found = {key: entry for key in wanted if (entry := self._front(key, mark)) is not None}
@@ -177,23 +181,21 @@ class TieredStore:
         return {key: entry for key in keys if (entry := self.back.get(key)) is not None}
 
     def _mark(self) -> object:
-        """What must be the same for what is in front to count. Raises what the back raises."""
+        """What must be unchanged for entries in front to be valid. Raises what the back raises."""
         return self._losses if self._version is None else (self._losses, self._version())
 
     def _front(self, key: str, mark: object) -> Entry | None:
         found = self.front.get(key)
-        if type(found) is not _Held or found.mark != mark or self._timer() >= found.until:
+        if type(found) is not _FrontEntry or found.mark != mark or self._timer() >= found.until:
             return None
         if self._touch is not None:
             self._touch(key)
         return found
 
     def _take(self, writes: int, mark: object, found: Mapping[str, Entry | None]) -> None:
-        """Bring to the front what the back has said, unless something was written since *writes*
-        were over: then nobody knows.
+        """Put what the back returned into the front, unless a write has ended since *writes*.
 
-        What the back does not have leaves the front even so, or it would be served as if nobody
-        could be asked.
+        What the back does not have leaves the front in any case, or ``peek`` would still serve it.
         """
         until = self._timer() + self._front_seconds
         with self._lock:
@@ -202,7 +204,7 @@ class TieredStore:
                 if entry is None:
                     self.front.delete(key)
                 elif certain:
-                    self.front.put(key, _Held(entry, until, mark))
+                    self.front.put(key, _FrontEntry(entry, until, mark))
 
     # -- Writing
 
@@ -223,8 +225,8 @@ class TieredStore:
 
     @contextmanager
     def _writing(self, entries: Mapping[str, Entry]) -> Iterator[Callable[[Removed], Removed]]:
-        """The back writes *entries*; afterwards they are in front too, or nothing is, if that
-        failed or another wrote meanwhile."""
+        """Let the back write *entries*, then put them into the front; remove them from it if the
+        write failed or another one ended meanwhile."""
         told: list[Removed] = []
         writes, mark = self._writes, None
         try:
@@ -248,7 +250,7 @@ class TieredStore:
                     self._losses += 1
                 for key, entry in entries.items():
                     if certain:
-                        self.front.put(key, _Held(entry, until, mark))
+                        self.front.put(key, _FrontEntry(entry, until, mark))
                     else:
                         self.front.delete(key)
 
@@ -268,7 +270,7 @@ class TieredStore:
     def _removing(self, from_front: Callable[[], object]) -> Iterator[None]:
         try:
             yield
-        finally:  # even if the back fails: then it is no worse than absent
+        finally:  # even if the back fails: a miss is harmless
             with self._lock:
                 self._writes += 1
                 from_front()
@@ -287,13 +289,13 @@ class TieredStore:
 
 
 def _method(store: object, name: str) -> Any:
-    """What *store* can do by that name, if it is something to be done."""
+    """The method *name* of *store*, or None."""
     found = getattr(store, name, None)
     return found if callable(found) else None
 
 
 class _LeasingTieredStore(TieredStore):
-    """In front of a store through which processes agree."""
+    """A TieredStore whose back grants leases."""
 
     def lease(self, key: str, token: str, seconds: float) -> bool:
         # a LeasingStore: __new__ saw to that

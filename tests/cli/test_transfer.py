@@ -363,7 +363,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     def full_disk(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("llm_cache_mem.cli.jsonl.to_line", full_disk)
+    monkeypatch.setattr("llm_cache_mem.cli.transfer.to_line", full_disk)
     assert "No space left" in fails("export", path, str(target), "--force")
     assert target.read_text() == "mine"
     assert [p.name for p in tmp_path.glob("*jsonl*")] == ["all.jsonl"]

@@ -11,7 +11,6 @@ import typer
 
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli.arguments import AsJson, CommandFailed, Url, url_of
-from llm_cache_mem.cli.doctor import sqlite
 from llm_cache_mem.cli.doctor.finding import CANNOT, CHANGE, OK, Finding, change, ok
 from llm_cache_mem.cli.output import count_of, print_json
 from llm_cache_mem.cli.store import READABLE_WITH, UNREADABLE, Reader, open_for_changes
@@ -19,7 +18,6 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.base import LeasingStore
-from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -77,8 +75,7 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
     with closing(Reader(url)) as reader:
         by_server = reader.scheme.on_server
         yield ok("store", reader.name)
-        if isinstance(reader.store, SQLiteStore):
-            yield from sqlite.findings(reader.store)
+        yield from _file(reader.store)
     # At a clock of 0 nothing has expired, so that a file sweeps nothing away.
     with open_for_changes(url, clock=time.time if by_server else lambda: 0.0) as store:
         for finding in _round_trips(store, rounds):
@@ -90,6 +87,13 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
         yield _leasing(store)
     with closing(Reader(url)) as reader:
         yield from _entries(reader, by_server=by_server)
+
+
+def _file(store: Any) -> Iterator[Finding]:
+    if type(store).__name__ == "SQLiteStore":
+        from llm_cache_mem.cli.doctor.sqlite import findings as of_sqlite
+
+        yield from of_sqlite(store)
 
 
 def _server(url: str, store: Any) -> Iterator[Finding]:
