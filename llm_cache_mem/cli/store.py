@@ -155,7 +155,7 @@ class Reader:
 def reading(url: str, selection: Selection) -> Iterator[tuple[Reader, Iterator[Found]]]:
     """A reader of the store, and those of its entries that are selected, with a progress bar as
     they are walked."""
-    now = time()
+    began = now()
     with (
         contextlib.closing(Reader(url)) as reader,
         progress("reading", lambda: reader.size(selection.prefix)) as step,
@@ -164,7 +164,7 @@ def reading(url: str, selection: Selection) -> Iterator[tuple[Reader, Iterator[F
         def entries() -> Iterator[Found]:
             for found in reader.entries(selection.prefix):
                 step()
-                if selection.includes(found, now):
+                if selection.includes(found, began):
                     yield found
 
         try:
