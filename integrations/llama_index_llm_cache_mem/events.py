@@ -5,7 +5,6 @@ LlamaIndex's own decorators send them, around a function that has the answer alr
 version sends what it sends for a call of the model.
 """
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -25,11 +24,11 @@ from llama_index_instrumentation.event_handlers import NullEventHandler
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 
 from llama_index_llm_cache_mem.leaves import Leaf, Target
+from llama_index_llm_cache_mem.usage import without_usage
 
 __all__ = ["HIT_TAG", "aemit", "aemit_stream", "emit", "emit_stream", "in_span"]
 
 HIT_TAG: Final = "llm_cache.hit"
-_COUNTS: Final = re.compile(r"token|usage", re.IGNORECASE)
 
 
 def emit(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: Any) -> None:
@@ -53,7 +52,7 @@ def emit_stream(
     if not _has_listeners(target.inner, leaf.name):
         return (chunk for chunk in chunks)
     with _tagged():
-        events = _answering(target, leaf, (_without_bill(chunk) for chunk in chunks))(
+        events = _answering(target, leaf, (without_usage(chunk) for chunk in chunks))(
             *args, **kwargs
         )
     return _stepwise(chunks, events)
@@ -67,7 +66,7 @@ async def aemit_stream(
         return _asynchronous(chunks)
     with _tagged():
         events = await _answering(
-            target, leaf, _asynchronous([_without_bill(chunk) for chunk in chunks])
+            target, leaf, _asynchronous([without_usage(chunk) for chunk in chunks])
         )(*args, **kwargs)
     return _astepwise(chunks, events)
 
@@ -174,26 +173,6 @@ def _without_counters(manager: Any) -> Any:
     return manager
 
 
-def _without_bill(response: Any) -> Any:
-    """*response* for listeners, which add up the usage that they see: a copy without it, if there
-    is any."""
-    changes: dict[str, Any] = {}
-    if response.raw is not None:
-        changes["raw"] = None
-    if response.additional_kwargs:
-        changes["additional_kwargs"] = _without_counts(response.additional_kwargs)
-    message = getattr(response, "message", None)
-    if message is not None and message.additional_kwargs:
-        changes["message"] = message.model_copy(
-            update={"additional_kwargs": _without_counts(message.additional_kwargs)}
-        )
-    return response.model_copy(update=changes) if changes else response
-
-
-def _without_counts(additional: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in additional.items() if not _COUNTS.search(name)}
-
-
 def _answer() -> Callable[..., Any]:
     def answer(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.answer
@@ -219,7 +198,7 @@ _DECORATED: Final = {  # a decorator takes each function once, hence one for eac
 def _answering(target: Target, leaf: Leaf, answer: Any) -> Callable[..., Any]:
     """The method *leaf* of the LLM with LlamaIndex's span and events, and *answer* for its body."""
     if not leaf.streams:
-        answer = _without_bill(answer)
+        answer = without_usage(answer)
     llm = target.llm
     spanned = _spanned(
         _module_of(target.inner.__class__, leaf.name), leaf.name, leaf.argument, leaf.is_async

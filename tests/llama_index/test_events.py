@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field
 from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCountingHandler
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -15,6 +15,7 @@ from llama_index.core.llms import MockLLM
 from llama_index_instrumentation import root_dispatcher
 from llama_index_instrumentation.dispatcher import instrument_tags
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
+from llama_index_llm_cache_mem.usage import without_usage
 
 LEAVES = (
     "chat",
@@ -146,6 +147,11 @@ def ears(parrot, current_loop):
     root_dispatcher.event_handlers, root_dispatcher.span_handlers = before
 
 
+def _unpaid(raw):
+    """What a hit reports of *raw*: all but the tokens."""
+    return raw and {**raw, "usage": dict.fromkeys(raw["usage"], 0)}
+
+
 @pytest.mark.parametrize("everywhere", [False, True], ids=["wrapped", "process-wide"])
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_miss_sounds_as_bare_and_a_hit_as_half_price(leaf, everywhere, parrot, cache, ears, ask):
@@ -164,7 +170,7 @@ def test_a_miss_sounds_as_bare_and_a_hit_as_half_price(leaf, everywhere, parrot,
     assert (hit["taken"], hit["tokens"]) == (0, 0)
     assert all(hit["marked"])
     assert not any(bare["marked"])
-    assert not any(hit["raws"])
+    assert hit["raws"][-1] == _unpaid(bare["raws"][-1])
     kind = "LLMChat" if leaf.endswith("chat") else "LLMCompletion"
     assert set(hit["events"]) == {name for name in bare["events"] if name.startswith(kind)}
     assert hit["events"][f"{kind}StartEvent"] == hit["events"][f"{kind}EndEvent"] == 1
@@ -281,3 +287,32 @@ def test_classes_made_while_a_cache_is_on_have_spans(parrot, cache, ears, make_p
 
     Late().complete("x")
     assert ("Late.complete", "parrot", None, False) in ears.heard()["spans"]
+
+
+class Details(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    cached_tokens: int = 3
+
+
+def _usage():
+    return {"total_tokens": 8, "details": Details(audio=2), "tier": "flex"}
+
+
+class Raw(BaseModel):
+    id: str = "r1"
+    created: int = 17
+    max_output_tokens: int = 100
+    usage: dict[str, Any] = Field(default_factory=_usage)
+    choices: list[dict[str, Any]] = Field(default_factory=lambda: [{"index": 1, "eval_count": 5}])
+
+
+def test_a_handler_sees_the_raw_answer_of_a_hit_with_its_usage_zero():
+    raw = Raw()
+    response = CompletionResponse(text="x", raw=raw, additional_kwargs={"prompt_tokens": 3, "n": 1})
+    seen = without_usage(response)
+    assert (seen.text, seen.additional_kwargs) == ("x", {"prompt_tokens": 0, "n": 1})
+    assert (seen.raw.id, seen.raw.created, seen.raw.max_output_tokens) == ("r1", 17, 100)
+    assert (seen.raw.usage["total_tokens"], seen.raw.usage["tier"]) == (0, "flex")
+    assert (seen.raw.usage["details"].cached_tokens, seen.raw.usage["details"].audio) == (0, 0)
+    assert seen.raw.choices == [{"index": 1, "eval_count": 0}]
+    assert raw == Raw()  # the caller's own stays as it is
