@@ -1,7 +1,6 @@
 """Leases as rows of the SQLite file: which process may make the call for a key, and until when.
 
-The table is made by the first lease: a file without it is whole, and older versions of this library
-do not mind one with it.
+The first lease makes the table: a file without it is complete.
 """
 
 import contextlib

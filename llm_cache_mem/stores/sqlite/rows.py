@@ -1,5 +1,4 @@
-"""What SQLiteStore asks of its tables: one function a question, on a connection; those that write
-want the lock held."""
+"""The statements of SQLiteStore, one function each; callers of those that write hold the lock."""
 
 import sqlite3
 from array import array

@@ -1,4 +1,4 @@
-"""Entries in one SQLite file: they survive restarts, and many threads and processes share them."""
+"""A store in a SQLite file, which survives restarts and is shared by threads and processes."""
 
 import contextlib
 import itertools
@@ -199,8 +199,8 @@ class SQLiteStore:
 
     @store_errors_only("version", _reason)
     def version(self) -> int:
-        """A number that is another one as soon as anybody else has written: what was read under
-        this number still holds under it."""
+        """A number that changes whenever another connection has written; what was read under the
+        same number is still valid."""
         return self._use(self._look)
 
     def entries(self, prefix: str = "", *, part: str = "") -> Iterator[tuple[str, Entry]]:
@@ -346,7 +346,7 @@ class SQLiteStore:
         return now
 
     def touch(self, key: str) -> None:
-        """Note a use; written by the hundred, because a write costs many times a read. A lost one
+        """Note a use, to be written later with others: a write costs many times a read. A lost one
         does no harm."""
         if self._file.read_only:
             return
@@ -424,7 +424,7 @@ def _slices(packed: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
 
 
 def _let_go(pool: Pool, file: DatabaseFile) -> None:
-    """At the end of a store that nobody closed, or of the program, whose daemon threads may still
+    """Close what is idle when an open store is collected, or at exit, when daemon threads may still
     use it."""
     pool.renew()
     file.lock.close()
