@@ -84,6 +84,7 @@ class CallOptions(NamedTuple):
     mode: Mode | Unset = UNSET
     sample: int = 0
     namespace: str | Unset = UNSET
+    stateful: bool = False
     made_by: object = None
     outer: Any = None  # CallOptions or None
 
@@ -105,8 +106,11 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
     *mode*: ``on``; ``off`` (neither read nor store); ``refresh`` (store without reading);
       ``replay`` (only read; a miss raises).
     *sample*: which of several answers to the same request, from 0; each has an entry of its own.
-    *namespace*: the tenant or purpose. What an inner ``options`` does not set, it takes from the
-      outer one.
+    *namespace*: the tenant or purpose.
+    *stateful*: whether to cache HTTP requests that name what the provider holds, such as a
+      conversation; otherwise they are skipped.
+
+    What an inner ``options`` does not set, it takes from the outer one.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         mode: Mode | Unset = UNSET,
         sample: int | Unset = UNSET,
         namespace: str | Unset = UNSET,
+        stateful: bool | Unset = UNSET,
     ) -> None:
         changes: dict[str, Any] = {}
         if not isinstance(ttl_seconds, Unset):
@@ -128,6 +133,10 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             changes["sample"] = sample
         if not isinstance(namespace, Unset):
             changes["namespace"] = check_namespace(namespace)
+        if not isinstance(stateful, Unset):
+            if not isinstance(stateful, bool):
+                raise TypeError(f"stateful must be True or False, not {type(stateful).__name__}")
+            changes["stateful"] = stateful
         self._changes = changes
 
     def __enter__(self) -> Self:

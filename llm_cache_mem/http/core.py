@@ -15,6 +15,7 @@ from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast, Head
 from llm_cache_mem.http.headers import AGE, MARK, credentials_of
 from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.keys.request import Request
+from llm_cache_mem.options import current
 
 __all__ = ["TransportCore", "head_of", "hit_headers", "live_headers"]
 
@@ -65,12 +66,22 @@ class TransportCore:
                 headers.multi_items(),
                 _body(http_request),
             )
+            if read.state is not None and not current().stateful:
+                self._skip_stateful(read.state)
+                return None
             return self.engine.request(read.messages, read.params, kind=_KIND)
         except RequestNotCacheable as exc:
             if self.engine.is_replay:
                 raise
             self.engine.skip("request", "a call goes uncached: %s", exc)
             return None
+
+    def _skip_stateful(self, field: str) -> None:
+        """Count a request as skipped whose answer depends on what the provider holds."""
+        why = "it names what the provider holds; options(stateful=True) caches it all the same"
+        if self.engine.is_replay:
+            raise RequestNotCacheable(field, why)
+        self.engine.skip("stateful", "a call goes uncached because of %s: %s", field, why)
 
     def circumstances(self, http_request: Any) -> Hashable:
         """A digest of what outside the key can make *http_request* fail: credentials, timeout,

@@ -9,6 +9,8 @@ from urllib.parse import unquote
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http.headers import answer_changing, answer_changing_query
+from llm_cache_mem.http.state import provider_state
+from llm_cache_mem.keys.identity import ROUTING_HINTS
 
 __all__ = ["MAX_REQUEST_BYTES", "Asked", "is_generation", "read"]
 
@@ -44,14 +46,17 @@ _MESSAGES: Final = (
     "query",
 )
 _OURS: Final = "http."  # in front of the params that are not of the body
-_STATEFUL: Final = ("conversation",)  # what it is answered depends on what was asked before
 
 
 class Asked(NamedTuple):
-    """A generation request as every layer knows one. It is as private as its messages."""
+    """A generation request as messages and params. It is as private as its messages.
+
+    *state* is the field that leans on something the provider holds, None if there is none.
+    """
 
     messages: Any
     params: dict[str, Any]
+    state: str | None = None
 
     def __repr__(self) -> str:
         return f"Asked(params={sorted(self.params)!r})"
@@ -77,6 +82,9 @@ def read(
     the answer.
     """
     fields = _json_object(body)
+    state = provider_state(fields)
+    for name in ROUTING_HINTS:
+        fields.pop(name, None)
     messages, source = _messages(fields)
     params: dict[str, Any] = fields
     if not isinstance(params.get("model"), str) and (named := _MODEL_IN_PATH.search(path)):
@@ -93,7 +101,7 @@ def read(
         source != "messages"
     ):  # else two bodies that differ in nothing but the field's name would be one request
         params["http.source"] = source
-    return Asked(messages, params)
+    return Asked(messages, params, state)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -109,9 +117,6 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise RequestNotCacheable("body", "not a JSON object")
     if any(name.startswith(_OURS) for name in fields):
         raise RequestNotCacheable("body", f"fields whose names begin with {_OURS} are taken")
-    for name in _STATEFUL:
-        if fields.get(name) is not None:
-            raise RequestNotCacheable(name, "the answer depends on what the provider remembers")
     return fields
 
 

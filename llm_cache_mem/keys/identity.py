@@ -32,6 +32,7 @@ __all__ = [
     "CREDENTIALS",
     "CREDENTIAL_HEADERS",
     "CREDENTIAL_QUERY",
+    "ROUTING_HINTS",
     "TRANSPORT",
     "TRANSPORT_HEADERS",
     "TRANSPORT_HEADER_PREFIXES",
@@ -130,6 +131,15 @@ TRANSPORT_HEADER_PREFIXES: Final = (
     "x-instana-", "x-langsmith-", "x-stainless-",
 )  # fmt: skip
 """Beginnings of the names of further transport headers."""
+
+ROUTING_HINTS: Final = frozenset(
+    {
+        "client_request_id", "idempotency_key", "prompt_cache_key", "prompt_cache_retention",
+        "safety_identifier",
+    }
+)  # fmt: skip
+"""Fields of a provider's request that only route it or bill it. They are left out of the key in
+recognized provider requests, never for functions."""
 
 _HEADERS: Final = frozenset(
     {"additional_headers", "custom_headers", "default_headers", "extra_headers", "headers"}

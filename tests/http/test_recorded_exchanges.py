@@ -97,7 +97,7 @@ def test_the_replayed_call_equals_the_first(
         def ask(row: Row = row) -> Any:
             return sdk.asynchronous(client, row, runner) if asynchronous else sdk.sync(client, row)
 
-        with options(namespace=row["id"]):
+        with options(namespace=row["id"], stateful=True):
             first = outcome(ask)
             if (
                 server.calls == calls

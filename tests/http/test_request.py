@@ -12,6 +12,7 @@ from llm_cache_mem.diagnostics.explain import StoredRequest, explain
 from llm_cache_mem.diagnostics.survey import survey
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.headers import credentials_of
+from llm_cache_mem.http.state import STATEFUL_FIELDS
 from llm_cache_mem.keys import identity
 from llm_cache_mem.keys.digest import canonical_json
 
@@ -358,6 +359,52 @@ def test_what_has_no_single_meaning_is_refused(body: bytes) -> None:
         key(body)
 
 
-def test_an_answer_that_depends_on_what_the_provider_remembers_is_none_of_ours() -> None:
-    with pytest.raises(RequestNotCacheable, match="conversation"):
-        key({"model": "m", "input": "and then?", "conversation": "conv_1"}, "/v1/responses")
+STATEFUL: dict[str, dict[str, Any]] = {
+    "conversation": {"conversation": "conv_1"},
+    "previous_response_id": {"previous_response_id": "resp_1"},
+    "background": {"background": True},
+    "prompt.id": {"prompt": {"id": "pmpt_1"}},
+    "container": {"container": {"id": "container_1", "skills": []}},
+    "cachedContent": {"cachedContent": "cachedContents/1"},
+    "tools[0].vector_store_ids": {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+    "tools[0].container": {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]},
+}
+
+
+@pytest.mark.parametrize("field", STATEFUL)
+def test_a_request_that_leans_on_provider_state_names_the_field(field: str) -> None:
+    body = {"model": "m", "input": "and then?", **STATEFUL[field]}
+    assert requests.read(BASE, "/v1/responses", "", (), json.dumps(body).encode()).state == field
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"conversation": None, "previous_response_id": None, "background": False},
+        {"prompt": {"id": "pmpt_1", "version": "3"}},
+        {"container": {"skills": []}},
+        {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
+        {"store": True},
+    ],
+)
+def test_a_request_that_says_all_by_itself_leans_on_nothing(fields: dict[str, Any]) -> None:
+    body = {"model": "m", "input": "hi", **fields}
+    assert requests.read(BASE, "/v1/responses", "", (), json.dumps(body).encode()).state is None
+
+
+# -- Routing hints
+
+
+@pytest.mark.parametrize("name", sorted(identity.ROUTING_HINTS))
+def test_routing_hints_are_no_part_of_it(name: str) -> None:
+    assert key({**BODY, name: "agents-sdk:run:1"}) == key()
+
+
+def test_the_user_is_part_of_it() -> None:
+    assert key({**BODY, "user": "u1"}) != key()
+
+
+def test_the_key_contract_lists_routing_hints_and_provider_state() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "key_contract.md").read_text(encoding="utf-8")
+    for name in (*identity.ROUTING_HINTS, *STATEFUL_FIELDS, "background", "container", "prompt"):
+        assert f"`{name}`" in text, name

@@ -573,3 +573,32 @@ def test_a_client_in_place_of_a_transport_is_refused_at_once(kind: Any, method: 
         pytest.raises(TypeError, match=f"{kind.__name__} goes over a transport with {method}"),
     ):
         kind(LLMCache(), client)
+
+
+def test_a_request_that_leans_on_provider_state_is_skipped_unless_allowed(
+    make: Any, server: Provider, cache: LLMCache
+) -> None:
+    server.gives(Reply(answer()))
+    ask = make(cache).post
+    body = {**BODY, "previous_response_id": "resp_1"}
+    for _ in range(2):
+        ask(body)
+    assert (server.calls, cache.stats().skipped, cache.stats().size) == (2, {"stateful": 2}, 0)
+    with options(mode="replay"), pytest.raises(RequestNotCacheable, match="stateful=True"):
+        ask(body)
+    with options(stateful=True):
+        assert [ask(body)[1]["x-llm-cache-mem"] for _ in range(2)] == ["miss", "hit"]
+    assert server.calls == 3
+
+
+def test_three_equal_runs_of_an_agent_are_one_call_each(
+    make: Any, server: Provider, cache: LLMCache
+) -> None:
+    """As the OpenAI Agents SDK sends them, with a new prompt_cache_key for each run."""
+    server.gives(Reply(answer()))
+    ask = make(cache).post
+    for run in range(3):
+        hint = {"prompt_cache_key": f"agents-sdk:run:{run}"}
+        for turn in ("plan", "act"):
+            ask({**BODY, **hint, "messages": [{"role": "user", "content": turn}]})
+    assert (server.calls, cache.stats().hits) == (2, 4)
