@@ -82,7 +82,7 @@ class LLMCacheMem(BaseCache):
             raise ValueError(f"unidentified must be cache or bypass, not {unidentified!r}")
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._usage: Usage = usage
-        self._unidentified = unidentified
+        self._unidentified: Unidentified | None = unidentified
         self._scope = ""
         self._warned: set[str] = set()
         self._remembered: list[_Remembered | None] = [None] * _SLOTS

@@ -74,19 +74,19 @@ class _State(NamedTuple):
 
     llm: "weakref.ref[BaseLLM]"
     identity: Identity
-    seen: tuple[dict[str, Any], ...] | None
+    seen: tuple[Mapping[str, Any], ...] | None
     had_own_window: bool
 
 
 _states: dict[int, _State] = {}
 
 
-def _holders(llm: BaseLLM) -> tuple[dict[str, Any], ...]:
+def _holders(llm: BaseLLM) -> tuple[Mapping[str, Any], ...]:
     """The state of *llm*: fields, extra fields, and private attributes."""
     return llm.__dict__, llm.__pydantic_extra__ or {}, llm.__pydantic_private__ or {}
 
 
-def _is_unchanged(llm: BaseLLM, seen: tuple[dict[str, Any], ...]) -> bool:
+def _is_unchanged(llm: BaseLLM, seen: tuple[Mapping[str, Any], ...]) -> bool:
     for holder, before in zip(_holders(llm), seen, strict=True):
         if len(holder) != len(before):
             return False

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from llm_cache_mem.cli.doctor.finding import Finding, change, clock, number_in, ok, size_of
 from llm_cache_mem.stores.memcached.connections import (
@@ -45,10 +46,8 @@ def findings(url: str) -> Iterator[Finding]:
 
 def _asked(client: Client) -> list[dict[str, str]]:
     """The statistics and the settings of the server, as text."""
-    return [
-        {name.decode(): _text(value) for name, value in some.items()}
-        for some in (client.stats(), client.stats(b"settings"))
-    ]
+    answers: list[Any] = [client.stats(), client.stats(b"settings")]
+    return [{name.decode(): _text(value) for name, value in some.items()} for some in answers]
 
 
 def _text(value: object) -> str:

@@ -100,7 +100,7 @@ def _is_usable(client: Client) -> bool:
 class _Client(Client):  # type: ignore[misc]  # pymemcache comes without types
     """pymemcache's, for keys that are known to be valid and values that are bytes."""
 
-    def check_key(self, key: bytes, key_prefix: bytes) -> bytes:
+    def check_key(self, key: bytes, key_prefix: bytes) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]  # of inferred types
         return key
 
 
@@ -115,7 +115,7 @@ class _Bytes:
 
 
 def _connected(address: Address, timeout: float) -> Client:
-    client = _Client(address, serde=_Bytes())
+    client: Any = _Client(address, serde=_Bytes())  # its attributes have types only by inference
     client.sock = DeadlineSocket(_dial(address, timeout), timeout)
     return client
 
