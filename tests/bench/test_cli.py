@@ -1,4 +1,4 @@
-"""The commands of the benchmark, as a user types them."""
+"""The ``bench`` commands."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_trace_is_simulated_with_what_an_llm_cache_does_by_itself(trace: Path) -> None:
+def test_default_simulation_uses_the_defaults_of_llmcache(trace: Path) -> None:
     found = read("bench", str(trace))
     assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["repeats"]) == (
         "mooncake",
@@ -56,7 +56,7 @@ def test_a_trace_is_simulated_with_what_an_llm_cache_does_by_itself(trace: Path)
     assert found["policies"] == []
 
 
-def test_every_pair_of_bounds_is_simulated(trace: Path) -> None:
+def test_every_pair_of_limits_is_simulated(trace: Path) -> None:
     options = [
         "--max-size",
         "1",
@@ -85,7 +85,7 @@ def test_every_pair_of_bounds_is_simulated(trace: Path) -> None:
     assert (found["provider"], found["client"][0]["with_provider"]) == ([], [])
 
 
-def test_the_text_says_what_the_document_does(trace: Path) -> None:
+def test_text_report_shows_the_figures_of_the_json(trace: Path) -> None:
     text = run("bench", "run", str(trace), "--policies", "--max-size", "2").stdout
     for part in (
         "50.000 %",
@@ -99,7 +99,7 @@ def test_the_text_says_what_the_document_does(trace: Path) -> None:
         assert part in text, part
 
 
-def test_prices_are_those_given(trace: Path) -> None:
+def test_prices_come_from_options(trace: Path) -> None:
     plain = read("bench", str(trace), "--price", "1,2")
     assert plain["uncached"]["usd"] == pytest.approx(4 * (2048 + 200) / 1e6)
     assert (
@@ -116,7 +116,7 @@ def test_prices_are_those_given(trace: Path) -> None:
     }
 
 
-def test_a_bad_line_stops_it_by_name_or_is_left_out_by_name(trace: Path) -> None:
+def test_bad_line_is_named_whether_it_stops_the_run_or_is_skipped(trace: Path) -> None:
     good = trace.read_text().splitlines(keepends=True)
     bad = [
         "{\n",
@@ -136,7 +136,7 @@ def test_a_bad_line_stops_it_by_name_or_is_left_out_by_name(trace: Path) -> None
         assert f"{trace}:{number}: " in result.stderr
 
 
-def test_a_gzipped_trace_and_one_from_stdin_are_the_same_trace(trace: Path, tmp_path: Path) -> None:
+def test_gzip_and_stdin_give_the_same_report(trace: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     packed.write_bytes(gzip.compress(trace.read_bytes()))
     expected = read("bench", str(trace))
@@ -144,7 +144,7 @@ def test_a_gzipped_trace_and_one_from_stdin_are_the_same_trace(trace: Path, tmp_
         assert {**found, "trace": {**found["trace"], "name": str(trace)}} == expected
 
 
-def test_what_is_no_trace_is_named(tmp_path: Path, trace: Path) -> None:
+def test_error_names_the_file_that_is_not_a_trace(tmp_path: Path, trace: Path) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "blank").write_text("\n\n")
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
@@ -161,7 +161,7 @@ def test_what_is_no_trace_is_named(tmp_path: Path, trace: Path) -> None:
     assert "only RAGPulse" in fails("bench", str(trace), "--key", "question")
 
 
-def test_who_gives_a_store_is_told_how_to_make_a_trace_of_it(tmp_path: Path) -> None:
+def test_error_for_a_store_says_how_to_record_a_trace(tmp_path: Path) -> None:
     store, recordings = tmp_path / "cache.db", tmp_path / "recordings.jsonl"
     for path in (store, recordings):
         with LLMCache(backend=path) as cache:
@@ -188,13 +188,11 @@ def test_who_gives_a_store_is_told_how_to_make_a_trace_of_it(tmp_path: Path) -> 
         ("--model", "nobody-knows-this", "no price is known"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_read(
-    option: str, value: str, why: str
-) -> None:
+def test_invalid_option_fails_before_reading_the_trace(option: str, value: str, why: str) -> None:
     assert why in fails("bench", "no-such-file", option, value, status=2)
 
 
-def test_calls_in_no_order_are_named_or_sorted(trace: Path) -> None:
+def test_unordered_calls_fail_without_sort(trace: Path) -> None:
     lines = trace.read_text().splitlines(keepends=True)
     random.Random(3).shuffle(lines)
     expected = read("bench", str(trace))
@@ -203,7 +201,7 @@ def test_calls_in_no_order_are_named_or_sorted(trace: Path) -> None:
     assert read("bench", str(trace), "--sort") == expected
 
 
-def test_a_store_becomes_a_trace(tmp_path: Path) -> None:
+def test_store_is_recorded_as_a_trace(tmp_path: Path) -> None:
     path, out = tmp_path / "cache.db", tmp_path / "trace.jsonl"
     usage = {"prompt_tokens": 3000, "completion_tokens": 9}
     for keep in (True, False):
@@ -240,7 +238,7 @@ def test_a_store_becomes_a_trace(tmp_path: Path) -> None:
     )
 
 
-def test_results_of_tools_are_no_calls_of_a_trace(tmp_path: Path) -> None:
+def test_tool_results_are_left_out_of_a_recorded_trace(tmp_path: Path) -> None:
     path, out = tmp_path / "cache.db", tmp_path / "trace.jsonl"
     with LLMCache(backend=path, prices={}) as cache:
         cache.get_or_call("hi", lambda **_: {"content": "x"}, model="m")
@@ -249,7 +247,7 @@ def test_results_of_tools_are_no_calls_of_a_trace(tmp_path: Path) -> None:
     assert (counted["calls"], counted["of_tools"]) == (1, 2)
 
 
-def test_recordings_become_a_trace(tmp_path: Path) -> None:
+def test_recordings_are_recorded_as_a_trace(tmp_path: Path) -> None:
     path, out = tmp_path / "recordings.jsonl", tmp_path / "trace.jsonl"
     with LLMCache(backend=path, prices={}) as cache:
         cache.get_or_call(
@@ -270,7 +268,7 @@ def test_help_shows_examples() -> None:
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
-def test_a_narrow_terminal_cuts_nothing_of_the_report(
+def test_narrow_terminal_truncates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     path = tmp_path / "trace.jsonl"

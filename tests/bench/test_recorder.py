@@ -1,5 +1,4 @@
-"""The recorder: a line for each call, nothing that could be read out of it, and never in the way of
-the call."""
+"""The trace recorder: one line per call without any text, and no effect on the call."""
 
 import asyncio
 import json
@@ -48,7 +47,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "trace.jsonl"
 
 
-def test_a_cache_tells_it_of_hits_and_of_what_was_stored(path: Path, clock: Any) -> None:
+def test_cache_events_record_hits_and_stored_answers(path: Path, clock: Any) -> None:
     def slow(messages: Any, **params: Any) -> dict[str, Any]:
         clock.advance(2.5)
         return create(messages, **params)
@@ -69,7 +68,7 @@ def test_a_cache_tells_it_of_hits_and_of_what_was_stored(path: Path, clock: Any)
     assert [call.seconds for call in (first, second, again)] == [2.5, 2.5, 2.5]
 
 
-def test_runs_of_tools_through_the_same_cache_are_no_calls(path: Path) -> None:
+def test_tool_runs_of_the_same_cache_are_not_recorded(path: Path) -> None:
     with TraceRecorder(path) as recorder:
         cache = LLMCache(on_event=recorder)
         for _ in range(2):
@@ -78,7 +77,7 @@ def test_runs_of_tools_through_the_same_cache_are_no_calls(path: Path) -> None:
     assert [call.model for call in calls_in(path)] == ["m"]
 
 
-def test_what_it_wraps_shows_the_blocks_that_prompts_share(path: Path) -> None:
+def test_wrapped_function_records_shared_prompt_blocks(path: Path) -> None:
     wrapped = TraceRecorder(path).wrap(create)
     assert wrapped(messages=ask("one"), model="m") == create(ask("one"), "m")
     wrapped(messages=ask("two"), model="m")
@@ -91,7 +90,7 @@ def test_what_it_wraps_shows_the_blocks_that_prompts_share(path: Path) -> None:
     assert 0.8 < sum(tokens for _, _, tokens in one.runs) / one.input_tokens <= 1
 
 
-def test_no_word_of_a_prompt_or_an_answer_is_in_the_file_and_only_its_owner_may_read_it(
+def test_trace_has_no_text_and_is_readable_by_its_owner_only(
     path: Path,
 ) -> None:
     recorder = TraceRecorder(path)
@@ -106,7 +105,7 @@ def test_no_word_of_a_prompt_or_an_answer_is_in_the_file_and_only_its_owner_may_
     assert CANARY not in repr(recorder)
 
 
-def test_digests_are_equal_only_under_one_salt(tmp_path: Path) -> None:
+def test_digests_match_only_under_the_same_salt(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a", "b", "c", "d")]
     for file, salt in zip(files, ("s", b"s", "other", None), strict=True):
         TraceRecorder(file, salt=salt).wrap(create)(messages=ask("one"), model="m")
@@ -116,7 +115,7 @@ def test_digests_are_equal_only_under_one_salt(tmp_path: Path) -> None:
     assert a.runs[0] != c.runs[0] != d.runs[0]
 
 
-async def test_async_functions_and_streams_are_recorded_when_they_end(path: Path) -> None:
+async def test_async_calls_and_streams_are_recorded_at_their_end(path: Path) -> None:
     chunk = {"choices": [{"delta": {"content": CANARY}}]}
     last = {"choices": [], "usage": {"prompt_tokens": 70, "completion_tokens": 7}}
 
@@ -145,7 +144,7 @@ async def test_async_functions_and_streams_are_recorded_when_they_end(path: Path
     assert [call.input_tokens for call in calls_in(path)] == [2000, 70, 70]
 
 
-def test_a_call_that_fails_is_not_recorded_and_fails_as_before(path: Path) -> None:
+def test_failing_call_is_not_recorded_and_raises_as_before(path: Path) -> None:
     def broken(messages: Any) -> None:
         raise ConnectionError("down")
 
@@ -176,7 +175,7 @@ def test_threads_and_forked_children_write_whole_lines(path: Path) -> None:
     assert len({call.key for call in found}) == 200
 
 
-def test_what_cannot_be_written_is_counted_and_logged_once_and_the_call_goes_on(
+def test_write_failure_is_counted_and_logged_once(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = TraceRecorder(path)
@@ -190,19 +189,19 @@ def test_what_cannot_be_written_is_counted_and_logged_once_and_the_call_goes_on(
     assert CANARY not in caplog.text
 
 
-def test_a_request_without_a_key_is_lost_and_nothing_else(path: Path) -> None:
+def test_request_without_a_key_is_counted_as_lost(path: Path) -> None:
     recorder = TraceRecorder(path)
     recorder.wrap(lambda messages: None)(messages=[object()])
     assert (recorder.lost, calls_in(path)) == (1, [])
 
 
-def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
+def test_symlink_is_not_followed(path: Path, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
         TraceRecorder(path)
 
 
-def test_the_real_sdks_are_recorded_with_their_usage(path: Path) -> None:
+def test_sdk_calls_are_recorded_with_their_usage(path: Path) -> None:
     openai = pytest.importorskip("openai")
     pytest.importorskip("anthropic")
     from llm_cache_mem.testing.model_server.stand_in import StandInServer

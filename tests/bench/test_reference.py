@@ -1,5 +1,4 @@
-"""The figures of an independent simulation of the same traces, which this one must come to by
-itself."""
+"""The simulation against the results of an independent one on the same traces."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -75,7 +74,7 @@ def found(
     return simulated(shared_data, name, key, whole_grid=whole_grid), reference[TRACES[name, key]]
 
 
-def test_the_trace_holds_what_the_reference_found_in_it(
+def test_trace_statistics_match_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found
@@ -99,7 +98,7 @@ def test_the_trace_holds_what_the_reference_found_in_it(
     )
 
 
-def test_every_client_cache_hits_as_often_as_in_the_reference(
+def test_hit_rates_match_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found
@@ -110,7 +109,7 @@ def test_every_client_cache_hits_as_often_as_in_the_reference(
         assert rounded(100 * hits / calls, 3) == row["hit_pct"], config
 
 
-def test_hits_and_joined_calls_save_as_many_dollars_as_in_the_reference(
+def test_dollars_saved_by_hits_and_coalescing_match_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found
@@ -123,7 +122,7 @@ def test_hits_and_joined_calls_save_as_many_dollars_as_in_the_reference(
     )
 
 
-def test_the_prompt_cache_saves_what_it_does_in_the_reference(
+def test_prompt_cache_savings_match_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     """To the cent, but for RAGPulse: there the reference lets a block be read wherever it stands,
@@ -155,7 +154,7 @@ def test_the_prompt_cache_saves_what_it_does_in_the_reference(
         assert uncached - costs.oracle == pytest.approx(row["saved_oracle_usd"], rel=0.01)
 
 
-def test_both_caches_together_save_what_they_do_in_the_reference(
+def test_combined_savings_match_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     """To the cent, but for RAGPulse, as above."""

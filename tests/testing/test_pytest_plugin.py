@@ -99,7 +99,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
 # -- Recording and replaying
 
 
-def test_what_is_recorded_once_is_replayed_where_no_model_is(
+def test_recordings_are_replayed_without_a_model(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite.write(test_it=ASKING)
@@ -112,7 +112,7 @@ def test_what_is_recorded_once_is_replayed_where_no_model_is(
     assert (suite.calls, suite.recordings.read_bytes()) == (2, before)
 
 
-def test_in_ci_nothing_is_called_and_the_miss_explains_itself(suite: Suite) -> None:
+def test_ci_calls_nothing_and_explains_the_miss(suite: Suite) -> None:
     suite.write(test_it=ASKING)
     suite.run()
     suite.write(test_it=ASKING.replace('"tea", create, model="m"', '"tea", create, model="n"'))
@@ -128,7 +128,7 @@ def test_in_ci_nothing_is_called_and_the_miss_explains_itself(suite: Suite) -> N
     assert suite.calls == 2
 
 
-def test_in_ci_without_recordings_every_call_is_a_miss(suite: Suite) -> None:
+def test_ci_without_recordings_misses_every_call(suite: Suite) -> None:
     suite.write(test_it=ASKING)
     suite.run(ci=True).assert_outcomes(failed=2)
     assert suite.calls == 0
@@ -138,7 +138,7 @@ def test_in_ci_without_recordings_every_call_is_a_miss(suite: Suite) -> None:
 @pytest.mark.parametrize(
     ("option", "calls"), [("replay", 2), ("on", 2), ("refresh", 4), ("off", 4)]
 )
-def test_the_command_line_says_how(suite: Suite, option: str, calls: int) -> None:
+def test_command_line_sets_the_mode(suite: Suite, option: str, calls: int) -> None:
     suite.write(test_it=ASKING)
     suite.run()
     before = suite.recordings.read_bytes()
@@ -147,7 +147,7 @@ def test_the_command_line_says_how(suite: Suite, option: str, calls: int) -> Non
     assert suite.recordings.read_bytes() == before  # the same answers leave the same lines
 
 
-def test_recording_anew_asks_each_request_once(suite: Suite) -> None:
+def test_refresh_makes_each_request_once(suite: Suite) -> None:
     suite.write(test_it=ASKING + ASKING[ASKING.index("    def") :].replace("test_", "test_again_"))
     suite.run().assert_outcomes(passed=4)
     suite.recordings.write_text(suite.recordings.read_text().replace("about tea", "about old tea"))
@@ -156,13 +156,13 @@ def test_recording_anew_asks_each_request_once(suite: Suite) -> None:
     assert "old" not in suite.recordings.read_text()
 
 
-def test_a_false_ci_is_none(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_false_values_of_ci_count_as_unset(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.write(test_it=ASKING)
     monkeypatch.setenv("CI", "false")
     suite.run().assert_outcomes(passed=2)
 
 
-def test_the_environment_says_how_where_nobody_else_does(
+def test_environment_sets_the_mode_if_nothing_else_does(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite.write(test_it=ASKING)
@@ -174,7 +174,7 @@ def test_the_environment_says_how_where_nobody_else_does(
 # -- Markers
 
 
-def test_markers_say_how_and_where(suite: Suite) -> None:
+def test_markers_set_mode_and_path(suite: Suite) -> None:
     suite.write(
         test_it="""
         import pytest
@@ -212,7 +212,7 @@ def test_markers_say_how_and_where(suite: Suite) -> None:
     assert suite.recorded(suite.path / "shared" / "all.jsonl") == ["usual"]
 
 
-def test_what_is_marked_to_be_recorded_is_not_in_ci(suite: Suite) -> None:
+def test_ci_overrides_a_marker_that_records(suite: Suite) -> None:
     suite.write(
         test_it=ASKING.replace(
             "    def test_tea",
@@ -234,7 +234,7 @@ def test_what_is_marked_to_be_recorded_is_not_in_ci(suite: Suite) -> None:
         ("mode='offline'", "must be one of on, off, refresh, replay"),
     ],
 )
-def test_a_wrong_marker_is_an_error_that_says_so(suite: Suite, marker: str, said: str) -> None:
+def test_invalid_marker_is_a_usage_error(suite: Suite, marker: str, said: str) -> None:
     suite.write(
         test_it=f"import pytest\n@pytest.mark.llm_cache({marker})\ndef test_it(llm_cache): pass\n"
     )
@@ -243,7 +243,7 @@ def test_a_wrong_marker_is_an_error_that_says_so(suite: Suite, marker: str, said
     result.stdout.fnmatch_lines([f"*{said}*"])
 
 
-def test_a_broken_file_is_an_error_that_names_the_line(suite: Suite) -> None:
+def test_damaged_file_is_an_error_with_the_line(suite: Suite) -> None:
     suite.write(test_it=ASKING)
     suite.run()
     broken = suite.recordings.read_text().replace("\n", "\n<<<<<<< HEAD\n", 1)
@@ -284,7 +284,7 @@ def test_parametrised_async_streaming_and_class_tests(suite: Suite) -> None:
     suite.run(ci=True).assert_outcomes(passed=5)
 
 
-def test_answers_that_were_cut_off_or_refused_are_recorded_too(suite: Suite) -> None:
+def test_truncated_and_refused_answers_are_recorded(suite: Suite) -> None:
     suite.write(
         test_it="""
         from model import create
@@ -297,7 +297,7 @@ def test_answers_that_were_cut_off_or_refused_are_recorded_too(suite: Suite) -> 
     suite.run(ci=True).assert_outcomes(passed=1)
 
 
-def test_fixtures_of_any_scope_have_recordings_of_their_own(
+def test_fixtures_of_any_scope_can_have_recordings(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite.write(
@@ -318,7 +318,7 @@ def test_fixtures_of_any_scope_have_recordings_of_their_own(
     suite.run(ci=True).assert_outcomes(passed=2)
 
 
-def test_layers_for_frameworks_take_the_fixture_as_it_is(suite: Suite) -> None:
+def test_framework_layers_accept_the_fixture(suite: Suite) -> None:
     pytest.importorskip("langchain_core")
     pytest.importorskip("llama_index.core")
     suite.write(
@@ -361,7 +361,7 @@ def stale(suite: Suite) -> Suite:
     return suite
 
 
-def test_recordings_that_nobody_uses_are_told_of_and_kept(stale: Suite) -> None:
+def test_unused_recordings_are_reported_but_not_removed(stale: Suite) -> None:
     stale.run().stdout.fnmatch_lines(
         [
             "*llm cache*",
@@ -375,7 +375,7 @@ def test_recordings_that_nobody_uses_are_told_of_and_kept(stale: Suite) -> None:
 
 
 @pytest.mark.parametrize("ci", [False, True])
-def test_or_removed_when_asked_for(stale: Suite, ci: bool) -> None:
+def test_prune_removes_unused_recordings(stale: Suite, ci: bool) -> None:
     stale.run("--llm-cache-prune", ci=ci).stdout.fnmatch_lines(
         ["*test_it.jsonl: removed 1 recording that no test used"]
     )
@@ -403,7 +403,7 @@ NOT_ALL: list[Any] = [
 
 
 @pytest.mark.parametrize(("args", "more"), NOT_ALL)
-def test_a_run_of_less_than_the_whole_module_that_passes_tells_nothing(
+def test_partial_or_failing_module_reports_nothing_unused(
     stale: Suite, args: list[str], more: str
 ) -> None:
     import textwrap
@@ -415,14 +415,14 @@ def test_a_run_of_less_than_the_whole_module_that_passes_tells_nothing(
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
-def test_a_run_with_the_cache_off_tells_nothing(stale: Suite) -> None:
+def test_mode_off_reports_nothing_unused(stale: Suite) -> None:
     result = stale.run("--llm-cache=off", "--llm-cache-prune")
     result.assert_outcomes(passed=2)
     assert "that no test used" not in result.stdout.str()
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
-def test_a_run_of_a_share_of_the_tests_whoever_took_out_the_others_tells_nothing(
+def test_deselected_tests_suppress_the_report(
     stale: Suite,
 ) -> None:
     stale.write(conftest="def pytest_collection_modifyitems(items): del items[1:]")
@@ -430,7 +430,7 @@ def test_a_run_of_a_share_of_the_tests_whoever_took_out_the_others_tells_nothing
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
-def test_a_run_of_the_last_failures_tells_nothing(stale: Suite) -> None:
+def test_last_failed_suppresses_the_report(stale: Suite) -> None:
     import textwrap
 
     stale.write(
@@ -445,7 +445,7 @@ def test_a_run_of_the_last_failures_tells_nothing(stale: Suite) -> None:
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
-def test_a_shared_file_is_judged_by_the_whole_suite_only(suite: Suite) -> None:
+def test_shared_file_is_judged_by_the_whole_suite_only(suite: Suite) -> None:
     marked = (
         "    import pytest\n    pytestmark = pytest.mark.llm_cache(path='all.jsonl')\n" + ASKING
     )
@@ -459,7 +459,7 @@ def test_a_shared_file_is_judged_by_the_whole_suite_only(suite: Suite) -> None:
     assert suite.recorded(file) == ["cups", "milk", "tea"]
 
 
-def test_the_recordings_of_a_renamed_module_are_told_of(suite: Suite) -> None:
+def test_recordings_of_a_renamed_module_are_reported(suite: Suite) -> None:
     suite.write(test_it=ASKING)
     suite.run()
     (suite.path / "test_it.py").rename(suite.path / "test_new.py")
@@ -469,7 +469,7 @@ def test_the_recordings_of_a_renamed_module_are_told_of(suite: Suite) -> None:
     assert suite.recorded() == ["cups", "tea"]
 
 
-def test_calls_that_could_not_be_recorded_are_told_of(suite: Suite) -> None:
+def test_calls_that_could_not_be_recorded_are_reported(suite: Suite) -> None:
     suite.write(
         test_it="""
         def test_it(llm_cache):
@@ -481,7 +481,7 @@ def test_calls_that_could_not_be_recorded_are_told_of(suite: Suite) -> None:
     result.stdout.fnmatch_lines(["*test_it.jsonl: calls that could not be recorded: value 1"])
 
 
-def test_a_run_without_recordings_says_nothing(suite: Suite) -> None:
+def test_run_without_recordings_reports_nothing(suite: Suite) -> None:
     suite.write(test_it="def test_it(): pass")
     assert "llm cache" not in suite.run().stdout.str()
 
@@ -489,7 +489,7 @@ def test_a_run_without_recordings_says_nothing(suite: Suite) -> None:
 # -- pytest-xdist
 
 
-def test_workers_record_into_one_file_and_agree_on_what_is_unused(suite: Suite) -> None:
+def test_xdist_workers_share_one_file_and_its_report(suite: Suite) -> None:
     suite.write(
         test_it="""
         import pytest
@@ -511,7 +511,7 @@ def test_workers_record_into_one_file_and_agree_on_what_is_unused(suite: Suite) 
     assert suite.calls == 40
 
 
-def test_a_worker_that_crashed_leaves_everything_as_it_is(suite: Suite) -> None:
+def test_crashed_worker_suppresses_the_report(suite: Suite) -> None:
     suite.write(test_it=ASKING)
     suite.run()
     suite.recordings.write_text(suite.recordings.read_text() + STALE)
@@ -523,7 +523,7 @@ def test_a_worker_that_crashed_leaves_everything_as_it_is(suite: Suite) -> None:
 # -- The plugin itself
 
 
-def test_it_loads_little_more_than_the_library() -> None:
+def test_plugin_imports_little_more_than_the_library() -> None:
     import subprocess
     import sys
 

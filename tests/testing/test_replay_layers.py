@@ -211,7 +211,7 @@ async def test_one_langchain_model_with_its_streams(served: Served, path: Path, 
 
 
 @pytest.mark.usefixtures("_langchain_as_it_was")
-def test_what_has_no_key_is_not_sent_by_langchain_either(
+def test_langchain_replay_never_sends_a_request_without_a_key(
     served: Served, path: Path, chat: Any
 ) -> None:
     from langchain_core.globals import set_llm_cache
@@ -291,7 +291,7 @@ def test_llama_index_as_a_whole(path: Path, llm: Any) -> None:
 
 
 @LLAMA_INDEX
-def test_what_has_no_key_is_not_sent_by_llama_index_either(path: Path, llm: Any) -> None:
+def test_llama_index_replay_never_sends_a_request_without_a_key(path: Path, llm: Any) -> None:
     from llama_index_llm_cache_mem import CachedLLM
 
     with pytest.raises(RequestNotCacheable):
@@ -339,7 +339,7 @@ def test_a_cached_client(served: Served, path: Path, openai_client: Any) -> None
     assert "tea" in text.partition('"answer"')[2]  # the body is there to be read
 
 
-def test_a_secret_taken_out_of_a_recorded_stream_leaves_it_whole(path: Path) -> None:
+def test_redacted_recorded_stream_stays_complete(path: Path) -> None:
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
     body = f'data: {{"a": "{secret}"}}\n\ndata: [DONE]\n\n'
     answer = {

@@ -1,5 +1,4 @@
-"""Eviction policies on keys alone: none is better than the best, and the best is what trying
-everything finds."""
+"""Eviction policies on keys alone, against an exhaustive search for the best."""
 
 from functools import lru_cache
 from typing import Any
@@ -38,13 +37,13 @@ def tried_out(size: int, requests: tuple[int, ...]) -> int:
 
 
 @given(st.integers(1, 4), requests_of_keys)
-def test_the_best_is_what_trying_everything_finds(size: int, requests: list[int]) -> None:
+def test_best_hits_equals_exhaustive_search(size: int, requests: list[int]) -> None:
     assert best_hits(size, requests) == tried_out(size, tuple(requests))
 
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(size=st.integers(1, 30), requests=st.lists(st.integers(0, 40), max_size=300))
-def test_no_policy_is_better_than_the_best_or_holds_more_than_its_size(
+def test_no_policy_beats_the_best_or_exceeds_its_size(
     name: str, size: int, requests: list[int]
 ) -> None:
     policy = POLICIES[name](size)
@@ -65,20 +64,22 @@ def _holds(policy: Any, key: int) -> bool:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_what_fits_is_never_evicted(name: str) -> None:
-    many = 90 if name == "W-TinyLFU" else 100  # its window and what it protects are not both full
+def test_nothing_is_evicted_while_there_is_room(name: str) -> None:
+    many = (
+        90 if name == "W-TinyLFU" else 100
+    )  # its window and its protected segment are never both full
     requests = [*range(many), *range(many)]
     assert count_hits(POLICIES[name](100), requests) == len(requests) // 2
 
 
-def test_keys_are_numbered_in_the_order_in_which_they_come() -> None:
+def test_keys_are_numbered_in_order_of_arrival() -> None:
     trace = TraceStatistics(keep_keys=True)
     trace.add(Call(float(at), key, 0, 0) for at, key in enumerate(["b", "a", "b", "c"]))
     assert trace.keys is not None
     assert list(trace.keys) == [0, 1, 0, 2]
 
 
-async def test_a_simulation_runs_where_an_event_loop_does() -> None:
+async def test_simulation_runs_inside_a_running_event_loop() -> None:
     """As in a notebook."""
     calls = [Call(float(at), "k", 2000, 50) for at in (0, 1, 5)]
     simulation = Simulation([CacheConfig()]).run(calls)

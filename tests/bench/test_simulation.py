@@ -1,4 +1,4 @@
-"""The simulation against plain ones of its parts, and many clients against each of them alone."""
+"""The simulation against plain models of its parts, and many clients against each alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -65,7 +65,7 @@ class PlainPromptCache:
 
 @settings(deadline=None, max_examples=60)
 @given(traces(), st.data())
-def test_the_prefix_tree_reads_what_was_sent_lately(calls: list[Call], data: st.DataObject) -> None:
+def test_prefix_tree_matches_a_plain_prompt_cache(calls: list[Call], data: st.DataObject) -> None:
     tree = PrefixTree(PROMPT_TTLS, 2)
     tree._prune_at = 1  # so that forgetting is tried too
     plain = {(place, ttl): PlainPromptCache() for place in (None, 0, 1) for ttl in PROMPT_TTLS}
@@ -81,7 +81,7 @@ def test_the_prefix_tree_reads_what_was_sent_lately(calls: list[Call], data: st.
 
 @settings(deadline=None, max_examples=60)
 @given(traces())
-def test_calls_overlap_where_the_next_for_their_key_comes_before_they_are_answered(
+def test_overlap_is_a_call_for_the_same_key_before_the_answer(
     calls: list[Call],
 ) -> None:
     found = list(mark_overlaps(iter(calls)))
@@ -113,7 +113,7 @@ def figures(configs: Iterable[CacheConfig], calls: list[Call]) -> list[object]:
 
 @settings(deadline=None, max_examples=25)
 @given(traces())
-def test_clients_that_join_calls_and_clients_that_do_not_are_simulated_side_by_side_as_alone(
+def test_clients_simulated_together_behave_as_if_alone(
     calls: list[Call],
 ) -> None:
     configs = [
@@ -127,7 +127,7 @@ def test_clients_that_join_calls_and_clients_that_do_not_are_simulated_side_by_s
 
 
 @pytest.mark.parametrize("coalesce", [True, False])
-def test_more_calls_than_are_taken_at_once_count_as_one_trace(coalesce: bool) -> None:
+def test_batches_of_calls_count_as_one_trace(coalesce: bool) -> None:
     calls = [Call(float(at), f"{at % 1100}", 2000, 10) for at in range(3300)]
     (client,) = Simulation([CacheConfig(None, None, coalesce)], ()).run(calls).clients
     assert (client.stats().hits, client.stats().misses) == (2200, 1100)
