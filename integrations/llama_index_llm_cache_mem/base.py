@@ -10,6 +10,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, patch, structured
 from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target
+from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, bare, plain_class, sharing, view_class
 from llm_cache_mem import LLMCache
 
@@ -219,7 +220,8 @@ def _structured_method(name: str) -> Callable[..., Any]:
             target = _target(self)
             if target is not None and structured.passes_leaves_by(target.inner, name):
                 return await structured.ASYNC[name](target, args, kwargs)
-            return await getattr(super(_CachedLLM, self), name)(*args, **kwargs)
+            async with adiscarding():
+                return await getattr(super(_CachedLLM, self), name)(*args, **kwargs)
 
         return amethod
 
@@ -227,7 +229,8 @@ def _structured_method(name: str) -> Callable[..., Any]:
         target = _target(self)
         if target is not None and structured.passes_leaves_by(target.inner, name):
             return structured.SYNC[name](target, args, kwargs)
-        return getattr(super(_CachedLLM, self), name)(*args, **kwargs)
+        with discarding():
+            return getattr(super(_CachedLLM, self), name)(*args, **kwargs)
 
     return method
 

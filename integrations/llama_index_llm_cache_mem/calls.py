@@ -9,6 +9,7 @@ from llama_index_llm_cache_mem import events
 from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.requests import request_of_leaf
 from llama_index_llm_cache_mem.streaming import Recording, replay
+from llama_index_llm_cache_mem.validation import note_answer
 from llama_index_llm_cache_mem.values import decode, decode_whole, encode
 from llm_cache_mem import LLMCache, Request
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
@@ -43,6 +44,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
         timeout=timeout_of(kwargs),
     )
+    note_answer(target.cache, request)
     if not model.called:
         events.emit(target, leaf, args, kwargs, response)
     return response
@@ -63,6 +65,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
         timeout=timeout_of(kwargs),
     )
+    note_answer(target.cache, request)
     if not model.called:
         await events.aemit(target, leaf, args, kwargs, response)
     return response

@@ -13,6 +13,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, structured
 from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target
+from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, set_patched
 from llm_cache_mem import LLMCache
 
@@ -90,7 +91,10 @@ def _patch(cls: Any) -> None:
     methods: dict[str, Callable[[Any], Any]] = {
         name: functools.partial(_leaf, leaf) for name, leaf in LEAVES.items()
     }
-    methods |= {name: functools.partial(_structured, name) for name in structured.methods_of(cls)}
+    methods |= {
+        name: functools.partial(_structured, name)
+        for name in structured.methods_of(cls) | structured.WHOLE
+    }
     for name, make in methods.items():
         original = cls.__dict__.get(name)
         if (
@@ -140,7 +144,8 @@ def _structured(name: str, original: Any) -> Any:
         async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
             target = _target(self)
             if target is None or not structured.passes_leaves_by(self, name):
-                return await original.__get__(self, type(self))(*args, **kwargs)
+                async with adiscarding():
+                    return await original.__get__(self, type(self))(*args, **kwargs)
             return await structured.ASYNC[name](target, args, kwargs)
 
         return amethod
@@ -149,7 +154,8 @@ def _structured(name: str, original: Any) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         target = _target(self)
         if target is None or not structured.passes_leaves_by(self, name):
-            return original.__get__(self, type(self))(*args, **kwargs)
+            with discarding():
+                return original.__get__(self, type(self))(*args, **kwargs)
         return structured.SYNC[name](target, args, kwargs)
 
     return method

@@ -13,16 +13,16 @@ from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llama_index_llm_cache_mem.requests import request_of
 from llm_cache_mem import Request
 
-__all__ = ["ASYNC", "KIND", "SYNC", "methods_of", "passes_leaves_by", "provider_of"]
+__all__ = ["ASYNC", "KIND", "SYNC", "WHOLE", "methods_of", "passes_leaves_by", "provider_of"]
 
 KIND: Final = "llama_index.structured"
 
-_WHOLE: Final = frozenset({"structured_predict", "astructured_predict"})
-_ALL: Final = _WHOLE | {"stream_structured_predict", "astream_structured_predict"}
+WHOLE: Final = frozenset({"structured_predict", "astructured_predict"})
+_ALL: Final = WHOLE | {"stream_structured_predict", "astream_structured_predict"}
 _PROVIDERS: Final = {
     "llama_index.llms.anthropic.base:Anthropic": _ALL,
     "llama_index.llms.google_genai.base:GoogleGenAI": _ALL,
-    "llama_index.llms.openai.responses:OpenAIResponses": _WHOLE,
+    "llama_index.llms.openai.responses:OpenAIResponses": WHOLE,
 }
 """The classes that ask their client, and the methods in which they do. All others, of 102
 integrations, go through ``chat``."""

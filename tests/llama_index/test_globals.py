@@ -146,7 +146,8 @@ def test_a_structured_llm_adds_no_entry_of_its_own(parrot, cache):
     for _ in range(2):
         with pytest.raises(ValueError, match="Invalid JSON"):  # the parrot does not speak JSON
             llm.complete("x")
-    assert len(parrot.calls) == 1
+    assert len(parrot.calls) == 2  # a rejected answer is discarded
+    assert (cache.stats().stored, cache.stats().size) == (2, 0)
     assert cache_of(llm) is cache
 
 
