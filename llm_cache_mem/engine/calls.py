@@ -15,6 +15,7 @@ from collections.abc import (
     Mapping,
 )
 from contextvars import Context, copy_context
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llm_cache_mem.accounting.counters import Ledger
@@ -22,7 +23,6 @@ from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
-from llm_cache_mem.engine.explainer import Explainer
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.reader import Hit, Reader, off_loop, same
 from llm_cache_mem.engine.settings import Settings
@@ -37,6 +37,7 @@ from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:  # loaded by caches that share calls across processes
+    from llm_cache_mem.engine.explainer import Explainer
     from llm_cache_mem.engine.leases import Lease, Leases
 
 __all__ = ["Answered", "Engine", "Hit", "Settings"]
@@ -90,11 +91,20 @@ class Engine:
             SingleFlight(settings.wait_seconds) if beside is None else beside.flights
         )
         misses = Misses()
-        self.explainer = Explainer(self.backend, keyer, settings, misses)
-        self.reader = Reader(self.backend, ledger, settings, misses, self.explainer)
+        self._misses = misses
+        self.reader = Reader(
+            self.backend, ledger, settings, misses, lambda asked: self.explainer.explain(asked)
+        )
         self.writer = Writer(self.backend, self.flights, ledger, settings, misses)
         self.leases = self._open_leases(beside)
         self.fail_open = FailOpen(ledger, settings)
+
+    @cached_property
+    def explainer(self) -> "Explainer":
+        """Explains misses; loaded when somebody asks for the first time."""
+        from llm_cache_mem.engine.explainer import Explainer
+
+        return Explainer(self.backend, self.keyer, self.settings, self._misses)
 
     # -- The state of calls in this context
 

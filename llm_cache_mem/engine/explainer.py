@@ -39,15 +39,6 @@ class Explainer:
         found = explain(asked, others, self._keyer.hashed)
         return found._replace(state=self._state(request.key))
 
-    def explain_or_none(self, request: Request) -> Explanation | None:
-        """``explain`` for a cache that stores requests; None where it cannot be done."""
-        if self._settings.redaction is None:
-            return None
-        try:
-            return self.explain(request)
-        except Exception:  # noqa: BLE001  # the miss is what the caller has to hear of
-            return None
-
     def last(self, most: int) -> list[Explanation]:
         """Why the last lookups missed, the latest first, at most *most* of them."""
         found = []

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.diagnostics.misses import Misses
-from llm_cache_mem.engine.explainer import Explainer
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.keys.request import Request
@@ -49,13 +48,13 @@ class Reader:
         ledger: Ledger,
         settings: Settings,
         misses: Misses,
-        explainer: Explainer,
+        explain: Callable[[Request], object],
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._settings = settings
         self._misses = misses
-        self._explainer = explainer
+        self._explain = explain
         self._recordings: str | None = (
             getattr(store.inner, "path", None) if keeps_recordings(store.inner) else None
         )
@@ -145,9 +144,17 @@ class Reader:
         if request.text is not None:
             self._note_miss(request, mode, entry)
         if mode == "replay":
-            why = self._explainer.explain_or_none(request)
-            raise CacheMissError(request.key, why, where=self._recordings)
+            raise CacheMissError(request.key, self._why(request), where=self._recordings)
         return None
+
+    def _why(self, request: Request) -> object:
+        """Why *request* missed, in a cache that stores requests."""
+        if self._settings.redaction is None:
+            return None
+        try:
+            return self._explain(request)
+        except Exception:  # noqa: BLE001  # the miss is what the caller has to hear of
+            return None
 
     def _note_miss(self, request: Request, mode: Mode, entry: Entry | None) -> None:
         now, state = self._settings.clock(), "absent"
