@@ -16,7 +16,7 @@ FOR_USERS = (
     "langchain_llm_cache_mem.tools",
 )
 """Modules that users import from or name, beside the packages, which are there for that."""
-NOT_FOR_IMPORT = ("llm_cache_mem.stores",)  # its classes are, each from its module
+NOT_FOR_IMPORT = ("llm_cache_mem.stores", "llm_cache_mem.cli.doctor")
 
 
 def inventory(site: Path) -> dict[str, str]:

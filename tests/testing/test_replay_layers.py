@@ -63,7 +63,10 @@ def replaying(path: Path) -> LLMCache:
 def openai_client(served: Served) -> Iterator[Any]:
     openai = pytest.importorskip("openai")
     with openai.OpenAI(
-        base_url=f"{served.url}/v1", api_key="sk-CANARY-0123456789", max_retries=0
+        base_url=f"{served.url}/v1",
+        api_key="sk-CANARY-0123456789",
+        max_retries=0,
+        organization="CANARY",
     ) as client:
         yield client
 
@@ -234,7 +237,7 @@ def llm() -> Any:
     from llama_index.core.llms import MockLLM
 
     class Counted(MockLLM):
-        calls: int = 0
+        model: str = "counted"
 
         def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
             Counted.made.append(prompt)
