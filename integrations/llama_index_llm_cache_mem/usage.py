@@ -37,7 +37,7 @@ def _zeroed(value: Any, *, inside: bool = False) -> Any:
         return {
             name: _zeroed(item, inside=inside or _is_usage(name)) for name, item in value.items()
         }
-    if type(value) in (list, tuple):
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return type(value)(_zeroed(item, inside=inside) for item in value)
     if not isinstance(value, BaseModel) and not hasattr(type(value), "__dataclass_fields__"):
         return value
