@@ -5,6 +5,7 @@ from typing import Any, Final
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+from langchain_core.language_models import BaseLanguageModel
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -14,7 +15,7 @@ __all__ = ["MODEL_SETTINGS", "ModelSettings", "is_core_fake"]
 
 _TRANSPORT: Final = frozenset(
     {
-        "name",
+        *("batch_size", "name"),
         *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
     }
 )
@@ -42,14 +43,15 @@ class ModelSettings:
 
     def read(self, model: BaseModel, cls: type[BaseModel]) -> Identity:
         """The identity of *model*, a *cls*."""
-        settings = self._settings(model, cls)
+        opaque: dict[str, str] = {}
+        settings = self._settings(model, cls, opaque)
         found = (
             describe(settings, transport=_TRANSPORT, unknown=self._name)
             if is_core_fake(cls)
             else describe(settings, transport=_TRANSPORT)
         )
         found.settings["_class"] = f"{cls.__module__}.{cls.__qualname__}"
-        return found
+        return Identity(found.settings, {**found.opaque, **opaque})
 
     def wrote(self, cls: type[BaseModel], name: str, old: Any, new: Any) -> None:
         """Learn that a *cls* set its own attribute *name* while it answered: a count, or something
@@ -79,13 +81,20 @@ class ModelSettings:
 
         return finish
 
-    def _settings(self, model: BaseModel, cls: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    def _settings(
+        self, model: BaseModel, cls: type[BaseModel], opaque: dict[str, str]
+    ) -> Iterator[tuple[str, Any]]:
+        """The settings; what is opaque in models inside *model* is added to *opaque*."""
         fields, changing = cls.model_fields, self._changing.get(cls, frozenset())
         for name, value in settings_of(model):
             if name in _RUN and name in fields and fields[name].exclude:
                 continue
             if name in changing or (self._watched and self._has_grown(cls, name, value)):
                 value = _initial(cls, name)
+            if isinstance(value, BaseLanguageModel):
+                inner = self.read(value, type(value))
+                value = inner.settings
+                opaque.update({f"{name}.{path}": kind for path, kind in inner.opaque.items()})
             yield name, value
 
     def _has_grown(self, cls: type, name: str, value: Any) -> bool:

@@ -73,21 +73,21 @@ TRANSPORT: Final = frozenset(
         # how long to wait and how often to try
         "connect_timeout", "default_request_timeout", "max_retries", "num_retries", "read_timeout",
         "request_timeout", "retries", "retry", "retry_config", "stream_chunk_timeout",
-        "stream_timeout", "timeout",
+        "stream_timeout", "timeout", "timeout_seconds",
         # how bytes travel
-        "async_http_client", "cert", "event_hooks", "follow_redirects", "http_async_client",
-        "http_client", "http_socket_options", "limits", "mounts", "proxies", "proxy",
-        "proxy_url", "reuse_client", "ssl_context", "ssl_verify", "transport", "trust_env",
-        "verify",
+        "async_http_client", "cert", "client_cleanup", "event_hooks", "follow_redirects",
+        "get_asession_fn", "get_session_fn", "http_async_client", "http_client",
+        "http_socket_options", "limits", "mounts", "proxies", "proxy", "proxy_url", "reuse_client",
+        "ssl_context", "ssl_verify", "transport", "trust_env", "user_agent", "verify",
         # where credentials come from
         "api_key_provider", "azure_ad_async_token_provider", "azure_ad_token_provider",
         "credentials_provider", "token_provider",
         # what watches the call, and how many run at once
-        "cache", "callback_manager", "callbacks", "keep_alive", "max_concurrency", "rate_limiter",
-        "verbose",
+        "cache", "callback_manager", "callbacks", "keep_alive", "max_concurrency",
+        "max_concurrent_requests", "rate_limiter", "request_parallelism", "verbose",
     }
 )  # fmt: skip
-"""Names of settings of how a call is made."""
+"""Names of settings of how a call is made; so is any name that ends in ``_proxy``."""
 
 CREDENTIAL_HEADERS: Final = frozenset(
     {
@@ -155,11 +155,18 @@ _TRANSPORT_LIBRARIES: Final = frozenset(
     {"_thread", "aiohttp", "asyncio", "boto3", "botocore", "concurrent", "httpcore", "httpx"}
     | {"httpx2", "logging", "requests", "ssl", "tenacity", "threading", "urllib3"}
 )
+_CLIENTS: Final = frozenset(
+    {
+        "aclient", "api_client", "async_client", "bedrock_client", "client", "root_async_client",
+        "root_client", "sync_client",
+    }
+)  # fmt: skip
+"""Names of settings that hold clients. What says where it sends requests is one."""
 _SDKS: Final = frozenset(
     {
         "aiobotocore", "anthropic", "azure", "boto3", "botocore", "cerebras", "cohere", "fireworks",
         "google", "groq", "huggingface_hub", "mistralai", "ollama", "openai", "openrouter",
-        "together", "vertexai", "xai_sdk",
+        "perplexity", "together", "vertexai", "xai_sdk",
     }
 )  # fmt: skip
 """Packages whose client objects do nothing but send requests."""
@@ -225,7 +232,7 @@ def describe(
     reader = _Reader(transport, unknown)
     found: dict[str, Any] = {}
     opaque: dict[str, str] = {}
-    endpoints: dict[str, str] = {}
+    clients: dict[str, Any] = {}
     for name, value in settings:
         try:
             plain = reader.setting(name, value, _MAX_DEPTH)
@@ -235,11 +242,14 @@ def describe(
             continue
         if plain is not _DROPPED:
             found[name] = plain
-        elif _is_sdk_client(value) and (url := endpoint_of(value)) is not None:
-            endpoints[name] = url
-    for name, url in endpoints.items():
-        if url not in found.values():
-            found["base_url" if "base_url" not in found else f"{name}.base_url"] = url
+        elif _is_client(name, value):
+            clients[name] = value
+    said: dict[str, str] = {}  # clients of one model mostly say the same
+    for name, client in clients.items():
+        for setting, text in _settings_of_client(client):
+            if said.setdefault(setting, text) != text:
+                said[f"{name}.{setting}"] = text
+    found.update({f"client.{name}" if name in found else name: said[name] for name in said})
     return Identity(found, opaque)
 
 
@@ -292,11 +302,25 @@ def endpoint_of(client: Any) -> str | None:
         (_attribute(inner, "_client"), "base_url"),
         (_attribute(client, "meta"), "endpoint_url"),
         (_attribute(client, "_client_wrapper"), "_base_url"),
+        (_attribute(client, "sdk_configuration"), "server_url"),
+        (_attribute(_attribute(client, "_api_client"), "_http_options"), "base_url"),
     ):
         url = _attribute(holder, name)
         if isinstance(url, str) or type(url).__name__ == "URL":
             return _without_user(str(url))
     return None
+
+
+def _settings_of_client(client: Any) -> Iterator[tuple[str, str]]:
+    """What an SDK's client may have read from the environment, and sends."""
+    url = endpoint_of(client)
+    if url is not None:
+        yield "base_url", url
+    for holder in (client, _attribute(client, "_client")):
+        for name in ("organization", "project"):
+            value = _attribute(holder, name)
+            if isinstance(value, str):
+                yield name, value
 
 
 class _Reader:
@@ -311,11 +335,13 @@ class _Reader:
         plain = _plain_name(name)
         if value is None or is_absent(type(value)) or _is_credential(plain) or plain in TRANSPORT:
             return _DROPPED
-        if plain in self._transport or name in self._transport or _is_transport(value):
+        if plain in self._transport or name in self._transport or plain.endswith("_proxy"):
+            return _DROPPED
+        if _is_transport(value) or _is_client(plain, value):
             return _DROPPED
         if isinstance(value, Mapping):
             if plain in _HEADERS:
-                return _headers(value)
+                return _headers(value) or _DROPPED
             if plain in _CLIENT_ARGUMENTS:
                 return self._settings(value.items(), depth)
         if plain in _MODEL_NAMES and _is_local(value):  # other files may stand there tomorrow
@@ -423,7 +449,15 @@ def _is_sdk_client(value: Any) -> bool:
     kind = type(value)
     if _library(kind) not in _SDKS or _has_state(kind) or isinstance(value, (type, Enum)):
         return False
-    return "Client" in kind.__name__ or endpoint_of(value) is not None
+    named = "Client" in kind.__name__ or hasattr(value, "sdk_configuration")
+    return named or endpoint_of(value) is not None
+
+
+def _is_client(name: str, value: Any) -> bool:
+    if isinstance(value, (str, int, float, Mapping, list, tuple)):
+        return False
+    named = _plain_name(name) in _CLIENTS and endpoint_of(value) is not None
+    return named or _is_sdk_client(value)
 
 
 def _is_transport(value: Any) -> bool:

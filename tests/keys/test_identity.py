@@ -263,3 +263,42 @@ def test_client_of_an_sdk_is_transport_that_says_where_it_sends() -> None:
     assert key_of(client=clients[0]) != key_of(client=clients[1])
     again = OpenAI(api_key="other", base_url="https://a/v1", timeout=1)
     assert key_of(client=clients[0].chat.completions, root=clients[0]) == key_of(client=again)
+
+
+def test_client_says_what_it_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [key_of(client=OpenAI(api_key="k").chat.completions)]
+    for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "https://other.example/v1")
+        keys.append(key_of(client=OpenAI(api_key="k").chat.completions))
+    assert len(set(keys)) == 4
+
+
+class Gateway:
+    """A client of the user's own, with state that changes from call to call."""
+
+    base_url = "https://gateway.example/"
+    last: object = None
+
+
+def test_object_that_is_called_a_client_and_says_where_it_sends_is_one() -> None:
+    assert kind_of("_client", Gateway()) == "transport"
+    assert describe([("client", Gateway())]).settings == {"base_url": "https://gateway.example/"}
+    assert kind_of("pipeline", Gateway()) == kind_of("client", Pipeline()) == "opaque"
+
+
+def test_clients_that_say_the_same_say_it_once() -> None:
+    one, other = (OpenAI(api_key="k", base_url=f"https://{name}/v1") for name in "ab")
+    found = describe([("client", one.chat.completions), ("root_client", one)])
+    assert found.settings == {"base_url": "https://a/v1/"}
+    assert describe([("client", one), ("async_client", other)]).settings == {
+        "base_url": "https://a/v1/",
+        "async_client.base_url": "https://b/v1/",
+    }
+    assert describe([("base_url", "https://c"), ("client", one)]).settings == {
+        "base_url": "https://c",
+        "client.base_url": "https://a/v1/",
+    }
+
+
+def test_any_proxy_is_transport() -> None:
+    assert kind_of("openai_proxy", "http://proxy") == "transport"
