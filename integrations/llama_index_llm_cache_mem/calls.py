@@ -41,7 +41,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         model,
         encode=encode,
         decode=decode_whole,
-        circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
+        circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs),
     )
     note_answer(target.cache, request)
@@ -62,7 +62,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         model,
         encode=encode,
         decode=decode_whole,
-        circumstances=lambda: circumstances_of(target.method(leaf.name), kwargs),
+        circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs),
     )
     note_answer(target.cache, request)

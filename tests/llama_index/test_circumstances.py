@@ -1,0 +1,52 @@
+"""One LLM's credentials never decide what another LLM of the same name is told."""
+
+import threading
+from typing import Any
+
+import pytest
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
+from threads import PATIENCE, start, until
+
+from llm_cache_mem import LLMCache
+
+
+class Keyed(CustomLLM):
+    """Fails for the key "bad", when it is let; others of its name answer."""
+
+    api_key: str = "good"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(model_name="keyed")
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        STARTED.release()
+        assert PASSED.acquire(timeout=PATIENCE)
+        if self.api_key == "bad":
+            raise PermissionError
+        return CompletionResponse(text="answer")
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+STARTED, PASSED = threading.Semaphore(0), threading.Semaphore(0)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_bad_key_fails_its_own_caller_only(everywhere: bool) -> None:
+    cache = LLMCache()
+    bad, good = Keyed(api_key="bad"), Keyed(api_key="good")
+    with set_llm_cache(cache if everywhere else None):
+        one, other = (bad, good) if everywhere else (CachedLLM(bad, cache), CachedLLM(good, cache))
+        first = start(lambda: one.complete("hi").text)
+        assert STARTED.acquire(timeout=PATIENCE)
+        second = start(lambda: other.complete("hi").text)
+        flights = cache.engine.flights._flights
+        until(lambda: sum(len(flight._waiters) for flight in flights.values()) == 1)
+        PASSED.release(2)
+        with pytest.raises(PermissionError):
+            first.result(PATIENCE)
+        assert second.result(PATIENCE) == "answer"
+    assert STARTED.acquire(timeout=PATIENCE)
