@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
 from langchain_llm_cache_mem.caller import Call, calling, check_langchain
-from langchain_llm_cache_mem.generations import dump, load, mark_hits
+from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
 from langchain_llm_cache_mem.leading import Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
@@ -190,6 +190,8 @@ class LLMCacheMem(BaseCache):
             self._missed(request, call, prompt)
             return None
         mark_hits(hit.value, age=hit.age, keep_usage=self._usage == "keep")
+        manager = None if call is None else call.run_manager
+        complete_hits(hit.value, None if manager is None else manager.run_id)
         return hit.value  # type: ignore[no-any-return]  # load made it
 
     def _missed(self, request: Request, call: Call | None, prompt: str) -> None:

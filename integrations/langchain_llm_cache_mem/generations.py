@@ -4,6 +4,7 @@ classes listed here."""
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.load.serializable import Serializable
@@ -24,17 +25,19 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.base import TextAccessor
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+from langchain_core.utils.utils import LC_ID_PREFIX
 
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["dump", "dump_stream", "load", "load_stream", "mark_hits"]
+__all__ = ["complete_hits", "dump", "dump_stream", "load", "load_stream", "mark_hits"]
 
 M = TypeVar("M", bound=Serializable)
 
 _GENERATIONS: Final[dict[str, type[Generation]]] = {
     cls.__name__: cls for cls in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
 }
+_NO_USAGE: Final = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 _MESSAGES: Final[dict[str, type[BaseMessage]]] = {
     cls.__name__: cls
     for cls in (
@@ -131,7 +134,23 @@ def mark_hits(
                 "llm_cache_mem": hit.copy(),
             }
         if not keep_usage and fields["usage_metadata"] is not None:
-            fields["usage_metadata"] = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+            fields["usage_metadata"] = _NO_USAGE.copy()
+
+
+def complete_hits(generations: list[Any], run_id: object = None) -> None:
+    """Add to the messages of *generations* what langchain-core adds to an answer of a provider but
+    not to one of its cache: an id, of the run *run_id* or of none.
+
+    A message without usage gets zeros, because core adds a cost to the usage of each hit and no
+    message accepts a cost alone.
+    """
+    run = f"{LC_ID_PREFIX}-{run_id or uuid4()}"
+    for index, generation in enumerate(generations):
+        message = getattr(generation, "message", None)
+        if isinstance(message, AIMessage):
+            fields = vars(message)
+            fields["id"] = fields["id"] or f"{run}-{index}"
+            fields["usage_metadata"] = fields["usage_metadata"] or _NO_USAGE.copy()
 
 
 def _dump_generation(generation: Generation, classes: tuple[type, ...]) -> dict[str, Any]:

@@ -9,12 +9,20 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
 from langchain_core.load import dumps
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    messages_from_dict,
+    messages_to_dict,
+)
 from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 from langchain_doubles import Counting, Streaming
 from langchain_llm_cache_mem import LLMCacheMem
 
@@ -233,10 +241,46 @@ def test_savings_are_counted_by_model(make_cache: MakeCache) -> None:
     assert saved.seconds_saved > 0
 
 
-def test_ids_are_not_repeated(model: Counting) -> None:
-    first, second = model.invoke("hi"), model.invoke("hi")
-    assert first.id
-    assert second.id is None
+def test_each_hit_has_an_id_of_its_own_run(model: Counting) -> None:
+    ids = [model.invoke("hi").id for _ in range(3)]
+    assert len(set(ids)) == 3
+    assert all(message_id.startswith("lc_run--") for message_id in ids)
+
+
+async def test_each_hit_has_an_id_of_its_own_run_async(model: Counting) -> None:
+    ids = [(await model.ainvoke("hi")).id for _ in range(3)]
+    assert len(set(ids)) == 3
+    assert all(message_id.startswith("lc_run--") for message_id in ids)
+
+
+def test_lookup_without_a_visible_call_makes_an_id(cache: LLMCacheMem) -> None:
+    cache.update("p", "m", [ChatGeneration(message=AIMessage("x"))])
+    ids = {cache.lookup("p", "m")[0].message.id for _ in range(2)}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("usage", ["zero", "keep"])
+def test_hit_without_usage_can_be_read_back_and_streamed(make_cache: MakeCache, usage: str) -> None:
+    model = Streaming(cache=make_cache(usage=usage), with_usage=False)
+    for _ in range(2):
+        message = model.invoke("hi")
+    assert messages_from_dict(messages_to_dict([message])) == [message]
+    assert message.usage_metadata == {
+        **dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 0),
+        "total_cost": 0,
+    }
+    assert AIMessage.model_validate(message.model_dump()).usage_metadata
+    streamed = model.invoke("hi", config={"callbacks": [Events()]})
+    assert streamed.text == message.text
+
+
+class Events(_V2StreamingCallbackHandler, BaseCallbackHandler):
+    """Makes a call tell its events, as version 3 of stream_events does."""
+
+    raise_error = True
+
+    def on_stream_event(self, event: Any, **kwargs: Any) -> None:
+        assert event
 
 
 def test_the_id_of_a_responses_message_stays_with_its_answer(cache: LLMCacheMem) -> None:

@@ -98,6 +98,15 @@ def test_an_answer_in_one_piece_streams_as_one_chunk(model: Streaming) -> None:
     assert chunk.chunk_position == "last"
 
 
+def test_each_hit_has_an_id_of_its_own_run(model: Streaming) -> None:
+    ids = [model.invoke("hi").id for _ in range(3)]
+    for _ in range(3):
+        (streamed,) = {chunk.id for chunk in model.stream("hi")}
+        ids.append(streamed)
+    assert len(set(ids)) == 6
+    assert all(message_id.startswith("lc_run--") for message_id in ids)
+
+
 def test_a_stream_that_is_left_is_not_stored(model: Streaming) -> None:
     stream = model.stream("hi")
     next(stream)
