@@ -10,9 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 
 ALL = {
-    "hits": "calls:hits",
-    "first-sight": "calls:first_sight",
-    "misses": "calls:misses",
+    "hits": "regimes:hits",
+    "first-sight": "regimes:first_sight",
+    "misses": "regimes:misses",
+    "agents": "regimes:agents",
+    "crowds": "regimes:crowds",
     "sqlite-hits": "sqlite:hits",
     "growth": "sqlite:growth",
     "redis": "redis_hit:redis",

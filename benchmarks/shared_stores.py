@@ -6,10 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.calls import BATCH
 from benchmarks.harness import Variant, compare, show
 from benchmarks.servers import connected, memcached_server
-from benchmarks.workload import SIZES, VALUE, fresh, request
+from benchmarks.workload import BATCH, SIZES, VALUE, fresh, request
 from llm_cache_mem import LLMCache
 
 __all__ = ["memcached", "tiered"]

@@ -4,6 +4,7 @@ published algorithm to compare with."""
 import copy
 import hashlib
 import json
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from typing import Any
 
 PARAMS = {"model": "claude-sonnet-4-5", "max_tokens": 1024, "temperature": 0.2, "top_p": 0.9}
 SIZES = ("S", "M", "L")
+BATCH = {"S": 300, "M": 100, "L": 12}
+"""How many requests of each size one round is made of."""
 
 
 def request(size: str, number: int = 0) -> dict[str, Any]:
@@ -36,6 +39,70 @@ def request(size: str, number: int = 0) -> dict[str, Any]:
         ]
         messages = [*turns, {"role": "user", "content": tail.rjust(2000, "w")}]
     return {"messages": messages, **PARAMS}
+
+
+def with_tools(number: int) -> dict[str, Any]:
+    """A request of size S with twenty tools, 12 KB of schemas."""
+    return {**request("S", number), "tools": TOOLS}
+
+
+def with_parts(number: int) -> dict[str, Any]:
+    """A request of size M whose messages are lists of parts; the keys of each part come in one of
+    two orders, whichever call it is."""
+    asked = request("M", number)
+    for message in asked["messages"]:
+        said = [("type", "text"), ("text", message["content"])]
+        message["content"] = [dict(random.sample(said, 2)), dict(random.sample(said, 2))]
+    return asked
+
+
+def conversation(number: int, steps: int) -> dict[str, Any]:
+    """An agent's whole conversation: a question, then for each of *steps* a call of a tool and its
+    result, 2 KB."""
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "You are careful. ".ljust(4096, "z")},
+        {"role": "user", "content": f"Task {number:012d}"},
+    ]
+    for step in range(steps):
+        call = f"call_{number}_{step}"
+        function = {
+            "name": f"tool_{step % 20}",
+            "arguments": json.dumps({"query": f"{step} ".ljust(100, "q")}),
+        }
+        messages += [
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": call, "type": "function", "function": function}],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": call,
+                "content": f"result {step} of {number}\n".ljust(2000, "r"),
+            },
+        ]
+    return {"messages": messages, **PARAMS, "tools": TOOLS}
+
+
+def _tool(number: int) -> dict[str, Any]:
+    properties = {
+        f"argument_{n}": {
+            "type": "string",
+            "description": f"What argument {n} of the tool is for. ".ljust(60, "."),
+        }
+        for n in range(4)
+    }
+    return {
+        "type": "function",
+        "function": {
+            "name": f"tool_{number}",
+            "description": f"Look up what number {number} says. ".ljust(80, "-"),
+            "parameters": {"type": "object", "properties": properties, "required": ["argument_0"]},
+        },
+    }
+
+
+TOOLS: list[dict[str, Any]] = [_tool(number) for number in range(20)]
 
 
 def fresh(request: dict[str, Any], count: int) -> list[dict[str, Any]]:
