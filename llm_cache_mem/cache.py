@@ -1,6 +1,6 @@
-"""LLMCache: the same request is answered once and paid for once, whoever asks and however many ask
-at once."""
+"""LLMCache: the same request is answered once and paid for once."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
@@ -14,7 +14,16 @@ from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.errors import NamespaceMissing
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Keyer, Request, parameter_names
-from llm_cache_mem.options import UNSET, Mode, Seconds, Unset, check_mode, current, to_seconds
+from llm_cache_mem.options import (
+    UNSET,
+    Duration,
+    Mode,
+    Unset,
+    check_mode,
+    current,
+    options,
+    to_seconds,
+)
 from llm_cache_mem.responses import admission
 from llm_cache_mem.stores import Backend, StoreSettings, open_store
 from llm_cache_mem.stores.base import keeps_recordings
@@ -33,10 +42,15 @@ if TYPE_CHECKING:  # only caches that keep requests explain and redact
 
 __all__ = ["LLMCache"]
 
+_log = logging.getLogger(__name__)
+_hinted: set[str] = set()
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEFAULT_MAX_SIZE = 256
+
+_OPTION_NAMES = frozenset({"ttl_seconds", "namespace", "mode", "sample"})
 
 _NOT_ASYNC = (
     "aget_or_call takes a function that returns an awaitable, or with stream=True an async iterator"
@@ -47,38 +61,55 @@ _NOT_ASYNC = (
 class LLMCache:
     """An exact-match cache of LLM answers: LRU and TTL, thread-safe, in memory or in a store.
 
-    *max_size*: entries (default 256; None: unbounded). *ttl_seconds*: how old an answer may be, in
-      seconds or a timedelta
-    (default 3600; None: any age). *max_bytes*: bound on what the entries weigh. *backend*:
-    ``memory``, a URL, a path, or a Store.
-    *namespace*: the tenant or purpose, in front of every key. *key_fn*: ``(messages, **params)`` to
-      what is hashed instead.
-    *ignore*: parameter names that are not part of a request. *admit*: ``complete`` (default: no
-      truncated, refused or empty
-    answer is kept), ``any``, or a function of the response. *mode*: on, off, refresh or replay; by
-    default what LLM_CACHE_MEM_MODE says, else on. *prices*: a dict, a callable, or None for
-    genai-prices. *coalesce*: whether concurrent identical calls become one, in this process or,
-    with ``"fleet"``, in all that share the store. *wait_seconds*: for how long one of them waits
-    for another. *strict*: raise StoreError when the store fails instead of going on without it.
-    *require_namespace*: skip calls outside of any namespace, as where a framework has lost the
-    context of a call, so that they never share answers with another tenant.
-    *policy*: which entry of a full memory goes: ``lru``, the least recently used, or ``sieve``,
-    which holds on to what was asked for again.
-    *encryption_key*: one or several, as crypto.Encryption takes them, by default what
-      LLM_CACHE_MEM_KEY names, with which all that is
-    kept outside of this process is encrypted. *keep_requests*: store each request beside its
-    answer, without secrets and what *redact* names (names of fields, compiled patterns), so that a
-    miss can be explained; always so in a jsonl store. *on_event*: a function that is told of each
-    Event. *clock*: gives the time in Unix seconds.
+    Args:
+        max_size: Most entries (default 256; None for no limit). For memory, SQLite and a tiered
+            store's memory; a server keeps to its own settings.
+        ttl_seconds: The greatest age of an answer: seconds, a timedelta, text such as ``"1h30m"``
+            or ``"7d"``, or None for no limit.
+        backend: ``"memory"``, a URL such as ``"sqlite://./cache.db"`` or
+            ``"redis://localhost:6379/0"``, a path, or a Store.
+        namespace: The tenant or purpose, in front of every key.
+        key_fn: ``(messages, **params)`` to the value that is hashed in place of the request, for
+            example ``last_turn`` or ``ignoring("user")``.
+        ignore: Names of parameters that are not part of a request.
+        max_bytes: Most bytes that the entries take.
+        admit: Which answers to store: ``"complete"`` (not those that are truncated, refused or
+            empty), ``"any"``, or a function of the response that returns whether to store it.
+        mode: ``"on"``, ``"off"``, ``"refresh"`` or ``"replay"``; by default that of
+            ``LLM_CACHE_MEM_MODE``, else ``"on"``.
+        prices: A dict of prices by model, a function, or None for those of genai-prices.
+        coalesce: Whether concurrent identical requests become one call: True for this process,
+            ``"fleet"`` for all processes that share the store, False for none.
+        wait_seconds: How long a follower waits for its leader before it makes its own call.
+        strict: Raise StoreError when the store fails; by default the call goes on without it.
+        require_namespace: Skip calls without a namespace, such as those whose context a framework
+            has lost, so that tenants never share answers.
+        policy: Which entry a full memory evicts: ``"lru"``, the least recently used, or
+            ``"sieve"``, which keeps those that were requested again.
+        encryption_key: One key or several, newest first, for everything that is stored outside of
+            this process; by default those of ``LLM_CACHE_MEM_KEY``.
+        keep_requests: Store each request beside its answer, redacted, so that a miss can be
+            explained. Always on in a jsonl store.
+        redact: Names of fields and compiled patterns to remove from stored requests, in addition
+            to those that look like secrets.
+        on_event: Called with each Event.
+        clock: Returns Unix seconds.
 
-    Raises ValueError or TypeError for a wrong argument, ``coalesce="fleet"`` with a store that
-    cannot lease among them, and StoreError or OSError for a path that cannot hold a database.
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has the wrong value, or does not go with the backend.
+        ImportError: The backend needs an extra that is not installed; the message names it.
+        StoreError: The path cannot hold a cache; an OSError where it cannot be opened.
+
+    Example:
+        >>> cache = LLMCache(backend="sqlite://./cache.db", ttl_seconds="7d")
+        >>> cache.get_or_call(messages, call_model, model="gpt-4.1-mini")
     """
 
     def __init__(
         self,
-        max_size: int | Unset | None = UNSET,
-        ttl_seconds: Seconds = 3600,
+        max_size: int | None = UNSET,
+        ttl_seconds: Duration = 3600,
         *,
         backend: Backend = "memory",
         namespace: str = "",
@@ -89,7 +120,7 @@ class LLMCache:
         mode: Mode | None = None,
         prices: Any = None,
         coalesce: bool | Literal["fleet"] = True,
-        wait_seconds: float = 600.0,
+        wait_seconds: Duration = 600.0,
         strict: bool = False,
         require_namespace: bool = False,
         policy: Literal["lru", "sieve"] = "lru",
@@ -114,6 +145,8 @@ class LLMCache:
             )
         if coalesce not in (True, False, "fleet"):
             raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
+        if isinstance(max_size, str):
+            raise TypeError("max_size must be a whole number: did you mean LLMCache(backend=...)?")
         environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
         settings = Settings(
             ttl_seconds=to_seconds(ttl_seconds),
@@ -179,10 +212,8 @@ class LLMCache:
 
     @classmethod
     async def open(cls, *args: Any, **kwargs: Any) -> Self:
-        """An LLMCache, made in a thread: for event loops, which opening a file would block.
-
-        Takes the arguments of LLMCache, and raises what it raises.
-        """
+        """Make an LLMCache in a thread, because opening a file or a connection would block an event
+        loop. Takes the arguments of LLMCache, and raises what it raises."""
         import asyncio  # slow to import, and only async callers need it
 
         return await asyncio.to_thread(cls, *args, **kwargs)
@@ -190,37 +221,47 @@ class LLMCache:
     # -- The two calls that the rest is made of
 
     def get(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
-        """The answer stored for this request, as a new object, or *default*. RequestNotCacheable if
-        the request has no key."""
+        """Return the answer stored for this request as a new object, or *default*.
+
+        Args:
+            messages: The messages of the request, or its prompt.
+            default: Returned on a miss.
+            **params: The other parameters of the request, ``model`` among them.
+
+        Raises:
+            RequestNotCacheable: The request has no single JSON form; the message names the path.
+            CacheMissError: It misses, in mode ``replay``.
+        """
         request = self._value_request(messages, params)
         hit = None if request is None else self.engine.lookup(request)
         return default if hit is None else hit.value
 
     def put(self, messages: Any, value: Any, **params: Any) -> None:
-        """Store *value* as the answer to this request, replacing any other, whatever *admit* would
-        say.
+        """Store *value* as the answer to this request, replacing any other; *admit* is not asked.
 
-        Raises RequestNotCacheable if the request has no key, and ValueNotCacheable if *value* would
-        not come back equal.
+        Raises:
+            RequestNotCacheable: The request has no single JSON form.
+            ValueNotCacheable: *value* would not come back equal.
         """
         request = self._value_request(messages, params)
         if request is not None:
             self.engine.writer.put(request, value)
 
     async def aget(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
-        """As ``get``; a store that waits for a disk does so in a thread."""
+        """``get`` for event loops: what would block runs in a thread."""
         request = self._value_request(messages, params)
         hit = None if request is None else await self.engine.alookup(request)
         return default if hit is None else hit.value
 
     async def aput(self, messages: Any, value: Any, **params: Any) -> None:
-        """As ``put``, in a thread where it would wait."""
+        """``put`` for event loops: what would block runs in a thread."""
         await self.engine.writer.load_prices()
         await self.engine.off_loop(lambda: self.put(messages, value, **params))
 
     def _value_request(self, messages: Any, params: dict[str, Any]) -> Request | None:
         """The request of ``get`` and ``put``; None, counted as skipped, where the cache requires a
         namespace and there is none."""
+        _hint_at_options(params)
         try:
             return self.engine.keyer.request(messages, params, "value")
         except NamespaceMissing as exc:
@@ -232,11 +273,26 @@ class LLMCache:
     # -- Calling a model through the cache
 
     def get_or_call(self, messages: Any, fn: Callable[..., T], **params: Any) -> T:
-        """The stored answer, or that of ``fn(messages=messages, **params)``, which is then stored.
+        """Return the stored answer, or call ``fn(messages=messages, **params)`` and store its
+        answer.
 
-        With ``stream=True`` *fn* returns an iterable of chunks, and so does this. A request that
-        has no key calls *fn* uncached.
+        Args:
+            messages: The messages of the request, or its prompt.
+            fn: The function that calls the model, such as ``client.chat.completions.create``. With
+                ``stream=True`` it returns an iterable of chunks, and so does this.
+            **params: The other parameters of the request, which *fn* gets too.
+
+        A request that has no key calls *fn* uncached. What *fn* raises is raised here, and nothing
+        is stored.
+
+        Raises:
+            CacheMissError: It misses, in mode ``replay``.
+            TimeoutError: The call of another caller, in progress, took longer than ``timeout``.
+
+        Example:
+            >>> cache.get_or_call(messages, client.chat.completions.create, model="gpt-4.1-mini")
         """
+        _hint_at_options(params)
         streaming = bool(params.get("stream"))
         request = self.engine.request(messages, params, kind="stream" if streaming else "value")
 
@@ -263,11 +319,13 @@ class LLMCache:
         self, messages: Any, fn: Callable[..., AsyncIterator[T]], **params: Any
     ) -> AsyncIterator[T]: ...
     async def aget_or_call(self, messages: Any, fn: Callable[..., Any], **params: Any) -> Any:
-        """``get_or_call`` for a coroutine function; with ``stream=True`` it returns an async
-        iterable, or is an async generator.
+        """``get_or_call`` for a coroutine function, which with ``stream=True`` returns an async
+        iterable or is an async generator.
 
-        TypeError, after the call, for an *fn* that is neither: ``get_or_call`` is for those.
+        Raises:
+            TypeError: *fn* is a plain function; raised after its call.
         """
+        _hint_at_options(params)
         streaming = bool(params.get("stream"))
         request = self.engine.request(messages, params, kind="stream" if streaming else "value")
 
@@ -293,100 +351,153 @@ class LLMCache:
     @overload
     def cached(self, fn: F, /) -> F: ...
     @overload
-    def cached(self, /, *, version: str = "", ignore: Iterable[str] = ()) -> Callable[[F], F]: ...
     def cached(
-        self, fn: F | None = None, /, *, version: str = "", ignore: Iterable[str] = ()
+        self,
+        /,
+        *,
+        version: str = "",
+        ignore: Iterable[str] = (),
+        ttl_seconds: Duration = UNSET,
+        namespace: str = UNSET,
+        mode: Mode = UNSET,
+        sample: int = UNSET,
+    ) -> Callable[[F], F]: ...
+    def cached(
+        self,
+        fn: F | None = None,
+        /,
+        *,
+        version: str = "",
+        ignore: Iterable[str] = (),
+        ttl_seconds: Duration = UNSET,
+        namespace: str = UNSET,
+        mode: Mode = UNSET,
+        sample: int = UNSET,
     ) -> F | Callable[[F], F]:
         """Decorate a function, coroutine function, generator or async generator so that equal
         arguments are answered once.
 
-        The key is the function (its name and code, and those of what it wraps), its arguments bound
-        to its signature, and the strings and numbers outside of it that it reads. Other objects
-        that it uses, such as a client or a helper, do not count: with *version*, which stands for
-        the code, you say when answers should change. *ignore*: arguments that are not part of the
-        request. Arguments without a wire form, ``self`` among them, make a call go uncached.
+        The key is made from the function (its name and code, and those of what it wraps), its
+        arguments bound to its signature, and the strings and numbers outside of it that it reads.
+        Other objects that it uses, such as a client or a helper, do not count. A call whose
+        arguments have no single JSON form, ``self`` among them, goes uncached.
+
+        Args:
+            fn: The function, where the decorator has no arguments.
+            version: Stands for the code of the function: change it when its answers should change.
+            ignore: Names of arguments that are not part of the request.
+            ttl_seconds: As in ``options``, for each call of this function; so are
+            namespace, mode, sample: the other options.
+
+        Raises:
+            TypeError: *fn* is not a function with a signature.
+            ValueError: *ignore* names no argument of it.
+
+        Example:
+            >>> @cache.cached(ttl_seconds="7d", ignore=["client"])
+            ... def summarize(text: str, client: OpenAI) -> str: ...
         """
         from llm_cache_mem import decorators  # loaded by those who decorate
 
         names = parameter_names(ignore)
+        asked = {"ttl_seconds": ttl_seconds, "namespace": namespace, "mode": mode, "sample": sample}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not UNSET}
+        around = options(**given) if given else None
         if fn is None:
-            return lambda function: decorators.cached(self.engine, function, version, names)
-        return decorators.cached(self.engine, fn, version, names)
+            return lambda function: decorators.cached(self.engine, function, version, names, around)
+        return decorators.cached(self.engine, fn, version, names, around)
 
     # -- Looking after it
 
     def key(self, messages: Any, **params: Any) -> str:
-        """The hex SHA-256 of this request: what the published formula gives for plain JSON, after
-        *ignore* and *key_fn*."""
+        """Return the hex SHA-256 of this request, after *ignore* and *key_fn*; for plain JSON, by
+        the formula of the key contract.
+
+        Raises:
+            RequestNotCacheable: The request has no single JSON form.
+        """
         return self.engine.keyer.digest(messages, params)
 
     def delete(self, messages: Any, **params: Any) -> bool:
-        """Forget the answer to this request, stream or not; whether there was one. A call in flight
-        will not store it either."""
+        """Delete the answer to this request, streamed or not, and return whether there was one. A
+        call in progress does not store its answer either.
+
+        Raises:
+            RequestNotCacheable: The request has no single JSON form.
+            StoreError: The store failed, and the answer may still be there.
+        """
         found = False
         for kind in ("value", "stream"):
             found |= self.engine.delete(self.engine.keyer.request(messages, params, kind))
         return found
 
     def clear(self) -> int:
-        """Forget every answer of this namespace; how many. A call in flight will not store its
-        answer either."""
+        """Delete every answer of this namespace and return how many. Calls in progress do not store
+        their answers either.
+
+        Raises:
+            StoreError: The store failed, and answers may still be there.
+        """
         return self.engine.writer.clear(self.engine.keyer.prefix())
 
     def purge(self) -> int:
-        """Remove every expired entry from the store now; how many."""
+        """Remove every expired entry from the store now and return how many."""
         removed = self.engine.backend.purge()
         if removed:
             self.engine.ledger.expired(None, removed)
         return removed
 
     def stats(self) -> "CacheStats":
-        """The counters of this object since it was made, and how many entries its namespace
-        holds."""
+        """Return the counters of this object since it was made, and the size of its namespace in
+        entries."""
         return self.engine.stats()
 
     async def adelete(self, messages: Any, **params: Any) -> bool:
-        """As ``delete``."""
+        """``delete`` for event loops."""
         return await self.engine.off_loop(lambda: self.delete(messages, **params))
 
     async def aclear(self) -> int:
-        """As ``clear``."""
+        """``clear`` for event loops."""
         return await self.engine.off_loop(self.clear)
 
     async def astats(self) -> "CacheStats":
-        """As ``stats``."""
+        """``stats`` for event loops."""
         return await self.engine.off_loop(self.stats)
 
     def explain(self, messages: Any, **params: Any) -> "Explanation":
-        """Why this request misses, or that it would not: the nearest stored request, and each field
-        that differs.
+        """Explain why this request misses, or that it would hit: the nearest stored request, and
+        each field that differs.
 
-        Needs stored requests: those of a jsonl store, or of caches with *keep_requests*. What it
-        quotes of them is shortened where it is shown, and without secrets. Counts nothing.
-        RequestNotCacheable if the request has no key, StoreError if the store fails.
+        It needs stored requests: a jsonl store, or ``keep_requests=True``. What it quotes of them
+        is redacted, and shortened where it is shown. It counts nothing.
+
+        Raises:
+            RequestNotCacheable: The request has no single JSON form.
+            StoreError: The store failed.
         """
         kind = "stream" if params.get("stream") else "value"
         return self.engine.explainer.explain(self.engine.keyer.request(messages, params, kind))
 
     async def aexplain(self, messages: Any, **params: Any) -> "Explanation":
-        """As ``explain``."""
+        """``explain`` for event loops."""
         return await self.engine.off_loop(lambda: self.explain(messages, **params))
 
     def explain_misses(self, most: int = 1) -> "list[Explanation]":
-        """Why the last lookups found nothing, whoever made them: the latest first, at *most* so
-        many, of the last twenty.
+        """Explain the last misses, latest first, against what was stored at the time.
 
-        As ``explain``, against what was stored at the time; a cache that keeps no requests has none
-        to explain.
+        Args:
+            most: How many at most, of the last twenty.
+
+        It needs stored requests, as ``explain`` does.
         """
         return self.engine.explainer.last(most)
 
     async def aexplain_misses(self, most: int = 1) -> "list[Explanation]":
-        """As ``explain_misses``."""
+        """``explain_misses`` for event loops."""
         return await self.engine.off_loop(lambda: self.explain_misses(most))
 
     def close(self) -> None:
-        """Let go of the store, if this cache opened it. Calls go on, uncached."""
+        """Close the store, if this cache opened it. Later calls go uncached."""
         if self._owned:
             self.engine.backend.close()
 
@@ -428,6 +539,20 @@ class LLMCache:
                 f" {KEY_VARIABLE} name the key"
             )
         return _reopen, (type(self), {**self._config, **_asked()}, self._encrypted_by)
+
+
+def _hint_at_options(params: dict[str, Any]) -> None:
+    """Log once what was probably meant by a parameter named like an option, which is part of the
+    request."""
+    if not _OPTION_NAMES.isdisjoint(params):
+        for name in sorted(_OPTION_NAMES & params.keys() - _hinted):
+            _hinted.add(name)
+            _log.warning(
+                "%s= is part of the request here, as any parameter of the model is: to set it for"
+                " a call, write `with options(%s=...):` around the call",
+                name,
+                name,
+            )
 
 
 def _asked() -> dict[str, Any]:

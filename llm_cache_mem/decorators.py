@@ -15,6 +15,7 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request
+from llm_cache_mem.options import options
 
 __all__ = [
     "Identity",
@@ -34,9 +35,13 @@ _POSITIONAL, _KEYWORDS = (
 )  # they hold a dot, so that no parameter of a function can be called the same
 
 
-def cached(engine: Engine, fn: F, version: str, ignore: frozenset[str]) -> F:
-    """*fn* behind *engine*; see LLMCache.cached. TypeError if *fn* is not a function with a
-    signature."""
+def cached(
+    engine: Engine, fn: F, version: str, ignore: frozenset[str], around: options | None = None
+) -> F:
+    """*fn* behind *engine*, each call inside of the options *around*; see LLMCache.cached.
+
+    TypeError if *fn* is not a function with a signature.
+    """
     import inspect  # slow to import, and only needed where something is decorated
 
     if not callable(fn):
@@ -51,6 +56,8 @@ def cached(engine: Engine, fn: F, version: str, ignore: frozenset[str]) -> F:
         wrapper = _coroutine(engine, fn, calls)
     else:
         wrapper = _plain(engine, fn, calls)
+    if around is not None:
+        wrapper = around(wrapper)
     # same signature, by construction
     return functools.wraps(fn)(wrapper)  # type: ignore[return-value]
 

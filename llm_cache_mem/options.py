@@ -1,18 +1,22 @@
 """Per-call options that travel in a context variable, so that they reach a cache through any
 framework."""
 
+import functools
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
+
+from llm_cache_mem._util.durations import parse_duration
 
 __all__ = [
     "MODES",
     "NOTHING_ASKED",
     "UNSET",
     "CallOptions",
+    "Duration",
     "Mode",
-    "Seconds",
     "Unset",
     "check_mode",
     "check_namespace",
@@ -24,32 +28,42 @@ __all__ = [
 Mode = Literal["on", "off", "refresh", "replay"]
 MODES: Final = ("on", "off", "refresh", "replay")
 
-Seconds: TypeAlias = float | timedelta | None
+Duration: TypeAlias = float | timedelta | str | None
+"""Seconds, a timedelta, or text such as ``"90s"``, ``"1h30m"`` or ``"7d"``; None for no limit."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Unset:
     """The type of UNSET, which tells "not given" from None."""
 
     def __repr__(self) -> str:
-        return "UNSET"
+        return "<not given>"
 
     def __bool__(self) -> bool:
         return False
 
 
-UNSET: Final = Unset()
+UNSET: Any = Unset()
+"""The default of arguments for which None has a meaning; Any, so that signatures name only what a
+caller may give."""
 
 
 def to_seconds(value: Any, name: str = "ttl_seconds") -> float | None:
-    """*value* (seconds, a timedelta, or None for "never") as seconds; ValueError unless it is more
-    than 0."""
+    """*value*, a Duration, in seconds; ValueError unless it is more than 0."""
     if value is None:
         return None
     if isinstance(value, timedelta):
         value = value.total_seconds()
+    elif isinstance(value, str):
+        try:
+            value = parse_duration(value)
+        except ValueError as exc:
+            raise ValueError(f"{name}: {exc}") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
-            f"{name} must be a number of seconds, a timedelta or None, not {type(value).__name__}"
+            f"{name} must be a number of seconds, a timedelta, a str such as '1h' or None, not"
+            f" {type(value).__name__}"
         )
     seconds = float(value)
     if not 0 < seconds < float("inf"):
@@ -95,32 +109,42 @@ current = _current.get
 
 
 class options:  # reads as a verb: with options(mode="refresh"): ...
-    """Options for every cache call made inside ``with options(...)``, in this thread or task and in
-    the tasks that it starts.
+    """Set options for every cache call in a block, or in each call of a decorated function.
 
-    A thread or an executor starts without them, as with every context variable: hand it
-    ``contextvars.copy_context().run``.
+    They hold in this thread or task and in the tasks that it starts. Like every context variable
+    they do not reach another thread by themselves: start it with
+    ``contextvars.copy_context().run``. An inner ``options`` takes what it does not set from the
+    outer one.
 
-    *ttl_seconds*: how long what is stored here lives, and how old what is read may be (None: no
-      limit).
-    *mode*: ``on``; ``off`` (neither read nor store); ``refresh`` (store without reading);
-      ``replay`` (only read; a miss raises).
-    *sample*: which of several answers to the same request, from 0; each has an entry of its own.
-    *namespace*: the tenant or purpose.
-    *stateful*: whether to cache HTTP requests that name what the provider holds, such as a
-      conversation; otherwise they are skipped.
+    Args:
+        ttl_seconds: The lifetime of entries stored here, and the greatest age of entries read here:
+            seconds, a timedelta, text such as ``"1h30m"``, or None for no limit.
+        mode: ``"on"``; ``"off"``: neither read nor store; ``"refresh"``: store without reading;
+            ``"replay"``: only read, and raise CacheMissError on a miss.
+        sample: Which of several answers to the same request, from 0; each has its own entry.
+        namespace: The tenant or purpose, in front of every key.
+        stateful: Whether to cache requests that name state held by the provider, such as a
+            conversation. By default they are skipped.
 
-    What an inner ``options`` does not set, it takes from the outer one.
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has the wrong value.
+
+    Example:
+        >>> with options(mode="refresh"):
+        ...     answer = chain.invoke(question)
+        >>> @options(namespace="reports", ttl_seconds="7d")
+        ... def weekly_report(): ...
     """
 
     def __init__(
         self,
         *,
-        ttl_seconds: Seconds | Unset = UNSET,
-        mode: Mode | Unset = UNSET,
-        sample: int | Unset = UNSET,
-        namespace: str | Unset = UNSET,
-        stateful: bool | Unset = UNSET,
+        ttl_seconds: Duration = UNSET,
+        mode: Mode = UNSET,
+        sample: int = UNSET,
+        namespace: str = UNSET,
+        stateful: bool = UNSET,
     ) -> None:
         changes: dict[str, Any] = {}
         if not isinstance(ttl_seconds, Unset):
@@ -138,6 +162,30 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
                 raise TypeError(f"stateful must be True or False, not {type(stateful).__name__}")
             changes["stateful"] = stateful
         self._changes = changes
+
+    def __call__(self, fn: F) -> F:
+        """Decorate a function or coroutine function. TypeError for a generator function, whose body
+        runs in the context of its consumer."""
+        import inspect  # slow to import, and needed only by decorators
+
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise TypeError(
+                "options cannot decorate a generator function: use `with options(...)` around the"
+                " loop that consumes it"
+            )
+        if not callable(fn):
+            raise TypeError(f"options decorates a function, not {type(fn).__name__}")
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return fn(*args, **kwargs)
+
+        async def acall(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await fn(*args, **kwargs)
+
+        wrapper: Any = acall if inspect.iscoroutinefunction(fn) else call
+        return functools.wraps(fn)(wrapper)  # type: ignore[return-value]  # same signature
 
     def __enter__(self) -> Self:
         outer = _current.get()

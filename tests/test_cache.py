@@ -213,7 +213,7 @@ def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_lost(cache):
         ({"max_bytes": 0}, ValueError),
         ({"ttl_seconds": 0}, ValueError),
         ({"ttl_seconds": -1}, ValueError),
-        ({"ttl_seconds": "60"}, TypeError),
+        ({"ttl_seconds": "60"}, ValueError),
         ({"mode": "onn"}, ValueError),
         ({"key_fn": "last_turn"}, TypeError),
         ({"ignore": "timeout"}, TypeError),
@@ -1049,3 +1049,21 @@ def test_a_pickled_cache_carries_the_options_that_it_was_pickled_under(tmp_path)
     assert cache.get("x") is None
     again.close()
     cache.close()
+
+
+def test_a_backend_in_place_of_max_size_is_recognised():
+    with pytest.raises(TypeError, match=r"did you mean LLMCache\(backend=...\)"):
+        LLMCache("redis://localhost:6379/0")
+
+
+def test_a_parameter_named_like_an_option_is_explained_once(caplog):
+    cache = LLMCache()
+    cache.put("q", "a", ttl_seconds=5)
+    cache.put("q", "a", ttl_seconds=5)
+    assert cache.get("q") is None
+    assert cache.get("q", ttl_seconds=5) == "a"
+    hints = [record.getMessage() for record in caplog.records if "with options" in record.message]
+    assert len(hints) <= 1  # once in a process
+    cache.get_or_call("q", lambda messages, sample: "a", sample=3)
+    hints = [record.getMessage() for record in caplog.records]
+    assert any("with options(sample=...)" in hint for hint in hints)

@@ -384,3 +384,79 @@ def test_a_decorator_below_that_adds_arguments_still_works(cache):
         return client + q
 
     assert ask("q") == "clientq"
+
+
+def test_settings_of_the_decorator_hold_for_each_of_its_calls():
+    clock = [0.0]
+    cache = LLMCache(clock=lambda: clock[0], ttl_seconds=3600)
+    calls = []
+
+    @cache.cached(ttl_seconds="1m", namespace="acme")
+    def brief(question):
+        calls.append(question)
+        return question
+
+    @cache.cached(mode="refresh")
+    def always(question):
+        calls.append(question)
+        return question
+
+    for _ in range(2):
+        brief("q")
+    clock[0] += 61
+    brief("q")
+    assert calls == ["q", "q"]
+    with options(namespace="acme"):
+        assert cache.stats().size == 1
+    assert cache.stats().size == 0
+    always("a"), always("a")
+    assert calls[2:] == ["a", "a"]
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "generator", "async generator"])
+def test_settings_of_the_decorator_hold_for_every_kind_of_function(cache, kind):
+    calls = []
+
+    if kind == "coroutine":
+
+        @cache.cached(namespace="acme")
+        async def ask(question):
+            calls.append(question)
+            return [question]
+
+        def run():
+            return asyncio.run(ask("q"))
+    elif kind == "generator":
+
+        @cache.cached(namespace="acme")
+        def ask(question):
+            calls.append(question)
+            yield question
+
+        def run():
+            return list(ask("q"))
+    else:
+
+        @cache.cached(namespace="acme")
+        async def ask(question):
+            calls.append(question)
+            yield question
+
+        def run():
+            async def collect():
+                return [chunk async for chunk in ask("q")]
+
+            return asyncio.run(collect())
+
+    assert run() == run() == ["q"]
+    assert calls == ["q"]
+    assert cache.stats().size == 0
+    with options(namespace="acme"):
+        assert cache.stats().size == 1
+
+
+def test_wrong_settings_of_the_decorator_are_refused_where_it_stands(cache):
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        cache.cached(ttl_seconds="soon")
+    with pytest.raises(ValueError, match="mode must be one of"):
+        cache.cached(mode="of")

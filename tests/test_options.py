@@ -48,7 +48,7 @@ def test_a_ttl_that_is_not_more_than_zero_is_refused(value):
         options(ttl_seconds=value)
 
 
-@pytest.mark.parametrize("value", ["60", True, [1]])
+@pytest.mark.parametrize("value", [b"60", True, [1]])
 def test_a_ttl_that_is_no_number_is_refused(value):
     with pytest.raises(TypeError, match="ttl_seconds must be a number of seconds"):
         options(ttl_seconds=value)
@@ -105,3 +105,53 @@ def test_options_left_in_another_context_than_they_were_entered_in_break_nothing
     contextvars.copy_context().run(next, steps)
     contextvars.copy_context().run(next, steps, None)
     assert not current().mode
+
+
+# -- Durations and decorators
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90.0), ("5m", 300.0), ("1h30m", 5400.0), ("7d", 604800.0)]
+)
+def test_durations_may_be_text(text, seconds):
+    assert to_seconds(text) == seconds
+    with options(ttl_seconds=text):
+        assert current().ttl_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "soon", "0s", "-1h", "٣h"])
+def test_text_that_is_no_duration_is_refused(text):
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        options(ttl_seconds=text)
+
+
+def test_options_decorate_functions_and_coroutine_functions():
+    @options(namespace="acme", ttl_seconds="1h")
+    def plain(name, *, loud=False):
+        return name, loud, current().namespace, current().ttl_seconds
+
+    @options(sample=2)
+    async def coroutine():
+        await asyncio.sleep(0)
+        return current().sample, current().namespace
+
+    assert plain.__name__ == "plain"
+    assert plain("a", loud=True) == ("a", True, "acme", 3600.0)
+    with options(namespace="outer"):
+        assert asyncio.run(coroutine()) == (2, "outer")
+    assert current().namespace is UNSET
+    assert current().sample == 0
+
+
+def test_options_refuse_to_decorate_generator_functions():
+    def generator():
+        yield 1
+
+    async def async_generator():
+        yield 1
+
+    for function in (generator, async_generator):
+        with pytest.raises(TypeError, match="with options"):
+            options(mode="off")(function)
+    with pytest.raises(TypeError, match="decorates a function, not int"):
+        options(mode="off")(7)

@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, T
 from langchain_llm_cache_mem.binding import sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from llm_cache_mem import LLMCache
-from llm_cache_mem.options import UNSET, Seconds, Unset
+from llm_cache_mem.options import UNSET, Duration
 from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.tools.results import skip_reason
 from llm_cache_mem.tools.rules import Entities
@@ -33,7 +33,7 @@ def cached_tool(
     tool: T,
     cache: ToolCache | LLMCache | LLMCacheMem,
     *,
-    ttl_seconds: "Seconds | Unset" = UNSET,
+    ttl_seconds: Duration = UNSET,
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),
@@ -82,7 +82,7 @@ def cached_tool(
 
 
 def tool_cache(
-    cache: ToolCache | LLMCache | LLMCacheMem, tools: Iterable[str] | Mapping[str, Seconds] = ()
+    cache: ToolCache | LLMCache | LLMCacheMem, tools: Iterable[str] | Mapping[str, Duration] = ()
 ) -> ToolCache:
     """*cache* as a ToolCache that allows *tools* as well."""
     return wrapping.tool_cache(cache.cache if isinstance(cache, LLMCacheMem) else cache, tools)

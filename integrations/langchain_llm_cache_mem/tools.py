@@ -9,7 +9,7 @@ from langchain_core.messages import ToolMessage
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from langchain_llm_cache_mem.cached_tool import injected, metadata_of, tool_cache
 from llm_cache_mem import LLMCache
-from llm_cache_mem.options import Seconds
+from llm_cache_mem.options import Duration
 from llm_cache_mem.tools import Rule, ToolCache
 
 try:
@@ -55,7 +55,7 @@ class ToolCacheMiddleware(AgentMiddleware[Any, Any, Any]):
     def __init__(
         self,
         cache: ToolCache | LLMCache | LLMCacheMem,
-        tools: Iterable[str] | Mapping[str, Seconds] = (),
+        tools: Iterable[str] | Mapping[str, Duration] = (),
     ) -> None:
         super().__init__()
         self._tools = tool_cache(cache, tools)

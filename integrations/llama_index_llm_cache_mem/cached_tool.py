@@ -12,7 +12,7 @@ from llama_index.core.tools.types import AsyncBaseTool, BaseTool
 from llama_index_llm_cache_mem.values import decode_block, encode_block
 from llm_cache_mem import LLMCache
 from llm_cache_mem.decorators import arguments
-from llm_cache_mem.options import UNSET, Seconds, Unset
+from llm_cache_mem.options import UNSET, Duration
 from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.tools.rules import Entities
 from llm_cache_mem.values.classes import register_package
@@ -30,7 +30,7 @@ def cached_tool(
     tool: T,
     cache: ToolCache | LLMCache,
     *,
-    ttl_seconds: "Seconds | Unset" = UNSET,
+    ttl_seconds: Duration = UNSET,
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),

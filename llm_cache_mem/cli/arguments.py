@@ -1,7 +1,6 @@
 """Parse and validate command-line input: URLs, options, spans of time, requests as strict JSON."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from llm_cache_mem._util import strict_json
+from llm_cache_mem._util.durations import parse_duration
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = [
@@ -41,8 +41,6 @@ MISUSED = 2
 """The exit status of a wrong command line."""
 URL_VARIABLE = "LLM_CACHE_MEM_URL"
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
 
 class CommandFailed(LLMCacheError):
     """A command cannot do what it was asked; the text says why, and *status* is what the process
@@ -67,17 +65,11 @@ def parse_json(data: bytes) -> Any:
 
 
 def seconds_in(span: str) -> float:
-    """The seconds in ``7d``, ``1h30m`` or ``90s``; CommandFailed for anything else, a number
-    without a unit included."""
-    parts = re.fullmatch(r"(\d+(\.\d+)?[smhdw])+", span)
-    if parts is None:
-        raise CommandFailed(
-            f"{span!r} is no span of time: write 7d, 1h30m or 90s (s, m, h, d, w)", MISUSED
-        )
-    return sum(
-        float(number) * _UNITS[unit]
-        for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhdw])", span)
-    )
+    """The seconds in *span*, such as ``7d``; CommandFailed if it is not a duration."""
+    try:
+        return parse_duration(span)
+    except ValueError as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
 
 
 def url_of(argument: str | None) -> str:

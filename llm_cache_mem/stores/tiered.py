@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.options import Seconds, to_seconds
+from llm_cache_mem.options import Duration, to_seconds
 from llm_cache_mem.stores.base import (
     NOTHING_REMOVED,
     LeasingStore,
@@ -69,7 +69,7 @@ class TieredStore:
         front: MemoryStore,
         back: Store,
         *,
-        front_seconds: Seconds = FRONT_SECONDS,
+        front_seconds: Duration = FRONT_SECONDS,
         timer: Callable[[], float] = monotonic,
     ) -> None:
         if not isinstance(front, MemoryStore):

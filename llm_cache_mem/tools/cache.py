@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar, overload
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
+from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
 from llm_cache_mem.tools.calls import Calls, with_ttl_of
 from llm_cache_mem.tools.counters import ToolCacheStats
 from llm_cache_mem.tools.functions import ToolFunction, cached_rule
@@ -44,7 +44,7 @@ class ToolCache(Calls):
         self,
         cache: LLMCache | None = None,
         *,
-        tools: Iterable[str] | Mapping[str, Seconds] = (),
+        tools: Iterable[str] | Mapping[str, Duration] = (),
         **arguments: Any,
     ) -> None:
         if cache is not None and arguments:
@@ -76,7 +76,7 @@ class ToolCache(Calls):
         self,
         tool: str,
         *,
-        ttl_seconds: "Seconds | Unset" = UNSET,
+        ttl_seconds: Duration = UNSET,
         version: str = "",
         ignore: Iterable[str] = (),
         redact: Iterable[str] = (),
@@ -150,7 +150,7 @@ class ToolCache(Calls):
         args: Mapping[str, Any] | str,
         compute: Callable[..., T],
         *,
-        ttl_seconds: "Seconds | Unset" = UNSET,
+        ttl_seconds: Duration = UNSET,
     ) -> T:
         """The stored result of *tool* for *args*, or that of ``compute(**args)``, which is then
         stored.
@@ -177,7 +177,7 @@ class ToolCache(Calls):
         args: Mapping[str, Any] | str,
         compute: Callable[..., Awaitable[T]],
         *,
-        ttl_seconds: "Seconds | Unset" = UNSET,
+        ttl_seconds: Duration = UNSET,
     ) -> T:
         """``get_or_call`` for a coroutine function."""
         named = _named(args)
@@ -196,7 +196,7 @@ class ToolCache(Calls):
         /,
         *,
         name: str | None = None,
-        ttl_seconds: "Seconds | Unset" = UNSET,
+        ttl_seconds: Duration = UNSET,
         version: str = "",
         ignore: Iterable[str] = (),
         redact: Iterable[str] = (),

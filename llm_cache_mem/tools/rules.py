@@ -10,7 +10,7 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.request import parameter_names
-from llm_cache_mem.options import UNSET, Seconds, Unset, to_seconds
+from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
 
 __all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "rule_for"]
 
@@ -65,7 +65,7 @@ class Rule(NamedTuple):
 
 def make_rule(
     *,
-    ttl_seconds: "Seconds | Unset" = UNSET,
+    ttl_seconds: Duration = UNSET,
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),

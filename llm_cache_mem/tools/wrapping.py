@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.options import UNSET, Seconds
+from llm_cache_mem.options import UNSET, Duration
 from llm_cache_mem.tools.cache import ToolCache
 
 __all__ = ["allow_if_given", "cached_class", "tool_cache"]
@@ -15,7 +15,7 @@ _MARK = "_llm_cache_mem_tool"
 
 
 def tool_cache(
-    cache: ToolCache | LLMCache, tools: Iterable[str] | Mapping[str, Seconds] = ()
+    cache: ToolCache | LLMCache, tools: Iterable[str] | Mapping[str, Duration] = ()
 ) -> ToolCache:
     """*cache* as a ToolCache that allows *tools* as well."""
     if not isinstance(cache, ToolCache):

@@ -353,7 +353,7 @@ def test_statistics_by_tool(clock: Any) -> None:
         ({"cache": "memory"}, TypeError),
         ({"tools": "lookup"}, TypeError),
         ({"tools": {"lookup": -1}}, ValueError),
-        ({"tools": {"lookup": "10"}}, TypeError),
+        ({"tools": {"lookup": "10"}}, ValueError),
         ({"tools": [3]}, TypeError),
         ({"max_size": 0}, ValueError),
     ],
