@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.calls import Engine, Settings
@@ -214,9 +215,10 @@ class LLMCache:
     async def open(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an LLMCache in a thread, because opening a file or a connection would block an event
         loop. Takes the arguments of LLMCache, and raises what it raises."""
-        import asyncio  # slow to import, and only async callers need it
-
-        return await asyncio.to_thread(cls, *args, **kwargs)
+        try:
+            return await run_in_thread(lambda: cls(*args, **kwargs))
+        except NoThread:
+            return cls(*args, **kwargs)
 
     # -- The two calls that the rest is made of
 

@@ -7,9 +7,11 @@ standard tier; batch, priority and other tiers are unknown here.
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem.responses.usage import Usage
 
 __all__ = [
@@ -133,11 +135,10 @@ def load(pricer: Pricer) -> None:
 
 
 async def aload(pricer: Pricer) -> None:
-    """As ``load``, in a thread if there is something to do."""
+    """As ``load``, in a thread if there is something to do, and a thread for it."""
     if not loaded(pricer):
-        import asyncio
-
-        await asyncio.to_thread(load, pricer)
+        with suppress(NoThread):
+            await run_in_thread(lambda: load(pricer))
 
 
 class _Table:

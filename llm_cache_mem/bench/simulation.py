@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from itertools import chain, count, islice
 from typing import Any, Final, TypeAlias
 
+from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.accounting.sums import Sums
 from llm_cache_mem.bench.bill import Charges, PromptCacheBill
 from llm_cache_mem.bench.clients import (
@@ -21,7 +22,6 @@ from llm_cache_mem.bench.clients import (
 )
 from llm_cache_mem.bench.prefix_tree import MINIMUM_TOKENS, PrefixTree, Reuse
 from llm_cache_mem.bench.trace import Call, TraceStatistics
-from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.keys.digest import prefix
 from llm_cache_mem.keys.request import Request
 

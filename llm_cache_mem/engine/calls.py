@@ -18,13 +18,14 @@ from contextvars import Context, copy_context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
-from llm_cache_mem.engine.reader import Hit, Reader, off_loop, same
+from llm_cache_mem.engine.reader import Hit, Reader, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
@@ -259,14 +260,15 @@ class Engine:
         circumstances: Callable[[], Hashable] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """``call`` for a coroutine function."""
+        """``call`` for a coroutine function. Tasks share calls under asyncio, by itself or through
+        anyio; under trio each makes its own."""
         if self.is_off:
             return await fn()
         hit = await self.reader.alookup(request, decode)
         if hit is not None:
             return hit.value
         codec = _Codec(encode, decode, report)
-        if not self.settings.coalesce:
+        if not self._tasks_coalesce():
             return (await self._amake(request, fn, codec, None)).response
         lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = await self.flights.arun(
@@ -354,7 +356,7 @@ class Engine:
         timeout: float | None = None,
     ) -> tuple[T, bool]:
         """``share`` for a coroutine function."""
-        if not self.settings.coalesce:
+        if not self._tasks_coalesce():
             return await work(self.flights.solo(request.key)), False
         return await self.flights.arun(
             request.key, work, lane, circumstances=circumstances, timeout=timeout
@@ -383,10 +385,14 @@ class Engine:
         return self.backend.entries(self.keyer.prefix())
 
     async def off_loop(self, call: Callable[[], T]) -> T:
-        """Run *call*, in a thread if the store would block the event loop."""
-        return await off_loop(self.backend, call)
+        """Run *call*, in a thread if the store would block the event loop. Where no thread can be
+        had, *call* finds that the store fails."""
+        return await self.backend.off_loop(call)
 
     # -- Inside
+
+    def _tasks_coalesce(self) -> bool:
+        return bool(self.settings.coalesce) and running_loop() is not None
 
     def _open_leases(self, beside: "Engine | None") -> "Leases | None":
         if self.settings.coalesce != "fleet" or isinstance(self.backend.inner, MemoryStore):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.engine.waiters import running_loop
+from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 
@@ -98,10 +98,7 @@ class Lease:
 
         self._loop = asyncio.get_running_loop()
         while True:
-            step = (
-                asyncio.to_thread(lambda: self._step(look)) if self._leases.store.blocking else None
-            )
-            found, pause = self._step(look) if step is None else await step
+            found, pause = await self._leases.store.off_loop(lambda: self._step(look))
             if pause is None:
                 return found
             await asyncio.sleep(pause)

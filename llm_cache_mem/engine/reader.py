@@ -16,7 +16,7 @@ from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.classes import register_named_in
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Hit", "Reader", "off_loop", "reason_of", "same"]
+__all__ = ["Hit", "Reader", "reason_of", "same"]
 
 T = TypeVar("T")
 
@@ -86,13 +86,13 @@ class Reader:
         entry = self._store.peek(request.key)
         if entry is not None:
             return self._lookup(request, decode, lambda key: entry)
-        return await off_loop(self._store, lambda: self.lookup(request, decode))
+        return await self._store.off_loop(lambda: self.lookup(request, decode))
 
     async def alookup_many(
         self, requests: Sequence[Request], decode: Callable[[Any], Any] = same
     ) -> list[Hit | None]:
         """``lookup_many``, in a thread where the store would block the event loop."""
-        return await off_loop(self._store, lambda: self.lookup_many(requests, decode))
+        return await self._store.off_loop(lambda: self.lookup_many(requests, decode))
 
     def recheck(self, request: Request) -> Entry | None:
         """The fresh entry that another caller stored since this one missed; not counted."""
@@ -208,12 +208,3 @@ def _get_older(
 def reason_of(exc: Exception) -> str:
     """What may be logged of *exc*: our own errors hold no content, others might."""
     return str(exc) if isinstance(exc, (EntryUnreadable, ValueNotCacheable)) else type(exc).__name__
-
-
-async def off_loop(store: FailOpenStore, call: Callable[[], T]) -> T:
-    """Run *call*, in a thread if *store* would block the event loop."""
-    if not store.blocking:
-        return call()
-    import asyncio  # slow to import, and only async callers need it
-
-    return await asyncio.to_thread(call)

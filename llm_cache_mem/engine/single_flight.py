@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, post, running_loop
+from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, post
 
 if TYPE_CHECKING:
     import asyncio

@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from llm_cache_mem._util.exceptions import copy_exception
+from llm_cache_mem._util.in_thread import running_loop
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["TaskWaiter", "ThreadWaiter", "Waiter", "post", "running_loop"]
+__all__ = ["TaskWaiter", "ThreadWaiter", "Waiter", "post"]
 
 
 class Waiter:
@@ -89,12 +90,6 @@ class TaskWaiter(Waiter):
     def _call(self) -> None:
         if not self._called.done():
             self._called.set_result(None)
-
-
-def running_loop() -> "asyncio.AbstractEventLoop | None":
-    import asyncio
-
-    return asyncio._get_running_loop()
 
 
 def post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> bool:

@@ -9,7 +9,7 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.provider import PaidCall
 from llm_cache_mem.diagnostics.misses import Misses
-from llm_cache_mem.engine.reader import off_loop, reason_of, same
+from llm_cache_mem.engine.reader import reason_of, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight
 from llm_cache_mem.errors import ValueNotCacheable
@@ -150,12 +150,12 @@ class Writer:
     async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """``store``, in a thread where the store would block the event loop."""
         await self.load_prices()
-        return await off_loop(self._store, lambda: self.store(request, value, **call))
+        return await self._store.off_loop(lambda: self.store(request, value, **call))
 
     async def astore_many(self, answers: Sequence[Answered], **call: Any) -> int:
         """``store_many``, in a thread where the store would block the event loop."""
         await self.load_prices()
-        return await off_loop(self._store, lambda: self.store_many(answers, **call))
+        return await self._store.off_loop(lambda: self.store_many(answers, **call))
 
     def delete(self, request: Request) -> bool:
         """Delete the answer to *request*; whether there was one. A call under way will not store

@@ -6,11 +6,11 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
-from llm_cache_mem.engine.waiters import running_loop
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.http.answer import decode
 from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast

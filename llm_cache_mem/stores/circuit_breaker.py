@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
+from threading import RLock, local  # re-entrant: a signal handler may ask in the middle of it
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.errors import StoreError, ValueNotCacheable
 from llm_cache_mem.stores.base import (
@@ -31,6 +32,15 @@ R = TypeVar("R")
 _FAILURES = 3  # in a row open a breaker,
 _FIRST, _LONGEST = 1.0, 5.0  # for this many seconds at first, and at most
 _QUIET_SECONDS = 60.0
+
+_NO_THREAD = "no thread could be started"
+
+
+class _ThisThread(local):
+    must_not_wait = False  # an event loop runs here, and no other thread could be had
+
+
+_here = _ThisThread()
 
 
 class CircuitBreaker:
@@ -146,7 +156,7 @@ class FailOpenStore:
         self._slow_seconds = float(slow) if isinstance(slow, (int, float)) else None
         self._failing = False
         self._announced = False  # whether the log says that the store is bypassed
-        self._quiet_until = self._open_quiet_until = 0.0
+        self._quiet_until = self._open_quiet_until = self._no_thread_quiet_until = 0.0
 
     def __repr__(self) -> str:
         return repr(self.inner)
@@ -273,6 +283,27 @@ class FailOpenStore:
     def close(self) -> None:
         self.inner.close()
 
+    async def off_loop(self, call: Callable[[], R]) -> R:
+        """Return what ``call()`` returns, from a thread if the store would block the event loop.
+
+        Where no thread can be had (a limit of the process, a pool that has been shut down), *call*
+        runs here, and what it asks of this store fails.
+        """
+        if not self.blocking:
+            return call()
+        try:
+            return await run_in_thread(call)
+        except NoThread:
+            now = self._timer()
+            if now >= self._no_thread_quiet_until:
+                self._no_thread_quiet_until = now + _QUIET_SECONDS
+                _log.warning("%s: %s, continuing without the cache", self.name, _NO_THREAD)
+        _here.must_not_wait = True
+        try:
+            return call()
+        finally:
+            _here.must_not_wait = False
+
     def _call(
         self,
         breaker: CircuitBreaker,
@@ -284,6 +315,9 @@ class FailOpenStore:
     ) -> R:
         if self._strict:
             return self._call_or_raise(operation, call, *args, **kwargs)
+        if _here.must_not_wait:
+            self._on_error(operation)
+            return fallback
         if (breaker is self._writes and self._reads.waiting) or not breaker.allows():
             return fallback
         slow = self._slow_seconds
@@ -314,6 +348,9 @@ class FailOpenStore:
     def _call_or_raise(
         self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
+        if _here.must_not_wait:
+            self._on_error(operation)
+            raise NotAsked(type(self.inner).__name__, operation, _NO_THREAD)
         try:
             return call(*args, **kwargs)
         except (StoreError, StopIteration, ValueNotCacheable):
