@@ -262,7 +262,7 @@ class LLMCache:
 
     def _value_request(self, messages: Any, params: dict[str, Any]) -> Request | None:
         """The request of ``get`` and ``put``; None, counted as skipped, where the cache requires a
-        namespace and there is none."""
+        namespace and has none."""
         _hint_at_options(params)
         try:
             return self.engine.keyer.request(messages, params, "value")

@@ -66,7 +66,7 @@ class Magics:
             _wrong(f"%llm_cache on does not know {' '.join([*sorted(unknown), *backend[1:]])!r}")
         keep = values.get(
             "keep_requests", "yes" if backend == ["memory"] else "no"
-        ).lower()  # what is kept there stays in this process
+        ).lower()  # its entries stay in this process
         if keep not in ("yes", "no"):
             _wrong(f"keep_requests must be yes or no, not {values['keep_requests']!r}")
         given: dict[str, Any] = {
@@ -226,7 +226,7 @@ def _why(cache: LLMCache, word: str = "1", *more: str) -> Any:
     if not cache.engine.keyer.texts:
         hint = "turn it on with  %llm_cache on BACKEND keep_requests=yes"
         return _wrong(
-            f"a miss is explained by the requests that are kept, and this cache keeps none: {hint}",
+            f"explaining a miss needs stored requests, and this cache stores none: {hint}",
             help_text="",
         )
     found = _surveys(cache) if word == "all" else cache.explain_misses(int(word))
@@ -239,7 +239,7 @@ def _why(cache: LLMCache, word: str = "1", *more: str) -> Any:
 def _nothing(cache: LLMCache, word: str) -> str:
     """What to say where there is nothing to explain."""
     if word == "all":
-        return "nothing is stored yet whose request is kept"
+        return "no entry with its request is stored yet"
     skipped = by_reason(cache.stats().skipped)
     return f"no call has missed yet{f'; uncached or not stored: {skipped}' if skipped else ''}"
 

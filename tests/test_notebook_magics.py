@@ -227,7 +227,7 @@ def test_why_says_so_where_there_is_nothing_to_explain(
     run(shell, "%llm_cache why")
     assert capsys.readouterr().out.splitlines() == [
         "no call has missed yet",
-        "nothing is stored yet whose request is kept",
+        "no entry with its request is stored yet",
         "no call has missed yet; uncached or not stored: request 1",
     ]
 
@@ -243,7 +243,7 @@ def test_a_database_keeps_requests_only_when_told_to(shell: Any, tmp_path: Path)
     cache = shell.run_line_magic("llm_cache", f"on 'sqlite:///{tmp_path}/a.db'")
     cache.put("CANARY", "a")
     with pytest.raises(
-        UsageError, match=r"keeps none: turn it on with  %llm_cache on BACKEND keep_requests=yes$"
+        UsageError, match=r"stores none: turn it on with  %llm_cache on BACKEND keep_requests=yes$"
     ):
         shell.run_line_magic("llm_cache", "why")
     assert [entry.request for _, entry in cache.engine.entries()] == [None]

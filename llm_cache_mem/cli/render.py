@@ -63,14 +63,14 @@ def show_list(rows: Sequence[Row], total: int, now: float) -> None:
         ("cost", "right", "", lambda row: _dollars(row["cost_usd"])),
     )
     table = _table()
-    kept = []
+    shown = []
     for name, justify, usual, cell in columns:
         if any(cell(row) != usual for row in rows):
             # a str here
             table.add_column(name, justify=justify, no_wrap=name not in _SHRINK)  # type: ignore[arg-type]
-            kept.append(cell)
+            shown.append(cell)
     for row in rows:
-        table.add_row(*(_cell(cell(row)) for cell in kept))
+        table.add_row(*(_cell(cell(row)) for cell in shown))
     if rows:
         print_table(table)
     if len(rows) < total:

@@ -83,7 +83,7 @@ class Lease:
         """None when the call is this caller's to make, else what *look* finds: the answer that
         another has stored.
 
-        Waits until it knows which. When the caller's patience is over, or the store cannot tell,
+        Waits until it knows which. After the caller's timeout, or the store cannot tell,
         the call is his.
         """
         while True:
@@ -122,7 +122,7 @@ class Lease:
             pause = self._pause(self._leases.try_acquire(self))
             if pause is not None:
                 return None, pause
-        found = look()  # whoever had the lease before may have stored the answer meanwhile
+        found = look()  # the previous lease holder may have stored the answer meanwhile
         if found is not None:
             self.release()
         return found, None

@@ -172,7 +172,7 @@ class SingleFlight:
             if waiter is not None:
                 waiter.wait(self._longest_wait(timeout))
                 if not self._take_lead(waiter, flight, timeout):
-                    return waiter.answer(joined=True), True
+                    return waiter.answer(coalesced=True), True
                 flight = waiter.flight
             return self._lead(flight, work), False
         except BaseException:
@@ -199,11 +199,11 @@ class SingleFlight:
             if waiter is not None:
                 await waiter.wait(self._longest_wait(timeout))
                 if not self._take_lead(waiter, flight, timeout):
-                    return waiter.answer(joined=True), True
+                    return waiter.answer(coalesced=True), True
                 flight = waiter.flight
             waiter = self._start_task(flight, work)
             await waiter.wait(None)
-            return waiter.answer(joined=False), False
+            return waiter.answer(coalesced=False), False
         except BaseException:
             self._promote(flight) if waiter is None else self._leave(waiter)
             raise

@@ -38,14 +38,14 @@ class Waiter:
         self.value = value
         self.failure = None if error is None else (error, error.__traceback__)
 
-    def answer(self, *, joined: bool) -> Any:
+    def answer(self, *, coalesced: bool) -> Any:
         """The value, or raise the error: the leader's caller gets the original, every other a copy
         of its own."""
         if self.failure is None:
             return self.value
         (error, trace), self.failure = self.failure, None
         try:
-            raise copy_exception(error, trace) if joined else error
+            raise copy_exception(error, trace) if coalesced else error
         finally:
             del error, trace  # else this frame, which the traceback holds, would hold the traceback
 

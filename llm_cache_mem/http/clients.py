@@ -45,7 +45,7 @@ def cache_client(client: C, cache: LLMCache) -> C:
         raise TypeError(
             f"no HTTP client of httpx or httpx2 was found in {name}. Give it one of yours, if it"
             " takes one: http_client=httpx.Client(transport=CacheTransport(cache)), or httpx2, or"
-            " the async twins of these"
+            " their async forms"
         )
     for http in found:
         _put_under(http, cache)
@@ -69,16 +69,16 @@ def _is_http_client(thing: Any) -> bool:
 def _copy_of(http: Any, cache: LLMCache) -> Any:
     """A client like *http*, which it keeps alive, since what they share ends with either."""
     kind = type(http)
-    twin = copy.copy(http)
+    cached = copy.copy(http)
     if hasattr(
         kind, "__del__"
     ):  # SDKs close a client that is no longer needed; what this one shares may be
-        twin.__class__ = type(
+        cached.__class__ = type(
             kind.__name__, (kind,), {"__del__": _stays_open, "__module__": kind.__module__}
         )
-    twin._llm_cache_mem_original = http
-    _put_under(twin, cache)
-    return twin
+    cached._llm_cache_mem_original = http
+    _put_under(cached, cache)
+    return cached
 
 
 def _stays_open(self: Any) -> None:

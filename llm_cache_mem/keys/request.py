@@ -87,7 +87,7 @@ class Keyer:
 
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
         """``request(messages, params, "value").key`` where that is all there is to it: nothing
-        asked, set or to be kept; else None."""
+        asked, set or stored beside it; else None."""
         if self.texts:
             return None
         if (
@@ -127,7 +127,7 @@ class Keyer:
         return keys.canonical_json(messages, self._counted(params))
 
     def hashed(self, request: dict[str, Any]) -> Any:
-        """What *key_fn* makes of a *request* that was kept."""
+        """What *key_fn* makes of a *request* that was stored."""
         params = dict(request)
         return (
             request

@@ -92,7 +92,7 @@ def refusal_reason(response: Any) -> str | None:
 
     *response* is what a provider, an SDK, LangChain or LlamaIndex returns, or a list of stream
       chunks. Anything else, as
-    a decorated function may return, is kept unless it is empty.
+    a decorated function may return, is stored unless it is empty.
     """
     if isinstance(response, Report):
         return response.refused

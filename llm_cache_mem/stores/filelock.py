@@ -61,7 +61,7 @@ class FileLock:
 
     def __enter__(self) -> None:
         if not self.acquire(self._timeout):
-            raise TimeoutError("others kept the write lock")
+            raise TimeoutError("the write lock is held elsewhere")
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock within *timeout* seconds; return whether that worked. If it did, call

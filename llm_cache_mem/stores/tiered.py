@@ -270,7 +270,7 @@ class TieredStore:
     def _removing(self, from_front: Callable[[], object]) -> Iterator[None]:
         try:
             yield
-        finally:  # even if the back fails: a miss is harmless
+        finally:  # even if the back fails: a miss costs only a read of the back
             with self._lock:
                 self._writes += 1
                 from_front()

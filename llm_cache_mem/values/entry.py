@@ -62,7 +62,7 @@ class Entry:
 
     Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output,
     cache read, cache write and one-hour cache write tokens; *cost_usd* and *seconds* are what the
-    stored call took; *request* is its canonical JSON, kept only when asked for. None means unknown.
+    stored call took; *request* is its canonical JSON, stored only by caches that keep requests. None means unknown.
     """
 
     __slots__ = (
@@ -104,7 +104,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of the value and, where kept, of the request."""
+        """Bytes of the value and, of the request, if stored."""
         return self.payload.size + (0 if self.request is None else len(self.request))
 
     def is_expired(self, now: float) -> bool:

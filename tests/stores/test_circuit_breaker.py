@@ -241,7 +241,7 @@ def test_interrupts_are_no_failures_of_the_store(fail_open, flaky):
 def test_failing_writes_are_bypassed_while_reads_go_on(fail_open, flaky, timer, errors):
     """Another process holds SQLite's write lock: each write would wait for it in vain."""
     fail_open.put("k", ENTRY)
-    flaky.write_fault = StoreError("SQLiteStore", "put", "others kept the write lock")
+    flaky.write_fault = StoreError("SQLiteStore", "put", "the write lock is held elsewhere")
     for _ in range(10):
         assert fail_open.get("k") is ENTRY
         assert fail_open.put("new", ENTRY) is None
@@ -303,13 +303,13 @@ def test_the_log_says_how_long_the_cache_is_bypassed_and_why(fail_open, flaky, t
 def test_the_log_tells_bypassed_writes_from_a_bypassed_cache(fail_open, flaky, caplog):
     caplog.set_level(logging.WARNING)
     flaky.name = "sqlite:///cache.db"
-    flaky.write_fault = StoreError("SQLiteStore", "put", "others kept the write lock")
+    flaky.write_fault = StoreError("SQLiteStore", "put", "the write lock is held elsewhere")
     for _ in range(3):
         fail_open.get("k")
         fail_open.put("k", ENTRY)
     assert caplog.records[-1].getMessage() == (
         "sqlite:///cache.db: 3 consecutive failed writes, bypassing writes for 1 s"
-        " (last error: others kept the write lock)"
+        " (last error: the write lock is held elsewhere)"
     )
 
 

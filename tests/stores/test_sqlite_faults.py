@@ -383,7 +383,7 @@ def test_a_writer_that_was_stopped_costs_a_bounded_wait(
     with open(f"{path}.lock") as stopped:
         fcntl.flock(stopped, fcntl.LOCK_EX)
         began = time.monotonic()
-        with pytest.raises(StoreError, match="put failed: others kept the write lock"):
+        with pytest.raises(StoreError, match="put failed: the write lock is held elsewhere"):
             store.put("k", entry_of(2))
         assert value_of(store.get("k")) == 1
         assert time.monotonic() - began < 20
@@ -394,7 +394,7 @@ def test_a_thread_that_keeps_the_lock_costs_a_bounded_wait(
     open_store: Callable[..., SQLiteStore],
 ) -> None:
     store = open_store(lock_timeout=0.1)
-    with store._file.lock, pytest.raises(StoreError, match="others kept the write lock"):
+    with store._file.lock, pytest.raises(StoreError, match="the write lock is held elsewhere"):
         store.put("k", entry_of(1))
     assert works(store)
 

@@ -136,7 +136,7 @@ def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
 def test_a_writer_waits_no_longer_than_its_timeout_in_all(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=0.05)
     store.put("k", entry_of(1))
-    with store._writing, pytest.raises(StoreError, match="others kept the write lock"):
+    with store._writing, pytest.raises(StoreError, match="the write lock is held elsewhere"):
         store.put("k", entry_of(2))
     store.close()
 

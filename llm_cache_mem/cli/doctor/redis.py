@@ -108,8 +108,8 @@ def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
             "free the disk: until then it may refuse all writes",
         )
     else:
-        kept = "append-only file" if info.get("aof_enabled") == "1" else "snapshots, if any"
-        yield ok("persistence", f"{kept}: what is lost in a crash is asked for again")
+        persistence = "append-only file" if info.get("aof_enabled") == "1" else "snapshots, if any"
+        yield ok("persistence", f"{persistence}: what is lost in a crash is asked for again")
 
 
 def _clients(info: Mapping[str, str]) -> Iterator[Finding]:

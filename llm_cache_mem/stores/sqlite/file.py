@@ -193,7 +193,7 @@ class DatabaseFile:
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path + suffix, target + suffix)
         _log.warning(
-            "the cache database %s is damaged; it was kept as %s and a new one begins",
+            "the cache database %s is damaged; it was moved to %s and a new one begins",
             self.path,
             target,
         )
@@ -270,7 +270,7 @@ class DatabaseFile:
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
             if not ready:
                 self._lay_out(db)
-            if not self._may_use_wal():  # the other modes are not kept in the file
+            if not self._may_use_wal():  # the file does not record the other modes
                 with self.lock:
                     db.execute("PRAGMA journal_mode = TRUNCATE")
         except BaseException:

@@ -268,7 +268,7 @@ class SQLiteStore:
             raise FileRefused(f"{self._file.path} was opened read-only", misconfigured=False)
         deadline = monotonic() + self._lock_timeout
         if not self._writing.acquire(timeout=self._lock_timeout):
-            raise TimeoutError("others kept the write lock")
+            raise TimeoutError("the write lock is held elsewhere")
         try:
             return self._use(self._alone, deadline, work, *args)
         except FileNotFoundError:  # the file is gone, or its folder: start anew
@@ -282,7 +282,7 @@ class SQLiteStore:
     ) -> R:
         lock = self._file.lock
         if not lock.acquire(max(0.0, deadline - monotonic())):
-            raise TimeoutError("others kept the write lock")
+            raise TimeoutError("the write lock is held elsewhere")
         try:
             if self._file.moved(db):
                 raise FileNotFoundError("the database file was removed or replaced")
