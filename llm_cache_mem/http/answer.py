@@ -18,9 +18,20 @@ from llm_cache_mem.http.framing import (
 from llm_cache_mem.http.headers import stored_headers
 from llm_cache_mem.responses.completeness import Pieces, Reading
 
-__all__ = ["MAX_ANSWER_BYTES", "Recording", "StoredResponse", "decode", "is_whole"]
+__all__ = ["MAX_ANSWER_BYTES", "Head", "Recording", "StoredResponse", "decode", "is_whole"]
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+
+
+class Head(NamedTuple):
+    """Status, *headers* as on the wire, and the HTTP library's *extensions* of a response."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    extensions: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Head(status={self.status})"
 
 
 class StoredResponse(NamedTuple):
@@ -60,7 +71,7 @@ class Recording:
     ) -> None:
         fields = [(name.lower(), value) for name, value in headers]
         named = dict(fields)
-        self._status = status
+        self.status = status
         self._headers = stored_headers(fields)
         self._content_type = named.get("content-type", "")
         encoded = named.get("content-encoding", "identity").strip().lower() not in ("", "identity")
@@ -80,20 +91,25 @@ class Recording:
         self.fault: str | None = None
         """Why it can no longer be stored: "too large" or "malformed"; None if it can."""
 
-    def add(self, chunk: bytes) -> None:
-        """Record the next bytes as they came from the wire."""
+    def add(self, chunk: bytes) -> bytes:
+        """Record the next bytes as they came from the wire, and return them."""
         self._size += len(chunk)
         if self.fault is not None:
-            return
+            return chunk
         if self._size > MAX_ANSWER_BYTES:
             self._give_up("too large")
-            return
+            return chunk
         self._chunks.append(chunk)
         if self._framing is not None:
             try:
                 self._read(self._framing.feed(chunk))
             except Malformed:
                 self._give_up("malformed")
+        return chunk
+
+    def copy(self, chunk: bytes) -> bytes:
+        """*chunk*: bytes do not change."""
+        return chunk
 
     @property
     def unusable(self) -> bool:
@@ -127,7 +143,7 @@ class Recording:
         return self.whole
 
     def _ends_well(self, at_end: bool) -> bool:
-        if self.fault is not None:
+        if self.fault is not None or self.status != 200:
             return False
         if at_end and self._length is not None and self._length != self._size:
             return False
@@ -165,7 +181,7 @@ class Recording:
 
     def encode(self) -> dict[str, Any]:
         """The value to store; plain JSON wherever the body is text."""
-        stored: dict[str, Any] = {"status": self._status, "headers": self._headers}
+        stored: dict[str, Any] = {"status": self.status, "headers": self._headers}
         body = b"".join(self._chunks)
         try:
             stored["text"] = body.decode()

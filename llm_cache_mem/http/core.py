@@ -10,8 +10,7 @@ from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
-from llm_cache_mem.http.answer import Recording
-from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast, Head
+from llm_cache_mem.http.answer import Head, Recording
 from llm_cache_mem.http.headers import AGE, MARK, credentials_of
 from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.keys.request import Request
@@ -96,16 +95,13 @@ class TransportCore:
         timeouts = http_request.extensions.get("timeout") or {}
         return timeout_of({"timeout": timeouts.get("read")})
 
-    def should_store(self, broadcast: Broadcast | AsyncBroadcast, at_end: bool) -> bool:
+    def should_store(self, recording: Recording, at_end: bool) -> bool:
         """Whether the response is whole; if not although it was read to its end, count it as
         skipped."""
-        if broadcast.head.status != 200:
-            return False
-        if broadcast.recording.whole:
-            return True
-        if at_end or broadcast.recording.fault is not None:
-            reason = broadcast.recording.fault or "incomplete"
-            self.engine.skip(reason, "an answer was not stored: %s")
+        if recording.whole or recording.status != 200:
+            return recording.whole
+        if at_end or recording.fault is not None:
+            self.engine.skip(recording.fault or "incomplete", "an answer was not stored: %s")
         return False
 
     def recording(self, library: HttpLibrary, response: Any) -> Recording:

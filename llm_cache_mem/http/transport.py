@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
+from llm_cache_mem.engine.broadcast import Broadcast
 from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.http.answer import decode
-from llm_cache_mem.http.broadcast import AsyncBroadcast, Broadcast
 from llm_cache_mem.http.core import TransportCore, head_of, hit_headers, live_headers
 from llm_cache_mem.http.errors import raise_through
 from llm_cache_mem.http.library import HttpLibrary, library_of
@@ -106,7 +107,7 @@ class CacheTransport(_Transport, _Sync):
         timeout = self._core.timeout(http_request)
         lease = engine.lease(request, timeout)
 
-        def count(broadcast: Broadcast) -> None:
+        def count(broadcast: Broadcast[bytes]) -> None:
             engine.count_coalesced(request, broadcast.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
@@ -138,7 +139,7 @@ class CacheTransport(_Transport, _Sync):
         request: Request,
         flight: Flight,
         lease: "Lease | None",
-    ) -> "Hit | Broadcast":
+    ) -> "Hit | Broadcast[bytes]":
         """Send *http_request*; its response from the first byte on, for all who join *flight*."""
         core, began, context = self._core, monotonic(), copy_context()
         with ExitStack() as stack:
@@ -155,9 +156,9 @@ class CacheTransport(_Transport, _Sync):
             response = core.transport.handle_request(http_request)
             recording = core.recording(library, response)
 
-            def finish(broadcast: Broadcast, at_end: bool) -> None:
+            def finish(broadcast: Broadcast[bytes], at_end: bool) -> None:
                 try:
-                    if core.should_store(broadcast, at_end):
+                    if core.should_store(recording, at_end):
                         facts = {
                             "response": recording.response(),
                             "seconds": monotonic() - began,
@@ -255,7 +256,7 @@ class AsyncCacheTransport(_Transport, _Async):
         timeout = self._core.timeout(http_request)
         lease = engine.lease(request, timeout)
 
-        def count(broadcast: AsyncBroadcast) -> None:
+        def count(broadcast: AsyncBroadcast[bytes]) -> None:
             engine.count_coalesced(request, broadcast.entry, monotonic() - began)
 
         for _ in range(_ROUNDS):
@@ -287,7 +288,7 @@ class AsyncCacheTransport(_Transport, _Async):
         request: Request,
         flight: Flight,
         lease: "Lease | None",
-    ) -> "Hit | AsyncBroadcast":
+    ) -> "Hit | AsyncBroadcast[bytes]":
         core, began, context = self._core, monotonic(), copy_context()
         with ExitStack() as stack:
             if lease is not None:
@@ -303,9 +304,9 @@ class AsyncCacheTransport(_Transport, _Async):
             response = await core.transport.handle_async_request(http_request)
             recording = core.recording(library, response)
 
-            async def finish(broadcast: AsyncBroadcast, at_end: bool) -> None:
+            async def finish(broadcast: AsyncBroadcast[bytes], at_end: bool) -> None:
                 try:
-                    if core.should_store(broadcast, at_end):
+                    if core.should_store(recording, at_end):
                         facts = {
                             "response": recording.response(),
                             "seconds": monotonic() - began,

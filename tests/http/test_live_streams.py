@@ -341,7 +341,7 @@ def test_nobody_joins_a_stream_that_has_reported_an_error(
 def test_nobody_joins_a_stream_that_lay_still(
     client: httpx.Client, server: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_cache_mem.http.broadcast._STALE_SECONDS", -1.0)
+    monkeypatch.setattr("llm_cache_mem.engine.broadcast._STALE_SECONDS", -1.0)
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     with closing(opened(client)) as first:
         next(first.iter_raw())
