@@ -20,7 +20,6 @@ Refusal: TypeAlias = Callable[[Any], str | None]
 _WORDS: Final = {
     "error": (
         "error failed other network_error timeout insufficient_system_resource"
-        " malformed_function_call malformed_response malformed_model_output malformed_tool_use"
         " unexpected_tool_call too_many_tool_calls missing_thought_signature no_image image_other"
     ),
     "refusal": "refusal",
@@ -33,6 +32,10 @@ _WORDS: Final = {
         "length max_tokens model_length max_output_tokens model_context_window_exceeded error_limit"
     ),
     "incomplete": "incomplete cancelled user_cancel aborted abort",
+    "malformed": (
+        "malformed malformed_function_call malformed_response malformed_model_output"
+        " malformed_tool_use"
+    ),
 }
 """The reasons for refusing, worst first, and the words of all providers for them. A word that is
 not here is a normal end, among them "pause_turn": that is the answer to its request, and the caller
@@ -88,11 +91,11 @@ def refusal_reason(response: Any) -> str | None:
     "empty": it says nothing (no text, no tool call, nothing but thoughts), or is None, "", [] or {}
     altogether. "refusal", "content_filter": the model or a filter declined. "truncated": cut at a
     token limit. "error": it reports one, inside a success. "incomplete": it has not ended, by its
-    protocol's own sign, as a stream that broke off.
+    protocol's own sign, as a stream that broke off. "malformed": the arguments of a
+    tool call are not JSON.
 
     *response* is what a provider, an SDK, LangChain or LlamaIndex returns, or a list of stream
-      chunks. Anything else, as
-    a decorated function may return, is stored unless it is empty.
+    chunks. Anything else, as a decorated function may return, is stored unless it is empty.
     """
     if isinstance(response, Report):
         return response.refused
@@ -109,6 +112,8 @@ def refusal_reason(response: Any) -> str | None:
             return reason
     if reading.open:
         return "incomplete"
+    if reading.arguments.malformed:
+        return "malformed"
     return None if reading.says else "empty"
 
 

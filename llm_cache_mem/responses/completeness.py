@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from llm_cache_mem.responses.fields import field, given, has, listed, word
+from llm_cache_mem.responses.tool_arguments import ToolArguments
 
 __all__ = ["Pieces", "Reading"]
 
@@ -63,7 +64,7 @@ _COHERE_EVENTS: Final = frozenset(
 class Reading:
     """What the pieces of one answer, read in order, have shown so far."""
 
-    __slots__ = ("_begun", "_ended", "known", "says", "stops")
+    __slots__ = ("_begun", "_ended", "arguments", "known", "says", "stops")
 
     def __init__(self) -> None:
         self.known = False
@@ -72,8 +73,10 @@ class Reading:
         """Whether there is an answer in it: text that is not blank, a call of a tool, an image;
         thoughts alone are none."""
         self.stops: set[str] = set()
-        """Why it stopped, in the provider's words and lower case; also "error", "refusal" and
-        "content_filter" seen otherwise."""
+        """Why it stopped, in the provider's words and lower case; also "error", "refusal",
+        "content_filter" and "malformed" seen otherwise."""
+        self.arguments = ToolArguments()
+        """What it passes to the tools that it calls."""
         self._begun: set[int] = set()
         self._ended: set[int] = set()
 
@@ -153,6 +156,20 @@ def _block_says(block: Any) -> bool:
     return (_text(text) and field(block, "thought") is not True) if isinstance(text, str) else True
 
 
+def _read_content(reading: Reading, content: Any) -> None:
+    """Message content, a string or a list of blocks. LangChain puts blocks that it has no form for
+    into one of type "non_standard"."""
+    reading.note(says=_says(content))
+    for block in listed(content):
+        kind = word(field(block, "type"))
+        if kind == "non_standard":
+            kind = word(field(field(block, "value"), "type"))
+        if kind == "refusal":
+            reading.stop("refusal")
+        elif kind == "invalid_tool_call":
+            reading.stop("malformed")
+
+
 def _is_error(piece: Any) -> bool:
     error = field(piece, "error")
     if isinstance(
@@ -178,9 +195,9 @@ def _index(part: Any) -> int:
     return int(index) if isinstance(index, int | float) and abs(index) < 1 << 31 else 0
 
 
-def _read_message(reading: Reading, message: Any) -> None:
-    """A message, or the change to one that a chunk brings, in OpenAI's form, which most others
-    share."""
+def _read_message(reading: Reading, message: Any, choice: int = 0) -> None:
+    """The message of a *choice*, or the change to one that a chunk brings, in OpenAI's form, which
+    most others share."""
     if message is None:
         return
     acts = any(
@@ -192,11 +209,29 @@ def _read_message(reading: Reading, message: Any) -> None:
         for name, inner in (("function_call", "name"), ("audio", "id"))
     )
     blocks = field(message, "blocks")  # LlamaIndex, which has only the text of them as content
-    reading.note(says=acts or _says(field(message, "content")) or _says(blocks))
+    reading.note(says=acts or _says(blocks))
+    _read_content(reading, field(message, "content"))
+    _read_calls(reading, message, choice)
     if _text(field(message, "refusal")) or _text(
         field(field(message, "additional_kwargs"), "refusal")
     ):
         reading.stop("refusal")
+
+
+def _read_calls(reading: Reading, message: Any, choice: int) -> None:
+    """The arguments of the tool calls in *message*."""
+    for place, call in enumerate(listed(field(message, "tool_calls"))):
+        index = field(call, "index")
+        arguments = field(field(call, "function"), "arguments")
+        reading.arguments.add(choice, place if index is None else index, arguments)
+    reading.arguments.add(choice, -1, field(field(message, "function_call"), "arguments"))
+    if word(field(message, "type")) != "aimessagechunk":
+        if listed(field(message, "invalid_tool_calls")):
+            reading.stop("malformed")
+        return
+    # of a chunk of LangChain's, invalid_tool_calls are those of which it holds but a piece
+    for call in listed(field(message, "tool_call_chunks")):
+        reading.arguments.add(choice, field(call, "index"), field(call, "args"))
 
 
 # The readers: whether *piece* is of the protocol, having noted what it shows
@@ -221,7 +256,7 @@ def _chat(reading: Reading, piece: Any) -> bool:
         )
         reading.begin(part)
         reading.note(says=_text(text))
-        _read_message(reading, message)
+        _read_message(reading, message, part)
         if _is_error(choice):
             reading.stop("error")
         if why is not None:
@@ -242,6 +277,8 @@ def _responses(reading: Reading, piece: Any) -> bool:
             _read_response(reading, field(piece, "response"))
         elif kind == "response.output_item.done":
             _read_output(reading, [field(piece, "item")])
+        elif kind.startswith("response.refusal."):
+            reading.stop("refusal")
     else:
         return False
     return True
@@ -260,20 +297,20 @@ def _read_response(reading: Reading, response: Any) -> None:
 
 def _read_output(reading: Reading, items: list[Any]) -> None:
     for item in items:
-        if word(field(item, "type")) != "message":
-            reading.note(says=_block_says(item))
+        kind = word(field(item, "type"))
+        if kind == "message":
+            _read_content(reading, field(item, "content"))
             continue
-        content = field(item, "content")
-        reading.note(says=_says(content))
-        if any(word(field(part, "type")) == "refusal" for part in listed(content)):
-            reading.stop("refusal")
+        reading.note(says=_block_says(item))
+        if kind == "function_call":
+            reading.arguments.add(0, 0, field(item, "arguments"))
 
 
 def _messages(reading: Reading, piece: Any) -> bool:
     """Anthropic's Messages, whole and as events."""
     kind = word(field(piece, "type"))
     if kind == "message" and word(field(piece, "role")) == "assistant":
-        reading.note(says=_says(field(piece, "content")))
+        _read_content(reading, field(piece, "content"))
         reading.end_whole(piece, "stop_reason")
         return True
     if kind not in _MESSAGES_EVENTS:
@@ -284,6 +321,7 @@ def _messages(reading: Reading, piece: Any) -> bool:
         reading.note(says=_block_says(field(piece, "content_block")))
     elif kind == "content_block_delta":
         reading.note(says=_text(field(delta, "text")))
+        reading.arguments.add(0, field(piece, "index"), field(delta, "partial_json"))
     elif kind == "message_delta":
         reading.stop(field(delta, "stop_reason"))
     elif kind == "message_stop":
@@ -334,7 +372,10 @@ def _converse(reading: Reading, piece: Any) -> bool:
     kind, event = next(iter(piece.items())) if len(piece) == 1 else ("", None)
     if kind in _CONVERSE_EVENTS:
         reading.begin()
-        reading.note(says=has(event, "start") or _text(field(field(event, "delta"), "text")))
+        delta = field(event, "delta")
+        reading.note(says=has(event, "start") or _text(field(delta, "text")))
+        arguments = field(field(delta, "toolUse"), "input")
+        reading.arguments.add(0, field(event, "contentBlockIndex"), arguments)
         if kind == "messageStop":
             reading.end(field(event, "stopReason"))
     elif isinstance(kind, str) and kind.endswith("Exception") and has(event, "message"):
@@ -354,6 +395,8 @@ def _cohere(reading: Reading, piece: Any) -> bool:
     reading.note(
         says=kind in {"tool-call-start", "tool-calls-generation"} or _text(field(piece, "text"))
     )
+    call = field(field(delta, "message"), "tool_calls")
+    reading.arguments.add(0, field(piece, "index"), field(field(call, "function"), "arguments"))
     if kind.startswith("content-"):
         reading.note(says=_block_says(field(field(delta, "message"), "content") or ""))
     if kind in {"message-end", "stream-end"}:
@@ -423,6 +466,7 @@ def _read_stop(reading: Reading, source: Any) -> None:
     reading.stop(field(field(source, "incomplete_details"), "reason"))
     reading.stop(field(source, *_STOP_FIELDS, "status"))
     whole = Reading()
+    whole.arguments = reading.arguments  # of a stream, each piece has the provider's own
     for reader in _READERS:
         if reader is not _framework and reader(whole, source):
             break

@@ -158,7 +158,64 @@ def ollama(
     }
 
 
+def call(*arguments: object, index: int | None = None) -> list[dict[str, Any]]:
+    """The deltas of one tool call whose arguments come in pieces."""
+    place = {} if index is None else {"index": index}
+    calls = [{**place, "function": {"name": "f", "arguments": piece}} for piece in arguments]
+    return [{"index": 0, "delta": {"tool_calls": [each]}, "finish_reason": None} for each in calls]
+
+
+def call_chunks(*choices: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*({"choices": [choice]} for choice in choices), *chat_chunks(finish="tool_calls")]
+
+
+def call_events(*pieces: str) -> list[dict[str, Any]]:
+    """An Anthropic stream with one tool call."""
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    deltas = [
+        {"type": "content_block_delta", "index": 1, "delta": {"partial_json": piece}}
+        for piece in pieces
+    ]
+    begun = {"type": "content_block_start", "index": 1, "content_block": block}
+    whole = message_events("4", stop="tool_use")
+    return [*whole[:-2], begun, *deltas, *whole[-2:]]
+
+
+def call_converse(*pieces: str) -> list[dict[str, Any]]:
+    """A Converse stream with one tool call."""
+    deltas = [
+        {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"toolUse": {"input": piece}}}}
+        for piece in pieces
+    ]
+    whole = converse_events(stop="tool_use")
+    return [*whole[:-2], *deltas, *whole[-2:]]
+
+
+def call_cohere(*pieces: str) -> list[dict[str, Any]]:
+    """A Cohere stream with one tool call."""
+    deltas = [
+        {
+            "type": "tool-call-delta",
+            "index": 0,
+            "delta": {"message": {"tool_calls": {"function": {"arguments": piece}}}},
+        }
+        for piece in pieces
+    ]
+    whole = cohere_events(finish="TOOL_CALL")
+    return [*whole[:-1], {"type": "tool-call-start", "delta": {}}, *deltas, whole[-1]]
+
+
+def refused_events(whole: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"type": "response.refusal.delta", "delta": "I"},
+        {"type": "response.refusal.done", "refusal": "I cannot"},
+        {"type": "response.completed", "response": whole},
+    ]
+
+
 TEXT = {"type": "text", "text": "4"}
+REFUSAL = {"type": "refusal", "refusal": "I cannot"}
+FUNCTION = {"type": "function_call", "name": "f", "call_id": "c"}
 THOUGHT = {"type": "thinking", "thinking": "hm"}
 CALL = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
@@ -292,6 +349,32 @@ KEPT = {
     "reranking": {"results": [{"index": 1, "relevance_score": 0.98}]},
     "moderation": {"results": [{"flagged": False, "categories": {}}]},
     "count of tokens": {"input_tokens": 14},
+    "chat, a line end within the arguments of a tool call": chat(
+        None, "tool_calls", tool_calls=call('{"a": "\n"}')[0]["delta"]["tool_calls"]
+    ),
+    "chat, a tool call without arguments": chat(
+        None, "tool_calls", tool_calls=call("")[0]["delta"]["tool_calls"]
+    ),
+    "chat, a call of a tool that takes text": chat(
+        None, "tool_calls", tool_calls=[{"id": "t", "type": "custom", "custom": {"input": "{"}}]
+    ),
+    "chat chunks, a tool call in pieces": call_chunks(*call('{"a"', ": 1}", index=0)),
+    "chat chunks, two tool calls in turn": call_chunks(
+        *call('{"a"', index=0),
+        *call('{"b"', index=1),
+        *call(": 1}", index=0),
+        *call(": 2}", index=1),
+    ),
+    "chat chunks, two whole tool calls of one index": call_chunks(
+        *call('{"a": 1}', index=0), *call('{"b": 2}', index=0)
+    ),
+    "responses, a function call with arguments": response({**FUNCTION, "arguments": '{"a": 1}'}),
+    "messages events, a tool call in pieces": call_events('{"a"', ": 1}"),
+    "converse events, a tool call in pieces": call_converse('{"a"', ": 1}"),
+    "cohere events, a tool call in pieces": call_cohere('{"a"', ": 1}"),
+    "ollama, a tool call": ollama(
+        "", tool_calls=[{"function": {"name": "f", "arguments": {"a": 1}}}]
+    ),
     "an assistant's message": {"role": "assistant", "content": "4"},
 }
 
@@ -442,7 +525,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "gemini, truncated": (gemini({"text": "4"}, finish="MAX_TOKENS"), "truncated"),
     "gemini, unsafe": (gemini(finish="SAFETY"), "content_filter"),
     "gemini, recited": (gemini({"text": "4"}, finish="RECITATION"), "content_filter"),
-    "gemini, malformed call": (gemini(finish="MALFORMED_FUNCTION_CALL"), "error"),
+    "gemini, malformed call": (gemini(finish="MALFORMED_FUNCTION_CALL"), "malformed"),
     "gemini, for no reason given": (gemini({"text": "4"}, finish="OTHER"), "error"),
     "gemini, prompt blocked": (
         {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {}},
@@ -470,7 +553,7 @@ REFUSED: dict[str, tuple[object, str]] = {
         "content_filter",
     ),
     "converse, filtered": (converse(stop="content_filtered"), "content_filter"),
-    "converse, malformed": (converse(stop="malformed_tool_use"), "error"),
+    "converse, malformed": (converse(stop="malformed_tool_use"), "malformed"),
     "converse events, broken off": (converse_events(stop=None), "incomplete"),
     "converse events, truncated": (converse_events(stop="max_tokens"), "truncated"),
     "converse events, blank": (converse_events(""), "empty"),
@@ -507,6 +590,47 @@ REFUSED: dict[str, tuple[object, str]] = {
     "ollama, only loaded": (ollama("", reason="load"), "empty"),
     "ollama chunks, broken off": ([ollama(done=False, reason=None)], "incomplete"),
     "ollama, an error": ({"error": "model not found"}, "error"),
+    "chat, refused in a block": (chat([REFUSAL]), "refusal"),
+    "chat, text and a refusal": (chat([TEXT, REFUSAL]), "refusal"),
+    "responses events, refused": (refused_events(response()), "refusal"),
+    "chat, a malformed tool call": (
+        chat("4", "tool_calls", tool_calls=call('{"a": ')[0]["delta"]["tool_calls"]),
+        "malformed",
+    ),
+    "chat, one tool call of two malformed": (
+        chat(None, "tool_calls", tool_calls=[CALL, *call("{a}")[0]["delta"]["tool_calls"]]),
+        "malformed",
+    ),
+    "chat, a malformed function call": (
+        chat(None, "function_call", function_call={"name": "f", "arguments": "{"}),
+        "malformed",
+    ),
+    "chat, arguments cut at the limit": (
+        chat(None, "length", tool_calls=call('{"a": ')[0]["delta"]["tool_calls"]),
+        "truncated",
+    ),
+    "chat chunks, a malformed tool call": (
+        call_chunks(*call('{"a"', ": 1", index=0)),
+        "malformed",
+    ),
+    "chat chunks, one tool call of two malformed": (
+        call_chunks(*call('{"a"', index=0), *call('{"b": 2}', index=1)),
+        "malformed",
+    ),
+    "responses, a malformed function call": (
+        response({**FUNCTION, "arguments": '{"a": '}),
+        "malformed",
+    ),
+    "responses events, a malformed function call": (
+        [
+            {"type": "response.output_item.done", "item": {**FUNCTION, "arguments": '{"a": '}},
+            {"type": "response.completed", "response": response()},
+        ],
+        "malformed",
+    ),
+    "messages events, a malformed tool call": (call_events('{"a"', ": "), "malformed"),
+    "converse events, a malformed tool call": (call_converse('{"a"', ": "), "malformed"),
+    "cohere events, a malformed tool call": (call_cohere('{"a"', ": "), "malformed"),
     "an assistant's blank message": ({"role": "assistant", "content": ""}, "empty"),
 }
 
@@ -560,6 +684,7 @@ def test_no_beginning_of_a_stream_is_kept_before_its_end(whole: str) -> None:
         "chat chunks, usage last": 1,
         "gemini chunks, usage last": 1,
         "converse events": 1,
+        "converse events, a tool call in pieces": 1,
         "chat chunks, two choices": 2,
     }
     assert len(kept) <= trailers.get(whole, 0), kept
@@ -645,6 +770,11 @@ def test_what_is_no_providers_answer_is_kept(value: object) -> None:
             },
             "truncated",
         ),
+        ([REFUSAL], {}, "refusal"),
+        ([TEXT, {"type": "non_standard", "value": REFUSAL}], {}, "refusal"),
+        ("4", {"invalid_tool_calls": [{"name": "f", "args": '{"a": ', "id": "t"}]}, "malformed"),
+        ("", {"invalid_tool_calls": [{"name": "f", "args": '{"a": ', "id": "t"}]}, "malformed"),
+        ([TEXT, {"type": "invalid_tool_call", "name": "f", "args": "{"}], {}, "malformed"),
     ],
 )
 def test_langchain(content: Any, fields: dict[str, Any], reason: str | None) -> None:
@@ -661,6 +791,21 @@ def test_langchain(content: Any, fields: dict[str, Any], reason: str | None) -> 
     assert (
         refusal_reason([outputs.ChatGenerationChunk(message=chunk) for chunk in chunks]) == reason
     )
+
+
+@pytest.mark.parametrize(("last", "reason"), [(" 1}", None), (" ", "malformed")])
+def test_langchain_tool_call_in_chunks(last: str, reason: str | None) -> None:
+    messages = pytest.importorskip("langchain_core.messages")
+    outputs = pytest.importorskip("langchain_core.outputs")
+    pieces = [
+        messages.AIMessageChunk("", tool_call_chunks=[{"name": name, "args": args, "index": 0}])
+        for name, args in (("f", '{"a"'), (None, ":"), (None, last))
+    ]
+    assert refusal_reason(pieces) == reason
+    assert (
+        refusal_reason([outputs.ChatGenerationChunk(message=piece) for piece in pieces]) == reason
+    )
+    assert refusal_reason(sum(pieces[1:], pieces[0])) == reason
 
 
 @pytest.mark.parametrize(
@@ -688,6 +833,13 @@ def test_langchain_text(text: str, info: dict[str, Any] | None, reason: str | No
         ("4", message(TEXT, stop="refusal"), "refusal"),
         ("4", chat_chunks("4")[0], None),  # what is left of a stream that the framework has ended
         ("4", gemini({"text": "4"}, finish="SAFETY"), "content_filter"),
+        ("4", response({"type": "message", "content": [REFUSAL]}), "refusal"),
+        ("4", response({**FUNCTION, "arguments": '{"a": '}), "malformed"),
+        (
+            "4",
+            chat("4", "tool_calls", tool_calls=call("{")[0]["delta"]["tool_calls"]),
+            "malformed",
+        ),
     ],
 )
 def test_llama_index(text: str, raw: object, reason: str | None) -> None:
@@ -699,6 +851,16 @@ def test_llama_index(text: str, raw: object, reason: str | None) -> None:
         assert refusal_reason(answer) == reason
         assert refusal_reason([answer]) == reason
         assert refusal_reason(llms.CompletionResponse(text=text, raw=given)) == reason
+
+
+@pytest.mark.parametrize(("last", "reason"), [(": 1}", None), (": ", "malformed")])
+def test_llama_index_tool_call_in_chunks(last: str, reason: str | None) -> None:
+    llms = pytest.importorskip("llama_index.core.base.llms.types")
+    pieces = [
+        llms.ChatResponse(message=llms.ChatMessage(role="assistant", content="4"), raw=raw)
+        for raw in call_chunks(*call('{"a"', last, index=0))
+    ]
+    assert refusal_reason(pieces) == reason
 
 
 # The rule
@@ -787,6 +949,7 @@ def test_no_shape_makes_it_raise() -> None:
         Finish,
     ]
     reasons = {None, "empty", "refusal", "content_filter", "truncated", "error", "incomplete"}
+    reasons.add("malformed")
 
     for _ in range(5000):
         assert refusal_reason(spoilt(rng.choice(shapes), junk, rng)) in reasons
