@@ -1,70 +1,49 @@
-"""The part that both cache transports share: what to do before a request is sent and after."""
+"""The decisions about one HTTP exchange, without I/O: is it cacheable, may callers share it, is the
+response worth storing."""
 
-import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from hashlib import sha256
-from typing import Any
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
-from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording
+from llm_cache_mem.http.exchange import Live, Wire
 from llm_cache_mem.http.headers import AGE, MARK, credentials_of
-from llm_cache_mem.http.library import HttpLibrary
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import current
 
-__all__ = ["TransportCore", "head_of", "hit_headers", "live_headers"]
+__all__ = ["Core", "hit_head", "live_head"]
 
 _KIND = "http"
 
 
-class TransportCore:
-    """A cache and the transport under it. Thread-safe."""
+class Core:
+    """What a cache makes of exchanges. Thread-safe."""
 
-    def __init__(self, cache: LLMCache, transport: Any) -> None:
+    def __init__(self, cache: LLMCache) -> None:
         if not isinstance(cache, LLMCache):
             raise TypeError(f"a cache transport takes an LLMCache, not {type(cache).__name__}")
         self.cache = cache
         self.engine = cache.engine
-        self.transport = transport
-        self._making = threading.Lock()
 
-    def transport_of(self, make: Callable[[], Any]) -> Any:
-        """The transport underneath, made with *make* at the first request if none was given."""
-        if self.transport is None:
-            with self._making:
-                if self.transport is None:
-                    self.transport = make()
-        return self.transport
-
-    def cacheable(self, http_request: Any) -> Request | None:
+    def cacheable(self, wire: Wire) -> Request | None:
         """The request with its key, or None to pass it on untouched.
 
         Raises LLMCacheError in mode ``replay``, where nothing may be passed on.
         """
-        url, headers = http_request.url, http_request.headers
-        path, _, query = url.raw_path.decode("ascii", "replace").partition("?")
-        method = http_request.method
         if self.engine.is_off:
             return None
-        if not requests.is_generation(method, path, headers.get("content-type", "")):
+        if not requests.is_generation(wire.method, wire.path, wire.content_type):
             if self.engine.is_replay:
                 raise RequestNotCacheable(
-                    f"{method} {path}",
+                    f"{wire.method} {wire.path}",
                     "in mode replay nothing is sent, and only generation requests are stored",
                 )
             return None
         try:
-            read = requests.read(
-                _base_url(url, headers.get("host", "")),
-                path,
-                query,
-                headers.multi_items(),
-                _body(http_request),
-            )
+            read = requests.read(wire.base_url, wire.path, wire.query, wire.headers, wire.body())
             if read.state is not None and not current().stateful:
                 self._skip_stateful(read.state)
                 return None
@@ -82,18 +61,20 @@ class TransportCore:
             raise RequestNotCacheable(field, why)
         self.engine.skip("stateful", "a call goes uncached because of %s: %s", field, why)
 
-    def circumstances(self, http_request: Any) -> Hashable:
-        """A digest of what outside the key can make *http_request* fail: credentials, timeout,
-        transport."""
-        query = http_request.url.query.decode("ascii", "replace")
-        credentials = credentials_of(http_request.headers.multi_items(), query)
-        facts = (id(self.transport), credentials, http_request.extensions.get("timeout"))
-        return sha256(repr(facts).encode("utf-8", "surrogatepass")).digest()
+    def skip_event_loop(self) -> None:
+        """Count a request under an event loop other than asyncio's as skipped."""
+        if self.engine.is_replay:
+            raise RequestNotCacheable(
+                "event loop",
+                "in mode replay nothing is sent, and only under asyncio can it be answered",
+            )
+        self.engine.skip("event loop", "a call goes uncached: its event loop is not asyncio's")
 
-    def timeout(self, http_request: Any) -> float | None:
-        """The seconds after which the caller gives *http_request* up; None for never."""
-        timeouts = http_request.extensions.get("timeout") or {}
-        return timeout_of({"timeout": timeouts.get("read")})
+    def circumstances(self, wire: Wire) -> Hashable:
+        """A digest of what outside the key can make the request fail: credentials, timeouts,
+        transport."""
+        facts = (wire.connection, credentials_of(wire.headers, wire.query))
+        return sha256(repr(facts).encode("utf-8", "surrogatepass")).digest()
 
     def should_store(self, recording: Recording, at_end: bool) -> bool:
         """Whether the response is whole; if not although it was read to its end, count it as
@@ -104,51 +85,22 @@ class TransportCore:
             self.engine.skip(recording.fault or "incomplete", "an answer was not stored: %s")
         return False
 
-    def recording(self, library: HttpLibrary, response: Any) -> Recording:
-        """A recording of *response*, still empty."""
-        headers = response.headers
-        return Recording(
-            response.status_code,
-            headers.multi_items(),
-            library.decoder(headers.get("content-encoding", "")),
-        )
+    def recording(self, live: Live) -> Recording:
+        """A recording of the response, still empty."""
+        return Recording(live.head.status, live.headers, live.decoder)
 
 
-def _base_url(url: Any, asked_host: str) -> str:
-    """The server's URL, and the Host header where it names another: gateways tell models apart by
-    it."""
-    host = url.raw_host.decode("ascii")
-    host = f"[{host}]" if ":" in host else host
-    other = "" if asked_host.encode() in (b"", url.netloc) else f" as {asked_host}"
-    return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}") + other
-
-
-def _body(http_request: Any) -> bytes:
-    if http_request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestNotCacheable("body", "it is compressed")
-    try:
-        body: bytes = http_request.content
-        return body
-    # RequestNotRead, of either library: reading it here would leave nothing to send
-    except Exception:  # noqa: BLE001
-        raise RequestNotCacheable("body", "it is sent piece by piece") from None
-
-
-def head_of(response: Any) -> Head:
-    """Status, headers and extensions of *response*."""
-    return Head(response.status_code, list(response.headers.raw), dict(response.extensions))
-
-
-def live_headers(head: Head, coalesced: bool) -> list[tuple[bytes, bytes]]:
-    """The headers of a response from the provider, marked; an error's as they came."""
+def live_head(head: Head, coalesced: bool) -> Head:
+    """The head of a response from the provider, its headers marked; an error's as it came."""
     if head.status != 200:
-        return head.headers
+        return head
     ours = MARK.encode()
-    return [pair for pair in head.headers if pair[0].lower() != ours] + [
-        (ours, b"coalesced" if coalesced else b"miss")
-    ]
+    headers = [pair for pair in head.headers if pair[0].lower() != ours]
+    return head._replace(headers=[*headers, (ours, b"coalesced" if coalesced else b"miss")])
 
 
-def hit_headers(hit: Hit, mark: str) -> list[tuple[str, str]]:
-    """The headers of a stored response: its own, *mark* and its age."""
-    return [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
+def hit_head(hit: Hit, mark: str) -> Head:
+    """The head of a stored response: its own headers, *mark* and its age."""
+    headers = [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
+    raw = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in headers]
+    return Head(hit.value.status, raw, {})

@@ -1,30 +1,18 @@
 """Transports for httpx and httpx2 that answer generation requests from the cache."""
 
-from contextlib import ExitStack
-from contextvars import copy_context
-from time import monotonic
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
-from llm_cache_mem.engine.broadcast import Broadcast
-from llm_cache_mem.engine.calls import Hit
-from llm_cache_mem.engine.single_flight import Flight, is_nested
-from llm_cache_mem.engine.streams import AsyncReplay, Replay
-from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
-from llm_cache_mem.http.answer import decode
-from llm_cache_mem.http.core import TransportCore, head_of, hit_headers, live_headers
-from llm_cache_mem.http.errors import raise_through
-from llm_cache_mem.http.library import HttpLibrary, library_of
-from llm_cache_mem.keys.request import Request
+from llm_cache_mem.http.core import Core
+from llm_cache_mem.http.drive import adrive, drive
+from llm_cache_mem.http.httpx_exchange import AsyncHttpxExchange, HttpxExchange
+from llm_cache_mem.http.library import library_of
 
 if TYPE_CHECKING:
     import httpx
     import httpx2
-
-    from llm_cache_mem.engine.leases import Lease
 
     class _Sync(httpx.BaseTransport, httpx2.BaseTransport):
         """For type checkers: a transport of either library."""
@@ -41,8 +29,6 @@ else:
 
 __all__ = ["AsyncCacheTransport", "CacheTransport"]
 
-# How often a caller may find the call it wanted to join just ended, before it makes its own.
-_ROUNDS = 8
 _WRONG_CLIENT = "a Client takes a CacheTransport, an AsyncClient an AsyncCacheTransport"
 
 
@@ -57,7 +43,17 @@ class _Transport:
                 f"{type(self).__name__} goes over a transport with {self._handles}(), which"
                 f" {type(transport).__name__} has not"
             )
-        self._core = TransportCore(cache, transport)
+        self._core = Core(cache)
+        self._transport = transport
+        self._making = threading.Lock()
+
+    def _under(self, make: Any) -> Any:
+        """The transport underneath, made with *make* at the first request if none was given."""
+        if self._transport is None:
+            with self._making:
+                if self._transport is None:
+                    self._transport = make()
+        return self._transport
 
     @property
     def cache(self) -> LLMCache:
@@ -67,7 +63,7 @@ class _Transport:
     @property
     def wrapped(self) -> Any:
         """The transport underneath; None as long as it was not needed."""
-        return self._core.transport
+        return self._transport
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._core.cache!r})"
@@ -88,107 +84,19 @@ class CacheTransport(_Transport, _Sync):
 
         Raises what the transport raises.
         """
-        core, library = self._core, library_of(request)
-        transport = core.transport_of(library.module.HTTPTransport)
-        try:
-            cacheable = core.cacheable(request)
-            if cacheable is None:
-                return transport.handle_request(request)
-            hit = core.engine.lookup(cacheable, decode)
-        except LLMCacheError as exc:
-            return raise_through(library, request, exc)
-        if hit is not None:
-            return _replay(library, hit, "hit")
-        return self._share(library, request, cacheable)
-
-    def _share(self, library: HttpLibrary, http_request: Any, request: Request) -> Any:
-        """Send *http_request*, or join the call of another that has."""
-        engine, lane, began = self._core.engine, ("threads", library.module.__name__), monotonic()
-        timeout = self._core.timeout(http_request)
-        lease = engine.lease(request, timeout)
-
-        def count(broadcast: Broadcast[bytes]) -> None:
-            engine.count_coalesced(request, broadcast.entry, monotonic() - began)
-
-        for _ in range(_ROUNDS):
-            try:
-                found, coalesced = engine.share(
-                    request,
-                    lambda flight: self._send(library, http_request, request, flight, lease),
-                    lane,
-                    circumstances=self._core.circumstances(http_request),
-                    timeout=timeout,
-                )
-            except TimeoutError as exc:
-                raise library.module.ReadTimeout(str(exc), request=http_request) from None
-            if isinstance(found, Hit):
-                engine.count_coalesced(request, found.entry, monotonic() - began)
-                return _replay(library, found, "coalesced")
-            head, counts = found.head, coalesced and found.head.status == 200
-            subscriber = found.attach(count if counts else None, joins=coalesced)
-            if subscriber is not None:
-                headers = live_headers(head, coalesced)
-                return library.response(head.status, headers, subscriber, head.extensions)
-            found.retire()
-        return self._core.transport.handle_request(http_request)
-
-    def _send(
-        self,
-        library: HttpLibrary,
-        http_request: Any,
-        request: Request,
-        flight: Flight,
-        lease: "Lease | None",
-    ) -> "Hit | Broadcast[bytes]":
-        """Send *http_request*; its response from the first byte on, for all who join *flight*."""
-        core, began, context = self._core, monotonic(), copy_context()
-        with ExitStack() as stack:
-            if lease is not None:
-                stack.callback(lease.release)
-            alone = lease is None or is_nested(flight)
-            stored = (
-                core.engine.recheck(request, decode)
-                if alone or lease is None
-                else lease.acquire(lambda: core.engine.recheck(request, decode))
-            )
-            if stored is not None:
-                return stored
-            response = core.transport.handle_request(http_request)
-            recording = core.recording(library, response)
-
-            def finish(broadcast: Broadcast[bytes], at_end: bool) -> None:
-                try:
-                    if core.should_store(recording, at_end):
-                        facts = {
-                            "response": recording.response(),
-                            "seconds": monotonic() - began,
-                            "flight": flight,
-                        }
-                        broadcast.entry = context.copy().run(
-                            lambda: core.engine.store(request, recording.encode(), **facts)
-                        )
-                finally:
-                    flight.end()
-                    release()
-
-            broadcast = Broadcast(
-                head_of(response), response.stream, recording, finish, library.lost, flight.end
-            )
-            if response.status_code == 200:
-                flight.outlast()
-            else:
-                flight.only_alike()
-            release = stack.pop_all().close  # by finish, when the body has ended
-        return broadcast
+        library = library_of(request)
+        transport = self._under(library.module.HTTPTransport)
+        exchange = HttpxExchange(library, request, transport, transport.handle_request)
+        return drive(self._core, exchange)
 
     def close(self) -> None:
         """Close the transport underneath. The cache stays open: who opened it closes it."""
-        if self._core.transport is not None:
-            self._core.transport.close()
+        if self._transport is not None:
+            self._transport.close()
 
     def __enter__(self) -> Self:
-        if self._core.transport is not None:
-            self._core.transport.__enter__()
+        if self._transport is not None:
+            self._transport.__enter__()
         return self
 
     def __exit__(
@@ -197,8 +105,8 @@ class CacheTransport(_Transport, _Sync):
         exc: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        if self._core.transport is not None:
-            self._core.transport.__exit__(kind, exc, trace)
+        if self._transport is not None:
+            self._transport.__exit__(kind, exc, trace)
 
     async def handle_async_request(self, request: Any) -> Any:
         """TypeError: this one is for ``Client``."""
@@ -221,128 +129,19 @@ class AsyncCacheTransport(_Transport, _Async):
 
     async def handle_async_request(self, request: Any) -> Any:
         """As ``CacheTransport.handle_request``."""
-        core, library = self._core, library_of(request)
-        transport = core.transport_of(library.module.AsyncHTTPTransport)
-        try:
-            cacheable = core.cacheable(request)
-            if cacheable is not None and running_loop() is None:
-                self._skip_event_loop()
-                cacheable = None
-            if cacheable is None:
-                return await transport.handle_async_request(request)
-            hit = await core.engine.alookup(cacheable, decode)
-        except LLMCacheError as exc:
-            return raise_through(library, request, exc)
-        if hit is not None:
-            return _areplay(library, hit, "hit")
-        return await self._share(library, request, cacheable)
-
-    def _skip_event_loop(self) -> None:
-        """Count a request under an event loop other than asyncio's as skipped."""
-        engine = self._core.engine
-        if engine.is_replay:
-            raise RequestNotCacheable(
-                "event loop",
-                "in mode replay nothing is sent, and only under asyncio can it be answered",
-            )
-        engine.skip("event loop", "a call goes uncached: its event loop is not asyncio's")
-
-    async def _share(self, library: HttpLibrary, http_request: Any, request: Request) -> Any:
-        engine, lane, began = (
-            self._core.engine,
-            (running_loop(), library.module.__name__),
-            monotonic(),
-        )
-        timeout = self._core.timeout(http_request)
-        lease = engine.lease(request, timeout)
-
-        def count(broadcast: AsyncBroadcast[bytes]) -> None:
-            engine.count_coalesced(request, broadcast.entry, monotonic() - began)
-
-        for _ in range(_ROUNDS):
-            try:
-                found, coalesced = await engine.ashare(
-                    request,
-                    lambda flight: self._send(library, http_request, request, flight, lease),
-                    lane,
-                    circumstances=self._core.circumstances(http_request),
-                    timeout=timeout,
-                )
-            except TimeoutError as exc:
-                raise library.module.ReadTimeout(str(exc), request=http_request) from None
-            if isinstance(found, Hit):
-                engine.count_coalesced(request, found.entry, monotonic() - began)
-                return _areplay(library, found, "coalesced")
-            head, counts = found.head, coalesced and found.head.status == 200
-            subscriber = found.attach(count if counts else None, joins=coalesced)
-            if subscriber is not None:
-                headers = live_headers(head, coalesced)
-                return library.response(head.status, headers, subscriber, head.extensions)
-            found.retire()
-        return await self._core.transport.handle_async_request(http_request)
-
-    async def _send(
-        self,
-        library: HttpLibrary,
-        http_request: Any,
-        request: Request,
-        flight: Flight,
-        lease: "Lease | None",
-    ) -> "Hit | AsyncBroadcast[bytes]":
-        core, began, context = self._core, monotonic(), copy_context()
-        with ExitStack() as stack:
-            if lease is not None:
-                stack.callback(lease.release)
-            alone = lease is None or is_nested(flight)
-            stored = await (
-                core.engine.arecheck(request, decode)
-                if alone or lease is None
-                else lease.aacquire(lambda: core.engine.recheck(request, decode))
-            )
-            if stored is not None:
-                return stored
-            response = await core.transport.handle_async_request(http_request)
-            recording = core.recording(library, response)
-
-            async def finish(broadcast: AsyncBroadcast[bytes], at_end: bool) -> None:
-                try:
-                    if core.should_store(recording, at_end):
-                        facts = {
-                            "response": recording.response(),
-                            "seconds": monotonic() - began,
-                            "flight": flight,
-                        }
-                        broadcast.entry = await core.engine.astore(
-                            request, recording.encode(), **facts
-                        )
-                finally:
-                    flight.end()
-                    release()
-
-            broadcast = AsyncBroadcast(
-                head_of(response),
-                response.stream,
-                recording,
-                finish,
-                library.lost,
-                flight.end,
-                context,
-            )
-            if response.status_code == 200:
-                flight.outlast()
-            else:
-                flight.only_alike()
-            release = stack.pop_all().close  # by finish, when the body has ended
-        return broadcast
+        library = library_of(request)
+        transport = self._under(library.module.AsyncHTTPTransport)
+        exchange = AsyncHttpxExchange(library, request, transport, transport.handle_async_request)
+        return await adrive(self._core, exchange)
 
     async def aclose(self) -> None:
         """As ``CacheTransport.close``."""
-        if self._core.transport is not None:
-            await self._core.transport.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
-        if self._core.transport is not None:
-            await self._core.transport.__aenter__()
+        if self._transport is not None:
+            await self._transport.__aenter__()
         return self
 
     async def __aexit__(
@@ -351,8 +150,8 @@ class AsyncCacheTransport(_Transport, _Async):
         exc: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        if self._core.transport is not None:
-            await self._core.transport.__aexit__(kind, exc, trace)
+        if self._transport is not None:
+            await self._transport.__aexit__(kind, exc, trace)
 
     def handle_request(self, request: Any) -> Any:
         """TypeError: this one is for ``AsyncClient``."""
@@ -365,11 +164,3 @@ class AsyncCacheTransport(_Transport, _Async):
 
     def close(self) -> None:
         """Nothing to do: an AsyncClient calls ``aclose``."""
-
-
-def _replay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
-    return library.response(hit.value.status, hit_headers(hit, mark), Replay(hit.value.chunks))
-
-
-def _areplay(library: HttpLibrary, hit: Hit, mark: str) -> Any:
-    return library.response(hit.value.status, hit_headers(hit, mark), AsyncReplay(hit.value.chunks))

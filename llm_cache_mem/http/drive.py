@@ -1,0 +1,218 @@
+"""Drive an exchange: answer it from the cache, or send it once for all who ask at the same time."""
+
+from contextlib import ExitStack
+from contextvars import copy_context
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
+from llm_cache_mem.engine.broadcast import Broadcast
+from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.layers import has_in_hand, in_hand
+from llm_cache_mem.engine.single_flight import Flight, is_nested
+from llm_cache_mem.engine.streams import AsyncReplay, Replay
+from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem.http.answer import Recording, decode
+from llm_cache_mem.http.core import Core, hit_head, live_head
+from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
+from llm_cache_mem.keys.request import Request
+
+if TYPE_CHECKING:
+    from llm_cache_mem.engine.leases import Lease
+
+__all__ = ["adrive", "drive"]
+
+# How often a caller may find the call it wanted to join just ended, before it makes its own.
+_ROUNDS = 8
+
+
+def drive(core: Core, exchange: Exchange) -> Any:
+    """The response to *exchange*: stored, shared with another caller, or from the provider.
+
+    Raises what its library raises.
+    """
+    engine = core.engine
+    if has_in_hand(engine):
+        return exchange.untouched()
+    try:
+        wire = exchange.wire()
+        request = core.cacheable(wire)
+        if request is None:
+            with in_hand(engine):
+                return exchange.untouched()
+        hit = engine.lookup(request, decode)
+    except LLMCacheError as exc:
+        return exchange.fail(exc)
+    if hit is not None:
+        return exchange.respond(hit_head(hit, "hit"), Replay(hit.value.chunks))
+    return _share(core, exchange, wire, request)
+
+
+def _share(core: Core, exchange: Exchange, wire: Wire, request: Request) -> Any:
+    """Send the request, or join the call of another that has."""
+    engine, lane, began = core.engine, ("threads", exchange.lane), monotonic()
+    lease = engine.lease(request, wire.timeout)
+
+    def count(broadcast: Broadcast[bytes]) -> None:
+        engine.count_coalesced(request, broadcast.entry, monotonic() - began)
+
+    for _ in range(_ROUNDS):
+        try:
+            found, coalesced = engine.share(
+                request,
+                lambda flight: _send(core, exchange, request, flight, lease),
+                lane,
+                circumstances=core.circumstances(wire),
+                timeout=wire.timeout,
+            )
+        except TimeoutError as exc:
+            raise exchange.timed_out(str(exc)) from None
+        if isinstance(found, Hit):
+            engine.count_coalesced(request, found.entry, monotonic() - began)
+            return exchange.respond(hit_head(found, "coalesced"), Replay(found.value.chunks))
+        counts = coalesced and found.head.status == 200
+        subscriber = found.attach(count if counts else None, joins=coalesced)
+        if subscriber is not None:
+            return exchange.respond(live_head(found.head, coalesced), subscriber)
+        found.retire()
+    with in_hand(engine):
+        return exchange.untouched()
+
+
+def _send(
+    core: Core, exchange: Exchange, request: Request, flight: Flight, lease: "Lease | None"
+) -> "Hit | Broadcast[bytes]":
+    """Send the request; its response from the first byte on, for all who join *flight*."""
+    engine, began, context = core.engine, monotonic(), copy_context()
+    with ExitStack() as stack:
+        if lease is not None:
+            stack.callback(lease.release)
+        alone = lease is None or is_nested(flight)
+        stored = (
+            engine.recheck(request, decode)
+            if alone or lease is None
+            else lease.acquire(lambda: engine.recheck(request, decode))
+        )
+        if stored is not None:
+            return stored
+        with in_hand(engine):
+            live = exchange.send()
+        recording = core.recording(live)
+
+        def finish(broadcast: Broadcast[bytes], at_end: bool) -> None:
+            try:
+                if core.should_store(recording, at_end):
+                    facts = _facts(recording, began, flight)
+                    broadcast.entry = context.copy().run(
+                        lambda: engine.store(request, recording.encode(), **facts)
+                    )
+            finally:
+                flight.end()
+                release()
+
+        broadcast = Broadcast(live.head, live.source, recording, finish, exchange.lost, flight.end)
+        _share_from_now(flight, live.head.status)
+        release = stack.pop_all().close  # by finish, when the body has ended
+    return broadcast
+
+
+async def adrive(core: Core, exchange: AsyncExchange) -> Any:
+    """``drive`` for async clients under asyncio; under another event loop requests pass
+    uncached."""
+    engine = core.engine
+    if has_in_hand(engine):
+        return await exchange.untouched()
+    try:
+        wire = exchange.wire()
+        request = core.cacheable(wire)
+        if request is not None and running_loop() is None:
+            core.skip_event_loop()
+            request = None
+        if request is None:
+            with in_hand(engine):
+                return await exchange.untouched()
+        hit = await engine.alookup(request, decode)
+    except LLMCacheError as exc:
+        return exchange.fail(exc)
+    if hit is not None:
+        return exchange.respond(hit_head(hit, "hit"), AsyncReplay(hit.value.chunks))
+    return await _ashare(core, exchange, wire, request)
+
+
+async def _ashare(core: Core, exchange: AsyncExchange, wire: Wire, request: Request) -> Any:
+    engine, lane, began = core.engine, (running_loop(), exchange.lane), monotonic()
+    lease = engine.lease(request, wire.timeout)
+
+    def count(broadcast: AsyncBroadcast[bytes]) -> None:
+        engine.count_coalesced(request, broadcast.entry, monotonic() - began)
+
+    for _ in range(_ROUNDS):
+        try:
+            found, coalesced = await engine.ashare(
+                request,
+                lambda flight: _asend(core, exchange, request, flight, lease),
+                lane,
+                circumstances=core.circumstances(wire),
+                timeout=wire.timeout,
+            )
+        except TimeoutError as exc:
+            raise exchange.timed_out(str(exc)) from None
+        if isinstance(found, Hit):
+            engine.count_coalesced(request, found.entry, monotonic() - began)
+            return exchange.respond(hit_head(found, "coalesced"), AsyncReplay(found.value.chunks))
+        counts = coalesced and found.head.status == 200
+        subscriber = found.attach(count if counts else None, joins=coalesced)
+        if subscriber is not None:
+            return exchange.respond(live_head(found.head, coalesced), subscriber)
+        found.retire()
+    with in_hand(engine):
+        return await exchange.untouched()
+
+
+async def _asend(
+    core: Core, exchange: AsyncExchange, request: Request, flight: Flight, lease: "Lease | None"
+) -> "Hit | AsyncBroadcast[bytes]":
+    engine, began, context = core.engine, monotonic(), copy_context()
+    with ExitStack() as stack:
+        if lease is not None:
+            stack.callback(lease.release)
+        alone = lease is None or is_nested(flight)
+        stored = await (
+            engine.arecheck(request, decode)
+            if alone or lease is None
+            else lease.aacquire(lambda: engine.recheck(request, decode))
+        )
+        if stored is not None:
+            return stored
+        with in_hand(engine):
+            live = await exchange.send()
+        recording = core.recording(live)
+
+        async def finish(broadcast: AsyncBroadcast[bytes], at_end: bool) -> None:
+            try:
+                if core.should_store(recording, at_end):
+                    facts = _facts(recording, began, flight)
+                    broadcast.entry = await engine.astore(request, recording.encode(), **facts)
+            finally:
+                flight.end()
+                release()
+
+        broadcast = AsyncBroadcast(
+            live.head, live.source, recording, finish, exchange.lost, flight.end, context
+        )
+        _share_from_now(flight, live.head.status)
+        release = stack.pop_all().close  # by finish, when the body has ended
+    return broadcast
+
+
+def _facts(recording: Recording, began: float, flight: Flight) -> dict[str, Any]:
+    """What to tell the engine about an answer to store."""
+    return {"response": recording.response(), "seconds": monotonic() - began, "flight": flight}
+
+
+def _share_from_now(flight: Flight, status: int) -> None:
+    if status == 200:
+        flight.outlast()
+    else:
+        flight.only_alike()
