@@ -1,10 +1,16 @@
-"""Locks and tables that a forked child must not inherit as they were."""
+"""What a forked child must not inherit as it was: locks, tables, and imports that a thread of its
+parent had begun."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["reset_after_fork"]
+__all__ = ["finished_before_fork", "reset_after_fork"]
+
+_LONGEST_WAIT = 30.0  # seconds; imports take about one
 
 
 class _Resettable(Protocol):
@@ -12,6 +18,7 @@ class _Resettable(Protocol):
 
 
 _live: "WeakSet[_Resettable]" = WeakSet()
+_unfinished = RLock()  # held while something is under way that a fork must wait for
 
 
 def reset_after_fork(obj: _Resettable) -> None:
@@ -19,10 +26,32 @@ def reset_after_fork(obj: _Resettable) -> None:
     _live.add(obj)
 
 
+@contextmanager
+def finished_before_fork() -> Iterator[None]:
+    """Let a fork by another thread wait until this block has ended.
+
+    For imports inside of functions: the lock of a module that a thread was importing stays held in
+    the child, where that thread does not exist, and whoever imports the module there hangs.
+    """
+    with _unfinished:
+        yield
+
+
+def _wait() -> None:
+    _unfinished.acquire(timeout=_LONGEST_WAIT)
+
+
+def _resume() -> None:
+    if _unfinished._is_owned():  # type: ignore[attr-defined]  # else the wait was too long
+        _unfinished.release()
+
+
 def _reset_all() -> None:
+    global _unfinished
+    _unfinished = RLock()
     for obj in list(_live):
         obj._after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # absent on Windows, where nothing forks
-    os.register_at_fork(after_in_child=_reset_all)
+    os.register_at_fork(before=_wait, after_in_parent=_resume, after_in_child=_reset_all)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem.responses.usage import Usage
 
@@ -308,9 +309,13 @@ class _Library(NamedTuple):
 def _library() -> _Library | None:
     """The package, or None where it is not installed or does not import."""
     try:
-        import genai_prices
+        with finished_before_fork():
+            import genai_prices
 
-        return _Library(genai_prices.calc_price, genai_prices.Usage)
+            library = _Library(genai_prices.calc_price, genai_prices.Usage)
+            with suppress(Exception):  # the first price imports the rest
+                library.calc_price(library.usage(input_tokens=1), "gpt-4o", provider_id="openai")
+        return library
     except ModuleNotFoundError as exc:
         if exc.name == "genai_prices":
             return None

@@ -18,6 +18,7 @@ from contextvars import Context, copy_context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.pricing import Pricer
@@ -103,7 +104,8 @@ class Engine:
     @cached_property
     def explainer(self) -> "Explainer":
         """Explains misses; loaded when somebody asks for the first time."""
-        from llm_cache_mem.engine.explainer import Explainer
+        with finished_before_fork():
+            from llm_cache_mem.engine.explainer import Explainer
 
         return Explainer(self.backend, self.keyer, self.settings, self._misses)
 

@@ -6,6 +6,8 @@ from datetime import date, datetime, time, timedelta, timezone
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+from llm_cache_mem._util.fork import finished_before_fork
+
 __all__ = ["SCALAR_TAGS", "Scalar", "decode_scalar", "from_base64", "scalars", "to_base64"]
 
 SCALAR_TAGS = ("$bytes", "$datetime", "$time", "$date", "$timedelta", "$decimal", "$uuid")
@@ -55,8 +57,9 @@ def _from_clock(cls: Any, parts: Any) -> Any:
 @cache
 def scalars() -> dict[type, Scalar]:
     """By type; no instance of these types can change."""
-    from decimal import Decimal  # these two take 5 ms to import
-    from uuid import UUID
+    with finished_before_fork():
+        from decimal import Decimal  # these two take 5 ms to import
+        from uuid import UUID
 
     return {
         bytes: Scalar("$bytes", to_base64, from_base64),
