@@ -32,7 +32,7 @@ from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
 from llm_cache_mem.engine.writer import Answered, Listener, Writer
 from llm_cache_mem.errors import EntryUnreadable, RequestNotCacheable
-from llm_cache_mem.keys.request import Keyer, Request
+from llm_cache_mem.keys.request import Keyer, Request, View
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
@@ -142,17 +142,23 @@ class Engine:
     # -- Requests and lookups
 
     def request(
-        self, messages: Any, params: Mapping[str, Any], *, kind: str = "value"
+        self,
+        messages: Any,
+        params: Mapping[str, Any],
+        *,
+        kind: str = "value",
+        view: View | None = None,
     ) -> Request | None:
         """The request, with the key of its entry among those of *kind*; None to call uncached.
 
-        None where the cache is off, and, counted as skipped, where the request has no single wire
+        Give *view* where the messages and params are not those of the Chat Completions API. None
+        where the cache is off, and, counted as skipped, where the request has no single wire
         form. In mode ``replay``, where no model may be called, that raises RequestNotCacheable.
         """
         if self.is_off:
             return None
         try:
-            return self.keyer.request(messages, params, kind)
+            return self.keyer.request(messages, params, kind, view)
         except RequestNotCacheable as exc:
             if self.is_replay:
                 raise

@@ -29,7 +29,7 @@ class Explainer:
         Counts nothing. StoreError if the store fails.
         """
         redaction = self._settings.redaction or Redaction()
-        text = request.text or self._keyer.text(request.messages, request.params)
+        text = request.text or self._keyer.text(request.messages, request.params, request.view)
         asked = StoredRequest.from_key(request.key, redaction.json(text))
         others = (
             StoredRequest.from_key(key, one.request)

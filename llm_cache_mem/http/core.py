@@ -11,6 +11,7 @@ from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording
 from llm_cache_mem.http.exchange import Live, Wire
 from llm_cache_mem.http.headers import AGE, MARK, credentials_of
+from llm_cache_mem.http.view import view
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import current
 
@@ -47,7 +48,7 @@ class Core:
             if read.state is not None and not current().stateful:
                 self._skip_stateful(read.state)
                 return None
-            return self.engine.request(read.messages, read.params, kind=_KIND)
+            return self.engine.request(read.messages, read.params, kind=_KIND, view=view)
         except RequestNotCacheable as exc:
             if self.engine.is_replay:
                 raise

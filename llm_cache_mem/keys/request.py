@@ -8,7 +8,12 @@ from llm_cache_mem.errors import NamespaceMissing, RequestNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.options import NOTHING_ASKED, UNSET, check_namespace, current
 
-__all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "parameter_names"]
+__all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "View", "parameter_names"]
+
+View = Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping[str, Any]]]
+"""Makes of the messages and params of a request, as a provider's API has them, those that the Chat
+Completions API would have. Key functions, names in ``ignore=``, explanations and stored requests
+are about these; the default key is made of the original."""
 
 FUNCTION = "cached.function"
 SCOPE = "cached.scope"
@@ -23,7 +28,7 @@ class Request(NamedTuple):
 
     *older*: keys under which its entry may still be, from before the encryption key was changed.
       *text*: its canonical JSON as it was when it was made,
-    in caches that store requests.
+    in caches that store requests. *view*: see View; without one, the request is its own.
     """
 
     key: str
@@ -32,6 +37,7 @@ class Request(NamedTuple):
     params: Mapping[str, Any]
     older: tuple[str, ...] = ()
     text: str | None = None
+    view: View | None = None
 
     def __repr__(self) -> str:
         return f"Request(key={self.key!r}, model={self.model!r})"
@@ -65,6 +71,7 @@ class Keyer:
         self._namespace = check_namespace(namespace)
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
+        self._reads_view = key_fn is not None or not self._ignore <= keys.DEFAULT_IGNORE
         self.texts = texts
         self._require_namespace = require_namespace
         self._value_prefix = keys.prefix(namespace, "value")
@@ -112,9 +119,11 @@ class Keyer:
         """The stored key of the request that has *digest*, among entries of *kind*."""
         return self.prefix(kind) + (digest if self._stored is None else self._stored(digest))
 
-    def digest(self, messages: Any, params: Mapping[str, Any]) -> str:
+    def digest(self, messages: Any, params: Mapping[str, Any], view: View | None = None) -> str:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*.
         RequestNotCacheable if it has no single wire form."""
+        if view is not None and self._reads_view:
+            messages, params = view(messages, params)
         params = self._counted(params)
         return (
             keys.digest(messages, params)
@@ -122,8 +131,11 @@ class Keyer:
             else keys.digest_of(self._by_key_fn(self._key_fn, messages, params))
         )
 
-    def text(self, messages: Any, params: Mapping[str, Any]) -> str:
-        """The canonical JSON of the request, after *ignore*. RequestNotCacheable as above."""
+    def text(self, messages: Any, params: Mapping[str, Any], view: View | None = None) -> str:
+        """The canonical JSON of the view of the request, after *ignore*. RequestNotCacheable as
+        above."""
+        if view is not None:
+            messages, params = view(messages, params)
         return keys.canonical_json(messages, self._counted(params))
 
     def hashed(self, request: dict[str, Any]) -> Any:
@@ -161,7 +173,13 @@ class Keyer:
             return params
         return {name: value for name, value in params.items() if name not in self._ignore}
 
-    def request(self, messages: Any, params: Mapping[str, Any], kind: str = "value") -> Request:
+    def request(
+        self,
+        messages: Any,
+        params: Mapping[str, Any],
+        kind: str = "value",
+        view: View | None = None,
+    ) -> Request:
         """The request, with the key of its entry among those of *kind*.
 
         RequestNotCacheable where it has no wire form, or no namespace in a cache that requires one.
@@ -176,11 +194,11 @@ class Keyer:
         asked = current()
         prefix, digest, sample = (
             self.prefix(kind),
-            self.digest(messages, params),
+            self.digest(messages, params, view),
             f".{asked.sample}" if asked.sample else "",
         )
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later
-        text = self.text(messages, params) if self.texts else None
-        return Request(key, named, messages, params, older, text)
+        text = self.text(messages, params, view) if self.texts else None
+        return Request(key, named, messages, params, older, text, view)

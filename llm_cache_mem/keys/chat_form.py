@@ -1,0 +1,91 @@
+"""How the Chat Completions API writes tool calls, tools and media: the one form in which key
+functions see them, whichever API or framework a request comes from.
+
+A function here returns None for what has no such form, or has one only if something were lost. The
+caller then keeps it as it is.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["arguments_text", "function_tool", "image", "media", "of_anthropic", "tool_call"]
+
+_MIME_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
+
+
+def arguments_text(arguments: Any) -> Any:
+    """The *arguments* of a tool call as the text that is sent; as they are where they are text
+    already, or no JSON."""
+    if isinstance(arguments, str):
+        return arguments
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # the key refuses it, and says where it is
+        return arguments
+
+
+def tool_call(
+    call_id: Any, name: Any, arguments: Any, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A tool call; *more* are its further fields."""
+    function = {"name": name, "arguments": arguments_text(arguments)}
+    call = {} if call_id is None else {"id": call_id}
+    return {**(more or {}), **call, "type": "function", "function": function}
+
+
+def function_tool(tool: Any, parameters: str) -> dict[str, Any] | None:
+    """A tool whose function stands in it, with its schema under the name *parameters*."""
+    if not isinstance(tool, Mapping) or "function" in tool or not isinstance(tool.get("name"), str):
+        return None
+    if parameters != "parameters" and "parameters" in tool:
+        return None
+    function = {
+        "parameters" if name == parameters else name: value
+        for name, value in tool.items()
+        if name != "type"
+    }
+    return {"type": "function", "function": function}
+
+
+def image(url: str, **more: Any) -> dict[str, Any]:
+    """The block of an image at *url*, which may be a data URL."""
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def media(mime_type: Any, base64: Any, **file: Any) -> dict[str, Any] | None:
+    """The block of an image, a sound or a file that is sent whole; *file* are fields of a file."""
+    if not (isinstance(mime_type, str) and isinstance(base64, str)):
+        return None
+    if not _MIME_TYPE.fullmatch(mime_type):
+        return None
+    kind, _, subtype = mime_type.partition("/")
+    url = f"data:{mime_type};base64,{base64}"
+    if kind == "image" and not file:
+        return image(url)
+    if kind == "audio" and not file:
+        return {"type": "input_audio", "input_audio": {"data": base64, "format": subtype}}
+    return {"type": "file", "file": {"file_data": url, **file}}
+
+
+def of_anthropic(block: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A block of an image or a document of Anthropic's."""
+    rest = {name: value for name, value in block.items() if name not in ("type", "source")}
+    source = block.get("source")
+    if not isinstance(source, Mapping) or block.get("type") not in ("image", "document"):
+        return None
+    of = source.get("type")
+    made = None
+    if of == "base64" and source.keys() == {"type", "media_type", "data"}:
+        is_file = block["type"] == "document"
+        title = {"filename": rest.pop("title")} if is_file and "title" in rest else {}
+        made = media(source["media_type"], source["data"], **title)
+        if made is not None and (made["type"] == "file") is not is_file:
+            return None
+    elif of == "url" and source.keys() == {"type", "url"} and block["type"] == "image":
+        url = source["url"]
+        made = image(url) if isinstance(url, str) and not url.startswith("data:") else None
+    if made is None or not rest.keys().isdisjoint(made):
+        return None
+    return {**made, **rest}
