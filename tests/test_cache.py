@@ -9,6 +9,7 @@ import logging
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -869,11 +870,40 @@ def test_a_class_that_the_request_names_needs_no_registering(tmp_path, monkeypat
     invoice = create_model("Invoice", total=(int, ...))
     model = Model(invoice(total=3))
     for _ in range(2):
-        for table in ("_registered", "_names"):  # as in a new process
-            monkeypatch.setattr(classes, table, {})
+        for table in ("_registered", "_names", "_refs", "_classes", "_complete"):
+            empty = type(getattr(classes, table))()  # as in a new process
+            monkeypatch.setattr(classes, table, empty)
         with LLMCache(backend=tmp_path / "c.db") as cache:
             assert cache.get_or_call(MESSAGES, model, response_format=invoice) == invoice(total=3)
     assert len(model.calls) == 1
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+def test_hit_is_of_the_class_that_its_request_names(tmp_path, backend):
+    from pydantic import create_model
+
+    first, second = (create_model("Invoice", total=(int, ...)) for _ in range(2))
+    model = Model(first(total=3))
+    with LLMCache(backend=backend if backend == "memory" else tmp_path / "c.db") as cache:
+        for named in (first, first, first, second, second, first, second):
+            found = cache.get_or_call(MESSAGES, model, response_format=named)
+            assert type(found) is named
+            assert found == named(total=3)
+    assert len(model.calls) == 1
+
+
+def test_threads_that_name_classes_alike_each_get_their_own():
+    from pydantic import create_model
+
+    named = [create_model("Invoice", total=(int, ...)) for _ in range(4)]
+    cache = LLMCache()
+    cache.get_or_call(MESSAGES, Model(named[0](total=3)), response_format=named[0])
+
+    def ask(cls):
+        return {type(cache.get(MESSAGES, response_format=cls)) for _ in range(200)} == {cls}
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, named))
 
 
 def test_a_class_that_is_no_part_of_values_breaks_nothing(cache):

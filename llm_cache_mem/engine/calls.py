@@ -26,7 +26,7 @@ from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
-from llm_cache_mem.engine.reader import Hit, Reader, same
+from llm_cache_mem.engine.reader import Hit, Reader, decoded, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
@@ -425,7 +425,7 @@ class Engine:
         """A follower's own copy of the leader's answer. Raises if none can be made."""
         if answer.payload is None:  # only the object that the leader's caller may be changing
             raise EntryUnreadable("the answer has no stored form")
-        copy = codec.decode(answer.payload.decode())
+        copy = codec.decode(decoded(answer.payload, request))
         self.count_coalesced(request, answer.entry, self.settings.clock() - began)
         return copy
 

@@ -13,10 +13,11 @@ from llm_cache_mem.options import Mode
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import keeps_recordings
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
-from llm_cache_mem.values.classes import register_named_in
+from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Hit", "Reader", "reason_of", "same"]
+__all__ = ["Hit", "Reader", "decoded", "reason_of", "same"]
 
 T = TypeVar("T")
 
@@ -118,11 +119,12 @@ class Reader:
             self._ledger.expired(request.key)
             return None
         try:
-            value = entry.payload.decode()
+            value = decoded(entry.payload, request)
             return Hit(value if decode is same else decode(value), now - entry.stored_at, entry)
         # whatever is stored there, the caller can still call the model
         except Exception as exc:  # noqa: BLE001
-            return self._read_again(request, entry, exc, decode, now, any_age=any_age)
+            self._unreadable(request, entry, exc, any_age=any_age)
+            return None
 
     def _lookup(
         self, request: Request, decode: Callable[[Any], Any], get: Callable[[str], Entry | None]
@@ -164,34 +166,28 @@ class Reader:
             state = "unreadable" if self._settings.is_fresh(entry, now) else "expired"
         self._misses.add(request, now, state)
 
-    def _read_again(
-        self,
-        request: Request,
-        entry: Entry,
-        exc: Exception,
-        decode: Callable[[Any], Any],
-        now: float,
-        *,
-        any_age: bool,
-    ) -> Hit | None:
-        """Read after *exc*: perhaps only a class was missing that this very request names."""
-        only_here = isinstance(exc, EntryUnreadable) and exc.newer
-        if only_here and register_named_in(request.params):
-            try:
-                return Hit(decode(entry.payload.decode()), now - entry.stored_at, entry)
-            except Exception as again:  # noqa: BLE001  # as above
-                exc = again
+    def _unreadable(self, request: Request, entry: Entry, exc: Exception, *, any_age: bool) -> None:
+        """Count an *entry* that cannot be read, and delete it unless another process may read
+        it."""
         self._ledger.error("read")
         if any_age:
             self._ledger.miss(request.key, request.model)
             raise CacheMissError(
                 request.key, unreadable=reason_of(exc), where=self._recordings
             ) from exc
-        if not only_here:
+        if not (isinstance(exc, EntryUnreadable) and exc.newer):
             self._store.discard(request.key, entry.stored_at)
         if self._ledger.skip("unreadable"):
             _log.warning("a stored answer cannot be read, so it is a miss: %s", reason_of(exc))
-        return None
+
+
+def decoded(payload: Payload, request: Request) -> Any:
+    """The value of *payload*, with instances of the classes that *request* names, or else of those
+    registered last."""
+    if payload.is_plain:
+        return payload.decode()
+    with named_in(request.params):
+        return payload.decode()
 
 
 def _get_older(

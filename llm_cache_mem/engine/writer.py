@@ -18,7 +18,7 @@ from llm_cache_mem.responses import usage
 from llm_cache_mem.stores import MemoryStore, Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
-from llm_cache_mem.values.classes import register_named_in
+from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -319,6 +319,7 @@ def encoded(request: Request, value: Any) -> Payload:
     try:
         return Payload.of(value)
     except ValueNotCacheable:
-        if not register_named_in(request.params):
-            raise
-        return Payload.of(value)
+        with named_in(request.params) as found:
+            if not found:
+                raise
+            return Payload.of(value)

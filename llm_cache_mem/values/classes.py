@@ -2,30 +2,57 @@
 loaded SDKs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from functools import lru_cache
+from threading import RLock
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.shapes import digest_of
 
-__all__ = ["class_ref", "register", "register_named_in", "register_package", "resolve", "shape_of"]
+__all__ = [
+    "class_ref",
+    "generation",
+    "named_in",
+    "register",
+    "register_package",
+    "resolve",
+    "shape_of",
+]
 
 _C = TypeVar("_C", bound=type)
 Kind = Literal["model", "dataclass", "namedtuple", "enum"]
 
-_registered: dict[
-    str, type
-] = {}  # the last class registered under a name wins: a notebook cell may run twice
+# The last class registered under a name wins: a notebook cell may run twice.
+_registered: dict[str, type] = {}
 _names: dict[type, str] = {}
-_package_refs: dict[type, str] = {}
-_package_classes: dict[str, Any] = {}
+_refs: dict[type, str] = {}  # of both kinds, as class_ref gave them
+_classes: dict[str, Any] = {}  # and as resolve found them
+_complete: set[type] = set()  # registered with the classes of their fields
+_generation = 0
 _packages = {"anthropic.types", "anthropic.lib.streaming", "openai.types", "openai.lib.streaming"}
 _arguments: dict[str, Any] = {
     f"builtins:{cls.__name__}": cls
     for cls in (str, int, float, bool, bytes, dict, list, object, type(None))
 }
 _arguments["typing:Any"] = Any
+
+
+class _Tables:
+    """Whose turn it is to change the tables above. Fork-safe."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        reset_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self.lock = RLock()
+
+
+_tables = _Tables()
 
 
 def register(cls: _C, *, name: str | None = None) -> _C:
@@ -41,6 +68,14 @@ def register(cls: _C, *, name: str | None = None) -> _C:
         raise TypeError(
             f"register() takes pydantic models, dataclasses, named tuples and enums, not {cls!r}"
         )
+    with _tables.lock:
+        if name is not None or cls not in _complete:
+            _register_all(cls, name or _names.get(cls))
+    return cls
+
+
+def _register_all(cls: type, name: str | None) -> None:
+    """Register *cls* and the classes that its fields are annotated with."""
     pending: list[type] = [cls]
     seen: set[type] = {cls}
     while pending:
@@ -50,21 +85,30 @@ def register(cls: _C, *, name: str | None = None) -> _C:
             if other not in seen and other not in _names and _package_of(other.__module__) is None:
                 seen.add(other)
                 pending.append(other)
-    return cls
+    _complete.add(cls)
 
 
-def register_named_in(params: Mapping[str, Any]) -> bool:
-    """Register the classes that a request names, as in ``response_format=Invoice``; whether there
-    were any."""
-    found = False
-    for value in params.values():
-        if isinstance(value, type):
-            try:
-                register(value)
-            except TypeError:  # not one that values are made of, such as dict
-                continue
-            found = True
-    return found
+@contextmanager
+def named_in(params: Mapping[str, Any]) -> Iterator[bool]:
+    """Hold the classes that a request names, as in ``response_format=Invoice``, to be those
+    registered last; gives whether there are any."""
+    classes = [
+        value
+        for value in params.values()
+        if isinstance(value, type) and shape_of(value)[0] is not None
+    ]
+    if not classes:
+        yield False
+        return
+    with _tables.lock:  # or a request that names another class of the same name could come between
+        for cls in classes:
+            register(cls)
+        yield True
+
+
+def generation() -> int:
+    """How often a name has come to mean another class."""
+    return _generation
 
 
 def register_package(prefix: str) -> None:
@@ -95,14 +139,15 @@ def shape_of(cls: Any) -> tuple[Kind | None, tuple[str, ...]]:
 
 
 def class_ref(cls: type) -> Any:
-    """What stored data calls *cls*: a string, or for ``Origin[Argument]`` a list; None if it could
-    not be decoded."""
+    """What stored data calls *cls*: a string, with its shape for a class that was registered, or
+    for ``Origin[Argument]`` a list; None if it could not be decoded."""
+    ref = _refs.get(cls)
+    if ref is not None:
+        return ref
     name = _names.get(cls)
     if name is not None:
-        return name if _registered.get(name) is cls else None
-    name = _package_refs.get(cls)
-    if name is not None:
-        return name
+        ref = _refs[cls] = f"{name}#{digest_of(cls)}"
+        return ref
     generic = getattr(cls, "__pydantic_generic_metadata__", None)
     if generic is not None and generic["origin"] is not None:
         parts = [class_ref(generic["origin"]), *map(_argument_ref, generic["args"])]
@@ -110,7 +155,7 @@ def class_ref(cls: type) -> Any:
     name = _default_name(cls)
     if _package_of(cls.__module__) is None or _from_modules(name) is not cls:
         return None
-    _package_refs[cls] = name
+    _refs[cls] = name
     return name
 
 
@@ -122,16 +167,20 @@ def resolve(ref: Any) -> Any:
         if not hasattr(origin, "__pydantic_generic_metadata__"):
             raise EntryUnreadable("arguments for a class that takes none")
         return origin[tuple(arguments)]
-    cls = _registered.get(ref) or _package_classes.get(ref)
+    cls = _classes.get(ref)
     if cls is not None:
         return cls
-    if _package_of(ref.partition(":")[0]) is not None:
-        cls = _from_modules(ref)
+    name, _, shape = ref.partition("#")
+    cls = _registered.get(name)
+    if cls is None and _package_of(name.partition(":")[0]) is not None:
+        cls = _from_modules(name)
     if cls is None or shape_of(cls)[0] is None:
         raise EntryUnreadable(
             "a class it holds is not registered, or its package is not imported yet", newer=True
         )
-    _package_classes[ref] = cls
+    if shape and shape != digest_of(cls):
+        raise EntryUnreadable(f"{cls.__qualname__} has other fields now than when this was stored")
+    _classes[ref] = cls
     return cls
 
 
@@ -140,12 +189,18 @@ def _default_name(cls: type) -> str:
 
 
 def _name_class(cls: type, name: str | None) -> None:
+    global _generation
     name = name or _default_name(cls)
     previous = _registered.get(name)
+    if previous is cls and _names.get(cls) == name:
+        return
     _registered[name] = cls
     if previous is not None and previous is not cls:
         _names.pop(previous, None)
     _names[cls] = name
+    for table in (_refs, _classes, _complete):
+        table.clear()
+    _generation += 1
 
 
 def _package_of(module: str) -> str | None:

@@ -18,9 +18,12 @@ class _NotLinkable(Exception):
 
 class LinkTable:
     """The containers of one value, and which of them sits where in which. Immutable; may be copied
-    from any thread."""
+    from any thread.
 
-    __slots__ = ("_instances", "_links", "_root", "_shells")
+    *generation* is that of the classes in the value, None if there are none.
+    """
+
+    __slots__ = ("_instances", "_links", "_root", "_shells", "generation")
 
     def __init__(
         self,
@@ -28,7 +31,9 @@ class LinkTable:
         instances: list[_State],
         links: list[tuple[int, Any, int]],
         root: int,
+        generation: int | None,
     ) -> None:
+        self.generation = generation
         self._shells = shells
         self._instances = instances
         self._links = links
@@ -55,9 +60,9 @@ class LinkTable:
         return parts[self._root]
 
 
-def link(value: Any) -> LinkTable | None:
+def link(value: Any, generation: int) -> LinkTable | None:
     """The link table of *value*, which becomes part of it and must not be handed out; None where a
-    copy would not be safe."""
+    copy would not be safe. *generation* is that of the classes in *value*."""
     survey = _Survey()
     try:
         root = survey.place(value)
@@ -65,7 +70,7 @@ def link(value: Any) -> LinkTable | None:
             survey.scan(number, shell)
     except _NotLinkable:
         return None
-    return None if root is None else survey.table(root)
+    return None if root is None else survey.table(root, generation)
 
 
 class _Survey:
@@ -76,6 +81,7 @@ class _Survey:
         self.shells: list[Any] = []
         self.instances: list[_State] = []
         self.links: list[tuple[int, Any, int]] = []
+        self.has_classes = False
 
     def place(self, item: Any) -> int | None:
         """The number of *item*, or None if it can be shared."""
@@ -91,6 +97,7 @@ class _Survey:
         if cls in scalars():
             return None
         kind, names = shape_of(cls)
+        self.has_classes = True
         if kind in ("model", "dataclass"):
             return self.instance(item, cls, None if kind == "model" else names)
         if kind == "enum":
@@ -125,7 +132,7 @@ class _Survey:
             if child is not None:
                 self.links.append((number, key, child))
 
-    def table(self, root: int) -> LinkTable:
+    def table(self, root: int, generation: int) -> LinkTable:
         first = len(self.shells) - 1
 
         def final(number: int) -> int:
@@ -136,4 +143,5 @@ class _Survey:
             self.instances,
             [(parent, key, final(child)) for parent, key, child in self.links],
             final(root),
+            generation if self.has_classes else None,
         )

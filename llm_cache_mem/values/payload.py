@@ -14,6 +14,7 @@ from weakref import ref
 
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.classes import generation
 from llm_cache_mem.values.copies import LinkTable, link
 from llm_cache_mem.values.plain import WRAPPER, is_plain
 from llm_cache_mem.values.tagged import from_tree, to_tree
@@ -27,6 +28,7 @@ _COLD, _READ, _UNLINKABLE = range(3)
 _HOT_PAYLOADS = 256
 _HOT_BYTES = 32 * 1024
 _hot: "deque[ref[Payload]]" = deque()
+_WRAPPED: Final = f'{{"{WRAPPER}":'.encode()
 _encoder: Final = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
 )
@@ -58,6 +60,11 @@ class Payload:
         return cls(data, _JSON)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the value is plain JSON, so that no class decides what it is."""
+        return self._form == _PLAIN or (self._form == _JSON and not self._data.startswith(_WRAPPED))
+
+    @property
     def size(self) -> int:
         """Bytes at rest."""
         return len(self._data)
@@ -79,12 +86,13 @@ class Payload:
         are not what they were."""
         try:
             links = self._links
-            if links is not None:
+            classes = generation()
+            if links is not None and (links.generation is None or links.generation == classes):
                 self._heat = _READ
                 return links.copy()
             value = self._decode()
             if self._heat == _READ and len(self._data) <= _HOT_BYTES and _make_room():
-                return self._warm(value)
+                return self._warm(value, classes)
             if self._heat == _COLD:
                 self._heat = _READ
             return value
@@ -97,9 +105,10 @@ class Payload:
                 f"not a value written by this library ({type(exc).__name__})"
             ) from None
 
-    def _warm(self, value: Any) -> Any:
-        """Keep a link table of *value* from now on, and hand out the first copy."""
-        links = link(value)
+    def _warm(self, value: Any, classes: int) -> Any:
+        """Keep a link table of *value*, made of the classes of generation *classes*, from now on,
+        and hand out the first copy."""
+        links = link(value, classes)
         if links is None:
             self._heat = _UNLINKABLE
             return value

@@ -14,7 +14,7 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessageChunk
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from langchain_openai import ChatOpenAI, OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
 MakeModel = Callable[..., Any]
 
@@ -243,6 +243,20 @@ def test_structured_output_comes_back_as_its_class(
         assert [structured.invoke("how much?") for _ in range(2)] == [Invoice(total=3)] * 2
         assert cache.stats().hits >= 1
         assert not cache.stats().skipped
+
+
+@pytest.mark.parametrize("way", ["global cache", "cached"])
+def test_structured_hit_is_of_the_class_asked_for_now(
+    server: Server, make: MakeModel, cache: LLMCacheMem, way: str
+) -> None:
+    server.answers = {(False, "how much?"): answer('{"total": 3}')}
+    set_llm_cache(cache if way == "global cache" else None)
+    first, second = (create_model("Invoice", total=(int, ...)) for _ in range(2))
+    for named in (first, first, first, second, first):  # a notebook cell that runs again
+        model = make(ChatOpenAI, model="gpt-4o-mini")
+        model = cached(model, cache) if way == "cached" else model
+        assert type(model.with_structured_output(named).invoke("how much?")) is named
+    assert server.calls == 1
 
 
 def test_a_schema_that_changes_is_asked_again(

@@ -4,10 +4,11 @@ data says so."""
 import dataclasses
 import enum
 import functools
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Optional, TypeVar
 
 import pydantic
 import pytest
@@ -23,7 +24,7 @@ T = TypeVar("T")
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers, it registers for itself."""
-    for name in ("_registered", "_names", "_package_refs", "_package_classes", "_packages"):
+    for name in ("_registered", "_names", "_refs", "_classes", "_complete", "_packages"):
         monkeypatch.setattr(classes, name, type(getattr(classes, name))(getattr(classes, name)))
 
 
@@ -72,8 +73,8 @@ class Strict(pydantic.BaseModel):
 
 
 class Pair(NamedTuple):
-    left: int
-    right: int
+    left: int = 1
+    right: int = 2
 
 
 class Box(pydantic.BaseModel, Generic[T]):
@@ -215,9 +216,102 @@ def test_the_last_class_of_a_name_wins() -> None:
         Payload.of(first(1))
 
 
+def cells(make: Callable[[], Any]) -> tuple[Any, Any]:
+    """The class of a notebook cell that ran twice."""
+    first = make()
+    first.__qualname__ = "Cell"
+    second = make()
+    second.__qualname__ = "Cell"
+    return first, second
+
+
+REDEFINED: dict[str, Callable[[], Any]] = {
+    "model": lambda: pydantic.create_model("Cell", x=(int, 1)),
+    "dataclass": lambda: dataclasses.make_dataclass("Cell", [("x", int, 1)]),
+    "enum": lambda: enum.Enum("Cell", {"x": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", REDEFINED)
+def test_hot_copy_of_a_replaced_class_is_not_used(kind: str) -> None:
+    first, second = cells(REDEFINED[kind])
+    register(first)
+    payload = Payload.of({"value": first.x if kind == "enum" else first()})
+    for _ in range(4):
+        assert type(payload.decode()["value"]) is first
+    register(second)
+    for _ in range(4):
+        assert type(payload.decode()["value"]) is second
+
+
+def test_class_inside_a_registered_class_is_replaced_with_it() -> None:
+    def cell() -> Any:
+        class Inner(pydantic.BaseModel):
+            x: int
+
+        class Outer(pydantic.BaseModel):
+            inner: Inner
+
+        return register(Outer)(inner=Inner(x=1))
+
+    first = cell()
+    payload = Payload.of(first)
+    second = cell()
+    for _ in range(3):
+        found = payload.decode()
+        assert type(found) is type(second)
+        assert type(found.inner) is type(second.inner)
+
+
+ANNOTATED = pydantic.create_model("Cell", x=(Annotated[int, pydantic.Field(ge=1)], 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (REDEFINED["model"](), pydantic.create_model("Cell", x=(str, "1"))),
+        (REDEFINED["model"](), ANNOTATED),
+        (
+            pydantic.create_model("Cell", x=(list[int], [])),
+            pydantic.create_model("Cell", x=(list[str], [])),
+        ),
+        (REDEFINED["dataclass"](), dataclasses.make_dataclass("Cell", [("x", str, "1")])),
+        (REDEFINED["enum"](), enum.Enum("Cell", {"x": 2})),
+        (Pair, NamedTuple("Pair", [("left", str), ("right", int)])),
+    ],
+    ids=["type", "constraint", "argument", "dataclass", "enum", "namedtuple"],
+)
+def test_old_shape_under_a_new_schema_is_unreadable(old: Any, new: Any) -> None:
+    register(old, name="cell")
+    value = old.x if isinstance(old, enum.EnumMeta) else old()
+    payload = Payload.of(value)
+    assert payload.decode() == value
+    register(new, name="cell")
+    with pytest.raises(EntryUnreadable, match="other fields"):
+        payload.decode()
+
+
+def test_shape_is_the_same_however_an_option_is_written() -> None:
+    one = pydantic.create_model("Cell", x=(Optional[int], None))  # noqa: UP045
+    other = pydantic.create_model("Cell", x=(int | None, None))
+    register(one, name="cell")
+    payload = Payload.of(one(x=1))
+    register(other, name="cell")
+    assert payload.decode() == other(x=1)
+
+
+def test_entry_from_before_shapes_were_noted_is_read() -> None:
+    register(Address, name="moved")
+    stored = Payload.of(Address(city="x")).json()
+    name = re.search(rb"moved#[0-9a-f]{8}", stored)
+    assert name is not None
+    before = stored.replace(name[0], b"moved")
+    assert Payload.from_json(before).decode() == Address(city="x")
+
+
 def test_a_name_of_its_own_outlives_a_move() -> None:
     stored = Payload.of(register(Note, name="note")("n")).json()
-    assert b'"note"' in stored
+    assert b'"note#' in stored
     assert Payload.from_json(stored).decode() == Note("n")
 
 
@@ -263,6 +357,7 @@ def test_a_class_not_registered_here_is_left_for_later() -> None:
     register(Note, name="later")
     stored = Payload.of(Note("x")).json()
     classes._registered.pop("later")
+    classes._names.clear()
     with pytest.raises(EntryUnreadable) as caught:
         Payload.from_json(stored).decode()
     assert caught.value.newer
@@ -277,7 +372,7 @@ def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Note.__module__])
     stored = Payload.of(Note("x")).json()
     assert Payload.from_json(stored).decode() == Note("x")
-    classes._package_classes.clear()
+    classes._classes.clear()
     monkeypatch.delitem(sys.modules, Note.__module__)
     with pytest.raises(EntryUnreadable) as caught:
         Payload.from_json(stored).decode()
