@@ -62,7 +62,8 @@ class Entry:
 
     Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output,
     cache read, cache write and one-hour cache write tokens; *cost_usd* and *seconds* are what the
-    stored call took; *request* is its canonical JSON, stored only by caches that keep requests. None means unknown.
+    stored call took; *request* is its canonical JSON, stored only by caches that keep requests.
+    None means unknown.
     """
 
     __slots__ = (
