@@ -1,11 +1,11 @@
 """``%load_ext llm_cache_mem``: one line in a notebook turns the cache on for every framework in it,
 another shows what it saved."""
 
-import json
 import shlex
 from collections.abc import Callable
 from typing import Any
 
+from llm_cache_mem._util import strict_json
 from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
@@ -253,7 +253,7 @@ def _surveys(cache: LLMCache) -> list[Any]:
     for key, entry in cache.engine.entries():
         if entry.request is not None:
             kinds.setdefault(StoredRequest.from_key(key, None).kind, []).append(
-                json.loads(entry.request)
+                strict_json.parse(entry.request)
             )
     return [
         survey(requests, ignore=()) for requests in kinds.values()

@@ -2,9 +2,19 @@
 told without quoting it."""
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
-__all__ = ["NotJson", "decoder", "parse"]
+__all__ = ["MAX_CONTAINERS", "MAX_PARTS", "NotJson", "decoder", "has_too_many_parts", "parse"]
+
+MAX_CONTAINERS: Final = 1_000_000
+MAX_PARTS: Final = 4_000_000
+"""How many objects and arrays, and how many commas and colons, stored JSON may hold: a list takes
+thirty times the bytes of its text."""
+
+_SMALL = 1024 * 1024  # bytes, in which no number of parts takes much memory
+_CHUNK = 256 * 1024
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+("|\\?\Z)', re.DOTALL)  # the last may lack its end
 
 
 class NotJson(ValueError):
@@ -14,6 +24,8 @@ class NotJson(ValueError):
 def parse(data: bytes, encoding: str = "utf-8") -> Any:
     """The value that *data* is the text of, with white space around it or not. NotJson for anything
     else."""
+    if has_too_many_parts(data):
+        raise NotJson("more parts than any request or answer has")
     try:
         return decoder.decode(data.decode(encoding))
     except NotJson:
@@ -26,6 +38,31 @@ def parse(data: bytes, encoding: str = "utf-8") -> Any:
         raise NotJson("nested too deeply") from None
     except ValueError:
         raise NotJson("a number with too many digits") from None
+
+
+def has_too_many_parts(data: bytes) -> bool:
+    """Whether the JSON text *data* would take far more memory than its bytes, once decoded."""
+    if len(data) <= _SMALL or not _over_limits(*_counts(data)):
+        return False
+    containers = parts = 0
+    rest = b""  # the beginning of a string that goes on in the next chunk
+    for start in range(0, len(data), _CHUNK):
+        # what stands in a string is no part: of each string, leave its quotes
+        text = _STRING.sub(rb'"\1', rest + data[start : start + _CHUNK])
+        more_containers, more_parts = _counts(text)
+        containers, parts = containers + more_containers, parts + more_parts
+        if _over_limits(containers, parts):
+            return True
+        rest = text[text.rindex(b'"') :] if text.count(b'"') % 2 else b""
+    return False
+
+
+def _counts(data: bytes) -> tuple[int, int]:
+    return data.count(b"[") + data.count(b"{"), data.count(b",") + data.count(b":")
+
+
+def _over_limits(containers: int, parts: int) -> bool:
+    return containers > MAX_CONTAINERS or parts > MAX_PARTS
 
 
 def _no_constant(token: str) -> Any:

@@ -1,11 +1,11 @@
 """Why a request missed: the nearest one that is stored, and each field in which the two differ."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from html import escape
 from typing import Any, NamedTuple
 
+from llm_cache_mem._util import strict_json
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import table
 from llm_cache_mem.diagnostics.differences import (
@@ -215,7 +215,7 @@ def _key_differences(stored: StoredRequest, asked: StoredRequest) -> list[Differ
 
 def _tree(request: bytes | None, hashed: Callable[[Any], Any] | None) -> Any:
     try:
-        tree = json.loads(request or b"{}")
+        tree = strict_json.parse(request or b"{}")
     except (ValueError, RecursionError):  # written by hand, or by another program
         return None
     try:

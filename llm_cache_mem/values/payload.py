@@ -13,7 +13,7 @@ from typing import Any, Final
 from weakref import ref
 
 from llm_cache_mem._util import strict_json
-from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.values.classes import generation
 from llm_cache_mem.values.copies import LinkTable, link
 from llm_cache_mem.values.plain import WRAPPER, is_plain
@@ -71,7 +71,7 @@ class Payload:
 
     def json(self) -> bytes:
         """The persistent form, UTF-8 JSON; the same value always gives JSON that any version of
-        this format reads."""
+        this format reads. ValueNotCacheable for one of too many parts."""
         if self._form == _JSON:
             return self._data
         # bytes made by marshal.dumps in this process
@@ -155,10 +155,15 @@ def _make_room() -> bool:
 
 
 def _to_json(tree: Any) -> bytes:
-    return _encoder.encode(tree).encode()
+    data = _encoder.encode(tree).encode()
+    if strict_json.has_too_many_parts(data):
+        raise ValueNotCacheable("value", "more parts than a stored value may have")
+    return data
 
 
 def _from_json(data: bytes) -> Any:
+    if strict_json.has_too_many_parts(data):
+        raise EntryUnreadable("more parts than a stored value may have")
     text = data.decode()
     tree, end = strict_json.decoder.raw_decode(text)
     if end != len(text):

@@ -7,6 +7,7 @@ user's own that looks like one, or that has keys other than strings, is written 
 
 from collections.abc import Callable, Collection, Iterable
 from functools import cached_property, partial
+from operator import eq
 from typing import Any
 
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
@@ -28,6 +29,7 @@ __all__ = ["from_tree", "to_tree"]
 _Path = tuple[Any, Any] | None
 _Decoder = Callable[[Any], Any]
 _NESTED = frozenset({dict, list})
+_MAX_COLLISIONS = 100  # of hashes in one set or dict
 
 
 class _Walk:
@@ -65,6 +67,7 @@ class _Walk:
         if cls is tuple:
             return {"$tuple": self.items(value, path, depth)}
         if cls is set or cls is frozenset:
+            self.check_hashes(value, path)
             return {
                 f"${cls.__name__}": sorted(self.items(value, path, depth), key=repr)
             }  # the same bytes in every process
@@ -88,12 +91,17 @@ class _Walk:
                 )
                 for key, item in value.items()
             }
+        self.check_hashes(value, path)
         return {
             "$dict": [
                 [self.encode(key, (path, ...), below), self.encode(item, (path, key), below)]
                 for key, item in value.items()
             ]
         }
+
+    def check_hashes(self, value: Iterable[Any], path: _Path) -> None:
+        if _collide(value):
+            raise _refused(path, f"more than {_MAX_COLLISIONS} parts with one hash")
 
     def items(self, value: Iterable[Any], path: _Path, depth: int) -> list[Any]:
         return [self.encode(item, (path, i), depth + 1) for i, item in enumerate(value)]
@@ -196,6 +204,13 @@ def from_tree(node: Any) -> Any:
     return node
 
 
+def _collide(items: Iterable[Any]) -> bool:
+    """Whether many of *items* have one hash. Those of numbers can be chosen, and a set of a million
+    of them would take hours."""
+    hashes = sorted(map(hash, items))
+    return any(map(eq, hashes, hashes[_MAX_COLLISIONS:]))
+
+
 def _looks_tagged(node: dict[str, Any]) -> bool:
     return len(node) == 1 and next(iter(node))[:1] == "$"
 
@@ -238,8 +253,16 @@ def _decode_scalar(tag: str, body: Any) -> Any:
     return decode_scalar(tag, from_tree(body))
 
 
+def _hashed_apart(items: list[Any]) -> list[Any]:
+    """*items*, if a set of them can be made in time that grows with their number."""
+    if _collide(items):
+        raise EntryUnreadable("too many parts with one hash")
+    return items
+
+
 def _decode_pairs(body: Any) -> dict[Any, Any]:
-    pairs = {from_tree(key): from_tree(item) for key, item in body}
+    keys = _hashed_apart([from_tree(key) for key, _ in body])
+    pairs = dict(zip(keys, [from_tree(item) for _, item in body], strict=True))
     if len(pairs) != len(body):
         raise EntryUnreadable("a key twice in one object")
     return pairs
@@ -296,7 +319,8 @@ def _decode_model(body: Any) -> Any:
     fields = _dict(node)
     found = object.__new__(_class("model", ref, [*fields, *absent]))
     set_state = object.__setattr__
-    set_state(found, "__pydantic_fields_set__", set(fields if was_set is None else was_set))
+    fields_set = fields if was_set is None else _hashed_apart(was_set)
+    set_state(found, "__pydantic_fields_set__", set(fields_set))
     set_state(found, "__pydantic_extra__", None if extra is None else _dict(extra))
     set_state(found, "__pydantic_private__", None if private is None else _dict(private))
     set_state(found, "__dict__", fields | _dict(beside))
@@ -306,8 +330,8 @@ def _decode_model(body: Any) -> Any:
 _DECODERS: dict[str, _Decoder] = {
     "$dict": _decode_pairs,
     "$tuple": lambda body: tuple(from_tree(body)),
-    "$set": lambda body: set(from_tree(body)),
-    "$frozenset": lambda body: frozenset(from_tree(body)),
+    "$set": lambda body: set(_hashed_apart(from_tree(body))),
+    "$frozenset": lambda body: frozenset(_hashed_apart(from_tree(body))),
     "$float": _decode_float,
     "$str": lambda body: from_base64(body).decode("utf-8", "surrogatepass"),
     "$enum": _decode_enum,
