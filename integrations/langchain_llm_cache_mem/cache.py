@@ -15,6 +15,7 @@ from langchain_llm_cache_mem.leading import Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS, is_core_fake
+from langchain_llm_cache_mem.validation import note_answer, watch_steps
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.options import current
@@ -91,6 +92,7 @@ class LLMCacheMem(BaseCache):
         engine = self._cache.engine
         self._requests = Requests(engine)
         check_langchain()
+        watch_steps()
         self._fail_open = engine.fail_open
         # a request without a key was counted at the lookup before
         self._fail_open_quietly = FailOpen(engine.ledger, engine.settings, count_requests=False)
@@ -143,6 +145,7 @@ class LLMCacheMem(BaseCache):
             if request is not None:
                 value = dump(return_val, request.params)
                 self._cache.engine.store(request, value, response=return_val, seconds=seconds)
+                note_answer(self._cache.engine, request, return_val, None)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget every answer of the cache's namespace, those of its other users included, and of
@@ -175,6 +178,7 @@ class LLMCacheMem(BaseCache):
                 await self._cache.engine.astore(
                     request, value, response=return_val, seconds=seconds
                 )
+                note_answer(self._cache.engine, request, return_val, None)
                 self._turns.give_up(request.key)
 
     async def aclear(self, **kwargs: Any) -> None:
@@ -192,6 +196,7 @@ class LLMCacheMem(BaseCache):
         mark_hits(hit.value, age=hit.age, keep_usage=self._usage == "keep")
         manager = None if call is None else call.run_manager
         complete_hits(hit.value, None if manager is None else manager.run_id)
+        note_answer(self._cache.engine, request, hit.value, manager)
         return hit.value  # type: ignore[no-any-return]  # load made it
 
     def _missed(self, request: Request, call: Call | None, prompt: str) -> None:

@@ -13,6 +13,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_llm_cache_mem.binding import binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
+from langchain_llm_cache_mem.validation import note_answer
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 
 __all__ = ["methods"]
@@ -62,6 +63,7 @@ def _generate(
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs),
         )
+        note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)
 
 
@@ -97,6 +99,7 @@ async def _agenerate(
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs),
         )
+        note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)
 
 

@@ -30,7 +30,7 @@ from langchain_core.utils.utils import LC_ID_PREFIX
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["complete_hits", "dump", "dump_stream", "load", "load_stream", "mark_hits"]
+__all__ = ["answer_id", "complete_hits", "dump", "dump_stream", "load", "load_stream", "mark_hits"]
 
 M = TypeVar("M", bound=Serializable)
 
@@ -144,13 +144,26 @@ def complete_hits(generations: list[Any], run_id: object = None) -> None:
     A message without usage gets zeros, because core adds a cost to the usage of each hit and no
     message accepts a cost alone.
     """
-    run = f"{LC_ID_PREFIX}-{run_id or uuid4()}"
+    run_id = run_id or uuid4()
     for index, generation in enumerate(generations):
         message = getattr(generation, "message", None)
         if isinstance(message, AIMessage):
             fields = vars(message)
-            fields["id"] = fields["id"] or f"{run}-{index}"
+            fields["id"] = fields["id"] or _id_in(run_id, index)
             fields["usage_metadata"] = fields["usage_metadata"] or _NO_USAGE.copy()
+
+
+def answer_id(generations: Sequence[Any], run_id: object) -> str | None:
+    """The id that the first message of *generations* has, or that langchain-core gives it in the
+    run *run_id*; None if there is no message, or no run."""
+    message = getattr(generations[0], "message", None) if generations else None
+    if not isinstance(message, AIMessage):
+        return None
+    return message.id or (None if run_id is None else _id_in(run_id, 0))
+
+
+def _id_in(run_id: object, index: int) -> str:
+    return f"{LC_ID_PREFIX}-{run_id}-{index}"
 
 
 def _dump_generation(generation: Generation, classes: tuple[type, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from langchain_core.language_models import BaseChatModel, BaseLanguageModel, Bas
 from langchain_llm_cache_mem import chat, text
 from langchain_llm_cache_mem.binding import Binding, binding_of, derived, sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
+from langchain_llm_cache_mem.validation import watch_steps
 from llm_cache_mem import LLMCache
 
 __all__ = ["cached"]
@@ -58,6 +59,7 @@ def cached(
     if isinstance(cache, LLMCacheMem):
         scope, identity = scope or cache.scope, identity or cache.scope
         usage, cache = cache.usage, cache.cache
+    watch_steps()
     wrapped: Any = copy.copy(model)
     cls = _cached_class(_uncached_class(type(model)), cache, scope, identity, usage)
     object.__setattr__(wrapped, "__class__", cls)

@@ -31,7 +31,8 @@ def discarding() -> Iterator[None]:
     try:
         yield
     except ValueError:
-        _discard(answers)
+        for cache, request in answers:
+            cache.engine.reject(request)
         raise
     finally:
         _answers.reset(token)
@@ -45,15 +46,8 @@ async def adiscarding() -> AsyncIterator[None]:
     try:
         yield
     except ValueError:
-        for cache, _ in answers[:1]:
-            await cache.engine.off_loop(lambda: _discard(answers))
+        for cache, request in answers:
+            await cache.engine.areject(request)
         raise
     finally:
         _answers.reset(token)
-
-
-def _discard(answers: _Answers) -> None:
-    for cache, request in answers:
-        with cache.engine.fail_open:
-            cache.engine.delete(request)
-        cache.engine.skip("rejected", "an answer was discarded: its caller's validation %s it")

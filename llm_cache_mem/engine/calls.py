@@ -387,6 +387,17 @@ class Engine:
         """Delete the answer to *request*; whether there was one. See ``Writer.delete``."""
         return self.writer.delete(request)
 
+    def reject(self, request: Request) -> None:
+        """Discard the answer to *request*, which its caller's own validation rejected, so that the
+        next call goes to the model."""
+        with self.fail_open:
+            if self.delete(request):
+                self.skip("rejected", "an answer was discarded: its caller's validation %s it")
+
+    async def areject(self, request: Request) -> None:
+        """``reject``, in a thread where the store would block the event loop."""
+        await self.off_loop(lambda: self.reject(request))
+
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """The keys and entries of this namespace, least recently used first. StoreError if they
         cannot be listed."""
