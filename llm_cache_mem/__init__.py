@@ -15,6 +15,7 @@ from llm_cache_mem.errors import (
     StoreError,
     ValueNotCacheable,
 )
+from llm_cache_mem.installation import install, installed, uninstall
 from llm_cache_mem.keys.digest import ignoring, last_turn, masking
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import options
@@ -42,10 +43,13 @@ __all__ = [
     "Usage",
     "ValueNotCacheable",
     "ignoring",
+    "install",
+    "installed",
     "last_turn",
     "masking",
     "options",
     "register",
+    "uninstall",
 ]
 __version__ = "0.1.0"
 

@@ -26,7 +26,7 @@ from llm_cache_mem.options import (
     to_seconds,
 )
 from llm_cache_mem.responses import admission
-from llm_cache_mem.stores import Backend, StoreSettings, open_store
+from llm_cache_mem.stores import Backend, MemoryStore, StoreSettings, open_store
 from llm_cache_mem.stores.base import keeps_recordings
 from llm_cache_mem.values.encryption import (
     KEY_VARIABLE,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.diagnostics.explain import Explanation
     from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 
-__all__ = ["LLMCache"]
+__all__ = ["LLMCache", "is_twin"]
 
 _log = logging.getLogger(__name__)
 _hinted: set[str] = set()
@@ -501,6 +501,7 @@ class LLMCache:
     def close(self) -> None:
         """Close the store, if this cache opened it. Later calls go uncached."""
         if self._owned:
+            self.engine.closed = True
             self.engine.backend.close()
 
     def __enter__(self) -> Self:
@@ -541,6 +542,12 @@ class LLMCache:
                 f" {KEY_VARIABLE} name the key"
             )
         return _reopen, (type(self), {**self._config, **_asked()}, self._encrypted_by)
+
+
+def is_twin(cache: LLMCache, other: LLMCache) -> bool:
+    """Whether both were made with the same settings on the same file or server."""
+    shared = cache.engine.backend.inner
+    return not isinstance(shared, MemoryStore) and cache._config == other._config
 
 
 def _hint_at_options(params: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ ORDER = (
     "decorators",
     "cache",
     "http",
+    "installation",
     "tools",
     "prompt_cache",
     "frameworks",
@@ -48,7 +49,7 @@ ORDER = (
     "__main__",
 )
 # What integrations do not import, beside each other.
-OUTER = {"frameworks", "notebook", "http", "testing", "bench", "cli", "__main__"}
+OUTER = {"frameworks", "notebook", "http", "installation", "testing", "bench", "cli", "__main__"}
 # The modules and packages that need an optional package to be imported at all. A store's package
 # may import its client at its top; only code that has chosen the store imports that package.
 OPTIONAL = {

@@ -92,6 +92,8 @@ class Engine:
         self.flights: SingleFlight = (
             SingleFlight(settings.wait_seconds) if beside is None else beside.flights
         )
+        self.closed = False
+        """Whether the cache has closed its store: calls go uncached."""
         misses = Misses()
         self._misses = misses
         self.reader = Reader(

@@ -11,6 +11,7 @@ from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording
 from llm_cache_mem.http.exchange import Live, Wire
 from llm_cache_mem.http.headers import AGE, MARK, credentials_of
+from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import current
@@ -37,14 +38,12 @@ class Core:
         if self.engine.is_off:
             return None
         if not requests.is_generation(wire.method, wire.path, wire.content_type):
-            if self.engine.is_replay:
-                raise RequestNotCacheable(
-                    f"{wire.method} {wire.path}",
-                    "in mode replay nothing is sent, and only generation requests are stored",
-                )
+            self._pass_on(wire)
             return None
         try:
             read = requests.read(wire.base_url, wire.path, wire.query, wire.headers, wire.body())
+            if not self.concerns(wire, read):
+                return None
             if read.state is not None and not current().stateful:
                 self._skip_stateful(read.state)
                 return None
@@ -54,6 +53,21 @@ class Core:
                 raise
             self.engine.skip("request", "a call goes uncached: %s", exc)
             return None
+
+    def concerns(self, wire: Wire, asked: requests.Asked) -> bool:
+        """Whether a request to the path of an endpoint is one for a model."""
+        return True
+
+    def _pass_on(self, wire: Wire) -> None:
+        """Count a request as skipped whose endpoint generates or counts, but is not cached."""
+        if self.engine.is_replay:
+            raise RequestNotCacheable(
+                f"{wire.method} {wire.path}",
+                "in mode replay nothing is sent, and only generation requests are stored",
+            )
+        reason = uncached_reason(wire.method, wire.path)
+        if reason is not None:
+            self.engine.skip(reason, "a call goes uncached: nothing caches %s", reason)
 
     def _skip_stateful(self, field: str) -> None:
         """Count a request as skipped whose answer depends on what the provider holds."""

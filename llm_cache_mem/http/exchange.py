@@ -24,6 +24,7 @@ class Wire(NamedTuple):
     """
 
     method: str
+    host: str
     base_url: str
     path: str
     query: str

@@ -35,6 +35,7 @@ class _Base:
         host = url.raw_host.decode("ascii")
         return Wire(
             request.method,
+            host,
             base_url_of(url.scheme, host, url.port, headers.get("host", "")),
             path,
             query,

@@ -12,18 +12,32 @@ from llm_cache_mem.http.headers import answer_changing, answer_changing_query
 from llm_cache_mem.http.state import provider_state
 from llm_cache_mem.keys.identity import ROUTING_HINTS
 
-__all__ = ["MAX_REQUEST_BYTES", "Asked", "is_generation", "read"]
+__all__ = [
+    "MAX_REQUEST_BYTES",
+    "Asked",
+    "is_endpoint",
+    "is_generation",
+    "is_local_endpoint",
+    "read",
+]
 
 MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
 
 _ENDPOINTS: Final = (
-    r"(chat|fim|agents)/completions|completions|responses|embeddings|moderations|chat/moderations|classifications|rerank"
+    r"(chat|fim|agents)/completions|completions|responses(/input_tokens)?|embeddings|moderations|chat/moderations|classifications|rerank"
     r"|messages(/count_tokens)?"
     r"|v[12]/(chat|generate|embed|rerank|classify|summarize)|api/(chat|generate|embed|embeddings)"
     r"|[^/]+(?::|%3A)(generateContent|streamGenerateContent|countTokens|embedContent|batchEmbedContents|rawPredict|streamRawPredict)"
     r"|model/[^/]+/(invoke|invoke-with-response-stream|converse|converse-stream|count-tokens)"
 )
 _PATH: Final = re.compile(rf"(?:^|/)(?:{_ENDPOINTS})/?$")
+# Words that name an endpoint only behind the version of an API, on a server that may be anything.
+_PLAIN: Final = (
+    r"completions|responses(/input_tokens)?|embeddings|moderations|classifications|rerank"
+    r"|messages(/count_tokens)?"
+)
+_PLAIN_PATH: Final = re.compile(rf"(?:^|/)(?:{_PLAIN})/?$")
+_IN_API: Final = re.compile(rf"/(?:v\d\w*|openai|(?:deployments|engines)/[^/]+)/(?:{_PLAIN})/?$")
 _SOMEBODYS_THREAD: Final = re.compile(
     r"/(threads|conversations)/"
 )  # to post a message there is not to ask for an answer
@@ -65,9 +79,21 @@ class Asked(NamedTuple):
 def is_generation(method: str, path: str, content_type: str) -> bool:
     """Whether this is a request for what a model makes of JSON: a completion, an embedding, a
     count. Anything else is let alone."""
-    if method != "POST" or "json" not in content_type.lower() or _SOMEBODYS_THREAD.search(path):
+    return method == "POST" and "json" in content_type.lower() and is_endpoint(path)
+
+
+def is_endpoint(path: str) -> bool:
+    """Whether *path* is that of an endpoint from which a request may be cached."""
+    return _PATH.search(path) is not None and not _SOMEBODYS_THREAD.search(path)
+
+
+def is_local_endpoint(path: str) -> bool:
+    """``is_endpoint`` for a server on this machine, which may be any: only full paths, such as
+    ``/v1/embeddings``, and not ``/rooms/5/messages``."""
+    if not is_endpoint(path):
         return False
-    return _PATH.search(path) is not None
+    is_chat = path.rstrip("/").endswith("chat/completions")
+    return is_chat or _PLAIN_PATH.search(path) is None or _IN_API.search(path) is not None
 
 
 def read(

@@ -18,6 +18,7 @@ GROUPS = {
     "around": "Around the cache",
     "stores": "Stores",
     "http": "HTTP",
+    "installation": "Installation",
     "tools": "Tools",
     "prompt_cache": "Prompt cache",
     "bench": "Benchmark",
