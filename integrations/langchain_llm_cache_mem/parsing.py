@@ -14,7 +14,7 @@ from functools import lru_cache
 from json import JSONDecoder
 from typing import Any, Final, NamedTuple
 
-from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
+from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.keys.identity import kind_of
 
@@ -71,15 +71,11 @@ def read_prompt(prompt: str, params: Mapping[str, Any]) -> list[Any]:
     data."""
     if not is_chat(prompt):
         return [{"role": "user", "content": prompt}]
-    with_response_id = bool(params.get("use_previous_response_id"))
     try:
         nodes = _DECODER.decode(prompt)
-        return [
-            message_as_dict(
-                _unescaped(sent(node["kwargs"]), "messages"), with_response_id=with_response_id
-            )
-            for node in nodes
-        ]
+        return messages_as_dicts(
+            [_unescaped(sent(node["kwargs"]), "messages") for node in nodes], params
+        )
     except RequestNotCacheable:
         raise
     # RecursionError, KeyError, ...: whatever it is, it is no list of messages

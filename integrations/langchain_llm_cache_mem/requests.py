@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS
-from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
+from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.keys.identity import Identity
@@ -81,6 +81,5 @@ def _messages(
 ) -> list[dict[str, Any]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    with_response_id = bool(params.get("use_previous_response_id"))
     fields = ({**message.__dict__, **(message.__pydantic_extra__ or {})} for message in prompt)
-    return [message_as_dict(sent(each), with_response_id=with_response_id) for each in fields]
+    return messages_as_dicts(map(sent, fields), params)

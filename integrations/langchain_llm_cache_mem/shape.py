@@ -1,17 +1,26 @@
-"""A LangChain message or setting as the chat APIs write it: the one shape that keys and key
-functions are made from.
+"""A LangChain message or setting as the Chat Completions API has it: the one shape that keys are
+made of and key functions see.
 
 What is left out never reaches a model: ids, usage, artifacts, run metadata, secrets, and how calls
 are transported. All else stays, so a field that LangChain adds tomorrow makes two requests
 different rather than equal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from langchain_llm_cache_mem.blocks import as_content, without_calls
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys.chat_form import (
+    function_tool,
+    overlaid,
+    same_calls,
+    tool_call,
+    without_known_names,
+)
+from llm_cache_mem.keys.identity import ROUTING_HINTS, TRANSPORT, describe
 
-__all__ = ["as_params", "message_as_dict", "sent"]
+__all__ = ["as_params", "message_as_dict", "messages_as_dicts", "sent"]
 
 _ROLES: Final = {
     "human": "user",
@@ -34,33 +43,23 @@ _SENT_METADATA: Final = ("model_provider", "output_version", "container")
 """Of response_metadata, what the integrations look at when they write an earlier answer into the
 next request."""
 
-_TRANSPORT: Final = frozenset(
+_TRANSPORT: Final = TRANSPORT | frozenset(
     {
-        *(
-            "name",
-            "verbose",
-            "cache",
-            "callbacks",
-            "tags",
-            "profile",
-            "rate_limiter",
-            "custom_get_token_ids",
-        ),
-        *(
-            "timeout",
-            "request_timeout",
-            "default_request_timeout",
-            "stream_chunk_timeout",
-            "max_retries",
-            "batch_size",
-            "max_concurrency",
-        ),
+        *("batch_size", "custom_get_token_ids", "name", "profile", "tags"),
         *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
-        *("http_client", "http_async_client", "http_socket_options"),
-        *("azure_ad_token_provider", "azure_ad_async_token_provider"),
     }
 )
 """Settings of how a call is made and who is asking. They change no answer."""
+
+_WRITTEN: Final = frozenset(
+    {
+        *("additional_kwargs", "content", "invalid_tool_calls", "response_metadata", "role"),
+        *("status", "tool_calls", "type"),
+    }
+)
+"""The fields of a message that ``message_as_dict`` writes by rules of their own."""
+_CALLS: Final = ("tool_calls", "invalid_tool_calls")
+_OF_CALLS: Final = frozenset({"args", "error", "id", "index", "name", "type"})
 
 _MODEL_NAMES: Final = (
     "model",
@@ -72,7 +71,6 @@ _MODEL_NAMES: Final = (
     "repo_id",
     "model_path",
 )
-_EXACT_FLOATS: Final = 2.0**53
 
 
 def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,118 +87,121 @@ def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dict[str, Any]:
-    """The message of these *fields*, which were ``sent``, as a role/content dict.
-    RequestNotCacheable if no model is sent such a one.
+def messages_as_dicts(
+    messages: Iterable[Mapping[str, Any]], params: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The messages of a request with *params*, each given by its fields, which were ``sent``."""
+    # the provider keeps the conversation, and the id of its answer stands for all before
+    by_id = bool(params.get("use_previous_response_id"))
+    return without_known_names([message_as_dict(each, with_response_id=by_id) for each in messages])
 
-    *with_response_id*: the provider keeps the conversation, and the id of its answer stands for all
-      that came before.
+
+def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dict[str, Any]:
+    """The message of these *fields* as the Chat Completions API has it. RequestNotCacheable if no
+    model is sent such a one.
+
+    *with_response_id*: whether the id of an answer is part of it.
     """
     kind = fields.get("type")
     role = fields.get("role") if kind in _CHAT else _ROLES.get(str(kind))
     if not isinstance(role, str):
         raise RequestNotCacheable("messages", f"a message of type {str(kind)[:40]!r}")
-    message: dict[str, Any] = {"role": role, "content": _content(fields.get("content"))}
+    more = {k: v for k, v in _mapping(fields.get("additional_kwargs")).items() if v is not None}
+    if role == "system" and isinstance(more.get("__openai_role__"), str):
+        role = more.pop("__openai_role__")
+    content = as_content(fields.get("content"), of_model=role == "assistant")
+    message: dict[str, Any] = {"role": role, "content": content}
+    calls = _calls(fields, more)
+    if calls:
+        message = {"role": role, "content": without_calls(content, calls), "tool_calls": calls}
+    metadata = _metadata(fields, content)
+    if metadata:
+        message["response_metadata"] = metadata
+    if fields.get("status") == "error":
+        message["is_error"] = True
     for name, value in fields.items():
-        if name == "type" or name in message:
-            continue
-        kept = _FIELDS[name](value) if name in _FIELDS else value
-        if kept not in (None, [], {}):
-            message[name] = kept
+        if name not in message and name not in _WRITTEN and value not in (None, [], {}):
+            message[name] = value
+    hidden = {name: more.pop(name) for name in [*more] if name in message}
+    message.update(more)
+    if hidden:
+        message["additional_kwargs"] = hidden
     if with_response_id and (answer := _mapping(fields.get("response_metadata")).get("id")):
         message["response_id"] = answer
     return message
 
 
-def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is set to and what one call says beside it, the call having the last word; the
-    model's name is ``model``.
+def _calls(fields: Mapping[str, Any], more: dict[str, Any]) -> list[Any]:
+    """The tool calls of a message, of which there may be a second form among its *more* fields."""
+    made = [_call(call) for name in _CALLS for call in fields.get(name) or ()]
+    raw = more.get("tool_calls")
+    if not isinstance(raw, list):
+        return made
+    told = [
+        {name: value for name, value in call.items() if name != "index"}  # its place in a stream
+        if isinstance(call, Mapping)
+        else call
+        for call in raw
+    ]
+    if not made or same_calls(made, told):
+        del more["tool_calls"]
+    return made or told
 
-    A copy all through, in which 0 and 0.0 are the same number.
-    """
-    return {**_params(settings), **_params(call)}
+
+def _call(call: Any) -> Any:
+    if not isinstance(call, Mapping):
+        return call
+    more = {name: value for name, value in call.items() if name not in _OF_CALLS}
+    return tool_call(call.get("id"), call.get("name"), call.get("args"), more)
+
+
+def _metadata(fields: Mapping[str, Any], content: Any) -> dict[str, Any]:
+    """What the integrations look at when they write an earlier answer into the next request; at all
+    but its container only to read its blocks."""
+    told = _mapping(fields.get("response_metadata"))
+    names = _SENT_METADATA if isinstance(content, list) else ("container",)
+    return {name: told[name] for name in names if told.get(name) is not None}
+
+
+def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is set to and what one call says beside it, the call having the last word, as
+    the Chat Completions API has it: flat, with the model's name as ``model``."""
+    params = _params(settings)
+    further = params.pop("model_kwargs", None)
+    params = {**_merged(params, "model_kwargs", further), **_params(call)}
+    params = _merged(params, "extra_body", params.pop("extra_body", None))
+    return {name: value for name, value in params.items() if name not in ROUTING_HINTS}
 
 
 def _params(names: Mapping[str, Any]) -> dict[str, Any]:
     known_as = next((name for name in _MODEL_NAMES if isinstance(names.get(name), str)), None)
     renamed = {known_as: "model", "messages": "model.messages"}  # a request has messages of its own
-    return {
-        renamed.get(name, name): _number(value)
-        for name, value in names.items()
-        if name not in _TRANSPORT
+    if "stop" not in names:
+        renamed["stop_sequences"] = "stop"
+    params = {
+        renamed.get(name, name): value for name, value in names.items() if name not in _TRANSPORT
     }
+    if "extra_headers" in params:
+        headers = describe([("extra_headers", params.pop("extra_headers"))]).require_known()
+        params.update(headers)
+    if isinstance(tools := params.get("tools"), (list, tuple)):
+        params["tools"] = [_tool(tool) for tool in tools]
+    return params
 
 
-def _number(value: Any) -> Any:
-    """*value* with every whole float as the int it equals: pydantic makes floats of what users
-    write as ints."""
-    kind = type(value)
-    if kind is float:
-        return int(value) if value.is_integer() and abs(value) < _EXACT_FLOATS else value
-    if kind is dict:
-        return {key: _number(item) for key, item in value.items()}
-    if kind is list or kind is tuple:
-        return [_number(item) for item in value]
-    return value
+def _merged(params: dict[str, Any], name: str, further: Any) -> dict[str, Any]:
+    """*params*, and those *further* ones that a model has under *name*."""
+    if isinstance(further, Mapping):
+        return overlaid(params, further)
+    return params if further is None else {**params, name: further}
 
 
-def _content(content: Any) -> Any:
-    """Text that is alone in a list of blocks is the text; ids that LangChain makes up for blocks
-    are left out."""
-    if not isinstance(content, list):
-        return content
-    blocks = [_block(block) for block in content]
-    alone = blocks[0] if len(blocks) == 1 else None
-    if (
-        isinstance(alone, dict)
-        and alone.keys() == {"type", "text"}
-        and alone["type"] == "text"
-        and isinstance(alone["text"], str)
-    ):
-        return alone["text"]
-    return blocks
-
-
-def _block(block: Any) -> Any:
-    if isinstance(block, dict) and str(block.get("id", "")).startswith("lc_"):
-        return {name: value for name, value in block.items() if name != "id"}
-    return block
-
-
-def _tool_calls(calls: Any) -> Any:
-    if not isinstance(calls, list):
-        return calls
-    return [
-        {name: value for name, value in call.items() if name != "type"}
-        if isinstance(call, dict)
-        else call
-        for call in calls
-    ]
-
-
-def _additional(kwargs: Any) -> Any:
-    return {name: value for name, value in _mapping(kwargs).items() if value is not None}
-
-
-def _metadata(metadata: Any) -> Any:
-    return {
-        name: value
-        for name in _SENT_METADATA
-        if (value := _mapping(metadata).get(name)) is not None
-    }
-
-
-def _status(status: Any) -> Any:
-    return None if status == "success" else status
+def _tool(tool: Any) -> Any:
+    """A tool, in the API's form if it is a function in Anthropic's."""
+    if not isinstance(tool, Mapping) or "type" in tool or "input_schema" not in tool:
+        return tool
+    return function_tool(tool, "input_schema") or tool
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-_FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
-    "tool_calls": _tool_calls,
-    "additional_kwargs": _additional,
-    "response_metadata": _metadata,
-    "status": _status,
-}

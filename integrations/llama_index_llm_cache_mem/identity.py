@@ -22,9 +22,10 @@ from llama_index.core.tools import BaseTool
 from llama_index_llm_cache_mem.hugging_face import derived_attributes
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.decorators import fingerprint
+from llm_cache_mem.keys.chat_form import overlaid
 from llm_cache_mem.keys.identity import Identity, Opaque, describe, endpoint_of, kind_of
 
-__all__ = ["Identity", "identity", "overlaid", "tool_to_dict"]
+__all__ = ["Identity", "identity", "tool_to_dict"]
 
 _AROUND_A_CALL: Final = frozenset({"output_parser", "pydantic_program_mode"})
 _OPENAI_LIKE: Final = "llama_index.llms.openai_like.base:OpenAILike"
@@ -250,18 +251,6 @@ def _flat(settings: dict[str, Any], unknown: Any) -> Identity:
 def _set(params: Mapping[str, Any]) -> dict[str, Any]:
     """The *params* that say something: an optional field that a later release adds is no change."""
     return {name: value for name, value in params.items() if value not in (None, {}, [])}
-
-
-def overlaid(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """*params*, and over them those of *over*. An integration need not let the latter win, so what
-    they hide stays, under ``llm_defaults``."""
-    hidden = {name: params[name] for name in over if name in params}
-    if not hidden:
-        return {**params, **over}
-    before = params.get("llm_defaults", {})
-    if not before.keys().isdisjoint(hidden):
-        before = {"llm_defaults": before}
-    return {**params, **over, "llm_defaults": {**before, **hidden}}
 
 
 def _model(llm: BaseLLM, found: Mapping[str, Any]) -> tuple[str, bool]:

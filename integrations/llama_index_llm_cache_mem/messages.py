@@ -1,12 +1,10 @@
 """A LlamaIndex message as the Chat Completions API has it, which is what keys and key functions
 see."""
 
-import json
 from base64 import b64encode
 from binascii import Error as NotBase64
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from io import IOBase
 from mimetypes import guess_type
 from pathlib import PurePath
@@ -16,6 +14,7 @@ from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlo
 from llama_index.core.bridge.pydantic import BaseModel
 
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys.chat_form import same_calls, tool_call, without_known_names
 from llm_cache_mem.keys.wire_form import Refused, unwrap
 
 __all__ = ["message_to_dict", "messages_to_dicts"]
@@ -28,7 +27,7 @@ def messages_to_dicts(messages: Any) -> list[dict[str, Any]]:
         messages, Sequence
     ):  # an iterator must reach the model unread
         raise RequestNotCacheable("messages", "not a sequence of ChatMessage")
-    return [message_to_dict(message) for message in messages]
+    return without_known_names([message_to_dict(message) for message in messages])
 
 
 def message_to_dict(message: ChatMessage) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def _add_fields(written: dict[str, Any], additional: Mapping[str, Any]) -> None:
     if isinstance(calls, (list, tuple)):
         more["tool_calls"] = [_call_of_api(call) for call in calls]
         known = written.get("tool_calls")
-        if not calls or (known and _meant(known) == _meant(more["tool_calls"])):
+        if not calls or (known and same_calls(known, more["tool_calls"])):
             del more["tool_calls"]
     hidden = {name: more.pop(name) for name in [*more] if name in written}
     written.update(more)
@@ -99,18 +98,7 @@ def _add_fields(written: dict[str, Any], additional: Mapping[str, Any]) -> None:
 
 
 def _call_of_block(block: ToolCallBlock) -> dict[str, Any]:
-    return _call(block.tool_call_id, block.tool_name, block.tool_kwargs)
-
-
-def _call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
-    if not isinstance(arguments, str):
-        with suppress(TypeError, ValueError):  # not JSON: the core refuses it or tags it
-            arguments = json.dumps(arguments)
-    return {
-        "id": call_id,
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+    return tool_call(block.tool_call_id, block.tool_name, block.tool_kwargs)
 
 
 def _call_of_api(call: Any) -> Any:
@@ -123,26 +111,8 @@ def _call_of_api(call: Any) -> Any:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or call.get("type", "function") != "function":
         return call
-    more = {name: value for name, value in call.items() if name not in ("index", "function")}
-    made = _call(call.get("id"), function.get("name"), function.get("arguments"))
-    return {**made, **more}
-
-
-def _meant(calls: Any) -> Any:
-    """What tool *calls* say, however their arguments are written."""
-    return [
-        (call["id"], call["function"]["name"], _parsed(call["function"]["arguments"]))
-        if isinstance(call, dict) and "function" in call
-        else call
-        for call in calls
-    ]
-
-
-def _parsed(arguments: Any) -> Any:
-    try:
-        return json.loads(arguments or "{}")
-    except (TypeError, ValueError):
-        return arguments
+    more = {name: value for name, value in call.items() if name not in ("id", "index")}
+    return tool_call(call.get("id"), function.get("name"), function.get("arguments"), more)
 
 
 # -- Content parts
@@ -190,7 +160,7 @@ def _audio(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _document(fields: dict[str, Any]) -> dict[str, Any]:
-    file = {"filename": fields.pop("title", None)}
+    file = {"filename": fields.pop("title")} if "title" in fields else {}
     file["file_data"] = _url("document", fields, "data", "document_mimetype")
     return {"type": "file", "file": file}
 

@@ -8,11 +8,12 @@ from typing import Any
 from llama_index.core.tools import BaseTool
 
 from llama_index_llm_cache_mem.hugging_face import HINT, is_hugging_face
-from llama_index_llm_cache_mem.identity import identity, overlaid, tool_to_dict
+from llama_index_llm_cache_mem.identity import identity, tool_to_dict
 from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request, RequestNotCacheable
-from llm_cache_mem.keys.identity import Identity, describe
+from llm_cache_mem.keys.chat_form import function_tool, overlaid
+from llm_cache_mem.keys.identity import ROUTING_HINTS, Identity, describe
 
 __all__ = ["request_of", "request_of_leaf"]
 
@@ -110,8 +111,10 @@ def _params(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[s
     body = given.pop("extra_body", None)
     params = overlaid(settings, given)
     if isinstance(body, Mapping):
-        return overlaid(params, body)
-    return params if body is None else {**params, "extra_body": body}
+        params = overlaid(params, body)
+    elif body is not None:
+        params = {**params, "extra_body": body}
+    return {name: value for name, value in params.items() if name not in ROUTING_HINTS}
 
 
 def _argument(value: Any) -> Any:
@@ -119,8 +122,6 @@ def _argument(value: Any) -> Any:
         return tool_to_dict(value)
     if isinstance(value, (list, tuple)):
         return [_argument(item) for item in value]
-    if isinstance(value, dict) and value.keys() == {"name", "description", "input_schema"}:
-        # a tool as Anthropic's API has it
-        function = {"name": value["name"], "description": value["description"]}
-        return {"type": "function", "function": {**function, "parameters": value["input_schema"]}}
+    if isinstance(value, dict) and "input_schema" in value and "type" not in value:
+        return function_tool(value, "input_schema") or value  # as Anthropic's API has it
     return value

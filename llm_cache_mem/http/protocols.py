@@ -15,12 +15,18 @@ from llm_cache_mem.http.turns import (
     has_chat_form,
     made_by,
     result_of,
-    text_alone,
     without,
     write_content,
     write_turns,
 )
-from llm_cache_mem.keys.chat_form import arguments_text, image, media, of_anthropic, tool_call
+from llm_cache_mem.keys.chat_form import (
+    arguments_text,
+    image,
+    media,
+    of_anthropic,
+    text_alone,
+    tool_call,
+)
 
 __all__ = [
     "anthropic",

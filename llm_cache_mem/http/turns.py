@@ -7,7 +7,7 @@ The order of what is said is kept: where Chat Completions cannot say it, a messa
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from llm_cache_mem.keys.chat_form import tool_call
+from llm_cache_mem.keys.chat_form import text_alone, tool_call
 
 __all__ = [
     "CHAT_BLOCKS",
@@ -18,7 +18,6 @@ __all__ = [
     "has_chat_form",
     "made_by",
     "result_of",
-    "text_alone",
     "without",
     "write_content",
     "write_turns",
@@ -105,13 +104,6 @@ def write_content(said: list[Any], blocks: Blocks) -> list[Any]:
 
 def made_by(write: Callable[[Block], dict[str, Any] | None], block: Any) -> dict[str, Any] | None:
     return write(block) if type(block) is dict else None
-
-
-def text_alone(content: list[Any]) -> Any:
-    """The text, where *content* is nothing else and not empty."""
-    only: Any = content[0] if len(content) == 1 else None
-    is_text = type(only) is dict and only.keys() == {"type", "text"} and only["type"] == "text"
-    return only["text"] if is_text and only["text"] and type(only["text"]) is str else content
 
 
 def has_chat_form(turn: Any, blocks: Blocks | None = None) -> bool:

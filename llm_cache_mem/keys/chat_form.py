@@ -10,7 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["arguments_text", "function_tool", "image", "media", "of_anthropic", "tool_call"]
+__all__ = [
+    "arguments_text",
+    "function_tool",
+    "image",
+    "media",
+    "of_anthropic",
+    "overlaid",
+    "same_calls",
+    "text_alone",
+    "tool_call",
+    "without_known_names",
+]
 
 _MIME_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
 
@@ -33,6 +44,43 @@ def tool_call(
     function = {"name": name, "arguments": arguments_text(arguments)}
     call = {} if call_id is None else {"id": call_id}
     return {**(more or {}), **call, "type": "function", "function": function}
+
+
+def same_calls(some: Any, others: Any) -> bool:
+    """Whether two lists of tool calls say the same, however their arguments are written."""
+    return bool(_meant(some) == _meant(others))
+
+
+def _meant(calls: Any) -> Any:
+    return [
+        (call.get("id"), call["function"].get("name"), _parsed(call["function"].get("arguments")))
+        if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)
+        else call
+        for call in calls
+    ]
+
+
+def _parsed(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments or "{}")
+    except (TypeError, ValueError):
+        return arguments
+
+
+def without_known_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """*messages* without the name of a tool in its results: the call that they answer says it."""
+    names: dict[Any, Any] = {}
+    found = []
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            if isinstance(call, dict) and isinstance(call.get("function"), dict):
+                names[str(call.get("id"))] = call["function"].get("name")
+        if message.get("role") == "tool" and "name" in message:
+            called = names.get(str(message.get("tool_call_id")))
+            if called is not None and called == message["name"]:
+                message = {name: value for name, value in message.items() if name != "name"}
+        found.append(message)
+    return found
 
 
 def function_tool(tool: Any, parameters: str) -> dict[str, Any] | None:
@@ -89,3 +137,22 @@ def of_anthropic(block: Mapping[str, Any]) -> dict[str, Any] | None:
     if made is None or not rest.keys().isdisjoint(made):
         return None
     return {**made, **rest}
+
+
+def text_alone(content: list[Any]) -> Any:
+    """The text, where *content* is nothing else and not empty."""
+    only: Any = content[0] if len(content) == 1 else None
+    is_text = type(only) is dict and only.keys() == {"type", "text"} and only["type"] == "text"
+    return only["text"] if is_text and only["text"] and type(only["text"]) is str else content
+
+
+def overlaid(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """*params*, and over them those of *over*. An integration need not let the latter win, so what
+    they hide stays, under ``llm_defaults``."""
+    hidden = {name: params[name] for name in over if name in params}
+    if not hidden:
+        return {**params, **over}
+    before = params.get("llm_defaults", {})
+    if not before.keys().isdisjoint(hidden):
+        before = {"llm_defaults": before}
+    return {**params, **over, "llm_defaults": {**before, **hidden}}

@@ -112,6 +112,11 @@ DIFFERENT: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "schema": (lambda: key(response_format=Invoice), lambda: key(response_format=Invoice.Line)),
     "enum": (lambda: key(effort=Level.LOW), lambda: key(effort=Level.HIGH)),
+    "1 and 1.0": (lambda: key(top_p=1), lambda: key(top_p=1.0)),
+    "text and a list of it": (
+        lambda: key(),
+        lambda: key(messages=[HumanMessage([{"type": "text", "text": "hi"}])]),
+    ),
     "true and 1": (lambda: key(logprobs=True), lambda: key(logprobs=1)),
     "text and number": (lambda: key(seed="1"), lambda: key(seed=1)),
     "message text": (lambda: key(), lambda: key(messages=[HumanMessage("ho")])),
@@ -181,16 +186,14 @@ SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "the model's own name": (lambda: key(openai()), lambda: key(openai(name="my model"))),
     "API key": (lambda: key(openai()), lambda: key(openai(api_key="sk-2"))),
-    "setting or call": (lambda: key(openai(temperature=0)), lambda: key(openai(), temperature=0)),
+    "setting or call": (
+        lambda: key(openai(temperature=0.5)),
+        lambda: key(openai(), temperature=0.5),
+    ),
     "model or call": (lambda: key(openai(model="m")), lambda: key(openai(), model="m")),
-    "0 and 0.0": (lambda: key(top_p=1), lambda: key(top_p=1.0)),
     "order of arguments": (
         lambda: key(a=1, b={"c": 1, "d": 2}),
         lambda: key(b={"d": 2, "c": 1}, a=1),
-    ),
-    "text alone in a list": (
-        lambda: key(),
-        lambda: key(messages=[HumanMessage([{"type": "text", "text": "hi"}])]),
     ),
     "made-up block ids": (
         lambda: key(
@@ -305,8 +308,14 @@ def test_messages_are_those_of_the_chat_apis() -> None:
         {"role": "user", "content": "hi"},
         {
             "role": "assistant",
-            "content": "",
-            "tool_calls": [{"name": "add", "args": {"a": 1}, "id": "call_1"}],
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "add", "arguments": '{"a": 1}'},
+                }
+            ],
         },
         {"role": "tool", "content": "42", "tool_call_id": "call_1"},
     ]

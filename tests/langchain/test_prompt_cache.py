@@ -96,7 +96,9 @@ def test_a_changed_tool_of_a_model_with_tools_is_told(server, clock):
         model = claude(server).bind_tools([{**tool, "description": description}])
         model.invoke([MARKED, HumanMessage("one")], config(tracker))
         clock.advance(10)
-    assert [(alert.reason, alert.path) for alert in alerts] == [("changed", "tools[0].description")]
+    assert [(alert.reason, alert.path) for alert in alerts] == [
+        ("changed", "tools[0].function.description")
+    ]
 
 
 @pytest.mark.parametrize("usage", ["zero", "keep"])
