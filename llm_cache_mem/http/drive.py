@@ -16,6 +16,7 @@ from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
 from llm_cache_mem.http.core import Core, hit_head, live_head
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
+from llm_cache_mem.http.parsing import settle, watch_parser
 from llm_cache_mem.keys.request import Request
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
         if request is None:
             with in_hand(engine):
                 return exchange.untouched()
+        watch_parser(engine, request)
         hit = engine.lookup(request, decode)
     except LLMCacheError as exc:
         return exchange.fail(exc)
@@ -132,6 +134,8 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
         if request is None:
             with in_hand(engine):
                 return await exchange.untouched()
+        watch_parser(engine, request)
+        await settle(request)
         hit = await engine.alookup(request, decode)
     except LLMCacheError as exc:
         return exchange.fail(exc)
