@@ -45,11 +45,22 @@ ORDER = (
     "__init__",
     "testing",
     "bench",
+    "gateway",
     "cli",
     "__main__",
 )
 # What integrations do not import, beside each other.
-OUTER = {"frameworks", "notebook", "http", "installation", "testing", "bench", "cli", "__main__"}
+OUTER = {
+    "frameworks",
+    "notebook",
+    "http",
+    "installation",
+    "testing",
+    "bench",
+    "gateway",
+    "cli",
+    "__main__",
+}
 # The modules and packages that need an optional package to be imported at all. A store's package
 # may import its client at its top; only code that has chosen the store imports that package.
 OPTIONAL = {
@@ -59,6 +70,7 @@ OPTIONAL = {
     "llm_cache_mem.cli": {"rich", "typer"},
     "llm_cache_mem.cli.doctor.memcached": {"pymemcache"},
     "llm_cache_mem.cli.doctor.redis": {"redis"},
+    "llm_cache_mem.gateway": {"aiohttp", "uvicorn", "yarl"},
     "llm_cache_mem.stores.memcached": {"pymemcache"},
     "llm_cache_mem.stores.redis": {"redis"},
     "llm_cache_mem.testing.pytest_plugin": {"pytest"},

@@ -1,0 +1,115 @@
+"""``llm-cache-mem serve``: the gateway, for programs in any language."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, seconds_in
+
+__all__ = ["serve"]
+
+
+def serve(
+    backend: Annotated[
+        str | None, typer.Option(help="The store: a URL or a path. Default: memory.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Default: 4040. 0 is any free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1.")] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=URL", help="Where /NAME/ goes; may be repeated."),
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="on, off, refresh, or replay: never call a provider.")
+    ] = None,
+    ttl: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="The age limit: 1h, 7d; none for no limit.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; they share the store.")] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(help="credential: a caller per API key (default); all: all callers."),
+    ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NETWORK", help="Whose X-LLM-Cache-Namespace counts: 10.0.0.0/8."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LLM_CACHE_MEM_GATEWAY_TOKEN",
+            show_envvar=True,
+            help="What clients have to send as X-LLM-Cache-Token.",
+        ),
+    ] = None,
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Listen beyond loopback without a token.")
+    ] = False,
+    keep_requests: Annotated[
+        bool, typer.Option("--keep-requests", help="Store requests too, redacted, for the page.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file of settings; options take precedence.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No access log.")] = False,
+) -> None:
+    """Answer the requests of any program from the cache, and send the others to their provider.
+
+    Point an SDK's base URL to it: http://127.0.0.1:4040/openai/v1, /anthropic, /gemini.
+    """
+    given: dict[str, Any] = {
+        "backend": backend,
+        "port": port,
+        "host": host,
+        "mode": mode,
+        "workers": workers,
+        "share": share,
+        "trust": tuple(trust) if trust else None,
+        "token": token,
+        "i_know": i_know or None,
+        "keep_requests": keep_requests or None,
+        "upstreams": _upstreams(upstream) if upstream else None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if ttl is not None:
+        given["ttl_seconds"] = None if ttl == "none" else seconds_in(ttl)
+    try:
+        from llm_cache_mem.gateway import GatewayConfig
+        from llm_cache_mem.gateway.server import serve
+
+        settings = (
+            GatewayConfig(**given) if config is None else GatewayConfig.from_file(config, **given)
+        )
+        serve(settings, started=_announce, access_log=not quiet)
+    except (ValueError, TypeError, ImportError) as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
+
+
+def _upstreams(pairs: list[str]) -> dict[str, str]:
+    named = {}
+    for pair in pairs:
+        name, separator, url = pair.partition("=")
+        if not separator:
+            raise CommandFailed(
+                "an upstream is NAME=URL, such as azure=https://example.com", MISUSED
+            )
+        named[name] = url
+    return named
+
+
+def _announce(settings: Any) -> None:
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{address}:{settings.port}"
+    shared = {"all": "all callers share answers"}.get(
+        settings.share, "each credential has its own answers"
+    )
+    lines = [
+        f"llm-cache-mem gateway on {url}: {shared}",
+        f"  OPENAI_BASE_URL={url}/openai/v1",
+        f"  ANTHROPIC_BASE_URL={url}/anthropic",
+        f"  GOOGLE_GEMINI_BASE_URL={url}/gemini",
+    ]
+    if settings.trust:
+        lines.append(f"  X-LLM-Cache-Namespace counts from {', '.join(settings.trust)}")
+    typer.echo("\n".join(lines), err=True)

@@ -1,0 +1,211 @@
+"""The gateway as an ASGI application: providers under their names, everything else is its own."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+from typing import Final
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.streams import AsyncReplay
+from llm_cache_mem.errors import CacheMissError, LLMCacheError
+from llm_cache_mem.gateway.asgi import Body, ClientGone, Receive, Scope, Send, read_body, send_json
+from llm_cache_mem.gateway.call import Caller, CallRefused, caller_of, options_of
+from llm_cache_mem.gateway.config import GatewayConfig, Upstream
+from llm_cache_mem.gateway.exchange import Answer, GatewayExchange
+from llm_cache_mem.gateway.upstream import Client, UpstreamError, end_to_end
+from llm_cache_mem.http.core import Core
+from llm_cache_mem.http.drive import adrive
+from llm_cache_mem.http.headers import MARK
+from llm_cache_mem.http.request import MAX_REQUEST_BYTES, is_generation
+
+__all__ = ["Gateway"]
+
+_access = logging.getLogger("llm_cache_mem.gateway.access")
+_CLIENT_GONE: Final = 499
+_MARK: Final = MARK.encode()
+
+
+class Gateway:
+    """An ASGI application that answers generation requests from *cache* and sends the rest on.
+
+    *key* keeps the namespaces of credentials apart; see ``gateway_key``. It serves one event loop.
+    """
+
+    def __init__(self, cache: LLMCache, config: GatewayConfig, *, key: bytes) -> None:
+        self._core = Core(cache)
+        self._config = config
+        self._key = key
+        self._upstreams = config.all_upstreams()
+        self._client: Client | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await _refuse_websocket(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                if self._client is not None:
+                    await self._client.close()
+                await asyncio.to_thread(self._core.cache.close)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["raw_path"].decode("ascii", "replace")
+        if path == "/healthz":
+            await send_json(send, 200, {"status": "ok"})
+            return
+        name, _, rest = path[1:].partition("/")
+        upstream = self._upstreams.get(name)
+        if upstream is None:
+            known = ", ".join(f"/{name}/" for name in sorted(self._upstreams))
+            await _send_error(send, 404, f"no upstream is named {name[:40]!r}; known are {known}")
+            return
+        began = monotonic()
+        status, mark = await self._serve(scope, receive, send, upstream, f"/{rest}")
+        if _access.isEnabledFor(logging.INFO):
+            _log_access(scope["method"], path, status, mark, monotonic() - began)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, rest: str
+    ) -> tuple[int, str]:
+        """Answer a request for *upstream*; the status and the mark of the answer."""
+        client = scope.get("client")
+        headers = [
+            (name.decode("latin-1"), text.decode("latin-1")) for name, text in scope["headers"]
+        ]
+        caller = caller_of(client[0] if client else None, headers)
+        query = scope["query_string"].decode("ascii", "replace")
+        try:
+            asked = options_of(self._config, self._key, caller, query)
+            exchange = await self._exchange(scope, receive, upstream, rest, query, caller)
+            async with _while_connected(receive, exchange.body):
+                with asked:
+                    answer = await adrive(self._core, exchange)
+                return await _send_answer(send, answer)
+        except ClientGone:
+            return _CLIENT_GONE, ""
+        except CallRefused as exc:
+            return await _send_error(send, exc.status, str(exc)), ""
+        except UpstreamError as exc:
+            return await _send_error(send, 502, str(exc)), ""
+        except CacheMissError as exc:
+            return await _send_error(send, 404, str(exc), "cache_miss"), "miss"
+        except LLMCacheError as exc:
+            return await _send_error(send, 500, str(exc)), ""
+
+    async def _exchange(
+        self,
+        scope: Scope,
+        receive: Receive,
+        upstream: Upstream,
+        rest: str,
+        query: str,
+        caller: Caller,
+    ) -> GatewayExchange:
+        method, path = scope["method"], upstream.path + rest
+        kind = next((v for n, v in caller.passed if n.lower() == "content-type"), "")
+        generates = is_generation(method, path, kind)
+        body = await read_body(receive, MAX_REQUEST_BYTES if generates else 0)
+        passed = end_to_end(caller.passed)
+        if not body.is_whole:  # streamed on with the length that the client gave
+            passed += [pair for pair in caller.passed if pair[0].lower() == "content-length"]
+        if self._client is None:
+            self._client = Client()
+        return GatewayExchange(self._client, upstream, method, path, query, passed, body)
+
+
+@asynccontextmanager
+async def _while_connected(receive: Receive, body: Body) -> AsyncIterator[None]:
+    """Cancel the block when the client leaves, which then raises ClientGone."""
+    block = asyncio.current_task()
+    gone = asyncio.ensure_future(_until_gone(receive, body))
+
+    def leave(gone: "asyncio.Future[None]") -> None:
+        if not gone.cancelled() and block is not None:
+            block.cancel()
+
+    gone.add_done_callback(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone.done() or gone.cancelled() or block is None:
+            raise
+        block.uncancel()
+        raise ClientGone from None
+    finally:
+        gone.remove_done_callback(leave)
+        gone.cancel()
+
+
+async def _until_gone(receive: Receive, body: Body) -> None:
+    await body.read.wait()  # what is received before that belongs to the body
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_answer(send: Send, answer: Answer) -> tuple[int, str]:
+    head, source = answer
+    mark = next((value.decode() for name, value in head.headers if name == _MARK), "")
+    start = {"type": "http.response.start", "status": head.status, "headers": head.headers}
+    try:
+        if isinstance(source, AsyncReplay):  # it is all there: one write
+            body = b"".join([chunk async for chunk in source])
+            start["headers"] = [*head.headers, (b"content-length", str(len(body)).encode())]
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+            return head.status, mark
+        await send(start)
+        async for chunk in source:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except UpstreamError as exc:
+        # Without its end the client sees that the answer is broken off.
+        logging.getLogger(__name__).warning("an answer broke off: %s", exc)
+    except OSError:  # the client has gone
+        return _CLIENT_GONE, mark
+    finally:
+        await source.aclose()
+    return head.status, mark
+
+
+async def _send_error(send: Send, status: int, text: str, kind: str = "gateway") -> int:
+    """Answer with an error of the gateway's own, in the form that most SDKs show."""
+    error = {"message": f"llm-cache-mem: {text}", "type": kind, "code": None, "param": None}
+    with suppress(OSError):
+        await send_json(send, status, {"error": error}, [(b"x-llm-cache-mem", b"error")])
+    return status
+
+
+async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()  # websocket.connect
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    text = b"llm-cache-mem: websockets do not pass this gateway; connect to the provider itself\n"
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+    await send({"type": "websocket.http.response.start", "status": 501, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": text})
+
+
+def _log_access(method: str, path: str, status: int, mark: str, seconds: float) -> None:
+    """One line of JSON; the query is left out, because some providers take a key there."""
+    fields = {
+        "method": method,
+        "path": path[:200],
+        "status": status,
+        "cache": mark or None,
+        "ms": round(seconds * 1000, 1),
+    }
+    _access.info("%s", json.dumps(fields))

@@ -1,0 +1,89 @@
+"""The few parts of ASGI that the gateway needs: read a body, send an answer, notice that the client
+has gone."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+__all__ = ["Body", "ClientGone", "Receive", "Scope", "Send", "read_body", "send_json", "send_whole"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client closed its connection before its request had arrived."""
+
+
+class Body:
+    """The body of a request: its *start*, and the rest if it is longer than what was read."""
+
+    def __init__(self, start: bytes, rest: AsyncIterator[bytes] | None) -> None:
+        self.start = start
+        self._rest = rest
+        self.read = asyncio.Event()
+        """Set once all of it has been read."""
+        if rest is None:
+            self.read.set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether *start* is all of it."""
+        return self._rest is None
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """All of it, piece by piece. ClientGone if the client leaves before its end."""
+        if self.start:
+            yield self.start
+        if self._rest is not None:
+            async for piece in self._rest:
+                yield piece
+        self.read.set()
+
+
+async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        if piece := message.get("body", b""):
+            yield piece
+
+
+async def read_body(receive: Receive, limit: int) -> Body:
+    """The body of a request: whole if it has at most *limit* bytes, else as a stream.
+
+    Raises ClientGone if the client leaves before its end.
+    """
+    pieces, parts, size = _pieces(receive), [], 0
+    async for piece in pieces:
+        parts.append(piece)
+        size += len(piece)
+        if size > limit:
+            return Body(b"".join(parts), pieces)
+    return Body(b"".join(parts), None)
+
+
+async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+    """Send an answer that is all there."""
+    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(
+    send: Send, status: int, document: Any, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send *document* as JSON, not to be kept by anything on its way."""
+    body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", str(len(body)).encode()),
+        *headers,
+    ]
+    await send_whole(send, status, fields, body)

@@ -1,0 +1,109 @@
+"""Run a gateway: one process or several, until it is told to stop."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.gateway.app import Gateway
+from llm_cache_mem.gateway.config import GatewayConfig
+from llm_cache_mem.gateway.credentials import KEY_VARIABLE, gateway_key
+from llm_cache_mem.stores.urls import locate
+
+try:
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+except ModuleNotFoundError as exc:
+    if exc.name != "uvicorn":
+        raise
+    raise ImportError(
+        "the gateway needs uvicorn: pip install 'llm-cache-mem[gateway]'", name="uvicorn"
+    ) from None
+
+__all__ = ["application", "open_cache", "serve"]
+
+_CONFIG: Final = "LLM_CACHE_MEM_GATEWAY_CONFIG"
+_ACCESS_LOG: Final = "LLM_CACHE_MEM_GATEWAY_ACCESS_LOG"
+_SHUTDOWN_SECONDS: Final = 30
+
+
+def open_cache(config: GatewayConfig) -> LLMCache:
+    """The cache that *config* describes. ValueError where its workers could not share it."""
+    scheme, _ = locate(config.backend)
+    if config.workers > 1 and not scheme.in_file and not scheme.on_server:
+        raise ValueError(
+            f"{config.workers} workers need a store that they share, such as"
+            " --backend sqlite://./cache.db"
+        )
+    bound: dict[str, Any] = {"max_size": config.max_size} if scheme.bounded else {}
+    return LLMCache(
+        backend=config.backend,
+        ttl_seconds=config.ttl_seconds,
+        mode=config.mode,
+        coalesce="fleet" if config.workers > 1 else True,
+        keep_requests=config.keep_requests,
+        **bound,
+    )
+
+
+def application() -> Gateway:
+    """The application of a worker process, by the settings in its environment."""
+    config = GatewayConfig.from_json(os.environ[_CONFIG])
+    if os.environ.get(_ACCESS_LOG):
+        _log_to_stderr()
+    return Gateway(open_cache(config), config, key=_key(config))
+
+
+def serve(
+    config: GatewayConfig, *, started: Callable[[GatewayConfig], object], access_log: bool = True
+) -> None:
+    """Serve until SIGINT or SIGTERM; streams in progress then have half a minute to end.
+
+    *started* is called when the gateway listens, with the port that it has.
+
+    Raises:
+        ValueError: The settings do not go with the store.
+        StoreError: The store cannot be opened.
+        OSError: The address is in use.
+    """
+    key = _key(config)
+    open_cache(config).close()  # what is wrong with it is said here, not by each worker
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.create_server((config.host, config.port), family=family, backlog=2048)
+    config = config.on_port(listening.getsockname()[1])
+    os.environ[_CONFIG] = config.to_json()
+    os.environ[_ACCESS_LOG] = "yes" if access_log else ""
+    if key:
+        os.environ.setdefault(KEY_VARIABLE, key.decode("latin-1"))
+    settings = uvicorn.Config(
+        "llm_cache_mem.gateway.server:application",
+        factory=True,
+        workers=config.workers,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+    started(config)
+    if config.workers == 1:
+        uvicorn.Server(settings).run(sockets=[listening])
+    else:
+        Multiprocess(settings, sockets=[listening]).run()
+
+
+def _key(config: GatewayConfig) -> bytes:
+    return gateway_key(config.backend) if config.share == "credential" else b""
+
+
+def _log_to_stderr() -> None:
+    access = logging.getLogger("llm_cache_mem.gateway.access")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access.addHandler(handler)
+    access.setLevel(logging.INFO)
+    access.propagate = False
