@@ -19,6 +19,7 @@ GROUPS = {
     "stores": "Stores",
     "http": "HTTP",
     "installation": "Installation",
+    "gateway": "Gateway",
     "tools": "Tools",
     "prompt_cache": "Prompt cache",
     "bench": "Benchmark",
