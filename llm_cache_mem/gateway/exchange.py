@@ -48,6 +48,7 @@ class GatewayExchange:
         up = self._upstream
         return Wire(
             method=self._method,
+            host=up.host,
             base_url=base_url_of(up.scheme, up.host, up.port),
             path=self._path,
             query=self._query,
