@@ -16,6 +16,7 @@ ALL = {
     "agents": "regimes:agents",
     "crowds": "regimes:crowds",
     "sqlite-hits": "sqlite:hits",
+    "sqlite-processes": "sqlite:processes",
     "growth": "sqlite:growth",
     "redis": "redis_hit:redis",
     "memcached": "shared_stores:memcached",

@@ -1,57 +1,133 @@
-"""Hits on a SQLite file against diskcache and LangChain's SQLiteCache, and how a get grows with the
-number of entries."""
+"""Hits and puts on a SQLite file against diskcache and LangChain's SQLiteCache, alone and in four
+processes, and how a get grows with the number of entries."""
 
 import contextlib
+import multiprocessing
 import random
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
 from typing import Any
 
-from benchmarks.harness import Variant, compare, show
-from benchmarks.peers.contestant import Contestant, Place, opened
+from benchmarks.harness import Variant, Work, compare, show
+from benchmarks.peers.contestant import OURS, Contestant, Place, opened
 from benchmarks.peers.langchain_caches import OnSQLite
 from benchmarks.peers.on_disk import DiskCache, OursOnSQLite
-from benchmarks.workload import VALUE, fresh, request
+from benchmarks.peers.timed import anew, folder
+from benchmarks.workload import VALUE, request
 from llm_cache_mem import LLMCache
 
-__all__ = ["growth", "hits"]
+__all__ = ["growth", "hits", "processes"]
+
+_ENTRIES = 1_000
+_PROCESSES = 4
+_CALLS = 4_000  # of each process
 
 
 def hits() -> None:
-    """A hit on M among 1,000 entries: key, read, and a value that is the caller's own, for
-    everyone."""
-    stored = [request("M", number) for number in range(1000)]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        warnings.catch_warnings(action="ignore"),
-        contextlib.ExitStack() as stack,
-    ):
-        contestants, absent = opened(
-            (OursOnSQLite, DiskCache, OnSQLite), Place(10_000, Path(folder))
+    """Hits, replacements and new entries, drawn at random from 1,000: key, SQLite, and a value that
+    is the caller's own, for all."""
+    for size in ("S", "M"):
+        with (
+            folder() as path,
+            warnings.catch_warnings(action="ignore"),
+            contextlib.ExitStack() as stack,
+        ):
+            contestants, absent = opened((DiskCache, OursOnSQLite, OnSQLite), Place(10_000, path))
+            known = [request(size, number) for number in range(_ENTRIES)]
+            for contestant in contestants:
+                stack.callback(contestant.close)
+                for plain in known:
+                    contestant.put(contestant.asked(anew(plain)), contestant.answered(VALUE))
+            for name, reason in absent:
+                print(f"  {name}: {reason}")
+            for what, prepare, limit in (("get", _gets, 1.0), ("put", _puts, 1.1)):
+                variants = [Variant(each.name, prepare(each, known)) for each in contestants]
+                title = f"{what} on SQLite, {size}, random among {_ENTRIES:,}"
+                show(title, compare(variants, rounds=21), limit)
+
+
+def _gets(contestant: Contestant, known: Sequence[Any]) -> Callable[[], list[Work]]:
+    rng = random.Random(7)
+    return lambda: [
+        lambda a=contestant.asked(anew(rng.choice(known))): contestant.get(a)  # type: ignore[misc]
+        for _ in range(300)
+    ]
+
+
+def _puts(contestant: Contestant, known: Sequence[Any]) -> Callable[[], list[Work]]:
+    rng = random.Random(7)
+    return lambda: [
+        lambda a=contestant.asked(anew(rng.choice(known))), v=contestant.answered(VALUE): (  # type: ignore[misc]
+            contestant.put(a, v)
         )
-        for contestant in contestants:
-            stack.callback(contestant.close)
-            for plain in stored:
-                contestant.put(contestant.asked(plain), contestant.answered(VALUE))
-        for name, reason in absent:
-            print(f"  {name}: {reason}")
-        ours, *others = [
-            Variant(contestant.name, _hits(contestant, stored[7])) for contestant in contestants
-        ]
-        for base in others:
-            show(
-                f"hit on SQLite, M, against {base.name}",
-                compare([base, ours]),
-                0.5 if base.name == DiskCache.name else 0.05,
-            )
+        for _ in range(100)
+    ]
 
 
-def _hits(
-    contestant: Contestant, plain: dict[str, Any]
-) -> Callable[[], list[Callable[[], object]]]:
-    return lambda: [lambda q=contestant.asked(q): contestant.get(q) for q in fresh(plain, 60)]
+def processes() -> None:
+    """Four processes on one file, nine reads to one write, drawn at random from 1,000 entries:
+    calls a second, by the wall clock and by CPU time."""
+    kinds: dict[str, type[Contestant]] = {DiskCache.name: DiskCache, OURS: OursOnSQLite}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    for number in range(7):
+        order = list(kinds) if number % 2 == 0 else list(reversed(kinds))
+        for name in order:
+            with folder() as path:
+                rates[name].append(_together(kinds[name], path))
+    print(f"\n{_PROCESSES} processes, 9 reads to 1 write, S, calls a second (wall; CPU)")
+    base = rates[DiskCache.name]
+    for name, found in rates.items():
+        wall, cpu = (median(each[at] for each in found) for at in (0, 1))
+        by_wall, by_cpu = (
+            median(a[at] / b[at] for a, b in zip(found, base, strict=True)) for at in (0, 1)
+        )
+        must = "" if name != OURS else f"   (must be >= 0.9: {'ok' if by_wall >= 0.9 else 'NO'})"
+        print(f"  {name:<14} {by_wall:6.2f} {by_cpu:6.2f}   {wall:8.0f} {cpu:8.0f}{must}")
+
+
+def _together(kind: type[Contestant], path: Path) -> tuple[float, float]:
+    """How many calls a second the processes make together, and how many in a second of CPU time."""
+    spawn = multiprocessing.get_context("spawn")
+    contestant = kind(Place(10_000, path))
+    for number in range(_ENTRIES):
+        contestant.put(contestant.asked(request("S", number)), contestant.answered(VALUE))
+    contestant.close()
+    begin, results = spawn.Barrier(_PROCESSES + 1), spawn.SimpleQueue()
+    workers = [
+        spawn.Process(target=_work, args=(kind, path, seed, begin, results))
+        for seed in range(_PROCESSES)
+    ]
+    for worker in workers:
+        worker.start()
+    begin.wait()
+    began = perf_counter()
+    cpu = sum(results.get() for _ in workers)
+    seconds = perf_counter() - began
+    for worker in workers:
+        worker.join()
+    calls = _PROCESSES * _CALLS
+    return calls / seconds, calls / cpu
+
+
+def _work(kind: type[Contestant], path: Path, seed: int, begin: Any, results: Any) -> None:
+    rng = random.Random(seed)
+    contestant = kind(Place(10_000, path))
+    asked = [contestant.asked(anew(request("S", rng.randrange(_ENTRIES)))) for _ in range(_CALLS)]
+    answers = [contestant.answered(VALUE) for _ in range(_CALLS // 10)]
+    contestant.put(asked[0], contestant.answered(VALUE))  # what is loaded at first is loaded now
+    begin.wait()
+    began = process_time()
+    for number, each in enumerate(asked):
+        if number % 10:
+            contestant.get(each)
+        else:
+            contestant.put(each, answers[number // 10])
+    results.put(process_time() - began)
+    contestant.close()
 
 
 def growth() -> None:

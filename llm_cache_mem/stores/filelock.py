@@ -16,6 +16,7 @@ __all__ = ["FileLock", "no_folder"]
 _FLAGS = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 )  # Windows has neither
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0001, 0.005  # between looks at a lock that others hold
 _NO_FLOCK_HERE = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 if sys.platform == "win32":  # has no flock
@@ -51,7 +52,7 @@ class FileLock:
         self._path = path
         self._timeout = timeout
         self._threads = threading.Lock()  # flock belongs to the open file, which the threads share
-        self._fd = -1
+        self._fd = self._inode = -1
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)
 
@@ -104,13 +105,16 @@ class FileLock:
                 os.close(fd)
 
     def _lock_file(self, deadline: float) -> bool:
+        pause = _FIRST_PAUSE
         while True:
             if self._fd < 0:
                 self._fd = os.open(self._path, _FLAGS, 0o600)
+                self._inode = os.fstat(self._fd).st_ino
             if not self._try_lock():
                 if monotonic() >= deadline:
                     return False
-                sleep(uniform(0.0002, 0.005))
+                sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * uniform(1, 2))
             elif not self.between_processes or self._is_current():
                 return True
             else:
@@ -129,7 +133,7 @@ class FileLock:
         """Whether the locked file is still at the path: it may have been removed together with the
         database."""
         try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+            return os.stat(self._path).st_ino == self._inode
         except FileNotFoundError:
             return False
 

@@ -49,6 +49,8 @@ TIMES_BYTES = 23  # at the beginning of any envelope, encrypted or not
 STORED_AT = slice(_PREFIX_BYTES, _PREFIX_BYTES + 8)  # where it is in them, as a double
 KEY_ID_BYTES = 8  # of the encryption key; they follow in the clear
 _FLAGS_AT = 5
+_SLOT_BYTES = 1024  # of an Entry with what it holds but its value
+_MEMO_SHARE = 64  # an entry is remembered if so many of its size would be
 _NO_USAGE = (0, 0, 0, 0, 0)
 _HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (
     1 << bit for bit in range(6)
@@ -252,18 +254,16 @@ class EntryMemo:
     """The entries of envelopes read lately: the same bytes under the same key give the same Entry,
     unchecked and undecoded.
 
-    For stores that read the same row again and again. Holds *slots* entries at the most, and begins
-    anew when it is full: those in use are soon back. Without a lock: what is remembered of a key is
-    replaced as a whole.
+    For stores that read the same row again and again. Holds about *max_bytes*, of entries that take
+    a small part of that each, and begins anew when it is full: those in use are soon back. Without
+    a lock: what is remembered of a key is replaced as a whole.
     """
 
-    def __init__(
-        self, slots: int = 256, max_bytes: int = 64 * 1024, *, envelope: Envelope = PLAIN
-    ) -> None:
+    def __init__(self, max_bytes: int = 16 << 20, *, envelope: Envelope = PLAIN) -> None:
         self._envelope = envelope
-        self._limit = slots
-        self._slots: dict[str, tuple[bytes, Entry]] = {}
         self._max_bytes = max_bytes
+        self._bytes = 0
+        self._slots: dict[str, tuple[bytes, Entry]] = {}
 
     def get(self, key: str, data: bytes) -> Entry:
         """What *envelope* unpacks from *data*, or the entry that it gave before for the same
@@ -272,10 +272,13 @@ class EntryMemo:
         if slot is not None and slot[0] == data:
             return slot[1]
         entry = self._envelope.unpack(key, data)
-        if len(data) <= self._max_bytes:
-            if len(self._slots) >= self._limit:
+        size = 2 * len(data) + _SLOT_BYTES
+        if size * _MEMO_SHARE <= self._max_bytes:
+            if self._bytes + size > self._max_bytes:
                 self._slots.clear()
+                self._bytes = 0
             self._slots[key] = (data, entry)
+            self._bytes += size
         return entry
 
 

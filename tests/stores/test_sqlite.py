@@ -22,6 +22,7 @@ from stores.model import StoreMachine
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.sqlite import store as sqlite_store
 
 
 class TestConformance(StoreConformance):
@@ -154,12 +155,33 @@ def test_expired_entries_go_by_and_by_without_being_asked_for(tmp_path: Path, cl
     store.close()
 
 
-def test_uses_are_written_by_the_hundred(tmp_path: Path) -> None:
+class Nanoseconds:
+    """The time by which a store orders uses, advanced by the test."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000 * 10**9
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += int(seconds * 1e9)
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> Nanoseconds:
+    time = Nanoseconds()
+    monkeypatch.setattr(sqlite_store, "time_ns", time)
+    return time
+
+
+def test_uses_are_written_by_the_hundred(tmp_path: Path, uses: Nanoseconds) -> None:
     """A get does not write; the 256th of another entry does, and so does one after two seconds."""
     store = SQLiteStore(tmp_path / "c.db")
-    store._touches_due *= 2  # not in this test
     for number in range(300):
         store.put(f"k{number}", entry_of(number))
+    uses.advance(1.9)  # the next group of uses is due at 2 s
+    store._lag = 0
     db = sqlite3.connect(tmp_path / "c.db")
     before = db.execute("PRAGMA data_version").fetchone()
     for number in range(255):
@@ -169,6 +191,87 @@ def test_uses_are_written_by_the_hundred(tmp_path: Path) -> None:
         store.get(f"k{number}")
     assert db.execute("PRAGMA data_version").fetchone() != before
     db.close()
+    store.close()
+
+
+def test_a_use_is_written_again_after_an_eighth_of_the_oldest_age(
+    tmp_path: Path, uses: Nanoseconds
+) -> None:
+    store = SQLiteStore(tmp_path / "c.db")
+    store.put("old", entry_of(1))
+    uses.advance(800)
+    store.put("k", entry_of(2))
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.db")) as db:
+
+        def used() -> int:
+            (found,) = db.execute("SELECT used FROM entries WHERE key = 'k'").fetchone()
+            return int(found)
+
+        uses.advance(3)
+        store.get("k")
+        written = used()
+        assert written == uses.now
+        for seconds in (10, 80):
+            uses.advance(seconds)
+            store.get("k")
+            assert used() == written
+        uses.advance(30)
+        store.get("k")
+        assert used() == uses.now
+    store.close()
+
+
+def test_uses_that_are_not_written_count_for_what_is_evicted(
+    tmp_path: Path, uses: Nanoseconds
+) -> None:
+    store = SQLiteStore(tmp_path / "c.db", max_size=3)
+    for key in "abc":
+        store.put(key, entry_of(key))
+    store.get("b")
+    store.get("a")
+    assert [store.put(key, entry_of(key)).evicted for key in "de"] == [1, 1]
+    assert [key for key, _ in store.entries()] == ["a", "d", "e"]
+    store.close()
+
+
+def test_a_use_in_front_of_the_store_is_written(tmp_path: Path, uses: Nanoseconds) -> None:
+    store = SQLiteStore(tmp_path / "c.db")
+    store.put("a", entry_of(1))
+    store.put("b", entry_of(2))
+    store.touch("a")
+    store.close()
+    store = SQLiteStore(tmp_path / "c.db")
+    assert [key for key, _ in store.entries()] == ["b", "a"]
+    store.close()
+
+
+@pytest.mark.parametrize("prefix", ["", "1:"])
+def test_a_file_shrinks_when_it_is_cleared(tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "c.db"
+    store = SQLiteStore(path)
+    store.put_many({f"1::value:{number}": entry_of("x" * 3000) for number in range(2000)})
+    assert store.clear(prefix) == 2000
+    assert path.stat().st_size < 3 << 20
+    store.put("k", entry_of(1))
+    assert store.size() == 1
+    store.close()
+
+
+def test_sizes_of_namespaces_and_kinds_are_counted(tmp_path: Path) -> None:
+    """After puts, replacements, evictions and clears, by counters where there are any."""
+    store = SQLiteStore(tmp_path / "c.db", max_size=50)
+    rng = random.Random(5)
+    held: set[str] = set()
+    for turn in range(600):
+        space = rng.choice(["1::value:", "1::http:", "1:a:value:", "1:ab:value:", ""])
+        key = f"{space}{rng.randrange(20)}"
+        if turn % 100 == 99:
+            store.clear(rng.choice(["1:a:", "1::", "1::http:"]))
+        else:
+            store.put(key, entry_of(rng.choice("xy"), model=rng.choice([None, "m", "n"])))
+        held = {key for key, _ in store.entries()}
+        for prefix in ("", "1:", "1::", "1::value:", "1:a:", "1:ab:", "1:a", "2:", "1::value:1"):
+            assert store.size(prefix) == sum(key.startswith(prefix) for key in held), prefix
     store.close()
 
 

@@ -631,10 +631,10 @@ def test_threads_that_meet_the_damage_at_once_set_it_aside_once(
 @pytest.mark.parametrize(
     "damage",
     [
-        "DELETE FROM totals",
-        "UPDATE totals SET bytes = 'x'",
+        "DELETE FROM parts",
+        "UPDATE parts SET bytes = 'x'",
         "DROP TRIGGER entries_added",
-        "DROP TABLE totals",
+        "DROP TABLE parts",
         "ALTER TABLE entries RENAME COLUMN used TO abused",
     ],
 )
@@ -801,7 +801,7 @@ def test_a_newer_schema_is_left_alone_and_the_program_runs(
 ) -> None:
     filled(path, 3)
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 3")
     db.execute("PRAGMA journal_mode = DELETE")
     db.close()
     before = sha256(path)
@@ -813,22 +813,41 @@ def test_a_newer_schema_is_left_alone_and_the_program_runs(
         store.purge,
         store.size,
     ):
-        assert "written by a newer version of llm-cache-mem (schema 2, not 1)" in (
+        assert "written by a newer version of llm-cache-mem (schema 3, not 2)" in (
             error_of(use) or ""
         )
     store.close()
     assert sha256(path) == before
 
 
-def test_an_older_schema_starts_empty(path: Path, open_store: Callable[..., SQLiteStore]) -> None:
+def make_older(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA application_id = {sqlite_file._APPLICATION_ID}")
+    db.execute("PRAGMA user_version = 1")
     db.execute("CREATE TABLE entries (other)")
     db.commit()
     db.close()
+
+
+def test_a_file_of_an_older_schema_is_kept_aside(
+    path: Path, open_store: Callable[..., SQLiteStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_older(path)
     store = open_store()
     assert store.size() == 0
     assert works(store)
+    (aside,) = path.parent.glob("*.outdated-*")
+    with contextlib.closing(sqlite3.connect(aside)) as db:
+        assert db.execute("SELECT * FROM entries").fetchall() == []
+    assert f"was written by an older version; it was moved to {aside}" in caplog.text
+
+
+def test_a_read_only_store_refuses_an_older_schema(path: Path) -> None:
+    make_older(path)
+    before = sha256(path)
+    with pytest.raises(StoreError, match=r"written by an older version .* \(schema 1, not 2\)"):
+        SQLiteStore(path, read_only=True)
+    assert sha256(path) == before
 
 
 def test_a_closed_store_says_so(open_store: Callable[..., SQLiteStore]) -> None:

@@ -57,9 +57,9 @@ def test_a_file_that_knows_no_leases_gets_them_with_the_first(path: Path) -> Non
     store = SQLiteStore(path)
     store.put("k", entry_of("kept"))
     store.release("k", "a")
-    assert tables(path) == {"entries", "totals"}
+    assert tables(path) == {"entries", "parts"}
     assert store.lease("k", "a", LONG)
-    assert tables(path) == {"entries", "totals", "leases"}
+    assert tables(path) == {"entries", "parts", "leases"}
     store.close()
     reopened = SQLiteStore(path)
     assert value_of(reopened.get("k")) == "kept"

@@ -36,7 +36,9 @@ def is_sound(path: Path) -> bool:
     db = sqlite3.connect(path)
     try:
         (verdict,) = db.execute("PRAGMA integrity_check").fetchone()
-        totals = db.execute("SELECT entries, bytes FROM totals").fetchone()
+        totals = db.execute(
+            "SELECT ifnull(sum(entries), 0), ifnull(sum(bytes), 0) FROM parts"
+        ).fetchone()
         counted = db.execute("SELECT count(*), ifnull(sum(size), 0) FROM entries").fetchone()
     finally:
         db.close()
@@ -290,7 +292,7 @@ def holding(
 def borrowed(store: SQLiteStore) -> Iterator[None]:
     db = store._pool.acquire()
     db.execute("BEGIN")
-    db.execute("SELECT * FROM totals").fetchall()
+    db.execute("SELECT * FROM parts").fetchall()
     yield
     store._pool.discard(db)
 

@@ -36,7 +36,6 @@ _GRACE = 60  # seconds: the server has a clock of its own; readers go by the exp
 _LONGEST_SECONDS = 2**31
 _BATCH = 100  # keys asked for at once
 _BATCH_BYTES = 1024 * 1024
-_MEMO_ENTRIES, _MEMO_BYTES = 1024, 16 * 1024  # larger ones are not remembered
 _COUNT_SECONDS = 2.0
 _LIST_SECONDS = 60.0
 
@@ -91,7 +90,7 @@ class MemcachedStore:
         self._clock = clock
         self._max_value_bytes = max_value_bytes
         self.envelope = envelope
-        self._memo = EntryMemo(_MEMO_ENTRIES, _MEMO_BYTES, envelope=envelope)
+        self._memo = EntryMemo(envelope=envelope)
         self.unreadable = 0  # stored entries that could not be read
         self._servers = Servers.of(client, timeout=timeout)
         self._timeout = timeout

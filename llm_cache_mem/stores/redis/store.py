@@ -35,7 +35,6 @@ _BATCH = 256  # commands that are sent at once
 _BATCH_BYTES = 1024 * 1024
 _DOUBLE = Struct("<d")
 _LONGEST_MS = 1e15  # the server takes no more
-_MEMO_ENTRIES, _MEMO_BYTES = 1024, 16 * 1024  # larger ones are not remembered
 _READ_BATCH = 32  # values that are read at once when all are looked at
 
 # Each removes KEYS[1] if it is still what the caller saw: by the time in its envelope, or, whatever
@@ -118,7 +117,7 @@ class RedisStore:
         self._clock = clock
         self._max_value_bytes = max_value_bytes
         self.envelope = envelope
-        self._memo = EntryMemo(_MEMO_ENTRIES, _MEMO_BYTES, envelope=envelope)
+        self._memo = EntryMemo(envelope=envelope)
         self.unreadable = 0  # stored entries that could not be read
         self._client: UrlClient | GivenClient = (
             UrlClient(client, timeout=timeout, limit=max_connections)

@@ -13,39 +13,61 @@ from pathlib import Path
 
 from llm_cache_mem.stores.filelock import FileLock, no_folder
 
-__all__ = ["Connection", "DatabaseFile", "FileDamaged", "FileRefused", "is_damage", "wal_is_safe"]
+__all__ = [
+    "DROP_REMOVED",
+    "MAKE_REMOVED",
+    "Connection",
+    "DatabaseFile",
+    "FileDamaged",
+    "FileRefused",
+    "is_damage",
+    "wal_is_safe",
+]
 
 _log = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x4C434D31  # "LCM1"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
+_PAGE_CACHE_KB = 8 << 10  # of a connection
 
-# Values last, so that reading the other columns of a large row stays on its first page.
+# A part is what entries of one namespace, kind and model have in common. Values come last, so that
+# reading the other columns of a large row stays on its first page. The index alone answers what
+# lists, sums and removes by age.
 _TABLES = (
     (
-        "CREATE TABLE entries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, stored_at REAL NOT"
-        " NULL, expires_at REAL, used INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL)"
-    ),
-    "CREATE INDEX entries_used ON entries (used)",
-    "CREATE INDEX entries_expiring ON entries (expires_at) WHERE expires_at IS NOT NULL",
-    "CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL)",
-    (
-        "CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN UPDATE totals SET entries ="
-        " entries + 1, bytes = bytes + new.size; END"
+        "CREATE TABLE parts (id INTEGER PRIMARY KEY, space TEXT NOT NULL, model TEXT NOT NULL,"
+        " entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (space,"
+        " model))"
     ),
     (
-        "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE totals SET entries ="
-        " entries - 1, bytes = bytes - old.size; END"
+        "CREATE TABLE entries (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, used INTEGER NOT"
+        " NULL, stored_at REAL NOT NULL, expires_at REAL, part INTEGER NOT NULL, size INTEGER NOT"
+        " NULL, value_bytes INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER"
+        " NOT NULL, micros INTEGER, nanos INTEGER, data BLOB NOT NULL)"
     ),
     (
-        "CREATE TRIGGER entries_resized AFTER UPDATE OF size ON entries WHEN new.size <> old.size"
-        " BEGIN UPDATE totals SET bytes = bytes + new.size - old.size; END"
+        "CREATE INDEX entries_used ON entries (used, expires_at, stored_at, part, size,"
+        " value_bytes, input_tokens, output_tokens, micros, nanos)"
+    ),
+    (
+        "CREATE TRIGGER entries_added AFTER INSERT ON entries BEGIN UPDATE parts SET entries ="
+        " entries + 1, bytes = bytes + new.size WHERE id = new.part; END"
+    ),
+    (
+        "CREATE TRIGGER entries_changed AFTER UPDATE OF size, part ON entries WHEN new.size <>"
+        " old.size OR new.part <> old.part BEGIN UPDATE parts SET entries = entries - 1, bytes ="
+        " bytes - old.size WHERE id = old.part; UPDATE parts SET entries = entries + 1, bytes ="
+        " bytes + new.size WHERE id = new.part; END"
+    ),
+    (
+        "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE parts SET entries ="
+        " entries - 1, bytes = bytes - old.size WHERE id = old.part; END"
     ),
 )
+DROP_REMOVED, MAKE_REMOVED = "DROP TRIGGER entries_removed", _TABLES[-1]
 _SCHEMA = (
     *_TABLES,
-    "INSERT INTO totals VALUES (0, 0)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",  # to be raised with any change above
 )
@@ -76,6 +98,10 @@ class FileDamaged(Exception):
     """The file says that it is ours, but what we keep in it is not there."""
 
 
+class _FileOutdated(Exception):
+    """The file was written by an older version, in a form that this one does not read."""
+
+
 class Connection(sqlite3.Connection):
     """A connection that remembers which file it has open, by inode number, and when that was last
     checked."""
@@ -90,7 +116,7 @@ def is_damage(exc: BaseException) -> bool:
     """Whether the file itself is broken. SQLite says so, in words that may quote it and then cannot
     be decoded."""
     if isinstance(exc, sqlite3.IntegrityError):
-        return "totals" in str(exc)  # a table that no input reaches
+        return "parts." in str(exc)  # counters, which no input reaches
     if isinstance(exc, sqlite3.DatabaseError):
         return getattr(exc, "sqlite_errorcode", 0) & 0xFF in (
             sqlite3.SQLITE_CORRUPT,
@@ -146,6 +172,9 @@ class DatabaseFile:
         used_before = os.path.exists(self.path + ".lock")
         try:
             return self._open(found.st_ino)
+        except _FileOutdated:
+            self.set_aside(found.st_ino, "outdated", "was written by an older version")
+            return self.connect()
         except Exception as exc:
             if not used_before and getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 refused = (
@@ -164,37 +193,36 @@ class DatabaseFile:
         except OSError:
             return True
 
-    def fold_log(self, db: Connection) -> None:
-        """Bring a long -wal into the database and cut it to nothing; inside the lock."""
-        with contextlib.suppress(
-            Exception
-        ):  # the write before it is committed, and must not seem to have failed
+    def fold_log(self, db: Connection, *, at_once: bool = False) -> None:
+        """Bring a long -wal, or any *at_once*, into the database and cut it to nothing; inside the
+        lock."""
+        try:
             size = os.stat(self.path + "-wal").st_size
-            if size >= self._fold_at:
+            if size >= self._fold_at or at_once:
                 busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 # A reader that stays in the way costs a wait: do not pay it on every write.
                 self._fold_at = size + _LOG_LIMIT if busy else _LOG_LIMIT
+        except Exception:  # noqa: BLE001, S110  # the write before it is committed: it did not fail
+            pass
 
-    def set_aside(self, inode: int) -> None:
-        """Rename the damaged file, if it is still the one with *inode*, so that the next connection
-        starts a new one. A file that is only read stays."""
+    def set_aside(self, inode: int, suffix: str = "corrupt", why: str = "is damaged") -> None:
+        """Rename the file that cannot be used, if it is still the one with *inode*, so that the
+        next connection starts a new one. A file that is only read stays."""
         if self.read_only:
             return
-        target = f"{self.path}.corrupt-{time.time_ns()}"
+        target = f"{self.path}.{suffix}-{time.time_ns()}"
         with self.lock:
             found = self.look()
             if found is None or found.st_ino != inode:
                 return  # another thread or process was faster
-            for suffix in (
-                "-wal",
-                "-shm",
-                "",
-            ):  # the log first: it must never meet the new database
+            # the log first: it must never meet the new database
+            for sidecar in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(self.path + suffix, target + suffix)
+                    os.rename(self.path + sidecar, target + sidecar)
         _log.warning(
-            "the cache database %s is damaged; it was moved to %s and a new one begins",
+            "the cache database %s %s; it was moved to %s and a new one begins",
             self.path,
+            why,
             target,
         )
 
@@ -267,6 +295,7 @@ class DatabaseFile:
             ready = self.is_laid_out(db)
             self._make_private()
             db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KB}")
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
             if not ready:
                 self._lay_out(db)
@@ -314,8 +343,7 @@ class DatabaseFile:
         return db
 
     def is_laid_out(self, db: sqlite3.Connection) -> bool:
-        """Whether our tables are there; False in an empty or older file; FileRefused in any
-        other."""
+        """Whether our tables are there; False in an empty file, FileRefused in any other."""
         db.execute("BEGIN")  # one look: another process may be laying it out
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -330,8 +358,14 @@ class DatabaseFile:
                     f" {version}, not {_SCHEMA_VERSION})"
                 )
                 raise FileRefused(reason, misconfigured=False)
+            if version < _SCHEMA_VERSION and self.read_only:
+                raise FileRefused(
+                    f"{self.path} was written by an older version of llm-cache-mem (schema"
+                    f" {version}, not {_SCHEMA_VERSION})",
+                    misconfigured=True,
+                )
             if version < _SCHEMA_VERSION:
-                return False
+                raise _FileOutdated
             if not statements.issuperset(statement.encode() for statement in _TABLES):
                 raise FileDamaged("its tables are not as they were made")
             return True
@@ -345,11 +379,10 @@ class DatabaseFile:
         with self.lock:
             if self.is_laid_out(db):
                 return
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is a first page
             if self._may_use_wal():
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("BEGIN IMMEDIATE")
-            for table in ("entries", "totals"):  # of an older schema: a cache can be filled again
-                db.execute(f"DROP TABLE IF EXISTS {table}")
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute("COMMIT")

@@ -6,53 +6,74 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.sqlite.file import FileDamaged
+from llm_cache_mem.stores.sqlite.file import DROP_REMOVED, MAKE_REMOVED, FileDamaged
 
 __all__ = [
+    "SEALED",
     "SLICE",
     "Bounds",
     "Row",
-    "clear_slice",
+    "Sweep",
+    "clear_all",
     "count",
     "data_version",
+    "expired",
     "get",
     "get_many",
-    "has_room",
     "insert",
     "insert_many",
     "newest_use",
     "numbered",
     "numbers",
-    "purge_slice",
+    "oldest_use",
     "remove",
     "remove_damaged",
+    "remove_expired",
+    "remove_prefixed",
+    "room",
+    "shrink",
+    "space_of",
     "touch",
 ]
 
 SLICE = 1000  # rows that one transaction removes at the most
-_SWEEP = 128  # expired rows that a put removes at the most
 _NAMED = 500  # keys in one statement: older builds of SQLite take 999
+_SPACE_FIELDS = 3  # of a key, which are schema, namespace and kind
+_FREE_PAGES = 256  # that stay in the file, for later entries
+_SHRINK_PAGES = 2000  # that one transaction gives back
 
+SEALED = "*"  # the model of an entry whose envelope hides it
+
+_COLUMNS = (
+    *("key", "used", "stored_at", "expires_at", "size", "value_bytes"),
+    *("input_tokens", "output_tokens", "micros", "nanos", "data", "part"),
+)
 _PUT = (
-    "INSERT INTO entries (key, stored_at, expires_at, used, size, data) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (key) DO UPDATE SET stored_at = excluded.stored_at, expires_at ="
-    " excluded.expires_at, used = excluded.used, size = excluded.size, data = excluded.data"
+    f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({'?, ' * (len(_COLUMNS) - 1)}"
+    "(SELECT id FROM parts WHERE space = ? AND model = ?)) ON CONFLICT (key) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
 )
-_EXPIRED = (
-    "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? AND key <> ?"
-    " ORDER BY expires_at LIMIT ?)"
-)
+
+_BY_USE = "SELECT id, key, used, size FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
 
 
 class Row(NamedTuple):
-    """A row to put; *used* orders by use, *size* is what it counts for in bytes."""
+    """A row to put; *used* orders by use, *size* is what it counts for in bytes. *micros* seconds
+    and *nanos* dollars; None is unknown. *space* and *model* name its part."""
 
     key: str
+    used: int
     stored_at: float
     expires_at: float | None
-    used: int
     size: int
+    value_bytes: int
+    input_tokens: int
+    output_tokens: int
+    micros: int | None
+    nanos: int | None
     data: bytes
+    space: str
+    model: str
 
 
 class Bounds(NamedTuple):
@@ -62,28 +83,53 @@ class Bounds(NamedTuple):
     bytes: int | None
 
 
+class Sweep:
+    """Removes expired rows on a walk through all, in order of use, a window at a time."""
+
+    def __init__(self) -> None:
+        self._from = 0
+
+    def step(self, db: sqlite3.Connection, now: float, window: int, kept: str) -> int:
+        """Remove those of the next *window* rows that expired by *now*, except *kept*; how many."""
+        rows = db.execute(
+            "SELECT id, used, expires_at <= ? FROM entries WHERE used >= ? ORDER BY used LIMIT ?",
+            (now, self._from, window),
+        ).fetchall()
+        self._from = rows[-1][1] if len(rows) == window and rows[-1][1] > self._from else 0
+        if not self._from:
+            db.execute("DELETE FROM parts WHERE entries = 0")
+        gone = [(number, kept) for number, _, is_expired in rows if is_expired]
+        return db.executemany("DELETE FROM entries WHERE id = ? AND key <> ?", gone).rowcount
+
+
+def space_of(key: str) -> str:
+    """What the keys of one namespace and kind begin with: *key* up to its third colon."""
+    fields = key.split(":", _SPACE_FIELDS)
+    return key[: len(key) - len(fields[-1])]
+
+
 def get(db: sqlite3.Connection, key: str) -> Any:
-    """What is stored under *key* as ``(data,)``, or None."""
-    return db.execute("SELECT data FROM entries WHERE key = ?", (key,)).fetchone()
+    """What is stored under *key* as ``(data, used)``, or None."""
+    return db.execute("SELECT data, used FROM entries WHERE key = ?", (key,)).fetchone()
 
 
 def get_many(db: sqlite3.Connection, keys: Sequence[str]) -> list[Any]:
-    """``(key, data)`` of those that are there."""
+    """``(key, data, used)`` of those that are there."""
     found: list[Any] = []
     for at in range(0, len(keys), _NAMED):
         some = keys[at : at + _NAMED]
         marks = ", ".join("?" * len(some))
         found += db.execute(
-            f"SELECT key, data FROM entries WHERE key IN ({marks})", some
+            f"SELECT key, data, used FROM entries WHERE key IN ({marks})", some
         ).fetchall()
     return found
 
 
 def count(db: sqlite3.Connection, prefix: str) -> int:
-    """How many keys begin with *prefix*: all at once from a counter, some by walking that part of
-    an index."""
-    if not prefix:
-        return _totals(db)[0]
+    """How many keys begin with *prefix*: from the counters where it is that of a namespace or kind,
+    else by walking that part of an index."""
+    if space_of(prefix) == prefix:
+        return _totals(db, prefix)[0]
     (counted,) = db.execute(
         "SELECT count(*) FROM entries WHERE key >= ? AND key < ?", _range(prefix)
     ).fetchone()
@@ -112,6 +158,12 @@ def numbers(db: sqlite3.Connection, prefix: str, part: str = "") -> "array[int]"
     return array("q", (number for (number,) in rows))
 
 
+def expired(db: sqlite3.Connection, now: float) -> "array[int]":
+    """The ids of the rows that expired by *now*."""
+    rows = db.execute("SELECT id FROM entries WHERE expires_at <= ?", (now,))
+    return array("q", (number for (number,) in rows))
+
+
 def numbered(db: sqlite3.Connection, number: int) -> Any:
     """``(key, data)`` of the row with that id, or None."""
     return db.execute("SELECT key, data FROM entries WHERE id = ?", (number,)).fetchone()
@@ -120,17 +172,36 @@ def numbered(db: sqlite3.Connection, number: int) -> Any:
 def newest_use(db: sqlite3.Connection) -> int:
     """The highest *used*, 0 if there is none or it is damaged: much more would leave no numbers for
     later uses."""
-    (newest,) = db.execute("SELECT max(used) FROM entries").fetchone()
-    return newest if isinstance(newest, int) and newest < 1 << 62 else 0
+    return _use(db, "max")
+
+
+def oldest_use(db: sqlite3.Connection) -> int:
+    """The lowest *used*; 0 as above."""
+    return _use(db, "min")
+
+
+def _use(db: sqlite3.Connection, which: str) -> int:
+    (found,) = db.execute(f"SELECT {which}(used) FROM entries").fetchone()
+    return found if isinstance(found, int) and 0 <= found < 1 << 62 else 0
 
 
 def insert(db: sqlite3.Connection, row: Row) -> None:
-    db.execute(_PUT, row)
+    try:
+        db.execute(_PUT, row)
+    except sqlite3.IntegrityError as exc:
+        if "entries.part" not in str(exc):
+            raise
+        db.execute("INSERT INTO parts (space, model) VALUES (?, ?)", (row.space, row.model))
+        db.execute(_PUT, row)
 
 
-def has_room(db: sqlite3.Connection, row: Row, bounds: Bounds) -> bool:
-    """Whether *row* fits even if its key is new."""
-    return bounds == (None, None) or _excess(db, bounds, 1, row.size) == (0, 0)
+def room(db: sqlite3.Connection, bounds: Bounds) -> tuple[float, float]:
+    """For how many more entries and bytes there is room; infinite where they are not bounded."""
+    held, used = _totals(db)
+    return (
+        float("inf") if bounds.entries is None else bounds.entries - held,
+        float("inf") if bounds.bytes is None else bounds.bytes - used,
+    )
 
 
 def insert_many(
@@ -138,6 +209,8 @@ def insert_many(
     some: Sequence[Row],
     bounds: Bounds,
     *,
+    sweep: Sweep,
+    window: int,
     now: float,
     touched: Mapping[str, int],
 ) -> Removed:
@@ -147,20 +220,19 @@ def insert_many(
     *touched* ones were used since.
     """
     db.execute("BEGIN IMMEDIATE")
-    expired = db.execute(_EXPIRED, (now, some[0].key, _SWEEP)).rowcount
-    touch(db, touched)
+    swept = sweep.step(db, now, window, some[0].key)
     evicted = 0
     for row in some:
         insert(db, row)
-        evicted += 0 if bounds == (None, None) else _evict(db, bounds, row.key)
+        evicted += 0 if bounds == (None, None) else _evict(db, bounds, row.key, touched)
     db.execute("COMMIT")
-    return Removed(evicted, expired)
+    return Removed(evicted, swept)
 
 
 def touch(db: sqlite3.Connection, touched: Mapping[str, int]) -> None:
     """Note the later uses of the keys in *touched*."""
     if touched:
-        uses = [(used, key, used) for key, used in list(touched.items())]
+        uses = [(used, key, used) for key, used in touched.items()]
         db.executemany("UPDATE entries SET used = ? WHERE key = ? AND used < ?", uses)
 
 
@@ -178,58 +250,92 @@ def remove_damaged(db: sqlite3.Connection, key: str, data: object) -> None:
     db.execute("DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
 
 
-def clear_slice(db: sqlite3.Connection, prefix: str) -> int:
-    """Remove some of the keys that begin with *prefix*; how many; less than SLICE: none are
-    left."""
-    if prefix:
-        some = "SELECT id FROM entries WHERE key >= ? AND key < ?"
-        return db.execute(
-            f"DELETE FROM entries WHERE id IN ({some} LIMIT {SLICE})", _range(prefix)
-        ).rowcount
-    return db.execute(
-        f"DELETE FROM entries WHERE id IN (SELECT id FROM entries LIMIT {SLICE})"
-    ).rowcount  # in the order of the file
+def remove_prefixed(db: sqlite3.Connection, some: Sequence[int], prefix: str) -> int:
+    """Remove the rows with *some* ids, where the key begins with *prefix*, still; how many."""
+    return _remove_each(db, some, "key >= ? AND key < ?", _range(prefix))
 
 
-def purge_slice(db: sqlite3.Connection, now: float) -> int:
-    """Remove some of those that expired by *now*; how many; less than SLICE: none are left."""
-    return db.execute(_EXPIRED, (now, "", SLICE)).rowcount
+def remove_expired(db: sqlite3.Connection, some: Sequence[int], now: float) -> int:
+    """Remove the rows with *some* ids that had expired by *now*, still; how many."""
+    return _remove_each(db, some, "expires_at <= ?", (now,))
 
 
-def _totals(db: sqlite3.Connection) -> tuple[int, int]:
-    """How many entries there are, and their bytes; kept by triggers."""
-    row = db.execute("SELECT entries, bytes FROM totals").fetchone()
-    if row is None or not isinstance(row[0], int) or not isinstance(row[1], int):
+def _remove_each(
+    db: sqlite3.Connection, some: Sequence[int], condition: str, values: tuple[Any, ...]
+) -> int:
+    db.execute("BEGIN IMMEDIATE")
+    statement = f"DELETE FROM entries WHERE id = ? AND {condition}"
+    gone = db.executemany(statement, [(number, *values) for number in some]).rowcount
+    db.execute("COMMIT")
+    return gone
+
+
+def clear_all(db: sqlite3.Connection, prefix: str) -> int | None:
+    """Remove all rows at once, without a look at each, if all keys begin with *prefix*; how many.
+    None: there are others."""
+    db.execute("BEGIN IMMEDIATE")
+    held = _totals(db)[0]
+    all_of_it = space_of(prefix) == prefix and _totals(db, prefix)[0] == held
+    if not held or not all_of_it:
+        db.execute("ROLLBACK")
+        return held if all_of_it else None
+    db.execute(DROP_REMOVED)
+    db.execute("DELETE FROM entries")
+    db.execute("DELETE FROM parts")
+    db.execute(MAKE_REMOVED)
+    db.execute("COMMIT")
+    return held
+
+
+def shrink(db: sqlite3.Connection) -> bool:
+    """Give pages back to the file system if a quarter of them is free; whether there are more."""
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    if free <= _FREE_PAGES or free * 4 < pages:
+        return False
+    db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+    return True
+
+
+def _totals(db: sqlite3.Connection, prefix: str = "") -> tuple[int, int]:
+    """How many entries there are of the parts that begin with *prefix*, and their bytes; kept by
+    triggers."""
+    (entries, size) = db.execute(
+        "SELECT sum(entries), sum(bytes) FROM parts WHERE substr(space, 1, ?) = ?",
+        (len(prefix), prefix),
+    ).fetchone()
+    if entries is None:
+        (any_left,) = db.execute("SELECT EXISTS (SELECT 1 FROM entries)").fetchone()
+        if not any_left or prefix:
+            return 0, 0
+    if not isinstance(entries, int) or not isinstance(size, int) or entries < 0:
         raise FileDamaged("its totals are no numbers")
-    return row[0], row[1]
+    return entries, size
 
 
-def _excess(
-    db: sqlite3.Connection, bounds: Bounds, entries: int = 0, size: int = 0
-) -> tuple[int, int]:
-    """By how many entries and bytes the bounds are exceeded, with so much added."""
-    held, used = _totals(db)
-    over_entries = 0 if bounds.entries is None else max(0, held + entries - bounds.entries)
-    over_bytes = 0 if bounds.bytes is None else max(0, used + size - bounds.bytes)
-    return over_entries, over_bytes
-
-
-def _evict(db: sqlite3.Connection, bounds: Bounds, newest: str) -> int:
+def _evict(db: sqlite3.Connection, bounds: Bounds, newest: str, touched: Mapping[str, int]) -> int:
     """Remove the least recently used until the bounds hold again, or a slice is gone; never
-    *newest*."""
-    over_entries, over_bytes = _excess(db, bounds)
-    if not over_entries and not over_bytes:
-        return 0
-    some = "FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
-    taken = freed = 0
-    for (size,) in db.execute(f"SELECT size {some}", (newest, SLICE)):
-        if taken >= over_entries and freed >= over_bytes:
+    *newest*. Those that come first and were *touched* since are put where they belong."""
+    entries, size = (-left for left in room(db, bounds))
+    evicted = 0
+    while (entries > 0 or size > 0) and evicted < SLICE:
+        gone: list[tuple[int]] = []
+        moved: list[tuple[int, int]] = []
+        for number, name, used, freed in db.execute(_BY_USE, (newest, SLICE)):
+            if (entries <= 0 and size <= 0) or (moved and used > min(moved)[0]):
+                break
+            used_since = touched.get(name.decode("ascii", "backslashreplace"), 0)
+            if used_since > used:
+                moved.append((used_since, number))
+            else:
+                gone.append((number,))
+                entries, size = entries - 1, size - freed
+        db.executemany("UPDATE entries SET used = ? WHERE id = ?", moved)
+        db.executemany("DELETE FROM entries WHERE id = ?", gone)
+        evicted += len(gone)
+        if not moved:
             break
-        taken += 1
-        freed += size
-    return db.execute(
-        f"DELETE FROM entries WHERE id IN (SELECT id {some})", (newest, taken)
-    ).rowcount
+    return evicted
 
 
 def _range(prefix: str) -> tuple[str, str]:

@@ -27,10 +27,18 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 _CONNECTIONS = 16
-_TOUCHES = 256  # uses of entries that wait to be written, or
+_TOUCHED = 4096  # uses that are remembered
+_TOUCHES = 256  # uses that wait to be written, or
 _TOUCH_NS = 2_000_000_000  # how long they wait
 _TOUCH_SECONDS = 0.02  # how long a reader waits to write them
+_LONGEST_LAG_NS = 600_000_000_000  # until a use of an entry is written again
+_LAG_SHARE = 8  # of the age of the least recently used entry, if that is less
 _SWEEP_EVERY = 64  # puts
+_SWEEP = 256  # rows that a sweep looks at, and that of a put that has to make room
+_SHORT_SWEEP = 32
+_CREDIT = 16  # the share of the room left that one process fills before it looks again
+_MICRO, _NANO = 1e6, 1e9
+_LARGEST = 2.0**53  # number of them that is exact
 _SLICE_BYTES = 4 << 20  # that one transaction writes, unless a single entry is larger
 
 
@@ -111,10 +119,14 @@ class SQLiteStore:
         self._writing = threading.Lock()  # writers queue here, without a connection
         self.envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
-        self._touched: dict[str, int] = {}
+        self._touched: dict[str, int] = {}  # when keys were used
+        self._due: dict[str, int] = {}  # those of them that the file should know
         self._touches_due = time_ns() + _TOUCH_NS
+        self._lag = _TOUCH_NS
         self._last_tick = 0
         self._puts = 0
+        self._sweep = rows.Sweep()
+        self._credit: tuple[float, float] = (0, 0)
         self._versions = itertools.count()
         self._version = next(self._versions)
         self.unreadable = 0  # stored entries that could not be read
@@ -141,9 +153,10 @@ class SQLiteStore:
         row = self._use(rows.get, key)
         if row is None:
             return None
-        entry = self._read(key, row[0])
+        data, used = row
+        entry = self._read(key, data)
         if entry is not None:
-            self.touch(key)
+            self.touch(key, used)
         return entry
 
     @store_errors_only("put", _reason)
@@ -159,12 +172,12 @@ class SQLiteStore:
     @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         found = {}
-        for name, data in self._use(rows.get_many, list(dict.fromkeys(keys))):
+        for name, data, used in self._use(rows.get_many, list(dict.fromkeys(keys))):
             key = name.decode("ascii", "backslashreplace")
             entry = self._read(key, data)
             if entry is not None:
                 found[key] = entry
-                self.touch(key)
+                self.touch(key, used)
         return found
 
     @store_errors_only("put_many", _reason)
@@ -187,11 +200,19 @@ class SQLiteStore:
 
     @store_errors_only("clear", _reason)
     def clear(self, prefix: str = "") -> int:
-        return self._in_slices(rows.clear_slice, prefix)
+        removed = self._write(rows.clear_all, prefix)
+        if removed is None:
+            numbers = self._use(rows.numbers, prefix)
+            removed = self._in_slices(numbers, rows.remove_prefixed, prefix)
+        self._shrink()
+        return removed
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
-        return self._in_slices(rows.purge_slice, self._clock())
+        now = self._clock()
+        removed = self._in_slices(self._use(rows.expired, now), rows.remove_expired, now)
+        self._shrink()
+        return removed
 
     @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
@@ -219,7 +240,7 @@ class SQLiteStore:
 
     @store_errors_only("close", _reason)
     def close(self) -> None:
-        self._flush_touches()
+        self._flush_touches(all_of_them=True)
         self._pool.close()
         self._file.lock.close()
 
@@ -322,7 +343,7 @@ class SQLiteStore:
     @store_errors_only("entries", _reason)
     def _numbers(self, prefix: str, part: str) -> "array[int]":
         """Row ids, least recently used first: a list that later writes do not change."""
-        self._flush_touches()
+        self._flush_touches(all_of_them=True)
         return self._use(rows.numbers, prefix, part)
 
     @store_errors_only("entries", _reason)
@@ -345,70 +366,129 @@ class SQLiteStore:
         self._last_tick = now
         return now
 
-    def touch(self, key: str) -> None:
-        """Note a use, to be written later with others: a write costs many times a read. A lost one
-        does no harm."""
+    def touch(self, key: str, used: object = None) -> None:
+        """Note a use of *key*, whose row says that it was last *used* then.
+
+        A write costs many times a read: uses are written together, and that of an entry only if the
+        file knows none that is nearly as late. The others count for what this process evicts, and
+        are lost with it, which does no harm.
+        """
         if self._file.read_only:
             return
         now = self._tick()
         touched = self._touched
+        if used is None:  # a use in front of this store
+            used = self._due.get(key) or touched.get(key)
+        if len(touched) >= _TOUCHED:
+            touched.clear()
         touched[key] = now
-        if len(touched) >= _TOUCHES or now >= self._touches_due:
+        if not isinstance(used, int) or now - used >= self._lag:
+            self._due[key] = now
+        if len(self._due) >= _TOUCHES or now >= self._touches_due:
             self._touches_due = now + _TOUCH_NS
             self._flush_touches()
 
-    def _flush_touches(self) -> None:
-        if self._touched:
-            with contextlib.suppress(
-                Exception
-            ):  # on a read-only, locked or full disk reading goes on
-                self._use(self._write_touches_soon)
+    def _flush_touches(self, *, all_of_them: bool = False) -> None:
+        due, self._due = self._due, {}
+        if all_of_them:
+            due = {**due, **self._touched}
+        with contextlib.suppress(Exception):  # on a read-only, locked or full disk reading goes on
+            if due:
+                self._use(self._write_touches_soon, due)
+            age = self._last_tick - self._use(rows.oldest_use)
+            self._lag = max(_TOUCH_NS, min(_LONGEST_LAG_NS, age // _LAG_SHARE))
 
-    def _write_touches_soon(self, db: Connection) -> None:
+    def _write_touches_soon(self, db: Connection, due: Mapping[str, int]) -> None:
         lock = self._file.lock
         if not lock.acquire(_TOUCH_SECONDS):
-            self._take_touches()
             return
         try:
             db.execute("BEGIN IMMEDIATE")
-            rows.touch(db, self._take_touches())
+            rows.touch(db, due)
             db.execute("COMMIT")
             self._file.fold_log(db)
         finally:
             lock.release()
 
-    def _take_touches(self) -> dict[str, int]:
-        touched, self._touched = self._touched, {}
-        return touched
-
     # -- Writing; inside the lock
 
     def _insert(self, db: Connection, row: rows.Row) -> Removed:
         self._puts += 1
-        if self._puts % _SWEEP_EVERY and rows.has_room(db, row, self._bounds):
+        if self._puts % _SWEEP_EVERY and self._has_room(db, row.size):
             rows.insert(db, row)
             return NOTHING_REMOVED
         return self._insert_all(db, [row])
 
+    def _has_room(self, db: Connection, size: int) -> bool:
+        """Whether an entry of that size fits even if its key is new."""
+        if self._bounds == (None, None):
+            return True
+        entries, room = self._credit
+        if entries < 1 or room < size:
+            left, space = rows.room(db, self._bounds)
+            if left < 1 or space < size:
+                return False
+            entries, room = max(1, left / _CREDIT), max(size, space / _CREDIT)
+        self._credit = entries - 1, room - size
+        return True
+
     def _insert_all(self, db: Connection, some: Sequence[rows.Row]) -> Removed:
+        self._credit = (0, 0)
+        at_length = len(some) > 1 or not self._puts % _SWEEP_EVERY
         return rows.insert_many(
-            db, some, self._bounds, now=self._clock(), touched=self._take_touches()
+            db,
+            some,
+            self._bounds,
+            sweep=self._sweep,
+            window=_SWEEP if at_length else _SHORT_SWEEP,
+            now=self._clock(),
+            touched=self._touched,
         )
 
     def _row(self, key: str, entry: Entry) -> rows.Row:
         data = self.envelope.pack(key, entry)
+        used = entry.usage or (0, 0)
         return rows.Row(
-            key, entry.stored_at, entry.expires_at, self._tick(), len(key) + len(data), data
+            key,
+            self._tick(),
+            entry.stored_at,
+            entry.expires_at,
+            len(key) + len(data),
+            entry.size,
+            used[0],
+            used[1],
+            _whole(entry.seconds, _MICRO),
+            _whole(entry.cost_usd, _NANO),
+            data,
+            rows.space_of(key),
+            rows.SEALED if self.envelope.digests else entry.model or "",
         )
 
-    def _in_slices(self, work: Callable[[Connection, *Ts], int], *args: *Ts) -> int:
-        """Do what removes a slice of rows until one is not full; others write in between, and must
-        not keep this going."""
-        total = removed = self._write(work, *args)
-        while removed == rows.SLICE:
-            removed = self._write(work, *args)
-            total += removed
-        return total
+    def _in_slices(
+        self,
+        numbers: "array[int]",
+        work: Callable[[Connection, Sequence[int], *Ts], int],
+        *args: *Ts,
+    ) -> int:
+        """Do what removes rows by their numbers for a slice at a time; others write in between."""
+        slices = range(0, len(numbers), rows.SLICE)
+        return sum(self._write(work, numbers[at : at + rows.SLICE], *args) for at in slices)
+
+    def _shrink(self) -> None:
+        """Give free space back to the file system; others write in between."""
+        with contextlib.suppress(Exception):  # what was to be removed is
+            shrunk = False
+            while self._write(rows.shrink):
+                shrunk = True
+            if shrunk:
+                self._write(lambda db: self._file.fold_log(db, at_once=True))
+
+
+def _whole(number: float | None, parts: float) -> int | None:
+    """*number* in whole *parts*; None if it is none, or too large for that."""
+    if number is None or not -_LARGEST < number * parts < _LARGEST:
+        return None
+    return round(number * parts)
 
 
 def _slices(packed: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
