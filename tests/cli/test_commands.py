@@ -1,6 +1,7 @@
 """The command line: each verb, what machines read, what goes wrong and how it ends, and that
 looking leaves no trace."""
 
+import contextlib
 import json
 import os
 import pty
@@ -33,6 +34,9 @@ from llm_cache_mem.cli.app import app
 from llm_cache_mem.cli.arguments import CommandFailed, seconds_in
 from llm_cache_mem.cli.store import Reader
 from llm_cache_mem.keys import digest as keys
+from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 # -- stats
 
@@ -281,11 +285,10 @@ def test_looking_changes_neither_entries_nor_their_order(path: str) -> None:
 def test_what_cannot_be_read_is_counted_and_left(path: str) -> None:
     db = sqlite3.connect(path)
     db.execute("UPDATE entries SET data = x'00' WHERE key LIKE '%stream%'")
-    db.execute(
-        "INSERT INTO entries (key, stored_at, used, size, data) VALUES ('foreign', 1, 1, 1, 'text')"
-    )
     db.commit()
     db.close()
+    with contextlib.closing(SQLiteStore(path)) as store:
+        store.put("foreign", Entry(Payload.of("text"), 1.0))
     before = rows(path)
     stats = read("stats", path)
     assert (stats["entries"], stats["unreadable"]) == (3, 2)

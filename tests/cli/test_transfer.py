@@ -1,9 +1,9 @@
 """Export and import: what leaves a store comes back to the byte, and nothing else comes in."""
 
+import contextlib
 import errno
 import json
 import os
-import sqlite3
 import sys
 import time
 import tracemalloc
@@ -299,18 +299,9 @@ def test_an_expired_entry_is_imported_too_for_replay(tmp_path: Path) -> None:
 
 
 def fill_quickly(path: str, count: int, value: str) -> None:
-    fill(path, {})
     payload = Payload.of(value)
-    packed = (
-        (i, key := stored_key(str(i)), Entry(payload, 1000.0).pack(key)) for i in range(count)
-    )
-    db = sqlite3.connect(path)
-    db.executemany(
-        "INSERT INTO entries (key, stored_at, used, size, data) VALUES (?, 1000, ?, 1, ?)",
-        ((k, i, d) for i, k, d in packed),
-    )
-    db.commit()
-    db.close()
+    with contextlib.closing(SQLiteStore(path)) as store:
+        store.put_many({stored_key(str(i)): Entry(payload, 1000.0) for i in range(count)})
 
 
 def test_20_000_entries_are_exported_in_seconds(tmp_path: Path) -> None:

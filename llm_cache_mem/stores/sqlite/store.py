@@ -209,6 +209,7 @@ class SQLiteStore:
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
+        self._require_writable()
         now = self._clock()
         removed = self._in_slices(self._use(rows.expired, now), rows.remove_expired, now)
         self._shrink()
@@ -285,8 +286,7 @@ class SQLiteStore:
 
     def _write(self, work: Callable[[Connection, *Ts], R], *args: *Ts) -> R:
         """``work(connection, *args)`` as the only writer."""
-        if self._file.read_only:
-            raise FileRefused(f"{self._file.path} was opened read-only", misconfigured=False)
+        self._require_writable()
         deadline = monotonic() + self._lock_timeout
         if not self._writing.acquire(timeout=self._lock_timeout):
             raise TimeoutError("the write lock is held elsewhere")
@@ -297,6 +297,10 @@ class SQLiteStore:
             return self._use(self._alone, deadline, work, *args)
         finally:
             self._writing.release()
+
+    def _require_writable(self) -> None:
+        if self._file.read_only:
+            raise FileRefused(f"{self._file.path} was opened read-only", misconfigured=False)
 
     def _alone(
         self, db: Connection, deadline: float, work: Callable[[Connection, *Ts], R], *args: *Ts
