@@ -65,7 +65,8 @@ _TABLES = (
         " entries - 1, bytes = bytes - old.size WHERE id = old.part; END"
     ),
 )
-DROP_REMOVED, MAKE_REMOVED = "DROP TRIGGER entries_removed", _TABLES[-1]
+DROP_REMOVED = "DROP TRIGGER entries_removed"
+MAKE_REMOVED = _TABLES[-1]
 _SCHEMA = (
     *_TABLES,
     f"PRAGMA application_id = {_APPLICATION_ID}",
