@@ -31,10 +31,12 @@ from llm_cache_mem.cli.store import (
     open_for_changes,
     reading,
 )
+from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.jsonl.lines import has_secret
 from llm_cache_mem.values.encryption import KEY_VARIABLE
 from llm_cache_mem.values.entry import Entry
 
@@ -60,7 +62,7 @@ def export(
     """Write entries with their answers as JSON Lines, the least recently used first where that is
     known."""
     url, target = url_and("FILE", url, file)
-    count = 0
+    count, secret, redaction = 0, 0, Redaction()
     with reading(url, Selection(namespace, kind, model)) as (reader, entries):
         if (
             reader.path is not None
@@ -74,8 +76,13 @@ def export(
             for found in entries:
                 out.write(to_line(found.key, found.entry, found.hidden_by))
                 count += 1
+                secret += has_secret(found.key, found.entry, redaction)
             out.flush()
     typer.echo(f"exported {count_of(count)}", err=True)
+    if secret:
+        typer.echo(
+            f"warning: {secret:,} of them hold what looks like a secret, in the clear", err=True
+        )
 
 
 def import_(

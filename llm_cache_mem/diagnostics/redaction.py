@@ -3,49 +3,30 @@
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
+from llm_cache_mem._util import strict_json
+from llm_cache_mem.diagnostics.secrets import REDACTED, is_secret_name, without_secrets, words_of
 from llm_cache_mem.keys.canonical import encode
 
 __all__ = ["REDACTED", "Redaction", "Rule"]
 
-REDACTED: Final = "[redacted]"
 Rule = str | re.Pattern[str]
 """The name of a field of requests, in any case and with ``-`` or ``_``, or a pattern of text."""
 
 _MAX_DEPTH = 200  # requests and stored values are not as deep
+_MAX_QUOTED = 3  # JSON inside of the texts of JSON
 
-_SECRET_NAMES = re.compile(
-    r"(?:^|.*_)(?:api_?keys?|key_?secret|private_?key|subscription_key|access_key(?:_id)?|authorization|auth|cookies?|pass(?:word|wd|phrase)"
-    r"|secrets?|credentials?|(?:access|account|ad|auth|bearer|id|refresh|security|session|api)?_?token)"
-)
-_SECRETS = re.compile(
-    r"(?<![A-Za-z0-9])(?:"
-    r"(?:sk|rk|gsk|xai|pplx|r8|fw|tvly|nvapi|glpat|gh[pousr]|github_pat|lsv2_[a-z]{2}|xox[abeoprs])[-_](?=[A-Za-z_-]{0,80}[0-9])[A-Za-z0-9_-]{16,}"
-    r"|hf_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"
-    r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"  # a JSON web token
-    r"|(?P<scheme>[Bb]earer)[ ][A-Za-z0-9._~+/-]{16,}=*"
-    r")"
-    r"|(?P<before>[?&](?:api[-_]?key|key|token|access[-_]token|sig|signature)=)[^&\s\"'<>]{8,}"
-    r"|(?P<url>[a-z][a-z0-9+.-]{1,20}://)[^\s/:@\"'<>]{0,100}:[^\s/@\"'<>]{1,200}(?=@)"
-    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:(?!-----END)[\s\S])+(?:-----END [A-Z"
-    r" ]{0,30}PRIVATE KEY-----)?"
-)
-_PREFIXES = ("scheme", "before", "url")  # what stays in front of the secret
-
-
-def _without_secret(found: "re.Match[str]") -> str:
-    prefix = next((found[name] for name in _PREFIXES if found[name]), "")
-    return f"{prefix}{' ' if found['scheme'] else ''}{REDACTED}"
+_IsSecret = Callable[[str, Any], bool]
 
 
 class Redaction:
     """Replaces secrets by REDACTED: API keys, tokens, passwords, cookies and authorization always,
     and what *rules* name.
 
-    Names apply to the fields of requests at any depth, patterns to every text in requests and
-    recorded answers. The key of a request is made before redaction.
+    Secrets are found by the names of fields, also in JSON that is a text, such as the arguments of
+    tool calls, and by their looks in every text, in requests and recorded answers. Names among
+    *rules* apply to requests, patterns to both. The key of a request is made before redaction.
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
@@ -55,7 +36,7 @@ class Redaction:
         self._patterns: list[re.Pattern[str]] = []
         for rule in rules:
             if isinstance(rule, str) and rule:
-                self._names.add(_plain(rule))
+                self._names.add(words_of(rule))
             elif isinstance(rule, re.Pattern) and isinstance(rule.pattern, str):
                 self._patterns.append(rule)
             else:
@@ -66,49 +47,63 @@ class Redaction:
 
     def request(self, tree: Any) -> Any:
         """A copy of the plain JSON *tree* of a request, redacted."""
-        return self._walk(tree, self._field, _MAX_DEPTH)
+        return self._walk(tree, self._in_request, _MAX_DEPTH)
 
     def json(self, text: str) -> bytes:
         """The canonical JSON *text* of a request, redacted."""
         return encode(self.request(json.loads(text))).encode()
 
     def answer(self, tree: Any) -> Any:
-        """A copy of the plain JSON *tree* of an answer with its texts redacted, whatever the names
-        of its fields."""
-        return self._walk(tree, None, _MAX_DEPTH)
+        """A copy of the plain JSON *tree* of an answer, redacted; names of *rules* do not apply."""
+        return self._walk(tree, _in_answer, _MAX_DEPTH)
 
     def text(self, text: str) -> str:
         """*text* with the matches of all patterns redacted."""
-        text = _SECRETS.sub(_without_secret, text)
+        text = without_secrets(text)
         for pattern in self._patterns:
             text = pattern.sub(REDACTED, text)
         return text
 
-    def _walk(self, node: Any, field: "Callable[[str, Any], bool] | None", depth: int) -> Any:
+    def _walk(self, node: Any, is_secret: _IsSecret, depth: int, quoted: int = _MAX_QUOTED) -> Any:
         if type(node) is str:
-            return self.text(node)
+            return self._string(node, is_secret, quoted)
         if depth <= 0:
             return REDACTED if isinstance(node, (dict, list)) else node
         if type(node) is dict:
             return {
                 key: (
                     REDACTED
-                    if field is not None and field(key, item)
-                    else self._walk(item, field, depth - 1)
+                    if is_secret(key, item)
+                    else self._walk(item, is_secret, depth - 1, quoted)
                 )
                 for key, item in node.items()
             }
-        return [self._walk(item, field, depth - 1) for item in node] if type(node) is list else node
+        if type(node) is list:
+            return [self._walk(item, is_secret, depth - 1, quoted) for item in node]
+        return node
 
-    def _field(self, name: str, value: Any) -> bool:
-        plain = _plain(name)
-        if plain in self._names:
-            return True
-        return (
-            not isinstance(value, (int, float, type(None)))
-            and _SECRET_NAMES.fullmatch(plain) is not None
+    def _string(self, text: str, is_secret: _IsSecret, quoted: int) -> str:
+        """*text* redacted, also by the names of its fields if it is JSON, as the arguments of tool
+        calls are."""
+        if quoted and text.lstrip()[:1] in ("{", "["):
+            try:
+                tree = strict_json.parse(text.encode())
+            except ValueError:  # no JSON, or not all of it
+                return self.text(text)
+            redacted = self._walk(tree, is_secret, _MAX_DEPTH, quoted - 1)
+            if redacted != tree:
+                text = json.dumps(redacted, ensure_ascii=False)
+        return self.text(text)
+
+    def _in_request(self, name: str, value: Any) -> bool:
+        return (bool(self._names) and words_of(name) in self._names) or (
+            _may_be_secret(value) and is_secret_name(name)
         )
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+def _in_answer(name: str, value: Any) -> bool:
+    return _may_be_secret(value) and is_secret_name(name, in_answer=True)
+
+
+def _may_be_secret(value: Any) -> bool:
+    return not isinstance(value, (int, float, type(None)))

@@ -20,6 +20,7 @@ from llm_cache_mem.testing.replay import (
     SETTINGS,
     Recordings,
     Run,
+    lines_with_secrets,
     module_of,
     orphans,
     recordings_beside,
@@ -68,6 +69,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=(
             "remove recordings that no test has used, from files whose modules have run as a whole"
             " and passed"
+        ),
+    )
+    group.addoption(
+        "--llm-cache-scan",
+        action="store_true",
+        help=(
+            "fail if recordings that tests use hold what looks like a secret: an API key, a"
+            " password, a token"
         ),
     )
 
@@ -242,10 +251,15 @@ class _Watch:
 
     _crashed = False
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         state = self._config.stash[_state]
         if not self._crashed:
             state.lines = _summary(self._config, state)
+        if self._config.getoption("--llm-cache-scan"):
+            secrets = list(_secrets(self._config, state))
+            state.lines += secrets
+            if secrets and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         state.recordings.close()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -291,6 +305,18 @@ def _summary(config: pytest.Config, state: _State) -> list[str]:
             for path in orphans(state.recordings.files)
         ]
     return lines
+
+
+def _secrets(config: pytest.Config, state: _State) -> Iterator[str]:
+    """A line for each file of recordings that holds what looks like a secret."""
+    for path in sorted(state.recordings.files):
+        numbers = lines_with_secrets(path) if os.path.exists(path) else []
+        if numbers:
+            lines = f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+            yield (
+                f"{os.path.relpath(path, config.invocation_params.dir)}: {lines}: what looks like a"
+                " secret; record that again, and change the secret if the file was shared"
+            )
 
 
 def _unused_line(config: pytest.Config, shown: str, path: str, keys: list[str]) -> str:

@@ -7,10 +7,13 @@ from typing import Any, Final
 
 from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.options import Mode, check_mode
 from llm_cache_mem.stores import Removed
 from llm_cache_mem.stores.jsonl import JsonlStore
+from llm_cache_mem.stores.jsonl.fields import BadLine
+from llm_cache_mem.stores.jsonl.lines import from_line, has_secret
 from llm_cache_mem.values.entry import Entry
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "FileUse",
     "Recordings",
     "Run",
+    "lines_with_secrets",
     "module_of",
     "orphans",
     "recordings_beside",
@@ -255,6 +259,20 @@ def remove(path: str, keys: Iterable[str]) -> None:
     store.close()
     if empty:
         os.unlink(path)
+
+
+def lines_with_secrets(path: str) -> list[int]:
+    """The numbers of the lines of the recordings at *path* that hold what looks like a secret,
+    whatever was redacted when they were made. A line that is no recording is left out."""
+    redaction, found = Redaction(), []
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.strip() and has_secret(*from_line(line), redaction):
+                    found.append(number)
+            except BadLine:  # the tests that use it have reported it
+                continue
+    return found
 
 
 def orphans(paths: Iterable[str]) -> list[str]:

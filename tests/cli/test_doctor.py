@@ -14,6 +14,7 @@ from cli_helpers import entry, fill, process, run, stored_key
 from stores.servers import Server, program, running_memcached, running_redis, running_tls_redis
 from threads import until
 
+from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.doctor import memcached as doctor_memcached
 from llm_cache_mem.cli.doctor.finding import size_of
 from llm_cache_mem.stores.jsonl import JsonlStore
@@ -307,3 +308,16 @@ def test_a_memcached_that_is_away_is_named() -> None:
 )
 def test_sizes_for_people(count: int, text: str) -> None:
     assert size_of(count) == text
+
+
+def test_secrets_beside_answers_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "cache.db"
+    with LLMCache(backend=file, keep_requests=True) as cache:
+        cache.put("hello", "fine", model="m")
+    assert "secrets" not in examined(str(file), 0)
+    kept = entry({"password": "hunter2"}, stored_at=time.time(), request=b'{"messages":"hello"}')
+    fill(str(file), {stored_key("made before that was redacted"): kept})
+    found = examined(str(file), 1)
+    assert advised(found) == {"secrets"}
+    assert found["secrets"]["text"].startswith("1 entries")
+    assert "hunter2" not in str(found)

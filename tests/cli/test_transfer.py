@@ -366,3 +366,12 @@ def test_export_to_a_device_or_a_link(path: str, tmp_path: Path) -> None:
     run("export", path, str(tmp_path / "link"))
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real.jsonl").is_file()
+
+
+def test_export_warns_of_secrets_in_the_clear(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    fill(name, {stored_key("a"): entry("x"), stored_key("b"): entry({"clientSecret": "hunter2"})})
+    result = run("export", name, "-")
+    assert "warning: 1 of them hold what looks like a secret" in result.stderr
+    fill(str(tmp_path / "other.db"), {stored_key("a"): entry("x")})
+    assert "warning" not in run("export", str(tmp_path / "other.db"), "-").stderr

@@ -541,3 +541,20 @@ def test_plugin_imports_little_more_than_the_library() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) <= {"llm_cache_mem", "fcntl"}
+
+
+@pytest.mark.parametrize("parallel", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_scan_fails_a_run_whose_recordings_hold_a_secret(
+    suite: Suite, parallel: tuple[str, ...]
+) -> None:
+    suite.write(test_it=ASKING)
+    assert suite.run("--llm-cache-scan", *parallel).ret == 0
+    lines = suite.recordings.read_text()
+    suite.recordings.write_text("\n" + lines.replace('"about tea"', '"AccountKey=Zq81kPjV3mXw"'))
+    result = suite.run("--llm-cache-scan", "-k", "cups", *parallel)
+    result.assert_outcomes(passed=1)
+    assert result.ret == 1
+    (said,) = [line for line in result.outlines if "looks like a secret" in line]
+    assert said.startswith("llm_cache/test_it.jsonl: line ")
+    assert "Zq81" not in said
+    assert suite.run("-k", "cups").ret == 0

@@ -14,10 +14,12 @@ from llm_cache_mem.cli.arguments import AsJson, CommandFailed, Url, url_of
 from llm_cache_mem.cli.doctor.finding import CANNOT, CHANGE, OK, Finding, change, ok
 from llm_cache_mem.cli.output import count_of, print_json
 from llm_cache_mem.cli.store import READABLE_WITH, UNREADABLE, Reader, open_for_changes
+from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.base import LeasingStore
+from llm_cache_mem.stores.jsonl.lines import has_secret
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -212,12 +214,16 @@ def _leasing(store: Store) -> Finding:
 def _entries(reader: Reader, *, by_server: bool) -> Iterator[Finding]:
     """What is stored: by whom it can be read, and whether its times are possible."""
     now, count, newer, future, expired = time.time(), 0, 0, 0, 0
+    secret, redaction = 0, Redaction()
     try:
         for found in reader.entries():
             count += 1
             newer += found.parts.schema > digest.SCHEMA
             future += found.entry.stored_at > now + 60
             expired += found.entry.is_expired(now)
+            secret += found.entry.request is not None and has_secret(
+                found.key, found.entry, redaction
+            )
             if count == _LOOKED_AT:
                 break
     except CommandFailed as exc:
@@ -234,6 +240,12 @@ def _entries(reader: Reader, *, by_server: bool) -> Iterator[Finding]:
     if reader.unreadable:
         text = f"{count_of(reader.unreadable)} cannot be read: {UNREADABLE}"
         yield change("unreadable", text, f"{READABLE_WITH}; damaged ones go when they are read")
+    if secret:
+        yield change(
+            "secrets",
+            f"{secret:,} entries with their requests hold what looks like a secret",
+            "change those secrets; record or ask again, now that they are redacted",
+        )
     if newer:
         yield change(
             "schema", f"{newer:,} keys are of a newer version", "upgrade this installation"

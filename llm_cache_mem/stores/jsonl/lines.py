@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from llm_cache_mem._util import strict_json
@@ -15,7 +16,7 @@ from llm_cache_mem.values.payload import Payload
 from llm_cache_mem.values.plain import WRAPPER
 from llm_cache_mem.values.scalars import from_base64, to_base64
 
-__all__ = ["from_line", "says_the_same", "to_line"]
+__all__ = ["from_line", "has_secret", "says_the_same", "to_line"]
 
 _BYTES, _UTF8 = (
     "$bytes",
@@ -54,6 +55,17 @@ def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
     return text.translate(_ESCAPED).encode(
         "utf-8", "backslashreplace"
     )  # a lone surrogate becomes its JSON escape
+
+
+def has_secret(key: str, entry: Entry, redaction: Redaction) -> bool:
+    """Whether *redaction* would take something out of the request or the answer of *entry*."""
+    with suppress(BadLine):  # damaged
+        answer = _readable(_parse(entry.payload.json()), http=_is_http(key))
+        if redaction.answer(answer) != answer:
+            return True
+    return entry.request is not None and _request(entry.request, redaction) != _as_kept(
+        entry.request
+    )
 
 
 def from_line(line: bytes) -> tuple[str, Entry]:
@@ -95,16 +107,17 @@ def says_the_same(line: bytes, other: bytes) -> bool:
 
 
 def _request(request: bytes, redaction: Redaction) -> Any:
-    """As JSON, if it is the JSON that caches keep."""
-    try:
+    kept = _as_kept(request)
+    return redaction.request(kept) if type(kept) is dict else redaction.text(kept)
+
+
+def _as_kept(request: bytes) -> Any:
+    """As JSON, if it is the JSON that caches keep; else a text."""
+    with suppress(BadLine):
         tree = _parse(request)
-    except BadLine:
-        tree = None
-    return (
-        redaction.request(tree)
-        if type(tree) is dict
-        else redaction.text(request.decode("utf-8", "backslashreplace"))
-    )
+        if type(tree) is dict:
+            return tree
+    return request.decode("utf-8", "backslashreplace")
 
 
 def _request_bytes(request: Any) -> bytes | None:
