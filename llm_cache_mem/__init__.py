@@ -5,7 +5,7 @@ from typing import Any
 
 from llm_cache_mem.accounting.pricing import Price
 from llm_cache_mem.accounting.provider import ProviderCacheStats
-from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats, Saving
+from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats, Saving, TagStats
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.errors import (
@@ -40,6 +40,7 @@ __all__ = [
     "Saving",
     "Store",
     "StoreError",
+    "TagStats",
     "Usage",
     "ValueNotCacheable",
     "ignoring",

@@ -2,7 +2,7 @@
 framework."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
@@ -20,6 +20,7 @@ __all__ = [
     "Unset",
     "check_mode",
     "check_namespace",
+    "check_tags",
     "current",
     "options",
     "to_seconds",
@@ -91,6 +92,40 @@ def check_namespace(namespace: Any) -> str:
     return namespace
 
 
+_MOST_TAGS: Final = 16
+_LONGEST_NAME, _LONGEST_VALUE = 64, 128
+
+
+def check_tags(tags: Any) -> tuple[str, ...]:
+    """*tags* as texts such as ``team=search``, in order; TypeError or ValueError for what is no
+    mapping of short texts."""
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags must be a dict of str, not {type(tags).__name__}")
+    for name, value in tags.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError("tags must be a dict of str to str")
+        if not (0 < len(name) <= _LONGEST_NAME and "=" not in name and name.isprintable()):
+            raise ValueError(
+                f"the name of a tag must be 1 to {_LONGEST_NAME} printable characters without '=',"
+                f" not {name[: _LONGEST_NAME + 1]!r}"
+            )
+        if len(value) > _LONGEST_VALUE or not value.isprintable():
+            raise ValueError(
+                f"the tag {name!r} must have at most {_LONGEST_VALUE} printable characters"
+            )
+    if len(tags) > _MOST_TAGS:
+        raise ValueError(f"at most {_MOST_TAGS} tags, not {len(tags)}")
+    return tuple(sorted(f"{name}={value}" for name, value in tags.items()))
+
+
+def _merged(outer: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
+    """The tags of both; *inner* replaces those of the same name."""
+    if not outer:
+        return inner
+    merged = {tag.partition("=")[0]: tag for tag in (*outer, *inner)}
+    return tuple(sorted(merged.values()))[:_MOST_TAGS]
+
+
 class CallOptions(NamedTuple):
     """What is asked of every cache call in this context; UNSET leaves the cache's own setting."""
 
@@ -99,6 +134,7 @@ class CallOptions(NamedTuple):
     sample: int = 0
     namespace: str | Unset = UNSET
     stateful: bool = False
+    tags: tuple[str, ...] = ()
     made_by: object = None
     outer: Any = None  # CallOptions or None
 
@@ -125,6 +161,8 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         namespace: The tenant or purpose, in front of every key.
         stateful: Whether to cache requests that name state held by the provider, such as a
             conversation. By default they are skipped.
+        tags: Names and values such as ``{"team": "search"}`` by which calls are counted. They are
+            not part of the key. Inner tags are added to the outer ones.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -145,6 +183,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         sample: int = UNSET,
         namespace: str = UNSET,
         stateful: bool = UNSET,
+        tags: Mapping[str, str] = UNSET,
     ) -> None:
         changes: dict[str, Any] = {}
         if not isinstance(ttl_seconds, Unset):
@@ -161,6 +200,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             if not isinstance(stateful, bool):
                 raise TypeError(f"stateful must be True or False, not {type(stateful).__name__}")
             changes["stateful"] = stateful
+        self._tags = () if isinstance(tags, Unset) else check_tags(tags)
         self._changes = changes
 
     def __call__(self, fn: F) -> F:
@@ -189,7 +229,8 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
 
     def __enter__(self) -> Self:
         outer = _current.get()
-        _current.set(outer._replace(**self._changes, made_by=self, outer=outer))
+        tags = _merged(outer.tags, self._tags) if self._tags else outer.tags
+        _current.set(outer._replace(**self._changes, tags=tags, made_by=self, outer=outer))
         return self
 
     def __exit__(

@@ -6,9 +6,13 @@ from threading import RLock  # re-entrant: a signal handler may ask in the middl
 from typing import Any
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.accounting.bounded import bounded_name, slot
 from llm_cache_mem.accounting.provider import PaidCall, ProviderLedger
 from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats
 from llm_cache_mem.accounting.sums import Sums
+from llm_cache_mem.accounting.tags import TagSums, tags_of
+from llm_cache_mem.keys.digest import place_of
+from llm_cache_mem.options import current
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Ledger"]
@@ -17,13 +21,21 @@ _log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """Counts events under one lock, and passes them to *on_event*. Thread-safe."""
+    """Counts events under one lock, and passes them to *on_event* and to other listeners.
+    Thread-safe.
+
+    *tags* are those of the request, *store_seconds* how long the store took, if that was measured:
+    see ``listeners``.
+    """
 
     def __init__(
         self, clock: Callable[[], float], on_event: Callable[[Event], object] | None
     ) -> None:
         self._clock = clock
-        self._on_event = on_event
+        self.listeners: tuple[Callable[[Event], object], ...] = ()
+        """Who is told of events. Without any, nothing is measured for them."""
+        if on_event is not None:
+            self.listen(on_event)
         self._lock = RLock()
         self.hits = self.misses = self.stored = self.evictions = self.expirations = (
             self.coalesced
@@ -31,6 +43,7 @@ class Ledger:
         self._skipped: dict[str, int] = {}
         self._hits: dict[str, Sums] = {}
         self._coalesced: dict[str, Sums] = {}
+        self._tags: dict[str, TagSums] = {}
         self._provider = ProviderLedger()
         self.watched = False
         reset_after_fork(self)
@@ -38,32 +51,56 @@ class Ledger:
     def _after_fork(self) -> None:
         self._lock = RLock()
 
-    def hit(self, key: str, entry: Entry) -> None:
+    def listen(self, listener: Callable[[Event], object]) -> None:
+        """Call *listener* with each event from now on."""
+        self.listeners = (*self.listeners, listener)
+
+    def unlisten(self, listener: Callable[[Event], object]) -> None:
+        """Call *listener* no more."""
+        self.listeners = tuple(other for other in self.listeners if other != listener)
+
+    def hit(
+        self,
+        key: str,
+        entry: Entry,
+        tags: tuple[str, ...] = (),
+        store_seconds: float | None = None,
+    ) -> None:
         with self._lock:
             self.hits += 1
+            for tag in tags:
+                self._of_tag(tag).hit(entry.usage, entry.seconds, entry.cost_usd)
             sums = self._hits.get(entry.model or "") or _of_model(self._hits, entry.model)
             sums.add(entry.usage, entry.seconds, entry.cost_usd)
-        if self._on_event is not None:
-            self._tell_saving("hit", key, entry)
+        if self.listeners:
+            age = max(0.0, self._clock() - entry.stored_at)
+            self._tell_saving("hit", key, entry, tags, age=age, store_seconds=store_seconds)
 
     def coalesced_with(
-        self, key: str, entry: Entry | None, model: str | None, waited: float
+        self,
+        key: str,
+        entry: Entry | None,
+        model: str | None,
+        waited: float,
+        tags: tuple[str, ...] = (),
     ) -> None:
         """Count a lookup that missed and was answered by a call in flight, after *waited* seconds;
         *entry* is the one that this call stored, or None."""
         with self._lock:
             self.coalesced += 1
             sums = _of_model(self._coalesced, entry.model if entry is not None else model)
+            saved: tuple[Any, float | None, float | None] = (None, None, None)
             if entry is not None:
                 seconds = None if entry.seconds is None else max(0.0, entry.seconds - waited)
-                sums.add(entry.usage, seconds, entry.cost_usd)
-            else:
-                sums.add(None, None, None)
-        if self._on_event is not None:
+                saved = (entry.usage, seconds, entry.cost_usd)
+            sums.add(*saved)
+            for tag in tags:
+                self._of_tag(tag).coalesce(*saved)
+        if self.listeners:
             if entry is not None:
-                self._tell_saving("coalesced", key, entry)
+                self._tell_saving("coalesced", key, entry, tags)
             else:
-                self._tell("coalesced", key=key, model=model)
+                self._tell("coalesced", tags, key=key, model=model)
 
     def paid(self, call: PaidCall, *, observed: bool = False) -> bool:
         """Count *call*, which a provider was paid for and which went through the cache or was
@@ -77,20 +114,54 @@ class Ledger:
             self.watched = True
             self._provider.watch()
 
-    def miss(self, key: str, model: str | None) -> None:
+    def called(self, key: str, tags: tuple[str, ...], call: PaidCall, usd: float | None) -> None:
+        """Count for its *tags* that *call* was made, at the price of *usd*; ``paid`` counts it for
+        its model."""
+        if tags:
+            with self._lock:
+                for tag in tags:
+                    self._of_tag(tag).paid.add(call.usage, call.seconds, usd)
+        if self.listeners:
+            self._tell(
+                "called",
+                tags,
+                key=key,
+                model=call.model,
+                seconds=call.seconds,
+                tokens=None if call.usage is None else call.usage[0] + call.usage[1],
+                usd=usd,
+                usage=call.usage,
+            )
+
+    def miss(
+        self,
+        key: str,
+        model: str | None,
+        tags: tuple[str, ...] = (),
+        store_seconds: float | None = None,
+    ) -> None:
         with self._lock:
             self.misses += 1
-        if self._on_event is not None:
-            self._tell("miss", key=key, model=model)
+            for tag in tags:
+                self._of_tag(tag).misses += 1
+        if self.listeners:
+            self._tell("miss", tags, key=key, model=model, store_seconds=store_seconds)
 
-    def put(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
+    def put(
+        self,
+        key: str,
+        entry: Entry,
+        evicted: int,
+        expired: int,
+        store_seconds: float | None = None,
+    ) -> None:
         """Count a stored *entry*, and those that were removed to make room for it."""
         with self._lock:
             self.stored += 1
             self.evictions += evicted
             self.expirations += expired
-        if self._on_event is not None:
-            self._tell_saving("stored", key, entry)
+        if self.listeners:
+            self._tell_saving("stored", key, entry, entry.tags, store_seconds=store_seconds)
             if evicted:
                 self._tell("evicted", number=evicted)
             if expired:
@@ -99,23 +170,33 @@ class Ledger:
     def expired(self, key: str | None, number: int = 1) -> None:
         with self._lock:
             self.expirations += number
-        if self._on_event is not None:
+        if self.listeners:
             self._tell("expired", key=key, number=number)
 
-    def skip(self, reason: str, key: str | None = None, model: str | None = None) -> bool:
-        """Count something that was not stored; whether it is the first for *reason*."""
+    def skip(
+        self,
+        reason: str,
+        key: str | None = None,
+        model: str | None = None,
+        tags: tuple[str, ...] | None = None,
+    ) -> bool:
+        """Count something that was not stored; whether it is the first for *reason*. *tags*: None
+        for those of this context."""
+        tags = current().tags if tags is None else tags
         with self._lock:
-            count = self._skipped.get(reason, 0) + 1
-            self._skipped[reason] = count
-        if self._on_event is not None:
-            self._tell("skipped", key=key, model=model, reason=reason)
+            name = bounded_name(self._skipped, reason)
+            count = self._skipped[name] = self._skipped.get(name, 0) + 1
+            for tag in tags:
+                self._of_tag(tag).skipped += 1
+        if self.listeners:
+            self._tell("skipped", tags, key=key, model=model, reason=reason)
         return count == 1
 
     def error(self, operation: str) -> None:
         with self._lock:
             self.errors += 1
-        if self._on_event is not None:
-            self._tell("error", reason=operation)
+        if self.listeners:
+            self._tell("error", current().tags, reason=operation)
 
     def snapshot(self, size: int) -> CacheStats:
         with self._lock:
@@ -135,31 +216,51 @@ class Ledger:
                 errors=self.errors,
                 by_model=models,
                 provider_by_model=self._provider.by_model(),
+                by_tag={tag: sums.stats() for tag, sums in self._tags.items()},
             )
 
-    def _tell_saving(self, name: str, key: str, entry: Entry) -> None:
+    def _of_tag(self, tag: str) -> TagSums:
+        return slot(self._tags, tag, TagSums)
+
+    def _tell_saving(
+        self, name: str, key: str, entry: Entry, tags: tuple[str, ...], **fields: Any
+    ) -> None:
         tokens = entry.usage[0] + entry.usage[1] if entry.usage is not None else None
         self._tell(
             name,
+            tags,
             key=key,
             model=entry.model,
             seconds=entry.seconds,
             tokens=tokens,
             usd=entry.cost_usd,
             usage=entry.usage,
+            **fields,
         )
 
-    def _tell(self, name: str, **fields: Any) -> None:
-        try:
-            # callers have tested it
-            self._on_event(Event(name, self._clock(), **fields))  # type: ignore[misc]
-        # a listener's fault must not break the call that is being served
-        except Exception:  # noqa: BLE001
-            _log.warning("on_event raised at %r; the call goes on", name, exc_info=True)
+    def _tell(
+        self, name: str, tags: tuple[str, ...] = (), *, key: str | None = None, **fields: Any
+    ) -> None:
+        namespace, layer = (None, None) if key is None else place_of(key)
+        event = Event(
+            name,
+            self._clock(),
+            key,
+            tags=tags_of(tags),
+            namespace=namespace,
+            layer=layer,
+            **fields,
+        )
+        for listener in self.listeners:
+            try:
+                listener(event)
+            # a listener's fault must not break the call that is being served
+            except Exception:  # noqa: BLE001
+                _log.warning("on_event raised at %r; the call goes on", name, exc_info=True)
 
 
 def _of_model(sums: dict[str, Sums], model: str | None) -> Sums:
-    return sums.setdefault(model or "", Sums())
+    return slot(sums, model or "", Sums)
 
 
 def _model_stats(hits: Sums | None, coalesced: Sums | None) -> ModelStats:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any, NamedTuple
 
+from llm_cache_mem.accounting.bounded import slot
 from llm_cache_mem.accounting.sums import Sums
 
 __all__ = ["PaidCall", "ProviderCacheStats", "ProviderLedger", "ProviderSums", "total"]
@@ -171,7 +172,7 @@ class ProviderLedger:
             self._unmatched is not None and self._already(self._unmatched, call.identity, observed)
         ):
             return False
-        self._models.setdefault(call.model or "", ProviderSums()).add_call(call)
+        slot(self._models, call.model or "", ProviderSums).add_call(call)
         return True
 
     @staticmethod

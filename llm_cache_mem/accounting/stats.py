@@ -7,20 +7,21 @@ from typing import Any, NamedTuple
 from llm_cache_mem.accounting.provider import ProviderCacheStats, total
 from llm_cache_mem.accounting.render import Row, as_html, as_text, by_reason, dollars
 
-__all__ = ["CacheStats", "Event", "ModelStats", "Saving"]
+__all__ = ["CacheStats", "Event", "ModelStats", "Saving", "TagStats"]
 
 
 class Event(NamedTuple):
     """An event for ``on_event=``; it never holds a prompt or an answer."""
 
     name: str
-    """hit, miss, stored, skipped, coalesced, expired, evicted or error."""
+    """hit, miss, called (the model answered), stored, skipped, coalesced, expired, evicted or
+    error."""
     at: float
     """Unix seconds."""
     key: str | None = None
     model: str | None = None
     seconds: float | None = None
-    """For hit and coalesced the seconds saved, for stored the duration of the call."""
+    """For hit and coalesced the seconds saved, for called and stored the duration of the call."""
     tokens: int | None = None
     """As *seconds*: the sum of input and output tokens."""
     usd: float | None = None
@@ -30,7 +31,18 @@ class Event(NamedTuple):
     number: int = 1
     """How many entries, for evicted and expired."""
     usage: tuple[int, ...] | None = None
-    """For hit, coalesced and stored: as Entry.usage."""
+    """For hit, coalesced, called and stored: as Entry.usage."""
+    age: float | None = None
+    """For a hit, the seconds since the answer was stored."""
+    store_seconds: float | None = None
+    """For hit, miss and stored: how long the store took."""
+    tags: Mapping[str, str] = MappingProxyType({})
+    """The tags of the request, from ``options(tags=...)``."""
+    namespace: str | None = None
+    """The namespace of *key*; a long one is ``~`` and a hash."""
+    layer: str | None = None
+    """The layer that the request came through: core, http, langchain, llama_index, tool, or that of
+    another integration."""
 
 
 class Saving(NamedTuple):
@@ -67,6 +79,33 @@ class ModelStats(NamedTuple):
         return self.input_tokens_saved + self.output_tokens_saved
 
 
+class TagStats(NamedTuple):
+    """What the requests with one tag saved, and what the calls cost that were made for them.
+    Unknown amounts count as 0."""
+
+    hits: int = 0
+    misses: int = 0
+    """As in CacheStats: those that were then coalesced are among them."""
+    coalesced: int = 0
+    skipped: int = 0
+    input_tokens_saved: int = 0
+    output_tokens_saved: int = 0
+    seconds_saved: float = 0.0
+    saved_usd: float = 0.0
+    unpriced_hits: int = 0
+    calls: int = 0
+    """The calls that were made."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    paid_usd: float = 0.0
+    unpriced_calls: int = 0
+
+    @property
+    def tokens_saved(self) -> int:
+        """Input and output tokens that were not paid for."""
+        return self.input_tokens_saved + self.output_tokens_saved
+
+
 class CacheStats(NamedTuple):
     """A snapshot of the counters. ``str()`` is aligned text; a notebook shows a table."""
 
@@ -91,6 +130,9 @@ class CacheStats(NamedTuple):
     by_model: Mapping[str, ModelStats]
     provider_by_model: Mapping[str, ProviderCacheStats] = MappingProxyType({})
     """What the provider's own prompt cache saved on calls that were made, by model."""
+    by_tag: Mapping[str, TagStats] = MappingProxyType({})
+    """By tag, such as ``team=search``. A request with several tags counts for each. Past 1,000
+    tags, as past 1,000 models, the rest is summed as ``other``."""
 
     @property
     def provider(self) -> ProviderCacheStats:
@@ -137,6 +179,10 @@ class CacheStats(NamedTuple):
             "skipped": dict(self.skipped),
             "by_model": models,
             "provider_by_model": there,
+            "by_tag": {
+                tag: {**stats._asdict(), "tokens_saved": stats.tokens_saved}
+                for tag, stats in self.by_tag.items()
+            },
         }
         return (
             plain
@@ -226,6 +272,12 @@ class CacheStats(NamedTuple):
                 ("model", "hits", "coalesced", *saved),
                 *(_model_cells(name, model) for name, model in models),
             ]
+        if self.by_tag:
+            tags = sorted(self.by_tag.items(), key=lambda item: (-item[1].paid_usd, item[0]))
+            yield [
+                ("tag", "hits", "coalesced", "calls", "dollars paid", "dollars saved"),
+                *(_tag_cells(tag, stats) for tag, stats in tags),
+            ]
 
 
 def _cells(saving: Saving) -> Row:
@@ -242,4 +294,15 @@ def _model_cells(name: str, model: ModelStats) -> Row:
         f"{model.seconds_saved:,.1f}",
         dollars(model.saved_usd),
         f"{model.unpriced_hits:,}",
+    )
+
+
+def _tag_cells(tag: str, stats: TagStats) -> Row:
+    return (
+        tag,
+        f"{stats.hits:,}",
+        f"{stats.coalesced:,}",
+        f"{stats.calls:,}",
+        dollars(stats.paid_usd),
+        dollars(stats.saved_usd),
     )

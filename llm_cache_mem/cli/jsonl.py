@@ -9,7 +9,7 @@ from llm_cache_mem.cli.arguments import BadInput, parse_json
 from llm_cache_mem.cli.report import finite
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import Usage
-from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, text_in, usage_in
+from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, tags_in, text_in, usage_in
 from llm_cache_mem.values.entry import MAX_BODY_BYTES, Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -25,6 +25,7 @@ _FIELDS = frozenset(
         "cost_usd",
         "seconds",
         "request",
+        "tags",
         "value",
         "hidden_by",
     )
@@ -57,6 +58,8 @@ def to_line(key: str, entry: Entry, hidden_by: str = "") -> bytes:
         "cost_usd": finite(entry.cost_usd),
         "seconds": finite(entry.seconds),
     }
+    if entry.tags:
+        head["tags"] = entry.tags
     if hidden_by:
         head["hidden_by"] = hidden_by
     if entry.request is not None:
@@ -112,6 +115,7 @@ def _line(fields: Any) -> Line:
         number_in(fields, "cost_usd"),
         number_in(fields, "seconds"),
         _bytes(text_in(fields, "request")),
+        tags_in(fields),
     )
     return Line(
         _key(text_in(fields, "key") or ""), entry, _key_id(text_in(fields, "hidden_by") or "")

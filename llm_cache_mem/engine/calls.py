@@ -202,7 +202,7 @@ class Engine:
     def count_coalesced(self, request: Request, entry: Entry | None, seconds: float) -> None:
         """Count a caller that another's call answered after *seconds*; *entry* is what that call
         stored, if it did."""
-        self.ledger.coalesced_with(request.key, entry, request.model, seconds)
+        self.ledger.coalesced_with(request.key, entry, request.model, seconds, request.tags)
 
     def listen(self, listener: Listener) -> None:
         """Call *listener* for each call that is paid for from now on."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 from llm_cache_mem.accounting.counters import Ledger
@@ -77,8 +78,10 @@ class Reader:
         if self._settings.current_mode() != "on":
             return [self.lookup(request, decode) for request in requests]
         keys = [key for request in requests for key in (request.key, *request.older)]
+        began = perf_counter()
         found = self._store.get_many(keys)
-        return [self._lookup(request, decode, found.get) for request in requests]
+        took = (perf_counter() - began) / max(1, len(requests))
+        return [self._lookup(request, decode, found.get, took) for request in requests]
 
     async def alookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
         """``lookup``, in a thread where the store would block the event loop."""
@@ -127,22 +130,29 @@ class Reader:
             return None
 
     def _lookup(
-        self, request: Request, decode: Callable[[Any], Any], get: Callable[[str], Entry | None]
+        self,
+        request: Request,
+        decode: Callable[[Any], Any],
+        get: Callable[[str], Entry | None],
+        took: float | None = None,
     ) -> Hit | None:
+        """*took*: the seconds of *get*, if that only hands out what was read."""
         mode = self._settings.current_mode()
         if mode == "off":
             return None
         if mode == "replay":
             get = self._store.get_or_raise
+        began = perf_counter() if self._ledger.listeners and took is None else None
         entry = None if mode == "refresh" else get(request.key)
         if request.older and entry is None and mode != "refresh":
             request, entry = _get_older(request, get)
+        took = took if began is None else perf_counter() - began
         if entry is not None:
             hit = self.read(request, entry, decode, any_age=mode == "replay")
             if hit is not None:
-                self._ledger.hit(request.key, entry)
+                self._ledger.hit(request.key, entry, request.tags, took)
                 return hit
-        self._ledger.miss(request.key, request.model)
+        self._ledger.miss(request.key, request.model, request.tags, took)
         if request.text is not None:
             self._note_miss(request, mode, entry)
         if mode == "replay":
@@ -171,7 +181,7 @@ class Reader:
         it."""
         self._ledger.error("read")
         if any_age:
-            self._ledger.miss(request.key, request.model)
+            self._ledger.miss(request.key, request.model, request.tags)
             raise CacheMissError(
                 request.key, unreadable=reason_of(exc), where=self._recordings
             ) from exc

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from llm_cache_mem.accounting import pricing
@@ -188,7 +189,7 @@ class Writer:
         """Count that the answer to *request* is not stored; log the first of each *reason*."""
         if request.text is not None:
             self._misses.set_outcome(request.key, reason)
-        if self._ledger.skip(reason, request.key, request.model):
+        if self._ledger.skip(reason, request.key, request.model, request.tags):
             _log.warning(text, *args)
 
     async def load_prices(self) -> None:
@@ -220,12 +221,13 @@ class Writer:
     def _count_paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
         """What the provider was paid for *response*, counted whether it will be stored or not."""
         paid = self._bill(request, response, seconds)
+        model, bill = request.model or paid.model, paid.bill
+        identity = usage.identify(response) if self._ledger.watched else None
+        call = PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
         if paid.usage is not None:
-            identity = usage.identify(response) if self._ledger.watched else None
-            model, bill = request.model or paid.model, paid.bill
-            self._ledger.paid(
-                PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
-            )
+            self._ledger.paid(call)
+        if request.tags or self._ledger.listeners:
+            self._ledger.called(request.key, request.tags, call, bill.usd)
         for tell in self._listeners:
             tell(request, response, seconds)
         return paid
@@ -257,6 +259,7 @@ class Writer:
             request=(
                 None if request.text is None or redaction is None else redaction.json(request.text)
             ),
+            tags=request.tags,
         )
 
     def _put_entry(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
@@ -264,10 +267,12 @@ class Writer:
         if not self._fits(request, entry):
             return None
         put = partial(self._put, request.key, entry)
+        began = perf_counter() if self._ledger.listeners else None
         removed = put() if flight is None else flight.commit(put)
         if removed is None:
             return None
-        self._count_stored(request, entry, removed)
+        took = None if began is None else perf_counter() - began
+        self._count_stored(request, entry, removed, took)
         return entry
 
     def _put_or_skip(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
@@ -305,12 +310,14 @@ class Writer:
         )
         return False
 
-    def _count_stored(self, request: Request, entry: Entry, removed: Removed) -> None:
+    def _count_stored(
+        self, request: Request, entry: Entry, removed: Removed, store_seconds: float | None = None
+    ) -> None:
         for key in request.older:  # or an older answer would be found when this one is gone
             self._store.discard(key, None)
         if request.text is not None:
             self._misses.set_outcome(request.key, "stored")
-        self._ledger.put(request.key, entry, removed.evicted, removed.expired)
+        self._ledger.put(request.key, entry, removed.evicted, removed.expired, store_seconds)
 
 
 def encoded(request: Request, value: Any) -> Payload:

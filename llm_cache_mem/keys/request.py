@@ -27,8 +27,9 @@ class Request(NamedTuple):
     messages.
 
     *older*: keys under which its entry may still be, from before the encryption key was changed.
-      *text*: its canonical JSON as it was when it was made,
-    in caches that store requests. *view*: see View; without one, the request is its own.
+    *text*: its canonical JSON as it was when it was made, in caches that store requests.
+    *view*: see View; without one, the request is its own. *tags*: those of the call, such as
+    ``team=search``.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     older: tuple[str, ...] = ()
     text: str | None = None
     view: View | None = None
+    tags: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Request(key={self.key!r}, model={self.model!r})"
@@ -201,4 +203,4 @@ class Keyer:
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later
         text = self.text(messages, params, view) if self.texts else None
-        return Request(key, named, messages, params, older, text, view)
+        return Request(key, named, messages, params, older, text, view, asked.tags)

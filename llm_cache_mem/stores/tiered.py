@@ -39,7 +39,7 @@ class _FrontEntry(Entry):
     def __init__(self, entry: Entry, until: float, mark: object) -> None:
         super().__init__(
             *(entry.payload, entry.stored_at, entry.expires_at, entry.model, entry.usage),
-            *(entry.cost_usd, entry.seconds, entry.request),
+            *(entry.cost_usd, entry.seconds, entry.request, entry.tags),
         )
         self.until = until
         self.mark = mark

@@ -5,6 +5,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.accounting.bounded import slot
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.render import aligned, table
 from llm_cache_mem.values.entry import Entry
@@ -121,30 +122,32 @@ class ToolLedger:
         if model is None or not model.startswith(_LABEL):
             return
         with self._lock:
-            counts = self._by_tool.setdefault(model[len(_LABEL) :], {})
+            counts = slot(self._by_tool, model[len(_LABEL) :], dict[str, float])
             counts[what] = counts.get(what, 0) + by
 
     # -- Events of an engine, as in Ledger
 
-    def hit(self, key: str, entry: Entry) -> None:
-        self._inner.hit(key, entry)
+    def hit(self, key: str, entry: Entry, *details: Any) -> None:
+        self._inner.hit(key, entry, *details)
         self._count(entry.model, "hits")
         self._count(entry.model, "seconds_saved", entry.seconds or 0.0)
 
     def coalesced_with(
-        self, key: str, entry: Entry | None, model: str | None, waited: float
+        self, key: str, entry: Entry | None, model: str | None, *details: Any
     ) -> None:
-        self._inner.coalesced_with(key, entry, model, waited)
+        self._inner.coalesced_with(key, entry, model, *details)
         self._count(model, "coalesced")
 
-    def miss(self, key: str, model: str | None) -> None:
-        self._inner.miss(key, model)
+    def miss(self, key: str, model: str | None, *details: Any) -> None:
+        self._inner.miss(key, model, *details)
         self._count(model, "misses")
 
-    def put(self, key: str, entry: Entry, evicted: int, expired: int) -> None:
-        self._inner.put(key, entry, evicted, expired)
+    def put(self, key: str, entry: Entry, *details: Any) -> None:
+        self._inner.put(key, entry, *details)
         self._count(entry.model, "stored")
 
-    def skip(self, reason: str, key: str | None = None, model: str | None = None) -> bool:
+    def skip(
+        self, reason: str, key: str | None = None, model: str | None = None, *details: Any
+    ) -> bool:
         self._count(model, "skipped")
-        return self._inner.skip(reason, key, model)
+        return self._inner.skip(reason, key, model, *details)

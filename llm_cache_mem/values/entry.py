@@ -2,9 +2,10 @@
 stores that keep bytes.
 
 Envelope, little endian: magic, version, flags, which optional fields are present, fixed header,
-then model, request and body at the lengths the header gives, then 16 bytes of SHA-256 over the key
-and all that came before. A value can therefore not be read under another key, nor with a bit
-changed. Where the flags say ENCRYPTED, all that follows usage is sealed (encryption.py).
+then model, request and body at the lengths the header gives, then tags if there are any, then 16
+bytes of SHA-256 over the key and all that came before. A value can therefore not be read under
+another key, nor with a bit changed. Where the flags say ENCRYPTED, all that follows usage is
+sealed (encryption.py).
 """
 
 import struct
@@ -52,10 +53,11 @@ _FLAGS_AT = 5
 _SLOT_BYTES = 1024  # of an Entry with what it holds but its value
 _MEMO_SHARE = 64  # an entry is remembered if so many of its size would be
 _NO_USAGE = (0, 0, 0, 0, 0)
-_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST = (
-    1 << bit for bit in range(6)
+_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST, _HAS_TAGS = (
+    1 << bit for bit in range(7)
 )
-_ALL_FIELDS = 0b111111
+_ALL_FIELDS = 0b1111111
+_BETWEEN_TAGS = "\n"
 
 
 class Entry:
@@ -65,7 +67,7 @@ class Entry:
     Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output,
     cache read, cache write and one-hour cache write tokens; *cost_usd* and *seconds* are what the
     stored call took; *request* is its canonical JSON, stored only by caches that keep requests.
-    None means unknown.
+    None means unknown. *tags* are those of that call, such as ``team=search``.
     """
 
     __slots__ = (
@@ -76,6 +78,7 @@ class Entry:
         "request",
         "seconds",
         "stored_at",
+        "tags",
         "usage",
     )
 
@@ -89,6 +92,7 @@ class Entry:
         cost_usd: float | None = None,
         seconds: float | None = None,
         request: bytes | None = None,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self.payload = payload
         self.stored_at = stored_at
@@ -98,6 +102,7 @@ class Entry:
         self.cost_usd = cost_usd
         self.seconds = seconds
         self.request = request
+        self.tags = tags
 
     def __repr__(self) -> str:
         return (
@@ -107,8 +112,9 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of the value and, of the request, if stored."""
-        return self.payload.size + (0 if self.request is None else len(self.request))
+        """Bytes of the value and, if stored, of the request and the tags."""
+        size = self.payload.size + (0 if self.request is None else len(self.request))
+        return size + sum(map(len, self.tags)) if self.tags else size
 
     def is_expired(self, now: float) -> bool:
         """Whether it says of itself that it is too old at *now*, in Unix seconds; who reads may be
@@ -147,6 +153,7 @@ class Entry:
             self.usage,
             self.model,
             self.request,
+            self.tags or None,
         )
         present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
         try:
@@ -163,7 +170,8 @@ class Entry:
             )
         except (struct.error, OverflowError) as exc:
             raise ValueNotCacheable("entry", f"a field is out of range: {exc}") from None
-        return b"".join((header, model, request, body))
+        tags = _BETWEEN_TAGS.join(self.tags).encode("utf-8", "replace")
+        return b"".join((header, model, request, body, tags))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Entry":
@@ -189,7 +197,9 @@ class Entry:
         model_end = _HEADER_BYTES + model_len
         request_end = model_end + request_len
         end = request_end + body_len
-        if end != len(data) or body_len > MAX_BODY_BYTES:
+        tagged = bool(present & _HAS_TAGS)
+        whole = end < len(data) if tagged else end == len(data)
+        if not whole or body_len > MAX_BODY_BYTES:
             raise EntryUnreadable("damaged: length")
         if stored_at - stored_at != 0.0 or expires_at != expires_at:  # NaN would be fresh for ever
             raise EntryUnreadable("times that are no numbers")
@@ -206,6 +216,9 @@ class Entry:
             cost_usd=cost_usd if present & _HAS_COST else None,
             seconds=seconds if present & _HAS_SECONDS else None,
             request=data[model_end:request_end] if present & _HAS_REQUEST else None,
+            tags=(
+                tuple(data[end:].decode("utf-8", "replace").split(_BETWEEN_TAGS)) if tagged else ()
+            ),
         )
 
 

@@ -81,7 +81,8 @@ def test_listeners_are_told_and_their_faults_do_not_reach_the_caller(caplog):
         "expired",
         "error",
     ]
-    assert told[0] == Event("hit", 7.0, "k", "m", 2.0, 120, 0.25, usage=(100, 20, 0, 0, 0))
+    facts = {"usage": (100, 20, 0, 0, 0), "age": 7.0, "namespace": "", "layer": "core"}
+    assert told[0] == Event("hit", 7.0, "k", "m", 2.0, 120, 0.25, **facts)
     assert "on_event raised" in caplog.text
 
 

@@ -233,6 +233,7 @@ def test_format_version_1_stays_readable() -> None:
         "cost_usd": 0.25,
         "seconds": 1.5,
         "request": b'{"messages": []}',
+        "tags": (),
         "value": GOLDEN_VALUE,
     }
 

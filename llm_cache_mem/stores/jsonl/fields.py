@@ -5,7 +5,7 @@ from typing import Any
 
 from llm_cache_mem.responses.usage import Usage
 
-__all__ = ["BadLine", "number_in", "text_in", "usage_in"]
+__all__ = ["BadLine", "number_in", "tags_in", "text_in", "usage_in"]
 
 _MOST_TOKENS = 1 << 63
 
@@ -33,6 +33,16 @@ def number_in(fields: dict[str, Any], name: str) -> float | None:
     except OverflowError:
         pass
     raise BadLine(f"{name!r} is not a number that fits")
+
+
+def tags_in(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The texts in the field ``tags``; none if it is absent."""
+    found = fields.get("tags")
+    if found is None:
+        return ()
+    if type(found) is list and all(type(tag) is str and "=" in tag for tag in found):
+        return tuple(found)
+    raise BadLine("'tags' is not a list of texts such as 'team=search'")
 
 
 def usage_in(fields: dict[str, Any]) -> Usage | None:

@@ -311,6 +311,7 @@ def _with_times_of(entry: Entry, read_back: Entry) -> Entry:
         entry.cost_usd,
         entry.seconds,
         read_back.request,
+        read_back.tags,
     )
 
 
