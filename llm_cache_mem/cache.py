@@ -303,9 +303,8 @@ class LLMCache:
 
         if request is None:
             return call()  # type: ignore[no-any-return]  # what fn returns
-        if streaming:
-            return self.engine.stream(request, call)  # type: ignore[return-value]  # as above
-        return self.engine.call(  # type: ignore[no-any-return]  # what fn returns, or a copy
+        make: Any = self.engine.stream if streaming else self.engine.call
+        return make(  # type: ignore[no-any-return]  # what fn returns, or a copy
             request,
             call,
             circumstances=lambda: circumstances_of(fn, self.engine.keyer.ignored(params)),
@@ -341,9 +340,8 @@ class LLMCache:
 
         if request is None:
             return await call()
-        if streaming:
-            return await self.engine.astream(request, call)
-        return await self.engine.acall(
+        make: Any = self.engine.astream if streaming else self.engine.acall
+        return await make(
             request,
             call,
             circumstances=lambda: circumstances_of(fn, self.engine.keyer.ignored(params)),

@@ -111,7 +111,11 @@ def _generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") -> Calla
         return (
             fn(*args, **kwargs)
             if request is None
-            else engine.stream(request, lambda: fn(*args, **kwargs))
+            else engine.stream(
+                request,
+                lambda: fn(*args, **kwargs),
+                circumstances=lambda: calls.circumstances(args, kwargs),
+            )
         )
 
     return wrapper
@@ -132,7 +136,9 @@ def _async_generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") ->
         async def begin() -> AsyncIterable[Any]:
             return fn(*args, **kwargs)  # type: ignore[no-any-return]
 
-        stream: Any = await engine.astream(request, begin, asked)
+        stream: Any = await engine.astream(
+            request, begin, asked, circumstances=lambda: calls.circumstances(args, kwargs)
+        )
         try:
             async for chunk in stream:
                 yield chunk

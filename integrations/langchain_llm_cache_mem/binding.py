@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langchain_llm_cache_mem.cache import Usage
-from langchain_llm_cache_mem.generations import load, load_stream, mark_hits
+from langchain_llm_cache_mem.generations import load, load_stream, mark_hits, zero_usage
 from langchain_llm_cache_mem.requests import Requests
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS
 from llm_cache_mem import Hit, LLMCache, Request
@@ -116,6 +116,15 @@ class Binding:
         generations = load(value)
         mark_hits(generations, keep_usage=self.usage == "keep")
         return generations
+
+    def load_chunk(self, stored: Any, *, first: bool) -> Any:
+        """What is stored of one chunk as a new chunk, marked as a hit if it is the *first*."""
+        chunks = load([stored])
+        if first:
+            mark_hits(chunks, keep_usage=self.usage == "keep")
+        elif self.usage == "zero":
+            zero_usage(chunks)
+        return chunks[0]
 
     def load_stream(self, value: Any) -> list[Any]:
         """What is stored as the new chunks of a stream, marked as a hit."""

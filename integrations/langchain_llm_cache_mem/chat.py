@@ -1,7 +1,7 @@
 """The methods in which LangChain's chat models meet their provider, answered from a cache where
 they can be."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -19,16 +19,20 @@ from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 __all__ = ["methods"]
 
 
-def methods(cls: type[BaseChatModel]) -> dict[str, Callable[..., Any]]:
+def methods(cls: type[BaseChatModel]) -> dict[str, Any]:
     """The methods to put over those of *cls*; streams only if it has some, since LangChain looks
-    for that."""
-    found: dict[str, Callable[..., Any]] = {"_generate": _generate, "_agenerate": _agenerate}
+    for that. Events of a model's own would go past the cache: LangChain makes them from chunks."""
+    found: dict[str, Any] = {"_generate": _generate, "_agenerate": _agenerate}
     streams = cls._stream is not BaseChatModel._stream
     if streams:
         found["_stream"] = _stream
+        found |= {name: None for name in _EVENTS if hasattr(cls, name)}
     if streams or cls._astream is not BaseChatModel._astream:
         found["_astream"] = _astream
     return found
+
+
+_EVENTS = ("_stream_chat_model_events", "_astream_chat_model_events")
 
 
 def _generate(

@@ -30,7 +30,16 @@ from langchain_core.utils.utils import LC_ID_PREFIX
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
-__all__ = ["answer_id", "complete_hits", "dump", "dump_stream", "load", "load_stream", "mark_hits"]
+__all__ = [
+    "answer_id",
+    "complete_hits",
+    "dump",
+    "dump_stream",
+    "load",
+    "load_stream",
+    "mark_hits",
+    "zero_usage",
+]
 
 M = TypeVar("M", bound=Serializable)
 
@@ -118,7 +127,7 @@ def mark_hits(
     generations: list[Any], *, keep_usage: bool, age: float | None = None, stream: bool = False
 ) -> None:
     """Let *generations* say in their response_metadata that they are a hit, and cost nothing; of
-    the chunks of a stream the last says it.
+    the chunks of a stream the first says it.
 
     Plain generations have no place to say so.
     """
@@ -128,13 +137,21 @@ def mark_hits(
         if not isinstance(message, AIMessage):
             continue
         fields = vars(message)  # a model's __setattr__ takes longer than all the rest
-        if not stream or generation is generations[-1]:
+        if not stream or generation is generations[0]:
             fields["response_metadata"] = {
                 **fields["response_metadata"],
                 "llm_cache_mem": hit.copy(),
             }
-        if not keep_usage and fields["usage_metadata"] is not None:
-            fields["usage_metadata"] = _NO_USAGE.copy()
+    if not keep_usage:
+        zero_usage(generations)
+
+
+def zero_usage(generations: list[Any]) -> None:
+    """Let *generations* cost nothing."""
+    for generation in generations:
+        message = getattr(generation, "message", None)
+        if isinstance(message, AIMessage) and message.usage_metadata is not None:
+            vars(message)["usage_metadata"] = _NO_USAGE.copy()
 
 
 def complete_hits(generations: list[Any], run_id: object = None) -> None:

@@ -1,9 +1,8 @@
-"""Streams of a wrapped model: replayed where they are stored, and stored when they have passed
-through to a clean end."""
+"""Streams of a wrapped model: replayed where they are stored, else shared by identical requests and
+stored when they have ended cleanly."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
-from time import monotonic
+from contextlib import aclosing, asynccontextmanager, closing
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -12,9 +11,9 @@ from langchain_core.outputs import Generation
 
 from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump, dump_stream, load
-from llm_cache_mem import Request, ValueNotCacheable
-from llm_cache_mem.engine.streams import Recording
-from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem import Request
+from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.engine.streams import ChunkRecording
 
 __all__ = ["astream", "stream"]
 
@@ -32,23 +31,38 @@ def stream(
     which is asked before calls only."""
     binding = binding_of(wrapped)
     model = binding.direct(wrapped)
+
+    def call() -> Iterator[Any]:
+        limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
+        if limiter is not None:
+            limiter.acquire(blocking=True)
+        with binding.watching(model):
+            yield from model._stream(prompt, stop, **with_manager(run_manager, kwargs))
+
     request = binding.request(model, prompt, stop, kwargs)
-    hit = binding.lookup(request, binding.load_stream)
-    if hit is not None:
-        for chunk in hit:
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+    if request is None:
+        yield from call()
         return
-    limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
-    if limiter is not None:
-        limiter.acquire(blocking=True)
-    record = _Record(binding, request)
-    with binding.watching(model):
-        for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
-            record.add(chunk)
-            yield chunk
-    record.keep()
+    hit = binding.lookup(request, binding.load_stream)
+    if hit is None:
+        shared = binding.cache.engine.share_stream(
+            request,
+            call,
+            recording=lambda: _Recording(binding, request),
+            decode=binding.load_stream,
+            circumstances=lambda: circumstances_of(wrapped._stream, kwargs),
+            timeout=timeout_of(kwargs),
+        )
+        with closing(shared):
+            for chunk in shared:
+                if shared.coalesced and run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+        return
+    for chunk in hit:
+        if run_manager is not None:
+            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+        yield chunk
 
 
 async def astream(
@@ -61,25 +75,46 @@ async def astream(
     """``stream`` for ``async for``."""
     binding = binding_of(wrapped)
     model = binding.direct(wrapped)
+
+    async def call() -> AsyncGenerator[Any, None]:
+        limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
+        if limiter is not None:
+            await limiter.aacquire(blocking=True)
+        source = model._astream(prompt, stop, **with_manager(run_manager, kwargs))
+        with binding.watching(model):
+            async with _closing(source) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def begin() -> AsyncGenerator[Any, None]:
+        return call()
+
     request = binding.request(model, prompt, stop, kwargs)
-    hit = await binding.alookup(request, binding.load_stream)
-    if hit is not None:
-        for chunk in hit:
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-        return
-    limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
-    if limiter is not None:
-        await limiter.aacquire(blocking=True)
-    record = _Record(binding, request)
-    source = model._astream(prompt, stop, **with_manager(run_manager, kwargs))
-    with binding.watching(model):
-        async with _closing(source) as chunks:
+    if request is None:
+        async with aclosing(call()) as chunks:
             async for chunk in chunks:
-                record.add(chunk)
                 yield chunk
-    await record.akeep()
+        return
+    hit = await binding.alookup(request, binding.load_stream)
+    if hit is None:
+        shared = await binding.cache.engine.ashare_stream(
+            request,
+            begin,
+            recording=lambda: _Recording(binding, request),
+            decode=binding.load_stream,
+            circumstances=lambda: circumstances_of(wrapped._astream, kwargs),
+            timeout=timeout_of(kwargs),
+        )
+        async with aclosing(shared):
+            async for chunk in shared:
+                if shared.coalesced and run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+        return
+    for chunk in hit:
+        if run_manager is not None:
+            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+        yield chunk
 
 
 @asynccontextmanager
@@ -94,55 +129,22 @@ async def _closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
             await close()
 
 
-class _Record:
-    """A stream as it passes through, to be stored when it has ended. Without a *request* it does
-    nothing."""
+class _Recording(ChunkRecording):
+    """The chunks of a stream, stored as generations are."""
 
-    def __init__(self, binding: Binding, request: Request | None) -> None:
-        self._link = binding
-        self._request = request
-        self._recording = Recording()
-        self._began, self._epoch = monotonic(), binding.cache.engine.epoch
+    def __init__(self, binding: Binding, request: Request) -> None:
+        super().__init__()
+        self._binding = binding
+        self._params = request.params
+        self._count = 0
 
-    def add(self, chunk: Generation) -> None:
-        """Note *chunk* as it is now, before its consumer can change it."""
-        if self._request is not None and self._recording.fault is None:
-            try:
-                self._recording.add(dump([chunk], self._request.params)[0])
-            except Exception as exc:  # noqa: BLE001  # the stream goes on
-                self._recording.fault = (
-                    exc
-                    if isinstance(exc, LLMCacheError)
-                    else ValueNotCacheable("stream", type(exc).__name__)
-                )
+    def encode(self, chunk: Generation) -> Any:
+        self._count += 1
+        return {"first": self._count == 1, "chunk": dump([chunk], self._params)[0]}
 
-    def keep(self) -> None:
-        """Store the stream, which ended cleanly, if it is worth keeping."""
-        with self._link.fail_open:
-            chunks, seconds = self._chunks(), monotonic() - self._began
-            if self._request is not None:
-                self._link.cache.engine.store(
-                    self._request,
-                    dump_stream(chunks),
-                    response=load(chunks),
-                    seconds=seconds,
-                    epoch=self._epoch,
-                )
+    def decode(self, stored: Any) -> Any:
+        return self._binding.load_chunk(stored["chunk"], first=stored["first"])
 
-    async def akeep(self) -> None:
-        """As ``keep``, in a thread where that would wait for a disk."""
-        with self._link.fail_open:
-            chunks, seconds = self._chunks(), monotonic() - self._began
-            if self._request is not None:
-                await self._link.cache.engine.astore(
-                    self._request,
-                    dump_stream(chunks),
-                    response=load(chunks),
-                    seconds=seconds,
-                    epoch=self._epoch,
-                )
-
-    def _chunks(self) -> list[Any]:
-        if self._recording.fault is not None:
-            raise self._recording.fault
-        return self._recording.chunks()
+    def entry(self) -> tuple[Any, Any]:
+        chunks = [stored["chunk"] for stored in self.chunks()]
+        return dump_stream(chunks), load(chunks)

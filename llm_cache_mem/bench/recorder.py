@@ -15,7 +15,7 @@ from llm_cache_mem._util.clock import now
 from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.bench.formats import HEADER, own_record, prompt_blocks
 from llm_cache_mem.bench.trace import Call
-from llm_cache_mem.engine.streams import AsyncTee, Recording, Tee
+from llm_cache_mem.engine.streams import AsyncTee, ChunkRecording, Tee
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import read_model, read_usage
@@ -194,10 +194,10 @@ class TraceRecorder:
             except Exception as exc:  # noqa: BLE001  # recording must never fail the call
                 self._count_lost(type(exc).__name__)
 
-        def finish(recording: Recording) -> None:
+        def finish(recording: ChunkRecording) -> None:
             done(recording.chunks() if recording.fault is None else None)
 
-        async def afinish(recording: Recording) -> None:
+        async def afinish(recording: ChunkRecording) -> None:
             finish(recording)
 
         if params.get("stream") and hasattr(response, "__aiter__"):

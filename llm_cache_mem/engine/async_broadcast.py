@@ -61,23 +61,37 @@ class AsyncBroadcast(Buffer[T]):
     def _is_fetching(self) -> bool:
         return self._wanted.is_set()
 
-    async def item(self, at: int) -> T:
+    async def item(self, subscriber: "AsyncSubscriber[T]") -> T:
         """As ``Broadcast.item``."""
         while True:
-            item = self._buffered(at)
+            item = self._buffered(subscriber)
             if item is not END:
                 return item
             if self._state == FAILED:
                 raise self._failure()
             if self._over or self._left or (self._reader is None and self._state != OPEN):
                 return END
-            moved = self._loop.create_future()
-            self._waiting.append(moved)
-            self._wanted.set()
-            if self._reader is None:
-                self._unread.detach()
-                self._reader = self._loop.create_task(self._read(), context=self._context)
-            await moved
+            await self._fetched()
+
+    async def prime(self) -> None:
+        """Fetch the first item, and raise what that raises."""
+        try:
+            await self._fetched()
+        except BaseException:
+            self.drop(None)
+            raise
+        if self._state == FAILED:
+            raise self._failure()
+
+    async def _fetched(self) -> None:
+        """Wait until one more item has come, or there are no more."""
+        moved = self._loop.create_future()
+        self._waiting.append(moved)
+        self._wanted.set()
+        if self._reader is None:
+            self._unread.detach()
+            self._reader = self._loop.create_task(self._read(), context=self._context)
+        await moved
 
     async def _read(self) -> None:
         try:
@@ -121,8 +135,8 @@ class AsyncBroadcast(Buffer[T]):
             self._unread.detach()
             await asyncio.shield(_detached(self._loop.create_task(self._close())))
 
-    def drop(self, subscriber: "AsyncSubscriber[T]") -> None:
-        """``leave``, for a subscriber that the garbage collector has found. Any thread."""
+    def drop(self, subscriber: "AsyncSubscriber[T] | None") -> None:
+        """``leave`` without waiting. Any thread."""
         if self._leave(subscriber):
             self._unread.detach()
             post(self._loop, lambda: _detached(self._loop.create_task(self._close())))
@@ -147,14 +161,14 @@ class AsyncSubscriber(Generic[T]):
     def __init__(
         self, broadcast: AsyncBroadcast[T], on_leave: Callable[[AsyncBroadcast[T]], None] | None
     ) -> None:
-        self._broadcast = broadcast
+        self.broadcast = broadcast
         self._on_leave = on_leave
         self._closed = False
         self.at = 0
 
     async def take(self) -> T:
         """The next item; END after the last."""
-        item = await self._broadcast.item(self.at)
+        item = await self.broadcast.item(self)
         if item is not END:
             self.at += 1
         return item
@@ -168,14 +182,19 @@ class AsyncSubscriber(Generic[T]):
         self._closed = True
         on_leave, self._on_leave = self._on_leave, None
         try:
-            await self._broadcast.leave(self)
+            await self.broadcast.leave(self)
         finally:
             if on_leave is not None:
-                on_leave(self._broadcast)
+                on_leave(self.broadcast)
+
+    def drop(self) -> None:
+        """Stop reading without waiting for the call to be closed."""
+        self._closed, self._on_leave = True, None
+        self.broadcast.drop(self)
 
     def __del__(self) -> None:
         if not self._closed:
-            self._broadcast.drop(self)
+            self.drop()
 
 
 def _detached(task: asyncio.Task[Any]) -> asyncio.Task[Any]:

@@ -10,6 +10,7 @@ knows which.
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakSet
@@ -34,26 +35,32 @@ class Recording(Protocol[T]):
     @property
     def fault(self) -> object:
         """Why the stream can no longer be stored; None if it can."""
+        ...
 
     @property
     def unusable(self) -> bool:
         """Whether no other caller should join the stream."""
+        ...
 
     @property
     def full(self) -> bool:
         """Whether the end is known to follow at once."""
+        ...
 
-    def add(self, item: T) -> Any:
+    def add(self, item: T, /) -> Any:
         """Record *item*, and return a form of it that no change of *item* reaches."""
+        ...
 
-    def copy(self, form: Any) -> T:
+    def copy(self, form: Any, /) -> T:
         """An item of its own for one more subscriber, from what ``add`` returned."""
+        ...
 
     def finish(self, *, at_end: bool) -> bool:
         """Whether the stream is whole; called once, when no more items will be added.
 
         Without *at_end*, the last subscriber left before the end of the source.
         """
+        ...
 
 
 class _Item:
@@ -96,6 +103,12 @@ class Buffer(Generic[T]):
         self._subscribers: WeakSet[Any] = WeakSet()
         self._error: BaseException | None = None
         self._raised = False
+        self._only: Any = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether reading the source has failed."""
+        return self._state == FAILED
 
     def _admit(self, subscriber: Any, *, joins: bool) -> bool:
         """Add *subscriber*, if the stream can still be read from its first item to its end.
@@ -120,13 +133,22 @@ class Buffer(Generic[T]):
     def _is_fetching(self) -> bool:
         raise NotImplementedError
 
+    def leave_to(self, subscriber: Any) -> None:
+        """Leave the rest of the stream to *subscriber*, which reads the source by other ways too:
+        the others get the error of an interrupted fetch."""
+        self._only = subscriber
+        self.retire()
+
     def _has(self, at: int) -> bool:
         with self._lock:
             return 0 <= at - self._first < len(self._items)
 
-    def _buffered(self, at: int) -> T:
-        """The item number *at* if it is in the buffer, else END."""
+    def _buffered(self, subscriber: Any) -> T:
+        """The next item of *subscriber* if it is in the buffer, else END."""
+        at = subscriber.at
         with self._lock:
+            if self._only not in (None, subscriber):
+                raise self._lost()
             index = at - self._first
             if not 0 <= index < len(self._items):
                 return END  # type: ignore[no-any-return]  # it stands for an item
@@ -227,17 +249,17 @@ class Broadcast(Buffer[T]):
     def _is_fetching(self) -> bool:
         return self._fetching.locked()
 
-    def item(self, at: int) -> T:
-        """The item number *at*, fetched if it is not in the buffer; END after the last.
+    def item(self, subscriber: "Subscriber[T]") -> T:
+        """The next item of *subscriber*, fetched if it is not in the buffer; END after the last.
 
         Raises what reading the source raises.
         """
         while True:
-            item = self._buffered(at)
+            item = self._buffered(subscriber)
             if item is not END:
                 return item
             with self._fetching:
-                if self._has(at):
+                if self._has(subscriber.at):
                     continue
                 if self._state == FAILED:
                     raise self._failure()
@@ -253,6 +275,8 @@ class Broadcast(Buffer[T]):
         except BaseException as exc:
             self._raised = True
             self._fail(exc)
+            with suppress(Exception):  # the failure itself is what the subscribers hear of
+                self._source.close()
             self._done(at_end=False)
             raise
         if item is not END:
@@ -265,6 +289,11 @@ class Broadcast(Buffer[T]):
     def _done(self, *, at_end: bool) -> None:
         if self._first_to_finish():
             self._finish(self, at_end)
+
+    def prime(self) -> None:
+        """Fetch the first item, and raise what that raises."""
+        with self._fetching:
+            self._fetch()
 
     def leave(self, subscriber: "Subscriber[T]") -> None:
         """Remove *subscriber*; the last one closes the call."""
@@ -281,13 +310,13 @@ class Subscriber(Generic[T]):
     def __init__(
         self, broadcast: Broadcast[T], on_leave: Callable[[Broadcast[T]], None] | None
     ) -> None:
-        self._broadcast = broadcast
+        self.broadcast = broadcast
         self._on_leave = on_leave
         self.at = 0
 
     def take(self) -> T:
         """The next item; END after the last."""
-        item = self._broadcast.item(self.at)
+        item = self.broadcast.item(self)
         if item is not END:
             self.at += 1
         return item
@@ -298,7 +327,12 @@ class Subscriber(Generic[T]):
 
     def close(self) -> None:
         """Stop reading; the last subscriber closes the call."""
-        self._broadcast.leave(self)
+        self.broadcast.leave(self)
         on_leave, self._on_leave = self._on_leave, None
         if on_leave is not None:
-            on_leave(self._broadcast)
+            on_leave(self.broadcast)
+
+    def drop(self) -> None:
+        """``close``, but *on_leave* is not called."""
+        self._on_leave = None
+        self.close()

@@ -28,8 +28,10 @@ from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.reader import Hit, Reader, decoded, same
 from llm_cache_mem.engine.settings import Settings
+from llm_cache_mem.engine.shared_streams import open_stream
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
-from llm_cache_mem.engine.streams import AsyncReplay, AsyncTee, Recording, Replay, Tee
+from llm_cache_mem.engine.stream_calls import StreamCall
+from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
 from llm_cache_mem.engine.writer import Answered, Listener, Writer
 from llm_cache_mem.errors import EntryUnreadable, RequestNotCacheable
 from llm_cache_mem.keys.request import Keyer, Request, View
@@ -294,20 +296,21 @@ class Engine:
         except Exception:  # noqa: BLE001  # as in call
             return await fn()
 
-    def stream(self, request: Request, fn: Callable[[], Iterable[T]]) -> Iterator[T]:
-        """The stored stream, or that of ``fn()``, which is stored when it has ended cleanly.
-
-        Each caller that misses makes a call of its own: none waits for another's consumer.
-        """
+    def stream(
+        self,
+        request: Request,
+        fn: Callable[[], Iterable[T]],
+        *,
+        circumstances: Callable[[], Hashable] | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[T]:
+        """The stored stream, or that of ``fn()``, which concurrent callers share and which is
+        stored when it has ended cleanly. *circumstances* and *timeout* are as in ``call``."""
         hit = self.reader.lookup(request, list)
         if hit is not None:
             return Replay(hit.value)
-        began, epoch, context = self.settings.clock(), self.epoch, copy_context()
-        source = fn()
-        if not _is_stream(source, "__iter__"):
-            return self._no_stream(request, source)  # type: ignore[no-any-return]  # what fn gave
-        return Tee(
-            source, lambda recording: context.run(self._finish, request, recording, began, epoch)
+        return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
+            request, fn, circumstances=circumstances, timeout=timeout
         )
 
     async def astream(
@@ -315,6 +318,9 @@ class Engine:
         request: Request,
         fn: Callable[[], Awaitable[AsyncIterable[T]]],
         context: Context | None = None,
+        *,
+        circumstances: Callable[[], Hashable] | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[T]:
         """``stream`` for an async iterable; *context* is the one whose options count, if it is not
         this one."""
@@ -322,16 +328,51 @@ class Engine:
         hit = await self.off_loop(lambda: asked.run(self.reader.lookup, request, list))
         if hit is not None:
             return AsyncReplay(hit.value)
-        began, epoch = self.settings.clock(), self.epoch
-        source = await fn()
-        if not _is_stream(source, "__aiter__"):
-            return self._no_stream(request, source)  # type: ignore[no-any-return]  # what fn gave
+        return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
+            request, fn, circumstances=circumstances, timeout=timeout, context=context
+        )
 
-        async def finish(recording: Recording) -> None:
-            await self.writer.load_prices()
-            await self.off_loop(lambda: asked.run(self._finish, request, recording, began, epoch))
+    def share_stream(
+        self,
+        request: Request,
+        fn: Callable[[], Iterable[Any]],
+        *,
+        recording: Callable[[], ChunkRecording] = ChunkRecording,
+        decode: Callable[[Any], Iterable[Any]] = list,
+        circumstances: Callable[[], Hashable] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """The stream of ``fn()``, a SharedStream, for callers that missed; or what *fn* returned,
+        if that is none.
 
-        return AsyncTee(source, finish)
+        Args:
+            request: What ``request`` returned.
+            fn: Makes the call. What it raises is raised.
+            recording: Makes the recording of a stream: how its chunks are stored.
+            decode: Makes the chunks of a stored stream.
+            circumstances: As in ``call``.
+            timeout: As in ``call``.
+        """
+        made = callee_of(fn) if circumstances is None else circumstances()
+        return open_stream(StreamCall(self, request, fn, recording, decode, made, timeout))
+
+    async def ashare_stream(
+        self,
+        request: Request,
+        fn: Callable[[], Awaitable[AsyncIterable[Any]]],
+        *,
+        recording: Callable[[], ChunkRecording] = ChunkRecording,
+        decode: Callable[[Any], Iterable[Any]] = list,
+        circumstances: Callable[[], Hashable] | None = None,
+        timeout: float | None = None,
+        context: Context | None = None,
+    ) -> Any:
+        """``share_stream`` for tasks; *context* as in ``astream``."""
+        from llm_cache_mem.engine.async_streams import aopen_stream  # imports asyncio
+
+        made = callee_of(fn) if circumstances is None else circumstances()
+        call = StreamCall(self, request, fn, recording, decode, made, timeout, context)
+        return await aopen_stream(call)
 
     # -- Calls whose answer goes on after they have returned
 
@@ -504,20 +545,3 @@ class Engine:
             )
         )
         return _Answer(response, payload, entry)
-
-    def _no_stream(self, request: Request, answer: Any) -> Any:
-        text = "an answer was not stored: a stream was asked for, and it is none"
-        self.writer.skip(request, "value", text)
-        return answer
-
-    def _finish(self, request: Request, recording: Recording, began: float, epoch: int) -> None:
-        """Store a stream that has ended cleanly, unless something was deleted while it ran."""
-        if recording.fault is not None:
-            self.writer.skip(request, "value", "a stream was not stored: %s", recording.fault)
-            return
-        chunks, seconds = recording.chunks(), max(0.0, self.settings.clock() - began)
-        self.writer.store(request, chunks, response=chunks, seconds=seconds, epoch=epoch)
-
-
-def _is_stream(source: Any, protocol: str) -> bool:
-    return hasattr(source, protocol) and not isinstance(source, (str, bytes, Mapping))

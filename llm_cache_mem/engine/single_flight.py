@@ -6,7 +6,7 @@ when the leader was interrupted or cancelled, that one of them leads now.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from threading import TIMEOUT_MAX, RLock
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, post
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Flight", "SingleFlight", "is_nested"]
+__all__ = ["Flight", "SingleFlight", "is_nested", "keep_lead"]
 
 _CHAINS = 8
 """How many calls in different circumstances may follow at once when a call has failed: enough that
@@ -76,7 +76,7 @@ class Flight:
         self._finished = False
         self._waiters: dict[Waiter, None] = {}  # in the order of arrival
         self._task: asyncio.Task[None] | None = None
-        table._known.add(ref(self, table._known.discard))
+        table._remember(self)
 
     def commit(self, store: Callable[[], R]) -> R | None:
         """Run *store* and return its result, or None without running it when the key was forgotten
@@ -101,6 +101,15 @@ class Flight:
         for a response that reports an error. To be called by the work itself."""
         self._only_alike = True
 
+    @property
+    def circumstances(self) -> Hashable:
+        """Those of its leader."""
+        return self._circumstances
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._outlasts or not self._finished
+
     def end(self) -> None:
         """Let nobody join any more."""
         with self._table._lock:
@@ -112,13 +121,27 @@ class Flight:
             self._forgotten = True
 
 
+class _Known(ref[Flight]):
+    """A flight in the index of its table."""
+
+    __slots__ = ("key",)
+
+    key: str
+
+
 def is_nested(flight: Flight) -> bool:
     """Whether *flight* is led by the work of another for the same key, in whatever cache: it must
     not wait for that."""
     return any(
-        other is not flight and other._key == flight._key and not other._finished
+        other is not flight and other._key == flight._key and other._goes_on
         for other in _leading.get()
     )
+
+
+def keep_lead(context: Context) -> None:
+    """Let what runs in *context* be the work of the flights that the code running here works
+    for."""
+    context.run(_leading.set, _leading.get())
 
 
 class SingleFlight:
@@ -133,7 +156,7 @@ class SingleFlight:
             raise ValueError(f"wait_seconds must be 0 or more, not {wait_seconds!r}")
         self._wait_seconds = min(wait_seconds, TIMEOUT_MAX)
         self._flights: dict[object, Flight] = {}  # those that can be joined, by key and lane
-        self._known: set[ref[Flight]] = set()  # all that may yet store
+        self._known: dict[str, set[_Known]] = {}  # all that may yet store, by key
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
         self._lock = (
             RLock()
@@ -221,13 +244,29 @@ class SingleFlight:
         if not self._known:  # nothing is under way
             return
         with self._lock:
-            for slot, listed in list(self._flights.items()):
-                if key is None or listed._key == key:
-                    del self._flights[slot]
-            known = [flight for known in self._known.copy() if (flight := known()) is not None]
-        for flight in known:
-            if key is None or flight._key == key:
-                flight._forget()
+            flights = self._flights_of(key)
+            for flight in flights:
+                self._unlist(flight)
+        for flight in flights:
+            flight._forget()
+
+    def _remember(self, flight: Flight) -> None:
+        known = _Known(flight, self._drop)
+        known.key = flight._key
+        with self._lock:
+            self._known.setdefault(known.key, set()).add(known)
+
+    def _drop(self, known: "_Known") -> None:
+        with self._lock:
+            same = self._known.get(known.key, set())
+            same.discard(known)
+            if not same:
+                self._known.pop(known.key, None)
+
+    def _flights_of(self, key: str | None) -> list[Flight]:
+        """All flights for *key*; None: for any."""
+        found = [self._known.get(key, set())] if key is not None else list(self._known.values())
+        return [flight for same in found for known in list(same) if (flight := known()) is not None]
 
     # -- Seats
 
@@ -236,7 +275,7 @@ class SingleFlight:
 
     def _leads_here(self, own: Flight) -> bool:
         return any(
-            flight._slot == own._slot and flight._table is self and not flight._finished
+            flight._slot == own._slot and flight._table is self and flight._goes_on
             for flight in _leading.get()
         )
 
@@ -443,9 +482,8 @@ class SingleFlight:
         # collect them would run their cleanup on connections that the parent uses.
         self._lock = RLock()
         self._flights = {}
-        for known in self._known.copy():
-            if (flight := known()) is not None:
-                flight._storing = RLock()
+        for flight in self._flights_of(None):
+            flight._storing = RLock()
 
 
 @coroutine

@@ -1,34 +1,106 @@
-"""Streams are collected while they pass through, stored only when they end cleanly, and replayed as
-streams."""
+"""What streams are to their consumers, live or stored, and the recording of their chunks."""
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from copy import deepcopy
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem.errors import LLMCacheError, ValueNotCacheable
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["AsyncReplay", "AsyncStream", "AsyncTee", "Recording", "Replay", "SyncStream", "Tee"]
+__all__ = [
+    "AsyncReplay",
+    "AsyncStream",
+    "AsyncTee",
+    "ChunkRecording",
+    "NotShareable",
+    "Replay",
+    "SyncStream",
+    "Tee",
+]
+
+MAX_STREAM_BYTES: Final = 16 * 1024 * 1024
 
 
-class Recording:
-    """Snapshots of chunks, taken before the consumer can change them; *fault* is the first that has
-    no storable form."""
+class NotShareable(Exception):
+    """A chunk that has no storable form cannot be given to a second caller."""
+
+
+class ChunkRecording:
+    """The chunks of one stream as they pass. Not thread-safe.
+
+    What is stored of a chunk is what ``encode`` makes of it, and other callers get what ``decode``
+    makes of that; here, and unless a framework has its own, the chunk itself.
+    """
+
+    full = False
 
     def __init__(self) -> None:
-        self._snapshots: list[Payload] = []
+        self._payloads: list[Payload] = []
+        self._size = 0
+        self._empty = True
         self.fault: LLMCacheError | None = None
+        """Why the stream cannot be stored; None if it can."""
 
-    def add(self, chunk: Any) -> None:
+    @property
+    def unusable(self) -> bool:
+        """Whether no other caller should join the stream."""
+        return self.fault is not None
+
+    def add(self, chunk: Any) -> Any:
+        """Record *chunk*, and return a form of it that no change of *chunk* reaches; None if there
+        is none."""
+        first, self._empty = self._empty, False
         if self.fault is None:
             try:
-                self._snapshots.append(Payload.of(chunk))
-            except LLMCacheError as exc:
-                self.fault = exc
-                self._snapshots.clear()
+                payload = Payload.of(self.encode(chunk))
+                self._size += payload.size
+                if self._size > MAX_STREAM_BYTES:
+                    raise ValueNotCacheable("stream", "it is too large")
+                self._payloads.append(payload)
+                return payload
+            except Exception as exc:  # noqa: BLE001  # of any foreign chunk; the stream goes on
+                self.fault = (
+                    exc
+                    if isinstance(exc, LLMCacheError)
+                    else ValueNotCacheable("stream", type(exc).__name__)
+                )
+                self._payloads.clear()
+        if first:
+            return None
+        try:
+            return deepcopy(chunk)
+        except Exception:  # noqa: BLE001  # as above
+            return chunk
+
+    def copy(self, form: Any) -> Any:
+        """A chunk for one more caller, from what ``add`` returned."""
+        if form is None:
+            raise NotShareable
+        return self.decode(form.decode()) if isinstance(form, Payload) else deepcopy(form)
+
+    def finish(self, *, at_end: bool) -> bool:
+        """Whether the stream is whole: only its end tells."""
+        return at_end and self.fault is None
+
+    def entry(self) -> tuple[Any, Any]:
+        """What to store, and what admission and accounting read of it. Raises *fault*."""
+        chunks = self.chunks()
+        return chunks, chunks
 
     def chunks(self) -> list[Any]:
-        return [snapshot.decode() for snapshot in self._snapshots]
+        """What ``encode`` made of the chunks. Raises *fault*."""
+        if self.fault is not None:
+            raise self.fault
+        return [payload.decode() for payload in self._payloads]
+
+    def encode(self, chunk: Any) -> Any:
+        """What is stored of *chunk*."""
+        return chunk
+
+    def decode(self, stored: Any) -> Any:
+        """A chunk made of what is stored of it."""
+        return stored
 
 
 class SyncStream:
@@ -81,10 +153,15 @@ class _Live:
     """What sync and async tees share: the source's other attributes stay reachable, as an SDK's
     stream has them."""
 
-    def __init__(self, source: Any, finish: Callable[[Recording], Any] | None) -> None:
+    def __init__(
+        self,
+        source: Any,
+        finish: Callable[[ChunkRecording], Any] | None,
+        recording: ChunkRecording | None = None,
+    ) -> None:
         self._source = source
         self._finish = finish
-        self._recording = Recording()
+        self._recording = ChunkRecording() if recording is None else recording
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # nor before __init__ has run
@@ -100,7 +177,7 @@ class Tee(_Live, SyncStream):
     """A live stream: chunks pass to the consumer as they come; *finish* gets the recording once, at
     a clean end."""
 
-    def __init__(self, source: Iterable[Any], finish: Callable[[Recording], object]) -> None:
+    def __init__(self, source: Iterable[Any], finish: Callable[[ChunkRecording], object]) -> None:
         super().__init__(source, finish)
         self._chunks = iter(source)
 
@@ -131,16 +208,19 @@ class AsyncTee(_Live, AsyncStream):
     """Tee for ``async for``; *finish* is awaited."""
 
     def __init__(
-        self, source: AsyncIterable[Any], finish: Callable[[Recording], Awaitable[object]]
+        self,
+        source: AsyncIterable[Any],
+        finish: Callable[[ChunkRecording], Awaitable[object]],
+        recording: ChunkRecording | None = None,
     ) -> None:
-        super().__init__(source, finish)
+        super().__init__(source, finish, recording)
         self._chunks = aiter(source)
 
     async def __anext__(self) -> Any:
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
-            finish: Callable[[Recording], Awaitable[object]] | None = self._finish
+            finish: Callable[[ChunkRecording], Awaitable[object]] | None = self._finish
             self._finish = None
             if finish is not None:
                 await finish(self._recording)

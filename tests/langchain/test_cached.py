@@ -78,7 +78,7 @@ def test_a_stream_is_replayed_as_it_came(model: Streaming) -> None:
         == [chunk.content for chunk in live]
         == ["hi ", "there ", "#1 ", ""]
     )
-    assert replayed[-1].response_metadata["llm_cache_mem"] == {"hit": True}
+    assert replayed[0].response_metadata["llm_cache_mem"] == {"hit": True}
     assert replayed[-1].response_metadata["finish_reason"] == "stop"
     assert len({chunk.id for chunk in replayed}) == 1 != {chunk.id for chunk in live}
 
