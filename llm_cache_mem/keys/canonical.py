@@ -1,13 +1,16 @@
 """The canonical form: a request as the JSON it is on the wire, or the place where it has none."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from llm_cache_mem._util.compiled import speedups
+from llm_cache_mem._util.json_text import encoder
 from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.keys.memo import Memo, size_of_texts
 from llm_cache_mem.keys.wire_form import Refused, is_absent, tagged, unwrap
 
-__all__ = ["MAX_DEPTH", "Walk", "encode", "pieces", "plain_request", "text_of"]
+__all__ = ["MAX_DEPTH", "Walk", "encode", "escaped", "plain_request", "text_of"]
 
 MAX_DEPTH = 128
 """Containers inside one another, the request itself counted; json stops near 1,000, depending on
@@ -21,14 +24,12 @@ _ABSENT: Any = object()
 
 
 class Walk:
-    """One pass over a request. *tags* counts the values without a JSON form; *only_text*: it met no
-    bool and no float."""
+    """One pass over a request. *tags* counts the values without a JSON form."""
 
-    __slots__ = ("only_text", "tags")
+    __slots__ = ("tags",)
 
     def __init__(self) -> None:
         self.tags = 0
-        self.only_text = True
 
     def plain(self, value: Any, depth: int = MAX_DEPTH) -> Any:
         """A copy of *value* in dicts with str keys, lists, and exact str, int, float, bool and
@@ -48,10 +49,9 @@ class Walk:
             return value if value.isascii() else _encodable(value)
         if kind is int:
             return value if -_WORD < value < _WORD else _printable(value)
-        if kind is float or kind is bool:
-            self.only_text = False
+        if kind is float:
             return _finite(value)
-        return None if value is None else self._other(value, kind, depth)
+        return value if kind is bool or value is None else self._other(value, kind, depth)
 
     def _dict(self, own: dict[Any, Any], depth: int) -> dict[str, Any]:
         if depth <= 0:
@@ -122,11 +122,13 @@ def _too_deep() -> Refused:
 
 def _encodable(value: str) -> str:
     try:
-        value.encode()
-    except (
-        UnicodeEncodeError
-    ):  # "\ud83d" + "\ude00" would be written exactly as the one character U+1F600 is
-        raise Refused("half of a surrogate pair, which is no text") from None
+        value.encode("latin-1")  # a copy of memory where it applies
+    except UnicodeEncodeError:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # "\ud83d" + "\ude00" would be written exactly as the one character U+1F600 is
+            raise Refused("half of a surrogate pair, which is no text") from None
     return value
 
 
@@ -185,55 +187,30 @@ def plain_request(
         raise refused.error("messages") from None
 
 
+encode: Callable[[Any], str] = encoder(
+    separators=(", ", ": "), escape=encode_basestring_ascii, sort_keys=True, ensure_ascii=True
+)
+"""The canonical text of a plain value, as ``json.dumps(value, sort_keys=True)``; ValueError for NaN
+and infinity."""
+
+escaped = Memo(encode_basestring_ascii, size_of_texts)
+"""The strings of recent requests as they stand in JSON: writing them takes most of the time, and
+most strings of a conversation come again with its next turn."""
+
+_encode_again: Callable[[Any], str] = encoder(
+    separators=(", ", ": "), escape=escaped.get, sort_keys=True, ensure_ascii=True
+)
+
+
 def text_of(walk: Walk, tree: Any) -> str:
     """The canonical text of what *walk* made plain; raises RequestNotCacheable."""
-    text = encode(tree)
+    written = NotImplemented if speedups is None else speedups.canonical(tree)
+    text: str = _encode_again(tree) if written is NotImplemented else written.decode()
     if not walk.tags:
         return text
-    if (
-        text.count(f'"{_TAG}": ') != walk.tags
-    ):  # a quote inside a string is escaped, so this counts keys and nothing else
+    # A quote inside a string is escaped, so this counts keys and nothing else.
+    if text.count(f'"{_TAG}": ') != walk.tags:
         raise RequestNotCacheable(
             "request", f"the key {_TAG} is taken when a request holds bytes, dates or the like"
         )
     return _TAGGED_DOMAIN + text
-
-
-def _no_default(value: object) -> Any:
-    raise TypeError(f"{type(value).__name__} is not plain")
-
-
-def _make_encoder() -> Callable[[Any], Iterable[str]]:
-    """What ``json.dumps(value, sort_keys=True)`` does, in pieces and without building its encoder
-    for each call."""
-    encoder = json.JSONEncoder(sort_keys=True, allow_nan=False)
-
-    def standard(value: Any) -> Iterable[str]:
-        return (encoder.encode(value),)
-
-    try:
-        # No table of open containers, which threads could not share: a plain tree is a copy and has
-        # no cycles.
-        # private, hence the check below
-        make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-        chunks: Callable[[Any, int], Iterable[str]] = make(
-            *(None, _no_default, json.encoder.encode_basestring_ascii, None),
-            *(": ", ", ", True, False, False),
-        )
-
-        def fast(value: Any) -> Iterable[str]:
-            return chunks(value, 0)
-
-        probe = {"b": [1, -0.0, 1e16, True, None, {}], "a": ['é\U0001f600\x7f"\\\n', []]}
-        return fast if "".join(fast(probe)) == encoder.encode(probe) else standard
-    except Exception:  # noqa: BLE001 - another Python, another signature
-        return standard
-
-
-pieces: Callable[[Any], Iterable[str]] = _make_encoder()
-"""The canonical text of a plain value in pieces; ValueError for NaN and infinity."""
-
-
-def encode(value: Any) -> str:
-    """The canonical text of a plain *value*; ValueError for NaN and infinity."""
-    return "".join(pieces(value))

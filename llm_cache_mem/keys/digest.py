@@ -4,11 +4,13 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
+from types import ModuleType
 from typing import Any, NamedTuple
 
-from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, plain_request, text_of
+from llm_cache_mem._util.compiled import speedups
+from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, escaped, plain_request, text_of
 from llm_cache_mem.keys.functions import ignoring, last_turn, masking
-from llm_cache_mem.keys.memo import KeyMemo
+from llm_cache_mem.keys.memo import Memo
 from llm_cache_mem.keys.wire_form import Refused
 
 __all__ = [
@@ -52,20 +54,48 @@ DEFAULT_IGNORE = frozenset(
     }
 )
 
-_memo = KeyMemo()
+
+def _nothing(slot: int) -> None:
+    """Requests are added to their memo as they come, not by their fingerprints."""
+
+
+_requests = Memo(_nothing, lambda slot, seen: seen[1])
+"""By fingerprint: our own copy of a plain request, its size, and its digest."""
 
 
 def forget() -> None:
-    """Forget every digest worked out so far; keys stay as they are. For benchmarks, and for who
-    wants that memory back."""
-    _memo.clear()
+    """Forget every digest worked out so far; keys stay as they are. For benchmarks, and to get that
+    memory back."""
+    _requests.clear()
+    escaped.clear()
 
 
 def digest(messages: Any, params: Mapping[str, Any]) -> str:
     """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
-    return (
-        _memo.digest(messages, params) or sha256(canonical(messages, params).encode()).hexdigest()
-    )
+    if speedups is not None and type(params) is dict and "messages" not in params:
+        found = _recognized(speedups, {"messages": messages, **params})
+        if found is not None:
+            return found
+    return sha256(canonical(messages, params).encode()).hexdigest()
+
+
+def _recognized(compiled: ModuleType, request: dict[str, Any]) -> str | None:
+    """The digest of a plain request; None for one that is not, or is to be refused.
+
+    A request seen before is recognised by comparing all of it, by values and types, with our own
+    copy: it need not be written out again.
+    """
+    slot = compiled.fingerprint(request)
+    seen = _requests.get(slot)
+    if seen is not None and compiled.same(seen[0], request):
+        return seen[2]  # type: ignore[no-any-return]  # put there below
+    seen = compiled.snapshot(request)
+    text = seen if seen is NotImplemented else compiled.canonical(*seen)
+    if text is NotImplemented:
+        return None
+    made = sha256(text).hexdigest()
+    _requests.keep(slot, (*seen, made))
+    return made
 
 
 def digest_of(obj: Any) -> str:

@@ -15,7 +15,6 @@ from llm_cache_mem.values.shapes import digest_of
 
 __all__ = [
     "class_ref",
-    "generation",
     "named_in",
     "register",
     "register_package",
@@ -32,7 +31,6 @@ _names: dict[type, str] = {}
 _refs: dict[type, str] = {}  # of both kinds, as class_ref gave them
 _classes: dict[str, Any] = {}  # and as resolve found them
 _complete: set[type] = set()  # registered with the classes of their fields
-_generation = 0
 _packages = {"anthropic.types", "anthropic.lib.streaming", "openai.types", "openai.lib.streaming"}
 _arguments: dict[str, Any] = {
     f"builtins:{cls.__name__}": cls
@@ -104,11 +102,6 @@ def named_in(params: Mapping[str, Any]) -> Iterator[bool]:
         for cls in classes:
             register(cls)
         yield True
-
-
-def generation() -> int:
-    """How often a name has come to mean another class."""
-    return _generation
 
 
 def register_package(prefix: str) -> None:
@@ -189,7 +182,6 @@ def _default_name(cls: type) -> str:
 
 
 def _name_class(cls: type, name: str | None) -> None:
-    global _generation
     name = name or _default_name(cls)
     previous = _registered.get(name)
     if previous is cls and _names.get(cls) == name:
@@ -200,7 +192,6 @@ def _name_class(cls: type, name: str | None) -> None:
     _names[cls] = name
     for table in (_refs, _classes, _complete):
         table.clear()
-    _generation += 1
 
 
 def _package_of(module: str) -> str | None:

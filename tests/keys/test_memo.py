@@ -1,18 +1,24 @@
-"""The memo in front of the canonical form stays within its bounds and keeps nothing of the
-caller's."""
+"""What keys remember stays within its bounds, keeps no container of the caller's, and never makes a
+key that the formula does not."""
 
+import contextlib
 import gc
 import hashlib
 import json
+import os
 import sys
+import threading
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from llm_cache_mem._util.compiled import speedups
+from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import canonical
-from llm_cache_mem.keys.memo import KeyMemo
+from llm_cache_mem.keys import digest as keys
+from llm_cache_mem.keys.memo import Memo, size_of_texts
 
 
 def formula(messages: Any, params: dict[str, Any]) -> str:
@@ -25,20 +31,18 @@ def text(content: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": content}]
 
 
-@pytest.fixture
-def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows with every request that was written out rather than remembered."""
-    calls: list[str] = []
-    pieces = canonical.pieces
+def shout(word: str) -> str:
+    return word.upper()
 
-    def counting(tree: Any) -> Iterable[str]:
-        text = "".join(pieces(tree))
-        if type(tree) is not dict:  # which the params are
-            calls.append(text)
-        return (text,)
 
-    monkeypatch.setattr("llm_cache_mem.keys.memo.pieces", counting)
-    return calls
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    keys.forget()
+    yield
+    keys.forget()
+
+
+# -- Keys with a memo behind them
 
 
 @pytest.mark.parametrize(
@@ -51,20 +55,22 @@ def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ["plain", "strings"],
         "a string",
         [],
+        None,
     ],
 )
-def test_an_equal_request_is_written_out_once(messages: Any, worked_out: list[str]) -> None:
-    memo = KeyMemo()
+def test_an_equal_request_is_remembered_once(messages: Any) -> None:
     params = {"model": "m", "temperature": 0.5, "tools": [{"strict": True}]}
+    sizes = set()
     for _ in range(3):
-        assert memo.digest(
-            json.loads(json.dumps(messages)), json.loads(json.dumps(params))
-        ) == formula(messages, params)
-    assert len(worked_out) == 1
+        again = json.loads(json.dumps(messages)), json.loads(json.dumps(params))
+        assert keys.digest(*again) == formula(messages, params)
+        sizes.add((len(keys._requests), len(canonical.escaped)))
+    assert len(sizes) == 1
+    assert (len(keys._requests) == 1) == (speedups is not None)
+    assert (len(canonical.escaped) > 0) == (speedups is None)
 
 
 def test_the_same_end_after_another_history_is_another_request() -> None:
-    memo = KeyMemo()
     for middle in (
         "a",
         "b",
@@ -80,11 +86,10 @@ def test_the_same_end_after_another_history_is_another_request() -> None:
         "a",
     ):
         messages = [*text("same"), {"role": "assistant", "content": middle}, *text("same")]
-        assert memo.digest(messages, {}) == formula(messages, {})
+        assert keys.digest(messages, {}) == formula(messages, {})
 
 
 def test_a_change_in_place_is_seen() -> None:
-    memo = KeyMemo()
     messages: list[Any] = [
         {"role": "user", "content": [{"text": "a"}]},
         {"role": "user", "content": [{"text": "a"}]},
@@ -97,7 +102,22 @@ def test_a_change_in_place_is_seen() -> None:
             (params["tools"][0], "name"),
         ):
             place[field] = name
-            assert memo.digest(messages, params) == formula(messages, params)
+            assert keys.digest(messages, params) == formula(messages, params)
+
+
+def test_requests_with_one_fingerprint_have_keys_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if speedups is None:
+        pytest.skip("needs the compiled part")
+    monkeypatch.setattr(
+        "llm_cache_mem.keys.digest.speedups",
+        type("S", (), {**vars(speedups), "fingerprint": staticmethod(lambda request: 7)}),
+    )
+    for _ in range(2):
+        for content in ("a", "b", 1, 1.0, True):
+            assert keys.digest([content], {}) == formula([content], {})
+    assert len(keys._requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -125,65 +145,25 @@ def test_a_change_in_place_is_seen() -> None:
         "subclass",
     ],
 )
-def test_what_is_not_plain_json_is_left_to_others(value: Any) -> None:
-    memo = KeyMemo()
-    assert memo.digest([{"c": value}], {}) is None
-    assert memo.digest(text("a"), {"p": value}) is None
-    assert memo.digest(text("a"), {"messages": 1}) is None
-    assert len(memo) == 0
+def test_what_is_not_plain_json_is_not_remembered(value: Any) -> None:
+    for messages, params in (([{"c": value}], {}), (text("a"), {"p": value})):
+        with contextlib.suppress(RequestNotCacheable):
+            keys.digest(messages, params)
+    assert len(keys._requests) == 0
 
 
 def test_keys_that_are_no_strings_sort_as_the_strings_they_become() -> None:
     odd, plain = {2: "a", 10: "b"}, {"2": "a", "10": "b"}
     for _ in range(2):
-        assert KeyMemo().digest([{"c": odd}], {}) in (None, formula([{"c": plain}], {}))
-        assert KeyMemo().digest([odd], {}) in (None, formula([plain], {}))
-        assert KeyMemo().digest(text("a"), {"p": odd}) in (None, formula(text("a"), {"p": plain}))
+        assert keys.digest([{"c": odd}], {}) == formula([{"c": plain}], {})
+        assert keys.digest([odd], {}) == formula([plain], {})
+        assert keys.digest(text("a"), {"p": odd}) == formula(text("a"), {"p": plain})
 
 
-def test_text_beyond_ascii_is_remembered(worked_out: list[str]) -> None:
-    memo = KeyMemo()
+def test_text_beyond_ascii_is_remembered() -> None:
     for content in ("한국어 \ud7ff", "日本語", "\U0001f600", "é", "\x7f"):
         for messages in (text(content), text(content) * 2):
-            assert memo.digest(messages, {}) == formula(messages, {}) == memo.digest(messages, {})
-    assert len(worked_out) == 10
-
-
-def test_bounded_in_entries() -> None:
-    memo = KeyMemo(entries=100)
-    for i in range(1000):
-        memo.digest(text(str(i)), {})
-    assert 50 <= len(memo) <= 100
-
-
-def test_bounded_in_bytes() -> None:
-    memo = KeyMemo(entries=10**6, size=1 << 20)
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        for i in range(500):
-            memo.digest(text(f"{i}" + "x" * 5000) + text("é" * 3000) + text("end"), {})
-        held = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert held < 1.5 * (1 << 20)
-
-
-def test_one_huge_request_does_not_push_out_the_rest(worked_out: list[str]) -> None:
-    memo = KeyMemo(size=100_000)
-    memo.digest(text("small"), {})
-    memo.digest(text("x" * 20_000), {})
-    assert len(memo) == 1
-    memo.digest(text("small"), {})
-    assert len(worked_out) == 2
-
-
-def test_what_is_asked_for_stays(worked_out: list[str]) -> None:
-    memo = KeyMemo(entries=100)
-    for i in range(1000):
-        memo.digest(text("wanted"), {})
-        memo.digest(text(str(i)), {})
-    assert len(worked_out) == 1001
+            assert keys.digest(messages, {}) == formula(messages, {}) == keys.digest(messages, {})
 
 
 def test_a_cycle_comes_to_an_end() -> None:
@@ -198,11 +178,11 @@ def test_a_cycle_comes_to_an_end() -> None:
             (text("a"), {"p": value}),
             (value, {}),
         ):
-            assert KeyMemo().digest(messages, params) is None
+            with pytest.raises(RequestNotCacheable, match="inside itself"):
+                keys.digest(messages, params)
 
 
 def test_no_container_of_the_caller_is_kept() -> None:
-    memo = KeyMemo()
     messages: list[Any] = [{"role": "user", "content": [{"deep": ["x"]}]}, *text("a"), *text("b")]
     params = {"tools": [{"name": "a"}]}
     containers = [
@@ -215,18 +195,111 @@ def test_no_container_of_the_caller_is_kept() -> None:
     ]
     gc.collect()
     before = [sys.getrefcount(container) for container in containers]
-    memo.digest(messages, params)
+    keys.digest(messages, params)
     assert [sys.getrefcount(container) for container in containers] == before
 
 
 def test_the_dict_of_an_object_is_looked_into() -> None:
-    """In Python 3.13 the collector does not see what such a dict holds."""
+    """Python 3.13 keeps what such a dict holds elsewhere."""
 
     class Message:
         def __init__(self, store: Any) -> None:
             self.role, self.content, self.store = "user", "hi", store
 
-    memo = KeyMemo()
     for store in (1, True, 1.0, 1):
         for messages in ([Message(store).__dict__], [Message(store).__dict__, *text("hi")]):
-            assert memo.digest(messages, {}) == formula(messages, {})
+            assert keys.digest(messages, {}) == formula(messages, {})
+
+
+def test_what_keys_remember_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for memo in (keys._requests, canonical.escaped):
+        monkeypatch.setattr(memo, "_half_bytes", 1 << 19)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for i in range(500):
+            keys.digest(text(f"{i}" + "x" * 5000) + text("é" * 3000) + text("end"), {})
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+        keys.forget()
+    assert held < 1.25 * (1 << 20)
+
+
+# -- The memo itself
+
+
+def test_a_value_is_made_once() -> None:
+    made: list[str] = []
+    memo = Memo(lambda word: made.append(word) or shout(word), size_of_texts)
+    assert [memo.get(word) for word in ("a", "b", "a", "b")] == ["A", "B", "A", "B"]
+    assert made == ["a", "b"]
+
+
+def test_what_cannot_be_made_can_be_kept() -> None:
+    memo = Memo(lambda number: None, lambda number, value: 10)
+    assert memo.get(1) is None
+    memo.keep(1, "one")
+    memo.keep(1, "another")
+    assert memo.get(1) == "one"
+
+
+def test_bounded_in_bytes() -> None:
+    memo = Memo(shout, size_of_texts, 1 << 20)
+    for number in range(50_000):
+        memo.get(f"word {number}")
+    assert 0.3 * (1 << 20) < len(memo) * (2 * 60 + 120) < 1.2 * (1 << 20)
+
+
+def test_one_huge_value_does_not_push_out_the_rest() -> None:
+    memo = Memo(shout, size_of_texts, 100_000)
+    memo.get("small")
+    memo.get("x" * 20_000)
+    assert len(memo) == 1
+
+
+def test_what_is_asked_for_stays() -> None:
+    made: list[str] = []
+    memo = Memo(lambda word: made.append(word) or shout(word), size_of_texts, 20_000)
+    for number in range(1000):
+        memo.get("wanted")
+        memo.get(str(number))
+    assert len(made) == 1001
+    assert len(memo) < 100
+
+
+def test_threads_share_it_and_it_stays_bounded() -> None:
+    memo, wrong = Memo(shout, size_of_texts, 100_000), []
+
+    def ask(first: int) -> None:
+        for number in range(first, first + 5_000):
+            word = f"word {number % 700}"
+            if memo.get(word) != word.upper():
+                wrong.append(word)
+
+    threads = [threading.Thread(target=ask, args=(n * 100,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert memo._used <= memo._half_bytes
+    assert memo._used == sum(size_of_texts(*pair) + 120 for pair in memo._young.items())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_child_forked_in_the_middle_of_an_addition_can_add() -> None:
+    memo = Memo(shout, size_of_texts)
+    with memo._lock:
+        child = os.fork()
+        if child == 0:
+            memo.get("a")
+            os._exit(0 if len(memo) == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_interrupted_addition_does_not_wait_for_itself() -> None:
+    memo = Memo(shout, size_of_texts)
+    with memo._lock:  # as a signal handler finds it
+        assert memo.get("a") == "A"
+    assert len(memo) == 0
