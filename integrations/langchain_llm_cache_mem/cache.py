@@ -11,12 +11,13 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
 from langchain_llm_cache_mem.caller import Call, calling, check_langchain
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
-from langchain_llm_cache_mem.leading import Turns
+from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS, is_core_fake
 from langchain_llm_cache_mem.validation import note_answer, watch_steps
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
+from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.options import current
 
@@ -89,6 +90,7 @@ class LLMCacheMem(BaseCache):
         self._remembered: list[_Remembered | None] = [None] * _SLOTS
         self._under_way: dict[tuple[int, str], _Miss] = {}
         self._turns = Turns()
+        self._leads = Leads()
         engine = self._cache.engine
         self._requests = Requests(engine)
         check_langchain()
@@ -135,6 +137,8 @@ class LLMCacheMem(BaseCache):
             request = self._request(prompt, llm_string, call)
             if request is not None:
                 hit = self._cache.engine.lookup(request, load)
+                if hit is None and call is not None and is_chat(prompt):
+                    hit = self._coalesced(request, call)
                 return self._found(request, hit, call, prompt)
         return None
 
@@ -143,8 +147,11 @@ class LLMCacheMem(BaseCache):
         with self._fail_open_quietly:
             request, seconds = self._answered(prompt, llm_string, calling(prompt, llm_string))
             if request is not None:
-                value = dump(return_val, request.params)
-                self._cache.engine.store(request, value, response=return_val, seconds=seconds)
+                try:
+                    value = dump(return_val, request.params)
+                    self._cache.engine.store(request, value, response=return_val, seconds=seconds)
+                finally:
+                    self._leads.release(request.key)
                 note_answer(self._cache.engine, request, return_val, None)
 
     def clear(self, **kwargs: Any) -> None:
@@ -160,7 +167,7 @@ class LLMCacheMem(BaseCache):
             request = self._request(prompt, llm_string, call)
             if request is None:
                 return None
-            wait_timeout = self._cache.engine.wait_timeout if is_chat(prompt) else 0.0
+            wait_timeout = self._wait_timeout(call) if is_chat(prompt) else 0.0
             if wait_timeout:
                 await self._turns.take(request.key, wait_timeout)
             hit = await self._cache.engine.alookup(request, load)
@@ -186,6 +193,29 @@ class LLMCacheMem(BaseCache):
         await self._cache.aclear()
 
     # -- Inside
+
+    def _coalesced(self, request: Request, call: Call) -> Hit | None:
+        """The answer to another thread's call in progress; None if this thread is to make the
+        call."""
+        engine, began, patience = self._cache.engine, monotonic(), self._wait_timeout(call)
+        for _ in range(ROUNDS) if patience and call.run_manager is not None else ():
+            leads = self._leads.take(request.key, call.run_manager)
+            if not leads and not self._leads.wait(request.key, began + patience - monotonic()):
+                break
+            hit = engine.recheck(request, load)
+            if hit is not None:
+                engine.count_coalesced(request, hit.entry, monotonic() - began)
+            if leads and hit is not None:
+                self._leads.release(request.key)
+            if leads or hit is not None:
+                return hit
+        return None
+
+    def _wait_timeout(self, call: Call | None) -> float:
+        """How many seconds this call may wait for another; 0.0 where calls are not coalesced."""
+        most = self._cache.engine.wait_timeout
+        own = None if call is None else timeout_of(call.kwargs, call.model)
+        return most if own is None else min(most, own)
 
     def _found(
         self, request: Request, hit: Hit | None, call: Call | None, prompt: str

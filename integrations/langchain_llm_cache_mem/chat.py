@@ -65,7 +65,7 @@ def _generate(
             encode=lambda _: _stored(made[-1], params),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
-            timeout=timeout_of(kwargs),
+            timeout=timeout_of(kwargs, model),
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)
@@ -101,7 +101,7 @@ async def _agenerate(
             encode=lambda _: _stored(made[-1], params),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
-            timeout=timeout_of(kwargs),
+            timeout=timeout_of(kwargs, model),
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)

@@ -127,7 +127,7 @@ def _generate(
             encode=lambda _: made[-1].stored(),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
-            timeout=timeout_of(kwargs),
+            timeout=timeout_of(kwargs, model),
         )
         if not made:
             batch.answers[0] = response
@@ -173,7 +173,7 @@ async def _agenerate(
             encode=lambda _: made[-1].stored(),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
-            timeout=timeout_of(kwargs),
+            timeout=timeout_of(kwargs, model),
         )
         if not made:
             batch.answers[0] = response

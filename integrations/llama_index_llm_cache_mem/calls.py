@@ -42,7 +42,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         encode=encode,
         decode=decode_whole,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
-        timeout=timeout_of(kwargs),
+        timeout=timeout_of(kwargs, target.inner),
     )
     note_answer(target.cache, request)
     if not model.called:
@@ -63,7 +63,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         encode=encode,
         decode=decode_whole,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
-        timeout=timeout_of(kwargs),
+        timeout=timeout_of(kwargs, target.inner),
     )
     note_answer(target.cache, request)
     if not model.called:

@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = ["callee_of", "circumstances_of", "timeout_of"]
 
+_TIMEOUTS = ("timeout", "request_timeout", "default_request_timeout")
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -34,16 +35,28 @@ def callee_of(fn: Any) -> Hashable:
     return code, id(fn.__globals__), cells, defaults
 
 
-def timeout_of(params: Mapping[str, Any]) -> float | None:
+def timeout_of(params: Mapping[str, Any], model: Any = None) -> float | None:
     """The seconds that a caller is ready to wait, from its ``timeout``: a number, or an
     ``httpx.Timeout``, of which the time to read counts. None for no limit, or none that is known.
+
+    Without one, that of a framework's *model* counts, once for each time that the model would try.
     """
-    for name in ("timeout", "request_timeout"):
-        timeout = params.get(name)
-        timeout = getattr(timeout, "read", timeout)
-        if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0:
-            return float(timeout)
+    for name in _TIMEOUTS:
+        if (seconds := _seconds(params.get(name))) is not None:
+            return seconds
+    for name in _TIMEOUTS if model is not None else ():
+        if (seconds := _seconds(getattr(model, name, None))) is not None:
+            retries = getattr(model, "max_retries", None)
+            return seconds * (1 + (retries if type(retries) is int and retries > 0 else 0))
     return None
+
+
+def _seconds(timeout: Any) -> float | None:
+    if isinstance(timeout, tuple) and timeout:  # to connect and to read
+        timeout = timeout[-1]
+    timeout = getattr(timeout, "read", timeout)
+    usable = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
+    return float(timeout) if usable else None
 
 
 def _cell(cell: Any) -> Hashable:

@@ -242,4 +242,18 @@ def test_timeouts_are_read_in_every_form() -> None:
     assert timeout_of({"timeout": 3}) == 3.0
     assert timeout_of({"timeout": Timeout()}) == 2.5
     assert timeout_of({"request_timeout": 4.0}) == 4.0
+    assert timeout_of({"timeout": (1.0, 5.0)}) == 5.0
     assert timeout_of({}) is timeout_of({"timeout": None}) is timeout_of({"timeout": "x"}) is None
+
+
+def test_timeout_of_a_model_counts_once_for_each_try():
+    class Model:
+        request_timeout = 2.0
+        max_retries = 2
+
+    assert timeout_of({}, Model()) == 6.0
+    assert timeout_of({"timeout": 1}, Model()) == 1.0
+    Model.max_retries = None
+    assert timeout_of({}, Model()) == 2.0
+    Model.request_timeout = None
+    assert timeout_of({}, Model()) is None

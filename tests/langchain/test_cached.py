@@ -33,6 +33,7 @@ from langchain_core.runnables import ConfigurableField
 from langchain_doubles import Counting, Streaming
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from pydantic import BaseModel, ConfigDict, SecretStr
+from threads import PATIENCE, start, until
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, options
 
@@ -200,6 +201,24 @@ def test_threads_make_one_call(cache: LLMCacheMem) -> None:
         answers = [future.result() for future in futures]
     assert {answer.content for answer in answers} == {"hi #1"}
     assert model.calls == 1
+
+
+def test_follower_waits_no_longer_than_the_timeout_of_its_model(cache: LLMCacheMem) -> None:
+    gate = threading.Event()
+
+    class Slow(Counting):
+        request_timeout: float | None = None
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            assert gate.wait(PATIENCE)
+            return super()._generate(*args, **kwargs)
+
+    leader = start(lambda: cached(Slow(), cache).invoke("hi"))
+    until(lambda: cache.cache.engine.flights._flights)
+    with pytest.raises(TimeoutError):
+        cached(Slow(request_timeout=0.01), cache).invoke("hi")
+    gate.set()
+    assert leader.result(PATIENCE).text == "hi #1"
 
 
 async def test_tasks_make_one_call(model: Streaming, cache: LLMCacheMem) -> None:

@@ -1,14 +1,16 @@
 """Concurrent identical calls with nothing but set_llm_cache: one of them calls the model."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 from langchain_core.globals import set_llm_cache
-from langchain_core.messages import HumanMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_doubles import Counting
 from langchain_llm_cache_mem import LLMCacheMem
+from threads import PATIENCE, start, until
 
 from llm_cache_mem import options
 
@@ -155,3 +157,136 @@ async def test_nothing_is_left_over(model: Gated, cache: LLMCacheMem) -> None:
     model.gate.set()
     await asyncio.gather(*(model.ainvoke(f"hi {i % 3}") for i in range(30)))
     assert all(not turns for turns in cache._turns._loops.values())
+
+
+# -- Threads
+
+
+class Held(Counting):
+    """Answers when it is let, in threads."""
+
+    gate: Any = None
+    timeout: float | None = None
+
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        self._calls.append(messages)
+        number = self.calls
+        assert self.gate.wait(PATIENCE)
+        if number <= self.fails:
+            raise ConnectionError("the provider is down")
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(f"answer {number}"))])
+
+
+@pytest.fixture
+def held(cache: LLMCacheMem) -> Held:
+    set_llm_cache(cache)
+    return Held(gate=threading.Event())
+
+
+def waiting(cache: LLMCacheMem, model: Held, threads: int) -> None:
+    """Wait until one thread leads and the others of *threads* wait for it."""
+    until(lambda: model.calls and cache.stats().misses == threads)
+
+
+def test_threads_make_one_call(held: Held, cache: LLMCacheMem) -> None:
+    asked = [start(lambda: held.invoke("hi")) for _ in range(20)]
+    waiting(cache, held, 20)
+    held.gate.set()
+    answers = [each.result(PATIENCE) for each in asked]
+    assert {answer.text for answer in answers} == {"answer 1"}
+    assert len({answer.id for answer in answers}) == 20
+    assert held.calls == 1
+    stats = cache.stats()
+    assert (stats.misses, stats.coalesced) == (20, 19)
+    assert not cache._leads._leads
+
+
+def test_batch_in_threads_makes_one_call(held: Held) -> None:
+    held.gate.set()
+    assert {answer.text for answer in held.batch(["hi"] * 8)} == {"answer 1"}
+    assert held.calls == 1
+
+
+def test_after_a_failure_one_thread_leads_for_the_rest(held: Held, cache: LLMCacheMem) -> None:
+    held.fails = 1
+    asked = [start(lambda: held.invoke("hi")) for _ in range(10)]
+    waiting(cache, held, 10)
+    held.gate.set()
+    failed = [each for each in asked if each.exception(PATIENCE)]
+    assert len(failed) == 1
+    assert held.calls == 2
+    assert not cache._leads._leads
+
+
+def test_where_all_calls_fail_no_thread_waits_for_a_third(held: Held, cache: LLMCacheMem) -> None:
+    held.fails = 100
+    asked = [start(lambda: held.invoke("hi")) for _ in range(10)]
+    waiting(cache, held, 10)
+    held.gate.set()
+    assert all(isinstance(each.exception(PATIENCE), ConnectionError) for each in asked)
+    assert held.calls == 10
+    assert not cache._leads._leads
+
+
+def test_threads_with_other_prompts_do_not_wait(held: Held) -> None:
+    asked = [start(lambda i=i: held.invoke(f"hi {i}")) for i in range(5)]
+    until(lambda: held.calls == 5)
+    held.gate.set()
+    assert len({each.result(PATIENCE).text for each in asked}) == 5
+
+
+def test_thread_waits_no_longer_than_the_timeout_of_its_model(
+    held: Held, cache: LLMCacheMem
+) -> None:
+    leader = start(lambda: held.invoke("hi"))
+    until(lambda: held.calls == 1)
+    hasty = held.model_copy(update={"timeout": 0.01})
+    follower = start(lambda: hasty.invoke("hi"))
+    until(lambda: held.calls + hasty.calls >= 2)
+    held.gate.set()
+    for each in (leader, follower):
+        assert each.result(PATIENCE)
+
+
+def test_call_inside_a_call_waits_for_no_other(held: Held, cache: LLMCacheMem) -> None:
+    """Two threads that each ask, within their call, for what the other is about to answer."""
+    both = threading.Barrier(2)
+
+    class Asking(Counting):
+        other: str = ""
+
+        def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> ChatResult:
+            both.wait(PATIENCE)
+            inner = Counting(cache=cache, model_name=self.other)
+            return ChatResult(generations=[ChatGeneration(message=inner.invoke("hi"))])
+
+    models = [Asking(cache=cache, model_name="a", other="b")]
+    models.append(Asking(cache=cache, model_name="b", other="a"))
+    asked = [start(lambda model=model: model.invoke("hi")) for model in models]
+    assert all(each.result(PATIENCE).text for each in asked)
+
+
+async def test_event_loop_is_not_blocked_by_a_thread_that_leads(
+    held: Held, cache: LLMCacheMem
+) -> None:
+    leader = start(lambda: held.invoke("hi"))
+    while not held.calls:
+        await asyncio.sleep(0)
+    free = held.model_copy(update={"gate": threading.Event()})
+    free.gate.set()
+    assert free.invoke("hi").text  # sync, in the thread of the loop
+    held.gate.set()
+    assert leader.result(PATIENCE)
+
+
+def test_options_that_coalesce_nothing_are_kept_to(held: Held) -> None:
+    def refresh() -> Any:
+        with options(mode="refresh"):
+            return held.invoke("hi")
+
+    asked = [start(refresh) for _ in range(3)]
+    until(lambda: held.calls == 3)
+    held.gate.set()
+    assert len({each.result(PATIENCE).text for each in asked}) == 3

@@ -15,6 +15,7 @@ class Keyed(CustomLLM):
     """Fails for the key "bad", when it is let; others of its name answer."""
 
     api_key: str = "good"
+    timeout: float | None = None
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -50,3 +51,13 @@ def test_a_bad_key_fails_its_own_caller_only(everywhere: bool) -> None:
             first.result(PATIENCE)
         assert second.result(PATIENCE) == "answer"
     assert STARTED.acquire(timeout=PATIENCE)
+
+
+def test_follower_waits_no_longer_than_the_timeout_of_its_llm() -> None:
+    cache = LLMCache()
+    leader = start(lambda: CachedLLM(Keyed(), cache).complete("hi").text)
+    assert STARTED.acquire(timeout=PATIENCE)
+    with pytest.raises(TimeoutError):
+        CachedLLM(Keyed(timeout=0.01), cache).complete("hi")
+    PASSED.release()
+    assert leader.result(PATIENCE) == "answer"
