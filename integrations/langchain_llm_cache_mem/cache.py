@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
-from langchain_llm_cache_mem.caller import Call, calling, check_langchain
+from langchain_llm_cache_mem.caller import Call, calling, check_langchain, report_change
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
 from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
@@ -156,7 +156,13 @@ class LLMCacheMem(BaseCache):
 
     def clear(self, **kwargs: Any) -> None:
         """Forget every answer of the cache's namespace, those of its other users included, and of
-        no other namespace."""
+        no other namespace.
+
+        Raises:
+            TypeError: for any argument. No part of a namespace can be named here, because keys are
+                digests.
+        """
+        _refuse_arguments(kwargs)
         self._cache.clear()
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
@@ -168,8 +174,8 @@ class LLMCacheMem(BaseCache):
             if request is None:
                 return None
             wait_timeout = self._wait_timeout(call) if is_chat(prompt) else 0.0
-            if wait_timeout:
-                await self._turns.take(request.key, wait_timeout)
+            if wait_timeout and not await self._turns.take(request.key, wait_timeout) and call:
+                report_change("a call of a chat model is no task of its own")
             hit = await self._cache.engine.alookup(request, load)
             if hit is not None:
                 self._turns.give_up(request.key)
@@ -190,6 +196,7 @@ class LLMCacheMem(BaseCache):
 
     async def aclear(self, **kwargs: Any) -> None:
         """As ``clear``."""
+        _refuse_arguments(kwargs)
         await self._cache.aclear()
 
     # -- Inside
@@ -329,3 +336,11 @@ def _reopen(
 
 def _nothing() -> None:
     pass
+
+
+def _refuse_arguments(kwargs: dict[str, Any]) -> None:
+    if kwargs:
+        raise TypeError(
+            f"clear() forgets a whole namespace and takes no {', '.join(kwargs)}: what is to be"
+            " forgotten by itself needs a namespace of its own, under options(namespace=...)"
+        )

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from langchain_core.language_models import BaseChatModel, BaseLLM, llms
 from langchain_core.messages import BaseMessage
 
-__all__ = ["Call", "calling", "check_langchain"]
+__all__ = ["Call", "calling", "check_langchain", "report_change"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,19 +72,34 @@ def _call(frame: FrameType, seen: Mapping[str, Any], prompt: Any) -> Call | None
     return Call(id(frame), model, prompt, seen.get("stop"), kwargs, seen.get("run_manager"))
 
 
-_checked = False
+_NEEDED: Final = (
+    (BaseChatModel, _CHAT, {"self", "messages", "stop", "run_manager", "kwargs", "prompt"}),
+    (BaseLLM, ("generate", "agenerate"), {"self", "stop", "kwargs"}),
+    (llms, _PROMPTS, {"llm_string"}),
+)
+"""Which functions of langchain-core ``calling`` looks for, and which variables in them."""
+_logged = False
 
 
 def check_langchain() -> None:
     """Log once if this langchain-core calls its cache from where ``calling`` does not look."""
-    global _checked
-    if not _checked:
-        _checked = True
-        missing = [name for name in _CHAT if _code_of(BaseChatModel, name) is None]
-        missing += [name for name in _PROMPTS if _code_of(llms, name) is None]
-        if missing:
-            _log.warning(
-                "this langchain-core has no %s: LLMCacheMem cannot see which model is asking, nor"
-                " share calls that run at once; cached(model, cache) can",
-                ", ".join(missing),
-            )
+    missing = []
+    for holder, names, needed in _NEEDED:
+        for name in names:
+            code = _code_of(holder, name)
+            if code is None or not needed <= {*code.co_varnames}:
+                missing.append(name)
+    if missing:
+        report_change(f"it has no {', '.join(missing)} of the form that is known")
+
+
+def report_change(what: str) -> None:
+    """Log once that langchain-core has changed where LLMCacheMem looks into it."""
+    global _logged
+    if not _logged:
+        _logged = True
+        _log.warning(
+            "this langchain-core is one that LLMCacheMem does not know (%s), so it cannot see which"
+            " model is asking, or cannot share calls that run at once; cached(model, cache) can",
+            what,
+        )

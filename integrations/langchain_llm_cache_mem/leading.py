@@ -33,12 +33,12 @@ class Turns:
             WeakKeyDictionary()
         )
 
-    async def take(self, key: str, wait_seconds: float) -> None:
+    async def take(self, key: str, wait_seconds: float) -> bool:
         """Return when this task may look *key* up, and call the model on a miss. It waits no longer
-        than *wait_seconds*."""
+        than *wait_seconds*. False if this is no task of langchain-core's for one call."""
         task = asyncio.current_task()
         if task is None or getattr(task.get_coro(), "__name__", "") != _ONE_CALL:
-            return
+            return False
         loop = task.get_loop()
         turns = self._loops.setdefault(loop, {})
         deadline = loop.time() + wait_seconds
@@ -49,6 +49,7 @@ class Turns:
             await turn.over(deadline - loop.time())
         if key not in turns:
             turns[key] = _Turn(task, turns, key)
+        return True
 
     def give_up(self, key: str) -> None:
         """The turn of this task is over: what it found or stored can be looked up."""

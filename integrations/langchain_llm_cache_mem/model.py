@@ -8,37 +8,68 @@ structured output and agents are LangChain's as ever.
 """
 
 import copy
-from typing import Any, TypeVar
+import sys
+from functools import partial
+from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
 
-from langchain_core.language_models import BaseChatModel, BaseLanguageModel, BaseLLM
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.configurable import DynamicRunnable
 
 from langchain_llm_cache_mem import chat, text
 from langchain_llm_cache_mem.binding import Binding, binding_of, derived, sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
+from langchain_llm_cache_mem.configurable import cached_configurable, is_configurable, model_named
 from langchain_llm_cache_mem.validation import watch_steps
 from llm_cache_mem import LLMCache
 
 __all__ = ["cached"]
 
-M = TypeVar("M", bound="BaseLanguageModel[Any]")
+R = TypeVar("R", bound="Runnable[Any, Any]")
+
+_AROUND_MODELS = (RunnableBinding, RunnableSequence, RunnableWithFallbacks, DynamicRunnable)
 
 
+@overload
 def cached(
-    model: M,
+    model: str,
+    cache: LLMCache | LLMCacheMem,
+    *,
+    scope: str = ...,
+    identity: str = ...,
+    usage: Usage = ...,
+) -> Any: ...
+@overload
+def cached(
+    model: R,
+    cache: LLMCache | LLMCacheMem,
+    *,
+    scope: str = ...,
+    identity: str = ...,
+    usage: Usage = ...,
+) -> R: ...
+def cached(
+    model: Any,
     cache: LLMCache | LLMCacheMem,
     *,
     scope: str = "",
     identity: str = "",
     usage: Usage = "zero",
-) -> M:
+) -> Any:
     """A copy of *model* that answers from *cache*.
 
     ``invoke``, ``batch`` and ``stream``, sync and async, share their entries. The copy leaves
     LangChain's own cache alone.
 
     Args:
-        model: A chat model or an LLM.
+        model: A chat model or an LLM, what ``init_chat_model(configurable_fields=...)`` returns, or
+            a name that ``init_chat_model`` takes, such as ``"openai:gpt-5"``.
         cache: Where answers are stored. An LLMCacheMem lends its scope and usage too.
         scope: A key space of its own, for a tenant or a purpose.
         identity: A name for the parts of *model* that have no wire form, such as a local pipeline
@@ -46,25 +77,30 @@ def cached(
         usage: Whether a hit reports ``zero`` tokens, or ``keep``s those of the call that was made.
 
     Raises:
-        TypeError: *model* is neither a chat model nor an LLM.
+        TypeError: *model* is none of these.
+        ImportError: *model* is a name, and langchain is not installed.
 
     Example:
         >>> model = cached(ChatOpenAI(model="gpt-4o-mini"), LLMCache())
     """
-    if not isinstance(model, (BaseChatModel, BaseLLM)):
-        raise TypeError(
-            f"cached() takes a chat model or an LLM, not {type(model).__name__}; wrap the model"
-            " first, then bind or chain it"
-        )
     if isinstance(cache, LLMCacheMem):
         scope, identity = scope or cache.scope, identity or cache.scope
         usage, cache = cache.usage, cache.cache
+    if isinstance(model, str):
+        model = model_named(model)
+    if is_configurable(model):
+        wrap = partial(cached, cache=cache, scope=scope, identity=identity, usage=usage)
+        return cached_configurable(model, wrap)
+    if not isinstance(model, (BaseChatModel, BaseLLM)):
+        around = isinstance(model, _AROUND_MODELS)
+        hint = "; wrap the model first, then bind or chain it" if around else ""
+        raise TypeError(f"cached() takes a chat model or an LLM, not {type(model).__name__}{hint}")
     watch_steps()
     wrapped: Any = copy.copy(model)
     cls = _cached_class(_uncached_class(type(model)), cache, scope, identity, usage)
     object.__setattr__(wrapped, "__class__", cls)
     wrapped.__dict__["cache"] = False
-    return wrapped  # type: ignore[no-any-return]  # an M, by construction
+    return wrapped
 
 
 _classes: "WeakValueDictionary[tuple[Any, ...], type[Any]]" = WeakValueDictionary()
@@ -91,11 +127,15 @@ def _set_limiter(self: Any, limiter: Any) -> None:
     self.__dict__["rate_limiter"] = limiter
 
 
-_unlimited = property(
-    lambda self: None,
-    _set_limiter,
-    doc="None to LangChain, which would ask it before every hit; calls do wait for it.",
-)
+def _limiter(self: Any) -> Any:
+    """None to langchain-core, which would ask it before every hit; calls do wait for it."""
+    reader = sys._getframe(1).f_globals.get("__name__", "")
+    if reader.startswith("langchain_core.language_models."):
+        return None
+    return self.__dict__.get("rate_limiter")
+
+
+_unlimited = property(_limiter, _set_limiter)
 
 
 def _uncached_class(cls: type[Any]) -> type[Any]:
@@ -108,5 +148,5 @@ def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
     return _cached_again, (model, binding.cache, binding.scope, binding.identity, binding.usage)
 
 
-def _cached_again(model: M, cache: LLMCache, scope: str, identity: str, usage: Usage) -> M:
+def _cached_again(model: Any, cache: LLMCache, scope: str, identity: str, usage: Usage) -> Any:
     return cached(model, cache, scope=scope, identity=identity, usage=usage)

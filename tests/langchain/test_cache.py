@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
-from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.load import dumps
 from langchain_core.messages import (
     AIMessage,
@@ -24,7 +24,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 from langchain_doubles import Counting, Streaming
-from langchain_llm_cache_mem import LLMCacheMem
+from langchain_llm_cache_mem import LLMCacheMem, caller
 
 from llm_cache_mem import CacheMissError, LLMCache, StoreError, last_turn, options
 
@@ -85,6 +85,15 @@ def test_clear_forgets(cache: LLMCacheMem, clear: str) -> None:
     cache.clear() if clear == "clear" else asyncio.run(cache.aclear())
     model.invoke("hi")
     assert model.calls == 2
+
+
+def test_clear_refuses_arguments_that_it_cannot_honour(cache: LLMCacheMem) -> None:
+    cache.update("p", "m", [Generation(text="x")])
+    with pytest.raises(TypeError, match="takes no llm_string"):
+        cache.clear(llm_string="m")
+    with pytest.raises(TypeError, match="takes no llm_string"):
+        asyncio.run(cache.aclear(llm_string="m"))
+    assert cache.lookup("p", "m")
 
 
 def test_clear_spares_other_namespaces(make_cache: MakeCache) -> None:
@@ -501,6 +510,41 @@ def test_repr_holds_no_secret_and_no_content(cache: LLMCacheMem) -> None:
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         LLMCacheMem(**arguments)
+
+
+@pytest.mark.parametrize("change", ["name", "variable", "task"])
+async def test_changed_langchain_core_is_logged_once(
+    cache: LLMCacheMem,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+) -> None:
+    monkeypatch.setattr(caller, "_logged", False)
+    model = Counting(cache=cache)
+
+    def renamed(self: Any, inputs: Any) -> None: ...
+
+    if change == "name":
+        monkeypatch.delattr(BaseChatModel, "_generate_with_cache")
+    elif change == "variable":
+        monkeypatch.setattr(BaseChatModel, "_agenerate_with_cache", renamed)
+    for _ in range(2):
+        caller.check_langchain()
+        if change == "task":
+            await model._agenerate_with_cache([HumanMessage("hi")])
+    assert len(caplog.messages) == 1
+    assert "does not know" in caplog.messages[0]
+
+
+def test_known_langchain_core_is_not_logged(
+    cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(caller, "_logged", False)
+    caller.check_langchain()
+    model = Counting(cache=cache)
+    model.invoke("hi")
+    asyncio.run(model.ainvoke("hi"))
+    assert not caplog.messages
 
 
 def test_streams_are_not_langchains_to_cache(cache: LLMCacheMem) -> None:

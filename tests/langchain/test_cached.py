@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
+from langchain.chat_models import base, init_chat_model
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import (
@@ -21,6 +22,7 @@ from langchain_core.language_models import (
 )
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import (
     ChatGeneration,
     ChatResult,
@@ -28,7 +30,7 @@ from langchain_core.outputs import (
     GenerationChunk,
     LLMResult,
 )
-from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.rate_limiters import BaseRateLimiter, InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField
 from langchain_doubles import Counting, Streaming
 from langchain_llm_cache_mem import LLMCacheMem, cached
@@ -248,6 +250,15 @@ async def test_a_failure_is_everybodys_and_is_not_stored(cache: LLMCacheMem) -> 
     answers = await asyncio.gather(*(model.ainvoke("hi") for _ in range(5)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {ConnectionError}
     assert (await model.ainvoke("hi")).content == "hi #2"
+
+
+def test_rate_limiter_can_be_read_and_replaced(cache: LLMCacheMem) -> None:
+    first, second = InMemoryRateLimiter(), InMemoryRateLimiter()
+    model = cached(Counting(rate_limiter=first), cache)
+    assert model.rate_limiter is first
+    model.rate_limiter = second
+    assert model.rate_limiter is model.model_copy().rate_limiter is second
+    assert cached(Counting(), cache).rate_limiter is None
 
 
 def test_the_rate_limiter_counts_calls_and_not_hits(cache: LLMCacheMem) -> None:
@@ -550,10 +561,89 @@ def test_an_async_stream_alone(cache: LLMCacheMem) -> None:
     assert asyncio.run(aread(model)) == asyncio.run(aread(model)) == "hi "
 
 
-@pytest.mark.parametrize("thing", [Counting().bind(stop=["x"]), object(), Counting])
-def test_only_models_can_be_wrapped(thing: Any) -> None:
+@pytest.mark.parametrize(
+    "thing",
+    [
+        Counting().bind(stop=["x"]),
+        Counting() | StrOutputParser(),
+        Counting().with_fallbacks([Counting()]),
+        Counting().configurable_fields(temperature=ConfigurableField("temperature")),
+    ],
+    ids=["binding", "chain", "fallbacks", "fields"],
+)
+def test_runnable_around_a_model_is_refused_with_advice(thing: Any) -> None:
     with pytest.raises(TypeError, match="wrap the model first"):
         cached(thing, LLMCache())
+
+
+@pytest.mark.parametrize("thing", [object(), Counting, StrOutputParser(), None])
+def test_only_models_can_be_wrapped(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes a chat model or an LLM, not \w+$"):
+        cached(thing, LLMCache())
+
+
+# -- Models that are made when they are called
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Streaming]:
+    """The models that init_chat_model makes."""
+    models: list[Streaming] = []
+
+    def make(model: str, *, model_provider: str | None = None, **kwargs: Any) -> Streaming:
+        models.append(Streaming(model_name=model, **kwargs))
+        return models[-1]
+
+    monkeypatch.setattr(base, "_init_chat_model_helper", make)
+    return models
+
+
+def calls(made: list[Streaming]) -> int:
+    return sum(model.calls for model in made)
+
+
+def test_name_of_a_model_is_made_into_a_cached_one(
+    made: list[Streaming], cache: LLMCacheMem
+) -> None:
+    for _ in range(2):
+        assert cached("openai:gpt-5", cache).invoke("hi").text == "hi #1"
+    assert calls(made) == 1
+
+
+@pytest.mark.parametrize("named", ["openai:gpt-5", None])
+def test_configurable_model_is_cached(
+    made: list[Streaming], cache: LLMCacheMem, named: str | None
+) -> None:
+    model = cached(init_chat_model(named, configurable_fields=("model", "temperature")), cache)
+    ask: Any = {"configurable": {"model": "openai:gpt-5"}}
+    other: Any = {"configurable": {"model": "openai:gpt-6", "temperature": 0.5}}
+    for _ in range(2):
+        assert model.invoke("hi", config=ask).text == "hi #1"
+        assert asyncio.run(model.ainvoke("hi", config=ask)).text == "hi #1"
+        assert "".join(chunk.text for chunk in model.stream("hi", config=ask)).strip() == "hi #1"
+        assert model.with_config(ask).invoke("hi").text == "hi #1"
+    assert calls(made) == 1
+    for _ in range(2):
+        assert model.invoke("hi", config=other).text == "hi #1"
+    assert calls(made) == 2
+
+
+def test_configurable_model_stays_cached_when_bound(
+    made: list[Streaming], cache: LLMCacheMem
+) -> None:
+    model: Any = cached(init_chat_model("openai:gpt-5", configurable_fields="any"), cache)
+    assert type(model).__name__ == "_ConfigurableModel"
+    bound = model.bind_tools([lookup]).with_config({"tags": ["x"]})
+    assert [bound.invoke("hi").text for _ in range(2)] == ["hi #1"] * 2
+    assert calls(made) == 1
+    assert model.model_name == "openai:gpt-5"
+    with pytest.raises(AttributeError):
+        model.nothing  # noqa: B018
+
+
+def lookup(city: str) -> str:
+    """Look a city up."""
+    return city
 
 
 # -- Plain LLMs
