@@ -10,6 +10,7 @@ from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
+from llm_cache_mem.engine.announced import announce
 from llm_cache_mem.engine.calls import Engine, Settings
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.errors import NamespaceMissing
@@ -210,6 +211,7 @@ class LLMCache:
             opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction)
         )
         """What integrations stand on: see the page "Write an integration"."""
+        announce(self)
 
     @classmethod
     async def open(cls, *args: Any, **kwargs: Any) -> Self:

@@ -45,12 +45,14 @@ ORDER = (
     "__init__",
     "testing",
     "bench",
+    "telemetry",
     "gateway",
     "cli",
     "__main__",
 )
 # What integrations do not import, beside each other.
 OUTER = {
+    "telemetry",
     "frameworks",
     "notebook",
     "http",
@@ -73,6 +75,8 @@ OPTIONAL = {
     "llm_cache_mem.gateway": {"aiohttp", "uvicorn", "yarl"},
     "llm_cache_mem.stores.memcached": {"pymemcache"},
     "llm_cache_mem.stores.redis": {"redis"},
+    "llm_cache_mem.telemetry.otel": {"opentelemetry"},
+    "llm_cache_mem.telemetry.spans": {"opentelemetry"},
     "llm_cache_mem.testing.pytest_plugin": {"pytest"},
 }
 

@@ -73,8 +73,7 @@ class Ledger:
             sums = self._hits.get(entry.model or "") or _of_model(self._hits, entry.model)
             sums.add(entry.usage, entry.seconds, entry.cost_usd)
         if self.listeners:
-            age = max(0.0, self._clock() - entry.stored_at)
-            self._tell_saving("hit", key, entry, tags, age=age, store_seconds=store_seconds)
+            self._tell_saving("hit", key, entry, tags, store_seconds)
 
     def coalesced_with(
         self,
@@ -161,7 +160,7 @@ class Ledger:
             self.evictions += evicted
             self.expirations += expired
         if self.listeners:
-            self._tell_saving("stored", key, entry, entry.tags, store_seconds=store_seconds)
+            self._tell_saving("stored", key, entry, entry.tags, store_seconds)
             if evicted:
                 self._tell("evicted", number=evicted)
             if expired:
@@ -223,40 +222,34 @@ class Ledger:
         return slot(self._tags, tag, TagSums)
 
     def _tell_saving(
-        self, name: str, key: str, entry: Entry, tags: tuple[str, ...], **fields: Any
+        self,
+        name: str,
+        key: str,
+        entry: Entry,
+        tags: tuple[str, ...],
+        store_seconds: float | None = None,
     ) -> None:
-        tokens = entry.usage[0] + entry.usage[1] if entry.usage is not None else None
-        self._tell(
-            name,
-            tags,
-            key=key,
-            model=entry.model,
-            seconds=entry.seconds,
-            tokens=tokens,
-            usd=entry.cost_usd,
-            usage=entry.usage,
-            **fields,
-        )
+        # by position, because it is the path of every hit: in the order of Event
+        at, usage = self._clock(), entry.usage
+        tokens = None if usage is None else usage[0] + usage[1]
+        age = max(0.0, at - entry.stored_at) if name == "hit" else None
+        saved = (key, entry.model, entry.seconds, tokens, entry.cost_usd, None, 1, usage)
+        self._pass_on(Event(name, at, *saved, age, store_seconds, tags_of(tags), *place_of(key)))
 
     def _tell(
         self, name: str, tags: tuple[str, ...] = (), *, key: str | None = None, **fields: Any
     ) -> None:
         namespace, layer = (None, None) if key is None else place_of(key)
-        event = Event(
-            name,
-            self._clock(),
-            key,
-            tags=tags_of(tags),
-            namespace=namespace,
-            layer=layer,
-            **fields,
-        )
+        fields |= {"tags": tags_of(tags), "namespace": namespace, "layer": layer}
+        self._pass_on(Event(name, self._clock(), key, **fields))
+
+    def _pass_on(self, event: Event) -> None:
         for listener in self.listeners:
             try:
                 listener(event)
             # a listener's fault must not break the call that is being served
             except Exception:  # noqa: BLE001
-                _log.warning("on_event raised at %r; the call goes on", name, exc_info=True)
+                _log.warning("on_event raised at %r; the call goes on", event.name, exc_info=True)
 
 
 def _of_model(sums: dict[str, Sums], model: str | None) -> Sums:

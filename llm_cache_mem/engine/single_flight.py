@@ -5,7 +5,8 @@ wait. What ends a flight decides what the waiters are told: an answer, the leade
 when the leader was interrupted or cancelled, that one of them leads now.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from threading import TIMEOUT_MAX, RLock
 from types import coroutine
@@ -158,6 +159,10 @@ class SingleFlight:
         self._flights: dict[object, Flight] = {}  # those that can be joined, by key and lane
         self._known: dict[str, set[_Known]] = {}  # all that may yet store, by key
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
+        self.waiting = 0
+        """How many callers wait for the calls of others."""
+        self.watchers: tuple[Callable[[int], object], ...] = ()
+        """Called with ``waiting`` whenever it changes; they must not raise, nor take long."""
         self._lock = (
             RLock()
         )  # re-entrant: the garbage collector may close a coroutine of ours while it is held
@@ -193,7 +198,8 @@ class SingleFlight:
         try:
             waiter = self._join(flight, ThreadWaiter)
             if waiter is not None:
-                waiter.wait(self._longest_wait(timeout))
+                with self._counted():
+                    waiter.wait(self._longest_wait(timeout))
                 if not self._take_lead(waiter, flight, timeout):
                     return waiter.answer(coalesced=True), True
                 flight = waiter.flight
@@ -220,7 +226,8 @@ class SingleFlight:
         try:
             waiter = self._join(flight, TaskWaiter)
             if waiter is not None:
-                await waiter.wait(self._longest_wait(timeout))
+                with self._counted():
+                    await waiter.wait(self._longest_wait(timeout))
                 if not self._take_lead(waiter, flight, timeout):
                     return waiter.answer(coalesced=True), True
                 flight = waiter.flight
@@ -230,6 +237,21 @@ class SingleFlight:
         except BaseException:
             self._promote(flight) if waiter is None else self._leave(waiter)
             raise
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count this caller among those who wait."""
+        self._count_waiting(1)
+        try:
+            yield
+        finally:
+            self._count_waiting(-1)
+
+    def _count_waiting(self, change: int) -> None:
+        with self._lock:
+            self.waiting += change
+            for tell in self.watchers:
+                tell(self.waiting)
 
     def solo(self, key: str) -> Flight:
         """A flight that nobody joins."""
@@ -482,6 +504,7 @@ class SingleFlight:
         # collect them would run their cleanup on connections that the parent uses.
         self._lock = RLock()
         self._flights = {}
+        self.waiting = 0
         for flight in self._flights_of(None):
             flight._storing = RLock()
 

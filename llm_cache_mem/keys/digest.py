@@ -185,12 +185,12 @@ def parse(key: str) -> KeyParts:
 def place_of(key: str) -> tuple[str, str]:
     """The namespace of a stored *key*, and the layer through which it came: the first word of its
     kind, or ``core`` for calls of LLMCache itself."""
-    _, name, kind, *_ = f"{key}:::".split(":", 3)
-    return _place(name, kind)
+    return _place(key.rpartition(":")[0])
 
 
 @lru_cache(maxsize=1024)
-def _place(name: str, kind: str) -> tuple[str, str]:
+def _place(prefix: str) -> tuple[str, str]:
+    name, _, kind = prefix.partition(":")[2].partition(":")
     layer = kind.partition(".")[0]
     layer = next((known for known in _LAYERS if layer.startswith(known)), layer)
     return _unquote(name), "core" if layer in ("value", "stream", "") else layer
