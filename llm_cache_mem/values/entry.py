@@ -22,6 +22,7 @@ __all__ = [
     "FORMAT_VERSION",
     "KEY_ID_BYTES",
     "MAX_BODY_BYTES",
+    "MAX_ENTRY_BYTES",
     "PLAIN",
     "STORED_AT",
     "TIMES_BYTES",
@@ -35,6 +36,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_ENTRY_BYTES = 2 * MAX_BODY_BYTES  # of an envelope; stores read no more
 ENCRYPTED = 1  # the only flag there is
 
 _MAGIC = b"\x89LCM"
@@ -44,6 +46,7 @@ _PREFIX_BYTES = 7
 # prefix, times and cost, usage, lengths of model, request and body
 _HEADER = struct.Struct("<4sBBB4d5qHII")
 _HEADER_BYTES = _HEADER.size
+_ROOM = 1024  # for all else in an envelope, encrypted or not
 CLEAR_BYTES = _HEADER_BYTES - 10  # what an encrypted envelope leaves readable: all but the lengths
 _TIMES = struct.Struct("<4sBBB2d")
 TIMES_BYTES = 23  # at the beginning of any envelope, encrypted or not
@@ -146,6 +149,8 @@ class Entry:
         request = self.request or b""
         if len(body) > MAX_BODY_BYTES:
             raise ValueNotCacheable("value", f"more than {MAX_BODY_BYTES} bytes")
+        if len(model) + len(request) > MAX_BODY_BYTES - _ROOM:
+            raise ValueNotCacheable("request", f"more than {MAX_BODY_BYTES - _ROOM} bytes")
         optional = (
             self.expires_at,
             self.cost_usd,

@@ -907,3 +907,117 @@ def test_errors_and_logs_show_neither_keys_nor_values(
     assert "canary" not in "".join(
         error_of(lambda: works(store)) or "" for _ in range(3)
     ) + caplog.text + repr(store)
+
+
+# -- Written by an attacker
+
+
+def change_schema(path: Path, statement: str) -> None:
+    db = sqlite3.connect(path)
+    db.execute(statement)
+    db.commit()
+    db.close()
+
+
+def held_in(path: Path) -> list[Any]:
+    db = sqlite3.connect(path)
+    try:
+        return db.execute("SELECT key, data FROM entries ORDER BY key").fetchall()
+    finally:
+        db.close()
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+FOREIGN = [
+    f"CREATE TRIGGER endless AFTER INSERT ON entries BEGIN {ENDLESS}; END",
+    f"CREATE TRIGGER endless AFTER UPDATE ON parts BEGIN {ENDLESS}; END",
+    f"CREATE VIEW endless AS {ENDLESS}",
+    "CREATE TABLE more (x)",
+    "CREATE INDEX more ON entries (abs(used))",
+    "CREATE TABLE leases (key TEXT)",
+]
+
+
+@pytest.mark.parametrize("statement", FOREIGN)
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_file_with_tables_and_triggers_of_others_is_not_used(
+    path: Path, statement: str, when: str, open_store: Callable[..., SQLiteStore]
+) -> None:
+    filled(path, 3)
+    store = open_store()
+    if when == "before it is opened":
+        store.close()
+        change_schema(path, statement)
+        store = open_store()
+    else:
+        assert works(store)
+        change_schema(path, statement)
+    rows = held_in(path)
+    for work in (lambda: store.put("k", entry_of(1)), lambda: store.delete("k"), store.clear):
+        assert "did not make" in str(error_of(work))
+    store.close()
+    assert held_in(path) == rows
+    assert list(path.parent.glob("*corrupt*")) == []
+    assert LLMCache(backend=path).get_or_call("q", lambda messages: "answer") == "answer"
+
+
+def test_trigger_added_while_reading_is_noticed_within_a_tenth_of_a_second(
+    path: Path, open_store: Callable[..., SQLiteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path, 3)
+    store = open_store()
+    assert store.get("1:f:v:1") is not None
+    change_schema(path, FOREIGN[0])
+    monkeypatch.setattr("llm_cache_mem.stores.sqlite.pool.monotonic", lambda: time.monotonic() + 1)
+    assert "did not make" in str(error_of(lambda: store.get("1:f:v:1")))
+
+
+def test_what_this_library_changes_in_a_file_is_no_reason_to_refuse_it(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
+    one, other = open_store(), open_store()
+    for turn in range(3):
+        assert works(one)
+        assert works(other)
+        assert other.lease(f"1:a:b:{turn}", "token", 5.0)
+        assert one.clear() == 2
+    change_schema(path, "ANALYZE")
+    assert works(one)
+    assert works(open_store())
+
+
+@pytest.mark.parametrize("way", ["get", "get_many", "entries"])
+def test_row_too_large_for_an_entry_is_a_miss_that_takes_no_memory(
+    path: Path, way: str, open_store: Callable[..., SQLiteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path, 3)
+    db = sqlite3.connect(path)
+    db.execute("UPDATE entries SET data = zeroblob(?) WHERE key = '1:f:v:1'", (200 << 20,))
+    db.commit()
+    db.close()
+    store = open_store()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if way == "get":
+        assert store.get("1:f:v:1") is None
+    elif way == "get_many":
+        assert list(store.get_many(["1:f:v:1", "1:f:v:2"])) == ["1:f:v:2"]
+    else:
+        assert sorted(key for key, _ in store.entries()) == ["1:f:v:0", "1:f:v:2"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+    assert store.unreadable == 1
+    assert store.size() == 2, "it was removed"
+
+
+def test_key_too_large_for_a_row_fails_and_takes_no_memory(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
+    filled(path, 3)
+    db = sqlite3.connect(path)
+    db.execute("UPDATE entries SET key = CAST(zeroblob(?) AS TEXT) WHERE id = 2", (200 << 20,))
+    db.commit()
+    db.close()
+    store = open_store()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert store.get("1:f:v:2") is not None
+    assert "too big" in str(error_of(lambda: list(store.entries())))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10

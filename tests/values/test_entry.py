@@ -12,7 +12,7 @@ import pytest
 
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.values import entry as entry_module
-from llm_cache_mem.values.entry import FORMAT_VERSION, Entry, EntryMemo
+from llm_cache_mem.values.entry import FORMAT_VERSION, MAX_BODY_BYTES, Entry, EntryMemo
 from llm_cache_mem.values.payload import Payload
 
 DATA = Path(__file__).parents[1] / "data"
@@ -286,3 +286,9 @@ def _is_unreadable(key: str, data: Any) -> bool:
     except EntryUnreadable:
         return True
     return False
+
+
+def test_request_too_large_for_an_envelope_is_not_stored() -> None:
+    entry = Entry(Payload.of(1), 1.0, request=b"x" * MAX_BODY_BYTES)
+    with pytest.raises(ValueNotCacheable, match="request"):
+        entry.pack("k")

@@ -22,6 +22,8 @@ except ModuleNotFoundError as exc:
         "RedisStore needs redis: pip install 'llm-cache-mem[redis]'", name="redis"
     ) from None
 
+from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
+
 __all__ = ["ResponseError", "ask", "ask_all", "open_pool"]
 
 _SCHEMES = {
@@ -33,7 +35,7 @@ _SCHEMES = {
 }  # ours, and redis-py's
 
 _SECONDS_PER_COMMAND = 0.002  # more time for many at once
-_MAX_REPLY_BYTES = 512 * 1024 * 1024  # no server keeps more under one key
+_MAX_REPLY_BYTES = MAX_ENTRY_BYTES + 64 * 1024
 
 
 def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool[Any]]:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_cache_mem.stores.filelock import FileLock, no_folder
+from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 
 __all__ = [
     "DROP_REMOVED",
+    "LEASES",
     "MAKE_REMOVED",
     "Connection",
     "DatabaseFile",
@@ -30,6 +32,7 @@ _APPLICATION_ID = 0x4C434D31  # "LCM1"
 _SCHEMA_VERSION = 2
 _LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
 _PAGE_CACHE_KB = 8 << 10  # of a connection
+_ROW_BYTES = 1 << 20  # of a row, beside its entry
 
 # A part is what entries of one namespace, kind and model have in common. Values come last, so that
 # reading the other columns of a large row stays on its first page. The index alone answers what
@@ -64,6 +67,19 @@ _TABLES = (
         "CREATE TRIGGER entries_removed AFTER DELETE ON entries BEGIN UPDATE parts SET entries ="
         " entries - 1, bytes = bytes - old.size WHERE id = old.part; END"
     ),
+)
+LEASES = (  # made with the first lease
+    "CREATE TABLE leases (key TEXT PRIMARY KEY, token TEXT NOT NULL, until REAL NOT NULL) WITHOUT"
+    " ROWID"
+)
+# Nothing else may be in the file: a trigger or a view of others would run with our statements.
+_ALLOWED = frozenset(
+    statement.encode()
+    for statement in (
+        *(*_TABLES, LEASES),
+        "CREATE TABLE sqlite_stat1(tbl,idx,stat)",  # of ANALYZE
+        "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+    )
 )
 DROP_REMOVED = "DROP TRIGGER entries_removed"
 MAKE_REMOVED = _TABLES[-1]
@@ -108,6 +124,7 @@ class Connection(sqlite3.Connection):
     checked."""
 
     inode = 0
+    schema = b""  # its number, when what the file holds was last found to be ours
     checked = 0.0
     seen = -1  # the data version that was last looked at
     slot: object = None  # its place in the pool
@@ -188,11 +205,16 @@ class DatabaseFile:
             raise
 
     def moved(self, db: Connection) -> bool:
-        """Whether the path no longer leads to the file that *db* has open."""
+        """Whether the path no longer leads to the file that *db* has open. FileRefused or
+        FileDamaged if something else than entries was put into that."""
         try:
-            return os.stat(self.path).st_ino != db.inode
+            if os.stat(self.path).st_ino != db.inode:
+                return True
         except OSError:
             return True
+        if db.schema != _schema_of(db):
+            self._check_layout(db)
+        return False
 
     def fold_log(self, db: Connection, *, at_once: bool = False) -> None:
         """Bring a long -wal, or any *at_once*, into the database and cut it to nothing; inside the
@@ -290,10 +312,10 @@ class DatabaseFile:
         try:
             db.inode = inode
             db.checked = time.monotonic()
-            if self.moved(db):
+            if os.stat(self.path).st_ino != inode:
                 raise FileNotFoundError("the database file was replaced while it was being opened")
             _harden(db)
-            ready = self.is_laid_out(db)
+            ready = self._check_layout(db)
             self._make_private()
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KB}")
@@ -334,7 +356,7 @@ class DatabaseFile:
             db.inode = os.stat(self.path).st_ino
             db.checked = time.monotonic()
             _harden(db)
-            if not self.is_laid_out(db):
+            if not self._check_layout(db):
                 raise FileRefused(
                     f"{self.path} holds no entries of this version", misconfigured=True
                 )
@@ -342,6 +364,13 @@ class DatabaseFile:
             db.close()
             raise
         return db
+
+    def _check_layout(self, db: Connection) -> bool:
+        """``is_laid_out``, noting for ``moved`` that it was asked."""
+        schema = _schema_of(db)  # before the look: what comes after it is seen the next time
+        ready = self.is_laid_out(db)
+        db.schema = schema
+        return ready
 
     def is_laid_out(self, db: sqlite3.Connection) -> bool:
         """Whether our tables are there; False in an empty file, FileRefused in any other."""
@@ -369,6 +398,12 @@ class DatabaseFile:
                 raise _FileOutdated
             if not statements.issuperset(statement.encode() for statement in _TABLES):
                 raise FileDamaged("its tables are not as they were made")
+            if statements - _ALLOWED - {None}:  # that is an index which SQLite makes itself
+                raise FileRefused(
+                    f"{self.path} holds tables, views or triggers that this library did not make:"
+                    " remove them, or move the file away",
+                    misconfigured=False,
+                )
             return True
         if application or statements:
             raise FileRefused(
@@ -402,8 +437,14 @@ class DatabaseFile:
                     os.chmod(self.path + suffix, mode & 0o700)
 
 
+def _schema_of(db: Connection) -> bytes:
+    """A number that changes with every change of what tables and triggers there are."""
+    return b"%d" % db.execute("PRAGMA schema_version").fetchone()
+
+
 def _harden(db: Connection) -> None:
     """Let no damage and nothing in the file do more than make a read fail."""
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ENTRY_BYTES + _ROW_BYTES)
     db.text_factory = bytes  # damaged text is for the checksum to find, not for a decoder
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
         db.execute(f"PRAGMA {pragma}")

@@ -7,15 +7,14 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
+from llm_cache_mem.stores.sqlite.file import LEASES
+
 __all__ = ["is_taken", "release", "take"]
 
 # a lease that ends so much later than it may was taken by a clock that is wrong
 _FUTURE_SECONDS = 60.0
 
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS leases (key TEXT PRIMARY KEY, token TEXT NOT NULL, until REAL NOT"
-    " NULL) WITHOUT ROWID"
-)
+_TABLE = LEASES.replace("TABLE", "TABLE IF NOT EXISTS", 1)
 _TAKEN = "SELECT 1 FROM leases WHERE key = ? AND token <> ? AND until > ? AND until < ?"
 _PUT = (
     "INSERT INTO leases (key, token, until) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET token"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem.stores.base import Removed
 from llm_cache_mem.stores.sqlite.file import DROP_REMOVED, MAKE_REMOVED, FileDamaged
+from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 
 __all__ = [
     "SEALED",
@@ -54,6 +55,8 @@ _PUT = (
     + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
 )
 
+_TOO_LARGE = f"length(data) > {MAX_ENTRY_BYTES}"
+_DATA = f"CASE WHEN {_TOO_LARGE} THEN NULL ELSE data END"
 _BY_USE = "SELECT id, key, used, size FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
 
 
@@ -109,8 +112,9 @@ def space_of(key: str) -> str:
 
 
 def get(db: sqlite3.Connection, key: str) -> Any:
-    """What is stored under *key* as ``(data, used)``, or None."""
-    return db.execute("SELECT data, used FROM entries WHERE key = ?", (key,)).fetchone()
+    """What is stored under *key* as ``(data, used)``, or None. Here and below, *data* that is too
+    large for an entry is None, and was not read."""
+    return db.execute(f"SELECT {_DATA}, used FROM entries WHERE key = ?", (key,)).fetchone()
 
 
 def get_many(db: sqlite3.Connection, keys: Sequence[str]) -> list[Any]:
@@ -120,7 +124,7 @@ def get_many(db: sqlite3.Connection, keys: Sequence[str]) -> list[Any]:
         some = keys[at : at + _NAMED]
         marks = ", ".join("?" * len(some))
         found += db.execute(
-            f"SELECT key, data, used FROM entries WHERE key IN ({marks})", some
+            f"SELECT key, {_DATA}, used FROM entries WHERE key IN ({marks})", some
         ).fetchall()
     return found
 
@@ -166,7 +170,7 @@ def expired(db: sqlite3.Connection, now: float) -> "array[int]":
 
 def numbered(db: sqlite3.Connection, number: int) -> Any:
     """``(key, data)`` of the row with that id, or None."""
-    return db.execute("SELECT key, data FROM entries WHERE id = ?", (number,)).fetchone()
+    return db.execute(f"SELECT key, {_DATA} FROM entries WHERE id = ?", (number,)).fetchone()
 
 
 def newest_use(db: sqlite3.Connection) -> int:
@@ -246,8 +250,11 @@ def remove(db: sqlite3.Connection, key: str, stored_at: float | None) -> bool:
 
 
 def remove_damaged(db: sqlite3.Connection, key: str, data: object) -> None:
-    """Remove *key* if it still holds *data*."""
-    db.execute("DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
+    """Remove *key* if it still holds *data*, or None, which is what is too large."""
+    if data is None:
+        db.execute("DELETE FROM entries WHERE key = ? AND " + _TOO_LARGE, (key,))
+    else:
+        db.execute("DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
 
 
 def remove_prefixed(db: sqlite3.Connection, some: Sequence[int], prefix: str) -> int:
