@@ -66,6 +66,20 @@ class NamespaceMissing(RequestNotCacheable):
         )
 
 
+class StatefulRequest(RequestNotCacheable):
+    """The request names something that its provider holds, such as a conversation, so that the same
+    request may be answered otherwise next time."""
+
+    skipped_as = "stateful"
+
+    def __init__(self, path: str, reason: str = "") -> None:
+        super().__init__(
+            path,
+            reason
+            or "it names what the provider holds; options(stateful=True) caches it all the same",
+        )
+
+
 class ValueNotCacheable(_AtPath, TypeError):
     """The value would not come back equal and of the same type; *path* is like
     ``value.choices[0]``."""

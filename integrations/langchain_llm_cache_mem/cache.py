@@ -15,10 +15,12 @@ from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS, is_core_fake
+from langchain_llm_cache_mem.shape import state_of
 from langchain_llm_cache_mem.validation import note_answer, watch_steps
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.fail_open import FailOpen
+from llm_cache_mem.keys.state import refuse_stateful
 from llm_cache_mem.options import current
 
 __all__ = ["LLMCacheMem", "Usage"]
@@ -279,7 +281,10 @@ class LLMCacheMem(BaseCache):
         model = model_of(llm_string)
         classes = model.resolve() if model.classes or model.refusal else ()
         options = current()
-        about = (prompt, llm_string, classes, options.namespace, options.sample)
+        about = (
+            *(prompt, llm_string, classes),
+            *(options.namespace, options.sample, options.stateful),
+        )
         place = hash(prompt) % _SLOTS
         slot = self._remembered[place]
         if slot is not None and slot[0] == about:
@@ -287,7 +292,9 @@ class LLMCacheMem(BaseCache):
         params = model.params(classes)
         self._check_identified(params)
         kind = kind_of_entry(self._scope, self._scope, chat=is_chat(prompt))
-        request = self._cache.engine.keyer.request(read_prompt(prompt, params), params, kind)
+        messages = read_prompt(prompt, params)
+        refuse_stateful(state_of(messages, params))
+        request = self._cache.engine.keyer.request(messages, params, kind)
         if len(prompt) + len(llm_string) <= _LARGEST_REMEMBERED:
             self._remembered[place] = (about, request)
         return request

@@ -9,10 +9,11 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS
-from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent
+from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent, state_of
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.keys.identity import Identity
+from llm_cache_mem.keys.state import refuse_stateful
 
 __all__ = ["Requests", "kind_of_entry"]
 
@@ -57,7 +58,9 @@ class Requests:
     def request(self, prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> Request:
         """The request for *prompt* with *params*. RequestNotCacheable if it has no wire form."""
         kind = kind_of_entry(self._scope, self._identity, chat=not isinstance(prompt, str))
-        return self._engine.keyer.request(_messages(prompt, params), params, kind)
+        messages = _messages(prompt, params)
+        refuse_stateful(state_of(messages, params))
+        return self._engine.keyer.request(messages, params, kind)
 
     def _skip(self, cls: type, found: Identity) -> None:
         path, type_name = next(iter(found.opaque.items()))

@@ -19,8 +19,9 @@ from llm_cache_mem.keys.chat_form import (
     without_known_names,
 )
 from llm_cache_mem.keys.identity import ROUTING_HINTS, TRANSPORT, describe
+from llm_cache_mem.keys.state import provider_state
 
-__all__ = ["as_params", "message_as_dict", "messages_as_dicts", "sent"]
+__all__ = ["as_params", "message_as_dict", "messages_as_dicts", "sent", "state_of"]
 
 _ROLES: Final = {
     "human": "user",
@@ -94,6 +95,18 @@ def messages_as_dicts(
     # the provider keeps the conversation, and the id of its answer stands for all before
     by_id = bool(params.get("use_previous_response_id"))
     return without_known_names([message_as_dict(each, with_response_id=by_id) for each in messages])
+
+
+def state_of(messages: list[Any], params: Mapping[str, Any]) -> str | None:
+    """The path by which the request leans on state held by its provider, None if there is none:
+    ``provider_state``, and the ids that a model takes from the answers among its *messages*."""
+    reuses = params.get("reuse_last_container") is True
+    for number, message in enumerate(messages):
+        if "response_id" in message:
+            return f"messages[{number}].response_id"
+        if reuses and "container" in _mapping(message.get("response_metadata")):
+            return f"messages[{number}].response_metadata.container"
+    return provider_state(params)
 
 
 def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dict[str, Any]:

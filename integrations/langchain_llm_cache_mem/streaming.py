@@ -51,7 +51,7 @@ def stream(
             recording=lambda: _Recording(binding, request),
             decode=binding.load_stream,
             circumstances=lambda: circumstances_of(wrapped._stream, kwargs),
-            timeout=timeout_of(kwargs),
+            timeout=timeout_of(kwargs, model),
         )
         with closing(shared):
             for chunk in shared:
@@ -103,7 +103,7 @@ async def astream(
             recording=lambda: _Recording(binding, request),
             decode=binding.load_stream,
             circumstances=lambda: circumstances_of(wrapped._astream, kwargs),
-            timeout=timeout_of(kwargs),
+            timeout=timeout_of(kwargs, model),
         )
         async with aclosing(shared):
             async for chunk in shared:

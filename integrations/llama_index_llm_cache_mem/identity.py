@@ -20,8 +20,8 @@ from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.tools import BaseTool
 
 from llama_index_llm_cache_mem.hugging_face import derived_attributes
-from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.decorators import fingerprint
+from llm_cache_mem.errors import StatefulRequest
 from llm_cache_mem.keys.chat_form import overlaid
 from llm_cache_mem.keys.identity import Identity, Opaque, describe, endpoint_of, kind_of
 
@@ -166,7 +166,7 @@ def _parts(llm: BaseLLM) -> Iterator[tuple[str, Any]]:
 
 def _describe(llm: BaseLLM, parts: dict[str, Any], had_own_window: bool) -> Identity:
     if getattr(llm, "track_previous_responses", False) is True:
-        raise RequestNotCacheable(
+        raise StatefulRequest(
             "llm.track_previous_responses", "an answer depends on what the provider remembers"
         )
     cls = type(llm)

@@ -14,6 +14,7 @@ from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.keys.chat_form import function_tool, overlaid
 from llm_cache_mem.keys.identity import ROUTING_HINTS, Identity, describe
+from llm_cache_mem.keys.state import provider_state, refuse_stateful
 
 __all__ = ["request_of", "request_of_leaf"]
 
@@ -45,11 +46,13 @@ def request_of(
             return None
         if target.identity:  # in the kind, which no key function can remove
             kind = f"{kind}.{sha256(target.identity.encode()).hexdigest()[:16]}"
-        return engine.request(messages, _params(found.settings, arguments), kind=kind)
+        params = _params(found.settings, arguments)
+        refuse_stateful(provider_state(params))
+        return engine.request(messages, params, kind=kind)
     except RequestNotCacheable as exc:
         if engine.is_replay:
             raise
-        engine.skip("request", "a call goes uncached: %s", exc)
+        engine.skip(exc.skipped_as, "a call goes uncached: %s", exc)
     except Exception as exc:  # properties and fields of an LLM may raise anything
         if engine.is_replay:
             raise RequestNotCacheable(

@@ -14,7 +14,7 @@ from llm_cache_mem.http.headers import AGE, MARK, credentials_of
 from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
 from llm_cache_mem.keys.request import Request
-from llm_cache_mem.options import current
+from llm_cache_mem.keys.state import refuse_stateful
 
 __all__ = ["Core", "hit_head", "live_head"]
 
@@ -44,14 +44,12 @@ class Core:
             read = requests.read(wire.base_url, wire.path, wire.query, wire.headers, wire.body())
             if not self.concerns(wire, read):
                 return None
-            if read.state is not None and not current().stateful:
-                self._skip_stateful(read.state)
-                return None
+            refuse_stateful(read.state)
             return self.engine.request(read.messages, read.params, kind=_KIND, view=view)
         except RequestNotCacheable as exc:
             if self.engine.is_replay:
                 raise
-            self.engine.skip("request", "a call goes uncached: %s", exc)
+            self.engine.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return None
 
     def concerns(self, wire: Wire, asked: requests.Asked) -> bool:
@@ -68,13 +66,6 @@ class Core:
         reason = uncached_reason(wire.method, wire.path)
         if reason is not None:
             self.engine.skip(reason, "a call goes uncached: nothing caches %s", reason)
-
-    def _skip_stateful(self, field: str) -> None:
-        """Count a request as skipped whose answer depends on what the provider holds."""
-        why = "it names what the provider holds; options(stateful=True) caches it all the same"
-        if self.engine.is_replay:
-            raise RequestNotCacheable(field, why)
-        self.engine.skip("stateful", "a call goes uncached because of %s: %s", field, why)
 
     def skip_event_loop(self) -> None:
         """Count a request under an event loop other than asyncio's as skipped."""

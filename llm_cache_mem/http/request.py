@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http.headers import answer_changing, answer_changing_query
-from llm_cache_mem.http.state import provider_state
 from llm_cache_mem.keys.identity import ROUTING_HINTS
+from llm_cache_mem.keys.state import provider_state
 
 __all__ = [
     "MAX_REQUEST_BYTES",

@@ -12,9 +12,9 @@ from llm_cache_mem.diagnostics.explain import StoredRequest, explain
 from llm_cache_mem.diagnostics.survey import survey
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.headers import credentials_of
-from llm_cache_mem.http.state import STATEFUL_FIELDS
 from llm_cache_mem.keys import identity
 from llm_cache_mem.keys.digest import canonical_json
+from llm_cache_mem.keys.state import STATEFUL_FIELDS
 
 BASE, CHAT = "https://api.example.com", "/v1/chat/completions"
 BODY: dict[str, Any] = {

@@ -144,16 +144,6 @@ DIFFERENT: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: key(anthropic(), [AIMessage("x", response_metadata={"container": {"id": "a"}})]),
         lambda: key(anthropic(), [AIMessage("x", response_metadata={"container": {"id": "b"}})]),
     ),
-    "the answer that the provider keeps": (
-        lambda: key(
-            openai(use_previous_response_id=True),
-            [AIMessage("x", response_metadata={"id": "resp_1"})],
-        ),
-        lambda: key(
-            openai(use_previous_response_id=True),
-            [AIMessage("x", response_metadata={"id": "resp_2"})],
-        ),
-    ),
     "image": (
         lambda: key(messages=[HumanMessage([create_image_block(url="http://a")])]),
         lambda: key(messages=[HumanMessage([create_image_block(url="http://b")])]),

@@ -285,7 +285,7 @@ def test_a_model_whose_provider_remembers_is_not_cached(make_parrot, cache):
     for _ in range(2):
         CachedLLM(llm, cache).complete("x")
     assert len(llm.calls) == 2
-    assert dict(cache.stats().skipped) == {"request": 2}
+    assert dict(cache.stats().skipped) == {"stateful": 2}
 
 
 def test_the_environments_base_url_counts_where_no_field_has_it(make_parrot):

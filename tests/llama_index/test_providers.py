@@ -400,7 +400,7 @@ def test_a_responses_model_that_is_tracked_by_the_server_is_not_cached(
     for _ in range(2):
         llm.chat([ChatMessage(content="x")])
     assert len(server.asked) == 2
-    assert dict(cache.stats().skipped) == {"request": 2}
+    assert dict(cache.stats().skipped) == {"stateful": 2}
 
 
 @needs_older_sdk

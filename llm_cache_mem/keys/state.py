@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["STATEFUL_FIELDS", "provider_state"]
+from llm_cache_mem.errors import StatefulRequest
+from llm_cache_mem.options import current
+
+__all__ = ["STATEFUL_FIELDS", "provider_state", "refuse_stateful"]
 
 STATEFUL_FIELDS: Final = (
     "conversation",  # OpenAI Responses: grows with each call
@@ -13,6 +16,14 @@ STATEFUL_FIELDS: Final = (
     "cached_content",
 )
 """Fields of a body that name something that the provider holds and that may change or expire."""
+_TOOLS: Final = ("tools", "built_in_tools")  # the second in LlamaIndex
+
+
+def refuse_stateful(path: str | None) -> None:
+    """StatefulRequest if there is a *path* by which a request leans on state held by the provider,
+    unless the options of this context allow that."""
+    if path is not None and not current().stateful:
+        raise StatefulRequest(path)
 
 
 def provider_state(body: Mapping[str, Any]) -> str | None:
@@ -31,13 +42,14 @@ def provider_state(body: Mapping[str, Any]) -> str | None:
         return "prompt.id"
     if _is_named(body.get("container")):
         return "container"
-    tools = body.get("tools")
-    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
-        if isinstance(tool, Mapping):
-            if tool.get("vector_store_ids"):
-                return f"tools[{number}].vector_store_ids"
-            if _is_named(tool.get("container")):
-                return f"tools[{number}].container"
+    for name in _TOOLS:
+        tools = body.get(name)
+        for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+            if isinstance(tool, Mapping):
+                if tool.get("vector_store_ids"):
+                    return f"{name}[{number}].vector_store_ids"
+                if _is_named(tool.get("container")):
+                    return f"{name}[{number}].container"
     return None
 
 
