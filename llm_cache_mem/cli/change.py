@@ -20,6 +20,7 @@ from llm_cache_mem.cli.arguments import (
 )
 from llm_cache_mem.cli.output import count_of, report
 from llm_cache_mem.cli.store import Selection, open_for_changes, reading
+from llm_cache_mem.cli.store import prune as prune_at_once
 
 __all__ = ["clear", "prune"]
 
@@ -44,11 +45,14 @@ def prune(
     url = url_of(url)
     removed = 0
     with (
-        reading(url, selection) as (_, entries),
+        reading(url, selection) as (reader, entries),
         nullcontext() if dry_run else open_for_changes(url) as store,
     ):
-        if store is not None and selection == Selection(expired=True):
-            removed = store.purge()  # by an index, without reading them
+        at_once = prune_at_once(store or reader.store, selection, dry_run=dry_run)
+        if at_once is not None:
+            removed = at_once
+        elif store is not None and selection == Selection(expired=True):
+            removed = store.purge()
         else:
             for found in entries:
                 removed += store is None or store.delete(found.key, stored_at=found.entry.stored_at)

@@ -38,11 +38,20 @@ _CANDIDATES = 10
 _DIGEST_LENGTH = 64
 
 
-def stats(url: Url = None, as_json: AsJson = False) -> None:
+def stats(
+    url: Url = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every entry, and count what cannot be read.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
     summary, now = Summary(), time()
     with reading(url_of(url), Selection()) as (reader, entries):
-        for found in entries:
+        parts = None if check else reader.parts()
+        for names, part in parts or ():
+            summary.add_part(names.namespace, names.kind, part)
+        for found in entries if parts is None else ():
             summary.add(describe(found, now))
     document = {"store": reader.name, "unreadable": reader.unreadable} | summary.as_dict()
     if as_json:
@@ -71,8 +80,13 @@ def list_(
             total += 1
             yield describe(found, now)
 
-    with reading(url_of(url), Selection(namespace, kind, model, expired)) as (_, entries):
-        rows = nlargest(limit or sys.maxsize, described(), key=lambda row: row["stored_at"])
+    selection = Selection(namespace, kind, model, expired)
+    with reading(url_of(url), selection) as (reader, entries):
+        newest = reader.newest(selection, limit) if limit else None
+        if newest is not None:
+            total, rows = newest[0], [describe(found, now) for found in newest[1]]
+        else:
+            rows = nlargest(limit or sys.maxsize, described(), key=lambda row: row["stored_at"])
     if as_json:
         print_json({"total": total, "entries": rows})
         return

@@ -3,11 +3,14 @@ are made of."""
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_cache_mem.accounting.sums import Sums
 from llm_cache_mem.cli.store import Found
 from llm_cache_mem.responses.usage import Usage
+
+if TYPE_CHECKING:
+    from llm_cache_mem.stores.sqlite.survey import Part
 
 __all__ = ["Summary", "describe", "finite"]
 
@@ -53,6 +56,16 @@ class _Group(Sums):
         self.bytes += row["bytes"]
         self.add(row["usage"] and tuple(row["usage"].values()), row["seconds"], row["cost_usd"])
 
+    def add_part(self, part: "Part") -> None:
+        self.calls += part.entries
+        self.expired += int(part.expired)
+        self.bytes += int(part.value_bytes)
+        self.input_tokens += int(part.input_tokens)
+        self.output_tokens += int(part.output_tokens)
+        self.seconds += part.seconds
+        self.cost_usd += part.cost_usd
+        self.unpriced += int(part.unpriced)
+
     def as_dict(self) -> Row:
         sums = dict(vars(self))
         return {"entries": sums.pop("calls"), **sums}
@@ -70,11 +83,21 @@ class Summary:
 
     def add(self, row: Row) -> None:
         self._all.add_row(row)
-        stored_at = row["stored_at"]
-        self._oldest = stored_at if self._oldest is None else min(self._oldest, stored_at)
-        self._newest = stored_at if self._newest is None else max(self._newest, stored_at)
+        self._add_times(row["stored_at"], row["stored_at"])
         for name, groups in self._groups.items():
             groups.setdefault(row[name] or "", _Group()).add_row(row)
+
+    def add_part(self, namespace: str, kind: str, part: "Part") -> None:
+        """Add the sums of entries that have these names in common."""
+        self._all.add_part(part)
+        self._add_times(part.oldest, part.newest)
+        names = {"namespace": namespace, "kind": kind, "model": part.model}
+        for name, groups in self._groups.items():
+            groups.setdefault(names[name], _Group()).add_part(part)
+
+    def _add_times(self, oldest: float, newest: float) -> None:
+        self._oldest = oldest if self._oldest is None else min(self._oldest, oldest)
+        self._newest = newest if self._newest is None else max(self._newest, newest)
 
     def as_dict(self) -> Row:
         """Groups by falling number of entries."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -18,6 +18,10 @@ from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
 
+if TYPE_CHECKING:
+    from llm_cache_mem.stores.sqlite import SQLiteStore
+    from llm_cache_mem.stores.sqlite.survey import Chosen, Part
+
 __all__ = [
     "READABLE_WITH",
     "UNREADABLE",
@@ -28,12 +32,14 @@ __all__ = [
     "expires_on_server",
     "note_unreadable",
     "open_for_changes",
+    "prune",
     "reading",
 ]
 
 UNREADABLE = "damaged, encrypted with a key not given here, or of a newer version"
 READABLE_WITH = f"set {KEY_VARIABLE} to the keys that were used, or upgrade"
 
+_ANY_DIGEST = "0" * 64
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
 
 
@@ -59,6 +65,13 @@ class Selection(NamedTuple):
     def prefix(self) -> str:
         """What the keys of all of them begin with."""
         return "" if self.namespace is None else digest.prefix(self.namespace)
+
+    def chosen(self, now: float) -> "Chosen":
+        """The same, as a SQLite file is asked for it."""
+        from llm_cache_mem.stores.sqlite.survey import Chosen  # only commands on a store need it
+
+        stored_by = None if self.older_than is None else now - self.older_than
+        return Chosen(now, self.prefix, self.kind, self.model, stored_by)
 
     def includes(self, found: Found, now: float) -> bool:
         entry = found.entry
@@ -108,6 +121,7 @@ class Reader:
         self.envelope = self._noting = _Noting(environment_envelope())
         opened = _open(scheme, backend, lambda: self._noting, read_only=True)
         self.store = opened.store
+        self._database = _database(opened.store)
         self.path: str | None = getattr(opened.store, "path", None)  # if it is a file
         self.name = self.path or opened.name  # without a password
         self._foreign = 0
@@ -132,23 +146,67 @@ class Reader:
         """The entries whose keys begin with *prefix* and hold *part*, the least recently used first
         if that is known."""
         with _telling(self.name):
-            for key, entry in self._listed(prefix, part):
-                hidden_by = self._noting.hidden_by.pop(key, "")
-                if part not in key:
-                    continue
-                try:
-                    found = Found(key, digest.parse(key), entry, hidden_by)
-                except ValueError:
-                    self._foreign += 1
-                    continue
-                yield found
+            yield from self._found(self._listed(prefix, part), part)
+
+    def _found(self, listed: Iterator[tuple[str, Entry]], part: str = "") -> Iterator[Found]:
+        for key, entry in listed:
+            hidden_by = self._noting.hidden_by.pop(key, "")
+            if part not in key:
+                continue
+            try:
+                yield Found(key, digest.parse(key), entry, hidden_by)
+            except ValueError:
+                self._foreign += 1
+
+    def parts(self) -> list[tuple[digest.KeyParts, "Part"]] | None:
+        """The sums of what is there by namespace, kind and model, if the store keeps such."""
+        if self._database is None:
+            return None
+        with _telling(self.name):
+            if self._database.is_sealed():
+                return None
+            parts = self._database.parts()
+        known = []
+        for part in parts:
+            try:
+                known.append((digest.parse(part.space + _ANY_DIGEST), part))
+            except ValueError:
+                self._foreign += part.entries
+        return known
+
+    def newest(self, selection: Selection, limit: int) -> tuple[int, list[Found]] | None:
+        """How many entries are selected, and so many that were stored last, if the store can tell
+        without a look at all."""
+        if self._database is None:
+            return None
+        with _telling(self.name):
+            if selection.model is not None and self._database.is_sealed():
+                return None
+            count, listed = self._database.newest(
+                selection.chosen(now()), limit, only_expired=selection.expired
+            )
+        return count, list(self._found(iter(listed)))
 
     def _listed(self, prefix: str, part: str) -> Iterator[tuple[str, Entry]]:
-        from llm_cache_mem.stores.sqlite import SQLiteStore  # only commands on a store need it
-
-        if isinstance(self.store, SQLiteStore):  # which need not read the others
-            return self.store.entries(prefix, part=part)
+        if self._database is not None:  # which need not read the others
+            return self._database.entries(prefix, part=part)
         return self.store.entries(prefix)
+
+
+def prune(store: Store, selection: Selection, *, dry_run: bool) -> int | None:
+    """Remove what is selected from *store* without reading it, or only count it; how many. None: it
+    has to be read."""
+    database = _database(store)
+    if database is None or (selection.model is not None and database.is_sealed()):
+        return None
+    chosen = selection.chosen(now())
+    return database.count_expired(chosen) if dry_run else database.prune(chosen)
+
+
+def _database(store: Store) -> "SQLiteStore | None":
+    from llm_cache_mem.stores.sqlite import SQLiteStore  # only commands on a store need it
+
+    return store if isinstance(store, SQLiteStore) else None
 
 
 @contextlib.contextmanager

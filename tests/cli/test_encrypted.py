@@ -65,7 +65,7 @@ def test_without_the_key_nothing_is_seen_and_nothing_lost(
         (["stats"], [], 0),
         (["list"], [], 0),
         (["why", "--all"], [], 1),
-        (["prune", "--dry-run"], [], 0),
+        (["prune", "--dry-run", "--model", "m"], [], 0),
         (["export"], ["-"], 0),
     ],
     ids=str,

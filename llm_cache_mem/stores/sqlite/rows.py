@@ -18,7 +18,6 @@ __all__ = [
     "clear_all",
     "count",
     "data_version",
-    "expired",
     "get",
     "get_many",
     "insert",
@@ -29,7 +28,6 @@ __all__ = [
     "oldest_use",
     "remove",
     "remove_damaged",
-    "remove_expired",
     "remove_prefixed",
     "room",
     "shrink",
@@ -162,12 +160,6 @@ def numbers(db: sqlite3.Connection, prefix: str, part: str = "") -> "array[int]"
     return array("q", (number for (number,) in rows))
 
 
-def expired(db: sqlite3.Connection, now: float) -> "array[int]":
-    """The ids of the rows that expired by *now*."""
-    rows = db.execute("SELECT id FROM entries WHERE expires_at <= ?", (now,))
-    return array("q", (number for (number,) in rows))
-
-
 def numbered(db: sqlite3.Connection, number: int) -> Any:
     """``(key, data)`` of the row with that id, or None."""
     return db.execute(f"SELECT key, {_DATA} FROM entries WHERE id = ?", (number,)).fetchone()
@@ -257,22 +249,13 @@ def remove_damaged(db: sqlite3.Connection, key: str, data: object) -> None:
         db.execute("DELETE FROM entries WHERE key = ? AND data IS ?", (key, data))
 
 
-def remove_prefixed(db: sqlite3.Connection, some: Sequence[int], prefix: str) -> int:
+def remove_prefixed(db: sqlite3.Connection, some: "array[int]", prefix: str) -> int:
     """Remove the rows with *some* ids, where the key begins with *prefix*, still; how many."""
-    return _remove_each(db, some, "key >= ? AND key < ?", _range(prefix))
-
-
-def remove_expired(db: sqlite3.Connection, some: Sequence[int], now: float) -> int:
-    """Remove the rows with *some* ids that had expired by *now*, still; how many."""
-    return _remove_each(db, some, "expires_at <= ?", (now,))
-
-
-def _remove_each(
-    db: sqlite3.Connection, some: Sequence[int], condition: str, values: tuple[Any, ...]
-) -> int:
     db.execute("BEGIN IMMEDIATE")
-    statement = f"DELETE FROM entries WHERE id = ? AND {condition}"
-    gone = db.executemany(statement, [(number, *values) for number in some]).rowcount
+    gone = db.executemany(
+        "DELETE FROM entries WHERE id = ? AND key >= ? AND key < ?",
+        [(number, *_range(prefix)) for number in some],
+    ).rowcount
     db.execute("COMMIT")
     return gone
 

@@ -1,6 +1,7 @@
 """A store in a SQLite file, which survives restarts and is shared by threads and processes."""
 
 import contextlib
+import functools
 import itertools
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import store_errors_only
-from llm_cache_mem.stores.sqlite import leases, rows
+from llm_cache_mem.stores.sqlite import leases, rows, survey
 from llm_cache_mem.stores.sqlite.file import Connection, DatabaseFile, FileRefused, is_damage
 from llm_cache_mem.stores.sqlite.pool import Pool
 from llm_cache_mem.values.entry import PLAIN, Entry, EntryMemo, Envelope
@@ -209,11 +210,7 @@ class SQLiteStore:
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
-        self._require_writable()
-        now = self._clock()
-        removed = self._in_slices(self._use(rows.expired, now), rows.remove_expired, now)
-        self._shrink()
-        return removed
+        return self.prune(survey.Chosen(self._clock()))
 
     @store_errors_only("size", _reason)
     def size(self, prefix: str = "") -> int:
@@ -232,6 +229,42 @@ class SQLiteStore:
             found = self._numbered(number, prefix)
             if found is not None:
                 yield found
+
+    # -- What commands ask
+
+    @store_errors_only("purge", _reason)
+    def prune(self, chosen: survey.Chosen) -> int:
+        """Remove the entries that are *chosen* and count as expired; how many."""
+        self._require_writable()
+        numbers = self._use(survey.expired, chosen)
+        removed = self._in_slices(numbers, survey.remove_expired, chosen)
+        self._shrink()
+        return removed
+
+    @store_errors_only("size", _reason)
+    def count_expired(self, chosen: survey.Chosen) -> int:
+        """How many entries ``prune`` would remove."""
+        return len(self._use(survey.expired, chosen))
+
+    @store_errors_only("size", _reason)
+    def is_sealed(self) -> bool:
+        """Whether there are entries whose model only those who can decrypt them know."""
+        return self._use(survey.is_sealed)
+
+    @store_errors_only("size", _reason)
+    def parts(self) -> list[survey.Part]:
+        """The sums of what is there, none of it read."""
+        return self._use(survey.parts, self._clock())
+
+    @store_errors_only("entries", _reason)
+    def newest(
+        self, chosen: survey.Chosen, limit: int, *, only_expired: bool = False
+    ) -> tuple[int, list[tuple[str, Entry]]]:
+        """How many entries are *chosen*, and so many that were stored last."""
+        work = functools.partial(survey.newest, only_expired=only_expired)
+        count, numbers = self._use(work, chosen, limit)
+        found = [self._numbered(number, chosen.prefix) for number in numbers]
+        return count, [each for each in found if each is not None]
 
     @store_errors_only("pragma", _reason)
     def pragma(self, name: str) -> str:
@@ -471,7 +504,7 @@ class SQLiteStore:
     def _in_slices(
         self,
         numbers: "array[int]",
-        work: Callable[[Connection, Sequence[int], *Ts], int],
+        work: Callable[[Connection, "array[int]", *Ts], int],
         *args: *Ts,
     ) -> int:
         """Do what removes rows by their numbers for a slice at a time; others write in between."""
