@@ -415,7 +415,6 @@ class DatabaseFile:
         with self.lock:
             if self.is_laid_out(db):
                 return
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is a first page
             if self._may_use_wal():
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("BEGIN IMMEDIATE")

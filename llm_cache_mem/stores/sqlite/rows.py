@@ -39,7 +39,7 @@ SLICE = 1000  # rows that one transaction removes at the most
 _NAMED = 500  # keys in one statement: older builds of SQLite take 999
 _SPACE_FIELDS = 3  # of a key, which are schema, namespace and kind
 _FREE_PAGES = 256  # that stay in the file, for later entries
-_SHRINK_PAGES = 2000  # that one transaction gives back
+_COPIED_PAGES = 4000  # that it takes to shrink a file, while others wait: 16 MB
 
 SEALED = "*"  # the model of an entry whose envelope hides it
 
@@ -278,12 +278,14 @@ def clear_all(db: sqlite3.Connection, prefix: str) -> int | None:
 
 
 def shrink(db: sqlite3.Connection) -> bool:
-    """Give pages back to the file system if a quarter of them is free; whether there are more."""
+    """Give free pages back to the file system, if most are free and the others are soon copied;
+    whether that was so."""
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
     (pages,) = db.execute("PRAGMA page_count").fetchone()
-    if free <= _FREE_PAGES or free * 4 < pages:
+    if not _FREE_PAGES < free > pages - free <= _COPIED_PAGES:
         return False
-    db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+    db.execute("PRAGMA temp_store = MEMORY")  # not into another file
+    db.execute("VACUUM")
     return True
 
 

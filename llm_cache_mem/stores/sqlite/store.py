@@ -512,12 +512,9 @@ class SQLiteStore:
         return sum(self._write(work, numbers[at : at + rows.SLICE], *args) for at in slices)
 
     def _shrink(self) -> None:
-        """Give free space back to the file system; others write in between."""
+        """Give the space of a file that is nearly empty back to the file system."""
         with contextlib.suppress(Exception):  # what was to be removed is
-            shrunk = False
-            while self._write(rows.shrink):
-                shrunk = True
-            if shrunk:
+            if self._write(rows.shrink):
                 self._write(lambda db: self._file.fold_log(db, at_once=True))
 
 
