@@ -76,6 +76,7 @@ OPTIONAL = {
     "llm_cache_mem.stores.memcached": {"pymemcache"},
     "llm_cache_mem.stores.redis": {"redis"},
     "llm_cache_mem.telemetry.otel": {"opentelemetry"},
+    "llm_cache_mem.telemetry.prometheus": {"prometheus_client"},
     "llm_cache_mem.telemetry.spans": {"opentelemetry"},
     "llm_cache_mem.testing.pytest_plugin": {"pytest"},
 }
