@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from llm_cache_mem.cli.arguments import BadInput, parse_json
-from llm_cache_mem.cli.report import finite
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import Usage
 from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, tags_in, text_in, usage_in
+from llm_cache_mem.stores.listing import finite
 from llm_cache_mem.values.entry import MAX_BODY_BYTES, Entry
 from llm_cache_mem.values.payload import Payload
 

@@ -27,9 +27,10 @@ from llm_cache_mem.cli.arguments import (
     url_of,
 )
 from llm_cache_mem.cli.output import print_json
-from llm_cache_mem.cli.report import Summary, describe
-from llm_cache_mem.cli.store import Found, Reader, Selection, reading
+from llm_cache_mem.cli.report import Summary
+from llm_cache_mem.cli.store import Reader, Selection, reading
 from llm_cache_mem.keys import digest as keys
+from llm_cache_mem.stores.listing import Found, describe
 from llm_cache_mem.values.encryption import new_key
 
 __all__ = ["key", "keygen", "list_", "show", "stats"]

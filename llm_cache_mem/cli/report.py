@@ -1,47 +1,17 @@
 """What a command finds, as plain dicts: the JSON that machines read, and what the tables for people
 are made of."""
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from llm_cache_mem.accounting.sums import Sums
-from llm_cache_mem.cli.store import Found
-from llm_cache_mem.responses.usage import Usage
 
 if TYPE_CHECKING:
     from llm_cache_mem.stores.sqlite.survey import Part
 
-__all__ = ["Summary", "describe", "finite"]
+__all__ = ["Summary"]
 
 Row = dict[str, Any]
-
-
-def describe(found: Found, now: float) -> Row:
-    """All about an entry but its value and its request. Times are Unix seconds; None is unknown,
-    and for *expires_at* never."""
-    entry, parts = found.entry, found.parts
-    return {
-        "key": found.key,
-        "namespace": parts.namespace,
-        "kind": parts.kind,
-        "digest": parts.digest,
-        "sample": parts.sample or 0,
-        "model": entry.model,
-        "stored_at": entry.stored_at,
-        "expires_at": finite(entry.expires_at),
-        "expired": entry.is_expired(now),
-        "bytes": entry.size,
-        "usage": None if entry.usage is None else Usage(*entry.usage)._asdict(),
-        "cost_usd": finite(entry.cost_usd),
-        "seconds": finite(entry.seconds),
-    }
-
-
-def finite(number: float | None) -> float | None:
-    """*number* where JSON has it: infinite expiry is none, and a price that is not a number nobody
-    knows."""
-    return number if number is not None and math.isfinite(number) else None
 
 
 class _Group(Sums):

@@ -7,7 +7,7 @@ import typer
 
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, seconds_in
 
-__all__ = ["serve"]
+__all__ = ["application", "serve"]
 
 
 def serve(
@@ -81,9 +81,27 @@ def serve(
         settings = (
             GatewayConfig(**given) if config is None else GatewayConfig.from_file(config, **given)
         )
-        serve(settings, started=_announce, access_log=not quiet)
+        serve(
+            settings,
+            started=_announce,
+            factory="llm_cache_mem.cli.serve:application",
+            access_log=not quiet,
+        )
     except (ValueError, TypeError, ImportError) as exc:
         raise CommandFailed(str(exc), MISUSED) from None
+
+
+def application() -> Any:
+    """The application of a worker process, whose page shows what the doctor finds."""
+    from llm_cache_mem.cli.doctor.command import check
+    from llm_cache_mem.gateway.server import application
+
+    def findings(url: str) -> list[dict[str, str]]:
+        if url == "memory":
+            return []
+        return [finding._asdict() for finding in check(url, rounds=20)]
+
+    return application(findings)
 
 
 def _upstreams(pairs: list[str]) -> dict[str, str]:
@@ -109,6 +127,7 @@ def _announce(settings: Any) -> None:
         f"  OPENAI_BASE_URL={url}/openai/v1",
         f"  ANTHROPIC_BASE_URL={url}/anthropic",
         f"  GOOGLE_GEMINI_BASE_URL={url}/gemini",
+        f"  live page: {url}/_cache/",
     ]
     if settings.trust:
         lines.append(f"  X-LLM-Cache-Namespace counts from {', '.join(settings.trust)}")

@@ -14,6 +14,7 @@ from llm_cache_mem.cli.output import count_of, progress
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
+from llm_cache_mem.stores.listing import Found
 from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "READABLE_WITH",
     "UNREADABLE",
-    "Found",
     "Reader",
     "Selection",
     "environment_envelope",
@@ -41,15 +41,6 @@ READABLE_WITH = f"set {KEY_VARIABLE} to the keys that were used, or upgrade"
 
 _ANY_DIGEST = "0" * 64
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
-
-
-class Found(NamedTuple):
-    """An entry with its key, and that key taken apart. *hidden_by* as in Line."""
-
-    key: str
-    parts: digest.KeyParts
-    entry: Entry
-    hidden_by: str = ""
 
 
 class Selection(NamedTuple):

@@ -26,12 +26,13 @@ from llm_cache_mem.cli.arguments import (
     url_of,
 )
 from llm_cache_mem.cli.output import count_of, print_json, progress
-from llm_cache_mem.cli.store import Found, Selection, reading
+from llm_cache_mem.cli.store import Selection, reading
 from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.diagnostics.survey import survey
 from llm_cache_mem.keys.digest import DEFAULT_IGNORE
 from llm_cache_mem.keys.request import Keyer
+from llm_cache_mem.stores.listing import Found
 
 __all__ = ["why"]
 

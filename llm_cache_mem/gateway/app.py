@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from time import monotonic
 from typing import Final
 
@@ -15,6 +16,9 @@ from llm_cache_mem.gateway.asgi import Body, ClientGone, Receive, Scope, Send, r
 from llm_cache_mem.gateway.call import Caller, CallRefused, caller_of, options_of
 from llm_cache_mem.gateway.config import GatewayConfig, Upstream
 from llm_cache_mem.gateway.exchange import Answer, GatewayExchange
+from llm_cache_mem.gateway.feed import Call, Feed
+from llm_cache_mem.gateway.inspection import Findings, Inspection
+from llm_cache_mem.gateway.page import PREFIX, Page
 from llm_cache_mem.gateway.upstream import Client, UpstreamError, end_to_end
 from llm_cache_mem.http.core import Core
 from llm_cache_mem.http.drive import adrive
@@ -28,14 +32,39 @@ _CLIENT_GONE: Final = 499
 _MARK: Final = MARK.encode()
 
 
+_skipped: "ContextVar[list[str] | None]" = ContextVar("llm_cache_mem.gateway.skipped", default=None)
+
+
+class _Core(Core):
+    """The decisions of the HTTP layer, with the reason for which a call was skipped."""
+
+    def skip(self, reason: str, text: str, *args: object) -> None:
+        super().skip(reason, text, *args)
+        reasons = _skipped.get()
+        if reasons is not None:
+            reasons.append(reason)
+
+
 class Gateway:
     """An ASGI application that answers generation requests from *cache* and sends the rest on.
 
-    *key* keeps the namespaces of credentials apart; see ``gateway_key``. It serves one event loop.
+    *key* keeps the namespaces of credentials apart; see ``gateway_key``. *feed* is what the cache's
+    ``on_event`` tells of its calls; *findings* checks the store for the live page. It serves one
+    event loop.
     """
 
-    def __init__(self, cache: LLMCache, config: GatewayConfig, *, key: bytes) -> None:
-        self._core = Core(cache)
+    def __init__(
+        self,
+        cache: LLMCache,
+        config: GatewayConfig,
+        *,
+        key: bytes,
+        feed: Feed | None = None,
+        findings: Findings | None = None,
+    ) -> None:
+        self._feed = feed or Feed()
+        self._core = _Core(cache)
+        self._page = Page(config, Inspection(cache, self._feed, findings), self._feed)
         self._config = config
         self._key = key
         self._upstreams = config.all_upstreams()
@@ -66,19 +95,32 @@ class Gateway:
         if path == "/healthz":
             await send_json(send, 200, {"status": "ok"})
             return
+        if path.startswith(PREFIX):
+            await self._page.answer(scope, receive, send, path)
+            return
         name, _, rest = path[1:].partition("/")
         upstream = self._upstreams.get(name)
         if upstream is None:
             known = ", ".join(f"/{name}/" for name in sorted(self._upstreams))
             await _send_error(send, 404, f"no upstream is named {name[:40]!r}; known are {known}")
             return
-        began = monotonic()
-        status, mark = await self._serve(scope, receive, send, upstream, f"/{rest}")
+        call, began = self._feed.begin(name, path[:200]), monotonic()
+        call.status, mark = await self._serve(scope, receive, send, upstream, f"/{rest}", call)
+        call.outcome, _, reason = mark.partition(":")
+        call.reason = reason or call.reason
+        call.ms = round((monotonic() - began) * 1000, 1)
+        self._feed.end(call)
         if _access.isEnabledFor(logging.INFO):
-            _log_access(scope["method"], path, status, mark, monotonic() - began)
+            _log_access(scope["method"], call)
 
     async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, rest: str
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        upstream: Upstream,
+        rest: str,
+        call: Call,
     ) -> tuple[int, str]:
         """Answer a request for *upstream*; the status and the mark of the answer."""
         client = scope.get("client")
@@ -91,19 +133,22 @@ class Gateway:
             asked = options_of(self._config, self._key, caller, query)
             exchange = await self._exchange(scope, receive, upstream, rest, query, caller)
             async with _while_connected(receive, exchange.body):
+                reasons: list[str] = []
+                _skipped.set(reasons)
                 with asked:
                     answer = await adrive(self._core, exchange)
-                return await _send_answer(send, answer)
+                call.age = _age(answer)
+                return await _send_answer(send, _marked(answer, reasons))
         except ClientGone:
             return _CLIENT_GONE, ""
         except CallRefused as exc:
-            return await _send_error(send, exc.status, str(exc)), ""
+            return await _send_error(send, exc.status, str(exc)), "error"
         except UpstreamError as exc:
-            return await _send_error(send, 502, str(exc)), ""
+            return await _send_error(send, 502, str(exc)), "error"
         except CacheMissError as exc:
             return await _send_error(send, 404, str(exc), "cache_miss"), "miss"
         except LLMCacheError as exc:
-            return await _send_error(send, 500, str(exc)), ""
+            return await _send_error(send, 500, str(exc)), "error"
 
     async def _exchange(
         self,
@@ -124,6 +169,21 @@ class Gateway:
         if self._client is None:
             self._client = Client()
         return GatewayExchange(self._client, upstream, method, path, query, passed, body)
+
+
+def _age(answer: Answer) -> int | None:
+    """For how many seconds *answer* has been stored; None if it comes from the provider."""
+    if not isinstance(answer.source, AsyncReplay):
+        return None
+    return next((int(value) for name, value in answer.head.headers if name == b"age"), None)
+
+
+def _marked(answer: Answer, skipped: list[str]) -> Answer:
+    """*answer*, with the reason for which its call was skipped, if it was."""
+    if not skipped:
+        return answer
+    mark = f"skipped:{skipped[0]}".encode("latin-1", "replace")
+    return answer._replace(head=answer.head._replace(headers=[*answer.head.headers, (_MARK, mark)]))
 
 
 @asynccontextmanager
@@ -157,7 +217,7 @@ async def _until_gone(receive: Receive, body: Body) -> None:
 
 async def _send_answer(send: Send, answer: Answer) -> tuple[int, str]:
     head, source = answer
-    mark = next((value.decode() for name, value in head.headers if name == _MARK), "")
+    mark = next((value.decode("latin-1") for name, value in head.headers if name == _MARK), "")
     start = {"type": "http.response.start", "status": head.status, "headers": head.headers}
     try:
         if isinstance(source, AsyncReplay):  # it is all there: one write
@@ -199,13 +259,13 @@ async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.http.response.body", "body": text})
 
 
-def _log_access(method: str, path: str, status: int, mark: str, seconds: float) -> None:
+def _log_access(method: str, call: Call) -> None:
     """One line of JSON; the query is left out, because some providers take a key there."""
     fields = {
         "method": method,
-        "path": path[:200],
-        "status": status,
-        "cache": mark or None,
-        "ms": round(seconds * 1000, 1),
+        "path": call.path,
+        "status": call.status,
+        "cache": call.outcome or None,
+        "ms": call.ms,
     }
     _access.info("%s", json.dumps(fields))

@@ -11,6 +11,7 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.gateway.app import Gateway
 from llm_cache_mem.gateway.config import GatewayConfig
 from llm_cache_mem.gateway.credentials import KEY_VARIABLE, gateway_key
+from llm_cache_mem.gateway.feed import Feed
 from llm_cache_mem.stores.urls import locate
 
 try:
@@ -30,8 +31,9 @@ _ACCESS_LOG: Final = "LLM_CACHE_MEM_GATEWAY_ACCESS_LOG"
 _SHUTDOWN_SECONDS: Final = 30
 
 
-def open_cache(config: GatewayConfig) -> LLMCache:
-    """The cache that *config* describes. ValueError where its workers could not share it."""
+def open_cache(config: GatewayConfig, feed: Feed | None = None) -> LLMCache:
+    """The cache that *config* describes, whose calls *feed* shows. ValueError where its workers
+    could not share it."""
     scheme, _ = locate(config.backend)
     if config.workers > 1 and not scheme.in_file and not scheme.on_server:
         raise ValueError(
@@ -45,24 +47,40 @@ def open_cache(config: GatewayConfig) -> LLMCache:
         mode=config.mode,
         coalesce="fleet" if config.workers > 1 else True,
         keep_requests=config.keep_requests,
+        on_event=None if feed is None else feed.event,
         **bound,
     )
 
 
-def application() -> Gateway:
-    """The application of a worker process, by the settings in its environment."""
+def application(findings: Callable[[str], list[dict[str, str]]] | None = None) -> Gateway:
+    """The application of a worker process, by the settings in its environment.
+
+    *findings* checks the store of a URL, for the live page.
+    """
     config = GatewayConfig.from_json(os.environ[_CONFIG])
     if os.environ.get(_ACCESS_LOG):
         _log_to_stderr()
-    return Gateway(open_cache(config), config, key=_key(config))
+    feed = Feed()
+    return Gateway(
+        open_cache(config, feed),
+        config,
+        key=_key(config),
+        feed=feed,
+        findings=None if findings is None else lambda: findings(config.backend),
+    )
 
 
 def serve(
-    config: GatewayConfig, *, started: Callable[[GatewayConfig], object], access_log: bool = True
+    config: GatewayConfig,
+    *,
+    started: Callable[[GatewayConfig], object],
+    factory: str = "llm_cache_mem.gateway.server:application",
+    access_log: bool = True,
 ) -> None:
     """Serve until SIGINT or SIGTERM; streams in progress then have half a minute to end.
 
-    *started* is called when the gateway listens, with the port that it has.
+    *started* is called when the gateway listens, with the port that it has. *factory* names what
+    makes the application of each worker.
 
     Raises:
         ValueError: The settings do not go with the store.
@@ -79,7 +97,7 @@ def serve(
     if key:
         os.environ.setdefault(KEY_VARIABLE, key.decode("latin-1"))
     settings = uvicorn.Config(
-        "llm_cache_mem.gateway.server:application",
+        factory,
         factory=True,
         workers=config.workers,
         log_level="warning",

@@ -49,7 +49,7 @@ class Core:
         except RequestNotCacheable as exc:
             if self.engine.is_replay:
                 raise
-            self.engine.skip(exc.skipped_as, "a call goes uncached: %s", exc)
+            self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return None
 
     def concerns(self, wire: Wire, asked: requests.Asked) -> bool:
@@ -65,7 +65,11 @@ class Core:
             )
         reason = uncached_reason(wire.method, wire.path)
         if reason is not None:
-            self.engine.skip(reason, "a call goes uncached: nothing caches %s", reason)
+            self.skip(reason, "a call goes uncached: nothing caches %s", reason)
+
+    def skip(self, reason: str, text: str, *args: object) -> None:
+        """Count a call as skipped, and log why, once in a while."""
+        self.engine.skip(reason, text, *args)
 
     def skip_event_loop(self) -> None:
         """Count a request under an event loop other than asyncio's as skipped."""

@@ -11,9 +11,22 @@ from http_server import Provider, provider
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.gateway import Gateway, GatewayConfig
+from llm_cache_mem.gateway.feed import Call, Feed
 
 KEY = b"a key of the tests"
 """What keeps the namespaces of credentials apart."""
+
+
+class Watched(Feed):
+    """A feed that says when a call has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+
+    def end(self, call: Call) -> None:
+        super().end(call)
+        self.ended.set()
 
 
 class Running:
@@ -21,8 +34,9 @@ class Running:
 
     key = KEY
 
-    def __init__(self, url: str, cache: LLMCache, upstream: Provider) -> None:
+    def __init__(self, url: str, cache: LLMCache, upstream: Provider, feed: Feed) -> None:
         self.url = url
+        self.ended = getattr(feed, "ended", None)
         self.cache = cache
         self.upstream = upstream
 
@@ -39,15 +53,18 @@ def start(upstream: Provider) -> Iterator[Callable[..., Running]]:
     all lead to *upstream*; takes a cache and settings of GatewayConfig."""
     with ExitStack() as stack:
 
-        def begin(cache: LLMCache | None = None, **settings: Any) -> Running:
+        def begin(
+            cache: LLMCache | None = None, *, feed: Feed | None = None, **settings: Any
+        ) -> Running:
             names = ("openai", "anthropic", "gemini", "ollama", "other")
             config = GatewayConfig(
                 **{"upstreams": dict.fromkeys(names, upstream.url), "port": 0, **settings}
             )
-            cache = LLMCache(prices={}) if cache is None else cache
+            feed = Watched() if feed is None else feed
+            cache = LLMCache(prices={}, on_event=feed.event) if cache is None else cache
             server = uvicorn.Server(
                 uvicorn.Config(
-                    Gateway(cache, config, key=KEY),
+                    Gateway(cache, config, key=KEY, feed=feed),
                     port=0,
                     log_level="warning",
                     access_log=False,
@@ -74,6 +91,6 @@ def start(upstream: Provider) -> Iterator[Callable[..., Running]]:
 
             stack.callback(stop)
             port = server.servers[0].sockets[0].getsockname()[1]
-            return Running(f"http://127.0.0.1:{port}", cache, upstream)
+            return Running(f"http://127.0.0.1:{port}", cache, upstream, feed)
 
         yield begin

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import logging
 import threading
 from collections import Counter
@@ -13,45 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from gateway_client import ANSWER, ASK, CHAT, REPLY, STREAM, STREAMED, mark, post
 from http_sdks import SDKS, chosen
 from http_server import Asked, Reply, reply_of, rows
 
 from llm_cache_mem import LLMCache, options
 from llm_cache_mem.gateway import credential_namespace
 from llm_cache_mem.http import cache_client
-
-CHAT = "/openai/v1/chat/completions"
-ASK = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
-ANSWER = {
-    "id": "1",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "m",
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
-    ],
-    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-}
-REPLY = Reply(json.dumps(ANSWER).encode())
-
-
-def event(text: str, why: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": why}
-    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return b"data: " + json.dumps({**chunk, "choices": [choice]}).encode() + b"\n\n"
-
-
-STREAM = b"".join(event(str(n)) for n in range(5)) + event("5", "stop") + b"data: [DONE]\n\n"
-STREAMED = Reply(STREAM, "text/event-stream", piece=len(event("0")))
-
-
-def post(url: str, body: Any = ASK, token: str = "k", **headers: str) -> httpx.Response:
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(url, json=body, headers={"authorization": f"Bearer {token}", **sent})
-
-
-def mark(response: httpx.Response) -> str | None:
-    return response.headers.get("x-llm-cache-mem")
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, Any]:
@@ -277,6 +244,7 @@ def test_the_last_client_that_leaves_ends_the_call(start: Any) -> None:
         client.stream("POST", gateway.url + CHAT, json={**ASK, "stream": True}) as response,
     ):
         assert next(response.iter_raw())
+    assert gateway.ended.wait(30)
     gate.set()
     assert gateway.upstream.wait_for_connections(0)
     assert gateway.cache.stats().stored == 0

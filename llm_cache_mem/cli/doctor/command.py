@@ -23,7 +23,7 @@ from llm_cache_mem.stores.jsonl.lines import has_secret
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["doctor"]
+__all__ = ["check", "doctor"]
 
 _STATUS = {OK: 0, CHANGE: 1, CANNOT: 2}
 _SLOW_SECONDS = 0.05
@@ -43,7 +43,17 @@ def doctor(
 
     Writes and removes entries in a namespace of its own.
     """
-    url = url_of(url)
+    findings = check(url_of(url), rounds)
+    worst = max(findings, key=lambda finding: _STATUS[finding.level]).level
+    if as_json:
+        print_json({"verdict": worst, "findings": [finding._asdict() for finding in findings]})
+    else:
+        _show(findings)
+    raise typer.Exit(_STATUS[worst])
+
+
+def check(url: str, rounds: int) -> list[Finding]:
+    """What is found out about the store of *url*, with *rounds* round trips timed."""
     findings: list[Finding] = []
     try:
         findings.extend(_findings(url, rounds))
@@ -56,12 +66,7 @@ def doctor(
                 "see to it that the store is there, and that its URL and rights are right",
             )
         )
-    worst = max(findings, key=lambda finding: _STATUS[finding.level]).level
-    if as_json:
-        print_json({"verdict": worst, "findings": [finding._asdict() for finding in findings]})
-    else:
-        _show(findings)
-    raise typer.Exit(_STATUS[worst])
+    return findings
 
 
 def _show(findings: list[Finding]) -> None:
