@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, Url, seconds_in, url_of
+from llm_cache_mem.cli.doctor.command import check
+from llm_cache_mem.cli.store import Reader
 
-__all__ = ["application", "serve"]
+__all__ = ["application", "serve", "ui", "viewer"]
 
 
 def serve(
@@ -91,17 +93,45 @@ def serve(
         raise CommandFailed(str(exc), MISUSED) from None
 
 
+def ui(
+    url: Url = None,
+    port: Annotated[int, typer.Option(help="0 is any free one.")] = 4041,
+) -> None:
+    """Show a store in the browser: its entries, requests and answers, and what the doctor finds."""
+    url = url_of(url)
+    Reader(url).close()  # which opens nothing that is not there
+    try:
+        from llm_cache_mem.gateway import GatewayConfig
+        from llm_cache_mem.gateway.server import serve
+
+        serve(
+            GatewayConfig(backend=url, port=port, share="all", max_size=None),
+            started=lambda config: typer.echo(
+                f"http://{config.host}:{config.port}/_cache/ (Ctrl-C ends it)", err=True
+            ),
+            factory="llm_cache_mem.cli.serve:viewer",
+            access_log=False,
+        )
+    except (ValueError, ImportError) as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
+
+
 def application() -> Any:
-    """The application of a worker process, whose page shows what the doctor finds."""
-    from llm_cache_mem.cli.doctor.command import check
+    """The gateway of a worker process, whose page shows what the doctor finds."""
     from llm_cache_mem.gateway.server import application
 
-    def findings(url: str) -> list[dict[str, str]]:
-        if url == "memory":
-            return []
-        return [finding._asdict() for finding in check(url, rounds=20)]
+    return application(_findings)
 
-    return application(findings)
+
+def viewer() -> Any:
+    """The live page alone, of ``ui``."""
+    from llm_cache_mem.gateway.server import viewer
+
+    return viewer(_findings)
+
+
+def _findings(url: str) -> list[dict[str, str]]:
+    return [] if url == "memory" else [finding._asdict() for finding in check(url, rounds=20)]
 
 
 def _upstreams(pairs: list[str]) -> dict[str, str]:

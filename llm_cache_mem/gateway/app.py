@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from time import monotonic
@@ -12,7 +12,16 @@ from typing import Final
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.streams import AsyncReplay
 from llm_cache_mem.errors import CacheMissError, LLMCacheError
-from llm_cache_mem.gateway.asgi import Body, ClientGone, Receive, Scope, Send, read_body, send_json
+from llm_cache_mem.gateway.asgi import (
+    Body,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    send_json,
+    send_whole,
+)
 from llm_cache_mem.gateway.call import Caller, CallRefused, caller_of, options_of
 from llm_cache_mem.gateway.config import GatewayConfig, Upstream
 from llm_cache_mem.gateway.exchange import Answer, GatewayExchange
@@ -25,7 +34,7 @@ from llm_cache_mem.http.drive import adrive
 from llm_cache_mem.http.headers import MARK
 from llm_cache_mem.http.request import MAX_REQUEST_BYTES, is_generation
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "Viewer"]
 
 _access = logging.getLogger("llm_cache_mem.gateway.access")
 _CLIENT_GONE: Final = 499
@@ -72,23 +81,16 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await _live(receive, send, self._close)
         elif scope["type"] == "websocket":
             await _refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                if self._client is not None:
-                    await self._client.close()
-                await asyncio.to_thread(self._core.cache.close)
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+    async def _close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+        await asyncio.to_thread(self._core.cache.close)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["raw_path"].decode("ascii", "replace")
@@ -169,6 +171,40 @@ class Gateway:
         if self._client is None:
             self._client = Client()
         return GatewayExchange(self._client, upstream, method, path, query, passed, body)
+
+
+class Viewer:
+    """An ASGI application that shows *cache* on the live page, and nothing else."""
+
+    def __init__(
+        self, cache: LLMCache, config: GatewayConfig, *, findings: Findings | None = None
+    ) -> None:
+        self._cache = cache
+        self._page = Page(config, Inspection(cache, None, findings))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send, lambda: asyncio.to_thread(self._cache.close))
+        elif scope["type"] == "websocket":
+            await _refuse_websocket(scope, receive, send)
+        elif scope["type"] == "http":
+            path = scope["raw_path"].decode("ascii", "replace")
+            if path == "/":
+                await send_whole(send, 307, [(b"location", PREFIX.encode())], b"")
+            else:
+                await self._page.answer(scope, receive, send, path)
+
+
+async def _live(receive: Receive, send: Send, close: Callable[[], Awaitable[object]]) -> None:
+    """Answer a server's messages about its start and end."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
 
 
 def _age(answer: Answer) -> int | None:

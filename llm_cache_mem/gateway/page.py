@@ -19,6 +19,7 @@ PREFIX: Final = "/_cache/"
 
 _FILES: Final = {
     "": ("index.html", b"text/html; charset=utf-8"),
+    "icon.svg": ("icon.svg", b"image/svg+xml"),
     "page.js": ("page.js", b"text/javascript; charset=utf-8"),
     "page.css": ("page.css", b"text/css; charset=utf-8"),
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.gateway.app import Gateway
+from llm_cache_mem.gateway.app import Gateway, Viewer
 from llm_cache_mem.gateway.config import GatewayConfig
 from llm_cache_mem.gateway.credentials import KEY_VARIABLE, gateway_key
 from llm_cache_mem.gateway.feed import Feed
@@ -24,7 +24,7 @@ except ModuleNotFoundError as exc:
         "the gateway needs uvicorn: pip install 'llm-cache-mem[gateway]'", name="uvicorn"
     ) from None
 
-__all__ = ["application", "open_cache", "serve"]
+__all__ = ["application", "open_cache", "serve", "viewer"]
 
 _CONFIG: Final = "LLM_CACHE_MEM_GATEWAY_CONFIG"
 _ACCESS_LOG: Final = "LLM_CACHE_MEM_GATEWAY_ACCESS_LOG"
@@ -66,6 +66,16 @@ def application(findings: Callable[[str], list[dict[str, str]]] | None = None) -
         config,
         key=_key(config),
         feed=feed,
+        findings=None if findings is None else lambda: findings(config.backend),
+    )
+
+
+def viewer(findings: Callable[[str], list[dict[str, str]]] | None = None) -> Viewer:
+    """As ``application``, for the live page alone."""
+    config = GatewayConfig.from_json(os.environ[_CONFIG])
+    return Viewer(
+        open_cache(config),
+        config,
         findings=None if findings is None else lambda: findings(config.backend),
     )
 
