@@ -399,7 +399,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -
     for package in packages():
         source = ROOT / package
         expected |= {str(path.relative_to(source.parent)) for path in source.rglob("*.py")}
-        for kind in ("py.typed", "*.pyi"):
+        for kind in ("py.typed", "*.pyi", "gateway/static/*"):
             expected |= {str(path.relative_to(source.parent)) for path in source.rglob(kind)}
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
 
