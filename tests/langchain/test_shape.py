@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     BaseMessage,
     HumanMessage,
     SystemMessage,
@@ -235,3 +236,31 @@ def test_tools_and_stops_have_the_names_of_the_api() -> None:
 
 def test_hints_that_only_route_a_request_are_left_out() -> None:
     assert as_params({"model_kwargs": {"prompt_cache_key": "a"}}, {"safety_identifier": "b"}) == {}
+
+
+def test_a_streamed_answer_of_anthropic_is_the_answer() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    text, use = (
+        {"type": "text", "text": "x"},
+        {"type": "tool_use", "id": "call_1", "name": "weather"},
+    )
+    whole = AIMessage(
+        [thought, text, {**use, "input": ASKED["args"]}],
+        tool_calls=[ASKED],
+        response_metadata={"model_provider": "anthropic", "stop_reason": "tool_use", "id": "msg_1"},
+    )
+    pieces = [
+        AIMessageChunk([{**thought, "index": 0}]),
+        AIMessageChunk([{**text, "index": 1}], response_metadata={"model_provider": "anthropic"}),
+        AIMessageChunk(
+            [{**use, "input": {}, "partial_json": '{"city":"Zürich"}', "index": 2}],
+            tool_call_chunks=[
+                {"name": "weather", "args": '{"city":"Zürich"}', "id": "call_1", "index": 2}
+            ],
+        ),
+        AIMessageChunk([], response_metadata={"stop_reason": "tool_use"}, chunk_position="last"),
+    ]
+    streamed = pieces[0] + pieces[1] + pieces[2] + pieces[3]
+    assert seen(streamed) == seen(whole)
+    assert seen(whole)[0]["content"] == [thought, text]
+    assert seen(whole)[0]["tool_calls"] == [CALL]
