@@ -16,7 +16,9 @@ from llm_cache_mem.errors import (
     ValueNotCacheable,
 )
 from llm_cache_mem.installation import install, installed, uninstall
-from llm_cache_mem.keys.digest import ignoring, last_turn, masking
+from llm_cache_mem.keys.call_ids import stable_ids
+from llm_cache_mem.keys.folding import folding
+from llm_cache_mem.keys.functions import compose, ignoring, last_turn, masking
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import options
 from llm_cache_mem.responses.usage import Report, Usage
@@ -43,6 +45,8 @@ __all__ = [
     "TagStats",
     "Usage",
     "ValueNotCacheable",
+    "compose",
+    "folding",
     "ignoring",
     "install",
     "installed",
@@ -50,6 +54,7 @@ __all__ = [
     "masking",
     "options",
     "register",
+    "stable_ids",
     "uninstall",
 ]
 __version__ = "0.1.0"

@@ -23,6 +23,7 @@ _CANDIDATES = 40  # the stored requests with most words in common, which are com
 _COMPARED_BYTES = 16_384  # of each end of a request, in search of those
 _LONG_TEXT = 24  # characters from which on texts are compared word by word
 _SHOWN = 12
+_IDS = frozenset({"call_id", "id", "toolUseId", "tool_call_id", "tool_use_id"})
 _KIND, _SAMPLE = "kind of entry", "sample"
 
 
@@ -166,7 +167,9 @@ def explain(
     target = _tree(asked.request, hashed)
     best: tuple[float, StoredRequest, list[Difference]] | None = None
     for one in candidates:
-        found = _key_differences(one, asked) + list(differences(_tree(one.request, hashed), target))
+        found = _key_differences(one, asked) + list(
+            _once(differences(_tree(one.request, hashed), target))
+        )
         distance = sum(map(_weight, found))
         if best is None or distance < best[0]:
             best = distance, one, found
@@ -211,6 +214,18 @@ def _key_differences(stored: StoredRequest, asked: StoredRequest) -> list[Differ
         (_SAMPLE, stored.sample, asked.sample),
     )
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def _once(found: Iterable[Difference]) -> Iterator[Difference]:
+    """*found*, with an id that stands in a tool call and in its result as one difference."""
+    seen = set()
+    for difference in found:
+        path, stored, asked = difference
+        if path.rpartition(".")[2] in _IDS and type(stored) is type(asked) is str:
+            if (stored, asked) in seen:
+                continue
+            seen.add((stored, asked))
+        yield difference
 
 
 def _tree(request: bytes | None, hashed: Callable[[Any], Any] | None) -> Any:

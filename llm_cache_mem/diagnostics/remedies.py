@@ -1,7 +1,7 @@
 """Remedies: key functions that would turn misses into hits, found field by field."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -14,7 +14,15 @@ from llm_cache_mem.diagnostics.fields import (
     repeats,
 )
 from llm_cache_mem.keys import digest
-from llm_cache_mem.keys.functions import SYSTEM_PARAMS, ignoring, masking
+from llm_cache_mem.keys.call_ids import stable_ids
+from llm_cache_mem.keys.folding import folding, with_last_text_folded
+from llm_cache_mem.keys.functions import (
+    SYSTEM_PARAMS,
+    KeyFunction,
+    compose,
+    ignoring,
+    masking,
+)
 
 __all__ = ["DECISIVE", "Remedy", "find_remedies", "hits_with"]
 
@@ -27,6 +35,16 @@ _WORDS = (
 )
 DECISIVE = frozenset(_WORDS.split()).union(SYSTEM_PARAMS)
 """Params that decide the answer: differences in them are shown, but no remedy leaves them out."""
+_WHOLE: Mapping[str, tuple[str, KeyFunction, KeyFunction]] = {
+    "stable_ids": ("ids of tool calls", stable_ids, stable_ids),
+    "folding": (
+        "case, white space and the end mark of the last question",
+        folding,
+        lambda messages, **params: {"messages": with_last_text_folded(messages), **params},
+    ),
+}
+"""Key functions that take no names, by theirs: what they leave out, the function, and what it makes
+of a request."""
 _STEPS = 6  # the most fields and patterns in a remedy
 _PAIRED, _PAIRED_CHARACTERS = 1000, 2_000_000  # requests, and text in them, to try pairs in
 
@@ -43,10 +61,10 @@ class Remedy(NamedTuple):
 def find_remedies(requests: list[Fields], hits: int, keep: frozenset[str]) -> Iterator[Remedy]:
     """The remedy that wins most hits beyond *hits*, then the one that wins most in addition, and so
     on; none leaves out a field of *keep*."""
-    plan = _Plan()
+    plan, run = _Plan(), _Run(requests)
     for _ in range(_STEPS):
-        best = _best(_steps(requests, plan, keep), _hits(requests, plan)) or _best_pair(
-            _first(requests), plan, keep
+        best = _best(_steps(run, plan, keep), _hits(run, plan)) or _best_pair(
+            _Run(_first(requests)), plan, keep
         )
         if best is None:
             return
@@ -81,27 +99,32 @@ def hits_with(requests: list[Fields], key_fn: Callable[..., Any] | None) -> int:
 
 
 class _Plan(NamedTuple):
-    """What a key function leaves out: params and fields of messages by name, and matches of
-    patterns, in the order of PATTERNS."""
+    """What a key function leaves out: params and fields of messages by name, matches of patterns in
+    the order of PATTERNS, and what functions of _WHOLE do."""
 
     ignored: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
     def masking(self, name: str) -> "_Plan":
         return self._replace(
             masked=tuple(known for known in PATTERNS if known == name or known in self.masked)
         )
 
-    def key_fn(self) -> Callable[..., Any]:
-        inner: dict[str, Any] = {"then": masking(pattern_of(self.masked))} if self.masked else {}
-        return ignoring(*self.ignored, **inner) if self.ignored else inner["then"]
+    def key_fn(self) -> KeyFunction:
+        chain = [_WHOLE[name][1] for name in self.whole]
+        mask = masking(pattern_of(self.masked)) if self.masked else None
+        if self.ignored:
+            mask = ignoring(*self.ignored, **({"then": mask} if mask else {}))
+        return compose(*chain, *([mask] if mask else []))
 
     def code(self) -> str:
-        mask = f'masking(r"{pattern_of(self.masked)}")' if self.masked else ""
-        names = [json.dumps(name, ensure_ascii=False) for name in self.ignored]  # valid Python too
-        if not names:
-            return mask
-        return f"ignoring({', '.join([*names, *([f'then={mask}'] if mask else [])])})"
+        code = f'masking(r"{pattern_of(self.masked)}")' if self.masked else ""
+        if self.ignored:  # as JSON, which is valid Python too
+            names = [json.dumps(name, ensure_ascii=False) for name in self.ignored]
+            code = f"ignoring({', '.join([*names, *([f'then={code}'] if code else [])])})"
+        chain = [*self.whole, *([code] if code else [])]
+        return chain[0] if len(chain) == 1 else f"compose({', '.join(chain)})"
 
 
 class _Step(NamedTuple):
@@ -110,6 +133,34 @@ class _Step(NamedTuple):
     hits: int
     why: str
     plan: _Plan
+
+
+class _Run:
+    """The requests of a run, and what functions of _WHOLE make of them."""
+
+    def __init__(self, requests: list[Fields]) -> None:
+        self._made: dict[tuple[str, ...], list[Fields]] = {(): requests}
+
+    def after(self, whole: tuple[str, ...]) -> list[Fields]:
+        """The requests after the functions of these names."""
+        made = self._made.get(whole)
+        if made is None:
+            function = _WHOLE[whole[-1]][2]
+            made = [_after(function, one) for one in self.after(whole[:-1])]
+            self._made[whole] = made
+        return made
+
+
+def _after(function: KeyFunction, one: Fields) -> Fields:
+    """*one* after *function*; itself where that changes nothing, or does not take it."""
+    params = dict(one.request)
+    if "messages" not in params:
+        return one
+    try:
+        made = function(params.pop("messages"), **params)
+        return one if made == one.request else Fields(made, frozenset())
+    except Exception:  # noqa: BLE001  # such a request goes uncached with the function
+        return one
 
 
 def _best(steps: Iterable[_Step], now: int) -> _Step | None:
@@ -124,22 +175,24 @@ def _first(requests: list[Fields]) -> list[Fields]:
     return requests[: sum(1 for end in ends if end <= _PAIRED_CHARACTERS)]
 
 
-def _best_pair(requests: list[Fields], plan: _Plan, keep: frozenset[str]) -> _Step | None:
+def _best_pair(run: _Run, plan: _Plan, keep: frozenset[str]) -> _Step | None:
     """The best pair of fields or patterns that hide each other's cost, such as a time and an id
     that are both new in every request."""
     pairs = (
         second._replace(why=f"{first.why} and {second.why}")
-        for first in _steps(requests, plan, keep)
-        for second in _steps(requests, first.plan, keep)
+        for first in _steps(run, plan, keep)
+        for second in _steps(run, first.plan, keep)
     )
-    return _best(pairs, _hits(requests, plan))
+    return _best(pairs, _hits(run, plan))
 
 
-def _hits(requests: list[Fields], plan: _Plan) -> int:
-    return repeats(_Left(one, plan).total for one in requests)
+def _hits(run: _Run, plan: _Plan) -> int:
+    return repeats(_Left(one, plan).total for one in run.after(plan.whole))
 
 
-def _steps(requests: list[Fields], plan: _Plan, keep: frozenset[str]) -> Iterator[_Step]:
+def _steps(run: _Run, plan: _Plan, keep: frozenset[str]) -> Iterator[_Step]:
+    yield from _whole_step(run, plan, "stable_ids")  # of two that win as much the first is taken
+    requests = run.after(plan.whole)
     left = [_Left(one, plan) for one in requests]
     tops = {name for one in requests for name in one.request}
     for field in all_fields(requests):
@@ -153,7 +206,14 @@ def _steps(requests: list[Fields], plan: _Plan, keep: frozenset[str]) -> Iterato
             yield _Step(hits, field, plan._replace(ignored=(*plan.ignored, field)))
     for name in PATTERNS:
         if name not in plan.masked and any(one.masked((name,)) for one in requests):
-            yield _Step(_hits(requests, masked := plan.masking(name)), name, masked)
+            yield _Step(_hits(run, masked := plan.masking(name)), name, masked)
+    yield from _whole_step(run, plan, "folding")
+
+
+def _whole_step(run: _Run, plan: _Plan, name: str) -> Iterator[_Step]:
+    if name not in plan.whole:
+        further = plan._replace(whole=(*plan.whole, name))
+        yield _Step(_hits(run, further), _WHOLE[name][0], further)
 
 
 def _is_of_messages(field: str) -> bool:

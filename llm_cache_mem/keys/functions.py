@@ -1,8 +1,8 @@
 """Key functions: what of a request decides whether it is the same one again.
 
 A key function takes ``(messages, **params)`` and returns what is to be hashed instead. The
-ready-made ones never change what they are given, and chain by ``then=``: each hands what it leaves
-to the next, as in ``masking(r"\\d{4}-\\d\\d-\\d\\d", then=last_turn)``.
+ready-made ones never change what they are given, and chain by ``compose`` or ``then=``: each hands
+what it leaves to the next, as in ``masking(r"\\d{4}-\\d\\d-\\d\\d", then=last_turn)``.
 """
 
 import re
@@ -12,7 +12,17 @@ from typing import Any
 from llm_cache_mem.keys.canonical import MAX_DEPTH
 from llm_cache_mem.keys.wire_form import Refused, unwrap
 
-__all__ = ["SYSTEM_PARAMS", "SYSTEM_ROLES", "KeyFunction", "ignoring", "last_turn", "masking"]
+__all__ = [
+    "SYSTEM_PARAMS",
+    "SYSTEM_ROLES",
+    "KeyFunction",
+    "compose",
+    "ignoring",
+    "is_from_user",
+    "last_turn",
+    "masking",
+    "simpler",
+]
 
 KeyFunction = Callable[..., Any]
 
@@ -33,10 +43,10 @@ def last_turn(messages: Any, **params: Any) -> Any:
     What follows are a tool's calls and results within the turn: without them the second step of an
     agent would get the answer of its first.
     """
-    messages = _simpler(messages)
+    messages = simpler(messages)
     if type(messages) is not list:
         return {"last_turn": _whole(messages, **params)}
-    start = max((i for i, message in enumerate(messages) if _is_from_user(message)), default=0)
+    start = max((i for i, message in enumerate(messages) if is_from_user(message)), default=0)
     kept = [
         message
         for i, message in enumerate(messages)
@@ -45,7 +55,43 @@ def last_turn(messages: Any, **params: Any) -> Any:
     return {"last_turn": _whole(kept, **params)}
 
 
-def _is_from_user(message: Any) -> bool:
+def compose(*functions: KeyFunction) -> KeyFunction:
+    """A key function that applies *functions* one after the other, each to the request that the one
+    before it leaves.
+
+    All but the last have to be ready-made ones, or return ``{"messages": ..., **params}`` as those
+    do.
+
+    Example:
+        >>> cache = LLMCache(key_fn=compose(stable_ids, ignoring("user")))
+    """
+    if not functions:
+        raise TypeError("compose() takes key functions: compose(stable_ids, folding)")
+    for function in functions:
+        _require_function(function, "compose()")
+    first, *others = functions
+
+    def composed(messages: Any, **params: Any) -> Any:
+        made = first(messages, **params)
+        for function in others:
+            made = _applied(function, made)
+        return made
+
+    return composed
+
+
+def _applied(function: KeyFunction, made: Any) -> Any:
+    """What *function* makes of a request that a key function has *made*, which may lie under the
+    name of that one."""
+    if type(made) is dict and "messages" in made:
+        return function(**made)
+    if type(made) is dict and len(made) == 1:
+        name, inner = next(iter(made.items()))
+        return {name: _applied(function, inner)}
+    raise TypeError("only the last function of compose() may return anything but a request")
+
+
+def is_from_user(message: Any) -> bool:
     """Written by the user: in the Anthropic format a tool's results come under the same role."""
     content = _field(message, "content")
     blocks = content if isinstance(content, (list, tuple)) else ()
@@ -57,7 +103,7 @@ def _field(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
 
 
-def _simpler(value: Any) -> Any:
+def simpler(value: Any) -> Any:
     """As a dict, list or scalar if it can be; what cannot is refused later, where the path to it is
     known."""
     try:
@@ -82,7 +128,7 @@ def ignoring(*names: str, then: KeyFunction = _whole) -> KeyFunction:
     )
 
     def without(message: Any) -> Any:
-        plain = _simpler(message)
+        plain = simpler(message)
         return (
             {key: value for key, value in plain.items() if key not in fields}
             if type(plain) is dict
@@ -91,7 +137,7 @@ def ignoring(*names: str, then: KeyFunction = _whole) -> KeyFunction:
 
     def key_without(messages: Any, **params: Any) -> Any:
         left = {name: value for name, value in params.items() if name not in names}
-        if fields and type(listed := _simpler(messages)) is list:
+        if fields and type(listed := simpler(messages)) is list:
             messages = [without(message) for message in listed]
         return then(messages, **left)
 
@@ -120,7 +166,7 @@ def masking(
         raise ValueError(f"masking() got a bad regular expression: {exc}") from exc
 
     def masked(value: Any, depth: int = MAX_DEPTH) -> Any:
-        value = _simpler(value)
+        value = simpler(value)
         if type(value) is str:
             return substitute(lambda _: replacement, value)
         if type(value) is list and depth:
@@ -136,6 +182,6 @@ def masking(
     return key_masked
 
 
-def _require_function(then: object) -> None:
-    if not callable(then):
-        raise TypeError(f"then= takes a key function, not {type(then).__name__}")
+def _require_function(function: object, what: str = "then=") -> None:
+    if not callable(function):
+        raise TypeError(f"{what} takes a key function, not {type(function).__name__}")

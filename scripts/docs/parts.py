@@ -68,6 +68,10 @@ VECTORS = (
     "keys: astral sorts by code point",
     "nulls",
     "stop sequences",
+    "tool call and result",
+    "tool call and result, stable_ids",
+    "tool calls side by side",
+    "tool calls side by side, stable_ids",
 )
 """Which of the vectors the page of the key contract shows."""
 

@@ -114,6 +114,19 @@ def test_a_tool_deep_inside() -> None:
     ]
 
 
+def test_an_id_in_a_call_and_its_result_is_one_difference() -> None:
+    def agent(known_as: str) -> list[Any]:
+        call = {"id": known_as, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return [QUESTION, asked, {"role": "tool", "tool_call_id": known_as, "content": "12"}]
+
+    cache = keeping()
+    cache.put(agent("pyd_ai_1"), "Bach", model="m")
+    cache.put(agent("pyd_ai_2"), "Bach", model="m", seed=1)
+    found = cache.explain(agent("pyd_ai_2"), model="m")  # as near to it is the one with a seed
+    assert [difference.path for difference in found.differences] == ["messages[1].tool_calls[0].id"]
+
+
 def test_the_kind_of_entry_and_the_sample() -> None:
     cache = keeping()
     cache.put(MESSAGES, "Bach", model="m")

@@ -12,10 +12,9 @@ from conftest import Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, compose, folding, ignoring, masking, stable_ids
 from llm_cache_mem.diagnostics.fields import PATTERNS
 from llm_cache_mem.diagnostics.survey import Cost, survey
-from llm_cache_mem.keys.functions import ignoring, masking
 
 
 def ask(question: str, system: str = "Be brief.", **params: Any) -> dict[str, Any]:
@@ -26,11 +25,9 @@ def ask(question: str, system: str = "Be brief.", **params: Any) -> dict[str, An
 def hits_with(key_fn_code: str, requests: list[dict[str, Any]], clock: Clock) -> int:
     """The hits of a real cache with the key function that the advice is code for; "None" for that
     of every cache."""
-    cache = LLMCache(
-        max_size=None,
-        key_fn=eval(key_fn_code, {"ignoring": ignoring, "masking": masking}),
-        clock=clock,
-    )
+    functions = (compose, folding, ignoring, masking, stable_ids)
+    named = {function.__name__: function for function in functions}
+    cache = LLMCache(max_size=None, key_fn=eval(key_fn_code, named), clock=clock)
     for request in requests:
         cache.get_or_call(fn=lambda **_: {"answer": "yes"}, **request)
     return cache.stats().hits
@@ -84,6 +81,41 @@ def test_two_faults_that_hide_one_another_are_found_together(clock: Clock) -> No
     assert found.costs == ()
     assert [(remedy.why, remedy.hits) for remedy in found.remedies] == [("user and a date", 3)]
     assert hits_with(found.remedies[0].key_fn, requests, clock) == 3
+
+
+def after_a_call(known_as: str, **params: Any) -> dict[str, Any]:
+    call = {"id": known_as, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    request = ask("q", **params)
+    request["messages"] += [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": known_as, "content": "12"},
+    ]
+    return request
+
+
+@pytest.mark.parametrize("prefix", ["call_", "toolu_", "pyd_ai_", "lc_run--", ""])
+def test_new_ids_of_tool_calls_are_told_and_numbered(prefix: str, clock: Clock) -> None:
+    requests = [after_a_call(f"{prefix}{n * 7919:08x}") for n in range(5)]
+    found = survey(requests)
+    assert [(remedy.why, remedy.key_fn, remedy.hits) for remedy in found.remedies] == [
+        ("ids of tool calls", "stable_ids", 4)
+    ]
+    assert hits_with(found.remedies[0].key_fn, requests, clock) == 4
+
+
+def test_spellings_of_the_last_question_are_told_and_folded(clock: Clock) -> None:
+    requests = [ask(question) for question in ("Where is it?", "where is it", "WHERE is  it?")]
+    found = survey(requests)
+    assert [(remedy.key_fn, remedy.hits) for remedy in found.remedies] == [("folding", 2)]
+    assert hits_with(found.remedies[0].key_fn, requests, clock) == 2
+
+
+def test_ids_of_tool_calls_and_a_field_are_found_together(clock: Clock) -> None:
+    requests = [after_a_call(f"call_{n:06d}", user=f"u{n}") for n in range(5)]
+    found = survey(requests)
+    assert found.remedies[-1].key_fn == 'compose(stable_ids, ignoring("user"))'
+    assert found.remedies[-1].hits == 4
+    assert hits_with(found.remedies[-1].key_fn, requests, clock) == 4
 
 
 def test_requests_that_have_nothing_in_common_get_no_advice() -> None:
