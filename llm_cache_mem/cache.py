@@ -237,7 +237,7 @@ class LLMCache:
             CacheMissError: It misses, in mode ``replay``.
         """
         request = self._value_request(messages, params)
-        hit = None if request is None else self.engine.lookup(request)
+        hit = None if request is None else self.engine.reader.lookup(request)
         return default if hit is None else hit.value
 
     def put(self, messages: Any, value: Any, **params: Any) -> None:
@@ -254,7 +254,7 @@ class LLMCache:
     async def aget(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """``get`` for event loops: what would block runs in a thread."""
         request = self._value_request(messages, params)
-        hit = None if request is None else await self.engine.alookup(request)
+        hit = None if request is None else await self.engine.reader.alookup(request)
         return default if hit is None else hit.value
 
     async def aput(self, messages: Any, value: Any, **params: Any) -> None:

@@ -75,7 +75,9 @@ class Binding:
     def lookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
         """The stored answer, if there is one. *load* is one of those below."""
         with self.fail_open:
-            hit = None if request is None else self.cache.engine.lookup(request, load)
+            if request is None:
+                return None
+            hit = self.cache.engine.lookup(request, load, zero_usage=self.usage == "zero")
             return None if hit is None else hit.value
         return None
 
@@ -84,7 +86,9 @@ class Binding:
     ) -> list[Any] | None:
         """As ``lookup``, in a thread where that would wait for a disk."""
         with self.fail_open:
-            hit = None if request is None else await self.cache.engine.alookup(request, load)
+            if request is None:
+                return None
+            hit = await self.cache.engine.alookup(request, load, zero_usage=self.usage == "zero")
             return None if hit is None else hit.value
         return None
 

@@ -138,7 +138,7 @@ class LLMCacheMem(BaseCache):
             call = calling(prompt, llm_string)
             request = self._request(prompt, llm_string, call)
             if request is not None:
-                hit = self._cache.engine.lookup(request, load)
+                hit = self._cache.engine.lookup(request, load, zero_usage=self._usage == "zero")
                 if hit is None and call is not None and is_chat(prompt):
                     hit = self._coalesced(request, call)
                 return self._found(request, hit, call, prompt)
@@ -150,8 +150,11 @@ class LLMCacheMem(BaseCache):
             request, seconds = self._answered(prompt, llm_string, calling(prompt, llm_string))
             if request is not None:
                 try:
-                    value = dump(return_val, request.params)
-                    self._cache.engine.store(request, value, response=return_val, seconds=seconds)
+                    if not self._answered_below(request, return_val):
+                        value = dump(return_val, request.params)
+                        self._cache.engine.store(
+                            request, value, response=return_val, seconds=seconds
+                        )
                 finally:
                     self._leads.release(request.key)
                 note_answer(self._cache.engine, request, return_val, None)
@@ -178,7 +181,7 @@ class LLMCacheMem(BaseCache):
             wait_timeout = self._wait_timeout(call) if is_chat(prompt) else 0.0
             if wait_timeout and not await self._turns.take(request.key, wait_timeout) and call:
                 report_change("a call of a chat model is no task of its own")
-            hit = await self._cache.engine.alookup(request, load)
+            hit = await self._cache.engine.alookup(request, load, zero_usage=self._usage == "zero")
             if hit is not None:
                 self._turns.give_up(request.key)
             return self._found(request, hit, call, prompt)
@@ -189,10 +192,11 @@ class LLMCacheMem(BaseCache):
         with self._fail_open_quietly:
             request, seconds = self._answered(prompt, llm_string, calling(prompt, llm_string))
             if request is not None:
-                value = dump(return_val, request.params)
-                await self._cache.engine.astore(
-                    request, value, response=return_val, seconds=seconds
-                )
+                if not self._answered_below(request, return_val):
+                    value = dump(return_val, request.params)
+                    await self._cache.engine.astore(
+                        request, value, response=return_val, seconds=seconds
+                    )
                 note_answer(self._cache.engine, request, return_val, None)
                 self._turns.give_up(request.key)
 
@@ -237,6 +241,14 @@ class LLMCacheMem(BaseCache):
         complete_hits(hit.value, None if manager is None else manager.run_id)
         note_answer(self._cache.engine, request, hit.value, manager)
         return hit.value  # type: ignore[no-any-return]  # load made it
+
+    def _answered_below(self, request: Request, generations: RETURN_VAL_TYPE) -> bool:
+        """Whether an installed HTTP layer has answered, and stored, the call; a hit there is marked
+        as one here."""
+        below = self._cache.engine.answered_below(request)
+        if below is not None and below.is_hit:
+            mark_hits(list(generations), keep_usage=self._usage == "keep")
+        return below is not None
 
     def _missed(self, request: Request, call: Call | None, prompt: str) -> None:
         """Note a miss, for the update that follows if the call succeeds."""

@@ -66,6 +66,7 @@ def _generate(
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs, model),
+            zero_usage=binding.usage == "zero",
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)
@@ -102,6 +103,7 @@ async def _agenerate(
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs, model),
+            zero_usage=binding.usage == "zero",
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)

@@ -17,6 +17,7 @@ from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
 from llm_cache_mem.engine.calls import Answered
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.engine.layers import in_hand
 
 __all__ = ["methods"]
 
@@ -128,6 +129,7 @@ def _generate(
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs, model),
+            zero_usage=binding.usage == "zero",
         )
         if not made:
             batch.answers[0] = response
@@ -135,7 +137,8 @@ def _generate(
     batch.answers = binding.lookup_many(batch.requests)
     began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
-        made = ask(missing)
+        with in_hand(binding.cache.engine):  # its answers are entries of each prompt
+            made = ask(missing)
         seconds = monotonic() - began
         with binding.fail_open:
             binding.cache.engine.writer.store_many(
@@ -174,6 +177,7 @@ async def _agenerate(
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs, model),
+            zero_usage=binding.usage == "zero",
         )
         if not made:
             batch.answers[0] = response
@@ -181,7 +185,8 @@ async def _agenerate(
     batch.answers = await binding.alookup_many(batch.requests)
     began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
-        made = await ask(missing)
+        with in_hand(binding.cache.engine):
+            made = await ask(missing)
         seconds = monotonic() - began
         with binding.fail_open:
             await binding.cache.engine.writer.astore_many(

@@ -43,6 +43,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         decode=decode_whole,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),
+        zero_usage=True,
     )
     note_answer(target.cache, request)
     if not model.called:
@@ -64,6 +65,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         decode=decode_whole,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),
+        zero_usage=True,
     )
     note_answer(target.cache, request)
     if not model.called:
@@ -95,7 +97,7 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    hit = target.cache.engine.lookup(request, decode)
+    hit = target.cache.engine.lookup(request, decode, zero_usage=True)
     if hit is not None:
         return events.emit_stream(target, leaf, args, kwargs, replay(*hit.value))
     collector = Collector(target.cache, request, Recording())
@@ -109,7 +111,7 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    hit = await target.cache.engine.alookup(request, decode)
+    hit = await target.cache.engine.alookup(request, decode, zero_usage=True)
     if hit is not None:
         return await events.aemit_stream(target, leaf, args, kwargs, replay(*hit.value))
     collector = Collector(target.cache, request, Recording())

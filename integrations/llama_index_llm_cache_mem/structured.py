@@ -75,7 +75,7 @@ def _predict(target: Target, args: Any, kwargs: Any) -> Any:
     if request is None:
         return method(*args, **kwargs)
     model = ModelCall(method, args, kwargs)
-    answer = target.cache.engine.call(request, model)
+    answer = target.cache.engine.call(request, model, zero_usage=True)
 
     def structured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -91,7 +91,7 @@ async def _apredict(target: Target, args: Any, kwargs: Any) -> Any:
     if request is None:
         return await method(*args, **kwargs)
     model = ModelCall(method, args, kwargs)
-    answer = await target.cache.engine.acall(request, model)
+    answer = await target.cache.engine.acall(request, model, zero_usage=True)
 
     async def astructured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -106,7 +106,7 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    hit = target.cache.engine.lookup(request)
+    hit = target.cache.engine.lookup(request, zero_usage=True)
     if hit is None:
         return collect(Collector(target.cache, request, _Last(request)), method(*args, **kwargs))
 
@@ -123,7 +123,7 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    hit = await target.cache.engine.alookup(request)
+    hit = await target.cache.engine.alookup(request, zero_usage=True)
     if hit is None:
         return acollect(
             Collector(target.cache, request, _Last(request)), await method(*args, **kwargs)

@@ -14,7 +14,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
+from llm_cache_mem.engine.layers import Above, Layers
 from llm_cache_mem.engine.reader import Hit, Reader, decoded, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.shared_streams import open_stream
@@ -34,7 +35,7 @@ from llm_cache_mem.engine.stream_calls import StreamCall
 from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
 from llm_cache_mem.engine.writer import Answered, Listener, Writer
 from llm_cache_mem.errors import EntryUnreadable, RequestNotCacheable
-from llm_cache_mem.keys.request import Keyer, Request, View
+from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
@@ -58,6 +59,7 @@ class _Answer(NamedTuple):
     payload: Payload | None
     entry: Entry | None
     rechecked: bool = False  # another leader had just stored it
+    below: Above | None = None  # how the HTTP layer answered it
 
 
 class _Codec(NamedTuple):
@@ -94,6 +96,7 @@ class Engine:
         self.flights: SingleFlight = (
             SingleFlight(settings.wait_seconds) if beside is None else beside.flights
         )
+        self.layers = Layers()
         self.closed = False
         """Whether the cache has closed its store: calls go uncached."""
         misses = Misses()
@@ -169,13 +172,50 @@ class Engine:
             self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return None
 
-    def lookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
-        """The fresh answer to *request*, counted; None for a miss. See ``Reader.lookup``."""
-        return self.reader.lookup(request, decode)
+    def lookup(
+        self,
+        request: Request,
+        decode: Callable[[Any], Any] = same,
+        *,
+        zero_usage: bool = False,
+    ) -> Hit | None:
+        """The fresh answer to *request*, counted; None for a miss. See ``Reader.lookup``.
 
-    async def alookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+        While the cache is installed for the whole process, the HTTP layer may still answer the call
+        that follows a miss: see ``answered_below``. *zero_usage*: whether a hit there is to report
+        no tokens.
+        """
+        if not self.layers.active or FUNCTION in request.params:
+            return self.reader.lookup(request, decode)
+        missed: list[Callable[[], None]] = []
+        hit = self.reader.lookup(request, decode, defer=missed.append)
+        if missed:
+            self.layers.expect(request.key, missed[0], zero_usage=zero_usage)
+        return hit
+
+    async def alookup(
+        self,
+        request: Request,
+        decode: Callable[[Any], Any] = same,
+        *,
+        zero_usage: bool = False,
+    ) -> Hit | None:
         """``lookup``, in a thread where the store would block the event loop."""
-        return await self.reader.alookup(request, decode)
+        if not self.layers.active or FUNCTION in request.params:
+            return await self.reader.alookup(request, decode)
+        missed: list[Callable[[], None]] = []
+        hit = await self.reader.alookup(request, decode, defer=missed.append)
+        if missed:
+            self.layers.expect(request.key, missed[0], zero_usage=zero_usage)
+        return hit
+
+    def answered_below(self, request: Request) -> Above | None:
+        """How an installed HTTP layer answered *request*, which missed here: the answer is then
+        stored and counted. None if it did not, and ``store`` is to be called.
+
+        To be called once, when the answer is there; ``store`` and ``call`` do it themselves.
+        """
+        return self.layers.settle(request.key)
 
     def recheck(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
         """The answer that another caller stored since this one missed; not counted."""
@@ -190,10 +230,14 @@ class Engine:
 
     def store(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """Count a call, and store *value* if its *response* is worth it. See ``Writer.store``."""
+        if self.answered_below(request) is not None:
+            return None
         return self.writer.store(request, value, **call)
 
     async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """``store``, in a thread where the store would block the event loop."""
+        if self.answered_below(request) is not None:
+            return None
         return await self.writer.astore(request, value, **call)
 
     def skip(self, reason: str, text: str = "a call goes uncached: %s", *args: object) -> None:
@@ -204,6 +248,7 @@ class Engine:
     def count_coalesced(self, request: Request, entry: Entry | None, seconds: float) -> None:
         """Count a caller that another's call answered after *seconds*; *entry* is what that call
         stored, if it did."""
+        self.layers.settle(request.key)
         self.ledger.coalesced_with(request.key, entry, request.model, seconds, request.tags)
 
     def listen(self, listener: Listener) -> None:
@@ -222,6 +267,7 @@ class Engine:
         report: Callable[[Any], Any] = same,
         circumstances: Callable[[], Hashable] | None = None,
         timeout: float | None = None,
+        zero_usage: bool = False,
     ) -> Any:
         """The stored answer to *request*, or that of ``fn()``, which concurrent callers share.
 
@@ -238,15 +284,16 @@ class Engine:
                 what *fn* calls.
             timeout: For how many seconds the caller may wait for another's call; TimeoutError after
                 that. None: for as long as the cache says.
+            zero_usage: As in ``lookup``.
         """
         if self.is_off:
             return fn()
-        hit = self.reader.lookup(request, decode)
+        hit = self.lookup(request, decode, zero_usage=zero_usage)
         if hit is not None:
             return hit.value
         codec = _Codec(encode, decode, report)
         if not self.settings.coalesce:
-            return self._make(request, fn, codec, None).response
+            return self._own(request, self._make(request, fn, codec, None), codec)
         lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = self.flights.run(
             request.key,
@@ -255,7 +302,7 @@ class Engine:
             timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
-            return answer.response
+            return self._own(request, answer, codec)
         try:
             return self._copy(request, answer, codec, began)
         except Exception:  # noqa: BLE001  # no copy can be made: this caller makes its own call
@@ -271,17 +318,18 @@ class Engine:
         report: Callable[[Any], Any] = same,
         circumstances: Callable[[], Hashable] | None = None,
         timeout: float | None = None,
+        zero_usage: bool = False,
     ) -> Any:
         """``call`` for a coroutine function. Tasks share calls under asyncio, by itself or through
         anyio; under trio each makes its own."""
         if self.is_off:
             return await fn()
-        hit = await self.reader.alookup(request, decode)
+        hit = await self.alookup(request, decode, zero_usage=zero_usage)
         if hit is not None:
             return hit.value
         codec = _Codec(encode, decode, report)
         if not self._tasks_coalesce():
-            return (await self._amake(request, fn, codec, None)).response
+            return self._own(request, await self._amake(request, fn, codec, None), codec)
         lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = await self.flights.arun(
             request.key,
@@ -290,7 +338,7 @@ class Engine:
             timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
-            return answer.response
+            return self._own(request, answer, codec)
         try:
             return self._copy(request, answer, codec, began)
         except Exception:  # noqa: BLE001  # as in call
@@ -306,7 +354,7 @@ class Engine:
     ) -> Iterator[T]:
         """The stored stream, or that of ``fn()``, which concurrent callers share and which is
         stored when it has ended cleanly. *circumstances* and *timeout* are as in ``call``."""
-        hit = self.reader.lookup(request, list)
+        hit = self.lookup(request, list)
         if hit is not None:
             return Replay(hit.value)
         return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
@@ -324,8 +372,10 @@ class Engine:
     ) -> AsyncIterator[T]:
         """``stream`` for an async iterable; *context* is the one whose options count, if it is not
         this one."""
-        asked = context or copy_context()
-        hit = await self.off_loop(lambda: asked.run(self.reader.lookup, request, list))
+        if context is None:
+            hit = await self.alookup(request, list)
+        else:
+            hit = await self.off_loop(lambda: context.run(self.reader.lookup, request, list))
         if hit is not None:
             return AsyncReplay(hit.value)
         return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
@@ -427,8 +477,11 @@ class Engine:
         return self.ledger.snapshot(self.backend.size(self.keyer.prefix()))
 
     def delete(self, request: Request) -> bool:
-        """Delete the answer to *request*; whether there was one. See ``Writer.delete``."""
-        return self.writer.delete(request)
+        """Delete the answer to *request*, the HTTP layer's too; whether there was one. See
+        ``Writer.delete``."""
+        below = self.layers.key_below(request.key)
+        found = below is not None and self.writer.delete(request._replace(key=below, older=()))
+        return self.writer.delete(request) or found
 
     def reject(self, request: Request) -> None:
         """Discard the answer to *request*, which its caller's own validation rejected, so that the
@@ -480,8 +533,23 @@ class Engine:
         if answer.payload is None:  # only the object that the leader's caller may be changing
             raise EntryUnreadable("the answer has no stored form")
         copy = codec.decode(decoded(answer.payload, request))
-        self.count_coalesced(request, answer.entry, self.settings.clock() - began)
+        if answer.below is not None and answer.below.outcome == "hit" and answer.entry is not None:
+            self.layers.drop(request.key)
+            key = answer.below.key or request.key
+            self.ledger.hit(key, answer.entry, request.tags)
+        else:
+            self.count_coalesced(request, answer.entry, self.settings.clock() - began)
         return copy
+
+    def _own(self, request: Request, answer: _Answer, codec: _Codec) -> Any:
+        """What the caller gets that has made the call: the response, or as a hit reads in its layer
+        if the HTTP layer has answered without a call."""
+        if answer.below is None or not answer.below.is_hit or answer.payload is None:
+            return answer.response
+        try:
+            return codec.decode(decoded(answer.payload, request))
+        except Exception:  # noqa: BLE001  # the response is there
+            return answer.response
 
     def _lead(
         self,
@@ -524,6 +592,9 @@ class Engine:
         response = fn()
         seconds = max(0.0, self.settings.clock() - began)
         payload = self.writer.encode(request, response, codec.encode)
+        below = self.answered_below(request)
+        if below is not None:
+            return _Answer(response, payload, below.entry, below=below)
         entry = self.writer.store_encoded(request, payload, response, codec.report, seconds, flight)
         return _Answer(response, payload, entry)
 
@@ -538,6 +609,9 @@ class Engine:
         response = await fn()
         seconds = max(0.0, self.settings.clock() - began)
         payload = self.writer.encode(request, response, codec.encode)
+        below = self.answered_below(request)
+        if below is not None:
+            return _Answer(response, payload, below.entry, below=below)
         await self.writer.load_prices()
         entry = await self.off_loop(
             lambda: self.writer.store_encoded(

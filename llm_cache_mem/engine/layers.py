@@ -1,16 +1,67 @@
-"""Layers above one another on one cache: which of them has a call in hand.
+"""Layers above one another on one cache: the lowest answers, and each call is counted once.
 
-A layer that has looked a request up, or has let it pass, says so while the layers under it run, so
-that none of them looks it up, calls or counts again.
+An HTTP layer says which requests it has in hand, so that none under it looks them up again. While
+it is installed for the whole process, a layer above, such as LangChain's, whose own lookup finds
+nothing, waits to learn whether the HTTP layer answers the call that it now makes. If so, the entry,
+the count and the call are those of the HTTP layer. If not, as with a model in this process, the
+layer above counts its miss and stores the answer as ever.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, Final, Literal
 
-__all__ = ["has_in_hand", "in_hand"]
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.values.entry import Entry
+
+__all__ = ["Above", "Layers", "Outcome", "call_above", "has_in_hand", "in_hand"]
+
+Outcome = Literal["hit", "coalesced", "miss", "skipped"]
+
+_MOST: Final = 1024
+"""How many calls may wait to be settled; the oldest have failed."""
+
+
+class Above:
+    """A call of a layer above that has found nothing of its own.
+
+    *seen*: whether the HTTP layer has looked it up, and counted that. *outcome* is what became of
+    it, None while nothing has; *key* is that of the HTTP layer. *zero_usage*: whether a hit is to
+    report no tokens, as the layer above promises.
+    """
+
+    __slots__ = ("_answer", "is_over", "key", "layers", "missed", "outcome", "seen", "zero_usage")
+
+    def __init__(self, layers: "Layers", missed: Callable[[], object], *, zero_usage: bool) -> None:
+        self.layers = layers
+        self.missed = missed
+        self.zero_usage = zero_usage
+        self.seen = False
+        self.outcome: Outcome | None = None
+        self.key: str | None = None
+        self.is_over = False
+        self._answer: Any = None
+
+    def answered(self, outcome: Outcome, key: str | None, answer: Any = None) -> None:
+        """Note what the HTTP layer made of the call; *answer* has the entry, or will have it."""
+        self.outcome, self.key, self._answer = outcome, key, answer
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry of the HTTP layer, as far as it is stored."""
+        entry: Entry | None = getattr(self._answer, "entry", None)
+        return entry
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the call cost nothing."""
+        return self.outcome in ("hit", "coalesced")
+
 
 _engines: "ContextVar[tuple[object, ...]]" = ContextVar("llm_cache_mem.layers", default=())
+_above: "ContextVar[Above | None]" = ContextVar("llm_cache_mem.above", default=None)
 
 
 def has_in_hand(engine: object) -> bool:
@@ -27,3 +78,79 @@ def in_hand(engine: object) -> Iterator[None]:
         yield
     finally:
         _engines.reset(token)
+
+
+def call_above(layers: "Layers") -> Above | None:
+    """The call of a layer above that this context makes, if nothing has answered it yet."""
+    if not layers.active:
+        return None
+    above = _above.get()
+    if above is None or above.layers is not layers or above.outcome or above.is_over:
+        return None
+    return above
+
+
+class Layers:
+    """The calls of layers above that are under way on one engine. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.active = False
+        """Whether an HTTP layer on this engine is under every call of the process."""
+        self._waiting: dict[str, list[Above]] = {}
+        self._below: dict[str, str] = {}
+        self._lock = threading.Lock()
+        reset_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def expect(self, key: str, missed: Callable[[], object], *, zero_usage: bool) -> None:
+        """Wait for what becomes of the call that missed under *key*. *missed* counts the miss."""
+        above = Above(self, missed, zero_usage=zero_usage)
+        with self._lock:
+            self._waiting.setdefault(key, []).append(above)
+            if len(self._waiting) > _MOST:
+                del self._waiting[next(iter(self._waiting))]
+        _above.set(above)
+
+    def peek(self, key: str) -> Above | None:
+        """The call that missed under *key*, still to be settled."""
+        mine, waiting = _above.get(), self._waiting.get(key)
+        if not waiting:
+            return None
+        return mine if mine in waiting else waiting[0]
+
+    def settle(self, key: str) -> Above | None:
+        """The call that missed under *key*, if the HTTP layer has seen to it; else its miss is
+        counted now. To be called once, when the answer is there."""
+        if not self._waiting:
+            return None
+        with self._lock:
+            above = self.peek(key)
+            if above is None:
+                return None
+            above.is_over = True
+            self._waiting[key].remove(above)
+            if not self._waiting[key]:
+                del self._waiting[key]
+            if above.key is not None:
+                self._below[key] = above.key
+                if len(self._below) > _MOST:
+                    del self._below[next(iter(self._below))]
+        if above.outcome:
+            return above
+        if not above.seen:
+            above.missed()
+        return None
+
+    def drop(self, key: str) -> None:
+        """Forget a call that missed under *key*, without counting it."""
+        with self._lock:
+            above = self.peek(key)
+            if above is not None:
+                above.seen = True
+        self.settle(key)
+
+    def key_below(self, key: str) -> str | None:
+        """The key of the entry with which the HTTP layer answered the request of *key*."""
+        return self._below.get(key)

@@ -22,6 +22,8 @@ __all__ = ["Hit", "Reader", "decoded", "reason_of", "same"]
 
 T = TypeVar("T")
 
+Defer = Callable[[Callable[[], None]], object]
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,13 +65,16 @@ class Reader:
         # A dict in this process has no way to fail, so it needs no circuit breaker.
         self._get = store.inner.get if type(store.inner) is MemoryStore else store.get
 
-    def lookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+    def lookup(
+        self, request: Request, decode: Callable[[Any], Any] = same, *, defer: Defer | None = None
+    ) -> Hit | None:
         """The fresh answer to *request*, counted; None for a miss.
 
         *decode* makes the answer from the stored value. In mode ``replay`` age does not matter,
-        and a miss raises CacheMissError; StoreError if the store fails.
+        and a miss raises CacheMissError; StoreError if the store fails. *defer* is given a function
+        that counts the miss, or raises it, instead of that being done.
         """
-        return self._lookup(request, decode, self._get)
+        return self._lookup(request, decode, self._get, defer=defer)
 
     def lookup_many(
         self, requests: Sequence[Request], decode: Callable[[Any], Any] = same
@@ -83,14 +88,16 @@ class Reader:
         took = (perf_counter() - began) / max(1, len(requests))
         return [self._lookup(request, decode, found.get, took) for request in requests]
 
-    async def alookup(self, request: Request, decode: Callable[[Any], Any] = same) -> Hit | None:
+    async def alookup(
+        self, request: Request, decode: Callable[[Any], Any] = same, *, defer: Defer | None = None
+    ) -> Hit | None:
         """``lookup``, in a thread where the store would block the event loop."""
         if not self._store.blocking:
-            return self.lookup(request, decode)
+            return self.lookup(request, decode, defer=defer)
         entry = self._store.peek(request.key)
         if entry is not None:
-            return self._lookup(request, decode, lambda key: entry)
-        return await self._store.off_loop(lambda: self.lookup(request, decode))
+            return self._lookup(request, decode, lambda key: entry, defer=defer)
+        return await self._store.off_loop(lambda: self.lookup(request, decode, defer=defer))
 
     async def alookup_many(
         self, requests: Sequence[Request], decode: Callable[[Any], Any] = same
@@ -135,6 +142,7 @@ class Reader:
         decode: Callable[[Any], Any],
         get: Callable[[str], Entry | None],
         took: float | None = None,
+        defer: Defer | None = None,
     ) -> Hit | None:
         """*took*: the seconds of *get*, if that only hands out what was read."""
         mode = self._settings.current_mode()
@@ -152,12 +160,21 @@ class Reader:
             if hit is not None:
                 self._ledger.hit(request.key, entry, request.tags, took)
                 return hit
+        if defer is not None:
+            defer(lambda: self._count_miss(request, mode, entry, took))
+            return None
+        self._count_miss(request, mode, entry, took)
+        return None
+
+    def _count_miss(
+        self, request: Request, mode: Mode, entry: Entry | None, took: float | None
+    ) -> None:
+        """Count a miss; in mode ``replay`` raise it."""
         self._ledger.miss(request.key, request.model, request.tags, took)
         if request.text is not None:
             self._note_miss(request, mode, entry)
         if mode == "replay":
             raise CacheMissError(request.key, self._why(request), where=self._recordings)
-        return None
 
     def _why(self, request: Request) -> object:
         """Why *request* missed, in a cache that stores requests."""

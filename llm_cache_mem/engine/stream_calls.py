@@ -11,6 +11,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from llm_cache_mem.engine.broadcast import END
+from llm_cache_mem.engine.layers import Above
 from llm_cache_mem.engine.reader import Reader
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, keep_lead
@@ -69,6 +70,7 @@ class Sharing(Protocol):
     ) -> tuple[T, bool]: ...
     def lease(self, request: Request, timeout: float | None = None) -> "Lease | None": ...
     def count_coalesced(self, request: Request, entry: Entry | None, seconds: float) -> None: ...
+    def answered_below(self, request: Request) -> Above | None: ...
     async def off_loop(self, call: Callable[[], T]) -> T: ...
 
 
@@ -152,6 +154,9 @@ class StreamCall:
 
     def store(self, recording: ChunkRecording, seconds: float, flight: Flight) -> Entry | None:
         """Store a stream that has ended cleanly; counted as skipped if it has no storable form."""
+        below = self.engine.answered_below(self.request)
+        if below is not None:
+            return below.entry
         try:
             value, response = recording.entry()
         except LLMCacheError as exc:

@@ -6,17 +6,19 @@ from hashlib import sha256
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.layers import Above, Outcome
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
-from llm_cache_mem.http.answer import Head, Recording
+from llm_cache_mem.http.answer import Head, Recording, StoredResponse
 from llm_cache_mem.http.exchange import Live, Wire
 from llm_cache_mem.http.headers import AGE, MARK, credentials_of
 from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
+from llm_cache_mem.http.zero_usage import without_usage
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.keys.state import refuse_stateful
 
-__all__ = ["Core", "hit_head", "live_head"]
+__all__ = ["Core", "chunks_for", "hit_head", "live_head"]
 
 _KIND = "http"
 
@@ -51,6 +53,14 @@ class Core:
                 raise
             self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return None
+
+    def tell(self, above: Above | None, wire: Wire, request: Request | None) -> None:
+        """Tell the layer *above* that its call is counted here."""
+        if above is None:
+            return
+        above.seen = request is not None
+        if request is None and requests.is_generation(wire.method, wire.path, wire.content_type):
+            above.answered("skipped", None)
 
     def concerns(self, wire: Wire, asked: requests.Asked) -> bool:
         """Whether a request to the path of an endpoint is one for a model."""
@@ -107,6 +117,15 @@ def live_head(head: Head, coalesced: bool) -> Head:
     ours = MARK.encode()
     headers = [pair for pair in head.headers if pair[0].lower() != ours]
     return head._replace(headers=[*headers, (ours, b"coalesced" if coalesced else b"miss")])
+
+
+def chunks_for(above: Above | None, hit: Hit, outcome: Outcome, request: Request) -> list[bytes]:
+    """The body of a stored response, as the layer *above* wants it."""
+    response: StoredResponse = hit.value
+    if above is None:
+        return response.chunks
+    above.answered(outcome, request.key, hit)
+    return without_usage(response) if above.zero_usage else response.chunks
 
 
 def hit_head(hit: Hit, mark: str) -> Head:

@@ -9,12 +9,12 @@ from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
 from llm_cache_mem.engine.broadcast import Broadcast
 from llm_cache_mem.engine.calls import Hit
-from llm_cache_mem.engine.layers import has_in_hand, in_hand
+from llm_cache_mem.engine.layers import Above, call_above, has_in_hand, in_hand
 from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
-from llm_cache_mem.http.core import Core, hit_head, live_head
+from llm_cache_mem.http.core import Core, chunks_for, hit_head, live_head
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
 from llm_cache_mem.http.parsing import settle, watch_parser
 from llm_cache_mem.keys.request import Request
@@ -36,22 +36,27 @@ def drive(core: Core, exchange: Exchange) -> Any:
     engine = core.engine
     if has_in_hand(engine):
         return exchange.untouched()
+    above = call_above(engine.layers)
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)
+        core.tell(above, wire, request)
         if request is None:
             with in_hand(engine):
                 return exchange.untouched()
         watch_parser(engine, request)
-        hit = engine.lookup(request, decode)
+        hit = engine.reader.lookup(request, decode)
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        return exchange.respond(hit_head(hit, "hit"), Replay(hit.value.chunks))
-    return _share(core, exchange, wire, request)
+        chunks = chunks_for(above, hit, "hit", request)
+        return exchange.respond(hit_head(hit, "hit"), Replay(chunks))
+    return _share(core, exchange, wire, request, above)
 
 
-def _share(core: Core, exchange: Exchange, wire: Wire, request: Request) -> Any:
+def _share(
+    core: Core, exchange: Exchange, wire: Wire, request: Request, above: Above | None
+) -> Any:
     """Send the request, or join the call of another that has."""
     engine, lane, began = core.engine, ("threads", exchange.lane), monotonic()
     lease = engine.lease(request, wire.timeout)
@@ -72,10 +77,13 @@ def _share(core: Core, exchange: Exchange, wire: Wire, request: Request) -> Any:
             raise exchange.timed_out(str(exc)) from None
         if isinstance(found, Hit):
             engine.count_coalesced(request, found.entry, monotonic() - began)
-            return exchange.respond(hit_head(found, "coalesced"), Replay(found.value.chunks))
+            chunks = chunks_for(above, found, "coalesced", request)
+            return exchange.respond(hit_head(found, "coalesced"), Replay(chunks))
         counts = coalesced and found.head.status == 200
         subscriber = found.attach(count if counts else None, joins=coalesced)
         if subscriber is not None:
+            if above is not None and found.head.status == 200:
+                above.answered("coalesced" if coalesced else "miss", request.key, found)
             return exchange.respond(live_head(found.head, coalesced), subscriber)
         found.retire()
     with in_hand(engine):
@@ -125,26 +133,31 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     engine = core.engine
     if has_in_hand(engine):
         return await exchange.untouched()
+    above = call_above(engine.layers)
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)
         if request is not None and running_loop() is None:
             core.skip_event_loop()
             request = None
+        core.tell(above, wire, request)
         if request is None:
             with in_hand(engine):
                 return await exchange.untouched()
         watch_parser(engine, request)
         await settle(request)
-        hit = await engine.alookup(request, decode)
+        hit = await engine.reader.alookup(request, decode)
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        return exchange.respond(hit_head(hit, "hit"), AsyncReplay(hit.value.chunks))
-    return await _ashare(core, exchange, wire, request)
+        chunks = chunks_for(above, hit, "hit", request)
+        return exchange.respond(hit_head(hit, "hit"), AsyncReplay(chunks))
+    return await _ashare(core, exchange, wire, request, above)
 
 
-async def _ashare(core: Core, exchange: AsyncExchange, wire: Wire, request: Request) -> Any:
+async def _ashare(
+    core: Core, exchange: AsyncExchange, wire: Wire, request: Request, above: Above | None
+) -> Any:
     engine, lane, began = core.engine, (running_loop(), exchange.lane), monotonic()
     lease = engine.lease(request, wire.timeout)
 
@@ -164,10 +177,13 @@ async def _ashare(core: Core, exchange: AsyncExchange, wire: Wire, request: Requ
             raise exchange.timed_out(str(exc)) from None
         if isinstance(found, Hit):
             engine.count_coalesced(request, found.entry, monotonic() - began)
-            return exchange.respond(hit_head(found, "coalesced"), AsyncReplay(found.value.chunks))
+            chunks = chunks_for(above, found, "coalesced", request)
+            return exchange.respond(hit_head(found, "coalesced"), AsyncReplay(chunks))
         counts = coalesced and found.head.status == 200
         subscriber = found.attach(count if counts else None, joins=coalesced)
         if subscriber is not None:
+            if above is not None and found.head.status == 200:
+                above.answered("coalesced" if coalesced else "miss", request.key, found)
             return exchange.respond(live_head(found.head, coalesced), subscriber)
         found.retire()
     with in_hand(engine):

@@ -60,4 +60,8 @@ def active() -> Installation | None:
 def activate(installation: Installation | None) -> None:
     """Make *installation* the one that is on."""
     global _active
-    _active = installation
+    before, _active = _active, installation
+    if before is not None:
+        before.engine.layers.active = False
+    if installation is not None:
+        installation.engine.layers.active = True
