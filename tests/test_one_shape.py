@@ -2,6 +2,7 @@
 same key of it, and options, modes and lifetimes do the same."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,17 @@ pytest.importorskip("llama_index.core", reason="needs llama-index-core")
 
 from layers import EXTRA, LAYERS, Ask, Provider, layer
 
-from llm_cache_mem import CacheMissError, LLMCache, ignoring, last_turn, masking, options
+from llm_cache_mem import (
+    CacheMissError,
+    LLMCache,
+    compose,
+    folding,
+    ignoring,
+    last_turn,
+    masking,
+    options,
+    stable_ids,
+)
 from llm_cache_mem.http import CacheTransport
 from llm_cache_mem.keys.digest import digest_of, parse
 
@@ -110,6 +121,9 @@ KEY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ignoring": ignoring("user", "metadata"),
     "masking": masking(r"\d{4}-\d\d-\d\d"),
     "last_turn": last_turn,
+    "folding": folding,
+    "stable_ids": stable_ids,
+    "in a row": compose(stable_ids, folding, ignoring("user"), last_turn),
 }
 
 
@@ -287,6 +301,64 @@ def test_every_layer_keeps_answers_alike(scenario: str, name: str, clock: Any) -
     cache, provider = LLMCache(clock=clock, **arguments), Provider()
     with layer(name, cache, provider) as ask:
         assert steps(Scene(ask, provider, cache, clock.advance)) == expected
+
+
+# -- What LangChain sends
+
+
+def refusing(calls: list[Any], cache: LLMCache | None = None) -> httpx2.Client:
+    """An HTTP client whose provider refuses each request and notes its body."""
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        calls.append(json.loads(request.content))
+        return httpx2.Response(400, json={})
+
+    transport = httpx2.MockTransport(refuse)
+    return httpx2.Client(transport=transport if cache is None else CacheTransport(cache, transport))
+
+
+def recording(seen: list[Any]) -> LLMCache:
+    def record(messages: Any, **params: Any) -> Any:
+        seen.append(messages)
+        return messages
+
+    return LLMCache(key_fn=record)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_shape_of_chatopenai_is_what_it_sends(shape: str) -> None:
+    from langchain_core.messages import convert_to_messages
+    from langchain_llm_cache_mem import cached
+    from langchain_openai import ChatOpenAI
+
+    sent: list[Any] = []
+    seen: list[Any] = []
+    model = ChatOpenAI(model="m", api_key="k", max_retries=0, http_client=refusing(sent))
+    with contextlib.suppress(Exception):  # it is refused
+        cached(model, recording(seen)).invoke(convert_to_messages(SHAPES[shape][0]))
+    assert seen == [sent[0]["messages"]]
+
+
+NOT_SENT = {"a developer prompt", "a named user", "an image in detail", "a sound", "a file"}
+"""Shapes of which Anthropic is sent less than LangChain was told."""
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in NOT_SENT])
+def test_the_shape_of_chatanthropic_is_that_of_what_it_sends(shape: str) -> None:
+    pytest.importorskip("langchain_anthropic")
+    from anthropic import Anthropic
+    from langchain_anthropic import ChatAnthropic
+    from langchain_core.messages import convert_to_messages
+    from langchain_llm_cache_mem import cached
+
+    seen: list[Any] = []
+    through_http: list[Any] = []
+    http = refusing([], recording(through_http))
+    model = ChatAnthropic(model="m", api_key="k", max_tokens=9)
+    model.__dict__["_client"] = Anthropic(api_key="k", max_retries=0, http_client=http)
+    with contextlib.suppress(Exception):  # it is refused
+        cached(model, recording(seen)).invoke(convert_to_messages(SHAPES[shape][0]))
+    assert seen == through_http != []
 
 
 # -- One transport under all

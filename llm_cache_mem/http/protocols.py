@@ -53,6 +53,8 @@ def _anthropic_result(block: Block) -> dict[str, Any] | None:
     if block.get("type") != "tool_result" or type(block.get("tool_use_id")) is not str:
         return None
     more = without(block, "type", "tool_use_id")
+    if more.get("is_error") is False:  # as if it were not said
+        del more["is_error"]
     if type(said := more.get("content")) is list:
         if any(field(part, "type") in CHAT_BLOCKS for part in said):
             return None
