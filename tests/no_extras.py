@@ -1,12 +1,16 @@
 """Run by ``python -I`` where only the wheel is installed (make wheel-check), and by test_project.py
-with all else hidden: the library imports and works without any extra, in memory and on SQLite."""
+with all else hidden: the library imports and works without any extra, in memory and on SQLite.
+
+Given ``compiled`` or ``pure``, it must have its compiled part, or be Python alone.
+"""
 
 import asyncio
 import importlib.metadata
 import os
+import sys
 import tempfile
 
-from llm_cache_mem import LLMCache, options
+from llm_cache_mem import LLMCache, options, speedups
 
 MESSAGES = [{"role": "user", "content": "Is it in the wheel?"}]
 
@@ -41,12 +45,15 @@ with tempfile.TemporaryDirectory() as folder:
         assert after.get(MESSAGES, model="m") == call(model="m")
         assert after.stats().hits == 1, after.stats()
 
+wanted = {"compiled": True, "pure": False}.get(sys.argv[-1], speedups)
+assert speedups is wanted, f"the compiled part is {'' if speedups else 'not '}there"
+
 extras = set(importlib.metadata.metadata("llm-cache-mem").get_all("Provides-Extra") or ())
 needed = [
     line for line in importlib.metadata.requires("llm-cache-mem") or () if "extra ==" not in line
 ]
 assert not needed, f"the library must need nothing: {needed}"
 print(
-    "no extras: imports and works, in memory and on SQLite; extras offered:"
-    f" {', '.join(sorted(extras))}"
+    f"no extras, {'compiled' if speedups else 'pure'}: imports and works, in memory and on SQLite;"
+    f" extras offered: {', '.join(sorted(extras))}"
 )

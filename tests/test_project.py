@@ -3,7 +3,9 @@ the metadata says."""
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -378,17 +380,19 @@ def test_the_packages_listed_are_the_folders_there_are() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "--target",
-        "wheel",
-        "--directory",
-        str(folder),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return built_wheel(folder, LLM_CACHE_MEM_NO_SPEEDUPS="1")
+
+
+def built_wheel(folder: Path, **environment: str) -> zipfile.ZipFile:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    done = subprocess.run(
+        [*command, "--directory", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")
     return zipfile.ZipFile(built)
@@ -402,6 +406,25 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -
         for kind in ("py.typed", "*.pyi", "gateway/static/*"):
             expected |= {str(path.relative_to(source.parent)) for path in source.rglob(kind)}
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
+
+
+def test_the_wheel_without_the_compiled_part_is_for_every_python(wheel: zipfile.ZipFile) -> None:
+    assert wheel.filename is not None
+    assert wheel.filename.endswith("-py3-none-any.whl")
+
+
+def test_a_compiler_adds_one_file_and_makes_the_wheel_one_of_its_platform(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    pytest.importorskip("setuptools")
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    required = {"LLM_CACHE_MEM_NO_SPEEDUPS": "", "LLM_CACHE_MEM_SPEEDUPS": "required"}
+    compiled = built_wheel(tmp_path, **required)
+    assert compiled.filename is not None
+    assert "-none-any" not in compiled.filename
+    (added,) = set(compiled.namelist()) - set(wheel.namelist())
+    assert added.startswith("llm_cache_mem/_util/_speedups.")
 
 
 def test_the_wheel_brings_its_licence_and_its_command(wheel: zipfile.ZipFile) -> None:

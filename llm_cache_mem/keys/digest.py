@@ -90,7 +90,7 @@ def _recognized(compiled: ModuleType, request: dict[str, Any]) -> str | None:
     if seen is not None and compiled.same(seen[0], request):
         return seen[2]  # type: ignore[no-any-return]  # put there below
     seen = compiled.snapshot(request)
-    text = seen if seen is NotImplemented else compiled.canonical(*seen)
+    text = seen if seen is NotImplemented else compiled.canonical(seen[0])
     if text is NotImplemented:
         return None
     made = sha256(text).hexdigest()

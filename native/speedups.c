@@ -1,0 +1,300 @@
+/* For plain JSON, what llm_cache_mem otherwise does in Python: canonical text, copies, comparison.
+Plain is exact str, int, float, bool, None, list, and dict with exact str keys. For anything else
+(subclasses, NaN, integers beyond 64 bits, half surrogates, too deep, too much) a function returns
+NotImplemented, and the Python that it stands for decides. Nothing here runs Python code or lets
+another thread in, so a caller's objects cannot change while they are looked at. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define MAX_DEPTH 100    /* containers inside one another, as in values.plain */
+#define MAX_NODES 249999 /* containers in all */
+#define IS_TEXT(value) (PyUnicode_CheckExact(value) && PyUnicode_IS_READY(value))
+#define IS_CONTAINER(value) (PyDict_CheckExact(value) || PyList_CheckExact(value))
+#define IS_NUMBER(value) (PyLong_CheckExact(value) || PyFloat_CheckExact(value))
+#define TEXT_BYTES(text) ((size_t)(PyUnicode_GET_LENGTH(text) * PyUnicode_KIND(text)))
+
+enum { OK = 0, ODD = 1, FAILED = -1 }; /* ODD: back to Python; FAILED: an exception is set */
+
+static PyObject *answer(int done, PyObject *made) {
+    if (done == OK)
+        return made;
+    Py_XDECREF(made);
+    return done == ODD ? Py_NewRef(Py_NotImplemented) : NULL;
+}
+
+static int no_memory(void) {
+    PyErr_NoMemory();
+    return FAILED;
+}
+
+static int is_odd_number(PyObject *value) { /* NaN, infinity, an integer beyond 64 bits */
+    int odd = PyFloat_CheckExact(value) && !isfinite(PyFloat_AS_DOUBLE(value));
+    if (PyLong_CheckExact(value))
+        PyLong_AsLongLongAndOverflow(value, &odd);
+    return odd;
+}
+
+/* -- Canonical text: json.dumps(value, sort_keys=True).encode() */
+
+typedef struct {
+    char *text;
+    Py_ssize_t used, size;
+    int nodes;
+} Text;
+
+static int put(Text *t, const void *from, Py_ssize_t n) {
+    if (n > t->size - t->used) {
+        char *more = PyMem_Realloc(t->text, (size_t)(t->size * 2 + n));
+        if (!more)
+            return no_memory();
+        t->text = more;
+        t->size = t->size * 2 + n;
+    }
+    memcpy(t->text + t->used, from, (size_t)n);
+    t->used += n;
+    return OK;
+}
+
+#define IS_UNESCAPED(c) ((c) >= 0x20 && (c) < 0x7f && (c) != '"' && (c) != '\\')
+
+/* How many of the n bytes at s stand in JSON as they are. */
+static Py_ssize_t plain_run(const unsigned char *s, Py_ssize_t n) {
+    Py_ssize_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        unsigned char odd = 0;
+        for (int j = 0; j < 32; j++) /* no branch in here: compilers make vectors of it */
+            odd |= (s[i + j] < 0x20) | (s[i + j] > 0x7e) | (s[i + j] == '"') | (s[i + j] == '\\');
+        if (odd)
+            break;
+    }
+    while (i < n && IS_UNESCAPED(s[i]))
+        i++;
+    return i;
+}
+
+static int put_escaped(Text *t, Py_UCS4 c) {
+    static const char special[] = "\"\\\n\r\t\f\b", letters[] = "\"\\nrtfb";
+    static const char hex[] = "0123456789abcdef";
+    const char *found = c && c < 0x80 ? strchr(special, (int)c) : NULL;
+    char text[12] = {'\\', found ? letters[found - special] : 'u', [6] = '\\', [7] = 'u'};
+    if (found)
+        return put(t, text, 2);
+    if (c >= 0xD800 && c < 0xE000)
+        return ODD;
+    Py_UCS4 units[2] = {c < 0x10000 ? c : 0xD7C0 + (c >> 10), 0xDC00 + (c & 0x3FF)};
+    for (int i = 0; i < 4; i++) {
+        text[2 + i] = hex[units[0] >> (12 - 4 * i) & 15];
+        text[8 + i] = hex[units[1] >> (12 - 4 * i) & 15];
+    }
+    return put(t, text, c < 0x10000 ? 6 : 12);
+}
+
+static int put_string(Text *t, PyObject *string) {
+    Py_ssize_t n = PyUnicode_GET_LENGTH(string), i = 0, run;
+    int kind = PyUnicode_KIND(string), done = put(t, "\"", 1);
+    const unsigned char *data = PyUnicode_DATA(string);
+    while (!done && i < n) {
+        Py_UCS4 c = PyUnicode_READ(kind, data, i);
+        char plain = (char)c;
+        run = kind == PyUnicode_1BYTE_KIND ? plain_run(data + i, n - i) : IS_UNESCAPED(c);
+        done = run ? put(t, kind == PyUnicode_1BYTE_KIND ? (char *)data + i : &plain, run)
+                   : put_escaped(t, c);
+        i += run ? run : 1;
+    }
+    return done ? done : put(t, "\"", 1);
+}
+
+static int by_key(const void *one, const void *other) {
+    return PyUnicode_Compare(*(PyObject *const *)one, *(PyObject *const *)other);
+}
+
+static int put_value(Text *t, PyObject *value, int depth);
+static int put_dict(Text *t, PyObject *dict, int depth) {
+    Py_ssize_t n = PyDict_GET_SIZE(dict), at = 0, i = 0;
+    PyObject *(*pairs)[2] = PyMem_Malloc((size_t)n * sizeof *pairs);
+    int done = pairs ? put(t, "{", 1) : no_memory();
+    for (; !done && i < n && PyDict_Next(dict, &at, &pairs[i][0], &pairs[i][1]); i++)
+        done = IS_TEXT(pairs[i][0]) ? OK : ODD;
+    if (!done)
+        qsort(pairs, (size_t)n, sizeof *pairs, by_key);
+    for (i = 0; !done && i < n; i++)
+        if (!(done = i ? put(t, ", ", 2) : OK) && !(done = put_string(t, pairs[i][0])))
+            done = put(t, ": ", 2) ? FAILED : put_value(t, pairs[i][1], depth);
+    PyMem_Free(pairs);
+    return done ? done : put(t, "}", 1);
+}
+
+static int put_value(Text *t, PyObject *value, int depth) {
+    char text[32], *repr = text;
+    int done = OK;
+    if (IS_TEXT(value))
+        return put_string(t, value);
+    if (value == Py_None || PyBool_Check(value))
+        return value == Py_None ? put(t, "null", 4)
+               : value == Py_True ? put(t, "true", 4) : put(t, "false", 5);
+    if (IS_NUMBER(value) ? is_odd_number(value)
+                         : !IS_CONTAINER(value) || depth == MAX_DEPTH || ++t->nodes > MAX_NODES)
+        return ODD;
+    if (PyLong_CheckExact(value))
+        return put(t, text, PyOS_snprintf(text, sizeof text, "%lld", PyLong_AsLongLong(value)));
+    if (PyFloat_CheckExact(value)) {
+        repr = PyOS_double_to_string(PyFloat_AS_DOUBLE(value), 'r', 0, Py_DTSF_ADD_DOT_0, NULL);
+        done = repr ? put(t, repr, (Py_ssize_t)strlen(repr)) : FAILED;
+        PyMem_Free(repr);
+        return done;
+    }
+    if (PyDict_CheckExact(value))
+        return put_dict(t, value, depth + 1);
+    done = put(t, "[", 1);
+    for (Py_ssize_t i = 0; !done && i < PyList_GET_SIZE(value); i++)
+        if (!(done = i ? put(t, ", ", 2) : OK))
+            done = put_value(t, PyList_GET_ITEM(value, i), depth + 1);
+    return done ? done : put(t, "]", 1);
+}
+
+static PyObject *canonical(PyObject *module, PyObject *value) {
+    Text t = {PyMem_Malloc(1024), 0, 1024, 0};
+    int done = t.text ? put_value(&t, value, 0) : no_memory();
+    PyObject *bytes = done ? NULL : PyBytes_FromStringAndSize(t.text, t.used);
+    PyMem_Free(t.text);
+    return answer(done, bytes);
+}
+
+/* -- Copies: containers anew, the rest shared, since it cannot change */
+
+typedef struct {
+    int resting, nodes; /* resting: for us alone, without a cycle, so no garbage to look for */
+    Py_ssize_t size;    /* about how many bytes it all is */
+} Copy;
+
+static int copied(Copy *c, PyObject *value, int depth, PyObject **made) {
+    int done = OK, is_dict = PyDict_CheckExact(value);
+    PyObject *key, *item, *own;
+    Py_ssize_t n, i, at = 0;
+    if (!IS_CONTAINER(value)) {
+        if (IS_TEXT(value))
+            c->size += 64 + (Py_ssize_t)TEXT_BYTES(value);
+        else if (IS_NUMBER(value) ? is_odd_number(value) : value != Py_None && !PyBool_Check(value))
+            return ODD;
+        *made = Py_NewRef(value);
+        return OK;
+    }
+    if (depth == MAX_DEPTH || ++c->nodes > MAX_NODES)
+        return ODD;
+    while (is_dict && PyDict_Next(value, &at, &key, &item)) {
+        if (!IS_TEXT(key))
+            return ODD;
+        c->size += 64 + (Py_ssize_t)TEXT_BYTES(key);
+    }
+    n = is_dict ? PyDict_GET_SIZE(value) : PyList_GET_SIZE(value);
+    c->size += is_dict ? 96 + 40 * n : 64 + 8 * n;
+    *made = is_dict ? PyDict_Copy(value) : PyList_New(n);
+    if (!*made)
+        return FAILED;
+    for (i = at = 0; !done && i < n && (!is_dict || PyDict_Next(*made, &at, &key, &item)); i++) {
+        own = NULL;
+        done = copied(c, is_dict ? item : PyList_GET_ITEM(value, i), depth + 1, &own);
+        if (!done && !is_dict)
+            PyList_SET_ITEM(*made, i, Py_NewRef(own));
+        else if (!done && own != item) /* to a key that is there, so nothing moves */
+            done = PyDict_SetItem(*made, key, own);
+        Py_XDECREF(own);
+    }
+    if (c->resting == PyObject_GC_IsTracked(*made))
+        (c->resting ? PyObject_GC_UnTrack : PyObject_GC_Track)(*made);
+    return done;
+}
+
+static PyObject *copy_of(PyObject *value, int resting) {
+    Copy c = {resting, 0, 0};
+    PyObject *made = NULL;
+    int collecting = PyGC_Disable(); /* a finalizer might change what is being copied */
+    int done = copied(&c, value, 0, &made);
+    if (collecting)
+        PyGC_Enable();
+    return done || !resting ? answer(done, made) : Py_BuildValue("Nn", made, c.size);
+}
+
+static PyObject *copy(PyObject *module, PyObject *value) { return copy_of(value, 0); }
+static PyObject *snapshot(PyObject *module, PyObject *value) { return copy_of(value, 1); }
+
+/* -- Recognition: by values and types, so that 1, 1.0 and True differ, and 0.0 and -0.0 */
+
+static int is_same(PyObject *own, PyObject *value) { /* own comes from snapshot */
+    PyObject *key, *item, *known;
+    Py_ssize_t at = 0;
+    int odd;
+    if (own == value || Py_TYPE(own) != Py_TYPE(value))
+        return own == value;
+    if (IS_TEXT(own))
+        return IS_TEXT(value) && PyUnicode_KIND(own) == PyUnicode_KIND(value)
+               && PyUnicode_GET_LENGTH(own) == PyUnicode_GET_LENGTH(value)
+               && !memcmp(PyUnicode_DATA(own), PyUnicode_DATA(value), TEXT_BYTES(own));
+    if (PyFloat_CheckExact(own))
+        return !memcmp(&(double){PyFloat_AS_DOUBLE(own)}, &(double){PyFloat_AS_DOUBLE(value)}, 8);
+    if (PyLong_CheckExact(own))
+        return PyLong_AsLongLong(own) == PyLong_AsLongLongAndOverflow(value, &odd) && !odd;
+    if (PyList_CheckExact(own)) {
+        int equal = PyList_GET_SIZE(own) == PyList_GET_SIZE(value);
+        for (; equal && at < PyList_GET_SIZE(own); at++)
+            equal = is_same(PyList_GET_ITEM(own, at), PyList_GET_ITEM(value, at));
+        return equal;
+    }
+    if (!PyDict_CheckExact(own) || PyDict_GET_SIZE(own) != PyDict_GET_SIZE(value))
+        return 0;
+    while (PyDict_Next(value, &at, &key, &item))
+        if (!IS_TEXT(key) || !(known = PyDict_GetItemWithError(own, key)) || !is_same(known, item))
+            return 0;
+    return 1;
+}
+
+static PyObject *same(PyObject *module, PyObject *const *args, Py_ssize_t n) {
+    return PyBool_FromLong(n == 2 && is_same(args[0], args[1]));
+}
+
+#define MIX(lane, word) (((lane) ^ (word)) * 0x9E3779B97F4A7C15ULL)
+
+/* A number that tells most values apart; what it is not made of, same() looks at. */
+static unsigned long long print_of(PyObject *value, int *nodes, int depth) {
+    unsigned long long lanes[4] = {1, 2, 3, 4}, words[4] = {0};
+    PyObject *key, *item;
+    Py_ssize_t at = 0, n;
+    if (IS_TEXT(value)) {
+        const char *from = PyUnicode_DATA(value);
+        n = (Py_ssize_t)TEXT_BYTES(value);
+        for (lanes[0] += (size_t)n; n >= 32; n -= 32, from += 32)
+            for (int i = 0; i < 4; i++)
+                lanes[i] = MIX(lanes[i], *(unsigned long long *)memcpy(words + i, from + 8 * i, 8));
+        memcpy(words, from, (size_t)n);
+        lanes[0] = MIX(MIX(lanes[0], words[0]), words[1]) + MIX(MIX(lanes[1], words[2]), words[3]);
+    } else if (PyLong_CheckExact(value))
+        lanes[1] = (unsigned long long)PyLong_AsUnsignedLongLongMask(value);
+    else if (PyFloat_CheckExact(value))
+        memcpy(lanes + 2, &(double){PyFloat_AS_DOUBLE(value)}, sizeof(double));
+    else if (!IS_CONTAINER(value) || depth == MAX_DEPTH || ++*nodes > MAX_NODES)
+        lanes[3] = (size_t)Py_TYPE(value) + (value == Py_True);
+    else if (PyDict_CheckExact(value)) /* in any order */
+        while (PyDict_Next(value, &at, &key, &item))
+            lanes[0] += MIX(print_of(key, nodes, MAX_DEPTH) >> 7, print_of(item, nodes, depth + 1));
+    else
+        for (; at < PyList_GET_SIZE(value); at++)
+            lanes[1] = MIX(lanes[1] >> 7, print_of(PyList_GET_ITEM(value, at), nodes, depth + 1));
+    return MIX(lanes[0], lanes[1] >> 9) ^ MIX(lanes[2], lanes[3] >> 11);
+}
+
+static PyObject *fingerprint(PyObject *module, PyObject *value) {
+    int nodes = 0;
+    return PyLong_FromUnsignedLongLong(print_of(value, &nodes, 0));
+}
+
+static PyMethodDef methods[] = {
+    {"canonical", canonical, METH_O, "The canonical text of a plain value, as bytes."},
+    {"copy", copy, METH_O, "A plain value anew."},
+    {"snapshot", snapshot, METH_O, "A copy that nothing but this module reads, and its size."},
+    {"same", (PyCFunction)(void (*)(void))same, METH_FASTCALL, "Whether a snapshot is a value."},
+    {"fingerprint", fingerprint, METH_O, "64 bits that tell most plain values apart."},
+    {NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_speedups", .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__speedups(void) { return PyModuleDef_Init(&definition); }
