@@ -198,6 +198,7 @@ class LLMCache:
         digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
         keyer.texts = keep_requests or records
         keyer.hide(digests)
+        self._sample = 0  # in a worker, the one that was asked for where it was started
         self._encrypted_by = (
             ""
             if not digests or not opened.owned
@@ -541,7 +542,17 @@ class LLMCache:
                 "a cache with an encryption_key is not pickled, for the key would be in it: let"
                 f" {KEY_VARIABLE} name the key"
             )
-        return _reopen, (type(self), {**self._config, **_asked()}, self._encrypted_by)
+        sample = current().sample or self._sample
+        return _reopen, (type(self), {**self._config, **_asked()}, self._encrypted_by, sample)
+
+
+def for_workers(cache: LLMCache) -> LLMCache:
+    """*cache* with the options of this context as its settings where it is pickled, by whichever
+    thread: pools do that in threads of their own."""
+    carried = object.__new__(type(cache))
+    asked = {"_config": {**cache._config, **_asked()}, "_sample": current().sample or cache._sample}
+    carried.__dict__.update({**vars(cache), **asked})
+    return carried
 
 
 def is_twin(cache: LLMCache, other: LLMCache) -> bool:
@@ -572,12 +583,16 @@ def _asked() -> dict[str, Any]:
     return {name: asked[name] for name in names if asked[name] is not UNSET}
 
 
-def _reopen(cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "") -> LLMCache:
+def _reopen(
+    cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "", sample: int = 0
+) -> LLMCache:
     if encrypted_by == "environment" and named_key() is None:
         raise ValueError(
             f"this cache is encrypted with a key that {KEY_VARIABLE} named, and here it names none"
         )
-    return cls(**config)
+    cache = cls(**config)
+    cache._sample = cache.engine.keyer.sample = sample
+    return cache
 
 
 def _redaction(rules: "Iterable[Rule]") -> "Redaction":

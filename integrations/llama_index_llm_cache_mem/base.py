@@ -9,6 +9,7 @@ from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, patch, structured
+from llama_index_llm_cache_mem.ingestion import carry_options
 from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target
 from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, bare, plain_class, sharing, view_class
@@ -143,6 +144,7 @@ def _cached(llm: Any, cache: LLMCache | None = None, *, identity: str = "", **se
         raise TypeError("CachedLLM takes a cache or the settings of one, not both")
     elif not isinstance(cache, LLMCache):
         raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
+    carry_options()
     if isinstance(llm, StructuredLLM):
         return llm.model_copy(update={"llm": _cached(llm.llm, cache, identity=identity)})
     return _view(_inner(llm) if isinstance(llm, _CachedLLM) else llm, cache, identity)

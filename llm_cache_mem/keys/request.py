@@ -76,6 +76,8 @@ class Keyer:
         self._reads_view = key_fn is not None or not self._ignore <= keys.DEFAULT_IGNORE
         self.texts = texts
         self._require_namespace = require_namespace
+        self.sample = 0
+        """Which sample is meant where the options of a call ask for none."""
         self._value_prefix = keys.prefix(namespace, "value")
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
@@ -92,6 +94,7 @@ class Keyer:
         required = self._require_namespace
         other = Keyer(self._namespace, None, (), texts=self.texts, require_namespace=required)
         other._stored, other._stored_before = self._stored, self._stored_before
+        other.sample = self.sample
         return other
 
     def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
@@ -103,6 +106,7 @@ class Keyer:
             current() is NOTHING_ASKED
             and self._key_fn is None
             and not self._stored_before
+            and not self.sample
             and self._ignore.isdisjoint(params)
         ):
             digest = keys.digest(messages, params)
@@ -194,10 +198,11 @@ class Keyer:
         if usual is not None:
             return Request(usual, named, messages, params)
         asked = current()
+        number = asked.sample or self.sample
         prefix, digest, sample = (
             self.prefix(kind),
             self.digest(messages, params, view),
-            f".{asked.sample}" if asked.sample else "",
+            f".{number}" if number else "",
         )
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
