@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.http.core import Usage
 from llm_cache_mem.http.library import library_of
 from llm_cache_mem.http.transport import AsyncCacheTransport, CacheTransport
 
@@ -19,7 +20,7 @@ C = TypeVar("C")
 _DEPTH: Final = 6
 
 
-def cache_client(client: C, cache: LLMCache) -> C:
+def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C:
     """*client* answering from *cache*: an SDK's client that holds an HTTP client of httpx or
     httpx2, or such a client itself.
 
@@ -27,18 +28,28 @@ def cache_client(client: C, cache: LLMCache) -> C:
     (OpenAI, Anthropic and Groq with all their variants), stay as they are: a new client of the same
     type is returned, which uses the same connections; closing either closes them. Others
     (mistralai, cohere, google-genai, ollama) are given the cache themselves and returned. A client
-    that has a cache already gets this one instead. TypeError for anything else.
+    that has a cache already gets this one instead.
+
+    Args:
+        client: The client.
+        cache: Where answers are stored.
+        usage: What hits report: ``"keep"``, the tokens of the call that was made, or ``"zero"``,
+            none. By default they keep them, except where an instrumentor that adds them up watches
+            the call. What a hit saved stands in the header ``x-llm-cache-mem-saved``.
+
+    Raises:
+        TypeError: *client* is anything else.
     """
     if not isinstance(cache, LLMCache):
         raise TypeError(
             f"cache_client(client, cache) takes an LLMCache, not {type(cache).__name__}"
         )
     if _is_http_client(client):
-        return _copy_of(client, cache)  # type: ignore[no-any-return]  # of the same class
+        return _copy_of(client, cache, usage)  # type: ignore[no-any-return]  # of the same class
     inner = getattr(client, "_client", None)
     if _is_http_client(inner) and _copies_with_http_client(client):
         # asked above
-        return client.copy(http_client=_copy_of(inner, cache))  # type: ignore[attr-defined, no-any-return]
+        return client.copy(http_client=_copy_of(inner, cache, usage))  # type: ignore[attr-defined, no-any-return]
     found = list({id(http): http for http in _http_clients(client)}.values())
     if not found:
         name = f"{type(client).__module__}.{type(client).__qualname__}"
@@ -48,7 +59,7 @@ def cache_client(client: C, cache: LLMCache) -> C:
             " their async forms"
         )
     for http in found:
-        _put_under(http, cache)
+        _put_under(http, cache, usage)
     _prefer_httpx(client)
     return client
 
@@ -66,7 +77,7 @@ def _is_http_client(thing: Any) -> bool:
     return isinstance(thing, (module.Client, module.AsyncClient))
 
 
-def _copy_of(http: Any, cache: LLMCache) -> Any:
+def _copy_of(http: Any, cache: LLMCache, usage: Usage | None) -> Any:
     """A client like *http*, which it keeps alive, since what they share ends with either."""
     kind = type(http)
     cached = copy.copy(http)
@@ -77,7 +88,7 @@ def _copy_of(http: Any, cache: LLMCache) -> Any:
             kind.__name__, (kind,), {"__del__": _stays_open, "__module__": kind.__module__}
         )
     cached._llm_cache_mem_original = http
-    _put_under(cached, cache)
+    _put_under(cached, cache, usage)
     return cached
 
 
@@ -85,7 +96,7 @@ def _stays_open(self: Any) -> None:
     pass
 
 
-def _put_under(http: Any, cache: LLMCache) -> None:
+def _put_under(http: Any, cache: LLMCache, usage: Usage | None) -> None:
     """Wrap the transports of *http* itself: its own, those for proxies, and those that it may make
     for other event loops."""
     kind = (
@@ -93,9 +104,9 @@ def _put_under(http: Any, cache: LLMCache) -> None:
         if isinstance(http, library_of(http).module.AsyncClient)
         else CacheTransport
     )  # a mock transport is both
-    http._transport = _wrap(http._transport, cache, kind)
+    http._transport = _wrap(http._transport, cache, kind, usage)
     http._mounts = {
-        pattern: None if mounted is None else _wrap(mounted, cache, kind)
+        pattern: None if mounted is None else _wrap(mounted, cache, kind, usage)
         for pattern, mounted in http._mounts.items()
     }
     per_loop = getattr(http, "_inner_client_cls", None)  # google-genai
@@ -104,16 +115,16 @@ def _put_under(http: Any, cache: LLMCache) -> None:
 
         def make(*args: Any, **kwargs: Any) -> Any:
             inner = made_by(*args, **kwargs)
-            _put_under(inner, cache)
+            _put_under(inner, cache, usage)
             return inner
 
         make._llm_cache_mem_makes = made_by  # type: ignore[attr-defined]  # a mark of ours
         http._inner_client_cls = make
         for inner in list(getattr(http, "_loop_clients", {}).values()):
-            _put_under(inner, cache)
+            _put_under(inner, cache, usage)
 
 
-def _wrap(transport: Any, cache: LLMCache, kind: type[Any]) -> Any:
+def _wrap(transport: Any, cache: LLMCache, kind: type[Any], usage: Usage | None) -> Any:
     return kind(
         cache,
         (
@@ -121,6 +132,7 @@ def _wrap(transport: Any, cache: LLMCache, kind: type[Any]) -> Any:
             if isinstance(transport, (CacheTransport, AsyncCacheTransport))
             else transport
         ),
+        usage=usage,
     )
 
 

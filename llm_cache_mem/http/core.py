@@ -3,6 +3,7 @@ response worth storing."""
 
 from collections.abc import Hashable
 from hashlib import sha256
+from typing import Literal
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
@@ -11,26 +12,34 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording, StoredResponse
 from llm_cache_mem.http.exchange import Live, Wire
-from llm_cache_mem.http.headers import AGE, MARK, credentials_of
+from llm_cache_mem.http.headers import AGE, MARK, SAVED, credentials_of
+from llm_cache_mem.http.onlookers import sums_usage
 from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
 from llm_cache_mem.http.zero_usage import without_usage
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.keys.state import refuse_stateful
+from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Core", "chunks_for", "hit_head", "live_head"]
+__all__ = ["Core", "Usage", "hit_head", "live_head"]
 
 _KIND = "http"
+
+Usage = Literal["zero", "keep"]
+"""What hits report: no tokens, or those of the call that was made."""
 
 
 class Core:
     """What a cache makes of exchanges. Thread-safe."""
 
-    def __init__(self, cache: LLMCache) -> None:
+    def __init__(self, cache: LLMCache, usage: Usage | None = None) -> None:
         if not isinstance(cache, LLMCache):
             raise TypeError(f"a cache transport takes an LLMCache, not {type(cache).__name__}")
+        if usage not in ("zero", "keep", None):
+            raise ValueError(f"usage must be 'zero', 'keep' or None, not {usage!r}")
         self.cache = cache
         self.engine = cache.engine
+        self.usage: Usage | None = usage
 
     def cacheable(self, wire: Wire) -> Request | None:
         """The request with its key, or None to pass it on untouched.
@@ -61,6 +70,19 @@ class Core:
         above.seen = request is not None
         if request is None and requests.is_generation(wire.method, wire.path, wire.content_type):
             above.answered("skipped", None)
+
+    def chunks(
+        self, above: Above | None, hit: Hit, outcome: Outcome, request: Request
+    ) -> list[bytes]:
+        """The body of a hit, with its usage or with zeros in place of it; a layer *above* is told
+        of the hit, and decides."""
+        response: StoredResponse = hit.value
+        if above is not None:
+            above.answered(outcome, request.key, hit)
+            zero = above.zero_usage
+        else:
+            zero = sums_usage() if self.usage is None else self.usage == "zero"
+        return without_usage(response) if zero else response.chunks
 
     def concerns(self, wire: Wire, asked: requests.Asked) -> bool:
         """Whether a request to the path of an endpoint is one for a model."""
@@ -119,17 +141,20 @@ def live_head(head: Head, coalesced: bool) -> Head:
     return head._replace(headers=[*headers, (ours, b"coalesced" if coalesced else b"miss")])
 
 
-def chunks_for(above: Above | None, hit: Hit, outcome: Outcome, request: Request) -> list[bytes]:
-    """The body of a stored response, as the layer *above* wants it."""
-    response: StoredResponse = hit.value
-    if above is None:
-        return response.chunks
-    above.answered(outcome, request.key, hit)
-    return without_usage(response) if above.zero_usage else response.chunks
-
-
 def hit_head(hit: Hit, mark: str) -> Head:
     """The head of a stored response: its own headers, *mark* and its age."""
     headers = [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
+    headers += [(SAVED, saved)] if (saved := _saved(hit.entry)) else []
     raw = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in headers]
     return Head(hit.value.status, raw, {})
+
+
+def _saved(entry: Entry) -> str:
+    """What a hit saved, as fields of a header; "" if nothing is known."""
+    usage = entry.usage or ()
+    fields = dict(zip(("input_tokens", "output_tokens"), map(str, usage), strict=False))
+    if entry.cost_usd is not None:
+        fields["usd"] = f"{entry.cost_usd:.6f}"
+    if entry.seconds is not None:
+        fields["seconds"] = f"{entry.seconds:.3f}"
+    return ", ".join(f"{name}={value}" for name, value in fields.items())

@@ -14,7 +14,7 @@ from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
-from llm_cache_mem.http.core import Core, chunks_for, hit_head, live_head
+from llm_cache_mem.http.core import Core, hit_head, live_head
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
 from llm_cache_mem.http.parsing import settle, watch_parser
 from llm_cache_mem.keys.request import Request
@@ -49,7 +49,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        chunks = chunks_for(above, hit, "hit", request)
+        chunks = core.chunks(above, hit, "hit", request)
         return exchange.respond(hit_head(hit, "hit"), Replay(chunks))
     return _share(core, exchange, wire, request, above)
 
@@ -77,7 +77,7 @@ def _share(
             raise exchange.timed_out(str(exc)) from None
         if isinstance(found, Hit):
             engine.count_coalesced(request, found.entry, monotonic() - began)
-            chunks = chunks_for(above, found, "coalesced", request)
+            chunks = core.chunks(above, found, "coalesced", request)
             return exchange.respond(hit_head(found, "coalesced"), Replay(chunks))
         counts = coalesced and found.head.status == 200
         subscriber = found.attach(count if counts else None, joins=coalesced)
@@ -150,7 +150,7 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        chunks = chunks_for(above, hit, "hit", request)
+        chunks = core.chunks(above, hit, "hit", request)
         return exchange.respond(hit_head(hit, "hit"), AsyncReplay(chunks))
     return await _ashare(core, exchange, wire, request, above)
 
@@ -177,7 +177,7 @@ async def _ashare(
             raise exchange.timed_out(str(exc)) from None
         if isinstance(found, Hit):
             engine.count_coalesced(request, found.entry, monotonic() - began)
-            chunks = chunks_for(above, found, "coalesced", request)
+            chunks = core.chunks(above, found, "coalesced", request)
             return exchange.respond(hit_head(found, "coalesced"), AsyncReplay(chunks))
         counts = coalesced and found.head.status == 200
         subscriber = found.attach(count if counts else None, joins=coalesced)

@@ -12,6 +12,7 @@ from llm_cache_mem.keys.identity import CREDENTIAL_QUERY, header_kind, secret_di
 __all__ = [
     "AGE",
     "MARK",
+    "SAVED",
     "answer_changing",
     "answer_changing_query",
     "credentials_of",
@@ -21,6 +22,8 @@ __all__ = [
 MARK: Final = "x-llm-cache-mem"
 """The header that tells where an answer came from: "hit", "coalesced" (a call that another caller
 made) or "miss"."""
+SAVED: Final = "x-llm-cache-mem-saved"
+"""The header of a hit that says what it saved: input_tokens, output_tokens, usd, seconds."""
 AGE: Final = "age"
 
 _PLAIN_ACCEPT: Final = frozenset({"*/*", "application/json", ""})

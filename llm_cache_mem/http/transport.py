@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.http.core import Core
+from llm_cache_mem.http.core import Core, Usage
 from llm_cache_mem.http.drive import adrive, drive
 from llm_cache_mem.http.httpx_exchange import AsyncHttpxExchange, HttpxExchange
 from llm_cache_mem.http.library import library_of
@@ -37,13 +37,15 @@ class _Transport:
 
     _handles = ""
 
-    def __init__(self, cache: LLMCache, transport: Any = None) -> None:
+    def __init__(
+        self, cache: LLMCache, transport: Any = None, *, usage: Usage | None = None
+    ) -> None:
         if transport is not None and not hasattr(transport, self._handles):
             raise TypeError(
                 f"{type(self).__name__} goes over a transport with {self._handles}(), which"
                 f" {type(transport).__name__} has not"
             )
-        self._core = Core(cache)
+        self._core = Core(cache, usage)
         self._transport = transport
         self._making = threading.Lock()
 
@@ -74,7 +76,7 @@ class CacheTransport(_Transport, _Sync):
 
     For httpx and for httpx2: *transport* is a transport of the library whose clients this one
     serves; by default that library's ``HTTPTransport()``, made at the first request. Thread-safe if
-    *transport* is. Closing it closes *transport*.
+    *transport* is. Closing it closes *transport*. *usage* is as in ``cache_client``.
     """
 
     _handles = "handle_request"
