@@ -35,7 +35,9 @@ STREAMED = Reply(STREAM, "text/event-stream", piece=len(event("0")))
 
 def post(url: str, body: Any = ASK, token: str = "k", **headers: str) -> httpx.Response:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(url, json=body, headers={"authorization": f"Bearer {token}", **sent})
+    return httpx.post(
+        url, json=body, timeout=60, headers={"authorization": f"Bearer {token}", **sent}
+    )
 
 
 def mark(response: httpx.Response) -> str | None:

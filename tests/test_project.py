@@ -74,7 +74,7 @@ OPTIONAL = {
     "llm_cache_mem.cli": {"rich", "typer"},
     "llm_cache_mem.cli.doctor.memcached": {"pymemcache"},
     "llm_cache_mem.cli.doctor.redis": {"redis"},
-    "llm_cache_mem.gateway": {"aiohttp", "uvicorn", "yarl"},
+    "llm_cache_mem.gateway": {"aiohttp", "prometheus_client", "uvicorn", "yarl"},
     "llm_cache_mem.stores.memcached": {"pymemcache"},
     "llm_cache_mem.stores.redis": {"redis"},
     "llm_cache_mem.telemetry.otel": {"opentelemetry"},

@@ -22,11 +22,12 @@ from llm_cache_mem.gateway.asgi import (
     send_json,
     send_whole,
 )
-from llm_cache_mem.gateway.call import Caller, CallRefused, caller_of, options_of
+from llm_cache_mem.gateway.call import TOKEN, Caller, CallRefused, caller_of, is_token, options_of
 from llm_cache_mem.gateway.config import GatewayConfig, Upstream
 from llm_cache_mem.gateway.exchange import Answer, GatewayExchange
 from llm_cache_mem.gateway.feed import Call, Feed
 from llm_cache_mem.gateway.inspection import Findings, Inspection
+from llm_cache_mem.gateway.metrics import CONTENT_TYPE, Metrics
 from llm_cache_mem.gateway.page import PREFIX, Page
 from llm_cache_mem.gateway.upstream import Client, UpstreamError, end_to_end
 from llm_cache_mem.http.core import Core
@@ -78,6 +79,7 @@ class Gateway:
         self._key = key
         self._upstreams = config.all_upstreams()
         self._client: Client | None = None
+        self._metrics = Metrics(cache)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -90,12 +92,16 @@ class Gateway:
     async def _close(self) -> None:
         if self._client is not None:
             await self._client.close()
+        self._metrics.close()
         await asyncio.to_thread(self._core.cache.close)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["raw_path"].decode("ascii", "replace")
         if path == "/healthz":
             await send_json(send, 200, {"status": "ok"})
+            return
+        if path == "/metrics":
+            await self._send_metrics(scope, send)
             return
         if path.startswith(PREFIX):
             await self._page.answer(scope, receive, send, path)
@@ -114,6 +120,19 @@ class Gateway:
         self._feed.end(call)
         if _access.isEnabledFor(logging.INFO):
             _log_access(scope["method"], call)
+
+    async def _send_metrics(self, scope: Scope, send: Send) -> None:
+        given = [
+            text.decode("latin-1").removeprefix("Bearer ")
+            for name, text in scope["headers"]
+            if name in (b"authorization", TOKEN.encode())
+        ]
+        if not is_token(self._config, given[0] if given else ""):
+            await _send_error(send, 401, f"metrics need the token, as {TOKEN} or as a bearer token")
+            return
+        body = await asyncio.to_thread(self._metrics.text)
+        length = (b"content-length", str(len(body)).encode())
+        await send_whole(send, 200, [(b"content-type", CONTENT_TYPE.encode()), length], body)
 
     async def _serve(
         self,

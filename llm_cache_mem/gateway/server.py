@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from llm_cache_mem.cache import LLMCache
@@ -12,6 +13,7 @@ from llm_cache_mem.gateway.app import Gateway, Viewer
 from llm_cache_mem.gateway.config import GatewayConfig
 from llm_cache_mem.gateway.credentials import KEY_VARIABLE, gateway_key
 from llm_cache_mem.gateway.feed import Feed
+from llm_cache_mem.gateway.metrics import DIRECTORY
 from llm_cache_mem.stores.urls import locate
 
 try:
@@ -120,7 +122,9 @@ def serve(
     started(config)
     if config.workers == 1:
         uvicorn.Server(settings).run(sockets=[listening])
-    else:
+        return
+    with TemporaryDirectory(prefix="llm-cache-mem-") as folder:
+        os.environ.setdefault(DIRECTORY, folder)
         Multiprocess(settings, sockets=[listening]).run()
 
 

@@ -165,6 +165,13 @@ def test_callers_of_a_gateway_with_a_token_have_to_send_it(start: Any) -> None:
     assert "x-llm-cache-token" not in gateway.upstream.asked[-1].headers
 
 
+def test_metrics_need_the_token(start: Any) -> None:
+    gateway = start(token="open sesame")
+    assert httpx.get(gateway.url + "/metrics").status_code == 401
+    headers = {"authorization": "Bearer open sesame"}
+    assert "llm_cache_mem_" in httpx.get(gateway.url + "/metrics", headers=headers).text
+
+
 def test_an_unknown_upstream_is_named_with_the_known_ones(start: Any) -> None:
     missing = post(start().url + "/nowhere/v1/chat/completions")
     assert missing.status_code == 404

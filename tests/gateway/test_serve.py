@@ -78,6 +78,20 @@ def test_identical_calls_to_four_workers_are_one(
     assert upstream.calls == 1
 
 
+def test_metrics_add_up_over_the_workers(serve: Serve, upstream: Provider) -> None:
+    upstream.gives(REPLY)
+    url, _ = serve("--workers", "3", "--backend", "sqlite://./cache.db", "--quiet")
+    for _ in range(30):
+        post(url + CHAT, connection="close")
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    requests = [line for line in lines if line.startswith("llm_cache_mem_requests_total")]
+    counted = {
+        outcome: sum(float(line.split()[-1]) for line in requests if f'"{outcome}"' in line)
+        for outcome in ("hit", "miss")
+    }
+    assert counted == {"hit": 29, "miss": 1}
+
+
 def test_answers_survive_a_restart_and_the_key_is_private(
     serve: Serve, upstream: Provider, tmp_path: Path
 ) -> None:
