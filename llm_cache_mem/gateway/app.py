@@ -29,7 +29,7 @@ from llm_cache_mem.gateway.feed import Call, Feed
 from llm_cache_mem.gateway.inspection import Findings, Inspection
 from llm_cache_mem.gateway.metrics import CONTENT_TYPE, Metrics
 from llm_cache_mem.gateway.page import PREFIX, Page
-from llm_cache_mem.gateway.upstream import Client, UpstreamError, end_to_end
+from llm_cache_mem.gateway.upstream import Client, UpstreamError
 from llm_cache_mem.http.core import Core
 from llm_cache_mem.http.drive import adrive
 from llm_cache_mem.http.headers import MARK
@@ -145,13 +145,12 @@ class Gateway:
     ) -> tuple[int, str]:
         """Answer a request for *upstream*; the status and the mark of the answer."""
         client = scope.get("client")
-        headers = [
-            (name.decode("latin-1"), text.decode("latin-1")) for name, text in scope["headers"]
-        ]
-        caller = caller_of(client[0] if client else None, headers)
+        raw = tuple([tuple(pair) for pair in scope["headers"] if pair[0] != b"content-length"])
+        caller = caller_of(raw)
         query = scope["query_string"].decode("ascii", "replace")
         try:
-            asked = options_of(self._config, self._key, caller, query)
+            address = client[0] if client else None
+            asked = options_of(self._config, self._key, caller, query, address)
             exchange = await self._exchange(scope, receive, upstream, rest, query, caller)
             async with _while_connected(receive, exchange.body):
                 reasons: list[str] = []
@@ -181,12 +180,12 @@ class Gateway:
         caller: Caller,
     ) -> GatewayExchange:
         method, path = scope["method"], upstream.path + rest
-        kind = next((v for n, v in caller.passed if n.lower() == "content-type"), "")
-        generates = is_generation(method, path, kind)
+        generates = is_generation(method, path, caller.content_type)
         body = await read_body(receive, MAX_REQUEST_BYTES if generates else 0)
-        passed = end_to_end(caller.passed)
+        passed = caller.passed
         if not body.is_whole:  # streamed on with the length that the client gave
-            passed += [pair for pair in caller.passed if pair[0].lower() == "content-length"]
+            lengths = [text for name, text in scope["headers"] if name == b"content-length"]
+            passed = [*passed, *(("content-length", text.decode("latin-1")) for text in lengths)]
         if self._client is None:
             self._client = Client()
         return GatewayExchange(self._client, upstream, method, path, query, passed, body)

@@ -1,12 +1,16 @@
 """What the headers of a request ask of the gateway itself: options of the call, and its token."""
 
 import hmac
+from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.gateway.config import GatewayConfig
-from llm_cache_mem.gateway.credentials import credential_namespace, is_signed
+from llm_cache_mem.gateway.credentials import is_signed, namespace_of
+from llm_cache_mem.gateway.upstream import end_to_end
+from llm_cache_mem.http.headers import credentials_of
 from llm_cache_mem.options import options
 
 __all__ = ["TOKEN", "CallRefused", "Caller", "caller_of", "is_token", "options_of"]
@@ -25,27 +29,24 @@ class CallRefused(LLMCacheError):
 
 
 class Caller(NamedTuple):
-    """Who asks: the *own* headers for the gateway, and those for the provider (*passed*).
+    """Who asks: the *own* headers for the gateway, those for the provider (*passed*, from end to
+    end), and the *credentials* among these. Shared by requests with equal headers: not to be
+    changed."""
 
-    *address* is that of the client; None where the server does not know it.
-    """
-
-    address: str | None
-    own: dict[str, str]
+    own: Mapping[str, str]
     passed: list[tuple[str, str]]
+    credentials: tuple[tuple[str, str], ...]
+    content_type: str
 
 
-def caller_of(address: str | None, headers: list[tuple[str, str]]) -> Caller:
-    """*headers* split into those for the gateway and those for the provider."""
-    own: dict[str, str] = {}
-    passed: list[tuple[str, str]] = []
-    for name, value in headers:
-        lowered = name.lower()
-        if lowered.startswith(PREFIX):
-            own[lowered] = value
-        else:
-            passed.append((name, value))
-    return Caller(address, own, passed)
+@lru_cache(maxsize=512)
+def caller_of(raw: tuple[tuple[bytes, bytes], ...]) -> Caller:
+    """The caller with these headers, whose names are in lower case, as ASGI has them."""
+    headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in raw]
+    own = {name: text for name, text in headers if name.startswith(PREFIX)}
+    passed = end_to_end([pair for pair in headers if not pair[0].startswith(PREFIX)])
+    kind = next((text for name, text in passed if name == "content-type"), "")
+    return Caller(own, passed, tuple(credentials_of(passed, "")), kind)
 
 
 def is_token(config: GatewayConfig, given: str) -> bool:
@@ -53,8 +54,11 @@ def is_token(config: GatewayConfig, given: str) -> bool:
     return not config.token or hmac.compare_digest(config.token.encode(), given.encode())
 
 
-def options_of(config: GatewayConfig, key: bytes, caller: Caller, query: str) -> options:
-    """The options that hold for a call. CallRefused for headers that cannot be followed."""
+def options_of(
+    config: GatewayConfig, key: bytes, caller: Caller, query: str, address: str | None
+) -> options:
+    """The options that hold for a call of *caller* from *address*. CallRefused for headers that
+    cannot be followed."""
     if not is_token(config, caller.own.get(TOKEN, "")):
         raise CallRefused(401, f"this gateway needs its token in the header {TOKEN}")
     asked: dict[str, Any] = {}
@@ -66,11 +70,12 @@ def options_of(config: GatewayConfig, key: bytes, caller: Caller, query: str) ->
         if (text := caller.own.get(PREFIX + header)) is not None:
             asked[name] = read(text.strip())
     if config.share == "credential":
-        asked["namespace"] = credential_namespace(caller.passed, key, query)
+        found = tuple(credentials_of(caller.passed, query)) if query else caller.credentials
+        asked["namespace"] = namespace_of(found, key)
         if is_signed(caller.passed):  # no two requests have the same signature
             asked["mode"] = "off"
     if (namespace := caller.own.get(_NAMESPACE)) is not None:
-        if not _is_trusted(config, caller.address):
+        if not _is_trusted(config, address):
             raise CallRefused(
                 403, f"{_NAMESPACE} is accepted only from networks that --trust names"
             )

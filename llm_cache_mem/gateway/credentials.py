@@ -12,7 +12,7 @@ from typing import Final
 from llm_cache_mem.http.headers import credentials_of
 from llm_cache_mem.stores.urls import locate
 
-__all__ = ["KEY_VARIABLE", "credential_namespace", "gateway_key", "is_signed"]
+__all__ = ["KEY_VARIABLE", "credential_namespace", "gateway_key", "is_signed", "namespace_of"]
 
 KEY_VARIABLE: Final = "LLM_CACHE_MEM_GATEWAY_KEY"
 
@@ -33,11 +33,12 @@ def credential_namespace(
         >>> cache = LLMCache(backend="sqlite://./cache.db", namespace=namespace)
     """
     found = credentials_of([(name.lower(), value) for name, value in headers], query)
-    return _namespace(tuple(found), key.encode() if isinstance(key, str) else key)
+    return namespace_of(tuple(found), key.encode() if isinstance(key, str) else key)
 
 
 @lru_cache(maxsize=1024)
-def _namespace(credentials: tuple[tuple[str, str], ...], key: bytes) -> str:
+def namespace_of(credentials: tuple[tuple[str, str], ...], key: bytes) -> str:
+    """The namespace of *credentials*, as ``http.headers.credentials_of`` finds them."""
     facts = repr(credentials).encode("utf-8", "surrogatepass")
     return "credential-" + hmac.new(key, facts, sha256).hexdigest()[:32]
 
