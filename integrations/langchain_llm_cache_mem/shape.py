@@ -59,7 +59,6 @@ _WRITTEN: Final = frozenset(
     }
 )
 """The fields of a message that ``message_as_dict`` writes by rules of their own."""
-_CALLS: Final = ("tool_calls", "invalid_tool_calls")
 _OF_CALLS: Final = frozenset({"args", "error", "id", "index", "name", "type"})
 
 _MODEL_NAMES: Final = (
@@ -119,34 +118,33 @@ def message_as_dict(fields: Mapping[str, Any], *, with_response_id: bool) -> dic
     role = fields.get("role") if kind in _CHAT else _ROLES.get(str(kind))
     if not isinstance(role, str):
         raise RequestNotCacheable("messages", f"a message of type {str(kind)[:40]!r}")
-    more = {k: v for k, v in _mapping(fields.get("additional_kwargs")).items() if v is not None}
+    given, told = fields.get("additional_kwargs"), fields.get("response_metadata")
+    more = {k: v for k, v in given.items() if v is not None} if given else {}
     if role == "system" and isinstance(more.get("__openai_role__"), str):
         role = more.pop("__openai_role__")
     content = as_content(fields.get("content"), of_model=role == "assistant")
     message: dict[str, Any] = {"role": role, "content": content}
-    calls = _calls(fields, more)
-    if calls:
+    if calls := _calls(fields, more):
         message = {"role": role, "content": without_calls(content, calls), "tool_calls": calls}
-    metadata = _metadata(fields, content)
-    if metadata:
+    if told and (metadata := _metadata(told, content)):
         message["response_metadata"] = metadata
     if fields.get("status") == "error":
         message["is_error"] = True
-    for name, value in fields.items():
-        if name not in message and name not in _WRITTEN and value not in (None, [], {}):
+    for name in fields.keys() - _WRITTEN:
+        if (value := fields[name]) not in (None, [], {}):
             message[name] = value
-    hidden = {name: more.pop(name) for name in [*more] if name in message}
-    message.update(more)
-    if hidden:
+    if hidden := {name: more.pop(name) for name in [*more] if name in message}:
         message["additional_kwargs"] = hidden
-    if with_response_id and (answer := _mapping(fields.get("response_metadata")).get("id")):
-        message["response_id"] = answer
+    message.update(more)
+    if with_response_id and told and told.get("id"):
+        message["response_id"] = told["id"]
     return message
 
 
 def _calls(fields: Mapping[str, Any], more: dict[str, Any]) -> list[Any]:
     """The tool calls of a message, of which there may be a second form among its *more* fields."""
-    made = [_call(call) for name in _CALLS for call in fields.get(name) or ()]
+    listed = (fields.get("tool_calls"), fields.get("invalid_tool_calls"))
+    made = [_call(call) for calls in listed if calls for call in calls]
     raw = more.get("tool_calls")
     if not isinstance(raw, list):
         return made
@@ -168,10 +166,9 @@ def _call(call: Any) -> Any:
     return tool_call(call.get("id"), call.get("name"), call.get("args"), more)
 
 
-def _metadata(fields: Mapping[str, Any], content: Any) -> dict[str, Any]:
+def _metadata(told: Mapping[str, Any], content: Any) -> dict[str, Any]:
     """What the integrations look at when they write an earlier answer into the next request; at all
     but its container only to read its blocks."""
-    told = _mapping(fields.get("response_metadata"))
     names = _SENT_METADATA if isinstance(content, list) else ("container",)
     return {name: told[name] for name in names if told.get(name) is not None}
 

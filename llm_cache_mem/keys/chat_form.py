@@ -23,6 +23,7 @@ __all__ = [
     "without_known_names",
 ]
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # dumps would make one each time
 _MIME_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 
@@ -32,7 +33,7 @@ def arguments_text(arguments: Any) -> Any:
     if isinstance(arguments, str):
         return arguments
     try:
-        return json.dumps(arguments, ensure_ascii=False)
+        return _encode(arguments)
     except (TypeError, ValueError, RecursionError):  # the key refuses it, and says where it is
         return arguments
 
