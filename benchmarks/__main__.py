@@ -17,6 +17,7 @@ ALL = {
     "crowds": "regimes:crowds",
     "sqlite-hits": "sqlite:hits",
     "sqlite-processes": "sqlite:processes",
+    "sqlite-tasks": "sqlite:tasks",
     "growth": "sqlite:growth",
     "redis": "redis_hit:redis",
     "memcached": "shared_stores:memcached",

@@ -1,6 +1,7 @@
 """Hits and puts on a SQLite file against diskcache and LangChain's SQLiteCache, alone and in four
 processes, and how a get grows with the number of entries."""
 
+import asyncio
 import contextlib
 import multiprocessing
 import random
@@ -19,8 +20,9 @@ from benchmarks.peers.on_disk import DiskCache, OursOnSQLite
 from benchmarks.peers.timed import anew, folder
 from benchmarks.workload import VALUE, request
 from llm_cache_mem import LLMCache
+from llm_cache_mem.stores.sqlite import SQLiteStore
 
-__all__ = ["growth", "hits", "processes"]
+__all__ = ["growth", "hits", "processes", "tasks"]
 
 _ENTRIES = 1_000
 _PROCESSES = 4
@@ -155,3 +157,40 @@ def growth() -> None:
 def _random_gets(cache: LLMCache, size: int) -> Callable[[], list[Callable[[], object]]]:
     rng = random.Random(7)
     return lambda: [lambda q=str(rng.randrange(size)): cache.get(q) for _ in range(500)]
+
+
+def tasks() -> None:
+    """Hits of asynchronous callers on SQLite, S, random among 1,000: awaited one after the other,
+    and by 10,000 tasks at once."""
+    for what, together in (("one after the other", 1), ("in 10,000 tasks", 10_000)):
+        with folder() as path:
+            variants = []
+            for name, on_loop in (("each read in a thread", False), (OURS, True)):
+                store = SQLiteStore(path / f"{on_loop}.db", read_on_loop=on_loop)
+                cache = LLMCache(backend=store)
+                known = [request("S", number) for number in range(_ENTRIES)]
+                for plain in known:
+                    cache.put(value=VALUE, **plain)
+                variants.append(Variant(name, _awaited(cache, known, together), max(together, 500)))
+            title = f"hit on SQLite, awaited {what}, CPU time of the process"
+            show(title, compare(variants, rounds=7, timer=process_time))
+
+
+def _awaited(
+    cache: LLMCache, known: Sequence[dict[str, Any]], together: int
+) -> Callable[[], list[Work]]:
+    rng = random.Random(7)
+
+    def prepare() -> list[Work]:
+        asked = [anew(rng.choice(known)) for _ in range(max(together, 500))]
+
+        async def ask() -> None:
+            if together > 1:
+                await asyncio.gather(*(cache.aget(**each) for each in asked))
+                return
+            for each in asked:
+                await cache.aget(**each)
+
+        return [lambda: asyncio.run(ask())]
+
+    return prepare

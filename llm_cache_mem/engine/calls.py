@@ -374,6 +374,8 @@ class Engine:
         this one."""
         if context is None:
             hit = await self.alookup(request, list)
+        elif (entry := context.run(self.reader.glance, request)) is not None:
+            hit = context.run(self.reader.lookup_in, entry, request, list)
         else:
             hit = await self.off_loop(lambda: context.run(self.reader.lookup, request, list))
         if hit is not None:

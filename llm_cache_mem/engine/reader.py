@@ -94,10 +94,29 @@ class Reader:
         """``lookup``, in a thread where the store would block the event loop."""
         if not self._store.blocking:
             return self.lookup(request, decode, defer=defer)
-        entry = self._store.peek(request.key)
+        entry = self.glance(request)
         if entry is not None:
-            return self._lookup(request, decode, lambda key: entry, defer=defer)
+            return self.lookup_in(entry, request, decode, defer=defer)
         return await self._store.off_loop(lambda: self.lookup(request, decode, defer=defer))
+
+    def glance(self, request: Request) -> Entry | None:
+        """The fresh entry for *request*, if an event loop may wait for it; None says nothing."""
+        if self._settings.current_mode() != "on":
+            return None
+        entry = self._store.peek(request.key) or self._store.glance(request.key)
+        fresh = entry is not None and self._settings.is_fresh(entry, self._settings.clock())
+        return entry if fresh else None
+
+    def lookup_in(
+        self,
+        entry: Entry,
+        request: Request,
+        decode: Callable[[Any], Any] = same,
+        *,
+        defer: Defer | None = None,
+    ) -> Hit | None:
+        """``lookup`` where *entry* is what ``glance`` found."""
+        return self._lookup(request, decode, lambda key: entry, defer=defer)
 
     async def alookup_many(
         self, requests: Sequence[Request], decode: Callable[[Any], Any] = same

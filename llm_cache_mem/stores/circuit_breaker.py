@@ -147,6 +147,9 @@ class FailOpenStore:
         self._peek: Callable[..., Entry | None] | None = (
             getattr(store, "peek", None) if hasattr(type(store), "peek") else None
         )
+        self._glance: Callable[[str], Entry | None] | None = (
+            getattr(store, "glance", None) if hasattr(type(store), "glance") else None
+        )
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
@@ -187,6 +190,13 @@ class FailOpenStore:
         except Exception:  # noqa: BLE001  # as in _call
             self._on_error("get")
             return None
+
+    def glance(self, key: str) -> Entry | None:
+        """The entry under *key*, if the store has it so soon that an event loop may wait for it;
+        None says nothing."""
+        if self._glance is None or self._reads.open:
+            return None
+        return self._glance(key)
 
     def get(self, key: str) -> Entry | None:
         if self._peek is None:

@@ -92,6 +92,16 @@ class Pool(Generic[C]):
                 return connection
         return self._acquire_in_turn()
 
+    def acquire_idle(self) -> C | None:
+        """As ``acquire``, but None if that would wait or make a connection."""
+        if self._pid != os.getpid() or self._paused or self._waiters:
+            return None
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return None
+        return connection if self._is_kept(connection) else None
+
     def _is_kept(self, connection: C) -> bool:
         """Whether *connection* is usable; else it is closed."""
         usable = False

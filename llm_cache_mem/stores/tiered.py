@@ -96,6 +96,7 @@ class TieredStore:
         self._front_seconds = seconds
         self._timer = timer
         self._version: Callable[[], object] | None = _method(back, "version")
+        self._glance: Callable[[str], Entry | None] | None = _method(back, "glance")
         self._touch: Callable[[str], object] | None = _method(back, "touch")
         self._many = back if isinstance(back, ManyStore) else None
         self._writes = 0  # moves on with every write that is over
@@ -152,6 +153,10 @@ class TieredStore:
         if type(found) is not _FrontEntry or self._timer() >= found.until:
             return None
         return found if offline or (self._version is None and found.mark == self._losses) else None
+
+    def glance(self, key: str) -> Entry | None:
+        """As that of the back, if it has one: the entry, if an event loop may wait for it."""
+        return None if self._glance is None else self._glance(key)
 
     def get(self, key: str) -> Entry | None:
         mark = self._mark()

@@ -173,6 +173,7 @@ class DatabaseFile:
         )  # one name for all, so that all agree on the sidecars; as SQLite does
         self.lock = FileLock(self.path + ".lock", timeout)
         self.read_only = read_only
+        self.in_wal_mode = False  # in which readers wait for no writer
         self._durable = durable
         self._make_folder = make_folder
         self._busy_seconds = timeout / 2  # a wait for SQLite comes on top of one for the lock
@@ -322,7 +323,8 @@ class DatabaseFile:
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
             if not ready:
                 self._lay_out(db)
-            if not self._may_use_wal():  # the file does not record the other modes
+            self.in_wal_mode = self._may_use_wal()
+            if not self.in_wal_mode:  # the file does not record the other modes
                 with self.lock:
                     db.execute("PRAGMA journal_mode = TRUNCATE")
         except BaseException:

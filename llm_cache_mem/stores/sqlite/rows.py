@@ -55,6 +55,7 @@ _PUT = (
 
 _TOO_LARGE = f"length(data) > {MAX_ENTRY_BYTES}"
 _DATA = f"CASE WHEN {_TOO_LARGE} THEN NULL ELSE data END"
+_GET = f"SELECT {_DATA}, used FROM entries WHERE key = ?"
 _BY_USE = "SELECT id, key, used, size FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
 
 
@@ -112,7 +113,7 @@ def space_of(key: str) -> str:
 def get(db: sqlite3.Connection, key: str) -> Any:
     """What is stored under *key* as ``(data, used)``, or None. Here and below, *data* that is too
     large for an entry is None, and was not read."""
-    return db.execute(f"SELECT {_DATA}, used FROM entries WHERE key = ?", (key,)).fetchone()
+    return db.execute(_GET, (key,)).fetchone()
 
 
 def get_many(db: sqlite3.Connection, keys: Sequence[str]) -> list[Any]:

@@ -34,6 +34,10 @@ _TOUCH_NS = 2_000_000_000  # how long they wait
 _TOUCH_SECONDS = 0.02  # how long a reader waits to write them
 _LONGEST_LAG_NS = 600_000_000_000  # until a use of an entry is written again
 _LAG_SHARE = 8  # of the age of the least recently used entry, if that is less
+_GLANCE_SECONDS = 0.002  # that a read on an event loop may take
+_GLANCE_BYTES = 256 << 10  # of an entry read there, since it is decoded there too
+_GLANCE_PAUSE = 1.0  # seconds without such reads after one that failed,
+_GLANCE_REST = 10  # times what it took after two slow ones
 _SWEEP_EVERY = 64  # puts
 _SWEEP = 256  # rows that a sweep looks at, and that of a put that has to make room
 _SHORT_SWEEP = 32
@@ -69,6 +73,8 @@ class SQLiteStore:
         lock_timeout: Seconds that an operation waits for others, about; then it fails.
         envelope: Makes bytes of entries, and entries of bytes.
         make_folder: Make missing folders above the file, for this user alone.
+        read_on_loop: Let async callers read on the event loop where that takes microseconds; else
+            each read is in a thread, which costs several times as much.
         read_only: Change nothing: the file must be there, writes fail, and what is damaged or
             cannot be read stays. For tools beside the programs that use the file.
 
@@ -91,6 +97,7 @@ class SQLiteStore:
         envelope: Envelope = PLAIN,
         make_folder: bool = False,
         read_only: bool = False,
+        read_on_loop: bool = True,
     ) -> None:
         for name, bound in (("max_size", max_size), ("max_bytes", max_bytes)):
             if bound is not None and bound < 1:
@@ -123,7 +130,10 @@ class SQLiteStore:
         self._touched: dict[str, int] = {}  # when keys were used
         self._due: dict[str, int] = {}  # those of them that the file should know
         self._touches_due = time_ns() + _TOUCH_NS
+        self._flush_next = False
         self._lag = _TOUCH_NS
+        self._glance_slow = False  # whether the last one was
+        self._glance_from = 0.0 if read_on_loop else float("inf")
         self._last_tick = 0
         self._puts = 0
         self._sweep = rows.Sweep()
@@ -159,6 +169,48 @@ class SQLiteStore:
         if entry is not None:
             self.touch(key, used)
         return entry
+
+    def glance(self, key: str) -> Entry | None:
+        """The entry under *key*, if it is read so soon that an event loop may wait for it; None
+        says nothing.
+
+        A read waits for no writer, and the pages that it needs are mostly in memory. After slow
+        ones, or one that failed, ``get`` is used for a while; for good, once a tool that finds
+        blocking calls on event loops has found this one.
+        """
+        began = monotonic()
+        if began < self._glance_from or self._flush_soon() or not self._file.in_wal_mode:
+            return None
+        db = self._pool.acquire_idle()
+        if db is None:
+            return None
+        try:
+            row = rows.get(db, key)
+        except BaseException as exc:
+            self._pool.discard(db)
+            if not isinstance(exc, Exception):
+                raise
+            found_out = type(exc).__name__ == "BlockingError"  # of blockbuster
+            self._glance_from = float("inf") if found_out else monotonic() + _GLANCE_PAUSE
+            return None
+        self._pool.release(db)
+        self._judge_glance(began)
+        if row is None or type(row[0]) is not bytes or len(row[0]) > _GLANCE_BYTES:
+            return None
+        try:
+            entry = self._memo.get(key, row[0])
+        except EntryUnreadable:
+            return None  # get will remove it
+        self._note_use(key, row[1])
+        return entry
+
+    def _judge_glance(self, began: float) -> None:
+        """Stop reading on event loops for a while, so that they wait little of the time, after two
+        slow reads in a row: one alone may say more about a busy processor than about the disk."""
+        ended = monotonic()
+        was_slow, self._glance_slow = self._glance_slow, ended - began > _GLANCE_SECONDS
+        if was_slow and self._glance_slow:
+            self._glance_from = ended + _GLANCE_REST * (ended - began)
 
     @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
@@ -412,7 +464,13 @@ class SQLiteStore:
         """
         if self._file.read_only:
             return
-        now = self._tick()
+        self._note_use(key, used)
+        if self._flush_next or self._flush_soon():
+            self._flush_next = False
+            self._flush_touches()
+
+    def _note_use(self, key: str, used: object) -> None:
+        now = self._last_tick = max(time_ns(), self._last_tick + 1)
         touched = self._touched
         if used is None:  # a use in front of this store
             used = self._due.get(key) or touched.get(key)
@@ -421,9 +479,17 @@ class SQLiteStore:
         touched[key] = now
         if not isinstance(used, int) or now - used >= self._lag:
             self._due[key] = now
-        if len(self._due) >= _TOUCHES or now >= self._touches_due:
-            self._touches_due = now + _TOUCH_NS
-            self._flush_touches()
+
+    def _flush_soon(self) -> bool:
+        """Whether the next ``get`` is to write uses; only one caller is told."""
+        now = time_ns()
+        if now < self._touches_due and len(self._due) < _TOUCHES:
+            return False
+        if self._file.read_only or self._flush_next:
+            return False
+        self._touches_due = now + _TOUCH_NS
+        self._flush_next = True
+        return True
 
     def _flush_touches(self, *, all_of_them: bool = False) -> None:
         due, self._due = self._due, {}
