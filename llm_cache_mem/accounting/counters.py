@@ -19,6 +19,9 @@ __all__ = ["Ledger"]
 
 _log = logging.getLogger(__name__)
 
+_BACKLOG = 1024
+"""The most hits whose accounts are read when somebody asks, rather than at once."""
+
 
 class Ledger:
     """Counts events under one lock, and passes them to *on_event* and to other listeners.
@@ -45,11 +48,14 @@ class Ledger:
         self._coalesced: dict[str, Sums] = {}
         self._tags: dict[str, TagSums] = {}
         self._provider = ProviderLedger()
+        self._backlog: list[tuple[Entry, tuple[str, ...]]] = []
+        self._settling = RLock()
         self.watched = False
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
         self._lock = RLock()
+        self._settling = RLock()
 
     def listen(self, listener: Callable[[Event], object]) -> None:
         """Call *listener* with each event from now on."""
@@ -68,12 +74,32 @@ class Ledger:
     ) -> None:
         with self._lock:
             self.hits += 1
-            for tag in tags:
-                self._of_tag(tag).hit(entry.usage, entry.seconds, entry.cost_usd)
-            sums = self._hits.get(entry.model or "") or _of_model(self._hits, entry.model)
-            sums.add(entry.usage, entry.seconds, entry.cost_usd)
+            if entry.is_accounted:
+                self._add_hit(entry, tags)
+            else:
+                self._backlog.append((entry, tags))
+            due = len(self._backlog) >= _BACKLOG
+        if due:
+            self._settle()
         if self.listeners:
             self._tell_saving("hit", key, entry, tags, store_seconds)
+
+    def _add_hit(self, entry: Entry, tags: tuple[str, ...]) -> None:
+        for tag in tags:
+            self._of_tag(tag).hit(entry.usage, entry.seconds, entry.cost_usd)
+        sums = self._hits.get(entry.model or "") or _of_model(self._hits, entry.model)
+        sums.add(entry.usage, entry.seconds, entry.cost_usd)
+
+    def _settle(self) -> None:
+        """Read the accounts of hits on entries that nobody had asked for theirs, and add them."""
+        with self._settling:  # a function for prices may do what it likes, so it is not the lock
+            with self._lock:
+                backlog, self._backlog = self._backlog, []
+            for entry, _ in backlog:
+                _ = entry.cost_usd
+            with self._lock:
+                for entry, tags in backlog:
+                    self._add_hit(entry, tags)
 
     def coalesced_with(
         self,
@@ -198,6 +224,7 @@ class Ledger:
             self._tell("error", current().tags, reason=operation)
 
     def snapshot(self, size: int) -> CacheStats:
+        self._settle()
         with self._lock:
             models = {
                 name: _model_stats(self._hits.get(name), self._coalesced.get(name))

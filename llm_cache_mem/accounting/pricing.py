@@ -23,6 +23,7 @@ __all__ = [
     "Prices",
     "aload",
     "bill",
+    "can_wait",
     "load",
     "loaded",
     "resolve",
@@ -127,6 +128,11 @@ def resolve(prices: Prices) -> Pricer:
 def loaded(pricer: Pricer) -> bool:
     """Whether *pricer* answers without a slow import first."""
     return pricer is not _library_price or _library.cache_info().currsize > 0
+
+
+def can_wait(pricer: Pricer) -> bool:
+    """Whether *pricer* says the same later, and at once: no function of the user, no import."""
+    return not isinstance(pricer, _Function) and loaded(pricer)
 
 
 def load(pricer: Pricer) -> None:

@@ -20,7 +20,7 @@ from llm_cache_mem.stores import MemoryStore, Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.classes import named_in
-from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.entry import Account, Entry
 from llm_cache_mem.values.payload import Payload
 
 __all__ = ["Answered", "Listener", "Writer"]
@@ -68,6 +68,7 @@ class Writer:
         self._settings = settings
         self._misses = misses
         self._listeners: tuple[Listener, ...] = ()
+        self._account = self._read_account
         self.epoch = 0
         # As in Reader: a dict in this process has no way to fail.
         self._put = store.inner.put if type(store.inner) is MemoryStore else store.put
@@ -85,11 +86,14 @@ class Writer:
         if not self._writes():
             return None
         self._flights.forget(request.key)  # a call under way would store an older answer over it
-        if type(value) is Payload:
-            payload, paid = value, _Paid(None, None, _UNKNOWN, seconds)
-        else:
-            payload, paid = encoded(request, value), self._bill(request, value, seconds)
-        return self._put_entry(request, self._entry(request, payload, paid), None)
+        payload = value if type(value) is Payload else encoded(request, value)
+        paid, account = _Paid(None, None, _UNKNOWN, seconds), None
+        if payload is not value:
+            if payload.is_plain and pricing.can_wait(self._settings.price):
+                account = self._account
+            else:
+                paid = self._bill(request.model, value, seconds)
+        return self._put_entry(request, self._entry(request, payload, paid, account), None)
 
     def store(
         self,
@@ -201,7 +205,7 @@ class Writer:
     def _writes(self) -> bool:
         return self._settings.current_mode() in ("on", "refresh")
 
-    def _bill(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+    def _bill(self, asked: str | None, response: Any, seconds: float | None) -> _Paid:
         if self._settings.free:
             return _Paid(None, None, _FREE, seconds)
         if response is None:
@@ -209,8 +213,14 @@ class Writer:
         used, answered_by = usage.read_usage(response), usage.read_model(response)
         if used is None:
             return _Paid(None, answered_by, _UNKNOWN, seconds)
-        bill = pricing.bill(self._settings.price, (answered_by, request.model), used)
+        bill = pricing.bill(self._settings.price, (answered_by, asked), used)
         return _Paid(used, answered_by, bill, seconds)
+
+    def _read_account(
+        self, payload: Payload, asked: str | None
+    ) -> tuple[str | None, tuple[int, ...] | None, float | None]:
+        paid = self._bill(asked, payload.peek(), None)
+        return asked or paid.model, paid.usage, paid.bill.usd
 
     def _reported(self, response: Any, report: Callable[[Any], Any]) -> Any:
         try:
@@ -220,7 +230,7 @@ class Writer:
 
     def _count_paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
         """What the provider was paid for *response*, counted whether it will be stored or not."""
-        paid = self._bill(request, response, seconds)
+        paid = self._bill(request.model, response, seconds)
         model, bill = request.model or paid.model, paid.bill
         identity = usage.identify(response) if self._ledger.watched else None
         call = PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
@@ -245,7 +255,9 @@ class Writer:
             return None
         return self._entry(request, payload, paid)
 
-    def _entry(self, request: Request, payload: Payload, paid: _Paid) -> Entry:
+    def _entry(
+        self, request: Request, payload: Payload, paid: _Paid, account: Account | None = None
+    ) -> Entry:
         now, ttl = self._settings.clock(), self._settings.current_ttl()
         redaction = self._settings.redaction
         return Entry(
@@ -260,6 +272,7 @@ class Writer:
                 None if request.text is None or redaction is None else redaction.json(request.text)
             ),
             tags=request.tags,
+            account=account,
         )
 
     def _put_entry(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:

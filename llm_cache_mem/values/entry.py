@@ -11,7 +11,7 @@ sealed (encryption.py).
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.values.payload import Payload
@@ -26,6 +26,7 @@ __all__ = [
     "PLAIN",
     "STORED_AT",
     "TIMES_BYTES",
+    "Account",
     "Entry",
     "EntryMemo",
     "Envelope",
@@ -63,6 +64,12 @@ _ALL_FIELDS = 0b1111111
 _BETWEEN_TAGS = "\n"
 
 
+Account: TypeAlias = Callable[
+    [Payload, str | None], tuple[str | None, tuple[int, ...] | None, float | None]
+]
+"""Reads the model, usage and cost of a call from a payload and the model that was asked for."""
+
+
 class Entry:
     """What a store keeps under a key. Immutable by convention, so that threads and callers may
     share one.
@@ -70,19 +77,21 @@ class Entry:
     Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output,
     cache read, cache write and one-hour cache write tokens; *cost_usd* and *seconds* are what the
     stored call took; *request* is its canonical JSON, stored only by caches that keep requests.
-    None means unknown. *tags* are those of that call, such as ``team=search``.
+    None means unknown. *tags* are those of that call, such as ``team=search``. *account* reads
+    model, usage and cost from the payload and the model asked for, when one of them is wanted.
     """
 
     __slots__ = (
-        "cost_usd",
+        "_account",
+        "_cost_usd",
+        "_model",
+        "_usage",
         "expires_at",
-        "model",
         "payload",
         "request",
         "seconds",
         "stored_at",
         "tags",
-        "usage",
     )
 
     def __init__(
@@ -96,13 +105,15 @@ class Entry:
         seconds: float | None = None,
         request: bytes | None = None,
         tags: tuple[str, ...] = (),
+        account: Account | None = None,
     ) -> None:
         self.payload = payload
         self.stored_at = stored_at
         self.expires_at = expires_at
-        self.model = model
-        self.usage = usage
-        self.cost_usd = cost_usd
+        self._model = model
+        self._usage = usage
+        self._cost_usd = cost_usd
+        self._account = account
         self.seconds = seconds
         self.request = request
         self.tags = tags
@@ -112,6 +123,30 @@ class Entry:
             f"Entry(size={self.size}, stored_at={self.stored_at!r}, expires_at={self.expires_at!r},"
             f" model={self.model!r})"
         )
+
+    @property
+    def is_accounted(self) -> bool:
+        """Whether model, usage and cost are at hand."""
+        return self._account is None
+
+    @property
+    def model(self) -> str | None:
+        return self._model if self._account is None else self._accounted()[0]
+
+    @property
+    def usage(self) -> tuple[int, ...] | None:
+        return self._usage if self._account is None else self._accounted()[1]
+
+    @property
+    def cost_usd(self) -> float | None:
+        return self._cost_usd if self._account is None else self._accounted()[2]
+
+    def _accounted(self) -> tuple[str | None, tuple[int, ...] | None, float | None]:
+        account = self._account
+        if account is not None:
+            self._model, self._usage, self._cost_usd = account(self.payload, self._model)
+            self._account = None  # last: a thread that sees this finds the others
+        return self._model, self._usage, self._cost_usd
 
     @property
     def size(self) -> int:

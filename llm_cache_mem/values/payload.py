@@ -78,6 +78,10 @@ class Payload:
             raise ValueNotCacheable("value", "more parts than a stored value may have")
         return data
 
+    def peek(self) -> Any:
+        """The value to look at, neither to be changed nor handed out. Raises as ``decode``."""
+        return self._tree if self._data is None and self.is_plain else self.decode()
+
     def decode(self) -> Any:
         """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name,
         are not what they were."""

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import Clock
 
+from llm_cache_mem import LLMCache
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.accounting.stats import CacheStats, Event
@@ -129,3 +130,51 @@ def test_stats_are_plain_json_for_machines():
     assert plain["hits"] == 1
     assert plain["hit_rate"] == 0.5
     assert plain["by_model"]["<b>model</b>"]["tokens_saved"] == 120
+
+
+def unread(read: list[object]) -> Entry:
+    """An entry whose account is read when it is wanted; *read* grows each time."""
+
+    def account(payload, asked):
+        read.append(payload)
+        return asked, (100, 20, 0, 0, 0), 0.25
+
+    return Entry(Payload.of("answer"), 0.0, None, "m", seconds=2.0, account=account)
+
+
+def test_the_account_of_a_hit_is_read_when_somebody_asks():
+    ledger, read = Ledger(Clock(), None), []
+    ledger.hit("k", first := unread(read), ("team=a",))
+    ledger.hit("k", first)
+    ledger.hit("other", unread(read))
+    assert not read
+    for _ in range(2):
+        stats = ledger.snapshot(0)
+        assert (stats.hits, stats.tokens_saved, stats.saved_usd) == (3, 360, 0.75)
+        assert stats.by_tag["team=a"].saved_usd == 0.25
+        assert len(read) == 2
+
+
+def test_accounts_that_nobody_asks_for_do_not_pile_up():
+    ledger, read = Ledger(Clock(), None), []
+    for _ in range(5_000):
+        ledger.hit("k", unread(read))
+    assert 0 < len(ledger._backlog) < 1024
+    assert len(read) + len(ledger._backlog) == 5_000
+
+
+def test_a_listener_is_told_the_account_of_a_hit_at_once():
+    told: list[Event] = []
+    ledger = Ledger(Clock(), told.append)
+    ledger.hit("k", unread([]))
+    assert (told[0].tokens, told[0].usd) == (120, 0.25)
+    assert ledger.snapshot(0).saved_usd == 0.25
+
+
+def test_the_account_is_of_the_answer_as_it_was_put():
+    answer = {"model": "gpt-x", "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    cache = LLMCache(prices={"gpt-x": (1e6, 1e6)})
+    cache.put("q", answer)
+    answer["usage"]["prompt_tokens"] = 10**6
+    cache.get("q")["usage"]["prompt_tokens"] = 10**6
+    assert cache.stats().by_model["gpt-x"].saved_usd == 10.0

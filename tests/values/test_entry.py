@@ -40,7 +40,7 @@ def an_entry(value: Any = VALUE, **fields: Any) -> Entry:
 
 def facts(entry: Entry) -> dict[str, Any]:
     found = {
-        name: getattr(entry, name)
+        name.lstrip("_"): getattr(entry, name.lstrip("_"))
         for name in Entry.__slots__
         if name not in ("payload", "_account")
     }
