@@ -12,6 +12,7 @@ from llm_cache_mem._util.durations import parse_duration
 
 __all__ = [
     "MODES",
+    "MOST_TAGS",
     "NOTHING_ASKED",
     "UNSET",
     "CallOptions",
@@ -92,7 +93,8 @@ def check_namespace(namespace: Any) -> str:
     return namespace
 
 
-_MOST_TAGS: Final = 16
+MOST_TAGS: Final = 16
+"""How many tags a call has at most."""
 _LONGEST_NAME, _LONGEST_VALUE = 64, 128
 
 
@@ -113,8 +115,8 @@ def check_tags(tags: Any) -> tuple[str, ...]:
             raise ValueError(
                 f"the tag {name!r} must have at most {_LONGEST_VALUE} printable characters"
             )
-    if len(tags) > _MOST_TAGS:
-        raise ValueError(f"at most {_MOST_TAGS} tags, not {len(tags)}")
+    if len(tags) > MOST_TAGS:
+        raise ValueError(f"at most {MOST_TAGS} tags, not {len(tags)}")
     return tuple(sorted(f"{name}={value}" for name, value in tags.items()))
 
 
@@ -123,7 +125,7 @@ def _merged(outer: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
     if not outer:
         return inner
     merged = {tag.partition("=")[0]: tag for tag in (*outer, *inner)}
-    return tuple(sorted(merged.values()))[:_MOST_TAGS]
+    return tuple(sorted(merged.values()))[:MOST_TAGS]
 
 
 class CallOptions(NamedTuple):

@@ -12,6 +12,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langchain_llm_cache_mem.cache import Usage
+from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader
 from langchain_llm_cache_mem.generations import load, load_stream, mark_hits, zero_usage
 from langchain_llm_cache_mem.requests import Requests
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS
@@ -31,13 +32,20 @@ class Binding:
     """
 
     def __init__(
-        self, cls: type[Any], cache: LLMCache, scope: str, identity: str, usage: Usage
+        self,
+        cls: type[Any],
+        cache: LLMCache,
+        scope: str,
+        identity: str,
+        usage: Usage,
+        config: ConfigReader = NOTHING_READ,
     ) -> None:
         self.cls = cls
         self.cache = cache
         self.scope = scope
         self.identity = identity
         self.usage: Usage = usage
+        self.config = config
         self.fail_open = cache.engine.fail_open
         self._requests = Requests(cache.engine, scope, identity)
         self._direct = _direct_class(cls)
@@ -48,11 +56,12 @@ class Binding:
         prompt: str | Sequence[BaseMessage],
         stop: Any,
         kwargs: Mapping[str, Any],
+        run_manager: Any,
     ) -> Request | None:
         """The request that this call of *model* is; None: call it without the cache."""
         if self.cache.engine.is_off:
             return None
-        with self.fail_open:
+        with self.fail_open, self.config.options_for(run_manager):
             params = self._requests.params(model, self.cls, stop, kwargs)
             return None if params is None else self._requests.request(prompt, params)
         return None

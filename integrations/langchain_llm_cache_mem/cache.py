@@ -2,7 +2,7 @@
 say rather than from the strings."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Literal, NamedTuple, Self
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
 from langchain_llm_cache_mem.caller import Call, calling, check_langchain, report_change
+from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
 from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
@@ -66,6 +67,11 @@ class LLMCacheMem(BaseCache):
         unidentified: What to do when a lookup does not show which model is asking, and LangChain's
             description of the model does not tell it from others: ``cache``, with a warning in the
             log, or ``bypass``. By default, only the fakes of langchain-core are cached.
+        namespace_from: A function of the RunnableConfig of a call that returns its namespace, such
+            as the id of a user in ``config["metadata"]``; None for that of the cache. Where it
+            raises, the call goes uncached, and is counted.
+        tags_from: Names of tags by which calls are counted: keys of ``config["metadata"]``, and
+            tags of the config written as ``"team:search"`` or ``"team=search"``.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class LLMCacheMem(BaseCache):
         *,
         usage: Usage = "zero",
         unidentified: Unidentified | None = None,
+        namespace_from: NamespaceFrom | None = None,
+        tags_from: Collection[str] = (),
         **arguments: Any,
     ) -> None:
         if cache is not None and arguments:
@@ -87,6 +95,7 @@ class LLMCacheMem(BaseCache):
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._usage: Usage = usage
         self._unidentified: Unidentified | None = unidentified
+        self._config = ConfigReader.of(namespace_from, tags_from)
         self._scope = ""
         self._warned: set[str] = set()
         self._remembered: list[_Remembered | None] = [None] * _SLOTS
@@ -112,6 +121,11 @@ class LLMCacheMem(BaseCache):
         return self._scope
 
     @property
+    def config(self) -> ConfigReader:
+        """What is read from the RunnableConfig of a call."""
+        return self._config
+
+    @property
     def usage(self) -> Usage:
         """Whether hits report zero tokens or keep their own."""
         return self._usage
@@ -125,7 +139,7 @@ class LLMCacheMem(BaseCache):
         that differ by an API key."""
         if not isinstance(name, str):
             raise TypeError(f"a scope is named by a str, not {type(name).__name__}")
-        other = LLMCacheMem(self._cache, usage=self._usage, unidentified=self._unidentified)
+        other = _reopen(self._cache, self._usage, self._unidentified, "", self._config)
         other._scope = name
         other._requests = Requests(self._cache.engine, name, identity=name)
         return other
@@ -280,6 +294,11 @@ class LLMCacheMem(BaseCache):
 
     def _request(self, prompt: str, llm_string: str, call: Call | None = None) -> Request | None:
         """The request of *call*, or that the two strings are where it cannot be seen."""
+        with self._config.options_for(None if call is None else call.manager):
+            return self._request_here(prompt, llm_string, call)
+
+    def _request_here(self, prompt: str, llm_string: str, call: Call | None) -> Request | None:
+        """``_request`` under the options that count."""
         if call is None or is_core_fake(type(call.model)):
             return self._read(prompt, llm_string)
         if self._cache.engine.is_off:
@@ -295,7 +314,7 @@ class LLMCacheMem(BaseCache):
         options = current()
         about = (
             *(prompt, llm_string, classes),
-            *(options.namespace, options.sample, options.stateful),
+            *(options.namespace, options.sample, options.stateful, options.tags),
         )
         place = hash(prompt) % _SLOTS
         slot = self._remembered[place]
@@ -340,16 +359,23 @@ class LLMCacheMem(BaseCache):
         return self  # a copied model means the same cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._cache, self._usage, self._unidentified, self._scope)
+        return _reopen, (
+            *(self._cache, self._usage, self._unidentified, self._scope),
+            self._config,
+        )
 
 
 _Remembered = tuple[tuple[Any, ...], Request]
 
 
 def _reopen(
-    cache: LLMCache, usage: Usage, unidentified: Unidentified | None, scope: str
+    cache: LLMCache,
+    usage: Usage,
+    unidentified: Unidentified | None,
+    scope: str,
+    config: ConfigReader = NOTHING_READ,
 ) -> LLMCacheMem:
-    restored = LLMCacheMem(cache, usage=usage, unidentified=unidentified)
+    restored = LLMCacheMem(cache, usage=usage, unidentified=unidentified, **config._asdict())
     return restored.scoped(scope) if scope else restored
 
 

@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 class Call(NamedTuple):
     """A call of *model*, as LangChain was asked to make it. *run_manager* may be None.
 
-    *number* is that of no other call under way.
+    *number* is that of no other call under way. *manager* has the tags and the metadata of its
+    RunnableConfig; it may be None.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Call(NamedTuple):
     stop: Any
     kwargs: Mapping[str, Any]
     run_manager: Any
+    manager: Any
 
 
 def _code_of(holder: Any, name: str) -> CodeType | None:
@@ -69,7 +71,25 @@ def _call(frame: FrameType, seen: Mapping[str, Any], prompt: Any) -> Call | None
     model, kwargs = seen.get("self"), seen.get("kwargs")
     if model is None or prompt is None or not isinstance(kwargs, Mapping):
         return None
-    return Call(id(frame), model, prompt, seen.get("stop"), kwargs, seen.get("run_manager"))
+    run_manager = seen.get("run_manager")
+    manager = _manager_of_prompt(seen, prompt) if run_manager is None else run_manager
+    return Call(id(frame), model, prompt, seen.get("stop"), kwargs, run_manager, manager)
+
+
+def _manager_of_prompt(seen: Mapping[str, Any], prompt: Any) -> Any:
+    """The callback manager of one of the prompts that a plain LLM is asked at once."""
+    managers, prompts = seen.get("callback_managers"), seen.get("prompts")
+    if not isinstance(managers, list) or not isinstance(prompts, list) or prompt not in prompts:
+        return None
+    place = prompts.index(prompt)
+    same = [manager for text, manager in zip(prompts, managers, strict=False) if text == prompt]
+    # of equal prompts with different configs it cannot be told which is asking
+    alike = all(_said(other) == _said(managers[place]) for other in same)
+    return managers[place] if alike else None
+
+
+def _said(manager: Any) -> Any:
+    return getattr(manager, "tags", None), getattr(manager, "metadata", None)
 
 
 _NEEDED: Final = (

@@ -54,7 +54,7 @@ def _generate(
             made.append(model._generate(messages, stop, **named))
         return made[-1].generations
 
-    request = binding.request(model, messages, stop, kwargs)
+    request = binding.request(model, messages, stop, kwargs, run_manager)
     if request is None:
         generations = call()
     else:
@@ -91,7 +91,7 @@ async def _agenerate(
             made.append(await model._agenerate(messages, stop, **named))
         return made[-1].generations
 
-    request = binding.request(model, messages, stop, kwargs)
+    request = binding.request(model, messages, stop, kwargs, run_manager)
     if request is None:
         generations = await call()
     else:

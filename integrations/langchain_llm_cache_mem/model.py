@@ -9,6 +9,7 @@ structured output and agents are LangChain's as ever.
 
 import copy
 import sys
+from collections.abc import Collection
 from functools import partial
 from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
@@ -25,6 +26,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_llm_cache_mem import chat, text
 from langchain_llm_cache_mem.binding import Binding, binding_of, derived, sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
+from langchain_llm_cache_mem.config import ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.configurable import cached_configurable, is_configurable, model_named
 from langchain_llm_cache_mem.validation import watch_steps
 from llm_cache_mem import LLMCache
@@ -44,6 +46,8 @@ def cached(
     scope: str = ...,
     identity: str = ...,
     usage: Usage = ...,
+    namespace_from: NamespaceFrom | None = ...,
+    tags_from: Collection[str] = ...,
 ) -> Any: ...
 @overload
 def cached(
@@ -53,6 +57,8 @@ def cached(
     scope: str = ...,
     identity: str = ...,
     usage: Usage = ...,
+    namespace_from: NamespaceFrom | None = ...,
+    tags_from: Collection[str] = ...,
 ) -> R: ...
 def cached(
     model: Any,
@@ -61,6 +67,8 @@ def cached(
     scope: str = "",
     identity: str = "",
     usage: Usage = "zero",
+    namespace_from: NamespaceFrom | None = None,
+    tags_from: Collection[str] = (),
 ) -> Any:
     """A copy of *model* that answers from *cache*.
 
@@ -70,11 +78,13 @@ def cached(
     Args:
         model: A chat model or an LLM, what ``init_chat_model(configurable_fields=...)`` returns, or
             a name that ``init_chat_model`` takes, such as ``"openai:gpt-5"``.
-        cache: Where answers are stored. An LLMCacheMem lends its scope and usage too.
+        cache: Where answers are stored. An LLMCacheMem lends its other settings too.
         scope: A key space of its own, for a tenant or a purpose.
         identity: A name for the parts of *model* that have no wire form, such as a local pipeline
             or a model in memory. Without it, calls of such a model go uncached.
         usage: Whether a hit reports ``zero`` tokens, or ``keep``s those of the call that was made.
+        namespace_from: As in LLMCacheMem.
+        tags_from: As in LLMCacheMem.
 
     Raises:
         TypeError: *model* is none of these.
@@ -83,13 +93,17 @@ def cached(
     Example:
         >>> model = cached(ChatOpenAI(model="gpt-4o-mini"), LLMCache())
     """
+    config = ConfigReader.of(namespace_from, tags_from)
     if isinstance(cache, LLMCacheMem):
         scope, identity = scope or cache.scope, identity or cache.scope
+        config = config if namespace_from or tags_from else cache.config
         usage, cache = cache.usage, cache.cache
     if isinstance(model, str):
         model = model_named(model)
     if is_configurable(model):
-        wrap = partial(cached, cache=cache, scope=scope, identity=identity, usage=usage)
+        wrap = partial(
+            cached, cache=cache, scope=scope, identity=identity, usage=usage, **config._asdict()
+        )
         return cached_configurable(model, wrap)
     if not isinstance(model, (BaseChatModel, BaseLLM)):
         around = isinstance(model, _AROUND_MODELS)
@@ -97,7 +111,7 @@ def cached(
         raise TypeError(f"cached() takes a chat model or an LLM, not {type(model).__name__}{hint}")
     watch_steps()
     wrapped: Any = copy.copy(model)
-    cls = _cached_class(_uncached_class(type(model)), cache, scope, identity, usage)
+    cls = _cached_class(_uncached_class(type(model)), cache, scope, identity, usage, config)
     object.__setattr__(wrapped, "__class__", cls)
     wrapped.__dict__["cache"] = False
     return wrapped
@@ -107,17 +121,17 @@ _classes: "WeakValueDictionary[tuple[Any, ...], type[Any]]" = WeakValueDictionar
 
 
 def _cached_class(
-    cls: type[Any], cache: LLMCache, scope: str, identity: str, usage: Usage
+    cls: type[Any], cache: LLMCache, scope: str, identity: str, usage: Usage, config: ConfigReader
 ) -> type[Any]:
     """The subclass of *cls* that is bound to *cache*, made once for as long as it is in use."""
     # the class keeps the cache alive, and with it its id
-    about = (cls, id(cache), scope, identity, usage)
+    about = (cls, id(cache), scope, identity, usage, config)
     known = _classes.get(about)
     if known is not None:
         return known
     methods = chat.methods(cls) if issubclass(cls, BaseChatModel) else text.methods(cls)
     made = derived(cls, {**methods, "__reduce_ex__": _reduce})
-    made._llm_cache_mem = Binding(cls, cache, scope, identity, usage)  # binding_of reads it
+    made._llm_cache_mem = Binding(cls, cache, scope, identity, usage, config)  # binding_of reads it
     if "rate_limiter" in cls.model_fields:
         made.rate_limiter = _unlimited  # over the field
     return _classes.setdefault(about, made)
@@ -145,8 +159,14 @@ def _uncached_class(cls: type[Any]) -> type[Any]:
 def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
     binding = binding_of(self)
     model = sharing_state(self, binding.cls)
-    return _cached_again, (model, binding.cache, binding.scope, binding.identity, binding.usage)
+    settings = {
+        "scope": binding.scope,
+        "identity": binding.identity,
+        "usage": binding.usage,
+        **binding.config._asdict(),
+    }
+    return _cached_again, (model, binding.cache, settings)
 
 
-def _cached_again(model: Any, cache: LLMCache, scope: str, identity: str, usage: Usage) -> Any:
-    return cached(model, cache, scope=scope, identity=identity, usage=usage)
+def _cached_again(model: Any, cache: LLMCache, settings: dict[str, Any]) -> Any:
+    return cached(model, cache, **settings)

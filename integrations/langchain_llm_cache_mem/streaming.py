@@ -39,7 +39,7 @@ def stream(
         with binding.watching(model):
             yield from model._stream(prompt, stop, **with_manager(run_manager, kwargs))
 
-    request = binding.request(model, prompt, stop, kwargs)
+    request = binding.request(model, prompt, stop, kwargs, run_manager)
     if request is None:
         yield from call()
         return
@@ -89,7 +89,7 @@ async def astream(
     async def begin() -> AsyncGenerator[Any, None]:
         return call()
 
-    request = binding.request(model, prompt, stop, kwargs)
+    request = binding.request(model, prompt, stop, kwargs, run_manager)
     if request is None:
         async with aclosing(call()) as chunks:
             async for chunk in chunks:

@@ -60,8 +60,11 @@ class _Batch:
         prompts: list[str],
         stop: Any,
         kwargs: Mapping[str, Any],
+        run_manager: Any,
     ) -> None:
-        self.requests = [binding.request(model, prompt, stop, kwargs) for prompt in prompts]
+        self.requests = [
+            binding.request(model, prompt, stop, kwargs, run_manager) for prompt in prompts
+        ]
         self.answers: list[Any] = [None] * len(prompts)
         self._prompts = prompts
         self._asked: list[list[int]] = []
@@ -108,7 +111,7 @@ def _generate(
 ) -> LLMResult:
     binding = binding_of(self)
     model = binding.direct(self)
-    batch = _Batch(binding, model, prompts, stop, kwargs)
+    batch = _Batch(binding, model, prompts, stop, kwargs, run_manager)
 
     def ask(missing: list[str]) -> list[_Answer]:
         with binding.watching(model):
@@ -156,7 +159,7 @@ async def _agenerate(
 ) -> LLMResult:
     binding = binding_of(self)
     model = binding.direct(self)
-    batch = _Batch(binding, model, prompts, stop, kwargs)
+    batch = _Batch(binding, model, prompts, stop, kwargs, run_manager)
 
     async def ask(missing: list[str]) -> list[_Answer]:
         with binding.watching(model):

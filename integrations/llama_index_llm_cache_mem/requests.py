@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from llama_index.core.tools import BaseTool
+from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from llama_index_llm_cache_mem.hugging_face import HINT, is_hugging_face
 from llama_index_llm_cache_mem.identity import identity, tool_to_dict
@@ -15,6 +16,7 @@ from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.keys.chat_form import function_tool, overlaid
 from llm_cache_mem.keys.identity import ROUTING_HINTS, Identity, describe
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
+from llm_cache_mem.options import MOST_TAGS, check_tags, options
 
 __all__ = ["request_of", "request_of_leaf"]
 
@@ -48,7 +50,8 @@ def request_of(
             kind = f"{kind}.{sha256(target.identity.encode()).hexdigest()[:16]}"
         params = _params(found.settings, arguments)
         refuse_stateful(provider_state(params))
-        return engine.request(messages, params, kind=kind)
+        with options(tags=_tags()):
+            return engine.request(messages, params, kind=kind)
     except RequestNotCacheable as exc:
         if engine.is_replay:
             raise
@@ -62,6 +65,18 @@ def request_of(
             "request", "a call goes uncached: it could not be read (%s)", type(exc).__name__
         )
     return None
+
+
+def _tags() -> dict[str, str]:
+    """LlamaIndex's own tags of this context (``instrument_tags``), by which the call is counted."""
+    found: dict[str, str] = {}
+    for name, value in active_instrument_tags.get().items():
+        try:
+            check_tags({name: value})
+        except (TypeError, ValueError):  # for LlamaIndex anything may be a tag
+            continue
+        found[name] = value
+    return dict(list(found.items())[:MOST_TAGS])
 
 
 def _skip(target: Target, found: Identity) -> None:
