@@ -13,6 +13,7 @@ CONTESTANTS = {
     "llm-cache-mem, SQLite": "ours:SQLite",
     "llm-cache-mem, Redis": "ours:Redis",
     "llm-cache-mem, LangChain": "langchain:Ours",
+    "llm-cache-mem, LLMCacheMem alone": "langchain:OursAlone",
     "LangChain InMemoryCache": "langchain:InMemory",
     "LangChain SQLiteCache": "langchain:SQLite",
     "LangChain RedisCache": "langchain:Redis",

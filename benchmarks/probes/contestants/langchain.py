@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI
 
 from benchmarks.probes.contestant import Cannot, Peer
 
-__all__ = ["InMemory", "Ours", "Redis", "SQLite"]
+__all__ = ["InMemory", "Ours", "OursAlone", "Redis", "SQLite"]
 
 # What of a request is a field of the model; the rest is given with the call, as ``bind`` and
 # ``bind_tools`` do.
@@ -146,9 +146,9 @@ class Redis(LangChainPeer):
         return RedisCache(redis.Redis(port=self.bench.redis_port()), ttl=ttl)
 
 
-class Ours(LangChainPeer):
-    name = "llm-cache-mem, LangChain"
-    configured = "`cached(ChatOpenAI(), LLMCacheMem())`"
+class OursAlone(LangChainPeer):
+    name = "llm-cache-mem, LLMCacheMem alone"
+    configured = "`ChatOpenAI(cache=LLMCacheMem())`, as with `set_llm_cache`"
     bounded = expires = namespaced = True
     packages = ("llm-cache-mem", "langchain-openai")
 
@@ -160,10 +160,15 @@ class Ours(LangChainPeer):
             settings["ttl_seconds"] = self.ttl
         return LLMCacheMem(namespace=self.namespace, clock=self.bench.clock, **settings)
 
+    def replace(self, texts: list[str], **request: Any) -> None:
+        raise Cannot("stores only what it called for")
+
+
+class Ours(OursAlone):
+    name = "llm-cache-mem, LangChain"
+    configured = "`cached(ChatOpenAI(), LLMCacheMem())`"
+
     def model(self, request: dict[str, Any]) -> Any:
         from langchain_llm_cache_mem import cached
 
         return cached(super().model(request), self.cache)
-
-    def replace(self, texts: list[str], **request: Any) -> None:
-        raise Cannot("stores only what it called for")
