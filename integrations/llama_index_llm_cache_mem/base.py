@@ -10,7 +10,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, patch, structured
 from llama_index_llm_cache_mem.ingestion import carry_options
-from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target
+from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target, Usage, check_usage
 from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, bare, plain_class, sharing, view_class
 from llm_cache_mem import LLMCache
@@ -32,6 +32,8 @@ class _CachedLLM:
         cache: The cache; without one, an ``LLMCache(**settings)`` is made.
         identity: A name for whatever *llm* holds that no key can tell from another, such as a local
             model or a pipeline. Without it, calls of such an LLM go uncached.
+        usage: Whether a hit reports ``zero`` tokens, so that no call is billed twice, or ``keep``s
+            those of the call that was made.
         **settings: Arguments of ``LLMCache``.
 
     Example:
@@ -39,6 +41,7 @@ class _CachedLLM:
     """
 
     _lcm_identity: str
+    _lcm_usage: Usage
 
     # Leaves and structured_predict are set below. No other public names: they might hide a field of
     # the LLM.
@@ -65,20 +68,25 @@ class _CachedLLM:
     __str__ = __repr__
 
     def __copy__(self) -> Any:
-        return _view(copy(_inner(self)), cache_of(self), self._lcm_identity)
+        return _view(copy(_inner(self)), *_settings(self))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
-        return _view(deepcopy(_inner(self), memo), cache_of(self), self._lcm_identity)
+        return _view(deepcopy(_inner(self), memo), *_settings(self))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _view, (_inner(self), cache_of(self), self._lcm_identity)
+        return _view, (_inner(self), *_settings(self))
 
 
 # the result is what was put in; what editors and the documentation read of it stands here once more
 if TYPE_CHECKING:
 
     def CachedLLM(
-        llm: T, cache: LLMCache | None = None, *, identity: str = "", **settings: Any
+        llm: T,
+        cache: LLMCache | None = None,
+        *,
+        identity: str = "",
+        usage: Usage = "zero",
+        **settings: Any,
     ) -> T:
         """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its
         own.
@@ -92,6 +100,8 @@ if TYPE_CHECKING:
             cache: The cache; without one, an ``LLMCache(**settings)`` is made.
             identity: A name for whatever *llm* holds that no key can tell from another, such as a
                 local model or a pipeline. Without it, calls of such an LLM go uncached.
+            usage: Whether a hit reports ``zero`` tokens, so that no call is billed twice, or
+                ``keep``s those of the call that was made.
             **settings: Arguments of ``LLMCache``.
 
         Example:
@@ -133,11 +143,19 @@ def set_view_cache(view: Any, cache: LLMCache | None) -> None:
     object.__setattr__(view, "_lcm_cache", cache)
 
 
-def _cached(llm: Any, cache: LLMCache | None = None, *, identity: str = "", **settings: Any) -> Any:
+def _cached(
+    llm: Any,
+    cache: LLMCache | None = None,
+    *,
+    identity: str = "",
+    usage: Usage = "zero",
+    **settings: Any,
+) -> Any:
     if not isinstance(llm, BaseLLM):
         raise TypeError(f"CachedLLM takes a LlamaIndex LLM, not {type(llm).__name__}")
     if not isinstance(identity, str):
         raise TypeError(f"identity must be a str, not {type(identity).__name__}")
+    check_usage(usage)
     if cache is None:
         cache = LLMCache(**settings)
     elif settings:
@@ -146,16 +164,27 @@ def _cached(llm: Any, cache: LLMCache | None = None, *, identity: str = "", **se
         raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
     carry_options()
     if isinstance(llm, StructuredLLM):
-        return llm.model_copy(update={"llm": _cached(llm.llm, cache, identity=identity)})
-    return _view(_inner(llm) if isinstance(llm, _CachedLLM) else llm, cache, identity)
+        inner = _cached(llm.llm, cache, identity=identity, usage=usage)
+        return llm.model_copy(update={"llm": inner})
+    return _view(_inner(llm) if isinstance(llm, _CachedLLM) else llm, cache, identity, usage)
 
 
-def _view(inner: Any, cache: LLMCache | None, identity: str = "") -> Any:
+def _view(inner: Any, cache: LLMCache | None, identity: str = "", usage: Usage = "zero") -> Any:
     made = sharing(view_class(_CachedLLM, type(inner)), inner)
     object.__setattr__(made, "_lcm_inner", inner)
-    object.__setattr__(made, "_lcm_identity", identity)
-    set_view_cache(made, cache)
+    _set_up(made, cache, identity, usage)
     return made
+
+
+def _set_up(view: Any, cache: LLMCache | None, identity: str, usage: Usage) -> None:
+    object.__setattr__(view, "_lcm_identity", identity)
+    object.__setattr__(view, "_lcm_usage", usage)
+    set_view_cache(view, cache)
+
+
+def _settings(view: Any) -> tuple[LLMCache | None, str, Usage]:
+    cache = cache_of(view)  # which sets up a view that pydantic has made
+    return cache, view._lcm_identity, view._lcm_usage
 
 
 def _is_made(view: Any) -> bool:
@@ -171,8 +200,7 @@ def _inner(view: Any) -> Any:
     one of the same state."""
     if not _is_made(view):
         object.__setattr__(view, "_lcm_inner", sharing(plain_class(type(view)), view))
-        object.__setattr__(view, "_lcm_identity", "")
-        set_view_cache(view, None)
+        _set_up(view, None, "", "zero")
     return view._lcm_inner
 
 
@@ -182,7 +210,9 @@ def _inner(view: Any) -> Any:
 def _target(view: Any) -> Target | None:
     inner = _inner(view)
     cache = view._lcm_cache
-    return None if cache is None else Target(cache, view, inner, view._lcm_identity)
+    if cache is None:
+        return None
+    return Target(cache, view, inner, view._lcm_identity, view._lcm_usage)
 
 
 def _leaf_method(leaf: Leaf) -> Callable[..., Any]:

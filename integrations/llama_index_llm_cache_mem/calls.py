@@ -1,29 +1,63 @@
-"""The eight methods that reach a model, through the cache: a hit, a miss, and a stream that becomes
-an entry when it ends cleanly."""
+"""The eight methods that reach a model, through the cache: a hit, a miss, and a stream in progress
+that identical calls share."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
+from itertools import chain
 from typing import Any
 
 from llama_index_llm_cache_mem import events
 from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
-from llama_index_llm_cache_mem.requests import request_of_leaf
-from llama_index_llm_cache_mem.streaming import Recording, replay
+from llama_index_llm_cache_mem.requests import other_request, request_of_leaf
+from llama_index_llm_cache_mem.streaming import Recording, as_chunks, read_chunks, read_whole
+from llama_index_llm_cache_mem.usage import zero_usage
 from llama_index_llm_cache_mem.validation import note_answer
-from llama_index_llm_cache_mem.values import decode, decode_whole, encode
-from llm_cache_mem import LLMCache, Request
+from llama_index_llm_cache_mem.values import decode, decode_tree, encode
+from llm_cache_mem import Request
+from llm_cache_mem.engine.calls import Other
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.values.classes import named_in
 
-__all__ = [
-    "Collector",
-    "ModelCall",
-    "acall",
-    "acollect",
-    "astream",
-    "call",
-    "collect",
-    "stream",
-]
+__all__ = ["ModelCall", "acall", "ashare", "astream", "call", "share", "stream"]
+
+
+class _Reading:
+    """What a call of *leaf* makes of a stored answer to *request*: a hit in the form of the
+    leaf."""
+
+    def __init__(self, target: Target, leaf: Leaf, request: Request) -> None:
+        self._zero = target.usage == "zero"
+        self._params = request.params
+        self.other = Other(
+            other_request(target, leaf, request),
+            self._whole_as_stream if leaf.streams else self._stream_as_whole,
+        )
+
+    def hit(self, response: Any) -> Any:
+        """*response* with the usage that a hit reports."""
+        return zero_usage(response) if self._zero and response is not None else response
+
+    def whole(self, stored: Any) -> Any:
+        """The answer in one piece."""
+        return self.hit(decode(stored))
+
+    def chunk(self, tree: Any) -> Any:
+        """One chunk of a stream in progress."""
+        with named_in(self._params):
+            return self.hit(decode_tree(tree))
+
+    def chunks(self, stored: Any) -> list[Any]:
+        """The chunks of a stream."""
+        with named_in(self._params):
+            return [self.hit(chunk) for chunk in read_chunks(stored)]
+
+    def _stream_as_whole(self, stored: Any) -> Any:
+        with named_in(self._params):
+            return self.hit(read_whole(stored))
+
+    def _whole_as_stream(self, stored: Any) -> list[Any] | None:
+        chunks = as_chunks(decode(stored))
+        return None if chunks is None else [self.hit(chunk) for chunk in chunks]
 
 
 # -- Whole answers
@@ -35,17 +69,18 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    model = ModelCall(method, args, kwargs)
+    model, reading = ModelCall(method, args, kwargs), _Reading(target, leaf, request)
     response = target.cache.engine.call(
         request,
         model,
         encode=encode,
-        decode=decode_whole,
+        decode=reading.whole,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),
-        zero_usage=True,
+        other=reading.other,
+        zero_usage=target.usage == "zero",
     )
-    note_answer(target.cache, request)
+    note_answer(target.cache, request, reading.other.request)
     if not model.called:
         events.emit(target, leaf, args, kwargs, response)
     return response
@@ -57,17 +92,18 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    model = ModelCall(method, args, kwargs)
+    model, reading = ModelCall(method, args, kwargs), _Reading(target, leaf, request)
     response = await target.cache.engine.acall(
         request,
         model,
         encode=encode,
-        decode=decode_whole,
+        decode=reading.whole,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),
-        zero_usage=True,
+        other=reading.other,
+        zero_usage=target.usage == "zero",
     )
-    note_answer(target.cache, request)
+    note_answer(target.cache, request, reading.other.request)
     if not model.called:
         await events.aemit(target, leaf, args, kwargs, response)
     return response
@@ -97,12 +133,19 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    hit = target.cache.engine.lookup(request, decode, zero_usage=True)
+    engine, reading = target.cache.engine, _Reading(target, leaf, request)
+    hit = engine.lookup(request, reading.chunks, reading.other, zero_usage=target.usage == "zero")
     if hit is not None:
-        return events.emit_stream(target, leaf, args, kwargs, replay(*hit.value))
-    collector = Collector(target.cache, request, Recording())
-    source = method(*args, **kwargs)
-    return collect(collector, source) if hasattr(source, "__next__") else source
+        return events.emit_stream(target, leaf, args, kwargs, hit.value)
+    shared = engine.share_stream(
+        request,
+        ModelCall(method, args, kwargs),
+        recording=lambda: Recording(reading.chunk),
+        decode=reading.chunks,
+        circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
+        timeout=timeout_of(kwargs, target.inner),
+    )
+    return share(shared, lambda chunks: events.emit_stream(target, leaf, args, kwargs, chunks))
 
 
 async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
@@ -111,95 +154,49 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    hit = await target.cache.engine.alookup(request, decode, zero_usage=True)
+    engine, reading = target.cache.engine, _Reading(target, leaf, request)
+    hit = await engine.alookup(
+        request, reading.chunks, reading.other, zero_usage=target.usage == "zero"
+    )
     if hit is not None:
-        return await events.aemit_stream(target, leaf, args, kwargs, replay(*hit.value))
-    collector = Collector(target.cache, request, Recording())
-    source = await method(*args, **kwargs)
-    return acollect(collector, source) if hasattr(source, "__anext__") else source
+        return await events.aemit_stream(target, leaf, args, kwargs, hit.value)
+    shared = await engine.ashare_stream(
+        request,
+        ModelCall(method, args, kwargs),
+        recording=lambda: Recording(reading.chunk),
+        decode=reading.chunks,
+        circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
+        timeout=timeout_of(kwargs, target.inner),
+    )
+    return ashare(shared, lambda chunks: events.aemit_stream(target, leaf, args, kwargs, chunks))
 
 
-class Collector:
-    """Store a stream that has ended cleanly, unless something was deleted meanwhile."""
+def share(shared: Any, as_hit: Callable[[Iterator[Any]], Iterator[Any]]) -> Any:
+    """The chunks of *shared*, with the events that *as_hit* adds if another caller's call gives
+    them: a call of its own sends its own. What is no stream is returned as it is."""
 
-    def __init__(self, cache: LLMCache, request: Request, recording: Any) -> None:
-        self.cache = cache
-        self._request = request
-        self._epoch = cache.engine.epoch
-        self._began = time.monotonic()
-        # it has add(chunk) and entry(), what to store and the response that it stands for
-        self._recording = recording
+    def chunks() -> Iterator[Any]:
+        with closing(shared):
+            for first in shared:  # only now it is sure whose call it is
+                rest = chain((first,), shared)
+                yield from as_hit(rest) if shared.coalesced else rest
 
-    def add(self, chunk: Any) -> None:
-        """Take note of a chunk; one of no known shape spoils the recording, never the stream."""
-        if self._recording is not None:
-            try:
-                self._recording.add(chunk)
-            except Exception as exc:  # noqa: BLE001  # see above
-                self._recording = None
-                self.cache.engine.skip(
-                    "value",
-                    "a stream was not stored: a chunk could not be read (%s)",
-                    type(exc).__name__,
-                )
-
-    def store(self) -> None:
-        """Store what came, if it is worth storing."""
-        entry = self.entry()
-        if entry is not None:
-            self.cache.engine.store(self._request, **entry)
-
-    async def astore(self) -> None:
-        """``store``, in a thread where the store would block the event loop."""
-        entry = self.entry()
-        if entry is not None:
-            await self.cache.engine.astore(self._request, **entry)
-
-    def entry(self) -> dict[str, Any] | None:
-        """What to give to ``cache.engine.store``; None if there is nothing to store."""
-        if self._recording is None:
-            return None
-        try:
-            entry = self._recording.entry()
-            if entry is None:
-                self.cache.engine.skip(
-                    "value",
-                    "a stream was not stored: it was empty, or its text is not what its pieces add"
-                    " up to",
-                )
-                return None
-            return {
-                "value": entry[0],
-                "response": entry[1],
-                "seconds": time.monotonic() - self._began,
-                "epoch": self._epoch,
-            }
-        except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
-            self.cache.engine.skip(
-                "value", "a stream was not stored: it could not be read (%s)", type(exc).__name__
-            )
-            return None
+    return chunks() if hasattr(shared, "coalesced") else shared
 
 
-def collect(collector: Collector, source: Any) -> Iterator[Any]:
-    """Pass *source* through."""
-    try:
-        for chunk in source:
-            collector.add(chunk)
+def ashare(shared: Any, as_hit: Callable[[AsyncIterator[Any]], Any]) -> Any:
+    """``share`` for an async stream; *as_hit* is awaited."""
+
+    async def from_first(first: Any) -> AsyncIterator[Any]:
+        yield first
+        async for chunk in shared:
             yield chunk
-        collector.store()
-    finally:
-        if hasattr(source, "close"):
-            source.close()
 
+    async def chunks() -> AsyncIterator[Any]:
+        async with aclosing(shared):
+            async for first in shared:
+                rest = from_first(first)
+                async for chunk in await as_hit(rest) if shared.coalesced else rest:
+                    yield chunk
 
-async def acollect(collector: Collector, source: Any) -> AsyncIterator[Any]:
-    """``collect`` for an async stream."""
-    try:
-        async for chunk in source:
-            collector.add(chunk)
-            yield chunk
-        await collector.astore()
-    finally:
-        if hasattr(source, "aclose"):
-            await source.aclose()
+    return chunks() if hasattr(shared, "coalesced") else shared

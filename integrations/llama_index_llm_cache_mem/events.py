@@ -5,7 +5,7 @@ LlamaIndex's own decorators send them, around a function that has the answer alr
 version sends what it sends for a call of the model.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from copy import copy
@@ -24,7 +24,6 @@ from llama_index_instrumentation.event_handlers import NullEventHandler
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 
 from llama_index_llm_cache_mem.leaves import Leaf, Target
-from llama_index_llm_cache_mem.usage import without_usage
 
 __all__ = ["HIT_TAG", "aemit", "aemit_stream", "emit", "emit_stream", "in_span"]
 
@@ -46,35 +45,45 @@ async def aemit(target: Target, leaf: Leaf, args: Any, kwargs: Any, response: An
 
 
 def emit_stream(
-    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
+    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: Iterable[Any]
 ) -> Iterator[Any]:
     """*chunks* as a stream, with the events of each chunk as it comes."""
     if not _has_listeners(target.inner, leaf.name):
         return (chunk for chunk in chunks)
+    shown: list[Any] = []
     with _tagged():
-        events = _answering(target, leaf, (without_usage(chunk) for chunk in chunks))(
-            *args, **kwargs
-        )
-    return _stepwise(chunks, events)
+        events = _answering(target, leaf, _pops(shown))(*args, **kwargs)
+    return _stepwise(chunks, shown, events)
 
 
 async def aemit_stream(
-    target: Target, leaf: Leaf, args: Any, kwargs: Any, chunks: list[Any]
+    target: Target,
+    leaf: Leaf,
+    args: Any,
+    kwargs: Any,
+    chunks: Iterable[Any] | AsyncIterable[Any],
 ) -> AsyncIterator[Any]:
     """``emit_stream`` for an async stream."""
+    source = chunks if isinstance(chunks, AsyncIterable) else _asynchronous(chunks)
     if not _has_listeners(target.inner, leaf.name):
-        return _asynchronous(chunks)
+        return aiter(source)
+    shown: list[Any] = []
     with _tagged():
-        events = await _answering(
-            target, leaf, _asynchronous([without_usage(chunk) for chunk in chunks])
-        )(*args, **kwargs)
-    return _astepwise(chunks, events)
+        events = await _answering(target, leaf, _asynchronous(_pops(shown)))(*args, **kwargs)
+    return _astepwise(source, shown, events)
 
 
-def _stepwise(chunks: list[Any], events: Any) -> Iterator[Any]:
-    """*chunks* for the caller, while *events* sends the events of their copies."""
+def _pops(shown: list[Any]) -> Iterator[Any]:
+    """What is put into *shown*, until there is nothing in it when the next is asked for."""
+    while shown:
+        yield shown.pop()
+
+
+def _stepwise(chunks: Iterable[Any], shown: list[Any], events: Any) -> Iterator[Any]:
+    """*chunks* for the caller, while *events* sends the events of the copies in *shown*."""
     try:
         for chunk in chunks:
+            shown.append(chunk.model_copy())
             with _tagged():
                 next(events, None)
             yield chunk
@@ -85,9 +94,12 @@ def _stepwise(chunks: list[Any], events: Any) -> Iterator[Any]:
             events.close()
 
 
-async def _astepwise(chunks: list[Any], events: Any) -> AsyncIterator[Any]:
+async def _astepwise(
+    chunks: AsyncIterable[Any], shown: list[Any], events: Any
+) -> AsyncIterator[Any]:
     try:
-        for chunk in chunks:
+        async for chunk in chunks:
+            shown.append(chunk.model_copy())
             with _tagged():
                 await anext(events, None)
             yield chunk
@@ -98,7 +110,7 @@ async def _astepwise(chunks: list[Any], events: Any) -> AsyncIterator[Any]:
             await events.aclose()
 
 
-async def _asynchronous(chunks: list[Any]) -> AsyncIterator[Any]:
+async def _asynchronous(chunks: Iterable[Any]) -> AsyncIterator[Any]:
     for chunk in chunks:
         yield chunk
 
@@ -198,7 +210,7 @@ _DECORATED: Final = {  # a decorator takes each function once, hence one for eac
 def _answering(target: Target, leaf: Leaf, answer: Any) -> Callable[..., Any]:
     """The method *leaf* of the LLM with LlamaIndex's span and events, and *answer* for its body."""
     if not leaf.streams:
-        answer = without_usage(answer)
+        answer = answer.model_copy()  # some versions change what they show
     llm = target.llm
     spanned = _spanned(
         _module_of(target.inner.__class__, leaf.name), leaf.name, leaf.argument, leaf.is_async

@@ -11,6 +11,7 @@ from llama_index.core.settings import Settings, _Settings
 
 from llama_index_llm_cache_mem import patch
 from llama_index_llm_cache_mem.base import CachedLLM, cache_of, set_view_cache, uncached
+from llama_index_llm_cache_mem.leaves import Usage, check_usage
 from llm_cache_mem import LLMCache
 
 __all__ = ["get_llm_cache", "set_llm_cache"]
@@ -24,6 +25,7 @@ _lock: Final = threading.RLock()
 class _State(NamedTuple):
     cache: LLMCache | None = None
     scope: Scope = "process"
+    usage: Usage = "zero"
 
 
 _OFF: Final = _State()
@@ -50,19 +52,23 @@ class _Switch:
         _set(self._before)
 
 
-def set_llm_cache(cache: LLMCache | None, *, scope: Scope = "process") -> _Switch:
+def set_llm_cache(
+    cache: LLMCache | None, *, scope: Scope = "process", usage: Usage = "zero"
+) -> _Switch:
     """Answer every LLM of this process from *cache*, those passed to agents and engines included;
     None: none any more.
 
     ``scope="settings"`` is for ``Settings.llm`` only, its lazy default and what is assigned later
     included. An LLM from CachedLLM keeps its own cache, ``uncached(llm)`` has none. Replaces what
-    was set before; may be used in a ``with`` statement.
+    was set before; may be used in a ``with`` statement. *usage*: whether a hit reports ``zero``
+    tokens, or ``keep``s those of the call that was made.
     """
     if cache is not None and not isinstance(cache, LLMCache):
         raise TypeError(f"cache must be an LLMCache or None, not {type(cache).__name__}")
     if scope not in ("process", "settings"):
         raise ValueError(f"scope must be 'process' or 'settings', not {scope!r}")
-    before = _set(_State(cache, scope) if cache is not None else _OFF)
+    check_usage(usage)
+    before = _set(_State(cache, scope, usage) if cache is not None else _OFF)
     if cache is not None:
         what = "every LLM of this process" if scope == "process" else "Settings.llm"
         _log.info("LLM cache on for %s: %r; set_llm_cache(None) turns it off", what, cache)
@@ -79,7 +85,7 @@ def _set(state: _State) -> _State:
     global _state
     with _lock:
         before, _state = _state, state
-        patch.install(state.cache if state.scope == "process" else None)
+        patch.install(state.cache if state.scope == "process" else None, state.usage)
         _install_settings(state.cache if state.scope == "settings" else None)
         return before
 
@@ -112,7 +118,7 @@ class _CachedSettings(_Settings):
                 and _state.cache is not None
                 and cache_of(llm) is None
             ):
-                view = CachedLLM(llm, _state.cache)
+                view = CachedLLM(llm, _state.cache, usage=_state.usage)
                 _views[:] = [reference for reference in _views if reference() is not None]
                 _views.append(weakref.ref(view))
         return llm if view is None else view

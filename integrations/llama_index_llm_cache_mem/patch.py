@@ -12,7 +12,7 @@ from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, structured
-from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target
+from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target, Usage
 from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, set_patched
 from llm_cache_mem import LLMCache
@@ -21,6 +21,7 @@ __all__ = ["cache_for", "install"]
 
 _log = logging.getLogger(__name__)
 _cache: LLMCache | None = None
+_usage: Usage = "zero"
 _replaced: list[tuple["weakref.ref[type]", str, Any, Any]] = []
 """What was put in the place of what: class, name, the original, ours."""
 _lock: Final = threading.RLock()
@@ -31,9 +32,9 @@ def cache_for(llm: Any) -> LLMCache | None:
     return _cache
 
 
-def install(cache: LLMCache | None) -> None:
+def install(cache: LLMCache | None, usage: Usage = "zero") -> None:
     """Answer all LLMs from *cache*; None puts every class back as it was. Any thread."""
-    global _cache
+    global _cache, _usage
     with _lock:
         if cache is not None and not _replaced:
             for cls in _all_subclasses(BaseLLM):
@@ -41,7 +42,7 @@ def install(cache: LLMCache | None) -> None:
             # taken away again below
             BaseLLM.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]
             BaseLLM.__reduce_ex__ = _reduce_ex  # type: ignore[method-assign]
-        _cache = cache
+        _cache, _usage = cache, usage
         set_patched(cache is not None)
         if cache is None and _replaced:
             del BaseLLM.__init_subclass__, BaseLLM.__reduce_ex__
@@ -110,7 +111,9 @@ def _patch(cls: Any) -> None:
 def _target(llm: Any) -> Target | None:
     """None: what calls is part of the model, or the cache has been turned off since."""
     cache = _cache
-    return None if cache is None or isinstance(llm, Direct) else Target(cache, llm, llm)
+    if cache is None or isinstance(llm, Direct):
+        return None
+    return Target(cache, llm, llm, usage=_usage)
 
 
 def _leaf(leaf: Leaf, original: Any) -> Any:

@@ -18,7 +18,7 @@ from llm_cache_mem.keys.identity import ROUTING_HINTS, Identity, describe
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.options import MOST_TAGS, check_tags, options
 
-__all__ = ["request_of", "request_of_leaf"]
+__all__ = ["other_request", "request_of", "request_of_leaf"]
 
 _log = logging.getLogger(__name__)
 _logged: set[tuple[str, ...]] = set()
@@ -27,6 +27,14 @@ _logged: set[tuple[str, ...]] = set()
 def request_of_leaf(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Request | None:
     """The request of a call of *leaf* with these arguments. See ``request_of``."""
     return request_of(target, leaf.kind, lambda: _split(leaf, args, kwargs))
+
+
+def other_request(target: Target, leaf: Leaf, request: Request) -> Request:
+    """The request under whose key the answer to *request* is stored as *leaf* does not give it: as
+    a whole, or as a stream."""
+    prefix = target.cache.engine.keyer.prefix
+    rest = request.key[len(prefix(_named(target, leaf.kind))) :]
+    return request._replace(key=prefix(_named(target, leaf.other_kind)) + rest, older=())
 
 
 def request_of(
@@ -46,12 +54,10 @@ def request_of(
         if found.opaque and not target.identity:
             _skip(target, found)
             return None
-        if target.identity:  # in the kind, which no key function can remove
-            kind = f"{kind}.{sha256(target.identity.encode()).hexdigest()[:16]}"
         params = _params(found.settings, arguments)
         refuse_stateful(provider_state(params))
         with options(tags=_tags()):
-            return engine.request(messages, params, kind=kind)
+            return engine.request(messages, params, kind=_named(target, kind))
     except RequestNotCacheable as exc:
         if engine.is_replay:
             raise
@@ -77,6 +83,14 @@ def _tags() -> dict[str, str]:
             continue
         found[name] = value
     return dict(list(found.items())[:MOST_TAGS])
+
+
+def _named(target: Target, kind: str) -> str:
+    """*kind* with the identity that the user gave: a part of the key that no key function can
+    remove."""
+    if not target.identity:
+        return kind
+    return f"{kind}.{sha256(target.identity.encode()).hexdigest()[:16]}"
 
 
 def _skip(target: Target, found: Identity) -> None:

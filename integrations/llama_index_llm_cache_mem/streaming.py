@@ -1,6 +1,6 @@
-"""Streams of responses: what one adds up to while it passes through, and the chunks of a stored
-answer."""
+"""Streams of responses: what is stored of one, chunk by chunk, and what it adds up to."""
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -11,56 +11,83 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from llama_index_llm_cache_mem.values import Pieces, Response, encode
+from llama_index_llm_cache_mem.values import (
+    Response,
+    decode_tree,
+    encode,
+    encode_tree,
+    has_form,
+)
+from llm_cache_mem import ValueNotCacheable
+from llm_cache_mem.engine.streams import ChunkRecording
+from llm_cache_mem.values.series import change, changed
+from llm_cache_mem.values.tagged import to_tree
 
-__all__ = ["Recording", "replay"]
+__all__ = ["Recording", "as_chunks", "read_chunks", "read_whole"]
 
 
-class Recording:
+class Recording(ChunkRecording):
     """The chunks of one stream as they pass: snapshots, so that nothing a consumer does to a chunk
-    is stored."""
+    is stored.
 
-    def __init__(self) -> None:
-        self._pieces: list[list[str | None]] = []
-        self._last: Response | None = None
+    *read* makes a chunk of a snapshot for another caller.
+    """
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._read = read
+        self._series: list[Any] = []
+        self._tree: Any = None
+        self._deltas: list[str] = []
         self._raws: list[Any] = []
 
-    def add(self, chunk: Any) -> None:
-        """Take note of *chunk*; call it before the consumer gets it."""
+    def encode(self, chunk: Any) -> Any:
+        tree = encode_tree(chunk)
+        self._series.append(change(self._tree, tree))
+        self._tree = tree
+        self._deltas.append(chunk.delta or "")
         if chunk.raw is not None:
             self._raws.append(chunk.raw)
-        self._pieces.append([chunk.delta, chunk.additional_kwargs.get("thinking_delta")])
-        self._last = _snapshot(chunk)
+        return tree
 
-    def entry(self) -> tuple[Any, Any] | None:
-        """What to store, and what admission and accounting read of it; None if there is nothing."""
-        result = self.result()
-        return None if result is None else (encode(*result), self.chunks(result[0]))
+    def decode(self, stored: Any) -> Any:
+        return self._read(stored)
 
-    def result(self) -> tuple[Response, Pieces] | None:
-        """The whole answer and its pieces; None if there is none, or if deltas and text contradict
+    def entry(self) -> tuple[Any, Any]:
+        if self.fault is not None:
+            raise self.fault
+        last = None if self._tree is None else decode_tree(self._tree)
+        whole = None if last is None else self._whole(last)
+        if whole is None:
+            raise ValueNotCacheable(
+                "stream", "it was empty, or its text is not what its pieces add up to"
+            )
+        stored: dict[str, Any] = {"chunks": self._series}
+        if not any(map(has_form, self._raws)):
+            stored["whole"] = None if whole is last else to_tree(encode(whole))
+        return stored, self._response(whole)
+
+    def _whole(self, last: Any) -> Response | None:
+        """The whole answer, of which *last* is the last chunk; None if deltas and text contradict
         each other.
 
         Integrations differ: most let the text grow, some give only the newest piece of it, MockLLM
         is a word short in its last chunk.
         """
-        last = self._last
-        if last is None:
-            return None
-        joined = "".join(delta or "" for delta, _ in self._pieces)
+        joined = "".join(self._deltas)
         texts = (
             [last.text]
             if isinstance(last, CompletionResponse)
             else [b.text for b in last.message.blocks if isinstance(b, TextBlock)]
         )
         if not joined or joined in ("".join(texts), "\n".join(texts)):
-            return last, self._pieces
+            return last  # type: ignore[no-any-return]  # a Response
         text = "".join(texts)
         if len(texts) <= 1 and (joined.startswith(text) or joined.endswith(text)):
-            return _with_text(last, joined), self._pieces
+            return _with_text(last, joined)  # type: ignore[no-any-return]  # as above
         return None
 
-    def chunks(self, whole: Response) -> list[Any]:
+    def _response(self, whole: Response) -> list[Any]:
         """What admission and accounting read: the provider's own chunks, for their reasons to stop
         and their usage, then *whole*."""
         blank: dict[str, Any] = {
@@ -70,18 +97,6 @@ class Recording:
             "delta": None,
         }
         return [*(type(whole).model_construct(**blank, raw=raw) for raw in self._raws[:-1]), whole]
-
-
-def _snapshot(chunk: Any) -> Any:
-    """A copy down to the blocks."""
-    changes: dict[str, Any] = {"additional_kwargs": dict(chunk.additional_kwargs)}
-    if isinstance(chunk, ChatResponse):
-        message = chunk.message
-        blocks = [block.model_copy() for block in message.blocks]
-        changes["message"] = message.model_copy(
-            update={"blocks": blocks, "additional_kwargs": dict(message.additional_kwargs)}
-        )
-    return chunk.model_copy(update=changes)
 
 
 def _with_text(response: Any, text: str) -> Any:
@@ -98,36 +113,41 @@ def _with_text(response: Any, text: str) -> Any:
     )
 
 
-def replay(response: Any, pieces: Pieces) -> list[Any]:
-    """The chunks of a stored answer: as they came, or for one that was no stream its thoughts and
-    its text in one chunk each.
-
-    Text grows from chunk to chunk, and the last one is the whole answer.
-    """
-    if pieces is None:
-        pieces = _as_pieces(response)
-        response.delta = pieces[-1][0]
-    chunks: list[Any] = []
-    text = ""
-    for delta, thoughts in pieces[:-1]:
-        text += delta or ""
-        chunks.append(_chunk(response, text, delta, thoughts))
-    return [*chunks, response]
+def read_chunks(stored: Mapping[str, Any]) -> Iterator[Any]:
+    """The chunks of a stream, as they came."""
+    tree: Any = None
+    for made in stored["chunks"]:
+        tree = changed(tree, made)
+        yield decode_tree(tree)
 
 
-def _as_pieces(response: Any) -> list[list[str | None]]:
+def read_whole(stored: Mapping[str, Any]) -> Any:
+    """The whole answer of a stream; None where its ``raw`` has the form of a chunk."""
+    if "whole" not in stored:
+        return None
+    if stored["whole"] is None:
+        *_, response = read_chunks(stored)
+    else:
+        response = decode_tree(stored["whole"])
+    response.delta = None
+    response.additional_kwargs.pop("thinking_delta", None)
+    return response
+
+
+def as_chunks(response: Any) -> list[Any] | None:
+    """An answer that was no stream as one: its thoughts and its text in one chunk each. None where
+    its ``raw`` has the form of a whole answer."""
+    if has_form(response.raw):
+        return None
     if isinstance(response, CompletionResponse):
-        return [[response.text, None]]
+        response.delta = response.text
+        return [response]
+    response.delta = response.message.content or ""
     thoughts = "".join(
         block.content or "" for block in response.message.blocks if isinstance(block, ThinkingBlock)
     )
-    text: list[str | None] = [response.message.content or "", None]
-    return [["", thoughts], text] if thoughts else [text]
-
-
-def _chunk(response: Any, text: str, delta: str | None, thoughts: str | None) -> Any:
-    beside = {} if thoughts is None else {"thinking_delta": thoughts}
-    if isinstance(response, CompletionResponse):
-        return CompletionResponse(text=text, delta=delta, additional_kwargs=beside)
-    message = ChatMessage(role=response.message.role, blocks=[TextBlock(text=text)])
-    return ChatResponse(message=message, delta=delta, additional_kwargs=beside)
+    if not thoughts:
+        return [response]
+    message = ChatMessage(role=response.message.role, blocks=[TextBlock(text="")])
+    first = ChatResponse(message=message, delta="", additional_kwargs={"thinking_delta": thoughts})
+    return [first, response]

@@ -2,16 +2,19 @@
 leaves."""
 
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any, Final
 
-from llama_index_llm_cache_mem.calls import Collector, ModelCall, acollect, collect
+from llama_index_llm_cache_mem.calls import ModelCall, ashare, share
 from llama_index_llm_cache_mem.events import in_span
 from llama_index_llm_cache_mem.leaves import Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llama_index_llm_cache_mem.requests import request_of
-from llm_cache_mem import Request
+from llm_cache_mem import Request, ValueNotCacheable
+from llm_cache_mem.engine.circumstances import circumstances_of
+from llm_cache_mem.engine.streams import ChunkRecording
 
 __all__ = ["ASYNC", "KIND", "SYNC", "WHOLE", "methods_of", "passes_leaves_by", "provider_of"]
 
@@ -106,16 +109,26 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
+
+    def as_hit(values: Iterable[Any]) -> Any:
+        def stream_structured_predict(
+            self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+        ) -> Any:
+            return (value for value in values)
+
+        return _spanned(target, stream_structured_predict)(*args, **kwargs)
+
     hit = target.cache.engine.lookup(request, zero_usage=True)
-    if hit is None:
-        return collect(Collector(target.cache, request, _Last(request)), method(*args, **kwargs))
-
-    def stream_structured_predict(
-        self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
-        return (value for value in (hit.value,))
-
-    return _spanned(target, stream_structured_predict)(*args, **kwargs)
+    if hit is not None:
+        return as_hit([hit.value])
+    shared = target.cache.engine.share_stream(
+        request,
+        ModelCall(method, args, kwargs),
+        recording=lambda: _Last(request),
+        decode=lambda value: [value],
+        circumstances=lambda: circumstances_of(target.inner.structured_predict, {}),
+    )
+    return share(shared, as_hit)
 
 
 async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
@@ -123,21 +136,29 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     request = _request(target, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
+
+    async def as_hit(values: AsyncIterator[Any]) -> Any:
+        async def astream_structured_predict(
+            self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+        ) -> Any:
+            return values
+
+        return await _spanned(target, astream_structured_predict)(*args, **kwargs)
+
+    async def only(value: Any) -> AsyncIterator[Any]:
+        yield value
+
     hit = await target.cache.engine.alookup(request, zero_usage=True)
-    if hit is None:
-        return acollect(
-            Collector(target.cache, request, _Last(request)), await method(*args, **kwargs)
-        )
-
-    async def only() -> AsyncIterator[Any]:
-        yield hit.value
-
-    async def astream_structured_predict(
-        self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
-        return only()
-
-    return await _spanned(target, astream_structured_predict)(*args, **kwargs)
+    if hit is not None:
+        return await as_hit(only(hit.value))
+    shared = await target.cache.engine.ashare_stream(
+        request,
+        ModelCall(method, args, kwargs),
+        recording=lambda: _Last(request),
+        decode=lambda value: [value],
+        circumstances=lambda: circumstances_of(target.inner.structured_predict, {}),
+    )
+    return ashare(shared, as_hit)
 
 
 def _spanned(target: Target, body: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,19 +166,27 @@ def _spanned(target: Target, body: Callable[..., Any]) -> Callable[..., Any]:
     return in_span(target, provider_of(target.inner.__class__), body.__name__, body)
 
 
-class _Last:
+class _Last(ChunkRecording):
     """The recording of a stream of ever more complete objects: the last, if it is of the class that
     was asked for."""
 
     def __init__(self, request: Request) -> None:
+        super().__init__()
         self._cls = request.params.get("output_cls")
         self._value: Any = None
 
-    def add(self, value: Any) -> None:
-        self._value = value.model_copy(deep=True) if type(value) is self._cls else None
+    def add(self, chunk: Any) -> Any:
+        form = deepcopy(chunk)
+        self._value = form if type(chunk) is self._cls else None
+        return form
 
-    def entry(self) -> tuple[Any, Any] | None:
-        return None if self._value is None else (self._value, self._value)
+    def copy(self, form: Any) -> Any:
+        return deepcopy(form)
+
+    def entry(self) -> tuple[Any, Any]:
+        if self._value is None:
+            raise ValueNotCacheable("stream", "its last object is not of the class asked for")
+        return self._value, self._value
 
 
 SYNC: Final = {"structured_predict": _predict, "stream_structured_predict": _stream}

@@ -10,7 +10,7 @@ from what would have been stored.
 
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,12 +19,10 @@ from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.llms.structured_llm import StructuredLLM
 
-from llama_index_llm_cache_mem import CachedLLM, cache_of, calls
-from llama_index_llm_cache_mem.calls import Collector
-from llama_index_llm_cache_mem.streaming import replay
-from llama_index_llm_cache_mem.values import decode
+from llama_index_llm_cache_mem import CachedLLM, cache_of
 from llm_cache_mem import LLMCache
 from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.streams import ChunkRecording
 from llm_cache_mem.values.payload import Payload
 
 __all__ = ["MODES", "Wrapping", "wrapping"]
@@ -50,7 +48,7 @@ class Wrapping:
         if isinstance(llm, StructuredLLM) or cache_of(llm) is not None:
             return llm
         self.count("llm")
-        return CachedLLM(llm, self._shared or self._new_cache())
+        return CachedLLM(llm, self._shared or self._new_cache(), usage="keep")
 
     def count(self, name: str) -> None:
         with self._lock:
@@ -111,53 +109,74 @@ class _RoundTripEngine(Engine):
         self.wrapping.count("round trip" if again == response else "round trip, not equal")
         return again
 
-    def replayed(self, collector: Collector, chunks: list[Any]) -> list[Any]:
-        entry = collector.entry()
-        if entry is None:
+    def share_stream(
+        self,
+        request: Any,
+        fn: Callable[[], Any],
+        *,
+        recording: Callable[[], ChunkRecording] = ChunkRecording,
+        decode: Callable[[Any], Iterable[Any]] = list,
+        **single_flight: Any,
+    ) -> Any:
+        source, record = fn(), recording()
+        if not hasattr(source, "__next__"):
+            return source
+
+        def chunks() -> Iterator[Any]:
+            came: list[Any] = []
+            try:
+                for chunk in source:
+                    record.add(chunk)
+                    came.append(chunk)
+            except BaseException:
+                yield from came
+                raise
+            yield from self._replayed(record, decode, came)
+
+        return chunks()
+
+    async def ashare_stream(
+        self,
+        request: Any,
+        fn: Callable[[], Any],
+        *,
+        recording: Callable[[], ChunkRecording] = ChunkRecording,
+        decode: Callable[[Any], Iterable[Any]] = list,
+        **single_flight: Any,
+    ) -> Any:
+        source, record = await fn(), recording()
+        if not hasattr(source, "__anext__"):
+            return source
+
+        async def chunks() -> AsyncIterator[Any]:
+            came: list[Any] = []
+            try:
+                async for chunk in source:
+                    record.add(chunk)
+                    came.append(chunk)
+            except BaseException:
+                for chunk in came:
+                    yield chunk
+                raise
+            for chunk in self._replayed(record, decode, came):
+                yield chunk
+
+        return chunks()
+
+    def _replayed(
+        self, record: ChunkRecording, decode: Callable[[Any], Iterable[Any]], came: list[Any]
+    ) -> list[Any]:
+        try:
+            data = Payload.of(record.entry()[0]).json()
+        except Exception:  # noqa: BLE001  # not stored, then
             self.wrapping.count("stream not storable")
-            return chunks
-        self.wrapping.count("replay")
-        return replay(*decode(Payload.from_json(Payload.of(entry["value"]).json()).decode()))
+            return came
+        again = list(decode(Payload.from_json(data).decode()))
+        self.wrapping.count("replay" if again == came else "replay, not equal")
+        return again
 
     def store(self, *args: Any, **kwargs: Any) -> None:
         return None
-
-
-def _collect(collector: Collector, source: Any) -> Iterator[Any]:
-    if not isinstance(collector.cache.engine, _RoundTripEngine):
-        yield from _plain_collect(collector, source)
-        return
-    chunks: list[Any] = []
-    try:
-        for chunk in source:
-            collector.add(chunk)
-            chunks.append(chunk)
-    except BaseException:
-        yield from chunks
-        raise
-    yield from collector.cache.engine.replayed(collector, chunks)
-
-
-async def _acollect(collector: Collector, source: Any) -> AsyncIterator[Any]:
-    chunks: list[Any] = []
-    if isinstance(collector.cache.engine, _RoundTripEngine):
-        try:
-            async for chunk in source:
-                collector.add(chunk)
-                chunks.append(chunk)
-        except BaseException:
-            for chunk in chunks:
-                yield chunk
-            raise
-        chunks = collector.cache.engine.replayed(collector, chunks)
-        for chunk in chunks:
-            yield chunk
-        return
-    async for chunk in _plain_acollect(collector, source):
-        yield chunk
-
-
-_plain_collect, _plain_acollect = calls.collect, calls.acollect
 
 
 @contextmanager
@@ -172,11 +191,9 @@ def wrapping(mode: str) -> Iterator[Wrapping]:
         return state.wrap(made) if isinstance(made, BaseLLM) else made
 
     metaclass.__call__ = construct
-    calls.collect, calls.acollect = _collect, _acollect
     try:
         yield state
     finally:
-        calls.collect, calls.acollect = _plain_collect, _plain_acollect
         if before is None:
             del metaclass.__call__
         else:

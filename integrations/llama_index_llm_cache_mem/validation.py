@@ -15,11 +15,12 @@ _Answers: TypeAlias = list[tuple[LLMCache, Request]]
 _answers: ContextVar[_Answers] = ContextVar("llama_index_llm_cache_mem.answers")
 
 
-def note_answer(cache: LLMCache, request: Request) -> None:
-    """Note that *cache* has the answer to *request*, for the validation around this call."""
+def note_answer(cache: LLMCache, *requests: Request) -> None:
+    """Note that *cache* has the answer to this call under one of *requests*, for the validation
+    around it."""
     answers = _answers.get(None)
     if answers is not None:
-        answers.append((cache, request))
+        answers.extend((cache, request) for request in requests)
 
 
 @contextmanager

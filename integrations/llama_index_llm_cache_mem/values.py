@@ -17,13 +17,20 @@ from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.values.classes import register_package
 from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.tagged import from_tree, to_tree
 
-__all__ = ["Pieces", "Response", "decode_block", "decode_whole", "encode_block"]
+__all__ = [
+    "Response",
+    "decode",
+    "decode_block",
+    "decode_tree",
+    "encode",
+    "encode_block",
+    "encode_tree",
+    "has_form",
+]
 
 Response: TypeAlias = ChatResponse | CompletionResponse
-Pieces: TypeAlias = "list[list[str | None]] | None"
-"""What the chunks of a stream brought, as [text, thoughts] each; None for an answer that was no
-stream."""
 
 _SAFE: Final = (TextBlock, ToolCallBlock)
 
@@ -44,7 +51,7 @@ for _package in (
     register_package(_package)
 
 
-def encode(response: Response, pieces: Pieces = None) -> dict[str, Any]:
+def encode(response: Response) -> dict[str, Any]:
     """What the core stores of *response*; of ``raw`` what has a safe form. Raises for a media block
     that is an open file."""
     stored: dict[str, Any] = {"response": response}
@@ -64,32 +71,45 @@ def encode(response: Response, pieces: Pieces = None) -> dict[str, Any]:
             changes["message"] = response.message.model_copy(update={"blocks": kept})
     if changes:
         stored["response"] = response.model_copy(update=changes)
-    if pieces is not None:
-        stored["pieces"] = pieces
     return stored
 
 
-def decode(stored: Any) -> tuple[Any, Pieces]:
-    """The response and the pieces that it came in."""
+def decode(stored: Any) -> Any:
+    """The response that ``encode`` wrote. Raises EntryUnreadable."""
     response: Any = stored["response"]
-    pieces = stored.get("pieces")
-    if not isinstance(response, (ChatResponse, CompletionResponse)) or not (
-        pieces is None or type(pieces) is list
-    ):
+    if not isinstance(response, (ChatResponse, CompletionResponse)):
         raise EntryUnreadable("not an answer of LlamaIndex's")
     if "blocks" in stored and isinstance(response, ChatResponse):
         for i, block in stored["blocks"]:
             response.message.blocks[i] = decode_block(block)
-    return response, pieces
-
-
-def decode_whole(stored: Any) -> Any:
-    """The response as a call without streaming gives it."""
-    response, pieces = decode(stored)
-    if pieces is not None:
-        response.delta = None
-        response.additional_kwargs.pop("thinking_delta", None)
     return response
+
+
+def encode_tree(response: Response) -> Any:
+    """*response* as plain JSON that differs little from that of the chunk before it."""
+    try:
+        return to_tree({"response": response})
+    except ValueNotCacheable:  # a part of it needs the form that encode gives it
+        return to_tree(encode(response))
+
+
+def decode_tree(tree: Any) -> Any:
+    """The response that ``encode_tree`` wrote, a new one each time."""
+    return decode(from_tree(tree))
+
+
+def has_form(raw: Any) -> bool:
+    """Whether *raw* is what a provider gives for an answer in one piece but not for a stream, or
+    the reverse: any object, or anything nested but usage."""
+    if isinstance(raw, dict):
+        return any(_is_nested(value) for value in raw.values())
+    return raw is not None
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, dict):
+        return not all(isinstance(item, (int, float, type(None))) for item in value.values())
+    return not isinstance(value, (str, int, float, type(None)))
 
 
 def encode_block(block: Any) -> Any:

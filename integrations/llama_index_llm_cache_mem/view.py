@@ -54,7 +54,7 @@ def bare(llm: Any) -> Any:
 def view_class(mixin: type, base: type) -> type[Any]:
     """The class of views of *base* objects: it keeps the name, from which observability tools infer
     the provider."""
-    return _derived(mixin, base, ("_lcm_cache", "_lcm_identity", "_lcm_inner"))
+    return _derived(mixin, base, ("_lcm_cache", "_lcm_identity", "_lcm_inner", "_lcm_usage"))
 
 
 @lru_cache(maxsize=512)  # 3 ms each; bounded, for classes that a program makes by the thousand

@@ -27,7 +27,7 @@ from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.layers import Above, Layers
-from llm_cache_mem.engine.reader import Hit, Reader, decoded, same
+from llm_cache_mem.engine.reader import Hit, Other, Reader, decoded, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.shared_streams import open_stream
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.explainer import Explainer
     from llm_cache_mem.engine.leases import Lease, Leases
 
-__all__ = ["Answered", "Engine", "Hit", "Settings"]
+__all__ = ["Answered", "Engine", "Hit", "Other", "Settings"]
 
 T = TypeVar("T")
 
@@ -176,19 +176,21 @@ class Engine:
         self,
         request: Request,
         decode: Callable[[Any], Any] = same,
+        other: Other | None = None,
         *,
         zero_usage: bool = False,
     ) -> Hit | None:
-        """The fresh answer to *request*, counted; None for a miss. See ``Reader.lookup``.
+        """The fresh answer to *request*, or else to *other*, counted; None for a miss. See
+        ``Reader.lookup``.
 
         While the cache is installed for the whole process, the HTTP layer may still answer the call
         that follows a miss: see ``answered_below``. *zero_usage*: whether a hit there is to report
         no tokens.
         """
         if not self.layers.active or FUNCTION in request.params:
-            return self.reader.lookup(request, decode)
+            return self.reader.lookup(request, decode, other)
         missed: list[Callable[[], None]] = []
-        hit = self.reader.lookup(request, decode, defer=missed.append)
+        hit = self.reader.lookup(request, decode, other, defer=missed.append)
         if missed:
             self.layers.expect(request.key, missed[0], zero_usage=zero_usage)
         return hit
@@ -197,14 +199,15 @@ class Engine:
         self,
         request: Request,
         decode: Callable[[Any], Any] = same,
+        other: Other | None = None,
         *,
         zero_usage: bool = False,
     ) -> Hit | None:
         """``lookup``, in a thread where the store would block the event loop."""
         if not self.layers.active or FUNCTION in request.params:
-            return await self.reader.alookup(request, decode)
+            return await self.reader.alookup(request, decode, other)
         missed: list[Callable[[], None]] = []
-        hit = await self.reader.alookup(request, decode, defer=missed.append)
+        hit = await self.reader.alookup(request, decode, other, defer=missed.append)
         if missed:
             self.layers.expect(request.key, missed[0], zero_usage=zero_usage)
         return hit
@@ -267,6 +270,7 @@ class Engine:
         report: Callable[[Any], Any] = same,
         circumstances: Callable[[], Hashable] | None = None,
         timeout: float | None = None,
+        other: Other | None = None,
         zero_usage: bool = False,
     ) -> Any:
         """The stored answer to *request*, or that of ``fn()``, which concurrent callers share.
@@ -284,11 +288,12 @@ class Engine:
                 what *fn* calls.
             timeout: For how many seconds the caller may wait for another's call; TimeoutError after
                 that. None: for as long as the cache says.
+            other: Another request whose stored answer may do.
             zero_usage: As in ``lookup``.
         """
         if self.is_off:
             return fn()
-        hit = self.lookup(request, decode, zero_usage=zero_usage)
+        hit = self.lookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             return hit.value
         codec = _Codec(encode, decode, report)
@@ -318,13 +323,14 @@ class Engine:
         report: Callable[[Any], Any] = same,
         circumstances: Callable[[], Hashable] | None = None,
         timeout: float | None = None,
+        other: Other | None = None,
         zero_usage: bool = False,
     ) -> Any:
         """``call`` for a coroutine function. Tasks share calls under asyncio, by itself or through
         anyio; under trio each makes its own."""
         if self.is_off:
             return await fn()
-        hit = await self.alookup(request, decode, zero_usage=zero_usage)
+        hit = await self.alookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             return hit.value
         codec = _Codec(encode, decode, report)

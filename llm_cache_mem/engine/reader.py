@@ -18,7 +18,7 @@ from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Hit", "Reader", "decoded", "reason_of", "same"]
+__all__ = ["Hit", "Other", "Reader", "decoded", "reason_of", "same"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,14 @@ class Hit(NamedTuple):
 def same(value: Any) -> Any:
     """Return *value*: encodes and decodes where the stored value is the response itself."""
     return value
+
+
+class Other(NamedTuple):
+    """Another *request* whose stored answer may do: *decode* makes the answer of it, or None if it
+    is none."""
+
+    request: Request
+    decode: Callable[[Any], Any]
 
 
 class Reader:
@@ -66,15 +74,20 @@ class Reader:
         self._get = store.inner.get if type(store.inner) is MemoryStore else store.get
 
     def lookup(
-        self, request: Request, decode: Callable[[Any], Any] = same, *, defer: Defer | None = None
+        self,
+        request: Request,
+        decode: Callable[[Any], Any] = same,
+        other: Other | None = None,
+        *,
+        defer: Defer | None = None,
     ) -> Hit | None:
-        """The fresh answer to *request*, counted; None for a miss.
+        """The fresh answer to *request*, or else to *other*, counted; None for a miss.
 
         *decode* makes the answer from the stored value. In mode ``replay`` age does not matter,
         and a miss raises CacheMissError; StoreError if the store fails. *defer* is given a function
         that counts the miss, or raises it, instead of that being done.
         """
-        return self._lookup(request, decode, self._get, defer=defer)
+        return self._lookup(request, decode, self._get, other=other, defer=defer)
 
     def lookup_many(
         self, requests: Sequence[Request], decode: Callable[[Any], Any] = same
@@ -89,15 +102,20 @@ class Reader:
         return [self._lookup(request, decode, found.get, took) for request in requests]
 
     async def alookup(
-        self, request: Request, decode: Callable[[Any], Any] = same, *, defer: Defer | None = None
+        self,
+        request: Request,
+        decode: Callable[[Any], Any] = same,
+        other: Other | None = None,
+        *,
+        defer: Defer | None = None,
     ) -> Hit | None:
         """``lookup``, in a thread where the store would block the event loop."""
         if not self._store.blocking:
-            return self.lookup(request, decode, defer=defer)
+            return self.lookup(request, decode, other, defer=defer)
         entry = self.glance(request)
         if entry is not None:
             return self.lookup_in(entry, request, decode, defer=defer)
-        return await self._store.off_loop(lambda: self.lookup(request, decode, defer=defer))
+        return await self._store.off_loop(lambda: self.lookup(request, decode, other, defer=defer))
 
     def glance(self, request: Request) -> Entry | None:
         """The fresh entry for *request*, if an event loop may wait for it; None says nothing."""
@@ -161,6 +179,7 @@ class Reader:
         decode: Callable[[Any], Any],
         get: Callable[[str], Entry | None],
         took: float | None = None,
+        other: Other | None = None,
         defer: Defer | None = None,
     ) -> Hit | None:
         """*took*: the seconds of *get*, if that only hands out what was read."""
@@ -178,6 +197,11 @@ class Reader:
             hit = self.read(request, entry, decode, any_age=mode == "replay")
             if hit is not None:
                 self._ledger.hit(request.key, entry, request.tags, took)
+                return hit
+        if other is not None and mode != "refresh" and (found := get(other.request.key)):
+            hit = self.read(other.request, found, other.decode, any_age=mode == "replay")
+            if hit is not None and hit.value is not None:
+                self._ledger.hit(other.request.key, found, request.tags, took)
                 return hit
         if defer is not None:
             defer(lambda: self._count_miss(request, mode, entry, took))

@@ -275,3 +275,17 @@ def test_structured_output_of_a_plain_model(cache, make_parrot):
 def test_a_block_of_text_is_a_message(model):
     message = ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b")])
     twice(model, lambda llm: llm.chat([message]))
+
+
+def test_twenty_identical_agents_that_stream_make_two_calls(model):
+    counted, llm = model
+
+    async def run() -> str:
+        agent = FunctionAgent(tools=[FunctionTool.from_defaults(add)], llm=llm)
+        return str(await agent.run("What is 1 + 2?"))
+
+    async def together() -> list[str]:
+        return await asyncio.gather(*(run() for _ in range(20)))
+
+    assert asyncio.run(together()) == ["It is 3."] * 20
+    assert len(counted.calls) == 2

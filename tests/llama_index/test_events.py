@@ -1,6 +1,7 @@
 """What listeners hear: of a miss what they hear bare, of a hit the same once, marked and free of
 charge."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -15,7 +16,7 @@ from llama_index.core.llms import MockLLM
 from llama_index_instrumentation import root_dispatcher
 from llama_index_instrumentation.dispatcher import instrument_tags
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
-from llama_index_llm_cache_mem.usage import without_usage
+from llama_index_llm_cache_mem.usage import zero_usage
 
 LEAVES = (
     "chat",
@@ -184,11 +185,27 @@ def test_a_miss_sounds_as_bare_and_a_hit_as_half_price(leaf, everywhere, parrot,
         assert hit["callbacks"] == [f"trace {trace}", "+llm", "-llm", f"end {trace}"]
 
 
-def test_the_caller_of_a_hit_still_gets_the_usage(parrot, cache, ears):
-    llm = CachedLLM(parrot, cache)
-    first, second = llm.complete("x"), llm.complete("x")
-    assert first == second
-    assert second.raw["usage"]["total_tokens"] == 8
+@pytest.mark.parametrize("everywhere", [False, True], ids=["wrapped", "process-wide"])
+@pytest.mark.parametrize(("usage", "tokens"), [("zero", 0), ("keep", 8)])
+def test_the_usage_of_a_hit_is_zero_unless_it_is_to_be_kept(
+    everywhere, usage, tokens, parrot, cache, ears
+):
+    with set_llm_cache(cache if everywhere else None, usage=usage):
+        llm = parrot if everywhere else CachedLLM(parrot, cache, usage=usage)
+        first, second = llm.complete("x"), llm.complete("x")
+        [chunk] = llm.stream_complete("x")
+    assert first.raw["usage"]["total_tokens"] == 8
+    for hit in (second, chunk, copy.copy(llm).complete("x") if not everywhere else second):
+        assert (hit.raw["usage"]["total_tokens"], hit.text) == (tokens, first.text)
+        assert hit.additional_kwargs["total_tokens"] == tokens
+    assert len(parrot.calls) == 1
+
+
+def test_an_unknown_usage_is_refused(parrot, cache):
+    with pytest.raises(ValueError, match="usage"):
+        CachedLLM(parrot, cache, usage="none")
+    with pytest.raises(ValueError, match="usage"):
+        set_llm_cache(cache, usage="none")
 
 
 def test_spans_of_hits_nest_as_those_of_calls(parrot, cache, ears):
@@ -306,13 +323,12 @@ class Raw(BaseModel):
     choices: list[dict[str, Any]] = Field(default_factory=lambda: [{"index": 1, "eval_count": 5}])
 
 
-def test_a_handler_sees_the_raw_answer_of_a_hit_with_its_usage_zero():
+def test_a_hit_has_its_raw_answer_with_the_usage_zero():
     raw = Raw()
     response = CompletionResponse(text="x", raw=raw, additional_kwargs={"prompt_tokens": 3, "n": 1})
-    seen = without_usage(response)
+    seen = zero_usage(response)
     assert (seen.text, seen.additional_kwargs) == ("x", {"prompt_tokens": 0, "n": 1})
     assert (seen.raw.id, seen.raw.created, seen.raw.max_output_tokens) == ("r1", 17, 100)
     assert (seen.raw.usage["total_tokens"], seen.raw.usage["tier"]) == (0, "flex")
     assert (seen.raw.usage["details"].cached_tokens, seen.raw.usage["details"].audio) == (0, 0)
     assert seen.raw.choices == [{"index": 1, "eval_count": 0}]
-    assert raw == Raw()  # the caller's own stays as it is

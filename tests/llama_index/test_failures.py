@@ -92,10 +92,11 @@ def test_failing_functions_of_the_application_are_no_cache(settings, leaf, parro
         "requests.messages_to_dicts",
         "calls.encode",
         "calls.decode",
-        "calls.decode_whole",
-        "calls.Recording.add",
-        "calls.Recording.result",
-        "calls.Recording.chunks",
+        "calls.Recording.encode",
+        "calls.Recording.entry",
+        "calls.read_chunks",
+        "calls.read_whole",
+        "calls.as_chunks",
     ],
 )
 @pytest.mark.parametrize("leaf", LEAVES)

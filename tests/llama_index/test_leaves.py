@@ -73,7 +73,7 @@ def test_a_stream_is_replayed_in_the_pieces_it_came_in(leaf, parrot, cache, ask)
 
 
 def test_every_hit_is_a_new_object(parrot, cache):
-    llm = CachedLLM(parrot, cache)
+    llm = CachedLLM(parrot, cache, usage="keep")
     first = llm.chat([ChatMessage(content="x")])
     first.message.blocks.append(TextBlock(text="scribble"))
     second = llm.chat([ChatMessage(content="x")])

@@ -7,6 +7,7 @@ test-older`` has those.
 
 import asyncio
 import contextlib
+import copy
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -18,12 +19,13 @@ from http_server import Asked, Provider, Reply
 from llama_index.core import PromptTemplate
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, TextBlock
-from llama_index.core.bridge.pydantic import Field, create_model
+from llama_index.core.bridge.pydantic import BaseModel, Field, create_model
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from llama_index.core.tools import FunctionTool
 from llama_index_instrumentation import root_dispatcher
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache, uncached
 from llama_index_llm_cache_mem.testing import MODES, wrapping
+from llama_index_llm_cache_mem.usage import zero_usage
 
 from llm_cache_mem import LLMCache
 
@@ -159,8 +161,8 @@ def ask_as_recorded(
         name: request[name] for name in ("tools", "tool_choice", "thinking") if name in request
     }
     if not asynchronously:
-        return (
-            list(llm.stream_chat(messages, **kwargs))
+        return (  # as it is when it comes: LLMs go on building what a chunk holds
+            [copy.deepcopy(chunk) for chunk in llm.stream_chat(messages, **kwargs)]
             if request.get("stream")
             else llm.chat(messages, **kwargs)
         )
@@ -173,15 +175,32 @@ def ask_as_recorded(
     return asyncio.run(run())
 
 
+def zeroed(answer: Any) -> Any:
+    if isinstance(answer, list):
+        return [zeroed(chunk) for chunk in answer]
+    return zero_usage(copy.deepcopy(answer))
+
+
+def types_in(value: Any) -> Any:
+    """The class of *value* and of all that it holds."""
+    if isinstance(value, (list, tuple)):
+        return type(value), [types_in(item) for item in value]
+    inside = value.__dict__ if isinstance(value, BaseModel) else value
+    if not isinstance(inside, dict):
+        return type(value)
+    return type(value), {name: types_in(item) for name, item in inside.items()}
+
+
 def last(answer: Any) -> Any:
     return answer[-1] if isinstance(answer, list) else answer
 
 
+@pytest.mark.parametrize("usage", ["zero", "keep"])
 @pytest.mark.parametrize("name", ["openai", ANTHROPIC])
-def test_recorded_answers_come_back_as_they_were(name, shared_data, server, make):
+def test_recorded_answers_come_back_as_they_were(name, usage, shared_data, server, make):
     cache = LLMCache(max_size=None)
     plain = make(name)
-    llm = CachedLLM(plain, cache)
+    llm = CachedLLM(plain, cache, usage=usage)
     stored = streamed = called = 0
     endpoint = {"openai": "chat.completions", "anthropic": "messages"}[name]
     for request, answer in recorded(shared_data, name, endpoint):
@@ -205,13 +224,10 @@ def test_recorded_answers_come_back_as_they_were(name, shared_data, server, make
         ):  # cut off, refused or empty: not worth keeping
             continue
         assert len(server.asked) == asked + 1
-        assert last(second) == last(expected)
-        assert type(last(second)) is type(last(expected))
-        assert type(last(second).raw) is type(last(expected).raw)
-        if isinstance(expected, list):
-            assert [chunk.delta or "" for chunk in second] == [
-                chunk.delta or "" for chunk in expected
-            ]
+        if usage == "zero":
+            expected = zeroed(expected)
+        assert second == expected
+        assert types_in(second) == types_in(expected)
         tools = [
             [call.model_dump() for call in llm.get_tool_calls_from_response(last(one), False)]
             for one in (expected, second)
@@ -442,10 +458,82 @@ def test_a_structured_hit_is_told_of_by_its_span(shared_data, server, make, cach
     assert spans.heard == [(name, arguments, False), (name, arguments, True)]
 
 
+# -- Chunk by chunk, and either form after the other
+
+
+def without_tools(shared_data: Any, provider: str, endpoint: str) -> dict[bool, Any]:
+    """A recorded answer in one piece, and one that is a stream."""
+    return {
+        bool(request.get("stream")): answer
+        for request, answer in recorded(shared_data, provider, endpoint)
+        if not request.get("tools") and not request.get("thinking")
+    }
+
+
+def text_of(name: str, raw: Any) -> str:
+    """What user code digs out of ``raw`` of an answer in one piece."""
+    if name == "openai":
+        return raw.choices[0].message.content
+    if name == "responses":
+        return raw.output_text
+    return "".join(block.text for block in raw["content"] if block.type == "text")
+
+
+@pytest.mark.parametrize("first", ["chat", "stream_chat"])
+@pytest.mark.parametrize(
+    ("name", "provider", "endpoint"),
+    [
+        ("openai", "openai", "chat.completions"),
+        ("responses", "openai", "responses"),
+        pytest.param("anthropic", "anthropic", "messages", marks=needs_older_sdk),
+    ],
+)
+def test_chat_and_stream_chat_keep_their_own_form_of_raw(
+    name, provider, endpoint, first, shared_data, server, make, cache, ask
+):
+    answers = without_tools(shared_data, provider, endpoint)
+    if True not in answers:
+        answers[True] = responses_stream(answers[False])
+    plain, llm = make(name), CachedLLM(make(name), cache, usage="keep")
+    for leaf in (first, "chat", "stream_chat", "achat", "astream_chat"):
+        server.recorded = answers["stream" in leaf]
+        expected = ask(plain, leaf.removeprefix("a"), "x")  # achat leaves out num_tokens
+        given = ask(llm, leaf, "x")
+        assert given == expected
+        assert types_in(given) == types_in(expected)
+        if "stream" not in leaf:
+            assert text_of(name, given.raw)
+    assert cache.stats().stored == 2
+    assert cache.stats().hits == 3
+
+
+def responses_stream(whole: tuple[str, bytes]) -> tuple[str, bytes]:
+    """The stream of events that the Responses API would send for the answer *whole*."""
+    response = json.loads(whole[1])
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**response, "output": []}}
+    ]
+    for index, item in enumerate(response["output"]):
+        events.append({"type": "response.output_item.added", "output_index": index, "item": item})
+        for number, part in enumerate(item.get("content") or []):
+            place = {"item_id": item["id"], "output_index": index, "content_index": number}
+            for word in part.get("text", "").split(" "):
+                delta = {"type": "response.output_text.delta", "delta": f"{word} ", "logprobs": []}
+                events.append({**place, **delta})
+        events.append({"type": "response.output_item.done", "output_index": index, "item": item})
+    events.append({"type": "response.completed", "response": response})
+    lines = [
+        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+        for number, event in enumerate(events)
+    ]
+    return "text/event-stream", "".join(lines).encode()
+
+
 # -- An agent
 
 
-def test_an_agent_runs_twice_for_the_price_of_once(make, server, cache):
+@pytest.mark.parametrize(("runs", "at_once"), [(2, False), (20, True)])
+def test_agents_run_for_the_price_of_one(runs, at_once, make, server, cache):
     def call(**message: Any) -> tuple[str, bytes]:
         chunk: dict[str, Any] = {
             "id": "1",
@@ -480,6 +568,11 @@ def test_an_agent_runs_twice_for_the_price_of_once(make, server, cache):
             "What is 1 + 2?"
         )
 
-    assert [str(asyncio.run(run())) for _ in range(2)] == ["It is 3.", "It is 3."]
+    async def together() -> Any:
+        return await asyncio.gather(*(run() for _ in range(runs)))
+
+    answers = asyncio.run(together()) if at_once else [asyncio.run(run()) for _ in range(runs)]
+    assert [str(answer) for answer in answers] == ["It is 3."] * runs
     assert len(server.asked) == 2
-    assert cache.stats().hits == 2
+    stats = cache.stats()
+    assert stats.hits + stats.coalesced == 2 * (runs - 1)

@@ -25,8 +25,8 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index_llm_cache_mem import CachedLLM
-from llama_index_llm_cache_mem.streaming import Recording, replay
-from llama_index_llm_cache_mem.values import decode, decode_whole, encode
+from llama_index_llm_cache_mem.streaming import Recording, as_chunks, read_chunks, read_whole
+from llama_index_llm_cache_mem.values import decode, encode
 
 from llm_cache_mem.values.payload import Payload
 
@@ -111,7 +111,7 @@ def test_a_response_comes_back_equal(name):
     response = RESPONSES[name]
     payload = Payload.of(encode(response))
     for again in (payload, Payload.from_json(payload.json())):
-        back = decode_whole(again.decode())
+        back = decode(again.decode())
         assert back == response
         assert type(back) is type(response)
         assert Payload.of(encode(back)).json() == payload.json()
@@ -130,7 +130,7 @@ def test_a_path_comes_back_while_the_file_is_there(tmp_path):
     path.write_bytes(PNG)
     response = answer(ImageBlock(path=path))
     data = Payload.of(encode(response)).json()
-    assert decode_whole(Payload.from_json(data).decode()) == response
+    assert decode(Payload.from_json(data).decode()) == response
 
 
 def test_an_open_file_is_not_stored(make_parrot, cache):
@@ -145,13 +145,13 @@ def test_an_open_file_is_not_stored(make_parrot, cache):
 
 def test_raw_of_a_class_nobody_registered_becomes_data():
     raw = {"answer": Foreign(text="x", usage={"input_tokens": 3}), "client": object(), "plain": 1}
-    back = decode_whole(Payload.of(encode(answer(TextBlock(text="x"), raw=raw))).decode())
+    back = decode(Payload.of(encode(answer(TextBlock(text="x"), raw=raw))).decode())
     assert back.raw == {
         "answer": {"text": "x", "usage": {"input_tokens": 3}},
         "client": None,
         "plain": 1,
     }
-    assert decode_whole(Payload.of(encode(answer(raw=object()))).decode()).raw is None
+    assert decode(Payload.of(encode(answer(raw=object()))).decode()).raw is None
 
 
 def test_an_object_in_the_message_itself_is_not_stored(make_parrot, cache):
@@ -176,7 +176,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index_llm_cache_mem import CachedLLM
 from llm_cache_mem import LLMCache
 parrot = Parrot()
-llm = CachedLLM(parrot, LLMCache(backend={url!r}))
+llm = CachedLLM(parrot, LLMCache(backend={url!r}), usage="keep")
 print([chunk.delta for chunk in llm.stream_chat([ChatMessage(content="a b")])], repr(llm.complete("x")), len(parrot.calls))
 """
 
@@ -230,10 +230,11 @@ def chunks_of(
 
 
 def recorded(chunks: list[Any]) -> Any:
-    recording = Recording()
+    """What is stored of a stream, read back."""
+    recording = Recording(lambda tree: tree)
     for chunk in chunks:
         recording.add(chunk)
-    return recording.result()
+    return Payload.from_json(Payload.of(recording.entry()[0]).json()).decode()
 
 
 def test_thoughts_are_replayed_too():
@@ -241,29 +242,28 @@ def test_thoughts_are_replayed_too():
         ThinkingBlock(content="hm"), TextBlock(text="so"), delta="o", additional_kwargs={}
     )
     chunks = chunks_of(("", "h"), ("", "m"), ("s", None), ("o", None), last=last)
-    stored = Payload.of(encode(*recorded(chunks))).decode()
-    again = replay(*decode(stored))
+    again = list(read_chunks(recorded(chunks)))
     assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in again] == [
         ("", "h"),
         ("", "m"),
         ("s", None),
         ("o", None),
     ]
-    assert again[-1] == last
-    plain = decode_whole(Payload.of(encode(*recorded(chunks))).decode())
+    assert again == chunks
+    plain = read_whole(recorded(chunks))
     assert (plain.message, plain.delta, plain.additional_kwargs) == (last.message, None, {})
 
 
 def test_newest_pieces_only_add_up():
-    response, _ = recorded(chunks_of(("a", None), ("b", None), ("c", None), grows=False))
+    response = read_whole(recorded(chunks_of(("a", None), ("b", None), ("c", None), grows=False)))
     assert response.message.content == "abc"
 
 
 def test_a_plain_answer_is_replayed_as_thoughts_and_text():
-    chunks = replay(
-        answer(ThinkingBlock(content="hm"), TextBlock(text="so"), ToolCallBlock(tool_name="add")),
-        None,
+    chunks = as_chunks(
+        answer(ThinkingBlock(content="hm"), TextBlock(text="so"), ToolCallBlock(tool_name="add"))
     )
+    assert chunks is not None
     assert [(c.delta, c.additional_kwargs.get("thinking_delta")) for c in chunks] == [
         ("", "hm"),
         ("so", None),
@@ -277,6 +277,6 @@ def test_a_plain_answer_is_replayed_as_thoughts_and_text():
 
 def test_text_beside_tool_calls_is_not_lost():
     last = answer(ToolCallBlock(tool_name="add"), delta="o")
-    response, _ = recorded(chunks_of(("s", None), ("o", None), last=last))
+    response = read_whole(recorded(chunks_of(("s", None), ("o", None), last=last)))
     assert response.message.content == "so"
     assert response.message.blocks[-1] == last.message.blocks[0]
