@@ -10,12 +10,13 @@ from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.frameworks import frameworks
+from llm_cache_mem.installation.switch import put, take_off
 from llm_cache_mem.options import MODES, options
 
 __all__ = ["Magics", "begin_cell", "load", "unload"]
 
 _HELP = """\
-%llm_cache on [BACKEND] [name=value ...]   cache LangChain and LlamaIndex; your own: `llm_cache`
+%llm_cache on [BACKEND] [name=value ...]   cache every SDK, LangChain and LlamaIndex
 %llm_cache off                             stop; what was set before is set again
 %llm_cache stats | clear                   what it saved; forget all of it
 %llm_cache why [NUMBER | all]              why the last calls missed; all: what costs hits
@@ -33,6 +34,7 @@ class Magics:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._cache: LLMCache | None = None
+        self._words: tuple[str, ...] = ()
         self._undo: dict[str, Callable[[], object]] = {}
         self._cell: options | None = None
 
@@ -59,6 +61,8 @@ class Magics:
     def turn_on(self, *words: str) -> Any:
         """Open the backend, and put the cache into the frameworks that are there; those imported
         later follow."""
+        if self._cache is not None and words == self._words:
+            return self._cache  # the cell runs again
         values = dict(word.split("=", 1) for word in words if "=" in word.partition("://")[0])
         backend = [word for word in words if "=" not in word.partition("://")[0]] or ["memory"]
         unknown = set(values) - {"ttl", "max_size", "namespace", "mode", "keep_requests"}
@@ -86,7 +90,9 @@ class Magics:
             return _wrong(str(exc), help_text="")
         if self._cache is not None:
             self.turn_off()
-        self._cache = cache
+        self._cache, self._words = cache, words
+        installation = put("with", cache)
+        self._undo["sdks"] = lambda: take_off(installation)
         self._shell.user_ns[_NAME] = cache
         self._install(lambda framework: False)
         return cache

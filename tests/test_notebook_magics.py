@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import llama_index_llm_cache_mem
 import nbformat
 import pytest
+from http_server import provider
+from installation.answers import BODY, answer
 from IPython.core.error import UsageError
 from IPython.testing.globalipapp import start_ipython
 from langchain_core.globals import get_llm_cache
@@ -54,6 +57,26 @@ def test_on_caches_both_frameworks_and_off_puts_back_what_was(shell: Any) -> Non
     shell.run_line_magic("llm_cache", "off")
     assert get_llm_cache() is None
     assert "llm_cache" not in shell.user_ns
+
+
+def test_on_covers_sdks_and_may_run_again(shell: Any) -> None:
+    before = httpx.HTTPTransport.handle_request
+    with provider() as server:
+        server.gives(answer())
+        ask = (
+            "import openai\n"
+            f"with openai.OpenAI(api_key='k', base_url='{server.url}/v1') as client:\n"
+            f"    client.chat.completions.create(**{BODY!r})"
+        )
+        cache = run(shell, "%llm_cache on")
+        run(shell, ask)
+        assert run(shell, "%llm_cache on") is cache
+        run(shell, ask)
+        assert server.calls == 1
+        shell.run_line_magic("llm_cache", "off")
+        run(shell, ask)
+        assert server.calls == 2
+    assert httpx.HTTPTransport.handle_request is before
 
 
 def test_a_model_is_asked_once_and_stats_tell_so(shell: Any) -> None:

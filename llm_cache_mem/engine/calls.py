@@ -14,6 +14,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -26,7 +27,7 @@ from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
-from llm_cache_mem.engine.layers import Above, Layers
+from llm_cache_mem.engine.layers import Above, Layers, in_hand
 from llm_cache_mem.engine.reader import Hit, Other, Reader, decoded, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.shared_streams import open_stream
@@ -189,6 +190,11 @@ class Engine:
         """
         if not self.layers.active or FUNCTION in request.params:
             return self.reader.lookup(request, decode, other)
+        if self.layers.above_answers:
+            hit = self.reader.lookup(request, decode, other)
+            if hit is None:
+                self.layers.pass_next()
+            return hit
         missed: list[Callable[[], None]] = []
         hit = self.reader.lookup(request, decode, other, defer=missed.append)
         if missed:
@@ -206,6 +212,11 @@ class Engine:
         """``lookup``, in a thread where the store would block the event loop."""
         if not self.layers.active or FUNCTION in request.params:
             return await self.reader.alookup(request, decode, other)
+        if self.layers.above_answers:
+            hit = await self.reader.alookup(request, decode, other)
+            if hit is None:
+                self.layers.pass_next()
+            return hit
         missed: list[Callable[[], None]] = []
         hit = await self.reader.alookup(request, decode, other, defer=missed.append)
         if missed:
@@ -412,7 +423,8 @@ class Engine:
             timeout: As in ``call``.
         """
         made = callee_of(fn) if circumstances is None else circumstances()
-        return open_stream(StreamCall(self, request, fn, recording, decode, made, timeout))
+        with self._passing():
+            return open_stream(StreamCall(self, request, fn, recording, decode, made, timeout))
 
     async def ashare_stream(
         self,
@@ -430,7 +442,8 @@ class Engine:
 
         made = callee_of(fn) if circumstances is None else circumstances()
         call = StreamCall(self, request, fn, recording, decode, made, timeout, context)
-        return await aopen_stream(call)
+        with self._passing():
+            return await aopen_stream(call)
 
     # -- Calls whose answer goes on after they have returned
 
@@ -513,6 +526,10 @@ class Engine:
         return await self.backend.off_loop(call)
 
     # -- Inside
+
+    def _passing(self) -> AbstractContextManager[None]:
+        """A block in which an HTTP layer that leaves calls to the layers above lets them pass."""
+        return in_hand(self) if self.layers.above_answers else nullcontext()
 
     def _tasks_coalesce(self) -> bool:
         return bool(self.settings.coalesce) and running_loop() is not None
@@ -597,7 +614,8 @@ class Engine:
     ) -> _Answer:
         """Call the model, and store the answer."""
         began = self.settings.clock()
-        response = fn()
+        with self._passing():
+            response = fn()
         seconds = max(0.0, self.settings.clock() - began)
         payload = self.writer.encode(request, response, codec.encode)
         below = self.answered_below(request)
@@ -614,7 +632,8 @@ class Engine:
         flight: Flight | None,
     ) -> _Answer:
         began = self.settings.clock()
-        response = await fn()
+        with self._passing():
+            response = await fn()
         seconds = max(0.0, self.settings.clock() - began)
         payload = self.writer.encode(request, response, codec.encode)
         below = self.answered_below(request)

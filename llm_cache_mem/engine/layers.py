@@ -5,6 +5,9 @@ it is installed for the whole process, a layer above, such as LangChain's, whose
 nothing, waits to learn whether the HTTP layer answers the call that it now makes. If so, the entry,
 the count and the call are those of the HTTP layer. If not, as with a model in this process, the
 layer above counts its miss and stores the answer as ever.
+
+In a test it is the other way round: a layer above answers its own calls, so that in mode ``replay``
+no model is called that the HTTP layer cannot see, and recordings are of the layer that a test uses.
 """
 
 import threading
@@ -29,13 +32,32 @@ class Above:
 
     *seen*: whether the HTTP layer has looked it up, and counted that. *outcome* is what became of
     it, None while nothing has; *key* is that of the HTTP layer. *zero_usage*: whether a hit is to
-    report no tokens, as the layer above promises.
+    report no tokens, as the layer above promises. *passes*: whether the HTTP layer is to let the
+    call pass.
     """
 
-    __slots__ = ("_answer", "is_over", "key", "layers", "missed", "outcome", "seen", "zero_usage")
+    __slots__ = (
+        "_answer",
+        "is_over",
+        "key",
+        "layers",
+        "missed",
+        "outcome",
+        "passes",
+        "seen",
+        "zero_usage",
+    )
 
-    def __init__(self, layers: "Layers", missed: Callable[[], object], *, zero_usage: bool) -> None:
+    def __init__(
+        self,
+        layers: "Layers",
+        missed: Callable[[], object],
+        *,
+        zero_usage: bool,
+        passes: bool = False,
+    ) -> None:
         self.layers = layers
+        self.passes = passes
         self.missed = missed
         self.zero_usage = zero_usage
         self.seen = False
@@ -96,6 +118,8 @@ class Layers:
     def __init__(self) -> None:
         self.active = False
         """Whether an HTTP layer on this engine is under every call of the process."""
+        self.above_answers = False
+        """Whether that leaves the calls of layers above to them."""
         self._waiting: dict[str, list[Above]] = {}
         self._below: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -103,6 +127,10 @@ class Layers:
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
+
+    def pass_next(self) -> None:
+        """Let the HTTP layer pass the call that this context makes next."""
+        _above.set(Above(self, _nothing, zero_usage=False, passes=True))
 
     def expect(self, key: str, missed: Callable[[], object], *, zero_usage: bool) -> None:
         """Wait for what becomes of the call that missed under *key*. *missed* counts the miss."""
@@ -154,3 +182,7 @@ class Layers:
     def key_below(self, key: str) -> str | None:
         """The key of the entry with which the HTTP layer answered the request of *key*."""
         return self._below.get(key)
+
+
+def _nothing() -> None:
+    pass

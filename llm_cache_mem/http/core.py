@@ -3,7 +3,7 @@ response worth storing."""
 
 from collections.abc import Hashable
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
@@ -83,6 +83,13 @@ class Core:
         else:
             zero = sums_usage() if self.usage is None else self.usage == "zero"
         return without_usage(response) if zero else response.chunks
+
+    def passed(self, above: Above, response: Any) -> Any:
+        """The *response* to a call that was left to the layer *above*, which makes no other if it
+        succeeded."""
+        status = getattr(response, "status_code", None) or getattr(response, "status", None)
+        above.is_over = status == 200
+        return response
 
     def concerns(self, wire: Wire, asked: requests.Asked) -> bool:
         """Whether a request to the path of an endpoint is one for a model."""

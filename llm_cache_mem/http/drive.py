@@ -37,6 +37,8 @@ def drive(core: Core, exchange: Exchange) -> Any:
     if has_in_hand(engine):
         return exchange.untouched()
     above = call_above(engine.layers)
+    if above is not None and above.passes:
+        return core.passed(above, exchange.untouched())
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)
@@ -134,6 +136,8 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     if has_in_hand(engine):
         return await exchange.untouched()
     above = call_above(engine.layers)
+    if above is not None and above.passes:
+        return core.passed(above, await exchange.untouched())
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)

@@ -14,15 +14,23 @@ class Installation(Core):
 
     *hosts*: servers that the user names. *mocks*: whether transports that tests have mocked count.
     *url*: what the cache was opened from by ``install`` itself; None if it was handed in.
+    *above_answers*: see Layers.
     """
 
     def __init__(
-        self, cache: LLMCache, hosts: Hosts, *, mocks: bool = False, url: str | None = None
+        self,
+        cache: LLMCache,
+        hosts: Hosts,
+        *,
+        mocks: bool = False,
+        url: str | None = None,
+        above_answers: bool = False,
     ) -> None:
         super().__init__(cache)
         self.hosts = hosts
         self.mocks = mocks
         self.url = url
+        self.above_answers = above_answers
 
     def takes(self, method: str, host: str, port: int | None, path: str) -> bool:
         """Whether a request is for a model, as far as its address tells. *path* may have a
@@ -62,6 +70,7 @@ def activate(installation: Installation | None) -> None:
     global _active
     before, _active = _active, installation
     if before is not None:
-        before.engine.layers.active = False
+        before.engine.layers.active = before.engine.layers.above_answers = False
     if installation is not None:
         installation.engine.layers.active = True
+        installation.engine.layers.above_answers = installation.above_answers

@@ -175,7 +175,7 @@ def put(
     opened = cache if isinstance(cache, LLMCache) else LLMCache(backend=url or "memory")
     if opened.engine.closed:
         raise ValueError(f"{opened!r} is closed: make a new LLMCache to install")
-    installation = Installation(opened, named, mocks=mocks, url=url)
+    installation = Installation(opened, named, mocks=mocks, url=url, above_answers=place == "test")
     with _stack.lock:
         _stack.push(place, installation)
     return installation

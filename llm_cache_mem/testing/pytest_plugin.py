@@ -15,6 +15,7 @@ import pytest
 
 from llm_cache_mem import CacheMissError, LLMCache, StoreError
 from llm_cache_mem.accounting.render import by_reason
+from llm_cache_mem.installation.switch import put, take_off
 from llm_cache_mem.options import MODES
 from llm_cache_mem.testing.replay import (
     SETTINGS,
@@ -36,6 +37,7 @@ _MARKER: Final = (
     " recordings, relative to the test's folder; settings of LLMCache"
 )
 _OUTPUT: Final = "llm_cache_mem"
+_STANDARD_LIBRARY: Final = os.path.dirname(os.__file__)
 _PACKAGES: Final = ("llm_cache_mem", "langchain_llm_cache_mem", "llama_index_llm_cache_mem")
 
 
@@ -90,17 +92,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def llm_cache(request: pytest.FixtureRequest) -> LLMCache:
-    """The LLMCache on the recordings of this test module, for ``cache_client``, ``get_or_call``,
-    LangChain's ``cached`` or ``CachedLLM``."""
+def llm_cache(request: pytest.FixtureRequest) -> Iterator[LLMCache]:
+    """The LLMCache on the recordings of this test module.
+
+    It is installed for the test: every provider's SDK is recorded and replayed, whoever made the
+    client. It can also be handed to ``get_or_call``, LangChain's ``cached`` or ``CachedLLM``.
+    """
     node = request.node
     marked = _marked(node)
     path, mode = marked.pop("path", None), marked.pop("mode", None)
+    hosts = marked.pop("hosts", ())
     module = Path(node.path)
     file = recordings_beside(module) if path is None else module.parent / Path(path).expanduser()
-    return _open(
+    cache = _open(
         request.config, file, mode, module=module_of(node.nodeid), shared=path is not None, **marked
     )
+    installation = put("test", cache, hosts)
+    yield cache
+    take_off(installation)
+
+
+@pytest.fixture(autouse=True)
+def _marked_llm_cache(request: pytest.FixtureRequest) -> None:
+    """Let the marker alone do what the fixture does: the methods of unittest classes take none."""
+    if request.node.get_closest_marker("llm_cache") is not None:
+        request.getfixturevalue("llm_cache")
 
 
 @pytest.fixture(scope="session")
@@ -142,10 +158,10 @@ def _marked(node: Any) -> dict[str, Any]:
 
 
 def _check(arguments: dict[str, Any], where: str) -> None:
-    unknown = sorted(arguments.keys() - SETTINGS - {"mode", "path"})
+    unknown = sorted(arguments.keys() - SETTINGS - {"mode", "path", "hosts"})
     if unknown:
         raise pytest.UsageError(
-            f"{where} knows no {', '.join(unknown)}; it knows mode, path,"
+            f"{where} knows no {', '.join(unknown)}; it knows mode, path, hosts,"
             f" {', '.join(sorted(SETTINGS))}"
         )
     if arguments.get("mode") not in (None, *MODES):
@@ -201,7 +217,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     it."""
     missed = call.excinfo if call.excinfo is not None and _is_miss(call.excinfo.value) else None
     for entry in missed.traceback if missed is not None else ():
-        if entry.frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
+        if _is_foreign(entry):
             entry.frame.f_globals["__tracebackhide__"] = _hide_if_miss
     report: Any = yield
     if missed is not None:
@@ -209,6 +225,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             ("llm cache", f"to record what is missing: pytest --llm-cache=on '{item.nodeid}'")
         )
     return report  # type: ignore[no-any-return]  # a hook wrapper returns what it got
+
+
+def _is_foreign(entry: Any) -> bool:
+    """Whether a frame is of this library, of an SDK or of Python: not of the user's own code."""
+    if entry.frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
+        return True
+    parts = Path(str(entry.path)).parts
+    return "site-packages" in parts or str(entry.path).startswith(_STANDARD_LIBRARY)
 
 
 def _hide_if_miss(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
