@@ -19,6 +19,8 @@ ALL = {
     "sqlite-processes": "sqlite:processes",
     "sqlite-tasks": "sqlite:tasks",
     "growth": "sqlite:growth",
+    "million-memory": "scale:memory",
+    "million-sqlite": "scale:sqlite",
     "redis": "redis_hit:redis",
     "memcached": "shared_stores:memcached",
     "tiered": "shared_stores:tiered",

@@ -1,7 +1,7 @@
 """A store in memory: an ordered dict under one lock, least recently used first."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 
 from llm_cache_mem._util.clock import now
@@ -13,6 +13,7 @@ __all__ = ["MemoryStore"]
 
 _UNBOUNDED = float("inf")
 _SWEEP = 4  # expired entries that one write removes at the most
+_SLICE = 500  # keys that are looked at without letting others in
 
 
 class MemoryStore:
@@ -39,40 +40,43 @@ class MemoryStore:
         self._most_entries = _UNBOUNDED if max_size is None else max_size
         self._most_bytes = _UNBOUNDED if max_bytes is None else max_bytes
         self._clock = clock
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._bytes = 0  # counted only where they are bounded
         self._lock = RLock()
+        self._reset()
         reset_after_fork(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(max_size={self._max_size}, max_bytes={self._max_bytes})"
 
+    def _reset(self) -> None:
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._bytes = 0  # counted only where they are bounded
+        self._spaces: dict[str, int] = {}  # entries by what their keys have before the last colon
+
     def _after_fork(self) -> None:
         self._lock = RLock()
 
     def get(self, key: str) -> Entry | None:
-        entries = self._entries
         with self._lock:
+            entries = self._entries
             entry = entries.get(key)
             if entry is not None:
                 entries.move_to_end(key)
             return entry
 
     def put(self, key: str, entry: Entry) -> Removed:
-        entries = self._entries
         with self._lock:
+            entries = self._entries
             if key in entries:
                 self._remove(key)
             entries[key] = entry
+            self._count(key, 1)
             if self._max_bytes is not None:
                 self._bytes += len(key) + entry.size
             expires_at = entries[next(iter(entries))].expires_at
             expired = 0 if expires_at is None or expires_at > self._clock() else self._sweep()
             evicted = 0
             while len(entries) > self._most_entries or self._bytes > self._most_bytes:
-                oldest, gone = entries.popitem(last=False)
-                if self._max_bytes is not None:
-                    self._bytes -= len(oldest) + gone.size
+                self._remove(next(iter(entries)))
                 evicted += 1
         if expired or evicted > 1:
             return Removed(evicted, expired)
@@ -88,33 +92,35 @@ class MemoryStore:
 
     def clear(self, prefix: str = "") -> int:
         with self._lock:
-            keys = [key for key in self._entries if key.startswith(prefix)]
-            for key in keys:
-                self._remove(key)
-            return len(keys)
+            all_of_it = self.size(prefix) == len(self._entries)
+            if all_of_it:
+                gone = self._entries
+                self._reset()
+        if not all_of_it:
+            return self._remove_all(lambda key, entry: key.startswith(prefix))
+        count = len(gone)
+        while gone:  # a million at once would keep all threads waiting
+            gone.popitem()
+        return count
 
     def purge(self) -> int:
         now = self._clock()
-        with self._lock:
-            keys = [key for key, entry in self._entries.items() if entry.is_expired(now)]
-            for key in keys:
-                self._remove(key)
-            return len(keys)
+        return self._remove_all(lambda key, entry: entry.is_expired(now))
 
     def size(self, prefix: str = "") -> int:
+        if not prefix:
+            return len(self._entries)
         with self._lock:
-            return (
-                sum(key.startswith(prefix) for key in self._entries)
-                if prefix
-                else len(self._entries)
-            )
+            if prefix.endswith(":"):
+                return sum(
+                    count for space, count in self._spaces.items() if space.startswith(prefix)
+                )
+            return sum(key.startswith(prefix) for key in self._entries)
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         with self._lock:
-            listed = [
-                (key, entry) for key, entry in self._entries.items() if key.startswith(prefix)
-            ]
-        return iter(listed)
+            listed = [key for key in self._in_order() if key.startswith(prefix)]
+        return ((key, entry) for key in listed if (entry := self._entries.get(key)) is not None)
 
     def close(self) -> None:
         """Do nothing: entries live as long as the store."""
@@ -130,7 +136,37 @@ class MemoryStore:
             self._remove(oldest)
         return _SWEEP
 
+    def _remove_all(self, is_meant: Callable[[str, Entry], bool]) -> int:
+        """Remove those entries, some at a time, so that other threads do not wait long."""
+        with self._lock:
+            keys = list(
+                dict.keys(self._entries)
+            )  # in any order: that of use takes ten times as long
+        removed = 0
+        for begin in range(0, len(keys), _SLICE):
+            with self._lock:
+                for key in keys[begin : begin + _SLICE]:
+                    entry = self._entries.get(key)
+                    if entry is not None and is_meant(key, entry):
+                        self._remove(key)
+                        removed += 1
+        return removed
+
+    def _in_order(self) -> Iterable[str]:
+        """All keys, the first to be evicted first."""
+        return self._entries
+
     def _remove(self, key: str) -> None:
         entry = self._entries.pop(key)
+        self._count(key, -1)
         if self._max_bytes is not None:
             self._bytes -= len(key) + entry.size
+
+    def _count(self, key: str, change: int) -> None:
+        head, colon, _ = key.rpartition(":")
+        space = head + colon
+        count = self._spaces.get(space, 0) + change
+        if count > 0:
+            self._spaces[space] = count
+        else:
+            self._spaces.pop(space, None)

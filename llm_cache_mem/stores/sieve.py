@@ -2,7 +2,8 @@
 once, which under LRU would push it out."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem.stores.base import NOTHING_REMOVED, ONE_EVICTED, Removed
@@ -28,6 +29,9 @@ class SieveStore(MemoryStore):
         clock: Callable[[], float] = now,
     ) -> None:
         super().__init__(max_size=max_size, max_bytes=max_bytes, clock=clock)
+
+    def _reset(self) -> None:
+        super()._reset()
         self._ahead: OrderedDict[str, None] = OrderedDict()
         self._behind: OrderedDict[str, None] = OrderedDict()
         self._visited: set[str] = set()
@@ -40,11 +44,13 @@ class SieveStore(MemoryStore):
             return entry
 
     def put(self, key: str, entry: Entry) -> Removed:
-        entries = self._entries
         with self._lock:
+            entries = self._entries
             old = entries.pop(key, None)
             if old is not None:
                 self._visited.add(key)
+            else:
+                self._count(key, 1)
             entries[key] = entry
             if self._max_bytes is not None:
                 self._bytes += entry.size - old.size if old is not None else len(key) + entry.size
@@ -61,16 +67,9 @@ class SieveStore(MemoryStore):
             return Removed(evicted, expired)
         return ONE_EVICTED if evicted else NOTHING_REMOVED
 
-    def entries(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
-        """The entries in the order in which the hand reaches them."""
-        with self._lock:
-            listed = [
-                (key, self._entries[key])
-                for part in (self._ahead, self._behind)
-                for key in part
-                if key.startswith(prefix)
-            ]
-        return iter(listed)
+    def _in_order(self) -> Iterable[str]:
+        """As the hand reaches them."""
+        return chain(self._ahead, self._behind)
 
     def _take_victim(self) -> str | None:
         """Move the hand to the key to evict and take that key out of the queue; None: it is

@@ -1,6 +1,7 @@
 """MemoryStore as a store: what all of them do, the model, a history of many threads, and what is
 its own."""
 
+import random
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from stores.history import record, violations
 from stores.model import StoreMachine
 
 from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores.sieve import SieveStore
 
 
 class TestConformance(StoreConformance):
@@ -69,3 +71,46 @@ def test_bounds_hold_however_much_is_put(number: int) -> None:
     held = list(store.entries())
     assert len(held) <= 1000
     assert sum(len(key) + entry.size for key, entry in held) <= 200_000
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, SieveStore])
+def test_sizes_of_namespaces_are_counted(kind: type[MemoryStore], clock: Any) -> None:
+    """After puts, replacements, evictions, expiry and clears, by counters where there are any."""
+    seed = 11
+    print(f"seed {seed}")
+    rng, store = random.Random(seed), kind(max_size=50, clock=clock)
+    for turn in range(3000):
+        key = f"{rng.choice(['1::value:', '1::http:', '1:a:value:', ''])}{rng.randrange(30)}"
+        if turn % 500 == 499:
+            store.clear(rng.choice(["1:a:", "1::", ""]))
+        elif turn % 100 == 99:
+            store.purge()
+        elif rng.random() < 0.1:
+            store.delete(key)
+        else:
+            clock.advance(1)
+            expires_at = rng.choice([None, clock() + 40])
+            store.put(key, entry_of(turn, stored_at=clock(), expires_at=expires_at))
+        held = [key for key, _ in store.entries()]
+        for prefix in ("", "1:", "1::", "1::value:", "1:a:", "1:a", "2:", "1::value:1"):
+            assert store.size(prefix) == sum(key.startswith(prefix) for key in held), prefix
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, SieveStore])
+def test_puts_during_clear_stay(kind: type[MemoryStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread stores while entries are removed is not among them."""
+    store = kind()
+    for number in range(2000):
+        store.put(f"1:a:{number}", entry_of(number))
+    store.put("1:b:0", entry_of(0))
+    remove = store._remove
+
+    def remove_and_put(key: str) -> None:
+        remove(key)
+        if key == "1:a:0":
+            monkeypatch.undo()
+            store.put("1:a:new", entry_of("new"))
+
+    monkeypatch.setattr(store, "_remove", remove_and_put)
+    assert store.clear("1:a:") == 2000
+    assert [key for key, _ in store.entries()] == ["1:b:0", "1:a:new"]
