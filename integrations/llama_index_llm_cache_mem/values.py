@@ -1,6 +1,8 @@
 """What is stored of a response, and the response made of it again: equal, and a new object each
 time."""
 
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from io import IOBase
 from typing import Any, Final, TypeAlias
 
@@ -39,7 +41,11 @@ _SAFE: Final = (TextBlock, ToolCallBlock)
 for _package in (
     *("llama_index.core.base.llms.types", "llama_index.core.llms.llm", "llama_index.llms"),
     *(
+        "ai21.models",
+        "cerebras.cloud.sdk.types",
         "google.genai.types",
+        "litellm.types",
+        "writerai.types",
         "mistralai.models",
         "mistralai.client.models",
         "cohere",
@@ -165,4 +171,8 @@ def _raw(raw: Any) -> Any:
         return {name: _raw(value) for name, value in raw.items() if _fits(name)}
     if isinstance(raw, (list, tuple)):
         return [_raw(value) for value in raw]
+    if isinstance(raw, Enum):  # one of text is equal to its text
+        return _raw(raw.value)
+    if is_dataclass(raw) and not isinstance(raw, type):
+        return {field.name: _raw(getattr(raw, field.name, None)) for field in fields(raw)}
     return None

@@ -1,6 +1,8 @@
 """Responses come back equal: all kinds of blocks, raw answers, logprobs; from memory, from SQLite,
 in another process."""
 
+import dataclasses
+import enum
 import io
 import subprocess
 import sys
@@ -166,6 +168,27 @@ def test_an_object_in_the_message_itself_is_not_stored(make_parrot, cache):
     llm = CachedLLM(Odd(), cache)
     assert llm.chat([ChatMessage(content="x")]).message.content == "x"
     assert dict(cache.stats().skipped) == {"value": 1}
+
+
+class Role(enum.StrEnum):
+    ASSISTANT = "assistant"
+
+
+@dataclasses.dataclass
+class Part:
+    text: str
+    role: Role
+    client: Any = None
+
+
+def test_the_parts_of_raw_that_have_no_storable_form_become_plain_data():
+    raw = {"role": Role.ASSISTANT, "parts": [Part("x", Role.ASSISTANT, object())]}
+    back = decode(Payload.of(encode(answer(TextBlock(text="x"), raw=raw))).decode()).raw
+    assert back == {
+        "role": "assistant",
+        "parts": [{"text": "x", "role": "assistant", "client": None}],
+    }
+    assert back["role"] == Role.ASSISTANT
 
 
 PROGRAM = """
