@@ -267,6 +267,10 @@ class AsyncReplay(AsyncStream):
             return chunk
         raise StopAsyncIteration
 
+    def rest(self) -> list[Any]:
+        """All chunks that are still to come, at once."""
+        return list(self._chunks)
+
     async def aclose(self) -> None:
         """Yield no more."""
         self._chunks = iter(())

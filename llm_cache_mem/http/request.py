@@ -38,6 +38,8 @@ _PLAIN: Final = (
 )
 _PLAIN_PATH: Final = re.compile(rf"(?:^|/)(?:{_PLAIN})/?$")
 _IN_API: Final = re.compile(rf"/(?:v\d\w*|openai|(?:deployments|engines)/[^/]+)/(?:{_PLAIN})/?$")
+# boto3 names no content type for these, which mean JSON then.
+_INVOKE: Final = re.compile(r"/model/[^/]+/invoke(-with-response-stream)?$")
 _SOMEBODYS_THREAD: Final = re.compile(
     r"/(threads|conversations)/"
 )  # to post a message there is not to ask for an answer
@@ -79,7 +81,9 @@ class Asked(NamedTuple):
 def is_generation(method: str, path: str, content_type: str) -> bool:
     """Whether this is a request for what a model makes of JSON: a completion, an embedding, a
     count. Anything else is let alone."""
-    return method == "POST" and "json" in content_type.lower() and is_endpoint(path)
+    if method != "POST" or not is_endpoint(path):
+        return False
+    return "json" in content_type.lower() or (not content_type and _INVOKE.search(path) is not None)
 
 
 def is_endpoint(path: str) -> bool:
