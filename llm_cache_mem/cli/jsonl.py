@@ -33,6 +33,7 @@ _FIELDS = frozenset(
 _LONGEST_LINE = 3 * MAX_BODY_BYTES  # a value, a request and the rest
 _LONGEST_KEY = 250
 _KEY_ID_LENGTH = 16
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _HEX = frozenset("0123456789abcdef")
 _INT64 = range(-(2**63), 2**63)
 
@@ -149,9 +150,7 @@ def _bytes(text: str | None) -> bytes | None:
 
 def _payload(value: Any) -> Payload:
     try:
-        return Payload.from_json(
-            json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        )
+        return Payload.from_json(_encode(value).encode())
     except UnicodeEncodeError:
         raise BadLine("'value' has half of a surrogate pair") from None
     except RecursionError:

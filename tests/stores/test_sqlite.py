@@ -144,6 +144,18 @@ def test_all_slices_are_removed(tmp_path: Path, clock: Any, count: int) -> None:
     store.close()
 
 
+def test_purge_of_nearly_all_leaves_the_others(tmp_path: Path, clock: Any) -> None:
+    store = SQLiteStore(tmp_path / "c.db", clock=clock)
+    store.put("fresh", entry_of("x"))
+    store.put("later", entry_of("x", expires_at=clock() + 2))
+    store.put_many({f"1:{number}": entry_of(1, expires_at=clock() + 1) for number in range(1500)})
+    clock.advance(1)
+    assert store.purge() == 1500
+    assert [key for key, _ in store.entries()] == ["fresh", "later"]
+    assert store.size() == 2
+    store.close()
+
+
 def test_expired_entries_go_by_and_by_without_being_asked_for(tmp_path: Path, clock: Any) -> None:
     store = SQLiteStore(tmp_path / "c.db", clock=clock)
     for number in range(100):

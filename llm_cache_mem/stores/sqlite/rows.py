@@ -18,6 +18,7 @@ __all__ = [
     "clear_all",
     "count",
     "data_version",
+    "empty",
     "get",
     "get_many",
     "insert",
@@ -270,12 +271,17 @@ def clear_all(db: sqlite3.Connection, prefix: str) -> int | None:
     if not held or not all_of_it:
         db.execute("ROLLBACK")
         return held if all_of_it else None
-    db.execute(DROP_REMOVED)
+    empty(db)
+    db.execute("COMMIT")
+    return held
+
+
+def empty(db: sqlite3.Connection) -> None:
+    """Remove all rows at once, in a transaction that has begun."""
+    db.execute(DROP_REMOVED)  # with it, SQLite would go through them one by one
     db.execute("DELETE FROM entries")
     db.execute("DELETE FROM parts")
     db.execute(MAKE_REMOVED)
-    db.execute("COMMIT")
-    return held
 
 
 def shrink(db: sqlite3.Connection) -> bool:

@@ -289,7 +289,10 @@ class SQLiteStore:
         """Remove the entries that are *chosen* and count as expired; how many."""
         self._require_writable()
         numbers = self._use(survey.expired, chosen)
-        removed = self._in_slices(numbers, survey.remove_expired, chosen)
+        removed = len(numbers)
+        all_of_them = removed > rows.SLICE and removed == self._use(rows.count, "")
+        if not all_of_them or not self._write(survey.remove_all_expired, chosen):
+            removed = self._in_slices(numbers, survey.remove_expired, chosen)
         self._shrink()
         return removed
 

@@ -5,9 +5,18 @@ import sqlite3
 from array import array
 from typing import NamedTuple
 
-from llm_cache_mem.stores.sqlite.rows import SEALED
+from llm_cache_mem.stores.sqlite.rows import SEALED, empty
 
-__all__ = ["Chosen", "Part", "expired", "is_sealed", "newest", "parts", "remove_expired"]
+__all__ = [
+    "Chosen",
+    "Part",
+    "expired",
+    "is_sealed",
+    "newest",
+    "parts",
+    "remove_all_expired",
+    "remove_expired",
+]
 
 _KIND_AT = 2  # in a space, whose fields are schema, namespace and kind
 
@@ -96,6 +105,21 @@ def remove_expired(db: sqlite3.Connection, some: "array[int]", chosen: Chosen) -
     gone = db.executemany(statement, [(number, *values) for number in some]).rowcount
     db.execute("COMMIT")
     return gone
+
+
+def remove_all_expired(db: sqlite3.Connection, chosen: Chosen) -> bool:
+    """Remove all rows at once, if all that are there count as expired; whether that was so. Inside
+    the lock."""
+    where, values = _expiry(chosen)
+    db.execute("BEGIN IMMEDIATE")
+    others = f"SELECT EXISTS (SELECT 1 FROM entries WHERE ({where}) IS NOT TRUE)"
+    (are_others,) = db.execute(others, values).fetchone()
+    if are_others:
+        db.execute("ROLLBACK")
+        return False
+    empty(db)
+    db.execute("COMMIT")
+    return True
 
 
 def _condition(
