@@ -73,7 +73,8 @@ class LLMCache:
         namespace: The tenant or purpose, in front of every key.
         key_fn: ``(messages, **params)`` to the value that is hashed in place of the request, for
             example ``last_turn`` or ``ignoring("user")``.
-        ignore: Names of parameters that are not part of a request.
+        ignore: Names of parameters that are not part of a request, as the Chat Completions API has
+            them, whatever the provider; they replace ``DEFAULT_IGNORE``.
         max_bytes: Most bytes that the entries take.
         admit: Which answers to store: ``"complete"`` (not those that are truncated, refused or
             empty), ``"any"``, or a function of the response that returns whether to store it.

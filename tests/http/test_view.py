@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem import LLMCache, ignoring, last_turn, masking
+from llm_cache_mem import LLMCache, ignoring, last_turn, masking, stable_ids
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.view import PROTOCOLS, view
 from llm_cache_mem.keys.digest import DEFAULT_IGNORE, canonical_json, digest
@@ -331,6 +331,16 @@ def test_last_turn_begins_with_what_the_user_wrote(path: str) -> None:
     earlier = listed[-3:]  # a question, a call and its result
     longer = {**AGENT[path], name: [*listed[:-3], *earlier, *earlier]}
     assert _key(path, AGENT[path], key_fn=last_turn) == _key(path, longer, key_fn=last_turn)
+
+
+@pytest.mark.parametrize("path", AGENT)
+def test_stable_ids_reaches_the_calls_of_every_protocol(path: str) -> None:
+    others = [
+        json.loads(json.dumps(AGENT[path]).replace("call_1", known_as))
+        for known_as in ("pyd_ai_0f6c", "toolu_2", "call_1")
+    ]
+    assert len({_key(path, other) for other in others}) == 3
+    assert len({_key(path, other, key_fn=stable_ids) for other in others}) == 1
 
 
 def test_stored_requests_are_views() -> None:
