@@ -64,7 +64,7 @@ def find_remedies(requests: list[Fields], hits: int, keep: frozenset[str]) -> It
     plan, run = _Plan(), _Run(requests)
     for _ in range(_STEPS):
         best = _best(_steps(run, plan, keep), _hits(run, plan)) or _best_pair(
-            _Run(_first(requests)), plan, keep
+            run.first(_paired(requests)), plan, keep
         )
         if best is None:
             return
@@ -141,6 +141,12 @@ class _Run:
     def __init__(self, requests: list[Fields]) -> None:
         self._made: dict[tuple[str, ...], list[Fields]] = {(): requests}
 
+    def first(self, number: int) -> "_Run":
+        """The same for this *number* of requests."""
+        other = _Run([])
+        other._made = {whole: made[:number] for whole, made in self._made.items()}
+        return other
+
     def after(self, whole: tuple[str, ...]) -> list[Fields]:
         """The requests after the functions of these names."""
         made = self._made.get(whole)
@@ -169,10 +175,10 @@ def _best(steps: Iterable[_Step], now: int) -> _Step | None:
     )
 
 
-def _first(requests: list[Fields]) -> list[Fields]:
-    """The first requests, as many as there is time to try pairs for."""
+def _paired(requests: list[Fields]) -> int:
+    """How many of the first requests there is time to try pairs for."""
     ends = accumulate(sum(len(text) for _, text in one.texts) for one in requests[:_PAIRED])
-    return requests[: sum(1 for end in ends if end <= _PAIRED_CHARACTERS)]
+    return sum(1 for end in ends if end <= _PAIRED_CHARACTERS)
 
 
 def _best_pair(run: _Run, plan: _Plan, keep: frozenset[str]) -> _Step | None:
@@ -212,7 +218,8 @@ def _steps(run: _Run, plan: _Plan, keep: frozenset[str]) -> Iterator[_Step]:
 
 def _whole_step(run: _Run, plan: _Plan, name: str) -> Iterator[_Step]:
     if name not in plan.whole:
-        further = plan._replace(whole=(*plan.whole, name))
+        whole = tuple(one for one in _WHOLE if one == name or one in plan.whole)
+        further = plan._replace(whole=whole)
         yield _Step(_hits(run, further), _WHOLE[name][0], further)
 
 

@@ -5,7 +5,7 @@ and put it into the call and into its result. Only what stands in both is replac
 provider holds (``rs_…``, ``file-…``, ``msg_…``) stand elsewhere, and stay.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from llm_cache_mem.keys.functions import simpler
@@ -64,6 +64,8 @@ def stable_ids(messages: Any, **params: Any) -> Any:
 
     for message in listed:
         _rewritten(message, note)
+    if answered.isdisjoint(called):
+        return {"messages": listed, **params}
     return {"messages": [_rewritten(message, number) for message in listed], **params}
 
 
@@ -74,7 +76,7 @@ def _rewritten(message: Any, change: _Change) -> Any:
         return message
     made = _part(plain, change)
     for name in ("tool_calls", "content", "parts"):
-        if type(parts := simpler(made.get(name))) is list:
+        if name in made and type(parts := simpler(made[name])) is list:
             made[name] = [_part(part, change) for part in parts]
     return made
 
@@ -94,7 +96,7 @@ def _part(part: Any, change: _Change) -> Any:
     elif type(made.get("function")) is dict:  # a call that does not say its type
         _change(made, "id", True, change)
     for name, (is_call, field) in _WRAPPED.items():
-        if isinstance(inner := simpler(made.get(name)), Mapping):
+        if name in made and type(inner := simpler(made[name])) is dict:
             made[name] = dict(inner)
             _change(made[name], field, is_call, change)
     return made
