@@ -422,6 +422,22 @@ def responses(http: Any) -> Any:
     )
 
 
+def gemini(http: Any) -> Any:
+    from google.genai import Client, types
+
+    call = types.FunctionCall(id="call_0", name="weather", args=ARGUMENTS)
+    answer = types.FunctionResponse(id="call_0", name="weather", response={"output": "12"})
+    Client(api_key="k", http_options=types.HttpOptions(httpx_client=http)).models.generate_content(
+        model="m",
+        contents=[
+            types.Content(role="user", parts=[types.Part(text="hi")]),
+            types.Content(role="model", parts=[types.Part(function_call=call)]),
+            types.Content(role="user", parts=[types.Part(function_response=answer)]),
+        ],
+        config=types.GenerateContentConfig(system_instruction="Be brief.", temperature=0.5),
+    )
+
+
 def cohere(http: Any) -> Any:
     from cohere import ClientV2
 
@@ -448,21 +464,23 @@ def calls_of_ollama() -> Any:
     return {**AGENT[2], "tool_calls": [{**call, "function": function}]}
 
 
-@pytest.mark.parametrize("ask", [anthropic, responses, cohere, ollama])
+@pytest.mark.parametrize("ask", [anthropic, responses, gemini, cohere, ollama])
 @pytest.mark.parametrize("function", KEY_FUNCTIONS)
 def test_other_protocols_have_the_same_shape_and_key(ask: Any, function: str) -> None:
-    pytest.importorskip(ask.__name__.replace("responses", "openai"))
+    packages = {"responses": "openai", "gemini": "google.genai"}
+    pytest.importorskip(packages.get(ask.__name__, ask.__name__))
     keys: list[Any] = []
     inner = KEY_FUNCTIONS[function]
 
     def only_named(messages: Any, **params: Any) -> Any:
         assert messages == AGENT
-        return inner(messages, **{name: params[name] for name in ("model", "temperature", "tools")})
+        assert params.get("tools", [TOOL]) == [TOOL]
+        return inner(messages, **{name: params[name] for name in ("model", "temperature")})
 
     cache = LLMCache(key_fn=only_named, on_event=lambda event: keys.append(event.key))
-    library = httpx if ask is cohere else httpx2
+    library = httpx if ask in (cohere, gemini) else httpx2
     refuse = library.MockTransport(lambda request: library.Response(400, json={}))
     with contextlib.suppress(Exception):  # it answers nothing, but has been asked
         ask(library.Client(transport=CacheTransport(cache, refuse)))
-    expected = inner(AGENT, model="m", temperature=0.5, tools=[TOOL])
+    expected = inner(AGENT, model="m", temperature=0.5)
     assert parse(keys[0]).digest == digest_of(expected)

@@ -26,6 +26,7 @@ from llm_cache_mem.keys.chat_form import (
     of_anthropic,
     text_alone,
     tool_call,
+    without_known_names,
 )
 
 __all__ = [
@@ -130,9 +131,9 @@ def converse(turns: list[Any], params: dict[str, Any]) -> list[Any] | None:
     return write_turns(turns, _CONVERSE)
 
 
-def converse_system(system: Any) -> Any:
+def converse_system(system: Any) -> tuple[Any, None] | None:
     """The content of its system prompt."""
-    return text_alone(write_content(system, _CONVERSE)) if type(system) is list else None
+    return (text_alone(write_content(system, _CONVERSE)), None) if type(system) is list else None
 
 
 # -- Gemini
@@ -178,14 +179,15 @@ _GEMINI: Final = Blocks(_gemini_call, _gemini_result, _gemini_other, True, assis
 
 def gemini(turns: list[Any], params: dict[str, Any]) -> list[Any] | None:
     """Gemini's generateContent; the parts of its turns are called content already."""
-    return write_turns(turns, _GEMINI)
+    written = write_turns(turns, _GEMINI)
+    return None if written is None else without_known_names(written)
 
 
-def gemini_system(system: Any) -> Any:
-    """The content of its system instruction, if that has nothing but parts."""
-    if type(system) is not dict or system.keys() != {"parts"} or type(system["parts"]) is not list:
+def gemini_system(system: Any) -> tuple[Any, dict[str, Any]] | None:
+    """The content of its system instruction, and all that is beside its parts."""
+    if type(system) is not dict or type(system.get("parts")) is not list:
         return None
-    return text_alone(write_content(system["parts"], _GEMINI))
+    return text_alone(write_content(system["parts"], _GEMINI)), without(system, "parts")
 
 
 # -- OpenAI Responses

@@ -114,6 +114,8 @@ def has_chat_form(turn: Any, blocks: Blocks | None = None) -> bool:
         return True
     if blocks is not None and turn.get("role") == "assistant" != blocks.assistant:
         return True
+    if blocks is not None and turn.get("role") == "system" and blocks.plain:
+        return True
     said = turn.get("content")
     kinds = [field(block, "type") for block in said] if type(said) is list else []
     if blocks is not None and blocks.plain:  # its blocks have no types

@@ -27,7 +27,8 @@ class Protocol(NamedTuple):
         turns: Writes the messages, given the params, from which it may take some; None for messages
             that are in another form than this API's.
         system: The field of the system prompt, which becomes the first message.
-        content: Writes the content of the system prompt; None if it has to stay where it is.
+        content: Writes the content of the system prompt, and what of the field stays, if anything;
+            None if it has to stay as it is.
         holder: The field in which the params below stand; "" if that is the request itself.
         params: Params by their names here, with their names in the Chat Completions API.
         tools: Writes the tools, if theirs is another form; None if they have to stay as they are.
@@ -38,7 +39,7 @@ class Protocol(NamedTuple):
     source: str
     turns: Callable[[list[Any], dict[str, Any]], list[Any] | None]
     system: str = ""
-    content: Callable[[Any], Any] = lambda content: content
+    content: Callable[[Any], tuple[Any, Any] | None] = lambda content: (content, None)
     holder: str = ""
     params: Mapping[str, str] = {}
     tools: Callable[[list[Any]], list[Any] | None] | None = None
@@ -165,8 +166,10 @@ def view(messages: Any, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, An
     if written is None:
         return messages, params
     system = seen.get(protocol.system)
-    if system is not None and (content := protocol.content(system)) is not None:
+    if system is not None and (read := protocol.content(system)) is not None:
+        content, rest = read
         del seen[protocol.system]
+        seen.update({protocol.system: rest} if rest else {})
         written = [{"role": "system", "content": content}, *written]
     _rename(seen, protocol)
     moved = sorted(params.keys() - seen.keys())

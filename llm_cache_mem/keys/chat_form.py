@@ -68,20 +68,24 @@ def _parsed(arguments: Any) -> Any:
         return arguments
 
 
-def without_known_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_known_names(messages: list[Any]) -> list[Any]:
     """*messages* without the name of a tool in its results: the call that they answer says it."""
-    names: dict[Any, Any] = {}
-    found = []
-    for message in messages:
-        for call in message.get("tool_calls") or ():
-            if isinstance(call, dict) and isinstance(call.get("function"), dict):
-                names[str(call.get("id"))] = call["function"].get("name")
-        if message.get("role") == "tool" and "name" in message:
-            called = names.get(str(message.get("tool_call_id")))
-            if called is not None and called == message["name"]:
-                message = {name: value for name, value in message.items() if name != "name"}
-        found.append(message)
-    return found
+    names: dict[str, Any] = {}
+    return [_without_known_name(one, names) if type(one) is dict else one for one in messages]
+
+
+def _without_known_name(message: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    """*message*, whose calls are added to *names*."""
+    calls = message.get("tool_calls")
+    for call in calls if type(calls) is list else ():
+        if type(call) is dict and type(call.get("function")) is dict:
+            names[str(call.get("id"))] = call["function"].get("name")
+    answered = message.get("tool_call_id")
+    if answered is None or message.get("role") != "tool" or message.get("name") is None:
+        return message
+    if names.get(str(answered)) != message["name"]:
+        return message
+    return {name: value for name, value in message.items() if name != "name"}
 
 
 def function_tool(tool: Any, parameters: str) -> dict[str, Any] | None:

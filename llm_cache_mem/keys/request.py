@@ -45,6 +45,14 @@ class Request(NamedTuple):
         return f"Request(key={self.key!r}, model={self.model!r})"
 
 
+def _seen(view: View, messages: Any, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """What *view* makes of a request; RequestNotCacheable if it fails."""
+    try:
+        return view(messages, params)
+    except Exception as exc:
+        raise RequestNotCacheable("request", f"its view raised {type(exc).__name__}") from exc
+
+
 def parameter_names(names: Iterable[str], what: str = "ignore") -> frozenset[str]:
     """*names* as a set; TypeError for a bare str, which would be taken letter by letter."""
     found = frozenset(names) if isinstance(names, Iterable) and not isinstance(names, str) else None
@@ -129,7 +137,7 @@ class Keyer:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*.
         RequestNotCacheable if it has no single wire form."""
         if view is not None and self._reads_view:
-            messages, params = view(messages, params)
+            messages, params = _seen(view, messages, params)
         params = self._counted(params)
         return (
             keys.digest(messages, params)
@@ -141,7 +149,7 @@ class Keyer:
         """The canonical JSON of the view of the request, after *ignore*. RequestNotCacheable as
         above."""
         if view is not None:
-            messages, params = view(messages, params)
+            messages, params = _seen(view, messages, params)
         return keys.canonical_json(messages, self._counted(params))
 
     def hashed(self, request: dict[str, Any]) -> Any:

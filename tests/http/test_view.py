@@ -128,7 +128,13 @@ AGENT: dict[str, dict[str, Any]] = {
             {
                 "role": "user",
                 "parts": [
-                    {"functionResponse": {"id": "call_1", "response": {"output": "12 degrees"}}}
+                    {
+                        "functionResponse": {
+                            "id": "call_1",
+                            "name": "weather",
+                            "response": {"output": "12 degrees"},
+                        }
+                    }
                 ],
             },
         ],
@@ -307,6 +313,15 @@ def test_a_default_key_needs_no_view() -> None:
     LLMCache().engine.keyer.request([], {"model": "m"}, "http", never)
 
 
+def test_a_view_that_fails_makes_the_request_uncacheable() -> None:
+    def broken(messages: Any, params: Any) -> Any:
+        raise KeyError("secret")
+
+    engine = LLMCache(key_fn=last_turn).engine
+    assert engine.request([], {"model": "m"}, kind="http", view=broken) is None
+    assert engine.ledger.snapshot(0).skipped == {"request": 1}
+
+
 @pytest.mark.parametrize("path", FLAT)
 def test_a_name_in_ignore_is_that_of_the_chat_completions_api(path: str) -> None:
     other = json.loads(json.dumps(FLAT[path]).replace("0.5", "0.7"))
@@ -397,10 +412,17 @@ def _block(random: random.Random) -> Any:
         {"toolResult": {"toolUseId": "t", "content": text}},
         {"image": {"format": "png", "source": {"bytes": "AA"}}},
         {"functionCall": {"name": "f", "args": {"a": text}}},
+        {"functionCall": {"id": "t", "name": "f", "args": {"a": text}}},
+        {"functionResponse": {"id": "t", "name": "f", "response": {"output": text}}},
         {"functionCall": {"name": "f", "args": {"a": text}}, "thoughtSignature": "s"},
         {"functionResponse": {"name": "f", "response": {"output": text}}},
         {"functionResponse": {"name": "f", "response": {"output": {"a": text}}}},
         {"inlineData": {"mimeType": "image/png", "data": "AA"}},
+        {"inlineData": None},
+        {"toolUse": []},
+        {"type": "function_call", "call_id": 1},
+        "a",
+        None,
     )
 
 
@@ -420,6 +442,10 @@ def _turn(random: random.Random) -> Any:
         {"type": "function_call_output", "call_id": "t", "output": "a"},
         {"type": "reasoning", "id": "rs_1"},
         {"role": "USER", "message": "a"},
+        "a",
+        None,
+        {},
+        {"role": ["user"], "content": [[], 1, None, {"type": ["text"]}, {"type": "tool_use"}]},
     )
     return turn
 
@@ -449,7 +475,18 @@ def _params(random: random.Random) -> Iterator[tuple[str, Any]]:
             yield name, {one: 1 for one in sorted(names) if random.random() < 0.3}
     for name in ("system", "instructions", "preamble", "systemInstruction"):
         if random.random() < 0.15:
-            yield name, _pick(random, "a", [{"text": "a"}], {"parts": [{"text": "a"}]}, [])
+            yield (
+                name,
+                _pick(
+                    random,
+                    "a",
+                    [{"text": "a"}],
+                    {"parts": [{"text": "a"}]},
+                    {"parts": [{"text": "a"}], "role": "user"},
+                    {"role": "user"},
+                    [],
+                ),
+            )
     if random.random() < 0.2:
         yield "tools", _few(random, _tool, 2)
     if random.random() < 0.1:
