@@ -131,27 +131,66 @@ def mark_hits(
 
     Plain generations have no place to say so.
     """
-    hit = {"hit": True} if age is None else {"hit": True, "age": age}
+    hit: dict[str, Any] = {"hit": True} if age is None else {"hit": True, "age": age}
+    if not keep_usage:
+        saved = next((usage for each in reversed(generations) if (usage := _usage_of(each))), None)
+        if saved is not None:
+            hit["saved"] = saved
+        zero_usage(generations)
     for generation in generations:
         message = getattr(generation, "message", None)
-        if not isinstance(message, AIMessage):
-            continue
-        fields = vars(message)  # a model's __setattr__ takes longer than all the rest
-        if not stream or generation is generations[0]:
+        if isinstance(message, AIMessage) and (not stream or generation is generations[0]):
+            fields = vars(message)  # a model's __setattr__ takes longer than all the rest
             fields["response_metadata"] = {
                 **fields["response_metadata"],
                 "llm_cache_mem": hit.copy(),
             }
-    if not keep_usage:
-        zero_usage(generations)
+
+
+def _usage_of(generation: Any) -> dict[str, int] | None:
+    """The tokens that the call of *generation* took, if it says."""
+    usage = getattr(getattr(generation, "message", None), "usage_metadata", None)
+    if not usage or not (usage.get("input_tokens") or usage.get("output_tokens")):
+        return None
+    return {name: usage.get(name, 0) for name in ("input_tokens", "output_tokens")}
 
 
 def zero_usage(generations: list[Any]) -> None:
-    """Let *generations* cost nothing."""
+    """Let *generations* cost nothing, in whatever form their provider's package reports it."""
     for generation in generations:
         message = getattr(generation, "message", None)
-        if isinstance(message, AIMessage) and message.usage_metadata is not None:
-            vars(message)["usage_metadata"] = _NO_USAGE.copy()
+        if not isinstance(message, AIMessage):
+            continue
+        fields = vars(message)
+        if message.usage_metadata is not None:
+            fields["usage_metadata"] = _NO_USAGE.copy()
+        fields["response_metadata"] = _without_usage(message.response_metadata)
+        if generation.generation_info:
+            vars(generation)["generation_info"] = _without_usage(generation.generation_info)
+
+
+_USAGE_FIELDS: Final = (
+    "usage",
+    "token_usage",
+    "usage_metadata",
+    "amazon-bedrock-invocationMetrics",
+)
+_COUNT_FIELDS: Final = ("eval_count", "prompt_eval_count")  # Ollama's
+
+
+def _without_usage(told: dict[str, Any]) -> dict[str, Any]:
+    """What a provider *told* of an answer, with zeros for what it took."""
+    changed = {name: _zeros(told[name]) for name in _USAGE_FIELDS if told.get(name)}
+    changed |= {name: 0 for name in _COUNT_FIELDS if told.get(name)}
+    return {**told, **changed} if changed else told
+
+
+def _zeros(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _zeros(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_zeros(part) for part in value]
+    return type(value)(0) if type(value) in (int, float) else value
 
 
 def complete_hits(generations: list[Any], run_id: object = None) -> None:

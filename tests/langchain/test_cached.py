@@ -74,6 +74,9 @@ def test_every_way_to_ask_shares_one_entry(model: Streaming, first: str) -> None
     assert model.calls == 1
 
 
+MARK = {"hit": True, "saved": {"input_tokens": 10, "output_tokens": 5}}
+
+
 def test_a_stream_is_replayed_as_it_came(model: Streaming) -> None:
     live, replayed = list(model.stream("hi there")), list(model.stream("hi there"))
     assert (
@@ -81,7 +84,7 @@ def test_a_stream_is_replayed_as_it_came(model: Streaming) -> None:
         == [chunk.content for chunk in live]
         == ["hi ", "there ", "#1 ", ""]
     )
-    assert replayed[0].response_metadata["llm_cache_mem"] == {"hit": True}
+    assert replayed[0].response_metadata["llm_cache_mem"] == MARK
     assert replayed[-1].response_metadata["finish_reason"] == "stop"
     assert len({chunk.id for chunk in replayed}) == 1 != {chunk.id for chunk in live}
 
@@ -164,7 +167,7 @@ def test_tokens_are_told_to_handlers_on_a_hit_too(model: Streaming) -> None:
 def test_what_the_provider_says_beside_the_answer_is_in_the_hit_as_well(model: Streaming) -> None:
     first, second = model.invoke("hi"), model.invoke("hi")
     assert first.response_metadata["system_fingerprint"] == "fp_1"
-    assert {**first.response_metadata, "llm_cache_mem": {"hit": True}} == second.response_metadata
+    assert {**first.response_metadata, "llm_cache_mem": MARK} == second.response_metadata
 
 
 def test_a_hit_costs_nothing_and_is_counted(cache: LLMCacheMem) -> None:
