@@ -90,6 +90,8 @@ class Buffer(Generic[T]):
         self.retire = retire
         self.entry: Any = None
         """The entry, once the stream is stored."""
+        self.timeout: float | None = None
+        """The timeout of the caller over whose connection the items come."""
         self.recording = recording
         self._finished = False
         self._left = False  # by all subscribers, before its end

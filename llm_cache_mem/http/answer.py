@@ -30,6 +30,12 @@ class Head(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     extensions: dict[str, Any]
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body is a stream of pieces."""
+        kinds = [value for name, value in self.headers if name.lower() == b"content-type"]
+        return any(framing_for(kind.decode("latin-1")) is not None for kind in kinds)
+
     def __repr__(self) -> str:
         return f"Head(status={self.status})"
 

@@ -70,7 +70,7 @@ def _share(
         try:
             found, coalesced = engine.share(
                 request,
-                lambda flight: _send(core, exchange, request, flight, lease),
+                lambda flight: _send(core, exchange, wire, request, flight, lease),
                 lane,
                 circumstances=core.circumstances(wire),
                 timeout=wire.timeout,
@@ -81,6 +81,8 @@ def _share(
             engine.count_coalesced(request, found.entry, monotonic() - began)
             chunks = core.chunks(above, found, "coalesced", request)
             return exchange.respond(hit_head(found, "coalesced"), Replay(chunks))
+        if coalesced and found.head.is_stream and found.timeout != wire.timeout:
+            break  # its bytes come over a connection that waits longer or less long
         counts = coalesced and found.head.status == 200
         subscriber = found.attach(count if counts else None, joins=coalesced)
         if subscriber is not None:
@@ -93,7 +95,12 @@ def _share(
 
 
 def _send(
-    core: Core, exchange: Exchange, request: Request, flight: Flight, lease: "Lease | None"
+    core: Core,
+    exchange: Exchange,
+    wire: Wire,
+    request: Request,
+    flight: Flight,
+    lease: "Lease | None",
 ) -> "Hit | Broadcast[bytes]":
     """Send the request; its response from the first byte on, for all who join *flight*."""
     engine, began, context = core.engine, monotonic(), copy_context()
@@ -124,6 +131,7 @@ def _send(
                 release()
 
         broadcast = Broadcast(live.head, live.source, recording, finish, exchange.lost, flight.end)
+        broadcast.timeout = wire.timeout
         _share_from_now(flight, live.head.status)
         release = stack.pop_all().close  # by finish, when the body has ended
     return broadcast
@@ -172,7 +180,7 @@ async def _ashare(
         try:
             found, coalesced = await engine.ashare(
                 request,
-                lambda flight: _asend(core, exchange, request, flight, lease),
+                lambda flight: _asend(core, exchange, wire, request, flight, lease),
                 lane,
                 circumstances=core.circumstances(wire),
                 timeout=wire.timeout,
@@ -183,6 +191,8 @@ async def _ashare(
             engine.count_coalesced(request, found.entry, monotonic() - began)
             chunks = core.chunks(above, found, "coalesced", request)
             return exchange.respond(hit_head(found, "coalesced"), AsyncReplay(chunks))
+        if coalesced and found.head.is_stream and found.timeout != wire.timeout:
+            break  # its bytes come over a connection that waits longer or less long
         counts = coalesced and found.head.status == 200
         subscriber = found.attach(count if counts else None, joins=coalesced)
         if subscriber is not None:
@@ -195,7 +205,12 @@ async def _ashare(
 
 
 async def _asend(
-    core: Core, exchange: AsyncExchange, request: Request, flight: Flight, lease: "Lease | None"
+    core: Core,
+    exchange: AsyncExchange,
+    wire: Wire,
+    request: Request,
+    flight: Flight,
+    lease: "Lease | None",
 ) -> "Hit | AsyncBroadcast[bytes]":
     engine, began, context = core.engine, monotonic(), copy_context()
     with ExitStack() as stack:
@@ -225,6 +240,7 @@ async def _asend(
         broadcast = AsyncBroadcast(
             live.head, live.source, recording, finish, exchange.lost, flight.end, context
         )
+        broadcast.timeout = wire.timeout
         _share_from_now(flight, live.head.status)
         release = stack.pop_all().close  # by finish, when the body has ended
     return broadcast

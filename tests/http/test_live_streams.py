@@ -523,3 +523,38 @@ def test_ten_threads_that_leave_a_whole_stream_make_one_call() -> None:
             assert len(calls) == 1
             calls.clear()
             cache.clear()
+
+
+@pytest.mark.parametrize("timeouts", [(20.0, 0.5), (0.5, 20.0)], ids=str)
+def test_clients_with_different_timeouts_read_streams_of_their_own(
+    server: Provider, cache: LLMCache, timeouts: tuple[float, float]
+) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    transport = CacheTransport(cache)
+    clients = [
+        httpx.Client(base_url=server.url, transport=transport, timeout=seconds)
+        for seconds in timeouts
+    ]
+    first, second, third = (opened(client) for client in (*clients, clients[0]))
+    assert [b"".join(response.iter_raw()) for response in (first, second, third)] == [STREAM] * 3
+    assert server.calls == 2
+    for response in (first, second, third):
+        response.close()
+    transport.close()
+
+
+async def test_async_clients_with_different_timeouts_read_streams_of_their_own(
+    server: Provider, cache: LLMCache
+) -> None:
+    server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
+    transport = AsyncCacheTransport(cache)
+    clients = [
+        httpx.AsyncClient(base_url=server.url, transport=transport, timeout=seconds)
+        for seconds in (20.0, 0.5)
+    ]
+    responses = [await aopened(client) for client in (*clients, clients[0])]
+    assert [await everything(response) for response in responses] == [STREAM] * 3
+    assert server.calls == 2
+    for response in responses:
+        await response.aclose()
+    await transport.aclose()
