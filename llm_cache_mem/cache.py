@@ -384,7 +384,9 @@ class LLMCache:
         The key is made from the function (its name and code, and those of what it wraps), its
         arguments bound to its signature, and the strings and numbers outside of it that it reads.
         Other objects that it uses, such as a client or a helper, do not count. A call whose
-        arguments have no single JSON form, ``self`` among them, goes uncached.
+        arguments have no single JSON form, ``self`` among them, goes uncached. A bound method that
+        takes ``messages``, such as ``client.chat.completions.create``, is one of an SDK: its calls
+        are those of ``get_or_call``, or of ``aget_or_call`` if it is async.
 
         Args:
             fn: The function, where the decorator has no arguments.
@@ -407,6 +409,8 @@ class LLMCache:
         asked = {"ttl_seconds": ttl_seconds, "namespace": namespace, "mode": mode, "sample": sample}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not UNSET}
         around = options(**given) if given else None
+        if fn is not None and not given and decorators.takes_messages(fn):
+            return decorators.of_method(self.get_or_call, self.aget_or_call, fn)
         if fn is None:
             return lambda function: decorators.cached(self.engine, function, version, names, around)
         return decorators.cached(self.engine, fn, version, names, around)

@@ -25,6 +25,8 @@ __all__ = [
     "fingerprint",
     "is_coroutine_function",
     "name_of",
+    "of_method",
+    "takes_messages",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +35,37 @@ _POSITIONAL, _KEYWORDS = (
     "cached.args",
     "cached.kwargs",
 )  # they hold a dot, so that no parameter of a function can be called the same
+
+
+def takes_messages(fn: Any) -> bool:
+    """Whether *fn* is a bound method with a parameter ``messages``, as SDKs have them."""
+    if not isinstance(fn, MethodType) or isinstance(fn.__self__, type):
+        return False
+    import inspect  # slow to import, and only needed where something is decorated
+
+    try:
+        return "messages" in inspect.signature(fn).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def of_method(get_or_call: Callable[..., Any], aget_or_call: Callable[..., Any], method: F) -> F:
+    """*get_or_call* with *method*, or *aget_or_call* if that is async, called as *method* is."""
+    import inspect
+
+    if is_coroutine_function(inspect.unwrap(method)):
+
+        @functools.wraps(method)
+        async def acall(*, messages: Any, **params: Any) -> Any:
+            return await aget_or_call(messages, method, **params)
+
+        return acall  # type: ignore[return-value]  # it is called as *method* is
+
+    @functools.wraps(method)
+    def call(*, messages: Any, **params: Any) -> Any:
+        return get_or_call(messages, method, **params)
+
+    return call  # type: ignore[return-value]  # as above
 
 
 def cached(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import httpx2
 import pytest
 
 from llm_cache_mem import LLMCache, options
@@ -460,3 +461,37 @@ def test_wrong_settings_of_the_decorator_are_refused_where_it_stands(cache):
         cache.cached(ttl_seconds="soon")
     with pytest.raises(ValueError, match="mode must be one of"):
         cache.cached(mode="of")
+
+
+def test_a_method_of_an_sdk_means_get_or_call():
+    import openai
+
+    calls = []
+
+    def provider(request):
+        calls.append(request)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Paris."},
+            "finish_reason": "stop",
+        }
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        return httpx2.Response(200, json={**body, "choices": [choice]})
+
+    cache, messages = LLMCache(), [{"role": "user", "content": "hi"}]
+    transport = httpx2.MockTransport(provider)
+    with openai.OpenAI(api_key="k", http_client=httpx2.Client(transport=transport)) as client:
+        create = cache.cached(client.chat.completions.create)
+        assert create(model="m", messages=messages) == create(model="m", messages=messages)
+        assert type(create(model="m", messages=messages)).__name__ == "ChatCompletion"
+        again = cache.get_or_call(messages, client.chat.completions.create, model="m")
+        assert again.choices[0].message.content == "Paris."
+    assert (len(calls), cache.stats().hits) == (1, 3)
+
+    async def ask():
+        http = httpx2.AsyncClient(transport=transport)
+        async with openai.AsyncOpenAI(api_key="k", http_client=http) as client:
+            return await cache.cached(client.chat.completions.create)(model="m", messages=messages)
+
+    assert asyncio.run(ask()) == again
+    assert len(calls) == 1

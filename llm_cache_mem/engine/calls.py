@@ -29,6 +29,7 @@ from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.layers import Above, Layers, in_hand
 from llm_cache_mem.engine.reader import Hit, Other, Reader, decoded, same
+from llm_cache_mem.engine.samples import SampleWarning
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.shared_streams import open_stream
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
@@ -98,6 +99,7 @@ class Engine:
             SingleFlight(settings.wait_seconds) if beside is None else beside.flights
         )
         self.layers = Layers()
+        self._samples = SampleWarning()
         self.closed = False
         """Whether the cache has closed its store: calls go uncached."""
         misses = Misses()
@@ -263,6 +265,7 @@ class Engine:
         """Count a caller that another's call answered after *seconds*; *entry* is what that call
         stored, if it did."""
         self.layers.settle(request.key)
+        self._samples.coalesced(request)
         self.ledger.coalesced_with(request.key, entry, request.model, seconds, request.tags)
 
     def listen(self, listener: Listener) -> None:
