@@ -209,7 +209,15 @@ def litellm(binary: str, upstream: int, port: int, folder: Path) -> Contestant:
     )
     command = [binary, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     path = "/v1/chat/completions"
-    return Contestant("LiteLLM proxy, local", command, path, environment={"LITELLM_LOG": "ERROR"})
+    return Contestant(
+        "LiteLLM proxy, local",
+        command,
+        path,
+        environment={
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        },
+    )
 
 
 def main() -> None:
