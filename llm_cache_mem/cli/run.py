@@ -14,6 +14,7 @@ import typer
 
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli.run_gateway import gateway
 from llm_cache_mem.installation.child import Savings, environment_for, savings_in
 from llm_cache_mem.installation.switch import VARIABLE
 from llm_cache_mem.options import check_mode
@@ -44,6 +45,10 @@ def run(
     ttl: Annotated[
         str | None, typer.Option(metavar="SPAN", help="The age limit: 1h, 7d; none for no limit.")
     ] = None,
+    through_gateway: Annotated[
+        bool,
+        typer.Option("--gateway", help="For any language: by base URLs, through a gateway."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not print what was saved.")] = False,
 ) -> None:
     """Run a Python program with the cache under every provider's SDK in it, and in the Python
@@ -55,6 +60,7 @@ def run(
     Examples:
       llm-cache-mem run -- python agent.py
       llm-cache-mem run --mode replay --backend ./answers.db -- pytest
+      llm-cache-mem run --gateway -- node app.mjs
     """
     settings: dict[str, Any] = {"backend": _absolute(backend or _FILE)}
     if mode is not None:
@@ -67,14 +73,26 @@ def run(
     program = shutil.which(command[0])
     if program is None:
         raise CommandFailed(f"{command[0]}: no such program", _NOT_FOUND)
+    if through_gateway:
+        given = {"backend": settings["backend"], "mode": mode, "ttl": ttl}
+        given = {name: value for name, value in given.items() if value is not None}
+        with gateway(given, os.environ) as running:
+            status = _wait([program, *command[1:]], {**os.environ, **running.environment})
+            saved = running.savings()
+        _tell(quiet, saved, settings["backend"], program)
+        raise typer.Exit(status)
     with tempfile.TemporaryDirectory(prefix="llm-cache-mem-") as folder:
         report = Path(folder) / "report.jsonl"
         report.touch()
         status = _wait([program, *command[1:]], environment_for(os.environ, settings, report))
         saved = savings_in(report.read_text(encoding="utf-8").splitlines())
-    if not quiet:
-        sys.stderr.write(f"llm-cache-mem: {_summary(saved, settings['backend'], program)}\n")
+    _tell(quiet, saved, settings["backend"], program)
     raise typer.Exit(status)
+
+
+def _tell(quiet: bool, saved: Savings, backend: str, program: str) -> None:
+    if not quiet:
+        sys.stderr.write(f"llm-cache-mem: {_summary(saved, backend, program)}\n")
 
 
 def _absolute(backend: str) -> str:
@@ -125,7 +143,7 @@ def _summary(saved: Savings, backend: str, program: str) -> str:
     if not saved.processes:
         return (
             f"{os.path.basename(program)} started no Python that the cache could be put into: for"
-            " programs in other languages there is `llm-cache-mem serve`"
+            " programs in other languages there is `llm-cache-mem run --gateway`"
         )
     calls = saved.answered + saved.made
     if not calls and not saved.uncached:

@@ -1,12 +1,18 @@
 """The installation that is on, where the patched methods look for it at each request."""
 
+import os
+from typing import Final
+
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.http.core import Core
 from llm_cache_mem.http.exchange import Wire
 from llm_cache_mem.http.providers import Hosts, server_of, uncached_reason
 from llm_cache_mem.http.request import Asked, is_endpoint, is_local_endpoint
 
-__all__ = ["Installation", "activate", "active"]
+__all__ = ["GATEWAY_VARIABLE", "Installation", "activate", "active"]
+
+GATEWAY_VARIABLE: Final = "LLM_CACHE_MEM_GATEWAY"
+"""Names the host and port of the gateway that ``llm-cache-mem run --gateway`` has started."""
 
 
 class Installation(Core):
@@ -40,6 +46,8 @@ class Installation(Core):
             return _generates(method, path.partition("?")[0])
         if server is None:
             return False
+        if server == "loopback" and f"{host}:{port}" == os.environ.get(GATEWAY_VARIABLE):
+            return False  # the gateway answers from a cache of its own
         if server == "provider":
             return _generates(method, path.partition("?")[0]) or self.engine.is_replay
         return method == "POST" and is_local_endpoint(path.partition("?")[0])

@@ -125,7 +125,7 @@ def test_a_program_that_installs_its_own_goes_on(run: Run, server: Provider) -> 
 def test_what_is_no_python_is_told_of_serve(run: Run) -> None:
     done = run("sh", "-c", "exit 3")
     assert done.returncode == 3
-    assert "llm-cache-mem serve" in done.stderr
+    assert "llm-cache-mem run --gateway" in done.stderr
 
 
 def test_a_program_that_is_not_there_is_named(run: Run) -> None:
