@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.cli.arguments import CommandFailed
-from llm_cache_mem.installation.active import GATEWAY_VARIABLE
 from llm_cache_mem.installation.child import Savings
 
 __all__ = ["BASE_URLS", "RunningGateway", "gateway"]
@@ -63,6 +62,8 @@ def gateway(
 ) -> Iterator[RunningGateway]:
     """A gateway with *settings* of GatewayConfig on a free port; base URLs that *environment*
     already names become its upstreams. CommandFailed if it does not start."""
+    from llm_cache_mem.installation.active import GATEWAY_VARIABLE  # it loads asyncio
+
     command = [sys.executable, "-m", "llm_cache_mem", "serve", "--port", "0", "--quiet"]
     command += ["--share", "all"]  # one user's programs
     for name, value in settings.items():
