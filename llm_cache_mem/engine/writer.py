@@ -71,6 +71,7 @@ class Writer:
         self._account = self._read_account
         self.epoch = 0
         # As in Reader: a dict in this process has no way to fail.
+        self._defers = isinstance(store.inner, MemoryStore)  # others need the account at once
         self._put = store.inner.put if type(store.inner) is MemoryStore else store.put
 
     def listen(self, listener: Listener) -> None:
@@ -89,7 +90,7 @@ class Writer:
         payload = value if type(value) is Payload else encoded(request, value)
         paid, account = _Paid(None, None, _UNKNOWN, seconds), None
         if payload is not value:
-            if payload.is_plain and pricing.can_wait(self._settings.price):
+            if self._defers and payload.is_plain and pricing.can_wait(self._settings.price):
                 account = self._account
             else:
                 paid = self._bill(request.model, value, seconds)
