@@ -12,10 +12,10 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # pip says nothing of it: which form of the library an installation came to.
 FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
-.PHONY: demo test test-pure coverage test-slow test-older test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo test test-pure coverage test-slow test-older test-newest test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-pure | coverage | test-slow | test-older | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | test | test-pure | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
@@ -173,6 +173,16 @@ OLDER := 'anthropic<1' 'openai<3' llama-index-llms-anthropic llama-index-llms-op
 
 test-older: .venv-older/.stamp
 	.venv-older/bin/python -m pytest tests/llama_index tests/test_demo.py $(ARGS)
+
+# --- the newest LangChain and LlamaIndex that there are today, of which nothing is pinned: the environment is upgraded each time ---
+
+NEWEST := langchain langchain-anthropic langchain-openai langchain-tests langgraph llama-index-core pytest pytest-asyncio pytest-timeout blockbuster hypothesis
+
+test-newest:
+	@$(MAKE) --no-print-directory .venv-newest/bin/python VENV=.venv-newest
+	.venv-newest/bin/python -m pip $(QUIET) install --upgrade --upgrade-strategy eager -e '.[demo,http,langchain,llama-index,prices]' $(NEWEST)
+	@.venv-newest/bin/python -m pip list 2>/dev/null | grep -E '^(langchain|langgraph|llama-index)'
+	.venv-newest/bin/python -m pytest tests/langchain tests/llama_index $(ARGS)
 
 # --- pins: what the newest versions that fit together are today ---
 
