@@ -330,7 +330,7 @@ def key_of(path: str, settings: dict[str, Any]) -> str:
         built = cls(**with_objects(settings))
     prompt: Any = [HumanMessage("hi")] if hasattr(cls, "bind_tools") else "hi"
     wrapped = cached(built, LLMCache())
-    request = type(wrapped)._llm_cache_mem.request(built, prompt, None, {})
+    request = type(wrapped)._llm_cache_mem.request(built, prompt, None, {}, None)
     return "" if request is None else request.key
 
 
