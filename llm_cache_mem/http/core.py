@@ -159,7 +159,9 @@ def hit_head(hit: Hit, mark: str) -> Head:
 def _saved(entry: Entry) -> str:
     """What a hit saved, as fields of a header; "" if nothing is known."""
     usage = entry.usage or ()
-    fields = dict(zip(("input_tokens", "output_tokens"), map(str, usage), strict=False))
+    fields: dict[str, str] = {}
+    for name, count in zip(("input_tokens", "output_tokens"), usage, strict=False):
+        fields[name] = str(count)
     if entry.cost_usd is not None:
         fields["usd"] = f"{entry.cost_usd:.6f}"
     if entry.seconds is not None:

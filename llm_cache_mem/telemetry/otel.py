@@ -86,26 +86,26 @@ def instrument(
     return stop
 
 
+_lock = Lock()
+_reporting: list[Callable[[], None]] = []  # what ends the reports of the Instrumentor, if it is on
+
+
 class Instrumentor:
     """What ``opentelemetry-instrument`` finds: it reports every cache of the process."""
-
-    _lock = Lock()
-    _stop: "Callable[[], None] | None" = None
 
     def instrument(
         self, *, tracer_provider: Any = None, meter_provider: Any = None, **_: Any
     ) -> None:
         """Report every cache of this process; once is enough."""
-        with Instrumentor._lock:
-            if Instrumentor._stop is None:
-                Instrumentor._stop = instrument(None, tracer_provider, meter_provider)
+        with _lock:
+            if not _reporting:
+                _reporting.append(instrument(None, tracer_provider, meter_provider))
 
     def uninstrument(self, **_: Any) -> None:
         """End the reports."""
-        with Instrumentor._lock:
-            stop, Instrumentor._stop = Instrumentor._stop, None
-        if stop is not None:
-            stop()
+        with _lock:
+            while _reporting:
+                _reporting.pop()()
 
 
 class _Reports:
