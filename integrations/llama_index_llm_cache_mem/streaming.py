@@ -1,7 +1,9 @@
 """Streams of responses: what is stored of one, chunk by chunk, and what it adds up to."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -20,10 +22,15 @@ from llama_index_llm_cache_mem.values import (
 )
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.engine.streams import ChunkRecording
-from llm_cache_mem.values.series import change, changed
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.series import Sum, change, changed
 from llm_cache_mem.values.tagged import to_tree
 
 __all__ = ["Recording", "as_chunks", "read_chunks", "read_whole"]
+
+
+_RECENT: Final = 64
+"""How many readers of one stream find the tree of their last chunk."""
 
 
 class Recording(ChunkRecording):
@@ -37,21 +44,42 @@ class Recording(ChunkRecording):
         super().__init__()
         self._read = read
         self._series: list[Any] = []
+        self._sum = Sum()
         self._tree: Any = None
+        self._recent: OrderedDict[int, Any] = OrderedDict()  # trees by the number of their chunk
+        self._lock = Lock()
         self._deltas: list[str] = []
         self._raws: list[Any] = []
 
-    def encode(self, chunk: Any) -> Any:
+    def record(self, chunk: Any) -> tuple[Any, int]:
         tree = encode_tree(chunk)
-        self._series.append(change(self._tree, tree))
+        made = change(self._tree, tree)
+        self._sum.add(made)
+        self._series.append(made)
         self._tree = tree
         self._deltas.append(chunk.delta or "")
         if chunk.raw is not None:
             self._raws.append(chunk.raw)
-        return tree
+        return len(self._series) - 1, Payload.of(made).size
 
-    def decode(self, stored: Any) -> Any:
-        return self._read(stored)
+    def copy(self, form: Any) -> Any:
+        return self._read(self._tree_of(form)) if type(form) is int else super().copy(form)
+
+    def _tree_of(self, number: int) -> Any:
+        """The tree of a chunk, from that of one shortly before it: readers go from chunk to
+        chunk."""
+        with self._lock:
+            known = number
+            while known >= 0 and known not in self._recent:
+                known -= 1
+            tree = self._recent.get(known)
+            for made in self._series[known + 1 : number + 1]:
+                tree = changed(tree, made)
+            self._recent[number] = tree
+            self._recent.move_to_end(number)
+            if len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+            return tree
 
     def entry(self) -> tuple[Any, Any]:
         if self.fault is not None:
@@ -116,7 +144,9 @@ def _with_text(response: Any, text: str) -> Any:
 def read_chunks(stored: Mapping[str, Any]) -> Iterator[Any]:
     """The chunks of a stream, as they came."""
     tree: Any = None
+    together = Sum()
     for made in stored["chunks"]:
+        together.add(made)
         tree = changed(tree, made)
         yield decode_tree(tree)
 

@@ -53,12 +53,11 @@ class ChunkRecording:
         first, self._empty = self._empty, False
         if self.fault is None:
             try:
-                payload = Payload.of(self.encode(chunk))
-                self._size += payload.size
+                form, size = self.record(chunk)
+                self._size += size
                 if self._size > MAX_STREAM_BYTES:
                     raise ValueNotCacheable("stream", "it is too large")
-                self._payloads.append(payload)
-                return payload
+                return form
             except Exception as exc:  # noqa: BLE001  # of any foreign chunk; the stream goes on
                 self.fault = (
                     exc
@@ -72,6 +71,12 @@ class ChunkRecording:
             return deepcopy(chunk)
         except Exception:  # noqa: BLE001  # as above
             return chunk
+
+    def record(self, chunk: Any) -> tuple[Any, int]:
+        """Record *chunk*; what ``add`` returns, and the bytes that it takes."""
+        payload = Payload.of(self.encode(chunk))
+        self._payloads.append(payload)
+        return payload, payload.size
 
     def copy(self, form: Any) -> Any:
         """A chunk for one more caller, from what ``add`` returned."""

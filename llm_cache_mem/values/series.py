@@ -5,9 +5,15 @@ value in its place, an object for changes of an object's items, old ones by thei
 after them, and ``[{"index": change}, [more items]]`` for a list.
 """
 
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["change", "changed"]
+from llm_cache_mem.errors import EntryUnreadable
+
+__all__ = ["MOST", "Sum", "change", "changed"]
+
+MOST: Final = 256 * 1024 * 1024
+"""How large the values of a series may be together, in bytes or so: a series takes far less room
+than its values."""
 
 
 def change(old: Any, new: Any) -> Any:
@@ -42,6 +48,47 @@ def changed(old: Any, made: Any) -> Any:
     for index, item in changes.items():
         items[int(index)] = changed(items[int(index)], item)
     return items
+
+
+class Sum:
+    """The size of the values of a series together, from the changes that make them."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self.total = 0
+
+    def add(self, made: Any) -> None:
+        """Count the value that *made* makes of the one before. EntryUnreadable over MOST."""
+        self._last += _added(made)
+        self.total += self._last
+        if self.total > MOST:
+            raise EntryUnreadable("too large to be decoded here", newer=True)
+
+
+def _added(made: Any) -> int:
+    if type(made) is str:
+        return len(made)
+    if type(made) is dict:
+        return sum(map(_added, made.values()))
+    if type(made) is list and len(made) == 1:
+        return _size(made[0])
+    if type(made) is list:
+        changes, more = made
+        return sum(map(_added, changes.values())) + sum(map(_size, more))
+    return 0
+
+
+def _size(value: Any) -> int:
+    if type(value) is str:
+        return len(value)
+    if type(value) is dict:
+        return _CONTAINER + sum(map(_size, value.values()))
+    if type(value) is list:
+        return _CONTAINER + sum(map(_size, value))
+    return 0
+
+
+_CONTAINER: Final = 64
 
 
 def _change_of_object(old: dict[str, Any], new: dict[str, Any]) -> Any:

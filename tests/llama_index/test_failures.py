@@ -92,7 +92,7 @@ def test_failing_functions_of_the_application_are_no_cache(settings, leaf, parro
         "requests.messages_to_dicts",
         "calls.encode",
         "calls.decode",
-        "calls.Recording.encode",
+        "calls.Recording.record",
         "calls.Recording.entry",
         "calls.read_chunks",
         "calls.read_whole",

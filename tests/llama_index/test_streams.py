@@ -172,6 +172,25 @@ def test_a_stored_stream_takes_little_more_than_its_last_chunk(cache: LLMCache) 
     assert entry.size < 250_000  # the texts of the chunks alone are 2.5 million characters
 
 
+def test_a_long_stream_is_stored_and_shared(cache: LLMCache) -> None:
+    word = "thirty characters of an answer"
+
+    class Long(Rich):
+        def _chunks(self, api_key: str) -> Iterator[ChatResponse]:
+            self.calls.append(api_key)
+            block = TextBlock(text="")
+            for number in range(1500):
+                block.text += word
+                yield self._chunk([TextBlock(text=block.text)], word, {}, number)
+
+    llm = CachedLLM(Long(), cache)
+    first, second = llm.stream_chat(ASKED), llm.stream_chat(ASKED)
+    texts = [[len(chunk.message.content) for chunk in stream] for stream in (first, second)]
+    texts.append([len(chunk.message.content) for chunk in llm.stream_chat(ASKED)])
+    assert texts == [[30 * (number + 1) for number in range(1500)]] * 3
+    assert llm.calls == ["good"]
+
+
 def test_a_chunk_that_holds_a_picture_comes_back(cache: LLMCache) -> None:
     class Drawing(Rich):
         def _chunks(self, api_key: str) -> Iterator[ChatResponse]:

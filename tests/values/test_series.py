@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.values.series import change, changed
+from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.values.series import Sum, change, changed
 
 WORDS = ["", "a", "ab", "b", "$dict", "é"]
 SCALARS = [None, True, False, 0, 1, -1, 0.0, -0.0, 1.0, *WORDS]
@@ -53,3 +54,19 @@ def test_what_does_not_change_takes_no_room() -> None:
     second = {"text": "one two", "raw": raw}
     assert change(first, first) is None
     assert change(first, second) == {"text": " two"}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "times"),
+    [(["x" * 1_000_000], "y", 1_000), ([[]], [{}, [[{"a": []}] * 100]], 10_000)],
+    ids=["text", "parts"],
+)
+def test_values_that_are_too_large_together_are_refused(first: Any, then: Any, times: int) -> None:
+    def add_all() -> None:
+        together = Sum()
+        together.add(first)
+        for _ in range(times):
+            together.add(then)
+
+    with pytest.raises(EntryUnreadable):
+        add_all()
