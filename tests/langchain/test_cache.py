@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import itertools
 import logging
 import pickle
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 from langchain_doubles import Counting, Streaming
-from langchain_llm_cache_mem import LLMCacheMem, caller
+from langchain_llm_cache_mem import LLMCacheMem, cached, caller
 
 from llm_cache_mem import CacheMissError, LLMCache, StoreError, last_turn, options
 
@@ -302,6 +303,34 @@ def test_a_truncated_answer_is_not_kept(cache: LLMCacheMem) -> None:
     cache.update("p", "m", [ChatGeneration(message=cut)])
     assert cache.lookup("p", "m") is None
     assert sum(cache.stats().skipped.values()) == 1
+
+
+REFUSAL = {"type": "refusal", "refusal": "I cannot"}
+NOT_STORED: dict[str, tuple[AIMessage, str]] = {
+    "refusal": (AIMessage([REFUSAL]), "refusal"),
+    "refusal in the form of version 1": (
+        AIMessage([{"type": "non_standard", "value": REFUSAL}]),
+        "refusal",
+    ),
+    "malformed tool call": (
+        AIMessage("I look it up.", invalid_tool_calls=[{"name": "f", "args": '{"a": ', "id": "1"}]),
+        "malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ["global", "cached"])
+@pytest.mark.parametrize("case", NOT_STORED)
+def test_refusals_and_malformed_tool_calls_are_not_stored(
+    cache: LLMCacheMem, case: str, way: str
+) -> None:
+    message, reason = NOT_STORED[case]
+    model: Any = GenericFakeChatModel(messages=itertools.repeat(message))
+    model = cached(model, cache) if way == "cached" else model.model_copy(update={"cache": cache})
+    for _ in range(2):
+        assert model.invoke("hi").content == message.content
+    assert cache.stats().skipped == {reason: 2}
+    assert cache.stats().size == 0
 
 
 def test_several_generations_come_back_in_order(cache: LLMCacheMem) -> None:
