@@ -23,7 +23,12 @@ def sums_usage() -> bool:
     Logfire, by Langfuse or by LangSmith. It imports none of them."""
     if _PATCHES in sys.modules:
         return True
-    return any(map(_is_active, _instrumentors())) or _in_span_of_model() or _in_run_of_model()
+    return (
+        any(map(_is_active, _instrumentors()))
+        or _in_span_of_model()
+        or _under_logfire()
+        or _in_run_of_model()
+    )
 
 
 def _instrumentors() -> Iterator[Any]:
@@ -53,6 +58,15 @@ def _in_span_of_model() -> bool:
         return False
     attributes = getattr(span, "attributes", None) or {}
     return any(str(name).startswith(_ATTRIBUTES) for name in attributes)
+
+
+def _under_logfire() -> bool:
+    """Whether Logfire has told the instrumentors below it to stand aside, as it does around the
+    calls that it records; its own span may then be hidden by one that is not recorded."""
+    context = sys.modules.get("opentelemetry.context")
+    if context is None or "logfire" not in sys.modules:
+        return False
+    return bool(context.get_value("suppress_instrumentation"))
 
 
 def _in_run_of_model() -> bool:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import anthropic
@@ -11,6 +12,7 @@ import openai
 import pytest
 from http_server import Reply
 from http_server import provider as running_provider
+from opentelemetry import context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -219,6 +221,17 @@ def test_a_span_with_attributes_of_a_model_is_an_onlooker():
         assert sums_usage()
     with tracer.start_as_current_span("GET /"):
         assert not sums_usage()
+
+
+def test_a_call_below_which_logfire_suppresses_instrumentors_is_watched(monkeypatch):
+    token = context.attach(context.set_value("suppress_instrumentation", True))
+    try:
+        assert not sums_usage()
+        monkeypatch.setitem(sys.modules, "logfire", ModuleType("logfire"))
+        assert sums_usage()
+    finally:
+        context.detach(token)
+    assert not sums_usage()
 
 
 def test_a_call_that_langsmith_traces_reports_no_tokens_on_a_hit(provider, monkeypatch):
