@@ -22,7 +22,7 @@ OF_A_CACHE = set(signature(LLMCache).parameters)
 SETTINGS = {
     "LLMCache": OF_A_CACHE,
     "LLMCacheMem": OF_A_CACHE | {"usage", "unidentified"},
-    "CachedLLM": OF_A_CACHE | {"identity"},
+    "CachedLLM": OF_A_CACHE | {"identity", "usage"},
     "ToolCache": OF_A_CACHE | set(signature(ToolCache).parameters),
     "options": set(signature(options).parameters),
 }
