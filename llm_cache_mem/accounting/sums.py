@@ -7,8 +7,7 @@ class Sums:
     """Running sums of *calls*; *unpriced* counts those whose price is unknown. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.calls: int = 0
-        self.input_tokens = self.output_tokens = self.unpriced = 0
+        self.calls = self.input_tokens = self.output_tokens = self.unpriced = 0
         self.seconds = self.cost_usd = 0.0
 
     def add(

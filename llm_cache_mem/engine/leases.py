@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 import threading
+from _thread import RLock, allocate_lock
 from collections.abc import Callable
 from random import uniform
 from time import monotonic, sleep
@@ -161,7 +162,9 @@ class Leases:
         _all.add(self)
 
     def _after_fork(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = RLock()  # and a gate: an interrupt would leave a Condition locked
+        self._gate = allocate_lock()
+        self._gate.acquire()
         self._held: WeakValueDictionary[str, Lease] = WeakValueDictionary()
         self._to_release: list[Lease] = []
         self._renewer: threading.Thread | None = None
@@ -178,7 +181,7 @@ class Leases:
         """Try once to get *lease*; None when the store cannot tell."""
         leads = self.store.lease(lease.key, lease.token, LEASE_SECONDS)
         if leads:
-            with self._changed:
+            with self._lock:
                 if not lease.over:
                     self._held[lease.key] = lease
                     self._ensure_renewer()
@@ -188,7 +191,7 @@ class Leases:
 
     def release(self, lease: Lease) -> None:
         """End *lease*; where the store would block an event loop, soon."""
-        with self._changed:
+        with self._lock:
             lease.over = True
             if self._held.get(lease.key) is not lease:
                 return
@@ -200,20 +203,24 @@ class Leases:
                 and self._ensure_renewer()
             ):
                 self._to_release.append(lease)
-                self._changed.notify_all()
+                self._wake()
                 return
         self.store.release(lease.key, lease.token)
 
     def finish(self) -> None:
         """At exit: end the leases of those who are not there any more, and the thread."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             renewer = self._renewer
-            self._changed.notify_all()
+            self._wake()
         if renewer is not None:
             renewer.join(_EXIT_SECONDS)
 
     # -- The thread
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # woken already
+            self._gate.release()
 
     def _ensure_renewer(self) -> bool:
         """See to it that there is a thread to do what is due; False when none can be started any
@@ -238,9 +245,9 @@ class Leases:
     def _wait(self, due: float) -> bool:
         """Wait until there is something to do, at the latest when it is *due*; False when nobody
         holds a lease any more."""
-        with self._changed:
-            if not self._to_release and not self._closing:
-                self._changed.wait(max(0.0, due - monotonic()))
+        if not self._to_release and not self._closing:
+            self._gate.acquire(timeout=max(0.0, due - monotonic()))
+        with self._lock:
             if self._closing:
                 self._to_release += self._held.values()
                 self._held.clear()
@@ -250,7 +257,7 @@ class Leases:
             return True
 
     def _release_queued(self) -> None:
-        with self._changed:
+        with self._lock:
             leases, self._to_release = self._to_release, []
         for lease in leases:
             with contextlib.suppress(
@@ -264,7 +271,7 @@ class Leases:
                 continue
             with contextlib.suppress(StoreError):  # as above
                 lost = self.store.lease(lease.key, lease.token, LEASE_SECONDS) is False
-                with self._changed:
+                with self._lock:
                     over = self._held.get(lease.key) is not lease
                     if lost and not over:
                         del self._held[lease.key]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, 
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from threading import TIMEOUT_MAX, RLock
+from time import monotonic
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
@@ -25,6 +26,9 @@ __all__ = ["Flight", "SingleFlight", "is_nested", "keep_lead"]
 _CHAINS = 8
 """How many calls in different circumstances may follow at once when a call has failed: enough that
 tenants do not queue one after the other, few enough that an outage is no stampede."""
+
+_LOOK_SECONDS = 0.5
+"""How often threads that wait look whether their leader is still there."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +50,7 @@ class Flight:
         "_finished",
         "_forgotten",
         "_key",
+        "_led_by",
         "_only_alike",
         "_outlasts",
         "_result",
@@ -77,6 +82,7 @@ class Flight:
         self._finished = False
         self._waiters: dict[Waiter, None] = {}  # in the order of arrival
         self._task: asyncio.Task[None] | None = None
+        self._led_by: ref[Any] | None = None  # what lives as long as the call of its leader
         table._remember(self)
 
     def commit(self, store: Callable[[], R]) -> R | None:
@@ -117,6 +123,10 @@ class Flight:
             self._outlasts = False
             self._table._unlist(self)
 
+    @property
+    def _is_deserted(self) -> bool:
+        return self._task is None and self._led_by is not None and self._led_by() is None
+
     def _forget(self) -> None:
         with self._storing:
             self._forgotten = True
@@ -128,6 +138,10 @@ class _Known(ref[Flight]):
     __slots__ = ("key",)
 
     key: str
+
+
+class _Here:
+    """Lives in the frame of a call."""
 
 
 def is_nested(flight: Flight) -> bool:
@@ -191,7 +205,8 @@ class SingleFlight:
             timeout: For how many seconds this caller may wait for another's call; after that
                 TimeoutError is raised. None: for *wait_seconds*, after which it calls itself.
         """
-        flight = Flight(self, key, lane, circumstances)
+        flight, here = Flight(self, key, lane, circumstances), _Here()
+        flight._led_by = ref(here)
         if _leading.get() and self._leads_here(flight):
             return work(flight), False
         waiter = None
@@ -199,8 +214,8 @@ class SingleFlight:
             waiter = self._join(flight, ThreadWaiter)
             if waiter is not None:
                 with self._counted():
-                    waiter.wait(self._longest_wait(timeout))
-                if not self._take_lead(waiter, flight, timeout):
+                    deserted = self._wait(waiter, self._longest_wait(timeout))
+                if not self._take_lead(waiter, flight, None if deserted else timeout):
                     return waiter.answer(coalesced=True), True
                 flight = waiter.flight
             return self._lead(flight, work), False
@@ -219,7 +234,8 @@ class SingleFlight:
     ) -> tuple[T, bool]:
         """``run`` for tasks. *work* runs in a task of its own, which is cancelled with the last
         task that waits for it."""
-        flight = Flight(self, key, lane, circumstances)
+        flight, here = Flight(self, key, lane, circumstances), _Here()
+        flight._led_by = ref(here)
         if _leading.get() and self._leads_here(flight):
             return await work(flight), False
         waiter = None
@@ -295,6 +311,18 @@ class SingleFlight:
     def _longest_wait(self, timeout: float | None) -> float:
         return self._wait_seconds if timeout is None else min(timeout, self._wait_seconds)
 
+    @staticmethod
+    def _wait(waiter: ThreadWaiter, seconds: float) -> bool:
+        """Wait until *waiter* is woken, or for so many seconds; whether it was given up, since the
+        leader is gone: an interrupt can end a thread in the middle of telling the others."""
+        deadline = monotonic() + seconds
+        while not waiter.wait(max(0.0, min(_LOOK_SECONDS, deadline - monotonic()))):
+            if monotonic() >= deadline:
+                return False
+            if waiter.flight._is_deserted and not waiter.told and not waiter.leads:
+                return True
+        return False
+
     def _leads_here(self, own: Flight) -> bool:
         return any(
             flight._slot == own._slot and flight._table is self and flight._goes_on
@@ -309,6 +337,9 @@ class SingleFlight:
                 return None
             if flight._result is not None:
                 return self._join_finished(flight, own, kind)
+            if flight._is_deserted:
+                self._flights[own._slot] = own
+                return None
             if flight._task is not None:
                 loop = flight._task.get_loop()
                 if loop.is_closed():  # it will not land
@@ -486,6 +517,7 @@ class SingleFlight:
                     return
                 del flight._waiters[successor]
                 successor.leads = True
+                flight._led_by = ref(successor)
                 flight._circumstances = successor.circumstances
             if successor.wake():
                 return

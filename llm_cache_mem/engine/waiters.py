@@ -19,7 +19,7 @@ class Waiter:
     """A caller that waits for *flight*, a Flight. *leads*: this caller is now its leader. *told*:
     the flight has finished, with *value* or *failure*."""
 
-    __slots__ = ("circumstances", "failure", "flight", "leads", "told", "value")
+    __slots__ = ("__weakref__", "circumstances", "failure", "flight", "leads", "told", "value")
 
     def __init__(self, flight: Any, circumstances: Hashable) -> None:
         self.flight = flight
@@ -58,8 +58,9 @@ class ThreadWaiter(Waiter):
         self._gate = Lock()
         self._gate.acquire()
 
-    def wait(self, seconds: float) -> None:
-        self._gate.acquire(timeout=seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait for ``wake``; whether it came."""
+        return self._gate.acquire(timeout=seconds)
 
     def wake(self) -> bool:
         self._gate.release()

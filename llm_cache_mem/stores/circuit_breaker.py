@@ -31,6 +31,7 @@ R = TypeVar("R")
 
 _FAILURES = 3  # in a row open a breaker,
 _FIRST, _LONGEST = 1.0, 5.0  # for this many seconds at first, and at most
+_LONGEST_PROBE = 30.0
 _QUIET_SECONDS = 60.0
 
 _NO_THREAD = "no thread could be started"
@@ -60,12 +61,12 @@ class CircuitBreaker:
         self._lock = RLock()
         self._weight = 0  # of the failures
         self._probe_at = 0.0
-        self._probing = False
+        self._probing_until = 0.0  # a probe that an interrupt ended may not have said so
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
         self._lock = RLock()
-        self._probing = False
+        self._probing_until = 0.0
 
     @property
     def open(self) -> bool:
@@ -84,9 +85,10 @@ class CircuitBreaker:
         with self._lock:
             if not self.seconds:
                 return True
-            if self._probing or self._timer() < self._probe_at:
+            now = self._timer()
+            if now < self._probing_until or now < self._probe_at:
                 return False
-            self._probing = True
+            self._probing_until = now + _LONGEST_PROBE
             return True
 
     def succeeded(self) -> bool:
@@ -97,14 +99,14 @@ class CircuitBreaker:
             closed = self.seconds > 0
             self.failures = self._weight = 0
             self.seconds = 0.0
-            self._probing = False
+            self._probing_until = 0.0
             self.proven = True
             return closed
 
     def interrupted(self) -> None:
         """Note a call that neither succeeded nor failed: another one may be the probe."""
         with self._lock:
-            self._probing = False
+            self._probing_until = 0.0
 
     def failed(self, *, slowly: bool = False) -> bool:
         """Note a failure; whether it opened the breaker."""
@@ -112,7 +114,7 @@ class CircuitBreaker:
             self.proven = False
             self.failures += 1
             self._weight += 2 if slowly else 1
-            if self.seconds and not self._probing:
+            if self.seconds and not self._probing_until:
                 return False
             if not self.seconds and self._weight < _FAILURES:
                 return False
@@ -121,7 +123,7 @@ class CircuitBreaker:
             opened = not self.seconds
             self.seconds = min(_LONGEST, self.seconds * 2 or _FIRST)
             self._probe_at = self._timer() + self.seconds * (0.75 + random() / 4)
-            self._probing = False
+            self._probing_until = 0.0
             return opened
 
 

@@ -116,7 +116,8 @@ def call_within(seconds: float, work: Callable[[], R], *, late: Callable[[R], ob
     """
     results: list[R] = []
     failures: list[BaseException] = []
-    lock, done = threading.Lock(), threading.Event()
+    lock, done = threading.Lock(), threading.Lock()
+    done.acquire()
     abandoned = False
 
     def run() -> None:
@@ -125,7 +126,7 @@ def call_within(seconds: float, work: Callable[[], R], *, late: Callable[[R], ob
         except BaseException as exc:  # noqa: BLE001  # raised in the caller's thread
             failures.append(exc)
         with lock:
-            done.set()
+            done.release()
         if abandoned and results:
             late(results[0])
 
@@ -135,10 +136,10 @@ def call_within(seconds: float, work: Callable[[], R], *, late: Callable[[R], ob
     except RuntimeError:  # too many threads, or the interpreter is shutting down
         return work()
     try:
-        done.wait(seconds)
+        done.acquire(timeout=seconds)
     finally:
         with lock:
-            abandoned = not done.is_set()
+            abandoned = not (results or failures)
     if abandoned:
         raise TimeoutError("timed out")
     if failures:

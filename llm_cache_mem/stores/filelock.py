@@ -5,13 +5,15 @@ import contextlib
 import errno
 import os
 import sys
-import threading
+from collections.abc import Iterator
+from io import FileIO
 from random import uniform
 from time import monotonic, sleep
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.turns import Turn, Turns
 
-__all__ = ["FileLock", "no_folder"]
+__all__ = ["FileLock", "Held", "no_folder"]
 
 _FLAGS = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -41,8 +43,36 @@ else:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+class Held:
+    """The lock, held by the caller that has this object: until ``release``, or until it is gone.
+
+    The kernel unlocks a file that is closed, so nothing stays locked when an interrupt ends the
+    caller at whatever moment.
+    """
+
+    __slots__ = ("_file", "_lock", "_turn")
+
+    def __init__(self, lock: "FileLock", turn: Turn) -> None:
+        self._lock = lock
+        self._turn = turn
+        self._file: FileIO | None = None
+
+    def release(self) -> None:
+        """Let others have it."""
+        file, self._file = self._file, None
+        try:
+            if file is not None and self._lock.between_processes:
+                _unflock(file.fileno())
+            self._lock._file, file = file, None
+        finally:
+            if file is not None:
+                _close(file)  # which unlocks too
+            self._lock._turns.end(self._turn)
+
+
 class FileLock:
-    """``with lock:`` waits at most *timeout* seconds, then raises TimeoutError. Not reentrant.
+    """``with lock.hold():`` waits at most *timeout* seconds, then raises TimeoutError. Not
+    reentrant.
 
     In a forked child the lock is free, even if it was held in the parent. If the system or the file
     system has no flock, *between_processes* becomes False and the lock works among threads only.
@@ -51,91 +81,90 @@ class FileLock:
     def __init__(self, path: str, timeout: float) -> None:
         self._path = path
         self._timeout = timeout
-        self._threads = threading.Lock()  # flock belongs to the open file, which the threads share
-        self._fd = self._inode = -1
+        self._turns = Turns()  # flock belongs to the open file, which the threads share
+        self._file: FileIO | None = None  # open while nobody holds the lock
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._threads = threading.Lock()
-        self._drop()  # not unlock: the lock may be the parent's still
+        self._turns.reset()
+        file, self._file = self._file, None
+        if file is not None:
+            _close(file)  # not unlock: the lock may be the parent's still
 
-    def __enter__(self) -> None:
-        if not self.acquire(self._timeout):
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the lock."""
+        held = self.acquire(self._timeout)
+        if held is None:
             raise TimeoutError("the write lock is held elsewhere")
-
-    def acquire(self, timeout: float) -> bool:
-        """Take the lock within *timeout* seconds; return whether that worked. If it did, call
-        ``release`` later."""
-        deadline = monotonic() + timeout
-        if not self._threads.acquire(timeout=timeout):
-            return False
-        taken = False
         try:
-            taken = not self.between_processes or self._lock_file(deadline)
+            yield
+        finally:
+            held.release()
+
+    def acquire(self, timeout: float) -> Held | None:
+        """The lock, to be released; None if it did not come within *timeout* seconds."""
+        deadline = monotonic() + timeout
+        turn = self._turns.take(timeout)
+        if turn is None:
+            return None
+        held, taken = Held(self, turn), False
+        try:
+            taken = not self.between_processes or self._lock_file(held, deadline)
         finally:
             if not taken:
-                self._drop()  # it may be locked all the same, if an error came after that
-                self._threads.release()
-        return taken
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        try:
-            if self._fd >= 0 and self.between_processes:
-                _unflock(self._fd)
-        except BaseException:
-            self._drop()  # which unlocks too
-            raise
-        finally:
-            self._threads.release()
+                held._file = self._drop(held._file)  # it may be locked, if an error came after that
+                held.release()
+        return held if taken else None
 
     def close(self) -> None:
         """Close the file, unless it stays locked; the next ``with`` opens it again."""
-        if self._threads.acquire(timeout=self._timeout):
-            self._drop()
-            self._threads.release()
+        turn = self._turns.take(self._timeout)
+        if turn is not None:
+            self._file = self._drop(self._file)
+            self._turns.end(turn)
 
-    def _drop(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+    @staticmethod
+    def _drop(file: "FileIO | None") -> None:
+        if file is not None:
+            _close(file)
 
-    def _lock_file(self, deadline: float) -> bool:
-        pause = _FIRST_PAUSE
+    def _lock_file(self, held: Held, deadline: float) -> bool:
+        held._file, self._file = self._file, None
         while True:
-            if self._fd < 0:
-                self._fd = os.open(self._path, _FLAGS, 0o600)
-                self._inode = os.fstat(self._fd).st_ino
-            if not self._try_lock():
+            if held._file is None:
+                held._file = FileIO(os.open(self._path, _FLAGS, 0o600), "r+")
+            if not self._try_lock(held._file):
                 if monotonic() >= deadline:
                     return False
-                sleep(pause)
-                pause = min(_LONGEST_PAUSE, pause * uniform(1, 2))
-            elif not self.between_processes or self._is_current():
+                sleep(uniform(0.0002, 0.005))
+            elif not self.between_processes or self._is_current(held._file):
                 return True
             else:
-                self._drop()
+                held._file = self._drop(held._file)
 
-    def _try_lock(self) -> bool:
+    def _try_lock(self, file: FileIO) -> bool:
         try:
-            return _try_flock(self._fd)
+            return _try_flock(file.fileno())
         except OSError as exc:
             if exc.errno not in _NO_FLOCK_HERE:
                 raise
             self.between_processes = False
             return True
 
-    def _is_current(self) -> bool:
+    def _is_current(self, file: FileIO) -> bool:
         """Whether the locked file is still at the path: it may have been removed together with the
         database."""
         try:
-            return os.stat(self._path).st_ino == self._inode
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+def _close(file: FileIO) -> None:
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def no_folder(folder: str) -> str:

@@ -92,10 +92,11 @@ class MemoryStore:
 
     def clear(self, prefix: str = "") -> int:
         with self._lock:
-            gone = self._entries if self.size(prefix) == len(self._entries) else None
-            if gone is not None:
+            all_of_it = self.size(prefix) == len(self._entries)
+            if all_of_it:
+                gone = self._entries
                 self._reset()
-        if gone is None:
+        if not all_of_it:
             return self._remove_all(lambda key, entry: key.startswith(prefix))
         count = len(gone)
         while gone:  # a million at once would keep all threads waiting

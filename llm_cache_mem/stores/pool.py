@@ -53,7 +53,7 @@ class Pool(Generic[C]):
     def _reset(self) -> None:
         self._idle: list[C] = []  # the last one used comes first; append and pop are atomic
         self._lock = RLock()
-        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+        self._slots: list[weakref.ref[_Slot]] = []
         self._waiters: deque[weakref.ref[_Waiter]] = deque()
         self._served = 0  # how many callers came out of the queue
         self._paused = 0  # how many threads want all connections to be closed
@@ -65,7 +65,7 @@ class Pool(Generic[C]):
     @property
     def size(self) -> int:
         """How many connections are open, those in use included."""
-        return len(self._slots)
+        return sum(slot() is not None for slot in self._slots)
 
     def run(self, work: Callable[Concatenate[C, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return ``work(connection, ...)``; whatever it raises, that connection is not used
@@ -157,6 +157,8 @@ class Pool(Generic[C]):
             self._waiters.popleft()
 
     def _has_free_slot(self) -> bool:
+        if len(self._slots) >= self._limit:  # no callbacks: an interrupt would be lost in one
+            self._slots = [slot for slot in self._slots if slot() is not None]
         return len(self._slots) < self._limit
 
     def _acquire_in_turn(self) -> C:
@@ -207,7 +209,7 @@ class Pool(Generic[C]):
         if not self._has_free_slot():
             return None
         slot = _Slot()
-        self._slots.add(slot)
+        self._slots.append(weakref.ref(slot))
         self._served += 1
         return slot
 
@@ -215,7 +217,8 @@ class Pool(Generic[C]):
         try:
             connection = self._connect()
         except BaseException:
-            self._slots.discard(slot)
+            with self._lock:
+                self._slots = [place for place in self._slots if place() is not slot]
             self._settle()
             raise
         cast(Any, connection).slot = slot

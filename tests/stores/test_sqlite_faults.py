@@ -394,7 +394,10 @@ def test_a_thread_that_keeps_the_lock_costs_a_bounded_wait(
     open_store: Callable[..., SQLiteStore],
 ) -> None:
     store = open_store(lock_timeout=0.1)
-    with store._file.lock, pytest.raises(StoreError, match="the write lock is held elsewhere"):
+    with (
+        store._file.lock.hold(),
+        pytest.raises(StoreError, match="the write lock is held elsewhere"),
+    ):
         store.put("k", entry_of(1))
     assert works(store)
 
@@ -405,7 +408,7 @@ def test_a_held_write_lock_costs_three_waits_and_no_hit(
     store = open_store(lock_timeout=0.05)
     with LLMCache(backend=store) as cache:
         cache.put("known", "answer")
-        with store._file.lock:
+        with store._file.lock.hold():
             for number in range(20):
                 assert cache.get("known") == "answer"
                 cache.put(f"new {number}", "answer")

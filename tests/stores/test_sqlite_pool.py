@@ -118,15 +118,15 @@ def test_a_wait_in_vain_is_no_failure_of_the_store(path: Path) -> None:
 def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=60)
     store.put("k", entry_of(1))
-    with store._file.lock:
+    with store._file.lock.hold():
         puts = [
             start(lambda number=number: store.put(f"k{number}", entry_of(number)))
             for number in range(32)
         ]
-        until(lambda: store._writing.locked())
+        until(lambda: len(store._writing._queue) == 32)
         for _ in range(100):
             assert value_of(store.get("k")) == 1
-        assert len(store._pool._slots) <= 2
+        assert store._pool.size <= 2
     for put in puts:
         put.result(60)
     assert store.size() == 33
@@ -136,8 +136,11 @@ def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
 def test_a_writer_waits_no_longer_than_its_timeout_in_all(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=0.05)
     store.put("k", entry_of(1))
-    with store._writing, pytest.raises(StoreError, match="the write lock is held elsewhere"):
+    turn = store._writing.take(0)
+    assert turn is not None
+    with pytest.raises(StoreError, match="the write lock is held elsewhere"):
         store.put("k", entry_of(2))
+    store._writing.end(turn)
     store.close()
 
 

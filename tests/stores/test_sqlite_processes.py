@@ -299,7 +299,7 @@ def borrowed(store: SQLiteStore) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "take",
-    [lambda store: store._file.lock, borrowed],
+    [lambda store: store._file.lock.hold(), borrowed],
     ids=["write lock", "connection in a transaction"],
 )
 def test_a_fork_while_a_thread_holds_something(

@@ -236,7 +236,7 @@ class JsonlStore:
         """The lines, to be changed in the with-block, at whose end they are written; nobody else
         writes meanwhile."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        with self._lock, self._file_lock:
+        with self._lock, self._file_lock.hold():
             before = (
                 self._read()
             )  # not what was seen last: a file system's clock may be too coarse to tell

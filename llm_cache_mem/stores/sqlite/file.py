@@ -235,7 +235,7 @@ class DatabaseFile:
         if self.read_only:
             return
         target = f"{self.path}.{suffix}-{time.time_ns()}"
-        with self.lock:
+        with self.lock.hold():
             found = self.look()
             if found is None or found.st_ino != inode:
                 return  # another thread or process was faster
@@ -272,7 +272,7 @@ class DatabaseFile:
             self._check_folder()
             # nobody may connect while the new file is open here, and those who find it empty come
             # through here
-            with self.lock:
+            with self.lock.hold():
                 with contextlib.suppress(FileExistsError):
                     os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
                 return os.stat(self.path)
@@ -325,7 +325,7 @@ class DatabaseFile:
                 self._lay_out(db)
             self.in_wal_mode = self._may_use_wal()
             if not self.in_wal_mode:  # the file does not record the other modes
-                with self.lock:
+                with self.lock.hold():
                     db.execute("PRAGMA journal_mode = TRUNCATE")
         except BaseException:
             db.close()
@@ -414,7 +414,7 @@ class DatabaseFile:
         return False
 
     def _lay_out(self, db: Connection) -> None:
-        with self.lock:
+        with self.lock.hold():
             if self.is_laid_out(db):
                 return
             if self._may_use_wal():

@@ -67,7 +67,7 @@ class Pool(pool.Pool[Connection]):
             self._paused += 1
         deadline = monotonic() + _FORK_SECONDS
         self.renew()
-        while self._slots and monotonic() < deadline:
+        while self.size and monotonic() < deadline:
             sleep(0.0005)
 
     def resume(self) -> None:

@@ -5,7 +5,6 @@ import functools
 import itertools
 import os
 import sqlite3
-import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.turns import Turns
 from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import store_errors_only
@@ -124,7 +124,7 @@ class SQLiteStore:
             self._file.connect, self._file.moved, limit=_CONNECTIONS, timeout=lock_timeout
         )
         self._lock_timeout = lock_timeout
-        self._writing = threading.Lock()  # writers queue here, without a connection
+        self._writing = Turns()  # writers queue here, without a connection
         self.envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
         self._touched: dict[str, int] = {}  # when keys were used
@@ -146,7 +146,7 @@ class SQLiteStore:
         self._begin()
 
     def _after_fork(self) -> None:
-        self._writing = threading.Lock()
+        self._writing.reset()
 
     @property
     def path(self) -> str:
@@ -376,7 +376,8 @@ class SQLiteStore:
         """``work(connection, *args)`` as the only writer."""
         self._require_writable()
         deadline = monotonic() + self._lock_timeout
-        if not self._writing.acquire(timeout=self._lock_timeout):
+        turn = self._writing.take(self._lock_timeout)
+        if turn is None:
             raise TimeoutError("the write lock is held elsewhere")
         try:
             return self._use(self._alone, deadline, work, *args)
@@ -384,7 +385,7 @@ class SQLiteStore:
             self._pool.renew()
             return self._use(self._alone, deadline, work, *args)
         finally:
-            self._writing.release()
+            self._writing.end(turn)
 
     def _require_writable(self) -> None:
         if self._file.read_only:
@@ -393,8 +394,8 @@ class SQLiteStore:
     def _alone(
         self, db: Connection, deadline: float, work: Callable[[Connection, *Ts], R], *args: *Ts
     ) -> R:
-        lock = self._file.lock
-        if not lock.acquire(max(0.0, deadline - monotonic())):
+        held = self._file.lock.acquire(max(0.0, deadline - monotonic()))
+        if held is None:
             raise TimeoutError("the write lock is held elsewhere")
         try:
             if self._file.moved(db):
@@ -402,7 +403,7 @@ class SQLiteStore:
             result = work(db, *args)
             self._file.fold_log(db)
         finally:
-            lock.release()
+            held.release()
         return result
 
     # -- Reading
@@ -505,8 +506,8 @@ class SQLiteStore:
             self._lag = max(_TOUCH_NS, min(_LONGEST_LAG_NS, age // _LAG_SHARE))
 
     def _write_touches_soon(self, db: Connection, due: Mapping[str, int]) -> None:
-        lock = self._file.lock
-        if not lock.acquire(_TOUCH_SECONDS):
+        held = self._file.lock.acquire(_TOUCH_SECONDS)
+        if held is None:
             return
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -514,7 +515,7 @@ class SQLiteStore:
             db.execute("COMMIT")
             self._file.fold_log(db)
         finally:
-            lock.release()
+            held.release()
 
     # -- Writing; inside the lock
 
