@@ -86,6 +86,9 @@ class FileLock:
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)
 
+    def __del__(self) -> None:
+        self._drop(getattr(self, "_file", None))
+
     def _after_fork(self) -> None:
         self._turns.reset()
         file, self._file = self._file, None

@@ -1,0 +1,31 @@
+"""The private names of client libraries that the stores use, and the versions in which they are."""
+
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+
+
+def names(package: str) -> list[tuple[Any, str]]:
+    if package == "redis":
+        from redis import _parsers
+        from redis.connection import Connection
+
+        return [(_parsers, "_RESP2Parser"), (Connection, "_connect")]
+    from pymemcache.client.base import Client
+    from pymemcache.pool import ObjectPool
+
+    return [(Client, "_connect"), (ObjectPool(dict), "_lock")]
+
+
+@pytest.mark.parametrize("package", ["redis", "pymemcache"])
+def test_private_names_are_there_in_all_versions_that_are_allowed(package: str) -> None:
+    pytest.importorskip(package)
+    for owner, name in names(package):
+        assert hasattr(owner, name), f"{package}: {name} is gone: change the store or the bound"
+    (bound,) = set(re.findall(rf'= \["{package}>=\d+,<(\d+)"\]', PYPROJECT))
+    assert int(metadata.version(package).split(".")[0]) == int(bound) - 1
