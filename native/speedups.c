@@ -5,9 +5,9 @@ NotImplemented, and the Python that it stands for decides. Nothing here runs Pyt
 another thread in, so a caller's objects cannot change while they are looked at. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-
 #define MAX_DEPTH 100    /* containers inside one another, as in values.plain */
 #define MAX_NODES 249999 /* containers in all */
+#define LARGE 65536      /* bytes of text; with less, writing is as quick as recognising */
 #define IS_TEXT(value) (PyUnicode_CheckExact(value) && PyUnicode_IS_READY(value))
 #define IS_CONTAINER(value) (PyDict_CheckExact(value) || PyList_CheckExact(value))
 #define IS_NUMBER(value) (PyLong_CheckExact(value) || PyFloat_CheckExact(value))
@@ -125,8 +125,7 @@ static int put_dict(Text *t, PyObject *dict, int depth) {
 }
 
 static int put_value(Text *t, PyObject *value, int depth) {
-    char text[32], *repr = text;
-    int done = OK;
+    char text[32], *repr;
     if (IS_TEXT(value))
         return put_string(t, value);
     if (value == Py_None || PyBool_Check(value))
@@ -139,13 +138,13 @@ static int put_value(Text *t, PyObject *value, int depth) {
         return put(t, text, PyOS_snprintf(text, sizeof text, "%lld", PyLong_AsLongLong(value)));
     if (PyFloat_CheckExact(value)) {
         repr = PyOS_double_to_string(PyFloat_AS_DOUBLE(value), 'r', 0, Py_DTSF_ADD_DOT_0, NULL);
-        done = repr ? put(t, repr, (Py_ssize_t)strlen(repr)) : FAILED;
+        int done = repr ? put(t, repr, (Py_ssize_t)strlen(repr)) : FAILED;
         PyMem_Free(repr);
         return done;
     }
     if (PyDict_CheckExact(value))
         return put_dict(t, value, depth + 1);
-    done = put(t, "[", 1);
+    int done = put(t, "[", 1);
     for (Py_ssize_t i = 0; !done && i < PyList_GET_SIZE(value); i++)
         if (!(done = i ? put(t, ", ", 2) : OK))
             done = put_value(t, PyList_GET_ITEM(value, i), depth + 1);
@@ -253,38 +252,39 @@ static PyObject *same(PyObject *module, PyObject *const *args, Py_ssize_t n) {
 }
 
 #define MIX(lane, word) (((lane) ^ (word)) * 0x9E3779B97F4A7C15ULL)
-
-/* A number that tells most values apart; what it is not made of, same() looks at. */
-static unsigned long long print_of(PyObject *value, int *nodes, int depth) {
+/* A number that tells most values apart; *seen*: containers, bytes of text. */
+static unsigned long long print_of(PyObject *value, Py_ssize_t seen[2], int depth) {
     unsigned long long lanes[4] = {1, 2, 3, 4}, words[4] = {0};
     PyObject *key, *item;
     Py_ssize_t at = 0, n;
     if (IS_TEXT(value)) {
         const char *from = PyUnicode_DATA(value);
-        n = (Py_ssize_t)TEXT_BYTES(value);
-        for (lanes[0] += (size_t)n; n >= 32; n -= 32, from += 32)
+        seen[1] += n = (Py_ssize_t)TEXT_BYTES(value);
+        Py_ssize_t step = 32 + n / 256 * 32; /* of a long text, about one block in each 256 bytes */
+        for (lanes[0] += (size_t)n; n >= 32; n -= step, from += step)
             for (int i = 0; i < 4; i++)
                 lanes[i] = MIX(lanes[i], *(unsigned long long *)memcpy(words + i, from + 8 * i, 8));
-        memcpy(words, from, (size_t)n);
+        memcpy(words, from, n > 0 ? (size_t)n : 0);
         lanes[0] = MIX(MIX(lanes[0], words[0]), words[1]) + MIX(MIX(lanes[1], words[2]), words[3]);
     } else if (PyLong_CheckExact(value))
         lanes[1] = (unsigned long long)PyLong_AsUnsignedLongLongMask(value);
     else if (PyFloat_CheckExact(value))
         memcpy(lanes + 2, &(double){PyFloat_AS_DOUBLE(value)}, sizeof(double));
-    else if (!IS_CONTAINER(value) || depth == MAX_DEPTH || ++*nodes > MAX_NODES)
+    else if (!IS_CONTAINER(value) || depth == MAX_DEPTH || ++seen[0] > MAX_NODES)
         lanes[3] = (size_t)Py_TYPE(value) + (value == Py_True);
     else if (PyDict_CheckExact(value)) /* in any order */
         while (PyDict_Next(value, &at, &key, &item))
-            lanes[0] += MIX(print_of(key, nodes, MAX_DEPTH) >> 7, print_of(item, nodes, depth + 1));
+            lanes[0] += MIX(print_of(key, seen, MAX_DEPTH) >> 7, print_of(item, seen, depth + 1));
     else
         for (; at < PyList_GET_SIZE(value); at++)
-            lanes[1] = MIX(lanes[1] >> 7, print_of(PyList_GET_ITEM(value, at), nodes, depth + 1));
+            lanes[1] = MIX(lanes[1] >> 7, print_of(PyList_GET_ITEM(value, at), seen, depth + 1));
     return MIX(lanes[0], lanes[1] >> 9) ^ MIX(lanes[2], lanes[3] >> 11);
 }
 
 static PyObject *fingerprint(PyObject *module, PyObject *value) {
-    int nodes = 0;
-    return PyLong_FromUnsignedLongLong(print_of(value, &nodes, 0));
+    Py_ssize_t seen[2] = {0, 0};
+    unsigned long long made = print_of(value, seen, 0);
+    return PyLong_FromUnsignedLongLong(seen[1] < LARGE ? 0 : made | 1);
 }
 
 static PyMethodDef methods[] = {
@@ -292,7 +292,7 @@ static PyMethodDef methods[] = {
     {"copy", copy, METH_O, "A plain value anew."},
     {"snapshot", snapshot, METH_O, "A copy that nothing but this module reads, and its size."},
     {"same", (PyCFunction)(void (*)(void))same, METH_FASTCALL, "Whether a snapshot is a value."},
-    {"fingerprint", fingerprint, METH_O, "64 bits that tell most plain values apart."},
+    {"fingerprint", fingerprint, METH_O, "What tells most plain values apart; 0 if not LARGE."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_speedups", .m_methods = methods};

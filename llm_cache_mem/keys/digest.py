@@ -86,6 +86,9 @@ def _recognized(compiled: ModuleType, request: dict[str, Any]) -> str | None:
     copy: it need not be written out again.
     """
     slot = compiled.fingerprint(request)
+    if not slot:  # not large: written as quickly as recognised
+        text = compiled.canonical(request)
+        return None if text is NotImplemented else sha256(text).hexdigest()
     seen = _requests.get(slot)
     if seen is not None and compiled.same(seen[0], request):
         return seen[2]  # type: ignore[no-any-return]  # put there below

@@ -28,7 +28,7 @@ _decode_any: Final = strict_json.decoder.raw_decode
 class Payload:
     """One value at rest. Immutable; may be read from any thread."""
 
-    __slots__ = ("_data", "_decoder", "_size", "_tree")
+    __slots__ = ("_data", "_decoder", "_size", "_tree", "is_plain")
 
     def __init__(self, data: bytes | None, decoder: Any, tree: Any = None) -> None:
         """*data*, which *decoder* reads; without it, *tree* is the JSON itself, which nobody else
@@ -36,6 +36,8 @@ class Payload:
         self._data = data
         self._decoder = decoder
         self._tree = tree
+        self.is_plain = not (_is_wrapped(tree) if data is None else data.startswith(_WRAPPED))
+        """Whether the value is plain JSON, so that no class decides what it is."""
         self._size = -1 if data is None else len(data)
 
     @classmethod
@@ -55,13 +57,6 @@ class Payload:
         """What ``json()`` gave, read back; nothing is decoded, or found to be unreadable, before
         ``decode()``."""
         return cls(data, _decode_any)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the value is plain JSON, so that no class decides what it is."""
-        if self._data is None:
-            return not _is_wrapped(self._tree)
-        return not self._data.startswith(_WRAPPED)
 
     @property
     def size(self) -> int:
@@ -85,11 +80,11 @@ class Payload:
     def decode(self) -> Any:
         """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name,
         are not what they were."""
+        if self._data is None and self.is_plain and speedups is not None:
+            return speedups.copy(self._tree)
         try:
             tree = self._tree if self._data is None else _parsed(self._data, self._decoder)
-            if _is_wrapped(tree) and len(tree) == 1:
-                return from_tree(tree[WRAPPER])
-            return tree if self._data is not None or speedups is None else speedups.copy(tree)
+            return from_tree(tree[WRAPPER]) if _is_wrapped(tree) and len(tree) == 1 else tree
         except EntryUnreadable:
             raise
         except (RecursionError, MemoryError):

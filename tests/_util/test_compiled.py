@@ -65,6 +65,7 @@ TEXTS = [
     "x" * 40,
     "y" * 31 + '"' + "z" * 40,
 ]
+LONG = "A request that is remembered, for it is long. " * 1500
 PLAIN = [
     None,
     True,
@@ -140,9 +141,9 @@ def without(*modules: Any) -> Iterator[None]:
             module.speedups = C
 
 
-def key_of(value: Any) -> Any:
+def key_of(value: Any, system: str = "") -> Any:
     try:
-        return digest.digest(value, {"model": "m", "p": value})
+        return digest.digest(value, {"model": "m", "p": value, "system": system})
     except RequestNotCacheable as exc:
         return exc.path, exc.reason
 
@@ -162,10 +163,10 @@ def check(cases: int) -> None:
     rng = random.Random(seed)
     for number in range(cases):
         value = some(rng, 0.0 if number % 2 else 0.05)
-        got = key_of(value), key_of(value), rested(value)
+        got = key_of(value), key_of(value, LONG), key_of(value, LONG), rested(value)
         with without(canonical, digest, payload):
-            alone = key_of(value)
-            assert got == (alone, alone, rested(value)), f"seed {seed}, case {number}"
+            long = key_of(value, LONG)
+            assert got == (key_of(value), long, long, rested(value)), f"seed {seed}, case {number}"
         kept = C.snapshot(value)
         if kept is NotImplemented:
             continue
