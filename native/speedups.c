@@ -260,11 +260,10 @@ static unsigned long long print_of(PyObject *value, Py_ssize_t seen[2], int dept
     if (IS_TEXT(value)) {
         const char *from = PyUnicode_DATA(value);
         seen[1] += n = (Py_ssize_t)TEXT_BYTES(value);
-        Py_ssize_t step = 32 + n / 256 * 32; /* of a long text, about one block in each 256 bytes */
-        for (lanes[0] += (size_t)n; n >= 32; n -= step, from += step)
+        for (lanes[0] += (size_t)n; n >= 32; n -= 32, from += 32)
             for (int i = 0; i < 4; i++)
                 lanes[i] = MIX(lanes[i], *(unsigned long long *)memcpy(words + i, from + 8 * i, 8));
-        memcpy(words, from, n > 0 ? (size_t)n : 0);
+        memcpy(words, from, (size_t)n);
         lanes[0] = MIX(MIX(lanes[0], words[0]), words[1]) + MIX(MIX(lanes[1], words[2]), words[3]);
     } else if (PyLong_CheckExact(value))
         lanes[1] = (unsigned long long)PyLong_AsUnsignedLongLongMask(value);
