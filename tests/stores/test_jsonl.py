@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
@@ -25,7 +25,7 @@ from llm_cache_mem import LLMCache, StoreError
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.stores.jsonl import JsonlStore
 from llm_cache_mem.stores.jsonl.fields import BadLine
-from llm_cache_mem.stores.jsonl.lines import from_line, to_line
+from llm_cache_mem.stores.jsonl.lines import from_line, has_secret, to_line
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -311,7 +311,9 @@ def test_a_line_may_be_written_by_hand(path: Path) -> None:
 @settings(deadline=None, max_examples=300)
 @given(value=values, model=st.none() | texts)
 def test_every_value_comes_back_from_one_line(value: Any, model: str | None) -> None:
-    text = to_line("k", entry_of(value, model=model), Redaction())
+    stored = entry_of(value, model=model)
+    assume(not has_secret("k", stored, Redaction()))  # names such as SshKey come up by themselves
+    text = to_line("k", stored, Redaction())
     assert b"\n" not in text
     assert len(text.decode().splitlines()) == 1  # nor for those who know more line ends
     _, entry = from_line(text)
