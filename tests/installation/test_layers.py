@@ -1,6 +1,7 @@
 """A layer above on the same cache, and ``install`` underneath: one entry, one count, one call."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,8 @@ from llm_cache_mem import CacheMissError, LLMCache, installed, options
 from llm_cache_mem.http import cache_client
 from llm_cache_mem.http.answer import StoredResponse
 from llm_cache_mem.http.zero_usage import without_usage
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 ASKED = "What is the capital of France?"
 
@@ -113,6 +116,7 @@ LAYERS = [
 def _no_global_cache() -> Iterator[None]:
     yield
     set_langchain_cache(None)
+    gc.collect()  # clients that no one closed go here, and not in the middle of another test
 
 
 @pytest.mark.parametrize("layer", LAYERS)
