@@ -135,7 +135,9 @@ class Simulation:
                 self._deliver_answers(now)
             clock.now = now
             self.seconds += seconds
-            request = _new(Request, (_KEY_PREFIX + key, model, None, _NO_PARAMS, (), None))
+            request = _new(
+                Request, (_KEY_PREFIX + key, model, None, _NO_PARAMS, (), None, None, ())
+            )
             overlaps = overlaps or request.key in in_progress
             make = self._call_overlapping if overlaps else self._call_alone
             missed.append(make(request, call, seconds))

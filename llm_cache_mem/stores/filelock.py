@@ -61,9 +61,10 @@ class Held:
         """Let others have it."""
         file, self._file = self._file, None
         try:
-            if file is not None and self._lock.between_processes:
-                _unflock(file.fileno())
-            self._lock._file, file = file, None
+            if file is not None:
+                if self._lock.between_processes:
+                    _unflock(file.fileno())
+                self._lock._file, file = file, None
         finally:
             if file is not None:
                 _close(file)  # which unlocks too
