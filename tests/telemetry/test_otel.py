@@ -232,7 +232,8 @@ def test_the_instrumentor_reports_once(exported):
     second.instrument(skip_dep_check=True)
     try:
         cache.get(MESSAGES)
-        assert exported.sums("llm_cache_mem.requests", "llm_cache_mem.outcome") == {"miss": 1}
+        # other caches of this process report too
+        assert exported.sums("llm_cache_mem.requests", "llm_cache_mem.outcome")["miss"] == 1
     finally:
         second.uninstrument()
     assert not cache.engine.ledger.listeners
