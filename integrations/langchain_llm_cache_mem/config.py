@@ -28,7 +28,9 @@ class ConfigReader(NamedTuple):
     tags_from: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, namespace_from: Any, tags_from: Collection[str]) -> "ConfigReader":
+    def of(
+        cls, namespace_from: "NamespaceFrom | None", tags_from: Collection[str]
+    ) -> "ConfigReader":
         """TypeError for anything but a function and names."""
         if namespace_from is not None and not callable(namespace_from):
             raise TypeError(

@@ -7,7 +7,8 @@ class Sums:
     """Running sums of *calls*; *unpriced* counts those whose price is unknown. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.calls = self.input_tokens = self.output_tokens = self.unpriced = 0
+        self.calls: int = 0
+        self.input_tokens = self.output_tokens = self.unpriced = 0
         self.seconds = self.cost_usd = 0.0
 
     def add(

@@ -92,11 +92,10 @@ class MemoryStore:
 
     def clear(self, prefix: str = "") -> int:
         with self._lock:
-            all_of_it = self.size(prefix) == len(self._entries)
-            if all_of_it:
-                gone = self._entries
+            gone = self._entries if self.size(prefix) == len(self._entries) else None
+            if gone is not None:
                 self._reset()
-        if not all_of_it:
+        if gone is None:
             return self._remove_all(lambda key, entry: key.startswith(prefix))
         count = len(gone)
         while gone:  # a million at once would keep all threads waiting
