@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 import textwrap
+from collections import Counter, OrderedDict
 
 import httpx2
 import pytest
@@ -495,3 +496,43 @@ def test_a_method_of_an_sdk_means_get_or_call():
 
     assert asyncio.run(ask()) == again
     assert len(calls) == 1
+
+
+class Near(list):
+    reach = "1 km"
+
+
+class Far(list):
+    reach = "500 km"
+
+
+class Region(str):
+    code: str
+
+
+def region(name, code):
+    made = Region(name)
+    made.code = code
+    return made
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Near([1]), Far([1])),
+        (region("Paris", "FR"), region("Paris", "TX")),
+        (Counter(), {}),
+        (OrderedDict(a=1, b=2), OrderedDict(b=2, a=1)),
+        (b"x", bytearray(b"x")),
+        (Near(), []),
+    ],
+)
+def test_classes_made_from_builtins_count_with_their_state(cache, first, second):
+    calls = []
+
+    @cache.cached
+    def ask(argument):
+        calls.append(argument)
+        return len(calls)
+
+    assert [ask(first), ask(second), ask(first), ask(second)] == [1, 2, 1, 2]

@@ -6,6 +6,7 @@ to it, so a tuple is not a list here, and an object is its class and every field
 
 import json
 import sys
+from collections import OrderedDict
 from contextlib import suppress
 from enum import Enum
 from typing import Any
@@ -16,6 +17,7 @@ from llm_cache_mem.keys.wire_form import is_sdk_type, model_state
 __all__ = ["exact"]
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_BUILTINS = (str, int, float, list, dict, bytes, bytearray)
 _MAX_DEPTH = 128
 
 
@@ -47,6 +49,8 @@ def exact(value: Any, depth: int = _MAX_DEPTH) -> Any:
     if hasattr(kind, "__dataclass_fields__"):
         fields = {name: getattr(value, name, None) for name in kind.__dataclass_fields__}
         return _object(kind, fields | vars(value) if hasattr(value, "__dict__") else fields, depth)
+    if isinstance(value, _BUILTINS) and kind is not bytes:
+        return _subclass(kind, value, depth)
     return value
 
 
@@ -57,6 +61,17 @@ def _dict(value: dict[Any, Any], depth: int) -> Any:
     with suppress(TypeError):  # a key without a JSON form, which the canonical form refuses
         pairs.sort(key=lambda pair: json.dumps(pair[0], sort_keys=True))
     return {"$dict": pairs}
+
+
+def _subclass(kind: type, value: Any, depth: int) -> Any:
+    """An object of a class made from a builtin: the class, what it holds, and its attributes."""
+    if isinstance(value, OrderedDict):
+        content: Any = list(value.items())
+    elif isinstance(value, bytearray):
+        content = bytes(value)
+    else:
+        content = next(base for base in _BUILTINS if isinstance(value, base))(value)
+    return _object(kind, {**getattr(value, "__dict__", {}), "": content}, depth)
 
 
 def _object(kind: type, state: dict[str, Any], depth: int) -> Any:

@@ -30,7 +30,8 @@ def provider_state(body: Mapping[str, Any]) -> str | None:
     """The path of the first field of *body* that leans on state held by the provider, or None.
 
     Besides STATEFUL_FIELDS these are ``background``, a container that is named by its id, a stored
-    prompt without its version, and the vector stores and containers of tools.
+    prompt without its version, items that are referred to, and the vector stores and containers of
+    tools.
     """
     for name in STATEFUL_FIELDS:
         if body.get(name):
@@ -42,6 +43,17 @@ def provider_state(body: Mapping[str, Any]) -> str | None:
         return "prompt.id"
     if _is_named(body.get("container")):
         return "container"
+    return _state_in_items(body.get("input")) or _state_in_tools(body)
+
+
+def _state_in_items(said: Any) -> str | None:
+    for number, item in enumerate(said if isinstance(said, list) else ()):
+        if isinstance(item, Mapping) and item.get("type") == "item_reference":
+            return f"input[{number}]"
+    return None
+
+
+def _state_in_tools(body: Mapping[str, Any]) -> str | None:
     for name in _TOOLS:
         tools = body.get(name)
         for number, tool in enumerate(tools if isinstance(tools, list) else ()):

@@ -366,6 +366,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "prompt.id": {"prompt": {"id": "pmpt_1"}},
     "container": {"container": {"id": "container_1", "skills": []}},
     "cachedContent": {"cachedContent": "cachedContents/1"},
+    "input[1]": {"input": ["hello", {"type": "item_reference", "id": "msg_1"}]},
     "tools[0].vector_store_ids": {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
     "tools[0].container": {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]},
 }
