@@ -70,7 +70,8 @@ def _subclass(kind: type, value: Any, depth: int) -> Any:
     elif isinstance(value, bytearray):
         content = bytes(value)
     else:
-        content = next(base for base in _BUILTINS if isinstance(value, base))(value)
+        base: Any = next(base for base in _BUILTINS if isinstance(value, base))
+        content = base(value)
     return _object(kind, {**getattr(value, "__dict__", {}), "": content}, depth)
 
 
