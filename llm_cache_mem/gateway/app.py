@@ -21,6 +21,7 @@ from llm_cache_mem.gateway.asgi import (
     read_body,
     send_json,
     send_whole,
+    until_gone,
 )
 from llm_cache_mem.gateway.call import TOKEN, Caller, CallRefused, caller_of, is_token, options_of
 from llm_cache_mem.gateway.config import GatewayConfig, Upstream
@@ -265,8 +266,7 @@ async def _while_connected(receive: Receive, body: Body) -> AsyncIterator[None]:
 
 async def _until_gone(receive: Receive, body: Body) -> None:
     await body.read.wait()  # what is received before that belongs to the body
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await until_gone(receive)
 
 
 async def _send_answer(send: Send, answer: Answer) -> tuple[int, str]:

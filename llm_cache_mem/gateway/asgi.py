@@ -6,7 +6,17 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-__all__ = ["Body", "ClientGone", "Receive", "Scope", "Send", "read_body", "send_json", "send_whole"]
+__all__ = [
+    "Body",
+    "ClientGone",
+    "Receive",
+    "Scope",
+    "Send",
+    "read_body",
+    "send_json",
+    "send_whole",
+    "until_gone",
+]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -67,6 +77,12 @@ async def read_body(receive: Receive, limit: int) -> Body:
         if size > limit:
             return Body(b"".join(parts), pieces)
     return Body(b"".join(parts), None)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has closed its connection; for a request whose body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:

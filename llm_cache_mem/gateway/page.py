@@ -1,14 +1,22 @@
 """The live page under ``/_cache/``: its files, its guard, and the JSON that it asks for."""
 
 import asyncio
-import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from llm_cache_mem.gateway.asgi import Receive, Scope, Send, read_body, send_json, send_whole
+from llm_cache_mem.gateway.asgi import (
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    send_json,
+    send_whole,
+    until_gone,
+)
+from llm_cache_mem.gateway.call import is_token
 from llm_cache_mem.gateway.config import LOOPBACK, GatewayConfig
 from llm_cache_mem.gateway.feed import Feed
 from llm_cache_mem.gateway.inspection import Inspection
@@ -87,7 +95,7 @@ class Page:
             return 200
         if not rest.startswith("api/"):
             return await _send_refusal(send, 404, "there is no such page")
-        if not self._has_token(headers):
+        if not is_token(self._config, headers.get("authorization", "").removeprefix("Bearer ")):
             return await _send_refusal(send, 401, "the token is missing or wrong")
         if headers.get(_OWN_HEADER) != "1":
             return await _send_refusal(
@@ -107,12 +115,6 @@ class Page:
         if not self._config.token and (client is None or client[0] not in LOOPBACK):
             return "without a token, this page is for the machine that the gateway runs on"
         return None
-
-    def _has_token(self, headers: dict[str, str]) -> bool:
-        if not self._config.token:
-            return True
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        return hmac.compare_digest(given.encode(), self._config.token.encode())
 
     async def _data(self, scope: Scope, receive: Receive, send: Send, name: str) -> int:
         if name == "feed" and scope["method"] == "GET":
@@ -171,11 +173,7 @@ async def _send_events(send: Send, receive: Receive, events: AsyncIterator[bytes
         async for event in events:
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
-    async def until_gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(pass_on()), asyncio.ensure_future(until_gone())]
+    tasks = [asyncio.ensure_future(pass_on()), asyncio.ensure_future(until_gone(receive))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -11,6 +11,7 @@ from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.canonical import encode
 from llm_cache_mem.responses.usage import Usage
 from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, tags_in, text_in, usage_in
+from llm_cache_mem.stores.listing import finite
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 from llm_cache_mem.values.plain import WRAPPER
@@ -45,8 +46,8 @@ def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
         "request": None if entry.request is None else _request(entry.request, redaction),
         "answer": _redacted(_readable(_parse(entry.payload.json()), http=_is_http(key)), redaction),
         "usage": None if entry.usage is None else _counts(Usage(*entry.usage)),
-        "cost_usd": _finite(entry.cost_usd),
-        "seconds": None if entry.seconds is None else _finite(round(entry.seconds, 3)),
+        "cost_usd": finite(entry.cost_usd),
+        "seconds": None if entry.seconds is None else finite(round(entry.seconds, 3)),
         "stored_at": _time(entry.stored_at),
         "expires_at": None if entry.expires_at is None else _time(entry.expires_at),
         "tags": list(entry.tags) or None,
@@ -237,10 +238,6 @@ _LINE_CHARACTERS = dict.fromkeys(map(ord, "\n\r\t\xa0\u200d\ufe0f"), " ")
 
 
 # -- Single fields
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is None or number - number == 0.0 else None
 
 
 def _counts(usage: Usage) -> dict[str, int]:
