@@ -88,7 +88,7 @@ def test_whose_an_answer_is_is_found_out_by_changing_it(tmp_path: Path) -> None:
     assert found == {"dict": "no", "copying": "hits only", "text": "yes"}
 
 
-def test_one_that_is_not_there_or_fails_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_a_missing_or_failing_peer_is_named_with_the_reason(tmp_path: Path) -> None:
     class Missing(Dict):
         name = "missing"
 
@@ -109,7 +109,7 @@ def test_one_that_is_not_there_or_fails_is_named_with_the_reason(tmp_path: Path)
     ]
 
 
-def test_one_that_does_not_answer_is_not_measured_as_very_fast(tmp_path: Path) -> None:
+def test_a_peer_that_does_not_answer_is_not_measured(tmp_path: Path) -> None:
     class Forgetful(Dict):
         name = "forgetful"
 
@@ -138,7 +138,7 @@ def test_one_that_does_not_answer_is_not_measured_as_very_fast(tmp_path: Path) -
     ],
     ids=lambda make: make.__name__,
 )
-def test_a_table_has_ours_and_names_whoever_is_missing(make: Any) -> None:
+def test_the_table_has_our_column_and_names_missing_peers(make: Any) -> None:
     table = make(TINY)
     if not table.rows:  # no redis-server
         assert table.absent
@@ -192,7 +192,7 @@ def hand_made() -> Table:
     return Table("hits-fresh", [Column(size, "µs") for size in "SML"], rows)
 
 
-def test_who_is_ahead_is_said_with_the_column_and_the_reason() -> None:
+def test_peers_ahead_are_named_with_column_and_reason() -> None:
     assert {name: columns for name, (_, columns) in ahead(hand_made()).items()} == {
         "quick 2": ["S"]
     }
@@ -211,7 +211,7 @@ def test_the_best_of_each_column_is_bold_and_a_floor_never() -> None:
     ]
 
 
-def test_nothing_ahead_is_said_too() -> None:
+def test_having_no_peer_ahead_is_reported() -> None:
     table = hand_made()
     assert f"Nobody is ahead of {OURS} here." in page.page(
         [replace(table, rows=[table.rows[0], table.rows[2]])]
@@ -259,14 +259,14 @@ def test_the_command_lists_its_parts_and_refuses_others(capsys: pytest.CaptureFi
 # -- What is committed
 
 
-def test_the_committed_page_and_readme_are_what_the_results_give() -> None:
+def test_the_committed_page_matches_the_results() -> None:
     tables = load(RESULTS)
     assert (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8") == page.page(tables)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == page.with_short(readme, page.short(tables, "docs/benchmarks.svg"))
 
 
-def test_the_committed_results_name_versions_and_command_but_no_machine() -> None:
+def test_committed_results_name_versions_but_no_machine() -> None:
     tables = load(RESULTS)
     assert {table.name for table in tables} == set(captions.SAID)
     for table in tables:
@@ -306,7 +306,7 @@ def test_best_of_a_column_without_ratios_is_the_least() -> None:
     assert [is_best(table, 0, cell) for row in rows for cell in row.cells if cell] == [True, False]
 
 
-def test_models_of_langchain_are_named_with_their_caches_and_a_floor() -> None:
+def test_langchain_models_are_listed_with_caches_and_floor() -> None:
     pytest.importorskip("langchain_core")
     table = langchain_models.invokes(TINY)
     assert [row.name for row in table.rows if row.reference] == [

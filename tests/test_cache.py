@@ -94,7 +94,7 @@ def test_a_stored_none_is_told_from_a_miss_by_default(cache):
     assert cache.get(MESSAGES, default="nothing") is None
 
 
-def test_a_hit_is_a_fresh_object_and_so_is_what_the_caller_kept(cache):
+def test_a_hit_is_a_fresh_object(cache):
     mine = copy.deepcopy(ANSWER)
     cache.put(MESSAGES, mine)
     mine["content"].append("changed")
@@ -104,7 +104,7 @@ def test_a_hit_is_a_fresh_object_and_so_is_what_the_caller_kept(cache):
         hit["content"][0]["text"] = "changed"
 
 
-def test_an_entry_expires_after_its_ttl_and_a_read_does_not_prolong_it(cache, clock):
+def test_an_entry_expires_after_its_ttl_despite_reads(cache, clock):
     cache.put(MESSAGES, "a")
     clock.advance(59)
     assert cache.get(MESSAGES) == "a"
@@ -157,7 +157,7 @@ def test_no_ttl_means_any_age(clock):
     assert cache.get("a") == 1
 
 
-def test_max_bytes_bounds_what_is_kept_and_refuses_what_alone_is_too_large(clock):
+def test_max_bytes_bounds_the_store_and_rejects_larger_entries(clock):
     cache = LLMCache(max_size=None, max_bytes=4000, clock=clock)
     for number in range(20):
         cache.put(str(number), "x" * 500)
@@ -176,7 +176,7 @@ def test_delete_forgets_one_and_clear_forgets_all(cache):
     assert cache.stats().size == 0
 
 
-def test_purge_removes_what_has_expired(cache, clock):
+def test_purge_removes_expired_entries(cache, clock):
     cache.put("a", 1)
     clock.advance(100)
     cache.put("b", 2)
@@ -192,7 +192,7 @@ def test_a_request_without_a_wire_form_is_refused_by_name(cache):
         cache.put(MESSAGES, "a", temperature=float("nan"))
 
 
-def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_lost(cache):
+def test_a_value_that_cannot_round_trip_is_rejected(cache):
     cache.put(MESSAGES, "old")
     with pytest.raises(ValueNotCacheable, match="value"):
         cache.put(MESSAGES, {"a": [object()]})
@@ -244,7 +244,7 @@ def test_a_wrong_setting_makes_no_database(tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["ignore", "redact"])
-def test_names_that_are_no_collection_are_refused_by_what_they_are_for(setting):
+def test_names_must_be_a_collection(setting):
     with pytest.raises(TypeError, match=f"{setting} must be a collection of names"):
         LLMCache(**{setting: 3})
 
@@ -256,7 +256,7 @@ def test_a_timedelta_is_a_ttl(clock):
     assert cache.get("a") is None
 
 
-def test_what_only_changes_how_a_call_is_made_is_not_in_the_key(cache):
+def test_transport_options_are_not_in_the_key(cache):
     cache.put(MESSAGES, "a", model="m", timeout=5, api_key="one")
     assert cache.get(MESSAGES, model="m", timeout=9, max_retries=2, api_key="two") == "a"
 
@@ -285,7 +285,7 @@ def test_the_namespace_is_not_in_the_digest():
     assert LLMCache(namespace="x").key(MESSAGES) == LLMCache().key(MESSAGES)
 
 
-def test_key_functions_choose_what_is_compared():
+def test_key_functions_choose_the_compared_fields():
     history = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "1"},
@@ -306,7 +306,7 @@ def test_key_functions_choose_what_is_compared():
     assert cache.get([{"role": "system", "content": "Now is 2026-01-02."}]) is None
 
 
-def test_a_key_function_that_raises_makes_the_request_uncacheable_and_breaks_no_call():
+def test_a_raising_key_fn_makes_the_request_uncacheable():
     def bad(messages, **params):
         raise ZeroDivisionError("with a secret")
 
@@ -356,7 +356,7 @@ def test_mode_refresh_stores_without_reading(cache):
     assert cache.get("a") == 2
 
 
-def test_mode_replay_reads_at_any_age_and_raises_where_nothing_is_stored(cache, clock):
+def test_mode_replay_ignores_age_and_raises_on_a_miss(cache, clock):
     model = Model()
     cache.put("a", 1)
     clock.advance(1e6)
@@ -407,7 +407,7 @@ def test_the_model_is_called_once_with_exactly_the_request(cache, ask):
     assert (stats.hits, stats.misses, stats.stored) == (2, 1, 1)
 
 
-def test_what_the_first_caller_changes_is_not_what_the_next_one_gets(cache, ask):
+def test_changes_by_one_caller_do_not_reach_the_next(cache, ask):
     model = Model()
     ask(cache, MESSAGES, model)["content"].append("changed")
     assert ask(cache, MESSAGES, model) == ANSWER
@@ -422,9 +422,7 @@ def test_errors_reach_the_caller_and_are_never_stored(cache, ask):
     assert cache.stats().size == 0
 
 
-def test_a_truncated_answer_is_returned_and_not_stored_and_the_log_says_how_to_change_that(
-    cache, ask, caplog
-):
+def test_a_truncated_answer_is_returned_but_not_stored(cache, ask, caplog):
     model = Model({**ANSWER, "type": "message", "role": "assistant", "stop_reason": "max_tokens"})
     for _ in range(3):
         assert ask(cache, MESSAGES, model)["stop_reason"] == "max_tokens"
@@ -465,7 +463,7 @@ def test_a_request_that_has_no_key_is_called_through_and_counted(cache, ask, cap
     assert len([r for r in caplog.records if "goes uncached" in r.getMessage()]) == 1
 
 
-def test_savings_are_what_the_stored_call_took(clock):
+def test_savings_are_the_cost_of_the_stored_call(clock):
     def slow(messages, **params):
         clock.advance(2.5)
         return ANSWER
@@ -480,7 +478,7 @@ def test_savings_are_what_the_stored_call_took(clock):
     assert list(stats.by_model) == ["m"]
 
 
-def test_savings_are_those_of_what_was_put_however_it_is_changed_later():
+def test_savings_do_not_depend_on_later_changes():
     cache = LLMCache(prices={"m": (1.0, 2.0)})
     answer = copy.deepcopy(ANSWER)
     cache.put(MESSAGES, answer, model="m")
@@ -552,7 +550,7 @@ def test_coalesce_can_be_turned_off():
     assert len(model.calls) == 5
 
 
-def test_followers_of_an_answer_that_cannot_be_copied_make_their_own_call():
+def test_followers_of_an_uncopyable_answer_call_themselves():
     cache, model = LLMCache(), Model()
 
     async def uncopyable(messages, **params):
@@ -568,7 +566,7 @@ def test_followers_of_an_answer_that_cannot_be_copied_make_their_own_call():
 
 
 @pytest.mark.parametrize("forget", ["delete", "clear"])
-def test_a_call_in_flight_does_not_bring_back_what_was_deleted_meanwhile(cache, forget):
+def test_a_call_in_flight_does_not_restore_a_deleted_entry(cache, forget):
     def deletes_meanwhile(messages, **params):
         cache.clear() if forget == "clear" else cache.delete(messages)
         return "stale"
@@ -627,7 +625,7 @@ def test_a_stream_that_ends_without_its_final_chunk_is_not_stored(cache, kind):
     assert cache.stats().skipped == {"incomplete": 1}
 
 
-def test_a_stream_that_is_left_early_fails_or_is_closed_is_not_stored(cache):
+def test_an_unfinished_stream_is_not_stored(cache):
     def failing():
         yield from chunks("a", end=False)
         raise ConnectionError
@@ -645,7 +643,7 @@ def test_a_stream_that_is_left_early_fails_or_is_closed_is_not_stored(cache):
     assert cache.stats().size == 0
 
 
-async def test_an_async_generator_function_streams_as_it_is(cache):
+async def test_an_async_generator_function_streams(cache):
     made = []
 
     async def create(messages, stream):
@@ -692,13 +690,13 @@ def test_a_cancelled_async_stream_is_not_stored(cache):
     assert cache.stats().size == 0
 
 
-def test_what_a_consumer_does_to_a_chunk_is_not_what_is_stored(cache):
+def test_changing_a_chunk_does_not_change_the_stored_one(cache):
     for chunk in cache.get_or_call(MESSAGES, lambda messages, stream: chunks("a"), stream=True):
         chunk["choices"][0]["delta"]["content"] = "changed"
     assert read(cache, lambda: iter(())) == list(chunks("a"))
 
 
-def test_a_stream_during_which_something_was_deleted_is_not_stored(cache):
+def test_a_delete_during_a_stream_prevents_storing_it(cache):
     stream = cache.get_or_call(MESSAGES, lambda messages, stream: chunks("a"), stream=True)
     next(stream)
     cache.delete(MESSAGES, stream=True)
@@ -754,7 +752,7 @@ def test_a_broken_store_leaves_calls_as_if_there_were_no_cache(ask, caplog):
     assert "hello" not in caplog.text
 
 
-def test_strict_raises_what_the_store_raises(ask):
+def test_strict_raises_store_errors(ask):
     with pytest.raises(StoreError, match="Broken: get failed"):
         ask(LLMCache(backend=Broken(), strict=True), MESSAGES, Model())
 
@@ -807,7 +805,7 @@ def test_kinds_of_entries_never_answer_one_another(cache):
     assert cache.engine.lookup(cache.engine.keyer.request(MESSAGES, {}, kind="other")) is None
 
 
-def test_copies_of_a_cache_are_the_same_cache_and_a_pickled_one_opens_by_its_settings(tmp_path):
+def test_copies_share_the_cache_and_pickles_reopen_it(tmp_path):
     cache = LLMCache(max_size=7, backend=tmp_path / "c.db")
     cache.put("a", 1)
     assert copy.copy(cache) is cache
@@ -818,7 +816,7 @@ def test_copies_of_a_cache_are_the_same_cache_and_a_pickled_one_opens_by_its_set
     cache.close()
 
 
-def test_neither_repr_nor_logs_nor_events_show_a_prompt_or_an_answer(tmp_path, caplog):
+def test_repr_logs_and_events_show_no_prompt_or_answer(tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     told = []
     cache = LLMCache(backend=tmp_path / "c.db", on_event=told.append)
@@ -906,13 +904,11 @@ def test_threads_that_name_classes_alike_each_get_their_own():
         assert all(pool.map(ask, named))
 
 
-def test_a_class_that_is_no_part_of_values_breaks_nothing(cache):
+def test_a_class_outside_values_breaks_nothing(cache):
     assert cache.get_or_call(MESSAGES, Model(), response_format=dict) == ANSWER
 
 
-def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(
-    tmp_path, monkeypatch
-):
+def test_an_oversized_value_is_no_store_failure(tmp_path, monkeypatch):
     from llm_cache_mem.values import entry
 
     monkeypatch.setattr(entry, "MAX_BODY_BYTES", 100)
@@ -926,7 +922,7 @@ def test_a_value_too_large_for_any_store_is_the_values_fault_and_not_the_stores(
     cache.close()
 
 
-def test_what_takes_chunks_past_the_recording_is_not_taken_for_a_whole_stream(cache):
+def test_a_stream_read_past_the_recorder_is_not_whole(cache):
     class SDKStream:
         def __init__(self):
             self.chunks = iter(["Hello ", "dear ", "world"])
@@ -942,12 +938,12 @@ def test_what_takes_chunks_past_the_recording_is_not_taken_for_a_whole_stream(ca
     assert cache.stats().size == 0
 
 
-def test_an_answer_that_is_no_stream_where_one_was_asked_for_is_returned_and_not_stored(cache):
+def test_an_unstreamed_answer_to_a_stream_request_is_not_stored(cache):
     assert cache.get_or_call(MESSAGES, lambda messages, stream: ANSWER, stream=True) == ANSWER
     assert cache.stats().skipped == {"value": 1}
 
 
-def test_followers_never_get_what_the_leaders_caller_may_be_changing():
+def test_followers_get_copies_of_their_own():
     cache, calls = LLMCache(), []
 
     class Unregistered:
@@ -1068,7 +1064,7 @@ def test_a_cache_without_a_namespace_does_not_coalesce_calls():
     assert len(calls) == 4
 
 
-def test_a_pickled_cache_carries_the_options_that_it_was_pickled_under(tmp_path):
+def test_a_pickled_cache_carries_its_options(tmp_path):
     cache = LLMCache(backend=tmp_path / "a.db")
     with options(namespace="acme", ttl_seconds=5, mode="refresh"):
         again = pickle.loads(pickle.dumps(cache))

@@ -18,7 +18,7 @@ def cache():
     return LLMCache()
 
 
-def test_equal_arguments_are_answered_once_however_they_are_written(cache):
+def test_spelling_of_arguments_does_not_change_the_key(cache):
     calls = []
 
     @cache.cached
@@ -46,7 +46,7 @@ def test_positional_and_keyword_extras_are_not_confused(cache):
     assert ask((1,)) != ask(1)
 
 
-def test_two_functions_with_equal_arguments_do_not_answer_for_each_other(cache):
+def test_two_functions_with_equal_arguments_are_separate(cache):
     @cache.cached
     def summarize(text):
         return "summary"
@@ -142,7 +142,7 @@ def test_key_fn_sees_messages_and_params_as_everywhere(cache):
 @pytest.mark.parametrize(
     "key_fn", [lambda messages, **params: messages, lambda messages, **params: "all the same"]
 )
-def test_a_key_fn_that_looks_at_nothing_else_does_not_make_functions_answer_for_each_other(key_fn):
+def test_a_narrow_key_fn_still_keeps_functions_apart(key_fn):
     cache = LLMCache(key_fn=key_fn)
     functions = [cache.cached(multiplied_by(factor)) for factor in (2, 3)]
     for _ in range(2):
@@ -340,7 +340,7 @@ def test_a_closure_that_is_bound_anew_counts_anew(cache):
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_options_at_the_call_of_a_generator_count_not_those_where_it_is_consumed(cache, kind):
+def test_a_generator_uses_the_options_of_its_call(cache, kind):
     tenant = ["alice"]
 
     @cache.cached(version="1")
@@ -457,7 +457,7 @@ def test_settings_of_the_decorator_hold_for_every_kind_of_function(cache, kind):
         assert cache.stats().size == 1
 
 
-def test_wrong_settings_of_the_decorator_are_refused_where_it_stands(cache):
+def test_wrong_decorator_settings_fail_at_decoration(cache):
     with pytest.raises(ValueError, match="ttl_seconds"):
         cache.cached(ttl_seconds="soon")
     with pytest.raises(ValueError, match="mode must be one of"):

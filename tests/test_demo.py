@@ -233,7 +233,7 @@ def test_auto_falls_back_to_the_stand_in_with_the_reason(
     assert why_not == "it ended with status 1"
 
 
-def test_model_process_reports_what_is_missing(
+def test_model_process_reports_missing_parts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(smollm, "find_model", lambda: None)
@@ -306,7 +306,7 @@ def test_endpoint_without_a_key_is_a_local_server() -> None:
     endpoint.close()
 
 
-def test_endpoint_without_the_model_says_it_is_a_stand_in(
+def test_endpoint_without_the_model_reports_a_stand_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "MODEL", launch.MODEL._replace(module="examples.demo.nothing"))

@@ -57,7 +57,7 @@ def test_a_sound_site_passes(check, site):
         ('<link rel="stylesheet" href="//cdn.example/x.css">', "fetches //cdn.example/x.css"),
     ],
 )
-def test_what_is_broken_is_named(check, site, added, said):
+def test_broken_parts_are_named(check, site, added, said):
     (site / "index.html").write_text(START + added)
     (line,) = check(site)
     assert line.endswith(f"index.html: {said}")

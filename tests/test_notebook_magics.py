@@ -49,7 +49,7 @@ ASK = (
 )
 
 
-def test_on_caches_both_frameworks_and_off_puts_back_what_was(shell: Any) -> None:
+def test_on_caches_both_frameworks_and_off_restores_them(shell: Any) -> None:
     cache = shell.run_line_magic("llm_cache", "on")
     assert isinstance(cache, LLMCache)
     assert llama_index_llm_cache_mem.get_llm_cache() is cache is shell.user_ns["llm_cache"]
@@ -152,7 +152,7 @@ def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_p
         ("on keep_requests=maybe", "keep_requests must be yes or no, not 'maybe'"),
     ],
 )
-def test_a_wrong_line_says_what_is_wrong_and_what_there_is(
+def test_a_wrong_command_line_names_the_error_and_the_choices(
     shell: Any, line: str, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says) as caught:
@@ -208,7 +208,7 @@ def test_so_is_one_of_a_cell_which_does_not_run(shell: Any) -> None:
 # -- Why
 
 
-def test_why_names_what_differs_from_the_nearest_stored_request(shell: Any) -> None:
+def test_why_names_the_fields_that_differ(shell: Any) -> None:
     shell.run_line_magic("llm_cache", "on")
     run(shell, ASK)
     run(shell, ASK.replace("'q'", "'q?'"))
@@ -240,7 +240,7 @@ def test_why_all_names_the_field_that_costs_hits(shell: Any) -> None:
     assert "<code>key_fn=ignoring(&quot;user&quot;)</code>" in found._repr_html_()
 
 
-def test_why_says_so_where_there_is_nothing_to_explain(
+def test_why_reports_that_there_is_nothing_to_explain(
     shell: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = shell.run_line_magic("llm_cache", "on")

@@ -31,7 +31,7 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: P
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
 
 
-def test_the_pages_it_reads_are_found_beside_it_when_the_package_is_installed_elsewhere(
+def test_pages_are_found_beside_an_installed_package(
     tmp_path: Path,
 ) -> None:
     notebook: Any = nbformat.read(ROOT / "notebooks" / "llama_index.ipynb", as_version=4)

@@ -326,7 +326,7 @@ def recording(seen: list[Any]) -> LLMCache:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_shape_of_chatopenai_is_what_it_sends(shape: str) -> None:
+def test_the_shape_of_chatopenai_is_its_wire_shape(shape: str) -> None:
     from langchain_core.messages import convert_to_messages
     from langchain_llm_cache_mem import cached
     from langchain_openai import ChatOpenAI
@@ -344,7 +344,7 @@ NOT_SENT = {"a developer prompt", "a named user", "an image in detail", "a sound
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in NOT_SENT])
-def test_the_shape_of_chatanthropic_is_that_of_what_it_sends(shape: str) -> None:
+def test_the_shape_of_chatanthropic_is_its_wire_shape(shape: str) -> None:
     pytest.importorskip("langchain_anthropic")
     from anthropic import Anthropic
     from langchain_anthropic import ChatAnthropic
@@ -364,7 +364,7 @@ def test_the_shape_of_chatanthropic_is_that_of_what_it_sends(shape: str) -> None
 # -- One transport under all
 
 
-def test_entries_of_a_transport_answer_the_sdk_and_a_framework_on_it() -> None:
+def test_transport_entries_answer_sdk_and_framework() -> None:
     from langchain_openai import ChatOpenAI
     from openai import OpenAI
 

@@ -74,7 +74,7 @@ def test_a_namespace_that_is_no_str_is_refused():
         options(namespace=7)
 
 
-def test_a_namespace_that_nothing_can_write_down_is_refused_where_it_is_asked_for():
+def test_an_unencodable_namespace_is_rejected_at_its_call():
     with pytest.raises(ValueError, match="namespace must be text"):
         options(namespace="\ud800")
 
@@ -94,7 +94,7 @@ def test_one_options_object_serves_two_tasks_at_once():
     asyncio.run(main())
 
 
-def test_options_left_in_another_context_than_they_were_entered_in_break_nothing():
+def test_options_may_be_left_in_another_context():
     import contextvars
 
     def dependency():

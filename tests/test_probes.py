@@ -217,7 +217,7 @@ def test_the_page_has_every_probe_and_contestant_of_today() -> None:
     )
 
 
-def test_the_page_says_what_this_library_fails_at() -> None:
+def test_the_page_lists_failures_of_this_library() -> None:
     page = PAGE.read_text(encoding="utf-8")
     wrong = {
         name: re.findall(

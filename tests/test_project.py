@@ -221,7 +221,7 @@ def needed_packages(module: str) -> set[str]:
     return (foreign | through_modules) - set(sys.stdlib_module_names)
 
 
-def test_only_modules_for_an_optional_package_need_it_to_be_imported() -> None:
+def test_optional_packages_are_imported_only_by_their_modules() -> None:
     wrong = {
         module: packages
         for module in sources()
@@ -236,7 +236,7 @@ def test_every_listed_module_needs_its_optional_packages() -> None:
         assert packages <= set().union(*map(needed_packages, modules)), name
 
 
-def test_integrations_know_the_library_but_not_each_other_nor_its_outer_parts() -> None:
+def test_integrations_import_only_the_inner_library() -> None:
     folders = integration_folders()
     wrong = [
         f"{path.relative_to(ROOT)}: {found.target}"
@@ -260,7 +260,7 @@ def test_the_library_does_not_know_the_integrations() -> None:
     assert not known
 
 
-def test_every_module_says_what_it_is_and_what_it_offers() -> None:
+def test_every_module_has_a_docstring_and_all() -> None:
     for path in every_file():
         module = path.relative_to(ROOT)
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -275,9 +275,7 @@ def test_every_module_says_what_it_is_and_what_it_offers() -> None:
         assert "__all__" in targets, f"{module} has no __all__"
 
 
-def test_every_name_that_a_module_offers_has_a_statement_of_its_own_where_the_documentation_finds_it() -> (
-    None
-):
+def test_every_public_name_is_documented() -> None:
     for path in every_file():
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assigned = [

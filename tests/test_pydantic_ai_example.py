@@ -112,7 +112,7 @@ async def test_a_whole_answer_without_a_finish_reason_is_stored() -> None:
     assert [(await agent.run("hi")).output for _ in range(2)] == ["answer 1", "answer 1"]
 
 
-async def test_what_the_report_says_is_counted_and_priced(provider: Provider) -> None:
+async def test_reported_usage_is_counted_and_priced(provider: Provider) -> None:
     cache = LLMCache(prices=lambda model, usage: usage.input_tokens / 4)
     agent = Agent(CachedModel(provider.model, cache))
     for _ in range(3):

@@ -60,7 +60,7 @@ def test_every_answer_comes_back_equal(exchanges, backend, tmp_path):
     cache.close()
 
 
-def test_two_requests_share_a_key_exactly_when_they_are_the_same_json(exchanges):
+def test_equal_keys_mean_equal_json(exchanges):
     cache = LLMCache()
     by_key: dict[str, str] = {}
     by_json: dict[str, str] = {}
@@ -74,7 +74,7 @@ def test_two_requests_share_a_key_exactly_when_they_are_the_same_json(exchanges)
     )  # some requests were recorded twice on purpose
 
 
-def test_each_distinct_request_is_paid_for_once_and_only_whole_answers_are_kept(exchanges):
+def test_each_request_is_paid_once_and_only_whole_answers_stored(exchanges):
     cache = LLMCache(max_size=None, prices=lambda model, usage: 0.01)
     paid = 0
     tokens = 0

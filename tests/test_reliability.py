@@ -40,9 +40,7 @@ def test_a_clock_that_jumps_serves_nothing_longer_than_it_jumped() -> None:
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-def test_nothing_deleted_comes_back_through_a_call_that_was_under_way(
-    backend: str, tmp_path: Path
-) -> None:
+def test_a_call_in_flight_does_not_undo_a_delete(backend: str, tmp_path: Path) -> None:
     cache = LLMCache(backend="memory" if backend == "memory" else tmp_path / "c.db")
     for number in range(1000 if backend == "memory" else 100):
         calling, forgotten = threading.Event(), threading.Event()

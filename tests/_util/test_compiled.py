@@ -194,7 +194,7 @@ def test_it_agrees_with_the_python_beside_it_for_a_million_values() -> None:
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("wrap", [lambda it: it, lambda it: [it], lambda it: {"a": {"b": it}}])
-def test_what_is_not_plain_goes_back_to_python(odd: Any, wrap: Any) -> None:
+def test_non_plain_values_fall_back_to_python(odd: Any, wrap: Any) -> None:
     if type(odd) is not str:  # half surrogates are text, if none that may be part of a key
         assert C.snapshot(wrap(odd)) is NotImplemented
         assert C.copy(wrap(odd)) is NotImplemented
@@ -240,7 +240,7 @@ def test_shared_parts_and_cycles_come_to_an_end() -> None:
         C.fingerprint(value)
 
 
-def test_a_copy_shares_no_container_and_a_snapshot_is_no_garbage_to_look_for() -> None:
+def test_a_copy_shares_no_container_with_its_snapshot() -> None:
     value = {"a": [{"b": []}], "c": {}, "d": "text"}
     own, size = C.snapshot(value)
     assert size > 0
@@ -261,7 +261,7 @@ def test_a_copy_shares_no_container_and_a_snapshot_is_no_garbage_to_look_for() -
     assert len(gc.get_objects()) < before
 
 
-def test_no_reference_is_lost_or_kept() -> None:
+def test_no_reference_leaks() -> None:
     leaf, key = "leaf" * 10, "key" * 10
     values = [
         {key: [leaf, {"x": leaf}], "n": 1.5},
@@ -281,7 +281,7 @@ def test_no_reference_is_lost_or_kept() -> None:
         assert after[2] - before[2] < 200
 
 
-def test_a_request_that_another_thread_changes_has_the_key_of_one_of_its_states() -> None:
+def test_a_request_changed_meanwhile_has_the_key_of_one_state() -> None:
     states = [[{"role": "user", "content": word * 200}] for word in ("a", "é", "日")]
     known = {digest.digest(state, {}) for state in states}
     request: list[Any] = [*states[0]]

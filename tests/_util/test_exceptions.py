@@ -168,7 +168,7 @@ def test_raising_a_twin_lengthens_no_other_traceback() -> None:
     assert error.__traceback__ is trace
 
 
-def test_what_cannot_be_copied_is_itself_with_its_traceback_cut_back() -> None:
+def test_an_uncopyable_exception_is_reused_with_a_short_traceback() -> None:
     class Singular(Exception):
         def __reduce_ex__(self, protocol: Any) -> Any:
             raise TypeError("no copies")

@@ -43,7 +43,7 @@ def cache(tmp_path: Path) -> LLMCache:
     return cache
 
 
-def test_only_what_a_terminal_might_obey_is_escaped() -> None:
+def test_only_control_characters_are_escaped() -> None:
     assert visible("Grüße, 世界 ✓") == "Grüße, 世界 ✓"
     assert visible(EVIL) == ESCAPED
     assert visible("a\nb\r", lines=True) == "a\nb\\r"
@@ -89,7 +89,7 @@ def test_stats_escape_model_names_and_reasons(cache: LLMCache) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_messages_escape_what_they_name(error: object) -> None:
+def test_messages_escape_names(error: object) -> None:
     assert ESCAPED.split("\\n")[0] in str(error)
     assert "\x1b" not in str(error)
     assert "\x9b" not in str(error)
@@ -133,7 +133,7 @@ def test_an_error_of_a_command_escapes_what_it_names(hostile: str) -> None:
     assert is_harmless(result.stderr)
 
 
-def test_logs_escape_what_a_server_says(caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_escape_server_text(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(MemoryStore):
         name = EVIL
 

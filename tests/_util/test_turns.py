@@ -32,7 +32,7 @@ def test_one_has_the_turn_at_a_time_in_order_of_arrival() -> None:
     assert order == list(range(20))
 
 
-def test_turn_that_does_not_come_in_time_is_none_and_leaves_the_queue() -> None:
+def test_a_lease_wait_that_times_out_leaves_the_queue() -> None:
     turns = Turns()
     held = turns.take(0)
     assert held is not None
@@ -56,7 +56,7 @@ def test_turn_ends_with_the_caller_that_had_it() -> None:
     assert turns.take(0) is not None
 
 
-def test_waiting_thread_gets_a_turn_whose_holder_is_gone() -> None:
+def test_a_waiting_thread_gets_the_lease_of_a_dead_holder() -> None:
     turns = Turns()
     held = [turns.take(0)]
     got = []

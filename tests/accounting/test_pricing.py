@@ -186,7 +186,7 @@ def test_a_function_that_returns_no_dollars_leaves_the_call_unpriced(
     assert len(caplog.records) == 1
 
 
-def test_a_function_that_raises_is_logged_once_without_what_it_said(
+def test_a_raising_function_is_logged_once_without_its_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def price(model: str, usage: Usage) -> float:
@@ -289,7 +289,7 @@ def test_an_unknown_model_has_no_price(model: str, caplog: pytest.LogCaptureFixt
         "/models/mistral-7b.gguf",
     ],
 )
-def test_a_model_that_may_run_anywhere_has_no_price_rather_than_that_of_a_namesake(
+def test_a_self_hosted_model_has_no_price(
     model: str,
 ) -> None:
     assert resolve(None)(model, MILLION) is None
@@ -301,7 +301,7 @@ def test_a_known_model_whose_price_is_not_known_is_not_free() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_a_failure_of_the_package_leaves_the_call_unpriced_and_is_logged_once(
+def test_a_pricing_failure_leaves_the_call_unpriced(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     impossible = Usage(10, 0, cache_read_tokens=20)
@@ -326,7 +326,7 @@ def test_a_changed_package_leaves_calls_unpriced(
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 
 
-def test_without_the_package_nothing_is_priced_and_nothing_said(
+def test_without_the_package_nothing_is_priced_or_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "genai_prices", None)
@@ -354,7 +354,7 @@ def test_a_package_that_does_not_import_is_named_once(
 
 
 @pytest.mark.usefixtures("library")
-def test_the_package_is_imported_when_the_first_price_is_needed_or_asked_for() -> None:
+def test_the_package_is_imported_with_the_first_price() -> None:
     pricer = resolve(None)
     assert not pricing.loaded(pricer)
     pricing.load(pricer)
@@ -375,7 +375,7 @@ def test_a_table_and_a_function_have_nothing_to_load() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_memo_is_bounded() -> None:
     pricer = resolve(None)
     for tokens in range(1, 1200):
         pricer("no-such-model", Usage(tokens, 1))

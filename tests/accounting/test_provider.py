@@ -73,7 +73,7 @@ def test_an_unknown_model_has_no_bill_and_the_first_known_name_counts():
 # -- The cache counts what it pays for
 
 
-def test_the_cache_counts_the_provider_cache_of_calls_that_pass_through_it():
+def test_the_cache_counts_provider_cache_usage():
     cache = LLMCache(prices=PRICES)
     answers = iter([answer(write=10_000), answer(read=10_000), answer(read=10_000)])
     for question in ("a", "b", "c"):
@@ -92,7 +92,7 @@ def test_the_cache_counts_the_provider_cache_of_calls_that_pass_through_it():
     assert provider.share == pytest.approx(20_000 / 30_300)
 
 
-def test_what_was_written_and_never_read_is_a_loss():
+def test_writes_never_read_are_a_loss():
     cache = LLMCache(prices=PRICES)
     cache.get_or_call(
         "a", lambda messages, **params: answer(write=10_000, write_1h=10_000), model="m"
@@ -145,7 +145,7 @@ def test_cached_calls_of_unknown_price_are_counted_as_that():
 # -- Two who tell of one call
 
 
-def test_a_call_seen_by_the_cache_and_by_a_tracker_counts_once_whoever_tells_first():
+def test_a_call_seen_by_cache_and_tracker_counts_once():
     for first in (True, False):
         ledger = Ledger(Clock(), None)
         ledger.watch()
@@ -196,7 +196,7 @@ def test_the_id_of_an_answer_is_the_providers_own(response, identity):
 # -- Seconds
 
 
-def test_the_seconds_that_reading_saved_are_estimated_from_this_models_own_pace():
+def test_seconds_saved_are_estimated_from_the_models_pace():
     seed = 20261123
     draw = random.Random(seed)
     ledger = Ledger(Clock(), None)
@@ -237,7 +237,7 @@ def test_calls_that_cannot_tell_the_pace_claim_no_seconds(calls):
     assert ledger.snapshot(0).provider.seconds_saved == 0.0
 
 
-def test_a_coalesced_call_saves_what_it_did_not_wait(clock):
+def test_a_coalesced_call_saves_the_time_it_did_not_wait(clock):
     cache = LLMCache(clock=clock, prices=PRICES)
     begun, joined, go_on = threading.Event(), threading.Event(), threading.Event()
 

@@ -17,7 +17,7 @@ def entry(model="m", usage=(100, 20, 0, 0, 0), cost=0.25, seconds=2.0):
     return Entry(Payload.of("answer"), 0.0, None, model, usage, cost, seconds)
 
 
-def test_a_hit_saves_what_the_stored_call_took():
+def test_a_hit_saves_the_seconds_of_the_stored_call():
     ledger = Ledger(Clock(), None)
     ledger.hit("k", entry())
     ledger.hit("k", entry())
@@ -28,7 +28,7 @@ def test_a_hit_saves_what_the_stored_call_took():
     assert stats.by_model["m"].input_tokens_saved == 200
 
 
-def test_a_hit_of_unknown_price_is_counted_as_that_and_not_as_free():
+def test_a_hit_of_unknown_price_is_not_counted_as_free():
     ledger = Ledger(Clock(), None)
     ledger.hit("k", entry(cost=None))
     stats = ledger.snapshot(0)
@@ -55,7 +55,7 @@ def test_no_lookups_make_a_hit_rate_of_zero():
     assert Ledger(Clock(), None).snapshot(0).hit_rate == 0.0
 
 
-def test_listeners_are_told_and_their_faults_do_not_reach_the_caller(caplog):
+def test_a_listeners_fault_does_not_reach_the_caller(caplog):
     told: list[Event] = []
 
     def listener(event: Event) -> None:
@@ -142,7 +142,7 @@ def unread(read: list[object]) -> Entry:
     return Entry(Payload.of("answer"), 0.0, None, "m", seconds=2.0, account=account)
 
 
-def test_the_account_of_a_hit_is_read_when_somebody_asks():
+def test_hit_accounting_is_read_on_demand():
     ledger, read = Ledger(Clock(), None), []
     ledger.hit("k", first := unread(read), ("team=a",))
     ledger.hit("k", first)
@@ -155,7 +155,7 @@ def test_the_account_of_a_hit_is_read_when_somebody_asks():
         assert len(read) == 2
 
 
-def test_accounts_that_nobody_asks_for_do_not_pile_up():
+def test_unread_accounting_is_bounded():
     ledger, read = Ledger(Clock(), None), []
     for _ in range(5_000):
         ledger.hit("k", unread(read))

@@ -116,7 +116,7 @@ def test_prices_come_from_options(trace: Path) -> None:
     }
 
 
-def test_bad_line_is_named_whether_it_stops_the_run_or_is_skipped(trace: Path) -> None:
+def test_bad_line_is_named_when_fatal_and_when_skipped(trace: Path) -> None:
     good = trace.read_text().splitlines(keepends=True)
     bad = [
         "{\n",
@@ -161,7 +161,7 @@ def test_error_names_the_file_that_is_not_a_trace(tmp_path: Path, trace: Path) -
     assert "only RAGPulse" in fails("bench", str(trace), "--key", "question")
 
 
-def test_error_for_a_store_says_how_to_record_a_trace(tmp_path: Path) -> None:
+def test_tracing_a_store_says_how_to_record(tmp_path: Path) -> None:
     store, recordings = tmp_path / "cache.db", tmp_path / "recordings.jsonl"
     for path in (store, recordings):
         with LLMCache(backend=path) as cache:

@@ -109,7 +109,7 @@ def test_hit_rates_match_the_reference(
         assert rounded(100 * hits / calls, 3) == row["hit_pct"], config
 
 
-def test_dollars_saved_by_hits_and_coalescing_match_the_reference(
+def test_dollars_saved_match_the_reference(
     found: tuple[Simulation, dict[str, Any]],
 ) -> None:
     simulation, expected = found

@@ -41,7 +41,7 @@ from llm_cache_mem.values.payload import Payload
 # -- stats
 
 
-def test_stats_adds_up_what_is_stored(path: str) -> None:
+def test_stats_sums_the_stored_entries(path: str) -> None:
     stats = read("stats", path)
     assert stats["store"] == path
     assert (stats["entries"], stats["expired"], stats["unreadable"]) == (4, 1, 0)
@@ -78,7 +78,7 @@ def test_one_entry_is_not_called_entries(tmp_path: Path) -> None:
     assert "; 1 entry of unknown cost" in run("stats", name).stdout
 
 
-def test_an_empty_store_has_nothing_in_it(tmp_path: Path) -> None:
+def test_an_empty_store_has_no_entries(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     fill(name, {})
     assert read("stats", name)["entries"] == 0
@@ -136,11 +136,11 @@ def test_list_shows_the_newest_first(path: str) -> None:
         (["--model", "claude", "--expired"], 0),
     ],
 )
-def test_list_shows_what_is_asked_for(path: str, filters: list[str], count: int) -> None:
+def test_list_shows_the_requested_entries(path: str, filters: list[str], count: int) -> None:
     assert read("list", path, *filters)["total"] == count
 
 
-def test_list_says_how_many_it_left_out(path: str) -> None:
+def test_list_reports_how_many_it_left_out(path: str) -> None:
     result = run("list", path, "--limit", "1")
     assert len(result.stdout.splitlines()) == 2
     assert "1 of 4 entries" in result.stderr
@@ -149,7 +149,7 @@ def test_list_says_how_many_it_left_out(path: str) -> None:
     assert (found["total"], len(found["entries"])) == (4, 2)
 
 
-def test_list_leaves_out_columns_that_say_nothing(tmp_path: Path, path: str) -> None:
+def test_list_hides_empty_columns(tmp_path: Path, path: str) -> None:
     assert (
         " ".join(run("list", path).stdout.split("\n")[0].split())
         == "key sample namespace kind model age expires size tokens cost"
@@ -161,9 +161,7 @@ def test_list_leaves_out_columns_that_say_nothing(tmp_path: Path, path: str) -> 
     )
 
 
-def test_nothing_is_cut_in_a_pipe_and_names_shrink_in_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_terminal_truncates_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, long = str(tmp_path / "cache.db"), "organisation/" + "m" * 90
     fill(
         name,
@@ -183,7 +181,7 @@ def test_nothing_is_cut_in_a_pipe_and_names_shrink_in_a_terminal(
         assert "$0.0012" in shown
 
 
-def test_what_a_terminal_might_obey_is_made_visible(tmp_path: Path) -> None:
+def test_control_characters_are_made_visible(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     hostile = "\x1b[31m[red]m\x9b\u202e"
     fill(name, {stored_key("a", namespace=hostile): entry(f"say {hostile}", model=hostile)})
@@ -238,7 +236,7 @@ def test_show_lists_the_candidates_of_an_ambiguous_beginning(path: str) -> None:
     assert f"1::value:{digest_of('claude')}.1" in said
 
 
-def test_show_of_what_is_not_there_fails(path: str) -> None:
+def test_show_of_a_missing_key_fails(path: str) -> None:
     assert "no entry" in fails("show", path, "0" * 64)
 
 
@@ -282,7 +280,7 @@ def test_looking_changes_neither_entries_nor_their_order(path: str) -> None:
     assert rows(path) == before
 
 
-def test_what_cannot_be_read_is_counted_and_left(path: str) -> None:
+def test_unreadable_entries_are_counted_and_left(path: str) -> None:
     db = sqlite3.connect(path)
     db.execute("UPDATE entries SET data = x'00' WHERE key LIKE '%stream%'")
     db.commit()
@@ -330,7 +328,7 @@ def test_a_store_in_use_can_be_read_and_pruned(tmp_path: Path) -> None:
 # -- prune and clear
 
 
-def test_prune_removes_what_has_expired(path: str) -> None:
+def test_prune_removes_expired_entries(path: str) -> None:
     assert read("prune", path, "--dry-run") == {"removed": 1, "dry_run": True}
     assert read("prune", path) == {"removed": 1, "dry_run": False}
     assert read("list", path)["total"] == 3
@@ -350,9 +348,7 @@ def test_prune_removes_what_has_expired(path: str) -> None:
         (["--older-than", "4d"], 3),
     ],
 )
-def test_prune_removes_what_is_old_too_and_only_of_what_is_named(
-    path: str, more: list[str], left: int
-) -> None:
+def test_prune_honours_age_and_namespace(path: str, more: list[str], left: int) -> None:
     assert read("prune", path, *more, "--dry-run")["removed"] == 4 - left
     assert read("prune", path, *more)["removed"] == 4 - left
     assert read("list", path)["total"] == left
@@ -367,7 +363,7 @@ def test_spans_of_time(span: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("span", ["", "-1d", "7 days", "d", "1d2", "1y", "nan", "1e3", "90"])
-def test_what_is_no_span_of_time_is_refused(span: str, path: str) -> None:
+def test_a_non_duration_is_rejected(span: str, path: str) -> None:
     with pytest.raises(CommandFailed):
         seconds_in(span)
     assert "7d" in fails("prune", path, f"--older-than={span}", status=2)
@@ -380,13 +376,13 @@ def test_clear_removes_a_namespace_or_everything(path: str) -> None:
     assert read("clear", path, "--all", "--yes") == {"removed": 0}
 
 
-def test_clear_wants_to_know_what(path: str) -> None:
+def test_clear_needs_a_target(path: str) -> None:
     fails("clear", path, "--yes", status=2)
     fails("clear", path, "--all", "--namespace", "acme", "--yes", status=2)
     assert read("list", path)["total"] == 4
 
 
-def test_clear_refuses_where_nobody_can_be_asked(path: str) -> None:
+def test_clear_without_a_terminal_needs_yes(path: str) -> None:
     assert "--yes" in fails("clear", path, "--all", status=2, stdin="y\n")
     assert read("list", path)["total"] == 4
 
@@ -417,7 +413,7 @@ REQUEST = {
 }
 
 
-def test_key_is_what_the_cache_makes_of_the_request(tmp_path: Path) -> None:
+def test_key_is_the_key_of_the_cache(tmp_path: Path) -> None:
     file = tmp_path / "request.json"
     file.write_text(json.dumps(REQUEST, ensure_ascii=False), encoding="utf-8")
     params = {name: value for name, value in REQUEST.items() if name != "messages"}
@@ -428,7 +424,7 @@ def test_key_is_what_the_cache_makes_of_the_request(tmp_path: Path) -> None:
     assert read("key", str(file)) == {"key": expected}
 
 
-def test_key_ignores_what_it_is_told_as_the_cache_does() -> None:
+def test_key_honours_ignore_as_the_cache_does() -> None:
     params: dict[str, Any] = {name: value for name, value in REQUEST.items() if name != "messages"}
     expected = LLMCache(ignore=["temperature", "model"]).key(REQUEST["messages"], **params)
     assert (
@@ -463,9 +459,7 @@ def test_key_prints_the_text_that_is_hashed() -> None:
         b"\xff",
     ],
 )
-def test_what_is_no_request_has_no_key_and_the_error_says_where_it_was_read(
-    data: bytes, tmp_path: Path
-) -> None:
+def test_a_non_request_has_no_key_and_is_located(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "request.json"
     file.write_bytes(data)
     assert "error: stdin" in fails("key", "-", stdin=data)
@@ -500,7 +494,7 @@ def test_key_loads_neither_tables_nor_a_database() -> None:
 # -- The reader
 
 
-def test_a_row_that_goes_while_others_are_read_is_left_out(path: str) -> None:
+def test_a_row_deleted_during_iteration_is_left_out(path: str) -> None:
     reader = Reader(path)
     entries = reader.entries()
     next(entries)

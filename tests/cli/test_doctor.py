@@ -85,7 +85,7 @@ def test_a_good_file_passes_and_is_left_as_it_was(path: str) -> None:
     store.close()
 
 
-def test_people_get_lines_and_the_status_says_the_same(path: str) -> None:
+def test_output_and_exit_status_agree(path: str) -> None:
     result = run("doctor", path)
     assert "ok      rights" in result.stdout
     os.chmod(path, 0o644)
@@ -129,7 +129,7 @@ def test_a_damaged_page_is_found(tmp_path: Path) -> None:
     assert "damage" in result.stdout
 
 
-def test_a_clock_that_was_wrong_and_entries_that_nobody_can_read(path: str) -> None:
+def test_reports_clock_jumps_and_unreadable_entries(path: str) -> None:
     store = SQLiteStore(path)
     store.put(stored_key("future"), entry("x", stored_at=time.time() + 86_400))
     store.put(stored_key("broken"), entry("x"))
@@ -237,7 +237,7 @@ def test_a_replica_is_named_as_one(redis: Server) -> None:
     assert "READONLY" in findings["writing"]["text"]
 
 
-def test_a_user_who_may_not_ask_info_learns_the_rest(redis: Server) -> None:
+def test_a_user_without_info_permission_sees_the_rest(redis: Server) -> None:
     redis.ask("ACL SETUSER cache on >word ~* +get +set +del +unlink +eval +scan +mget +time")
     findings = examined(redis.url.replace("://", "://cache:word@"), 0)
     assert "NOPERM" in findings["server"]["text"]
@@ -253,7 +253,7 @@ def test_a_memcached_passes_as_a_whole(memcached_url: str) -> None:
     assert any(topic.endswith(" clock") for topic in findings)
 
 
-def test_what_memcached_says_of_itself() -> None:
+def test_memcached_figures() -> None:
     with running_memcached("-m", "16", "-I", "512k", "-M") as server:
         found = {
             finding.topic: finding

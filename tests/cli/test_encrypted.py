@@ -70,7 +70,7 @@ def test_without_the_key_nothing_is_seen_and_nothing_lost(
     ],
     ids=str,
 )
-def test_without_the_key_every_command_says_what_it_left_out_and_what_to_set(
+def test_without_the_encryption_key_commands_report_omissions(
     encrypted: str,
     monkeypatch: pytest.MonkeyPatch,
     before: list[str],

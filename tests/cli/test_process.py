@@ -127,7 +127,7 @@ def test_a_command_without_a_store_says_how_to_name_one(monkeypatch: pytest.Monk
     "form",
     ["{}", "sqlite:///{}", "sqlite:////{}", "./{}", "~/{}", "sqlite://~/{}", "sqlite://./{}"],
 )
-def test_urls_mean_what_they_mean_to_the_cache(
+def test_urls_mean_the_same_as_for_the_cache(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,7 +174,7 @@ def as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_database_in_a_folder_that_may_not_be_written_is_read_all_the_same(path: str) -> None:
+def test_a_database_in_a_read_only_folder_is_readable(path: str) -> None:
     folder = Path(path).parent
     for parent in (folder, *folder.parents)[:4]:
         if parent.stat().st_uid == os.getuid() and parent.name.startswith(
@@ -252,7 +252,7 @@ def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
     assert b"Traceback" not in said
 
 
-def test_an_interrupt_before_there_is_a_command_ends_with_130_too() -> None:
+def test_an_early_interrupt_exits_with_130() -> None:
     program = """
 import sys
 class Interrupts:
@@ -278,7 +278,7 @@ def test_a_closed_stdout_is_no_reason_to_fail(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", ["20", "40", "80"])
-def test_a_narrow_terminal_cuts_no_number_and_leaves_something_of_each_name(
+def test_a_narrow_terminal_truncates_names_not_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     path = str(tmp_path / "cache.db")
@@ -353,7 +353,7 @@ def test_a_name_that_the_terminal_cannot_show_is_no_reason_to_fail(tmp_path: Pat
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_without_its_libraries_the_command_says_what_to_install(missing: str) -> None:
+def test_missing_libraries_name_the_extra(missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None; from llm_cache_mem.__main__ import main;"
         " sys.exit(main())"

@@ -52,7 +52,7 @@ def test_stats_list_and_show(url: str) -> None:
     assert CANARY not in run("list", url).stdout + run("stats", url).stdout
 
 
-def test_what_is_shown_names_no_password(url: str) -> None:
+def test_output_shows_no_password(url: str) -> None:
     assert "@" not in read("stats", url)["store"]
 
 
@@ -141,7 +141,7 @@ def test_the_same_key_twice_leaves_the_newer(tmp_path: Path) -> None:
     assert read("show", str(tmp_path / "c.db"), "a" * 64, "--value")["value"] == 7.0
 
 
-def test_what_comes_before_a_bad_line_is_in(tmp_path: Path) -> None:
+def test_lines_before_a_bad_one_are_imported(tmp_path: Path) -> None:
     good = [
         json.dumps({"key": f"1::value:{number:064}", "stored_at": 1.0, "value": number})
         for number in range(3)

@@ -75,7 +75,7 @@ def full() -> dict[str, Entry]:
     }
 
 
-def test_what_is_exported_comes_back_to_the_byte(tmp_path: Path, full: dict[str, Entry]) -> None:
+def test_exports_round_trip_byte_for_byte(tmp_path: Path, full: dict[str, Entry]) -> None:
     first, second, file = (
         str(tmp_path / "a.db"),
         str(tmp_path / "b.db"),
@@ -89,7 +89,7 @@ def test_what_is_exported_comes_back_to_the_byte(tmp_path: Path, full: dict[str,
     assert Path(file + "2").read_bytes() == Path(file).read_bytes(), "the order of use too"
 
 
-def test_typed_values_pass_through_a_process_that_does_not_know_their_classes(
+def test_typed_values_pass_through_processes_without_the_class(
     tmp_path: Path, full: dict[str, Entry]
 ) -> None:
     first, second = str(tmp_path / "a.db"), str(tmp_path / "b.db")
@@ -129,7 +129,7 @@ def test_a_line_has_the_fields_that_are_promised(path: str) -> None:
     assert line["value"]["content"] == CANARY
 
 
-def test_what_the_library_reads_after_an_import_is_what_was_put(tmp_path: Path, path: str) -> None:
+def test_imported_entries_equal_the_originals(tmp_path: Path, path: str) -> None:
     other = str(tmp_path / "other.db")
     run("import", other, "-", stdin=run("export", path, "-").stdout_bytes)
     with LLMCache(backend=other) as cache, options(namespace="acme"):
@@ -163,7 +163,7 @@ def read_import(path: str, lines: bytes, *more: str) -> Any:
     return json.loads(run("import", path, "-", "--json", *more, stdin=lines).stdout)
 
 
-def test_import_keeps_what_is_as_new_unless_told_otherwise(tmp_path: Path) -> None:
+def test_import_keeps_newer_entries_by_default(tmp_path: Path) -> None:
     name, key = str(tmp_path / "cache.db"), stored_key("a")
     fill(name, {key: entry("here", stored_at=1000.0)})
 
@@ -245,7 +245,7 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
     assert len(held(path)) == 2
 
 
-def test_a_line_that_is_too_long_is_cut_off_and_not_kept_in_memory(
+def test_an_overlong_line_is_truncated_and_not_buffered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_cache_mem.cli.jsonl._LONGEST_LINE", 1000)
@@ -268,7 +268,7 @@ def test_a_value_over_the_limit_is_a_bad_line(
     assert "line 1: " in said
 
 
-def test_import_imports_no_module_and_builds_no_class_that_a_line_names(tmp_path: Path) -> None:
+def test_import_never_imports_modules_named_in_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "cache.db")
     value = {"$llm-cache-mem": {"$model": ["antigravity:Thing", {}]}}
     assert "antigravity" not in sys.modules
@@ -277,7 +277,7 @@ def test_import_imports_no_module_and_builds_no_class_that_a_line_names(tmp_path
     assert "antigravity" not in sys.modules
 
 
-def test_lines_with_byte_order_mark_other_order_and_spaces_are_read(tmp_path: Path) -> None:
+def test_reformatted_lines_are_read(tmp_path: Path) -> None:
     path = str(tmp_path / "cache.db")
     line = (
         "\ufeff"

@@ -28,14 +28,14 @@ def why(*arguments: str, asked: Any) -> str:
     return str(run("why", *arguments, stdin=json.dumps(asked)).stdout)
 
 
-def test_it_names_what_differs(store: str) -> None:
+def test_it_names_the_differing_field(store: str) -> None:
     text = why(store, asked=REQUEST | {"temperature": 0.2, "timeout": 3})
     assert text.splitlines()[1:] == ["  temperature: 0 → 0.2"]
     assert text.startswith("nearest of 2 stored requests: 1::value:")
     assert "CANARY" not in text
 
 
-def test_or_that_nothing_does(store: str) -> None:
+def test_or_reports_that_no_field_differs(store: str) -> None:
     assert why(store, asked=REQUEST).startswith("it is stored: 1::value:")
 
 
@@ -80,7 +80,7 @@ def test_a_recorded_http_exchange_is_compared_by_its_body(tmp_path: Path) -> Non
     assert text.splitlines()[1:] == ['  model: "m" → "n"']
 
 
-def test_of_a_store_that_keeps_no_requests_it_says_so(tmp_path: Path) -> None:
+def test_a_store_without_requests_is_reported(tmp_path: Path) -> None:
     with LLMCache(backend=tmp_path / "cache.db") as cache:
         cache.put(MESSAGES, "answer")
     assert "keep_requests=True" in why(str(tmp_path / "cache.db"), asked=REQUEST)
@@ -94,7 +94,7 @@ def test_only_the_namespace_that_is_named_is_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", ["[]", '{"model": "m"}', "{", '{"messages": NaN}'])
-def test_what_is_no_request_is_refused(store: str, asked: str) -> None:
+def test_a_non_request_is_rejected(store: str, asked: str) -> None:
     assert run("why", store, stdin=asked, status=1).stderr.startswith("error: stdin: ")
 
 
@@ -133,7 +133,7 @@ def run_of_a_day(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(path)
 
 
-def test_over_a_whole_run_it_names_the_key_function_that_wins_the_hits_back(
+def test_it_proposes_the_key_function_that_recovers_hits(
     run_of_a_day: str,
 ) -> None:
     text = run("why", "--all", run_of_a_day).stdout
@@ -181,7 +181,7 @@ def test_the_real_trace_of_a_service_is_explained(shared_data: Path) -> None:
         (["x.json"], "{}", 2, "--all takes a store or a file"),
     ],
 )
-def test_what_is_no_run_is_refused_with_the_line(
+def test_a_malformed_run_is_rejected_with_its_line(
     tmp_path: Path, arguments: list[str], lines: str, status: int, says: str
 ) -> None:
     file = tmp_path / "requests.jsonl"
@@ -189,7 +189,7 @@ def test_what_is_no_run_is_refused_with_the_line(
     assert says in run("why", "--all", str(file), *arguments, status=status).stderr
 
 
-def test_a_store_that_keeps_no_requests_says_how_to_have_them_kept(tmp_path: Path) -> None:
+def test_a_store_without_requests_says_how_to_enable_them(tmp_path: Path) -> None:
     with LLMCache(backend=tmp_path / "cache.db") as cache:
         cache.put("q", "a", model="m")
     assert (

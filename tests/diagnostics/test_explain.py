@@ -49,7 +49,7 @@ def test_a_param() -> None:
     assert changed(temperature=0.2) == ["temperature: 0 → 0.2"]
 
 
-def test_one_that_is_new_and_one_that_is_gone() -> None:
+def test_a_new_and_a_removed_field() -> None:
     cache = keeping()
     cache.put(MESSAGES, "Bach", model="m", top_p=0.9)
     found = cache.explain(MESSAGES, model="m", seed=None)
@@ -60,7 +60,7 @@ def test_one_that_is_new_and_one_that_is_gone() -> None:
     ]
 
 
-def test_a_number_and_its_float_and_a_bool_are_three_things() -> None:
+def test_one_one_point_zero_and_true_are_different() -> None:
     assert changed(temperature=0.0) == ["temperature: 0 → 0.0"]
     assert changed(temperature=False) == ["temperature: 0 → false"]
 
@@ -87,12 +87,12 @@ def test_a_text_that_grew_at_its_end_or_was_cut() -> None:
     assert changed(messages=[SYSTEM | {"content": ""}, QUESTION])[0].endswith('→ ""')
 
 
-def test_long_texts_with_nothing_in_common_are_cut() -> None:
+def test_unrelated_long_texts_are_truncated() -> None:
     (shown,) = changed(messages=[SYSTEM, QUESTION | {"content": "z" * 5000}])
     assert len(shown) < 350
 
 
-def test_a_message_put_in_moves_the_others_and_makes_them_no_others() -> None:
+def test_an_inserted_message_only_moves_the_others() -> None:
     hello = {"role": "user", "content": "Hello"}
     assert changed(messages=[SYSTEM, hello, QUESTION]) == [
         'messages[1]: absent → {"content": "Hello", "role": "user"}'
@@ -139,7 +139,7 @@ def test_the_kind_of_entry_and_the_sample() -> None:
     ]
 
 
-def test_only_what_the_key_is_made_from_counts() -> None:
+def test_only_fields_in_the_key_count() -> None:
     cache = keeping(key_fn=masking(r"\d\d:\d\d"))
     cache.put([{"role": "system", "content": "It is 10:31."}, QUESTION], "Bach", model="m")
     found = cache.explain([{"role": "system", "content": "It is 10:47."}, QUESTION], model="n")
@@ -151,7 +151,7 @@ def test_only_what_the_key_is_made_from_counts() -> None:
     ]
 
 
-def test_a_difference_that_was_redacted_is_said_to_be_one() -> None:
+def test_a_redacted_difference_is_reported_as_redacted() -> None:
     cache = keeping(redact=["user"])
     cache.put(MESSAGES, "Bach", user="Ann")
     found = cache.explain(MESSAGES, user="Bob")
@@ -174,7 +174,7 @@ def test_nothing_secret_is_quoted() -> None:
     assert "CANARY" not in f"{found} {found!r} {found.as_dict()}"
 
 
-def test_what_it_shows_does_no_harm_to_a_terminal() -> None:
+def test_output_is_safe_for_a_terminal() -> None:
     shown = str(Difference("messages[0].content", "a\x1b[31m\x9b\u202e\u2028", "b\r\n"))
     assert shown.isprintable()
 
@@ -192,7 +192,7 @@ def nearest(asked: dict[str, Any], *stored: dict[str, Any]) -> int:
     return int(found.nearest)
 
 
-def test_the_same_question_to_another_model_is_nearer_than_another_question() -> None:
+def test_another_model_is_nearer_than_another_question() -> None:
     other = {"role": "user", "content": "What is the boiling point of water at sea level?"}
     asked = {"messages": MESSAGES, "model": "a", "temperature": 0}
     assert (
@@ -265,7 +265,7 @@ def test_nothing_is_stored() -> None:
     assert str(keeping().explain(MESSAGES)) == "nothing is stored in this namespace yet"
 
 
-def test_no_request_is_kept() -> None:
+def test_no_request_is_stored() -> None:
     cache = LLMCache()
     cache.put(MESSAGES, "Bach")
     cache.put(QUESTION["content"], "Bach")
@@ -321,7 +321,7 @@ def test_an_explanation_can_be_pickled() -> None:
 # -- In replay
 
 
-def test_the_error_says_why_where_requests_are_kept(tmp_path: Path) -> None:
+def test_the_error_explains_from_stored_requests(tmp_path: Path) -> None:
     LLMCache(backend=tmp_path / "llm.jsonl").put(MESSAGES, "Bach", model="m", temperature=0)
     cache = LLMCache(backend=tmp_path / "llm.jsonl", mode="replay")
     with pytest.raises(CacheMissError) as caught:
@@ -333,7 +333,7 @@ def test_the_error_says_why_where_requests_are_kept(tmp_path: Path) -> None:
     assert str(again) == str(caught.value)
 
 
-def test_the_error_quotes_nothing_where_no_request_is_kept() -> None:
+def test_the_error_quotes_nothing_without_stored_requests() -> None:
     cache = LLMCache(mode="replay")
     with pytest.raises(CacheMissError) as caught:
         cache.get([{"role": "user", "content": "CANARY"}])
@@ -350,7 +350,7 @@ async def test_async_calls_and_streams_raise_it_too(tmp_path: Path) -> None:
         cache.get_or_call(MESSAGES, pytest.fail, model="m", stream=True)
 
 
-def test_a_recording_that_cannot_be_read_says_so_and_stays(tmp_path: Path) -> None:
+def test_an_unreadable_recording_is_reported_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "llm.jsonl"
     LLMCache(backend=path).put("q", "CANARY")
     path.write_text(

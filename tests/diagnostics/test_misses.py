@@ -28,7 +28,7 @@ def keeping(**settings: Any) -> LLMCache:
     return LLMCache(keep_requests=True, **settings)
 
 
-def test_the_last_miss_is_compared_with_what_was_stored_then(clock: Any) -> None:
+def test_the_last_miss_is_compared_with_entries_of_that_time(clock: Any) -> None:
     cache = keeping(clock=clock)
     cache.get_or_call(MESSAGES, answer, model="m", temperature=0)
     clock.advance(1)
@@ -56,7 +56,7 @@ def test_a_plain_get_counts_as_well() -> None:
     assert cache.stats().misses == 1
 
 
-def test_one_that_was_too_old(clock: Any) -> None:
+def test_an_expired_entry(clock: Any) -> None:
     cache = keeping(clock=clock, ttl_seconds=10)
     cache.put(MESSAGES, "Bach")
     clock.advance(11)
@@ -64,7 +64,7 @@ def test_one_that_was_too_old(clock: Any) -> None:
     assert cache.explain_misses()[0].state == "expired"
 
 
-def test_one_that_was_pushed_out() -> None:
+def test_an_evicted_entry() -> None:
     cache = keeping(max_size=1)
     for model in ("a", "b", "a"):
         cache.get_or_call(MESSAGES, answer, model=model)
@@ -73,7 +73,7 @@ def test_one_that_was_pushed_out() -> None:
     assert str(found).startswith("it was stored before, and is there no longer")
 
 
-def test_one_that_was_to_be_asked_again() -> None:
+def test_a_refreshed_entry() -> None:
     cache = keeping()
     cache.put(MESSAGES, "Bach")
     with options(mode="refresh"):
@@ -92,7 +92,7 @@ def test_one_whose_answer_is_not_stored(times: int) -> None:
     assert f"not stored ({reason})" in str(found)
 
 
-def test_an_answer_that_was_kept_after_all_leaves_the_difference_to_be_told() -> None:
+def test_a_stored_truncated_answer_still_explains_misses() -> None:
     cache = keeping()
     cache.get_or_call(MESSAGES, cut_off, model="m")
     cache.get_or_call(MESSAGES, answer, model="m")
@@ -109,7 +109,7 @@ def test_a_miss_in_another_namespace_is_compared_there() -> None:
     assert [str(difference) for difference in found.differences] == ['model: "there" → "m"']
 
 
-def test_without_kept_requests_there_is_none_and_nothing_is_held() -> None:
+def test_without_stored_requests_there_is_no_explanation() -> None:
     cache = LLMCache()
     cache.get(MESSAGES)
     cache.get_or_call(MESSAGES, answer)
@@ -143,7 +143,7 @@ async def test_they_can_be_awaited(tmp_path: Path) -> None:
     cache.close()
 
 
-def test_threads_may_miss_while_somebody_asks() -> None:
+def test_threads_may_miss_during_accounting() -> None:
     cache = keeping(max_size=8)
     stop, failed = threading.Event(), []
 

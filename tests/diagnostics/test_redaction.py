@@ -79,7 +79,7 @@ def test_field_is_redacted_by_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INNOCENT_NAMES)
-def test_field_that_sounds_alike_is_kept(name: str) -> None:
+def test_field_with_a_similar_name_stays(name: str) -> None:
     tree = {name: "hunter2"}
     assert Redaction().request(tree) == Redaction().answer(tree) == tree
 
@@ -89,7 +89,7 @@ def test_field_of_an_answer_is_redacted_by_its_name(name: str) -> None:
     assert Redaction().answer({"x": {name: "hunter2"}}) == {"x": {name: "[redacted]"}}
 
 
-def test_tokens_of_an_answer_are_kept() -> None:
+def test_tokens_of_an_answer_are_stored() -> None:
     answer = {"logprobs": {"content": [{"token": " Paris", "logprob": -0.1}]}}
     assert Redaction().answer(answer) == answer
 
@@ -109,7 +109,7 @@ def test_arguments_of_tool_calls_are_redacted_by_their_names(name: str, which: s
     assert json.loads(read["nested"]) == {name: "[redacted]"}
 
 
-def test_arguments_without_a_secret_are_kept_to_the_byte() -> None:
+def test_arguments_without_secrets_are_unchanged() -> None:
     for arguments in ('{"a" :1,"b":[ ]}', "[1,  2]", '{"a": 1', "{not json}", "{" * 100_000):
         assert Redaction().request({"arguments": arguments}) == {"arguments": arguments}
 
@@ -125,7 +125,7 @@ def test_secret_in_a_text_is_redacted(form: str) -> None:
 
 
 @pytest.mark.parametrize("text", INNOCENT)
-def test_text_without_a_secret_is_kept(text: str) -> None:
+def test_text_without_a_secret_is_unchanged(text: str) -> None:
     assert Redaction().text(text) == text
     assert Redaction().answer(text) == text
 

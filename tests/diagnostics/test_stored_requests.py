@@ -43,7 +43,7 @@ def test_on_the_request_is_there_after_a_restart(tmp_path: Path, backend: str) -
     cache.close()
 
 
-def test_secrets_and_what_redact_names_are_taken_out(tmp_path: Path) -> None:
+def test_secrets_and_named_fields_are_redacted(tmp_path: Path) -> None:
     cache = LLMCache(backend=tmp_path / "cache.db", keep_requests=True, redact=["user"])
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
     cache.put(
@@ -93,13 +93,13 @@ async def test_of_an_async_call_too() -> None:
     assert kept(cache) == [{"messages": MESSAGES, "model": "m"}]
 
 
-def test_a_key_function_changes_the_key_and_not_what_is_kept() -> None:
+def test_a_key_function_changes_only_the_key() -> None:
     cache = LLMCache(keep_requests=True, key_fn=last_turn)
     cache.put([{"role": "user", "content": "Hi"}, *MESSAGES], "Bach")
     assert len(kept(cache)[0]["messages"]) == 2
 
 
-def test_what_json_has_no_form_for_is_kept_as_the_key_sees_it() -> None:
+def test_non_json_values_are_stored_in_their_key_form() -> None:
     cache = LLMCache(keep_requests=True)
     cache.put(MESSAGES, "a", image=b"\xff\0")
     (request,) = kept(cache)
@@ -107,7 +107,7 @@ def test_what_json_has_no_form_for_is_kept_as_the_key_sees_it() -> None:
     assert set(request["image"]) == {"$llm_cache_mem"}
 
 
-def test_keys_are_those_of_a_cache_that_keeps_nothing() -> None:
+def test_keys_do_not_depend_on_stored_requests() -> None:
     store = MemoryStore()
     LLMCache(backend=store, keep_requests=True).put(
         MESSAGES, "Bach", model="m", extra_headers={"api-key": "x"}

@@ -118,7 +118,7 @@ def test_ids_of_tool_calls_and_a_field_are_found_together(clock: Clock) -> None:
     assert hits_with(found.remedies[-1].key_fn, requests, clock) == 4
 
 
-def test_requests_that_have_nothing_in_common_get_no_advice() -> None:
+def test_unrelated_requests_get_no_advice() -> None:
     assert survey([ask(f"q{n}") for n in range(5)]).remedies == ()
 
 
@@ -140,13 +140,13 @@ def test_an_id_in_every_message_is_one_field(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "temperature", "tools", "max_tokens"])
-def test_what_decides_the_answer_is_shown_but_never_advised_away(name: str) -> None:
+def test_deciding_fields_are_never_advised_away(name: str) -> None:
     found = survey([ask("q") | {name: value} for value in ("one", "two", "three")])
     assert found.costs[0] == Cost(name, 2)
     assert found.remedies == ()
 
 
-def test_what_the_caller_keeps_is_not_advised_away() -> None:
+def test_fields_set_by_the_caller_are_not_advised_away() -> None:
     requests = [ask("q", tenant=f"t{n}") for n in range(3)]
     assert survey(requests).remedies[0].why == "tenant"
     assert survey(requests, keep=["tenant"]).remedies == ()
@@ -258,7 +258,7 @@ REQUEST = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(REQUEST, max_size=8))
-def test_all_it_says_of_any_run_is_what_a_real_cache_does(requests: list[dict[str, Any]]) -> None:
+def test_the_simulation_agrees_with_a_real_cache(requests: list[dict[str, Any]]) -> None:
     clock = Clock()
     found = survey(requests, top=1000)
     assert found.hits == hits_with("None", requests, clock)
@@ -301,14 +301,14 @@ def test_an_id_in_a_system_prompt_too_is_that_same_field() -> None:
 @pytest.mark.parametrize(
     "name", ["system", "instructions", "system_instruction", "systemInstruction"]
 )
-def test_a_system_prompt_beside_the_messages_is_masked_and_never_left_out(name: str) -> None:
+def test_a_separate_system_prompt_is_masked_and_never_dropped(name: str) -> None:
     requests = [
         ask("q") | {name: {"parts": [{"text": f"It is 2026-11-{n:02d}."}]}} for n in range(1, 5)
     ]
     assert [remedy.why for remedy in survey(requests).remedies] == ["a date"]
 
 
-def test_where_a_request_goes_is_never_advised_away() -> None:
+def test_the_endpoint_is_never_advised_away() -> None:
     assert (
         survey(
             [ask("q") | {"http.path": path} for path in ("/v1/chat/completions", "/v1/responses")]
@@ -317,7 +317,7 @@ def test_where_a_request_goes_is_never_advised_away() -> None:
     )
 
 
-def test_what_a_cache_ignores_costs_nothing() -> None:
+def test_ignored_params_cost_nothing() -> None:
     requests = [ask("q", timeout=n, trace=n) for n in range(4)]
     assert [cost.field for cost in survey(requests).costs] == ["trace"]
     assert survey(requests, ignore=["timeout", "trace"]).hits == 3
@@ -339,7 +339,7 @@ def test_a_very_large_request_is_taken_field_by_field() -> None:
     assert (found.costs, found.remedies[0].hits) == ((Cost("user", 2),), 2)
 
 
-def test_a_field_with_a_date_is_found_though_dates_are_masked_already() -> None:
+def test_a_date_field_is_found_even_with_dates_masked() -> None:
     days, notes = ["2026-11-21", "2026-11-22", "2026-11-23"], ["a 2026-11-21", "b 2026-11-22"]
     requests = [
         {"messages": [{"role": "user", "content": f"q {day}", "note": note}]}
@@ -373,7 +373,7 @@ def test_a_request_must_be_an_object() -> None:
         ("a Unix time", "1795430467.25"),
     ],
 )
-def test_what_changes_from_call_to_call_is_recognised_whole(name: str, text: str) -> None:
+def test_volatile_values_are_recognised_whole(name: str, text: str) -> None:
     assert masking(PATTERNS[name])(f"At {text}, go.") == {"messages": "At …, go."}
 
 

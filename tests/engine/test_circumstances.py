@@ -178,7 +178,7 @@ def test_tenants_call_side_by_side_but_at_most_eight(tenants: int) -> None:
     assert (len(provider.calls), provider.most) == (tenants, 8)
 
 
-def test_the_first_success_after_a_failure_answers_those_behind_it() -> None:
+def test_a_success_after_a_failure_answers_the_waiters() -> None:
     cache, provider = LLMCache(), Provider()
     futures = [ask(cache, provider, api_key="bad")]
     provider.wait()

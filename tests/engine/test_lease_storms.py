@@ -122,7 +122,7 @@ def test_forks_amid_threads_that_hold_leases(caches: list[LLMCache], forks: int)
     assert min(calls) > 3
 
 
-def test_a_leader_that_is_stopped_and_goes_on_later_costs_one_call_and_no_answer(
+def test_a_leader_stopped_and_resumed_costs_one_extra_call(
     caches: list[LLMCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if it had hogged the interpreter, or its machine had slept."""

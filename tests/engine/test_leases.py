@@ -301,7 +301,7 @@ async def test_a_cancelled_leader_lets_go_at_once(join: MakeCache) -> None:
         assert await second == GOOD
 
 
-async def test_a_follower_that_is_cancelled_disturbs_nobody(join: MakeCache) -> None:
+async def test_cancelling_a_follower_affects_no_other_caller(join: MakeCache) -> None:
     one, other, model = join(), join(), Model()
     first = ask(one, model)
     until(lambda: model.calls == 1)
@@ -392,7 +392,7 @@ def test_a_leader_whose_event_loop_stopped_loses_its_lease(
     loop.close()
 
 
-def test_nobody_waits_longer_than_his_patience(join: MakeCache) -> None:
+def test_no_caller_waits_past_its_timeout(join: MakeCache) -> None:
     one, other, model = join(), join(wait_seconds=0.3), Model()
     first = ask(one, model)
     until(lambda: model.calls == 1)
@@ -449,7 +449,7 @@ def test_a_lease_that_is_lost_costs_a_call_and_nothing_else(join: MakeCache) -> 
 # -- What is deleted
 
 
-def test_after_a_delete_the_next_call_begins_at_once_and_the_older_answer_is_not_stored(
+def test_a_delete_starts_a_new_call_and_discards_the_older(
     join: MakeCache,
 ) -> None:
     cache, old, new = join(), Model("old"), Model("new")
@@ -479,9 +479,7 @@ class Failing(SQLiteStore):
         return super().lease(key, token, seconds)
 
 
-def test_when_the_store_cannot_tell_calls_go_on_as_without_a_fleet(
-    path: Path, join: MakeCache
-) -> None:
+def test_calls_proceed_when_the_store_cannot_lease(path: Path, join: MakeCache) -> None:
     store = Failing(path)
     cache, other, model = join(backend=store), join(backend=Failing(path)), Model()
     futures = [ask(cache, model), ask(other, model)]
@@ -514,7 +512,7 @@ def test_one_failure_is_no_reason_to_call(path: Path, join: MakeCache) -> None:
     store.close()
 
 
-def test_a_strict_cache_says_that_it_could_not_lease(path: Path, join: MakeCache) -> None:
+def test_a_strict_cache_raises_when_it_cannot_lease(path: Path, join: MakeCache) -> None:
     store = Failing(path)
     cache, model = join(backend=store, strict=True), Model()
     with pytest.raises(StoreError, match="lease failed"):
@@ -523,7 +521,7 @@ def test_a_strict_cache_says_that_it_could_not_lease(path: Path, join: MakeCache
     store.close()
 
 
-def test_memory_is_shared_by_nobody(join: MakeCache) -> None:
+def test_memory_is_not_shared(join: MakeCache) -> None:
     cache = join(backend="memory")
     assert cache.engine.leases is None
     assert cache.get_or_call(REQUEST["messages"], lambda messages, model: GOOD, model="m") == GOOD

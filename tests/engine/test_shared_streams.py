@@ -181,7 +181,7 @@ async def test_the_last_task_that_leaves_ends_the_call(
     assert (provider.closed, cache.stats().size) == (1, 0)
 
 
-async def test_cancelling_the_task_that_made_the_call_leaves_it_to_the_others(
+async def test_cancelling_the_leader_passes_the_call_to_a_follower(
     cache: LLMCache, provider: Provider
 ) -> None:
     provider.shut()
@@ -210,7 +210,7 @@ def test_callers_alike_share_the_failure_of_the_first_chunk(
     assert len({id(error) for error in errors}) == 5
 
 
-def test_a_caller_with_another_key_makes_its_own_call_when_the_first_fails(
+def test_a_follower_with_another_api_key_makes_its_own_call(
     cache: LLMCache, provider: Provider
 ) -> None:
     provider.fails_with["bad"] = PermissionError("401")
@@ -221,7 +221,7 @@ def test_a_caller_with_another_key_makes_its_own_call_when_the_first_fails(
     assert (provider.calls, cache.stats().stored) == (2, 1)
 
 
-async def test_a_task_with_another_key_makes_its_own_call_when_the_first_fails(
+async def test_a_task_with_another_api_key_makes_its_own_call(
     cache: LLMCache, provider: Provider
 ) -> None:
     provider.fails_with["bad"] = PermissionError("401")
@@ -234,9 +234,7 @@ async def test_a_task_with_another_key_makes_its_own_call_when_the_first_fails(
     assert (provider.calls, cache.stats().stored) == (2, 1)
 
 
-def test_a_stream_that_breaks_off_breaks_off_for_all_and_is_not_stored(
-    cache: LLMCache, provider: Provider
-) -> None:
+def test_a_broken_stream_breaks_for_every_reader(cache: LLMCache, provider: Provider) -> None:
     provider.fails_at, provider.fails_with["good"] = 2, ConnectionResetError("lost")
     streams = [opened(cache, provider) for _ in range(3)]
     for stream in streams:
@@ -264,7 +262,7 @@ def test_chunks_without_a_storable_form_are_not_shared(cache: LLMCache) -> None:
     assert cache.stats().skipped == {"value": 2}
 
 
-def test_a_chunk_without_a_storable_form_later_on_still_reaches_all(cache: LLMCache) -> None:
+def test_a_chunk_that_cannot_be_stored_still_reaches_every_reader(cache: LLMCache) -> None:
     class Odd:
         pass
 
@@ -276,7 +274,7 @@ def test_a_chunk_without_a_storable_form_later_on_still_reaches_all(cache: LLMCa
     assert (provider.calls, cache.stats().size) == (1, 0)
 
 
-def test_what_the_maker_of_the_call_reads_past_the_stream_reaches_no_other(
+def test_trailing_reads_of_the_leader_reach_no_follower(
     cache: LLMCache,
 ) -> None:
     made: list[Any] = []
@@ -312,18 +310,14 @@ def test_callers_of_different_timeouts_do_not_wait_for_each_other(
     assert provider.calls == 2
 
 
-def test_a_call_that_the_stream_itself_makes_for_its_own_key_goes_through(
-    cache: LLMCache, provider: Provider
-) -> None:
+def test_a_stream_may_call_its_own_key(cache: LLMCache, provider: Provider) -> None:
     def outer(messages: Any, stream: bool) -> Iterator[str]:
         yield from opened(cache, provider)
 
     assert list(cache.get_or_call(MESSAGES, outer, stream=True)) == ["a", "b", "c"]
 
 
-async def test_a_call_that_an_async_stream_makes_for_its_own_key_goes_through(
-    cache: LLMCache, provider: Provider
-) -> None:
+async def test_an_async_stream_may_call_its_own_key(cache: LLMCache, provider: Provider) -> None:
     async def outer(messages: Any, stream: bool) -> AsyncIterator[str]:
         async for chunk in await aopened(cache, provider):
             yield chunk
@@ -379,7 +373,7 @@ class Held(MemoryStore):
         return super().put(key, entry)
 
 
-def test_a_whole_stream_is_joined_until_it_is_stored(provider: Provider) -> None:
+def test_a_complete_stream_is_shared_until_it_is_stored(provider: Provider) -> None:
     store = Held()
     cache = LLMCache(backend=store, prices={})
     first = start(lambda: list(opened(cache, provider)))
@@ -391,7 +385,7 @@ def test_a_whole_stream_is_joined_until_it_is_stored(provider: Provider) -> None
     assert (list(second), provider.calls) == ([], 1)
 
 
-def test_a_deleted_answer_is_neither_joined_nor_stored(cache: LLMCache, provider: Provider) -> None:
+def test_a_deleted_answer_is_neither_shared_nor_stored(cache: LLMCache, provider: Provider) -> None:
     first = opened(cache, provider)
     assert next(first) == "a"
     cache.delete(MESSAGES, stream=True)

@@ -99,7 +99,7 @@ def test_a_later_caller_makes_a_call_of_its_own() -> None:
     ]
 
 
-def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again() -> None:
+def test_the_leaders_error_reaches_its_waiters_only() -> None:
     error = ValueError("no")
     flights, gate = SingleFlight(LONG), Gate(error, "yes")
     futures = lead_and_follow(flights, gate, 20)
@@ -114,7 +114,7 @@ def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again(
 
 
 @pytest.mark.parametrize("death", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(
+def test_a_waiter_takes_over_from_a_killed_leader(
     death: type[BaseException],
 ) -> None:
     flights = SingleFlight(LONG)
@@ -129,7 +129,7 @@ def test_when_the_leader_is_killed_one_of_those_who_wait_takes_over(
     assert idle(flights)
 
 
-def test_when_the_leaders_thread_is_killed_one_of_those_who_wait_takes_over() -> None:
+def test_a_waiter_takes_over_from_a_killed_thread() -> None:
     flights, identity = SingleFlight(LONG), []
 
     def work(flight: Flight) -> str:
@@ -153,7 +153,7 @@ def test_when_the_leaders_thread_is_killed_one_of_those_who_wait_takes_over() ->
     )
 
 
-def test_every_leader_killed_leaves_nobody_waiting() -> None:
+def test_killing_every_leader_leaves_no_waiter() -> None:
     flights, gate = SingleFlight(LONG), Gate(*[SystemExit() for _ in range(30)])
     futures = lead_and_follow(flights, gate, 29)
     gate.passed.release(30)
@@ -172,7 +172,7 @@ def test_a_wait_is_limited_and_ends_in_a_call_of_ones_own() -> None:
     assert idle(flights)
 
 
-def test_a_flight_that_was_given_up_keeps_no_later_caller_waiting() -> None:
+def test_an_abandoned_flight_blocks_no_later_caller() -> None:
     flights, stuck, slow = SingleFlight(0.3), Gate("late"), Gate("own")
     first = start(lambda: flights.run(KEY, stuck))
     assert stuck.started.acquire(timeout=PATIENCE)
@@ -201,7 +201,7 @@ def test_a_wait_may_be_endless() -> None:
     assert futures[1].result(PATIENCE) == (1, True)
 
 
-def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> None:
+def test_work_calling_its_own_key_does_not_wait() -> None:
     flights = SingleFlight(LONG)
 
     def work(flight: Flight) -> Any:
@@ -211,7 +211,7 @@ def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> N
     assert idle(flights)
 
 
-def test_a_call_for_the_same_key_deep_inside_other_work_does_not_wait_either() -> None:
+def test_a_nested_call_for_the_same_key_does_not_wait() -> None:
     flights = SingleFlight(LONG)
     assert flights.run(
         "a", lambda _: flights.run("b", lambda _: flights.run("a", lambda _: 1))
@@ -225,7 +225,7 @@ def test_the_same_key_in_another_table_is_another_flight() -> None:
     assert seen == [[KEY]]
 
 
-def test_what_the_work_leaves_behind_waits_like_anyone() -> None:
+def test_tasks_left_by_the_work_wait_like_others() -> None:
     flights, gate = SingleFlight(LONG), Gate("second")
     context = flights.run(KEY, lambda flight: contextvars.copy_context())[0]
     leader = start(lambda: flights.run(KEY, gate))
@@ -270,7 +270,7 @@ def test_forgetting_one_key_leaves_the_others() -> None:
     assert flights.run(KEY, work) == ("stored", False)
 
 
-def test_who_comes_after_forget_does_not_join_the_forgotten_flight() -> None:
+def test_a_call_after_forget_starts_a_new_flight() -> None:
     flights, gate = SingleFlight(LONG), Gate("old")
     futures = lead_and_follow(flights, gate, 3)
     flights.forget(KEY)
@@ -338,7 +338,7 @@ def hurried() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hurried")
-def test_in_a_thousand_races_of_store_and_forget_nothing_comes_back() -> None:
+def test_forgetting_wins_every_race_with_storing() -> None:
     seed = random.randrange(2**32)
     print(f"{seed=}")
     pauses = random.Random(seed)
@@ -482,7 +482,7 @@ def length(trace: TracebackType | None) -> int:
     return 0 if trace is None else 1 + length(trace.tb_next)
 
 
-def test_a_follower_sees_where_the_leader_failed_and_no_other_followers_frames() -> None:
+def test_a_followers_traceback_shows_only_the_leader() -> None:
     flights, gate = SingleFlight(LONG), Gate(None)
 
     def work(flight: Flight) -> None:
@@ -503,7 +503,7 @@ def test_a_follower_sees_where_the_leader_failed_and_no_other_followers_frames()
         assert length(error.__traceback__) <= length(original.__traceback__) + 3
 
 
-def test_an_error_goes_away_with_its_last_handler() -> None:
+def test_an_error_is_freed_with_its_last_handler() -> None:
     flights, gate = SingleFlight(LONG), Gate(None)
 
     def work(flight: Flight) -> None:

@@ -106,7 +106,7 @@ async def test_ten_thousand_tasks_make_one_call_and_share_one_result() -> None:
     assert idle(flights)
 
 
-async def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_again() -> None:
+async def test_the_leaders_error_reaches_its_waiters_only() -> None:
     error = ValueError("no")
     flights, gate = SingleFlight(LONG), Gate(error, "yes")
     tasks = await callers(flights, gate, 20)
@@ -120,7 +120,7 @@ async def test_the_leaders_error_reaches_all_who_wait_and_the_next_caller_tries_
     assert gate.calls == 2
 
 
-async def test_a_cancelled_follower_affects_nobody_else() -> None:
+async def test_a_cancelled_follower_affects_no_other_caller() -> None:
     flights, gate = SingleFlight(LONG), Gate("answer")
     tasks = await callers(flights, gate, 1000)
     tasks[500].cancel()
@@ -132,7 +132,7 @@ async def test_a_cancelled_follower_affects_nobody_else() -> None:
     assert gate.calls == 1
 
 
-async def test_the_work_goes_on_without_the_caller_who_began_it() -> None:
+async def test_the_work_outlives_its_first_caller() -> None:
     flights, gate = SingleFlight(LONG), Gate("answer")
     tasks = await callers(flights, gate, 1000)
     tasks[0].cancel()
@@ -144,7 +144,7 @@ async def test_the_work_goes_on_without_the_caller_who_began_it() -> None:
     assert (gate.calls, gate.cancelled) == (1, 0)
 
 
-async def test_when_the_last_who_waits_is_cancelled_so_is_the_work() -> None:
+async def test_cancelling_the_last_waiter_cancels_the_work() -> None:
     flights, gate = SingleFlight(LONG), Gate("first", "second")
     tasks = await callers(flights, gate, 3)
     for task in tasks:
@@ -171,7 +171,7 @@ async def test_a_caller_cancelled_before_its_work_began_leaves_nothing() -> None
         assert idle(flights)
 
 
-async def test_a_caller_cancelled_as_the_answer_comes_affects_nobody() -> None:
+async def test_cancelling_as_the_answer_arrives_affects_no_other_caller() -> None:
     flights, gate = SingleFlight(LONG), Gate("answer")
     tasks = await callers(flights, gate, 3)
     gate.passed.release()
@@ -182,7 +182,7 @@ async def test_a_caller_cancelled_as_the_answer_comes_affects_nobody() -> None:
     assert results[2] == ("answer", True)
 
 
-async def test_when_the_work_is_cancelled_from_outside_one_of_those_who_wait_takes_over() -> None:
+async def test_a_waiter_takes_over_cancelled_work() -> None:
     flights, gate = SingleFlight(LONG), Gate("first", "second")
     tasks = await callers(flights, gate, 20)
     (work,) = flights._tasks
@@ -198,7 +198,7 @@ async def test_when_the_work_is_cancelled_from_outside_one_of_those_who_wait_tak
     assert idle(flights)
 
 
-async def test_the_work_cancelled_before_its_first_step_is_taken_over_too() -> None:
+async def test_work_cancelled_before_its_first_step_is_taken_over() -> None:
     flights, gate = SingleFlight(LONG), Gate("answer")
     gate.passed.release()
     leader = asyncio.create_task(flights.arun(KEY, gate))
@@ -212,7 +212,7 @@ async def test_the_work_cancelled_before_its_first_step_is_taken_over_too() -> N
     assert gate.calls == 1
 
 
-async def test_an_elected_caller_that_is_cancelled_at_once_passes_the_lead_on() -> None:
+async def test_a_successor_cancelled_at_once_passes_the_lead_on() -> None:
     flights, calls = SingleFlight(LONG), []
     tasks: list[asyncio.Task[Any]] = []
 
@@ -235,7 +235,7 @@ async def test_an_elected_caller_that_is_cancelled_at_once_passes_the_lead_on() 
 
 
 @pytest.mark.parametrize("death", [KeyboardInterrupt, SystemExit])
-def test_what_kills_the_work_kills_its_callers_loop_and_others_take_over(
+def test_a_fatal_error_kills_one_loop_and_others_take_over(
     death: type[BaseException],
 ) -> None:
     flights = SingleFlight(LONG)
@@ -260,7 +260,7 @@ def test_what_kills_the_work_kills_its_callers_loop_and_others_take_over(
     assert idle(flights)
 
 
-def test_a_kill_after_the_caller_has_gone_still_stops_the_loop() -> None:
+def test_a_kill_after_the_caller_left_still_stops_the_loop() -> None:
     flights = SingleFlight(LONG)
 
     async def main() -> None:
@@ -297,7 +297,7 @@ async def test_the_leaders_own_caller_waits_without_limit() -> None:
     assert await leader == ("answer", False)
 
 
-async def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself() -> None:
+async def test_work_calling_its_own_key_does_not_wait() -> None:
     flights = SingleFlight(LONG)
 
     async def inner(flight: Flight) -> str:
@@ -314,7 +314,7 @@ async def test_a_call_for_the_same_key_inside_the_work_does_not_wait_for_itself(
     assert not joined
 
 
-async def test_the_work_sees_the_context_of_the_caller_who_began_it() -> None:
+async def test_the_work_sees_the_context_of_its_first_caller() -> None:
     flights, who = SingleFlight(LONG), contextvars.ContextVar("who", default="nobody")
 
     async def work(flight: Flight) -> str:
@@ -349,7 +349,7 @@ async def test_work_that_raises_before_it_awaits_is_an_error_like_any() -> None:
     assert idle(flights) or not await turn()
 
 
-async def test_an_error_that_nobody_waits_for_is_dropped() -> None:
+async def test_an_error_without_waiters_is_dropped() -> None:
     flights = SingleFlight(LONG)
 
     async def stubborn(flight: Flight) -> None:
@@ -457,7 +457,7 @@ async def _several(
     return await asyncio.gather(*[flights.arun(KEY, work) for _ in range(count)])
 
 
-async def test_the_last_follower_to_leave_from_another_loop_cancels_the_work() -> None:
+async def test_the_last_follower_to_leave_cancels_the_work() -> None:
     flights, gate = SingleFlight(LONG), Gate("answer")
     (leader,) = await callers(flights, gate, 1)
 
@@ -524,7 +524,7 @@ def abandon(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_loop_that_stops_while_it_leads_holds_others_up_only_for_a_while(closed: bool) -> None:
+def test_a_loop_stopped_while_leading_delays_others_briefly(closed: bool) -> None:
     flights = SingleFlight(0.2)
     loop = led_by(flights)
 
@@ -546,13 +546,13 @@ def test_a_loop_that_stops_while_it_leads_holds_others_up_only_for_a_while(close
         loop.close()
 
 
-def test_a_closed_loop_does_not_hold_up_who_comes_later() -> None:
+def test_a_closed_loop_does_not_block_later_callers() -> None:
     flights = SingleFlight(LONG)
     abandon(led_by(flights))
     assert flights.run(KEY, lambda flight: "own") == ("own", False)
 
 
-def test_work_cancelled_before_its_first_step_is_taken_over_though_its_loop_ends_there() -> None:
+def test_early_cancelled_work_survives_the_end_of_its_loop() -> None:
     flights = SingleFlight(LONG)
     loop = asyncio.new_event_loop()
     caller = loop.create_task(flights.arun(KEY, endless))
@@ -572,7 +572,7 @@ def test_work_cancelled_before_its_first_step_is_taken_over_though_its_loop_ends
     assert not caller.done()
 
 
-async def test_a_synchronous_call_in_the_loop_that_leads_does_not_block_it() -> None:
+async def test_a_sync_call_in_the_leading_loop_does_not_block_it() -> None:
     flights, gate = SingleFlight(LONG), Gate("async")
     (leader,) = await callers(flights, gate, 1)
     assert flights.run(KEY, lambda flight: flight.commit(lambda: "sync")) == ("sync", False)
@@ -609,7 +609,7 @@ class Failure(Exception):
     pass
 
 
-async def test_an_error_goes_away_with_its_last_handler() -> None:
+async def test_an_error_is_freed_with_its_last_handler() -> None:
     flights = SingleFlight(LONG)
 
     async def work(flight: Flight) -> None:

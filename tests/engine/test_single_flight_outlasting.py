@@ -35,7 +35,7 @@ def flights() -> SingleFlight:
     return SingleFlight(5.0)
 
 
-def test_what_outlasts_its_flight_is_joined_until_it_ends(flights: SingleFlight) -> None:
+def test_a_long_stream_is_shared_until_it_ends(flights: SingleFlight) -> None:
     first, joined = flights.run(KEY, lasting)
     assert not joined
     assert flights.run(KEY, lasting) == (first, True)
@@ -52,7 +52,7 @@ async def test_tasks_join_it_too(flights: SingleFlight) -> None:
     assert flights.run(KEY, lasting) == (first, True)
 
 
-def test_what_nobody_holds_any_more_is_not_joined(flights: SingleFlight) -> None:
+def test_an_abandoned_stream_is_not_shared(flights: SingleFlight) -> None:
     flights.run(KEY, lasting)
     flights_of_results.clear()
     gc.collect()
@@ -60,7 +60,7 @@ def test_what_nobody_holds_any_more_is_not_joined(flights: SingleFlight) -> None
     assert flights.run(KEY, lasting)[1] is False
 
 
-def test_what_is_forgotten_is_neither_joined_nor_stored(flights: SingleFlight) -> None:
+def test_a_forgotten_flight_is_neither_shared_nor_stored(flights: SingleFlight) -> None:
     first, _ = flights.run(KEY, lasting)
     flights.forget(KEY)
     assert flights_of_results[first].commit(lambda: "stored") is None
@@ -79,7 +79,7 @@ def test_work_that_fails_does_not_outlast_its_flight(flights: SingleFlight) -> N
     assert not flights._flights
 
 
-def test_only_callers_of_one_lane_join_and_a_key_is_forgotten_in_all(flights: SingleFlight) -> None:
+def test_forgetting_a_key_reaches_every_circumstance(flights: SingleFlight) -> None:
     first, _ = flights.run(KEY, lasting, "threads")
     second, joined = flights.run(KEY, lasting, "loop")
     assert not joined
@@ -89,7 +89,7 @@ def test_only_callers_of_one_lane_join_and_a_key_is_forgotten_in_all(flights: Si
     assert not flights._flights
 
 
-def test_a_solo_flight_is_never_joined_but_can_be_forgotten(flights: SingleFlight) -> None:
+def test_a_solo_flight_is_never_shared_but_can_be_forgotten(flights: SingleFlight) -> None:
     flight = flights.solo(KEY)
     assert not flights._flights
     flights.forget()

@@ -222,7 +222,7 @@ class World:
 
 
 @pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
-def test_nobody_hangs_and_no_key_is_called_twice_without_cause() -> None:
+def test_no_caller_hangs_and_no_key_is_called_twice() -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"{seed=}")
     world = World(seed)

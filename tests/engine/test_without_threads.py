@@ -51,7 +51,7 @@ async def test_at_a_limit_of_threads_calls_go_on_uncached(
     assert caplog.text.count("no thread could be started") == 1
 
 
-async def test_answer_reaches_its_caller_when_the_pool_is_shut_down_meanwhile(
+async def test_answer_survives_a_pool_shutdown(
     cache: LLMCache,
 ) -> None:
     async def closing(messages: Any) -> str:
@@ -87,7 +87,7 @@ async def test_cancelled_caller_stays_cancelled() -> None:
     busy.set()
 
 
-async def test_error_of_the_call_itself_is_raised_though_it_looks_alike() -> None:
+async def test_the_calls_own_error_is_raised() -> None:
     def fail() -> None:
         raise RuntimeError("can't start new thread")
 
@@ -138,7 +138,7 @@ async def test_delete_that_cannot_be_made_is_an_error(
     assert cache.get("q") == "a"
 
 
-async def test_replay_without_a_thread_says_so(
+async def test_replay_without_a_thread_raises(
     cache: LLMCache, no_threads: Callable[[], None]
 ) -> None:
     from llm_cache_mem import options

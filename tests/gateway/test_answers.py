@@ -33,7 +33,7 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, Any]:
     "most", [1, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"]
 )
 @pytest.mark.parametrize("name", SDKS)
-def test_every_sdk_gets_through_the_gateway_what_it_gets_directly(
+def test_every_sdk_gets_equal_answers_through_the_gateway(
     shared_data: Path, start: Any, name: str, most: int | None
 ) -> None:
     gateway = start(LLMCache(max_size=None, prices={}), share="all")
@@ -72,7 +72,7 @@ def test_the_same_request_is_answered_once(start: Any) -> None:
     assert gateway.upstream.calls == 1
 
 
-def test_two_credentials_share_nothing_unless_told(start: Any) -> None:
+def test_two_credentials_share_nothing_by_default(start: Any) -> None:
     apart, together = start(), start(share="all")
     apart.upstream.gives(REPLY)
     assert [mark(post(apart.url + CHAT, token=who)) for who in "abab"] == [
@@ -147,7 +147,7 @@ def test_headers_of_a_call_are_its_options(start: Any) -> None:
         assert value in wrong.json()["error"]["message"]
 
 
-def test_replay_never_calls_and_says_what_is_missing(start: Any) -> None:
+def test_replay_never_calls_and_names_the_missing_request(start: Any) -> None:
     gateway = start(LLMCache(mode="replay"))
     missing = post(gateway.url + CHAT)
     assert missing.status_code == 404
@@ -187,7 +187,7 @@ def test_an_upstream_that_cannot_be_reached_is_a_bad_gateway(start: Any) -> None
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
-def test_errors_pass_as_they_are_and_are_not_stored(start: Any, status: int) -> None:
+def test_errors_pass_unchanged_and_are_not_stored(start: Any, status: int) -> None:
     gateway = start()
     body = b'{"error": {"message": "no", "type": "t"}}'
     gateway.upstream.gives(Reply(body, status=status, headers=(("retry-after", "3"),)))

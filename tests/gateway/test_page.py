@@ -96,7 +96,7 @@ def test_entries_are_found_shown_and_deleted(gateway: Any) -> None:
     } - {namespace}
 
 
-def test_a_miss_is_explained_where_requests_are_kept(gateway: Any) -> None:
+def test_a_miss_is_explained_from_stored_requests(gateway: Any) -> None:
     post(gateway.url + CHAT)
     post(gateway.url + CHAT, {**ASK, "temperature": 0.5})
     assert "temperature" in api(gateway, "misses")[0]

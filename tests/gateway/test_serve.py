@@ -129,7 +129,7 @@ def test_a_file_configures_it_and_options_go_first(
         assert response.headers["x-llm-cache-mem"] == "miss"
 
 
-def test_its_page_shows_what_the_doctor_finds(serve: Serve) -> None:
+def test_its_page_shows_the_doctors_findings(serve: Serve) -> None:
     url, _ = serve("--backend", "sqlite://./cache.db")
     found = httpx.get(f"{url}/_cache/api/health", headers={"x-llm-cache-page": "1"}, timeout=60)
     assert "round trips" in {finding["topic"] for finding in found.json()} or found.json()

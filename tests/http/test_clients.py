@@ -173,7 +173,7 @@ async def test_bare_http_clients_are_copied(
     assert not isinstance(original._transport, AsyncCacheTransport)
 
 
-async def test_a_transport_for_both_kinds_of_client_is_taken_for_that_of_its_client(
+async def test_a_dual_transport_follows_the_kind_of_its_client(
     cache: LLMCache,
 ) -> None:
     """As a mock transport is one, sync and async."""
@@ -261,7 +261,7 @@ def make_anthropic(server: Provider) -> Any:
     ids=["openai", "anthropic", "groq", "mistralai", "cohere", "ollama", "google-genai"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_miss_in_replay_reaches_the_caller_as_it_is(
+def test_a_miss_in_replay_reaches_the_caller_unchanged(
     server: Provider, cache: LLMCache, make: Any, ask: Any
 ) -> None:
     client = cache_client(make(server), cache)
@@ -291,7 +291,7 @@ async def test_and_through_the_async_ones(server: Provider, cache: LLMCache) -> 
 
 
 @pytest.mark.parametrize("thing", [None, 5, "client", object()])
-def test_what_holds_no_http_client_is_refused(cache: LLMCache, thing: Any) -> None:
+def test_an_object_without_an_http_client_is_rejected(cache: LLMCache, thing: Any) -> None:
     with pytest.raises(TypeError, match=r"http_client=httpx\.Client"):
         cache_client(thing, cache)
 
@@ -337,7 +337,7 @@ def test_llama_index_models_work_on_cached_clients(server: Provider, cache: LLMC
 # -- With requests kept
 
 
-def test_a_kept_request_tells_the_difference_and_no_secret(server: Provider) -> None:
+def test_a_stored_request_shows_the_difference_and_no_secret(server: Provider) -> None:
     cache = LLMCache(keep_requests=True)
     with cache_client(
         openai.OpenAI(api_key="sk-SECRET", base_url=f"{server.url}/v1", organization="org-SECRET"),

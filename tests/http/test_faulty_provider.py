@@ -155,7 +155,7 @@ class Asker:
 @pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("calls", [80, pytest.param(5_000, marks=pytest.mark.slow)])
-async def test_nothing_broken_is_stored_and_every_error_arrives(calls: int) -> None:
+async def test_no_broken_answer_is_stored_and_errors_arrive(calls: int) -> None:
     cache = LLMCache(max_size=None, prices={})
     with llmock() as sound, llmock(*FAULTS) as faulty:
         plain, bare, cached = Asker(sound), Asker(faulty), Asker(faulty, cache)

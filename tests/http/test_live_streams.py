@@ -138,7 +138,7 @@ async def test_one_task_may_read_two_of_them_in_turn(
     assert (server.calls, cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
 
 
-def test_who_comes_late_gets_what_has_passed_and_then_the_rest(
+def test_a_late_subscriber_gets_the_whole_stream(
     client: httpx.Client, server: Provider, gates: Gates
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
@@ -186,7 +186,7 @@ def test_the_others_go_on_when_the_first_leaves(
     assert opened(client).headers["x-llm-cache-mem"] == "hit"
 
 
-async def test_cancelling_who_reads_does_not_cancel_the_others(
+async def test_cancelling_one_reader_does_not_cancel_others(
     aclient: Any, server: Provider, cache: LLMCache, gates: Gates
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
@@ -205,7 +205,7 @@ async def test_cancelling_who_reads_does_not_cancel_the_others(
     assert (server.calls, cache.stats().stored) == (1, 1)
 
 
-async def test_cancelling_who_asked_first_leaves_the_call_to_the_others(
+async def test_cancelling_the_first_caller_leaves_the_call_running(
     aclient: Any, server: Provider, cache: LLMCache
 ) -> None:
     came, go = threading.Event(), threading.Event()
@@ -226,7 +226,7 @@ async def test_cancelling_who_asked_first_leaves_the_call_to_the_others(
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
-async def test_when_all_have_left_the_call_is_closed_and_nothing_stored(
+async def test_a_call_without_readers_is_closed_and_not_stored(
     aclient: Any, server: Provider, cache: LLMCache, gates: Gates, how: str
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
@@ -251,7 +251,7 @@ async def test_when_all_have_left_the_call_is_closed_and_nothing_stored(
     assert server.calls == 2
 
 
-def test_when_all_threads_have_left_the_call_is_closed_and_nothing_stored(
+def test_a_call_without_threads_is_closed_and_not_stored(
     client: httpx.Client, server: Provider, cache: LLMCache, gates: Gates
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE, gate=gates))
@@ -263,9 +263,7 @@ def test_when_all_threads_have_left_the_call_is_closed_and_nothing_stored(
     assert cache.stats().size == 0
 
 
-async def test_an_answer_that_nobody_came_to_read_gives_its_connection_back(
-    server: Provider, cache: LLMCache
-) -> None:
+async def test_an_unread_answer_releases_its_connection(server: Provider, cache: LLMCache) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
     async with httpx.AsyncClient(
         base_url=server.url, transport=AsyncCacheTransport(cache)
@@ -318,7 +316,7 @@ async def test_a_lost_connection_reaches_all_and_nothing_is_stored(
     assert (server.calls, cache.stats().stored) == (2, 1)
 
 
-def test_nobody_joins_a_stream_that_has_reported_an_error(
+def test_a_stream_that_reported_an_error_is_not_shared(
     client: httpx.Client, server: Provider, cache: LLMCache
 ) -> None:
     server.gives(
@@ -338,7 +336,7 @@ def test_nobody_joins_a_stream_that_has_reported_an_error(
     assert cache.stats().stored == 0
 
 
-def test_nobody_joins_a_stream_that_lay_still(
+def test_an_idle_stream_is_not_shared(
     client: httpx.Client, server: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_cache_mem.engine.broadcast._STALE_SECONDS", -1.0)
@@ -350,7 +348,7 @@ def test_nobody_joins_a_stream_that_lay_still(
     assert server.calls == 2
 
 
-def test_what_was_deleted_is_not_joined_either(
+def test_deleted_streams_are_not_shared(
     client: httpx.Client, server: Provider, cache: LLMCache
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
@@ -364,7 +362,7 @@ def test_what_was_deleted_is_not_joined_either(
     assert (server.calls, cache.stats().stored) == (2, 1)
 
 
-def test_an_answer_over_the_bound_passes_to_all_who_had_joined(
+def test_an_oversized_stream_still_reaches_its_subscribers(
     client: httpx.Client, server: Provider, cache: LLMCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_cache_mem.http.answer.MAX_ANSWER_BYTES", 3 * PIECE)
@@ -467,7 +465,7 @@ class Whole(httpx.SyncByteStream, httpx.AsyncByteStream):
         raise AssertionError("read after the last event")
 
 
-def test_a_whole_stream_is_joined_until_it_is_stored() -> None:
+def test_a_complete_stream_is_shared_until_it_is_stored() -> None:
     calls: list[Any] = []
     store = Held()
     cache = LLMCache(backend=store, prices={})
@@ -486,7 +484,7 @@ def test_a_whole_stream_is_joined_until_it_is_stored() -> None:
     assert (len(calls), cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
 
 
-async def test_a_whole_stream_is_joined_until_it_is_stored_by_tasks_too() -> None:
+async def test_tasks_share_a_complete_stream_until_it_is_stored() -> None:
     calls: list[Any] = []
     store = Held()
     cache = LLMCache(backend=store, prices={})
@@ -526,7 +524,7 @@ def test_ten_threads_that_leave_a_whole_stream_make_one_call() -> None:
 
 
 @pytest.mark.parametrize("timeouts", [(20.0, 0.5), (0.5, 20.0)], ids=str)
-def test_clients_with_different_timeouts_read_streams_of_their_own(
+def test_clients_with_other_timeouts_stream_separately(
     server: Provider, cache: LLMCache, timeouts: tuple[float, float]
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))
@@ -543,7 +541,7 @@ def test_clients_with_different_timeouts_read_streams_of_their_own(
     transport.close()
 
 
-async def test_async_clients_with_different_timeouts_read_streams_of_their_own(
+async def test_async_clients_with_other_timeouts_stream_separately(
     server: Provider, cache: LLMCache
 ) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=PIECE))

@@ -141,7 +141,7 @@ def test_secrets_ids_retries_and_tracing_are_no_part_of_it(name: str) -> None:
     assert key(headers={name: IRRELEVANT[name]}) == key()
 
 
-def test_no_secret_is_in_what_is_handed_on() -> None:
+def test_no_secret_is_handed_on() -> None:
     headers = {**IRRELEVANT, "x-our-own-gateway": "SECRET", "openai-organization": "org-SECRET"}
     asked = requests.read(
         BASE,
@@ -312,7 +312,7 @@ def test_masking_reaches_the_system_instruction_of_gemini() -> None:
     assert key(body(1), path, cache=masked) == key(body(2), path, cache=masked)
 
 
-def test_turns_of_gemini_are_not_taken_for_others_that_read_like_them() -> None:
+def test_gemini_turns_are_distinct_from_similar_ones() -> None:
     said = [{"text": "hi"}]
     path = "/v1beta/models/gemini-flash:generateContent"
     assert key({"contents": [{"role": "user", "parts": said}]}, path) != key(
@@ -323,7 +323,7 @@ def test_turns_of_gemini_are_not_taken_for_others_that_read_like_them() -> None:
 # -- What has no single meaning
 
 
-def test_bytes_in_a_query_that_are_no_text_are_never_taken_for_one_another() -> None:
+def test_undecodable_query_bytes_stay_distinct() -> None:
     assert key(query="q=%ff") != key(query="q=%fe")
     with pytest.raises(RequestNotCacheable):
         key(query="%ff=1")
@@ -354,7 +354,7 @@ def test_bytes_in_a_query_that_are_no_text_are_never_taken_for_one_another() -> 
         "key twice within",
     ],
 )
-def test_what_has_no_single_meaning_is_refused(body: bytes) -> None:
+def test_ambiguous_values_are_rejected(body: bytes) -> None:
     with pytest.raises(RequestNotCacheable):
         key(body)
 
@@ -388,7 +388,7 @@ def test_a_request_that_leans_on_provider_state_names_the_field(field: str) -> N
         {"store": True},
     ],
 )
-def test_a_request_that_says_all_by_itself_leans_on_nothing(fields: dict[str, Any]) -> None:
+def test_a_self_contained_request_is_not_stateful(fields: dict[str, Any]) -> None:
     body = {"model": "m", "input": "hi", **fields}
     assert requests.read(BASE, "/v1/responses", "", (), json.dumps(body).encode()).state is None
 

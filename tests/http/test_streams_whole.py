@@ -57,7 +57,7 @@ def protocol(row: Row) -> str:
     )
 
 
-def test_every_recorded_stream_is_whole_and_comes_back_byte_for_byte(
+def test_recorded_streams_replay_byte_for_byte(
     streams: list[tuple[Row, Reply]],
 ) -> None:
     whole = 0
@@ -112,7 +112,7 @@ def test_a_stream_cut_at_any_byte_is_not_whole(streams: list[tuple[Row, Reply]])
     assert cuts >= 24_000
 
 
-def test_a_stream_that_was_left_counts_only_after_a_sign_that_nothing_follows(
+def test_an_abandoned_stream_counts_only_if_it_was_whole(
     streams: list[tuple[Row, Reply]],
 ) -> None:
     definite = set()
@@ -208,7 +208,7 @@ def test_any_line_ending_ends_a_line() -> None:
         assert pieces in ([{}, DONE], [{}]), end  # a last CR may be half of a CR LF
 
 
-def test_a_long_line_or_message_that_trickles_in_is_put_together_once() -> None:
+def test_a_trickling_message_is_assembled_once() -> None:
     """Joined anew for each of a million bytes, this would take minutes."""
     text = json.dumps({"b64": "x" * 500_000}).encode()
     for framing, data in (
@@ -265,7 +265,7 @@ def test_hostile_event_streams_are_malformed(data: bytes) -> None:
 # -- Encodings and bounds
 
 
-def test_an_encoded_stream_is_stored_decoded_and_cut_after_each_event(
+def test_a_compressed_stream_is_stored_event_by_event(
     streams: list[tuple[Row, Reply]],
 ) -> None:
     done = 0
@@ -321,6 +321,6 @@ def test_a_body_shorter_than_promised_is_not_whole() -> None:
         {"status": "x"},
     ],
 )
-def test_what_is_no_stored_answer_is_unreadable(value: Any) -> None:
+def test_a_foreign_value_is_unreadable(value: Any) -> None:
     with pytest.raises(EntryUnreadable):
         decode(value)

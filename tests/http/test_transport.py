@@ -305,7 +305,7 @@ def refused(body: bytes, kind: str = "application/json") -> Reply:
         "malformed stream",
     ],
 )
-def test_what_admission_refuses_passes_and_is_counted(
+def test_answers_refused_by_admission_pass_and_are_counted(
     ask: Any, server: Provider, cache: LLMCache, reply: Reply, reason: str
 ) -> None:
     server.gives(reply)
@@ -348,7 +348,7 @@ def test_other_requests_pass_untouched(
     assert (server.calls, cache.stats().misses) == (2, 0)
 
 
-def test_a_body_that_is_sent_piece_by_piece_passes_and_is_counted(
+def test_a_streamed_request_body_passes_through_and_is_counted(
     server: Provider, cache: LLMCache
 ) -> None:
     server.gives(Reply(answer()))
@@ -392,9 +392,7 @@ def test_off_and_refresh(ask: Any, server: Provider, cache: LLMCache) -> None:
 # -- Deleted meanwhile
 
 
-def test_what_is_deleted_while_its_stream_runs_is_not_stored(
-    server: Provider, cache: LLMCache
-) -> None:
+def test_a_stream_deleted_while_running_is_not_stored(server: Provider, cache: LLMCache) -> None:
     server.gives(Reply(STREAM, "text/event-stream", piece=60))
     with httpx.Client(base_url=server.url, transport=CacheTransport(cache)) as client:
         for forget in (cache.clear, lambda: None):
@@ -423,7 +421,7 @@ def test_another_keys_deletion_does_not_matter(server: Provider, cache: LLMCache
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
-async def test_a_transport_in_the_other_kind_of_client_says_which_it_wants(
+async def test_a_transport_in_the_wrong_client_names_the_right_one(
     library: Any, cache: LLMCache
 ) -> None:
     url = "http://127.0.0.1:9/v1/chat/completions"
@@ -557,7 +555,7 @@ def test_in_replay_nothing_is_sent_under_another_event_loop_either(
         (b'{"success": false, "errors": [{"code": 1}], "result": null}', "error"),
     ],
 )
-def test_a_failure_that_calls_itself_a_success_passes_and_is_not_stored(
+def test_an_error_body_with_status_200_is_not_stored(
     make: Any, server: Provider, cache: LLMCache, body: bytes, reason: str
 ) -> None:
     server.gives(Reply(body))
@@ -578,7 +576,7 @@ def test_a_client_in_place_of_a_transport_is_refused_at_once(kind: Any, method: 
         kind(LLMCache(), client)
 
 
-def test_a_request_that_leans_on_provider_state_is_skipped_unless_allowed(
+def test_a_stateful_request_is_skipped_unless_allowed(
     make: Any, server: Provider, cache: LLMCache
 ) -> None:
     server.gives(Reply(answer()))

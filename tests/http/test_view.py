@@ -261,7 +261,7 @@ def test_params_are_flat_in_every_protocol(path: str) -> None:
     }
 
 
-def test_what_has_no_form_stays_as_it_is() -> None:
+def test_unknown_shapes_are_unchanged() -> None:
     thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     text = {"type": "text", "text": "then"}
@@ -278,7 +278,7 @@ def test_what_has_no_form_stays_as_it_is() -> None:
     assert found == [reasoning, {"role": "user", "content": "x"}]
 
 
-def test_a_request_that_mixes_forms_stays_as_it_is() -> None:
+def test_a_request_of_mixed_forms_is_unchanged() -> None:
     for body in (
         {"messages": [{"role": "tool", "tool_call_id": "1", "content": "x"}], "system": "s"},
         {"messages": [], "system": "s", "stop": ["x"], "stop_sequences": ["x"]},
@@ -298,7 +298,7 @@ def _key(path: str, body: Any, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("path", AGENT)
-def test_default_keys_are_made_of_the_body_as_it_is_sent(path: str) -> None:
+def test_default_keys_are_made_from_the_sent_body(path: str) -> None:
     asked = read(path, AGENT[path])
     expected = digest(asked.messages, asked.params)
     assert _key(path, AGENT[path]).endswith(expected)
@@ -340,7 +340,7 @@ def test_masking_reaches_system_prompts_and_the_arguments_of_calls(path: str) ->
 
 
 @pytest.mark.parametrize("path", AGENT)
-def test_last_turn_begins_with_what_the_user_wrote(path: str) -> None:
+def test_last_turn_begins_with_the_user_message(path: str) -> None:
     name = {"responses": "input", "gemini": "contents"}.get(path, "messages")
     listed = AGENT[path][name]
     earlier = listed[-3:]  # a question, a call and its result
@@ -367,7 +367,7 @@ def test_stored_requests_are_views() -> None:
     assert json.loads(request.text)["messages"] == SEEN
 
 
-def test_ignoring_reaches_what_every_protocol_has_at_its_top() -> None:
+def test_ignoring_reaches_top_level_fields_of_every_protocol() -> None:
     one, other = ({**AGENT["anthropic"], "metadata": {"user_id": user}} for user in "ab")
     assert _key("anthropic", one, key_fn=ignoring("metadata")) == _key(
         "anthropic", other, key_fn=ignoring("metadata")

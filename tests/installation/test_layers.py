@@ -133,7 +133,7 @@ def test_one_entry_one_count_one_call(layer: Any, server: Provider, cache: LLMCa
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_what_a_layer_stored_alone_still_answers(
+def test_entries_stored_by_a_layer_alone_still_hit(
     layer: Any, server: Provider, cache: LLMCache
 ) -> None:
     sync, _ = layer(server, cache)

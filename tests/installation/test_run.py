@@ -122,7 +122,7 @@ def test_a_program_that_installs_its_own_goes_on(run: Run, server: Provider) -> 
     assert server.calls == 1
 
 
-def test_what_is_no_python_is_told_of_serve(run: Run) -> None:
+def test_a_non_python_program_is_pointed_to_serve(run: Run) -> None:
     done = run("sh", "-c", "exit 3")
     assert done.returncode == 3
     assert "llm-cache-mem run --gateway" in done.stderr

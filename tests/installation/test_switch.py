@@ -50,7 +50,7 @@ def test_uninstall_without_install_does_nothing() -> None:
     assert attributes() == before
 
 
-def test_clients_made_before_are_covered_and_stay_as_they_are_after(server: Provider) -> None:
+def test_existing_clients_are_covered_and_restored(server: Provider) -> None:
     server.gives(answer())
     with httpx.Client(base_url=server.url) as client:
         cache = install(LLMCache())
@@ -89,7 +89,7 @@ def test_a_cell_that_runs_again_makes_its_cache_again(tmp_path: Path) -> None:
         cache.close()
 
 
-def test_install_alone_opens_what_the_environment_names(
+def test_install_opens_the_cache_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_CACHE_MEM", str(tmp_path / "named.db"))
@@ -112,7 +112,7 @@ def test_a_cache_that_install_opened_is_closed_by_uninstall(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("what", [3, object(), LLMCache, ["memory"]])
-def test_what_is_no_cache_is_refused(what: Any) -> None:
+def test_a_non_cache_is_rejected(what: Any) -> None:
     with pytest.raises(TypeError, match="install takes an LLMCache, a URL or a path, not"):
         install(what)
 
@@ -225,9 +225,7 @@ def test_libraries_imported_later_are_covered(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_spawned_worker_installs_by_the_environment_and_a_forked_one_goes_on(
-    tmp_path: Path, server: Provider
-) -> None:
+def test_spawned_and_forked_workers_stay_installed(tmp_path: Path, server: Provider) -> None:
     server.gives(answer())
     program = tmp_path / "program.py"
     program.write_text(

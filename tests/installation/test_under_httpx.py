@@ -64,7 +64,7 @@ def test_async_clients_share_the_entries(library: Any, server: Provider, cache: 
     assert server.calls == 1
 
 
-def test_clients_with_a_proxy_or_a_transport_of_their_own_are_covered(
+def test_clients_with_own_proxy_or_transport_are_covered(
     library: Any, server: Provider, cache: LLMCache
 ) -> None:
     """A proxy for plain HTTP is sent the whole URL, as the server of this test is."""
@@ -261,9 +261,7 @@ def test_input_tokens_are_cached(server: Provider, cache: LLMCache) -> None:
 # -- Replay
 
 
-def test_replay_blocks_what_is_not_recorded_and_nothing_else(
-    library: Any, server: Provider
-) -> None:
+def test_replay_blocks_only_unrecorded_provider_calls(library: Any, server: Provider) -> None:
     server.gives(answer())
     cache = LLMCache(prices={})
     with installed(cache), library.Client(base_url=server.url) as client, options(mode="replay"):

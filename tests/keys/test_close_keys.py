@@ -97,7 +97,7 @@ def test_an_id_that_stands_in_one_place_stays() -> None:
         {"role": "user", "content": [{"type": "server_tool_use", "id": "srvtoolu_{}"}]},
     ],
 )
-def test_references_to_what_a_server_holds_stay(more: Any) -> None:
+def test_server_references_are_unchanged(more: Any) -> None:
     one, other = (json.loads(json.dumps(more).replace("{}", x)) for x in "12")
     assert key(stable_ids, [*chat("a"), one]) != key(stable_ids, [*chat("a"), other])
 
@@ -190,7 +190,7 @@ def test_code_and_quoted_text_stay(one: str, other: str) -> None:
     assert folded_text(folded_text(one)) == folded_text(one)
 
 
-def test_what_comes_before_the_last_question_stays() -> None:
+def test_earlier_turns_are_unchanged() -> None:
     system = {"role": "system", "content": "Be brief."}
     base = key(folding, [system, ASK, {"role": "assistant", "content": "12"}, ASK])
     for place in range(3):

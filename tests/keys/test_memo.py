@@ -145,14 +145,14 @@ def test_requests_with_one_fingerprint_have_keys_of_their_own(
         "subclass",
     ],
 )
-def test_what_is_not_plain_json_is_not_remembered(value: Any) -> None:
+def test_non_plain_json_is_not_memoised(value: Any) -> None:
     for messages, params in (([{"c": value}], {}), (text("a"), {"p": value})):
         with contextlib.suppress(RequestNotCacheable):
             keys.digest(messages, params)
     assert len(keys._requests) == 0
 
 
-def test_keys_that_are_no_strings_sort_as_the_strings_they_become() -> None:
+def test_non_string_keys_sort_as_their_strings() -> None:
     odd, plain = {2: "a", 10: "b"}, {"2": "a", "10": "b"}
     for _ in range(2):
         assert keys.digest([{"c": odd}], {}) == formula([{"c": plain}], {})
@@ -182,7 +182,7 @@ def test_a_cycle_comes_to_an_end() -> None:
                 keys.digest(messages, params)
 
 
-def test_no_container_of_the_caller_is_kept() -> None:
+def test_no_container_of_the_caller_is_retained() -> None:
     messages: list[Any] = [{"role": "user", "content": [{"deep": ["x"]}]}, *text("a"), *text("b")]
     params = {"tools": [{"name": "a"}]}
     containers = [
@@ -211,7 +211,7 @@ def test_the_dict_of_an_object_is_looked_into() -> None:
             assert keys.digest(messages, {}) == formula(messages, {})
 
 
-def test_what_keys_remember_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_memo_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     for memo in (keys._requests, canonical.escaped):
         monkeypatch.setattr(memo, "_half_bytes", 1 << 20)
     tracemalloc.start()
@@ -236,7 +236,7 @@ def test_a_value_is_made_once() -> None:
     assert made == ["a", "b"]
 
 
-def test_what_cannot_be_made_can_be_kept() -> None:
+def test_an_unbuildable_class_can_be_stored() -> None:
     memo = Memo(lambda number: None, lambda number, value: 10)
     assert memo.get(1) is None
     memo.keep(1, "one")
@@ -258,7 +258,7 @@ def test_one_huge_value_does_not_push_out_the_rest() -> None:
     assert len(memo) == 1
 
 
-def test_what_is_asked_for_stays() -> None:
+def test_a_requested_option_stays() -> None:
     made: list[str] = []
     memo = Memo(lambda word: made.append(word) or shout(word), size_of_texts, 20_000)
     for number in range(1000):

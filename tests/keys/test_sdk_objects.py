@@ -118,7 +118,7 @@ class Aliased(pydantic.BaseModel):  # type: ignore[misc, name-defined]
     inner: int = pydantic.Field(serialization_alias="innerName")
 
 
-def test_models_of_a_program_count_with_their_defaults_and_by_alias() -> None:
+def test_program_models_are_keyed_with_defaults_and_aliases() -> None:
     assert (
         digest([{"a": Answer(city="x")}], {})
         == digest([{"a": {"city": "x", "days": None}}], {})
@@ -167,7 +167,7 @@ def test_a_model_that_cannot_be_written_is_refused_quietly() -> None:
         )  # pydantic would warn, and quote it
 
 
-def test_keys_import_nothing_that_people_may_not_have() -> None:
+def test_keys_import_no_optional_package() -> None:
     import subprocess
     import sys
     from pathlib import Path

@@ -157,7 +157,7 @@ def test_sync_and_async_agents_share(cache: LLMCacheMem) -> None:
         ({"readOnlyHint": True, "idempotentHint": True, "destructiveHint": True}, True, 2),
     ],
 )
-def test_only_where_somebody_said_so(metadata: Any, listed: bool, runs: int) -> None:
+def test_only_where_it_was_requested(metadata: Any, listed: bool, runs: int) -> None:
     tools = Tools()
     tools.lookup.metadata = metadata
     agent = middle(LLMCacheMem(), tools, tools=["lookup"] if listed else [])
@@ -175,7 +175,7 @@ def test_another_version_of_a_tool_is_another_tool(cache: LLMCacheMem) -> None:
 
 
 @pytest.mark.parametrize("where", ["list", "metadata"])
-def test_each_tool_has_its_lifetime_and_hands_it_to_nobody(clock: Any, where: str) -> None:
+def test_each_tool_has_a_lifetime_of_its_own(clock: Any, where: str) -> None:
     inner = LLMCacheMem(clock=clock)
     model = Counting(cache=inner)
     tools = Tools(lambda what: model.invoke(what).text)

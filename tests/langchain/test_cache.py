@@ -161,7 +161,7 @@ def test_a_conversation_replayed_costs_nothing_more(cache: LLMCacheMem, with_usa
     assert [conversation() for _ in range(3)] == [2, 0, 0]
 
 
-def test_an_artifact_is_never_sent_and_never_tells_two_prompts_apart(cache: LLMCacheMem) -> None:
+def test_an_artifact_is_never_sent_and_not_in_the_key(cache: LLMCacheMem) -> None:
     model = Counting(cache=cache)
     asked = AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "call_1"}])
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_an_artifact_is_never_sent_and_never_tells_two_prompts_apart(cache: LLMC
     assert model.calls == 1
 
 
-def test_key_fn_sees_what_it_sees_in_the_core(make_cache: MakeCache) -> None:
+def test_key_fn_sees_the_same_request_as_in_the_core(make_cache: MakeCache) -> None:
     seen: list[Any] = []
 
     def key_fn(messages: Any, **params: Any) -> Any:
@@ -196,7 +196,7 @@ def test_last_turn_works_unchanged(make_cache: MakeCache) -> None:
 # -- What a hit carries
 
 
-def test_what_the_first_caller_changes_changes_nothing(model: Counting) -> None:
+def test_changes_by_the_first_caller_change_nothing(model: Counting) -> None:
     first = model.invoke("hi")
     first.content = "MUTATED"
     first.response_metadata["evil"] = True
@@ -216,7 +216,7 @@ def test_nested_tool_arguments_are_fresh(cache: LLMCacheMem) -> None:
         found[0].message.tool_calls[0]["args"]["a"].append("EVIL")
 
 
-def test_a_hit_says_so_and_costs_nothing(model: Counting) -> None:
+def test_a_hit_is_marked_and_costs_nothing(model: Counting) -> None:
     with get_usage_metadata_callback() as usage:
         first, second = model.invoke("hi"), model.invoke("hi")
     assert "llm_cache_mem" not in first.response_metadata
@@ -298,7 +298,7 @@ def test_the_id_of_a_responses_message_stays_with_its_answer(cache: LLMCacheMem)
     assert cache.lookup("p", "m")[0].message.id == "msg_1"
 
 
-def test_a_truncated_answer_is_not_kept(cache: LLMCacheMem) -> None:
+def test_a_truncated_answer_is_not_stored(cache: LLMCacheMem) -> None:
     cut = AIMessage("half of", response_metadata={"finish_reason": "length"})
     cache.update("p", "m", [ChatGeneration(message=cut)])
     assert cache.lookup("p", "m") is None
@@ -404,7 +404,7 @@ def test_a_model_that_is_only_a_type_is_cached_and_named_in_the_log(
     assert [record.args for record in caplog.records] == [("generic-fake-chat-model",)]
 
 
-def test_or_it_goes_uncached(make_cache: MakeCache) -> None:
+def test_otherwise_it_goes_uncached(make_cache: MakeCache) -> None:
     cache = make_cache(unidentified="bypass")
     model = GenericFakeChatModel(messages=iter(["a", "b"]), cache=cache)
     assert [model.invoke("hi").content for _ in range(2)] == ["a", "b"]
@@ -431,7 +431,7 @@ class Broken:
         return fail
 
 
-def test_a_dead_store_leaves_the_call_as_it_is() -> None:
+def test_a_dead_store_does_not_change_the_call() -> None:
     cache = LLMCacheMem(LLMCache(backend=Broken()))
     model = Counting(cache=cache)
     assert [model.invoke("hi").content, asyncio.run(model.ainvoke("hi")).content] == [
@@ -448,7 +448,7 @@ def test_strict_raises() -> None:
 
 
 @pytest.mark.parametrize("method", ["request", "lookup", "store", "alookup", "astore"])
-def test_any_fault_within_leaves_the_call_as_it_is(
+def test_a_fault_of_the_cache_does_not_change_the_call(
     cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def fault(*args: Any, **kwargs: Any) -> Any:

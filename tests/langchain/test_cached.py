@@ -135,7 +135,7 @@ def test_a_stream_that_breaks_is_not_stored(cache: LLMCacheMem) -> None:
         assert model.calls == calls
 
 
-def test_a_caller_who_changes_a_chunk_changes_nothing(model: Streaming) -> None:
+def test_changing_a_chunk_does_not_change_the_entry(model: Streaming) -> None:
     for chunk in model.stream("hi"):
         chunk.content = "EVIL"
         chunk.response_metadata["evil"] = True
@@ -164,7 +164,7 @@ def test_tokens_are_told_to_handlers_on_a_hit_too(model: Streaming) -> None:
     assert live.seen == replayed.seen == ["hi ", "#1 ", ""]
 
 
-def test_what_the_provider_says_beside_the_answer_is_in_the_hit_as_well(model: Streaming) -> None:
+def test_provider_metadata_is_in_the_hit(model: Streaming) -> None:
     first, second = model.invoke("hi"), model.invoke("hi")
     assert first.response_metadata["system_fingerprint"] == "fp_1"
     assert {**first.response_metadata, "llm_cache_mem": MARK} == second.response_metadata
@@ -416,14 +416,14 @@ def test_a_scope_is_a_key_space_of_its_own(cache: LLMCacheMem) -> None:
     assert [model.calls for model in models] == [1, 1, 0]
 
 
-def test_what_a_fake_counts_is_no_setting(cache: LLMCacheMem) -> None:
+def test_a_fakes_counter_is_not_a_setting(cache: LLMCacheMem) -> None:
     model = cached(FakeListChatModel(responses=["a", "b"]), cache)
     assert [model.invoke(prompt).content for prompt in ("x", "y", "x", "y")] == ["a", "b", "a", "b"]
     generic = cached(GenericFakeChatModel(messages=iter(["c", "d"])), cache)
     assert [generic.invoke("x").content for _ in range(2)] == ["c", "c"]
 
 
-def test_what_has_no_key_goes_uncached(model: Streaming, cache: LLMCacheMem) -> None:
+def test_requests_without_a_key_go_uncached(model: Streaming, cache: LLMCacheMem) -> None:
     for ask in (
         lambda: model.invoke("hi", tag=object()),
         lambda: list(model.stream("hi", tag=object())),
@@ -448,7 +448,9 @@ def test_options_reach_through(model: Streaming) -> None:
         assert read(model) == "hi #3 "
 
 
-def test_key_fn_sees_what_it_sees_in_the_core(make_cache: Callable[..., LLMCacheMem]) -> None:
+def test_key_fn_sees_the_same_request_as_in_the_core(
+    make_cache: Callable[..., LLMCacheMem],
+) -> None:
     seen: list[Any] = []
     cache = make_cache(
         key_fn=lambda messages, **params: seen.append((messages, params["model"])) or messages
@@ -713,7 +715,7 @@ def test_an_llm_reports_what_it_used(llm: Words, cache: LLMCacheMem) -> None:
     assert cache.stats().by_model["gpt-3.5-turbo-instruct"].tokens_saved == 20
 
 
-def test_a_stream_during_which_the_cache_was_cleared_is_not_stored() -> None:
+def test_a_clear_during_a_stream_prevents_storing_it() -> None:
     cache = LLMCache()
     model = cached(FakeListChatModel(responses=["one", "two"]), cache)
     stream = model.stream("hi")

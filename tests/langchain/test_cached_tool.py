@@ -166,7 +166,7 @@ def test_it_shares_with_plain_python() -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, {"version": "2"}])
-def test_one_call_is_invalidated_by_what_a_model_writes(metadata: Any) -> None:
+def test_a_model_write_invalidates_one_call(metadata: Any) -> None:
     tools = ToolCache()
     made = cached_tool(population.model_copy(update={"metadata": metadata}), tools)
     for _ in range(2):
@@ -177,7 +177,7 @@ def test_one_call_is_invalidated_by_what_a_model_writes(metadata: Any) -> None:
     assert len(ran) == 2
 
 
-def test_in_middleware_one_call_is_invalidated_by_what_the_model_wrote() -> None:
+def test_a_model_write_invalidates_one_middleware_call() -> None:
     tools, mine = (
         ToolCache(),
         population.model_copy(update={"metadata": {"cacheable": True, "version": "2"}}),
@@ -301,7 +301,7 @@ class Configured(BaseTool):
     ("original", "hidden"), [(configured, "config"), (Configured(), "settings")]
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_gets_the_config_goes_uncached_until_it_is_ignored(
+def test_a_tool_with_injected_config_goes_uncached(
     original: BaseTool, hidden: str, asynchronous: bool
 ) -> None:
     def asked_by(made: BaseTool, user: str) -> Any:
@@ -317,7 +317,7 @@ def test_what_gets_the_config_goes_uncached_until_it_is_ignored(
     assert [asked_by(made, user) for user in ("ann", "bob")] == ["ann in Rome"] * 2
 
 
-def test_in_middleware_what_gets_the_config_goes_uncached_until_it_is_ignored() -> None:
+def test_middleware_tools_with_config_go_uncached() -> None:
     tools = ToolCache(tools=["configured"])
     agent: Any = create_agent(
         Caller(tool_name="configured"), [configured], middleware=[ToolCacheMiddleware(tools)]
@@ -421,9 +421,7 @@ def test_in_a_tool_node(cache: LLMCacheMem, asynchronous: bool) -> None:
 
 
 @pytest.mark.parametrize(("original", "hidden"), [(aware, "runtime"), (stateful, "messages")])
-def test_what_depends_on_the_state_goes_uncached_until_it_is_ignored(
-    original: BaseTool, hidden: str
-) -> None:
+def test_a_tool_with_injected_state_goes_uncached(original: BaseTool, hidden: str) -> None:
     in_agent(original, cached_tool(original, ToolCache()), False)
     assert len(ran) == 3
     in_agent(original, cached_tool(original, ToolCache(), ignore=[hidden]), False)
@@ -441,7 +439,7 @@ def test_what_depends_on_the_state_goes_uncached_until_it_is_ignored(
     assert len(ran) == 7
 
 
-def test_a_write_in_an_agent_invalidates_what_it_changed() -> None:
+def test_a_write_tool_in_an_agent_invalidates_its_entities() -> None:
     @tool
     def rename(city: str) -> str:
         """Renames a city."""
@@ -474,7 +472,7 @@ def test_settings_and_copies() -> None:
     assert len(ran) == 2
 
 
-def test_what_cannot_be_cached_says_so() -> None:
+def test_uncacheable_requests_are_reported() -> None:
     with pytest.raises(TypeError, match="LangChain tool"):
         cached_tool(len, ToolCache())  # type: ignore[type-var]
     with pytest.raises(TypeError, match="LLMCache"):

@@ -67,7 +67,7 @@ def test_a_call_whose_namespace_cannot_be_told_goes_uncached(layer):
     assert sum(cache.stats().skipped.values()) == 4
 
 
-def test_tags_of_the_config_count_whether_keys_of_metadata_or_tags(layer):
+def test_config_tags_come_from_metadata_and_tags(layer):
     behind, cache = layer
     model = behind(chat())
     asked = {"metadata": {"user": "ada"}, "tags": ["team:ads", "beta", "other:x"]}

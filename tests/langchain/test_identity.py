@@ -74,7 +74,7 @@ def test_stop_that_is_set_on_the_model_is_in_the_key(
     assert found == ["#1", "#2", "#3"] * 2
 
 
-def test_mcp_servers_are_in_the_key_though_langchain_calls_them_secret(
+def test_mcp_servers_are_in_the_key_despite_lc_secrets(
     ask: Ask, answers: Answers, cache: LLMCacheMem
 ) -> None:
     def servers(name: str) -> list[dict[str, str]]:
@@ -146,7 +146,7 @@ def set_field(model: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [set_private, set_private_list, set_extra, set_field])
-def test_attribute_that_is_set_after_the_first_call_is_another_request(
+def test_attribute_set_after_first_call_changes_the_key(
     ask: Ask, cache: LLMCacheMem, change: Callable[[Any], None]
 ) -> None:
     model = Free()
@@ -157,9 +157,7 @@ def test_attribute_that_is_set_after_the_first_call_is_another_request(
     assert ask(model, cache) == other
 
 
-def test_private_list_that_its_user_changes_between_calls_is_another_request(
-    ask: Ask, cache: LLMCacheMem
-) -> None:
+def test_a_private_list_changed_between_calls_changes_the_key(ask: Ask, cache: LLMCacheMem) -> None:
     model = Free()
     assert ask(model, cache) == "hi #1"
     model._words.append("arr")
@@ -228,7 +226,7 @@ class PlainLLM(BaseLLM):
         return LLMResult(generations=[[Generation(text=text)] for _ in prompts])
 
 
-def test_arguments_of_a_plain_llm_are_in_the_key_of_langchains_cache(cache: LLMCacheMem) -> None:
+def test_plain_llm_arguments_are_in_the_langchain_key(cache: LLMCacheMem) -> None:
     calls: list[dict[str, Any]] = [{}, {"temperature": 1}, {"max_tokens": 5}]
     for url in ("http://one", "http://two"):
         llm = PlainLLM(base_url=url, cache=cache)

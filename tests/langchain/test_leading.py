@@ -90,7 +90,7 @@ async def test_after_a_failure_one_tries_again_for_the_rest(model: Gated) -> Non
     assert model.calls == 2
 
 
-async def test_where_all_fails_nobody_waits_for_everybody(model: Gated) -> None:
+async def test_no_caller_waits_for_every_failure(model: Gated) -> None:
     model.fails = 99
     model.gate.set()
     answers = await asyncio.gather(
@@ -131,7 +131,7 @@ async def test_patience_ends() -> None:
 
 
 @pytest.mark.parametrize("mode", ["off", "refresh"])
-async def test_who_cannot_read_the_answer_does_not_wait_for_it(model: Gated, mode: Any) -> None:
+async def test_a_caller_unable_to_read_the_answer_does_not_wait(model: Gated, mode: Any) -> None:
     with options(mode=mode):
         tasks = [asyncio.create_task(model.ainvoke("hi")) for _ in range(3)]
         await started(model, 3)
@@ -147,7 +147,7 @@ async def test_coalesce_false_turns_it_off() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_a_lookup_of_somebody_else_takes_no_turn(cache: LLMCacheMem) -> None:
+async def test_a_lookup_by_another_caller_takes_no_lease(cache: LLMCacheMem) -> None:
     prompt = '[{"lc": 1, "type": "constructor", "kwargs": {"type": "human", "content": "hi"}}]'
     assert await cache.alookup(prompt, "m") is None
     assert await asyncio.wait_for(asyncio.create_task(cache.alookup(prompt, "m")), 60) is None
@@ -281,7 +281,7 @@ async def test_event_loop_is_not_blocked_by_a_thread_that_leads(
     assert leader.result(PATIENCE)
 
 
-def test_options_that_coalesce_nothing_are_kept_to(held: Held) -> None:
+def test_options_can_turn_coalescing_off(held: Held) -> None:
     def refresh() -> Any:
         with options(mode="refresh"):
             return held.invoke("hi")

@@ -257,7 +257,7 @@ OPAQUE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("case", OPAQUE)
-def test_what_is_not_data_goes_uncached(case: str) -> None:
+def test_non_data_arguments_go_uncached(case: str) -> None:
     assert OPAQUE[case]() is NEVER
 
 
@@ -311,7 +311,7 @@ def test_messages_are_those_of_the_chat_apis() -> None:
     ]
 
 
-def test_a_header_may_hold_what_parts_the_two_halves() -> None:
+def test_a_header_may_contain_the_separator() -> None:
     odd = {"x": "---[('stop', None)]"}
     assert params(openai(default_headers=odd))["default_headers"] == odd
 

@@ -56,7 +56,7 @@ def run(program: str, *arguments: str, seed: str = "0") -> str:
     return done.stdout.strip()
 
 
-def test_another_process_finds_what_one_has_stored(tmp_path: Path) -> None:
+def test_another_process_finds_stored_entries(tmp_path: Path) -> None:
     file = str(tmp_path / "cache.db")
     assert run(PROGRAM, file, seed="1") == "1 2"
     assert run(PROGRAM, file, seed="2") == "3 0"

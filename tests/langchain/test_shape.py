@@ -94,7 +94,7 @@ def test_a_sound_and_a_stored_file_have_the_forms_of_the_api() -> None:
     ]
 
 
-def test_what_a_block_says_besides_stays() -> None:
+def test_extra_block_fields_stay() -> None:
     cached = {**create_image_block(url="http://a"), "cache_control": {"type": "ephemeral"}}
     assert blocks(cached)[0]["cache_control"] == {"type": "ephemeral"}
     other = {
@@ -150,7 +150,7 @@ def test_text_beside_a_call_is_text() -> None:
     assert seen(turned)[0]["content"] == turned.content  # the order is part of the request
 
 
-def test_a_call_that_could_not_be_read_is_sent_as_it_is() -> None:
+def test_an_unreadable_call_is_sent_unchanged() -> None:
     broken: Any = {"name": "weather", "args": "{", "id": "call_1", "error": "not JSON"}
     assert seen(AIMessage("", invalid_tool_calls=[broken]))[0]["tool_calls"] == [
         {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{"}}
@@ -170,7 +170,7 @@ def test_an_error_of_a_tool_is_marked() -> None:
     assert seen(failed)[0]["is_error"] is True
 
 
-def test_what_a_provider_says_of_an_answer_is_left_out() -> None:
+def test_provider_metadata_of_answers_is_left_out() -> None:
     told = {"model_provider": "openai", "finish_reason": "stop", "id": "chatcmpl-1"}
     assert seen(AIMessage("x", response_metadata=told)) == [{"role": "assistant", "content": "x"}]
     listed = [{"type": "text", "text": "x"}]
@@ -179,7 +179,7 @@ def test_what_a_provider_says_of_an_answer_is_left_out() -> None:
     }
 
 
-def test_reasoning_stays_and_stands_where_the_api_has_it() -> None:
+def test_reasoning_is_placed_as_in_the_api() -> None:
     said = AIMessage("x", additional_kwargs={"reasoning_content": "r"})
     assert seen(said) == [{"role": "assistant", "content": "x", "reasoning_content": "r"}]
 
@@ -207,7 +207,7 @@ def test_params_stand_where_the_sdk_puts_them() -> None:
     assert type(as_params(settings, {})["temperature"]) is float
 
 
-def test_what_one_place_hides_of_another_stays_in_the_request() -> None:
+def test_masking_one_field_leaves_the_others() -> None:
     hidden = as_params({"top_p": 0.5, "extra_body": {"top_p": 0.7}}, {})
     assert hidden == {"top_p": 0.7, "llm_defaults": {"top_p": 0.5}}
 

@@ -129,7 +129,7 @@ def test_partial_parameters_and_field_defaults_count() -> None:
     assert len(ran) == 2
 
 
-def test_one_call_is_invalidated_by_what_a_model_writes() -> None:
+def test_a_model_write_invalidates_one_call() -> None:
     def scale(value: int, factor: int = 3) -> int:
         ran.append(value)
         return value * factor
@@ -270,7 +270,7 @@ def test_a_react_agent_run_three_times_runs_its_tool_once(
     assert ran == [(1, 2)]
 
 
-def test_a_decorated_function_is_a_tool_as_it_is() -> None:
+def test_a_decorated_function_is_a_tool() -> None:
     tools = ToolCache()
     plain = tools.cached(add)
     assert (
@@ -280,7 +280,7 @@ def test_a_decorated_function_is_a_tool_as_it_is() -> None:
     assert ran == [(1, 2)]
 
 
-def test_what_sees_the_context_goes_uncached_until_it_is_ignored() -> None:
+def test_a_tool_with_a_context_goes_uncached() -> None:
     async def aware(ctx: Context, a: int) -> str:
         ran.append(a)
         return f"saw {a}"

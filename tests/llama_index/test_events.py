@@ -269,7 +269,7 @@ def test_an_observer_that_changes_what_it_sees_changes_nothing_stored(parrot, ca
     assert llm.chat([ChatMessage(content="x")]).message.content == expected
 
 
-async def test_who_joins_a_call_in_flight_is_told_of_a_hit(make_parrot, cache):
+async def test_a_coalesced_caller_sees_a_hit(make_parrot, cache):
     import asyncio
 
     class Slow(make_parrot):

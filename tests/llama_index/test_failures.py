@@ -163,7 +163,7 @@ def test_many_threads_make_one_call_for_each_request(parrot, cache):
     assert len(parrot.calls) == 10
 
 
-def test_strict_raises_what_the_store_raises(parrot):
+def test_strict_raises_store_errors(parrot):
     llm = CachedLLM(parrot, LLMCache(backend=Wrapper(Broken(OSError("disk"), "get")), strict=True))
     with pytest.raises(StoreError):
         llm.complete("x")

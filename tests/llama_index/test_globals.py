@@ -95,7 +95,7 @@ def test_it_leaves_every_class_as_it_was(cache, parrot):
     assert cache_of(parrot) is None
 
 
-def test_what_others_have_patched_meanwhile_stays(cache, monkeypatch):
+def test_patches_by_others_stay(cache, monkeypatch):
     set_llm_cache(cache)
     monkeypatch.setattr(MockLLM, "complete", lambda self, prompt, **kwargs: "patched")
     set_llm_cache(None)
@@ -123,7 +123,7 @@ def test_an_explicit_cache_keeps_answering_its_llm(parrot, cache):
     assert cache_of(llm) is own
 
 
-def test_uncached_goes_past_it(parrot, cache):
+def test_uncached_bypasses_the_cache(parrot, cache):
     set_llm_cache(cache)
     llm = uncached(parrot)
     assert isinstance(llm, type(parrot))
@@ -165,7 +165,7 @@ def test_threads_may_switch_it_while_others_call(parrot, cache):
 # -- Settings.llm only
 
 
-def test_settings_scope_caches_what_settings_hold_now_and_later(make_parrot, cache):
+def test_settings_scope_covers_current_and_later_llms(make_parrot, cache):
     first, second = make_parrot(), make_parrot(model="other")
     Settings.llm = first
     set_llm_cache(cache, scope="settings")
@@ -211,7 +211,7 @@ def test_settings_scope_off_leaves_settings_as_they_were(parrot, cache):
     assert cache_of(held) is None
 
 
-def test_an_explicit_cache_in_settings_is_kept(parrot, cache):
+def test_an_explicit_cache_in_settings_stays(parrot, cache):
     own = LLMCache()
     Settings.llm = llm = CachedLLM(parrot, own)
     set_llm_cache(cache, scope="settings")
@@ -226,7 +226,7 @@ def test_the_callback_manager_of_settings_reaches_the_model(parrot, cache):
     assert Settings.llm.callback_manager is manager is parrot.callback_manager
 
 
-def test_replacing_the_cache_reaches_what_was_handed_out(parrot, cache):
+def test_replacing_the_cache_reaches_earlier_wrappers(parrot, cache):
     Settings.llm = parrot
     set_llm_cache(LLMCache(), scope="settings")
     held = Settings.llm
@@ -257,7 +257,7 @@ def test_wrong_arguments_are_refused(cache):
 
 
 @pytest.mark.parametrize("scope", ["process", "settings"])
-def test_one_line_says_that_it_is_on(scope, cache, caplog):
+def test_one_line_reports_that_it_is_on(scope, cache, caplog):
     with caplog.at_level(logging.INFO, "llama_index_llm_cache_mem"):
         set_llm_cache(cache, scope=scope)
         set_llm_cache(None)
@@ -271,7 +271,7 @@ def test_async_calls_in_another_loop_are_cached(parrot, cache):
     assert len(answers) == len(parrot.calls) == 1
 
 
-def test_an_llm_that_is_pickled_under_a_process_wide_cache_says_what_to_do(cache, caplog):
+def test_pickling_an_llm_under_a_global_cache_warns(cache, caplog):
     with set_llm_cache(cache):
         for _ in range(2):
             copied = pickle.loads(pickle.dumps(MockLLM()))

@@ -103,7 +103,7 @@ def test_real_parameters_are_in_it(keyed):
         lambda m: setattr(m, "completion_to_prompt", lambda prompt: f"[{prompt}]"),
     ],
 )
-def test_what_changes_an_answer_changes_it_even_in_place(keyed, change):
+def test_in_place_changes_change_the_key(keyed, change):
     llm = keyed()
     before = dict(identity(llm))
     assert identity(llm) == before
@@ -192,7 +192,7 @@ def make():
     return MockLLM()
 
 
-def test_replay_says_what_is_opaque():
+def test_replay_names_opaque_parts():
     with pytest.raises(RequestNotCacheable, match="Pipeline"):
         CachedLLM(_local("one"), mode="replay").complete("x")
 
@@ -263,7 +263,7 @@ def test_undeclared_private_attributes_count_as_private_ones(make_parrot):
     assert identity(llm) == before == identity(Loose(0.5)) != identity(Loose(0.6))
 
 
-def test_functions_count_by_their_code_and_what_they_close_over(make_parrot):
+def test_functions_are_keyed_by_code_and_closure(make_parrot):
     def prefixed(prefix):
         return lambda prompt: prefix + prompt
 
@@ -298,7 +298,7 @@ def test_the_environments_base_url_counts_where_no_field_has_it(make_parrot):
     assert [identity(llm)["base_url"] for llm in llms] == ["https://a/", "https://b/"]
 
 
-def test_nothing_is_remembered_of_models_that_are_gone(make_parrot):
+def test_deleted_models_leave_no_state(make_parrot):
     before = len(_states)
     for _ in range(100):
         identity(make_parrot())
@@ -432,7 +432,7 @@ class Ollama(Plain):
 Ollama.__module__ = "llama_index.llms.ollama.base"
 
 
-def test_a_context_window_found_out_in_the_first_call_is_no_setting(cache):
+def test_a_discovered_context_window_is_not_in_the_key(cache):
     llms = [Ollama() for _ in range(2)]
     for llm in (llms[0], llms[0], llms[1]):
         CachedLLM(llm, cache).complete("x")

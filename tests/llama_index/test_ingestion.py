@@ -81,7 +81,7 @@ def test_workers_share_a_store_and_take_the_options_along(tmp_path: Path, run: A
 
 
 @pytest.mark.filterwarnings("ignore:Specified num_workers exceed")
-def test_process_wide_cache_does_not_reach_workers_and_says_how(tmp_path: Path, caplog: Any):
+def test_process_wide_cache_warns_about_workers(tmp_path: Path, caplog: Any):
     log = tmp_path / "log"
     with LLMCache(backend=tmp_path / "c.db") as cache, set_llm_cache(cache):
         for _ in range(2):

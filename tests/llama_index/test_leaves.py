@@ -82,7 +82,7 @@ def test_every_hit_is_a_new_object(parrot, cache):
     assert third == parrot.chat([ChatMessage(content="x")])
 
 
-def test_what_a_consumer_does_to_chunks_is_not_stored(parrot, cache):
+def test_changing_chunks_does_not_change_the_stored_ones(parrot, cache):
     llm = CachedLLM(parrot, cache)
     for chunk in llm.stream_chat([ChatMessage(content="x y z")]):
         chunk.message.blocks[0].text = "scribble"
@@ -271,7 +271,7 @@ def test_an_entry_expires(parrot, clock):
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_truncated_answers_are_not_kept(streams, make_parrot, cache, ask):
+def test_truncated_answers_are_not_stored(streams, make_parrot, cache, ask):
     raw = {"choices": [{"finish_reason": "length", "message": {"content": "cut"}}]}
 
     class Truncated(make_parrot):
@@ -303,7 +303,7 @@ async def test_a_thousand_concurrent_calls_are_one(make_parrot, cache):
     assert len({id(answer) for answer in answers}) == 1000
 
 
-async def test_a_sync_call_inside_the_loop_of_an_async_one_does_not_wait_for_it(make_parrot, cache):
+async def test_a_sync_call_inside_an_async_one_does_not_deadlock(make_parrot, cache):
     started = asyncio.Event()
 
     class Slow(make_parrot):

@@ -160,7 +160,7 @@ def test_media_count_by_their_bytes_however_they_are_given(tmp_path):
     )
 
 
-def test_what_cannot_be_read_twice_has_no_key(tmp_path):
+def test_one_shot_arguments_have_no_key(tmp_path):
     class Pipe(io.RawIOBase):
         def readable(self) -> bool:
             return True
@@ -193,7 +193,7 @@ def test_an_iterator_of_messages_reaches_the_model_unread(parrot, cache):
     assert answers[0] == answers[1]
 
 
-def test_key_functions_see_what_core_users_pass(parrot):
+def test_key_functions_see_the_core_request(parrot):
     seen = []
 
     def key_fn(messages, **params):
@@ -257,7 +257,7 @@ def test_arguments_of_the_call_are_part_of_the_request(parrot, cache):
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]
 
 
-def test_tool_calls_are_the_same_however_they_are_kept():
+def test_tool_calls_have_one_form():
     block = ToolCallBlock(tool_call_id="c1", tool_name="add", tool_kwargs='{"a": 1}')
     from_stream = [{**CALLS[0], "index": 0}]
     ways = [
@@ -281,7 +281,7 @@ def test_tool_calls_are_the_same_however_they_are_kept():
     assert message_to_dict(both)["additional_kwargs"] == {"tool_calls": other}
 
 
-def test_what_an_answer_reports_is_not_in_the_next_request():
+def test_answer_metadata_is_not_in_the_next_request():
     reported = {
         "usage": {"output_tokens": 3},
         "stop_reason": "end_turn",
@@ -344,7 +344,7 @@ def compatible(make_parrot):
         {"key_fn": ignoring("user", then=ignoring("metadata", "top_k"))},
     ],
 )
-def test_names_reach_what_additional_kwargs_hold(compatible, settings):
+def test_names_reach_additional_kwargs(compatible, settings):
     cache = LLMCache(**settings)
     for user in ("a", "b"):
         kwargs = {"user": user, "extra_body": {"metadata": {"by": user}}}

@@ -87,7 +87,7 @@ def test_an_llm_without_usage_breaks_nothing(tracker):
     assert (tracker.stats().calls, tracker.stats().without_usage) == (0, 1)
 
 
-def test_nothing_is_kept_of_calls_that_ended(llm, tracker):
+def test_ended_calls_leave_no_state(llm, tracker):
     handler = next(
         one for one in root_dispatcher.event_handlers if isinstance(one, PromptCacheHandler)
     )

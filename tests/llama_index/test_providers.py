@@ -387,7 +387,7 @@ def test_a_native_structured_answer_survives_the_process(shared_data, server, ma
 
 
 @needs_older_sdk
-def test_a_native_structured_stream_is_kept(shared_data, server, make, cache):
+def test_a_native_structured_stream_is_stored(shared_data, server, make, cache):
     answer, output_cls, data = next(
         structured_answers(shared_data, "anthropic", "messages", "Recorded")
     )

@@ -224,7 +224,7 @@ def test_identical_streams_of_threads_make_one_call(everywhere: bool, cache: LLM
     assert plain.calls == ["good"]
 
 
-def test_a_caller_with_another_key_makes_its_own_call_when_the_first_fails() -> None:
+def test_a_follower_with_another_api_key_makes_its_own_call() -> None:
     cache = LLMCache(ignore=("api_key",))
     plain = Rich(fails_with={"bad": PermissionError("401")})
     llm = CachedLLM(plain, cache)

@@ -117,7 +117,7 @@ def test_shared_llms_share_and_own_ones_do_not():
         assert state.counts["hit"] == hits
 
 
-def test_a_structured_llm_is_left_as_it_is():
+def test_a_structured_llm_is_unchanged():
     class Answer(BaseModel):
         x: int
 
@@ -127,7 +127,7 @@ def test_a_structured_llm_is_left_as_it_is():
     assert cache_of(llm) is not None
 
 
-def test_a_round_trip_notices_what_does_not_come_back():
+def test_the_round_trip_check_finds_lost_values():
     with wrapping("roundtrip") as state:
         llm = MockLLM()
     llm.complete("x")

@@ -145,7 +145,7 @@ def test_an_open_file_is_not_stored(make_parrot, cache):
     assert dict(cache.stats().skipped) == {"value": 1}
 
 
-def test_raw_of_a_class_nobody_registered_becomes_data():
+def test_raw_of_an_unregistered_class_becomes_data():
     raw = {"answer": Foreign(text="x", usage={"input_tokens": 3}), "client": object(), "plain": 1}
     back = decode(Payload.of(encode(answer(TextBlock(text="x"), raw=raw))).decode())
     assert back.raw == {
@@ -181,7 +181,7 @@ class Part:
     client: Any = None
 
 
-def test_the_parts_of_raw_that_have_no_storable_form_become_plain_data():
+def test_unstorable_parts_of_raw_become_plain_data():
     raw = {"role": Role.ASSISTANT, "parts": [Part("x", Role.ASSISTANT, object())]}
     back = decode(Payload.of(encode(answer(TextBlock(text="x"), raw=raw))).decode()).raw
     assert back == {

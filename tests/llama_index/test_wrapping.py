@@ -150,7 +150,7 @@ def test_serialises_as_the_model():
     assert type(restored) is MockLLM
 
 
-def test_equals_what_the_model_equals(parrot, make_parrot, cache):
+def test_behaves_like_the_model(parrot, make_parrot, cache):
     llm = CachedLLM(parrot, cache)
     assert llm == parrot == llm
     assert llm == CachedLLM(parrot)
@@ -204,7 +204,7 @@ def test_no_public_name_hides_a_field():
     assert added <= set(dir(LLM))
 
 
-def test_says_what_to_install_without_llama_index():
+def test_a_missing_llama_index_names_the_package():
     code = (
         "import sys; sys.modules['llama_index'] = None; sys.modules['llama_index.core'] = None\n"
         "try:\n    import llama_index_llm_cache_mem\n"
@@ -229,7 +229,7 @@ def test_the_core_does_not_load_llama_index():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_pickled_view_answers_in_the_namespace_that_it_was_pickled_in(tmp_path):
+def test_a_pickled_view_carries_its_namespace(tmp_path):
     llm = CachedLLM(MockLLM(), backend=tmp_path / "answers.db", require_namespace=True)
     with options(namespace="acme"):
         travelled = pickle.loads(pickle.dumps(llm))

@@ -58,7 +58,7 @@ def test_the_formula_is_what_drawing_calls_comes_to(rate, write, lifetime, renew
         (600, "5m"),
     ],
 )
-def test_what_pays_for_a_claude(rate, best):
+def test_caching_pays_for_claude(rate, best):
     assert advise(rate, 10_000, model=CLAUDE, prices=PRICES).best.name == best
 
 
@@ -96,7 +96,7 @@ def test_the_break_evens_of_the_documented_prices():
     assert options["5m, keep-alive"] == pytest.approx(1.667, abs=0.001)
 
 
-def test_a_short_prefix_is_told_that_nothing_caches_it():
+def test_a_prefix_too_short_to_cache_is_reported():
     advice = advise(1000, 1_000, model="claude-haiku-4-5", prices={})
     assert advice.best.name == "nothing"
     assert "from 4,096 tokens on" in advice.reason
@@ -137,7 +137,7 @@ def test_numbers_that_make_no_sense_are_refused(wrong):
         advise(**{"calls_per_hour": 1, "prefix_tokens": 5_000, "model": CLAUDE, **wrong})
 
 
-def test_what_is_no_number_is_refused_by_name():
+def test_a_non_number_is_rejected_by_name():
     with pytest.raises(TypeError, match="calls_per_hour must be a number, not str"):
         advise("5", 5_000, model=CLAUDE)
 

@@ -44,7 +44,7 @@ def test_the_prefix_stays_warm_for_hours_and_each_renewal_only_reads(claude, ser
     assert warming.last.read_tokens == 2000
 
 
-def test_entering_warms_at_once_and_raises_what_that_raises(claude, server):
+def test_entering_warms_at_once_and_raises_its_errors(claude, server):
     server.fail = [529]
     with (
         pytest.raises(anthropic.APIStatusError),
@@ -116,7 +116,7 @@ def test_a_function_gives_the_prefix_of_each_renewal(claude, server, clock, capl
     assert "it changed since it was last warmed" in warming.last.warnings[0]
 
 
-def test_what_a_listener_raises_stops_nothing(claude, clock, caplog):
+def test_a_listeners_error_stops_nothing(claude, clock, caplog):
     wait = Wait(clock, 3)
 
     def listener(warmed):

@@ -54,7 +54,7 @@ def cached_in(value: Any) -> list[int]:
     return here + [count for item in value.values() for count in cached_in(item)]
 
 
-def test_cached_tokens_are_read_from_every_recording_that_has_them(exchanges):
+def test_cached_tokens_are_read_from_every_recording(exchanges):
     cached = [(request, answer, tokens) for request, answer, tokens in exchanges if tokens > 0]
     assert len(cached) >= 50
     for request, answer, tokens in cached:
@@ -63,7 +63,7 @@ def test_cached_tokens_are_read_from_every_recording_that_has_them(exchanges):
         assert sum(one.read_tokens for one in tracker.stats().prefixes) == tokens
 
 
-def test_no_recording_breaks_the_tracker_and_no_alert_holds_its_text(exchanges, caplog):
+def test_recordings_break_no_tracker_and_no_alert_quotes_them(exchanges, caplog):
     alerts = []
     tracker = PromptCacheTracker(prices={}, on_alert=alerts.append, max_prefixes=10_000)
     for request, answer, _ in exchanges:
@@ -84,7 +84,7 @@ def test_the_parts_of_recorded_requests_are_named_apart(exchanges):
         assert len(paths) == len(set(paths))
 
 
-def test_a_repeated_recorded_request_is_the_same_prefix_and_any_other_system_prompt_is_not(
+def test_a_recorded_prefix_depends_on_its_system_prompt(
     exchanges,
 ):
     for request, _, _ in exchanges:

@@ -24,7 +24,7 @@ def test_a_marked_prefix_is_written_and_then_read(claude):
     assert ask(claude, [block(SYSTEM, MARK)], "another question") == (0, 2000, 2)
 
 
-def test_without_a_breakpoint_nothing_is_written(claude):
+def test_no_breakpoint_means_no_cache_write(claude):
     assert ask(claude, [block(SYSTEM)]) == (0, 0, 2001)
 
 
@@ -90,7 +90,7 @@ def test_no_tokens_at_all_write_but_not_as_a_stream(claude):
         ask(claude, [block(SYSTEM, MARK)], max_tokens=0, stream=True)
 
 
-def test_older_openai_models_read_in_steps_and_do_not_report_writes(gpt):
+def test_older_openai_models_do_not_report_cache_writes(gpt):
     for expected in (0, 1920):
         turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "why"}]
         details = gpt.chat.completions.create(
@@ -99,7 +99,7 @@ def test_older_openai_models_read_in_steps_and_do_not_report_writes(gpt):
         assert (details.cached_tokens, details.cache_write_tokens) == (expected, None)
 
 
-def test_newer_openai_models_report_what_they_write(gpt):
+def test_newer_openai_models_report_cache_writes(gpt):
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "why"}]
     usage = gpt.responses.create(
         model=GPT, input=turns, extra_body={"prompt_cache_options": {"prewarm": True}}

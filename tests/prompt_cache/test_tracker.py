@@ -54,7 +54,7 @@ def test_a_healthy_prefix_has_its_share_and_no_alert(ask, clock):
     assert ask.alerts == []
 
 
-def test_a_changed_system_prompt_is_told_with_its_place_and_without_its_content(ask, caplog):
+def test_a_changed_system_prompt_is_located_but_not_quoted(ask, caplog):
     before = f"{SYSTEM}\nSecret Zacharias works here.\n{SYSTEM}"
     for _ in range(3):
         ask(before)
@@ -71,7 +71,7 @@ def test_a_changed_system_prompt_is_told_with_its_place_and_without_its_content(
     assert "Balthasar" not in caplog.text
 
 
-def test_what_is_put_in_front_of_a_prompt_of_one_line_is_found(ask):
+def test_text_put_before_a_one_line_prompt_is_found(ask):
     rules = " ".join(f"Be kind to guest {number}." for number in range(600))
     for _ in range(3):
         ask(rules)
@@ -94,7 +94,7 @@ def test_a_changed_tool_is_told_with_its_field(ask):
     assert ask.reasons == [("changed", "tools[1].input_schema.properties.city.type")]
 
 
-def test_a_prompt_with_the_time_in_it_is_found_at_the_second_call_and_told_once(ask, clock):
+def test_a_timestamp_in_the_prompt_is_reported_once(ask, clock):
     for minute in range(20):
         ask(f"Today is 2026-11-23 10:{minute:02}.\n{SYSTEM}")
         clock.advance(30)
@@ -128,7 +128,7 @@ def test_a_prefix_too_short_for_the_model_is_told_once(ask):
     assert (alert.reason, alert.expected_tokens) == ("too short", 1024)
 
 
-def test_a_cache_that_forgets_is_unknown_and_told_again_after_it_was_well(ask, server):
+def test_an_evicted_provider_prefix_alerts_again_after_recovery(ask, server):
     ask()
     for _ in range(2):
         ask()
@@ -147,7 +147,7 @@ def test_other_prompts_and_new_conversations_are_no_changes(ask, clock):
     assert len(ask.tracker.stats().prefixes) == 5
 
 
-def test_calls_without_breakpoints_ask_for_no_cache_and_alert_nobody(ask):
+def test_calls_without_breakpoints_raise_no_alert(ask):
     for number in range(3):
         ask([block(f"{number} {SYSTEM}", None)])
     assert ask.alerts == []
@@ -165,7 +165,7 @@ def talk(turns, *, edited=False):
     return messages
 
 
-def test_a_conversation_that_grows_is_well_and_one_that_is_rewritten_is_told_where(ask):
+def test_a_rewritten_conversation_is_located_a_growing_one_is_fine(ask):
     for turns in (5, 7, 9, 11):
         ask(messages=talk(turns))
     assert ask.alerts == []
@@ -179,7 +179,7 @@ def test_a_conversation_that_goes_back_is_no_change(ask):
     assert ask.alerts == []
 
 
-def test_documents_at_the_head_of_the_first_message_are_part_of_the_prefix(ask):
+def test_leading_documents_are_part_of_the_prefix(ask):
     def asked(document, question):
         return [{"role": "user", "content": [block(document), block(question, None)]}]
 
@@ -193,7 +193,7 @@ def test_documents_at_the_head_of_the_first_message_are_part_of_the_prefix(ask):
     assert path.startswith("messages[0].content[0].text, characters ")
 
 
-def test_calls_that_began_before_the_first_had_answered_are_no_drop(clock):
+def test_concurrent_first_calls_are_no_drop(clock):
     alerts = []
     tracker = PromptCacheTracker(clock=clock, on_alert=alerts.append)
     request = {
@@ -345,7 +345,7 @@ async def test_async_clients_and_their_streams_are_watched(async_claude, async_g
 # -- One ledger
 
 
-def test_calls_beside_the_cache_count_in_its_ledger_and_calls_through_it_once(claude, clock):
+def test_tracked_calls_count_in_the_ledger_once(claude, clock):
     cache = LLMCache(prices=PRICES, clock=clock)
     tracker = PromptCacheTracker(cache, clock=clock)
     create = tracker.wrap(claude.messages.create)
@@ -360,7 +360,7 @@ def test_calls_beside_the_cache_count_in_its_ledger_and_calls_through_it_once(cl
     assert [saving.calls for saving in cache.stats().savings()] == [2, 0, 1]
 
 
-def test_a_tracker_watches_all_that_its_cache_pays_for_and_no_hit(claude, clock):
+def test_a_tracker_sees_every_paid_call_and_no_hit(claude, clock):
     cache = LLMCache(prices=PRICES, clock=clock)
     tracker = PromptCacheTracker(cache, clock=clock)
     for _ in range(2):
@@ -504,7 +504,7 @@ def test_answers_without_usage_are_counted_as_that(response):
     assert (tracker.stats().calls, tracker.stats().without_usage) == (0, 1)
 
 
-def test_what_a_listener_raises_reaches_nobody(clock, caplog):
+def test_a_listeners_error_reaches_no_caller(clock, caplog):
     def listener(alert):
         raise ZeroDivisionError
 
@@ -519,7 +519,7 @@ def test_what_a_listener_raises_reaches_nobody(clock, caplog):
     assert "on_alert raised" in caplog.text
 
 
-def test_errors_of_the_call_are_raised_as_they_are(claude, server):
+def test_errors_of_the_call_are_raised_unchanged(claude, server):
     server.fail = [529]
     ask = Asker(claude, lambda: 0.0)
     with pytest.raises(Exception, match="as told"):
@@ -551,7 +551,7 @@ def test_the_statistics_are_tables(ask):
     assert "<table>" in ask.tracker._repr_html_()
 
 
-def test_a_client_in_place_of_a_cache_is_told_where_it_goes(claude):
+def test_a_client_passed_as_a_cache_gets_a_hint(claude):
     with pytest.raises(
         TypeError,
         match=r"must be an LLMCache, not Anthropic; calls of a client are observed by wrap\(\)",

@@ -31,7 +31,7 @@ def test_it_writes_and_the_calls_that_follow_read(claude, server):
     assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (2000, 0)
 
 
-def test_warming_again_reads_and_says_so(claude):
+def test_warming_again_reports_a_read(claude):
     warmer = Warmer(claude, prices=PRICES)
     warmer.warm(model=CLAUDE, system=SYSTEM)
     again = warmer.warm(model=CLAUDE, system=SYSTEM)
@@ -57,9 +57,7 @@ def test_verify_tells_when_the_server_forgets_at_once(clock, caplog):
     assert "will not find it" in caplog.text
 
 
-def test_system_tools_and_documents_are_each_marked_and_read_by_calls_that_share_less(
-    claude, server
-):
+def test_system_tools_and_documents_get_breakpoints(claude, server):
     warmer = Warmer(claude)
     warmed = warmer.warm(model=CLAUDE, system=SYSTEM, tools=TOOLS, documents=DOCUMENTS)
     assert warmed.prefix.breakpoints == 3
@@ -140,9 +138,7 @@ def test_a_prompt_below_the_minimum_gets_a_clear_warning(claude, caplog):
     assert "secret" not in caplog.text
 
 
-def test_a_prefix_that_changed_since_gets_a_clear_warning_with_the_place_and_not_the_content(
-    claude, clock, caplog
-):
+def test_a_changed_prefix_is_located_but_not_quoted(claude, clock, caplog):
     warmer = Warmer(claude, clock=clock)
     warmer.warm(model=CLAUDE, system=SYSTEM + "\nIt is Monday, says Zacharias.", name="support")
     clock.advance(100)
@@ -156,7 +152,7 @@ def test_a_prefix_that_changed_since_gets_a_clear_warning_with_the_place_and_not
     assert warmer.warm(model=CLAUDE, system=SYSTEM, name="support").warnings == ()
 
 
-def test_the_callers_objects_are_left_alone_and_later_changes_do_not_reach_the_prefix(claude):
+def test_the_prefix_is_a_copy_of_the_callers_objects(claude):
     system = [{"type": "text", "text": SYSTEM}]
     tools = copy.deepcopy(TOOLS)
     prefix = Warmer(claude).prefix(model=CLAUDE, system=system, tools=tools)
@@ -189,7 +185,7 @@ def test_never_more_than_four_breakpoints(claude):
         Warmer(claude).prefix(model=CLAUDE, system=[*marked, marked[0]])
 
 
-def test_breakpoints_in_the_wrong_order_are_found_before_anything_is_sent(claude):
+def test_misordered_breakpoints_are_found_before_sending(claude):
     own = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
     with pytest.raises(ValueError, match="longer ones first"):
         Warmer(claude).prefix(model=CLAUDE, system=own, tools=TOOLS)
@@ -217,7 +213,7 @@ def test_wrong_input_is_told_early(claude, server, parts, error):
     assert server.requests == []
 
 
-def test_a_call_cannot_replace_what_the_prefix_is_made_of(claude):
+def test_a_call_cannot_replace_the_prefix(claude):
     prefix = Warmer(claude).prefix(model=CLAUDE, system=SYSTEM)
     with pytest.raises(TypeError, match="system"):
         prefix.request("?", system="other")
@@ -299,7 +295,7 @@ def test_documents_and_a_first_question_are_one_message(claude):
     assert "cache_control" in turn["content"][2]
 
 
-def test_older_openai_models_cache_by_themselves_and_verify_is_the_proof(gpt, server):
+def test_verify_proves_automatic_caching_of_older_openai_models(gpt, server):
     warmed = Warmer(gpt).warm(model=OLDER_GPT, system=SYSTEM, ttl="24h", verify=True)
     assert (warmed.written_tokens, warmed.verified, warmed.verified_read_tokens) == (0, True, 1920)
     assert warmed.warnings == ()
@@ -316,6 +312,6 @@ async def test_openais_async_client_is_awaited(async_gpt):
 
 
 @pytest.mark.parametrize("part", ["tools", "messages", "documents"])
-def test_what_is_no_list_of_parts_is_refused_by_its_name(claude, part):
+def test_a_non_list_of_parts_is_rejected_by_name(claude, part):
     with pytest.raises(TypeError, match=f"{part} must be a list of them, not a single int"):
         Warmer(claude).warm(model=CLAUDE, **{part: 3})

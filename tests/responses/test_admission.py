@@ -648,7 +648,7 @@ def as_object(value: object) -> object:
 
 
 @pytest.mark.parametrize("answer", KEPT.values(), ids=KEPT.keys())
-def test_kept(answer: object) -> None:
+def test_stored(answer: object) -> None:
     before = copy.deepcopy(answer)
     assert refusal_reason(answer) is None
     assert answer == before
@@ -675,7 +675,7 @@ def test_reasons_may_be_enum_members() -> None:
 
 
 @pytest.mark.parametrize("whole", [name for name in KEPT if isinstance(KEPT[name], list)])
-def test_no_beginning_of_a_stream_is_kept_before_its_end(whole: str) -> None:
+def test_an_unfinished_stream_has_no_entry(whole: str) -> None:
     """Cut anywhere before the sign that ends it, a stream is refused."""
     chunks = KEPT[whole]
     assert isinstance(chunks, list)
@@ -734,7 +734,7 @@ def test_no_beginning_of_a_stream_is_kept_before_its_end(whole: str) -> None:
         Finish,
     ],
 )
-def test_what_is_no_providers_answer_is_kept(value: object) -> None:
+def test_answers_of_functions_are_stored(value: object) -> None:
     assert refusal_reason(value) is None
 
 
@@ -866,7 +866,7 @@ def test_llama_index_tool_call_in_chunks(last: str, reason: str | None) -> None:
 # The rule
 
 
-def test_complete_is_the_rule_above_and_any_refuses_nothing() -> None:
+def test_complete_and_any_admission_behave_as_documented() -> None:
     assert resolve("complete") is refusal_reason
     for answer, _ in REFUSED.values():
         assert resolve("any")(answer) is None
@@ -893,7 +893,7 @@ def test_a_function_may_build_on_the_rule() -> None:
     assert [admit("4"), admit(""), admit("four")] == ["short", "empty", None]
 
 
-def test_a_function_that_raises_refuses_and_is_logged_once_without_what_it_said(
+def test_a_raising_policy_stores_nothing_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def admit(answer: object) -> bool:

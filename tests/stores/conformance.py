@@ -75,7 +75,7 @@ class StoreConformance:
             assert getattr(got, field) == getattr(put, field)
         assert tuple(got.usage or ()) == (10, 5, 3, 2, 1)
 
-    def test_what_is_unknown_stays_none(self, store: Store) -> None:
+    def test_unknown_figures_stay_none(self, store: Store) -> None:
         store.put("k", entry_of(None))
         got = store.get("k")
         assert got is not None
@@ -104,7 +104,7 @@ class StoreConformance:
 
     # -- removal
 
-    def test_delete_says_whether_it_was_there(self, store: Store) -> None:
+    def test_delete_returns_whether_the_key_existed(self, store: Store) -> None:
         store.put("k", entry_of(1))
         assert store.delete("k")
         assert not store.delete("k")
@@ -117,7 +117,7 @@ class StoreConformance:
         assert store.delete("k", stored_at=1_800_000_000.123456)
         assert store.get("k") is None
 
-    def test_clear_removes_what_begins_with_the_prefix(self, store: Store) -> None:
+    def test_clear_removes_keys_with_the_prefix(self, store: Store) -> None:
         for key in ("1:a:v:0", "1:a:v:1", "1:a:w:0", "1:ab:v:0", "1:a", "1:b:v:0"):
             store.put(key, entry_of(key))
         assert store.clear("1:a:v:") == 2
@@ -194,9 +194,7 @@ class StoreConformance:
     # -- bounds
 
     @pytest.mark.usefixtures("_bounded")
-    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(
-        self, store: Store
-    ) -> None:
+    def test_iteration_is_lru_first_and_counts_as_no_use(self, store: Store) -> None:
         for key in ("a", "b", "c", "d"):
             store.put(key, entry_of(key))
         store.get("b")
@@ -233,7 +231,7 @@ class StoreConformance:
         assert store.size() > 3
 
     @pytest.mark.usefixtures("_bounded")
-    def test_what_is_larger_than_the_store_is_not_kept(
+    def test_an_entry_larger_than_the_store_is_not_stored(
         self, make_store: MakeStore, clock: Any
     ) -> None:
         store = make_store(clock=clock, max_bytes=2_000)
@@ -286,5 +284,5 @@ class StoreConformance:
         store.close()
         store.close()
 
-    def test_says_whether_it_blocks(self, store: Store) -> None:
+    def test_reports_whether_it_blocks(self, store: Store) -> None:
         assert isinstance(store.blocking, bool)

@@ -32,7 +32,7 @@ class LeaseConformance:
     def store(self, join: Join) -> LeasingStore:
         return join()
 
-    def test_it_says_that_it_can_lease(self, store: LeasingStore) -> None:
+    def test_it_supports_leases(self, store: LeasingStore) -> None:
         assert isinstance(store, LeasingStore)
 
     def test_one_token_has_the_lease_and_no_other_gets_it(self, join: Join) -> None:
@@ -50,7 +50,7 @@ class LeaseConformance:
         assert store.lease(KEY + "b", "b", LONG)
         assert not store.lease(KEY, "b", LONG)
 
-    def test_what_is_released_is_to_be_had(self, join: Join) -> None:
+    def test_a_released_lease_is_available(self, join: Join) -> None:
         one, other = join(), join()
         one.lease(KEY, "a", LONG)
         one.release(KEY, "a")
@@ -63,13 +63,13 @@ class LeaseConformance:
         other.release(KEY, "b")
         assert not other.lease(KEY, "b", LONG)
 
-    def test_to_release_what_nobody_has_does_nothing(self, store: LeasingStore) -> None:
+    def test_releasing_a_free_lease_does_nothing(self, store: LeasingStore) -> None:
         store.release(KEY, "a")
         assert store.lease(KEY, "a", LONG)
         store.release(KEY, "a")
         store.release(KEY, "a")
 
-    def test_a_lease_that_nobody_prolongs_ends_by_itself(self, join: Join) -> None:
+    def test_a_lease_that_is_not_extended_expires(self, join: Join) -> None:
         one, other = join(), join()
         assert one.lease(KEY, "a", SHORT)
         began = time.monotonic()

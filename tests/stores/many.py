@@ -18,11 +18,11 @@ class ManyConformance:
     def store(self) -> ManyStore:
         raise NotImplementedError
 
-    def test_it_says_that_it_can_do_many_at_once(self, store: ManyStore) -> None:
+    def test_it_supports_batches(self, store: ManyStore) -> None:
         assert isinstance(store, ManyStore)
 
     @pytest.mark.parametrize("number", [1, 3, 1234])
-    def test_what_is_put_at_once_is_got_at_once(self, store: ManyStore, number: int) -> None:
+    def test_put_many_then_get_many(self, store: ManyStore, number: int) -> None:
         entries = {
             f"1:many:v:{at}": entry_of({"at": at}, stored_at=1_800_000_000.0 + at)
             for at in range(number)
@@ -36,7 +36,7 @@ class ManyConformance:
         assert all(found[key].stored_at == entries[key].stored_at for key in entries)
         assert value_of(store.get("1:many:v:0")) == {"at": 0}
 
-    def test_nothing_at_once_is_nothing(self, store: ManyStore) -> None:
+    def test_an_empty_batch_is_empty(self, store: ManyStore) -> None:
         assert store.get_many([]) == {}
         assert tuple(store.put_many({})) == (0, 0)
         assert store.get_many(["absent", "absent too"]) == {}
@@ -48,7 +48,7 @@ class ManyConformance:
             for key, entry in store.get_many(["k", "k", "none", "none"]).items()
         } == {"k": 1}
 
-    def test_many_replace_what_was_there(self, store: ManyStore) -> None:
+    def test_put_many_replaces_entries(self, store: ManyStore) -> None:
         store.put("a", entry_of("old"))
         store.put_many({"a": entry_of("new"), "b": entry_of("b")})
         assert value_of(store.get("a")) == "new"
@@ -62,7 +62,7 @@ class ManyConformance:
             f"k{at}": 700_000 if at % 3 == 0 else at for at in range(20)
         }
 
-    def test_what_fits_no_store_is_refused(self, store: ManyStore) -> None:
+    def test_an_oversized_value_is_rejected(self, store: ManyStore) -> None:
         with pytest.raises(ValueNotCacheable):
             store.put_many({"small": entry_of(1), "large": entry_of("x" * (MAX_BODY_BYTES + 1))})
         assert store.get("large") is None

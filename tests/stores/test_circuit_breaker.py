@@ -92,9 +92,7 @@ def test_whatever_a_store_raises_costs_a_miss_or_a_dropped_write(fail_open, flak
     assert fail_open.get("k") is ENTRY
 
 
-def test_after_three_failures_the_store_is_left_alone_until_one_probe_finds_it_well(
-    fail_open, flaky, timer
-):
+def test_three_failures_open_the_breaker_until_a_probe_succeeds(fail_open, flaky, timer):
     flaky.fault = OSError()
     for _ in range(10):
         fail_open.get("k")
@@ -121,7 +119,7 @@ def test_the_wait_grows_to_five_seconds_and_no_longer(timer):
     assert breaker.allows()
 
 
-def test_a_value_that_no_store_would_take_does_not_pass_for_a_sign_of_life(fail_open, flaky, timer):
+def test_an_unstorable_value_does_not_close_the_breaker(fail_open, flaky, timer):
     fail_open.put("k", ENTRY)
     flaky.fault = OSError("down")
     for _ in range(3):
@@ -136,7 +134,7 @@ def test_a_value_that_no_store_would_take_does_not_pass_for_a_sign_of_life(fail_
     assert not fail_open.circuit_open
 
 
-def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(timer):
+def test_earlier_failures_do_not_extend_the_open_state(timer):
     breaker = CircuitBreaker(timer=timer)
     for _ in range(50):
         breaker.failed()
@@ -144,9 +142,7 @@ def test_failures_of_calls_that_began_before_it_opened_do_not_lengthen_the_wait(
     assert breaker.allows()
 
 
-def test_what_answers_too_late_is_as_bad_as_what_fails_and_worse_than_what_fails_at_once(
-    flaky, timer, errors
-):
+def test_slow_answers_count_as_failures(flaky, timer, errors):
     flaky.slow_seconds = 0.5
     fail_open = FailOpenStore(flaky, strict=False, on_error=errors.append, timer=timer)
     flaky.delay = lambda: timer.advance(0.6)
@@ -174,9 +170,7 @@ def test_a_store_that_does_not_say_when_it_is_slow_is_waited_for(fail_open, flak
     assert errors == []
 
 
-def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(
-    fail_open, flaky, timer
-):
+def test_one_probe_at_a_time_and_interruption_frees_it(fail_open, flaky, timer):
     flaky.fault = OSError()
     for _ in range(3):
         fail_open.get("k")
@@ -190,9 +184,7 @@ def test_only_one_probe_goes_at_a_time_and_an_interrupted_one_frees_its_place(
     assert flaky.tries == 5
 
 
-def test_one_line_is_logged_for_a_failure_and_one_for_recovery_however_it_flaps(
-    fail_open, flaky, timer, caplog
-):
+def test_a_failure_and_a_recovery_are_logged_once_each(fail_open, flaky, timer, caplog):
     caplog.set_level(logging.WARNING)
     for _ in range(20):
         flaky.fault = OSError()
@@ -215,7 +207,7 @@ def test_strict_raises_a_store_error_from_the_cause(flaky, errors):
     assert "secret" not in str(caught.value)
 
 
-def test_what_was_asked_for_by_name_raises_rather_than_pretend(fail_open, flaky):
+def test_a_named_peer_that_fails_raises(fail_open, flaky):
     flaky.fault = OSError()
     with pytest.raises(StoreError, match="delete"):
         fail_open.delete("k")
@@ -283,7 +275,7 @@ def test_writes_may_succeed_while_no_read_is_made(fail_open, flaky, timer):
         assert fail_open.put("k", ENTRY) == Removed()
 
 
-def test_the_log_says_how_long_the_cache_is_bypassed_and_why(fail_open, flaky, timer, caplog):
+def test_the_log_names_the_bypass_time_and_the_cause(fail_open, flaky, timer, caplog):
     caplog.set_level(logging.WARNING)
     flaky.name = "redis://cache:6379/0"
     flaky.fault = TimeoutError("secret")
@@ -323,9 +315,7 @@ def test_a_call_that_never_asked_the_store_is_no_failure(fail_open, flaky, error
     assert fail_open.get("k") is ENTRY
 
 
-def test_a_store_that_opens_the_breaker_again_and_again_is_logged_once_a_minute(
-    fail_open, flaky, timer, caplog
-):
+def test_a_flapping_store_is_logged_once_a_minute(fail_open, flaky, timer, caplog):
     caplog.set_level(logging.WARNING)
     for _ in range(10):
         flaky.fault = OSError()

@@ -37,7 +37,7 @@ def row(beginning: str) -> list[str]:
         ("encryption", lambda cls: "envelope" in cls.__init__.__annotations__),
     ],
 )
-def test_the_table_says_yes_where_the_store_can(beginning, can):
+def test_the_table_matches_the_store(beginning, can):
     assert [cell == "yes" for cell in row(beginning)] == [can(cls) for cls in CLASSES]
 
 
@@ -47,7 +47,7 @@ def test_the_table_names_the_classes():
     ]
 
 
-def test_the_table_says_who_waits_in_a_thread():
+def test_the_table_lists_stores_that_use_a_thread():
     assert ["thread" in cell for cell in row("async callers")] == [
         bool(cls.blocking) for cls in CLASSES
     ]

@@ -161,7 +161,7 @@ def test_each_request_is_called_once(
     pytest.param(3, 4, 24, 4, id="3 x 4"),
     pytest.param(8, 50, 200, 40, id="8 x 50", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
 ])  # fmt: skip
-def test_kill_9_of_leaders_costs_a_call_each_and_leaves_nobody_waiting(
+def test_kill_9_of_a_leader_costs_one_call_and_no_hang(
     open_cache: Open,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

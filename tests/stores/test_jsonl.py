@@ -168,7 +168,7 @@ def test_bytes_that_are_text_are_text_in_the_file(path: Path) -> None:
         {"$llm-cache-mem": 1},
     ],
 )
-def test_what_only_looks_like_bytes_comes_back_as_it_was(path: Path, value: Any) -> None:
+def test_text_that_looks_like_bytes_round_trips(path: Path, value: Any) -> None:
     JsonlStore(path).put("k", entry_of(value))
     assert value_of(JsonlStore(path).get("k")) == value
 
@@ -178,9 +178,7 @@ def test_what_only_looks_like_bytes_comes_back_as_it_was(path: Path, value: Any)
     [{"separators": (",", ":")}, {}, {"indent": 2}, {"indent": 4}, {"separators": (" ,", ": ")}],
 )
 @pytest.mark.parametrize("escaped", [False, True])
-def test_the_body_of_an_http_exchange_is_json_in_the_file_and_comes_back_to_the_byte(
-    path: Path, how: Any, escaped: bool
-) -> None:
+def test_an_http_body_round_trips_through_json(path: Path, how: Any, escaped: bool) -> None:
     key = "1::http:" + "a" * 64
     body = json.dumps(
         {"content": "Łódź \u2028", "n": [1.0, 1, 1e-7, True, None, {}]}, ensure_ascii=escaped, **how
@@ -221,16 +219,14 @@ def test_any_text_in_an_exchange_comes_back_to_the_byte(body: str) -> None:
     assert entry.payload.decode()["text"] == body
 
 
-def test_what_is_no_exchange_keeps_its_texts(path: Path) -> None:
+def test_a_non_exchange_is_unchanged(path: Path) -> None:
     value = {"status": 200, "text": {"$json": [1]}, "other": '{"a":1}'}
     JsonlStore(path).put("1::value:" + "a" * 64, entry_of(value))
     assert lines_of(path)[0]["answer"] == value
     assert value_of(JsonlStore(path).get("1::value:" + "a" * 64)) == value
 
 
-def test_lines_stand_in_the_order_of_their_keys_whoever_came_first(
-    path: Path, fast_folder: Path
-) -> None:
+def test_lines_are_sorted_by_key(path: Path, fast_folder: Path) -> None:
     for name in "cab":
         JsonlStore(path).put(name, entry_of(name))
     other = JsonlStore(fast_folder / "other.jsonl")
@@ -276,7 +272,7 @@ def test_recording_another_answer_replaces_its_line_and_no_other(
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_lines_that_others_wrote_stay_as_they_are_to_the_byte(path: Path) -> None:
+def test_lines_of_other_writers_stay_byte_for_byte(path: Path) -> None:
     by_hand = '{ "answer" : 1,"key":"b", "note": "checked by Ann" }'
     write(path, by_hand, line("z"))
     JsonlStore(path).put("a", entry_of(1))
@@ -330,7 +326,7 @@ def test_every_value_comes_back_from_one_line(value: Any, model: str | None) -> 
         max_leaves=6,
     )
 )
-def test_a_line_that_is_none_is_a_bad_line_and_nothing_else(data: Any) -> None:
+def test_a_malformed_line_is_reported_as_such(data: Any) -> None:
     if isinstance(data, dict):
         data = (
             {"key": "k", "answer": 1}
@@ -423,7 +419,7 @@ def test_the_lines_of_a_conflict_are_all_named(path: Path) -> None:
     ]
 
 
-def test_an_error_says_nothing_of_what_is_recorded(path: Path) -> None:
+def test_an_error_reveals_no_recording(path: Path) -> None:
     for broken, _ in BROKEN.values():
         write(path, line("a", "CANARY"), broken.replace("b", "CANARY"))
         with pytest.raises(StoreError) as caught:
@@ -431,7 +427,7 @@ def test_an_error_says_nothing_of_what_is_recorded(path: Path) -> None:
         assert "CANARY" not in str(caught.value)
 
 
-def test_a_cache_whose_recordings_are_broken_says_so_at_once(path: Path) -> None:
+def test_broken_recordings_fail_at_once(path: Path) -> None:
     write(path, "oops")
     with pytest.raises(StoreError, match="line 1"):
         LLMCache(backend=f"jsonl:///{path}")
@@ -476,7 +472,7 @@ def test_looking_makes_no_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_missing_folders_are_made_on_request_and_a_link_stays_a_link(path: Path) -> None:
+def test_missing_folders_are_created_only_on_request(path: Path) -> None:
     link = path.parent / "link.jsonl"
     target = path.parent / "deep" / "er" / "llm.jsonl"
     link.symlink_to(target)
@@ -496,7 +492,7 @@ def test_a_file_that_was_removed_is_begun_anew(path: Path) -> None:
     assert [key for key, _ in store.entries()] == ["b"]
 
 
-def test_what_is_no_file_is_refused(path: Path) -> None:
+def test_a_non_file_is_rejected(path: Path) -> None:
     with pytest.raises(StoreError, match="is not a file"):
         JsonlStore(path.parent)
     os.mkfifo(path)
@@ -507,7 +503,7 @@ def test_what_is_no_file_is_refused(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_recordings_can_be_read_where_nothing_can_be_written(path: Path) -> None:
+def test_recordings_are_readable_from_a_read_only_disk(path: Path) -> None:
     JsonlStore(path).put("a", entry_of("answer"))
     path.chmod(0o444)
     for folder in (path.parent, *path.parent.parents):
@@ -577,7 +573,7 @@ def start_writer(path: Path, name: str, count: int) -> "subprocess.Popen[str]":
     )
 
 
-def test_processes_that_record_into_one_file_lose_nothing(path: Path) -> None:
+def test_concurrent_recorders_of_one_file_lose_nothing(path: Path) -> None:
     writers = [start_writer(path, f"w{number}", 60) for number in range(4)]
     for writer in writers:
         _, _ = writer.communicate(timeout=300)
@@ -588,9 +584,7 @@ def test_processes_that_record_into_one_file_lose_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", [pytest.param(8), pytest.param(60, marks=pytest.mark.slow)])
-def test_a_process_killed_while_it_writes_loses_nothing_that_it_acknowledged(
-    path: Path, kills: int
-) -> None:
+def test_kill_9_while_writing_loses_no_acknowledged_write(path: Path, kills: int) -> None:
     acknowledged: set[str] = set()
     store = JsonlStore(path)
     for turn in range(kills):
@@ -630,7 +624,7 @@ def test_a_reader_sees_whole_files_while_others_write(path: Path) -> None:
         writer.join()
 
 
-def test_what_another_process_records_is_seen_at_once(path: Path) -> None:
+def test_recordings_of_another_process_are_seen_at_once(path: Path) -> None:
     mine, other = JsonlStore(path), JsonlStore(path)
     for number in range(200):  # same size, same instant: only a look at the file itself can tell
         other.put("k", entry_of(f"{number:04}"))
@@ -673,7 +667,7 @@ def test_no_secret_reaches_the_file_wherever_it_stands(path: Path, secret: str) 
     assert cache.get(messages, **params)["content"] == "I keep [redacted]."
 
 
-def test_what_is_secret_by_its_name_does_not_reach_the_file(path: Path) -> None:
+def test_secret_fields_do_not_reach_the_file(path: Path) -> None:
     cache = LLMCache(
         backend=f"jsonl:///{path}", redact=["User", "deep-id", re.compile(r"\bcase-\d+")], ignore=()
     )
@@ -742,9 +736,7 @@ def test_redacting_takes_time_in_proportion(path: Path) -> None:
 # -- As the store of a cache
 
 
-def test_a_recording_is_never_too_old_to_replay_and_nothing_is_removed_in_passing(
-    path: Path, clock: Any
-) -> None:
+def test_recordings_never_expire_and_are_never_pruned(path: Path, clock: Any) -> None:
     url = f"jsonl:///{path}"
     LLMCache(backend=url, ttl_seconds=10, clock=clock).put("question", "answer", model="m")
     clock.advance(10_000_000)
@@ -805,7 +797,7 @@ def test_10_000_recordings_are_opened_and_read_quickly(fast_folder: Path) -> Non
     assert len(path.read_bytes().splitlines()) == 10_001
 
 
-def test_a_file_to_be_read_is_not_encrypted_and_says_so(
+def test_reading_an_unencrypted_file_is_reported(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crypto = pytest.importorskip("llm_cache_mem.values.encryption")

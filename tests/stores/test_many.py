@@ -47,9 +47,7 @@ def pair(folder: Path, clock: Any, **bounds: Any) -> tuple[SQLiteStore, SQLiteSt
     ],
     ids=str,
 )
-def test_many_leave_what_as_many_single_puts_would(
-    fast_folder: Path, clock: Any, bounds: dict[str, Any]
-) -> None:
+def test_put_many_equals_single_puts(fast_folder: Path, clock: Any, bounds: dict[str, Any]) -> None:
     one, many = pair(fast_folder, clock, **bounds)
     entries = {
         f"k{at}": entry_of("x" * (at * 37 % 400), expires_at=None if at % 3 else clock() + 1 + at)
@@ -63,7 +61,7 @@ def test_many_leave_what_as_many_single_puts_would(
         store.close()
 
 
-def test_many_are_written_in_slices_so_that_others_get_their_turn(
+def test_batches_are_written_in_slices(
     fast_folder: Path, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = SQLiteStore(fast_folder / "c.db")
@@ -83,7 +81,7 @@ def test_many_are_written_in_slices_so_that_others_get_their_turn(
     store.close()
 
 
-def test_what_is_got_at_once_counts_as_used(fast_folder: Path) -> None:
+def test_get_many_counts_as_use(fast_folder: Path) -> None:
     store = SQLiteStore(fast_folder / "c.db", max_size=3)
     store.put_many({key: entry_of(key) for key in "abc"})
     store.get_many(["a", "b"])
@@ -157,7 +155,7 @@ def requests(cache: LLMCache, *names: str) -> list[Any]:
     return [cache.engine.keyer.request(name, {"model": "m"}) for name in names]
 
 
-def test_many_are_looked_up_counted_and_kept_as_one_by_one(cache: LLMCache) -> None:
+def test_batches_equal_single_operations(cache: LLMCache) -> None:
     asked = requests(cache, "a", "b", "c", "d")
     assert cache.engine.reader.lookup_many(asked) == [None] * 4
     kept = [
@@ -174,7 +172,7 @@ def test_many_are_looked_up_counted_and_kept_as_one_by_one(cache: LLMCache) -> N
     assert cache.get("a", model="m") == GOOD
 
 
-def test_nothing_of_many_is_kept_when_something_was_deleted_meanwhile(cache: LLMCache) -> None:
+def test_a_delete_during_a_batch_discards_the_batch(cache: LLMCache) -> None:
     (request,) = requests(cache, "a")
     epoch = cache.engine.epoch
     cache.delete("b", model="m")
@@ -194,7 +192,7 @@ def test_modes_hold_for_many_too(cache: LLMCache) -> None:
         assert cache.engine.reader.lookup_many(asked)[0] is not None
 
 
-def test_one_that_fits_no_store_leaves_the_others_theirs(fast_folder: Path) -> None:
+def test_an_oversized_entry_does_not_affect_the_batch(fast_folder: Path) -> None:
     with LLMCache(backend=fast_folder / "c.db") as cache:
         asked = requests(cache, "a", "b", "c")
         values = ["a", "x" * (MAX_BODY_BYTES + 1), "c"]

@@ -77,7 +77,7 @@ def test_it_does_what_the_model_does(examples: int) -> None:
         run_state_machine_as_test(MemcachedMachine, settings=how)
 
 
-def test_what_16_threads_saw_could_have_happened(memcached_url: str) -> None:
+def test_sixteen_threads_see_a_consistent_history(memcached_url: str) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     with contextlib.closing(MemcachedStore(memcached_url, timeout=5.0)) as store:

@@ -113,7 +113,7 @@ def restart(server: Server, seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [pytest.param(2.5), pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trouble", [pause, restart])
-def test_a_server_that_goes_away_costs_neither_answers_nor_time(
+def test_a_vanished_server_costs_neither_answers_nor_time(
     trouble: Callable[[Server, float], None], seconds: float, memcached_url: str
 ) -> None:
     control = Control(MemcachedStore(memcached_url, timeout=20))
@@ -158,7 +158,7 @@ def test_one_dead_server_of_three_costs_its_own_share_only() -> None:
         assert [cache.get(str(number)) for number in range(60)].count(None) >= found.count(None)
 
 
-def test_where_a_key_lives_does_not_depend_on_the_order_of_the_servers() -> None:
+def test_server_order_does_not_move_keys() -> None:
     with running_memcached() as one, running_memcached() as two:
         ports = [f"127.0.0.1:{server.port}" for server in (one, two)]
         with (
@@ -286,7 +286,7 @@ def test_a_server_that_lies_is_a_miss(lie: str, caplog: pytest.LogCaptureFixture
     assert "CANARY" not in caplog.text
 
 
-def test_what_comes_unasked_is_not_taken_for_an_answer(memcached_url: str) -> None:
+def test_an_unsolicited_reply_is_not_an_answer(memcached_url: str) -> None:
     """A reply too many is left on the connection: the next command is read on another one."""
     read, sent = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -347,7 +347,7 @@ def test_a_damaged_entry_is_removed_and_a_newer_one_left_alone(
     assert store.unreadable == 2
 
 
-def test_compare_and_delete_spares_what_another_has_put_meanwhile(
+def test_compare_and_delete_spares_a_newer_entry(
     store: MemcachedStore, raw: Client, monkeypatch: Any
 ) -> None:
     store.put(KEY, entry_of("old", stored_at=1.0))
@@ -368,7 +368,7 @@ def test_compare_and_delete_spares_what_another_has_put_meanwhile(
 
 
 @pytest.mark.parametrize("size", [1024 * 1024, 2 * 1024 * 1024])
-def test_a_value_over_the_limit_is_refused_and_the_older_one_goes(
+def test_an_oversized_value_is_rejected_and_the_old_one_removed(
     store: MemcachedStore, size: int
 ) -> None:
     store.put(KEY, entry_of("old"))
@@ -377,7 +377,7 @@ def test_a_value_over_the_limit_is_refused_and_the_older_one_goes(
     assert store.get(KEY) is None
 
 
-def test_a_value_over_the_servers_own_limit_is_refused_and_the_older_one_goes(
+def test_a_value_over_the_server_limit_removes_the_old_one(
     memcached_url: str,
 ) -> None:
     with contextlib.closing(MemcachedStore(memcached_url, max_value_bytes=8 << 20)) as store:
@@ -416,7 +416,7 @@ def test_long_times_to_live_are_no_dates_of_long_ago(memcached_url: str, days: f
         assert cache.get("q") == "a"
 
 
-def test_what_is_expired_already_is_not_kept(store: MemcachedStore) -> None:
+def test_expired_entries_are_not_stored(store: MemcachedStore) -> None:
     store.put(KEY, entry_of("old"))
     store.put(KEY, entry_of("new", stored_at=1.0, expires_at=2.0))
     assert store.get(KEY) is None
@@ -439,7 +439,9 @@ def test_a_clear_is_seen_by_others_at_once(memcached_url: str) -> None:
         assert value_of(other.get(KEY)) == "again"
 
 
-def test_what_a_clear_could_not_remove_stays_forgotten(store: MemcachedStore, raw: Client) -> None:
+def test_entries_a_failed_clear_left_behind_stay_forgotten(
+    store: MemcachedStore, raw: Client
+) -> None:
     store.put(KEY, entry_of("old"))
     kept = raw.get(names()[0])
     store.clear("1:acme:")
@@ -449,7 +451,7 @@ def test_what_a_clear_could_not_remove_stays_forgotten(store: MemcachedStore, ra
     assert store.delete(KEY) is False
 
 
-def test_a_lost_generation_brings_nothing_back(store: MemcachedStore, raw: Client) -> None:
+def test_a_lost_generation_revives_no_old_entry(store: MemcachedStore, raw: Client) -> None:
     store.put(KEY, entry_of("old"))
     store.clear("1:acme:")
     store.put(OTHER, entry_of("new"))
@@ -589,7 +591,7 @@ def test_forked_children_and_their_parent_use_connections_of_their_own(memcached
     assert failures == []
 
 
-def test_a_closed_store_says_so(store: MemcachedStore) -> None:
+def test_a_closed_store_raises(store: MemcachedStore) -> None:
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.get(KEY)
@@ -672,7 +674,7 @@ def test_a_client_that_cannot_serve_is_refused(client: Any, error: type[Exceptio
         *("memcached://[::1", "redis://CANARY"),
     ],
 )
-def test_a_url_that_can_never_work_is_refused_without_being_repeated(url: str) -> None:
+def test_an_impossible_url_is_rejected_without_being_quoted(url: str) -> None:
     with pytest.raises(ValueError, match="memcached://") as caught:
         MemcachedStore(url)
     assert "CANARY" not in str(caught.value)

@@ -41,7 +41,7 @@ TestModel.settings = settings(
 )
 
 
-def test_what_32_threads_saw_could_have_happened() -> None:
+def test_thirty_two_threads_see_a_consistent_history() -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     history = record(MemoryStore(), threads=32, calls=100_000, seconds=15, seed=seed)
@@ -50,7 +50,7 @@ def test_what_32_threads_saw_could_have_happened() -> None:
     assert len(history) > 10_000
 
 
-def test_expired_entries_that_nobody_reads_go_with_the_writes_that_follow(clock: Any) -> None:
+def test_later_writes_purge_expired_entries(clock: Any) -> None:
     store = MemoryStore(clock=clock)
     for number in range(100):
         store.put(str(number), entry_of(number, expires_at=clock() + 10))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("usual_patience")
 
 
 @pytest.mark.parametrize("url", ["redis://cache.example:6379/0", "memcached://cache.example:11211"])
-def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(
+def test_a_slow_name_lookup_blocks_no_other_caller(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered = threading.Event()
@@ -46,7 +46,7 @@ def test_a_name_that_is_long_in_being_looked_up_holds_nobody_up(
 
 
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
-def test_what_is_looked_up_in_time_is_used(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_lookup_counts_as_use(kind: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(f"{kind}_url").replace("127.0.0.1", "localhost")
     assert "localhost" in url
     with LLMCache(backend=url) as cache:

@@ -103,7 +103,7 @@ def test_a_failure_to_lease_leaves_room_for_others(
     pool.run(same)
 
 
-def test_waiting_in_vain_says_nothing_about_the_server(make: Any) -> None:
+def test_a_pool_timeout_is_no_server_failure(make: Any) -> None:
     pool = make(timeout=0.01)
 
     def meanwhile(connection: Connection) -> None:
@@ -116,7 +116,7 @@ def test_waiting_in_vain_says_nothing_about_the_server(make: Any) -> None:
 
 
 @pytest.mark.parametrize("discarded", [True, False])
-def test_those_who_wait_are_served_in_their_order(make: Any, discarded: bool) -> None:
+def test_waiters_are_served_in_order(make: Any, discarded: bool) -> None:
     pool = make()
     order: list[int] = []
     release = threading.Event()
@@ -178,7 +178,7 @@ def test_no_more_connections_than_the_limit_whatever_happens(make: Any, made: Ma
     assert all(each.closed for each in made)
 
 
-def test_a_closed_pool_ends_those_who_wait(make: Any, made: Made) -> None:
+def test_closing_a_pool_fails_its_waiters(make: Any, made: Made) -> None:
     pool = make()
     failures: list[BaseException] = []
 

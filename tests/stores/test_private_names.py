@@ -23,7 +23,7 @@ def names(package: str) -> list[tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("package", ["redis", "pymemcache"])
-def test_private_names_are_there_in_all_versions_that_are_allowed(package: str) -> None:
+def test_private_names_exist_in_every_allowed_version(package: str) -> None:
     pytest.importorskip(package)
     for owner, name in names(package):
         assert hasattr(owner, name), f"{package}: {name} is gone: change the store or the bound"

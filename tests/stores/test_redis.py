@@ -174,7 +174,7 @@ def test_so_does_valkey(valkey_server: Server) -> None:
 
 
 @pytest.mark.parametrize("calls", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_what_32_threads_saw_could_have_happened(redis_url: str, calls: int) -> None:
+def test_thirty_two_threads_see_a_consistent_history(redis_url: str, calls: int) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     store = RedisStore(redis_url, timeout=5)
@@ -184,7 +184,7 @@ def test_what_32_threads_saw_could_have_happened(redis_url: str, calls: int) -> 
     assert len(history) > 1_000
 
 
-def test_what_threads_saw_of_a_cluster_could_have_happened(three_masters: list[Server]) -> None:
+def test_threads_see_a_consistent_cluster_history(three_masters: list[Server]) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     with redis.RedisCluster(host="127.0.0.1", port=three_masters[0].port) as client:
@@ -214,7 +214,7 @@ def test_more_threads_than_connections_take_turns(redis_url: str, redis_server: 
     store.close()
 
 
-def test_who_gets_no_connection_in_time_fails_in_time(redis_url: str) -> None:
+def test_waiting_for_a_connection_times_out(redis_url: str) -> None:
     store = RedisStore(redis_url, max_connections=1, timeout=0.05)
     pool = store._client._pool  # type: ignore[attr-defined]  # a URL's
     began = time.monotonic()
@@ -252,7 +252,7 @@ def test_a_key_is_the_published_one_behind_our_name(redis_url: str, admin: Any) 
     assert admin.keys() == [f"llm-cache-mem:1:acme:value:{digest}".encode()]
 
 
-def test_an_entry_goes_with_its_time_to_live_and_reading_does_not_prolong_it(
+def test_the_server_expires_an_entry_despite_reads(
     store: RedisStore, clock: Clock, admin: Any
 ) -> None:
     store.put("a", entry_of(1, expires_at=clock() + 60))
@@ -268,7 +268,7 @@ def test_an_entry_goes_with_its_time_to_live_and_reading_does_not_prolong_it(
 
 
 @pytest.mark.parametrize("seconds", [0, -1, -1e12])
-def test_what_has_expired_already_is_not_stored_and_what_it_replaces_is_gone(
+def test_an_expired_put_removes_the_old_entry(
     store: RedisStore, clock: Clock, seconds: float
 ) -> None:
     store.put("k", entry_of("old"))
@@ -298,7 +298,7 @@ def test_other_peoples_keys_are_neither_seen_nor_touched(store: RedisStore, admi
 
 
 @pytest.mark.parametrize("make", ["lpush", "hset", "sadd"])
-def test_what_is_no_string_is_a_miss_and_left_alone(
+def test_a_non_string_value_is_a_miss_and_left_alone(
     store: RedisStore, admin: Any, make: str
 ) -> None:
     getattr(admin, make)("llm-cache-mem:k", *(("f", "v") if make == "hset" else ("v",)))
@@ -311,7 +311,7 @@ def test_what_is_no_string_is_a_miss_and_left_alone(
 
 
 @pytest.mark.parametrize("damage", [b"", b"not ours", b"5", "truncated", "flipped"])
-def test_what_is_damaged_is_a_miss_and_removed(store: RedisStore, admin: Any, damage: Any) -> None:
+def test_a_damaged_entry_is_a_miss_and_removed(store: RedisStore, admin: Any, damage: Any) -> None:
     store.put("k", entry_of("whole"))
     data = admin.get("llm-cache-mem:k")
     admin.set(
@@ -332,7 +332,7 @@ def test_an_entry_under_another_key_is_a_miss(store: RedisStore, admin: Any) -> 
     assert store.get_many(["k", "l"]).keys() == {"k"}
 
 
-def test_what_a_newer_version_wrote_is_left_alone(store: RedisStore, admin: Any) -> None:
+def test_entries_of_a_newer_version_are_left_alone(store: RedisStore, admin: Any) -> None:
     store.put("k", entry_of(1))
     data = admin.get("llm-cache-mem:k")
     newer = data[:4] + bytes([data[4] + 1]) + data[5:]
@@ -423,7 +423,7 @@ def test_many_are_put_and_got_as_one_by_one(any_store: RedisStore) -> None:
     assert any_store.clear("1:a:") == 600
 
 
-def test_a_lease_is_given_to_one_prolonged_by_it_and_ended_by_it_alone(
+def test_only_its_holder_extends_or_releases_a_lease(
     any_store: RedisStore,
 ) -> None:
     assert any_store.lease("k", "mine", 60)
@@ -445,7 +445,7 @@ def test_a_lease_ends_by_itself_after_its_time_and_not_before(
     until(lambda: store.lease("k", "alive", 60), "the lease ends")
 
 
-def test_of_many_who_ask_for_a_lease_at_once_one_has_it(redis_url: str) -> None:
+def test_one_of_many_callers_gets_the_lease(redis_url: str) -> None:
     store = RedisStore(redis_url, timeout=5)
     for number in range(20):
         given: list[str] = []
@@ -515,7 +515,7 @@ def test_a_password_or_a_user_with_one(who: str) -> None:
             store.close()
 
 
-def test_a_user_who_may_only_read_misses_nothing_but_the_writes() -> None:
+def test_a_read_only_user_loses_only_writes() -> None:
     with running_redis(*["--user", "reader", "on", "nopass", "~*", "+@read"]) as server:
         server.ask("SET x y")
         store = RedisStore(f"redis://reader:any@127.0.0.1:{server.port}/0")
@@ -526,7 +526,7 @@ def test_a_user_who_may_only_read_misses_nothing_but_the_writes() -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost", "localhost:6379", "http://localhost:6379", ""])
-def test_text_that_is_no_url_of_a_server_is_refused_with_an_example(url: str) -> None:
+def test_an_invalid_server_url_is_rejected_with_an_example(url: str) -> None:
     with pytest.raises(ValueError, match="RedisStore needs a URL such as redis://localhost:6379/0"):
         RedisStore(url)
 
@@ -574,7 +574,7 @@ def test_a_client_that_is_handed_in_stays_open(redis_url: str) -> None:
         assert works(store)
 
 
-def test_a_client_that_gives_text_or_is_for_asyncio_or_is_none_is_refused(redis_url: str) -> None:
+def test_text_asyncio_and_missing_clients_are_rejected(redis_url: str) -> None:
     with (
         redis.Redis.from_url(redis_url, decode_responses=True) as client,
         pytest.raises(ValueError, match="without decode_responses"),
@@ -604,7 +604,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
         RedisStore("redis://localhost", **wrong)
 
 
-def test_a_closed_store_says_so(redis_url: str) -> None:
+def test_a_closed_store_raises(redis_url: str) -> None:
     store = RedisStore(redis_url)
     store.put("k", entry_of(1))
     store.close()

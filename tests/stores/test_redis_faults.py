@@ -347,7 +347,7 @@ class Faults:
             raise self.exception
 
 
-def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
+def test_a_failing_operation_does_not_fail_the_caller(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = Faults()
@@ -383,7 +383,7 @@ def test_whichever_call_fails_the_caller_is_served_and_the_next_operation_works(
             session(nth * 100 + at)
 
 
-def test_an_interrupt_in_the_middle_goes_to_the_caller_and_the_connection_is_not_used_again(
+def test_an_interrupt_discards_its_connection(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = RedisStore(redis_url)

@@ -20,7 +20,7 @@ def refuses(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_a_redis_of_ones_own_is_gone_with_its_folder_afterwards() -> None:
+def test_a_private_redis_is_removed_with_its_folder() -> None:
     with running_redis("--maxmemory", "5mb") as server:
         assert server.ask("PING") == "+PONG"
         folder = server.folder
@@ -37,7 +37,7 @@ def test_it_comes_back_on_the_same_port_and_empty() -> None:
         assert server.ask("GET k") == "$-1"
 
 
-def test_a_paused_one_says_nothing_until_it_is_resumed() -> None:
+def test_a_paused_tracker_is_silent_until_resumed() -> None:
     with running_redis() as server:
         server.pause()
         with pytest.raises(TimeoutError):

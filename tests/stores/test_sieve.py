@@ -20,9 +20,7 @@ class TestConformance(StoreConformance):
     def make_store(self) -> MakeStore:
         return SieveStore
 
-    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(
-        self, store: Any
-    ) -> None:
+    def test_iteration_is_lru_first_and_counts_as_no_use(self, store: Any) -> None:
         """Here in the order of the queue, which use does not change."""
         for key in ("a", "b", "c", "d"):
             store.put(key, entry_of(key))
@@ -105,7 +103,7 @@ def test_evictions_match_the_algorithm_of_the_paper() -> None:
             assert held == paper.request(number)
 
 
-def test_what_is_asked_for_again_survives_a_scan_that_lru_forgets_it_in() -> None:
+def test_sieve_survives_a_scan_that_defeats_lru() -> None:
     stores = SieveStore(max_size=100), MemoryStore(max_size=100)
     for store in stores:
         for number in range(50):
@@ -119,13 +117,13 @@ def test_what_is_asked_for_again_survives_a_scan_that_lru_forgets_it_in() -> Non
     assert kept == [50, 0]
 
 
-def test_what_32_threads_saw_could_have_happened() -> None:
+def test_thirty_two_threads_see_a_consistent_history() -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     assert violations(record(SieveStore(), threads=32, calls=30_000, seconds=10, seed=seed)) == []
 
 
-def test_expired_entries_leave_with_the_writes_that_follow_and_the_queue_forgets_them(
+def test_later_writes_purge_expired_entries_and_their_queue(
     clock: Any,
 ) -> None:
     store = SieveStore(max_size=10, clock=clock)
@@ -151,7 +149,7 @@ def test_a_cache_takes_the_policy_by_its_name() -> None:
     assert [cache.get(str(number), model="m") for number in range(3)] == [0, None, 2]
 
 
-def test_a_policy_that_there_is_not_or_that_the_store_has_not_is_refused(tmp_path: Any) -> None:
+def test_an_unknown_or_unsupported_policy_is_rejected(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"lru, sieve, not 'mru'"):
         LLMCache(policy="mru")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is for memory"):

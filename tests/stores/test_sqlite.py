@@ -72,7 +72,7 @@ TestModel.settings = settings(
 )
 
 
-def test_what_32_threads_saw_could_have_happened(tmp_path: Path) -> None:
+def test_thirty_two_threads_see_a_consistent_history(tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     store = SQLiteStore(tmp_path / "c.db", lock_timeout=10)
@@ -206,7 +206,7 @@ def test_uses_are_written_by_the_hundred(tmp_path: Path, uses: Nanoseconds) -> N
     store.close()
 
 
-def test_a_use_is_written_again_after_an_eighth_of_the_oldest_age(
+def test_uses_are_written_after_an_eighth_of_the_oldest_age(
     tmp_path: Path, uses: Nanoseconds
 ) -> None:
     store = SQLiteStore(tmp_path / "c.db")
@@ -233,9 +233,7 @@ def test_a_use_is_written_again_after_an_eighth_of_the_oldest_age(
     store.close()
 
 
-def test_uses_that_are_not_written_count_for_what_is_evicted(
-    tmp_path: Path, uses: Nanoseconds
-) -> None:
+def test_unwritten_uses_count_for_eviction(tmp_path: Path, uses: Nanoseconds) -> None:
     store = SQLiteStore(tmp_path / "c.db", max_size=3)
     for key in "abc":
         store.put(key, entry_of(key))
@@ -394,7 +392,7 @@ def test_a_read_only_store_reads_and_changes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_read_only_store_sees_what_others_write(tmp_path: Path) -> None:
+def test_a_read_only_store_sees_writes_of_others(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     store = SQLiteStore(path)
     reader = SQLiteStore(path, read_only=True)
@@ -406,7 +404,7 @@ def test_a_read_only_store_sees_what_others_write(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_a_read_only_store_leaves_what_it_cannot_read(tmp_path: Path) -> None:
+def test_a_read_only_store_leaves_unreadable_entries(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     with contextlib.closing(SQLiteStore(path)) as store:
         store.put("k", entry_of(1))

@@ -196,7 +196,7 @@ OPERATIONS: list[Callable[[SQLiteStore], Any]] = [
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # of stores that are dropped, not closed
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_whichever_call_fails_only_store_errors_come_out_and_the_next_try_works(
+def test_only_store_errors_escape_and_the_next_try_works(
     faults: Faults, every: int, fast_folder: Path
 ) -> None:
     """Each call fails once with each exception, or with one *every* few of them, never the same few
@@ -230,7 +230,7 @@ def test_whichever_call_fails_only_store_errors_come_out_and_the_next_try_works(
 
 
 @pytest.mark.parametrize("bad", ["", ":memory:", "a\0b"])
-def test_what_is_no_path_is_a_value_error(bad: str) -> None:
+def test_a_non_path_is_a_value_error(bad: str) -> None:
     with pytest.raises(ValueError, match="path of a file"):
         SQLiteStore(bad)
 
@@ -326,7 +326,7 @@ def test_a_read_only_file_can_be_read(read_only: tuple[Path, str]) -> None:
     assert "readonly" in error
 
 
-def test_a_read_only_folder_lets_nothing_out_but_store_errors(read_only: tuple[Path, str]) -> None:
+def test_a_read_only_folder_raises_only_store_errors(read_only: tuple[Path, str]) -> None:
     path, key = read_only
     path.parent.chmod(0o555)
 
@@ -340,7 +340,7 @@ def test_a_read_only_folder_lets_nothing_out_but_store_errors(read_only: tuple[P
 # -- Locked
 
 
-def test_while_another_program_writes_puts_fail_soon_and_gets_work(
+def test_a_foreign_write_lock_fails_puts_and_not_gets(
     path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
     store = open_store(lock_timeout=0.2)
@@ -357,7 +357,7 @@ def test_while_another_program_writes_puts_fail_soon_and_gets_work(
     assert works(store)
 
 
-def test_while_the_file_is_locked_altogether_operations_fail_soon_and_opening_does_not(
+def test_an_exclusive_lock_fails_operations_but_not_opening(
     path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
     (key,) = filled(path, 1)
@@ -494,7 +494,7 @@ def test_a_deleted_file_is_made_again(path: Path, open_store: Callable[..., SQLi
     assert value_of(open_store().get("new")) == 2
 
 
-def test_what_is_acknowledged_after_a_deletion_survives_the_closing_of_the_old_file(
+def test_writes_to_a_recreated_file_survive_closing_the_old_one(
     path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
     old = open_store()
@@ -556,7 +556,7 @@ def test_an_empty_file_becomes_the_database(
     "content",
     [b"this is no database\n" * 500, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8000, b"no"],
 )
-def test_garbage_is_kept_aside_once_and_a_new_file_begins(
+def test_a_corrupt_file_is_set_aside_once(
     path: Path,
     content: bytes,
     open_store: Callable[..., SQLiteStore],
@@ -582,7 +582,7 @@ def test_a_file_of_something_else_is_left_where_it_is(
     assert not list(path.parent.glob("*corrupt*"))
 
 
-def test_a_file_that_breaks_while_open_is_kept_aside(
+def test_a_file_corrupted_while_open_is_set_aside(
     path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
     keys = filled(path, 200)
@@ -745,7 +745,7 @@ def test_an_unreadable_entry_is_a_miss_removed_and_counted(
     assert value_of(store.get(one))[0] == one
 
 
-def test_an_entry_of_a_newer_version_is_a_miss_and_kept(
+def test_a_newer_entry_version_is_a_miss_and_stays(
     path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
     (key,) = filled(path, 1)
@@ -772,9 +772,7 @@ def make_foreign(path: Path, application_id: int) -> None:
 
 
 @pytest.mark.parametrize("application_id", [0, 1, 0x4C434D32])
-def test_a_database_of_another_application_is_refused_and_untouched(
-    path: Path, application_id: int
-) -> None:
+def test_a_foreign_database_is_rejected_and_unchanged(path: Path, application_id: int) -> None:
     make_foreign(path, application_id)
     before = sha256(path)
     with pytest.raises(StoreError, match="database of another application"):
@@ -832,7 +830,7 @@ def make_older(path: Path) -> None:
     db.close()
 
 
-def test_a_file_of_an_older_schema_is_kept_aside(
+def test_a_file_with_an_older_schema_is_set_aside(
     path: Path, open_store: Callable[..., SQLiteStore], caplog: pytest.LogCaptureFixture
 ) -> None:
     make_older(path)
@@ -853,7 +851,7 @@ def test_a_read_only_store_refuses_an_older_schema(path: Path) -> None:
     assert sha256(path) == before
 
 
-def test_a_closed_store_says_so(open_store: Callable[..., SQLiteStore]) -> None:
+def test_a_closed_store_raises(open_store: Callable[..., SQLiteStore]) -> None:
     store = open_store()
     store.close()
     with pytest.raises(StoreError, match="get failed: the store is closed"):
@@ -964,7 +962,7 @@ def test_file_with_tables_and_triggers_of_others_is_not_used(
     assert LLMCache(backend=path).get_or_call("q", lambda messages: "answer") == "answer"
 
 
-def test_trigger_added_while_reading_is_noticed_within_a_tenth_of_a_second(
+def test_a_trigger_added_later_is_noticed(
     path: Path, open_store: Callable[..., SQLiteStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(path, 3)
@@ -975,7 +973,7 @@ def test_trigger_added_while_reading_is_noticed_within_a_tenth_of_a_second(
     assert "did not make" in str(error_of(lambda: store.get("1:f:v:1")))
 
 
-def test_what_this_library_changes_in_a_file_is_no_reason_to_refuse_it(
+def test_a_file_changed_by_this_library_is_accepted(
     path: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:
     one, other = open_store(), open_store()

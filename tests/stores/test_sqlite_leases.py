@@ -80,7 +80,7 @@ def test_leases_of_the_dead_are_swept_away_by_the_next(path: Path, clock: Any) -
 
 
 @pytest.mark.parametrize("back", [120, 86_400, 10 * 365 * 86_400])
-def test_a_lease_from_far_ahead_binds_nobody(path: Path, clock: Any, back: int) -> None:
+def test_a_lease_from_the_future_is_ignored(path: Path, clock: Any, back: int) -> None:
     """Its clock was wrong, or ours is: nobody shall wait for that."""
     store = SQLiteStore(path, clock=clock)
     store.lease("k", "a", 10)
@@ -97,7 +97,7 @@ def test_a_clock_that_goes_back_a_little_leaves_the_lease(path: Path, clock: Any
     store.close()
 
 
-def test_a_closed_store_says_so(path: Path) -> None:
+def test_a_closed_store_raises(path: Path) -> None:
     store = SQLiteStore(path)
     store.close()
     with pytest.raises(StoreError, match="lease failed"):

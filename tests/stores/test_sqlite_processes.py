@@ -72,7 +72,7 @@ def write_until_killed(path: Path, slot: int, slots: int, seed: int, acknowledge
 
 
 @pytest.mark.parametrize("seconds", [7, pytest.param(60, marks=pytest.mark.slow)])
-def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, seconds: float) -> None:
+def test_kill_9_loses_no_acknowledged_write(path: Path, seconds: float) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     rng = random.Random(seed)
@@ -208,7 +208,7 @@ def use(store: SQLiteStore, key: str) -> bool:
     return bool(value_of(store.get(key)) == key)
 
 
-def test_what_a_child_writes_outlives_the_parents_closing(path: Path, store: SQLiteStore) -> None:
+def test_a_childs_writes_outlive_the_parent(path: Path, store: SQLiteStore) -> None:
     """With a connection carried over the fork it would not: the child would write into a log that
     the parent unlinks."""
     use(store, "parent")
@@ -408,9 +408,7 @@ else:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_was_acknowledged_outlives_the_program_and_it_ends_at_once(
-    path: Path, ending: str
-) -> None:
+def test_acknowledged_writes_outlive_a_quick_exit(path: Path, ending: str) -> None:
     import llm_cache_mem
 
     environment = os.environ | {"PYTHONPATH": str(Path(llm_cache_mem.__file__).parents[1])}

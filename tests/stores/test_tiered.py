@@ -159,7 +159,7 @@ class TestConformanceOnThePlainest(StoreConformance):
         return make
 
     @pytest.mark.skip("a hit in front is no use to a back that cannot be told")
-    def test_entries_come_least_recently_used_first_and_are_not_used_by_it(self) -> None: ...
+    def test_iteration_is_lru_first_and_counts_as_no_use(self) -> None: ...
 
     @pytest.mark.skip("as above")
     def test_the_least_recently_used_goes_first(self) -> None: ...
@@ -181,7 +181,7 @@ class TestLeasesOfTheBack(LeaseConformance):
             )  # type: ignore[return-value]
 
 
-def test_it_leases_only_what_its_back_leases(back: Plain) -> None:
+def test_it_leases_only_through_its_back_store(back: Plain) -> None:
     assert not isinstance(tiered(back), LeasingStore)
 
 
@@ -251,7 +251,7 @@ def test_on_memcached_it_does_what_the_model_does(examples: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "sqlite"])
-def test_what_16_threads_saw_could_have_happened(kind: str, fast_folder: Path) -> None:
+def test_sixteen_threads_see_a_consistent_history(kind: str, fast_folder: Path) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     back: Any = (
@@ -267,9 +267,7 @@ def test_what_16_threads_saw_could_have_happened(kind: str, fast_folder: Path) -
 # -- How far behind
 
 
-def test_what_was_read_or_written_lately_is_not_asked_for_again(
-    store: TieredStore, back: Plain
-) -> None:
+def test_recent_reads_and_writes_skip_the_store(store: TieredStore, back: Plain) -> None:
     store.put("written", entry_of(1))
     back.inner.put("read", entry_of(2))
     for _ in range(3):
@@ -281,7 +279,7 @@ def test_what_was_read_or_written_lately_is_not_asked_for_again(
     )  # "none" each time: that something is absent is not believed for long
 
 
-def test_what_another_process_replaced_or_deleted_is_served_for_ten_seconds_at_the_most(
+def test_stale_front_entries_last_ten_seconds_at_most(
     store: TieredStore, back: Plain, timer: Clock
 ) -> None:
     for key in ("replaced", "deleted"):
@@ -303,7 +301,7 @@ def test_a_back_whose_version_is_no_question_is_not_asked(back: Plain) -> None:
     assert value_of(store.get("k")) == 1
 
 
-def test_a_hit_does_not_prolong_what_is_in_front(
+def test_a_hit_does_not_extend_the_front_entry(
     store: TieredStore, back: Plain, timer: Clock
 ) -> None:
     store.put("k", entry_of("old"))
@@ -339,7 +337,7 @@ def test_in_front_of_sqlite_another_process_is_seen_at_once(tmp_path: Path) -> N
         assert store.get("k") is None
 
 
-def test_in_front_of_sqlite_other_stores_of_the_process_are_seen_at_once(tmp_path: Path) -> None:
+def test_sqlite_writes_of_this_process_are_seen_at_once(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     with (
         contextlib.closing(tiered(SQLiteStore(path))) as store,
@@ -379,16 +377,14 @@ def another_who_writes_during_reads(back: Any, write: Callable[[], object]) -> I
         back.get = read
 
 
-def test_a_read_that_overlaps_a_write_does_not_bring_back_what_was_replaced(
-    store: TieredStore, back: Plain
-) -> None:
+def test_a_read_overlapping_a_write_restores_no_old_entry(store: TieredStore, back: Plain) -> None:
     back.inner.put("k", entry_of("old"))
     with another_who_writes_during_reads(back, lambda: store.put("k", entry_of("new"))):
         store.get("k")
     assert value_of(store.get("k")) == "new"
 
 
-def test_what_the_back_has_lost_is_not_served_because_something_else_was_written_meanwhile(
+def test_an_entry_lost_by_the_back_store_is_not_served(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "cache.db"
@@ -404,9 +400,7 @@ def test_what_the_back_has_lost_is_not_served_because_something_else_was_written
             assert cache.get("k") is None
 
 
-def test_of_two_writes_at_once_neither_stays_in_front_for_the_other(
-    store: TieredStore, back: Plain
-) -> None:
+def test_racing_writes_leave_no_stale_front_entry(store: TieredStore, back: Plain) -> None:
     put = back.inner.put
 
     def and_another_writes_first(key: str, entry: Entry) -> Removed:
@@ -435,7 +429,7 @@ def test_a_forked_child_goes_on_by_itself(tmp_path: Path) -> None:
 # -- When the back is gone
 
 
-def test_a_failing_back_is_told_of_and_what_is_in_front_served_while_it_is_fresh(
+def test_a_failing_back_store_is_reported_and_fresh_entries_served(
     back: Plain, timer: Clock
 ) -> None:
     with LLMCache(backend=tiered(back, timer)) as cache:
@@ -480,7 +474,7 @@ def test_a_failing_sqlite_is_told_of_too(
 
 
 @pytest.mark.parametrize("operation", ["put", "delete", "clear"])
-def test_what_a_failed_change_was_about_is_not_served_any_more(
+def test_a_failed_write_still_invalidates_its_entities(
     store: TieredStore, back: Plain, operation: str
 ) -> None:
     store.put(KEY, entry_of("old"))
@@ -537,7 +531,7 @@ def test_bounds_are_those_of_the_file_and_the_front_is_no_larger(tmp_path: Path)
         opened.store.close()
 
 
-def test_what_leaves_the_process_is_encrypted_and_its_digest_hidden(tmp_path: Path) -> None:
+def test_stored_values_and_keys_are_encrypted(tmp_path: Path) -> None:
     from llm_cache_mem.values.encryption import new_key
 
     path = tmp_path / "cache.db"

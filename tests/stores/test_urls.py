@@ -96,7 +96,7 @@ def test_a_server_is_named_without_its_password_and_not_asked_yet(url, name):
         "valkey://localhost:99999",
     ],
 )
-def test_a_server_url_that_can_never_work_is_refused_without_repeating_what_may_be_a_password(url):
+def test_an_impossible_url_is_rejected_without_its_password(url):
     with pytest.raises(ValueError, match=r"redis|unix|valkey") as caught:
         opened(url)
     assert "3@" not in str(caught.value)
@@ -120,7 +120,7 @@ def test_recordings_have_no_bounds(bound, tmp_path):
         LLMCache(backend=tmp_path / "llm.jsonl", **{bound: 5})
 
 
-def test_a_store_object_is_taken_as_it_is():
+def test_a_store_object_is_used_directly():
     store = MemoryStore()
     found = open_store(store, StoreSettings(max_size=5))
     assert found.store is store
@@ -185,7 +185,7 @@ def test_a_missing_folder_is_named_and_not_made(backend, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_scheme_is_in_messages_and_on_the_page_about_stores():
+def test_every_scheme_is_documented():
     page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="unknown backend") as caught:
         opened("mysql://host")
@@ -197,7 +197,7 @@ def test_every_scheme_is_in_messages_and_on_the_page_about_stores():
 
 
 @pytest.mark.parametrize("backend", [None, 7, object(), {}])
-def test_what_is_no_backend_at_all_is_a_type_error(backend):
+def test_a_wrong_backend_type_is_a_type_error(backend):
     with pytest.raises(
         TypeError, match=r"backend must be a URL, a path or a Store.*RedisStore\(client\)"
     ):

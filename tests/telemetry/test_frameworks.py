@@ -58,7 +58,7 @@ def counts(value: Any, name: str = "") -> list[int]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_hit_reports_no_tokens_anywhere_and_what_it_saved_beside_them(name, server, behind):
+def test_a_hit_reports_savings_and_no_tokens(name, server, behind):
     model = behind(model_of(name, server))
     first, hit = model.invoke("hi"), model.invoke("hi")
     assert isinstance(hit, AIMessage)

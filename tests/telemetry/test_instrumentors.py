@@ -162,7 +162,7 @@ def openllmetry(name: str) -> Any:
 FAMILIES = {"openinference": openinference, "openllmetry": openllmetry}
 
 
-def test_without_an_onlooker_hits_keep_their_usage_and_say_what_they_saved(provider):
+def test_hits_keep_usage_without_an_instrumentor(provider):
     client = openai_client(provider, LLMCache())
     assert not sums_usage()
     chat(client)
@@ -172,7 +172,7 @@ def test_without_an_onlooker_hits_keep_their_usage_and_say_what_they_saved(provi
 
 
 @pytest.mark.parametrize("usage", ["zero", "keep"])
-def test_what_hits_report_can_be_said(provider, usage):
+def test_usage_of_hits_is_configurable(provider, usage):
     client = openai_client(provider, LLMCache(), usage=usage)
     first, hit = chat(client), chat(client)
     assert first.usage.total_tokens == 1200

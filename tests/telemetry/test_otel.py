@@ -67,7 +67,7 @@ def exported() -> Exported:
     return Exported()
 
 
-def test_metrics_are_what_the_cache_counted(exported):
+def test_metrics_equal_the_cache_counters(exported):
     cache = LLMCache(prices=PRICES, namespace="eu")
     exported.instrument(cache, name="answers")
     with options(tags={"team": "search"}):

@@ -46,7 +46,7 @@ def total(registry: CollectorRegistry, name: str, **labels: str) -> float:
     )
 
 
-def test_what_is_scraped_is_what_the_cache_counted():
+def test_scraped_metrics_equal_the_counters():
     registry, cache = CollectorRegistry(), LLMCache(prices={"m": Price(input=10.0, output=20.0)})
     CacheMetrics(cache, registry=registry, tags=["team"])
     for team in ("search", "search", "ads"):
@@ -249,11 +249,11 @@ def test_the_alerts_of_the_documentation_are_rules(tmp_path):
     assert "4 rules found" in done.stdout
 
 
-def test_the_dashboard_is_what_its_script_writes():
+def test_the_dashboard_matches_its_script():
     assert generator().main(["--check"]) == 0, "run python scripts/grafana_dashboard.py"
 
 
-def test_the_dashboard_has_what_grafana_needs_to_load_it():
+def test_the_dashboard_matches_grafanas_schema():
     import jsonschema
 
     board = json.loads((ROOT / "docs/assets/grafana.json").read_text())

@@ -162,9 +162,7 @@ def test_false_values_of_ci_count_as_unset(suite: Suite, monkeypatch: pytest.Mon
     suite.run().assert_outcomes(passed=2)
 
 
-def test_environment_sets_the_mode_if_nothing_else_does(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_is_the_default_mode(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.write(test_it=ASKING)
     monkeypatch.setenv("LLM_CACHE_MEM_MODE", "replay")
     suite.run().assert_outcomes(failed=2)

@@ -353,7 +353,7 @@ def test_every_answer_is_judged_by_its_own_reason_to_stop(
     }
 
 
-def test_the_error_of_a_failed_request_is_refused_where_it_says_so(
+def test_a_responses_error_object_is_not_stored(
     recordings: list[tuple[Row, Any]],
 ) -> None:
     """SDKs raise these; what reaches admission is only what a proxy wraps into a success. A bare
@@ -370,7 +370,7 @@ def test_the_error_of_a_failed_request_is_refused_where_it_says_so(
     assert sum(refusal_reason(answer) == "error" for _, answer in errors) >= 37
 
 
-def test_a_recorded_stream_cut_short_anywhere_is_never_kept(
+def test_a_recorded_stream_cut_short_is_never_stored(
     recordings: list[tuple[Row, Any]],
 ) -> None:
     """Up to the last piece that can hold a reason to stop: after it come only counts and empty

@@ -184,7 +184,7 @@ async def test_tasks_that_ask_at_once_run_the_tool_once(tools: ToolCache) -> Non
     assert found == [{"asked": {"a": 1}, "run": 1}] * 50
 
 
-async def test_who_waited_for_a_call_that_failed_makes_its_own(tools: ToolCache) -> None:
+async def test_a_waiter_of_a_failed_call_makes_its_own(tools: ToolCache) -> None:
     runs = 0
 
     async def first_fails() -> int:
@@ -209,7 +209,7 @@ def test_a_tool_that_asks_for_itself_does_not_wait_for_itself() -> None:
     assert tools.get_or_call("t", {}, lambda: call(tools, inner, {}, "t"))["run"] == 1
 
 
-def test_each_tool_has_its_lifetime_and_lends_it_to_nobody(tools: ToolCache, clock: Any) -> None:
+def test_tool_lifetimes_are_independent(tools: ToolCache, clock: Any) -> None:
     tools.allow("short", ttl_seconds=10)
     outer, inner = Runs(), Runs()
     for advance, runs in ((0, 1), (9, 1), (2, 2)):
@@ -264,7 +264,7 @@ def test_namespaces_keep_tenants_apart(tools: ToolCache) -> None:
     assert run.count == 3
 
 
-def test_what_is_said_of_conversations_does_not_touch_tools() -> None:
+def test_conversation_rules_do_not_apply_to_tools() -> None:
     """A key function for prompts, and ignored parameters, must not make two calls of a tool one."""
     tools = ToolCache(
         LLMCache(key_fn=lambda messages, **params: "always the same", ignore=["timeout"])
@@ -301,7 +301,7 @@ def test_secrets_are_not_stored(tmp_path: Path, where: str) -> None:
     assert b"hunter2" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_a_failing_store_fails_no_call_and_strict_says_so() -> None:
+def test_a_failing_store_fails_calls_only_under_strict() -> None:
     class Broken:
         blocking = False
 
@@ -373,7 +373,7 @@ def test_hostile_text_for_arguments_runs_the_tool(args: str) -> None:
     assert tools.cache.stats().size == 0
 
 
-async def test_who_is_cancelled_takes_nobody_along() -> None:
+async def test_a_cancelled_caller_cancels_no_other() -> None:
     tools, began, go_on, runs = ToolCache(), asyncio.Event(), asyncio.Event(), 0
 
     async def slow() -> str:

@@ -63,7 +63,7 @@ def test_changed_code_is_another_tool_unless_a_version_says_so(tools: ToolCache)
     ] == ["one", "one", "two"]
 
 
-def test_what_a_closure_holds_is_part_of_the_call(tools: ToolCache) -> None:
+def test_closure_values_are_part_of_the_key(tools: ToolCache) -> None:
     def weather(units: str) -> Any:
         @tools.cached
         def lookup(city: str) -> str:
@@ -97,7 +97,7 @@ class Report:
     degrees: float
 
 
-def test_what_a_function_is_annotated_to_return_comes_back_as_such(tools: ToolCache) -> None:
+def test_results_have_the_annotated_return_type(tools: ToolCache) -> None:
     runs = []
 
     @tools.cached
@@ -129,7 +129,7 @@ def test_methods() -> None:
     assert len(runs) == 2
 
 
-def test_a_self_without_a_wire_form_goes_uncached_until_it_is_ignored() -> None:
+def test_a_self_without_a_wire_form_has_to_be_ignored() -> None:
     tools, runs = ToolCache(), []
 
     class Client:
@@ -216,7 +216,7 @@ def test_wrong_uses(tools: ToolCache) -> None:
         tools.cached(ttl=3)(lambda x: x)  # type: ignore[call-overload]
 
 
-def test_a_call_is_named_without_what_the_function_has_by_default(tools: ToolCache) -> None:
+def test_a_call_is_named_without_default_arguments(tools: ToolCache) -> None:
     runs = []
 
     @tools.cached(depends_on="place:{country}")

@@ -56,7 +56,7 @@ def what_runs(tools: ToolCache) -> set[str]:
     ],
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_is_invalid_runs_again_and_nothing_else(
+def test_only_invalidated_calls_run_again(
     tools: ToolCache, how: Any, gone: set[str], asynchronous: bool
 ) -> None:
     warm(tools)
@@ -67,7 +67,7 @@ def test_what_is_invalid_runs_again_and_nothing_else(
     assert what_runs(tools) == set()
 
 
-def test_invalid_means_invalid_in_every_object_and_after_a_restart(tmp_path: Path) -> None:
+def test_invalidation_holds_in_every_object_and_after_restart(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     with ToolCache(backend=path) as here, ToolCache(backend=path) as there:
         assert runs(here, "time")
@@ -119,7 +119,7 @@ def test_a_call_under_way_is_not_stored(tmp_path: Path, how: Any, elsewhere: boo
         assert tools.get_or_call("user", {"id": 1}, lambda: "newer") == "new"
 
 
-def test_who_asks_after_an_invalidation_does_not_join_the_call_before(tools: ToolCache) -> None:
+def test_a_call_after_an_invalidation_is_made_anew(tools: ToolCache) -> None:
     began, go_on, found = threading.Event(), threading.Event(), []
 
     def old() -> str:
@@ -149,7 +149,7 @@ def test_clearing_the_cache_clears_tools_and_calls_under_way(tools: ToolCache) -
     assert tools.get_or_call("t", {}, lambda: "new") == "new"
 
 
-def test_a_generation_that_is_evicted_brings_nothing_old_back() -> None:
+def test_an_evicted_generation_revives_no_old_entry() -> None:
     """Whatever the store drops and when: what was invalid stays so."""
     tools = ToolCache(max_size=8)
     tools.allow("user", depends_on="user:{id}")
@@ -191,7 +191,7 @@ def test_a_tool_that_writes_is_never_cached_and_invalidates(
         assert what_runs(tools) == {"user 1", "orders 1", "time 1", "time 2"}
 
 
-def test_of_a_write_that_does_not_say_what_it_changes_everything_is_invalid(
+def test_a_write_without_entities_invalidates_everything(
     tools: ToolCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     tools.writes("rename", entities="user:{id}")
@@ -201,7 +201,7 @@ def test_of_a_write_that_does_not_say_what_it_changes_everything_is_invalid(
     assert "all results are invalid" in caplog.text
 
 
-def test_a_write_is_not_told_of_a_failing_store_and_nothing_old_is_read_meanwhile(
+def test_a_write_survives_a_failing_store_without_stale_reads(
     clock: Any,
 ) -> None:
     class Failing:
@@ -311,7 +311,7 @@ def test_a_write_may_be_told_apart_by_its_result(tools: ToolCache, fails: bool) 
 
 
 @pytest.mark.parametrize("mode", ["off", "refresh", "replay"])
-def test_it_holds_whatever_the_mode_in_which_it_is_said(tools: ToolCache, mode: Any) -> None:
+def test_it_holds_in_every_mode(tools: ToolCache, mode: Any) -> None:
     tools.writes("rename", entities="user:{id}")
     warm(tools)
     with options(mode=mode):
@@ -335,6 +335,6 @@ def test_a_tool_without_a_name_is_refused(tool: Any) -> None:
             use()
 
 
-def test_a_template_that_is_not_closed_is_refused_with_what_one_looks_like() -> None:
+def test_an_unclosed_template_is_rejected_with_an_example() -> None:
     with pytest.raises(ValueError, match=r"such as 'user:\{user_id\}', not 'user:\{id'"):
         ToolCache().allow("t", depends_on="user:{id")

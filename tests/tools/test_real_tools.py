@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDING = "tau_bench_airline_gpt4o_tool_calls.jsonl.gz"
 
 
-def test_hit_rates_of_the_recording_and_what_writes_leave_of_them(shared_data: Path) -> None:
+def test_writes_lower_the_hit_rates_of_the_recording(shared_data: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "tools", str(shared_data / "tools" / RECORDING)],
         capture_output=True,

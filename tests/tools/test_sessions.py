@@ -93,7 +93,7 @@ def connect(request: pytest.FixtureRequest) -> Any:
         ("failing", True, 3),
     ],
 )
-async def test_only_what_the_server_or_the_application_allows(
+async def test_only_allowed_tools_are_cached(
     served: Served, connect: Any, tool: str, listed: bool, runs: int
 ) -> None:
     tools = ToolCache(tools=[tool] if listed else [])
@@ -151,7 +151,7 @@ async def test_everything_else_is_the_sessions_own(served: Served, connect: Any)
         CachedSession(real, ToolCache(), hints="believe")  # type: ignore[arg-type]
 
 
-async def test_a_server_has_no_say_but_its_hints_and_need_not_list_its_tools(
+async def test_server_hints_are_used_and_listing_tools_is_optional(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Annotations:

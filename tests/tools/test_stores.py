@@ -55,7 +55,7 @@ def test_shared_and_invalidated_from_elsewhere(opened: Callable[[], ToolCache]) 
 
 @pytest.mark.parametrize("made_invalid_by", ["a write", "its name", "its arguments"])
 @pytest.mark.parametrize("back", ["redis", "sqlite"])
-def test_memory_in_front_serves_nothing_that_another_made_invalid(
+def test_memory_front_honours_invalidation_by_others(
     back: str, made_invalid_by: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = (
@@ -77,7 +77,7 @@ def test_memory_in_front_serves_nothing_that_another_made_invalid(
         tools.close()
 
 
-def test_requests_are_kept_without_what_is_redacted_or_ignored(tmp_path: Path) -> None:
+def test_requests_are_stored_redacted_and_without_ignored_fields(tmp_path: Path) -> None:
     tools = ToolCache(LLMCache(backend=tmp_path / "c.db", keep_requests=True))
     tools.allow("fetch", ignore=["token"], redact=["password"])
     tools.get_or_call(

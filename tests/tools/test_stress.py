@@ -64,7 +64,7 @@ def two_caches(kind: str, folder: Path, **settings: Any) -> list[ToolCache]:
 @pytest.mark.parametrize(
     ("kind", "settings"), [("memory", {}), ("memory", {"max_size": 4}), ("sqlite", {})]
 )
-def test_nobody_reads_what_is_no_longer_so(kind: str, settings: Any, tmp_path: Path) -> None:
+def test_no_stale_read(kind: str, settings: Any, tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     caches = two_caches(kind, tmp_path, **settings)
     assert race(caches, 300, seed) == []
@@ -75,8 +75,6 @@ def test_nobody_reads_what_is_no_longer_so(kind: str, settings: Any, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "races", "rounds"), [("memory", 10, 2_000), ("sqlite", 3, 500)])
-def test_nobody_reads_what_is_no_longer_so_for_long(
-    kind: str, races: int, rounds: int, tmp_path: Path
-) -> None:
+def test_stale_reads_are_short(kind: str, races: int, rounds: int, tmp_path: Path) -> None:
     for _ in range(races):
         assert race(two_caches(kind, tmp_path), rounds, random.randrange(1 << 32)) == []

@@ -167,7 +167,7 @@ def test_registering_a_class_registers_those_its_fields_name() -> None:
         assert all(found == value for found in back(value))
 
 
-def test_what_an_instance_holds_beside_its_fields_is_not_lost() -> None:
+def test_instance_attributes_beside_fields_survive() -> None:
     @register
     class Named(NamedTuple("Base", [("x", int)])):
         pass
@@ -318,7 +318,7 @@ def test_a_name_of_its_own_outlives_a_move() -> None:
 @pytest.mark.parametrize(
     "cls", [int, str, dict, list, object, ValueError, type("Plain", (), {}), tuple]
 )
-def test_register_takes_only_what_it_can_rebuild(cls: type) -> None:
+def test_register_takes_only_rebuildable_classes(cls: type) -> None:
     with pytest.raises(TypeError, match="register"):
         register(cls)
 
@@ -365,7 +365,7 @@ def test_a_class_not_registered_here_is_left_for_later() -> None:
     assert Payload.from_json(stored).decode() == Note("x")
 
 
-def test_a_package_is_allowed_by_prefix_and_found_among_loaded_modules_only(
+def test_a_package_prefix_allows_loaded_modules_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     register_package(__name__)

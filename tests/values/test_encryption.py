@@ -132,7 +132,7 @@ def test_an_entry_is_not_read_under_another_key() -> None:
     assert not caught.value.newer
 
 
-def test_what_another_cache_can_read_is_told_from_what_is_damaged() -> None:
+def test_unreadable_and_damaged_entries_are_told_apart() -> None:
     for reader, data in (
         (Encryption(TWO), Encryption(ONE).pack(KEY, an_entry())),
         (Encryption(ONE), an_entry().pack(KEY)),
@@ -145,7 +145,7 @@ def test_what_another_cache_can_read_is_told_from_what_is_damaged() -> None:
     assert caught.value.newer
 
 
-def test_who_can_write_to_the_store_cannot_plant_a_plain_entry(path: Path) -> None:
+def test_a_plain_entry_cannot_be_planted_in_the_store(path: Path) -> None:
     with LLMCache(backend=path, encryption_key=ONE) as cache:
         cache.put(PROMPT, "true", model="m")
         (key,) = stored(path)
@@ -161,7 +161,7 @@ def test_who_can_write_to_the_store_cannot_plant_a_plain_entry(path: Path) -> No
 # -- Through a cache
 
 
-def test_a_store_holds_no_word_of_prompt_answer_or_model_and_no_published_digest(
+def test_an_encrypted_store_holds_no_plain_text_or_key(
     path: Path,
 ) -> None:
     with LLMCache(backend=path, encryption_key=ONE) as cache:
@@ -198,7 +198,7 @@ def test_another_process_with_the_key_reads_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [TWO, "plain"], ids=["another key", "plain"])
-def test_a_wrong_key_is_a_miss_that_leaves_everything_where_it_is(path: Path, other: str) -> None:
+def test_a_wrong_encryption_key_misses_and_removes_nothing(path: Path, other: str) -> None:
     with (
         LLMCache(backend=path, encryption_key=ONE) as right,
         LLMCache(backend=path, encryption_key=other, strict=True) as wrong,
@@ -252,7 +252,7 @@ def test_the_frameworks_keys_are_hidden_too(path: Path) -> None:
 # -- Rotation
 
 
-def test_what_an_older_key_wrote_is_still_read(path: Path) -> None:
+def test_entries_of_an_older_encryption_key_are_read(path: Path) -> None:
     with LLMCache(backend=path, encryption_key=ONE) as before:
         before.put(PROMPT, ANSWER, model="m")
     with LLMCache(backend=path, encryption_key=[THREE, TWO, ONE]) as cache:
@@ -274,7 +274,7 @@ def test_a_new_answer_takes_the_place_of_that_under_an_older_key(path: Path, clo
         assert len(stored(path)) == 1
 
 
-def test_delete_and_clear_reach_what_an_older_key_wrote(path: Path) -> None:
+def test_delete_and_clear_reach_entries_of_older_keys(path: Path) -> None:
     with (
         LLMCache(backend=path, encryption_key=ONE) as before,
         LLMCache(backend=path, encryption_key=[TWO, ONE]) as cache,
@@ -296,7 +296,7 @@ def test_an_expired_entry_of_an_older_key_is_removed_where_it_is(path: Path, clo
         assert stored(path) == {}
 
 
-def test_a_cache_with_a_key_does_not_read_what_is_plain_unless_told_to(path: Path) -> None:
+def test_an_encrypted_cache_reads_plain_entries_only_on_request(path: Path) -> None:
     with LLMCache(backend=path) as before:
         before.put(PROMPT, ANSWER, model="m")
     with LLMCache(backend=path, encryption_key=ONE) as strict:
@@ -351,7 +351,7 @@ def test_a_key_is_32_bytes_or_their_base64(key: bytes | str) -> None:
     ],
     ids=map(str, range(10)),
 )
-def test_what_is_no_key_is_refused_without_being_repeated(
+def test_an_invalid_key_is_rejected_without_being_quoted(
     path: Path, key: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"encryption[ _]key") as caught:
@@ -396,7 +396,7 @@ def test_a_store_that_is_handed_in_brings_its_own_envelope(path: Path) -> None:
     store.close()
 
 
-def test_a_plain_store_that_is_handed_in_beside_a_key_in_the_environment_is_told_of(
+def test_a_plain_store_beside_an_encryption_key_warns(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, ONE)

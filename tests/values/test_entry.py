@@ -147,7 +147,7 @@ def test_halves_of_two_envelopes_are_unreadable() -> None:
     [None, "text", 5, bytearray(b"x" * 200), memoryview(b"x" * 200), b"", b"\x89LCM", [1]],
     ids=map(str, range(8)),
 )
-def test_what_is_not_bytes_of_ours_is_unreadable(data: Any) -> None:
+def test_foreign_bytes_are_unreadable(data: Any) -> None:
     assert _is_unreadable(KEY, data)
 
 

@@ -96,7 +96,7 @@ def test_set_that_could_not_be_read_back_is_not_stored() -> None:
     ],
     ids=["arrays", "objects", "numbers", "fields", "depth"],
 )
-def test_text_of_too_many_parts_is_refused_before_it_takes_memory(
+def test_deeply_split_text_is_rejected_before_allocation(
     text: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strict_json, "_SMALL", 0)

@@ -310,7 +310,7 @@ class MyStr(str):
     ],
     ids=lambda part: type(part).__name__,
 )
-def test_what_would_not_come_back_is_refused_with_its_place(part: Any) -> None:
+def test_an_unrestorable_value_is_rejected_with_its_path(part: Any) -> None:
     with pytest.raises(ValueNotCacheable) as caught:
         Payload.of({"choices": [1, {"message": part}]})
     assert caught.value.path == "value.choices[1].message"
@@ -327,7 +327,7 @@ def test_a_refusal_quotes_no_content() -> None:
     )
 
 
-def test_an_unregistered_class_says_what_to_do() -> None:
+def test_an_unregistered_class_error_says_how_to_register() -> None:
     with pytest.raises(ValueNotCacheable, match=r"llm_cache_mem\.register\(Unregistered\)"):
         Payload.of(Unregistered())
 

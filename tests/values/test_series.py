@@ -48,7 +48,7 @@ def test_a_change_makes_the_new_value_of_the_old_one(seed: int) -> None:
         old = new
 
 
-def test_what_does_not_change_takes_no_room() -> None:
+def test_unchanged_fields_take_no_room() -> None:
     raw = {"id": "chatcmpl-1", "model": "m", "choices": [{"delta": {"content": "x"}}]}
     first = {"text": "one", "raw": raw}
     second = {"text": "one two", "raw": raw}
