@@ -6,31 +6,60 @@ from itertools import chain, repeat
 
 from llm_cache_mem._util.terminal import visible
 
-__all__ = ["Row", "aligned", "as_html", "as_text", "by_reason", "dollars", "headed", "table"]
+__all__ = [
+    "Row",
+    "aligned",
+    "as_html",
+    "as_text",
+    "by_reason",
+    "dollars",
+    "headed",
+    "saved",
+    "shown",
+    "table",
+]
 
 Row = tuple[str, ...]
 """The cells of one row; the first row of a table is its head."""
 
+_ZERO = ("0", "0.0")
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
-def as_text(facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> str:
-    """*facts* by name, one a line, and then each of the *tables*."""
+def as_text(headline: str, facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> str:
+    """The *headline*, then *facts* by name, one a line, and each of the *tables*."""
     facts = list(facts)
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {visible(value)}" for name, value in facts]
+    lines = [headline, "", *(f"{name:<{width}}  {visible(value)}" for name, value in facts)]
     for rows in tables:
         lines += ["", *aligned(rows)]
     return "\n".join(lines)
 
 
-def as_html(facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> str:
+def as_html(headline: str, facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> str:
     """The same as HTML tables, with every name escaped."""
     rows = [
         f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_RIGHT}'>{escape(value)}</td></tr>"
         for name, value in facts
     ]
-    return f"<table>{''.join(rows)}</table>" + "".join(map(table, tables))
+    return f"<p><strong>{escape(headline)}</strong></p><table>{''.join(rows)}</table>" + "".join(
+        map(table, tables)
+    )
+
+
+def shown(head: Row, *rows: tuple[str | int | float, ...]) -> list[Row]:
+    """A table of *rows* without the columns that are zero in every row."""
+    cells = [head, *(tuple(map(_cell, row)) for row in rows)]
+    columns = [
+        column for column in zip(*cells, strict=True) if any(c not in _ZERO for c in column[1:])
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def _cell(value: str | int | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def by_reason(skipped: Mapping[str, int]) -> str:
@@ -70,3 +99,10 @@ def dollars(amount: float) -> str:
     size = abs(amount)
     digits = 2 if size >= 1 or size == 0 else 4 if size >= 0.001 else 6
     return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
+
+
+def saved(usd: float, unpriced: int, calls: int) -> str:
+    """The price of *calls*, of which *unpriced* have no known one and are not in *usd*."""
+    if unpriced and unpriced >= calls:
+        return "—"
+    return f"{dollars(usd)} (+ {unpriced:,} unpriced)" if unpriced else dollars(usd)

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_cache_mem.accounting.provider import ProviderCacheStats, total
-from llm_cache_mem.accounting.render import Row, as_html, as_text, by_reason, dollars
+from llm_cache_mem.accounting.render import Row, as_html, as_text, by_reason, saved, shown
 
 __all__ = ["CacheStats", "Event", "ModelStats", "Saving", "TagStats"]
 
@@ -107,7 +107,8 @@ class TagStats(NamedTuple):
 
 
 class CacheStats(NamedTuple):
-    """A snapshot of the counters. ``str()`` is aligned text; a notebook shows a table."""
+    """A snapshot of the counters. ``str()`` leads with the calls avoided; a notebook
+    shows tables."""
 
     hits: int
     """Lookups that were answered."""
@@ -140,6 +141,11 @@ class CacheStats(NamedTuple):
         return total(self.provider_by_model)
 
     @property
+    def avoided(self) -> int:
+        """Calls that were not made: hits and coalesced calls."""
+        return self.hits + self.coalesced
+
+    @property
     def hit_rate(self) -> float:
         """Hits over lookups, from 0 to 1; 0.0 before the first."""
         lookups = self.hits + self.misses
@@ -168,7 +174,14 @@ class CacheStats(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain JSON, for machines."""
-        totals = ("hit_rate", "tokens_saved", "seconds_saved", "saved_usd", "unpriced_hits")
+        totals = (
+            "avoided",
+            "hit_rate",
+            "tokens_saved",
+            "seconds_saved",
+            "saved_usd",
+            "unpriced_hits",
+        )
         models = {
             name: {**model._asdict(), "tokens_saved": model.tokens_saved}
             for name, model in self.by_model.items()
@@ -231,78 +244,78 @@ class CacheStats(NamedTuple):
         )
 
     def __str__(self) -> str:
-        return as_text(self._facts(), self._tables())
+        return as_text(self._headline(), self._facts(), self._tables())
 
     def _repr_html_(self) -> str:
-        always = ("hits", "misses", "size")
-        shown = [fact for fact in self._facts() if fact[1] != "0" or fact[0] in always]
-        return as_html(shown, self._tables())
+        return as_html(self._headline(), self._facts(), self._tables())
+
+    def _headline(self) -> str:
+        asked = self.hits + self.misses
+        if not asked:
+            return "no calls asked yet"
+        return f"{self.avoided:,} of {asked:,} calls avoided ({self.avoided / asked:.0%})"
 
     def _facts(self) -> Iterator[tuple[str, str]]:
+        """The figures by name; past the first four, only those that are not zero."""
         yield "hits", f"{self.hits:,}"
         yield "misses", f"{self.misses:,}"
-        yield "hit rate", f"{self.hit_rate:.1%}"
+        yield "hit rate", f"{self.hit_rate:.0%}"
         yield "size", f"{self.size:,}"
-        yield "stored", f"{self.stored:,}"
-        yield "skipped", by_reason(self.skipped) or "0"
-        yield "evictions", f"{self.evictions:,}"
-        yield "expirations", f"{self.expirations:,}"
-        yield "coalesced", f"{self.coalesced:,}"
-        yield "errors", f"{self.errors:,}"
-        yield "tokens saved", f"{self.tokens_saved:,}"
-        yield "seconds saved", f"{self.seconds_saved:,.1f}"
-        calls = "call" if self.unpriced_hits == 1 else "calls"
-        unpriced = (
-            f" (and {self.unpriced_hits:,} {calls} of unknown price)" if self.unpriced_hits else ""
+        counts = (
+            ("coalesced", self.coalesced),
+            ("evictions", self.evictions),
+            ("expirations", self.expirations),
+            ("errors", self.errors),
+            ("tokens saved", self.tokens_saved),
         )
-        yield "dollars saved", f"{dollars(self.saved_usd)}{unpriced}"
+        yield from ((name, f"{count:,}") for name, count in counts if count)
+        if self.skipped:
+            yield "skipped", by_reason(self.skipped)
+        if self.seconds_saved >= 0.05:
+            yield "seconds saved", f"{self.seconds_saved:,.1f}"
+        if self.avoided:
+            yield "dollars saved", saved(self.saved_usd, self.unpriced_hits, self.avoided)
 
     def _tables(self) -> Iterator[list[Row]]:
-        """A table of each way of saving and one of each model, where they have rows."""
-        savings = self.savings()
-        if any(saving.calls for saving in savings) or self.provider.write_tokens:
-            yield [
-                ("saved by", "calls", "tokens", "seconds", "dollars", "unpriced"),
-                *map(_cells, savings),
-            ]
+        """The savings by source, model and tag, each where there is more than one to tell apart."""
+        sources = [saving for saving in self.savings() if saving.calls or saving.usd]
+        if len(sources) > 1 or self.provider.saved_usd:
+            yield shown(
+                ("saved by", "calls", "tokens", "seconds", "dollars"),
+                *(
+                    (s.source, s.calls, s.tokens, s.seconds, saved(s.usd, s.unpriced, s.calls))
+                    for s in sources
+                ),
+            )
         if self.by_model:
-            saved = ("tokens saved", "seconds saved", "dollars saved", "unpriced")
             models = sorted(self.by_model.items(), key=lambda item: -item[1].saved_usd)
-            yield [
-                ("model", "hits", "coalesced", *saved),
-                *(_model_cells(name, model) for name, model in models),
-            ]
+            yield shown(
+                ("model", "hits", "coalesced", "tokens", "seconds", "dollars"),
+                *(
+                    (
+                        name or "(no model)",
+                        m.hits,
+                        m.coalesced,
+                        m.tokens_saved,
+                        m.seconds_saved,
+                        saved(m.saved_usd, m.unpriced_hits, m.hits + m.coalesced),
+                    )
+                    for name, m in models
+                ),
+            )
         if self.by_tag:
             tags = sorted(self.by_tag.items(), key=lambda item: (-item[1].paid_usd, item[0]))
-            yield [
-                ("tag", "hits", "coalesced", "calls", "dollars paid", "dollars saved"),
-                *(_tag_cells(tag, stats) for tag, stats in tags),
-            ]
-
-
-def _cells(saving: Saving) -> Row:
-    source, calls, tokens, seconds, usd, unpriced = saving
-    return source, f"{calls:,}", f"{tokens:,}", f"{seconds:,.1f}", dollars(usd), f"{unpriced:,}"
-
-
-def _model_cells(name: str, model: ModelStats) -> Row:
-    return (
-        name or "(no model)",
-        f"{model.hits:,}",
-        f"{model.coalesced:,}",
-        f"{model.tokens_saved:,}",
-        f"{model.seconds_saved:,.1f}",
-        dollars(model.saved_usd),
-        f"{model.unpriced_hits:,}",
-    )
-
-
-def _tag_cells(tag: str, stats: TagStats) -> Row:
-    return (
-        tag,
-        f"{stats.hits:,}",
-        f"{stats.coalesced:,}",
-        f"{stats.calls:,}",
-        dollars(stats.paid_usd),
-        dollars(stats.saved_usd),
-    )
+            yield shown(
+                ("tag", "hits", "coalesced", "calls made", "dollars paid", "dollars saved"),
+                *(
+                    (
+                        tag,
+                        t.hits,
+                        t.coalesced,
+                        t.calls,
+                        saved(t.paid_usd, t.unpriced_calls, t.calls),
+                        saved(t.saved_usd, t.unpriced_hits, t.hits + t.coalesced),
+                    )
+                    for tag, t in tags
+                ),
+            )

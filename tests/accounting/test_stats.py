@@ -7,7 +7,7 @@ from conftest import Clock
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.accounting.render import dollars
+from llm_cache_mem.accounting.render import dollars, saved
 from llm_cache_mem.accounting.stats import CacheStats, Event
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
@@ -97,11 +97,30 @@ def full_stats() -> CacheStats:
 
 def test_stats_read_as_aligned_text_in_a_terminal():
     text = str(full_stats())
-    assert "hit rate       50.0%" in text
+    assert text.startswith("1 of 2 calls avoided (50%)\n\nhits")
+    assert "hit rate       50%" in text
     assert "truncated 1" in text
     assert "$0.2500" in text
-    lines = text.split("\n\n")[1].splitlines()
+    assert "coalesced" not in text  # it is zero
+    lines = text.split("\n\n")[2].splitlines()
     assert len({len(line) for line in lines}) == 1
+
+
+def test_coalesced_calls_count_as_avoided():
+    ledger = Ledger(Clock(), None)
+    ledger.miss("k", "m")
+    for _ in range(19):
+        ledger.miss("k", "m")
+        ledger.coalesced_with("k", entry(), "m", 0.0)
+    stats = ledger.snapshot(1)
+    assert stats.avoided == 19
+    assert str(stats).startswith("19 of 20 calls avoided (95%)")
+
+
+def test_an_unknown_price_is_a_dash_and_a_known_part_says_how_many_are_missing():
+    assert saved(0.0, unpriced=2, calls=2) == "—"
+    assert saved(0.25, unpriced=1, calls=2) == "$0.2500 (+ 1 unpriced)"
+    assert saved(0.0, unpriced=0, calls=2) == "$0.00"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,7 @@ def test_dollars_have_more_digits_the_fewer_they_are(amount: float, shown: str):
 
 def test_stats_are_a_table_in_a_notebook_with_names_escaped():
     html = full_stats()._repr_html_()
-    assert html.count("<table>") == 3
+    assert html.count("<table>") == 2
     assert "&lt;b&gt;model" in html
     assert "<b>model" not in html
 
