@@ -1,6 +1,7 @@
 """The charts of a report, drawn with matplotlib (extra ``plot``)."""
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,8 @@ def save_png(document: Document, folder: Path) -> list[Path]:
     written = []
     for chart in charts(document):
         path = folder / f"{chart.name}.png"
-        draw(chart).savefig(path, dpi=150)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            draw(chart).savefig(file, dpi=150, format="png")
         written.append(path)
     return written
 

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from llm_cache_mem.cli import bench_live
 from llm_cache_mem.cli.arguments import MISUSED, AsJson, CommandFailed
 from llm_cache_mem.cli.bench_options import configs_in, prices_in, span_in
-from llm_cache_mem.cli.output import print_json, report
+from llm_cache_mem.cli.output import print_json, replacing, report
 from llm_cache_mem.cli.store import Reader, note_unreadable
 
 if TYPE_CHECKING:
@@ -295,7 +295,8 @@ def _write(document: "Document", html: str | None, plot: str | None) -> None:
     if html is not None:
         from llm_cache_mem.bench.html import render
 
-        Path(html).write_text(render(document), encoding="utf-8")
+        with replacing(html, force=True) as file:
+            file.write(render(document).encode())
         typer.echo(f"wrote {html}", err=True)
     if plot is not None:
         from llm_cache_mem.bench.charts import save_png

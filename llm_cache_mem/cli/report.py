@@ -1,9 +1,9 @@
 """What a command finds, as plain dicts: the JSON that machines read, and what the tables for people
 are made of."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from llm_cache_mem.accounting.bounded import MOST_NAMES, OTHER, slot
 from llm_cache_mem.accounting.sums import Sums
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["Summary"]
 
 Row = dict[str, Any]
+
+_MOST_SUMMED: Final = 100 * MOST_NAMES  # names of one kind while entries are read
 
 
 class _Group(Sums):
@@ -36,6 +38,10 @@ class _Group(Sums):
         self.cost_usd += part.cost_usd
         self.unpriced += int(part.unpriced)
 
+    def add_group(self, other: "_Group") -> None:
+        for name, amount in vars(other).items():
+            setattr(self, name, getattr(self, name) + amount)
+
     def as_dict(self) -> Row:
         sums = dict(vars(self))
         return {"entries": sums.pop("calls"), **sums}
@@ -43,7 +49,7 @@ class _Group(Sums):
 
 class Summary:
     """What a store holds, in all and by namespace, kind and model (``""``: the default namespace;
-    no model known)."""
+    no model known); names beyond the MOST_NAMES with most entries are summed under OTHER."""
 
     def __init__(self) -> None:
         self._all = _Group()
@@ -55,7 +61,7 @@ class Summary:
         self._all.add_row(row)
         self._add_times(row["stored_at"], row["stored_at"])
         for name, groups in self._groups.items():
-            groups.setdefault(row[name] or "", _Group()).add_row(row)
+            slot(groups, row[name] or "", _Group, _MOST_SUMMED).add_row(row)
 
     def add_part(self, namespace: str, kind: str, part: "Part") -> None:
         """Add the sums of entries that have these names in common."""
@@ -63,7 +69,7 @@ class Summary:
         self._add_times(part.oldest, part.newest)
         names = {"namespace": namespace, "kind": kind, "model": part.model}
         for name, groups in self._groups.items():
-            groups.setdefault(names[name], _Group()).add_part(part)
+            slot(groups, names[name], _Group, _MOST_SUMMED).add_part(part)
 
     def _add_times(self, oldest: float, newest: float) -> None:
         self._oldest = oldest if self._oldest is None else min(self._oldest, oldest)
@@ -75,12 +81,13 @@ class Summary:
         return (
             self._all.as_dict()
             | times
-            | {f"by_{name}": _ordered(groups.items()) for name, groups in self._groups.items()}
+            | {f"by_{name}": _ordered(groups) for name, groups in self._groups.items()}
         )
 
 
-def _ordered(groups: Iterable[tuple[str, _Group]]) -> dict[str, Row]:
-    return {
-        name: group.as_dict()
-        for name, group in sorted(groups, key=lambda item: (-item[1].calls, item[0]))
-    }
+def _ordered(groups: dict[str, _Group]) -> dict[str, Row]:
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].calls, item[0]))
+    largest = dict(ordered[:MOST_NAMES])
+    for _, group in ordered[MOST_NAMES:]:
+        slot(largest, OTHER, _Group, 0).add_group(group)
+    return {name: group.as_dict() for name, group in largest.items()}

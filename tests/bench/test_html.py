@@ -1,6 +1,7 @@
 """The report as an HTML page and as PNG charts."""
 
 import json
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -88,6 +89,16 @@ def test_page_without_matplotlib_has_tables_and_names_the_extra(
     assert "llm-cache-mem[plot]" in text
     said = fails("bench", str(trace), "--plot", str(tmp_path), status=2)
     assert "llm-cache-mem[plot]" in said
+
+
+def test_report_is_private_whatever_the_umask(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    before = os.umask(0)
+    try:
+        run("bench", str(trace), "--html", str(out))
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o600
 
 
 def test_plot_writes_a_png_for_every_chart(trace: Path, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_good_file_passes_and_is_left_as_it_was(path: str) -> None:
     findings = examined(path, 0)
     assert {
         "store",
+        "writers",
         "mode",
         "sqlite",
         "journal",
@@ -103,6 +104,18 @@ def test_a_file_that_others_may_read(path: str) -> None:
     findings = examined(path, 1)
     assert advised(findings) == {"mode"}
     assert path in findings["mode"]["text"]
+
+
+@pytest.mark.parametrize("suffix", [".db", ".jsonl"])
+def test_who_else_may_write_is_told(suffix: str, tmp_path: Path) -> None:
+    path = str(tmp_path / f"cache{suffix}")
+    with LLMCache(backend=path if suffix == ".db" else f"jsonl:///{path}") as cache:
+        cache.put("q", "a", model="m")
+    assert examined(path, 0)["writers"]["text"] == "this user alone may change it"
+    tmp_path.chmod(0o777)
+    findings = examined(path, 1)
+    assert advised(findings) == {"writers"}
+    assert f"everyone may write to the folder {tmp_path}" in findings["writers"]["text"]
 
 
 def test_a_missing_file_cannot_be_used_and_is_not_made(tmp_path: Path) -> None:

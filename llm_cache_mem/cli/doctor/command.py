@@ -1,5 +1,6 @@
 """``llm-cache-mem doctor URL``: whether a store is fit to be a cache, and what to change if not."""
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.base import LeasingStore
 from llm_cache_mem.stores.jsonl.lines import has_secret
+from llm_cache_mem.stores.writers import writers
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
@@ -97,10 +99,25 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
 
 
 def _file(store: Any) -> Iterator[Finding]:
+    path = getattr(store, "path", None)
+    if isinstance(path, str):
+        yield _writers(path)
     if type(store).__name__ == "SQLiteStore":
         from llm_cache_mem.cli.doctor.sqlite import findings as of_sqlite
 
         yield from of_sqlite(store)
+
+
+def _writers(path: str) -> Finding:
+    files = [name for name in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(name)]
+    found = sorted({reason for name in files for reason in writers(name)})
+    if not found:
+        return ok("writers", "this user alone may change it")
+    return change(
+        "writers",
+        "; ".join(found),
+        "answers come from it as if from the model: take that right away, or move the file",
+    )
 
 
 def _server(url: str, store: Any) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.filelock import FileLock, no_folder
 from llm_cache_mem.stores.jsonl.fields import BadLine
 from llm_cache_mem.stores.jsonl.lines import from_line, says_the_same, to_line
+from llm_cache_mem.stores.writers import warn_of_owner
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["JsonlStore"]
@@ -86,6 +87,7 @@ class JsonlStore:
         self._file_lock = FileLock(self.path, lock_timeout)
         self._lock = RLock()
         self._state = _State(None, {})
+        self._owner_known = False
         reset_after_fork(self)
         with self._only_store_errors("open"):
             folder = os.path.dirname(self.path)
@@ -173,6 +175,9 @@ class JsonlStore:
             return self._state
         if not stat.S_ISREG(found.st_mode):
             raise StoreError(type(self).__name__, "open", f"{self.path} is not a file")
+        if not self._owner_known:
+            self._owner_known = True
+            warn_of_owner(self.path, found)
         with open(self.path, "rb") as file:
             seen = _seen(os.fstat(file.fileno()))
             data = file.read()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_cache_mem.stores.filelock import FileLock, no_folder
+from llm_cache_mem.stores.writers import warn_of_owner
 from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 
 __all__ = [
@@ -178,6 +179,7 @@ class DatabaseFile:
         self._make_folder = make_folder
         self._busy_seconds = timeout / 2  # a wait for SQLite comes on top of one for the lock
         self._fold_at = _LOG_LIMIT
+        self._owner_known = 0  # the inode of the file whose owner was looked at
 
     def connect(self) -> Connection:
         """A new connection to the file, which is made first if need be. Raises FileRefused,
@@ -265,6 +267,9 @@ class DatabaseFile:
             if not os.path.exists(self.path):  # set aside by another thread or process since
                 return None
             raise FileRefused(f"{self.path} may not be read by this user", misconfigured=True)
+        if found.st_ino != self._owner_known:
+            self._owner_known = found.st_ino
+            warn_of_owner(self.path, found)
         return found
 
     def _create(self) -> os.stat_result:
