@@ -297,7 +297,7 @@ def _telling(name: str) -> Iterator[None]:
     try:
         yield
     except StoreError as exc:
-        from llm_cache_mem.stores.sqlite.file import FileRefused, is_damage
+        from llm_cache_mem.stores.sqlite.layout import FileRefused, is_damage
 
         if isinstance(exc.__cause__, FileRefused):  # which names the file
             text = exc.reason

@@ -22,7 +22,7 @@ from stores.model import StoreMachine
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.stores.sqlite import store as sqlite_store
+from llm_cache_mem.stores.sqlite import uses as sqlite_uses
 
 
 class TestConformance(StoreConformance):
@@ -183,7 +183,7 @@ class Nanoseconds:
 @pytest.fixture
 def uses(monkeypatch: pytest.MonkeyPatch) -> Nanoseconds:
     time = Nanoseconds()
-    monkeypatch.setattr(sqlite_store, "time_ns", time)
+    monkeypatch.setattr(sqlite_uses, "time_ns", time)
     return time
 
 
@@ -193,7 +193,7 @@ def test_uses_are_written_by_the_hundred(tmp_path: Path, uses: Nanoseconds) -> N
     for number in range(300):
         store.put(f"k{number}", entry_of(number))
     uses.advance(1.9)  # the next group of uses is due at 2 s
-    store._lag = 0
+    store._uses._lag = 0
     db = sqlite3.connect(tmp_path / "c.db")
     before = db.execute("PRAGMA data_version").fetchone()
     for number in range(255):

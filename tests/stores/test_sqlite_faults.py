@@ -29,6 +29,7 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite import file as sqlite_file
+from llm_cache_mem.stores.sqlite import layout as sqlite_layout
 
 NOBODY = 65534
 
@@ -823,7 +824,7 @@ def test_a_newer_schema_is_left_alone_and_the_program_runs(
 
 def make_older(path: Path) -> None:
     db = sqlite3.connect(path)
-    db.execute(f"PRAGMA application_id = {sqlite_file._APPLICATION_ID}")
+    db.execute(f"PRAGMA application_id = {sqlite_layout._APPLICATION_ID}")
     db.execute("PRAGMA user_version = 1")
     db.execute("CREATE TABLE entries (other)")
     db.commit()

@@ -145,7 +145,7 @@ def test_uses_on_the_loop_are_written_by_a_later_read(open_store: OpenStore) -> 
     """A glance writes nothing; when uses are due, it says nothing, and one ``get`` writes them."""
     store = open_store()
     store.put("k", entry_of(1))
-    store._touches_due = 0
+    store._uses._due_at = 0
     assert store.glance("k") is None
     assert store._flush_next
     assert value_of(store.glance("k")) == 1

@@ -7,7 +7,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from llm_cache_mem.stores.sqlite.file import LEASES
+from llm_cache_mem.stores.sqlite.layout import LEASES
 
 __all__ = ["is_taken", "release", "take"]
 

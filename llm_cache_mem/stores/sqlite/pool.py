@@ -6,7 +6,8 @@ from collections.abc import Callable
 from time import monotonic, sleep
 
 from llm_cache_mem.stores import pool
-from llm_cache_mem.stores.sqlite.file import Connection, FileRefused
+from llm_cache_mem.stores.sqlite.file import Connection
+from llm_cache_mem.stores.sqlite.layout import FileRefused
 
 __all__ = ["Pool"]
 

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.sqlite.file import DROP_REMOVED, MAKE_REMOVED, FileDamaged
+from llm_cache_mem.stores.sqlite.layout import DROP_REMOVED, MAKE_REMOVED, FileDamaged
+from llm_cache_mem.stores.sqlite.packing import SLICE, Row, space_of
 from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 
 __all__ = [
-    "SEALED",
-    "SLICE",
     "Bounds",
-    "Row",
     "Sweep",
     "clear_all",
     "count",
@@ -32,17 +30,12 @@ __all__ = [
     "remove_prefixed",
     "room",
     "shrink",
-    "space_of",
     "touch",
 ]
 
-SLICE = 1000  # rows that one transaction removes at the most
 _NAMED = 500  # keys in one statement: older builds of SQLite take 999
-_SPACE_FIELDS = 3  # of a key, which are schema, namespace and kind
 _FREE_PAGES = 256  # that stay in the file, for later entries
 _COPIED_PAGES = 4000  # that it takes to shrink a file, while others wait: 16 MB
-
-SEALED = "*"  # the model of an entry whose envelope hides it
 
 _COLUMNS = (
     *("key", "used", "stored_at", "expires_at", "size", "value_bytes"),
@@ -58,25 +51,6 @@ _TOO_LARGE = f"length(data) > {MAX_ENTRY_BYTES}"
 _DATA = f"CASE WHEN {_TOO_LARGE} THEN NULL ELSE data END"
 _GET = f"SELECT {_DATA}, used FROM entries WHERE key = ?"
 _BY_USE = "SELECT id, key, used, size FROM entries WHERE key <> ? ORDER BY used LIMIT ?"
-
-
-class Row(NamedTuple):
-    """A row to put; *used* orders by use, *size* is what it counts for in bytes. *micros* seconds
-    and *nanos* dollars; None is unknown. *space* and *model* name its part."""
-
-    key: str
-    used: int
-    stored_at: float
-    expires_at: float | None
-    size: int
-    value_bytes: int
-    input_tokens: int
-    output_tokens: int
-    micros: int | None
-    nanos: int | None
-    data: bytes
-    space: str
-    model: str
 
 
 class Bounds(NamedTuple):
@@ -103,12 +77,6 @@ class Sweep:
             db.execute("DELETE FROM parts WHERE entries = 0")
         gone = [(number, kept) for number, _, is_expired in rows if is_expired]
         return db.executemany("DELETE FROM entries WHERE id = ? AND key <> ?", gone).rowcount
-
-
-def space_of(key: str) -> str:
-    """What the keys of one namespace and kind begin with: *key* up to its third colon."""
-    fields = key.split(":", _SPACE_FIELDS)
-    return key[: len(key) - len(fields[-1])]
 
 
 def get(db: sqlite3.Connection, key: str) -> Any:

@@ -8,7 +8,7 @@ import sqlite3
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import monotonic, time_ns
+from time import monotonic
 from typing import TypeVar, TypeVarTuple
 
 from llm_cache_mem._util.clock import now
@@ -18,8 +18,11 @@ from llm_cache_mem.errors import EntryUnreadable, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import store_errors_only
 from llm_cache_mem.stores.sqlite import leases, rows, survey
-from llm_cache_mem.stores.sqlite.file import Connection, DatabaseFile, FileRefused, is_damage
+from llm_cache_mem.stores.sqlite.file import Connection, DatabaseFile
+from llm_cache_mem.stores.sqlite.layout import FileRefused, is_damage
+from llm_cache_mem.stores.sqlite.packing import SLICE, Row, packed, slices
 from llm_cache_mem.stores.sqlite.pool import Pool
+from llm_cache_mem.stores.sqlite.uses import Uses
 from llm_cache_mem.values.entry import PLAIN, Entry, EntryMemo, Envelope
 
 __all__ = ["SQLiteStore"]
@@ -28,12 +31,7 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 _CONNECTIONS = 16
-_TOUCHED = 4096  # uses that are remembered
-_TOUCHES = 256  # uses that wait to be written, or
-_TOUCH_NS = 2_000_000_000  # how long they wait
-_TOUCH_SECONDS = 0.02  # how long a reader waits to write them
-_LONGEST_LAG_NS = 600_000_000_000  # until a use of an entry is written again
-_LAG_SHARE = 8  # of the age of the least recently used entry, if that is less
+_TOUCH_SECONDS = 0.02  # how long a reader waits to write uses
 _GLANCE_SECONDS = 0.002  # that a read on an event loop may take
 _GLANCE_BYTES = 256 << 10  # of an entry read there, since it is decoded there too
 _GLANCE_PAUSE = 1.0  # seconds without such reads after one that failed,
@@ -42,9 +40,6 @@ _SWEEP_EVERY = 64  # puts
 _SWEEP = 256  # rows that a sweep looks at, and that of a put that has to make room
 _SHORT_SWEEP = 32
 _CREDIT = 16  # the share of the room left that one process fills before it looks again
-_MICRO, _NANO = 1e6, 1e9
-_LARGEST = 2.0**53  # number of them that is exact
-_SLICE_BYTES = 4 << 20  # that one transaction writes, unless a single entry is larger
 
 
 def _reason(exc: Exception) -> str:
@@ -127,14 +122,10 @@ class SQLiteStore:
         self._writing = Turns()  # writers queue here, without a connection
         self.envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
-        self._touched: dict[str, int] = {}  # when keys were used
-        self._due: dict[str, int] = {}  # those of them that the file should know
-        self._touches_due = time_ns() + _TOUCH_NS
+        self._uses = Uses()
         self._flush_next = False
-        self._lag = _TOUCH_NS
         self._glance_slow = False  # whether the last one was
         self._glance_from = 0.0 if read_on_loop else float("inf")
-        self._last_tick = 0
         self._puts = 0
         self._sweep = rows.Sweep()
         self._credit: tuple[float, float] = (0, 0)
@@ -201,7 +192,7 @@ class SQLiteStore:
             entry = self._memo.get(key, row[0])
         except EntryUnreadable:
             return None  # get will remove it
-        self._note_use(key, row[1])
+        self._uses.note(key, row[1])
         return entry
 
     def _judge_glance(self, began: float) -> None:
@@ -214,7 +205,7 @@ class SQLiteStore:
 
     @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
-        row = self._row(key, entry)
+        row = packed(key, entry, self.envelope, self._uses.tick())
         if (
             self._bounds.bytes is not None and row.size > self._bounds.bytes
         ):  # do not empty the store for what cannot stay
@@ -236,14 +227,16 @@ class SQLiteStore:
     @store_errors_only("put_many", _reason)
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         """As Store.put_many, in transactions between which others write."""
-        packed = [self._row(key, entry) for key, entry in entries.items()]
+        some = [
+            packed(key, entry, self.envelope, self._uses.tick()) for key, entry in entries.items()
+        ]
         most = self._bounds.bytes
-        too_large = [row for row in packed if most is not None and row.size > most]
+        too_large = [row for row in some if most is not None and row.size > most]
         for row in too_large:
             self._write(rows.remove, row.key, None)
         evicted, expired = len(too_large), 0
-        for some in _slices([row for row in packed if most is None or row.size <= most]):
-            removed = self._write(self._insert_all, some)
+        for batch in slices([row for row in some if most is None or row.size <= most]):
+            removed = self._write(self._insert_all, batch)
             evicted, expired = evicted + removed.evicted, expired + removed.expired
         return Removed(evicted, expired)
 
@@ -290,7 +283,7 @@ class SQLiteStore:
         self._require_writable()
         numbers = self._use(survey.expired, chosen)
         removed = len(numbers)
-        all_of_them = removed > rows.SLICE and removed == self._use(rows.count, "")
+        all_of_them = removed > SLICE and removed == self._use(rows.count, "")
         if not all_of_them or not self._write(survey.remove_all_expired, chosen):
             removed = self._in_slices(numbers, survey.remove_expired, chosen)
         self._shrink()
@@ -351,8 +344,7 @@ class SQLiteStore:
     def _begin(self) -> None:
         """Look at the file once, so that a wrong path is an error of the program that named it."""
         try:
-            # ticks go on from there, even if the clock was set back
-            self._last_tick = self._use(rows.newest_use)
+            self._uses.go_on_from(self._use(rows.newest_use))
         except Exception as exc:
             # Locked, damaged, a full disk: operations will say so, and it may pass.
             if self._file.read_only or (isinstance(exc, FileRefused) and exc.misconfigured):
@@ -452,58 +444,28 @@ class SQLiteStore:
 
     # -- Uses, for the order of eviction
 
-    def _tick(self) -> int:
-        """A number that grows with every use: the time, so that processes agree on it, and never
-        the same one twice."""
-        now = max(time_ns(), self._last_tick + 1)
-        self._last_tick = now
-        return now
-
     def touch(self, key: str, used: object = None) -> None:
-        """Note a use of *key*, whose row says that it was last *used* then.
-
-        A write costs many times a read: uses are written together, and that of an entry only if the
-        file knows none that is nearly as late. The others count for what this process evicts, and
-        are lost with it, which does no harm.
-        """
+        """Note a use of *key*, whose row says that it was last *used* then."""
         if self._file.read_only:
             return
-        self._note_use(key, used)
+        self._uses.note(key, used)
         if self._flush_next or self._flush_soon():
             self._flush_next = False
             self._flush_touches()
 
-    def _note_use(self, key: str, used: object) -> None:
-        now = self._last_tick = max(time_ns(), self._last_tick + 1)
-        touched = self._touched
-        if used is None:  # a use in front of this store
-            used = self._due.get(key) or touched.get(key)
-        if len(touched) >= _TOUCHED:
-            touched.clear()
-        touched[key] = now
-        if not isinstance(used, int) or now - used >= self._lag:
-            self._due[key] = now
-
     def _flush_soon(self) -> bool:
         """Whether the next ``get`` is to write uses; only one caller is told."""
-        now = time_ns()
-        if now < self._touches_due and len(self._due) < _TOUCHES:
+        if self._file.read_only or self._flush_next or not self._uses.are_due():
             return False
-        if self._file.read_only or self._flush_next:
-            return False
-        self._touches_due = now + _TOUCH_NS
         self._flush_next = True
         return True
 
     def _flush_touches(self, *, all_of_them: bool = False) -> None:
-        due, self._due = self._due, {}
-        if all_of_them:
-            due = {**due, **self._touched}
+        due = self._uses.take_due(all_of_them=all_of_them)
         with contextlib.suppress(Exception):  # on a read-only, locked or full disk reading goes on
             if due:
                 self._use(self._write_touches_soon, due)
-            age = self._last_tick - self._use(rows.oldest_use)
-            self._lag = max(_TOUCH_NS, min(_LONGEST_LAG_NS, age // _LAG_SHARE))
+            self._uses.adapt_to(self._use(rows.oldest_use))
 
     def _write_touches_soon(self, db: Connection, due: Mapping[str, int]) -> None:
         held = self._file.lock.acquire(_TOUCH_SECONDS)
@@ -519,7 +481,7 @@ class SQLiteStore:
 
     # -- Writing; inside the lock
 
-    def _insert(self, db: Connection, row: rows.Row) -> Removed:
+    def _insert(self, db: Connection, row: Row) -> Removed:
         self._puts += 1
         if self._puts % _SWEEP_EVERY and self._has_room(db, row.size):
             rows.insert(db, row)
@@ -539,7 +501,7 @@ class SQLiteStore:
         self._credit = entries - 1, room - size
         return True
 
-    def _insert_all(self, db: Connection, some: Sequence[rows.Row]) -> Removed:
+    def _insert_all(self, db: Connection, some: Sequence[Row]) -> Removed:
         self._credit = (0, 0)
         at_length = len(some) > 1 or not self._puts % _SWEEP_EVERY
         return rows.insert_many(
@@ -549,26 +511,7 @@ class SQLiteStore:
             sweep=self._sweep,
             window=_SWEEP if at_length else _SHORT_SWEEP,
             now=self._clock(),
-            touched=self._touched,
-        )
-
-    def _row(self, key: str, entry: Entry) -> rows.Row:
-        data = self.envelope.pack(key, entry)
-        used = entry.usage or (0, 0)
-        return rows.Row(
-            key,
-            self._tick(),
-            entry.stored_at,
-            entry.expires_at,
-            len(key) + len(data),
-            entry.size,
-            used[0],
-            used[1],
-            _whole(entry.seconds, _MICRO),
-            _whole(entry.cost_usd, _NANO),
-            data,
-            rows.space_of(key),
-            rows.SEALED if self.envelope.digests else entry.model or "",
+            touched=self._uses.noted,
         )
 
     def _in_slices(
@@ -578,33 +521,14 @@ class SQLiteStore:
         *args: *Ts,
     ) -> int:
         """Do what removes rows by their numbers for a slice at a time; others write in between."""
-        slices = range(0, len(numbers), rows.SLICE)
-        return sum(self._write(work, numbers[at : at + rows.SLICE], *args) for at in slices)
+        starts = range(0, len(numbers), SLICE)
+        return sum(self._write(work, numbers[at : at + SLICE], *args) for at in starts)
 
     def _shrink(self) -> None:
         """Give the space of a file that is nearly empty back to the file system."""
         with contextlib.suppress(Exception):  # what was to be removed is
             if self._write(rows.shrink):
                 self._write(lambda db: self._file.fold_log(db, at_once=True))
-
-
-def _whole(number: float | None, parts: float) -> int | None:
-    """*number* in whole *parts*; None if it is none, or too large for that."""
-    if number is None or not -_LARGEST < number * parts < _LARGEST:
-        return None
-    return round(number * parts)
-
-
-def _slices(packed: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
-    """*packed* in parts that one transaction may hold."""
-    begin = size = 0
-    for at, row in enumerate(packed):
-        if at > begin and (size + row.size > _SLICE_BYTES or at - begin == rows.SLICE):
-            yield packed[begin:at]
-            begin, size = at, 0
-        size += row.size
-    if packed:
-        yield packed[begin:]
 
 
 def _let_go(pool: Pool, file: DatabaseFile) -> None:

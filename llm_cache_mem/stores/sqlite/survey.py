@@ -5,7 +5,8 @@ import sqlite3
 from array import array
 from typing import NamedTuple
 
-from llm_cache_mem.stores.sqlite.rows import SEALED, empty
+from llm_cache_mem.stores.sqlite.packing import SEALED
+from llm_cache_mem.stores.sqlite.rows import empty
 
 __all__ = [
     "Chosen",
