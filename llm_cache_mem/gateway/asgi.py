@@ -1,5 +1,5 @@
-"""The few parts of ASGI that the gateway needs: read a body, send an answer, notice that the client
-has gone."""
+"""The few parts of ASGI that the gateway needs: start and end, read a body, send an answer, notice
+that the client has gone."""
 
 import asyncio
 import json
@@ -12,7 +12,9 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "answer_lifespan",
     "read_body",
+    "refuse_websocket",
     "send_json",
     "send_whole",
     "until_gone",
@@ -21,7 +23,6 @@ __all__ = [
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class ClientGone(Exception):
@@ -34,15 +35,17 @@ class Body:
     def __init__(self, start: bytes, rest: AsyncIterator[bytes] | None) -> None:
         self.start = start
         self._rest = rest
-        self.read = asyncio.Event()
-        """Set once all of it has been read."""
-        if rest is None:
-            self.read.set()
+        self._arrived = None if rest is None else asyncio.Event()
 
     @property
     def is_whole(self) -> bool:
         """Whether *start* is all of it."""
         return self._rest is None
+
+    async def arrived(self) -> None:
+        """Wait until all of it has been read."""
+        if self._arrived is not None:
+            await self._arrived.wait()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """All of it, piece by piece. ClientGone if the client leaves before its end."""
@@ -51,26 +54,31 @@ class Body:
         if self._rest is not None:
             async for piece in self._rest:
                 yield piece
-        self.read.set()
+        if self._arrived is not None:
+            self._arrived.set()
 
 
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        more = message.get("more_body", False)
+async def _pieces(receive: Receive, message: MutableMapping[str, Any]) -> AsyncIterator[bytes]:
+    """The pieces of a body, of which *message* brings the first."""
+    while message["type"] != "http.disconnect":
         if piece := message.get("body", b""):
             yield piece
+        if not message.get("more_body", False):
+            return
+        message = await receive()
+    raise ClientGone
 
 
 async def read_body(receive: Receive, limit: int) -> Body:
-    """The body of a request: whole if it has at most *limit* bytes, else as a stream.
+    """The body of a request: whole if it has at most *limit* bytes or came in one piece, else as a
+    stream.
 
     Raises ClientGone if the client leaves before its end.
     """
-    pieces, parts, size = _pieces(receive), [], 0
+    first = await receive()
+    if first["type"] == "http.request" and not first.get("more_body", False):
+        return Body(first.get("body", b""), None)  # most requests
+    pieces, parts, size = _pieces(receive, first), [], 0
     async for piece in pieces:
         parts.append(piece)
         size += len(piece)
@@ -85,7 +93,9 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+async def send_whole(
+    send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+) -> None:
     """Send an answer that is all there."""
     await send({"type": "http.response.start", "status": status, "headers": list(headers)})
     await send({"type": "http.response.body", "body": body})
@@ -103,3 +113,29 @@ async def send_json(
         *headers,
     ]
     await send_whole(send, status, fields, body)
+
+
+async def answer_lifespan(
+    receive: Receive, send: Send, close: Callable[[], Awaitable[object]]
+) -> None:
+    """Answer a server's messages about its start and end."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a websocket with a reason, where the server can send one."""
+    await receive()  # websocket.connect
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    text = b"llm-cache-mem: websockets do not pass this gateway; connect to the provider itself\n"
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+    await send({"type": "websocket.http.response.start", "status": 501, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": text})

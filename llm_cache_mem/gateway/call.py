@@ -1,8 +1,7 @@
 """What the headers of a request ask of the gateway itself: options of the call, and its token."""
 
 import hmac
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +12,11 @@ from llm_cache_mem.gateway.upstream import end_to_end
 from llm_cache_mem.http.headers import credentials_of
 from llm_cache_mem.options import options
 
-__all__ = ["TOKEN", "CallRefused", "Caller", "caller_of", "is_token", "options_of"]
+__all__ = ["TOKEN", "CallRefused", "Caller", "RawHeaders", "caller_of", "is_token"]
 
-PREFIX: Final = "x-llm-cache-"
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+_PREFIX: Final = "x-llm-cache-"
 TOKEN: Final = "x-llm-cache-token"
 _NAMESPACE: Final = "x-llm-cache-namespace"
 
@@ -29,24 +30,47 @@ class CallRefused(LLMCacheError):
 
 
 class Caller(NamedTuple):
-    """Who asks: the *own* headers for the gateway, those for the provider (*passed*, from end to
-    end), and the *credentials* among these. Shared by requests with equal headers: not to be
-    changed."""
+    """Who asks: the headers for the provider (*passed*, from end to end), the *options* that hold
+    for the call, and whether its credential is a signature, which stands for no caller
+    (*is_signed*). Shared by requests with equal headers: not to be changed."""
 
-    own: Mapping[str, str]
     passed: list[tuple[str, str]]
-    credentials: tuple[tuple[str, str], ...]
     content_type: str
+    encoding: str
+    options: options
+    is_signed: bool
 
 
-@lru_cache(maxsize=512)
-def caller_of(raw: tuple[tuple[bytes, bytes], ...]) -> Caller:
-    """The caller with these headers, whose names are in lower case, as ASGI has them."""
+def caller_of(
+    config: GatewayConfig, key: bytes, raw: RawHeaders, query: str, address: str | None
+) -> Caller:
+    """The caller at *address* with these headers, whose names are in lower case, as ASGI has them.
+
+    *key* is that of credential namespaces. CallRefused for headers that cannot be followed.
+    """
     headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in raw]
-    own = {name: text for name, text in headers if name.startswith(PREFIX)}
-    passed = end_to_end([pair for pair in headers if not pair[0].startswith(PREFIX)])
-    kind = next((text for name, text in passed if name == "content-type"), "")
-    return Caller(own, passed, tuple(credentials_of(passed, "")), kind)
+    own = {name: text.strip() for name, text in headers if name.startswith(_PREFIX)}
+    passed = end_to_end([pair for pair in headers if not pair[0].startswith(_PREFIX)])
+    if not is_token(config, own.pop(TOKEN, "")):
+        raise CallRefused(401, f"this gateway needs its token in the header {TOKEN}")
+    asked: dict[str, Any] = {}
+    signed = False
+    if config.share == "credential":
+        asked["namespace"] = namespace_of(tuple(credentials_of(passed, query)), key)
+        signed = is_signed(passed)
+    if (namespace := own.pop(_NAMESPACE, None)) is not None:
+        if not _is_trusted(config, address):
+            raise CallRefused(
+                403, f"{_NAMESPACE} is accepted only from networks that --trust names"
+            )
+        asked["namespace"] = namespace
+    kind = _value(passed, "content-type")
+    encoding = _value(passed, "content-encoding").strip().lower()
+    return Caller(passed, kind, encoding, _options(own, asked), signed)
+
+
+def _value(headers: list[tuple[str, str]], wanted: str) -> str:
+    return next((text for name, text in headers if name == wanted), "")
 
 
 def is_token(config: GatewayConfig, given: str) -> bool:
@@ -54,36 +78,18 @@ def is_token(config: GatewayConfig, given: str) -> bool:
     return not config.token or hmac.compare_digest(config.token.encode(), given.encode())
 
 
-def options_of(
-    config: GatewayConfig, key: bytes, caller: Caller, query: str, address: str | None
-) -> options:
-    """The options that hold for a call of *caller* from *address*. CallRefused for headers that
-    cannot be followed."""
-    if not is_token(config, caller.own.get(TOKEN, "")):
-        raise CallRefused(401, f"this gateway needs its token in the header {TOKEN}")
-    asked: dict[str, Any] = {}
-    for header, name, read in (
-        ("mode", "mode", str),
-        ("ttl", "ttl_seconds", _ttl),
-        ("sample", "sample", _whole),
-    ):
-        if (text := caller.own.get(PREFIX + header)) is not None:
-            asked[name] = read(text.strip())
-    if config.share == "credential":
-        found = tuple(credentials_of(caller.passed, query)) if query else caller.credentials
-        asked["namespace"] = namespace_of(found, key)
-        if is_signed(caller.passed):  # no two requests have the same signature
-            asked["mode"] = "off"
-    if (namespace := caller.own.get(_NAMESPACE)) is not None:
-        if not _is_trusted(config, address):
-            raise CallRefused(
-                403, f"{_NAMESPACE} is accepted only from networks that --trust names"
-            )
-        asked["namespace"] = namespace
+def _options(own: Mapping[str, str], asked: dict[str, Any]) -> options:
+    """The options that the headers of the call name, with those *asked* for already."""
+    for header, text in own.items():
+        if header not in _OPTIONS:
+            known = ", ".join(sorted([*_OPTIONS, _NAMESPACE, TOKEN]))
+            raise CallRefused(400, f"no header is called {header[:60]}; known are {known}")
+        name, read = _OPTIONS[header]
+        asked[name] = read(text)
     try:
         return options(**asked)
     except (TypeError, ValueError) as exc:
-        raise CallRefused(400, f"{PREFIX}*: {exc}") from None
+        raise CallRefused(400, f"{_PREFIX}*: {exc}") from None
 
 
 def _is_trusted(config: GatewayConfig, address: str | None) -> bool:
@@ -94,7 +100,7 @@ def _is_trusted(config: GatewayConfig, address: str | None) -> bool:
     return any(client in ip_network(network, strict=False) for network in config.trust)
 
 
-def _ttl(text: str) -> float | str:
+def _seconds(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
@@ -103,3 +109,17 @@ def _ttl(text: str) -> float | str:
 
 def _whole(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "x-llm-cache-mode": ("mode", str),
+    "x-llm-cache-ttl": ("ttl_seconds", _seconds),
+    "x-llm-cache-sample": ("sample", _whole),
+    "x-llm-cache-tags": ("tags", _pairs),
+}
+"""The headers of a call that are options of it, with what reads their text."""

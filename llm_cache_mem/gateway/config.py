@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
+from functools import cached_property
 from ipaddress import ip_network
 from os import PathLike
 from pathlib import Path
@@ -63,7 +64,7 @@ class Upstream:
             raise ValueError(f"the URL of the upstream {name} takes a host and a path only")
         return cls(name, parts.scheme, host, port, parts.path.rstrip("/"))
 
-    @property
+    @cached_property
     def origin(self) -> str:
         """``scheme://host[:port]``."""
         host = f"[{self.host}]" if ":" in self.host else self.host

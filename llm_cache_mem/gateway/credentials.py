@@ -4,7 +4,6 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -36,7 +35,6 @@ def credential_namespace(
     return namespace_of(tuple(found), key.encode() if isinstance(key, str) else key)
 
 
-@lru_cache(maxsize=1024)
 def namespace_of(credentials: tuple[tuple[str, str], ...], key: bytes) -> str:
     """The namespace of *credentials*, as ``http.headers.credentials_of`` finds them."""
     facts = repr(credentials).encode("utf-8", "surrogatepass")

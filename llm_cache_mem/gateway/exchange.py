@@ -1,15 +1,19 @@
 """A request that reached the gateway, as an exchange of the HTTP layer."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.gateway.asgi import Body
+from llm_cache_mem.gateway.call import Caller
 from llm_cache_mem.gateway.config import Upstream
 from llm_cache_mem.gateway.upstream import Client, UpstreamError
 from llm_cache_mem.http.answer import Head
-from llm_cache_mem.http.exchange import Live, Wire, base_url_of
+from llm_cache_mem.http.exchange import Live, Wire
 
 __all__ = ["Answer", "GatewayExchange"]
+
+_ACCEPTED: Final = "accept-encoding"
+_PLAIN: Final = (_ACCEPTED, "identity")
 
 
 class Answer(NamedTuple):
@@ -21,8 +25,8 @@ class Answer(NamedTuple):
 
 
 class GatewayExchange:
-    """One request on its way to *upstream*. *path* and *query* are those of the upstream, as on the
-    wire; *headers* are the client's from end to end."""
+    """One request of *caller* on its way to *upstream*. *path* and *query* are those of the
+    upstream, as on the wire; *length* is the client's Content-Length."""
 
     lane = "gateway"
 
@@ -33,7 +37,8 @@ class GatewayExchange:
         method: str,
         path: str,
         query: str,
-        headers: list[tuple[str, str]],
+        caller: Caller,
+        length: str,
         body: Body,
     ) -> None:
         self._client = client
@@ -41,43 +46,48 @@ class GatewayExchange:
         self._method = method
         self._path = path
         self._query = query
-        self._headers = headers
+        self._caller = caller
+        self._length = length
         self.body = body
 
     def wire(self) -> Wire:
-        up = self._upstream
+        upstream = self._upstream
         return Wire(
             method=self._method,
-            host=up.host,
-            base_url=base_url_of(up.scheme, up.host, up.port),
+            host=upstream.host,
+            base_url=upstream.origin,
             path=self._path,
             query=self._query,
-            headers=self._headers,
-            content_type=_value(self._headers, "content-type"),
+            headers=self._caller.passed,
+            content_type=self._caller.content_type,
             body=self._plain_body,
             timeout=None,
-            connection=up.origin,
+            connection=upstream.origin,
         )
 
     def _plain_body(self) -> bytes:
-        encoding = _value(self._headers, "content-encoding")
-        if encoding.strip().lower() not in ("", "identity"):
+        if self._caller.encoding not in ("", "identity"):
             raise RequestNotCacheable("body", "it is compressed")
         return self.body.start
 
     async def untouched(self) -> Answer:
-        live = await self._send(self._headers)
+        live = await self._send(self._caller.passed)
         return Answer(live.head, live.source)
 
     async def send(self) -> Live:
         # Callers that accept other encodings may share the answer.
-        plain = [pair for pair in self._headers if pair[0].lower() != "accept-encoding"]
-        return await self._send([*plain, ("accept-encoding", "identity")])
+        passed = self._caller.passed
+        return await self._send([*(pair for pair in passed if pair[0] != _ACCEPTED), _PLAIN])
 
     async def _send(self, headers: list[tuple[str, str]]) -> Live:
         target = self._path + (f"?{self._query}" if self._query else "")
-        body = self.body.start if self.body.is_whole else self.body.stream()
-        return await self._client.send(self._upstream, self._method, target, headers, body or None)
+        if self.body.is_whole:
+            body: Any = self.body.start or None
+        else:
+            body = self.body.stream()
+            if self._length:
+                headers = [*headers, ("content-length", self._length)]
+        return await self._client.send(self._upstream, self._method, target, headers, body)
 
     def respond(self, head: Head, source: Any) -> Answer:
         return Answer(head, source)
@@ -90,7 +100,3 @@ class GatewayExchange:
 
     def timed_out(self, text: str) -> Exception:
         return UpstreamError(f"{self._upstream.name}: {text}")
-
-
-def _value(headers: list[tuple[str, str]], wanted: str) -> str:
-    return next((value for name, value in headers if name.lower() == wanted), "")

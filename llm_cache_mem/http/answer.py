@@ -18,7 +18,15 @@ from llm_cache_mem.http.framing import (
 from llm_cache_mem.http.headers import stored_headers
 from llm_cache_mem.responses.completeness import Pieces, Reading
 
-__all__ = ["MAX_ANSWER_BYTES", "Head", "Recording", "StoredResponse", "decode", "is_whole"]
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "Head",
+    "Recording",
+    "StoredResponse",
+    "decode",
+    "decode_whole",
+    "is_whole",
+]
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 
@@ -53,15 +61,27 @@ class StoredResponse(NamedTuple):
 
 def decode(value: Any) -> StoredResponse:
     """The response of which ``Recording.encode`` made *value*. Raises EntryUnreadable."""
+    whole = decode_whole(value)
+    cuts = value.get("cuts")
+    if not cuts:
+        return whole
+    (body,) = whole.chunks or [b""]
+    places = [0, *cuts, len(body)]
+    if not all(type(place) is int for place in places) or places != sorted(places):
+        raise EntryUnreadable("not an HTTP exchange: its cuts do not fit its body")
+    chunks = [body[start:end] for start, end in pairwise(places)] if body else []
+    return whole._replace(chunks=chunks)
+
+
+def decode_whole(value: Any) -> StoredResponse:
+    """``decode`` for readers that do not care in which chunks a body came: it is one."""
     try:
         text, data = value.get("text"), value.get("data")
-        body: bytes = data if text is None else text.encode()
-        cuts = [0, *value.get("cuts", ()), len(body)]
-        chunks = [body[start:end] for start, end in pairwise(cuts)] if body else []
-        if type(body) is not bytes or cuts != sorted(cuts):
-            raise EntryUnreadable("not an HTTP exchange: its cuts do not fit its body")
+        body = data if text is None else text.encode()
+        if type(body) is not bytes:
+            raise EntryUnreadable("not an HTTP exchange: its body is not bytes")
         headers = [(str(name), str(content)) for name, content in value["headers"]]
-        return StoredResponse(int(value["status"]), headers, chunks)
+        return StoredResponse(int(value["status"]), headers, [body] if body else [])
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise EntryUnreadable("not an HTTP exchange") from exc
 

@@ -35,7 +35,7 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
         cache: Where answers are stored.
         usage: What hits report: ``"keep"``, the tokens of the call that was made, or ``"zero"``,
             none. By default they keep them, except where an instrumentor that adds them up watches
-            the call. What a hit saved stands in the header ``x-llm-cache-mem-saved``.
+            the call. What a hit saved stands in the headers ``x-llm-cache-saved-*``.
 
     Raises:
         TypeError: *client* is anything else.

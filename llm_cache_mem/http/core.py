@@ -3,7 +3,7 @@ response worth storing."""
 
 from collections.abc import Hashable
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Hit
@@ -12,21 +12,36 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording, StoredResponse
 from llm_cache_mem.http.exchange import Live, Wire
-from llm_cache_mem.http.headers import AGE, MARK, SAVED, credentials_of
+from llm_cache_mem.http.headers import (
+    AGE,
+    MARK,
+    SAVED_SECONDS,
+    SAVED_TOKENS,
+    SAVED_USD,
+    credentials_of,
+)
 from llm_cache_mem.http.onlookers import sums_usage
 from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
 from llm_cache_mem.http.zero_usage import without_usage
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.keys.state import refuse_stateful
-from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Core", "Usage", "hit_head", "live_head"]
+__all__ = ["Core", "Uncached", "Usage", "hit_head", "live_head"]
 
 _KIND = "http"
 
 Usage = Literal["zero", "keep"]
 """What hits report: no tokens, or those of the call that was made."""
+
+
+class Uncached(NamedTuple):
+    """A request that is passed on untouched. *reason*: the one for which it is counted as skipped,
+    None for a request that is not for the cache. *generates*: whether it asks a model, in a form
+    that the cache knows."""
+
+    reason: str | None = None
+    generates: bool = False
 
 
 class Core:
@@ -41,34 +56,33 @@ class Core:
         self.engine = cache.engine
         self.usage: Usage | None = usage
 
-    def cacheable(self, wire: Wire) -> Request | None:
-        """The request with its key, or None to pass it on untouched.
+    def cacheable(self, wire: Wire) -> Request | Uncached:
+        """The request with its key, or why it is passed on untouched.
 
         Raises LLMCacheError in mode ``replay``, where nothing may be passed on.
         """
         if self.engine.is_off:
-            return None
+            return Uncached()
         if not requests.is_generation(wire.method, wire.path, wire.content_type):
-            self._pass_on(wire)
-            return None
+            return self._pass_on(wire)
         try:
             read = requests.read(wire.base_url, wire.path, wire.query, wire.headers, wire.body())
             if not self.concerns(wire, read):
-                return None
+                return Uncached()
             refuse_stateful(read.state)
-            return self.engine.request(read.messages, read.params, kind=_KIND, view=view)
+            return self.engine.keyer.request(read.messages, read.params, _KIND, view)
         except RequestNotCacheable as exc:
             if self.engine.is_replay:
                 raise
             self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
-            return None
+            return Uncached(exc.skipped_as, generates=True)
 
-    def tell(self, above: Above | None, wire: Wire, request: Request | None) -> None:
+    def tell(self, above: Above | None, found: Request | Uncached) -> None:
         """Tell the layer *above* that its call is counted here."""
         if above is None:
             return
-        above.seen = request is not None
-        if request is None and requests.is_generation(wire.method, wire.path, wire.content_type):
+        above.seen = isinstance(found, Request)
+        if isinstance(found, Uncached) and found.generates:
             above.answered("skipped", None)
 
     def chunks(
@@ -95,7 +109,7 @@ class Core:
         """Whether a request to the path of an endpoint is one for a model."""
         return True
 
-    def _pass_on(self, wire: Wire) -> None:
+    def _pass_on(self, wire: Wire) -> Uncached:
         """Count a request as skipped whose endpoint generates or counts, but is not cached."""
         if self.engine.is_replay:
             raise RequestNotCacheable(
@@ -105,19 +119,18 @@ class Core:
         reason = uncached_reason(wire.method, wire.path)
         if reason is not None:
             self.skip(reason, "a call goes uncached: nothing caches %s", reason)
+        return Uncached(reason)
 
     def skip(self, reason: str, text: str, *args: object) -> None:
         """Count a call as skipped, and log why, once in a while."""
         self.engine.skip(reason, text, *args)
 
-    def skip_event_loop(self) -> None:
-        """Count a request under an event loop other than asyncio's as skipped."""
+    def pass_over(self, reason: str, why: str) -> Uncached:
+        """Count a request as skipped for a *reason* that has nothing to do with what it asks."""
         if self.engine.is_replay:
-            raise RequestNotCacheable(
-                "event loop",
-                "in mode replay nothing is sent, and only under asyncio can it be answered",
-            )
-        self.engine.skip("event loop", "a call goes uncached: its event loop is not asyncio's")
+            raise RequestNotCacheable(reason, f"in mode replay nothing is sent, and {why}")
+        self.engine.skip(reason, "a call goes uncached: %s", why)
+        return Uncached(reason, generates=True)
 
     def circumstances(self, wire: Wire) -> Hashable:
         """A digest of what outside the key can make the request fail: credentials, timeouts,
@@ -149,21 +162,14 @@ def live_head(head: Head, coalesced: bool) -> Head:
 
 
 def hit_head(hit: Hit, mark: str) -> Head:
-    """The head of a stored response: its own headers, *mark* and its age."""
+    """The head of a stored response: its own headers, *mark*, its age and what it saved."""
+    entry = hit.entry
     headers = [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
-    headers += [(SAVED, saved)] if (saved := _saved(hit.entry)) else []
+    if entry.cost_usd is not None:
+        headers.append((SAVED_USD, f"{entry.cost_usd:.6f}"))
+    if entry.usage is not None:
+        headers.append((SAVED_TOKENS, f"input={entry.usage[0]}, output={entry.usage[1]}"))
+    if entry.seconds is not None:
+        headers.append((SAVED_SECONDS, f"{entry.seconds:.3f}"))
     raw = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in headers]
     return Head(hit.value.status, raw, {})
-
-
-def _saved(entry: Entry) -> str:
-    """What a hit saved, as fields of a header; "" if nothing is known."""
-    usage = entry.usage or ()
-    fields: dict[str, str] = {}
-    for name, count in zip(("input_tokens", "output_tokens"), usage, strict=False):
-        fields[name] = str(count)
-    if entry.cost_usd is not None:
-        fields["usd"] = f"{entry.cost_usd:.6f}"
-    if entry.seconds is not None:
-        fields["seconds"] = f"{entry.seconds:.3f}"
-    return ", ".join(f"{name}={value}" for name, value in fields.items())

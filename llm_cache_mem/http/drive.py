@@ -14,7 +14,7 @@ from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
-from llm_cache_mem.http.core import Core, hit_head, live_head
+from llm_cache_mem.http.core import Core, Uncached, hit_head, live_head
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
 from llm_cache_mem.http.parsing import settle, watch_parser
 from llm_cache_mem.keys.request import Request
@@ -22,7 +22,7 @@ from llm_cache_mem.keys.request import Request
 if TYPE_CHECKING:
     from llm_cache_mem.engine.leases import Lease
 
-__all__ = ["adrive", "drive"]
+__all__ = ["adrive", "ashare", "drive"]
 
 # How often a caller may find the call it wanted to join just ended, before it makes its own.
 _ROUNDS = 8
@@ -42,8 +42,8 @@ def drive(core: Core, exchange: Exchange) -> Any:
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)
-        core.tell(above, wire, request)
-        if request is None:
+        core.tell(above, request)
+        if isinstance(request, Uncached):
             with in_hand(engine):
                 return exchange.untouched()
         watch_parser(engine, request)
@@ -149,11 +149,10 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)
-        if request is not None and running_loop() is None:
-            core.skip_event_loop()
-            request = None
-        core.tell(above, wire, request)
-        if request is None:
+        if isinstance(request, Request) and running_loop() is None:
+            request = core.pass_over("event loop", "only under asyncio can it be answered")
+        core.tell(above, request)
+        if isinstance(request, Uncached):
             with in_hand(engine):
                 return await exchange.untouched()
         watch_parser(engine, request)
@@ -164,12 +163,18 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     if hit is not None:
         chunks = core.chunks(above, hit, "hit", request)
         return exchange.respond(hit_head(hit, "hit"), AsyncReplay(chunks))
-    return await _ashare(core, exchange, wire, request, above)
+    return await ashare(core, exchange, wire, request, above)
 
 
-async def _ashare(
-    core: Core, exchange: AsyncExchange, wire: Wire, request: Request, above: Above | None
+async def ashare(
+    core: Core,
+    exchange: AsyncExchange,
+    wire: Wire,
+    request: Request,
+    above: Above | None = None,
 ) -> Any:
+    """The response to an *exchange* whose *request* has missed: shared with another caller, or from
+    the provider."""
     engine, lane, began = core.engine, (running_loop(), exchange.lane), monotonic()
     lease = engine.lease(request, wire.timeout)
 

@@ -12,7 +12,9 @@ from llm_cache_mem.keys.identity import CREDENTIAL_QUERY, header_kind, secret_di
 __all__ = [
     "AGE",
     "MARK",
-    "SAVED",
+    "SAVED_SECONDS",
+    "SAVED_TOKENS",
+    "SAVED_USD",
     "answer_changing",
     "answer_changing_query",
     "credentials_of",
@@ -22,8 +24,10 @@ __all__ = [
 MARK: Final = "x-llm-cache-mem"
 """The header that tells where an answer came from: "hit", "coalesced" (a call that another caller
 made) or "miss"."""
-SAVED: Final = "x-llm-cache-mem-saved"
-"""The header of a hit that says what it saved: input_tokens, output_tokens, usd, seconds."""
+SAVED_USD: Final = "x-llm-cache-saved-usd"
+SAVED_TOKENS: Final = "x-llm-cache-saved-tokens"
+SAVED_SECONDS: Final = "x-llm-cache-saved-seconds"
+"""The headers of a hit that say what the stored call cost, as far as that is known."""
 AGE: Final = "age"
 
 _PLAIN_ACCEPT: Final = frozenset({"*/*", "application/json", ""})

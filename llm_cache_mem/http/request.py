@@ -3,6 +3,7 @@ of the cache's business."""
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
@@ -78,6 +79,7 @@ class Asked(NamedTuple):
         return f"Asked(params={sorted(self.params)!r})"
 
 
+@lru_cache(maxsize=1024)
 def is_generation(method: str, path: str, content_type: str) -> bool:
     """Whether this is a request for what a model makes of JSON: a completion, an embedding, a
     count. Anything else is let alone."""

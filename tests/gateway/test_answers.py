@@ -20,6 +20,8 @@ from llm_cache_mem import LLMCache, options
 from llm_cache_mem.gateway import credential_namespace
 from llm_cache_mem.http import cache_client
 
+SIGNED = "AWS4-HMAC-SHA256 Credential=A/1/us/bedrock/aws4_request, Signature=0"
+
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, Any]:
     try:
@@ -87,10 +89,9 @@ def test_two_credentials_share_nothing_by_default(start: Any) -> None:
 def test_a_signed_request_goes_past_the_cache(start: Any) -> None:
     gateway = start()
     gateway.upstream.gives(REPLY)
-    signed = "AWS4-HMAC-SHA256 Credential=A/1/us/bedrock/aws4_request, Signature=0"
     for _ in range(2):
-        response = httpx.post(gateway.url + CHAT, json=ASK, headers={"authorization": signed})
-        assert response.json() == ANSWER
+        response = httpx.post(gateway.url + CHAT, json=ASK, headers={"authorization": SIGNED})
+        assert (response.json(), mark(response)) == (ANSWER, "skipped:signature")
     assert gateway.upstream.calls == 2
 
 
@@ -141,10 +142,18 @@ def test_headers_of_a_call_are_its_options(start: Any) -> None:
     clock[0] += 30
     assert mark(post(url, X_LLM_Cache_TTL="31")) == "hit"
     assert "x-llm-cache-ttl" not in gateway.upstream.asked[-1].headers
-    for name, value in [("Mode", "of"), ("TTL", "soon"), ("Sample", "-1")]:
+    assert mark(post(url, X_LLM_Cache_Tags="team=search, job = nightly")) == "hit"
+    assert gateway.cache.stats().by_tag.keys() == {"team=search", "job=nightly"}
+    for name, value, text in [
+        ("Mode", "of", "not 'of'"),
+        ("TTL", "soon", "soon"),
+        ("Sample", "-1", "not '-1'"),
+        ("Tags", "=search", "the name of a tag"),
+        ("Tll", "1h", "known are x-llm-cache-mode"),
+    ]:
         wrong = post(url, **{f"X_LLM_Cache_{name}": value})
         assert wrong.status_code == 400
-        assert value in wrong.json()["error"]["message"]
+        assert text in wrong.json()["error"]["message"]
 
 
 def test_replay_never_calls_and_names_the_missing_request(start: Any) -> None:
@@ -152,7 +161,10 @@ def test_replay_never_calls_and_names_the_missing_request(start: Any) -> None:
     missing = post(gateway.url + CHAT)
     assert missing.status_code == 404
     assert missing.json()["error"]["type"] == "cache_miss"
-    assert httpx.get(gateway.url + "/openai/v1/models").status_code == 500
+    signed = httpx.post(gateway.url + CHAT, json=ASK, headers={"authorization": SIGNED})
+    models = httpx.get(gateway.url + "/openai/v1/models")
+    assert signed.status_code == models.status_code == 404
+    assert "replay" in signed.json()["error"]["message"]
     assert gateway.upstream.calls == 0
 
 
