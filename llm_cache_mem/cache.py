@@ -2,7 +2,15 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -41,6 +49,7 @@ if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.accounting.stats import CacheStats, Event
     from llm_cache_mem.diagnostics.explain import Explanation
     from llm_cache_mem.diagnostics.redaction import Redaction, Rule
+    from llm_cache_mem.evaluation import MapResult
 
 __all__ = ["LLMCache", "is_twin"]
 
@@ -414,6 +423,82 @@ class LLMCache:
         if fn is None:
             return lambda function: decorators.cached(self.engine, function, version, names, around)
         return decorators.cached(self.engine, fn, version, names, around)
+
+    # -- Many requests at once
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        concurrency: int = 8,
+        progress: bool = True,
+        on_error: Literal["raise", "collect"] = "raise",
+        budget_usd: float | None = None,
+    ) -> "Iterator[MapResult]":
+        """Answer each of *requests* as ``get_or_call`` does, several at a time, and yield a
+        MapResult for each, in their order.
+
+        It is lazy: requests are read, and calls are made, as the results are iterated. Answers are
+        stored as they come, so that the same line resumes a run that was interrupted. Equal
+        requests are answered once, and hits wait for no call. Options count as they were where
+        this was called.
+
+        Args:
+            fn: The function that calls the model, such as ``client.chat.completions.create``: it is
+                called as ``fn(messages=..., **params)``, in threads.
+            requests: Dicts of ``messages`` and the other parameters, from any iterable. A generator
+                is read about a thousand requests ahead.
+            concurrency: How many calls are made at the same time.
+            progress: Whether to show a bar on a terminal or in a notebook, if rich is installed.
+            on_error: ``"raise"`` stops at the first error; ``"collect"`` yields it as the ``error``
+                of its result.
+            budget_usd: Dollars after which no call begins: requests that are not stored then fail
+                with BudgetSpent.
+
+        A provider's 429 with ``retry-after``, where the SDK's own retries have ended, holds the
+        whole run, and the request is tried again.
+
+        Raises:
+            BudgetSpent: The budget is spent, with ``on_error="raise"``.
+
+        Example:
+            >>> for result in cache.map(client.chat.completions.create, requests):
+            ...     print(result.value.choices[0].message.content)
+        """
+        from llm_cache_mem.evaluation.mapping import map_requests
+        from llm_cache_mem.evaluation.run import RunSettings
+
+        settings = RunSettings(concurrency, progress, on_error, budget_usd).check()
+        return map_requests(self.engine, fn, requests, settings)
+
+    def amap(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        requests: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        concurrency: int = 8,
+        progress: bool = True,
+        on_error: Literal["raise", "collect"] = "raise",
+        budget_usd: float | None = None,
+        in_order: bool = True,
+    ) -> "AsyncIterator[MapResult]":
+        """``map`` for a coroutine function, under asyncio.
+
+        Args:
+            fn: As in ``map``, but returns an awaitable.
+            requests: As in ``map``, or an async iterable.
+            concurrency: As in ``map``.
+            progress: As in ``map``.
+            on_error: As in ``map``.
+            budget_usd: As in ``map``.
+            in_order: False yields results as they are there; their ``index`` says whose they are.
+        """
+        from llm_cache_mem.evaluation.mapping import amap_requests
+        from llm_cache_mem.evaluation.run import RunSettings
+
+        settings = RunSettings(concurrency, progress, on_error, budget_usd, in_order).check()
+        return amap_requests(self.engine, fn, requests, settings)
 
     # -- Looking after it
 

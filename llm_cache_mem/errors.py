@@ -5,6 +5,7 @@ LLMCacheError
 ├── RequestNotCacheable   (also a ValueError)   the request has no single wire form
 ├── ValueNotCacheable     (also a TypeError)    the value cannot make the round trip
 ├── CacheMissError        (also a LookupError)  mode="replay" and nothing stored
+├── BudgetSpent                                 a run stopped at its budget_usd
 ├── EntryUnreadable       (also a ValueError)   stored bytes that are not a whole entry of ours
 └── StoreError                                  a store failed, with strict=True
 ```
@@ -13,6 +14,7 @@ LLMCacheError
 from llm_cache_mem._util.terminal import visible
 
 __all__ = [
+    "BudgetSpent",
     "CacheMissError",
     "EntryUnreadable",
     "LLMCacheError",
@@ -120,6 +122,10 @@ class CacheMissError(LLMCacheError, LookupError):
 
     def __repr__(self) -> str:
         return f"CacheMissError({self.key!r})"
+
+
+class BudgetSpent(LLMCacheError):
+    """A run has no dollars left for this request, of which no answer is stored."""
 
 
 class EntryUnreadable(LLMCacheError, ValueError):

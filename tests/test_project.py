@@ -36,6 +36,7 @@ ORDER = (
     "diagnostics",
     "stores",
     "engine",
+    "evaluation",
     "decorators",
     "cache",
     "http",

@@ -17,7 +17,7 @@ from collections.abc import (
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem._util.in_thread import running_loop
@@ -47,14 +47,14 @@ if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.explainer import Explainer
     from llm_cache_mem.engine.leases import Lease, Leases
 
-__all__ = ["Answered", "Engine", "Hit", "Other", "Settings"]
+__all__ = ["Answer", "Answered", "Engine", "Hit", "Made", "Other", "Settings"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """What a flight ends with: the leader's *response*, and what followers copy theirs from."""
 
     response: Any
@@ -64,12 +64,25 @@ class _Answer(NamedTuple):
     below: Above | None = None  # how the HTTP layer answered it
 
 
-class _Codec(NamedTuple):
+class Made(NamedTuple):
+    """What ``call_missed`` gives: the *value* for this caller, the *answer* that it is of, and
+    whether it was *free*, since another caller's call or the HTTP layer's store gave it. *answer*
+    is None where no copy could be made and this caller made a call of its own."""
+
+    value: Any
+    answer: Answer | None
+    free: bool = False
+
+
+class Codec(NamedTuple):
     """How an integration's responses are stored, read back, and judged."""
 
     encode: Callable[[Any], Any] = same
     decode: Callable[[Any], Any] = same
     report: Callable[[Any], Any] = same
+
+
+PLAIN: Final = Codec()
 
 
 class Engine:
@@ -310,22 +323,36 @@ class Engine:
         hit = self.lookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             return hit.value
-        codec = _Codec(encode, decode, report)
+        codec = Codec(encode, decode, report)
+        made = callee_of(fn) if circumstances is None else circumstances()
+        return self.call_missed(request, fn, codec, circumstances=made, timeout=timeout).value
+
+    def call_missed(
+        self,
+        request: Request,
+        fn: Callable[[], Any],
+        codec: Codec = PLAIN,
+        *,
+        circumstances: Hashable,
+        timeout: float | None = None,
+    ) -> Made:
+        """The rest of ``call`` for a caller whose ``lookup`` has missed. *circumstances*, here a
+        value, and *timeout* are as there."""
         if not self.settings.coalesce:
             return self._own(request, self._make(request, fn, codec, None), codec)
         lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = self.flights.run(
             request.key,
             lambda flight: self._lead(request, fn, codec, flight, lease),
-            circumstances=callee_of(fn) if circumstances is None else circumstances(),
+            circumstances=circumstances,
             timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
             return self._own(request, answer, codec)
         try:
-            return self._copy(request, answer, codec, began)
+            return Made(self.copy(request, answer, codec, began=began), answer, free=True)
         except Exception:  # noqa: BLE001  # no copy can be made: this caller makes its own call
-            return fn()
+            return Made(fn(), None)
 
     async def acall(
         self,
@@ -347,22 +374,36 @@ class Engine:
         hit = await self.alookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             return hit.value
-        codec = _Codec(encode, decode, report)
+        codec = Codec(encode, decode, report)
+        made_in = callee_of(fn) if circumstances is None else circumstances()
+        made = await self.acall_missed(request, fn, codec, circumstances=made_in, timeout=timeout)
+        return made.value
+
+    async def acall_missed(
+        self,
+        request: Request,
+        fn: Callable[[], Awaitable[Any]],
+        codec: Codec = PLAIN,
+        *,
+        circumstances: Hashable,
+        timeout: float | None = None,
+    ) -> Made:
+        """``call_missed`` for a coroutine function."""
         if not self._tasks_coalesce():
             return self._own(request, await self._amake(request, fn, codec, None), codec)
         lease, began = self.lease(request, timeout), self.settings.clock()
         answer, coalesced = await self.flights.arun(
             request.key,
             lambda flight: self._alead(request, fn, codec, flight, lease),
-            circumstances=callee_of(fn) if circumstances is None else circumstances(),
+            circumstances=circumstances,
             timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
             return self._own(request, answer, codec)
         try:
-            return self._copy(request, answer, codec, began)
-        except Exception:  # noqa: BLE001  # as in call
-            return await fn()
+            return Made(self.copy(request, answer, codec, began=began), answer, free=True)
+        except Exception:  # noqa: BLE001  # as in call_missed
+            return Made(await fn(), None)
 
     def stream(
         self,
@@ -552,12 +593,13 @@ class Engine:
 
         return Leases(self.backend, self.settings.wait_seconds)
 
-    def _recheck(self, request: Request) -> _Answer | None:
+    def _recheck(self, request: Request) -> Answer | None:
         entry = self.reader.recheck(request)
-        return None if entry is None else _Answer(None, entry.payload, entry, rechecked=True)
+        return None if entry is None else Answer(None, entry.payload, entry, rechecked=True)
 
-    def _copy(self, request: Request, answer: _Answer, codec: _Codec, began: float) -> Any:
-        """A follower's own copy of the leader's answer. Raises if none can be made."""
+    def copy(self, request: Request, answer: Answer, codec: Codec = PLAIN, *, began: float) -> Any:
+        """A copy of *answer* for a caller that has waited for it since *began*, counted as
+        coalesced. Raises if none can be made."""
         if answer.payload is None:  # only the object that the leader's caller may be changing
             raise EntryUnreadable("the answer has no stored form")
         copy = codec.decode(decoded(answer.payload, request))
@@ -569,24 +611,25 @@ class Engine:
             self.count_coalesced(request, answer.entry, self.settings.clock() - began)
         return copy
 
-    def _own(self, request: Request, answer: _Answer, codec: _Codec) -> Any:
+    def _own(self, request: Request, answer: Answer, codec: Codec) -> Made:
         """What the caller gets that has made the call: the response, or as a hit reads in its layer
         if the HTTP layer has answered without a call."""
-        if answer.below is None or not answer.below.is_hit or answer.payload is None:
-            return answer.response
+        free = answer.below is not None and answer.below.is_hit
+        if not free or answer.payload is None:
+            return Made(answer.response, answer, free)
         try:
-            return codec.decode(decoded(answer.payload, request))
+            return Made(codec.decode(decoded(answer.payload, request)), answer, free)
         except Exception:  # noqa: BLE001  # the response is there
-            return answer.response
+            return Made(answer.response, answer, free)
 
     def _lead(
         self,
         request: Request,
         fn: Callable[[], Any],
-        codec: _Codec,
+        codec: Codec,
         flight: Flight,
         lease: "Lease | None",
-    ) -> _Answer:
+    ) -> Answer:
         if lease is None or is_nested(flight):
             return self._recheck(request) or self._make(request, fn, codec, flight)
         try:
@@ -599,10 +642,10 @@ class Engine:
         self,
         request: Request,
         fn: Callable[[], Awaitable[Any]],
-        codec: _Codec,
+        codec: Codec,
         flight: Flight,
         lease: "Lease | None",
-    ) -> _Answer:
+    ) -> Answer:
         if lease is None or is_nested(flight):
             found = await self.off_loop(lambda: self._recheck(request))
             return found or await self._amake(request, fn, codec, flight)
@@ -613,8 +656,8 @@ class Engine:
             lease.release()
 
     def _make(
-        self, request: Request, fn: Callable[[], Any], codec: _Codec, flight: Flight | None
-    ) -> _Answer:
+        self, request: Request, fn: Callable[[], Any], codec: Codec, flight: Flight | None
+    ) -> Answer:
         """Call the model, and store the answer."""
         began = self.settings.clock()
         with self._passing():
@@ -623,17 +666,17 @@ class Engine:
         payload = self.writer.encode(request, response, codec.encode)
         below = self.answered_below(request)
         if below is not None:
-            return _Answer(response, payload, below.entry, below=below)
+            return Answer(response, payload, below.entry, below=below)
         entry = self.writer.store_encoded(request, payload, response, codec.report, seconds, flight)
-        return _Answer(response, payload, entry)
+        return Answer(response, payload, entry)
 
     async def _amake(
         self,
         request: Request,
         fn: Callable[[], Awaitable[Any]],
-        codec: _Codec,
+        codec: Codec,
         flight: Flight | None,
-    ) -> _Answer:
+    ) -> Answer:
         began = self.settings.clock()
         with self._passing():
             response = await fn()
@@ -641,11 +684,11 @@ class Engine:
         payload = self.writer.encode(request, response, codec.encode)
         below = self.answered_below(request)
         if below is not None:
-            return _Answer(response, payload, below.entry, below=below)
+            return Answer(response, payload, below.entry, below=below)
         await self.writer.load_prices()
         entry = await self.off_loop(
             lambda: self.writer.store_encoded(
                 request, payload, response, codec.report, seconds, flight
             )
         )
-        return _Answer(response, payload, entry)
+        return Answer(response, payload, entry)

@@ -90,16 +90,20 @@ class Reader:
         return self._lookup(request, decode, self._get, other=other, defer=defer)
 
     def lookup_many(
-        self, requests: Sequence[Request], decode: Callable[[Any], Any] = same
+        self,
+        requests: Sequence[Request],
+        decode: Callable[[Any], Any] = same,
+        *,
+        defer: Defer | None = None,
     ) -> list[Hit | None]:
         """``lookup`` of each, in one round trip where the store can do that."""
         if self._settings.current_mode() != "on":
-            return [self.lookup(request, decode) for request in requests]
+            return [self.lookup(request, decode, defer=defer) for request in requests]
         keys = [key for request in requests for key in (request.key, *request.older)]
         began = perf_counter()
         found = self._store.get_many(keys)
         took = (perf_counter() - began) / max(1, len(requests))
-        return [self._lookup(request, decode, found.get, took) for request in requests]
+        return [self._lookup(request, decode, found.get, took, defer=defer) for request in requests]
 
     async def alookup(
         self,

@@ -197,6 +197,11 @@ class Writer:
         if self._ledger.skip(reason, request.key, request.model, request.tags):
             _log.warning(text, *args)
 
+    def usd_of(self, model: str | None, response: Any) -> float | None:
+        """The cost of *response* in dollars, *model* being the one that was asked; None without a
+        price."""
+        return self._bill(model, response, None).bill.usd
+
     async def load_prices(self) -> None:
         """Load the price list without blocking the event loop."""
         await pricing.aload(self._settings.price)

@@ -1,0 +1,126 @@
+"""The calls of a run: one request through the cache, at the pace and within the budget of all."""
+
+from collections.abc import Callable
+from threading import Event
+from typing import Any, Final
+
+from llm_cache_mem.engine.calls import Made
+from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.errors import BudgetSpent
+from llm_cache_mem.evaluation.pace import retry_after
+from llm_cache_mem.evaluation.run import Item, Outcome, Run
+
+__all__ = ["Caller"]
+
+_MOST_TRIES: Final = 10
+"""How often a request is called that the provider asks to come back with later."""
+
+
+class Caller:
+    """Calls *fn* for the items of *run*. Thread-safe."""
+
+    def __init__(self, run: Run, fn: Callable[..., Any]) -> None:
+        self._run = run
+        self._engine = run.engine
+        self._fn = fn
+
+    def answer(self, item: Item, stop: Event) -> Outcome:
+        """The outcome of the call for *item*, when the pace allows it. Raises nothing. Where *stop*
+        is set before it begins, no call is made."""
+        outcome = Outcome()
+        for _ in range(_MOST_TRIES):
+            while (left := self._run.pace.seconds_left()) > 0:
+                stop.wait(left)
+                if stop.is_set():
+                    return outcome
+            try:
+                self._run.budget.reserve()
+            except BudgetSpent as exc:
+                return Outcome(error=exc)
+            outcome = self._run.context.copy().run(self._call, item)
+            if not self._comes_back(outcome):
+                break
+        return outcome
+
+    async def aanswer(self, item: Item) -> Outcome:
+        """``answer`` for a coroutine function. Raises only when it is cancelled."""
+        import asyncio
+
+        outcome = Outcome()
+        for _ in range(_MOST_TRIES):
+            while (left := self._run.pace.seconds_left()) > 0:
+                await asyncio.sleep(left)
+            try:
+                self._run.budget.reserve()
+            except BudgetSpent as exc:
+                return Outcome(error=exc)
+            outcome = await self._acall(item)
+            if not self._comes_back(outcome):
+                break
+        return outcome
+
+    def _comes_back(self, outcome: Outcome) -> bool:
+        """Settle *outcome* with the budget; whether its call is to be made again, later."""
+        paid = outcome.error is None and not outcome.hit
+        self._run.budget.settle(outcome.usd, paid=paid)
+        seconds = None if outcome.error is None else retry_after(outcome.error)
+        if seconds is None:
+            return False
+        self._run.pace.hold(seconds)
+        return True
+
+    def _call(self, item: Item) -> Outcome:
+        request, params = item.request, item.params
+
+        def call() -> Any:
+            value = self._fn(messages=item.messages, **params)
+            if hasattr(value, "__await__"):
+                getattr(value, "close", bool)()  # or it is reported as never awaited
+                raise TypeError("map takes a function that returns its answer; amap, an async one")
+            return value
+
+        try:
+            if request is None:
+                return self._outcome(item, Made(call(), None))
+            hit = self._engine.lookup(request)
+            if hit is not None:
+                return Outcome(hit.value, hit=True)
+            made_in = circumstances_of(self._fn, self._engine.keyer.ignored(params))
+            made = self._engine.call_missed(
+                request, call, circumstances=made_in, timeout=timeout_of(params)
+            )
+            return self._outcome(item, made)
+        except BaseException as exc:  # noqa: BLE001  # the run decides what it means
+            return Outcome(error=exc)
+
+    async def _acall(self, item: Item) -> Outcome:
+        request, params = item.request, item.params
+
+        async def call() -> Any:
+            value = self._fn(messages=item.messages, **params)
+            if not hasattr(value, "__await__"):
+                raise TypeError("amap takes a function that returns an awaitable; map, any other")
+            return await value
+
+        try:
+            if request is None:
+                return self._outcome(item, Made(await call(), None))
+            hit = await self._engine.alookup(request)
+            if hit is not None:
+                return Outcome(hit.value, hit=True)
+            made_in = circumstances_of(self._fn, self._engine.keyer.ignored(params))
+            made = await self._engine.acall_missed(
+                request, call, circumstances=made_in, timeout=timeout_of(params)
+            )
+            return self._outcome(item, made)
+        except Exception as exc:  # noqa: BLE001  # as in _call
+            return Outcome(error=exc)
+
+    def _outcome(self, item: Item, made: Made) -> Outcome:
+        if made.free:
+            return Outcome(made.value, hit=True, answer=made.answer)
+        entry = None if made.answer is None else made.answer.entry
+        model = item.params.get("model")
+        named = model if isinstance(model, str) else None
+        usd = self._engine.writer.usd_of(named, made.value) if entry is None else entry.cost_usd
+        return Outcome(made.value, usd=usd, answer=made.answer)
