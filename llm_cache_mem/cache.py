@@ -30,6 +30,7 @@ from llm_cache_mem.options import (
     Mode,
     Unset,
     check_mode,
+    check_names,
     current,
     options,
     to_seconds,
@@ -532,6 +533,35 @@ class LLMCache:
             StoreError: The store failed, and answers may still be there.
         """
         return self.engine.writer.clear(self.engine.keyer.prefix())
+
+    def invalidate(self, *names: str) -> bool:
+        """Invalidate every answer, and every result of a tool, that depends on one of *names*.
+
+        This takes effect at once in every process that shares the store, and takes the same time
+        however many answers there are. An answer that is being made meanwhile is not stored. It
+        holds for the namespace of this cache; for one without a namespace, in all of them.
+
+        Args:
+            *names: Documents and other entities, as in ``options(depends_on=...)``.
+
+        Returns:
+            Whether anything may have depended on them.
+
+        Raises:
+            StoreError: The store failed, and answers may still be valid.
+
+        Example:
+            >>> with options(depends_on=["doc:handbook"]):
+            ...     answer = cache.get_or_call(messages, call_model, model="gpt-4.1-mini")
+            >>> cache.invalidate("doc:handbook")
+        """
+        checked = check_names(names, "names")
+        ended = [self.engine.generations.end(name) for name in checked]
+        return any(ended)
+
+    async def ainvalidate(self, *names: str) -> bool:
+        """``invalidate`` for event loops."""
+        return await self.engine.off_loop(lambda: self.invalidate(*names))
 
     def purge(self) -> int:
         """Remove every expired entry from the store now and return how many."""

@@ -2,7 +2,7 @@
 framework."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
@@ -12,6 +12,7 @@ from llm_cache_mem._util.durations import parse_duration
 
 __all__ = [
     "MODES",
+    "MOST_NAMES",
     "MOST_TAGS",
     "NOTHING_ASKED",
     "UNSET",
@@ -20,6 +21,7 @@ __all__ = [
     "Mode",
     "Unset",
     "check_mode",
+    "check_names",
     "check_namespace",
     "check_tags",
     "current",
@@ -128,6 +130,32 @@ def _merged(outer: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(merged.values()))[:MOST_TAGS]
 
 
+MOST_NAMES: Final = 256
+"""On how many documents and other entities an answer depends at most."""
+_LONGEST_DEPENDENCY = 512
+
+
+def check_names(names: Any, source: str = "depends_on") -> tuple[str, ...]:
+    """*names* of documents and other entities, one or several, each once and in order; TypeError or
+    ValueError for what is no printable text."""
+    several = [names] if isinstance(names, str) else names
+    if not isinstance(several, Iterable) or isinstance(several, bytes | Mapping):
+        raise TypeError(f"{source} must be a str or several, not {type(names).__name__}")
+    found = set()
+    for name in several:
+        if not isinstance(name, str):
+            raise TypeError(f"{source} must be a str or several, not one of {type(name).__name__}")
+        if not (0 < len(name) <= _LONGEST_DEPENDENCY and name.isprintable()):
+            raise ValueError(
+                f"{source}: a name must be 1 to {_LONGEST_DEPENDENCY} printable characters, not"
+                f" {name[:32]!r}"
+            )
+        found.add(name)
+    if len(found) > MOST_NAMES:
+        raise ValueError(f"{source}: at most {MOST_NAMES} names, not {len(found)}")
+    return tuple(sorted(found))
+
+
 class CallOptions(NamedTuple):
     """What is asked of every cache call in this context; UNSET leaves the cache's own setting."""
 
@@ -137,6 +165,7 @@ class CallOptions(NamedTuple):
     namespace: str | Unset = UNSET
     stateful: bool = False
     tags: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
     made_by: object = None
     outer: Any = None  # CallOptions or None
 
@@ -165,6 +194,9 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             conversation. By default they are skipped.
         tags: Names and values such as ``{"team": "search"}`` by which calls are counted. They are
             not part of the key. Inner tags are added to the outer ones.
+        depends_on: The documents and other entities that the answers depend on, such as
+            ``["doc:handbook", "table:prices"]``: ``cache.invalidate("doc:handbook")`` makes them
+            invalid. They are not part of the key. Inner ones are added to the outer ones.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -186,6 +218,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         namespace: str = UNSET,
         stateful: bool = UNSET,
         tags: Mapping[str, str] = UNSET,
+        depends_on: str | Iterable[str] = UNSET,
     ) -> None:
         changes: dict[str, Any] = {}
         if not isinstance(ttl_seconds, Unset):
@@ -203,6 +236,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
                 raise TypeError(f"stateful must be True or False, not {type(stateful).__name__}")
             changes["stateful"] = stateful
         self._tags = () if isinstance(tags, Unset) else check_tags(tags)
+        self._depends_on = () if isinstance(depends_on, Unset) else check_names(depends_on)
         self._changes = changes
 
     def __call__(self, fn: F) -> F:
@@ -232,7 +266,11 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
     def __enter__(self) -> Self:
         outer = _current.get()
         tags = _merged(outer.tags, self._tags) if self._tags else outer.tags
-        _current.set(outer._replace(**self._changes, tags=tags, made_by=self, outer=outer))
+        names = outer.depends_on
+        if self._depends_on:
+            names = tuple(sorted({*names, *self._depends_on}))
+        changes = {**self._changes, "tags": tags, "depends_on": names}
+        _current.set(outer._replace(**changes, made_by=self, outer=outer))
         return self
 
     def __exit__(

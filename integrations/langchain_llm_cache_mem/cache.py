@@ -318,7 +318,8 @@ class LLMCacheMem(BaseCache):
         )
         place = hash(prompt) % _SLOTS
         slot = self._remembered[place]
-        if slot is not None and slot[0] == about:
+        alone = bool(options.depends_on)  # the request is of one call
+        if slot is not None and slot[0] == about and not alone:
             return slot[1]
         params = model.params(classes)
         self._check_identified(params)
@@ -326,7 +327,7 @@ class LLMCacheMem(BaseCache):
         messages = read_prompt(prompt, params)
         refuse_stateful(state_of(messages, params))
         request = self._cache.engine.keyer.request(messages, params, kind)
-        if len(prompt) + len(llm_string) <= _LARGEST_REMEMBERED:
+        if not alone and len(prompt) + len(llm_string) <= _LARGEST_REMEMBERED:
             self._remembered[place] = (about, request)
         return request
 

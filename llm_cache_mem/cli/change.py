@@ -1,4 +1,4 @@
-"""The commands that remove entries: ``prune`` and ``clear``."""
+"""The commands that remove entries or make them invalid: ``prune``, ``clear``, ``invalidate``."""
 
 import sys
 from contextlib import nullcontext
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.cli.arguments import (
     MISUSED,
     AsJson,
@@ -14,15 +15,17 @@ from llm_cache_mem.cli.arguments import (
     Model,
     Namespace,
     Url,
+    UrlFirst,
     in_utf8,
     seconds_in,
+    url_and,
     url_of,
 )
 from llm_cache_mem.cli.output import count_of, report
 from llm_cache_mem.cli.store import Selection, open_for_changes, reading
 from llm_cache_mem.cli.store import prune as prune_at_once
 
-__all__ = ["clear", "prune"]
+__all__ = ["clear", "invalidate", "prune"]
 
 
 def prune(
@@ -94,3 +97,32 @@ def clear(
     with open_for_changes(url) as store:
         removed = store.clear(selection.prefix)
     report(as_json, {"removed": removed}, f"removed {count_of(removed)}")
+
+
+def invalidate(
+    url: UrlFirst = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A document or another entity: doc:handbook."),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", callback=in_utf8, help="Only in this namespace, not in all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make every answer invalid that depends on NAME, at once in every process."""
+    url, name = url_and("NAME", url, name)
+    with reading(url, Selection()):
+        pass  # there is a store, and it can be read
+    with open_for_changes(url) as store:
+        cache = LLMCache(backend=store, namespace=namespace or "")
+        try:
+            found = cache.invalidate(name)
+        except ValueError as exc:
+            raise CommandFailed(str(exc), MISUSED) from None
+    report(
+        as_json,
+        {"invalidated": found},
+        f"invalidated what depends on {name}" if found else f"nothing depends on {name}",
+    )

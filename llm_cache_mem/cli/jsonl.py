@@ -8,7 +8,14 @@ from typing import Any, BinaryIO, NamedTuple
 from llm_cache_mem.cli.arguments import BadInput, parse_json
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import Usage
-from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, tags_in, text_in, usage_in
+from llm_cache_mem.stores.jsonl.fields import (
+    BadLine,
+    names_in,
+    number_in,
+    tags_in,
+    text_in,
+    usage_in,
+)
 from llm_cache_mem.stores.listing import finite
 from llm_cache_mem.values.entry import MAX_BODY_BYTES, Entry
 from llm_cache_mem.values.payload import Payload
@@ -26,6 +33,8 @@ _FIELDS = frozenset(
         "seconds",
         "request",
         "tags",
+        "depends_on",
+        "generation",
         "value",
         "hidden_by",
     )
@@ -61,6 +70,8 @@ def to_line(key: str, entry: Entry, hidden_by: str = "") -> bytes:
     }
     if entry.tags:
         head["tags"] = entry.tags
+    if entry.depends_on:
+        head |= {"depends_on": entry.depends_on, "generation": entry.generation}
     if hidden_by:
         head["hidden_by"] = hidden_by
     if entry.request is not None:
@@ -117,6 +128,8 @@ def _line(fields: Any) -> Line:
         number_in(fields, "seconds"),
         _bytes(text_in(fields, "request")),
         tags_in(fields),
+        depends_on=names_in(fields),
+        generation=text_in(fields, "generation") or "",
     )
     return Line(
         _key(text_in(fields, "key") or ""), entry, _key_id(text_in(fields, "hidden_by") or "")

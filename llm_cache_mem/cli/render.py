@@ -98,6 +98,8 @@ def show_entry(row: Row, now: float) -> None:
         "cost": _dollars(row["cost_usd"]) or "unknown",
         "took": "unknown" if row["seconds"] is None else f"{row['seconds']:.3g} s",
     }
+    if row["depends_on"]:
+        lines["depends on"] = ", ".join(row["depends_on"])
     _print_pairs(out(), lines)
 
 

@@ -32,6 +32,7 @@ from llm_cache_mem.cli.store import (
     reading,
 )
 from llm_cache_mem.diagnostics.redaction import Redaction
+from llm_cache_mem.engine.generations import KIND as GENERATION
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import Store
@@ -168,6 +169,8 @@ class _Import:
         except (BadInput, ValueNotCacheable) as exc:
             yield from self.flush()
             yield f"line {number}: {exc}"
+            return
+        if keys.parse(key).kind == GENERATION:  # an old one would make old answers valid again
             return
         if key in self._lines or len(self._lines) == _LINES or self._bytes > _BYTES:
             yield from self.flush()

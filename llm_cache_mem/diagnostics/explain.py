@@ -57,7 +57,8 @@ class Explanation(NamedTuple):
     *nearest*: the key of the stored request that is most like it, None if there is none to compare
     with, and *differences* the fields that differ. *stored*: the number of entries, *compared*:
     those of them that have their request stored. *state*: ``absent``, or of an entry with this very
-    key ``fresh``, ``expired`` or ``unreadable``; of a miss in the past also ``gone`` (it was stored
+    key ``fresh``, ``expired``, ``unreadable`` or ``invalidated`` (what it depends on was, or this
+    request depends on more); of a miss in the past also ``gone`` (it was stored
     before), ``refreshed`` (the mode was refresh) or ``skipped`` (its answers are not stored, for
     *reason*).
     """
@@ -131,6 +132,7 @@ _STATES = {
     "fresh": "it is stored, and would be answered",
     "expired": "it is stored, but too old for this cache",
     "unreadable": "it is stored, but cannot be read here",
+    "invalidated": "it is stored, but something that it depends on was invalidated",
     "gone": "it was stored before, and is there no longer (expired, evicted or deleted)",
     "refreshed": "the model was to be asked again (mode refresh)",
     "skipped": "the answer to it is not stored ({})",

@@ -27,6 +27,7 @@ from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import callee_of
 from llm_cache_mem.engine.fail_open import FailOpen
+from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.layers import Above, Layers, in_hand
 from llm_cache_mem.engine.reader import Hit, Other, Reader, decoded, same
 from llm_cache_mem.engine.samples import SampleWarning
@@ -117,11 +118,19 @@ class Engine:
         """Whether the cache has closed its store: calls go uncached."""
         misses = Misses()
         self._misses = misses
-        self.reader = Reader(
-            self.backend, ledger, settings, misses, lambda asked: self.explainer.explain(asked)
-        )
-        self.writer = Writer(self.backend, self.flights, ledger, settings, misses)
         self.leases = self._open_leases(beside)
+        self.generations: Generations = (
+            self._open_generations() if beside is None else beside.generations
+        )
+        self.reader = Reader(
+            self.backend,
+            ledger,
+            settings,
+            misses,
+            lambda asked: self.explainer.explain(asked),
+            self.generations,
+        )
+        self.writer = Writer(self.backend, self.flights, ledger, settings, misses, self.generations)
         self.fail_open = FailOpen(ledger, settings)
 
     @cached_property
@@ -130,7 +139,7 @@ class Engine:
         with finished_before_fork():
             from llm_cache_mem.engine.explainer import Explainer
 
-        return Explainer(self.backend, self.keyer, self.settings, self._misses)
+        return Explainer(self.backend, self.keyer, self.settings, self._misses, self.generations)
 
     # -- The state of calls in this context
 
@@ -344,6 +353,7 @@ class Engine:
         answer, coalesced = self.flights.run(
             request.key,
             lambda flight: self._lead(request, fn, codec, flight, lease),
+            _lane(request),
             circumstances=circumstances,
             timeout=timeout,
         )
@@ -395,6 +405,7 @@ class Engine:
         answer, coalesced = await self.flights.arun(
             request.key,
             lambda flight: self._alead(request, fn, codec, flight, lease),
+            _lane(request),
             circumstances=circumstances,
             timeout=timeout,
         )
@@ -509,7 +520,7 @@ class Engine:
         if not self.settings.coalesce:
             return work(self.flights.solo(request.key)), False
         return self.flights.run(
-            request.key, work, lane, circumstances=circumstances, timeout=timeout
+            request.key, work, _lane(request, lane), circumstances=circumstances, timeout=timeout
         )
 
     async def ashare(
@@ -525,7 +536,7 @@ class Engine:
         if not self._tasks_coalesce():
             return await work(self.flights.solo(request.key)), False
         return await self.flights.arun(
-            request.key, work, lane, circumstances=circumstances, timeout=timeout
+            request.key, work, _lane(request, lane), circumstances=circumstances, timeout=timeout
         )
 
     def lease(self, request: Request, timeout: float | None = None) -> "Lease | None":
@@ -592,6 +603,16 @@ class Engine:
         from llm_cache_mem.engine.leases import Leases
 
         return Leases(self.backend, self.settings.wait_seconds)
+
+    def _open_generations(self) -> Generations:
+        # a front in memory would show old generations for some seconds
+        exact: Store = getattr(self.backend.inner, "exact", self.backend.inner)
+        store = (
+            self.backend
+            if exact is self.backend.inner
+            else FailOpenStore(exact, strict=self.settings.strict, on_error=self.ledger.error)
+        )
+        return Generations(store, self.keyer, self.settings.clock, self.leases)
 
     def _recheck(self, request: Request) -> Answer | None:
         entry = self.reader.recheck(request)
@@ -692,3 +713,8 @@ class Engine:
             )
         )
         return Answer(response, payload, entry)
+
+
+def _lane(request: Request, lane: object = None) -> object:
+    """*lane* for those whose answers depend on the same generations as that of *request*."""
+    return lane if request.depends_on is None else (lane, request.depends_on.lane)

@@ -3,6 +3,7 @@
 from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.diagnostics.redaction import Redaction
+from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest
@@ -16,12 +17,18 @@ class Explainer:
     """Compares requests of a cache with those that its store holds. Thread-safe."""
 
     def __init__(
-        self, store: FailOpenStore, keyer: Keyer, settings: Settings, misses: Misses
+        self,
+        store: FailOpenStore,
+        keyer: Keyer,
+        settings: Settings,
+        misses: Misses,
+        generations: Generations,
     ) -> None:
         self._store = store
         self._keyer = keyer
         self._settings = settings
         self._misses = misses
+        self._generations = generations
 
     def explain(self, request: Request, *, until: float | None = None) -> Explanation:
         """What stands between *request* and an answer stored before *until* (None: now).
@@ -37,7 +44,7 @@ class Explainer:
             if key != request.key and (until is None or one.stored_at <= until)
         )
         found = explain(asked, others, self._keyer.hashed)
-        return found._replace(state=self._state(request.key))
+        return found._replace(state=self._state(request))
 
     def last(self, most: int) -> list[Explanation]:
         """Why the last lookups missed, the latest first, at most *most* of them."""
@@ -48,13 +55,14 @@ class Explainer:
             found.append(explained._replace(state=state, reason=reason))
         return found
 
-    def _state(self, key: str) -> str:
-        entry = self._store.get_or_raise(key)
+    def _state(self, request: Request) -> str:
+        entry = self._store.get_or_raise(request.key)
         if entry is None:
             return "absent"
         try:
             entry.payload.decode()
         except EntryUnreadable:
             return "unreadable"
-        fresh = self._settings.is_fresh(entry, self._settings.clock())
-        return "fresh" if fresh else "expired"
+        if not self._settings.is_fresh(entry, self._settings.clock()):
+            return "expired"
+        return "fresh" if self._generations.allow(request, entry) else "invalidated"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.errors import CacheMissError, EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.keys.request import Request
@@ -61,8 +62,10 @@ class Reader:
         settings: Settings,
         misses: Misses,
         explain: Callable[[Request], object],
+        generations: Generations,
     ) -> None:
         self._store = store
+        self._generations = generations
         self._ledger = ledger
         self._settings = settings
         self._misses = misses
@@ -123,11 +126,12 @@ class Reader:
 
     def glance(self, request: Request) -> Entry | None:
         """The fresh entry for *request*, if an event loop may wait for it; None says nothing."""
-        if self._settings.current_mode() != "on":
+        if request.depends_on is not None or self._settings.current_mode() != "on":
             return None
         entry = self._store.peek(request.key) or self._store.glance(request.key)
-        fresh = entry is not None and self._settings.is_fresh(entry, self._settings.clock())
-        return entry if fresh else None
+        if entry is None or entry.depends_on:  # its generations are asked for in the store
+            return None
+        return entry if self._settings.is_fresh(entry, self._settings.clock()) else None
 
     def lookup_in(
         self,
@@ -151,8 +155,9 @@ class Reader:
         if self._settings.current_mode() != "on":
             return None
         entry = self._get(request.key)
-        fresh = entry is not None and self._settings.is_fresh(entry, self._settings.clock())
-        return entry if fresh else None
+        if entry is None or not self._settings.is_fresh(entry, self._settings.clock()):
+            return None
+        return entry if self._generations.allow(request, entry) else None
 
     def read(
         self,
@@ -168,6 +173,10 @@ class Reader:
             if entry.is_expired(now):  # else a reader with a longer ttl may still want it
                 self._store.discard(request.key, entry.stored_at)
             self._ledger.expired(request.key)
+            return None
+        if (entry.depends_on or request.depends_on is not None) and not self._generations.allow(
+            request, entry
+        ):
             return None
         try:
             value = decoded(entry.payload, request)
@@ -193,6 +202,9 @@ class Reader:
         if mode == "replay":
             get = self._store.get_or_raise
         began = perf_counter() if self._ledger.listeners and took is None else None
+        if request.depends_on is not None:
+            ttl = self._settings.current_ttl()
+            self._generations.begin(request, ttl, make=mode != "replay")
         entry = None if mode == "refresh" else get(request.key)
         if request.older and entry is None and mode != "refresh":
             request, entry = _get_older(request, get)
@@ -237,8 +249,14 @@ class Reader:
         if mode == "refresh":
             state = "refreshed"
         elif entry is not None:
-            state = "unreadable" if self._settings.is_fresh(entry, now) else "expired"
+            state = self._state(request, entry, now)
         self._misses.add(request, now, state)
+
+    def _state(self, request: Request, entry: Entry, now: float) -> str:
+        """Why *entry* did not answer *request*, as in Explanation."""
+        if not self._settings.is_fresh(entry, now):
+            return "expired"
+        return "unreadable" if self._generations.allow(request, entry) else "invalidated"
 
     def _unreadable(self, request: Request, entry: Entry, exc: Exception, *, any_age: bool) -> None:
         """Count an *entry* that cannot be read, and delete it unless another process may read

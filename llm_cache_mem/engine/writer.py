@@ -10,6 +10,7 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.provider import PaidCall
 from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.reader import reason_of, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import Flight, SingleFlight
@@ -30,6 +31,10 @@ Listener = Callable[[Request, Any, float | None], object]
 
 _UNKNOWN = pricing.Bill()
 _FREE = pricing.Bill(usd=0.0)
+_OVERTAKEN = {
+    "invalidated": "what it depends on was invalidated during the call",
+    "generation": "the store does not tell whether what it depends on is still valid",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +66,10 @@ class Writer:
         ledger: Ledger,
         settings: Settings,
         misses: Misses,
+        generations: Generations,
     ) -> None:
         self._store = store
+        self._generations = generations
         self._flights = flights
         self._ledger = ledger
         self._settings = settings
@@ -87,6 +94,9 @@ class Writer:
         if not self._writes():
             return None
         self._flights.forget(request.key)  # a call under way would store an older answer over it
+        self._generations.begin(request, self._settings.current_ttl())
+        if self._overtaken(request):
+            return None
         payload = value if type(value) is Payload else encoded(request, value)
         paid, account = _Paid(None, None, _UNKNOWN, seconds), None
         if payload is not value:
@@ -259,13 +269,20 @@ class Writer:
             hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones"
             self.skip(request, reason, "a response was not stored: %s%s", reason, hint)
             return None
-        return self._entry(request, payload, paid)
+        return None if self._overtaken(request) else self._entry(request, payload, paid)
+
+    def _overtaken(self, request: Request) -> bool:
+        """Whether the answer to *request* is not to be stored for what it depends on; counted."""
+        reason = self._generations.overtaken(request)
+        if reason is not None:
+            self.skip(request, reason, "an answer was not stored: %s", _OVERTAKEN[reason])
+        return reason is not None
 
     def _entry(
         self, request: Request, payload: Payload, paid: _Paid, account: Account | None = None
     ) -> Entry:
         now, ttl = self._settings.clock(), self._settings.current_ttl()
-        redaction = self._settings.redaction
+        redaction, needs = self._settings.redaction, request.depends_on
         return Entry(
             payload,
             stored_at=now,
@@ -279,6 +296,8 @@ class Writer:
             ),
             tags=request.tags,
             account=account,
+            depends_on=() if needs is None else needs.names,
+            generation="" if needs is None else needs.mark or "",
         )
 
     def _put_entry(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:

@@ -167,6 +167,11 @@ def prefix(namespace: str, kind: str | None = None) -> str:
     return f"{SCHEMA}:{name}:{kind}:"
 
 
+def namespace_prefix(key: str) -> str:
+    """What the stored *key* has in common with all of its namespace: ``prefix(namespace)``."""
+    return key[: key.index(":", key.index(":") + 1) + 1]
+
+
 # compiled when first used
 _STORED = (
     r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+)"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem.errors import NamespaceMissing, RequestNotCacheable
 from llm_cache_mem.keys import digest as keys
+from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.options import NOTHING_ASKED, UNSET, check_namespace, current
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "View", "parameter_names"]
@@ -29,7 +30,7 @@ class Request(NamedTuple):
     *older*: keys under which its entry may still be, from before the encryption key was changed.
     *text*: its canonical JSON as it was when it was made, in caches that store requests.
     *view*: see View; without one, the request is its own. *tags*: those of the call, such as
-    ``team=search``.
+    ``team=search``. *depends_on*: what its answer depends on, for this one call.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Request(NamedTuple):
     text: str | None = None
     view: View | None = None
     tags: tuple[str, ...] = ()
+    depends_on: Dependencies | None = None
 
     def __repr__(self) -> str:
         return f"Request(key={self.key!r}, model={self.model!r})"
@@ -129,9 +131,10 @@ class Keyer:
         asked: Any = current().namespace
         return self._namespace if asked is UNSET else asked
 
-    def place(self, kind: str, digest: str) -> str:
-        """The stored key of the request that has *digest*, among entries of *kind*."""
-        return self.prefix(kind) + (digest if self._stored is None else self._stored(digest))
+    def stored_digests(self, digest: str) -> list[str]:
+        """What *digest* is in stored keys, and was before the encryption key was changed."""
+        now = digest if self._stored is None else self._stored(digest)
+        return [now, *(before(digest) for before in self._stored_before)]
 
     def digest(self, messages: Any, params: Mapping[str, Any], view: View | None = None) -> str:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*.
@@ -216,4 +219,5 @@ class Keyer:
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later
         text = self.text(messages, params, view) if self.texts else None
-        return Request(key, named, messages, params, older, text, view, asked.tags)
+        needs = Dependencies(asked.depends_on) if asked.depends_on else None
+        return Request(key, named, messages, params, older, text, view, asked.tags, needs)

@@ -37,6 +37,7 @@ def describe(found: Found, now: float) -> dict[str, Any]:
         "usage": None if entry.usage is None else Usage(*entry.usage)._asdict(),
         "cost_usd": finite(entry.cost_usd),
         "seconds": finite(entry.seconds),
+        "depends_on": [" ".join(name.split("\n")) for name in entry.depends_on],
     }
 
 

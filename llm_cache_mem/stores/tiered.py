@@ -40,6 +40,8 @@ class _FrontEntry(Entry):
         super().__init__(
             *(entry.payload, entry.stored_at, entry.expires_at, entry.model, entry.usage),
             *(entry.cost_usd, entry.seconds, entry.request, entry.tags),
+            depends_on=entry.depends_on,
+            generation=entry.generation,
         )
         self.until = until
         self.mark = mark

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, Self, TypeVar, overload
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.generations import generation_of_tool
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
 from llm_cache_mem.tools.calls import Calls, with_ttl_of
@@ -277,14 +278,14 @@ class ToolCache(Calls):
         if entity is not None:
             if tool is not None or args is not None or not isinstance(entity, str):
                 raise TypeError("give a tool, a tool and its arguments, or the name of one entity")
-            return self._results.generations.end(("entity", entity))
+            return self._results.generations.end(entity)
         if tool is None:
             if args is not None:
                 raise TypeError("arguments of which tool?")
             return self._results.generations.end_all() > 0
         _check_name(tool)
         if args is None:
-            return self._results.generations.end(("tool", tool))
+            return self._results.generations.end(generation_of_tool(tool))
         return self._forget(tool, _named(args))
 
     async def ainvalidate(
@@ -378,12 +379,12 @@ class ToolCache(Calls):
                 [full] if full == named else [named, full], FORMS
             ):  # as a model wrote them, and with defaults
                 try:
-                    request = self._results.request_of(tool, args, rule, form, make=False)
+                    request = self._results.request_of(tool, args, rule, form)
                 except RequestNotCacheable:
                     if args is full:
                         raise
                     continue
-                found |= request is not None and self._results.engine.delete(request)
+                found |= self._results.engine.delete(request)
         return found
 
 

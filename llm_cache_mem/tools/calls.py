@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from llm_cache_mem.engine.generations import generation_of_tool
 from llm_cache_mem.errors import CacheMissError, StoreError
 from llm_cache_mem.tools.results import Form, Results, skip_reason, tool_ttl
 from llm_cache_mem.tools.rules import Rule
@@ -88,9 +89,7 @@ class Calls:
             return await self._awrite(tool, args, rule, run)
         own = _Run(run, skip)
         with with_ttl_of(rule):
-            request = await self._results.engine.off_loop(
-                lambda: self._results.of_call(tool, args, rule, form)
-            )
+            request = self._results.of_call(tool, args, rule, form)
             if request is None:
                 return await run()
             try:
@@ -135,9 +134,7 @@ class Calls:
         raised to its caller."""
         generations = self._results.generations
         try:
-            ended = [
-                generations.end_later(("entity", name)) for name in rule.entities(args, result)
-            ]
+            ended = [generations.end_later(name) for name in rule.entities(args, result)]
         except Exception as exc:  # noqa: BLE001  # which entities is unknown, so all of them
             self._results.skip(
                 tool,
@@ -146,7 +143,7 @@ class Calls:
                 type(exc).__name__,
             )
             ended = [generations.end_later(None)]
-        ended += [generations.end_later(("tool", name)) for name in rule.changes]
+        ended += [generations.end_later(generation_of_tool(name)) for name in rule.changes]
         if not all(ended):
             self._results.skip(
                 tool,

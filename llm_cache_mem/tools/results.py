@@ -7,12 +7,12 @@ from typing import Any, Literal, cast, get_args
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.calls import Engine
-from llm_cache_mem.errors import CacheMissError, RequestNotCacheable, StoreError
-from llm_cache_mem.keys import digest
+from llm_cache_mem.engine.generations import KIND, generation_of_tool
+from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import UNSET, Unset, current
 from llm_cache_mem.tools.counters import ToolCacheStats, ToolLedger, label
-from llm_cache_mem.tools.generations import KIND, Generations, Name
 from llm_cache_mem.tools.rules import Rule
 
 __all__ = ["FORMS", "KINDS", "Form", "Results", "skip_reason", "tool_ttl"]
@@ -51,22 +51,17 @@ class Results:
         self.engine = Engine(
             store, own.keyer.verbatim(), cast(Ledger, self._ledger), settings, beside=own
         )
-        self.generations = Generations(
-            self.engine.backend, self.engine.keyer, settings.clock, self.engine.leases
-        )
+        self.generations = self.engine.generations
 
     def of_call(self, tool: str, args: Any, rule: Rule, form: Form) -> Request | None:
         """The request for a call of *tool*; None: make the call without the cache."""
         if self.engine.is_off:
             return None
-        replay = self.engine.is_replay
         try:
-            request = self.request_of(tool, args, rule, form, make=not replay)
-        except StoreError:
-            raise
+            return self.request_of(tool, args, rule, form)
         # depends_on may be a function of the user's, and its fault must not break the call
         except Exception as exc:
-            if replay:
+            if self.engine.is_replay:
                 raise
             known = isinstance(exc, RequestNotCacheable)
             why = exc if known else f"depends_on raised {type(exc).__name__}"
@@ -77,20 +72,9 @@ class Results:
                 why,
             )
             return None
-        if request is None:
-            if replay:
-                raise CacheMissError(label(tool))
-            self.skip(
-                tool,
-                "generation",
-                "a call of a tool goes uncached: the store does not keep what would invalidate it",
-            )
-        return request
 
-    def request_of(
-        self, tool: str, args: Any, rule: Rule, form: Form, *, make: bool
-    ) -> Request | None:
-        """As ``of_call``; None also if no generation has begun and *make* does not begin one.
+    def request_of(self, tool: str, args: Any, rule: Rule, form: Form) -> Request:
+        """As ``of_call``.
 
         Raises RequestNotCacheable if the arguments have no wire form or name no entity, and
         whatever a function for *depends_on* raises.
@@ -99,21 +83,9 @@ class Results:
             raise RequestNotCacheable(
                 "args", f"the arguments are not a mapping but {type(args).__name__}"
             )
-        names: list[Name] = [("tool", tool), *(("entity", name) for name in rule.entities(args))]
-        params = rule.params(tool, args)
-        tokens = self.generations.current(names, self.engine.settings.current_ttl(), make=False)
-        if tokens is None:
-            digest.digest(None, params)  # no generation begins for a call that has no key
-            tokens = (
-                self.generations.current(names, self.engine.settings.current_ttl())
-                if make
-                else None
-            )
-        if tokens is None:
-            return None
-        return self.engine.keyer.request(None, {**params, "generations": tokens}, form)._replace(
-            model=label(tool)
-        )
+        names = [generation_of_tool(tool), *rule.entities(args), *current().depends_on]
+        request = self.engine.keyer.request(None, rule.params(tool, args), form)
+        return request._replace(model=label(tool), depends_on=Dependencies(names))
 
     def skip(self, tool: str, reason: str, text: str, *args: object) -> None:
         """Count a call of *tool*, or its result, as skipped for *reason*; log the first."""

@@ -2,12 +2,13 @@
 stores that keep bytes.
 
 Envelope, little endian: magic, version, flags, which optional fields are present, fixed header,
-then model, request and body at the lengths the header gives, then tags if there are any, then 16
-bytes of SHA-256 over the key and all that came before. A value can therefore not be read under
-another key, nor with a bit changed. Where the flags say ENCRYPTED, all that follows usage is
-sealed (encryption.py).
+then model, request and body at the lengths the header gives, then the length of the dependencies
+and these, if there are any, then tags if there are any, then 16 bytes of SHA-256 over the key and
+all that came before. A value can therefore not be read under another key, nor with a bit changed.
+Where the flags say ENCRYPTED, all that follows usage is sealed (encryption.py).
 """
 
+import json
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -57,10 +58,10 @@ _FLAGS_AT = 5
 _SLOT_BYTES = 1024  # of an Entry with what it holds but its value
 _MEMO_SHARE = 64  # an entry is remembered if so many of its size would be
 _NO_USAGE = (0, 0, 0, 0, 0)
-_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST, _HAS_TAGS = (
-    1 << bit for bit in range(7)
+_HAS_EXPIRY, _HAS_COST, _HAS_SECONDS, _HAS_USAGE, _HAS_MODEL, _HAS_REQUEST, _HAS_TAGS, _DEPENDS = (
+    1 << bit for bit in range(8)
 )
-_ALL_FIELDS = 0b1111111
+_LENGTH = struct.Struct("<I")
 _BETWEEN_TAGS = "\n"
 
 
@@ -77,8 +78,10 @@ class Entry:
     Times are Unix seconds; *expires_at* None means never. *usage* is input (inclusive), output,
     cache read, cache write and one-hour cache write tokens; *cost_usd* and *seconds* are what the
     stored call took; *request* is its canonical JSON, stored only by caches that keep requests.
-    None means unknown. *tags* are those of that call, such as ``team=search``. *account* reads
-    model, usage and cost from the payload and the model asked for, when one of them is wanted.
+    None means unknown. *tags* are those of that call, such as ``team=search``. *depends_on* are the
+    sorted names of what the value depends on, *generation* is a mark of their generations when the
+    call began. *account* reads model, usage and cost from the payload and the model asked for, when
+    one of them is wanted.
     """
 
     __slots__ = (
@@ -86,7 +89,9 @@ class Entry:
         "_cost_usd",
         "_model",
         "_usage",
+        "depends_on",
         "expires_at",
+        "generation",
         "payload",
         "request",
         "seconds",
@@ -106,6 +111,8 @@ class Entry:
         request: bytes | None = None,
         tags: tuple[str, ...] = (),
         account: Account | None = None,
+        depends_on: tuple[str, ...] = (),
+        generation: str = "",
     ) -> None:
         self.payload = payload
         self.stored_at = stored_at
@@ -117,6 +124,8 @@ class Entry:
         self.seconds = seconds
         self.request = request
         self.tags = tags
+        self.depends_on = depends_on
+        self.generation = generation
 
     def __repr__(self) -> str:
         return (
@@ -150,9 +159,11 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of the value and, if stored, of the request and the tags."""
+        """Bytes of the value and, if stored, of the request, the tags and the dependencies."""
         size = self.payload.size + (0 if self.request is None else len(self.request))
-        return size + sum(map(len, self.tags)) if self.tags else size
+        if self.tags or self.depends_on:
+            size += sum(map(len, (*self.tags, *self.depends_on)))
+        return size
 
     def is_expired(self, now: float) -> bool:
         """Whether it says of itself that it is too old at *now*, in Unix seconds; who reads may be
@@ -194,6 +205,7 @@ class Entry:
             self.model,
             self.request,
             self.tags or None,
+            self.depends_on or None,
         )
         present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
         try:
@@ -211,7 +223,13 @@ class Entry:
         except (struct.error, OverflowError) as exc:
             raise ValueNotCacheable("entry", f"a field is out of range: {exc}") from None
         tags = _BETWEEN_TAGS.join(self.tags).encode("utf-8", "replace")
-        return b"".join((header, model, request, body, tags))
+        return b"".join((header, model, request, body, self._dependencies(), tags))
+
+    def _dependencies(self) -> bytes:
+        if not self.depends_on:
+            return b""
+        names = json.dumps([self.generation, *self.depends_on]).encode()
+        return _LENGTH.pack(len(names)) + names
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Entry":
@@ -232,13 +250,16 @@ class Entry:
             request_len,
             body_len,
         ) = _HEADER.unpack_from(data)
-        if magic != _MAGIC or version != FORMAT_VERSION or flags or present > _ALL_FIELDS:
+        if magic != _MAGIC or version != FORMAT_VERSION or flags:
             raise _foreign(data)
         model_end = _HEADER_BYTES + model_len
         request_end = model_end + request_len
         end = request_end + body_len
+        generation, depends_on, tags_at = (
+            _dependencies_in(data, end) if present & _DEPENDS else ("", (), end)
+        )
         tagged = bool(present & _HAS_TAGS)
-        whole = end < len(data) if tagged else end == len(data)
+        whole = tags_at < len(data) if tagged else tags_at == len(data)
         if not whole or body_len > MAX_BODY_BYTES:
             raise EntryUnreadable("damaged: length")
         if stored_at - stored_at != 0.0 or expires_at != expires_at:  # NaN would be fresh for ever
@@ -257,8 +278,12 @@ class Entry:
             seconds=seconds if present & _HAS_SECONDS else None,
             request=data[model_end:request_end] if present & _HAS_REQUEST else None,
             tags=(
-                tuple(data[end:].decode("utf-8", "replace").split(_BETWEEN_TAGS)) if tagged else ()
+                tuple(data[tags_at:].decode("utf-8", "replace").split(_BETWEEN_TAGS))
+                if tagged
+                else ()
             ),
+            depends_on=depends_on,
+            generation=generation,
         )
 
 
@@ -357,14 +382,27 @@ def with_flags(data: bytes, flags: int) -> bytes:
     return b"%b%c%b" % (data[:_FLAGS_AT], flags, data[_FLAGS_AT + 1 :])
 
 
+def _dependencies_in(data: bytes, start: int) -> tuple[str, tuple[str, ...], int]:
+    """The generation and the names that are in *data* from *start* on, and where they end."""
+    names_at = start + _LENGTH.size
+    try:
+        end = names_at + _LENGTH.unpack_from(data, start)[0]
+        generation, *names = json.loads(data[names_at:end].decode("ascii"))
+    except (struct.error, ValueError, TypeError, RecursionError):
+        raise EntryUnreadable("damaged: dependencies") from None
+    if not names or not all(type(text) is str for text in (generation, *names)):
+        raise EntryUnreadable("damaged: dependencies")
+    return generation, tuple(names), end
+
+
 def _foreign(data: bytes) -> EntryUnreadable:
     """Why *data* is not even the beginning of an envelope of this version."""
     if type(data) is not bytes or len(data) < _PREFIX_BYTES or data[:4] != _MAGIC:
         return EntryUnreadable("not an entry of this library")
-    _, _, _, _, version, flags, present = data[:_PREFIX_BYTES]
-    if version == FORMAT_VERSION and flags == ENCRYPTED and present <= _ALL_FIELDS:
+    _, _, _, _, version, flags, _ = data[:_PREFIX_BYTES]
+    if version == FORMAT_VERSION and flags == ENCRYPTED:
         return EntryUnreadable("encrypted, and there is no key to read it with", newer=True)
-    if version > FORMAT_VERSION or (version == FORMAT_VERSION and (flags or present > _ALL_FIELDS)):
+    if version > FORMAT_VERSION or (version == FORMAT_VERSION and flags):
         return EntryUnreadable("written by a newer version", newer=True)
     return EntryUnreadable("damaged: header")
 

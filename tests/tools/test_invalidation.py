@@ -155,7 +155,7 @@ def test_an_evicted_generation_revives_no_old_entry() -> None:
     tools.allow("user", depends_on="user:{id}")
     tools.get_or_call("user", {"id": 1}, lambda: "old")
     tools.invalidate(entity="user:1")
-    kept = [key for key, _ in tools.cache.engine.entries() if ":tool-generation:" in key]
+    kept = [key for key, _ in tools.cache.engine.entries() if ":generation:" in key]
     for key in kept:
         tools.cache.engine.backend.delete(key)
     assert tools.get_or_call("user", {"id": 1}, lambda: "new") == "new"

@@ -220,7 +220,8 @@ async function showEntry(key) {
     pair("stored", new Date(shown.stored_at * 1000).toLocaleString()),
     pair("expires", shown.expires_at ? new Date(shown.expires_at * 1000).toLocaleString() : "never"),
     pair("size", bytes(shown.bytes)), pair("tokens", number(tokensOf(shown))),
-    pair("cost", dollars(shown.cost_usd)), pair("took", span(shown.seconds)));
+    pair("cost", dollars(shown.cost_usd)), pair("took", span(shown.seconds)),
+    ...(shown.depends_on.length ? [pair("depends on", shown.depends_on.join(", "))] : []));
   $("request").textContent = shown.request ?? "This store keeps no requests: start the gateway with --keep-requests.";
   $("answer").textContent = shown.answer;
   if (!$("details").open) $("details").showModal();

@@ -5,7 +5,7 @@ from typing import Any
 
 from llm_cache_mem.responses.usage import Usage
 
-__all__ = ["BadLine", "number_in", "tags_in", "text_in", "usage_in"]
+__all__ = ["BadLine", "names_in", "number_in", "tags_in", "text_in", "usage_in"]
 
 _MOST_TOKENS = 1 << 63
 
@@ -33,6 +33,16 @@ def number_in(fields: dict[str, Any], name: str) -> float | None:
     except OverflowError:
         pass
     raise BadLine(f"{name!r} is not a number that fits")
+
+
+def names_in(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The names in the field ``depends_on``; none if it is absent."""
+    found = fields.get("depends_on")
+    if found is None:
+        return ()
+    if type(found) is list and found and all(type(name) is str for name in found):
+        return tuple(found)
+    raise BadLine("'depends_on' is not a list of names")
 
 
 def tags_in(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -10,7 +10,14 @@ from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.canonical import encode
 from llm_cache_mem.responses.usage import Usage
-from llm_cache_mem.stores.jsonl.fields import BadLine, number_in, tags_in, text_in, usage_in
+from llm_cache_mem.stores.jsonl.fields import (
+    BadLine,
+    names_in,
+    number_in,
+    tags_in,
+    text_in,
+    usage_in,
+)
 from llm_cache_mem.stores.listing import finite
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
@@ -51,6 +58,8 @@ def to_line(key: str, entry: Entry, redaction: Redaction) -> bytes:
         "stored_at": _time(entry.stored_at),
         "expires_at": None if entry.expires_at is None else _time(entry.expires_at),
         "tags": list(entry.tags) or None,
+        "depends_on": list(entry.depends_on) or None,
+        "generation": entry.generation or None,
     }
     known = {name: value for name, value in fields.items() if value is not None or name == "answer"}
     text = json.dumps(known, ensure_ascii=False, allow_nan=False, check_circular=False)
@@ -93,6 +102,8 @@ def from_line(line: bytes) -> tuple[str, Entry]:
         number_in(fields, "seconds"),
         _request_bytes(fields.get("request")),
         tags_in(fields),
+        depends_on=names_in(fields),
+        generation=text_in(fields, "generation") or "",
     )
     return key, entry
 

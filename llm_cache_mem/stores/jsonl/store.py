@@ -317,6 +317,8 @@ def _with_times_of(entry: Entry, read_back: Entry) -> Entry:
         entry.seconds,
         read_back.request,
         read_back.tags,
+        depends_on=read_back.depends_on,
+        generation=read_back.generation,
     )
 
 
