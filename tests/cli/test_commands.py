@@ -119,7 +119,7 @@ def test_list_shows_the_newest_first(path: str) -> None:
             "expires_at",
             "expired",
         ),
-        *("bytes", "usage", "cost_usd", "seconds"),
+        *("bytes", "usage", "cost_usd", "seconds", "depends_on"),
     }
     assert oldest["usage"]["input_tokens"] == 1000
 
