@@ -14,11 +14,12 @@ import os
 import sys
 import threading
 from _thread import RLock, allocate_lock
+from collections import deque
 from collections.abc import Callable
 from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary, ref
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
@@ -44,7 +45,7 @@ class Lease:
 
     The time that the caller may wait begins when the lease is made: *seconds*, after which it calls
     anyway, or *timeout* seconds, after which it gives up. The holder of a lease keeps it alive: one
-    that is dropped ends by itself.
+    that is dropped, as by an interrupt, is released within two seconds.
     """
 
     __slots__ = (
@@ -145,6 +146,15 @@ class Lease:
         return min(usual * uniform(0.7, 1.3), self._deadline - now)
 
 
+class _Asked(ref[Lease]):
+    """A lease that the store may have given."""
+
+    __slots__ = ("key", "token")
+
+    key: str
+    token: str
+
+
 class Leases:
     """The leases that the callers of one cache hold in its *store*; the thread that renews them
     lives no longer than they do.
@@ -166,7 +176,8 @@ class Leases:
         self._gate = allocate_lock()
         self._gate.acquire()
         self._held: WeakValueDictionary[str, Lease] = WeakValueDictionary()
-        self._to_release: list[Lease] = []
+        self._to_release: deque[Lease | _Asked] = deque()
+        self._asked: dict[str, _Asked] = {}  # by token, until they are denied or released
         self._renewer: threading.Thread | None = None
 
     def new(self, key: str, timeout: float | None = None) -> Lease:
@@ -179,6 +190,12 @@ class Leases:
 
     def try_acquire(self, lease: Lease) -> bool | None:
         """Try once to get *lease*; None when the store cannot tell."""
+        # The callback is in C: no interrupt can come between the end of a lease and its release.
+        asked = _Asked(lease, self._to_release.append)
+        asked.key, asked.token = lease.key, lease.token
+        self._asked[lease.token] = asked
+        if self._to_release:
+            self._ensure_renewer()
         leads = self.store.lease(lease.key, lease.token, LEASE_SECONDS)
         if leads:
             with self._lock:
@@ -186,16 +203,19 @@ class Leases:
                     self._held[lease.key] = lease
                     self._ensure_renewer()
             if lease.over:  # its caller was cancelled, and left a thread behind that got this far
-                self.store.release(lease.key, lease.token)
+                self._release_in_store(lease)
+        else:
+            self._asked.pop(lease.token, None)
         return leads
 
     def release(self, lease: Lease) -> None:
         """End *lease*; where the store would block an event loop, soon."""
         with self._lock:
             lease.over = True
-            if self._held.get(lease.key) is not lease:
+            if self._held.get(lease.key) is lease:
+                del self._held[lease.key]
+            if lease.token not in self._asked:
                 return
-            del self._held[lease.key]
             if (
                 self.store.blocking
                 and "asyncio" in sys.modules
@@ -205,7 +225,11 @@ class Leases:
                 self._to_release.append(lease)
                 self._wake()
                 return
+        self._release_in_store(lease)
+
+    def _release_in_store(self, lease: Lease) -> None:
         self.store.release(lease.key, lease.token)
+        self._asked.pop(lease.token, None)
 
     def finish(self) -> None:
         """At exit: end the leases of those who are not there any more, and the thread."""
@@ -257,13 +281,11 @@ class Leases:
             return True
 
     def _release_queued(self) -> None:
-        with self._lock:
-            leases, self._to_release = self._to_release, []
-        for lease in leases:
-            with contextlib.suppress(
-                StoreError
-            ):  # of a strict cache, but nobody is here to be told
+        while self._to_release:
+            lease = self._to_release.popleft()
+            with contextlib.suppress(StoreError):  # of a strict cache: no caller is left to be told
                 self.store.release(lease.key, lease.token)
+            self._asked.pop(lease.token, None)
 
     def _renew(self) -> None:
         for lease in list(self._held.values()):
@@ -276,7 +298,7 @@ class Leases:
                     if lost and not over:
                         del self._held[lease.key]
                 if over:  # it ended while it was prolonged
-                    self.store.release(lease.key, lease.token)
+                    self._release_in_store(lease)
 
 
 _all: "WeakSet[Leases]" = WeakSet()

@@ -571,6 +571,32 @@ def test_a_turn_that_is_dropped_ends_by_itself(join: MakeCache, short_leases: No
     again.release()
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["once", "in the release too"])
+def test_interrupted_request_for_a_lease_leaves_none(
+    join: MakeCache, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """The store has given the lease, and the interrupt comes before the caller knows."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 6.0)  # its thread looks every two seconds
+    one, other = join(), join()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("lease", "release") if again else ("lease",):
+            real = getattr(one.engine.backend, name)
+
+            def interrupted(*given: Any, real: Any = real) -> None:
+                real(*given) if real.__name__ == "lease" else None
+                raise KeyboardInterrupt
+
+            patch.setattr(one.engine.backend, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            one.get_or_call("q", lambda messages, model: GOOD, model="m")
+    one.get_or_call("another", lambda messages, model: GOOD, model="m")
+    began = time.monotonic()
+    assert other.get_or_call("q", lambda messages, model: GOOD, model="m") == GOOD
+    assert time.monotonic() - began < 5  # less than the lease would last
+    assert one.engine.leases is not None
+    assert not one.engine.leases._asked
+
+
 def test_a_forked_child_neither_has_nor_ends_its_parents_turn(join: MakeCache) -> None:
     cache, model = join(wait_seconds=0.5), Model()
     future = ask(cache, model)
