@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from weakref import finalize
 
 from llm_cache_mem.engine.broadcast import END, FAILED, OPEN, Buffer, Recording
-from llm_cache_mem.engine.waiters import post
+from llm_cache_mem.engine.waiters import post, shielded
 
 __all__ = ["AsyncBroadcast", "AsyncSubscriber"]
 
@@ -133,7 +133,8 @@ class AsyncBroadcast(Buffer[T]):
         """Remove *subscriber*; the last one closes the call, even if its task is cancelled."""
         if self._leave(subscriber):
             self._unread.detach()
-            await asyncio.shield(_detached(self._loop.create_task(self._close())))
+            with shielded():
+                await asyncio.shield(_detached(self._loop.create_task(self._close())))
 
     def drop(self, subscriber: "AsyncSubscriber[T] | None") -> None:
         """``leave`` without waiting. Any thread."""

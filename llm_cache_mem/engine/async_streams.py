@@ -1,7 +1,8 @@
 """Streams that the tasks of an event loop share."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,10 @@ class AsyncSharedStream(AsyncStream):
             raise StopAsyncIteration
         try:
             chunk = await self._take()
+        except asyncio.CancelledError:
+            with suppress(Exception):  # the caller hears of its cancellation
+                await self.aclose()
+            raise
         except BaseException:
             self._closed = True
             self._opened.reader.drop()

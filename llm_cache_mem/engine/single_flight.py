@@ -16,7 +16,7 @@ from weakref import ref
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
-from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, post
+from llm_cache_mem.engine.waiters import TaskWaiter, ThreadWaiter, Waiter, ended, post
 
 if TYPE_CHECKING:
     import asyncio
@@ -233,7 +233,7 @@ class SingleFlight:
         timeout: float | None = None,
     ) -> tuple[T, bool]:
         """``run`` for tasks. *work* runs in a task of its own, which is cancelled with the last
-        task that waits for it."""
+        task that waits for it; that one goes on when the work has cleaned up."""
         flight, here = Flight(self, key, lane, circumstances), _Here()
         flight._led_by = ref(here)
         if _leading.get() and self._leads_here(flight):
@@ -250,8 +250,11 @@ class SingleFlight:
             waiter = self._start_task(flight, work)
             await waiter.wait(None)
             return waiter.answer(coalesced=False), False
-        except BaseException:
-            self._promote(flight) if waiter is None else self._leave(waiter)
+        except BaseException as exc:
+            if waiter is None:
+                self._promote(flight)
+            elif (task := self._leave(waiter)) is not None and not isinstance(exc, GeneratorExit):
+                await ended(task)
             raise
 
     @contextmanager
@@ -380,8 +383,9 @@ class SingleFlight:
             waiter.flight, waiter.leads = own, True
             return True
 
-    def _leave(self, waiter: Waiter) -> None:
-        """Give up *waiter*: hand its lead on, and cancel work that nobody waits for any more."""
+    def _leave(self, waiter: Waiter) -> "asyncio.Task[None] | None":
+        """Give up *waiter*: hand its lead on, and cancel work that nobody waits for any more, which
+        is returned."""
         flight, task = waiter.flight, None
         with self._lock:
             leads, waiter.leads = waiter.leads, False
@@ -393,8 +397,9 @@ class SingleFlight:
                 self._unlist(flight)
         if leads:
             self._promote(flight)
-        if task is not None:
+        if task is not None and not task.cancelling():
             post(task.get_loop(), task.cancel)
+        return task
 
     # -- Leading
 

@@ -1,7 +1,9 @@
 """Where the callers of one flight wait, in threads and in the tasks of any event loop, and how they
 are woken."""
 
+import sys
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,9 @@ from llm_cache_mem._util.in_thread import running_loop
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["TaskWaiter", "ThreadWaiter", "Waiter", "post"]
+__all__ = ["TaskWaiter", "ThreadWaiter", "Waiter", "ended", "post", "shielded"]
+
+_LOOK_SECONDS = 0.5
 
 
 class Waiter:
@@ -104,3 +108,30 @@ def post(loop: "asyncio.AbstractEventLoop", callback: Callable[[], object]) -> b
     except RuntimeError:  # closed
         return False
     return True
+
+
+async def ended(task: "asyncio.Task[Any]") -> None:
+    """Wait until *task*, which is cancelled with this caller, has cleaned up; not for one of
+    another event loop.
+
+    A further cancellation of the caller is one of the task, as if it were awaited here.
+    """
+    import asyncio
+
+    if task.get_loop() is not running_loop():
+        return
+    with shielded():
+        while not task.done():
+            try:
+                await asyncio.wait((task,), timeout=_LOOK_SECONDS)
+                if not task.cancelling():  # it was a timeout's own cancellation, which is over
+                    task.cancel()
+            except asyncio.CancelledError:
+                task.cancel()
+
+
+def shielded() -> AbstractContextManager[object]:
+    """A scope that those of anyio around the caller, which cancel again and again, do not reach:
+    in the task is what they would spare."""
+    anyio = sys.modules.get("anyio")
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)

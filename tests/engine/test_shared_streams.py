@@ -181,6 +181,31 @@ async def test_the_last_task_that_leaves_ends_the_call(
     assert (provider.closed, cache.stats().size) == (1, 0)
 
 
+async def test_a_cancelled_reader_waits_until_the_call_is_closed(cache: LLMCache) -> None:
+    steps: list[str] = []
+
+    async def chunks() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.sleep(600)
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            steps.append("closed")
+
+    async def create(messages: Any, stream: bool) -> Any:
+        return chunks()
+
+    stream = await cache.aget_or_call(MESSAGES, create, stream=True)
+    assert await anext(stream) == "a"
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert steps == ["closed"]
+
+
 async def test_cancelling_the_leader_passes_the_call_to_a_follower(
     cache: LLMCache, provider: Provider
 ) -> None:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import anyio
 import pytest
 from threads import PATIENCE, start
 
@@ -347,6 +348,79 @@ async def test_work_that_raises_before_it_awaits_is_an_error_like_any() -> None:
     with pytest.raises(LookupError):
         await flights.arun(KEY, work)
     assert idle(flights) or not await turn()
+
+
+class Cleanup:
+    """Work that takes its time to clean up, and notes how far it came."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.steps: list[str] = []
+        self.may_end = asyncio.Event()
+
+    async def __call__(self, flight: Flight) -> None:
+        self.calls += 1
+        try:
+            await asyncio.sleep(600)
+        finally:
+            self.steps.append("begun")
+            try:
+                await self.may_end.wait()
+                self.steps.append("done")
+            except asyncio.CancelledError:
+                self.steps.append("cut")
+                raise
+
+
+async def test_a_cancelled_caller_waits_for_the_cleanup_of_its_work() -> None:
+    work = Cleanup()
+    (task,) = await callers(SingleFlight(LONG), work, 1)
+    task.cancel()
+    await turn()
+    assert (work.steps, task.done()) == (["begun"], False)
+    work.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.steps == ["begun", "done"]
+
+
+async def test_a_second_cancellation_reaches_the_cleanup() -> None:
+    work = Cleanup()
+    (task,) = await callers(SingleFlight(LONG), work, 1)
+    for _ in range(2):
+        task.cancel()
+        await turn()
+    assert (work.steps, task.cancelled()) == (["begun", "cut"], True)
+
+
+async def test_a_scope_of_anyio_spares_the_cleanup_that_is_shielded() -> None:
+    steps: list[str] = []
+    flights = SingleFlight(LONG)
+
+    async def shielded(flight: Flight) -> None:
+        with anyio.CancelScope() as scope:
+            try:
+                await asyncio.sleep(600)
+            finally:
+                scope.shield = True
+                await turn()
+                steps.append("done")
+
+    with anyio.CancelScope() as outer:
+        asyncio.get_running_loop().call_soon(outer.cancel)
+        await flights.arun("k", shielded)
+    assert steps == ["done"]
+
+
+def test_the_end_of_a_loop_cancels_work_only_once() -> None:
+    work = Cleanup()
+
+    async def main() -> None:
+        await callers(SingleFlight(LONG), work, 1)
+        work.may_end.set()
+
+    asyncio.run(main())
+    assert work.steps == ["begun", "done"]
 
 
 async def test_an_error_without_waiters_is_dropped() -> None:
