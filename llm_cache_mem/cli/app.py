@@ -22,7 +22,7 @@ except ModuleNotFoundError as exc:
     ) from None
 
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.cli import bench, change, look, run, serve, transfer, why
+from llm_cache_mem.cli import bench, change, look, mapping, run, serve, transfer, why
 from llm_cache_mem.cli.arguments import FAILED, URL_VARIABLE, CommandFailed
 from llm_cache_mem.cli.doctor import doctor
 from llm_cache_mem.errors import LLMCacheError
@@ -72,6 +72,7 @@ app.command("prune")(change.prune)
 app.command("clear")(change.clear)
 app.command("invalidate")(change.invalidate)
 app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
+app.command("map")(mapping.map_)
 app.command("serve")(serve.serve)
 app.command("ui")(serve.ui)
 app.command("export")(transfer.export)

@@ -6,9 +6,12 @@ from typing import Any, Final
 
 from llm_cache_mem.engine.calls import Made
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
-from llm_cache_mem.errors import BudgetSpent
+from llm_cache_mem.errors import BudgetSpent, ValueNotCacheable
 from llm_cache_mem.evaluation.pace import retry_after
+from llm_cache_mem.evaluation.patience import Patience
 from llm_cache_mem.evaluation.run import Item, Outcome, Run
+from llm_cache_mem.keys.request import Request
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Caller"]
 
@@ -23,6 +26,7 @@ class Caller:
         self._run = run
         self._engine = run.engine
         self._fn = fn
+        self._patience = Patience(run.engine)
 
     def answer(self, item: Item, stop: Event) -> Outcome:
         """The outcome of the call for *item*, when the pace allows it. Raises nothing. Where *stop*
@@ -37,7 +41,7 @@ class Caller:
                 self._run.budget.reserve()
             except BudgetSpent as exc:
                 return Outcome(error=exc)
-            outcome = self._run.context.copy().run(self._call, item)
+            outcome = self._run.context.copy().run(self._call, item, stop)
             if not self._comes_back(outcome):
                 break
         return outcome
@@ -69,8 +73,9 @@ class Caller:
         self._run.pace.hold(seconds)
         return True
 
-    def _call(self, item: Item) -> Outcome:
+    def _call(self, item: Item, stop: Event) -> Outcome:
         request, params = item.request, item.params
+        epoch, errors = self._engine.epoch, self._patience.errors()
 
         def call() -> Any:
             value = self._fn(messages=item.messages, **params)
@@ -83,18 +88,23 @@ class Caller:
             if request is None:
                 return self._outcome(item, Made(call(), None))
             hit = self._engine.lookup(request)
+            if hit is None and self._patience.fails(errors):
+                hit = self._patience.insist(lambda: self._engine.recheck(request), stop)
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = circumstances_of(self._fn, self._engine.keyer.ignored(params))
             made = self._engine.call_missed(
                 request, call, circumstances=made_in, timeout=timeout_of(params)
             )
+            if self._is_lost(made, epoch):
+                self._patience.insist(lambda: self._store(request, made.value), stop)
             return self._outcome(item, made)
         except BaseException as exc:  # noqa: BLE001  # the run decides what it means
             return Outcome(error=exc)
 
     async def _acall(self, item: Item) -> Outcome:
         request, params = item.request, item.params
+        epoch, errors = self._engine.epoch, self._patience.errors()
 
         async def call() -> Any:
             value = self._fn(messages=item.messages, **params)
@@ -106,15 +116,33 @@ class Caller:
             if request is None:
                 return self._outcome(item, Made(await call(), None))
             hit = await self._engine.alookup(request)
+            if hit is None and self._patience.fails(errors):
+                hit = await self._patience.ainsist(lambda: self._engine.recheck(request))
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = circumstances_of(self._fn, self._engine.keyer.ignored(params))
             made = await self._engine.acall_missed(
                 request, call, circumstances=made_in, timeout=timeout_of(params)
             )
+            if self._is_lost(made, epoch):
+                await self._patience.ainsist(lambda: self._store(request, made.value))
             return self._outcome(item, made)
         except Exception as exc:  # noqa: BLE001  # as in _call
             return Outcome(error=exc)
+
+    def _is_lost(self, made: Made, epoch: int) -> bool:
+        """Whether the answer is worth storing, and the store has not taken it."""
+        answer, settings = made.answer, self._engine.settings
+        if answer is None or made.free or answer.entry is not None or answer.payload is None:
+            return False
+        writes = settings.current_mode() in ("on", "refresh") and epoch == self._engine.epoch
+        return writes and answer.below is None and settings.admit(made.value) is None
+
+    def _store(self, request: Request, value: Any) -> Entry | None:
+        try:
+            return self._engine.writer.put(request, value)
+        except ValueNotCacheable:  # too large, which has been counted
+            return None
 
     def _outcome(self, item: Item, made: Made) -> Outcome:
         if made.free:

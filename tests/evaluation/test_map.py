@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from llm_cache_mem import LLMCache, options
-from llm_cache_mem.errors import BudgetSpent, CacheMissError, RequestNotCacheable
+from llm_cache_mem.errors import BudgetSpent, CacheMissError, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation import MapResult
 from llm_cache_mem.evaluation.progress import progress_of, text_of
 from llm_cache_mem.evaluation.run import Run, RunSettings
+from llm_cache_mem.stores import MemoryStore
 
 PRICES = {"m": (1_000_000, 0)}  # a dollar a token of input
 
@@ -311,6 +312,42 @@ def test_429_without_retry_after_is_an_error(cache: LLMCache) -> None:
 
     with pytest.raises(Limited):
         list(cache.map(create, [request("a")]))
+
+
+class Moody(MemoryStore):
+    """A store that fails at its first operations."""
+
+    def __init__(self, puts: int = 0, gets: int = 0) -> None:
+        super().__init__(max_size=None)
+        self.failures = {"put": puts, "get": gets}
+
+    def _fail(self, operation: str) -> None:
+        if self.failures[operation]:
+            self.failures[operation] -= 1
+            raise StoreError("Moody", operation, "busy")
+
+    def get(self, key: str) -> Any:
+        self._fail("get")
+        return super().get(key)
+
+    def put(self, key: str, entry: Any) -> Any:
+        self._fail("put")
+        return super().put(key, entry)
+
+
+def test_an_answer_is_stored_when_the_store_works_again(model: Model) -> None:
+    cache = LLMCache(backend=Moody(puts=1))
+    list(cache.map(model.create, [request("a")]))
+    assert next(iter(cache.map(model.create, [request("a")]))).hit
+
+
+def test_a_lookup_that_failed_is_made_again_before_a_call(model: Model) -> None:
+    store = Moody()
+    cache = LLMCache(backend=store)
+    list(cache.map(model.create, [request("a")]))
+    store.failures["get"] = 2
+    assert next(iter(cache.map(model.create, [request("a")]))).hit
+    assert model.calls == ["a"]
 
 
 # -- Async
