@@ -2,8 +2,8 @@
 how they fail, here.
 
 Exit status: 0; 1 not found, or it did not work; 2 a wrong command line; 130 interrupted. Results go
-to stdout, all else to stderr. No prompt and no answer is shown but by ``show --value``, ``export``
-and ``key --canonical``; ``why`` quotes pieces of requests, in which secrets are redacted.
+to stdout, all else to stderr. Requests are shown only where they are stored, with secrets redacted:
+by ``list``, ``show`` and ``why``. Answers are shown only by ``show --value`` and ``export``.
 """
 
 import errno
@@ -58,7 +58,6 @@ app = typer.Typer(
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("stats")(look.stats)

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from heapq import nlargest
 from itertools import chain
 from time import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,8 +22,10 @@ from llm_cache_mem.cli.arguments import (
     RequestFile,
     Url,
     UrlFirst,
+    in_utf8,
     parse_json,
     request_in,
+    seconds_in,
     url_and,
     url_of,
 )
@@ -30,17 +33,34 @@ from llm_cache_mem.cli.output import print_json
 from llm_cache_mem.cli.report import Summary
 from llm_cache_mem.cli.store import Reader, Selection, reading
 from llm_cache_mem.keys import digest as keys
-from llm_cache_mem.stores.listing import Found, describe
+from llm_cache_mem.stores.listing import Found, beginning, describe
 from llm_cache_mem.values.encryption import new_key
 
 __all__ = ["key", "keygen", "list_", "show", "stats"]
 
+
+class Sort(StrEnum):
+    """Which entries a list begins with; size and cost have the largest first."""
+
+    newest = "newest"
+    oldest = "oldest"
+    size = "size"
+    cost = "cost"
+
+
+_RANK: dict[Sort, Callable[[Found], float]] = {
+    Sort.newest: lambda found: found.entry.stored_at,
+    Sort.oldest: lambda found: -found.entry.stored_at,
+    Sort.size: lambda found: found.entry.size,
+    Sort.cost: lambda found: found.entry.cost_usd or 0.0,
+}
 _CANDIDATES = 10
 _DIGEST_LENGTH = 64
 
 
 def stats(
     url: Url = None,
+    namespace: Namespace = None,
     check: Annotated[
         bool, typer.Option("--check", help="Read every entry, and count what cannot be read.")
     ] = False,
@@ -48,10 +68,11 @@ def stats(
 ) -> None:
     """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
     summary, now = Summary(), time()
-    with reading(url_of(url), Selection()) as (reader, entries):
+    with reading(url_of(url), Selection(namespace)) as (reader, entries):
         parts = None if check else reader.parts()
         for names, part in parts or ():
-            summary.add_part(names.namespace, names.kind, part)
+            if namespace in (None, names.namespace):
+                summary.add_part(names.namespace, names.kind, part)
         for found in entries if parts is None else ():
             summary.add(describe(found, now))
     document = {"store": reader.name, "unreadable": reader.unreadable} | summary.as_dict()
@@ -69,31 +90,50 @@ def list_(
     kind: Kind = None,
     model: Model = None,
     expired: Annotated[bool, typer.Option("--expired", help="Only what has expired.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="How many, the newest first; 0 is all.")] = 50,
+    since: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Only entries stored in the last 1h, 7d, …")
+    ] = None,
+    grep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            callback=in_utf8,
+            help="Only entries with this text in the key, the model or the stored request.",
+        ),
+    ] = None,
+    sort: Annotated[Sort, typer.Option(help="Which entries come first.")] = Sort.newest,
+    limit: Annotated[int, typer.Option(min=0, help="How many to show; 0 is all.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The entries, the newest first: key, model, age, expiry, size, tokens and cost of each."""
-    now, total = time(), 0
-
-    def described() -> Iterator[dict[str, Any]]:
-        nonlocal total
-        for found in entries:
-            total += 1
-            yield describe(found, now)
-
-    selection = Selection(namespace, kind, model, expired)
+    """List entries: key, model, age, expiry, size, tokens, cost and, where requests are stored,
+    the beginning of the prompt."""
+    now = time()
+    span = None if since is None else seconds_in(since)
+    selection = Selection(namespace, kind, model, expired, since=span, text=grep)
     with reading(url_of(url), selection) as (reader, entries):
-        newest = reader.newest(selection, limit) if limit else None
-        if newest is not None:
-            total, rows = newest[0], [describe(found, now) for found in newest[1]]
-        else:
-            rows = nlargest(limit or sys.maxsize, described(), key=lambda row: row["stored_at"])
+        listed = reader.newest(selection, limit) if limit and sort is Sort.newest else None
+        total, found = listed if listed is not None else _first(entries, limit, sort)
+        rows = [describe(each, now) | {"prompt": beginning(each.entry)} for each in found]
     if as_json:
         print_json({"total": total, "entries": rows})
         return
     from llm_cache_mem.cli.render import show_list
 
     show_list(rows, total, now)
+
+
+def _first(entries: Iterator[Found], limit: int, sort: Sort) -> tuple[int, list[Found]]:
+    """How many *entries* there are, and the first *limit* of them in the order of *sort*."""
+    total = 0
+
+    def counted() -> Iterator[Found]:
+        nonlocal total
+        for found in entries:
+            total += 1
+            yield found
+
+    rows = nlargest(limit or sys.maxsize, counted(), key=_RANK[sort])
+    return total, rows
 
 
 def show(
@@ -107,22 +147,25 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is known about one entry; its answer only with --value."""
+    """Show one entry, with its request where requests are stored; its answer only with --value."""
     url, wanted = url_and("KEY", url, key)
     now = time()
     with reading(url, Selection()) as (reader, _):
         found = _the_one(reader, wanted)
-    row = describe(found, now)
-    answer = parse_json(found.entry.payload.json()) if value else None
+    row, parts = describe(found, now), {}
+    if found.entry.request is not None:
+        parts["request"] = parse_json(found.entry.request)
+    if value:
+        parts["value"] = parse_json(found.entry.payload.json())
     if as_json:
-        print_json(row | ({"value": answer} if value else {}))
+        print_json(row | parts)
         return
     from llm_cache_mem.cli.render import show_entry
 
     show_entry(row, now)
-    if value:
-        typer.echo()
-        for line in json.dumps(answer, indent=2, ensure_ascii=False).split("\n"):
+    for name, part in parts.items():
+        typer.echo(f"\n{name}")
+        for line in json.dumps(part, indent=2, ensure_ascii=False).split("\n"):
             typer.echo(visible(line))
 
 

@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _DIGEST = 8  # digits: one in four billion
-_SHRINK = ("namespace", "model")  # when the terminal is narrow
+_SHRINK = ("namespace", "model", "prompt")  # when the terminal is narrow
 _MOST_GROUPS = 20
 _LABEL = 11  # columns
 
@@ -61,6 +61,7 @@ def show_list(rows: Sequence[Row], total: int, now: float) -> None:
         ("size", "right", "", lambda row: _size(row["bytes"])),
         ("tokens", "right", "", lambda row: _tokens(row["usage"])),
         ("cost", "right", "", lambda row: _dollars(row["cost_usd"])),
+        ("prompt", "left", "", lambda row: row["prompt"]),
     )
     table = _table()
     shown = []
@@ -70,11 +71,13 @@ def show_list(rows: Sequence[Row], total: int, now: float) -> None:
             table.add_column(name, justify=justify, no_wrap=name not in _SHRINK)  # type: ignore[arg-type]
             shown.append(cell)
     for row in rows:
-        table.add_row(*(_cell(cell(row)) for cell in shown))
+        table.add_row(
+            *(_cell(cell(row)) for cell in shown), style="dim" if row["expired"] else None
+        )
     if rows:
         print_table(table)
     if len(rows) < total:
-        _note(f"{len(rows):,} of {total:,} entries, the newest; --limit 0 shows all")
+        _note(f"{len(rows):,} of {total:,} entries; --limit 0 shows all")
     elif not rows:
         _note("no entries")
 

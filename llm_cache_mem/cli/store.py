@@ -14,7 +14,7 @@ from llm_cache_mem.cli.output import count_of, progress
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
-from llm_cache_mem.stores.listing import Found
+from llm_cache_mem.stores.listing import Found, holds
 from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope, encrypted_with
@@ -51,6 +51,8 @@ class Selection(NamedTuple):
     model: str | None = None
     expired: bool = False
     older_than: float | None = None  # seconds: an entry so old counts as expired
+    since: float | None = None  # seconds: only entries stored so lately
+    text: str | None = None  # in key, model or stored request, whatever its case
 
     @property
     def prefix(self) -> str:
@@ -67,6 +69,10 @@ class Selection(NamedTuple):
     def includes(self, found: Found, now: float) -> bool:
         entry = found.entry
         if self.kind not in (None, found.parts.kind) or self.model not in (None, entry.model):
+            return False
+        if self.since is not None and now - entry.stored_at > self.since:
+            return False
+        if self.text is not None and not holds(found, self.text):
             return False
         return (
             not self.expired
@@ -168,7 +174,7 @@ class Reader:
     def newest(self, selection: Selection, limit: int) -> tuple[int, list[Found]] | None:
         """How many entries are selected, and so many that were stored last, if the store can tell
         without a look at all."""
-        if self._database is None:
+        if self._database is None or selection.since is not None or selection.text is not None:
             return None
         with _telling(self.name):
             if selection.model is not None and self._database.is_sealed():

@@ -1,13 +1,15 @@
 """Entries as plain dicts: what listings in a terminal, in JSON and on the gateway's page show."""
 
+import json
 import math
 from typing import Any, NamedTuple
 
 from llm_cache_mem.keys.digest import KeyParts
+from llm_cache_mem.keys.functions import is_from_user
 from llm_cache_mem.responses.usage import Usage
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Found", "describe", "finite"]
+__all__ = ["Found", "beginning", "describe", "finite", "holds"]
 
 
 class Found(NamedTuple):
@@ -39,6 +41,31 @@ def describe(found: Found, now: float) -> dict[str, Any]:
         "seconds": finite(entry.seconds),
         "depends_on": [" ".join(name.split("\n")) for name in entry.depends_on],
     }
+
+
+def holds(found: Found, text: str) -> bool:
+    """Whether *text* is in the key, the model or the stored request, whatever its case."""
+    wanted, request = text.lower(), found.entry.request or b""
+    return (
+        wanted in found.key.lower()
+        or wanted in (found.entry.model or "").lower()
+        or wanted in request.decode("utf-8", "replace").lower()
+    )
+
+
+def beginning(entry: Entry, most: int = 60) -> str:
+    """The beginning of the last user text of the request stored with *entry*, on one line; empty
+    without one."""
+    request = None if entry.request is None else json.loads(entry.request)
+    messages = request.get("messages") if isinstance(request, dict) else None
+    asked = [messages] if isinstance(messages, str) else filter(is_from_user, messages or ())
+    content: Any = ""
+    for message in asked:
+        content = message.get("content") if isinstance(message, dict) else message
+    if isinstance(content, list):
+        content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    text = " ".join(str(content or "").split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def finite(number: float | None) -> float | None:

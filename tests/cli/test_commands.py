@@ -9,6 +9,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def test_list_shows_the_newest_first(path: str) -> None:
             "expires_at",
             "expired",
         ),
-        *("bytes", "usage", "cost_usd", "seconds", "depends_on"),
+        *("bytes", "usage", "cost_usd", "seconds", "depends_on", "prompt"),
     }
     assert oldest["usage"]["input_tokens"] == 1000
 
@@ -138,6 +139,62 @@ def test_list_shows_the_newest_first(path: str) -> None:
 )
 def test_list_shows_the_requested_entries(path: str, filters: list[str], count: int) -> None:
     assert read("list", path, *filters)["total"] == count
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> str:
+    """A store that has the requests of its entries."""
+    name = str(tmp_path / "asked.db")
+    texts = ["Where is Paris?", "Compare  the\nrivers of France", "x" * 100]
+    requests = [
+        {"messages": [{"role": "user", "content": texts[0]}], "model": "m"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": texts[1]}]}]},
+        {"messages": texts[2]},
+    ]
+    now = time.time()
+    fill(
+        name,
+        {
+            stored_key(str(n)): entry(
+                "x" * n, stored_at=now - 3600.0 * n, cost_usd=n, request=json.dumps(one).encode()
+            )
+            for n, one in enumerate(requests)
+        },
+    )
+    return name
+
+
+def test_list_shows_the_beginning_of_each_prompt(asked: str) -> None:
+    prompts = [row["prompt"] for row in read("list", asked)["entries"]]
+    assert prompts == ["Where is Paris?", "Compare the rivers of France", "x" * 59 + "…"]
+    assert "Where is Paris?" in run("list", asked).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "costs"),
+    [
+        (["--sort", "oldest"], [2, 1, 0]),
+        (["--sort", "size", "--limit", "1"], [2]),
+        (["--sort", "cost"], [2, 1, 0]),
+        (["--since", "90m"], [0, 1]),
+        (["--grep", "RIVERS"], [1]),
+        (["--grep", "nowhere"], []),
+    ],
+)
+def test_list_sorts_and_filters(asked: str, options: list[str], costs: list[float]) -> None:
+    assert [row["cost_usd"] for row in read("list", asked, *options)["entries"]] == costs
+
+
+def test_list_rejects_an_unknown_order_or_span(asked: str) -> None:
+    assert "newest" in fails("list", asked, "--sort", "prettiest", status=2)
+    assert "90s" in fails("list", asked, "--since", "yesterday", status=2)
+
+
+def test_show_shows_the_request_and_stats_one_namespace(asked: str, path: str) -> None:
+    assert "Where is Paris?" in run("show", asked, stored_key("0")).stdout
+    assert read("show", asked, stored_key("0"))["request"]["model"] == "m"
+    assert read("stats", path, "--namespace", "acme")["entries"] == 1
+    assert read("stats", path, "--namespace", "acme", "--check")["entries"] == 1
 
 
 def test_list_reports_how_many_it_left_out(path: str) -> None:

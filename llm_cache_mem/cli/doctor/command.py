@@ -12,7 +12,7 @@ import typer
 
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli.arguments import AsJson, CommandFailed, Url, url_of
-from llm_cache_mem.cli.doctor.finding import CANNOT, CHANGE, OK, Finding, change, ok
+from llm_cache_mem.cli.doctor.finding import FAIL, OK, WARN, Finding, ok, warn
 from llm_cache_mem.cli.output import count_of, print_json
 from llm_cache_mem.cli.store import READABLE_WITH, UNREADABLE, Reader, open_for_changes
 from llm_cache_mem.diagnostics.redaction import Redaction
@@ -27,7 +27,8 @@ from llm_cache_mem.values.payload import Payload
 
 __all__ = ["check", "doctor"]
 
-_STATUS = {OK: 0, CHANGE: 1, CANNOT: 2}
+_STYLE = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+_STATUS = {OK: 0, WARN: 1, FAIL: 2}
 _SLOW_SECONDS = 0.05
 _LOOKED_AT = 10_000  # entries
 _KEEP_SECONDS = 60.0  # that what it writes would stay, if it were killed
@@ -62,7 +63,7 @@ def check(url: str, rounds: int) -> list[Finding]:
     except CommandFailed as exc:
         findings.append(
             Finding(
-                CANNOT,
+                FAIL,
                 "use",
                 str(exc),
                 "see to it that the store is there, and that its URL and rights are right",
@@ -72,12 +73,16 @@ def check(url: str, rounds: int) -> list[Finding]:
 
 
 def _show(findings: list[Finding]) -> None:
-    width = max(len(finding.topic) for finding in findings)
-    for finding in findings:
-        topic = visible(finding.topic)
-        typer.echo(f"{finding.level:<6}  {topic:<{width}}  {visible(finding.text)}")
-        if finding.advice:
-            typer.echo(f"{'':<6}  {'':<{width}}  -> {visible(finding.advice)}")
+    from rich.text import Text
+
+    from llm_cache_mem._util.tables import out
+
+    console, width = out(), max(len(finding.topic) for finding in findings)
+    for level, topic, text, advice in findings:
+        said = f"  {visible(topic):<{width}}  {visible(text)}"
+        console.print(Text.assemble((f"{level.upper():<4}", _STYLE[level]), said), soft_wrap=True)
+        if advice:
+            console.print(Text(f"{'':<{width + 6}}  -> {visible(advice)}"), soft_wrap=True)
 
 
 def _findings(url: str, rounds: int) -> Iterator[Finding]:
@@ -89,7 +94,7 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
     with open_for_changes(url, clock=time.time if by_server else lambda: 0.0) as store:
         for finding in _round_trips(store, rounds):
             yield finding
-            if finding.level == CANNOT:
+            if finding.level == FAIL:
                 return
     with open_for_changes(url) as store:
         yield from _server(url, store)
@@ -113,7 +118,7 @@ def _writers(path: str) -> Finding:
     found = sorted({reason for name in files for reason in writers(name)})
     if not found:
         return ok("writers", "this user alone may change it")
-    return change(
+    return warn(
         "writers",
         "; ".join(found),
         "answers come from it as if from the model: take that right away, or move the file",
@@ -159,7 +164,7 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
     try:
         store.get(key)
     except StoreError as exc:
-        yield Finding(CANNOT, "reach", exc.reason, _way_in(exc.reason))
+        yield Finding(FAIL, "reach", exc.reason, _way_in(exc.reason))
         return
     doing = "put"
 
@@ -179,7 +184,7 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
             found = timed("get", partial(store.get, key))
             if found is None or found.payload.decode() != value:
                 yield Finding(
-                    CANNOT,
+                    FAIL,
                     "reading",
                     "what was written a moment ago is not there",
                     "look at its memory and its clock",
@@ -192,7 +197,7 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
             " store meanwhile"
         )
         yield Finding(
-            CANNOT,
+            FAIL,
             {"put": "writing", "get": "reading", "delete": "deleting"}[doing],
             exc.reason,
             advice,
@@ -205,7 +210,7 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
         half, most = _quantile(taken, 0.5), _quantile(taken, 0.99)
         text = f"p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms of {rounds}"
         advice = "bring it nearer, or put memory in front: backend='tiered:memory,...'"
-        yield ok(what, text) if half < _SLOW_SECONDS else change(what, text, advice)
+        yield ok(what, text) if half < _SLOW_SECONDS else warn(what, text, advice)
 
 
 def _forget(store: Store, key: str) -> None:
@@ -225,11 +230,11 @@ def _leasing(store: Store) -> Finding:
         taken, again = store.lease(key, token, 2.0), store.lease(key, secrets.token_hex(16), 2.0)
         store.release(key, token)
     except StoreError as exc:
-        return change(
+        return warn(
             "leases", exc.reason, "without that right coalesce='fleet' makes a call in each process"
         )
     if not taken or again:
-        return change("leases", "two could have the same lease", "do not use coalesce='fleet' here")
+        return warn("leases", "two could have the same lease", "do not use coalesce='fleet' here")
     return ok("leases", "coalesce='fleet' works through it")
 
 
@@ -254,26 +259,24 @@ def _entries(reader: Reader, *, by_server: bool) -> Iterator[Finding]:
     some = "at least " if count == _LOOKED_AT else ""
     yield ok("entries", f"{some}{count:,}, {expired:,} of them expired")
     if expired > 1000 and expired > count / 2 and not by_server:
-        yield change(
+        yield warn(
             "expired",
             f"{expired:,} of {count:,} entries have expired",
             "llm-cache-mem prune removes them",
         )
     if reader.unreadable:
         text = f"{count_of(reader.unreadable)} cannot be read: {UNREADABLE}"
-        yield change("unreadable", text, f"{READABLE_WITH}; damaged ones go when they are read")
+        yield warn("unreadable", text, f"{READABLE_WITH}; damaged ones go when they are read")
     if secret:
-        yield change(
+        yield warn(
             "secrets",
             f"{secret:,} entries with their requests hold what looks like a secret",
             "change those secrets; record or ask again, now that they are redacted",
         )
     if newer:
-        yield change(
-            "schema", f"{newer:,} keys are of a newer version", "upgrade this installation"
-        )
+        yield warn("schema", f"{newer:,} keys are of a newer version", "upgrade this installation")
     if future:
-        yield change(
+        yield warn(
             "times",
             f"{future:,} entries were stored in the future",
             "set the clocks of those who write here: such entries are misses",

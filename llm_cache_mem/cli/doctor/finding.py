@@ -5,17 +5,17 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["CANNOT", "CHANGE", "OK", "Finding", "change", "clock", "number_in", "ok", "size_of"]
+__all__ = ["FAIL", "OK", "WARN", "Finding", "clock", "number_in", "ok", "size_of", "warn"]
 
 OK = "ok"
-CHANGE = "change"
-CANNOT = "cannot"
+WARN = "warn"
+FAIL = "fail"
 
 _CLOCK_SECONDS = 2.0
 
 
 class Finding(NamedTuple):
-    """*level* is ok, change or cannot; *advice* says what to do, and is empty where all is well."""
+    """*level* is ``ok``, ``warn`` or ``fail``; *advice* says what to do, unless all is well."""
 
     level: str
     topic: str
@@ -27,8 +27,8 @@ def ok(topic: str, text: str) -> Finding:
     return Finding(OK, topic, text)
 
 
-def change(topic: str, text: str, advice: str) -> Finding:
-    return Finding(CHANGE, topic, text, advice)
+def warn(topic: str, text: str, advice: str) -> Finding:
+    return Finding(WARN, topic, text, advice)
 
 
 def clock(topic: str, ahead: float, digits: int) -> Finding:
@@ -36,7 +36,7 @@ def clock(topic: str, ahead: float, digits: int) -> Finding:
     after the point are known."""
     text = f"{abs(ahead):.{digits}f} s {'ahead of' if ahead > 0 else 'behind'} this machine"
     if abs(ahead) > _CLOCK_SECONDS:
-        return change(
+        return warn(
             topic, text, "set both clocks by NTP: entries expire too early or too late by that much"
         )
     return ok(topic, text)

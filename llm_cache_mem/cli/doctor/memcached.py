@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_cache_mem.cli.doctor.finding import Finding, change, clock, number_in, ok, size_of
+from llm_cache_mem.cli.doctor.finding import Finding, clock, number_in, ok, size_of, warn
 from llm_cache_mem.stores.memcached.connections import (
     Client,
     MemcacheError,
@@ -30,7 +30,7 @@ def findings(url: str) -> Iterator[Finding]:
             stats, settings = connections.run(_asked, 2 * _SECONDS, _MAX_BYTES)
             answered = time.time()
         except (OSError, MemcacheError) as exc:
-            yield change(
+            yield warn(
                 name,
                 f"it does not answer: {getattr(exc, 'strerror', '') or exc}",
                 "start it, or take it out of the URL: its share of the keys misses",
@@ -63,16 +63,14 @@ def _memory(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) ->
     )
     if evicted > 1000 and evicted > hits:
         text = f"{evicted:,} items evicted for {hits:,} hits"
-        yield change(
-            f"{name} evictions", text, "give it more memory (-m), or entries a shorter ttl"
-        )
+        yield warn(f"{name} evictions", text, "give it more memory (-m), or entries a shorter ttl")
     if settings.get("evictions") == "off":
-        yield change(
+        yield warn(
             f"{name} policy", "it refuses what is new when it is full (-M)", "start it without -M"
         )
     largest = number_in(settings, "item_size_max")
     if largest and largest < _ITEM_BYTES:
-        yield change(
+        yield warn(
             f"{name} values",
             f"none over {size_of(largest)}",
             "start it with -I 1m or more: larger answers are not stored",
@@ -84,7 +82,7 @@ def _memory(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) ->
 def _clients(name: str, stats: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
     held, most = number_in(stats, "curr_connections"), number_in(settings, "maxconns")
     if most and held > most * 0.8:
-        yield change(
+        yield warn(
             f"{name} connections",
             f"{held:,} of {most:,}",
             "start it with a higher -c, or keep fewer connections in the stores",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from llm_cache_mem.cli.doctor.finding import Finding, change, clock, number_in, ok, size_of
+from llm_cache_mem.cli.doctor.finding import Finding, clock, number_in, ok, size_of, warn
 from llm_cache_mem.cli.store import environment_envelope
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.redis import RedisStore
@@ -50,7 +50,7 @@ def _info(store: RedisStore) -> Mapping[str, str]:
 
 def _role(info: Mapping[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
-        yield change(
+        yield warn(
             "role",
             "a replica, which is read-only or loses what it is told",
             "name the master, or ask Sentinel for it",
@@ -66,7 +66,7 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
     policy = info.get("maxmemory_policy", "?")
     if not most:
         text = f"{size_of(used)} used, without a bound"
-        yield change(
+        yield warn(
             "memory",
             text,
             "CONFIG SET maxmemory 1gb, or whatever it may have: it grows until the machine has no"
@@ -79,7 +79,7 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
             " started",
         )
     if policy == "noeviction":
-        yield change("policy", "noeviction: when memory is full, nothing new is stored", _POLICY)
+        yield warn("policy", "noeviction: when memory is full, nothing new is stored", _POLICY)
     elif policy.startswith("volatile-"):
         yield ok(
             "policy", f"{policy}: entries that never expire (ttl_seconds=None) are never evicted"
@@ -88,7 +88,7 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
         yield ok("policy", policy)
     hits, misses = number_in(info, "keyspace_hits"), number_in(info, "keyspace_misses")
     if evicted > 1000 and evicted > hits:
-        yield change(
+        yield warn(
             "evictions",
             f"{evicted:,} keys evicted for {hits:,} hits and {misses:,} misses",
             "give it more memory, or entries a shorter ttl",
@@ -102,7 +102,7 @@ def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
         if info.get(name, "ok") != "ok"
     ]
     if failed:
-        yield change(
+        yield warn(
             "persistence",
             f"it could not write to its disk ({', '.join(failed)})",
             "free the disk: until then it may refuse all writes",
@@ -115,7 +115,7 @@ def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
 def _clients(info: Mapping[str, str]) -> Iterator[Finding]:
     held, most = number_in(info, "connected_clients"), number_in(info, "maxclients")
     if most and held > most * 0.8:
-        yield change(
+        yield warn(
             "connections",
             f"{held:,} of {most:,}",
             "raise maxclients, or lower max_connections of the stores",
@@ -142,7 +142,7 @@ def _way(url: str) -> Iterator[Finding]:
     ):
         return
     if not parts.password:
-        yield change(
+        yield warn(
             "login",
             "a server that is not on this machine, without a password",
             "set one (ACL or requirepass), and name it in the URL",
@@ -152,4 +152,4 @@ def _way(url: str) -> Iterator[Finding]:
             "use rediss://, or LLM_CACHE_MEM_KEY, which encrypts entries before they leave this"
             " process"
         )
-        yield change("way", "answers cross the network in the clear", advice)
+        yield warn("way", "answers cross the network in the clear", advice)

@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from llm_cache_mem.cli.doctor.finding import Finding, change, ok, size_of
+from llm_cache_mem.cli.doctor.finding import Finding, ok, size_of, warn
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite.file import wal_is_safe
 
@@ -29,7 +29,7 @@ def findings(store: SQLiteStore) -> Iterator[Finding]:
     text = f"{size_of(size)} used, {size_of(free)} free"
     low = free < max(_LEAST_FREE, size // 10)
     yield (
-        change("disk", text, "free some, or bound the cache: max_size=, max_bytes=")
+        warn("disk", text, "free some, or bound the cache: max_size=, max_bytes=")
         if low
         else ok("disk", text)
     )
@@ -38,7 +38,7 @@ def findings(store: SQLiteStore) -> Iterator[Finding]:
         yield (
             ok("integrity", "quick_check is ok")
             if store.pragma("quick_check(1)") == "ok"
-            else change("integrity", "quick_check found damage", advice)
+            else warn("integrity", "quick_check found damage", advice)
         )
 
 
@@ -49,7 +49,7 @@ def _file(path: str) -> Iterator[Finding]:
         if os.path.exists(name) and stat.S_IMODE(os.stat(name).st_mode) & 0o077
     ]
     if loose:
-        yield change(
+        yield warn(
             "mode",
             f"others on this machine may read {', '.join(loose)}",
             "chmod 600: they hold prompts' answers in the clear",
@@ -62,7 +62,7 @@ def _log(store: SQLiteStore) -> Iterator[Finding]:
     journal, path = store.pragma("journal_mode"), store.path
     version, safe = sqlite3.sqlite_version, wal_is_safe(sqlite3.sqlite_version_info)
     if journal == "wal" and not safe and sys.platform == "win32":
-        yield change(
+        yield warn(
             "sqlite",
             f"{version} can lose rows in WAL mode, and there are no locks here to prevent that",
             "use SQLite 3.51.3 or newer",
@@ -81,14 +81,14 @@ def _log(store: SQLiteStore) -> Iterator[Finding]:
         log = 0
     text = f"journal mode {journal}, log {size_of(log)}"
     if log > _LONG_LOG:
-        yield change(
+        yield warn(
             "journal",
             text,
             "a reader that never ends keeps the log from being folded in: look for a process that"
             " hangs",
         )
     elif journal not in ("wal", "truncate"):
-        yield change(
+        yield warn(
             "journal",
             text,
             "another program changed that: open the file with this library once more",
