@@ -20,9 +20,10 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.announced import announce
 from llm_cache_mem.engine.calls import Engine, Settings
-from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import NamespaceMissing
 from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.identity import as_sent
 from llm_cache_mem.keys.request import Keyer, Request, parameter_names
 from llm_cache_mem.options import (
     UNSET,
@@ -310,7 +311,7 @@ class LLMCache:
         """
         _hint_at_options(params)
         streaming = bool(params.get("stream"))
-        request = self.engine.request(messages, params, kind="stream" if streaming else "value")
+        request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
 
         def call() -> Any:
             return fn(messages=messages, **params)
@@ -321,7 +322,7 @@ class LLMCache:
         return make(  # type: ignore[no-any-return]  # what fn returns, or a copy
             request,
             call,
-            circumstances=lambda: circumstances_of(fn, self.engine.keyer.ignored(params)),
+            circumstances=lambda: self.engine.circumstances(fn, request, params),
             timeout=timeout_of(params),
         )
 
@@ -342,7 +343,7 @@ class LLMCache:
         """
         _hint_at_options(params)
         streaming = bool(params.get("stream"))
-        request = self.engine.request(messages, params, kind="stream" if streaming else "value")
+        request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
 
         async def call() -> Any:
             made = fn(messages=messages, **params)
@@ -358,7 +359,7 @@ class LLMCache:
         return await make(
             request,
             call,
-            circumstances=lambda: circumstances_of(fn, self.engine.keyer.ignored(params)),
+            circumstances=lambda: self.engine.circumstances(fn, request, params),
             timeout=timeout_of(params),
         )
 
@@ -520,9 +521,12 @@ class LLMCache:
             RequestNotCacheable: The request has no single JSON form.
             StoreError: The store failed, and the answer may still be there.
         """
-        found = False
+        keyer, found = self.engine.keyer, False
+        forms = ((params, False), (params, True), (as_sent(params), False))
         for kind in ("value", "stream"):
-            found |= self.engine.delete(self.engine.keyer.request(messages, params, kind))
+            made = [keyer.request(messages, sent, kind, exact=exact) for sent, exact in forms]
+            for request in {one.key: one for one in made}.values():
+                found |= self.engine.delete(request)
         return found
 
     def clear(self) -> int:

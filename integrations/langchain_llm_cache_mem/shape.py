@@ -18,7 +18,7 @@ from llm_cache_mem.keys.chat_form import (
     tool_call,
     without_known_names,
 )
-from llm_cache_mem.keys.identity import ROUTING_HINTS, TRANSPORT, describe
+from llm_cache_mem.keys.identity import TRANSPORT, as_sent, describe
 from llm_cache_mem.keys.state import provider_state
 
 __all__ = ["as_params", "message_as_dict", "messages_as_dicts", "sent", "state_of"]
@@ -180,7 +180,7 @@ def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str,
     further = params.pop("model_kwargs", None)
     params = {**_merged(params, "model_kwargs", further), **_params(call)}
     params = _merged(params, "extra_body", params.pop("extra_body", None))
-    return {name: value for name, value in params.items() if name not in ROUTING_HINTS}
+    return dict(as_sent(params))
 
 
 def _params(names: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.keys.chat_form import function_tool, overlaid
-from llm_cache_mem.keys.identity import ROUTING_HINTS, Identity, describe
+from llm_cache_mem.keys.identity import Identity, as_sent, describe
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.options import MOST_TAGS, check_tags, options
 
@@ -146,7 +146,7 @@ def _params(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[s
         params = overlaid(params, body)
     elif body is not None:
         params = {**params, "extra_body": body}
-    return {name: value for name, value in params.items() if name not in ROUTING_HINTS}
+    return dict(as_sent(params))
 
 
 def _argument(value: Any) -> Any:

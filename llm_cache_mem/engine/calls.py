@@ -25,7 +25,7 @@ from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
-from llm_cache_mem.engine.circumstances import callee_of
+from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.layers import Above, Layers, in_hand
@@ -38,7 +38,9 @@ from llm_cache_mem.engine.stream_calls import StreamCall
 from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
 from llm_cache_mem.engine.writer import Answered, Listener, Writer
 from llm_cache_mem.errors import EntryUnreadable, RequestNotCacheable
+from llm_cache_mem.keys.identity import as_sent, is_of_sdk
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
+from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
@@ -180,22 +182,52 @@ class Engine:
         *,
         kind: str = "value",
         view: View | None = None,
+        exact: bool = False,
+        state: str | None = None,
     ) -> Request | None:
         """The request, with the key of its entry among those of *kind*; None to call uncached.
 
-        Give *view* where the messages and params are not those of the Chat Completions API. None
-        where the cache is off, and, counted as skipped, where the request has no single wire
+        None where the cache is off, and, counted as skipped, where the request has no single wire
         form. In mode ``replay``, where no model may be called, that raises RequestNotCacheable.
+
+        Args:
+            messages: The messages of the request.
+            params: Its other parameters.
+            kind: The form in which answers are stored: requests of two kinds share none.
+            view: Where the messages and params are not those of the Chat Completions API.
+            exact: Whether they are the arguments of a program's own function, which nothing sends.
+            state: The path by which the request leans on state held by its provider.
         """
         if self.is_off:
             return None
         try:
-            return self.keyer.request(messages, params, kind, view)
+            if state is not None:
+                refuse_stateful(state)
+            return self.keyer.request(messages, params, kind, view, exact=exact)
         except RequestNotCacheable as exc:
             if self.is_replay:
                 raise
             self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return None
+
+    def request_of(
+        self, fn: Callable[..., Any], messages: Any, params: Mapping[str, Any], kind: str = "value"
+    ) -> Request | None:
+        """``request`` for the call ``fn(messages=messages, **params)``: what a provider is sent if
+        *fn* is a method of an SDK, else the arguments of a function."""
+        owner = getattr(fn, "__self__", None)
+        if owner is None or not is_of_sdk(owner):
+            return self.request(messages, params, kind=kind, exact=True)
+        state = provider_state(params)
+        return self.request(messages, as_sent(params), kind=kind, state=state)
+
+    def circumstances(
+        self, fn: Callable[..., Any], request: Request, params: Mapping[str, Any]
+    ) -> Hashable:
+        """Everything outside the key of *request*, what ``request_of`` gave for these arguments,
+        that can make its call fail."""
+        dropped = {name: value for name, value in params.items() if name not in request.params}
+        return circumstances_of(fn, dropped | self.keyer.ignored(params))
 
     def lookup(
         self,
@@ -321,7 +353,7 @@ class Engine:
             circumstances: Returns, after a miss, everything outside the key that can make the call
                 fail: the client, its credentials, timeouts and proxies. Callers in the same
                 circumstances share an exception; the others make their own calls. By default,
-                what *fn* calls.
+                what *fn* calls, and the context variables.
             timeout: For how many seconds the caller may wait for another's call; TimeoutError after
                 that. None: for as long as the cache says.
             other: Another request whose stored answer may do.
@@ -333,7 +365,7 @@ class Engine:
         if hit is not None:
             return hit.value
         codec = Codec(encode, decode, report)
-        made = callee_of(fn) if circumstances is None else circumstances()
+        made = circumstances_of(fn, {}) if circumstances is None else circumstances()
         return self.call_missed(request, fn, codec, circumstances=made, timeout=timeout).value
 
     def call_missed(
@@ -354,7 +386,7 @@ class Engine:
             request.key,
             lambda flight: self._lead(request, fn, codec, flight, lease),
             _lane(request),
-            circumstances=circumstances,
+            circumstances=(circumstances, self.keyer.unkeyed(request)),
             timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
@@ -385,7 +417,7 @@ class Engine:
         if hit is not None:
             return hit.value
         codec = Codec(encode, decode, report)
-        made_in = callee_of(fn) if circumstances is None else circumstances()
+        made_in = circumstances_of(fn, {}) if circumstances is None else circumstances()
         made = await self.acall_missed(request, fn, codec, circumstances=made_in, timeout=timeout)
         return made.value
 
@@ -406,7 +438,7 @@ class Engine:
             request.key,
             lambda flight: self._alead(request, fn, codec, flight, lease),
             _lane(request),
-            circumstances=circumstances,
+            circumstances=(circumstances, self.keyer.unkeyed(request)),
             timeout=timeout,
         )
         if not coalesced and not answer.rechecked:
@@ -477,7 +509,8 @@ class Engine:
             circumstances: As in ``call``.
             timeout: As in ``call``.
         """
-        made = callee_of(fn) if circumstances is None else circumstances()
+        made = circumstances_of(fn, {}) if circumstances is None else circumstances()
+        made = made, self.keyer.unkeyed(request)
         with self._passing():
             return open_stream(StreamCall(self, request, fn, recording, decode, made, timeout))
 
@@ -495,7 +528,8 @@ class Engine:
         """``share_stream`` for tasks; *context* as in ``astream``."""
         from llm_cache_mem.engine.async_streams import aopen_stream  # imports asyncio
 
-        made = callee_of(fn) if circumstances is None else circumstances()
+        made = circumstances_of(fn, {}) if circumstances is None else circumstances()
+        made = made, self.keyer.unkeyed(request)
         call = StreamCall(self, request, fn, recording, decode, made, timeout, context)
         with self._passing():
             return await aopen_stream(call)

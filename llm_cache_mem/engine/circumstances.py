@@ -1,22 +1,50 @@
 """What outside the key can make a call fail: only callers that share it share an exception."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextvars import copy_context
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
+
+from llm_cache_mem.keys.identity import gets_credential, is_of_sdk, settings_of
 
 __all__ = ["callee_of", "circumstances_of", "timeout_of"]
 
 _TIMEOUTS = ("timeout", "request_timeout", "default_request_timeout")
 _PLAIN = (str, int, float, bool, type(None))
+_OURS: Final = "llm_cache_mem"
+_TRACING: Final = frozenset(
+    {
+        *("current_context", "active_span_id", "active_instrument_tags"),  # the span of a call
+        *("current_async_library_cvar", "decimal_context"),  # of anyio and of decimal
+    }
+)
+"""Context variables that make no call fail."""
+_HOLDERS: Final = frozenset(
+    {
+        *("_client", "client", "async_client", "root_client", "root_async_client", "_aclient"),
+        *("_client_wrapper", "httpx_client", "sdk_configuration"),
+    }
+)
+"""Where clients, and models of frameworks, have the clients that they send with."""
 
 
 def circumstances_of(fn: Callable[..., Any], outside: Mapping[str, Any]) -> Hashable:
     """What tells a call of *fn* with the arguments *outside* the key from another of the same key.
 
-    Plain values count as what they are, other objects as themselves. It is compared while calls
-    are under way, and never stored or shown.
+    Plain values count as what they are, other objects as themselves. A function may read its
+    credentials from the context, so the context variables of its caller count; the methods of
+    known SDKs and frameworks read none. Where a client gets its credential by a function, no two
+    calls are alike. It is compared while calls are under way, and never stored or shown.
     """
-    return callee_of(fn), tuple(sorted((name, _mark(value)) for name, value in outside.items()))
+    if any(map(_hides_credential, (*_reached(fn), *outside.values()))) or any(
+        gets_credential(name, value) for name, value in outside.items()
+    ):
+        return object()
+    owner = getattr(fn, "__self__", None)
+    context = () if owner is not None and is_of_sdk(owner) else _context()
+    marks = sorted((name, _mark(value)) for name, value in outside.items())
+    return callee_of(fn), tuple(marks), context
 
 
 def callee_of(fn: Any) -> Hashable:
@@ -33,6 +61,47 @@ def callee_of(fn: Any) -> Hashable:
     cells = tuple(_cell(cell) for cell in fn.__closure__ or ())
     defaults = tuple(map(_mark, fn.__defaults__ or ()))
     return code, id(fn.__globals__), cells, defaults
+
+
+def _reached(fn: Any, depth: int = 3) -> Iterator[Any]:
+    """The objects that *fn* uses, as far as they can be seen: those that it is bound to, closes
+    over, was given as arguments, or names among the globals of its module."""
+    if isinstance(fn, partial):
+        yield from (*fn.args, *fn.keywords.values())
+        yield from _reached(fn.func, depth)
+        return
+    if (owner := getattr(fn, "__self__", None)) is not None:
+        yield owner
+    code = getattr(fn, "__code__", None)
+    if code is None or depth == 0:
+        return
+    used = [_content(cell) for cell in fn.__closure__ or ()]
+    used += [fn.__globals__[name] for name in code.co_names if name in fn.__globals__]
+    for value in (*used, *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
+        yield value
+        if callable(value) and not isinstance(value, type):
+            yield from _reached(value, depth - 1)
+
+
+def _hides_credential(value: Any, depth: int = 3) -> bool:
+    """Whether *value* is a client, or a model with one, whose credential cannot be seen: a function
+    returns it, or it is put into requests by a part of the HTTP client."""
+    if isinstance(value, type | ModuleType):
+        return False
+    for name, item in settings_of(value):
+        if gets_credential(name, item):
+            return True
+        if name in _HOLDERS and depth and _hides_credential(item, depth - 1):
+            return True
+    return False
+
+
+def _context() -> Hashable:
+    return frozenset(
+        (var.name, id(var), _mark(value))
+        for var, value in copy_context().items()
+        if _OURS not in var.name and var.name.partition("-")[0] not in _TRACING
+    )
 
 
 def timeout_of(params: Mapping[str, Any], model: Any = None) -> float | None:
@@ -60,11 +129,15 @@ def _seconds(timeout: Any) -> float | None:
 
 
 def _cell(cell: Any) -> Hashable:
+    value = _content(cell)
+    return callee_of(value) if callable(value) and not isinstance(value, type) else _mark(value)
+
+
+def _content(cell: Any) -> Any:
     try:
-        value = cell.cell_contents
+        return cell.cell_contents
     except ValueError:  # not assigned yet
         return None
-    return callee_of(value) if callable(value) and not isinstance(value, type) else _mark(value)
 
 
 def _mark(value: Any) -> Hashable:

@@ -5,7 +5,7 @@ from threading import Event
 from typing import Any, Final
 
 from llm_cache_mem.engine.calls import Made
-from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import BudgetSpent, ValueNotCacheable
 from llm_cache_mem.evaluation.pace import retry_after
 from llm_cache_mem.evaluation.patience import Patience
@@ -92,7 +92,7 @@ class Caller:
                 hit = self._patience.insist(lambda: self._engine.recheck(request), stop)
             if hit is not None:
                 return Outcome(hit.value, hit=True)
-            made_in = circumstances_of(self._fn, self._engine.keyer.ignored(params))
+            made_in = self._engine.circumstances(self._fn, request, params)
             made = self._engine.call_missed(
                 request, call, circumstances=made_in, timeout=timeout_of(params)
             )
@@ -120,7 +120,7 @@ class Caller:
                 hit = await self._patience.ainsist(lambda: self._engine.recheck(request))
             if hit is not None:
                 return Outcome(hit.value, hit=True)
-            made_in = circumstances_of(self._fn, self._engine.keyer.ignored(params))
+            made_in = self._engine.circumstances(self._fn, request, params)
             made = await self._engine.acall_missed(
                 request, call, circumstances=made_in, timeout=timeout_of(params)
             )

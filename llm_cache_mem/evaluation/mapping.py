@@ -29,7 +29,7 @@ def map_requests(
     if not callable(fn):
         raise TypeError(f"map takes a function, not {type(fn).__name__}")
     source = iter(requests)
-    return _in_threads(Run(engine, settings), fn, source, _length(requests))
+    return _in_threads(Run(engine, fn, settings), fn, source, _length(requests))
 
 
 def amap_requests(
@@ -42,7 +42,7 @@ def amap_requests(
     if not callable(fn):
         raise TypeError(f"amap takes a function, not {type(fn).__name__}")
     source = requests if isinstance(requests, AsyncIterable) else _as_async(iter(requests))
-    return _in_tasks(Run(engine, settings), fn, aiter(source), _length(requests))
+    return _in_tasks(Run(engine, fn, settings), fn, aiter(source), _length(requests))
 
 
 def _in_threads(

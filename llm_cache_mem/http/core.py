@@ -134,9 +134,11 @@ class Core:
 
     def circumstances(self, wire: Wire) -> Hashable:
         """A digest of what outside the key can make the request fail: credentials, timeouts,
-        transport."""
+        transport, and the fields of the body that are not in the key."""
         facts = (wire.connection, credentials_of(wire.headers, wire.query))
-        return sha256(repr(facts).encode("utf-8", "surrogatepass")).digest()
+        digest = sha256(repr(facts).encode("utf-8", "surrogatepass"))
+        digest.update(wire.body())
+        return digest.digest()
 
     def should_store(self, recording: Recording, at_end: bool) -> bool:
         """Whether the response is whole; if not although it was read to its end, count it as

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http.headers import answer_changing, answer_changing_query
-from llm_cache_mem.keys.identity import ROUTING_HINTS
+from llm_cache_mem.keys.identity import as_sent
 from llm_cache_mem.keys.state import provider_state
 
 __all__ = [
@@ -39,6 +39,7 @@ _PLAIN: Final = (
 )
 _PLAIN_PATH: Final = re.compile(rf"(?:^|/)(?:{_PLAIN})/?$")
 _IN_API: Final = re.compile(rf"/(?:v\d\w*|openai|(?:deployments|engines)/[^/]+)/(?:{_PLAIN})/?$")
+_STREAMS: Final = re.compile(r"/api/(chat|generate)/?$")  # Ollama's, unless "stream" is false
 # boto3 names no content type for these, which mean JSON then.
 _INVOKE: Final = re.compile(r"/model/[^/]+/invoke(-with-response-stream)?$")
 _SOMEBODYS_THREAD: Final = re.compile(
@@ -115,10 +116,8 @@ def read(
     """
     fields = _json_object(body)
     state = provider_state(fields)
-    for name in ROUTING_HINTS:
-        fields.pop(name, None)
-    messages, source = _messages(fields)
-    params: dict[str, Any] = fields
+    params = dict(as_sent(fields, streams=_STREAMS.search(path) is not None))
+    messages, source = _messages(params)
     if not isinstance(params.get("model"), str) and (named := _MODEL_IN_PATH.search(path)):
         params.setdefault("model", unquote(named[1] or named[2]))
         source += " model"

@@ -6,19 +6,49 @@ to it, so a tuple is not a list here, and an object is its class and every field
 
 import json
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from llm_cache_mem._util.modules import module_name
 from llm_cache_mem.keys.wire_form import is_sdk_type, model_state
 
-__all__ = ["exact"]
+__all__ = ["EXACT", "exact", "exact_request", "exact_value"]
+
+EXACT: Final = "cached.exact"
+"""The param that tells a request of exact arguments from plain JSON that looks like one."""
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_BUILTINS = (str, int, float, list, dict, bytes, bytearray)
+_BUILTINS = (str, int, float, list, dict, bytes, bytearray, deque)
 _MAX_DEPTH = 128
+
+
+def exact_request(messages: Any, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The arguments of a program's own function as they are hashed: plain JSON as it is."""
+    if _is_plain(messages) and all(map(_is_plain, params.values())):
+        return messages, params
+    named = {name: exact(value) for name, value in params.items()}
+    return exact(messages), {**named, EXACT: True}
+
+
+def exact_value(value: Any) -> Any:
+    """The same for what a key function made of them."""
+    return value if _is_plain(value) else {EXACT: exact(value)}
+
+
+def _is_plain(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Whether *value* is the only one of its JSON: ``exact`` leaves all of it as it is, keys of
+    schemas such as ``$ref`` aside."""
+    kind = type(value)
+    if kind in _PLAIN or depth <= 0:
+        return True
+    if kind is list:
+        return all(_is_plain(item, depth - 1) for item in value)
+    if kind is dict:
+        return all(type(key) is str and _is_plain(value[key], depth - 1) for key in value)
+    return exact(value, depth) is value
 
 
 def exact(value: Any, depth: int = _MAX_DEPTH) -> Any:
@@ -67,6 +97,8 @@ def _subclass(kind: type, value: Any, depth: int) -> Any:
     """An object of a class made from a builtin: the class, what it holds, and its attributes."""
     if isinstance(value, OrderedDict):
         content: Any = list(value.items())
+    elif isinstance(value, deque):
+        content = list(value)
     elif isinstance(value, bytearray):
         content = bytes(value)
     else:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from llm_cache_mem._util.compiled import speedups
+from llm_cache_mem.keys.arguments import exact_request, exact_value
 from llm_cache_mem.keys.canonical import MAX_DEPTH, Walk, escaped, plain_request, text_of
 from llm_cache_mem.keys.functions import ignoring, last_turn, masking
 from llm_cache_mem.keys.memo import Memo
@@ -70,12 +71,17 @@ def forget() -> None:
     escaped.clear()
 
 
-def digest(messages: Any, params: Mapping[str, Any]) -> str:
-    """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable."""
+def digest(messages: Any, params: Mapping[str, Any], *, exact: bool = False) -> str:
+    """The hex SHA-256 of the request's canonical text; any thread. Raises RequestNotCacheable.
+
+    *exact*: whether these are the arguments of a program's own function, see ``exact_request``.
+    """
     if speedups is not None and type(params) is dict and "messages" not in params:
         found = _recognized(speedups, {"messages": messages, **params})
         if found is not None:
             return found
+    if exact:
+        messages, params = exact_request(messages, params)
     return sha256(canonical(messages, params).encode()).hexdigest()
 
 
@@ -101,12 +107,14 @@ def _recognized(compiled: ModuleType, request: dict[str, Any]) -> str | None:
     return made
 
 
-def digest_of(obj: Any) -> str:
+def digest_of(obj: Any, *, exact: bool = False) -> str:
     """The same for what a key function returned: ``digest_of({"messages": m, **params}) ==
     digest(m, params)``."""
     if type(obj) is dict and "messages" in obj:
         params = obj.copy()
-        return digest(params.pop("messages"), params)
+        return digest(params.pop("messages"), params, exact=exact)
+    if exact:
+        obj = exact_value(obj)
     walk = Walk()
     try:
         tree = walk.plain(obj)
@@ -123,9 +131,11 @@ def canonical(messages: Any, params: Mapping[str, Any]) -> str:
     return text_of(walk, {"messages": own_messages, **own_params})
 
 
-def canonical_json(messages: Any, params: Mapping[str, Any]) -> str:
+def canonical_json(messages: Any, params: Mapping[str, Any], *, exact: bool = False) -> str:
     """The same as JSON whatever the request holds: without the prefix of those with values that
     JSON has no form for."""
+    if exact:
+        messages, params = exact_request(messages, params)
     text = canonical(messages, params)
     return text[text.index("{") :]
 

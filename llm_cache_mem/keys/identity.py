@@ -39,9 +39,12 @@ __all__ = [
     "Identity",
     "Kind",
     "Opaque",
+    "as_sent",
     "describe",
     "endpoint_of",
+    "gets_credential",
     "header_kind",
+    "is_of_sdk",
     "kind_of",
     "secret_digest",
     "settings_of",
@@ -170,6 +173,9 @@ _SDKS: Final = frozenset(
     }
 )  # fmt: skip
 """Packages whose client objects do nothing but send requests."""
+_FRAMEWORKS: Final = ("langchain", "llama_index")
+_BASES: Final = frozenset({"abc", "builtins", "pydantic", "typing"})
+_GETTERS: Final = ("_auth", "_key_provider", "_token_provider", "credentials_provider")
 _MODEL_NAMES: Final = frozenset(
     {"model", "model_id", "model_name", "model_path", "repo_id", "tokenizer", "tokenizer_name"}
 )
@@ -206,6 +212,20 @@ class Identity(NamedTuple):
                 path, f"this {type_name} has no wire form; name it: identity="
             )
         return self.settings
+
+
+def as_sent(params: Mapping[str, Any], *, streams: bool = False) -> Mapping[str, Any]:
+    """The *params* of a request to a provider without those that do not say what is asked: routing
+    hints, and ``stream`` if it is false, which is the same as none except where a provider
+    *streams* unless it is told not to."""
+    told = params.get("stream") is False and not streams
+    if not told and ROUTING_HINTS.isdisjoint(params):
+        return params
+    return {
+        name: value
+        for name, value in params.items()
+        if name not in ROUTING_HINTS and not (told and name == "stream")
+    }
 
 
 Unknown = Callable[[Any], Any]
@@ -273,6 +293,35 @@ def header_kind(name: str) -> Kind:
     if name in TRANSPORT_HEADERS or name.startswith(TRANSPORT_HEADER_PREFIXES):
         return "transport"
     return "identity"
+
+
+def gets_credential(name: str, value: Any) -> bool:
+    """Whether the setting *name* gets a credential when a request is sent: it is a function that
+    returns one, or it is what an HTTP client changes its requests by."""
+    name = _plain_name(name)
+    if name == "event_hooks":
+        return isinstance(value, Mapping) and bool(value.get("request"))
+    if name == "auth" and value is not None and _library(type(value)) in _TRANSPORT_LIBRARIES:
+        return type(value).__name__ != "BasicAuth"
+    named = _is_credential(name) or name == "security" or name.endswith(_GETTERS)
+    return named and callable(value) and not isinstance(value, type)
+
+
+@lru_cache(maxsize=512)
+def _is_known(kind: Any) -> bool:
+    roots = {_library(base) for base in kind.__mro__} - _BASES - _TRANSPORT_LIBRARIES
+    return roots <= _SDKS or all(root.startswith(_FRAMEWORKS) for root in roots)
+
+
+def is_of_sdk(owner: Any) -> bool:
+    """Whether *owner* is wholly of a known SDK or framework: a client, a resource of one, or a
+    chat model; not of a class that a program has derived from one."""
+    kind: Any = type(owner)
+    if not _is_known(kind):
+        return False
+    client = _attribute(owner, "_client")
+    kind = type(client)
+    return client is None or _is_known(kind)
 
 
 def settings_of(obj: Any) -> Iterator[tuple[str, Any]]:

@@ -107,7 +107,9 @@ class Keyer:
         other.sample = self.sample
         return other
 
-    def usual_key(self, messages: Any, params: Mapping[str, Any]) -> str | None:
+    def usual_key(
+        self, messages: Any, params: Mapping[str, Any], *, exact: bool = False
+    ) -> str | None:
         """``request(messages, params, "value").key`` where that is all there is to it: nothing
         asked, set or stored beside it; else None."""
         if self.texts:
@@ -119,7 +121,7 @@ class Keyer:
             and not self.sample
             and self._ignore.isdisjoint(params)
         ):
-            digest = keys.digest(messages, params)
+            digest = keys.digest(messages, params, exact=exact)
             return self._value_prefix + (digest if self._stored is None else self._stored(digest))
         return None
 
@@ -136,24 +138,38 @@ class Keyer:
         now = digest if self._stored is None else self._stored(digest)
         return [now, *(before(digest) for before in self._stored_before)]
 
-    def digest(self, messages: Any, params: Mapping[str, Any], view: View | None = None) -> str:
+    def digest(
+        self,
+        messages: Any,
+        params: Mapping[str, Any],
+        view: View | None = None,
+        *,
+        exact: bool = False,
+    ) -> str:
         """The published hex SHA-256 of the request, after *ignore* and *key_fn*.
         RequestNotCacheable if it has no single wire form."""
         if view is not None and self._reads_view:
             messages, params = _seen(view, messages, params)
         params = self._counted(params)
         return (
-            keys.digest(messages, params)
+            keys.digest(messages, params, exact=exact)
             if self._key_fn is None
-            else keys.digest_of(self._by_key_fn(self._key_fn, messages, params))
+            else keys.digest_of(self._by_key_fn(self._key_fn, messages, params), exact=exact)
         )
 
-    def text(self, messages: Any, params: Mapping[str, Any], view: View | None = None) -> str:
+    def text(
+        self,
+        messages: Any,
+        params: Mapping[str, Any],
+        view: View | None = None,
+        *,
+        exact: bool = False,
+    ) -> str:
         """The canonical JSON of the view of the request, after *ignore*. RequestNotCacheable as
         above."""
         if view is not None:
             messages, params = _seen(view, messages, params)
-        return keys.canonical_json(messages, self._counted(params))
+        return keys.canonical_json(messages, self._counted(params), exact=exact)
 
     def hashed(self, request: dict[str, Any]) -> Any:
         """What *key_fn* makes of a *request* that was stored."""
@@ -184,6 +200,15 @@ class Keyer:
         """The params that are not part of the request."""
         return {name: params[name] for name in self._ignore if name in params}
 
+    def unkeyed(self, request: Request) -> object:
+        """What tells *request*, if a key function made its key, from others with the same key."""
+        if self._key_fn is None:
+            return None
+        try:
+            return keys.digest(request.messages, self._counted(request.params), exact=True)
+        except RequestNotCacheable:  # only what the key function left has a form
+            return object()
+
     def _counted(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The params that are part of the request."""
         if self._ignore.isdisjoint(params):
@@ -196,8 +221,11 @@ class Keyer:
         params: Mapping[str, Any],
         kind: str = "value",
         view: View | None = None,
+        *,
+        exact: bool = False,
     ) -> Request:
-        """The request, with the key of its entry among those of *kind*.
+        """The request, with the key of its entry among those of *kind*. *exact*: whether its
+        arguments are those of a program's own function, which count as all that they are.
 
         RequestNotCacheable where it has no wire form, or no namespace in a cache that requires one.
         """
@@ -205,19 +233,19 @@ class Keyer:
             raise NamespaceMissing
         model = params.get("model")
         named = model if isinstance(model, str) else None
-        usual = self.usual_key(messages, params) if kind == "value" else None
+        usual = self.usual_key(messages, params, exact=exact) if kind == "value" else None
         if usual is not None:
             return Request(usual, named, messages, params)
         asked = current()
         number = asked.sample or self.sample
         prefix, digest, sample = (
             self.prefix(kind),
-            self.digest(messages, params, view),
+            self.digest(messages, params, view, exact=exact),
             f".{number}" if number else "",
         )
         key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
         older = tuple([prefix + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later
-        text = self.text(messages, params, view) if self.texts else None
+        text = self.text(messages, params, view, exact=exact) if self.texts else None
         needs = Dependencies(asked.depends_on) if asked.depends_on else None
         return Request(key, named, messages, params, older, text, view, asked.tags, needs)

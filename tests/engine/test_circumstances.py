@@ -4,12 +4,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import Any
 
 import pytest
 from threads import PATIENCE, start, until
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, ignoring
 from llm_cache_mem.engine.circumstances import callee_of, circumstances_of, timeout_of
 from llm_cache_mem.engine.single_flight import SingleFlight
 
@@ -213,7 +215,98 @@ def test_a_result_for_callers_alike_only_leaves_the_others_to_call() -> None:
     assert other.result(PATIENCE) == ("200", False)
 
 
+def fails_for_itself_only(
+    cache: LLMCache, first: Callable[[], Any], second: Callable[[], Any], provider: Provider
+) -> None:
+    """*first* calls with a bad key while *second* waits for it, and gets its own answer."""
+    bad = start(first)
+    provider.wait()
+    good = start(second)
+    until(lambda: waiting(cache) == 1)
+    provider.let(2)
+    with pytest.raises(PermissionError):
+        bad.result(PATIENCE)
+    assert str(good.result(PATIENCE)).startswith("answer")
+
+
+def test_a_credential_in_a_context_variable_is_its_callers_own() -> None:
+    cache, provider = LLMCache(), Provider()
+    tenant: ContextVar[str] = ContextVar("tenant")
+
+    def create(*, messages: str, model: str) -> str:
+        return provider.create(messages=messages, model=model, api_key=tenant.get())
+
+    @cache.cached
+    def decorated() -> str:
+        return provider.create(messages="", model="", api_key=tenant.get())
+
+    def ask_as(key: str, fn: Callable[[], Any]) -> Callable[[], Any]:
+        context = copy_context()
+        context.run(tenant.set, key)
+        return lambda: context.run(fn)
+
+    for fn in (lambda: cache.get_or_call(fn=create, **ASK), decorated):
+        fails_for_itself_only(cache, ask_as("bad", fn), ask_as("good", fn), provider)
+
+
+class Client:
+    """A client that asks a function for its key, as those of SDKs do."""
+
+    def __init__(self, provider: Provider, keys: list[str]) -> None:
+        self._client = self
+        self._api_key_provider = lambda: keys.pop(0)
+        self._provider = provider
+
+    def create(self, *, messages: str, model: str) -> str:
+        key = self._api_key_provider()
+        return self._provider.create(messages=messages, model=model, api_key=key)
+
+
+def test_no_two_calls_with_a_token_provider_are_alike() -> None:
+    provider = Provider()
+    for wrap in (
+        lambda client: client.create,
+        lambda client: lambda **named: client.create(**named),
+        lambda client: partial(client.create),
+        lambda client: partial(lambda client, **named: client.create(**named), client),
+    ):
+        cache, fn = LLMCache(), wrap(Client(provider, ["bad", "good"]))
+
+        def ask_it(cache: LLMCache = cache, fn: Any = fn) -> Any:
+            return cache.get_or_call(fn=fn, **ASK)
+
+        fails_for_itself_only(cache, ask_it, ask_it, provider)
+
+
+def test_a_failure_of_what_a_key_function_leaves_out_is_not_shared() -> None:
+    cache, provider = LLMCache(key_fn=ignoring("api_key_name")), Provider()
+
+    def create(*, messages: str, model: str, api_key_name: str) -> str:
+        return provider.create(messages=messages, model=model, api_key=api_key_name)
+
+    def ask_with(name: str) -> Callable[[], Any]:
+        return lambda: cache.get_or_call(fn=create, **ASK, api_key_name=name)
+
+    fails_for_itself_only(cache, ask_with("bad"), ask_with("good"), provider)
+
+
 # -- What counts as the same circumstances
+
+
+def test_methods_of_sdks_are_alike_in_every_context() -> None:
+    openai = pytest.importorskip("openai")
+    other = copy_context()
+    other.run(ContextVar("request_id").set, "2")
+
+    def mark(fn: Any) -> Any:
+        return circumstances_of(fn, {}), other.run(circumstances_of, fn, {})
+
+    one, two = mark(openai.OpenAI(api_key="k").chat.completions.create)
+    assert one == two
+    one, two = mark(openai.OpenAI(api_key=lambda: "k").chat.completions.create)
+    assert one != two
+    one, two = mark(lambda: None)
+    assert one != two
 
 
 def test_lambdas_of_one_line_with_one_client_are_one_callee() -> None:

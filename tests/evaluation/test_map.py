@@ -429,7 +429,7 @@ async def test_cancelling_amap_cancels_its_calls(cache: LLMCache) -> None:
 
 
 def test_progress_tells_hits_calls_and_dollars(cache: LLMCache) -> None:
-    run = Run(cache.engine, RunSettings())
+    run = Run(cache.engine, model, RunSettings())
     run.done, run.hits, run.paid, run.budget.spent = 50, 40, 10, 1.5
     assert text_of(run, 200) == "40 hits, 10 paid, $1.50 of about $6.00"
     assert text_of(run, None) == "40 hits, 10 paid, $1.50"
@@ -451,7 +451,7 @@ def test_a_bar_is_shown_on_a_terminal(
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    run = Run(cache.engine, RunSettings())
+    run = Run(cache.engine, model, RunSettings())
     with progress_of(run, 3) as show:
         run.done = 3
         show()

@@ -401,6 +401,16 @@ def test_routing_hints_are_no_part_of_it(name: str) -> None:
     assert key({**BODY, name: "agents-sdk:run:1"}) == key()
 
 
+def test_not_to_stream_is_the_same_as_to_say_nothing() -> None:
+    assert key({**BODY, "stream": False}) == key() != key({**BODY, "stream": True})
+    assert key({**BODY, "stream": None}) != key() != key({**BODY, "stream": 0})
+
+
+def test_ollama_streams_unless_it_is_told_not_to() -> None:
+    for path in ("/api/chat", "/api/generate"):
+        assert key({**BODY, "stream": False}, path) != key(BODY, path)
+
+
 def test_the_user_is_part_of_it() -> None:
     assert key({**BODY, "user": "u1"}) != key()
 

@@ -1,5 +1,6 @@
 """Arguments of functions and tools: everything that they are is part of the key."""
 
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -23,6 +24,16 @@ BaseModel, Field, PrivateAttr, SecretStr = (
     pydantic.SecretStr,
 )
 ROOT = Path(__file__).resolve().parents[2]
+VECTORS = json.loads((ROOT / "tests" / "data" / "key_vectors.json").read_text(encoding="utf-8"))
+ANSWER = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
+    ],
+}
 
 
 class Creative(BaseModel):  # type: ignore[misc, valid-type]
@@ -127,26 +138,74 @@ def test_a_tool_tells_them_apart(pair: tuple[Any, Any]) -> None:
     assert [find(value) for value in (*pair, *pair)] == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "models with other defaults",
-        "a default list that was appended to",
-        "an excluded field",
-        "a private attribute",
-        "a secret",
-    ],
-)
-def test_get_or_call_tells_models_of_the_program_apart_by_their_state(name: str) -> None:
-    cache, (one, other) = LLMCache(), DIFFERENT[name]
-    calls: list[Any] = []
+@pytest.mark.parametrize("key_fn", [None, lambda messages, **params: (messages, params)])
+def test_get_or_call_with_an_own_function_tells_them_apart(
+    pair: tuple[Any, Any], key_fn: Any
+) -> None:
+    cache, calls = LLMCache(keep_requests=True, key_fn=key_fn), list[Any]()
 
-    def ask(messages: str, config: Any) -> int:
-        calls.append(config)
+    def ask(messages: str, value: Any) -> int:
+        calls.append(value)
         return len(calls)
 
-    got = [cache.get_or_call("hi", ask, config=config) for config in (one, other, one, other)]
+    got = [cache.get_or_call("hi", ask, value=value) for value in (*pair, *pair)]
     assert got == [1, 2, 1, 2]
+    assert cache.delete("hi", value=pair[0])
+    assert cache.get_or_call("hi", ask, value=pair[0]) == 3
+
+
+@pytest.mark.parametrize("cache", [LLMCache(), LLMCache(keep_requests=True)], ids=["", "texts"])
+def test_get_or_call_keeps_the_published_key_of_plain_json(cache: LLMCache) -> None:
+    def ask(messages: Any, **params: Any) -> str:
+        return "answer"
+
+    for vector in VECTORS:
+        params = dict(vector["request"])
+        messages = params.pop("messages")
+        cache.get_or_call(messages, ask, **params)
+        kind = "stream" if params.get("stream") else "value"
+        key = cache.engine.keyer.request(messages, params, kind).key
+        assert key.endswith(vector["digest"])
+        assert cache.engine.backend.get(key) is not None
+
+
+def test_get_or_call_with_a_method_of_an_sdk_counts_what_is_sent() -> None:
+    openai = pytest.importorskip("openai")
+    cache, sent = LLMCache(), list[Any]()
+
+    def post(path: str, *, body: Any, **options: Any) -> Any:
+        sent.append(body)
+        return openai.types.chat.ChatCompletion(**ANSWER)
+
+    client = openai.OpenAI(api_key="k")
+    client.chat.completions._post = post
+
+    def ask(**params: Any) -> None:
+        cache.get_or_call([{"role": "user", "content": "hi"}], create, model="m", **params)
+
+    create = client.chat.completions.create
+    ask(stop=["a"])
+    for same in ({"prompt_cache_key": "run:1"}, {"stream": False}, {"safety_identifier": "u"}):
+        ask(stop=("a",), **same)
+    assert len(sent) == 1
+    key = cache.key([{"role": "user", "content": "hi"}], model="m", stop=["a"])
+    assert [key] == [stored.rpartition(":")[2] for stored, _ in cache.engine.entries()]
+    ask(stop=["a"], user="u")
+    assert len(sent) == 2
+    assert cache.delete([{"role": "user", "content": "hi"}], model="m", stop=["a"], stream=False)
+
+    create = lambda **named: client.chat.completions.create(**named)  # noqa: E731
+    ask(prompt_cache_key="run:1")
+    ask(prompt_cache_key="run:2")
+    assert len(sent) == 4
+
+
+def test_get_or_call_skips_what_leans_on_state_of_the_provider() -> None:
+    anthropic, cache = pytest.importorskip("anthropic"), LLMCache()
+    create = anthropic.Anthropic(api_key="k", base_url="http://127.0.0.1:9").messages.create
+    with pytest.raises(anthropic.APIConnectionError):
+        cache.get_or_call([], create, model="m", max_tokens=1, container="c_1", timeout=0.1)
+    assert cache.stats().skipped == {"stateful": 1}
 
 
 def test_equal_arguments_are_one_request() -> None:
