@@ -26,6 +26,7 @@ from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import circumstances_of
+from llm_cache_mem.engine.claims import Claims
 from llm_cache_mem.engine.fail_open import FailOpen
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.layers import Above, Layers, in_hand
@@ -114,6 +115,7 @@ class Engine:
         self.flights: SingleFlight = (
             SingleFlight(settings.wait_seconds) if beside is None else beside.flights
         )
+        self.claims: Claims = Claims() if beside is None else beside.claims
         self.layers = Layers()
         self._samples = SampleWarning()
         self.closed = False

@@ -145,10 +145,14 @@ class Reader:
         return self._lookup(request, decode, lambda key: entry, defer=defer)
 
     async def alookup_many(
-        self, requests: Sequence[Request], decode: Callable[[Any], Any] = same
+        self,
+        requests: Sequence[Request],
+        decode: Callable[[Any], Any] = same,
+        *,
+        defer: Defer | None = None,
     ) -> list[Hit | None]:
         """``lookup_many``, in a thread where the store would block the event loop."""
-        return await self._store.off_loop(lambda: self.lookup_many(requests, decode))
+        return await self._store.off_loop(lambda: self.lookup_many(requests, decode, defer=defer))
 
     def recheck(self, request: Request) -> Entry | None:
         """The fresh entry that another caller stored since this one missed; not counted."""
@@ -158,6 +162,18 @@ class Reader:
         if entry is None or not self._settings.is_fresh(entry, self._settings.clock()):
             return None
         return entry if self._generations.allow(request, entry) else None
+
+    def recheck_many(self, requests: Sequence[Request]) -> list[Entry | None]:
+        """``recheck`` of each, in one round trip where the store can do that."""
+        if self._settings.current_mode() != "on":
+            return [None] * len(requests)
+        found = self._store.get_many([request.key for request in requests])
+        now = self._settings.clock()
+        entries = (found.get(request.key) for request in requests)
+        return [
+            entry if entry is not None and self._settings.is_fresh(entry, now) else None
+            for entry in entries
+        ]
 
     def read(
         self,

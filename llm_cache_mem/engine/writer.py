@@ -97,7 +97,7 @@ class Writer:
         self._generations.begin(request, self._settings.current_ttl())
         if self._overtaken(request):
             return None
-        payload = value if type(value) is Payload else encoded(request, value)
+        payload = encoded(request, value)
         paid, account = _Paid(None, None, _UNKNOWN, seconds), None
         if payload is not value:
             if self._defers and payload.is_plain and pricing.can_wait(self._settings.price):
@@ -162,6 +162,28 @@ class Writer:
             if entry is not None:
                 made.append((each.request, entry))
         return self._put_many(made)
+
+    def store_parts(
+        self,
+        parts: Sequence[Answered],
+        response: Any,
+        *,
+        seconds: float,
+        epoch: int,
+    ) -> list[Entry | None]:
+        """``store`` each of *parts*, which one call has answered with *response*: it is counted
+        once, and each entry has its share. Values may be Payloads."""
+        self._count_paid(parts[0].request, response, seconds)
+        if epoch != self.epoch:
+            return [None] * len(parts)
+        entries = []
+        for part in parts:
+            paid = self._bill(part.request.model, part.response, seconds / len(parts))
+            payload = self.encode(part.request, part.value)
+            entries.append(self._admitted(part.request, payload, part.response, paid))
+        asked = [part.request for part in parts]
+        self._put_many([(r, e) for r, e in zip(asked, entries, strict=True) if e is not None])
+        return entries
 
     async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """``store``, in a thread where the store would block the event loop."""
@@ -361,6 +383,8 @@ class Writer:
 def encoded(request: Request, value: Any) -> Payload:
     """*value* as bytes; classes that the request names may be part of it. Raises
     ValueNotCacheable."""
+    if type(value) is Payload:
+        return value
     try:
         return Payload.of(value)
     except ValueNotCacheable:

@@ -26,8 +26,9 @@ from llm_cache_mem.gateway.config import GatewayConfig, Upstream
 from llm_cache_mem.gateway.exchange import Answer, GatewayExchange
 from llm_cache_mem.gateway.upstream import Client, UpstreamError
 from llm_cache_mem.http.answer import Head, decode_whole
-from llm_cache_mem.http.core import Core, Uncached, hit_head
+from llm_cache_mem.http.core import Core, Texts, Uncached, hit_head
 from llm_cache_mem.http.drive import ashare
+from llm_cache_mem.http.drive_texts import adrive_texts
 from llm_cache_mem.http.headers import AGE, MARK
 from llm_cache_mem.http.request import MAX_REQUEST_BYTES, is_generation
 from llm_cache_mem.keys.request import Request
@@ -96,7 +97,7 @@ class Answers:
         with caller.options:
             wire = exchange.wire()
             found = self._core.cacheable(wire)
-            if isinstance(found, Request) and caller.is_signed:
+            if caller.is_signed and not isinstance(found, Uncached):
                 found = self._core.pass_over("signature", "a signature is for one request alone")
             if isinstance(found, Request):
                 hit = await self._core.engine.reader.alookup(found, decode_whole)
@@ -105,6 +106,8 @@ class Answers:
             async with _while_connected(receive, exchange.body):
                 if isinstance(found, Request):
                     answer = await ashare(self._core, exchange, wire, found)
+                elif isinstance(found, Texts):
+                    answer = await adrive_texts(self._core, exchange, wire, found)
                 else:
                     answer = _marked(await exchange.untouched(), found)
                 return await _send_answer(send, answer)
@@ -168,16 +171,18 @@ async def _until_gone(receive: Receive, body: Body) -> None:
 async def _send_stored(send: Send, head: Head, chunks: list[bytes]) -> Answered:
     """Send an answer that is all there in one write."""
     body = b"".join(chunks)
-    headers = [*head.headers, (_LENGTH, str(len(body)).encode())]
+    headers = [pair for pair in head.headers if pair[0].lower() != _LENGTH]
+    headers.append((_LENGTH, str(len(body)).encode()))
     with suppress(OSError):  # the client has gone
         await send_whole(send, head.status, headers, body)
     fields = dict(head.headers)
-    return Answered(head.status, fields[_MARK].decode(), int(fields[_AGE]))
+    age = fields.get(_AGE)
+    return Answered(head.status, fields.get(_MARK, b"").decode(), None if age is None else int(age))
 
 
 async def _send_answer(send: Send, answer: Answer) -> Answered:
     head, source = answer
-    if isinstance(source, AsyncReplay):  # stored while this caller waited
+    if isinstance(source, AsyncReplay):  # stored while this caller waited, or of embeddings
         return await _send_stored(send, head, [chunk async for chunk in source])
     mark = next((value.decode("latin-1") for name, value in head.headers if name == _MARK), "")
     try:

@@ -89,6 +89,10 @@ class GatewayExchange:
                 headers = [*headers, ("content-length", self._length)]
         return await self._client.send(self._upstream, self._method, target, headers, body)
 
+    def with_body(self, body: bytes) -> "GatewayExchange":
+        where = (self._client, self._upstream, self._method, self._path, self._query)
+        return GatewayExchange(*where, self._caller, "", Body(body, None))
+
     def respond(self, head: Head, source: Any) -> Answer:
         return Answer(head, source)
 

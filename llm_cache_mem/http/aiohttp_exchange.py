@@ -97,6 +97,15 @@ class AiohttpExchange:
             _same if decompressed else lambda body: _decompressed(encoding, body),
         )
 
+    def with_body(self, body: bytes) -> "AiohttpExchange":
+        given = self._bound.arguments
+        headers = _library().client_reqrep.CIMultiDict(given.get("headers") or ())
+        headers.popall("content-length", None)
+        if given.get("json") is not None:
+            headers.setdefault("content-type", "application/json")
+        changed = {**given, "data": body, "json": None, "headers": headers}
+        return AiohttpExchange(self._original, BoundArguments(self._bound.signature, changed))
+
     def respond(self, head: Head, source: Any) -> Any:
         made = _response_class()(**_arguments(self._bound.arguments, self._session, self._url))
         made.begin(head, source)

@@ -6,11 +6,13 @@ from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.batches import Found
 from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.layers import Above, Outcome
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording, StoredResponse
+from llm_cache_mem.http.embeddings import Batch, batch_of
 from llm_cache_mem.http.exchange import Live, Wire
 from llm_cache_mem.http.headers import (
     AGE,
@@ -26,10 +28,13 @@ from llm_cache_mem.http.view import view
 from llm_cache_mem.http.zero_usage import without_usage
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.keys.state import refuse_stateful
+from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Core", "Uncached", "Usage", "hit_head", "live_head"]
+__all__ = ["Core", "Texts", "Uncached", "Usage", "hit_head", "live_head", "texts_head"]
 
 _KIND = "http"
+_KIND_OF_TEXTS = "embedding"
+_OF_THE_BYTES = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 Usage = Literal["zero", "keep"]
 """What hits report: no tokens, or those of the call that was made."""
@@ -44,6 +49,13 @@ class Uncached(NamedTuple):
     generates: bool = False
 
 
+class Texts(NamedTuple):
+    """A request for embeddings, and the *requests* for each of its texts."""
+
+    batch: Batch
+    requests: list[Request]
+
+
 class Core:
     """What a cache makes of exchanges. Thread-safe."""
 
@@ -56,8 +68,9 @@ class Core:
         self.engine = cache.engine
         self.usage: Usage | None = usage
 
-    def cacheable(self, wire: Wire) -> Request | Uncached:
-        """The request with its key, or why it is passed on untouched.
+    def cacheable(self, wire: Wire) -> Request | Texts | Uncached:
+        """The request with its key, those for the texts of an embedding, or why it is passed on
+        untouched.
 
         Raises LLMCacheError in mode ``replay``, where nothing may be passed on.
         """
@@ -66,22 +79,30 @@ class Core:
         if not requests.is_generation(wire.method, wire.path, wire.content_type):
             return self._pass_on(wire)
         try:
-            read = requests.read(wire.base_url, wire.path, wire.query, wire.headers, wire.body())
+            fields = requests.fields_of(wire.body())
+            address = (wire.base_url, wire.path, wire.query, wire.headers)
+            batch = batch_of(*address, fields)
+            read = requests.asked(*address, fields) if batch is None else batch.asks[0]
             if not self.concerns(wire, read):
                 return Uncached()
             refuse_stateful(read.state)
-            return self.engine.keyer.request(read.messages, read.params, _KIND, view)
+            if batch is None:
+                return self.engine.keyer.request(read.messages, read.params, _KIND, view)
+            return Texts(
+                batch,
+                [self.engine.keyer.request(*ask[:2], _KIND_OF_TEXTS, view) for ask in batch.asks],
+            )
         except RequestNotCacheable as exc:
             if self.engine.is_replay:
                 raise
             self.skip(exc.skipped_as, "a call goes uncached: %s", exc)
             return Uncached(exc.skipped_as, generates=True)
 
-    def tell(self, above: Above | None, found: Request | Uncached) -> None:
+    def tell(self, above: Above | None, found: Request | Texts | Uncached) -> None:
         """Tell the layer *above* that its call is counted here."""
         if above is None:
             return
-        above.seen = isinstance(found, Request)
+        above.seen = not isinstance(found, Uncached)
         if isinstance(found, Uncached) and found.generates:
             above.answered("skipped", None)
 
@@ -93,10 +114,13 @@ class Core:
         response: StoredResponse = hit.value
         if above is not None:
             above.answered(outcome, request.key, hit)
-            zero = above.zero_usage
-        else:
-            zero = sums_usage() if self.usage is None else self.usage == "zero"
-        return without_usage(response) if zero else response.chunks
+        return without_usage(response) if self.reports_zero(above) else response.chunks
+
+    def reports_zero(self, above: Above | None) -> bool:
+        """Whether a hit is to report no tokens."""
+        if above is not None:
+            return above.zero_usage
+        return sums_usage() if self.usage is None else self.usage == "zero"
 
     def passed(self, above: Above, response: Any) -> Any:
         """The *response* to a call that was left to the layer *above*, which makes no other if it
@@ -165,13 +189,42 @@ def live_head(head: Head, coalesced: bool) -> Head:
 
 def hit_head(hit: Hit, mark: str) -> Head:
     """The head of a stored response: its own headers, *mark*, its age and what it saved."""
-    entry = hit.entry
     headers = [*hit.value.headers, (MARK, mark), (AGE, str(max(0, int(hit.age))))]
-    if entry.cost_usd is not None:
-        headers.append((SAVED_USD, f"{entry.cost_usd:.6f}"))
-    if entry.usage is not None:
-        headers.append((SAVED_TOKENS, f"input={entry.usage[0]}, output={entry.usage[1]}"))
-    if entry.seconds is not None:
-        headers.append((SAVED_SECONDS, f"{entry.seconds:.3f}"))
+    headers += _saved([hit.entry])
     raw = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in headers]
     return Head(hit.value.status, raw, {})
+
+
+def texts_head(live: Live | None, mark: str, found: list[Found]) -> Head:
+    """The head of a response that is made of what was *found* for each text, and of what the
+    response *live* gave for those that were sent."""
+    hits = [each for each in found if each.outcome != "miss"]
+    pairs = [(MARK, mark)]
+    if live is None:
+        headers = found[0].value.headers
+        pairs = [*(headers or [("content-type", "application/json")]), *pairs]
+        pairs.append((AGE, str(max(0, int(max(each.age for each in hits))))))
+    pairs += _saved([each.entry for each in hits if each.entry is not None])
+    raw = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in pairs]
+    if live is None:
+        return Head(200, raw, {})
+    ours = {*_OF_THE_BYTES, *(name for name, _ in raw)}
+    return live.head._replace(
+        headers=[pair for pair in live.head.headers if pair[0].lower() not in ours] + raw
+    )
+
+
+def _saved(entries: list[Entry]) -> list[tuple[str, str]]:
+    """What hits on *entries* saved, as headers."""
+    found = []
+    costs = [entry.cost_usd for entry in entries if entry.cost_usd is not None]
+    if costs:
+        found.append((SAVED_USD, f"{sum(costs):.6f}"))
+    usages = [entry.usage for entry in entries if entry.usage is not None]
+    if usages:
+        read, written = (sum(usage[at] for usage in usages) for at in (0, 1))
+        found.append((SAVED_TOKENS, f"input={read}, output={written}"))
+    seconds = [entry.seconds for entry in entries if entry.seconds is not None]
+    if seconds:
+        found.append((SAVED_SECONDS, f"{sum(seconds):.3f}"))
+    return found

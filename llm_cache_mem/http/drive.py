@@ -14,7 +14,8 @@ from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
-from llm_cache_mem.http.core import Core, Uncached, hit_head, live_head
+from llm_cache_mem.http.core import Core, Texts, Uncached, hit_head, live_head
+from llm_cache_mem.http.drive_texts import adrive_texts, drive_texts
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
 from llm_cache_mem.http.parsing import settle, watch_parser
 from llm_cache_mem.keys.request import Request
@@ -46,6 +47,8 @@ def drive(core: Core, exchange: Exchange) -> Any:
         if isinstance(request, Uncached):
             with in_hand(engine):
                 return exchange.untouched()
+        if isinstance(request, Texts):
+            return drive_texts(core, exchange, wire, request, above)
         watch_parser(engine, request)
         hit = engine.reader.lookup(request, decode)
     except LLMCacheError as exc:
@@ -149,12 +152,14 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     try:
         wire = exchange.wire()
         request = core.cacheable(wire)
-        if isinstance(request, Request) and running_loop() is None:
+        if running_loop() is None and not isinstance(request, Uncached):
             request = core.pass_over("event loop", "only under asyncio can it be answered")
         core.tell(above, request)
         if isinstance(request, Uncached):
             with in_hand(engine):
                 return await exchange.untouched()
+        if isinstance(request, Texts):
+            return await adrive_texts(core, exchange, wire, request, above)
         watch_parser(engine, request)
         await settle(request)
         hit = await engine.reader.alookup(request, decode)

@@ -1,7 +1,7 @@
 """Exchanges of httpx and httpx2."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Self
 
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
@@ -11,6 +11,8 @@ from llm_cache_mem.http.exchange import Live, Wire, base_url_of
 from llm_cache_mem.http.library import HttpLibrary
 
 __all__ = ["AsyncHttpxExchange", "HttpxExchange"]
+
+_OF_THE_BODY: Final = (b"content-length", b"transfer-encoding")
 
 
 class _Base:
@@ -58,6 +60,14 @@ class _Base:
 
     def untouched(self) -> Any:
         return self._send(self._request)
+
+    def with_body(self, body: bytes) -> Self:
+        asked = self._request
+        headers = [pair for pair in asked.headers.raw if pair[0].lower() not in _OF_THE_BODY]
+        request = self._library.module.Request(
+            asked.method, asked.url, headers=headers, content=body, extensions=asked.extensions
+        )
+        return type(self)(self._library, request, self._transport, self._send)
 
     def respond(self, head: Head, source: Any) -> Any:
         return self._library.response(head.status, head.headers, source, head.extensions)

@@ -16,6 +16,8 @@ from llm_cache_mem.keys.state import provider_state
 __all__ = [
     "MAX_REQUEST_BYTES",
     "Asked",
+    "asked",
+    "fields_of",
     "is_endpoint",
     "is_generation",
     "is_local_endpoint",
@@ -114,7 +116,17 @@ def read(
     and, with "http." in front of their names, the base URL, path, query and headers that can change
     the answer.
     """
-    fields = _json_object(body)
+    return asked(base_url, path, query, headers, fields_of(body))
+
+
+def asked(
+    base_url: str,
+    path: str,
+    query: str,
+    headers: Iterable[tuple[str, str]],
+    fields: dict[str, Any],
+) -> Asked:
+    """``read`` for a body that is an object with these *fields*, which it takes."""
     state = provider_state(fields)
     params = dict(as_sent(fields, streams=_STREAMS.search(path) is not None))
     messages, source = _messages(params)
@@ -135,7 +147,8 @@ def read(
     return Asked(messages, params, state)
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def fields_of(body: bytes) -> dict[str, Any]:
+    """The fields of the JSON object that *body* is; RequestNotCacheable if it is none."""
     if len(body) > MAX_REQUEST_BYTES:
         raise RequestNotCacheable("body", f"more than {MAX_REQUEST_BYTES} bytes")
     try:

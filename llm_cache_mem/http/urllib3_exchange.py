@@ -17,6 +17,7 @@ from llm_cache_mem.http.exchange import Live, Wire, base_url_of
 __all__ = ["Urllib3Exchange", "address_of"]
 
 _PIECE = 65536
+_OF_THE_BODY = ("content-length", "transfer-encoding")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -90,6 +91,14 @@ class Urllib3Exchange:
         encoding = response.headers.get("content-encoding", "")
         head = Head(response.status, raw, {"reason": response.reason})
         return Live(head, headers, _Source(response), lambda body: _decoded(encoding, body))
+
+    def with_body(self, body: bytes) -> "Urllib3Exchange":
+        given = self._bound.arguments
+        headers = dict(given.get("headers") or given["self"].headers or {})
+        for name in [name for name in headers if _text(name).lower() in _OF_THE_BODY]:
+            del headers[name]
+        changed = {**given, "body": body, "headers": {**headers, "Content-Length": str(len(body))}}
+        return Urllib3Exchange(self._original, BoundArguments(self._bound.signature, changed))
 
     def respond(self, head: Head, source: Any) -> Any:
         given = self._bound.arguments

@@ -190,7 +190,7 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """All of the envelope but what guards it; raises as ``pack``."""
-        body = self.payload.json()
+        body = self.payload.to_bytes()
         model = b"" if self.model is None else self.model.encode("utf-8", "replace")
         request = self.request or b""
         if len(body) > MAX_BODY_BYTES:
@@ -399,7 +399,7 @@ def _foreign(data: bytes) -> EntryUnreadable:
     """Why *data* is not even the beginning of an envelope of this version."""
     if type(data) is not bytes or len(data) < _PREFIX_BYTES or data[:4] != _MAGIC:
         return EntryUnreadable("not an entry of this library")
-    _, _, _, _, version, flags, _ = data[:_PREFIX_BYTES]
+    version, flags = data[4:6]
     if version == FORMAT_VERSION and flags == ENCRYPTED:
         return EntryUnreadable("encrypted, and there is no key to read it with", newer=True)
     if version > FORMAT_VERSION or (version == FORMAT_VERSION and flags):

@@ -2,8 +2,9 @@
 value.
 
 Plain JSON values are written as themselves. Others become a tagged tree (tagged.py) inside
-``{"$llm-cache-mem": tree}``. With the compiled part, what was stored in this process rests as its
-tree, which is quicker to copy than text is to read; the text is written when it is needed.
+``{"$llm-cache-mem": tree}``. Vectors (vectors.py) rest as bytes beside that. With the compiled
+part, what was stored in this process rests as its tree, which is quicker to copy than text is to
+read; the text is written when it is needed.
 """
 
 import json
@@ -16,6 +17,7 @@ from llm_cache_mem._util.json_text import encoder
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.values.plain import WRAPPER, is_plain
 from llm_cache_mem.values.tagged import from_tree, to_tree
+from llm_cache_mem.values.vectors import PACKED, pack, unpack
 
 __all__ = ["Payload"]
 
@@ -36,7 +38,9 @@ class Payload:
         self._data = data
         self._decoder = decoder
         self._tree = tree
-        self.is_plain = not (_is_wrapped(tree) if data is None else data.startswith(_WRAPPED))
+        self.is_plain = not (
+            _is_wrapped(tree) if data is None else data.startswith((_WRAPPED, PACKED))
+        )
         """Whether the value is plain JSON, so that no class decides what it is."""
         self._size = -1 if data is None else len(data)
 
@@ -53,22 +57,33 @@ class Payload:
         return cls(_to_json(value if is_plain(value) else {WRAPPER: to_tree(value)}), _decode_ours)
 
     @classmethod
+    def packed(cls, value: Any) -> "Payload":
+        """``of`` for a value with vectors in it, which take no more than their bytes."""
+        return cls(pack(_to_json({WRAPPER: to_tree(value)})), _decode_ours)
+
+    @classmethod
     def from_json(cls, data: bytes) -> "Payload":
-        """What ``json()`` gave, read back; nothing is decoded, or found to be unreadable, before
-        ``decode()``."""
+        """What ``json()`` or ``to_bytes()`` gave, read back; nothing is decoded, or found to be
+        unreadable, before ``decode()``."""
         return cls(data, _decode_any)
 
     @property
     def size(self) -> int:
-        """Bytes of the JSON."""
+        """Bytes of the persistent form."""
         if self._size < 0:
             self._size = len(self.json())
         return self._size
 
+    def to_bytes(self) -> bytes:
+        """The persistent form: JSON, or JSON with vectors packed. Raises as ``json``."""
+        return self.json() if self._data is None or not _is_packed(self._data) else self._data
+
     def json(self) -> bytes:
-        """The persistent form, UTF-8 JSON; the same value always gives JSON that any version of
+        """The value as UTF-8 JSON; the same value always gives JSON that any version of
         this format reads. ValueNotCacheable for one of too many parts."""
         data = _to_json(self._tree) if self._data is None else self._data
+        if _is_packed(data):
+            return unpack(data)
         if self._decoder is _decode_ours and strict_json.has_too_many_parts(data):
             raise ValueNotCacheable("value", "more parts than a stored value may have")
         return data
@@ -95,7 +110,13 @@ class Payload:
             ) from None
 
 
+def _is_packed(data: bytes) -> bool:
+    return data.startswith(PACKED)
+
+
 def _parsed(data: bytes, decoder: Any) -> Any:
+    if _is_packed(data):
+        data = unpack(data)
     if decoder is _decode_any and strict_json.has_too_many_parts(data):
         raise EntryUnreadable("more parts than a stored value may have")
     text = data.decode()

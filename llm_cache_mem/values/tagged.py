@@ -22,6 +22,7 @@ from llm_cache_mem.values.scalars import (
     scalars,
     to_base64,
 )
+from llm_cache_mem.values.vectors import Vector
 
 __all__ = ["from_tree", "to_tree"]
 
@@ -71,6 +72,8 @@ class _Walk:
             return {
                 f"${cls.__name__}": sorted(self.items(value, path, depth), key=repr)
             }  # the same bytes in every process
+        if cls is Vector:
+            return {"$vector": [value.kind, to_base64(value.data)]}
         scalar = scalars().get(cls)
         return (
             self.instance(value, cls, path, depth)
@@ -291,6 +294,11 @@ def _dict(node: Any) -> dict[str, Any]:
     return found
 
 
+def _decode_vector(body: Any) -> Vector:
+    kind, text = body
+    return Vector(kind, from_base64(text))
+
+
 def _decode_enum(body: Any) -> Any:
     ref, name = body
     return _class("enum", ref).__members__[name]
@@ -338,4 +346,5 @@ _DECODERS: dict[str, _Decoder] = {
     "$namedtuple": _decode_namedtuple,
     "$dataclass": _decode_dataclass,
     "$model": _decode_model,
+    "$vector": _decode_vector,
 } | {tag: partial(_decode_scalar, tag) for tag in SCALAR_TAGS}
