@@ -185,12 +185,16 @@ def _bare(client: Any, row: Row) -> Any:
     body = row["request"]["body"].encode()
     path = "/" + row["request"]["url"].split("://", 1)[1].partition("/")[2].lstrip("/")
     asked = client.post(path, content=body, headers={"content-type": "application/json"})
+
+    def read(response: Any) -> dict[str, Any]:
+        whole = response.json() if row["endpoint"] == "embeddings" else response.content
+        return {"status": response.status_code, "body": whole}
+
     if not hasattr(asked, "__await__"):
-        return {"status": asked.status_code, "body": asked.content}
+        return read(asked)
 
     async def answer() -> dict[str, Any]:
-        response = await asked
-        return {"status": response.status_code, "body": response.content}
+        return read(await asked)
 
     return answer()
 

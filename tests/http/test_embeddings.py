@@ -207,7 +207,7 @@ def check_batches(name: str, number: int) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_answers_are_those_to_the_whole_list(name: str) -> None:
-    check_batches(name, 60)
+    check_batches(name, 30)
 
 
 @pytest.mark.slow
