@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import threading
 from collections import Counter
@@ -303,3 +304,21 @@ def test_no_credential_is_logged_or_stored(start: Any, caplog: Any) -> None:
     assert stored
     assert "SECRET" not in repr(stored)
     assert "SECRET" not in repr([record.getMessage() for record in ours])
+
+
+def test_embeddings_are_answered_text_by_text(start: Any) -> None:
+    def embed(asked: Any) -> Reply:
+        texts = asked.body["input"]
+        data = [{"index": n, "embedding": [len(t) / 8.0] * 20} for n, t in enumerate(texts)]
+        usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        return Reply(json.dumps({"data": data, "model": "m", "usage": usage}).encode())
+
+    gateway = start()
+    gateway.upstream.answer = embed
+    url = f"{gateway.url}/openai/v1/embeddings"
+    post(url, {"model": "m", "input": ["a", "bb"]})
+    found = post(url, {"model": "m", "input": ["bb", "ccc", "a"]})
+    assert [item["embedding"][0] for item in found.json()["data"]] == [0.25, 0.375, 0.125]
+    assert (mark(found), found.json()["usage"]["total_tokens"]) == ("miss", 3)
+    assert gateway.upstream.asked[-1].body["input"] == ["ccc"]
+    assert mark(post(url, {"model": "m", "input": ["ccc"]})) == "hit"
