@@ -12,13 +12,17 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # pip says nothing of it: which form of the library an installation came to.
 FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
-.PHONY: demo test test-pure coverage test-slow test-older test-newest test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo recording test test-pure coverage test-slow test-older test-newest test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | test | test-pure | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | recording | test | test-pure | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
+
+# The animated recording of the demo in README.md.
+recording: $(VENV)/.demo $(VENV)/.model
+	$(PY) scripts/record_demo.py
 
 test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	$(PY) $(PYTEST) $(ARGS)
@@ -134,7 +138,7 @@ endef
 bench: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
-# Writes what came out: docs/benchmarks.md and .svg, and their short form in README.md.
+# Writes what came out: docs/benchmarks.md and .svg.
 bench-peers: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks.peers $(ARGS)
 

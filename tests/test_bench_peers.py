@@ -230,8 +230,6 @@ def test_a_part_that_is_run_replaces_its_own_tables_only(tmp_path: Path) -> None
 
     for folder in ("benchmarks/peers", "docs"):
         (tmp_path / folder).mkdir(parents=True)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{page.BEGIN}\nsuperseded\n{page.END}\nafter\n", encoding="utf-8")
     hits, misses = hand_made(), replace(hand_made(), name="misses")
     write([misses, hits], tmp_path)
     write([replace(misses, environment="newer")], tmp_path)
@@ -240,10 +238,6 @@ def test_a_part_that_is_run_replaces_its_own_tables_only(tmp_path: Path) -> None
         ("hits-fresh", ""),
         ("misses", "newer"),
     ]
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{page.BEGIN}\n![")
-    assert text.endswith(f"{page.END}\nafter\n")
-    assert "superseded" not in text
 
 
 def test_the_command_lists_its_parts_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,8 +256,6 @@ def test_the_command_lists_its_parts_and_refuses_others(capsys: pytest.CaptureFi
 def test_the_committed_page_matches_the_results() -> None:
     tables = load(RESULTS)
     assert (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8") == page.page(tables)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == page.with_short(readme, page.short(tables, "docs/benchmarks.svg"))
 
 
 def test_committed_results_name_versions_but_no_machine() -> None:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROBES = all_probes()
 PAGE = ROOT / "benchmarks" / "PROBES.md"
 README = ROOT / "README.md"
+COMPARISON = ROOT / "docs" / "comparison.md"
 APART = {"full-disk"}  # it bounds the files of its whole process
 LOCKED = {"locked-file"}
 
@@ -231,11 +232,27 @@ def test_the_page_lists_failures_of_this_library() -> None:
     assert "LangChain asks no cache for a stream" in README.read_text(encoding="utf-8")
 
 
-def test_readme_counts_what_the_page_counts() -> None:
-    rows = [
-        re.findall(
-            r"^\| [^|]+? \| \d+ \| \d+ \| \d+ \|$", text.read_text(encoding="utf-8"), re.MULTILINE
-        )
-        for text in (PAGE, README)
-    ]
-    assert rows[0] == rows[1], "copy the first table of benchmarks/PROBES.md into README.md"
+def counts(page: Path) -> list[str]:
+    return re.findall(
+        r"^\| [^|]+? \| \d+ \| \d+ \| \d+ \|$", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+
+def test_the_comparison_page_has_the_counts_of_the_probes() -> None:
+    assert counts(COMPARISON) == counts(PAGE), "copy the first table of benchmarks/PROBES.md"
+
+
+def test_the_readme_has_the_counts_of_the_probes() -> None:
+    found = {row.split(" | ")[0][2:]: row.split(" | ")[1:3] for row in counts(PAGE)}
+    shown = (
+        "llm-cache-mem, SQLite",
+        "llm-cache-mem, LLMCacheMem alone",
+        "LangChain SQLiteCache",
+        "LangChain RedisCache",
+        "GPTCache",
+        "LiteLLM disk",
+        "DSPy",
+        "diskcache",
+    )
+    row = " | ".join(" / ".join(found[name]) for name in shown)
+    assert f"| probes right / wrong | {row} |" in README.read_text(encoding="utf-8")

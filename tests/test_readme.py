@@ -3,12 +3,16 @@
 import ast
 import asyncio
 import re
+import sys
+import threading
 from inspect import signature
 from pathlib import Path
 
 import pytest
 
+import llm_cache_mem
 from llm_cache_mem import LLMCache, options
+from llm_cache_mem.testing.model_server.stand_in import StandInServer
 from llm_cache_mem.tools import ToolCache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,12 +59,36 @@ def examples() -> list:
     return [example for page in PAGES for example in examples_of(page)]
 
 
+@pytest.fixture(scope="module")
+def provider():
+    """The base URL of a server on loopback that has the OpenAI API."""
+    with StandInServer(delay=0.0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"{server.url}/v1"
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Ends what an example turns on for the whole process."""
+    yield
+    llm_cache_mem.uninstall()
+    for module, turn_off in (
+        ("langchain_core.globals", "set_llm_cache"),
+        ("llama_index_llm_cache_mem", "set_llm_cache"),
+    ):
+        if module in sys.modules:
+            getattr(sys.modules[module], turn_off)(None)
+
+
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:inspect"
 )  # LlamaIndex's workflows look at pydantic's deprecated attributes
 @pytest.mark.parametrize(("code", "page"), examples())
-def test_example(code, page, tmp_path, monkeypatch):
+def test_example(code, page, tmp_path, monkeypatch, provider):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", provider)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
     for package, needed in NEEDS.items():
         if package in code:
             pytest.importorskip(needed)

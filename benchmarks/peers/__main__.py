@@ -2,8 +2,7 @@
 what came out; ``--list`` names them.
 
 Written are ``benchmarks/peers/results.json``, and from it ``docs/benchmarks.md``,
-``docs/benchmarks.svg`` and the short form in ``README.md``; ``--render`` writes these again from
-the JSON. Parts that were not run stay as they were. ``--quick``: fewer rounds and entries.
+``docs/benchmarks.svg``; ``--render`` writes these again from the JSON. Parts that were not run stay as they were. ``--quick``: fewer rounds and entries.
 """
 
 import os
@@ -117,8 +116,8 @@ def _said(*command: str) -> str:
 
 
 def write(tables: Sequence[Table], root: Path) -> None:
-    """Put *tables* in the place of those of the same name at *root*, and make the page, the chart
-    and the short form from all of them."""
+    """Put *tables* in the place of those of the same name at *root*, and make the page and the
+    chart from all of them."""
     results = root / "benchmarks/peers/results.json"
     merged = {table.name: table for table in (*load(results), *tables)}
     ordered = [merged[name] for name in ORDER if name in merged]
@@ -127,11 +126,6 @@ def write(tables: Sequence[Table], root: Path) -> None:
     (root / "docs/benchmarks.md").write_text(page.page(shown), encoding="utf-8")
     if {"hits-fresh", "misses"} <= set(merged):
         draw(shown, root / CHART)
-        readme = root / "README.md"
-        readme.write_text(
-            page.with_short(readme.read_text(encoding="utf-8"), page.short(shown, CHART)),
-            encoding="utf-8",
-        )
 
 
 def main(names: Sequence[str]) -> int:
@@ -155,7 +149,7 @@ def main(names: Sequence[str]) -> int:
             write(
                 run(name, QUICK if "--quick" in options else FULL), root
             )  # each as soon as it is there
-        print(f"written: docs/benchmarks.md, {CHART}, README.md, benchmarks/peers/results.json")
+        print(f"written: docs/benchmarks.md, {CHART}, benchmarks/peers/results.json")
     return 0
 
 

@@ -1,15 +1,13 @@
-"""The tables as Markdown: the whole page, and the short form for the README. Nothing in them is
-written by hand."""
+"""The tables as a page of Markdown, of which nothing is written by hand."""
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.peers.captions import COMMAND, INTRODUCTION, said
+from benchmarks.peers.captions import INTRODUCTION, said
 from benchmarks.peers.contestant import OURS
 from benchmarks.peers.tables import Cell, Column, Row, Table, ahead, is_best
 
-__all__ = ["BEGIN", "END", "page", "short", "table_text", "with_short"]
+__all__ = ["page", "table_text"]
 
-BEGIN, END = f"<!-- begin: written by {COMMAND} -->", f"<!-- end: written by {COMMAND} -->"
 OWN = "own"
 
 
@@ -103,73 +101,3 @@ def _who(tables: Sequence[Table]) -> str:
         *(f"| {row.name} | {row.key} | {row.value} |" for row in rows.values()),
     ]
     return "## Who does what\n\n" + "\n".join(lines)
-
-
-# -- The short form
-
-
-def short(tables: Sequence[Table], chart: str) -> str:
-    """The chart at the path *chart*, and in a few lines what is in it and what is not."""
-    named = {table.name: table for table in tables}
-    hits, misses = named["hits-fresh"], named["misses"]
-    lines = [f"![Hits and misses in memory, against {OURS}]({chart})", ""]
-    lines.append(
-        f"CPU time in memory against {OURS}, requests built anew: 1 is as fast, more is slower,"
-        " **bold** the best. Own: an answer is"
-    )
-    lines.append("its caller's own, and nobody else sees what he changes.")
-    lines += [
-        "",
-        "| | own | hit, S | M | L | miss, S | M | L |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lost = {row.name: row for row in misses.rows}
-    for row in hits.rows:
-        if not row.reference and row.name in lost:
-            lines.append(
-                f"| {row.name} | {row.own} | {' | '.join(_ratios(hits, row))} |"
-                f" {' | '.join(_ratios(misses, lost[row.name]))} |"
-            )
-    lines += ["", _losses_in_short(hits, misses)]
-    if "stampede" in named:
-        lines += ["", _stampede(named["stampede"])]
-    return "\n".join(lines)
-
-
-def _ratios(table: Table, row: Row) -> Iterable[str]:
-    for number, cell in enumerate(row.cells):
-        text = "" if cell is None else _times(cell.ratio or 1).rstrip("×")
-        yield f"**{text}**" if cell is not None and is_best(table, number, cell) else text
-
-
-def _losses_in_short(hits: Table, misses: Table) -> str:
-    def named(table: Table) -> str:
-        found = [f"{row.name} ({', '.join(columns)})" for row, columns in ahead(table).values()]
-        return ", ".join(found) or "nobody"
-
-    return (
-        f"Ahead of us on hits: {named(hits)}. {said(hits).losing} On misses: {named(misses)}."
-        f" {said(misses).losing}"
-    )
-
-
-def _stampede(table: Table) -> str:
-    once, often = [], []
-    for row in table.rows:
-        counts = [int(cell.value) for cell in (row.cells[0], row.cells[2]) if cell is not None]
-        (once if max(counts) == 1 else often).append(
-            row.name if max(counts) == 1 else f"{row.name} ({max(counts)})"
-        )
-    return (
-        f"Of many identical calls at once, one reaches the model with {', '.join(once)}; not so"
-        f" with {', '.join(often)}."
-    )
-
-
-def with_short(readme: str, text: str) -> str:
-    """*readme* with *text* between its marks. ValueError if it has none."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the README has no place for the short form: {BEGIN} and {END}")
-    return f"{before}{begin}\n{text}\n{end}{after}"
