@@ -196,6 +196,7 @@ class LLMCache:
                 " memory settings, a store that is handed in to the bounds that it was made with,"
                 " and recordings go only by name"
             )
+        self._is_bounded = opened.bounded and (size is not None or max_bytes is not None)
         if not opened.owned:
             if encryption_key is not None:
                 raise ValueError(
@@ -501,6 +502,64 @@ class LLMCache:
 
         settings = RunSettings(concurrency, progress, on_error, budget_usd, in_order).check()
         return amap_requests(self.engine, fn, requests, settings)
+
+    def batch(
+        self,
+        client: Any,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        on_error: Literal["raise", "collect"] = "collect",
+        on_unknown: Literal["wait", "resubmit"] = "wait",
+        poll_seconds: float = 60.0,
+    ) -> "Iterator[MapResult]":
+        """Answer *requests* by the provider's batch API, at half the price and within a day.
+
+        This call looks them up, submits those that have no answer, each once, and attaches to
+        batches that an earlier call has submitted. What it returns waits for the results, and
+        yields a MapResult for each request, in their order. They are stored as any other answer:
+        live calls hit them. Leave at any time: the same line goes on.
+
+        Args:
+            client: An ``OpenAI`` or ``Anthropic`` client.
+            requests: As in ``map``.
+            on_error: ``"collect"`` yields BatchFailed as the ``error`` of a request that failed or
+                expired; ``"raise"`` raises the first.
+            on_unknown: What to do if a batch was about to be submitted when its process ended, and
+                the provider does not list it: wait for it to show, or submit it again, which may
+                buy it twice.
+            poll_seconds: Seconds between looks at the batches.
+
+        Raises:
+            TypeError: *client* is no such client.
+            ValueError: The cache has a bound, so it might evict its note of a batch.
+            StoreError: The store failed, so that nothing more is submitted.
+
+        Example:
+            >>> results = cache.batch(OpenAI(), requests)  # submitted
+            >>> answers = [result.value for result in results]  # waits
+        """
+        from llm_cache_mem.evaluation.batches import BatchRun
+        from llm_cache_mem.evaluation.providers import provider_of
+
+        if on_error not in ("raise", "collect"):
+            raise ValueError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
+        if on_unknown not in ("wait", "resubmit"):
+            raise ValueError(f"on_unknown must be 'wait' or 'resubmit', not {on_unknown!r}")
+        if self._is_bounded:
+            raise ValueError(
+                "batches take hours, and a bounded cache may evict what it knows of them: make it"
+                " with max_size=None"
+            )
+        seconds = to_seconds(poll_seconds, "poll_seconds") or 60.0
+        run = BatchRun(
+            self.engine,
+            provider_of(client),
+            on_error=on_error,
+            on_unknown=on_unknown,
+            poll_seconds=seconds,
+        )
+        run.start(requests)
+        return run.results()
 
     # -- Looking after it
 

@@ -5,6 +5,7 @@ LLMCacheError
 ├── RequestNotCacheable   (also a ValueError)   the request has no single wire form
 ├── ValueNotCacheable     (also a TypeError)    the value cannot make the round trip
 ├── CacheMissError        (also a LookupError)  mode="replay" and nothing stored
+├── BatchFailed                                 a request in a provider's batch has no answer
 ├── BudgetSpent                                 a run stopped at its budget_usd
 ├── EntryUnreadable       (also a ValueError)   stored bytes that are not a whole entry of ours
 └── StoreError                                  a store failed, with strict=True
@@ -14,6 +15,7 @@ LLMCacheError
 from llm_cache_mem._util.terminal import visible
 
 __all__ = [
+    "BatchFailed",
     "BudgetSpent",
     "CacheMissError",
     "EntryUnreadable",
@@ -122,6 +124,18 @@ class CacheMissError(LLMCacheError, LookupError):
 
     def __repr__(self) -> str:
         return f"CacheMissError({self.key!r})"
+
+
+class BatchFailed(LLMCacheError):
+    """A request in a provider's batch was not answered; *reason* is the provider's word for why,
+    such as ``expired``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return visible(f"not answered in the batch: {self.reason}")
 
 
 class BudgetSpent(LLMCacheError):

@@ -1,7 +1,7 @@
 """Prices: the cost of an answer in dollars, by the user's table or function or by genai-prices.
 
 An unknown price is None, never 0: unknown savings must not look like none. Prices are those of the
-standard tier; batch, priority and other tiers are unknown here.
+standard tier; batches give their rate, priority and other tiers are unknown here.
 """
 
 import logging
@@ -69,6 +69,10 @@ class Bill(NamedTuple):
     """How much less it was because part of the input was read from the provider's prompt cache."""
     premium_usd: float | None = None
     """How much more it was because part of the input was written there."""
+
+    def at(self, rate: float) -> "Bill":
+        """The same at *rate* of the price."""
+        return Bill(*(None if usd is None else usd * rate for usd in self))
 
 
 def bill(price: "Pricer", names: Iterable[str | None], usage: Usage) -> Bill:

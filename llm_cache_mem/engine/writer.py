@@ -115,13 +115,15 @@ class Writer:
         seconds: float | None = None,
         epoch: int | None = None,
         flight: Flight | None = None,
+        price_rate: float = 1.0,
     ) -> Entry | None:
         """Count the call that gave *response*, and store *value* for it if it is worth storing.
 
         Returns the entry, or None if it was not stored. With *epoch*, that of when the call began,
         nothing is stored if anything was deleted since; with *flight*, if this key was.
+        *price_rate* is the part of the usual price that was paid.
         """
-        paid = self._count_paid(request, response, seconds)
+        paid = self._count_paid(request, response, seconds, price_rate)
         if epoch is not None and epoch != self.epoch:
             return None
         entry = self._admitted(request, self.encode(request, value), response, paid)
@@ -229,10 +231,10 @@ class Writer:
         if self._ledger.skip(reason, request.key, request.model, request.tags):
             _log.warning(text, *args)
 
-    def usd_of(self, model: str | None, response: Any) -> float | None:
+    def usd_of(self, model: str | None, response: Any, *, price_rate: float = 1.0) -> float | None:
         """The cost of *response* in dollars, *model* being the one that was asked; None without a
-        price."""
-        return self._bill(model, response, None).bill.usd
+        price. *price_rate* is as in ``store``."""
+        return self._bill(model, response, None).bill.at(price_rate).usd
 
     async def load_prices(self) -> None:
         """Load the price list without blocking the event loop."""
@@ -266,9 +268,13 @@ class Writer:
         except Exception as exc:  # noqa: BLE001  # the answer is paid for and goes to the caller
             return usage.Report(refused=f"unreadable ({type(exc).__name__})")
 
-    def _count_paid(self, request: Request, response: Any, seconds: float | None) -> _Paid:
+    def _count_paid(
+        self, request: Request, response: Any, seconds: float | None, price_rate: float = 1.0
+    ) -> _Paid:
         """What the provider was paid for *response*, counted whether it will be stored or not."""
         paid = self._bill(request.model, response, seconds)
+        if price_rate != 1.0:
+            paid = paid._replace(bill=paid.bill.at(price_rate))
         model, bill = request.model or paid.model, paid.bill
         identity = usage.identify(response) if self._ledger.watched else None
         call = PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
