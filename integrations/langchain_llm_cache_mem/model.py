@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar, overload
 from weakref import WeakValueDictionary
 
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.runnables import (
     Runnable,
@@ -28,12 +29,13 @@ from langchain_llm_cache_mem.binding import Binding, binding_of, derived, sharin
 from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
 from langchain_llm_cache_mem.config import ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.configurable import cached_configurable, is_configurable, model_named
+from langchain_llm_cache_mem.embeddings import cached_embeddings
 from langchain_llm_cache_mem.validation import watch_steps
 from llm_cache_mem import LLMCache
 
 __all__ = ["cached"]
 
-R = TypeVar("R", bound="Runnable[Any, Any]")
+R = TypeVar("R", bound="Runnable[Any, Any] | Embeddings")
 
 _AROUND_MODELS = (RunnableBinding, RunnableSequence, RunnableWithFallbacks, DynamicRunnable)
 
@@ -73,11 +75,12 @@ def cached(
     """A copy of *model* that answers from *cache*.
 
     ``invoke``, ``batch`` and ``stream``, sync and async, share their entries. The copy leaves
-    LangChain's own cache alone.
+    LangChain's own cache alone. An embedding model is cached text by text.
 
     Args:
-        model: A chat model or an LLM, what ``init_chat_model(configurable_fields=...)`` returns, or
-            a name that ``init_chat_model`` takes, such as ``"openai:gpt-5"``.
+        model: A chat model, an LLM or an embedding model, what
+            ``init_chat_model(configurable_fields=...)`` returns, or a name that
+            ``init_chat_model`` takes, such as ``"openai:gpt-5"``.
         cache: Where answers are stored. An LLMCacheMem lends its other settings too.
         scope: A key space of its own, for a tenant or a purpose.
         identity: A name for the parts of *model* that have no wire form, such as a local pipeline
@@ -105,10 +108,15 @@ def cached(
             cached, cache=cache, scope=scope, identity=identity, usage=usage, **config._asdict()
         )
         return cached_configurable(model, wrap)
+    if isinstance(model, Embeddings):
+        return cached_embeddings(model, cache, scope, identity)
     if not isinstance(model, (BaseChatModel, BaseLLM)):
         around = isinstance(model, _AROUND_MODELS)
         hint = "; wrap the model first, then bind or chain it" if around else ""
-        raise TypeError(f"cached() takes a chat model or an LLM, not {type(model).__name__}{hint}")
+        raise TypeError(
+            "cached() takes a chat model, an LLM or an embedding model,"
+            f" not {type(model).__name__}{hint}"
+        )
     watch_steps()
     wrapped: Any = copy.copy(model)
     cls = _cached_class(_uncached_class(type(model)), cache, scope, identity, usage, config)

@@ -15,7 +15,7 @@ from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.keys.identity import Identity
 from llm_cache_mem.keys.state import refuse_stateful
 
-__all__ = ["Requests", "kind_of_entry"]
+__all__ = ["Requests", "kind_of_entry", "kind_of_scope"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,12 @@ def kind_of_entry(scope: str, identity: str = "", *, chat: bool) -> str:
     kind = "langchain" if chat else "langchain-text"
     name = f"{scope}\0{identity}" if identity not in ("", scope) else scope
     return f"{kind}.{sha256(name.encode()).hexdigest()[:16]}" if name else kind
+
+
+def kind_of_scope(scope: str) -> str:
+    """The kind of the entries of embedding models in *scope*."""
+    kind = "langchain-embedding"
+    return f"{kind}.{sha256(scope.encode()).hexdigest()[:16]}" if scope else kind
 
 
 class Requests:

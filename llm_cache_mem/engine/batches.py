@@ -2,12 +2,14 @@
 by itself, and only those that miss are sent."""
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.engine.claims import Claim
+from llm_cache_mem.engine.layers import in_hand
 from llm_cache_mem.engine.reader import Defer, Hit, decoded, same
 from llm_cache_mem.engine.writer import Answered
 from llm_cache_mem.keys.request import Request
@@ -29,18 +31,18 @@ class WaitTimeout(TimeoutError):
 
 
 class Part(NamedTuple):
-    """The answer to one request: its *value*, the *payload* to store, and the *response* from
-    which its usage is read."""
+    """The answer to one request: its *value*, the *payload* to store, None if it has no stored
+    form, and the *response* from which its usage is read."""
 
     value: Any
-    payload: Payload
+    payload: Payload | None
     response: Any
 
 
 class Made(NamedTuple):
     """What one call gave for the requests that were sent: a part for each, None where none came.
-    *response* is the whole, from which usage and price are read; *below*: whether a layer
-    underneath has stored and counted it."""
+    *response* is the whole, from which usage and price are read; *below*: whether the HTTP layer
+    has stored and counted it."""
 
     parts: Sequence[Part | None]
     response: Any
@@ -67,7 +69,7 @@ def call_many(
     *,
     decode: Callable[[Any], Any] = same,
     timeout: float | None = None,
-    defer: Defer | None = None,
+    over_http: bool = False,
 ) -> list[Found | None]:
     """The answers to *requests*; None where ``send`` gave none. Of those with the same key, one is
     looked up and sent.
@@ -79,10 +81,11 @@ def call_many(
         decode: Makes the value of what is stored.
         timeout: For how many seconds the caller may wait for the calls of others; WaitTimeout
             after that.
-        defer: As in ``Reader.lookup``.
+        over_http: Whether the HTTP layer may answer what ``send`` sends, while the cache is
+            installed for the whole process: see ``Layers``.
     """
     steps = _steps(engine, requests, decode, timeout, coalesces=bool(engine.settings.coalesce))
-    does = _Does(engine, decode, send, defer)
+    does = _Does(engine, decode, send, _Layer(engine, requests) if over_http else None)
     result: Any = None
     error: BaseException | None = None
     while True:
@@ -103,12 +106,12 @@ async def acall_many(
     *,
     decode: Callable[[Any], Any] = same,
     timeout: float | None = None,
-    defer: Defer | None = None,
+    over_http: bool = False,
 ) -> list[Found | None]:
     """``call_many`` for a coroutine function."""
     coalesces = bool(engine.settings.coalesce) and running_loop() is not None
     steps = _steps(engine, requests, decode, timeout, coalesces=coalesces)
-    does = _DoesAsync(engine, decode, send, defer)
+    does = _DoesAsync(engine, decode, send, _Layer(engine, requests) if over_http else None)
     result: Any = None
     error: BaseException | None = None
     while True:
@@ -196,11 +199,14 @@ def _answer(
         made: Made = yield "send", sent
         pairs = zip(sent, made.parts, strict=True)
         parts = [(number, part) for number, part in pairs if part is not None]
-        entries: list[Entry | None] = [None] * len(parts)
-        if parts and not made.below:
-            each = [Answered(requests[number], *part[1:]) for number, part in parts]
+        stored = [(number, part) for number, part in parts if part.payload is not None]
+        entries: list[Entry | None] = [None] * len(stored)
+        if stored and not made.below:
+            each = [Answered(requests[number], *part[1:]) for number, part in stored]
             entries = yield "store", each, made.response, monotonic() - began, epoch
-        for (number, part), entry in zip(parts, entries, strict=True):
+        for number, part in parts:
+            found[number] = Found(part.value, None, "miss")
+        for (number, part), entry in zip(stored, entries, strict=True):
             found[number] = Found(part.value, entry, "miss")
             answers[requests[number].key] = part.payload, entry
     finally:
@@ -218,16 +224,52 @@ def _together(requests: Sequence[Request]) -> Request:
     return first._replace(key=f"{place}:{sha256(names.encode()).hexdigest()}", older=())
 
 
+class _Layer:
+    """A layer above the HTTP layer, which may answer its calls."""
+
+    def __init__(self, engine: "Engine", requests: Sequence[Request]) -> None:
+        self._layers = engine.layers
+        self._key = requests[0].key
+        self._expects = engine.layers.active and not engine.layers.above_answers
+        self._missed: list[Callable[[], None]] = []
+        self.passes = engine.layers.above_answers
+
+    @property
+    def defer(self) -> Defer | None:
+        """What counts the misses of lookups: when it is known who answers."""
+        return self._missed.append if self._expects else None
+
+    def expect(self) -> None:
+        """Tell the HTTP layer that a call follows."""
+        if self._expects:
+            self._layers.expect(self._key, self._count, zero_usage=True)
+
+    def settle(self, made: Made) -> Made:
+        """*made*, with whether the HTTP layer has answered."""
+        below = self._expects and self._layers.settle(self._key) is not None
+        return made._replace(below=below)
+
+    def _count(self) -> None:
+        missed, self._missed = self._missed, []
+        for count in missed:
+            count()
+
+
 class _Steps:
     """What the steps of both kinds need."""
 
     def __init__(
-        self, engine: "Engine", decode: Callable[[Any], Any], send: Any, defer: Defer | None
+        self, engine: "Engine", decode: Callable[[Any], Any], send: Any, layer: _Layer | None
     ) -> None:
         self._engine = engine
         self._decode = decode
         self._send = send
-        self._defer = defer
+        self._layer = layer
+        self._defer = None if layer is None else layer.defer
+
+    def _passing(self) -> AbstractContextManager[None]:
+        passes = self._layer is not None and self._layer.passes
+        return in_hand(self._engine) if passes else nullcontext()
 
     def _hits(self, requests: Sequence[Request]) -> list[Hit | None]:
         reader = self._engine.reader
@@ -250,8 +292,11 @@ class _Does(_Steps):
         return lease.acquire(lambda: _all(self._hits(requests))) or self._hits(requests)
 
     def send(self, numbers: list[int]) -> Made:
-        made: Made = self._send(numbers)
-        return made
+        if self._layer is not None:
+            self._layer.expect()
+        with self._passing():
+            made: Made = self._send(numbers)
+        return made if self._layer is None else self._layer.settle(made)
 
     def store(
         self, parts: list[Answered], response: Any, seconds: float, epoch: int
@@ -281,8 +326,11 @@ class _DoesAsync(_Steps):
         return await self._engine.off_loop(hits) if found is None else found
 
     async def send(self, numbers: list[int]) -> Made:
-        made: Made = await self._send(numbers)
-        return made
+        if self._layer is not None:
+            self._layer.expect()
+        with self._passing():
+            made: Made = await self._send(numbers)
+        return made if self._layer is None else self._layer.settle(made)
 
     async def store(
         self, parts: list[Answered], response: Any, seconds: float, epoch: int

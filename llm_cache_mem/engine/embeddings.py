@@ -1,0 +1,215 @@
+"""Embedding models of frameworks, in this process or behind an SDK: each text is looked up by
+itself, and the model is asked for those that miss."""
+
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from llm_cache_mem.engine.batches import Found, Made, Part, acall_many, call_many
+from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.circumstances import timeout_of
+from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
+from llm_cache_mem.keys.identity import describe, settings_of
+from llm_cache_mem.keys.request import Request
+from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.vectors import packed, unpacked
+
+__all__ = ["EmbeddingModel"]
+
+Embed = Callable[[list[str]], Any]
+
+_OF_CALLS: Final = frozenset(
+    {
+        *("batch_size", "chunk_size", "embed_batch_size", "max_batch_size", "num_workers"),
+        *("embeddings_cache", "show_progress", "show_progress_bar"),
+    }
+)
+"""Settings of how texts are sent, and how they are cached elsewhere."""
+_MOST: Final = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
+
+
+class EmbeddingModel(NamedTuple):
+    """*model*, whose vectors come from *engine* where they can.
+
+    *kind* names the layer; *identity* what of the model has no wire form. Without it, such a model
+    goes uncached.
+    """
+
+    engine: Engine
+    model: Any
+    kind: str
+    identity: str = ""
+
+    def call(
+        self, embed: Embed, texts: Any, purpose: str, settings: Mapping[str, Any]
+    ) -> list[Any]:
+        """The vectors of *texts*, those that miss from *embed*.
+
+        *purpose* tells vectors of queries from those of documents; *settings* are those of the
+        call.
+        """
+        requests = self._requests(texts, purpose, settings)
+        if not requests:
+            return embed(texts)  # type: ignore[no-any-return]  # as the model has it
+        texts = list(texts)
+        errors: list[BaseException] = []
+
+        def send(numbers: list[int]) -> Made:
+            vectors: list[Any] = []
+            learn = _CHANGING.watch(self.model)
+            try:
+                for some in self._slices(numbers, settings):
+                    vectors += embed([texts[number] for number in some])
+            except BaseException as exc:
+                if not vectors:
+                    raise
+                errors.append(exc)  # what came is stored first
+            learn()
+            return _made(self.engine, numbers, vectors)
+
+        timeout = timeout_of(settings, self.model)
+        found = call_many(
+            self.engine, requests, send, decode=unpacked, timeout=timeout, over_http=True
+        )
+        if errors:
+            raise errors[0]
+        return embed(texts) if None in found else _values(found)
+
+    async def acall(
+        self,
+        embed: Callable[[list[str]], Awaitable[Any]],
+        texts: Any,
+        purpose: str,
+        settings: Mapping[str, Any],
+    ) -> list[Any]:
+        """``call`` for a coroutine function."""
+        requests = self._requests(texts, purpose, settings)
+        if not requests:
+            return await embed(texts)  # type: ignore[no-any-return]  # as above
+        texts = list(texts)
+        errors: list[BaseException] = []
+
+        async def send(numbers: list[int]) -> Made:
+            vectors: list[Any] = []
+            learn = _CHANGING.watch(self.model)
+            try:
+                for some in self._slices(numbers, settings):
+                    vectors += await embed([texts[number] for number in some])
+            except BaseException as exc:
+                if not vectors:
+                    raise
+                errors.append(exc)  # as above
+            learn()
+            return _made(self.engine, numbers, vectors)
+
+        timeout = timeout_of(settings, self.model)
+        found = await acall_many(
+            self.engine, requests, send, decode=unpacked, timeout=timeout, over_http=True
+        )
+        if errors:
+            raise errors[0]
+        return await embed(texts) if None in found else _values(found)
+
+    def _requests(
+        self, texts: Any, purpose: str, settings: Mapping[str, Any]
+    ) -> list[Request] | None:
+        """A request for each text; None, counted as skipped, to call the model uncached."""
+        engine = self.engine
+        if engine.is_off or not isinstance(texts, Sequence) or isinstance(texts, str):
+            return None
+        if not all(type(text) is str for text in texts):
+            return None
+        try:
+            params = self._params(purpose, settings)
+            name = sha256(self.identity.encode()).hexdigest()[:16] if self.identity else ""
+            kind = f"{self.kind}.{name}" if name else self.kind
+            return [
+                engine.keyer.request([{"role": "user", "content": text}], params, kind)
+                for text in texts
+            ]
+        except RequestNotCacheable as exc:
+            if engine.is_replay:
+                raise
+            engine.skip(exc.skipped_as, "a call goes uncached: %s", exc)
+            return None
+
+    def _params(self, purpose: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        cls = type(self.model)
+        found = describe(_CHANGING.settings(self.model), transport=_OF_CALLS)
+        params = found.settings if self.identity else found.require_known()
+        params |= describe(settings.items(), transport=_OF_CALLS).require_known()
+        named = (params.get(name) for name in ("model", "model_name", "model_id", "deployment"))
+        model = next((name for name in named if isinstance(name, str)), cls.__qualname__)
+        about = {"class": f"{cls.__module__}:{cls.__qualname__}", "purpose": purpose}
+        return {**params, **about, "model": model}
+
+    def _slices(self, numbers: list[int], settings: Mapping[str, Any]) -> Iterator[list[int]]:
+        """*numbers* in parts of which the model would make one request each."""
+        found = [settings.get("chunk_size"), *(getattr(self.model, name, None) for name in _MOST)]
+        most = next((size for size in found if type(size) is int and size > 0), len(numbers))
+        return (numbers[at : at + most] for at in range(0, len(numbers), most))
+
+
+def _made(engine: Engine, numbers: list[int], vectors: list[Any]) -> Made:
+    parts: list[Part | None] = [_part(engine, vector) for vector in vectors[: len(numbers)]]
+    return Made([*parts, *[None] * (len(numbers) - len(parts))], {"embeddings": len(parts)})
+
+
+def _part(engine: Engine, vector: Any) -> Part:
+    """The part of a text with this *vector*; one that cannot be stored is only handed on."""
+    response = {"embedding": vector}
+    if type(vector) is list and all(isinstance(number, float) for number in vector):
+        vector = list(map(float, vector))  # numpy's are of a class of their own
+    try:
+        return Part(response["embedding"], Payload.packed(packed(vector)), response)
+    except ValueNotCacheable as exc:
+        engine.skip("value", "an answer was not stored: %s", exc)
+        return Part(response["embedding"], None, response)
+
+
+def _values(found: Collection[Found | None]) -> list[Any]:
+    """The vectors; those that one text has twice are objects of their own."""
+    seen: set[int] = set()
+    values = []
+    for each in found:
+        value = None if each is None else each.value
+        values.append(list(value) if id(value) in seen and isinstance(value, list) else value)
+        seen.add(id(value))
+    return values
+
+
+class _Changing:
+    """Learns which attributes of models are no settings, because models change them while they
+    answer: counts, and records of calls. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._first: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+
+    def settings(self, model: Any) -> Iterator[tuple[str, Any]]:
+        """The settings of *model*; what changes by itself, as it was at first."""
+        first = self._first.get(type(model), {})
+        return ((name, first.get(name, value)) for name, value in settings_of(model))
+
+    def watch(self, model: Any) -> Callable[[], None]:
+        """Watch *model*, which is about to be called; call the result when it has answered."""
+        before = {
+            name: value if type(value) is int else type(value)(value)
+            for name, value in settings_of(model)
+            if type(value) in (int, list, dict, set)
+        }
+
+        def learn() -> None:
+            for name, value in settings_of(model):
+                old = before.get(name)
+                if old is not None and type(value) is type(old) and _has_grown(old, value):
+                    self._first.setdefault(type(model), {}).setdefault(name, old)
+
+        return learn
+
+
+def _has_grown(old: Any, new: Any) -> bool:
+    return new > old if type(old) is int else len(new) > len(old)
+
+
+_CHANGING: Final = _Changing()
