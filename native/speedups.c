@@ -13,18 +13,13 @@ another thread in, so a caller's objects cannot change while they are looked at.
 #define IS_NUMBER(value) (PyLong_CheckExact(value) || PyFloat_CheckExact(value))
 #define TEXT_BYTES(text) ((size_t)(PyUnicode_GET_LENGTH(text) * PyUnicode_KIND(text)))
 
-enum { OK = 0, ODD = 1, FAILED = -1 }; /* ODD: back to Python; FAILED: an exception is set */
+enum { OK, ODD, LONG, FAILED }; /* ODD: back to Python; LONG: LARGE; FAILED: exception set */
 
 static PyObject *answer(int done, PyObject *made) {
     if (done == OK)
         return made;
     Py_XDECREF(made);
-    return done == ODD ? Py_NewRef(Py_NotImplemented) : NULL;
-}
-
-static int no_memory(void) {
-    PyErr_NoMemory();
-    return FAILED;
+    return done == ODD ? Py_NewRef(Py_NotImplemented) : done == LONG ? Py_NewRef(Py_None) : NULL;
 }
 
 static int is_odd_number(PyObject *value) { /* NaN, infinity, an integer beyond 64 bits */
@@ -37,18 +32,19 @@ static int is_odd_number(PyObject *value) { /* NaN, infinity, an integer beyond 
 /* -- Canonical text: json.dumps(value, sort_keys=True).encode() */
 
 typedef struct {
-    char *text;
-    Py_ssize_t used, size;
+    char *text, *heap, start[4096]; /* text: at start, or where it is longer at heap */
+    Py_ssize_t used, size, most;
     int nodes;
 } Text;
 
 static int put(Text *t, const void *from, Py_ssize_t n) {
     if (n > t->size - t->used) {
-        char *more = PyMem_Realloc(t->text, (size_t)(t->size * 2 + n));
+        t->size = t->size * 4 + n;
+        char *more = n > t->most - t->used ? NULL : PyMem_Realloc(t->heap, (size_t)t->size);
         if (!more)
-            return no_memory();
-        t->text = more;
-        t->size = t->size * 2 + n;
+            return n > t->most - t->used ? LONG : (PyErr_NoMemory(), FAILED);
+        t->text = t->heap ? more : memcpy(more, t->start, (size_t)t->used);
+        t->heap = more;
     }
     memcpy(t->text + t->used, from, (size_t)n);
     t->used += n;
@@ -57,8 +53,7 @@ static int put(Text *t, const void *from, Py_ssize_t n) {
 
 #define IS_UNESCAPED(c) ((c) >= 0x20 && (c) < 0x7f && (c) != '"' && (c) != '\\')
 
-/* How many of the n bytes at s stand in JSON as they are. */
-static Py_ssize_t plain_run(const unsigned char *s, Py_ssize_t n) {
+static Py_ssize_t plain_run(const unsigned char *s, Py_ssize_t n) { /* bytes as they stay */
     Py_ssize_t i = 0;
     for (; i + 32 <= n; i += 32) {
         unsigned char odd = 0;
@@ -112,14 +107,15 @@ static int put_value(Text *t, PyObject *value, int depth);
 static int put_dict(Text *t, PyObject *dict, int depth) {
     Py_ssize_t n = PyDict_GET_SIZE(dict), at = 0, i = 0;
     PyObject *(*pairs)[2] = PyMem_Malloc((size_t)n * sizeof *pairs);
-    int done = pairs ? put(t, "{", 1) : no_memory();
+    int done = pairs ? put(t, "{", 1) : (PyErr_NoMemory(), FAILED);
     for (; !done && i < n && PyDict_Next(dict, &at, &pairs[i][0], &pairs[i][1]); i++)
         done = IS_TEXT(pairs[i][0]) ? OK : ODD;
     if (!done)
         qsort(pairs, (size_t)n, sizeof *pairs, by_key);
     for (i = 0; !done && i < n; i++)
-        if (!(done = i ? put(t, ", ", 2) : OK) && !(done = put_string(t, pairs[i][0])))
-            done = put(t, ": ", 2) ? FAILED : put_value(t, pairs[i][1], depth);
+        if (!(done = i ? put(t, ", ", 2) : OK) && !(done = put_string(t, pairs[i][0]))
+            && !(done = put(t, ": ", 2)))
+            done = put_value(t, pairs[i][1], depth);
     PyMem_Free(pairs);
     return done ? done : put(t, "}", 1);
 }
@@ -151,13 +147,17 @@ static int put_value(Text *t, PyObject *value, int depth) {
     return done ? done : put(t, "]", 1);
 }
 
-static PyObject *canonical(PyObject *module, PyObject *value) {
-    Text t = {PyMem_Malloc(1024), 0, 1024, 0};
-    int done = t.text ? put_value(&t, value, 0) : no_memory();
+static PyObject *text_of(PyObject *value, Py_ssize_t most) {
+    Text t;
+    t.text = t.start, t.heap = NULL, t.used = t.nodes = 0, t.size = sizeof t.start, t.most = most;
+    int done = put_value(&t, value, 0);
     PyObject *bytes = done ? NULL : PyBytes_FromStringAndSize(t.text, t.used);
-    PyMem_Free(t.text);
+    PyMem_Free(t.heap);
     return answer(done, bytes);
 }
+
+static PyObject *canonical(PyObject *m, PyObject *value) { return text_of(value, PY_SSIZE_T_MAX); }
+static PyObject *short_text(PyObject *m, PyObject *value) { return text_of(value, LARGE); }
 
 /* -- Copies: containers anew, the rest shared, since it cannot change */
 
@@ -165,6 +165,14 @@ typedef struct {
     int resting, nodes; /* resting: for us alone, without a cycle, so no garbage to look for */
     Py_ssize_t size;    /* about how many bytes it all is */
 } Copy;
+
+static PyObject *names; /* of fields: one object for each in all that rests, 4,096 of 40 letters */
+
+static PyObject *shared(PyObject *key) {
+    int add = PyUnicode_GET_LENGTH(key) <= 40 && PyDict_GET_SIZE(names) < 4096;
+    PyObject *own = add ? PyDict_SetDefault(names, key, key) : PyDict_GetItemWithError(names, key);
+    return own ? own : (PyErr_Clear(), key);
+}
 
 static int copied(Copy *c, PyObject *value, int depth, PyObject **made) {
     int done = OK, is_dict = PyDict_CheckExact(value);
@@ -180,23 +188,21 @@ static int copied(Copy *c, PyObject *value, int depth, PyObject **made) {
     }
     if (depth == MAX_DEPTH || ++c->nodes > MAX_NODES)
         return ODD;
-    while (is_dict && PyDict_Next(value, &at, &key, &item)) {
-        if (!IS_TEXT(key))
-            return ODD;
-        c->size += 64 + (Py_ssize_t)TEXT_BYTES(key);
-    }
     n = is_dict ? PyDict_GET_SIZE(value) : PyList_GET_SIZE(value);
     c->size += is_dict ? 96 + 40 * n : 64 + 8 * n;
-    *made = is_dict ? PyDict_Copy(value) : PyList_New(n);
+    *made = !is_dict ? PyList_New(n) : c->resting ? PyDict_New() : PyDict_Copy(value);
     if (!*made)
         return FAILED;
-    for (i = at = 0; !done && i < n && (!is_dict || PyDict_Next(*made, &at, &key, &item)); i++) {
+    for (i = 0; !done && i < n && (!is_dict || PyDict_Next(value, &at, &key, &item)); i++) {
+        if (is_dict && !IS_TEXT(key))
+            return ODD;
+        c->size += is_dict ? 64 + (Py_ssize_t)TEXT_BYTES(key) : 0;
         own = NULL;
         done = copied(c, is_dict ? item : PyList_GET_ITEM(value, i), depth + 1, &own);
         if (!done && !is_dict)
             PyList_SET_ITEM(*made, i, Py_NewRef(own));
-        else if (!done && own != item) /* to a key that is there, so nothing moves */
-            done = PyDict_SetItem(*made, key, own);
+        else if (!done && (c->resting || own != item))
+            done = PyDict_SetItem(*made, c->resting ? shared(key) : key, own) ? FAILED : OK;
         Py_XDECREF(own);
     }
     if (c->resting == PyObject_GC_IsTracked(*made))
@@ -208,7 +214,7 @@ static PyObject *copy_of(PyObject *value, int resting) {
     Copy c = {resting, 0, 0};
     PyObject *made = NULL;
     int collecting = PyGC_Disable(); /* a finalizer might change what is being copied */
-    int done = copied(&c, value, 0, &made);
+    int done = names || (names = PyDict_New()) ? copied(&c, value, 0, &made) : FAILED;
     if (collecting)
         PyGC_Enable();
     return done || !resting ? answer(done, made) : Py_BuildValue("Nn", made, c.size);
@@ -222,7 +228,6 @@ static PyObject *snapshot(PyObject *module, PyObject *value) { return copy_of(va
 static int is_same(PyObject *own, PyObject *value) { /* own comes from snapshot */
     PyObject *key, *item, *known;
     Py_ssize_t at = 0;
-    int odd;
     if (own == value || Py_TYPE(own) != Py_TYPE(value))
         return own == value;
     if (IS_TEXT(own))
@@ -232,12 +237,12 @@ static int is_same(PyObject *own, PyObject *value) { /* own comes from snapshot 
     if (PyFloat_CheckExact(own))
         return !memcmp(&(double){PyFloat_AS_DOUBLE(own)}, &(double){PyFloat_AS_DOUBLE(value)}, 8);
     if (PyLong_CheckExact(own))
-        return PyLong_AsLongLong(own) == PyLong_AsLongLongAndOverflow(value, &odd) && !odd;
+        return PyObject_RichCompareBool(own, value, Py_EQ);
     if (PyList_CheckExact(own)) {
-        int equal = PyList_GET_SIZE(own) == PyList_GET_SIZE(value);
-        for (; equal && at < PyList_GET_SIZE(own); at++)
-            equal = is_same(PyList_GET_ITEM(own, at), PyList_GET_ITEM(value, at));
-        return equal;
+        Py_ssize_t n = PyList_GET_SIZE(own) == PyList_GET_SIZE(value) ? PyList_GET_SIZE(own) : -1;
+        while (at < n && is_same(PyList_GET_ITEM(own, at), PyList_GET_ITEM(value, at)))
+            at++;
+        return at == n;
     }
     if (!PyDict_CheckExact(own) || PyDict_GET_SIZE(own) != PyDict_GET_SIZE(value))
         return 0;
@@ -252,24 +257,21 @@ static PyObject *same(PyObject *module, PyObject *const *args, Py_ssize_t n) {
 }
 
 #define MIX(lane, word) (((lane) ^ (word)) * 0x9E3779B97F4A7C15ULL)
-/* A number that tells most values apart; *seen*: containers, bytes of text. */
-static unsigned long long print_of(PyObject *value, Py_ssize_t seen[2], int depth) {
+static unsigned long long print_of(PyObject *value, int *seen, int depth) { /* seen: containers */
     unsigned long long lanes[4] = {1, 2, 3, 4}, words[4] = {0};
     PyObject *key, *item;
     Py_ssize_t at = 0, n;
     if (IS_TEXT(value)) {
         const char *from = PyUnicode_DATA(value);
-        seen[1] += n = (Py_ssize_t)TEXT_BYTES(value);
+        n = (Py_ssize_t)TEXT_BYTES(value);
         for (lanes[0] += (size_t)n; n >= 32; n -= 32, from += 32)
             for (int i = 0; i < 4; i++)
                 lanes[i] = MIX(lanes[i], *(unsigned long long *)memcpy(words + i, from + 8 * i, 8));
         memcpy(words, from, (size_t)n);
         lanes[0] = MIX(MIX(lanes[0], words[0]), words[1]) + MIX(MIX(lanes[1], words[2]), words[3]);
-    } else if (PyLong_CheckExact(value))
-        lanes[1] = (unsigned long long)PyLong_AsUnsignedLongLongMask(value);
-    else if (PyFloat_CheckExact(value))
-        memcpy(lanes + 2, &(double){PyFloat_AS_DOUBLE(value)}, sizeof(double));
-    else if (!IS_CONTAINER(value) || depth == MAX_DEPTH || ++seen[0] > MAX_NODES)
+    } else if (IS_NUMBER(value))
+        lanes[1] = (size_t)PyObject_Hash(value);
+    else if (!IS_CONTAINER(value) || depth == MAX_DEPTH || ++*seen > MAX_NODES)
         lanes[3] = (size_t)Py_TYPE(value) + (value == Py_True);
     else if (PyDict_CheckExact(value)) /* in any order */
         while (PyDict_Next(value, &at, &key, &item))
@@ -281,17 +283,16 @@ static unsigned long long print_of(PyObject *value, Py_ssize_t seen[2], int dept
 }
 
 static PyObject *fingerprint(PyObject *module, PyObject *value) {
-    Py_ssize_t seen[2] = {0, 0};
-    unsigned long long made = print_of(value, seen, 0);
-    return PyLong_FromUnsignedLongLong(seen[1] < LARGE ? 0 : made | 1);
+    return PyLong_FromUnsignedLongLong(print_of(value, &(int){0}, 0));
 }
 
 static PyMethodDef methods[] = {
     {"canonical", canonical, METH_O, "The canonical text of a plain value, as bytes."},
+    {"short_text", short_text, METH_O, "The same, or None where it is LARGE."},
     {"copy", copy, METH_O, "A plain value anew."},
     {"snapshot", snapshot, METH_O, "A copy that nothing but this module reads, and its size."},
     {"same", (PyCFunction)(void (*)(void))same, METH_FASTCALL, "Whether a snapshot is a value."},
-    {"fingerprint", fingerprint, METH_O, "What tells most plain values apart; 0 if not LARGE."},
+    {"fingerprint", fingerprint, METH_O, "A number that tells most plain values apart."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_speedups", .m_methods = methods};

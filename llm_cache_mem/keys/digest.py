@@ -77,7 +77,11 @@ def digest(messages: Any, params: Mapping[str, Any], *, exact: bool = False) -> 
     *exact*: whether these are the arguments of a program's own function, see ``exact_request``.
     """
     if speedups is not None and type(params) is dict and "messages" not in params:
-        found = _recognized(speedups, {"messages": messages, **params})
+        request = {"messages": messages, **params}
+        text = speedups.short_text(request)
+        if type(text) is bytes:
+            return sha256(text).hexdigest()
+        found = None if text is NotImplemented else _recognized(speedups, request)
         if found is not None:
             return found
     if exact:
@@ -86,15 +90,12 @@ def digest(messages: Any, params: Mapping[str, Any], *, exact: bool = False) -> 
 
 
 def _recognized(compiled: ModuleType, request: dict[str, Any]) -> str | None:
-    """The digest of a plain request; None for one that is not, or is to be refused.
+    """The digest of a large plain request; None for one that is to be refused.
 
-    A request seen before is recognised by comparing all of it, by values and types, with our own
-    copy: it need not be written out again.
+    One seen before is recognised by comparing all of it, by values and types, with our own copy: it
+    need not be written out again.
     """
     slot = compiled.fingerprint(request)
-    if not slot:  # not large: written as quickly as recognised
-        text = compiled.canonical(request)
-        return None if text is NotImplemented else sha256(text).hexdigest()
     seen = _requests.get(slot)
     if seen is not None and compiled.same(seen[0], request):
         return seen[2]  # type: ignore[no-any-return]  # put there below

@@ -116,7 +116,8 @@ def test_requests_with_one_fingerprint_have_keys_of_their_own(
     )
     for _ in range(2):
         for content in ("a", "b", 1, 1.0, True):
-            assert keys.digest([content], {}) == formula([content], {})
+            messages = [content, "long " * 20_000]
+            assert keys.digest(messages, {}) == formula(messages, {})
     assert len(keys._requests) == 1
 
 
