@@ -1,6 +1,7 @@
 """Ledger: counts the requests of a cache, and what answering them from the cache saved."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from typing import Any
@@ -20,7 +21,7 @@ __all__ = ["Ledger"]
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-"""The most hits whose accounts are read when somebody asks, rather than at once."""
+"""The most hits that are added to the sums when somebody asks, rather than at once."""
 
 
 class Ledger:
@@ -74,32 +75,27 @@ class Ledger:
     ) -> None:
         with self._lock:
             self.hits += 1
-            if entry.is_accounted:
-                self._add_hit(entry, tags)
-            else:
-                self._backlog.append((entry, tags))
+            self._backlog.append((entry, tags))
             due = len(self._backlog) >= _BACKLOG
         if due:
             self._settle()
         if self.listeners:
             self._tell_saving("hit", key, entry, tags, store_seconds)
 
-    def _add_hit(self, entry: Entry, tags: tuple[str, ...]) -> None:
-        for tag in tags:
-            self._of_tag(tag).hit(entry.usage, entry.seconds, entry.cost_usd)
-        sums = self._hits.get(entry.model or "") or _of_model(self._hits, entry.model)
-        sums.add(entry.usage, entry.seconds, entry.cost_usd)
-
     def _settle(self) -> None:
-        """Read the accounts of hits on entries that nobody had asked for theirs, and add them."""
+        """Add what the latest hits saved to the sums."""
         with self._settling:  # a function for prices may do what it likes, so it is not the lock
             with self._lock:
                 backlog, self._backlog = self._backlog, []
-            for entry, _ in backlog:
-                _ = entry.cost_usd
+            hits = Counter(backlog)
+            for entry, _ in hits:
+                _ = entry.cost_usd  # reads the account
             with self._lock:
-                for entry, tags in backlog:
-                    self._add_hit(entry, tags)
+                for (entry, tags), calls in hits.items():
+                    saved = (entry.usage, entry.seconds, entry.cost_usd)
+                    _of_model(self._hits, entry.model).add(*saved, calls=calls)
+                    for tag in tags:
+                        self._of_tag(tag).hit(*saved, calls=calls)
 
     def coalesced_with(
         self,

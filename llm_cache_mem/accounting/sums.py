@@ -12,16 +12,22 @@ class Sums:
         self.seconds = self.cost_usd = 0.0
 
     def add(
-        self, usage: tuple[int, ...] | None, seconds: float | None, cost_usd: float | None
+        self,
+        usage: tuple[int, ...] | None,
+        seconds: float | None,
+        cost_usd: float | None,
+        *,
+        calls: int = 1,
     ) -> None:
-        """Add one call. *usage* begins with input and output tokens; None is unknown."""
-        self.calls += 1
+        """Add one call, or so many *calls* like it. *usage* begins with input and output tokens;
+        None is unknown."""
+        self.calls += calls
         if usage is not None:
-            self.input_tokens += usage[0]
-            self.output_tokens += usage[1]
+            self.input_tokens += usage[0] * calls
+            self.output_tokens += usage[1] * calls
         if seconds is not None:
-            self.seconds += seconds
+            self.seconds += seconds * calls
         if cost_usd is not None:
-            self.cost_usd += cost_usd
+            self.cost_usd += cost_usd * calls
         else:
-            self.unpriced += 1
+            self.unpriced += calls

@@ -18,9 +18,9 @@ class TagSums:
         self.hits = self.misses = self.coalesced = self.skipped = 0
         self.saved, self.paid = Sums(), Sums()
 
-    def hit(self, *saved: Any) -> None:
-        self.hits += 1
-        self.saved.add(*saved)
+    def hit(self, *saved: Any, calls: int = 1) -> None:
+        self.hits += calls
+        self.saved.add(*saved, calls=calls)
 
     def coalesce(self, *saved: Any) -> None:
         self.coalesced += 1

@@ -134,11 +134,6 @@ class Entry:
         )
 
     @property
-    def is_accounted(self) -> bool:
-        """Whether model, usage and cost are at hand."""
-        return self._account is None
-
-    @property
     def model(self) -> str | None:
         return self._model if self._account is None else self._accounted()[0]
 
