@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -83,14 +84,45 @@ class Reader:
         other: Other | None = None,
         *,
         defer: Defer | None = None,
+        get: Callable[[str], Entry | None] | None = None,
+        took: float | None = None,
     ) -> Hit | None:
         """The fresh answer to *request*, or else to *other*, counted; None for a miss.
 
         *decode* makes the answer from the stored value. In mode ``replay`` age does not matter,
         and a miss raises CacheMissError; StoreError if the store fails. *defer* is given a function
-        that counts the miss, or raises it, instead of that being done.
+        that counts the miss, or raises it, instead of that being done. *get* hands out what was
+        read before, in *took* seconds, in place of the store.
         """
-        return self._lookup(request, decode, self._get, other=other, defer=defer)
+        mode = self._settings.current_mode()
+        if mode == "off":
+            return None
+        if mode == "replay":
+            get = self._store.get_or_raise
+        get = get or self._get
+        began = perf_counter() if self._ledger.listeners and took is None else None
+        if request.depends_on is not None:
+            ttl = self._settings.current_ttl()
+            self._generations.begin(request, ttl, make=mode != "replay")
+        entry = None if mode == "refresh" else get(request.key)
+        if entry is None and request.older and mode != "refresh":
+            request, entry = _get_older(request, get)
+        took = took if began is None else perf_counter() - began
+        if entry is not None:
+            hit = self.read(request, entry, decode, any_age=mode == "replay")
+            if hit is not None:
+                self._ledger.hit(request.key, entry, request.tags, took)
+                return hit
+        if other is not None and mode != "refresh" and (found := get(other.request.key)):
+            hit = self.read(other.request, found, other.decode, any_age=mode == "replay")
+            if hit is not None and hit.value is not None:
+                self._ledger.hit(other.request.key, found, request.tags, took)
+                return hit
+        if defer is not None:
+            defer(partial(self._count_miss, request, mode, entry, took))
+            return None
+        self._count_miss(request, mode, entry, took)
+        return None
 
     def lookup_many(
         self,
@@ -106,7 +138,10 @@ class Reader:
         began = perf_counter()
         found = self._store.get_many(keys)
         took = (perf_counter() - began) / max(1, len(requests))
-        return [self._lookup(request, decode, found.get, took, defer=defer) for request in requests]
+        return [
+            self.lookup(request, decode, defer=defer, get=found.get, took=took)
+            for request in requests
+        ]
 
     async def alookup(
         self,
@@ -142,7 +177,7 @@ class Reader:
         defer: Defer | None = None,
     ) -> Hit | None:
         """``lookup`` where *entry* is what ``glance`` found."""
-        return self._lookup(request, decode, lambda key: entry, defer=defer)
+        return self.lookup(request, decode, defer=defer, get=lambda key: entry)
 
     async def alookup_many(
         self,
@@ -201,45 +236,6 @@ class Reader:
         except Exception as exc:  # noqa: BLE001
             self._unreadable(request, entry, exc, any_age=any_age)
             return None
-
-    def _lookup(
-        self,
-        request: Request,
-        decode: Callable[[Any], Any],
-        get: Callable[[str], Entry | None],
-        took: float | None = None,
-        other: Other | None = None,
-        defer: Defer | None = None,
-    ) -> Hit | None:
-        """*took*: the seconds of *get*, if that only hands out what was read."""
-        mode = self._settings.current_mode()
-        if mode == "off":
-            return None
-        if mode == "replay":
-            get = self._store.get_or_raise
-        began = perf_counter() if self._ledger.listeners and took is None else None
-        if request.depends_on is not None:
-            ttl = self._settings.current_ttl()
-            self._generations.begin(request, ttl, make=mode != "replay")
-        entry = None if mode == "refresh" else get(request.key)
-        if request.older and entry is None and mode != "refresh":
-            request, entry = _get_older(request, get)
-        took = took if began is None else perf_counter() - began
-        if entry is not None:
-            hit = self.read(request, entry, decode, any_age=mode == "replay")
-            if hit is not None:
-                self._ledger.hit(request.key, entry, request.tags, took)
-                return hit
-        if other is not None and mode != "refresh" and (found := get(other.request.key)):
-            hit = self.read(other.request, found, other.decode, any_age=mode == "replay")
-            if hit is not None and hit.value is not None:
-                self._ledger.hit(other.request.key, found, request.tags, took)
-                return hit
-        if defer is not None:
-            defer(lambda: self._count_miss(request, mode, entry, took))
-            return None
-        self._count_miss(request, mode, entry, took)
-        return None
 
     def _count_miss(
         self, request: Request, mode: Mode, entry: Entry | None, took: float | None

@@ -56,6 +56,9 @@ class _Paid(NamedTuple):
     seconds: float | None
 
 
+_NOT_READ = _Paid(None, None, _UNKNOWN, None)
+
+
 class Writer:
     """Admission, accounting and entries of a cache in one store. Thread-safe."""
 
@@ -94,11 +97,12 @@ class Writer:
         if not self._writes():
             return None
         self._flights.forget(request.key)  # a call under way would store an older answer over it
-        self._generations.begin(request, self._settings.current_ttl())
-        if self._overtaken(request):
-            return None
+        if request.depends_on is not None:
+            self._generations.begin(request, self._settings.current_ttl())
+            if self._overtaken(request):
+                return None
         payload = encoded(request, value)
-        paid, account = _Paid(None, None, _UNKNOWN, seconds), None
+        paid, account = _NOT_READ._replace(seconds=seconds), None
         if payload is not value:
             if self._defers and payload.is_plain and pricing.can_wait(self._settings.price):
                 account = self._account

@@ -88,7 +88,6 @@ class Keyer:
         self._require_namespace = require_namespace
         self.sample = 0
         """Which sample is meant where the options of a call ask for none."""
-        self._value_prefix = keys.prefix(namespace, "value")
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
 
@@ -106,24 +105,6 @@ class Keyer:
         other._stored, other._stored_before = self._stored, self._stored_before
         other.sample = self.sample
         return other
-
-    def usual_key(
-        self, messages: Any, params: Mapping[str, Any], *, exact: bool = False
-    ) -> str | None:
-        """``request(messages, params, "value").key`` where that is all there is to it: nothing
-        asked, set or stored beside it; else None."""
-        if self.texts:
-            return None
-        if (
-            current() is NOTHING_ASKED
-            and self._key_fn is None
-            and not self._stored_before
-            and not self.sample
-            and self._ignore.isdisjoint(params)
-        ):
-            digest = keys.digest(messages, params, exact=exact)
-            return self._value_prefix + (digest if self._stored is None else self._stored(digest))
-        return None
 
     def prefix(self, kind: str | None = None) -> str:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""
@@ -150,12 +131,11 @@ class Keyer:
         RequestNotCacheable if it has no single wire form."""
         if view is not None and self._reads_view:
             messages, params = _seen(view, messages, params)
-        params = self._counted(params)
-        return (
-            keys.digest(messages, params, exact=exact)
-            if self._key_fn is None
-            else keys.digest_of(self._by_key_fn(self._key_fn, messages, params), exact=exact)
-        )
+        if not self._ignore.isdisjoint(params):
+            params = self._counted(params)
+        if self._key_fn is None:
+            return keys.digest(messages, params, exact=exact)
+        return keys.digest_of(self._by_key_fn(self._key_fn, messages, params), exact=exact)
 
     def text(
         self,
@@ -211,8 +191,6 @@ class Keyer:
 
     def _counted(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The params that are part of the request."""
-        if self._ignore.isdisjoint(params):
-            return params
         return {name: value for name, value in params.items() if name not in self._ignore}
 
     def request(
@@ -229,23 +207,21 @@ class Keyer:
 
         RequestNotCacheable where it has no wire form, or no namespace in a cache that requires one.
         """
-        if self._require_namespace and not self._current_namespace():
+        asked = current()
+        namespace: Any = self._namespace if asked.namespace is UNSET else asked.namespace
+        if self._require_namespace and not namespace:
             raise NamespaceMissing
         model = params.get("model")
         named = model if isinstance(model, str) else None
-        usual = self.usual_key(messages, params, exact=exact) if kind == "value" else None
-        if usual is not None:
-            return Request(usual, named, messages, params)
-        asked = current()
+        digest = self.digest(messages, params, view, exact=exact)
+        place = keys.prefix(namespace, kind)
+        key = place + (digest if self._stored is None else self._stored(digest))
         number = asked.sample or self.sample
-        prefix, digest, sample = (
-            self.prefix(kind),
-            self.digest(messages, params, view, exact=exact),
-            f".{number}" if number else "",
-        )
-        key = prefix + (digest if self._stored is None else self._stored(digest)) + sample
-        older = tuple([prefix + before(digest) + sample for before in self._stored_before])
+        if asked is NOTHING_ASKED and not (number or view or self.texts or self._stored_before):
+            return Request(key, named, messages, params)
+        sample = f".{number}" if number else ""
+        older = tuple([place + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later
         text = self.text(messages, params, view, exact=exact) if self.texts else None
         needs = Dependencies(asked.depends_on) if asked.depends_on else None
-        return Request(key, named, messages, params, older, text, view, asked.tags, needs)
+        return Request(key + sample, named, messages, params, older, text, view, asked.tags, needs)
