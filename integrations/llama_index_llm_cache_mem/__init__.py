@@ -17,11 +17,13 @@ except ModuleNotFoundError as exc:
 
 from llama_index_llm_cache_mem.base import CachedLLM, cache_of, uncached
 from llama_index_llm_cache_mem.cached_tool import cached_tool
+from llama_index_llm_cache_mem.embeddings import CachedEmbedding
 from llama_index_llm_cache_mem.globals import get_llm_cache, set_llm_cache
 from llama_index_llm_cache_mem.messages import message_to_dict
 from llama_index_llm_cache_mem.prompt_cache import PromptCacheHandler
 
 __all__ = [
+    "CachedEmbedding",
     "CachedLLM",
     "PromptCacheHandler",
     "cache_of",

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from llama_index.core.settings import Settings, _Settings
 
+from llama_index_llm_cache_mem import embeddings as every_embedding
 from llama_index_llm_cache_mem import patch
 from llama_index_llm_cache_mem.base import CachedLLM, cache_of, set_view_cache, uncached
 from llama_index_llm_cache_mem.leaves import Usage, check_usage
@@ -26,6 +27,7 @@ class _State(NamedTuple):
     cache: LLMCache | None = None
     scope: Scope = "process"
     usage: Usage = "zero"
+    embeddings: bool = False
 
 
 _OFF: Final = _State()
@@ -53,7 +55,11 @@ class _Switch:
 
 
 def set_llm_cache(
-    cache: LLMCache | None, *, scope: Scope = "process", usage: Usage = "zero"
+    cache: LLMCache | None,
+    *,
+    scope: Scope = "process",
+    usage: Usage = "zero",
+    embeddings: bool = False,
 ) -> _Switch:
     """Answer every LLM of this process from *cache*, those passed to agents and engines included;
     None: none any more.
@@ -67,8 +73,10 @@ def set_llm_cache(
         raise TypeError(f"cache must be an LLMCache or None, not {type(cache).__name__}")
     if scope not in ("process", "settings"):
         raise ValueError(f"scope must be 'process' or 'settings', not {scope!r}")
+    if not isinstance(embeddings, bool):
+        raise TypeError(f"embeddings must be True or False, not {embeddings!r}")
     check_usage(usage)
-    before = _set(_State(cache, scope, usage) if cache is not None else _OFF)
+    before = _set(_State(cache, scope, usage, embeddings) if cache is not None else _OFF)
     if cache is not None:
         what = "every LLM of this process" if scope == "process" else "Settings.llm"
         _log.info("LLM cache on for %s: %r; set_llm_cache(None) turns it off", what, cache)
@@ -85,6 +93,7 @@ def _set(state: _State) -> _State:
     global _state
     with _lock:
         before, _state = _state, state
+        every_embedding.install(state.cache if state.embeddings else None)
         patch.install(state.cache if state.scope == "process" else None, state.usage)
         _install_settings(state.cache if state.scope == "settings" else None)
         return before

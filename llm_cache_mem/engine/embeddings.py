@@ -26,6 +26,7 @@ _OF_CALLS: Final = frozenset(
     }
 )
 """Settings of how texts are sent, and how they are cached elsewhere."""
+_URLS: Final = frozenset({"api_base", "azure_endpoint", "base_url", "endpoint"})
 _MOST: Final = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
 
 
@@ -136,13 +137,20 @@ class EmbeddingModel(NamedTuple):
 
     def _params(self, purpose: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         cls = type(self.model)
-        found = describe(_CHANGING.settings(self.model), transport=_OF_CALLS)
+        found = describe(self._settings(), transport=_OF_CALLS)
         params = found.settings if self.identity else found.require_known()
         params |= describe(settings.items(), transport=_OF_CALLS).require_known()
         named = (params.get(name) for name in ("model", "model_name", "model_id", "deployment"))
         model = next((name for name in named if isinstance(name, str)), cls.__qualname__)
         about = {"class": f"{cls.__module__}:{cls.__qualname__}", "purpose": purpose}
         return {**params, **about, "model": model}
+
+    def _settings(self) -> list[tuple[str, Any]]:
+        """The settings of the model, without a client that it made of them for itself."""
+        settings = list(_CHANGING.settings(self.model))
+        if not any(name in _URLS and value for name, value in settings):
+            return settings
+        return [pair for pair in settings if not pair[0].startswith("_") or "client" not in pair[0]]
 
     def _slices(self, numbers: list[int], settings: Mapping[str, Any]) -> Iterator[list[int]]:
         """*numbers* in parts of which the model would make one request each."""
