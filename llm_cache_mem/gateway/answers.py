@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
@@ -103,7 +102,7 @@ class Answers:
                 hit = await self._core.engine.reader.alookup(found, decode_whole)
                 if hit is not None:
                     return await _send_stored(send, hit_head(hit, "hit"), hit.value.chunks)
-            async with _while_connected(receive, exchange.body):
+            async with _WhileConnected(receive, exchange.body):
                 if isinstance(found, Request):
                     answer = await ashare(self._core, exchange, wire, found)
                 elif isinstance(found, Texts):
@@ -140,27 +139,27 @@ def _marked(answer: Answer, uncached: Uncached) -> Answer:
     return answer._replace(head=answer.head._replace(headers=[*answer.head.headers, (_MARK, mark)]))
 
 
-@asynccontextmanager
-async def _while_connected(receive: Receive, body: Body) -> AsyncIterator[None]:
-    """Cancel the block when the client leaves, which then raises ClientGone."""
-    block = asyncio.current_task()
-    gone = asyncio.ensure_future(_until_gone(receive, body))
+class _WhileConnected:
+    """Cancels the block when the client leaves, which then raises ClientGone."""
 
-    def leave(gone: "asyncio.Future[None]") -> None:
-        if not gone.cancelled() and block is not None:
-            block.cancel()
+    def __init__(self, receive: Receive, body: Body) -> None:
+        self._gone = asyncio.get_running_loop().create_task(_until_gone(receive, body))
+        self._block = asyncio.current_task()
 
-    gone.add_done_callback(leave)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone.done() or gone.cancelled() or block is None:
-            raise
-        block.uncancel()
-        raise ClientGone from None
-    finally:
-        gone.remove_done_callback(leave)
-        gone.cancel()
+    async def __aenter__(self) -> None:
+        self._gone.add_done_callback(self._leave)
+
+    def _leave(self, gone: "asyncio.Task[None]") -> None:
+        if not gone.cancelled() and self._block is not None:
+            self._block.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        left = self._gone.done() and not self._gone.cancelled()
+        self._gone.remove_done_callback(self._leave)
+        self._gone.cancel()
+        if kind is asyncio.CancelledError and left and self._block is not None:
+            self._block.uncancel()
+            raise ClientGone from None
 
 
 async def _until_gone(receive: Receive, body: Body) -> None:

@@ -2,7 +2,9 @@
 
 import zlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from urllib.request import getproxies, proxy_bypass
 
 from llm_cache_mem.gateway.config import Upstream
 from llm_cache_mem.http.answer import Head
@@ -43,7 +45,6 @@ class Client:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
 
@@ -59,6 +60,7 @@ class Client:
 
         *target* is path and query as on the wire, *headers* those of the request from end to end.
         """
+        proxy = _proxy_of(upstream.scheme, upstream.host)
         try:
             response = await self._session.request(
                 method,
@@ -66,6 +68,8 @@ class Client:
                 headers=headers,
                 data=body,
                 allow_redirects=False,
+                proxy=proxy.url,
+                proxy_auth=proxy.auth,
             )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise UpstreamError(f"{upstream.name}: {_reason(exc)}") from None
@@ -104,6 +108,26 @@ class _Source:
 
     async def aclose(self) -> None:
         self._response.close()
+
+
+class _Proxy(NamedTuple):
+    url: URL | None = None
+    auth: aiohttp.BasicAuth | None = None
+
+
+@lru_cache(maxsize=64)
+def _proxy_of(scheme: str, host: str) -> _Proxy:
+    """The proxy that the environment names for *host*.
+
+    aiohttp's ``trust_env`` would read it in a thread for each request, and send the credentials of
+    a netrc file too.
+    """
+    named = getproxies().get(scheme)
+    if not named or proxy_bypass(host):
+        return _Proxy()
+    url = URL(named if "://" in named else f"http://{named}")
+    auth = None if url.user is None else aiohttp.BasicAuth(url.user, url.password or "")
+    return _Proxy(url.with_user(None), auth)
 
 
 def end_to_end(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

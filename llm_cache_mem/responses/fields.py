@@ -16,6 +16,8 @@ def field(obj: Any, *names: str) -> Any:
             if (value := obj.get(name)) is not None:
                 return value
         return None
+    if obj is None:
+        return None
     for name in names:
         if (value := _attribute(obj, name)) is not None and value is not _ABSENT:
             return value
