@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, Url, seconds_in, url_of
-from llm_cache_mem.cli.doctor.command import check
+from llm_cache_mem.cli.gateway_process import become
 from llm_cache_mem.cli.store import Reader
 
-__all__ = ["application", "serve", "ui", "viewer"]
+__all__ = ["serve", "ui"]
 
 
 def serve(
@@ -76,21 +76,15 @@ def serve(
     given = {name: value for name, value in given.items() if value is not None}
     if ttl is not None:
         given["ttl_seconds"] = None if ttl == "none" else seconds_in(ttl)
-    try:
-        from llm_cache_mem.gateway import GatewayConfig
-        from llm_cache_mem.gateway.server import serve
+    from llm_cache_mem.gateway.config import GatewayConfig
 
+    try:
         settings = (
             GatewayConfig(**given) if config is None else GatewayConfig.from_file(config, **given)
         )
-        serve(
-            settings,
-            started=_announce,
-            factory="llm_cache_mem.cli.serve:application",
-            access_log=not quiet,
-        )
-    except (ValueError, TypeError, ImportError) as exc:
+    except (ValueError, TypeError) as exc:
         raise CommandFailed(str(exc), MISUSED) from None
+    raise typer.Exit(become("serve", settings, access_log=not quiet))
 
 
 def ui(
@@ -100,38 +94,13 @@ def ui(
     """Show a store in the browser: its entries, requests and answers, and what the doctor finds."""
     url = url_of(url)
     Reader(url).close()  # which opens nothing that is not there
+    from llm_cache_mem.gateway.config import GatewayConfig
+
     try:
-        from llm_cache_mem.gateway import GatewayConfig
-        from llm_cache_mem.gateway.server import serve
-
-        serve(
-            GatewayConfig(backend=url, port=port, share="all", max_size=None),
-            started=lambda config: typer.echo(
-                f"http://{config.host}:{config.port}/_cache/ (Ctrl-C ends it)", err=True
-            ),
-            factory="llm_cache_mem.cli.serve:viewer",
-            access_log=False,
-        )
-    except (ValueError, ImportError) as exc:
+        settings = GatewayConfig(backend=url, port=port, share="all", max_size=None)
+    except ValueError as exc:
         raise CommandFailed(str(exc), MISUSED) from None
-
-
-def application() -> Any:
-    """The gateway of a worker process, whose page shows what the doctor finds."""
-    from llm_cache_mem.gateway.server import application
-
-    return application(_findings)
-
-
-def viewer() -> Any:
-    """The live page alone, of ``ui``."""
-    from llm_cache_mem.gateway.server import viewer
-
-    return viewer(_findings)
-
-
-def _findings(url: str) -> list[dict[str, str]]:
-    return [] if url == "memory" else [finding._asdict() for finding in check(url, rounds=20)]
+    raise typer.Exit(become("ui", settings, access_log=False))
 
 
 def _upstreams(pairs: list[str]) -> dict[str, str]:
@@ -144,21 +113,3 @@ def _upstreams(pairs: list[str]) -> dict[str, str]:
             )
         named[name] = url
     return named
-
-
-def _announce(settings: Any) -> None:
-    address = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{address}:{settings.port}"
-    shared = {"all": "all callers share answers"}.get(
-        settings.share, "each credential has its own answers"
-    )
-    lines = [
-        f"llm-cache-mem gateway on {url}: {shared}",
-        f"  OPENAI_BASE_URL={url}/openai/v1",
-        f"  ANTHROPIC_BASE_URL={url}/anthropic",
-        f"  GOOGLE_GEMINI_BASE_URL={url}/gemini",
-        f"  live page: {url}/_cache/",
-    ]
-    if settings.trust:
-        lines.append(f"  X-LLM-Cache-Namespace counts from {', '.join(settings.trust)}")
-    typer.echo("\n".join(lines), err=True)

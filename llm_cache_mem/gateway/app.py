@@ -12,7 +12,6 @@ from llm_cache_mem.gateway.asgi import (
     Scope,
     Send,
     answer_lifespan,
-    refuse_websocket,
     send_json,
     send_whole,
 )
@@ -56,8 +55,6 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await refuse_websocket(scope, receive, send)
         elif scope["type"] == "lifespan":
             await answer_lifespan(receive, send, self._close)
 
@@ -124,8 +121,6 @@ class Viewer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await answer_lifespan(receive, send, lambda: asyncio.to_thread(self._cache.close))
-        elif scope["type"] == "websocket":
-            await refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             path = scope["raw_path"].decode("ascii", "replace")
             if path == "/":

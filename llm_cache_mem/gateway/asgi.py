@@ -14,7 +14,6 @@ __all__ = [
     "Send",
     "answer_lifespan",
     "read_body",
-    "refuse_websocket",
     "send_json",
     "send_whole",
     "until_gone",
@@ -127,15 +126,3 @@ async def answer_lifespan(
             await close()
             await send({"type": "lifespan.shutdown.complete"})
             return
-
-
-async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse a websocket with a reason, where the server can send one."""
-    await receive()  # websocket.connect
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    text = b"llm-cache-mem: websockets do not pass this gateway; connect to the provider itself\n"
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
-    await send({"type": "websocket.http.response.start", "status": 501, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": text})

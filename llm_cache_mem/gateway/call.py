@@ -53,6 +53,10 @@ def caller_of(
     passed = end_to_end([pair for pair in headers if not pair[0].startswith(_PREFIX)])
     if not is_token(config, own.pop(TOKEN, "")):
         raise CallRefused(401, f"this gateway needs its token in the header {TOKEN}")
+    if _value(headers, "upgrade").lower() == "websocket":
+        raise CallRefused(
+            501, "websockets do not pass this gateway; connect to the provider itself"
+        )
     asked: dict[str, Any] = {}
     signed = False
     if config.share == "credential":

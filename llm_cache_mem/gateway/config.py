@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 
 from llm_cache_mem.options import Duration, Mode, check_mode, to_seconds
 
-__all__ = ["KNOWN_UPSTREAMS", "LOOPBACK", "GatewayConfig", "Upstream"]
+__all__ = ["CONFIG_VARIABLE", "KNOWN_UPSTREAMS", "LOOPBACK", "GatewayConfig", "Upstream"]
+
+CONFIG_VARIABLE: Final = "LLM_CACHE_MEM_GATEWAY_CONFIG"
+"""The environment variable that hands the settings to a process of the gateway, as ``to_json``."""
 
 KNOWN_UPSTREAMS: Final[Mapping[str, str]] = {
     "anthropic": "https://api.anthropic.com",

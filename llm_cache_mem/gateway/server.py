@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.gateway.app import Gateway, Viewer
-from llm_cache_mem.gateway.config import GatewayConfig
+from llm_cache_mem.gateway.config import CONFIG_VARIABLE, GatewayConfig
 from llm_cache_mem.gateway.credentials import KEY_VARIABLE, gateway_key
 from llm_cache_mem.gateway.feed import Feed
 from llm_cache_mem.gateway.metrics import DIRECTORY
@@ -28,7 +28,6 @@ except ModuleNotFoundError as exc:
 
 __all__ = ["application", "open_cache", "serve", "viewer"]
 
-_CONFIG: Final = "LLM_CACHE_MEM_GATEWAY_CONFIG"
 _ACCESS_LOG: Final = "LLM_CACHE_MEM_GATEWAY_ACCESS_LOG"
 _SHUTDOWN_SECONDS: Final = 30
 
@@ -59,7 +58,7 @@ def application(findings: Callable[[str], list[dict[str, str]]] | None = None) -
 
     *findings* checks the store of a URL, for the live page.
     """
-    config = GatewayConfig.from_json(os.environ[_CONFIG])
+    config = GatewayConfig.from_json(os.environ[CONFIG_VARIABLE])
     if os.environ.get(_ACCESS_LOG):
         _log_to_stderr()
     feed = Feed()
@@ -74,7 +73,7 @@ def application(findings: Callable[[str], list[dict[str, str]]] | None = None) -
 
 def viewer(findings: Callable[[str], list[dict[str, str]]] | None = None) -> Viewer:
     """As ``application``, for the live page alone."""
-    config = GatewayConfig.from_json(os.environ[_CONFIG])
+    config = GatewayConfig.from_json(os.environ[CONFIG_VARIABLE])
     return Viewer(
         open_cache(config),
         config,
@@ -104,7 +103,7 @@ def serve(
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listening = socket.create_server((config.host, config.port), family=family, backlog=2048)
     config = config.on_port(listening.getsockname()[1])
-    os.environ[_CONFIG] = config.to_json()
+    os.environ[CONFIG_VARIABLE] = config.to_json()
     os.environ[_ACCESS_LOG] = "yes" if access_log else ""
     if key:
         os.environ.setdefault(KEY_VARIABLE, key.decode("latin-1"))
@@ -112,8 +111,9 @@ def serve(
         factory,
         factory=True,
         workers=config.workers,
-        log_level="warning",
+        log_level="error",
         access_log=False,
+        ws="none",
         server_header=False,
         date_header=False,
         proxy_headers=False,

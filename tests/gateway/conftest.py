@@ -68,6 +68,7 @@ def start(upstream: Provider) -> Iterator[Callable[..., Running]]:
                     port=0,
                     log_level="warning",
                     access_log=False,
+                    ws="none",
                     server_header=False,
                     date_header=False,
                 )
