@@ -7,6 +7,7 @@ import sys
 import threading
 from inspect import signature
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -41,12 +42,12 @@ def examples_of(page: Path) -> list:
     found = []
     heading = ""
     for match in re.finditer(
-        r"^#+ ([^\n]+)$|^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+        r"^#+ ([^\n]+)$|^( *)```python\n(.*?)^\2```$", text, re.MULTILINE | re.DOTALL
     ):
         if match[1]:
             heading = re.sub(r"[^a-z0-9]+", "-", match[1].lower()).strip("-")
         else:
-            code = "\n" * text.count("\n", 0, match.start(2)) + match[2]
+            code = "\n" * text.count("\n", 0, match.start(3)) + dedent(match[3])
             found.append(
                 pytest.param(
                     code, str(name), id=f"{name.with_suffix('')}-{len(found) + 1}-{heading}"
@@ -105,8 +106,7 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_block_of_python_is_written_so_that_it_does_not_run(page):
-    """Indented, under another name of the language, or with a title: what cannot run is no Python
-    but a plain block."""
+    """Under another name of the language, or with a title: a block that cannot run is a plain one."""
     blocks = re.findall(
         r"^[ \t]*(?:```+|~~~+)[ \t]*\{?[ \t]*\.?py(?:thon|con)?\b",
         page.read_text(encoding="utf-8"),
