@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 QUIET := --disable-pip-version-check --quiet --quiet
+comma := ,
 PIP := $(PY) -m pip $(QUIET)
 INPUTS := pyproject.toml constraints.txt hatch_build.py native/speedups.c
 PYTEST := -m pytest -n 2 --dist worksteal
@@ -62,6 +63,16 @@ check: test lint types wheel-check
 
 # --- environments: made once, made again when what they are made from changes ---
 
+# With LLM_CACHE_MEM_HASHES=1, as in CI, every file that is installed has its hash in a hashes.txt. Elsewhere only the versions are fixed:
+# an index of your own may have other files of them. Outside are the optional wheels of a model and of Valkey, and npm checks its own.
+HASHES := $(filter-out 0,$(LLM_CACHE_MEM_HASHES))
+
+# install VENV, FOLDER OF constraints.txt AND hashes.txt, THIS PROJECT WITH EXTRAS, MORE REQUIREMENTS
+define install
+$(if $(HASHES),$(1)/bin/python -m pip $(QUIET) install --require-hashes --no-deps --only-binary :all: -r $(2)hashes.txt)
+$(1)/bin/python -m pip $(QUIET) install $(if $(HASHES),--no-deps --no-index --no-build-isolation -e $(3),-c $(2)constraints.txt -e $(3) $(4))
+endef
+
 $(PY):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "llm-cache-mem needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make ... PYTHON=python3.12" % v[:2])'
 	@echo "setting up $(VENV): a few minutes, the first time"
@@ -71,7 +82,7 @@ $(PY):
 # Its own stamp, because an interrupted upgrade leaves a pip that cannot mend itself: then the environment is made anew.
 $(VENV)/.pip: | $(PY)
 	@$(PIP) --version >/dev/null 2>&1 || { rm -rf $(VENV); $(MAKE) --no-print-directory $(PY); }
-	$(PIP) install --upgrade -c constraints.txt pip
+	$(if $(HASHES),,$(PIP) install --upgrade -c constraints.txt pip)
 	@touch $@
 
 $(VENV)/.demo: $(INPUTS) | $(VENV)/.pip
@@ -80,7 +91,7 @@ $(VENV)/.demo: $(INPUTS) | $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(VENV)/.pip
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(call install,$(VENV),,'.[dev]')
 	@$(PY) $(FORM)
 	@touch $@ $(VENV)/.demo
 
@@ -153,7 +164,7 @@ bench-probes: .venv-bench/.probes
 
 .venv-docs/.stamp: pyproject.toml scripts/docs/constraints.txt
 	@$(MAKE) --no-print-directory .venv-docs/bin/python VENV=.venv-docs
-	.venv-docs/bin/python -m pip $(QUIET) install -c scripts/docs/constraints.txt -e '.[docs]'
+	$(call install,.venv-docs,scripts/docs/,'.[docs]')
 	@touch $@
 
 docs: .venv-docs/.stamp
@@ -172,7 +183,7 @@ OLDER := 'anthropic<1' 'openai<3' llama-index-llms-anthropic llama-index-llms-op
 
 .venv-older/.stamp: pyproject.toml tests/llama_index/constraints.txt
 	@$(MAKE) --no-print-directory .venv-older/bin/python VENV=.venv-older
-	.venv-older/bin/python -m pip $(QUIET) install -c tests/llama_index/constraints.txt -e '.[demo,llama-index,prices]' $(OLDER)
+	$(call install,.venv-older,tests/llama_index/,'.[demo$(comma)llama-index$(comma)prices]',$(OLDER))
 	@touch $@
 
 test-older: .venv-older/.stamp
@@ -198,14 +209,24 @@ lock:
 	$(call freeze,scripts/docs/constraints.txt,make docs,'.[docs]',)
 	$(call freeze,tests/llama_index/constraints.txt,make test-older,'.[demo$(comma)llama-index$(comma)prices]' $(OLDER),)
 
+	build/lock/venv/bin/python -m pip --quiet install uv
+	$(call hash,,--extra dev,)
+	$(call hash,scripts/docs/,--extra docs,)
+	$(call hash,tests/llama_index/,--extra demo --extra llama-index --extra prices,$(OLDER))
+
 # freeze FILE, WHO INSTALLS IT, REQUIREMENTS, PACKAGES WITHOUT THEIR DEPENDENCIES
-comma := ,
 define freeze
 rm -rf build/lock/venv && $(PYTHON) -m venv build/lock/venv
 build/lock/venv/bin/python -m pip --quiet install --upgrade pip
 build/lock/venv/bin/python -m pip --quiet install $(3)
 $(if $(4),build/lock/venv/bin/python -m pip --quiet install --no-deps $(4))
 { echo "# What $(2) installs: made by make lock."; build/lock/venv/bin/python -m pip freeze --all --exclude llm-cache-mem; } > $(1)
+endef
+
+# hash FOLDER, EXTRAS, MORE REQUIREMENTS: all files of the versions in its constraints.txt, on every system and Python
+define hash
+printf '%s\n' pip hatchling setuptools $(3) | build/lock/venv/bin/uv pip compile --quiet --universal --python-version 3.11.9 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' -c $(1)constraints.txt $(2) -o $(1)hashes.txt pyproject.toml -
 endef
 
 clean:

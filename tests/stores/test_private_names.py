@@ -15,7 +15,11 @@ def names(package: str) -> list[tuple[Any, str]]:
         from redis import _parsers
         from redis.connection import Connection
 
-        return [(_parsers, "_RESP2Parser"), (Connection, "_connect")]
+        return [
+            (_parsers, "_RESP2Parser"),
+            (_parsers._RESP2Parser(1024), "_buffer"),
+            (Connection, "_connect"),
+        ]
     from pymemcache.client.base import Client
     from pymemcache.pool import ObjectPool
 
@@ -29,3 +33,9 @@ def test_private_names_exist_in_every_allowed_version(package: str) -> None:
         assert hasattr(owner, name), f"{package}: {name} is gone: change the store or the bound"
     (bound,) = set(re.findall(rf'= \["{package}>=\d+,<(\d+)"\]', PYPROJECT))
     assert int(metadata.version(package).split(".")[0]) == int(bound) - 1
+
+
+def test_encryption_needs_a_release_of_cryptography_without_known_advisories() -> None:
+    """Below: CVE-2026-26007 (46.0.5), -34073 (46.0.6), -39892 (46.0.7), OpenSSL in the wheels
+    (48.0.1), CVE-2026-69247, -69248 and -69249 (50.0)."""
+    assert 'crypto = ["cryptography>=50"]' in PYPROJECT
