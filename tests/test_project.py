@@ -477,6 +477,30 @@ def test_every_pinned_package_is_pinned_once_and_exactly() -> None:
         assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize("folder", ["", "scripts/docs", "tests/llama_index"])
+def test_hashes_are_those_of_the_pinned_versions(folder: str) -> None:
+    pinned = (ROOT / folder / "constraints.txt").read_text("utf-8")
+    hashed = (ROOT / folder / "hashes.txt").read_text("utf-8")
+    versions, having_hashes = (
+        {
+            name.lower().replace("_", "-"): version
+            for name, version in re.findall(pattern, text, re.M)
+        }
+        for pattern, text in (
+            (r"^([\w.-]+)==(\S+)$", pinned),
+            (r"^([\w.-]+)==(\S+).* \\\n    --hash=sha256:[0-9a-f]{64}", hashed),
+        )
+    )
+    assert len(having_hashes) == hashed.count("==") - hashed.count(" == ")
+    assert {name: version for name, version in having_hashes.items() if name in versions} == {
+        name: version for name, version in versions.items() if name in having_hashes
+    }
+    if not folder:
+        extras = project()["project"]["optional-dependencies"]  # type: ignore[index]
+        names = {re.match(r"[\w.-]+", text)[0].lower() for text in extras["dev"]}  # type: ignore[index]
+        assert names - {"llm-cache-mem"} <= set(having_hashes), "make lock"
+
+
 def test_pre_commit_runs_the_pinned_ruff() -> None:
     pinned = re.search(r"^ruff==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
