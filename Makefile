@@ -64,12 +64,13 @@ check: test lint types wheel-check
 # --- environments: made once, made again when what they are made from changes ---
 
 # With LLM_CACHE_MEM_HASHES=1, as in CI, every file that is installed has its hash in a hashes.txt. Elsewhere only the versions are fixed:
-# an index of your own may have other files of them. Outside are the optional wheels of a model and of Valkey, and npm checks its own.
+# an index of your own may have other files of them. Not checked are the optional wheels of a model and of Valkey, and the setuptools with
+# which pip builds a source archive, of which there is one (forbiddenfruit); npm checks its own.
 HASHES := $(filter-out 0,$(LLM_CACHE_MEM_HASHES))
 
 # install VENV, FOLDER OF constraints.txt AND hashes.txt, THIS PROJECT WITH EXTRAS, MORE REQUIREMENTS
 define install
-$(if $(HASHES),$(1)/bin/python -m pip $(QUIET) install --require-hashes --no-deps --only-binary :all: -r $(2)hashes.txt)
+$(if $(HASHES),$(1)/bin/python -m pip $(QUIET) install --require-hashes --no-deps -r $(2)hashes.txt)
 $(1)/bin/python -m pip $(QUIET) install $(if $(HASHES),--no-deps --no-index --no-build-isolation -e $(3),-c $(2)constraints.txt -e $(3) $(4))
 endef
 

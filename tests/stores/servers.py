@@ -226,14 +226,17 @@ def running_cluster(masters: int = 3) -> Iterator[list[Server]]:
 
 
 @contextmanager
-def running_sentinel(master: Server, name: str = "mymaster") -> Iterator[Server]:
-    """A Sentinel that watches *master* under *name*."""
+def running_sentinel(
+    master: Server, name: str = "mymaster", patience_ms: int = 30_000
+) -> Iterator[Server]:
+    """A Sentinel that watches *master* under *name*, and puts a replica in its place when it has
+    been silent for *patience_ms*."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="lcm-") as folder:
         file = Path(folder, "sentinel.conf")
         file.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {name} 127.0.0.1"
-            f" {master.port} 1\n"
+            f" {master.port} 1\nsentinel down-after-milliseconds {name} {patience_ms}\n"
         )
         server = Server(
             [program("redis-server"), str(file), "--sentinel"], port, Path(folder), b"PING\r\n"

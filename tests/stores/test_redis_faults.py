@@ -230,11 +230,21 @@ def clients_killed(server: Server) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def password_changed(server: Server) -> Iterator[None]:
+    with redis.Redis(port=server.port) as client:
+        client.config_set("requirepass", "another")
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        yield
+        client.config_set("requirepass", "")
+
+
 OUTAGES = {
     "paused": paused,
     "killed": killed,
     "clients killed": clients_killed,
     "full": asked("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    "another password": password_changed,
     "a replica without its master": asked("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
 }
 
