@@ -13,10 +13,10 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # pip says nothing of it: which form of the library an installation came to.
 FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
-.PHONY: demo recording test test-pure coverage test-slow test-older test-newest test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo recording test test-pure chaos coverage test-slow test-older test-newest test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | recording | test | test-pure | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | recording | test | test-pure | chaos | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
@@ -34,6 +34,11 @@ test-pure: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
+
+# Break stores, servers, processes and streams on purpose, on this machine alone, and print what came of it: a few minutes; with
+# ARGS=--full the long forms, an hour and more; with ARGS="--only redis" some.
+chaos: $(VENV)/.dev
+	$(PY) tests/chaos.py $(ARGS)
 
 # The tests, and which lines they run: the number goes into README.md, or with CHECK=1 has to be the one there.
 coverage: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
