@@ -33,6 +33,7 @@ from llm_cache_mem.options import (
     check_mode,
     check_names,
     current,
+    lost_namespace,
     options,
     to_seconds,
 )
@@ -211,6 +212,7 @@ class LLMCache:
         digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
         keyer.texts = keep_requests or records
         keyer.hide(digests)
+        self._carries_options = False
         self._sample = 0  # in a worker, the one that was asked for where it was started
         self._encrypted_by = (
             ""
@@ -726,15 +728,19 @@ class LLMCache:
                 f" {KEY_VARIABLE} name the key"
             )
         sample = current().sample or self._sample
-        return _reopen, (type(self), {**self._config, **_asked()}, self._encrypted_by, sample)
+        config = self._config if self._carries_options else {**self._config, **_asked(self)}
+        return _reopen, (type(self), config, self._encrypted_by, sample)
 
 
 def for_workers(cache: LLMCache) -> LLMCache:
     """*cache* with the options of this context as its settings where it is pickled, by whichever
     thread: pools do that in threads of their own."""
     carried = object.__new__(type(cache))
-    asked = {"_config": {**cache._config, **_asked()}, "_sample": current().sample or cache._sample}
-    carried.__dict__.update({**vars(cache), **asked})
+    asked = {
+        "_config": {**cache._config, **_asked(cache)},
+        "_sample": current().sample or cache._sample,
+    }
+    carried.__dict__.update({**vars(cache), **asked, "_carries_options": True})
     return carried
 
 
@@ -758,9 +764,12 @@ def _hint_at_options(params: dict[str, Any]) -> None:
             )
 
 
-def _asked() -> dict[str, Any]:
+def _asked(cache: LLMCache) -> dict[str, Any]:
     """The settings that ``options`` ask for here: another process starts without them, so that a
-    cache which travels there takes them along."""
+    cache which travels there takes them along. Where they cannot be told, a *cache* without a
+    namespace of its own requires that of the worker."""
+    if lost_namespace() and not cache._config["namespace"]:
+        return {"require_namespace": True}
     asked = current()._asdict()
     names = ("ttl_seconds", "mode", "namespace")
     return {name: asked[name] for name in names if asked[name] is not UNSET}
@@ -775,6 +784,7 @@ def _reopen(
         )
     cache = cls(**config)
     cache._sample = cache.engine.keyer.sample = sample
+    cache.engine.keyer.travelled = True
     return cache
 
 

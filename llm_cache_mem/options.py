@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from llm_cache_mem._util.durations import parse_duration
+from llm_cache_mem._util.fork import is_of_pool, reset_after_fork
 
 __all__ = [
     "MODES",
@@ -18,6 +19,7 @@ __all__ = [
     "UNSET",
     "CallOptions",
     "Duration",
+    "Inherited",
     "Mode",
     "Unset",
     "check_mode",
@@ -25,6 +27,7 @@ __all__ = [
     "check_namespace",
     "check_tags",
     "current",
+    "lost_namespace",
     "options",
     "to_seconds",
 ]
@@ -175,6 +178,33 @@ _current: ContextVar[CallOptions] = ContextVar("llm_cache_mem.options", default=
 current = _current.get
 
 
+class Inherited(str):
+    """The namespace under which a pool forked this worker, and not that of its tasks."""
+
+    __slots__ = ()
+
+
+class _Namespaces:
+    """Whether any were asked for in this process, and what a forked worker has of them."""
+
+    asked = False
+
+    def _after_fork(self) -> None:
+        here = _current.get()
+        if not isinstance(here.namespace, Unset) and is_of_pool():
+            _current.set(here._replace(namespace=Inherited(here.namespace)))
+
+
+_namespaces: Final = _Namespaces()
+reset_after_fork(_namespaces)
+
+
+def lost_namespace() -> bool:
+    """Whether this is a thread of a pool that pickles a task, in a program that asks for
+    namespaces: the namespace of the task cannot be told."""
+    return _namespaces.asked and current() is NOTHING_ASKED and is_of_pool()
+
+
 class options:  # reads as a verb: with options(mode="refresh"): ...
     """Set options for every cache call in a block, or in each call of a decorated function.
 
@@ -231,6 +261,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             changes["sample"] = sample
         if not isinstance(namespace, Unset):
             changes["namespace"] = check_namespace(namespace)
+            _namespaces.asked = True
         if not isinstance(stateful, Unset):
             if not isinstance(stateful, bool):
                 raise TypeError(f"stateful must be True or False, not {type(stateful).__name__}")

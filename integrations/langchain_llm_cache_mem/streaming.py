@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import Generation
 
 from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
-from langchain_llm_cache_mem.generations import dump, dump_stream, load
+from langchain_llm_cache_mem.generations import dump, dump_stream, load, mark_hits
 from llm_cache_mem import Request
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.engine.streams import ChunkRecording
@@ -37,9 +37,11 @@ def stream(
         if limiter is not None:
             limiter.acquire(blocking=True)
         with binding.watching(model):
-            yield from model._stream(prompt, stop, **with_manager(run_manager, kwargs))
+            for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
+                yield mark(chunk)
 
     request = binding.request(model, prompt, stop, kwargs, run_manager)
+    mark = _Mark(binding, request)
     if request is None:
         yield from call()
         return
@@ -84,12 +86,13 @@ async def astream(
         with binding.watching(model):
             async with _closing(source) as chunks:
                 async for chunk in chunks:
-                    yield chunk
+                    yield mark(chunk)
 
     async def begin() -> AsyncGenerator[Any, None]:
         return call()
 
     request = binding.request(model, prompt, stop, kwargs, run_manager)
+    mark = _Mark(binding, request)
     if request is None:
         async with aclosing(call()) as chunks:
             async for chunk in chunks:
@@ -127,6 +130,22 @@ async def _closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
         close = getattr(stream, "aclose", None)
         if close is not None:
             await close()
+
+
+class _Mark:
+    """Marks the first chunk of a stream with which an installed HTTP layer has answered."""
+
+    def __init__(self, binding: Binding, request: Request | None) -> None:
+        self._binding = binding
+        self._request = request
+
+    def __call__(self, chunk: T) -> T:
+        request, self._request = self._request, None
+        if request is not None:
+            below = self._binding.cache.engine.layers.peek(request.key)
+            if below is not None and below.is_hit:
+                mark_hits([chunk], keep_usage=self._binding.usage == "keep", stream=True)
+        return chunk
 
 
 class _Recording(ChunkRecording):

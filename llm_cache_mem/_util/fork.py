@@ -2,15 +2,19 @@
 parent had begun."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import RLock
+from threading import RLock, current_thread
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["finished_before_fork", "reset_after_fork"]
+__all__ = ["finished_before_fork", "is_of_pool", "reset_after_fork"]
 
 _LONGEST_WAIT = 30.0  # seconds; imports take about one
+
+
+_POOLS = ("concurrent.futures.process", "multiprocessing.pool")
 
 
 class _Resettable(Protocol):
@@ -35,6 +39,23 @@ def finished_before_fork() -> Iterator[None]:
     """
     with _unfinished:
         yield
+
+
+def is_of_pool() -> bool:
+    """Whether this code runs for a pool of processes, as it starts a worker or pickles a task,
+    which it does in a thread of its own: the context is not that of who handed in the task."""
+    name = current_thread().name
+    if name == "QueueFeederThread" or "_handle_tasks" in name:
+        return True
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") in (
+            "concurrent.futures.process",
+            "multiprocessing.pool",
+        ):
+            return True
+    return False
 
 
 def _wait() -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from llm_cache_mem.errors import NamespaceMissing, RequestNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.keys.dependencies import Dependencies
-from llm_cache_mem.options import NOTHING_ASKED, UNSET, check_namespace, current
+from llm_cache_mem.options import NOTHING_ASKED, UNSET, Inherited, check_namespace, current
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "View", "parameter_names"]
 
@@ -88,6 +88,8 @@ class Keyer:
         self._require_namespace = require_namespace
         self.sample = 0
         """Which sample is meant where the options of a call ask for none."""
+        self.travelled = False
+        """Whether the cache was pickled for this process: its namespace is that of its task."""
         self._stored: Callable[[str], str] | None = None
         self._stored_before: Sequence[Callable[[str], str]] = ()
 
@@ -103,6 +105,7 @@ class Keyer:
         required = self._require_namespace
         other = Keyer(self._namespace, None, (), texts=self.texts, require_namespace=required)
         other._stored, other._stored_before = self._stored, self._stored_before
+        other.travelled = self.travelled
         other.sample = self.sample
         return other
 
@@ -112,7 +115,8 @@ class Keyer:
 
     def _current_namespace(self) -> str:
         asked: Any = current().namespace
-        return self._namespace if asked is UNSET else asked
+        ours = asked is UNSET or (self.travelled and isinstance(asked, Inherited))
+        return self._namespace if ours else asked
 
     def stored_digests(self, digest: str) -> list[str]:
         """What *digest* is in stored keys, and was before the encryption key was changed."""
@@ -207,9 +211,8 @@ class Keyer:
 
         RequestNotCacheable where it has no wire form, or no namespace in a cache that requires one.
         """
-        asked = current()
-        namespace: Any = self._namespace if asked.namespace is UNSET else asked.namespace
-        if self._require_namespace and not namespace:
+        asked, namespace = current(), self._current_namespace()
+        if self._require_namespace and (not namespace or isinstance(namespace, Inherited)):
             raise NamespaceMissing
         model = params.get("model")
         named = model if isinstance(model, str) else None

@@ -1,10 +1,11 @@
 """What a child of multiprocessing does with a cache, in a module that a spawned one can import."""
 
+from contextlib import nullcontext
 from typing import Any
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, options
 
-__all__ = ["ask", "inherited"]
+__all__ = ["ask", "ask_of_tenant", "inherited"]
 
 inherited: dict[str, LLMCache] = {}  # what a forked child finds here is its parent's, in use
 
@@ -19,3 +20,10 @@ def ask(url: str, number: int, replies: Any) -> None:
         cache.get_or_call(f"child {number}", lambda messages: number),
     ]
     replies.put([*asked, cache.get(f"child {number}"), had])
+
+
+def ask_of_tenant(cache: LLMCache, tenant: str, asked: str = "") -> tuple[str, dict[str, int]]:
+    """What *tenant*, with the namespace *asked* for here if any, is told, and what was skipped."""
+    with options(namespace=asked) if asked else nullcontext():
+        answer = cache.get_or_call("hi", lambda messages: f"for {tenant}")
+    return answer, dict(cache.stats().skipped)
