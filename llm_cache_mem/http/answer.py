@@ -99,16 +99,16 @@ class Recording:
         named = dict(fields)
         self.status = status
         self._headers = stored_headers(fields)
-        self._content_type = named.get("content-type", "")
+        self.content_type = named.get("content-type", "")
         encoded = named.get("content-encoding", "identity").strip().lower() not in ("", "identity")
-        self._decompress = decompress if encoded else None
+        self.decompress = decompress if encoded else None
         self._length = (
             int(given)
             if (given := named.get("content-length", "")).isdecimal() and len(given) < 19
             else None
         )
         self._chunks: list[bytes] = []
-        self._framing = None if encoded else framing_for(self._content_type)
+        self._framing = None if encoded else framing_for(self.content_type)
         self._pieces: list[Any] = []
         self._reading = Reading()
         self._size = 0
@@ -185,15 +185,15 @@ class Recording:
 
     def _read_at_once(self, at_end: bool) -> None:
         body = b"".join(self._chunks)
-        if self._decompress is not None:
+        if self.decompress is not None:
             try:
-                body = self._decompress(body)
+                body = self.decompress(body)
             except Exception as exc:  # noqa: BLE001  # whatever the HTTP library's decoders raise
                 raise Malformed(f"cannot be decoded ({type(exc).__name__})") from None
             if len(body) > MAX_ANSWER_BYTES:
                 self._give_up("too large")
                 raise Malformed("too large")
-        framing = framing_for(self._content_type) or _sniff(body)
+        framing = framing_for(self.content_type) or _sniff(body)
         if framing is None:
             if at_end:
                 self._pieces = [parsed(body)]

@@ -25,6 +25,7 @@ from llm_cache_mem.http.headers import (
 from llm_cache_mem.http.onlookers import sums_usage
 from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
+from llm_cache_mem.http.zero_live import zeroed
 from llm_cache_mem.http.zero_usage import without_usage
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.keys.state import refuse_stateful
@@ -115,6 +116,16 @@ class Core:
         if above is not None:
             above.answered(outcome, request.key, hit)
         return without_usage(response) if self.reports_zero(above) else response.chunks
+
+    def live(
+        self, found: Any, subscriber: Any, above: Above | None, *, coalesced: bool
+    ) -> tuple[Head, Any]:
+        """The head and the body of a response in progress, a broadcast that was *found*; with zeros
+        for its usage where another's call is shared, as ``chunks``."""
+        head = live_head(found.head, coalesced)
+        if coalesced and head.status == 200 and self.reports_zero(above):
+            return zeroed(head, found.recording, subscriber)
+        return head, subscriber
 
     def reports_zero(self, above: Above | None) -> bool:
         """Whether a hit is to report no tokens."""

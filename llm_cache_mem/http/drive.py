@@ -14,7 +14,7 @@ from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
-from llm_cache_mem.http.core import Core, Texts, Uncached, hit_head, live_head
+from llm_cache_mem.http.core import Core, Texts, Uncached, hit_head
 from llm_cache_mem.http.drive_texts import adrive_texts, drive_texts
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
 from llm_cache_mem.http.parsing import settle, watch_parser
@@ -91,7 +91,8 @@ def _share(
         if subscriber is not None:
             if above is not None and found.head.status == 200:
                 above.answered("coalesced" if coalesced else "miss", request.key, found)
-            return exchange.respond(live_head(found.head, coalesced), subscriber)
+            head, body = core.live(found, subscriber, above, coalesced=coalesced)
+            return exchange.respond(head, body)
         found.retire()
     with in_hand(engine):
         return exchange.untouched()
@@ -208,7 +209,8 @@ async def ashare(
         if subscriber is not None:
             if above is not None and found.head.status == 200:
                 above.answered("coalesced" if coalesced else "miss", request.key, found)
-            return exchange.respond(live_head(found.head, coalesced), subscriber)
+            head, body = core.live(found, subscriber, above, coalesced=coalesced)
+            return exchange.respond(head, body)
         found.retire()
     with in_hand(engine):
         return await exchange.untouched()

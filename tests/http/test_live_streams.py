@@ -122,6 +122,46 @@ def test_one_thread_may_read_two_of_them_in_turn(
     assert (cache.stats().coalesced, cache.stats().stored) == (1, 1)
 
 
+USAGE = b'data: {"choices": [], "usage": {"total_tokens": 9}}\n\n'
+USED = STREAM.replace(b"data: [DONE]", USAGE + b"data: [DONE]")
+
+
+def test_a_follower_bills_nothing_under_zero_usage(
+    server: Provider, cache: LLMCache, gates: Gates
+) -> None:
+    for body, reply in (
+        (BODY, Reply(USED, "text/event-stream", piece=PIECE, gate=gates)),
+        ({**BODY, "stream": False}, Reply(b'{"usage": {"total_tokens": 9}}', gate=gates, piece=9)),
+    ):
+        server.gives(reply)
+        transport = CacheTransport(cache, usage="zero")
+        with httpx.Client(base_url=server.url, transport=transport, timeout=20) as zero:
+            gates.let(1)
+            first, second = opened(zero, body), opened(zero, body)
+            pieces, begun = second.iter_raw(), b""
+            if body is BODY:
+                begun = next(pieces)
+                assert begun == event("0")  # it is not held back
+            gates.let()
+            whole = b"".join(first.iter_raw())
+            assert b'"total_tokens": 9' in whole
+            assert begun + b"".join(pieces) == whole.replace(b": 9", b": 0")
+            first.close()
+            second.close()
+        assert second.headers["x-llm-cache-mem"] == "coalesced"
+
+
+async def test_a_follower_task_bills_nothing_under_zero_usage(
+    server: Provider, cache: LLMCache
+) -> None:
+    server.gives(Reply(USED, "text/event-stream", piece=PIECE))
+    transport = AsyncCacheTransport(cache, usage="zero")
+    async with httpx2.AsyncClient(base_url=server.url, transport=transport, timeout=20) as zero:
+        first, second = await aopened(zero), await aopened(zero)
+        whole = await everything(first)
+        assert await everything(second) == whole.replace(b": 9", b": 0") != whole == USED
+
+
 async def test_one_task_may_read_two_of_them_in_turn(
     aclient: Any, server: Provider, cache: LLMCache
 ) -> None:

@@ -2,12 +2,14 @@
 
 import base64
 import json
+import zlib
 from zlib import crc32
 
 import pytest
 
 from llm_cache_mem.http.answer import StoredResponse
 from llm_cache_mem.http.framing import EventStream
+from llm_cache_mem.http.zero_live import Zeroing
 from llm_cache_mem.http.zero_usage import without_usage
 from llm_cache_mem.responses.usage import read_usage
 
@@ -167,3 +169,35 @@ def test_amazon_event_streams_stay_valid():
     pieces = EventStream().feed(b"".join(found))
     assert pieces[1] == {"usage": {"output_tokens": 0}}
     assert pieces[2]["metadata"] == {"usage": {"inputTokens": 0}, "metrics": {"latencyMs": 77}}
+
+
+# -- In progress
+
+
+STREAMS = {
+    "text/event-stream": b"".join(
+        [*events({"usage": {"input_tokens": 12345}}, {"delta": {"text": "5"}}), b"data: [DONE]"]
+    ),
+    "application/x-ndjson": b'{"done":false}\n{"done":true,"eval_count":42}\n',
+    "application/json": b'{"usage":{"total_tokens":3}, "text":"3"}',
+    "application/vnd.amazon.eventstream": message(b'{"delta":{"text":"7"}}', b"contentBlockDelta")
+    + message(b'{"usage":{"inputTokens":77}}', b"metadata"),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("encoding", [None, zlib.decompress])
+def test_a_response_in_progress_is_zeroed_as_a_stored_one(kind, size, encoding):
+    body, zeroing = STREAMS[kind], Zeroing(kind, encoding)
+    sent = body if encoding is None else zlib.compress(body)
+    ready = [zeroing.feed(sent[at : at + size]) for at in range(0, len(sent), size)]
+    assert b"".join([*ready, zeroing.end()]) == b"".join(played([body], kind))
+    assert b"".join(played([body], kind)) != body
+
+
+def test_whole_events_of_a_stream_are_not_held_back():
+    zeroing = Zeroing("text/event-stream", None)
+    first, second = events({"delta": {"text": "5"}}, {"usage": {"input_tokens": 5}})
+    assert zeroing.feed(first + second[:9]) == first
+    assert zeroing.feed(second[9:]) == second.replace(b"5", b"0")
