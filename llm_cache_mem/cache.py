@@ -20,6 +20,7 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.announced import announce
 from llm_cache_mem.engine.calls import Engine, Settings
+from llm_cache_mem.engine.choices import NO_CHOICES, choices_for
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import NamespaceMissing
 from llm_cache_mem.keys import digest
@@ -64,7 +65,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _DEFAULT_MAX_SIZE = 256
 
-_OPTION_NAMES = frozenset({"ttl_seconds", "namespace", "mode", "sample"})
+_OPTION_NAMES = frozenset({"ttl_seconds", "namespace", "mode", "sample", "samples"})
 
 _NOT_ASYNC = (
     "aget_or_call takes a function that returns an awaitable, or with stream=True an async iterator"
@@ -300,7 +301,9 @@ class LLMCache:
             messages: The messages of the request, or its prompt.
             fn: The function that calls the model, such as ``client.chat.completions.create``. With
                 ``stream=True`` it returns an iterable of chunks, and so does this.
-            **params: The other parameters of the request, which *fn* gets too.
+            **params: The other parameters of the request, which *fn* gets too. With ``n=4``,
+                choices that are stored for the same request with another ``n`` are used, and only
+                those that are missing are bought.
 
         A request that has no key calls *fn* uncached. What *fn* raises is raised here, and nothing
         is stored.
@@ -316,17 +319,24 @@ class LLMCache:
         streaming = bool(params.get("stream"))
         request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
 
+        choices = NO_CHOICES
+        if "n" in params and request is not None and not streaming:
+            choices = choices_for(self.engine, request, fn, messages, params)
+
         def call() -> Any:
-            return fn(messages=messages, **params)
+            made = fn(messages=messages, **choices.params(params))
+            return choices.join(made) if choices else made
 
         if request is None:
             return call()  # type: ignore[no-any-return]  # what fn returns
         make: Any = self.engine.stream if streaming else self.engine.call
+        more: Any = {"other": choices.other, "report": choices.report} if choices else {}
         return make(  # type: ignore[no-any-return]  # what fn returns, or a copy
             request,
             call,
             circumstances=lambda: self.engine.circumstances(fn, request, params),
             timeout=timeout_of(params),
+            **more,
         )
 
     @overload
@@ -348,22 +358,30 @@ class LLMCache:
         streaming = bool(params.get("stream"))
         request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
 
+        choices = NO_CHOICES
+        if "n" in params and (found := request) is not None and not streaming:
+            choices = await self.engine.off_loop(
+                lambda: choices_for(self.engine, found, fn, messages, params)
+            )
+
         async def call() -> Any:
-            made = fn(messages=messages, **params)
+            made = fn(messages=messages, **choices.params(params))
             if streaming and hasattr(made, "__aiter__") and not hasattr(made, "__await__"):
                 return made
             if not hasattr(made, "__await__"):
                 raise TypeError(f"{_NOT_ASYNC}, not {type(made).__name__}")
-            return await made
+            return choices.join(await made) if choices else await made
 
         if request is None:
             return await call()
         make: Any = self.engine.astream if streaming else self.engine.acall
+        more: Any = {"other": choices.other, "report": choices.report} if choices else {}
         return await make(
             request,
             call,
             circumstances=lambda: self.engine.circumstances(fn, request, params),
             timeout=timeout_of(params),
+            **more,
         )
 
     @overload

@@ -84,6 +84,19 @@ class StatefulRequest(RequestNotCacheable):
         )
 
 
+class SamplesTaken(RequestNotCacheable):
+    """All samples that ``options(samples=...)`` allows of a request have been taken in its
+    block."""
+
+    skipped_as = "samples"
+
+    def __init__(self, samples: int) -> None:
+        super().__init__(
+            "samples",
+            f"options(samples={samples}) is about {samples} answers, and this is one more",
+        )
+
+
 class ValueNotCacheable(_AtPath, TypeError):
     """The value would not come back equal and of the same type; *path* is like
     ``value.choices[0]``."""

@@ -2,14 +2,16 @@
 framework."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from llm_cache_mem._util.durations import parse_duration
 from llm_cache_mem._util.fork import is_of_pool, reset_after_fork
+from llm_cache_mem.errors import SamplesTaken
 
 __all__ = [
     "MODES",
@@ -18,6 +20,7 @@ __all__ = [
     "NOTHING_ASKED",
     "UNSET",
     "CallOptions",
+    "Draw",
     "Duration",
     "Inherited",
     "Mode",
@@ -159,6 +162,21 @@ def check_names(names: Any, source: str = "depends_on") -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+class Draw:
+    """The samples that one ``options(samples=...)`` block takes of each request. Thread-safe."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self._numbers: dict[str, Iterator[int]] = {}
+
+    def take(self, key: str) -> int:
+        """The next sample of the request of *key*, from 0; SamplesTaken if there is none left."""
+        number = next(self._numbers.setdefault(key, count()))
+        if number >= self.samples:
+            raise SamplesTaken(self.samples)
+        return number
+
+
 class CallOptions(NamedTuple):
     """What is asked of every cache call in this context; UNSET leaves the cache's own setting."""
 
@@ -171,6 +189,7 @@ class CallOptions(NamedTuple):
     depends_on: tuple[str, ...] = ()
     made_by: object = None
     outer: Any = None  # CallOptions or None
+    draw: Draw | None = None
 
 
 NOTHING_ASKED: Final = CallOptions()
@@ -218,7 +237,11 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             seconds, a timedelta, text such as ``"1h30m"``, or None for no limit.
         mode: ``"on"``; ``"off"``: neither read nor store; ``"refresh"``: store without reading;
             ``"replay"``: only read, and raise CacheMissError on a miss.
-        sample: Which of several answers to the same request, from 0; each has its own entry.
+        sample: Which of several answers to the same request, from 0; each has its own entry. The
+            index of the epoch or trial of an evaluation.
+        samples: How many answers to the same request the block takes: equal calls get the first,
+            the second and so on, each with its own entry, and any more go uncached. With
+            ``sample=2``, those of the third such block.
         namespace: The tenant or purpose, in front of every key.
         stateful: Whether to cache requests that name state held by the provider, such as a
             conversation. By default they are skipped.
@@ -245,6 +268,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         ttl_seconds: Duration = UNSET,
         mode: Mode = UNSET,
         sample: int = UNSET,
+        samples: int = UNSET,
         namespace: str = UNSET,
         stateful: bool = UNSET,
         tags: Mapping[str, str] = UNSET,
@@ -259,6 +283,11 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
                 raise ValueError(f"sample must be a whole number from 0, not {sample!r}")
             changes["sample"] = sample
+        if isinstance(samples, bool) or not isinstance(samples, int | Unset):
+            raise TypeError(f"samples must be a whole number, not {type(samples).__name__}")
+        if not isinstance(samples, Unset) and samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
+        self._samples = samples
         if not isinstance(namespace, Unset):
             changes["namespace"] = check_namespace(namespace)
             _namespaces.asked = True
@@ -301,6 +330,8 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         if self._depends_on:
             names = tuple(sorted({*names, *self._depends_on}))
         changes = {**self._changes, "tags": tags, "depends_on": names}
+        if not isinstance(self._samples, Unset):
+            changes["draw"] = Draw(self._samples)
         _current.set(outer._replace(**changes, made_by=self, outer=outer))
         return self
 

@@ -312,6 +312,8 @@ class LLMCacheMem(BaseCache):
         model = model_of(llm_string)
         classes = model.resolve() if model.classes or model.refusal else ()
         options = current()
+        if options.draw is not None:  # a lookup and its update are not told from others here
+            raise RequestNotCacheable("samples", "wrap the model with cached(model, cache)")
         about = (
             *(prompt, llm_string, classes),
             *(options.namespace, options.sample, options.stateful, options.tags),

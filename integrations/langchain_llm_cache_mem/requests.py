@@ -66,7 +66,7 @@ class Requests:
         kind = kind_of_entry(self._scope, self._identity, chat=not isinstance(prompt, str))
         messages = _messages(prompt, params)
         refuse_stateful(state_of(messages, params))
-        return self._engine.keyer.request(messages, params, kind)
+        return self._engine.keyer.request(messages, params, kind, draws=True)
 
     def _skip(self, cls: type, found: Identity) -> None:
         path, type_name = next(iter(found.opaque.items()))

@@ -205,7 +205,7 @@ class Engine:
         try:
             if state is not None:
                 refuse_stateful(state)
-            return self.keyer.request(messages, params, kind, view, exact=exact)
+            return self.keyer.request(messages, params, kind, view, exact=exact, draws=True)
         except RequestNotCacheable as exc:
             if self.is_replay:
                 raise

@@ -39,6 +39,6 @@ class SampleWarning:
             self._given = True
             _log.warning(
                 "identical calls at once, with a temperature above 0, got one answer: for several"
-                " samples write `with options(sample=number):` around each call, or"
+                " samples write `with options(samples=number):` around them, or"
                 ' options(mode="refresh") to ask again'
             )

@@ -105,7 +105,7 @@ class BatchRun:
             raise ValueError("answers are taken whole here: leave out stream=True")
         if self._engine.is_off:
             raise ValueError('the cache is off here (mode="off"), and a batch goes through it')
-        request = self._engine.request(messages, params)
+        request = self._engine.request_of(self._provider.live, messages, params)
         if request is None:
             raise RequestNotCacheable("request", "it has no key by which to find its answer")
         return request

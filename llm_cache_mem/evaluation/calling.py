@@ -1,6 +1,5 @@
 """The calls of a run: one request through the cache, at the pace and within the budget of all."""
 
-from collections.abc import Callable
 from threading import Event
 from typing import Any, Final
 
@@ -20,12 +19,12 @@ _MOST_TRIES: Final = 10
 
 
 class Caller:
-    """Calls *fn* for the items of *run*. Thread-safe."""
+    """Makes the calls for the items of *run*. Thread-safe."""
 
-    def __init__(self, run: Run, fn: Callable[..., Any]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._engine = run.engine
-        self._fn = fn
+        self._fn = run.fn
         self._patience = Patience(run.engine)
 
     def answer(self, item: Item, stop: Event) -> Outcome:

@@ -29,7 +29,7 @@ def map_requests(
     if not callable(fn):
         raise TypeError(f"map takes a function, not {type(fn).__name__}")
     source = iter(requests)
-    return _in_threads(Run(engine, fn, settings), fn, source, _length(requests))
+    return _in_threads(Run(engine, fn, settings), source, _length(requests))
 
 
 def amap_requests(
@@ -42,13 +42,11 @@ def amap_requests(
     if not callable(fn):
         raise TypeError(f"amap takes a function, not {type(fn).__name__}")
     source = requests if isinstance(requests, AsyncIterable) else _as_async(iter(requests))
-    return _in_tasks(Run(engine, fn, settings), fn, aiter(source), _length(requests))
+    return _in_tasks(Run(engine, fn, settings), aiter(source), _length(requests))
 
 
-def _in_threads(
-    run: Run, fn: Callable[..., Any], source: Iterator[Any], total: int | None
-) -> Iterator[MapResult]:
-    caller, stop = Caller(run, fn), Event()
+def _in_threads(run: Run, source: Iterator[Any], total: int | None) -> Iterator[MapResult]:
+    caller, stop = Caller(run), Event()
     ended: SimpleQueue[tuple[Item, Outcome]] = SimpleQueue()
     pool = ThreadPoolExecutor(run.settings.concurrency, "llm-cache-mem-map")
 
@@ -81,9 +79,9 @@ def _in_threads(
 
 
 async def _in_tasks(
-    run: Run, fn: Callable[..., Any], source: AsyncIterator[Any], total: int | None
+    run: Run, source: AsyncIterator[Any], total: int | None
 ) -> AsyncIterator[MapResult]:
-    workers, more = _Workers(run, fn), True
+    workers, more = _Workers(run), True
     try:
         with progress_of(run, total) as show:
             while True:
@@ -112,9 +110,9 @@ async def _in_tasks(
 class _Workers:
     """The tasks that make the calls of *run*."""
 
-    def __init__(self, run: Run, fn: Callable[..., Any]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._caller = Caller(run, fn)
+        self._caller = Caller(run)
         self._tasks: list[asyncio.Task[None]] = []
         self._todo: asyncio.Queue[Item | None] = asyncio.Queue()
         self._ended: asyncio.Queue[tuple[Item, Outcome]] = asyncio.Queue()

@@ -1,7 +1,7 @@
 """The batch APIs of OpenAI and Anthropic, each through its own SDK's client."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = ["MARK", "Found", "Job", "Provider", "Row", "provider_of"]
@@ -38,6 +38,8 @@ class Provider(Protocol):
     """A batch API. What the SDK raises is raised."""
 
     name: str
+    live: Callable[..., Any]
+    """The method that makes the same call at once, under whose key its answer is stored."""
     most_bytes: int
 
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
@@ -82,6 +84,7 @@ class _OpenAI:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self.live = client.chat.completions.create
 
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
         by_model: dict[Any, list[Job]] = {}  # a batch is for one model
@@ -154,6 +157,7 @@ class _Anthropic:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._batches = client.messages.batches
+        self.live = client.messages.create
 
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
         return _parts(list(jobs), self._most)

@@ -85,12 +85,12 @@ class Outcome(NamedTuple):
 
 
 class Run:
-    """The state of one map. One thread or task takes and finishes; ``pace`` and ``budget`` are
-    shared with those that make the calls."""
+    """The state of one map of *fn*. One thread or task takes and finishes; ``pace`` and ``budget``
+    are shared with those that make the calls."""
 
     def __init__(self, engine: Engine, fn: Callable[..., Any], settings: RunSettings) -> None:
         self.engine = engine
-        self._fn = fn
+        self.fn = fn
         self.settings = settings
         self.context = copy_context()  # the options of where the run was asked for
         self.pace = Pace()
@@ -163,7 +163,7 @@ class Run:
                 )
             if params.get("stream"):
                 raise ValueError("answers are taken whole here: leave out stream=True")
-            item.request = self.engine.request_of(self._fn, item.messages, params)
+            item.request = self.engine.request_of(self.fn, item.messages, params)
         except Exception as exc:  # noqa: BLE001  # raised or collected, as all errors are
             self._answer(item, Outcome(error=exc))
         return item

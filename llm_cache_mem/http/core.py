@@ -88,7 +88,8 @@ class Core:
                 return Uncached()
             refuse_stateful(read.state)
             if batch is None:
-                return self.engine.keyer.request(read.messages, read.params, _KIND, view)
+                asked = (read.messages, read.params, _KIND, view)
+                return self.engine.keyer.request(*asked, draws=True)
             return Texts(
                 batch,
                 [self.engine.keyer.request(*ask[:2], _KIND_OF_TEXTS, view) for ask in batch.asks],

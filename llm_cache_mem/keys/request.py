@@ -205,11 +205,14 @@ class Keyer:
         view: View | None = None,
         *,
         exact: bool = False,
+        draws: bool = False,
     ) -> Request:
         """The request, with the key of its entry among those of *kind*. *exact*: whether its
-        arguments are those of a program's own function, which count as all that they are.
+        arguments are those of a program's own function, which count as all that they are. *draws*:
+        whether it is a call, which takes one of the samples that the options may be about.
 
-        RequestNotCacheable where it has no wire form, or no namespace in a cache that requires one.
+        RequestNotCacheable where it has no wire form, no namespace in a cache that requires one, or
+        no sample left.
         """
         asked, namespace = current(), self._current_namespace()
         if self._require_namespace and (not namespace or isinstance(namespace, Inherited)):
@@ -222,6 +225,9 @@ class Keyer:
         number = asked.sample or self.sample
         if asked is NOTHING_ASKED and not (number or view or self.texts or self._stored_before):
             return Request(key, named, messages, params)
+        if asked.draw is not None:
+            number *= asked.draw.samples
+            number += asked.draw.take(place + digest) if draws else 0
         sample = f".{number}" if number else ""
         older = tuple([place + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later

@@ -24,7 +24,7 @@ async def test_samples_drawn_at_once_warn_once(caplog: pytest.LogCaptureFixture)
         await gather(cache, temperature=1)
         await gather(cache, temperature=0.7)
     (record,) = caplog.records
-    assert "options(sample=number)" in record.getMessage()
+    assert "options(samples=number)" in record.getMessage()
     assert 'mode="refresh"' in record.getMessage()
 
 
