@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from time import monotonic
 
 from llm_cache_mem.cache import LLMCache
@@ -19,8 +20,9 @@ from llm_cache_mem.gateway.call import TOKEN, is_token
 from llm_cache_mem.gateway.config import GatewayConfig
 from llm_cache_mem.gateway.feed import Call, Feed
 from llm_cache_mem.gateway.inspection import Findings, Inspection
-from llm_cache_mem.gateway.metrics import CONTENT_TYPE, Metrics
+from llm_cache_mem.gateway.metrics import CONTENT_TYPE, DIRECTORY, Metrics
 from llm_cache_mem.gateway.page import PREFIX, Page
+from llm_cache_mem.gateway.workers import Workers
 
 __all__ = ["Gateway", "Viewer"]
 
@@ -48,7 +50,8 @@ class Gateway:
         self._config = config
         self._feed = feed or Feed()
         self._answers = Answers(cache, config, key)
-        self._page = Page(config, Inspection(cache, self._feed, findings), self._feed)
+        self._workers = Workers(cache.engine, self._feed, os.environ.get(DIRECTORY))
+        self._page = Page(config, Inspection(cache, self._workers, findings), self._workers)
         self._upstreams = config.all_upstreams()
         self._metrics = Metrics(cache)
 
@@ -56,10 +59,11 @@ class Gateway:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await answer_lifespan(receive, send, self._close)
+            await answer_lifespan(receive, send, self._close, self._workers.start)
 
     async def _close(self) -> None:
         await self._answers.close()
+        await self._workers.stop()
         self._metrics.close()
         await asyncio.to_thread(self._cache.close)
 

@@ -115,12 +115,17 @@ async def send_json(
 
 
 async def answer_lifespan(
-    receive: Receive, send: Send, close: Callable[[], Awaitable[object]]
+    receive: Receive,
+    send: Send,
+    close: Callable[[], Awaitable[object]],
+    start: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Answer a server's messages about its start and end."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            if start is not None:
+                await start()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await close()

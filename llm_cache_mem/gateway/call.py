@@ -120,10 +120,15 @@ def _pairs(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 _OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "x-llm-cache-mode": ("mode", str),
     "x-llm-cache-ttl": ("ttl_seconds", _seconds),
     "x-llm-cache-sample": ("sample", _whole),
     "x-llm-cache-tags": ("tags", _pairs),
+    "x-llm-cache-depends-on": ("depends_on", _names),
 }
 """The headers of a call that are options of it, with what reads their text."""

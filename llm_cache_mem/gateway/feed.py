@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from itertools import count
 from time import time
 from typing import Any, Final
 
@@ -17,10 +18,11 @@ _MINUTES: Final = 60
 _WAITING: Final = 500  # calls that a subscriber may be behind
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
-    """One request of a client, without a word of it."""
+    """One request of a client, without a word of it; *number* counts those of this process."""
 
+    number: int
     at: float
     upstream: str
     path: str
@@ -58,11 +60,12 @@ class Feed:
         self._last: deque[Call] = deque(maxlen=_LAST)
         self._minutes: deque[Minute] = deque(maxlen=_MINUTES)
         self._subscribers: set[asyncio.Queue[Call]] = set()
+        self._numbers = count(1)
         self.began = clock()
 
     def begin(self, upstream: str, path: str) -> Call:
         """A call that begins in this context; the cache's events of this context add to it."""
-        call = Call(self._clock(), upstream, path)
+        call = Call(next(self._numbers), self._clock(), upstream, path)
         self._current.set(call)
         return call
 

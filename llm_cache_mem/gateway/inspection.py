@@ -2,19 +2,24 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from heapq import nlargest
-from itertools import islice
+from time import monotonic
 from typing import Any, Final
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.gateway.feed import Feed
+from llm_cache_mem.gateway.workers import Workers, sums_of
 from llm_cache_mem.keys import digest
-from llm_cache_mem.stores.listing import Found, describe
+from llm_cache_mem.stores.listing import Found, beginning, describe, holds
 
-__all__ = ["Findings", "Inspection"]
+__all__ = ["SECONDS", "Findings", "Inspection"]
 
-_MOST_SCANNED: Final = 100_000
+SECONDS: Final = 2.0
+"""For how long a search looks at entries."""
+_GROUPS: Final = {"namespaces": "namespace", "models": "model", "kinds": "kind"}
+_MOST_GROUPS: Final = 100
 _MOST_LISTED: Final = 500
 _MOST_TEXT: Final = 400_000
 _MISSES: Final = 20
@@ -28,85 +33,76 @@ class Inspection:
     the store runs in a thread. *findings* checks the store."""
 
     def __init__(
-        self, cache: LLMCache, feed: Feed | None = None, findings: Findings | None = None
+        self, cache: LLMCache, workers: Workers | None = None, findings: Findings | None = None
     ) -> None:
         self._cache = cache
-        self._feed = feed
+        self._workers = workers
         self._findings = findings
 
     async def summary(self, asked: Asked) -> dict[str, Any]:
-        """The sums of this process since it began, and the size of the store."""
-        stats = await self._cache.astats()
-        size = await asyncio.to_thread(self._cache.engine.backend.size, "")
-        return {
-            "asked": stats.hits + stats.misses,
-            "hits": stats.hits,
-            "coalesced": stats.coalesced,
-            "avoided": stats.hits + stats.coalesced,
-            "stored": stats.stored,
-            "skipped": dict(stats.skipped),
-            "errors": stats.errors,
-            "usd": stats.saved_usd,
-            "seconds": stats.seconds_saved,
-            "tokens": stats.tokens_saved,
-            "models": [
-                {"model": name, **model._asdict(), "tokens": model.tokens_saved}
-                for name, model in stats.by_model.items()
-            ],
+        """The sums of the gateway since it began, and the size of the store."""
+        backend = self._cache.engine.backend
+        size = await asyncio.to_thread(backend.size, "")
+        if self._workers is None:
+            sums = sums_of(self._cache.engine.ledger.snapshot(0)) | {"minutes": []}
+        else:
+            sums = await asyncio.to_thread(self._workers.sums)
+        return sums | {
             "entries": size,
-            "store": self._cache.engine.backend.name,
-            "is_open": not self._cache.engine.backend.circuit_open,
-            "began": self._feed.began if self._feed else None,
-            "minutes": self._feed.minutes() if self._feed else [],
+            "store": backend.name,
+            "is_open": not backend.circuit_open,
             "keeps_requests": self._cache.engine.keyer.texts,
         }
 
     async def entries(self, asked: Asked) -> dict[str, Any]:
         """The newest entries that match ``search`` (in key, model and stored request),
-        ``namespace``, ``model`` and ``kind``."""
+        ``namespace``, ``model`` and ``kind``, among those that can be looked at in SECONDS."""
         return await asyncio.to_thread(self._entries, asked)
 
     def _entries(self, asked: Asked) -> dict[str, Any]:
         now = self._cache.engine.settings.clock()
         limit = min(int(asked.get("limit", "50")), _MOST_LISTED)
-        counts: dict[str, dict[str, int]] = {"namespaces": {}, "models": {}, "kinds": {}}
-        scanned = matching = 0
+        counts: dict[str, Counter[str]] = {name: Counter() for name in _GROUPS}
+        searched = matching = 0
+        deadline, is_partial = monotonic() + SECONDS, False
 
         def matches() -> Iterator[dict[str, Any]]:
-            nonlocal scanned, matching
-            for found in islice(self._found(), _MOST_SCANNED):
-                scanned += 1
+            nonlocal searched, matching, is_partial
+            for found in self._found(asked):
+                searched += 1
                 row = describe(found, now)
-                for name, value in (
-                    ("namespaces", row["namespace"]),
-                    ("models", row["model"] or ""),
-                    ("kinds", row["kind"]),
-                ):
-                    counts[name][value] = counts[name].get(value, 0) + 1
+                for name, field in _GROUPS.items():
+                    counts[name][row[field] or ""] += 1
                 if _is_meant(found, row, asked):
                     matching += 1
-                    yield row | {"has_request": found.entry.request is not None}
+                    yield row | {"prompt": beginning(found.entry)}
+                if monotonic() > deadline:
+                    is_partial = True
+                    return
 
-        rows = nlargest(limit, matches(), key=lambda row: row["stored_at"])
-        largest = {
-            name: nlargest(100, groups.items(), key=lambda group: group[1])
-            for name, groups in counts.items()
-        }
         return {
-            "rows": rows,
+            "rows": nlargest(limit, matches(), key=lambda row: row["stored_at"]),
             "matching": matching,
-            "scanned": scanned,
-            "is_partial": scanned >= _MOST_SCANNED,
+            "searched": searched,
+            "is_partial": is_partial,
             "now": now,
-            **largest,
+            **{name: groups.most_common(_MOST_GROUPS) for name, groups in counts.items()},
         }
 
-    def _found(self) -> Iterator[Found]:
-        for key, entry in self._cache.engine.backend.entries(""):
-            try:
+    def _found(self, asked: Asked) -> Iterator[Found]:
+        """The entries to look at: one by its key, those of a namespace by their prefix, or all."""
+        backend, key = self._cache.engine.backend, asked.get("search", "").strip()
+        with suppress(ValueError):
+            parts = digest.parse(key)
+            entry = backend.get(key)
+            if entry is not None:
+                yield Found(key, parts, entry)
+                return
+        namespace = asked.get("namespace")
+        prefix = "" if namespace is None else digest.prefix(namespace, asked.get("kind"))
+        for key, entry in backend.entries(prefix):
+            with suppress(ValueError):  # not an entry of this library's
                 yield Found(key, digest.parse(key), entry)
-            except ValueError:  # not an entry of this library's
-                continue
 
     async def entry(self, asked: Asked) -> dict[str, Any]:
         """One entry by its ``key``, with the answer and the stored request."""
@@ -143,16 +139,17 @@ class Inspection:
         prefix = digest.prefix(asked["namespace"])
         return {"deleted": await asyncio.to_thread(self._cache.engine.writer.clear, prefix)}
 
+    async def invalidate(self, asked: Asked) -> dict[str, Any]:
+        """Invalidate every answer that depends on ``name``."""
+        return {"invalidated": await self._cache.ainvalidate(asked["name"])}
+
 
 def _is_meant(found: Found, row: dict[str, Any], asked: Asked) -> bool:
     for name in ("namespace", "model", "kind"):
         if asked.get(name) is not None and asked[name] != (row[name] or ""):
             return False
-    search = asked.get("search", "").lower()
-    if not search or search in found.key.lower() or search in (row["model"] or "").lower():
-        return True
-    request = found.entry.request
-    return request is not None and search in request.decode("utf-8", "replace").lower()
+    search = asked.get("search", "").strip()
+    return not search or holds(found, search)
 
 
 def _readable(stored: bytes) -> str:

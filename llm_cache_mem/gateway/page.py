@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.gateway.asgi import (
     Receive,
     Scope,
@@ -18,8 +19,8 @@ from llm_cache_mem.gateway.asgi import (
 )
 from llm_cache_mem.gateway.call import is_token
 from llm_cache_mem.gateway.config import LOOPBACK, GatewayConfig
-from llm_cache_mem.gateway.feed import Feed
 from llm_cache_mem.gateway.inspection import Inspection
+from llm_cache_mem.gateway.workers import Workers
 
 __all__ = ["PREFIX", "Page"]
 
@@ -45,6 +46,7 @@ _SECURITY: Final = (
 _OWN_HEADER: Final = "x-llm-cache-page"
 _MOST_BODY: Final = 64 * 1024
 _IDLE_SECONDS: Final = 15.0
+_LAST: Final = 50
 
 _Answer = Callable[[dict[str, str]], Awaitable[Any]]
 
@@ -58,10 +60,10 @@ class Page:
     """
 
     def __init__(
-        self, config: GatewayConfig, inspection: Inspection, feed: Feed | None = None
+        self, config: GatewayConfig, inspection: Inspection, workers: Workers | None = None
     ) -> None:
         self._config = config
-        self._feed = feed
+        self._workers = workers
         self._hosts = frozenset(name.lower() for name in (*LOOPBACK, "[::1]", *config.page_hosts))
         static = files("llm_cache_mem.gateway") / "static"
         self._files = {
@@ -77,6 +79,7 @@ class Page:
         self._writes: dict[str, _Answer] = {
             "delete": inspection.delete,
             "clear": inspection.clear,
+            "invalidate": inspection.invalidate,
         }
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, path: str) -> int:
@@ -131,15 +134,17 @@ class Page:
             return await _send_refusal(send, 400, str(exc))
         except LookupError:
             return await _send_refusal(send, 404, "no such entry")
+        except LLMCacheError as exc:  # of the store
+            return await _send_refusal(send, 503, str(exc))
         await send_json(send, 200, document, _SECURITY)
         return 200
 
     async def _events(self) -> AsyncIterator[bytes]:
-        if self._feed is None:
+        if self._workers is None:
             return
-        for call in self._feed.last()[-50:]:
+        for call in self._workers.last()[-_LAST:]:
             yield _event(call)
-        async for following in self._feed.follow(_IDLE_SECONDS):
+        async for following in self._workers.follow(_IDLE_SECONDS):
             yield b": still here\n\n" if following is None else _event(following)
 
 

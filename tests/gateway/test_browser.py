@@ -86,7 +86,7 @@ def test_an_entry_is_found_read_and_deleted(page: Any, gateway: Any) -> None:
     assert HOSTILE in page.locator("#request").inner_text()
     assert "<img src=x" in page.locator("#answer").inner_text()
     page.get_by_role("button", name="Delete this entry…").click()
-    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Cancel").click()
     assert gateway.cache.engine.backend.size("") == 3
     page.get_by_role("button", name="Delete this entry…").click()
     page.locator("#confirm").get_by_role("button", name="Delete").click()

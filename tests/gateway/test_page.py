@@ -96,6 +96,32 @@ def test_entries_are_found_shown_and_deleted(gateway: Any) -> None:
     } - {namespace}
 
 
+def test_a_search_ends_in_time_and_says_how_far_it_came(gateway: Any, monkeypatch: Any) -> None:
+    for who in "aab":
+        post(gateway.url + CHAT, {**ASK, "seed": ord(who)}, token=who)
+    every = api(gateway, "entries")
+    assert (every["searched"], every["is_partial"]) == (2, False)
+    row = every["rows"][0]
+    assert row["prompt"] == "hello"
+    narrow = api(gateway, "entries", namespace=row["namespace"], kind="http")
+    assert (narrow["searched"], narrow["rows"]) == (1, [row])
+    assert api(gateway, "entries", search=row["key"])["searched"] == 1
+    monkeypatch.setattr("llm_cache_mem.gateway.inspection.SECONDS", -1)
+    cut = api(gateway, "entries")
+    assert (cut["searched"], cut["matching"], cut["is_partial"]) == (1, 1, True)
+
+
+def test_what_depends_on_a_document_is_invalidated(gateway: Any) -> None:
+    for _ in range(2):
+        response = post(gateway.url + CHAT, X_LLM_Cache_Depends_On="doc:a, doc:b")
+    assert response.headers["x-llm-cache-mem"] == "hit"
+    assert api(gateway, "entries")["rows"][0]["depends_on"] == ["doc:a", "doc:b"]
+    url = f"{gateway.url}/_cache/api/invalidate"
+    assert httpx.post(url, json={"name": "doc:b"}, headers=OWN).json() == {"invalidated": True}
+    again = post(gateway.url + CHAT, X_LLM_Cache_Depends_On="doc:a, doc:b")
+    assert again.headers["x-llm-cache-mem"] == "miss"
+
+
 def test_a_miss_is_explained_from_stored_requests(gateway: Any) -> None:
     post(gateway.url + CHAT)
     post(gateway.url + CHAT, {**ASK, "temperature": 0.5})

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -78,7 +79,7 @@ def test_identical_calls_to_four_workers_are_one(
     assert upstream.calls == 1
 
 
-def test_metrics_add_up_over_the_workers(serve: Serve, upstream: Provider) -> None:
+def test_metrics_and_sums_add_up_over_the_workers(serve: Serve, upstream: Provider) -> None:
     upstream.gives(REPLY)
     url, _ = serve("--workers", "3", "--backend", "sqlite://./cache.db", "--quiet")
     for _ in range(30):
@@ -90,6 +91,10 @@ def test_metrics_add_up_over_the_workers(serve: Serve, upstream: Provider) -> No
         for outcome in ("hit", "miss")
     }
     assert counted == {"hit": 29, "miss": 1}
+    deadline, sums = monotonic() + 30, {"asked": 0}
+    while sums["asked"] < 30 and monotonic() < deadline:  # they write once a second
+        sums = httpx.get(f"{url}/_cache/api/summary", headers={"x-llm-cache-page": "1"}).json()
+    assert (sums["asked"], sums["hits"]) == (30, 29)
 
 
 def test_answers_survive_a_restart_and_the_key_is_private(

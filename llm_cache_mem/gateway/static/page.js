@@ -67,17 +67,18 @@ function line(...cells) {
   tr.append(...cells);
   return tr;
 }
+function small(text) {
+  const element = document.createElement("small");
+  element.textContent = text;
+  return element;
+}
 function pair(name, value, note) {
   const group = document.createElement("div");
   const dt = document.createElement("dt");
   const dd = document.createElement("dd");
   dt.textContent = name;
   dd.textContent = value;
-  if (note) {
-    const small = document.createElement("small");
-    small.textContent = note;
-    dd.append(small);
-  }
+  if (note) dd.append(small(note));
   group.append(dt, dd);
   return group;
 }
@@ -101,6 +102,11 @@ async function showSummary() {
     cell(number(model.coalesced), "coalesced", "number"), cell(number(model.tokens), "tokens", "number"),
     cell(span(model.seconds_saved), "time", "number"),
     cell(model.hits && model.unpriced_hits >= model.hits ? "—" : dollars(model.saved_usd), "saved", "number"))));
+  $("by-tag").replaceChildren(...sums.tags.map((tag) => line(
+    cell(tag.tag), cell(number(tag.hits), "hits", "number"), cell(number(tag.coalesced), "coalesced", "number"),
+    cell(number(tag.misses), "misses", "number"), cell(number(tag.tokens), "tokens", "number"),
+    cell(tag.hits && tag.unpriced_hits >= tag.hits ? "—" : dollars(tag.saved_usd), "saved", "number"),
+    cell(tag.calls && tag.unpriced_calls >= tag.calls ? "—" : dollars(tag.paid_usd), "paid", "number"))));
   $("skipped").replaceChildren(...Object.entries(sums.skipped).map(([reason, calls]) =>
     line(cell(reason), cell(number(calls), "calls", "number"))));
   return sums;
@@ -110,16 +116,23 @@ function drawChart(minutes) {
   const svg = $("chart");
   const highest = Math.max(1, ...minutes.map((minute) => minute.asked));
   const first = Math.floor(Date.now() / 60000) - 59;
+  const sum = (name) => minutes.reduce((total, minute) => total + minute[name], 0);
+  $("hour").textContent = `in the last hour ${dollars(sum("usd") || null)} and ${span(sum("seconds"))} saved`;
   svg.setAttribute("viewBox", "0 0 60 100");
   svg.replaceChildren(...minutes.flatMap((minute) => {
     const x = Math.floor(minute.at / 60) - first;
     const avoided = 92 * minute.avoided / highest;
     const paid = 92 * (minute.asked - minute.avoided) / highest;
-    return [bar("avoided", x, 100 - avoided, avoided), bar("paid", x, 100 - avoided - paid, paid)];
+    const said = `${new Date(minute.at * 1000).toLocaleTimeString([], { timeStyle: "short" })}: `
+      + `${number(minute.avoided)} of ${number(minute.asked)} avoided, ${dollars(minute.usd || null)}, ${span(minute.seconds)}`;
+    return [bar("avoided", x, 100 - avoided, avoided, said), bar("paid", x, 100 - avoided - paid, paid, said)];
   }));
 }
-function bar(kind, x, y, height) {
+function bar(kind, x, y, height, said) {
   const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+  title.textContent = said;
+  rect.append(title);
   for (const [name, value] of Object.entries({ x: x + 0.1, y, width: 0.8, height })) {
     rect.setAttribute(name, value);
   }
@@ -187,19 +200,19 @@ async function showEntries() {
     name === "search" ? value : value !== "*"));
   const found = await ask("entries", fields);
   $("matching").textContent = `${number(found.rows.length)} of ${number(found.matching)} entries, newest first`
-    + (found.is_partial ? `; only ${number(found.scanned)} were searched` : "");
+    + (found.is_partial ? `; only ${number(found.searched)} were searched: choose a namespace to see further` : "");
   $("rows").replaceChildren(...found.rows.map((row) => {
     const open = document.createElement("button");
     open.textContent = row.digest.slice(0, 8);
     open.addEventListener("click", () => showEntry(row.key).catch(fail));
     const key = cell("");
-    key.append(open);
+    key.append(open, ...(row.prompt ? [small(row.prompt)] : []));
     return line(key, cell(row.model ?? "unknown"), cell(row.namespace || "(default)"),
       cell(span(Math.max(0, found.now - row.stored_at)) + (row.expired ? ", expired" : ""), "age", "number"),
       cell(bytes(row.bytes), "size", "number"), cell(number(tokensOf(row)), "tokens", "number"),
       cell(dollars(row.cost_usd), "cost", "number"));
   }));
-  offer("namespace", found.namespaces, "(default)");
+  if (fields.namespace === undefined) offer("namespace", found.namespaces, "(default)");
   offer("model", found.models, "unknown");
   offer("kind", found.kinds, "");
   $("clear").hidden = fields.namespace === undefined;
@@ -222,15 +235,30 @@ async function showEntry(key) {
     pair("size", bytes(shown.bytes)), pair("tokens", number(tokensOf(shown))),
     pair("cost", dollars(shown.cost_usd)), pair("took", span(shown.seconds)),
     ...(shown.depends_on.length ? [pair("depends on", shown.depends_on.join(", "))] : []));
+  $("dependencies").replaceChildren(...shown.depends_on.map((name) => {
+    const button = document.createElement("button");
+    button.className = "danger";
+    button.textContent = `Invalidate what depends on ${name}…`;
+    button.addEventListener("click", () => invalidate(name).catch(fail));
+    return button;
+  }));
   $("request").textContent = shown.request ?? "This store keeps no requests: start the gateway with --keep-requests.";
   $("answer").textContent = shown.answer;
   if (!$("details").open) $("details").showModal();
 }
 
-function confirmed(question) {
+async function invalidate(name) {
+  if (!await confirmed(`Invalidate every answer that depends on ${name}, in all namespaces?`, "Invalidate")) return;
+  await ask("invalidate", { name }, "POST");
+  $("details").close();
+  await showEntries();
+}
+
+function confirmed(question, action = "Delete") {
   return new Promise((resolve) => {
     const dialog = $("confirm");
     $("question").textContent = question;
+    $("yes").textContent = action;
     dialog.returnValue = "no";
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
     dialog.showModal();
