@@ -37,34 +37,22 @@ typedef struct {
     int nodes;
 } Text;
 
-static int put(Text *t, const void *from, Py_ssize_t n) {
-    if (n > t->size - t->used) {
-        t->size = t->size * 4 + n;
-        char *more = n > t->most - t->used ? NULL : PyMem_Realloc(t->heap, (size_t)t->size);
-        if (!more)
-            return n > t->most - t->used ? LONG : (PyErr_NoMemory(), FAILED);
-        t->text = t->heap ? more : memcpy(more, t->start, (size_t)t->used);
-        t->heap = more;
-    }
-    memcpy(t->text + t->used, from, (size_t)n);
-    t->used += n;
+static int grow(Text *t, Py_ssize_t n) {
+    t->size = t->size * 4 + n;
+    char *more = n > t->most - t->used ? NULL : PyMem_Realloc(t->heap, (size_t)t->size);
+    if (!more)
+        return n > t->most - t->used ? LONG : (PyErr_NoMemory(), FAILED);
+    t->text = t->heap ? more : memcpy(more, t->start, (size_t)t->used);
+    t->heap = more;
     return OK;
 }
 
-#define IS_UNESCAPED(c) ((c) >= 0x20 && (c) < 0x7f && (c) != '"' && (c) != '\\')
-
-static Py_ssize_t plain_run(const unsigned char *s, Py_ssize_t n) { /* bytes as they stay */
-    Py_ssize_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        unsigned char odd = 0;
-        for (int j = 0; j < 32; j++) /* no branch in here: compilers make vectors of it */
-            odd |= (s[i + j] < 0x20) | (s[i + j] > 0x7e) | (s[i + j] == '"') | (s[i + j] == '\\');
-        if (odd)
-            break;
-    }
-    while (i < n && IS_UNESCAPED(s[i]))
-        i++;
-    return i;
+#define MAKE_ROOM(t, n) ((n) <= (t)->size - (t)->used ? OK : grow(t, n))
+static inline int put(Text *t, const void *from, Py_ssize_t n) {
+    int done = MAKE_ROOM(t, n);
+    if (!done)
+        memcpy(t->text + t->used, from, (size_t)n), t->used += n;
+    return done;
 }
 
 static int put_escaped(Text *t, Py_UCS4 c) {
@@ -84,19 +72,31 @@ static int put_escaped(Text *t, Py_UCS4 c) {
     return put(t, text, c < 0x10000 ? 6 : 12);
 }
 
+#define IS_UNESCAPED(c) (((c) >= 0x20) & ((c) < 0x7f) & ((c) != '"') & ((c) != '\\'))
 static int put_string(Text *t, PyObject *string) {
-    Py_ssize_t n = PyUnicode_GET_LENGTH(string), i = 0, run;
+    Py_ssize_t n = PyUnicode_GET_LENGTH(string), i = 0;
     int kind = PyUnicode_KIND(string), done = put(t, "\"", 1);
     const unsigned char *data = PyUnicode_DATA(string);
-    while (!done && i < n) {
-        Py_UCS4 c = PyUnicode_READ(kind, data, i);
-        char plain = (char)c;
-        run = kind == PyUnicode_1BYTE_KIND ? plain_run(data + i, n - i) : IS_UNESCAPED(c);
-        done = run ? put(t, kind == PyUnicode_1BYTE_KIND ? (char *)data + i : &plain, run)
-                   : put_escaped(t, c);
-        i += run ? run : 1;
+    Py_UCS4 c = 0;
+    while (!done && !(done = MAKE_ROOM(t, n - i + 1))) {
+        char *to = t->text + t->used - i;
+        for (; kind == PyUnicode_1BYTE_KIND && i + 32 <= n; i += 32) {
+            unsigned char odd = 0;
+            for (int j = 0; j < 32; j++) /* no branch in here: compilers make vectors of it */
+                odd |= !IS_UNESCAPED(data[i + j]);
+            if (odd)
+                break;
+            memcpy(to + i, data + i, 32);
+        }
+        while (i < n && (c = PyUnicode_READ(kind, data, i), IS_UNESCAPED(c)))
+            to[i++] = (char)c;
+        t->used = to + i - t->text;
+        if (i == n)
+            return put(t, "\"", 1);
+        done = put_escaped(t, c);
+        i++;
     }
-    return done ? done : put(t, "\"", 1);
+    return done;
 }
 
 static int by_key(const void *one, const void *other) {

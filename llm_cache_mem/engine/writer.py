@@ -81,7 +81,8 @@ class Writer:
         self._account = self._read_account
         self.epoch = 0
         # As in Reader: a dict in this process has no way to fail.
-        self._defers = isinstance(store.inner, MemoryStore)  # others need the account at once
+        self._in_memory = isinstance(store.inner, MemoryStore)  # others need accounts at once
+        self._defers = False
         self._put = store.inner.put if type(store.inner) is MemoryStore else store.put
 
     def listen(self, listener: Listener) -> None:
@@ -102,9 +103,12 @@ class Writer:
             if self._overtaken(request):
                 return None
         payload = encoded(request, value)
-        paid, account = _NOT_READ._replace(seconds=seconds), None
+        paid = _NOT_READ if seconds is None else _NOT_READ._replace(seconds=seconds)
+        account = None
         if payload is not value:
-            if self._defers and payload.is_plain and pricing.can_wait(self._settings.price):
+            if not self._defers:  # prices that can wait always can
+                self._defers = self._in_memory and pricing.can_wait(self._settings.price)
+            if self._defers and payload.is_plain:
                 account = self._account
             else:
                 paid = self._bill(request.model, value, seconds)
@@ -336,9 +340,11 @@ class Writer:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
         if not self._fits(request, entry):
             return None
-        put = partial(self._put, request.key, entry)
         began = perf_counter() if self._ledger.listeners else None
-        removed = put() if flight is None else flight.commit(put)
+        if flight is None:
+            removed = self._put(request.key, entry)
+        else:
+            removed = flight.commit(partial(self._put, request.key, entry))
         if removed is None:
             return None
         took = None if began is None else perf_counter() - began

@@ -162,8 +162,7 @@ class MemoryStore:
             self._bytes -= len(key) + entry.size
 
     def _count(self, key: str, change: int) -> None:
-        head, colon, _ = key.rpartition(":")
-        space = head + colon
+        space = key[: key.rfind(":") + 1]
         count = self._spaces.get(space, 0) + change
         if count > 0:
             self._spaces[space] = count
