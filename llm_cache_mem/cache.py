@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
+from llm_cache_mem._util.streaming_types import (
+    AsyncStreams,
+    AsyncStreamsUpTo,
+    Streams,
+    StreamsUpTo,
+)
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.announced import announce
@@ -293,7 +299,17 @@ class LLMCache:
 
     # -- Calling a model through the cache
 
-    def get_or_call(self, messages: Any, fn: Callable[..., T], **params: Any) -> T:
+    @overload
+    def get_or_call(
+        self, messages: Any, fn: Streams[T], *, stream: Literal[True], **params: Any
+    ) -> Iterator[T]: ...
+    @overload
+    def get_or_call(
+        self, messages: Any, fn: StreamsUpTo[T], *, stream: Literal[True], **params: Any
+    ) -> Iterator[T]: ...
+    @overload
+    def get_or_call(self, messages: Any, fn: Callable[..., T], **params: Any) -> T: ...
+    def get_or_call(self, messages: Any, fn: Callable[..., Any], **params: Any) -> Any:
         """Return the stored answer, or call ``fn(messages=messages, **params)`` and store its
         answer.
 
@@ -328,10 +344,10 @@ class LLMCache:
             return choices.join(made) if choices else made
 
         if request is None:
-            return call()  # type: ignore[no-any-return]  # what fn returns
+            return call()
         make: Any = self.engine.stream if streaming else self.engine.call
         more: Any = {"other": choices.other, "report": choices.report} if choices else {}
-        return make(  # type: ignore[no-any-return]  # what fn returns, or a copy
+        return make(
             request,
             call,
             circumstances=lambda: self.engine.circumstances(fn, request, params),
@@ -339,6 +355,14 @@ class LLMCache:
             **more,
         )
 
+    @overload
+    async def aget_or_call(
+        self, messages: Any, fn: AsyncStreams[T], *, stream: Literal[True], **params: Any
+    ) -> AsyncIterator[T]: ...
+    @overload
+    async def aget_or_call(
+        self, messages: Any, fn: AsyncStreamsUpTo[T], *, stream: Literal[True], **params: Any
+    ) -> AsyncIterator[T]: ...
     @overload
     async def aget_or_call(
         self, messages: Any, fn: Callable[..., Awaitable[T]], **params: Any
