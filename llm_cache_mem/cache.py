@@ -59,7 +59,9 @@ if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.accounting.stats import CacheStats, Event
     from llm_cache_mem.diagnostics.explain import Explanation
     from llm_cache_mem.diagnostics.redaction import Redaction, Rule
+    from llm_cache_mem.engine.verification import OnDrift
     from llm_cache_mem.evaluation import MapResult
+    from llm_cache_mem.responses.agreement import Comparison
 
 __all__ = ["LLMCache", "is_twin"]
 
@@ -114,6 +116,16 @@ class LLMCache:
             explained. Always on in a jsonl store.
         redact: Names of fields and compiled patterns to remove from stored requests, in addition
             to those that look like secrets.
+        verify_rate: The share of the hits, from 0 to 1, whose request is made again in the
+            background to compare the answers: calls of models only, in mode ``"on"``. 0: none.
+        verify_with: How: ``"exact"``, ``"normalized"`` (case, white space, end mark),
+            ``"structure"``, or a function of the texts of the stored and the fresh answer that
+            returns whether they agree. None: exactly, where the temperature is 0.
+        verify_budget_usd: How many dollars these calls may cost in all; calls of unknown price are
+            then not made. None for no limit.
+        on_drift: What to do about an answer that disagrees: ``"report"`` in ``stats().verified``
+            and the log, ``"replace"`` the entry too, or ``"invalidate_model"``: delete all that
+            its model has answered in this namespace.
         on_event: Called with each Event.
         clock: Returns Unix seconds.
 
@@ -149,6 +161,10 @@ class LLMCache:
         encryption_key: Keys | None = None,
         keep_requests: bool = False,
         redact: "Iterable[Rule]" = (),
+        verify_rate: float = 0.0,
+        verify_with: "Comparison | None" = None,
+        verify_budget_usd: float | None = None,
+        on_drift: "OnDrift" = "report",
         on_event: "Callable[[Event], object] | None" = None,
         clock: Callable[[], float] = now,
     ) -> None:
@@ -165,6 +181,7 @@ class LLMCache:
             raise TypeError(
                 f"clock must be a function that gives Unix seconds, not {type(clock).__name__}"
             )
+        verification = _verification(verify_rate, verify_with, verify_budget_usd, on_drift)
         if coalesce not in (True, False, "fleet"):
             raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
         if isinstance(max_size, str):
@@ -234,6 +251,10 @@ class LLMCache:
             opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction)
         )
         """What integrations stand on: see the page "Write an integration"."""
+        if verification:
+            from llm_cache_mem.engine.verification import Verifier
+
+            self.engine.verifier = Verifier(self.engine, **verification)
         announce(self)
 
     @classmethod
@@ -834,6 +855,28 @@ def _redaction(rules: "Iterable[Rule]") -> "Redaction":
     from llm_cache_mem.diagnostics.redaction import Redaction
 
     return Redaction(rules)
+
+
+def _verification(rate: Any, how: Any, budget_usd: Any, on_drift: Any) -> dict[str, Any]:
+    """The settings of a Verifier, checked; none where nothing is to be verified."""
+    for name, value in (("verify_rate", rate), ("verify_budget_usd", budget_usd)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    if rate is None or not 0 <= rate <= 1:
+        raise ValueError(f"verify_rate must be from 0 to 1, not {rate!r}")
+    if budget_usd is not None and not budget_usd >= 0:
+        raise ValueError(f"verify_budget_usd must be 0 or more, not {budget_usd!r}")
+    if on_drift not in ("report", "replace", "invalidate_model"):
+        raise ValueError(
+            f"on_drift must be 'report', 'replace' or 'invalidate_model', not {on_drift!r}"
+        )
+    if how is not None:
+        from llm_cache_mem.responses.agreement import comparison
+
+        comparison(how)
+    if not rate:
+        return {}
+    return {"rate": rate, "verify_with": how, "budget_usd": budget_usd, "on_drift": on_drift}
 
 
 def _bound(value: Any, name: str) -> int | None:

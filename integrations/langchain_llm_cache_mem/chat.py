@@ -46,11 +46,11 @@ def _generate(
     model = binding.direct(self)
     made: list[ChatResult] = []
 
-    def call() -> Any:
+    def call(manager: CallbackManagerForLLMRun | None = run_manager) -> Any:
         if model.rate_limiter is not None:
             model.rate_limiter.acquire(blocking=True)
         with binding.watching(model):
-            named = with_manager(run_manager, kwargs, model._generate)
+            named = with_manager(manager, kwargs, model._generate)
             made.append(model._generate(messages, stop, **named))
         return made[-1].generations
 
@@ -67,6 +67,7 @@ def _generate(
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
+            again=lambda: call(None),  # the run is over by then
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)
@@ -83,11 +84,11 @@ async def _agenerate(
     model = binding.direct(self)
     made: list[ChatResult] = []
 
-    async def call() -> Any:
+    async def call(manager: AsyncCallbackManagerForLLMRun | None = run_manager) -> Any:
         if model.rate_limiter is not None:
             await model.rate_limiter.aacquire(blocking=True)
         with binding.watching(model):
-            named = with_manager(run_manager, kwargs, model._agenerate)
+            named = with_manager(manager, kwargs, model._agenerate)
             made.append(await model._agenerate(messages, stop, **named))
         return made[-1].generations
 
@@ -104,6 +105,7 @@ async def _agenerate(
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
+            again=lambda: call(None),  # the run is over by then
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)

@@ -79,6 +79,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         timeout=timeout_of(kwargs, target.inner),
         other=reading.other,
         zero_usage=target.usage == "zero",
+        again=ModelCall(method, args, kwargs),
     )
     note_answer(target.cache, request, reading.other.request)
     if not model.called:
@@ -102,6 +103,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
         timeout=timeout_of(kwargs, target.inner),
         other=reading.other,
         zero_usage=target.usage == "zero",
+        again=ModelCall(method, args, kwargs),
     )
     note_answer(target.cache, request, reading.other.request)
     if not model.called:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem.accounting.provider import ProviderCacheStats, total
 from llm_cache_mem.accounting.render import Row, as_html, as_text, by_reason, saved, shown
+from llm_cache_mem.accounting.verified import VerifiedStats
 
-__all__ = ["CacheStats", "Event", "ModelStats", "Saving", "TagStats"]
+__all__ = ["CacheStats", "Event", "ModelStats", "Saving", "TagStats", "VerifiedStats"]
 
 
 class Event(NamedTuple):
@@ -135,6 +136,9 @@ class CacheStats(NamedTuple):
     """By tag, such as ``team=search``. A request with several tags counts for each. Past 1,000
     tags, as past 1,000 models, the rest is summed as ``other``."""
 
+    verified: Mapping[str, VerifiedStats] = MappingProxyType({})
+    """What came of verified hits, by model and kind of entry, such as ``gpt-4.1-mini value``."""
+
     @property
     def provider(self) -> ProviderCacheStats:
         """What the provider's prompt cache did for all models."""
@@ -192,6 +196,7 @@ class CacheStats(NamedTuple):
             "skipped": dict(self.skipped),
             "by_model": models,
             "provider_by_model": there,
+            "verified": {name: stats.as_dict() for name, stats in self.verified.items()},
             "by_tag": {
                 tag: {**stats._asdict(), "tokens_saved": stats.tokens_saved}
                 for tag, stats in self.by_tag.items()
@@ -271,6 +276,11 @@ class CacheStats(NamedTuple):
         yield from ((name, f"{count:,}") for name, count in counts if count)
         if self.skipped:
             yield "skipped", by_reason(self.skipped)
+        for name, stats in self.verified.items():
+            if stats.checked:
+                low, high = stats.interval
+                share = f"{stats.agreed:,} of {stats.checked:,} agree ({low:.1%} to {high:.1%})"
+                yield f"verified {name.strip()}", share
         if self.seconds_saved >= 0.05:
             yield "seconds saved", f"{self.seconds_saved:,.1f}"
         if self.avoided:

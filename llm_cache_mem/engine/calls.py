@@ -16,7 +16,7 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from llm_cache_mem._util.fork import finished_before_fork
@@ -50,6 +50,7 @@ from llm_cache_mem.values.payload import Payload
 if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.explainer import Explainer
     from llm_cache_mem.engine.leases import Lease, Leases
+    from llm_cache_mem.engine.verification import Fresh, Verifier
 
 __all__ = ["Answer", "Answered", "Engine", "Hit", "Made", "Other", "Settings"]
 
@@ -136,6 +137,8 @@ class Engine:
         )
         self.writer = Writer(self.backend, self.flights, ledger, settings, misses, self.generations)
         self.fail_open = FailOpen(ledger, settings)
+        self.verifier: Verifier | None = None
+        """Asks a sample of the hits again, where the cache was told to."""
 
     @cached_property
     def explainer(self) -> "Explainer":
@@ -342,6 +345,7 @@ class Engine:
         timeout: float | None = None,
         other: Other | None = None,
         zero_usage: bool = False,
+        again: Callable[[], Any] | None = None,
     ) -> Any:
         """The stored answer to *request*, or that of ``fn()``, which concurrent callers share.
 
@@ -360,11 +364,17 @@ class Engine:
                 that. None: for as long as the cache says.
             other: Another request whose stored answer may do.
             zero_usage: As in ``lookup``.
+            again: Makes the same call to verify a hit, where *fn* does more than that.
         """
         if self.is_off:
             return fn()
         hit = self.lookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
+            verifier = self.verifier
+            if verifier is not None and verifier.due() and not hit.is_other:
+                verifier.offer(
+                    request, hit.entry, partial(self._fresh, again or fn, encode, report)
+                )
             return hit.value
         codec = Codec(encode, decode, report)
         made = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -410,6 +420,7 @@ class Engine:
         timeout: float | None = None,
         other: Other | None = None,
         zero_usage: bool = False,
+        again: Callable[[], Awaitable[Any]] | None = None,
     ) -> Any:
         """``call`` for a coroutine function. Tasks share calls under asyncio, by itself or through
         anyio; under trio each makes its own."""
@@ -417,6 +428,11 @@ class Engine:
             return await fn()
         hit = await self.alookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
+            verifier = self.verifier
+            if verifier is not None and verifier.due() and not hit.is_other:
+                verifier.aoffer(
+                    request, hit.entry, partial(self._afresh, again or fn, encode, report)
+                )
             return hit.value
         codec = Codec(encode, decode, report)
         made_in = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -586,7 +602,8 @@ class Engine:
 
     def stats(self) -> CacheStats:
         """The counters since the cache was made, and the number of entries in its namespace."""
-        return self.ledger.snapshot(self.backend.size(self.keyer.prefix()))
+        stats = self.ledger.snapshot(self.backend.size(self.keyer.prefix()))
+        return stats if self.verifier is None else stats._replace(verified=self.verifier.stats())
 
     def delete(self, request: Request) -> bool:
         """Delete the answer to *request*, the HTTP layer's too; whether there was one. See
@@ -649,6 +666,20 @@ class Engine:
             else FailOpenStore(exact, strict=self.settings.strict, on_error=self.ledger.error)
         )
         return Generations(store, self.keyer, self.settings.clock, self.leases)
+
+    def _fresh(self, ask: Callable[[], Any], encode: Any, report: Any) -> "Fresh":
+        return self._as_fresh(ask(), encode, report)
+
+    async def _afresh(self, ask: Callable[[], Awaitable[Any]], encode: Any, report: Any) -> "Fresh":
+        return self._as_fresh(await ask(), encode, report)
+
+    def _as_fresh(self, response: Any, encode: Any, report: Any) -> "Fresh":
+        """What verification makes of the *response* to a call that was made again."""
+        from llm_cache_mem.engine.verification import Fresh
+
+        reported = response if report is same else report(response)
+        judged = response if self.settings.own_admit else reported
+        return Fresh(response if encode is same else encode(response), reported, judged)
 
     def _recheck(self, request: Request) -> Answer | None:
         entry = self.reader.recheck(request)

@@ -83,7 +83,11 @@ class Generations:
                 return False
             if needs.names == entry.depends_on and needs.mark == entry.generation:
                 return needs.mark is not None
-        return not entry.depends_on or self._holds(request.key, entry)
+        return not entry.depends_on or self.holds(request.key, entry)
+
+    def holds(self, key: str, entry: Entry) -> bool:
+        """Whether nothing that *entry*, under *key*, depends on was invalidated since."""
+        return entry.generation == self._mark(key, entry.depends_on, None, make=False)
 
     def overtaken(self, request: Request) -> str | None:
         """Why the answer to *request* is not to be stored: something that it depends on was
@@ -123,9 +127,6 @@ class Generations:
     def _end(self, keys: Sequence[str]) -> bool:
         ended = [self._store.delete(key) for key in keys]
         return any(ended)
-
-    def _holds(self, key: str, entry: Entry) -> bool:
-        return entry.generation == self._mark(key, entry.depends_on, None, make=False)
 
     def _keys(self, prefix: str, name: str, *, everywhere: bool = True) -> list[str]:
         """Under which keys the tokens of *name* are that count in the namespace with this

@@ -35,6 +35,8 @@ class Hit(NamedTuple):
     value: Any
     age: float
     entry: Entry
+    is_other: bool = False
+    """Whether it is the answer to another request that does as well."""
 
     def __repr__(self) -> str:
         return f"Hit(age={self.age:.1f})"
@@ -117,7 +119,7 @@ class Reader:
             hit = self.read(other.request, found, other.decode, any_age=mode == "replay")
             if hit is not None and hit.value is not None:
                 self._ledger.hit(other.request.key, found, request.tags, took)
-                return hit
+                return hit._replace(is_other=True)
         if defer is not None:
             defer(partial(self._count_miss, request, mode, entry, took))
             return None
@@ -204,10 +206,13 @@ class Reader:
             return [None] * len(requests)
         found = self._store.get_many([request.key for request in requests])
         now = self._settings.clock()
-        entries = (found.get(request.key) for request in requests)
         return [
-            entry if entry is not None and self._settings.is_fresh(entry, now) else None
-            for entry in entries
+            entry
+            if (entry := found.get(request.key)) is not None
+            and self._settings.is_fresh(entry, now)
+            and self._generations.allow(request, entry)
+            else None
+            for request in requests
         ]
 
     def read(

@@ -195,6 +195,24 @@ class Writer:
         self._put_many([(r, e) for r, e in zip(asked, entries, strict=True) if e is not None])
         return entries
 
+    def count_paid(self, request: Request, response: Any, seconds: float) -> float | None:
+        """Count a call that gave *response*, which is not stored; its dollars, if known."""
+        return self._count_paid(request, response, seconds).bill.usd
+
+    def replace(
+        self, request: Request, entry: Entry, payload: Payload, response: Any, seconds: float
+    ) -> bool:
+        """Store *payload* in place of *entry*, if that is still the answer to *request*; whether it
+        was. *response* is what its price is read from; its call is counted already."""
+        held = self._store.get(request.key)
+        if held is None or held.stored_at != entry.stored_at or not self._writes():
+            return False
+        if held.depends_on and not self._generations.holds(request.key, held):
+            return False
+        made = self._entry(request, payload, self._bill(request.model, response, seconds))
+        made.depends_on, made.generation = held.depends_on, held.generation
+        return self._put_or_skip(request, made, None) is not None
+
     async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """``store``, in a thread where the store would block the event loop."""
         await self.load_prices()

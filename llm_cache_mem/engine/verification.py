@@ -1,0 +1,328 @@
+"""Verified hits: a sample of the hits is asked again in the background, and the answers compared.
+
+No caller waits for it: what is more than the workers can do is left out of the sample. Only calls
+of models are made again, never those of tools and functions; in mode ``replay`` none is.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from math import log
+from queue import SimpleQueue
+from random import Random
+from threading import RLock, Thread
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from weakref import finalize
+
+from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem.accounting.verified import VerifiedStats
+from llm_cache_mem.engine.layers import in_hand
+from llm_cache_mem.engine.settings import Settings
+from llm_cache_mem.engine.writer import Writer
+from llm_cache_mem.errors import StoreError
+from llm_cache_mem.keys.digest import namespace_prefix, parse
+from llm_cache_mem.keys.request import FUNCTION, Keyer, Request
+from llm_cache_mem.responses.agreement import Comparison, comparison
+from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
+
+__all__ = ["Fresh", "OnDrift", "Verifier", "tree_of"]
+
+OnDrift = Literal["report", "replace", "invalidate_model"]
+
+_log = logging.getLogger(__name__)
+
+_WORKERS = 2
+_MOST_PENDING = 8
+
+
+T = TypeVar("T")
+
+
+class Verified(Protocol):
+    """The parts of an Engine that verification needs."""
+
+    settings: Settings
+    keyer: Keyer
+    writer: Writer
+    backend: FailOpenStore
+    closed: bool
+
+    @property
+    def epoch(self) -> int: ...
+    async def off_loop(self, call: Callable[[], T]) -> T: ...
+
+
+class Fresh(NamedTuple):
+    """What a call gave that was made again: the *value* to store, what prices are read from
+    (*reported*), and what admission is asked about (*judged*)."""
+
+    value: Any
+    reported: Any
+    judged: Any
+
+
+def tree_of(payload: Payload) -> Any:
+    """A stored value as JSON."""
+    return json.loads(payload.json())
+
+
+class _Job(NamedTuple):
+    request: Request
+    entry: Entry
+    seen: Callable[[Payload], Any]
+    epoch: int
+    reserved_usd: float
+
+
+class Verifier:
+    """Verifies hits of *engine*. Thread-safe; a forked child starts with an empty queue.
+
+    Args:
+        engine: The cache's.
+        rate: The share of hits to verify, from 0 to 1.
+        verify_with: How answers are compared; None: exactly, where the temperature is 0.
+        budget_usd: How many dollars all calls may cost; None for no limit.
+        on_drift: What to do about an answer that disagrees.
+        random: Chooses the sample.
+    """
+
+    def __init__(
+        self,
+        engine: Verified,
+        *,
+        rate: float,
+        verify_with: Comparison | None,
+        budget_usd: float | None,
+        on_drift: OnDrift,
+        random: Random | None = None,
+    ) -> None:
+        self._engine = engine
+        self._rate = rate
+        self._agree = comparison("exact" if verify_with is None else verify_with)
+        self._at_zero_only = verify_with is None
+        self._budget_usd = budget_usd
+        self._on_drift: OnDrift = on_drift
+        self._random = (random or Random()).random
+        self._left = self._gap()
+        self._spent = 0.0
+        self._stats: dict[str, VerifiedStats] = {}
+        self._start()
+        reset_after_fork(self)
+
+    def _start(self) -> None:
+        self._lock = RLock()
+        self._pending = 0
+        self._tasks: set[Any] = set()
+        self._queue: SimpleQueue[Callable[[], None] | None] | None = None
+
+    _after_fork = _start
+
+    def stats(self) -> dict[str, VerifiedStats]:
+        """What came of it so far, by model and kind of entry: ``"gpt-4.1-mini value"``."""
+        with self._lock:
+            return dict(self._stats)
+
+    # -- What the layers call, on a hit
+
+    def due(self) -> bool:
+        """Whether this hit is in the sample: what is more than the workers can do is not."""
+        if self._pending >= _MOST_PENDING:
+            return False
+        self._left -= 1
+        if self._left >= 0:
+            return False
+        self._left = self._gap()
+        return True
+
+    def _gap(self) -> int:
+        """How many hits to pass until the next of the sample, each of which is in it with the same
+        chance."""
+        if self._rate >= 1:
+            return 0
+        return int(log(1.0 - self._random()) / log(1.0 - self._rate))
+
+    def offer(
+        self,
+        request: Request,
+        entry: Entry,
+        again: Callable[[], Fresh],
+        seen: Callable[[Payload], Any] = tree_of,
+    ) -> None:
+        """Verify the hit that is due: *entry* answered *request*. *again* makes the call, in a
+        thread; *seen* makes of a stored value what is compared."""
+        job = self._job(request, entry, seen)
+        if job is None:
+            return
+        context = copy_context()
+        self._put(lambda: context.run(self._verify, job, again))
+
+    def aoffer(
+        self,
+        request: Request,
+        entry: Entry,
+        again: Callable[[], Awaitable[Fresh]],
+        seen: Callable[[Payload], Any] = tree_of,
+    ) -> None:
+        """``offer`` where *again* returns an awaitable: a task of the running event loop."""
+        loop = running_loop()
+        job = None if loop is None else self._job(request, entry, seen)
+        if loop is None or job is None:
+            return
+        task = loop.create_task(self._averify(job, again))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- The sample
+
+    def _wanted(self, request: Request) -> bool:
+        return (
+            FUNCTION not in request.params
+            and self._engine.settings.current_mode() == "on"
+            and not self._engine.closed
+        )
+
+    def _job(self, request: Request, entry: Entry, seen: Callable[[Payload], Any]) -> _Job | None:
+        """The job, with its cost taken from the budget; None if there is nothing to verify here,
+        the budget is used up, or the cost is unknown."""
+        if not self._wanted(request):
+            return None
+        cost = 0.0
+        with self._lock:
+            if self._budget_usd is not None:
+                if entry.cost_usd is None or self._spent + entry.cost_usd > self._budget_usd:
+                    return None
+                if not self._budget_usd:
+                    return None
+                cost = entry.cost_usd
+                self._spent += cost
+            self._pending += 1
+        return _Job(request, entry, seen, self._engine.epoch, cost)
+
+    def _put(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if self._queue is None:
+                self._queue = SimpleQueue()
+                for _ in range(_WORKERS):
+                    Thread(
+                        target=_run, args=(self._queue,), name="llm-cache-mem-verify", daemon=True
+                    ).start()
+                finalize(self, _stop, self._queue)
+            self._queue.put(work)
+
+    # -- The work
+
+    def _verify(self, job: _Job, again: Callable[[], Fresh]) -> None:
+        try:
+            if self._compares(job):
+                began = self._engine.settings.clock()
+                with in_hand(self._engine):
+                    fresh = again()
+                self._settle(job, fresh, self._engine.settings.clock() - began)
+        except Exception as exc:  # noqa: BLE001  # nobody waits for it
+            self._fail(job, exc)
+        finally:
+            self._done()
+
+    async def _averify(self, job: _Job, again: Callable[[], Awaitable[Fresh]]) -> None:
+        try:
+            if self._compares(job):
+                began = self._engine.settings.clock()
+                with in_hand(self._engine):
+                    fresh = await again()
+                seconds = self._engine.settings.clock() - began
+                await self._engine.writer.load_prices()
+                await self._engine.off_loop(lambda: self._settle(job, fresh, seconds))
+        except Exception as exc:  # noqa: BLE001  # as above
+            self._fail(job, exc)
+        finally:
+            self._done()
+
+    def _done(self) -> None:
+        with self._lock:
+            self._pending -= 1
+
+    def _compares(self, job: _Job) -> bool:
+        """Whether another answer to this request can be compared: it is still the same, and its
+        model is not meant to vary."""
+        request, params = job.request, job.request.params
+        if not self._is_unchanged(request):
+            return False
+        if not self._at_zero_only:
+            return True
+        if request.view is not None:
+            _, params = request.view(request.messages, params)
+        temperature = params.get("temperature")
+        return isinstance(temperature, (int, float)) and temperature == 0
+
+    def _is_unchanged(self, request: Request) -> bool:
+        """Whether the caller's own messages still make the key: it may have gone on with them."""
+        digest = self._engine.keyer.digest(request.messages, request.params, request.view)
+        kept = parse(request.key).digest
+        return kept in self._engine.keyer.stored_digests(digest)
+
+    def _settle(self, job: _Job, fresh: Fresh, seconds: float) -> None:
+        engine, request = self._engine, job.request
+        spent = engine.writer.count_paid(request, fresh.reported, seconds)
+        with self._lock:
+            self._spent += (spent or 0.0) - (job.reserved_usd if spent is not None else 0.0)
+        payload = engine.writer.encode(request, fresh.value)
+        refused = payload is None or engine.settings.admit(fresh.judged) is not None
+        if payload is None or refused or not self._is_unchanged(request):
+            self._count(job, failed=1, spent_usd=spent or 0.0)
+            return
+        agreed = self._agree(job.seen(job.entry.payload), job.seen(payload))
+        replaced = 0 if agreed else self._act(job, payload, fresh, seconds)
+        self._count(job, checked=1, agreed=int(agreed), replaced=replaced, spent_usd=spent or 0.0)
+
+    def _act(self, job: _Job, payload: Payload, fresh: Fresh, seconds: float) -> int:
+        """Do what is to be done about an answer that disagrees; how many entries it replaced."""
+        writer, request = self._engine.writer, job.request
+        if self._on_drift == "replace" and job.epoch == writer.epoch:
+            return int(writer.replace(request, job.entry, payload, fresh.reported, seconds))
+        if self._on_drift == "invalidate_model":
+            self._delete_all_of(job)
+        return 0
+
+    def _delete_all_of(self, job: _Job) -> None:
+        """Delete what the model of *job* has answered up to now in its namespace."""
+        engine, model = self._engine, job.entry.model
+        until = engine.settings.clock()
+        for key, entry in list(engine.backend.entries(namespace_prefix(job.request.key))):
+            if entry.model == model and entry.stored_at <= until:
+                engine.backend.delete(key, stored_at=entry.stored_at)
+
+    # -- Counting
+
+    def _fail(self, job: _Job, exc: Exception) -> None:
+        self._count(job, failed=1)
+        text = "a hit could not be verified: %s"
+        _log.debug(text, exc if isinstance(exc, StoreError) else type(exc).__name__)
+
+    def _count(self, job: _Job, *, spent_usd: float = 0.0, **counts: int) -> None:
+        name = f"{job.entry.model or job.request.model or ''} {parse(job.request.key).kind}"
+        with self._lock:
+            before = self._stats.get(name, VerifiedStats())
+            added = {what: getattr(before, what) + by for what, by in counts.items()}
+            after = before._replace(**added, spent_usd=before.spent_usd + spent_usd)
+            first = after.drifted and before.drift_since is None
+            if first:
+                after = after._replace(drift_since=self._engine.settings.clock())
+            self._stats[name] = after
+        if first:
+            text = "%s: the model's answers have drifted: %d of %d verified hits disagree"
+            _log.warning(text, name.strip(), after.drifted, after.checked)
+
+
+def _run(queue: "SimpleQueue[Callable[[], None] | None]") -> None:
+    while (work := queue.get()) is not None:
+        work()
+        del work  # it holds the engine
+
+
+def _stop(queue: "SimpleQueue[Callable[[], None] | None]") -> None:
+    for _ in range(_WORKERS):
+        queue.put(None)
