@@ -30,6 +30,7 @@ __all__ = [
     "check_namespace",
     "check_tags",
     "current",
+    "document_name",
     "lost_namespace",
     "options",
     "to_seconds",
@@ -160,6 +161,16 @@ def check_names(names: Any, source: str = "depends_on") -> tuple[str, ...]:
     if len(found) > MOST_NAMES:
         raise ValueError(f"{source}: at most {MOST_NAMES} names, not {len(found)}")
     return tuple(sorted(found))
+
+
+def document_name(identity: str) -> str:
+    """The name of the document with this id; of one that no name can have, a digest stands in
+    it."""
+    if 0 < len(identity) < _LONGEST_DEPENDENCY - len("doc:") and identity.isprintable():
+        return f"doc:{identity}"
+    from hashlib import sha256  # few ids need it
+
+    return f"doc:#{sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 class Draw:

@@ -17,6 +17,7 @@ from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS, is_core_fake
 from langchain_llm_cache_mem.shape import state_of
+from langchain_llm_cache_mem.sources import Sources
 from langchain_llm_cache_mem.validation import note_answer, watch_steps
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.circumstances import timeout_of
@@ -72,6 +73,9 @@ class LLMCacheMem(BaseCache):
             raises, the call goes uncached, and is counted.
         tags_from: Names of tags by which calls are counted: keys of ``config["metadata"]``, and
             tags of the config written as ``"team:search"`` or ``"team=search"``.
+        sources: Whether answers depend on the documents that were retrieved in the same run, so
+            that ``cache.invalidate("doc:<id>")`` makes them invalid: ``doc:`` and the id of each,
+            or else its ``metadata["source"]``; or a function of a document that returns its name.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class LLMCacheMem(BaseCache):
         unidentified: Unidentified | None = None,
         namespace_from: NamespaceFrom | None = None,
         tags_from: Collection[str] = (),
+        sources: Sources = False,
         **arguments: Any,
     ) -> None:
         if cache is not None and arguments:
@@ -95,7 +100,7 @@ class LLMCacheMem(BaseCache):
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._usage: Usage = usage
         self._unidentified: Unidentified | None = unidentified
-        self._config = ConfigReader.of(namespace_from, tags_from)
+        self._config = ConfigReader.of(namespace_from, tags_from, sources)
         self._scope = ""
         self._warned: set[str] = set()
         self._remembered: list[_Remembered | None] = [None] * _SLOTS

@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from langchain_llm_cache_mem.sources import Sources, check_sources, documents_of, names_of
 from llm_cache_mem import RequestNotCacheable
-from llm_cache_mem.options import check_namespace, options
+from llm_cache_mem.options import check_names, check_namespace, options
 
 __all__ = ["NOTHING_READ", "ConfigReader", "NamespaceFrom"]
 
@@ -22,14 +23,18 @@ NamespaceFrom = Callable[[Mapping[str, Any]], str | None]
 
 
 class ConfigReader(NamedTuple):
-    """Reads namespace and tags of a call from its RunnableConfig. See LLMCacheMem."""
+    """Reads namespace, tags and sources of a call from its run. See LLMCacheMem."""
 
     namespace_from: NamespaceFrom | None = None
     tags_from: tuple[str, ...] = ()
+    sources: Sources = False
 
     @classmethod
     def of(
-        cls, namespace_from: "NamespaceFrom | None", tags_from: Collection[str]
+        cls,
+        namespace_from: "NamespaceFrom | None",
+        tags_from: Collection[str],
+        sources: Sources = False,
     ) -> "ConfigReader":
         """TypeError for anything but a function and names."""
         if namespace_from is not None and not callable(namespace_from):
@@ -39,14 +44,14 @@ class ConfigReader(NamedTuple):
             )
         if isinstance(tags_from, str) or not all(isinstance(name, str) for name in tags_from):
             raise TypeError("tags_from must be a collection of names")
-        return cls(namespace_from, tuple(tags_from))
+        return cls(namespace_from, tuple(tags_from), check_sources(sources))
 
     def options_for(self, manager: Any) -> AbstractContextManager[object]:
         """The options of the call whose callback manager is *manager*; None if it is not known.
 
         Raises RequestNotCacheable where the namespace cannot be told.
         """
-        if self is NOTHING_READ or not (self.namespace_from or self.tags_from):
+        if self is NOTHING_READ or not any(self):
             return nullcontext()
         if manager is None:
             manager = _manager_around()
@@ -60,6 +65,8 @@ class ConfigReader(NamedTuple):
                 asked["namespace"] = namespace
         if self.tags_from:
             asked["tags"] = self._tags(config)
+        if self.sources:
+            asked["depends_on"] = self._names(manager)
         return options(**asked)
 
     def _namespace(self, config: Mapping[str, Any]) -> str | None:
@@ -70,6 +77,14 @@ class ConfigReader(NamedTuple):
         except Exception as exc:
             reason = f"namespace_from raised {type(exc).__name__}"
             raise RequestNotCacheable("namespace", reason) from exc
+
+    def _names(self, manager: Any) -> tuple[str, ...]:
+        """What the answer depends on. One that depends on what has no name is not cached."""
+        try:
+            return check_names(names_of(documents_of(manager), self.sources), "sources")
+        except Exception as exc:
+            reason = f"the names of its documents: {type(exc).__name__}"
+            raise RequestNotCacheable("sources", reason) from exc
 
     def _tags(self, config: Mapping[str, Any]) -> dict[str, str]:
         """The tags that are named: keys of the metadata, and tags such as ``team:search``."""

@@ -30,6 +30,7 @@ from langchain_llm_cache_mem.cache import LLMCacheMem, Usage
 from langchain_llm_cache_mem.config import ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.configurable import cached_configurable, is_configurable, model_named
 from langchain_llm_cache_mem.embeddings import cached_embeddings
+from langchain_llm_cache_mem.sources import Sources
 from langchain_llm_cache_mem.validation import watch_steps
 from llm_cache_mem import LLMCache
 
@@ -50,6 +51,7 @@ def cached(
     usage: Usage = ...,
     namespace_from: NamespaceFrom | None = ...,
     tags_from: Collection[str] = ...,
+    sources: Sources = ...,
 ) -> Any: ...
 @overload
 def cached(
@@ -61,6 +63,7 @@ def cached(
     usage: Usage = ...,
     namespace_from: NamespaceFrom | None = ...,
     tags_from: Collection[str] = ...,
+    sources: Sources = ...,
 ) -> R: ...
 def cached(
     model: Any,
@@ -71,6 +74,7 @@ def cached(
     usage: Usage = "zero",
     namespace_from: NamespaceFrom | None = None,
     tags_from: Collection[str] = (),
+    sources: Sources = False,
 ) -> Any:
     """A copy of *model* that answers from *cache*.
 
@@ -88,6 +92,7 @@ def cached(
         usage: Whether a hit reports ``zero`` tokens, or ``keep``s those of the call that was made.
         namespace_from: As in LLMCacheMem.
         tags_from: As in LLMCacheMem.
+        sources: As in LLMCacheMem.
 
     Raises:
         TypeError: *model* is none of these.
@@ -96,10 +101,10 @@ def cached(
     Example:
         >>> model = cached(ChatOpenAI(model="gpt-4o-mini"), LLMCache())
     """
-    config = ConfigReader.of(namespace_from, tags_from)
+    config = ConfigReader.of(namespace_from, tags_from, sources)
     if isinstance(cache, LLMCacheMem):
         scope, identity = scope or cache.scope, identity or cache.scope
-        config = config if namespace_from or tags_from else cache.config
+        config = config if any(config) else cache.config
         usage, cache = cache.usage, cache.cache
     if isinstance(model, str):
         model = model_named(model)

@@ -11,6 +11,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index_llm_cache_mem import calls, patch, structured
 from llama_index_llm_cache_mem.ingestion import carry_options
 from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target, Usage, check_usage
+from llama_index_llm_cache_mem.sources import take_sources
 from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, bare, plain_class, sharing, view_class
 from llm_cache_mem import LLMCache
@@ -34,6 +35,9 @@ class _CachedLLM:
             model or a pipeline. Without it, calls of such an LLM go uncached.
         usage: Whether a hit reports ``zero`` tokens, so that no call is billed twice, or ``keep``s
             those of the call that was made.
+        sources: Whether the answers of a query depend on its source nodes, so that
+            ``cache.invalidate("doc:<id>")`` makes them invalid, where *id* is that of a document,
+            and a changed document does so by itself.
         **settings: Arguments of ``LLMCache``.
 
     Example:
@@ -42,6 +46,7 @@ class _CachedLLM:
 
     _lcm_identity: str
     _lcm_usage: Usage
+    _lcm_sources: bool
 
     # Leaves and structured_predict are set below. No other public names: they might hide a field of
     # the LLM.
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
         *,
         identity: str = "",
         usage: Usage = "zero",
+        sources: bool = False,
         **settings: Any,
     ) -> T:
         """*llm*, with its calls answered from *cache*, or from an ``LLMCache(**settings)`` of its
@@ -102,7 +108,10 @@ if TYPE_CHECKING:
                 local model or a pipeline. Without it, calls of such an LLM go uncached.
             usage: Whether a hit reports ``zero`` tokens, so that no call is billed twice, or
                 ``keep``s those of the call that was made.
-            **settings: Arguments of ``LLMCache``.
+            sources: Whether the answers of a query depend on its source nodes, so that
+            ``cache.invalidate("doc:<id>")`` makes them invalid, where *id* is that of a document,
+            and a changed document does so by itself.
+        **settings: Arguments of ``LLMCache``.
 
         Example:
             ``llm = CachedLLM(OpenAI(model="gpt-5"), cache)``
@@ -149,6 +158,7 @@ def _cached(
     *,
     identity: str = "",
     usage: Usage = "zero",
+    sources: bool = False,
     **settings: Any,
 ) -> Any:
     if not isinstance(llm, BaseLLM):
@@ -156,6 +166,8 @@ def _cached(
     if not isinstance(identity, str):
         raise TypeError(f"identity must be a str, not {type(identity).__name__}")
     check_usage(usage)
+    if not isinstance(sources, bool):
+        raise TypeError(f"sources must be True or False, not {type(sources).__name__}")
     if cache is None:
         cache = LLMCache(**settings)
     elif settings:
@@ -163,28 +175,42 @@ def _cached(
     elif not isinstance(cache, LLMCache):
         raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
     carry_options()
+    if sources:
+        take_sources()
     if isinstance(llm, StructuredLLM):
-        inner = _cached(llm.llm, cache, identity=identity, usage=usage)
+        inner = _cached(llm.llm, cache, identity=identity, usage=usage, sources=sources)
         return llm.model_copy(update={"llm": inner})
-    return _view(_inner(llm) if isinstance(llm, _CachedLLM) else llm, cache, identity, usage)
+    inner = _inner(llm) if isinstance(llm, _CachedLLM) else llm
+    return _view(inner, cache, identity, usage, sources)
 
 
-def _view(inner: Any, cache: LLMCache | None, identity: str = "", usage: Usage = "zero") -> Any:
+def _view(
+    inner: Any,
+    cache: LLMCache | None,
+    identity: str = "",
+    usage: Usage = "zero",
+    sources: bool = False,
+) -> Any:
     made = sharing(view_class(_CachedLLM, type(inner)), inner)
     object.__setattr__(made, "_lcm_inner", inner)
-    _set_up(made, cache, identity, usage)
+    _set_up(made, cache, identity, usage, sources=sources)
     return made
 
 
-def _set_up(view: Any, cache: LLMCache | None, identity: str, usage: Usage) -> None:
+def _set_up(
+    view: Any, cache: LLMCache | None, identity: str, usage: Usage, *, sources: bool = False
+) -> None:
+    if sources:  # in the process that unpickles it, too
+        take_sources()
+    object.__setattr__(view, "_lcm_sources", sources)
     object.__setattr__(view, "_lcm_identity", identity)
     object.__setattr__(view, "_lcm_usage", usage)
     set_view_cache(view, cache)
 
 
-def _settings(view: Any) -> tuple[LLMCache | None, str, Usage]:
+def _settings(view: Any) -> tuple[LLMCache | None, str, Usage, bool]:
     cache = cache_of(view)  # which sets up a view that pydantic has made
-    return cache, view._lcm_identity, view._lcm_usage
+    return cache, view._lcm_identity, view._lcm_usage, view._lcm_sources
 
 
 def _is_made(view: Any) -> bool:

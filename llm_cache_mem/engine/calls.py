@@ -259,7 +259,8 @@ class Engine:
         missed: list[Callable[[], None]] = []
         hit = self.reader.lookup(request, decode, other, defer=missed.append)
         if missed:
-            self.layers.expect(request.key, missed[0], zero_usage=zero_usage)
+            needs = () if request.depends_on is None else request.depends_on.names
+            self.layers.expect(request.key, missed[0], zero_usage=zero_usage, depends_on=needs)
         return hit
 
     async def alookup(
@@ -281,7 +282,8 @@ class Engine:
         missed: list[Callable[[], None]] = []
         hit = await self.reader.alookup(request, decode, other, defer=missed.append)
         if missed:
-            self.layers.expect(request.key, missed[0], zero_usage=zero_usage)
+            needs = () if request.depends_on is None else request.depends_on.names
+            self.layers.expect(request.key, missed[0], zero_usage=zero_usage, depends_on=needs)
         return hit
 
     def answered_below(self, request: Request) -> Above | None:

@@ -32,12 +32,14 @@ class Above:
 
     *seen*: whether the HTTP layer has looked it up, and counted that. *outcome* is what became of
     it, None while nothing has; *key* is that of the HTTP layer. *zero_usage*: whether a hit is to
-    report no tokens, as the layer above promises. *passes*: whether the HTTP layer is to let the
+    report no tokens, as the layer above promises. *depends_on*: the names on which the answer
+    depends. *passes*: whether the HTTP layer is to let the
     call pass.
     """
 
     __slots__ = (
         "_answer",
+        "depends_on",
         "is_over",
         "key",
         "layers",
@@ -60,6 +62,7 @@ class Above:
         self.passes = passes
         self.missed = missed
         self.zero_usage = zero_usage
+        self.depends_on: tuple[str, ...] = ()
         self.seen = False
         self.outcome: Outcome | None = None
         self.key: str | None = None
@@ -132,9 +135,18 @@ class Layers:
         """Let the HTTP layer pass the call that this context makes next."""
         _above.set(Above(self, _nothing, zero_usage=False, passes=True))
 
-    def expect(self, key: str, missed: Callable[[], object], *, zero_usage: bool) -> None:
-        """Wait for what becomes of the call that missed under *key*. *missed* counts the miss."""
+    def expect(
+        self,
+        key: str,
+        missed: Callable[[], object],
+        *,
+        zero_usage: bool,
+        depends_on: tuple[str, ...] = (),
+    ) -> None:
+        """Wait for what becomes of the call that missed under *key*. *missed* counts the miss.
+        *depends_on*: the names on which its answer depends."""
         above = Above(self, missed, zero_usage=zero_usage)
+        above.depends_on = depends_on
         with self._lock:
             self._waiting.setdefault(key, []).append(above)
             if len(self._waiting) > _MOST:

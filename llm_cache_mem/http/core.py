@@ -27,11 +27,12 @@ from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
 from llm_cache_mem.http.zero_live import zeroed
 from llm_cache_mem.http.zero_usage import without_usage
+from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.keys.state import refuse_stateful
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Core", "Texts", "Uncached", "Usage", "hit_head", "live_head", "texts_head"]
+__all__ = ["Core", "Texts", "Uncached", "Usage", "depending", "hit_head", "live_head", "texts_head"]
 
 _KIND = "http"
 _KIND_OF_TEXTS = "embedding"
@@ -188,6 +189,14 @@ class Core:
     def recording(self, live: Live) -> Recording:
         """A recording of the response, still empty."""
         return Recording(live.head.status, live.headers, live.decoder)
+
+
+def depending(request: Request, above: Above | None) -> Request:
+    """*request*, whose answer depends on what the call of the layer *above* does."""
+    if above is None or not above.depends_on:
+        return request
+    own = () if request.depends_on is None else request.depends_on.names
+    return request._replace(depends_on=Dependencies((*own, *above.depends_on)))
 
 
 def live_head(head: Head, coalesced: bool) -> Head:

@@ -14,7 +14,7 @@ from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
-from llm_cache_mem.http.core import Core, Texts, Uncached, hit_head
+from llm_cache_mem.http.core import Core, Texts, Uncached, depending, hit_head
 from llm_cache_mem.http.drive_texts import adrive_texts, drive_texts
 from llm_cache_mem.http.exchange import AsyncExchange, Exchange, Wire
 from llm_cache_mem.http.parsing import settle, watch_parser
@@ -49,6 +49,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
                 return exchange.untouched()
         if isinstance(request, Texts):
             return drive_texts(core, exchange, wire, request, above)
+        request = depending(request, above)
         watch_parser(engine, request)
         hit = engine.reader.lookup(request, decode)
     except LLMCacheError as exc:
@@ -165,6 +166,7 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
                 return await exchange.untouched()
         if isinstance(request, Texts):
             return await adrive_texts(core, exchange, wire, request, above)
+        request = depending(request, above)
         watch_parser(engine, request)
         await settle(request)
         hit = await engine.reader.alookup(request, decode)
