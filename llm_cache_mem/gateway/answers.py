@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.streams import AsyncReplay
 from llm_cache_mem.errors import CacheMissError, LLMCacheError, RequestNotCacheable
 from llm_cache_mem.gateway.asgi import (
@@ -24,6 +25,7 @@ from llm_cache_mem.gateway.call import Caller, CallRefused, RawHeaders, caller_o
 from llm_cache_mem.gateway.config import GatewayConfig, Upstream
 from llm_cache_mem.gateway.exchange import Answer, GatewayExchange
 from llm_cache_mem.gateway.upstream import Client, UpstreamError
+from llm_cache_mem.http.again import asend_again, seen
 from llm_cache_mem.http.answer import Head, decode_whole
 from llm_cache_mem.http.core import Core, Texts, Uncached, hit_head
 from llm_cache_mem.http.drive import ashare
@@ -101,6 +103,8 @@ class Answers:
             if isinstance(found, Request):
                 hit = await self._core.engine.reader.alookup(found, decode_whole)
                 if hit is not None:
+                    if self._core.engine.verifier is not None:
+                        self._verify(exchange, found, hit)
                     return await _send_stored(send, hit_head(hit, "hit"), hit.value.chunks)
             async with _WhileConnected(receive, exchange.body):
                 if isinstance(found, Request):
@@ -110,6 +114,12 @@ class Answers:
                 else:
                     answer = _marked(await exchange.untouched(), found)
                 return await _send_answer(send, answer)
+
+    def _verify(self, exchange: GatewayExchange, request: Request, hit: Hit) -> None:
+        verifier = self._core.engine.verifier
+        if verifier is not None and verifier.due():
+            again = partial(asend_again, self._core, exchange)
+            verifier.aoffer(request, hit.entry, again, seen)
 
     async def _exchange(
         self,
