@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from gateway_client import ANSWER, ASK, CHAT, REPLY, STREAM, STREAMED, post
+from gateway_client import ANSWER, ASK, CHAT, REPLY, STREAM, STREAMED, mark, post
+from stores.servers import running_redis
 
 from llm_cache_mem import LLMCache
 
@@ -107,6 +108,19 @@ def test_a_store_that_fails_lets_calls_through(start: Any, tmp_path: Path) -> No
         other = {**ASK, "messages": [{"role": "user", "content": str(number)}]}
         assert post(gateway.url + CHAT, other).json() == ANSWER
     assert httpx.get(gateway.url + "/healthz").json() == {"status": "ok"}
+
+
+def test_a_paused_redis_lets_calls_through(start: Any, usual_patience: None) -> None:
+    with running_redis() as server, LLMCache(backend=server.url, prices={}) as cache:
+        gateway = start(cache)
+        gateway.upstream.gives(REPLY)
+        assert [mark(post(gateway.url + CHAT)) for _ in range(2)] == ["miss", "hit"]
+        server.pause()
+        for _ in range(4):
+            assert post(gateway.url + CHAT).json() == ANSWER
+        assert gateway.upstream.calls == 5
+        assert cache.stats().errors
+        server.resume()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -114,6 +115,44 @@ def test_answers_survive_a_restart_and_the_key_is_private(
     url, _ = serve("--backend", "sqlite://./cache.db")
     assert post(url + CHAT).headers["x-llm-cache-mem"] == "hit"
     assert upstream.calls == 1
+
+
+def test_a_stream_that_dies_with_the_gateway_is_not_stored(
+    serve: Serve, upstream: Provider
+) -> None:
+    gate, body = threading.Event(), {**ASK, "stream": True}
+    upstream.gives(STREAMED._replace(gate=lambda number: number < 2 or gate.wait(30)))
+    url, process = serve("--backend", "sqlite://./cache.db")
+    with (
+        httpx.Client(timeout=30) as client,
+        client.stream("POST", url + CHAT, json=body) as response,
+    ):
+        pieces = response.iter_raw()
+        next(pieces)
+        process.kill()
+        with pytest.raises(httpx.HTTPError):
+            b"".join(pieces)
+    gate.set()
+    upstream.gives(STREAMED)
+    url, _ = serve("--backend", "sqlite://./cache.db")
+    assert [post(url + CHAT, body).headers["x-llm-cache-mem"] for _ in "ab"] == ["miss", "hit"]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
+def test_a_full_disk_costs_no_call(serve: Serve, upstream: Provider, tmp_path: Path) -> None:
+    upstream.gives(REPLY)
+    url, process = serve("--backend", "sqlite://./cache.db")
+    assert post(url + CHAT).json() == ANSWER
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 1 << 40))
+    for number in range(8):
+        other = {**ASK, "messages": [{"role": "user", "content": f"{number}" * 5_000}]}
+        assert post(url + CHAT, other).json() == ANSWER
+    assert upstream.calls == 9
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 40, 1 << 40))
+    process.kill()
+    process.wait(60)
+    url, _ = serve("--backend", "sqlite://./cache.db")
+    assert post(url + CHAT).headers["x-llm-cache-mem"] == "hit"
 
 
 def test_a_file_configures_it_and_options_go_first(
