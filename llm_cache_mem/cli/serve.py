@@ -29,6 +29,10 @@ def serve(
         str | None, typer.Option(metavar="SPAN", help="The age limit: 1h, 7d; none for no limit.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; they share the store.")] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A parameter that is not part of a request: metadata."),
+    ] = None,
     share: Annotated[
         str | None,
         typer.Option(help="credential: a caller per API key (default); all: all callers."),
@@ -66,6 +70,7 @@ def serve(
         "host": host,
         "mode": mode,
         "workers": workers,
+        "ignore": tuple(ignore) if ignore else None,
         "share": share,
         "trust": tuple(trust) if trust else None,
         "token": token,

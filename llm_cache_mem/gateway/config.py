@@ -87,6 +87,7 @@ class GatewayConfig:
         mode: As in LLMCache.
         ttl_seconds: As in LLMCache.
         max_size: Most entries, for stores that keep to a bound; None for no limit.
+        ignore: Names of parameters that are not part of a request, in addition to LLMCache's own.
         share: Who shares answers: ``"credential"``, requests with the same credential;
             ``"all"``, all requests.
         trust: Networks, such as ``10.0.0.0/8``, whose clients may choose a namespace by the header
@@ -109,6 +110,7 @@ class GatewayConfig:
     mode: Mode | None = None
     ttl_seconds: Duration = 3600
     max_size: int | None = 100_000
+    ignore: tuple[str, ...] = ()
     share: Literal["credential", "all"] = "credential"
     trust: tuple[str, ...] = ()
     token: str | None = None
@@ -117,7 +119,7 @@ class GatewayConfig:
     keep_requests: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("trust", "page_hosts"):
+        for name in ("ignore", "trust", "page_hosts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, url in self.upstreams.items():
             Upstream.parse(name, url)

@@ -14,6 +14,7 @@ from llm_cache_mem.gateway.config import CONFIG_VARIABLE, GatewayConfig
 from llm_cache_mem.gateway.credentials import KEY_VARIABLE, gateway_key
 from llm_cache_mem.gateway.feed import Feed
 from llm_cache_mem.gateway.metrics import DIRECTORY
+from llm_cache_mem.keys.digest import DEFAULT_IGNORE
 from llm_cache_mem.stores.urls import locate
 
 try:
@@ -46,6 +47,7 @@ def open_cache(config: GatewayConfig, feed: Feed | None = None) -> LLMCache:
         backend=config.backend,
         ttl_seconds=config.ttl_seconds,
         mode=config.mode,
+        ignore=DEFAULT_IGNORE.union(config.ignore),
         coalesce="fleet" if config.workers > 1 else True,
         keep_requests=config.keep_requests,
         on_event=None if feed is None else feed.event,

@@ -122,7 +122,8 @@ TRANSPORT_HEADERS: Final = frozenset(
         # what is new for each call
         "b3", "baggage", "idempotency-key", "newrelic", "request-id", "sentry-trace", "traceparent",
         "tracestate", "uber-trace-id", "x-amz-content-sha256", "x-amz-date", "x-amzn-trace-id",
-        "x-client-request-id", "x-cloud-trace-context", "x-correlation-id",
+        "x-claude-code-session-id", "x-client-request-id", "x-cloud-trace-context",
+        "x-correlation-id",
         "x-goog-api-client", "x-idempotency-key", "x-ms-client-request-id", "x-request-id",
         "x-request-timeout", "x-retry-count", "x-trace-id",
     }
