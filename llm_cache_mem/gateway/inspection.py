@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, Final
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.generations import KIND as GENERATION
 from llm_cache_mem.gateway.workers import Workers, sums_of
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores.listing import Found, beginning, describe, holds
@@ -102,7 +103,9 @@ class Inspection:
         prefix = "" if namespace is None else digest.prefix(namespace, asked.get("kind"))
         for key, entry in backend.entries(prefix):
             with suppress(ValueError):  # not an entry of this library's
-                yield Found(key, digest.parse(key), entry)
+                parts = digest.parse(key)
+                if parts.kind != GENERATION:  # a mark of what is valid, and no answer
+                    yield Found(key, parts, entry)
 
     async def entry(self, asked: Asked) -> dict[str, Any]:
         """One entry by its ``key``, with the answer and the stored request."""

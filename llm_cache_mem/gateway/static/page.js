@@ -51,6 +51,7 @@ function span(seconds) {
   }
   return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
 }
+const short = (text) => text.length > 22 ? `${text.slice(0, 18)}…` : text;
 const tokensOf = (row) => row.usage ? row.usage.input_tokens + row.usage.output_tokens : null;
 
 // -- Elements
@@ -207,7 +208,9 @@ async function showEntries() {
     open.addEventListener("click", () => showEntry(row.key).catch(fail));
     const key = cell("");
     key.append(open, ...(row.prompt ? [small(row.prompt)] : []));
-    return line(key, cell(row.model ?? "unknown"), cell(row.namespace || "(default)"),
+    const namespace = cell(short(row.namespace || "(default)"));
+    namespace.title = row.namespace;
+    return line(key, cell(row.model ?? "unknown"), namespace,
       cell(span(Math.max(0, found.now - row.stored_at)) + (row.expired ? ", expired" : ""), "age", "number"),
       cell(bytes(row.bytes), "size", "number"), cell(number(tokensOf(row)), "tokens", "number"),
       cell(dollars(row.cost_usd), "cost", "number"));

@@ -21,7 +21,6 @@ __all__ = [
     "get_many",
     "insert",
     "insert_many",
-    "is_crowded",
     "newest_use",
     "numbered",
     "numbers",
@@ -45,8 +44,7 @@ _COLUMNS = (
 _PUT = (
     f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({'?, ' * (len(_COLUMNS) - 1)}"
     "(SELECT id FROM parts WHERE space = ? AND model = ?)) ON CONFLICT (key) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])
-    + ", used = CASE WHEN excluded.used - used < ? THEN used ELSE excluded.used END"
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
 )
 
 _TOO_LARGE = f"length(data) > {MAX_ENTRY_BYTES}"
@@ -153,16 +151,14 @@ def _use(db: sqlite3.Connection, which: str) -> int:
     return found if isinstance(found, int) and 0 <= found < 1 << 62 else 0
 
 
-def insert(db: sqlite3.Connection, row: Row, lag: int) -> None:
-    """Put *row*. If it replaces one, that stays where it is in the order of use, which is a page
-    less to write, unless its use was noted *lag* ago."""
+def insert(db: sqlite3.Connection, row: Row) -> None:
     try:
-        db.execute(_PUT, (*row, lag))
+        db.execute(_PUT, row)
     except sqlite3.IntegrityError as exc:
         if "entries.part" not in str(exc):
             raise
         db.execute("INSERT INTO parts (space, model) VALUES (?, ?)", (row.space, row.model))
-        db.execute(_PUT, (*row, lag))
+        db.execute(_PUT, row)
 
 
 def room(db: sqlite3.Connection, bounds: Bounds) -> tuple[float, float]:
@@ -174,13 +170,6 @@ def room(db: sqlite3.Connection, bounds: Bounds) -> tuple[float, float]:
     )
 
 
-def is_crowded(db: sqlite3.Connection, bounds: Bounds) -> bool:
-    """Whether half of the room is taken."""
-    left, space = room(db, bounds)
-    few = bounds.entries is not None and left < bounds.entries / 2
-    return few or (bounds.bytes is not None and space < bounds.bytes / 2)
-
-
 def insert_many(
     db: sqlite3.Connection,
     some: Sequence[Row],
@@ -190,10 +179,9 @@ def insert_many(
     window: int,
     now: float,
     touched: Mapping[str, int],
-    lag: int,
 ) -> Removed:
-    """Put *some* rows, with *lag*, in one transaction; first some go that expired by *now*, and
-    after each the least recently used, as far as it needs.
+    """Put *some* rows in one transaction; first some go that expired by *now*, and after each the
+    least recently used, as far as it needs.
 
     *touched* ones were used since.
     """
@@ -201,7 +189,7 @@ def insert_many(
     swept = sweep.step(db, now, window, some[0].key)
     evicted = 0
     for row in some:
-        insert(db, row, lag)
+        insert(db, row)
         evicted += 0 if bounds == (None, None) else _evict(db, bounds, row.key, touched)
     db.execute("COMMIT")
     return Removed(evicted, swept)
