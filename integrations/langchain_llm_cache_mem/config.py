@@ -12,7 +12,7 @@ from langchain_llm_cache_mem.sources import Sources, check_sources, documents_of
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.options import check_names, check_namespace, options
 
-__all__ = ["NOTHING_READ", "ConfigReader", "NamespaceFrom"]
+__all__ = ["NOTHING_READ", "ConfigReader", "NamespaceFrom", "manager_around"]
 
 _LONGEST: Final = 128
 _FARTHEST: Final = 8
@@ -54,7 +54,7 @@ class ConfigReader(NamedTuple):
         if self is NOTHING_READ or not any(self):
             return nullcontext()
         if manager is None:
-            manager = _manager_around()
+            manager = manager_around()
         config = _config_of(manager)
         asked: dict[str, Any] = {}
         if self.namespace_from is not None:
@@ -107,7 +107,7 @@ class ConfigReader(NamedTuple):
 NOTHING_READ: Final = ConfigReader()
 
 
-def _manager_around() -> Any:
+def manager_around() -> Any:
     """The callback manager of the stream that is being read: langchain-core does not pass it on."""
     frame = sys._getframe(1).f_back
     for _ in range(_FARTHEST):

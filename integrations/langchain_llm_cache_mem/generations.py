@@ -27,6 +27,7 @@ from langchain_core.messages.base import TextAccessor
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from langchain_core.utils.utils import LC_ID_PREFIX
 
+from langchain_llm_cache_mem.config import manager_around
 from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "load_stream",
     "mark_hits",
+    "tell_run",
     "zero_usage",
 ]
 
@@ -145,6 +147,19 @@ def mark_hits(
                 **fields["response_metadata"],
                 "llm_cache_mem": hit.copy(),
             }
+
+
+def tell_run(run_manager: Any, generations: Sequence[Any]) -> None:
+    """If *generations* are marked as a hit, say so in the metadata of their run, by which LangSmith
+    can filter: ``llm_cache_mem`` is ``hit``."""
+    message = getattr(generations[0], "message", None) if generations else None
+    if "llm_cache_mem" not in getattr(message, "response_metadata", ()):
+        return
+    manager = run_manager or manager_around()
+    for tracer in getattr(manager, "handlers", ()):
+        run = getattr(tracer, "run_map", {}).get(str(manager.run_id))
+        if hasattr(run, "add_metadata"):
+            run.add_metadata({"llm_cache_mem": "hit"})
 
 
 def _usage_of(generation: Any) -> dict[str, int] | None:

@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import Generation
 
 from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
-from langchain_llm_cache_mem.generations import dump, dump_stream, load, mark_hits
+from langchain_llm_cache_mem.generations import dump, dump_stream, load, mark_hits, tell_run
 from llm_cache_mem import Request
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.engine.streams import ChunkRecording
@@ -57,10 +57,12 @@ def stream(
         )
         with closing(shared):
             for chunk in shared:
+                tell_run(run_manager, [chunk])
                 if shared.coalesced and run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         return
+    tell_run(run_manager, hit)
     for chunk in hit:
         if run_manager is not None:
             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -110,10 +112,12 @@ async def astream(
         )
         async with aclosing(shared):
             async for chunk in shared:
+                tell_run(run_manager, [chunk])
                 if shared.coalesced and run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         return
+    tell_run(run_manager, hit)
     for chunk in hit:
         if run_manager is not None:
             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)

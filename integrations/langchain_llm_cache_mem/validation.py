@@ -14,7 +14,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.tracers.context import register_configure_hook
 
-from langchain_llm_cache_mem.generations import answer_id
+from langchain_llm_cache_mem.generations import answer_id, tell_run
 from llm_cache_mem import Request
 from llm_cache_mem.engine.calls import Engine
 
@@ -28,7 +28,9 @@ _answers: dict[str, tuple["ref[Engine]", Request]] = {}
 def note_answer(
     engine: Engine, request: Request, generations: Sequence[Any], run_manager: Any
 ) -> None:
-    """Note that *generations*, which the run of *run_manager* gave, answer *request*."""
+    """Note that *generations*, which the run of *run_manager* gave, answer *request*, and tell the
+    run if they are a hit."""
+    tell_run(run_manager, generations)
     message_id = answer_id(generations, getattr(run_manager, "run_id", None))
     if message_id is not None:
         while len(_answers) >= _LIMIT:

@@ -22,7 +22,7 @@ from llm_cache_mem.http.headers import (
     SAVED_USD,
     credentials_of,
 )
-from llm_cache_mem.http.onlookers import sums_usage
+from llm_cache_mem.http.onlookers import sums_usage, tell_run
 from llm_cache_mem.http.providers import uncached_reason
 from llm_cache_mem.http.view import view
 from llm_cache_mem.http.zero_live import zeroed
@@ -117,6 +117,7 @@ class Core:
         response: StoredResponse = hit.value
         if above is not None:
             above.answered(outcome, request.key, hit)
+        tell_run(outcome)
         return without_usage(response) if self.reports_zero(above) else response.chunks
 
     def live(
@@ -125,9 +126,11 @@ class Core:
         """The head and the body of a response in progress, a broadcast that was *found*; with zeros
         for its usage where another's call is shared, as ``chunks``."""
         head = live_head(found.head, coalesced)
-        if coalesced and head.status == 200 and self.reports_zero(above):
-            return zeroed(head, found.recording, subscriber)
-        return head, subscriber
+        if not coalesced or head.status != 200:
+            return head, subscriber
+        tell_run("coalesced")
+        zero = self.reports_zero(above)
+        return zeroed(head, found.recording, subscriber) if zero else (head, subscriber)
 
     def reports_zero(self, above: Above | None) -> bool:
         """Whether a hit is to report no tokens."""

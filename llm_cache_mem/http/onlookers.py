@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
-__all__ = ["sums_usage"]
+__all__ = ["sums_usage", "tell_run"]
 
 _INSTRUMENTORS: Final = "opentelemetry.instrumentation.instrumentor"
 _OF_MODELS: Final = re.compile(
@@ -69,9 +69,21 @@ def _under_logfire() -> bool:
     return bool(context.get_value("suppress_instrumentation"))
 
 
+def tell_run(outcome: str) -> None:
+    """If LangSmith traces this call as one of a model, add the *outcome*, ``hit`` or ``coalesced``,
+    to the metadata of its run, by which it can filter."""
+    run = _run_of_model()
+    if run is not None:
+        run.add_metadata({"llm_cache_mem": outcome})
+
+
 def _in_run_of_model() -> bool:
     """Whether LangSmith traces this call as one of a model."""
+    return _run_of_model() is not None
+
+
+def _run_of_model() -> Any:
     module = sys.modules.get(_LANGSMITH)
     current = getattr(module, "get_current_run_tree", None)
     run = None if current is None else current()
-    return getattr(run, "run_type", None) == "llm"
+    return run if getattr(run, "run_type", None) == "llm" else None

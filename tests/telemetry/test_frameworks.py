@@ -1,6 +1,9 @@
 """Behind LangChain and LlamaIndex, whoever adds up usage is told of none on a hit."""
 
+import asyncio
 import json
+import sys
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +12,9 @@ from http_server import Reply, provider
 from langchain_anthropic import ChatAnthropic
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.base import BaseTracer
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from langchain_openai import ChatOpenAI
@@ -102,6 +107,48 @@ def test_run_trees_report_no_tokens_on_a_hit(name, server, behind):
     assert set(counts_in_lists(hit)) == {0}
 
 
+@pytest.fixture
+def sent_to_langsmith(monkeypatch):
+    """The metadata of the runs that LangChain's own tracer sends, each at its end."""
+    from langsmith import Client
+
+    sent: list[Any] = []
+    monkeypatch.setattr(Client, "create_run", lambda self, *args, **kwargs: None)
+    monkeypatch.setattr(
+        Client, "update_run", lambda self, *args, **kwargs: sent.append(kwargs["extra"]["metadata"])
+    )
+    client = Client(api_url="http://127.0.0.1:9", api_key="k", auto_batch_tracing=False)
+    tracer = LangChainTracer(client=client)
+
+    def metadata() -> list[Any]:
+        tracer.wait_for_futures()
+        return [one.get("llm_cache_mem") for one in sent]
+
+    return tracer, metadata
+
+
+def test_langsmith_can_filter_hits_by_the_metadata_of_a_run(server, behind, sent_to_langsmith):
+    (tracer, metadata), model = sent_to_langsmith, behind(model_of("openai", server))
+    for _ in range(2):
+        model.invoke("hi", {"callbacks": [tracer]})
+        asyncio.run(model.ainvoke("hi", {"callbacks": [tracer]}))
+    assert metadata() == [None, "hit", "hit", "hit"]
+
+
+def test_langsmith_can_filter_streamed_hits(sent_to_langsmith):
+    tracer, metadata = sent_to_langsmith
+    model = cached(FakeListChatModel(responses=["hello"]), LLMCache(), identity="fake")
+
+    async def read() -> None:
+        async for _ in model.astream("hi", {"callbacks": [tracer]}):
+            pass
+
+    for _ in range(2):
+        list(model.stream("hi", {"callbacks": [tracer]}))
+        asyncio.run(read())
+    assert metadata() == [None, "hit", "hit", "hit"]
+
+
 def counts_in_lists(value: Any) -> list[int]:
     if isinstance(value, list):
         return [n for part in value for n in counts_in_lists(part)]
@@ -190,4 +237,23 @@ def test_openinference_reports_no_tokens_of_llama_index_on_a_hit():
     with instrumented(LlamaIndexInstrumentor) as exporter:
         llm.complete("one two three")
     assert exporter.get_finished_spans()
+    assert sum(tokens(exporter)) == 0
+
+
+def test_openllmetry_reports_no_tokens_of_llama_index_on_a_hit(monkeypatch):
+    import llama_index
+
+    # it looks for the packages of providers, of which none is here
+    none: Any = ModuleType("llama_index.llms")
+    none.__path__ = []
+    monkeypatch.setattr(llama_index, "llms", none, raising=False)
+    monkeypatch.setitem(sys.modules, "llama_index.llms", none)
+    from llama_index.core.llms import MockLLM
+    from llama_index_llm_cache_mem import CachedLLM
+    from opentelemetry.instrumentation.llamaindex import LlamaIndexInstrumentor
+
+    llm = CachedLLM(MockLLM(max_tokens=5), LLMCache())
+    llm.complete("one two three")
+    with instrumented(LlamaIndexInstrumentor) as exporter:
+        llm.complete("one two three")
     assert sum(tokens(exporter)) == 0

@@ -250,3 +250,4 @@ def test_a_call_that_langsmith_traces_reports_no_tokens_on_a_hit(provider, monke
             chat(client)
     used = [run["outputs"]["usage_metadata"]["total_tokens"] for run in runs]
     assert used == [1200, 0]
+    assert [run["extra"]["metadata"].get("llm_cache_mem") for run in runs] == [None, "hit"]

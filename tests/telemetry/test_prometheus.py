@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from llm_cache_mem import LLMCache, Price, options
 from llm_cache_mem.telemetry.prometheus import CacheMetrics
 from tests.stores.servers import free_port, program, until
+from tests.telemetry.otlp_receiver import OtlpReceiver, otlp_receiver
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES = [{"role": "user", "content": "a question"}]
@@ -92,8 +93,8 @@ def test_labels_past_the_bound_are_summed_as_other():
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[str]:
-    """The URL of a running service of WORKERS processes."""
+def service(folder: Path, otlp: OtlpReceiver) -> Iterator[str]:
+    """The URL of a running service of WORKERS processes, which export to *otlp*."""
     port, values = free_port(), folder / "values"
     values.mkdir()
     environment = {
@@ -103,7 +104,7 @@ def service(folder: Path) -> Iterator[str]:
     }
     command = [sys.executable, str(Path(__file__).with_name("service.py"))]
     process = subprocess.Popen(
-        [*command, str(port), str(folder), str(WORKERS)],
+        [*command, str(port), str(folder), str(WORKERS), otlp.url],
         env=environment,
         start_new_session=True,
     )
@@ -182,8 +183,8 @@ def prometheus(tmp_path):
         process.wait()
 
 
-def test_a_scrape_of_four_workers_shows_the_truth(tmp_path, prometheus):
-    with service(tmp_path) as url:
+def test_a_scrape_and_exports_of_four_workers_show_the_truth(tmp_path, prometheus):
+    with otlp_receiver() as otlp, service(tmp_path, otlp) as url:
         query = prometheus(url)
         teams, questions, workers = ask_at_random(url)
         assert workers > 1, "the requests must have reached several workers"
@@ -209,6 +210,21 @@ def test_a_scrape_of_four_workers_shows_the_truth(tmp_path, prometheus):
         assert value(f"sum({saved})") == pytest.approx(0.002 * (hits + coalesced))
         assert value("sum(llm_cache_mem_saved_tokens_total)") == 150 * (hits + coalesced)
         assert value("sum(llm_cache_mem_single_flight_waiters)") == 0
+        requests, outcome = "llm_cache_mem.requests", "llm_cache_mem_outcome"
+
+        def looked_up(**more: str) -> float:
+            of = (otlp.total(requests, **{outcome: name}, **more) for name in ("hit", "miss"))
+            return sum(of)
+
+        until(lambda: looked_up() == REQUESTS, "all requests are exported")
+        for team, asked in teams.items():
+            assert looked_up(llm_cache_mem_tag_team=team) == asked
+        assert otlp.total(requests, **{outcome: "hit"}) == hits
+        assert otlp.total("llm_cache_mem.call.duration") == calls
+        assert otlp.total("llm_cache_mem.cost.paid") == pytest.approx(0.002 * calls)
+        assert otlp.total("llm_cache_mem.cost.saved") == pytest.approx(0.002 * (hits + coalesced))
+        assert otlp.total("llm_cache_mem.tokens.saved") == 150 * (hits + coalesced)
+        until(lambda: len(otlp.spans) == hits + coalesced, "a span of each hit is exported")
         for title, expression in expressions():
             until(lambda: query(_with_values(expression)), f"the panel {title!r} shows values")  # noqa: B023
 
