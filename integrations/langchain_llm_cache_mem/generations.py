@@ -157,7 +157,7 @@ def tell_run(run_manager: Any, generations: Sequence[Any]) -> None:
         return
     manager = run_manager or manager_around()
     for tracer in getattr(manager, "handlers", ()):
-        run = getattr(tracer, "run_map", {}).get(str(manager.run_id))
+        run: Any = getattr(tracer, "run_map", {}).get(str(manager.run_id))
         if hasattr(run, "add_metadata"):
             run.add_metadata({"llm_cache_mem": "hit"})
 
