@@ -367,7 +367,7 @@ class LLMCache:
         if request is None:
             return call()
         make: Any = self.engine.stream if streaming else self.engine.call
-        more: Any = {"other": choices.other, "report": choices.report} if choices else {}
+        more: Any = {"other": choices.other, "report": choices.codec.report} if choices else {}
         return make(
             request,
             call,
@@ -420,7 +420,7 @@ class LLMCache:
         if request is None:
             return await call()
         make: Any = self.engine.astream if streaming else self.engine.acall
-        more: Any = {"other": choices.other, "report": choices.report} if choices else {}
+        more: Any = {"other": choices.other, "report": choices.codec.report} if choices else {}
         return await make(
             request,
             call,

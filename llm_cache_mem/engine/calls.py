@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.leases import Lease, Leases
     from llm_cache_mem.engine.verification import Fresh, Verifier
 
-__all__ = ["Answer", "Answered", "Engine", "Hit", "Made", "Other", "Settings"]
+__all__ = ["PLAIN", "Answer", "Answered", "Codec", "Engine", "Hit", "Made", "Other", "Settings"]
 
 T = TypeVar("T")
 

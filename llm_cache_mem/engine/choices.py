@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.calls import PLAIN, Codec, Engine
 from llm_cache_mem.engine.reader import Other
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import current
@@ -39,8 +39,12 @@ class Choices:
         self._bought = response
         return _joined(self._held, response) if self._missing else response
 
-    def report(self, joined: Any) -> Any:
-        """What was paid for of an answer that ``join`` gave."""
+    @property
+    def codec(self) -> Codec:
+        """How an answer is stored: what was bought of it is what was paid for."""
+        return Codec(report=self._report) if self._missing else PLAIN
+
+    def _report(self, joined: Any) -> Any:
         return self._bought
 
 

@@ -4,6 +4,7 @@ from threading import Event
 from typing import Any, Final
 
 from llm_cache_mem.engine.calls import Made
+from llm_cache_mem.engine.choices import NO_CHOICES, choices_for
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import BudgetSpent, ValueNotCacheable
 from llm_cache_mem.evaluation.pace import retry_after
@@ -75,25 +76,28 @@ class Caller:
     def _call(self, item: Item, stop: Event) -> Outcome:
         request, params = item.request, item.params
         epoch, errors = self._engine.epoch, self._patience.errors()
+        choices = NO_CHOICES
 
         def call() -> Any:
-            value = self._fn(messages=item.messages, **params)
+            value = self._fn(messages=item.messages, **choices.params(params))
             if hasattr(value, "__await__"):
                 getattr(value, "close", bool)()  # or it is reported as never awaited
                 raise TypeError("map takes a function that returns its answer; amap, an async one")
-            return value
+            return choices.join(value) if choices else value
 
         try:
             if request is None:
                 return self._outcome(item, Made(call(), None))
-            hit = self._engine.lookup(request)
+            if "n" in params:
+                choices = choices_for(self._engine, request, self._fn, item.messages, params)
+            hit = self._engine.lookup(request, other=choices.other)
             if hit is None and self._patience.fails(errors):
                 hit = self._patience.insist(lambda: self._engine.recheck(request), stop)
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = self._engine.circumstances(self._fn, request, params)
             made = self._engine.call_missed(
-                request, call, circumstances=made_in, timeout=timeout_of(params)
+                request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
             if self._is_lost(made, epoch):
                 self._patience.insist(lambda: self._store(request, made.value), stop)
@@ -104,24 +108,29 @@ class Caller:
     async def _acall(self, item: Item) -> Outcome:
         request, params = item.request, item.params
         epoch, errors = self._engine.epoch, self._patience.errors()
+        choices = NO_CHOICES
 
         async def call() -> Any:
-            value = self._fn(messages=item.messages, **params)
+            value = self._fn(messages=item.messages, **choices.params(params))
             if not hasattr(value, "__await__"):
                 raise TypeError("amap takes a function that returns an awaitable; map, any other")
-            return await value
+            return choices.join(await value) if choices else await value
 
         try:
             if request is None:
                 return self._outcome(item, Made(await call(), None))
-            hit = await self._engine.alookup(request)
+            if "n" in params:
+                choices = await self._engine.off_loop(
+                    lambda: choices_for(self._engine, request, self._fn, item.messages, params)
+                )
+            hit = await self._engine.alookup(request, other=choices.other)
             if hit is None and self._patience.fails(errors):
                 hit = await self._patience.ainsist(lambda: self._engine.recheck(request))
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = self._engine.circumstances(self._fn, request, params)
             made = await self._engine.acall_missed(
-                request, call, circumstances=made_in, timeout=timeout_of(params)
+                request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
             if self._is_lost(made, epoch):
                 await self._patience.ainsist(lambda: self._store(request, made.value))

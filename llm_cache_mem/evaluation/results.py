@@ -19,7 +19,7 @@ class MapResult:
     """Whether it was answered without a call of its own: from the cache, or by the call of an equal
     request in the same run."""
     seconds: float
-    """How long it took, from when it was read from the requests."""
+    """How long it took, from when it was read from the requests; 0.0 in a batch."""
     usd: float | None
     """What its call cost in dollars: 0.0 for a hit or an error, None if the price is unknown."""
     error: Exception | None

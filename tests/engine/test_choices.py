@@ -104,6 +104,17 @@ async def test_async_calls_buy_only_the_missing(cache: LLMCache, api: Api) -> No
     assert api.asked == [2, 2]
 
 
+async def test_runs_buy_only_the_missing_too(cache: LLMCache, api: Api) -> None:
+    ask(cache, api, n=3)
+    requests = [{"messages": "hi", "model": "m", "n": n} for n in (2, 5)]
+    two, five = cache.map(api.create, requests, concurrency=1)
+    assert (drawn(two.value), two.hit) == (["0", "1"], True)
+    assert (drawn(five.value), five.usd) == (["0", "1", "2", "3", "4"], 2.0)
+    (six,) = [r async for r in cache.amap(api.acreate, [{**requests[0], "n": 6}])]
+    assert drawn(six.value)[:3] == ["0", "1", "2"]
+    assert api.asked == [3, 2, 1]
+
+
 def test_answers_of_an_sdk_are_joined_as_its_own_class(cache: LLMCache, api: Api) -> None:
     chat = pytest.importorskip("openai.types.chat")
 

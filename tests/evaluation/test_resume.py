@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,7 @@ def started(server: Provider, path: Path, count: int) -> "subprocess.Popen[str]"
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, port, str(path), str(count)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
@@ -103,6 +105,18 @@ def test_kills_cost_at_most_the_calls_in_progress(tmp_path: Path, count: int, ki
         out, _ = again.communicate(timeout=3600)
         assert int(out) == count
         assert len(counting.calls) == calls
+
+
+def test_ctrl_c_loses_no_call_in_progress(tmp_path: Path) -> None:
+    with provider() as server:
+        counting = Counting(server)
+        process = started(server, tmp_path / "cache.db", 200)
+        counting.wait_for(20)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode != 0
+        started(server, tmp_path / "cache.db", 200).communicate(timeout=PATIENCE)
+        assert sorted(counting.calls) == sorted({f"question {number}" for number in range(140)})
 
 
 @pytest.mark.slow
