@@ -202,7 +202,8 @@ class Run:
             value = self.engine.copy(request, answer, began=self.engine.settings.clock() - waited)
         except Exception:  # noqa: BLE001  # it has no stored form: each makes its own call
             return False
-        self.engine.ledger.miss(request.key, request.model, request.tags)
+        if answer.below is None or answer.below.outcome != "hit":  # else the copy is a hit
+            self.engine.ledger.miss(request.key, request.model, request.tags)
         self._answer(twin, Outcome(value, hit=True))
         return True
 
