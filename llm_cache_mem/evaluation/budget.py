@@ -17,8 +17,8 @@ class Budget:
     """Dollars spent by a run, up to *most* if that is not None. Thread-safe.
 
     A call begins if its expected cost, the mean of those before it, and that of the calls in
-    progress still fit. So a run can only go over by what its last calls cost above the mean, or by
-    the first calls, of which no cost is known yet.
+    progress still fit. The first call of a run is made alone. So a run goes over by no more than
+    what its last calls cost above the mean, or by that of its first.
     """
 
     def __init__(self, most: float | None) -> None:
@@ -29,19 +29,21 @@ class Budget:
         self._lock = threading.Lock()
         self._refusal: str | None = None
 
-    def reserve(self) -> None:
-        """Note that a call begins; BudgetSpent if it may not."""
+    def reserve(self) -> bool:
+        """Note that a call begins; False if it is to ask again a little later, BudgetSpent if it
+        may not."""
         with self._lock:
             if self.most is not None and self._refusal is None:
+                if not self.calls and self._in_progress:
+                    return False
                 mean = self.spent / self.calls if self.calls else 0.0
-                if (
-                    self.spent >= self.most
-                    or self.spent + mean * (self._in_progress + 1) > self.most
-                ):
+                expected = self.spent + mean * (self._in_progress + 1)
+                if self.spent >= self.most or expected > self.most:
                     self._refusal = f"budget_usd={self.most:g} is spent"
             if self._refusal is not None:
                 raise BudgetSpent(self._refusal)
             self._in_progress += 1
+            return True
 
     def settle(self, usd: float | None, *, paid: bool) -> None:
         """Note that a call that was reserved is over, and has cost *usd* if it was *paid*."""

@@ -17,6 +17,8 @@ __all__ = ["Caller"]
 
 _MOST_TRIES: Final = 10
 """How often a request is called that the provider asks to come back with later."""
+_FIRST_CALL: Final = 0.02
+"""Seconds between looks whether the first call of a run with a budget has a price."""
 
 
 class Caller:
@@ -33,12 +35,11 @@ class Caller:
         is set before it begins, no call is made."""
         outcome = Outcome()
         for _ in range(_MOST_TRIES):
-            while (left := self._run.pace.seconds_left()) > 0:
-                stop.wait(left)
-                if stop.is_set():
-                    return outcome
             try:
-                self._run.budget.reserve()
+                while (seconds := self._wait()) > 0:
+                    stop.wait(seconds)
+                    if stop.is_set():
+                        return outcome
             except BudgetSpent as exc:
                 return Outcome(error=exc)
             outcome = self._run.context.copy().run(self._call, item, stop)
@@ -52,16 +53,20 @@ class Caller:
 
         outcome = Outcome()
         for _ in range(_MOST_TRIES):
-            while (left := self._run.pace.seconds_left()) > 0:
-                await asyncio.sleep(left)
             try:
-                self._run.budget.reserve()
+                while (seconds := self._wait()) > 0:
+                    await asyncio.sleep(seconds)
             except BudgetSpent as exc:
                 return Outcome(error=exc)
             outcome = await self._acall(item)
             if not self._comes_back(outcome):
                 break
         return outcome
+
+    def _wait(self) -> float:
+        """For how many seconds to wait before a call; 0.0: it begins. BudgetSpent if it may not."""
+        left = self._run.pace.seconds_left()
+        return left or (0.0 if self._run.budget.reserve() else _FIRST_CALL)
 
     def _comes_back(self, outcome: Outcome) -> bool:
         """Settle *outcome* with the budget; whether its call is to be made again, later."""

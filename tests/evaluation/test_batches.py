@@ -11,6 +11,7 @@ from conftest import Clock
 from llm_cache_mem import LLMCache, options
 from llm_cache_mem.errors import BatchFailed, StoreError
 from llm_cache_mem.evaluation import MapResult
+from llm_cache_mem.evaluation.intents import Intents
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
@@ -224,6 +225,29 @@ def test_a_kill_while_storing_stores_the_rest_later(
     assert side.texts(batch(again, side, "a b c")) == ["A", "B", "C"]
     assert sorted(server.bought) == ["a", "b", "c"]
     assert again.stats().stored == 2
+
+
+def test_of_two_runs_at_once_one_submits(
+    server: BatchServer,
+    side: Side,
+    opened: Callable[[], LLMCache],
+    now: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.finishes = False
+    opened().batch(side.client, map(request, "ab"))
+    now.advance(1)
+    looks, all_intents = [], Intents.all
+
+    def blind_at_first(self: Intents, provider: str) -> list[Any]:
+        looks.append(provider)
+        return [] if len(looks) == 1 else all_intents(self, provider)
+
+    monkeypatch.setattr(Intents, "all", blind_at_first)
+    results = opened().batch(side.client, map(request, "abc"), poll_seconds=0.01)
+    server.finishes = True
+    assert side.texts(list(results)) == ["A", "B", "C"]
+    assert sorted(server.bought) == ["a", "b", "c"]
 
 
 def test_faults_that_pass_do_not_end_the_waiting(

@@ -294,6 +294,14 @@ def test_no_call_begins_when_the_budget_is_spent(cache: LLMCache, model: Model) 
     assert all(isinstance(result.error, BudgetSpent) for result in results[3:10])
 
 
+async def test_calls_at_the_same_time_stay_within_the_budget(cache: LLMCache, model: Model) -> None:
+    kept: Any = {"budget_usd": 3, "on_error": "collect"}
+    results = list(cache.map(model.create, map(request, range(50)), **kept))
+    assert sum(result.usd or 0 for result in results) == 3
+    results = [r async for r in cache.amap(model.acreate, map(request, range(50, 99)), **kept)]
+    assert sum(result.usd or 0 for result in results) == 3
+
+
 def test_a_spent_budget_is_raised_after_the_answers(cache: LLMCache, model: Model) -> None:
     results = cache.map(model.create, map(request, range(10)), budget_usd=4, concurrency=1)
     assert [next(results).index for _ in range(4)] == [0, 1, 2, 3]
