@@ -26,8 +26,8 @@ NEEDS = {
 OF_A_CACHE = set(signature(LLMCache).parameters)
 SETTINGS = {
     "LLMCache": OF_A_CACHE,
-    "LLMCacheMem": OF_A_CACHE | {"usage", "unidentified"},
-    "CachedLLM": OF_A_CACHE | {"identity", "usage"},
+    "LLMCacheMem": OF_A_CACHE | {"usage", "unidentified", "sources"},
+    "CachedLLM": OF_A_CACHE | {"identity", "usage", "sources"},
     "ToolCache": OF_A_CACHE | set(signature(ToolCache).parameters),
     "options": set(signature(options).parameters),
 }
