@@ -196,10 +196,12 @@ def _likeness(one: frozenset[Any], other: frozenset[Any]) -> float:
 
 def _weight(difference: Difference) -> float:
     """How much a difference counts: another text more than another setting, a changed text by how
-    much of it changed."""
+    much of it changed, an id that a client made hardly."""
     _, stored, asked = difference
     if difference.path == _KIND:
         return 1.5
+    if _is_id(difference):
+        return 0.1
     if type(stored) is str and type(asked) is str and max(len(stored), len(asked)) > _LONG_TEXT:
         return 0.2 + 4 * (1 - _likeness(frozenset(stored.split()), frozenset(asked.split())))
     if type(stored) is str and type(asked) is str:
@@ -207,6 +209,12 @@ def _weight(difference: Difference) -> float:
             len(stored), len(asked)
         )  # between two that differ as much
     return 2.0 if isinstance(stored, (dict, list)) or isinstance(asked, (dict, list)) else 1.0
+
+
+def _is_id(difference: Difference) -> bool:
+    """Whether two ids of a call, a result or a message differ, whatever they begin with."""
+    path, stored, asked = difference
+    return path.rpartition(".")[2] in _IDS and type(stored) is type(asked) is str
 
 
 def _key_differences(stored: StoredRequest, asked: StoredRequest) -> list[Difference]:
@@ -222,11 +230,10 @@ def _once(found: Iterable[Difference]) -> Iterator[Difference]:
     """*found*, with an id that stands in a tool call and in its result as one difference."""
     seen = set()
     for difference in found:
-        path, stored, asked = difference
-        if path.rpartition(".")[2] in _IDS and type(stored) is type(asked) is str:
-            if (stored, asked) in seen:
+        if _is_id(difference):
+            if difference[1:] in seen:
                 continue
-            seen.add((stored, asked))
+            seen.add(difference[1:])
         yield difference
 
 

@@ -127,6 +127,26 @@ def test_an_id_in_a_call_and_its_result_is_one_difference() -> None:
     assert [difference.path for difference in found.differences] == ["messages[1].tool_calls[0].id"]
 
 
+@pytest.mark.parametrize("prefix", ["pyd_ai_", "call_", "toolu_", "lc_run--", "any-"])
+def test_another_question_is_farther_than_any_number_of_ids(prefix: str) -> None:
+    def agent(question: str, made: str) -> list[Any]:
+        found: list[Any] = [{"role": "user", "content": question}]
+        for number in range(5):
+            known_as = f"{prefix}{made}{number}"
+            call = {"id": known_as, "type": "function", "function": {"name": "f"}}
+            found.append({"role": "assistant", "tool_calls": [call]})
+            found.append({"role": "tool", "tool_call_id": known_as, "content": f"{number}"})
+        return found
+
+    cache = keeping()
+    cache.put(agent("Weather in Paris?", "a"), "rain", model="m")
+    cache.put(agent("Weather in Rome?", "b"), "sun", model="m")
+    found = cache.explain(agent("Weather in Paris?", "b"), model="m")
+    assert found.nearest is not None
+    assert found.nearest.endswith(cache.key(agent("Weather in Paris?", "a"), model="m"))
+    assert len(found.differences) == 5
+
+
 def test_the_kind_of_entry_and_the_sample() -> None:
     cache = keeping()
     cache.put(MESSAGES, "Bach", model="m")
