@@ -231,7 +231,7 @@ endef
 
 # hash FOLDER, EXTRAS, MORE REQUIREMENTS: all files of the versions in its constraints.txt, on every system and Python
 define hash
-printf '%s\n' pip hatchling setuptools $(3) | build/lock/venv/bin/uv pip compile --quiet --universal --python-version 3.11.9 --generate-hashes --no-annotate \
+printf '%s\n' pip hatchling editables setuptools $(3) | build/lock/venv/bin/uv pip compile --quiet --universal --python-version 3.11.9 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' -c $(1)constraints.txt $(2) -o $(1)hashes.txt pyproject.toml -
 endef
 

@@ -1,6 +1,5 @@
 """Send requests on to a provider, and stream its answers back, in constant memory."""
 
-import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -8,6 +7,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from llm_cache_mem.gateway.config import Upstream
 from llm_cache_mem.http.answer import Head
+from llm_cache_mem.http.decoding import inflated
 from llm_cache_mem.http.exchange import Live
 
 try:
@@ -156,7 +156,7 @@ def _decoder(encoding: str) -> Callable[[bytes], bytes]:
         if encoding in ("", "identity"):
             return body
         if encoding in ("gzip", "x-gzip", "deflate"):
-            return zlib.decompress(body, wbits=47 if encoding != "deflate" else 15)
+            return inflated(body, 15 if encoding == "deflate" else 47)
         raise ValueError("the content encoding is unknown here")
 
     return decompress

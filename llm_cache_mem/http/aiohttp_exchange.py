@@ -13,6 +13,7 @@ from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.streams import AsyncReplay
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.http.answer import Head
+from llm_cache_mem.http.decoding import inflated
 from llm_cache_mem.http.exchange import Live, Wire, base_url_of
 
 __all__ = ["AiohttpExchange", "url_of"]
@@ -149,7 +150,7 @@ def _decompressed(encoding: str, body: bytes) -> bytes:
         return body
     if encoding not in ("gzip", "deflate"):
         raise ValueError(f"unknown content encoding {encoding!r}")
-    return zlib.decompress(body, zlib.MAX_WBITS | 32)
+    return inflated(body, zlib.MAX_WBITS | 32)
 
 
 def _library() -> Any:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.errors import EntryUnreadable
+from llm_cache_mem.http.decoding import MAX_ANSWER_BYTES, TooLarge
 from llm_cache_mem.http.framing import (
     DONE,
     EventStream,
@@ -27,8 +28,6 @@ __all__ = [
     "decode_whole",
     "is_whole",
 ]
-
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 
 
 class Head(NamedTuple):
@@ -180,7 +179,7 @@ class Recording:
                 return at_end
             return self._framing.between and is_whole(self._pieces, self._reading, at_end=at_end)
         except Malformed:
-            self.fault = "malformed"
+            self.fault = self.fault or "malformed"
             return False
 
     def _read_at_once(self, at_end: bool) -> None:
@@ -188,6 +187,9 @@ class Recording:
         if self.decompress is not None:
             try:
                 body = self.decompress(body)
+            except TooLarge:
+                self._give_up("too large")
+                raise Malformed("too large") from None
             except Exception as exc:  # noqa: BLE001  # whatever the HTTP library's decoders raise
                 raise Malformed(f"cannot be decoded ({type(exc).__name__})") from None
             if len(body) > MAX_ANSWER_BYTES:

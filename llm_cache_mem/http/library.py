@@ -2,8 +2,11 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 from typing import Any, Final
+
+from llm_cache_mem.http.decoding import collected, pieces_of
 
 __all__ = ["NAMES", "HttpLibrary", "library_of"]
 
@@ -51,10 +54,13 @@ class HttpLibrary:
         """A function that undoes the content *encoding* of a whole body."""
 
         def decompress(body: bytes) -> bytes:
-            content: bytes = self.module.Response(
-                200, headers={"content-encoding": encoding}, content=body
-            ).content
-            return content
+            response = self.module.Response(
+                200,
+                headers={"content-encoding": encoding},
+                stream=self._sync_bytes(pieces_of(body)),
+            )
+            with closing(response):
+                return collected(response.iter_bytes())
 
         return decompress
 

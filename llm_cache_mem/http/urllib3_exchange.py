@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import LLMCacheError, RequestNotCacheable
 from llm_cache_mem.http.answer import Head
+from llm_cache_mem.http.decoding import collected
 from llm_cache_mem.http.exchange import Live, Wire, base_url_of
 
 __all__ = ["Urllib3Exchange", "address_of"]
@@ -206,8 +207,7 @@ def _decoded(encoding: str, body: bytes) -> bytes:
         headers={"content-encoding": encoding},
         preload_content=False,
     )
-    decoded: bytes = response.read(decode_content=True)
-    return decoded
+    return collected(response.stream(_PIECE, decode_content=True))
 
 
 def _library() -> Any:
