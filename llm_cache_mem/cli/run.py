@@ -85,7 +85,8 @@ def run(
         report = Path(folder) / "report.jsonl"
         report.touch()
         status = _wait([program, *command[1:]], environment_for(os.environ, settings, report))
-        saved = savings_in(report.read_text(encoding="utf-8").splitlines())
+        with report.open(encoding="utf-8", errors="replace") as lines:
+            saved = savings_in(lines)
     _tell(quiet, saved, settings["backend"], program)
     raise typer.Exit(status)
 
@@ -139,7 +140,7 @@ def _leave_to_program(number: int, frame: FrameType | None) -> None:
 
 
 def _summary(saved: Savings, backend: str, program: str) -> str:
-    where = backend.rpartition("@")[2]  # without a password
+    where = backend.rpartition("@")[2].partition("?")[0]  # without a password
     if not saved.processes:
         return (
             f"{os.path.basename(program)} started no Python that the cache could be put into: for"

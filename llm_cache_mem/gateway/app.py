@@ -16,7 +16,7 @@ from llm_cache_mem.gateway.asgi import (
     send_json,
     send_whole,
 )
-from llm_cache_mem.gateway.call import TOKEN, is_token
+from llm_cache_mem.gateway.call import TOKEN, is_rebound, is_token
 from llm_cache_mem.gateway.config import GatewayConfig
 from llm_cache_mem.gateway.feed import Call, Feed
 from llm_cache_mem.gateway.inspection import Findings, Inspection
@@ -100,9 +100,13 @@ class Gateway:
             await send_error(send, 404, f"no upstream is named {name[:40]!r}; known are {known}")
 
     async def _send_metrics(self, scope: Scope, send: Send) -> None:
+        headers = [(name, text.decode("latin-1")) for name, text in scope["headers"]]
+        if any(name == b"host" and is_rebound(self._config, host) for name, host in headers):
+            await send_error(send, 403, "metrics are not served under that host name")
+            return
         given = [
-            text.decode("latin-1").removeprefix("Bearer ")
-            for name, text in scope["headers"]
+            text.removeprefix("Bearer ")
+            for name, text in headers
             if name in (b"authorization", TOKEN.encode())
         ]
         if not is_token(self._config, given[0] if given else ""):

@@ -6,13 +6,22 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.errors import LLMCacheError
-from llm_cache_mem.gateway.config import GatewayConfig
+from llm_cache_mem.gateway.config import LOOPBACK, GatewayConfig
 from llm_cache_mem.gateway.credentials import is_signed, namespace_of
 from llm_cache_mem.gateway.upstream import end_to_end
 from llm_cache_mem.http.headers import credentials_of
 from llm_cache_mem.options import options
 
-__all__ = ["TOKEN", "CallRefused", "Caller", "RawHeaders", "caller_of", "is_token"]
+__all__ = [
+    "TOKEN",
+    "CallRefused",
+    "Caller",
+    "RawHeaders",
+    "caller_of",
+    "is_rebound",
+    "is_token",
+    "without_port",
+]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -51,6 +60,10 @@ def caller_of(
     headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in raw]
     own = {name: text.strip() for name, text in headers if name.startswith(_PREFIX)}
     passed = end_to_end([pair for pair in headers if not pair[0].startswith(_PREFIX)])
+    if is_rebound(config, _value(headers, "host")):
+        raise CallRefused(
+            403, "this gateway is not called by that host name: name it as one of page_hosts"
+        )
     if not is_token(config, own.pop(TOKEN, "")):
         raise CallRefused(401, f"this gateway needs its token in the header {TOKEN}")
     if _value(headers, "upgrade").lower() == "websocket":
@@ -73,8 +86,27 @@ def caller_of(
     return Caller(passed, kind, encoding, _options(own, asked), signed)
 
 
+def is_rebound(config: GatewayConfig, host: str) -> bool:
+    """Whether a Host header names a gateway that needs no token by a name that a web page may have
+    pointed at this machine (DNS rebinding): any but loopback's, an address, or page_hosts."""
+    name = without_port(host).lower().strip("[]")
+    if config.token or not name or name in (*LOOPBACK, *map(str.lower, config.page_hosts)):
+        return False
+    try:
+        ip_address(name)
+    except ValueError:
+        return not config.i_know
+    return False
+
+
 def _value(headers: list[tuple[str, str]], wanted: str) -> str:
     return next((text for name, text in headers if name == wanted), "")
+
+
+def without_port(host: str) -> str:
+    """The name or address in a Host header."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host
 
 
 def is_token(config: GatewayConfig, given: str) -> bool:

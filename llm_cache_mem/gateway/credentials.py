@@ -3,19 +3,23 @@
 import hmac
 import os
 import secrets
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from llm_cache_mem.http.headers import credentials_of
 from llm_cache_mem.stores.urls import locate
+from llm_cache_mem.stores.writers import warn_of_owner
 
 __all__ = ["KEY_VARIABLE", "credential_namespace", "gateway_key", "is_signed", "namespace_of"]
 
 KEY_VARIABLE: Final = "LLM_CACHE_MEM_GATEWAY_KEY"
 
 _KEY_BYTES = 32
+_SHORTEST_KEY = 16
 _SIGNED = ("aws4-", "aws4a-")
 
 
@@ -55,7 +59,8 @@ def gateway_key(backend: str) -> bytes:
     store, which is made if absent; a random one for a store in memory.
 
     Raises:
-        ValueError: The store is on a server, and the environment names no key.
+        ValueError: The store is on a server, and the environment names no key; or the file holds
+            none.
         OSError: The file cannot be read or made.
     """
     named = os.environ.get(KEY_VARIABLE)
@@ -75,10 +80,8 @@ def gateway_key(backend: str) -> bytes:
 def _in_file(path: Path) -> bytes:
     made = secrets.token_hex(_KEY_BYTES).encode()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        pass
+    with suppress(FileNotFoundError):
+        return _read(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -88,4 +91,13 @@ def _in_file(path: Path) -> bytes:
         pass
     finally:
         os.unlink(temporary)
-    return path.read_bytes()
+    return _read(path)
+
+
+def _read(path: Path) -> bytes:
+    found = path.stat()
+    warn_of_owner(str(path), found)
+    key = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
+    if len(key.strip()) < _SHORTEST_KEY:
+        raise ValueError(f"{path} holds no key: remove it, and a new one is made")
+    return key

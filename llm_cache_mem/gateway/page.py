@@ -17,7 +17,7 @@ from llm_cache_mem.gateway.asgi import (
     send_whole,
     until_gone,
 )
-from llm_cache_mem.gateway.call import is_token
+from llm_cache_mem.gateway.call import is_token, without_port
 from llm_cache_mem.gateway.config import LOOPBACK, GatewayConfig
 from llm_cache_mem.gateway.inspection import Inspection
 from llm_cache_mem.gateway.workers import Workers
@@ -109,7 +109,7 @@ class Page:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> str | None:
         """Why a request is refused whatever it asks for; None if it is not."""
         host = headers.get("host", "").lower()
-        if _without_port(host) not in self._hosts:
+        if without_port(host) not in self._hosts:
             return "this page is not served under that host name: see page_hosts"
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host:
@@ -150,11 +150,6 @@ class Page:
 
 def _event(call: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(call).encode() + b"\n\n"
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() else host
 
 
 def _query(scope: Scope) -> dict[str, str]:

@@ -81,7 +81,10 @@ def savings_in(lines: Iterable[str]) -> Savings:
     """What a report comes to."""
     total = Savings()
     for line in lines:
-        event = json.loads(line)
+        try:
+            event = json.loads(line)
+        except ValueError:  # cut by a full disk
+            continue
         name, usd = event["name"], event.get("usd")
         if name in ("hit", "coalesced"):
             total = total._replace(

@@ -178,6 +178,30 @@ def test_callers_of_a_gateway_with_a_token_have_to_send_it(start: Any) -> None:
     assert "x-llm-cache-token" not in gateway.upstream.asked[-1].headers
 
 
+@pytest.mark.parametrize(
+    ("host", "settings", "status"),
+    [
+        ("evil.example:4040", {}, 403),
+        ("evil.example", {"page_hosts": ("cache.example",)}, 403),
+        ("cache.example:4040", {"page_hosts": ("cache.example",)}, 200),
+        ("127.0.0.1:4040", {}, 200),
+        ("[::1]:4040", {}, 200),
+        ("10.1.2.3", {}, 200),  # no other site has this machine's address
+        ("evil.example", {"token": "open sesame"}, 200),
+    ],
+)
+def test_a_site_whose_name_leads_here_reads_nothing(
+    start: Any, host: str, settings: dict[str, Any], status: int
+) -> None:
+    gateway = start(**settings)
+    gateway.upstream.gives(REPLY)
+    headers = {"host": host} | (
+        {"x-llm-cache-token": settings["token"]} if "token" in settings else {}
+    )
+    assert httpx.post(gateway.url + CHAT, json=ASK, headers=headers).status_code == status
+    assert httpx.get(gateway.url + "/metrics", headers=headers).status_code == status
+
+
 def test_metrics_need_the_token(start: Any) -> None:
     gateway = start(token="open sesame")
     assert httpx.get(gateway.url + "/metrics").status_code == 401

@@ -12,7 +12,8 @@ from http_server import Provider
 from installation.answers import BODY, answer
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.installation.child import environment_for, savings_in
+from llm_cache_mem.cli.run import _summary
+from llm_cache_mem.installation.child import Savings, environment_for, savings_in
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -176,6 +177,13 @@ def test_pytest_runs_under_it(run: Run, server: Provider, tmp_path: Path) -> Non
     assert server.calls == 1
 
 
+def test_no_password_of_a_url_is_printed() -> None:
+    for url in ("redis://:CANARY@host/0", "redis://host/0?password=CANARY"):
+        printed = _summary(Savings(processes=1, answered=1), url, "python")
+        assert "host" in printed
+        assert "CANARY" not in printed
+
+
 def test_a_report_adds_up(tmp_path: Path) -> None:
     lines = [
         '{"name": "begun"}',
@@ -183,6 +191,7 @@ def test_a_report_adds_up(tmp_path: Path) -> None:
         '{"name": "miss", "tokens": null, "seconds": null, "usd": null}',
         '{"name": "coalesced", "tokens": 9, "seconds": 1.0, "usd": 0.5}',
         '{"name": "hit", "tokens": 9, "seconds": 1.0, "usd": null}',
+        '{"name": "hi',  # the disk was full
     ]
     saved = savings_in(lines)
     assert (saved.processes, saved.answered, saved.made) == (1, 2, 1)
