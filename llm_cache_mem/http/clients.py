@@ -27,7 +27,8 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
     An HTTP client, and the clients of the SDKs that can copy theirs with another HTTP client
     (OpenAI, Anthropic and Groq with all their variants), stay as they are: a new client of the same
     type is returned, which uses the same connections; closing either closes them. Others
-    (mistralai, cohere, google-genai, ollama) are given the cache themselves and returned. A client
+    (mistralai, cohere, google-genai, ollama), and clients with methods that were patched on the
+    object, as by LangSmith's ``wrap_openai``, are given the cache themselves and returned. A client
     that has a cache already gets this one instead.
 
     Args:
@@ -47,7 +48,7 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
     if _is_http_client(client):
         return _copy_of(client, cache, usage)  # type: ignore[no-any-return]  # of the same class
     inner = getattr(client, "_client", None)
-    if _is_http_client(inner) and _copies_with_http_client(client):
+    if _is_http_client(inner) and _copies_with_http_client(client) and not _is_patched(client):
         # asked above
         return client.copy(http_client=_copy_of(inner, cache, usage))  # type: ignore[attr-defined, no-any-return]
     found = list({id(http): http for http in _http_clients(client)}.values())
@@ -67,6 +68,16 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
 def _copies_with_http_client(client: Any) -> bool:
     copies = getattr(type(client), "copy", None)  # ollama has one that copies a model
     return copies is not None and "http_client" in inspect.signature(copies).parameters
+
+
+def _is_patched(client: Any) -> bool:
+    """Whether a method was replaced on *client* itself or on a part of it: a copy would be without
+    that."""
+    return any(
+        callable(value) and inspect.isfunction(getattr(type(holder), name, None))
+        for holder in _parts(client)
+        for name, value in vars(holder).items()
+    )
 
 
 def _is_http_client(thing: Any) -> bool:
@@ -137,21 +148,25 @@ def _wrap(transport: Any, cache: LLMCache, kind: type[Any], usage: Usage | None)
 
 
 def _http_clients(client: Any) -> Iterator[Any]:
-    """The HTTP clients that lie in *client*, in itself and in the parts of the same SDK that it
-    holds."""
+    """The HTTP clients that lie in *client*, in itself and in its parts."""
+    for holder in _parts(client):
+        yield from filter(_is_http_client, list(vars(holder).values()))
+
+
+def _parts(client: Any) -> Iterator[Any]:
+    """*client*, and the objects of the same SDK that it holds, and so on."""
     package = type(client).__module__.partition(".")[0]
-    seen: set[int] = set()
+    seen = {id(client)}
     level = [client]
     for _ in range(_DEPTH):
         below: list[Any] = []
         for holder in level:
-            for part in list(getattr(holder, "__dict__", {}).values()):
-                if id(part) in seen:
-                    continue
-                seen.add(id(part))
-                if _is_http_client(part):
-                    yield part
-                elif type(part).__module__.partition(".")[0] == package:
+            if not hasattr(holder, "__dict__"):
+                continue
+            yield holder
+            for part in list(vars(holder).values()):
+                if id(part) not in seen and type(part).__module__.partition(".")[0] == package:
+                    seen.add(id(part))
                     below.append(part)
         level = below
 
