@@ -76,6 +76,8 @@ class LLMCacheMem(BaseCache):
         sources: Whether answers depend on the documents that were retrieved in the same run, so
             that ``cache.invalidate("doc:<id>")`` makes them invalid: ``doc:`` and the id of each,
             or else its ``metadata["source"]``; or a function of a document that returns its name.
+        fallback: Another LangChain cache, such as the SQLiteCache used before. Answers that are
+            only there are taken over as they are asked for.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class LLMCacheMem(BaseCache):
         namespace_from: NamespaceFrom | None = None,
         tags_from: Collection[str] = (),
         sources: Sources = False,
+        fallback: BaseCache | None = None,
         **arguments: Any,
     ) -> None:
         if cache is not None and arguments:
@@ -95,12 +98,15 @@ class LLMCacheMem(BaseCache):
             raise TypeError(f"cache must be an LLMCache, not {type(cache).__name__}")
         if usage not in ("zero", "keep"):
             raise ValueError(f"usage must be zero or keep, not {usage!r}")
+        if fallback is not None and not isinstance(fallback, BaseCache):
+            raise TypeError(f"fallback must be a BaseCache, not {type(fallback).__name__}")
         if unidentified not in ("cache", "bypass", None):
             raise ValueError(f"unidentified must be cache or bypass, not {unidentified!r}")
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._usage: Usage = usage
         self._unidentified: Unidentified | None = unidentified
         self._config = ConfigReader.of(namespace_from, tags_from, sources)
+        self._fallback = fallback
         self._scope = ""
         self._warned: set[str] = set()
         self._remembered: list[_Remembered | None] = [None] * _SLOTS
@@ -145,6 +151,7 @@ class LLMCacheMem(BaseCache):
         if not isinstance(name, str):
             raise TypeError(f"a scope is named by a str, not {type(name).__name__}")
         other = _reopen(self._cache, self._usage, self._unidentified, "", self._config)
+        other._fallback = self._fallback
         other._scope = name
         other._requests = Requests(self._cache.engine, name, identity=name)
         return other
@@ -157,6 +164,8 @@ class LLMCacheMem(BaseCache):
             call = calling(prompt, llm_string)
             request = self._request(prompt, llm_string, call)
             if request is not None:
+                if self._fallback is not None and self._is_new(request):
+                    self._take_over(request, self._fallback.lookup(prompt, llm_string))
                 hit = self._cache.engine.lookup(request, load, zero_usage=self._usage == "zero")
                 if hit is None and call is not None and is_chat(prompt):
                     hit = self._coalesced(request, call)
@@ -197,6 +206,8 @@ class LLMCacheMem(BaseCache):
             request = self._request(prompt, llm_string, call)
             if request is None:
                 return None
+            if self._fallback is not None and self._is_new(request):
+                self._take_over(request, await self._fallback.alookup(prompt, llm_string))
             wait_timeout = self._wait_timeout(call) if is_chat(prompt) else 0.0
             if wait_timeout and not await self._turns.take(request.key, wait_timeout) and call:
                 report_change("a call of a chat model is no task of its own")
@@ -225,6 +236,15 @@ class LLMCacheMem(BaseCache):
         await self._cache.aclear()
 
     # -- Inside
+
+    def _is_new(self, request: Request) -> bool:
+        return self._cache.engine.recheck(request, load) is None
+
+    def _take_over(self, request: Request, found: RETURN_VAL_TYPE | None) -> None:
+        """Store what the fallback has *found*."""
+        if found:
+            value = dump(found, request.params)
+            self._cache.engine.store(request, value, response=found)
 
     def _coalesced(self, request: Request, call: Call) -> Hit | None:
         """The answer to another thread's call in progress; None if this thread is to make the

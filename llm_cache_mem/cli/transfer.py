@@ -23,6 +23,7 @@ from llm_cache_mem.cli.arguments import (
     url_and,
 )
 from llm_cache_mem.cli.jsonl import from_line, numbered_lines, to_line
+from llm_cache_mem.cli.migrate import KINDS, bring
 from llm_cache_mem.cli.output import count_of, progress, replacing, report
 from llm_cache_mem.cli.store import (
     Selection,
@@ -99,10 +100,30 @@ def import_(
     on_error: Annotated[
         Literal["stop", "skip"], typer.Option(help="What to do at a line that is no entry.")
     ] = "stop",
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="KIND",
+            help=f"Import SOURCE, of another tool, into URL: {KINDS}.",
+        ),
+    ] = None,
+    ttl: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="With --from: how long entries live.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --from: only count what would be imported.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read entries from JSON Lines, as export writes them, into a store, which is made if there is
-    none."""
+    """Import entries into a store, which is created if there is none: JSON Lines, as export writes
+    them, or with --from the files of another tool.
+
+    import URL FILE, or import --from KIND SOURCE URL
+    """
+    if from_ is not None:
+        bring(from_, url, file, namespace=namespace, ttl=ttl, dry_run=dry_run, as_json=as_json)
+        return
     url, source = url_and("FILE", url, file)
     # At a clock of 0 nothing has expired, so that a file sweeps away nothing of what is brought:
     # replay reads at any age.

@@ -1,0 +1,56 @@
+"""Lines of JSON that hold messages, params and an answer."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
+from llm_cache_mem.migration.sources import Skipped, files_in
+
+__all__ = ["Chat", "read_lines"]
+
+
+class Chat(NamedTuple):
+    """A request, and the answer to it as the Chat Completions API would give it."""
+
+    messages: Any
+    params: dict[str, Any]
+    answer: dict[str, Any]
+
+    def ask(self, cache: LLMCache) -> None:
+        try:
+            cache.key(self.messages, **self.params)
+            cache.get_or_call(self.messages, lambda **request: self.answer, **self.params)
+        except (RequestNotCacheable, ValueNotCacheable):
+            raise Skipped("a request without a wire form") from None
+
+
+def read_lines(
+    path: Path, read: Callable[[dict[str, Any]], Iterator[Chat | Skipped]]
+) -> Iterator[Chat | Skipped]:
+    """What *read* makes of each line of the JSON Lines file, or of those below the folder, at
+    *path*."""
+    for file in files_in(path, ".jsonl", ".ndjson", ".json"):
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    yield Skipped("a line that is not JSON")
+                    continue
+                if isinstance(found, dict):
+                    yield from read(found)
+                elif line.strip():
+                    yield Skipped("a line that is no object")
+
+
+def answer_of(message: Any, model: str, usage: dict[str, int], reason: str) -> dict[str, Any]:
+    """A chat completion of one *message*."""
+    return {
+        "object": "chat.completion",
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+        "usage": usage,
+    }

@@ -1,0 +1,214 @@
+"""Importing from other tools: files that they really wrote become entries that hit."""
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import vcr
+from cli_helpers import fails, read, run
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from llm_cache_mem import LLMCache
+from llm_cache_mem.http import CacheTransport
+from llm_cache_mem.migration.cassettes import records
+from llm_cache_mem.migration.sources import UNKEYED
+from llm_cache_mem.testing.model_server.stand_in import StandInServer
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture
+def provider() -> Iterator[StandInServer]:
+    with StandInServer(delay=0.0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    return {"model": "gpt-5-mini", "messages": QUESTION} | changes
+
+
+def unreachable(request: httpx.Request) -> httpx.Response:
+    raise AssertionError("a call was made")
+
+
+def hits(store: Path, url: str, *bodies: dict[str, Any]) -> int:
+    """How many of these requests the store answers."""
+    with LLMCache(backend=store, ttl_seconds=None, mode="on") as cache:
+        transport = CacheTransport(cache, httpx.MockTransport(unreachable))
+        with httpx.Client(transport=transport) as client:
+            for one in bodies:
+                assert client.post(url, json=one).headers["x-llm-cache-mem"] == "hit"
+        return cache.stats().hits
+
+
+@pytest.mark.parametrize("serializer", ["yaml", "json"])
+def test_a_cassette_of_vcrpy_hits_afterwards(
+    tmp_path: Path, provider: StandInServer, serializer: str
+) -> None:
+    url, cassette = f"{provider.url}/v1/chat/completions", tmp_path / f"tape.{serializer}"
+    asked = [body(), body(stream=True), body(temperature=0.5)]
+    with vcr.use_cassette(str(cassette), serializer=serializer):
+        for one in asked:
+            assert requests.post(url, json=one, timeout=10).ok
+        requests.post(f"{provider.url}/login", json={"user": "me"}, timeout=10)
+    store = tmp_path / "cache.db"
+    dry = read("import", "--from", "vcr", str(cassette), "--dry-run")
+    moved = read("import", "--from", "vcr", str(cassette), str(store))
+    assert dry == moved
+    assert moved == {
+        "imported": 3,
+        "present": 0,
+        "skipped": {"not a request for a model": 1},
+    }
+    assert hits(store, url, *asked) == 3
+    assert read("import", "--from", "vcr", str(cassette), str(store))["present"] == 3
+
+
+def test_a_folder_of_compressed_cassettes_is_read(tmp_path: Path, provider: StandInServer) -> None:
+    url, folder = f"{provider.url}/v1/chat/completions", tmp_path / "tapes"
+    with vcr.use_cassette(str(folder / "a.yaml")):
+        requests.post(url, json=body(), timeout=10)
+    packed = folder / "deep" / "b.yaml.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress((folder / "a.yaml").read_bytes()))
+    (folder / "a.yaml").write_text("neither: a cassette")
+    moved = read("import", "--from", "vcr", str(folder), str(tmp_path / "cache.db"))
+    assert moved["imported"] == 1
+    assert moved["skipped"] == {"a file that is no cassette": 1}
+    assert hits(tmp_path / "cache.db", url, body()) == 1
+
+
+def test_a_compressed_body_is_stored_decoded(tmp_path: Path) -> None:
+    answer = {
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "é"}, "finish_reason": "stop"}
+        ],
+    }
+    cassette = {
+        "version": 1,
+        "interactions": [
+            {
+                "request": {
+                    "method": "POST",
+                    "uri": "https://api.openai.com/v1/chat/completions",
+                    "headers": {"Content-Type": ["application/json"]},
+                    "body": json.dumps(body()),
+                },
+                "response": {
+                    "status": {"code": 200, "message": "OK"},
+                    "headers": {
+                        "Content-Type": ["application/json"],
+                        "Content-Encoding": ["gzip"],
+                    },
+                    "body": {"string": gzip.compress(json.dumps(answer).encode())},
+                },
+            }
+        ],
+    }
+    import yaml
+
+    file = tmp_path / "tape.yaml"
+    file.write_text(yaml.safe_dump(cassette))
+    (found,) = records(file)
+    cache = LLMCache()
+    found.ask(cache)  # type: ignore[union-attr]  # it is no Skipped
+    assert cache.stats().stored == 1
+
+
+def test_a_cassette_runs_no_code(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    file = tmp_path / "tape.yaml"
+    file.write_text(f"interactions: !!python/object/apply:pathlib.Path.touch [{mark}]")
+    moved = read("import", "--from", "vcr", str(file), "--dry-run")
+    assert moved["skipped"] == {"a file that is not YAML or JSON": 1}
+    assert not mark.exists()
+
+
+def test_generations_of_langfuse_hit_afterwards(tmp_path: Path) -> None:
+    lines = [
+        {
+            "type": "GENERATION",
+            "model": "gpt-5-mini",
+            "input": QUESTION,
+            "output": {"role": "assistant", "content": "Paris."},
+            "modelParameters": {"temperature": 0},
+            "usageDetails": {"input": 14, "output": 2},
+        },
+        {"type": "SPAN", "name": "retrieve"},
+        {"type": "GENERATION", "model": None, "input": QUESTION, "output": "?"},
+        {"type": "GENERATION", "model": "m", "input": QUESTION, "output": "x", "level": "ERROR"},
+    ]
+    file = tmp_path / "export.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\nnot json\n")
+    store = tmp_path / "cache.db"
+    moved = read("import", "--from", "langfuse", str(file), str(store))
+    assert moved["imported"] == 1
+    assert sum(moved["skipped"].values()) == 4
+    with LLMCache(backend=store, ttl_seconds=None) as cache:
+        hit = cache.get_or_call(QUESTION, unreachable, model="gpt-5-mini", temperature=0)
+        assert hit["choices"][0]["message"]["content"] == "Paris."
+        assert cache.stats().tokens_saved == 16
+
+
+def test_spans_of_opentelemetry_hit_afterwards(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    parts = [{"type": "text", "content": "What is the capital of France?"}]
+    said = [{"type": "text", "content": "Paris."}]
+    answer = {"role": "assistant", "parts": said, "finish_reason": "stop"}
+    with provider.get_tracer("t").start_as_current_span(
+        "chat",
+        attributes={
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": "gpt-5-mini",
+            "gen_ai.request.temperature": 0.5,
+            "gen_ai.input.messages": json.dumps([{"role": "user", "parts": parts}]),
+            "gen_ai.output.messages": json.dumps([answer]),
+            "gen_ai.usage.input_tokens": 14,
+            "gen_ai.usage.output_tokens": 2,
+        },
+    ):
+        pass
+    (span,) = exporter.get_finished_spans()
+    file = tmp_path / "spans.jsonl"
+    file.write_text(span.to_json(indent=None) + "\n")
+    store = tmp_path / "cache.db"
+    assert read("import", "--from", "otel", str(file), str(store))["imported"] == 1
+    with LLMCache(backend=store, ttl_seconds=None) as cache:
+        hit = cache.get_or_call(QUESTION, unreachable, model="gpt-5-mini", temperature=0.5)
+        assert hit["choices"][0]["message"]["content"] == "Paris."
+
+
+@pytest.mark.parametrize("kind", sorted(UNKEYED))
+def test_caches_without_requests_say_what_works(kind: str, tmp_path: Path) -> None:
+    said = fails("import", "--from", kind, "x", str(tmp_path / "cache.db"), status=2)
+    assert UNKEYED[kind] in said
+    assert not (tmp_path / "cache.db").exists()
+
+
+def test_wrong_input_is_named(tmp_path: Path) -> None:
+    assert "vcr, langfuse, otel" in fails("import", "--from", "zip", "x", "y.db", status=2)
+    assert "SOURCE" in fails("import", "--from", "vcr", status=2)
+    assert "No such file" in fails("import", "--from", "vcr", "nowhere.yaml", "--dry-run")
+
+
+def test_entries_live_as_long_as_told(tmp_path: Path, provider: StandInServer) -> None:
+    cassette, store = tmp_path / "tape.yaml", str(tmp_path / "cache.db")
+    with vcr.use_cassette(str(cassette)):
+        requests.post(f"{provider.url}/v1/chat/completions", json=body(), timeout=10)
+    run("import", "--from", "vcr", str(cassette), store, "--ttl", "1h", "--namespace", "old")
+    (row,) = read("list", store)["entries"]
+    assert row["namespace"] == "old"
+    assert row["expires_at"] - row["stored_at"] == 3600
