@@ -19,6 +19,7 @@ _FLAGS = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 )  # Windows has neither
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0001, 0.005  # between looks at a lock that others hold
+_COUNT_BYTES = 8
 _NO_FLOCK_HERE = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 if sys.platform == "win32":  # has no flock
@@ -57,6 +58,13 @@ class Held:
         self._turn = turn
         self._file: FileIO | None = None
 
+    def count_write(self) -> None:
+        """Count what the holder wrote, for ``FileLock.writes``."""
+        file = self._file
+        if file is not None and self._lock.between_processes:
+            count = _count_in(file.fileno()) + 1
+            os.pwrite(file.fileno(), count.to_bytes(_COUNT_BYTES, "little"), 0)
+
     def release(self) -> None:
         """Let others have it."""
         file, self._file = self._file, None
@@ -77,6 +85,8 @@ class FileLock:
 
     In a forked child the lock is free, even if it was held in the parent. If the system or the file
     system has no flock, *between_processes* becomes False and the lock works among threads only.
+
+    A file that holds nothing else may hold a count of what was written while it was locked.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -84,6 +94,7 @@ class FileLock:
         self._timeout = timeout
         self._turns = Turns()  # flock belongs to the open file, which the threads share
         self._file: FileIO | None = None  # open while nobody holds the lock
+        self._counted: _Descriptor | None = None  # of the file whose count is read
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)
 
@@ -126,8 +137,30 @@ class FileLock:
         """Close the file, unless it stays locked; the next ``with`` opens it again."""
         turn = self._turns.take(self._timeout)
         if turn is not None:
-            self._file = self._drop(self._file)
+            self._file, self._counted = self._drop(self._file), None
             self._turns.end(turn)
+
+    def writes(self) -> int | None:
+        """How often the holders called ``count_write``; None if that is not known."""
+        counted = self._counted
+        if counted is None or not self.between_processes:
+            return None
+        try:
+            return _count_in(counted.fd)
+        except OSError:
+            return None
+
+    def look_at_file(self) -> bool:
+        """Make ``writes`` read the file that is at the path now; whether it did so before."""
+        if not self.between_processes:
+            return True
+        try:
+            if self._counted is not None and self._is_at_path(self._counted.fd):
+                return True
+            self._counted = _Descriptor(os.open(self._path, _FLAGS & ~(os.O_RDWR | os.O_CREAT)))
+        except OSError:  # not there, or not to be read: nothing is known
+            self._counted = None
+        return False
 
     @staticmethod
     def _drop(file: "FileIO | None") -> None:
@@ -136,14 +169,16 @@ class FileLock:
 
     def _lock_file(self, held: Held, deadline: float) -> bool:
         held._file, self._file = self._file, None
+        pause = _FIRST_PAUSE
         while True:
             if held._file is None:
                 held._file = FileIO(os.open(self._path, _FLAGS, 0o600), "r+")
             if not self._try_lock(held._file):
                 if monotonic() >= deadline:
                     return False
-                sleep(uniform(0.0002, 0.005))
-            elif not self.between_processes or self._is_current(held._file):
+                sleep(uniform(pause / 2, pause))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            elif not self.between_processes or self._is_at_path(held._file.fileno()):
                 return True
             else:
                 held._file = self._drop(held._file)
@@ -157,13 +192,29 @@ class FileLock:
             self.between_processes = False
             return True
 
-    def _is_current(self, file: FileIO) -> bool:
-        """Whether the locked file is still at the path: it may have been removed together with the
+    def _is_at_path(self, fd: int) -> bool:
+        """Whether the file is still at the path: it may have been removed together with the
         database."""
         try:
-            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
+            return os.path.samestat(os.fstat(fd), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+class _Descriptor:
+    """A file that is only read, open for as long as this object is in use."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def _count_in(fd: int) -> int:
+    return int.from_bytes(os.pread(fd, _COUNT_BYTES, 0), "little")
 
 
 def _close(file: FileIO) -> None:

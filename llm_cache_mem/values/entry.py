@@ -186,39 +186,39 @@ class Entry:
     def to_bytes(self) -> bytes:
         """All of the envelope but what guards it; raises as ``pack``."""
         body = self.payload.to_bytes()
-        model = b"" if self.model is None else self.model.encode("utf-8", "replace")
+        model, usage, cost_usd = self._accounted()
+        model_bytes = b"" if model is None else model.encode("utf-8", "replace")
         request = self.request or b""
         if len(body) > MAX_BODY_BYTES:
             raise ValueNotCacheable("value", f"more than {MAX_BODY_BYTES} bytes")
-        if len(model) + len(request) > MAX_BODY_BYTES - _ROOM:
+        if len(model_bytes) + len(request) > MAX_BODY_BYTES - _ROOM:
             raise ValueNotCacheable("request", f"more than {MAX_BODY_BYTES - _ROOM} bytes")
-        optional = (
-            self.expires_at,
-            self.cost_usd,
-            self.seconds,
-            self.usage,
-            self.model,
-            self.request,
-            self.tags or None,
-            self.depends_on or None,
+        present = (
+            (0 if self.expires_at is None else _HAS_EXPIRY)
+            | (0 if cost_usd is None else _HAS_COST)
+            | (0 if self.seconds is None else _HAS_SECONDS)
+            | (0 if usage is None else _HAS_USAGE)
+            | (0 if model is None else _HAS_MODEL)
+            | (0 if self.request is None else _HAS_REQUEST)
+            | (_HAS_TAGS if self.tags else 0)
+            | (_DEPENDS if self.depends_on else 0)
         )
-        present = sum(1 << bit for bit, field in enumerate(optional) if field is not None)
         try:
             header = _HEADER.pack(
                 *(_MAGIC, FORMAT_VERSION, 0, present),
                 *(
                     self.stored_at,
                     self.expires_at or 0.0,
-                    self.cost_usd or 0.0,
+                    cost_usd or 0.0,
                     self.seconds or 0.0,
                 ),
-                *(self.usage or _NO_USAGE),
-                *(len(model), len(request), len(body)),
+                *(usage or _NO_USAGE),
+                *(len(model_bytes), len(request), len(body)),
             )
         except (struct.error, OverflowError) as exc:
             raise ValueNotCacheable("entry", f"a field is out of range: {exc}") from None
         tags = _BETWEEN_TAGS.join(self.tags).encode("utf-8", "replace")
-        return b"".join((header, model, request, body, self._dependencies(), tags))
+        return b"".join((header, model_bytes, request, body, self._dependencies(), tags))
 
     def _dependencies(self) -> bytes:
         if not self.depends_on:
@@ -336,23 +336,47 @@ class EntryMemo:
         self._envelope = envelope
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._slots: dict[str, tuple[bytes, Entry]] = {}
+        self._slots: dict[str, _Remembered] = {}
 
-    def get(self, key: str, data: bytes) -> Entry:
-        """What *envelope* unpacks from *data*, or the entry that it gave before for the same
-        bytes."""
-        slot = self._slots.get(key)
-        if slot is not None and slot[0] == data:
-            return slot[1]
+    def recall(self, key: str, mark: object) -> "_Remembered | None":
+        """What was read under that *mark*, of when nothing had been written since."""
+        found = self._slots.get(key)
+        if found is None or found.mark != mark:
+            return None
+        self._bytes += found.entry.payload.keep_tree()  # what is read twice is read again
+        return found
+
+    def get(self, key: str, data: bytes, mark: object = None, used: object = None) -> Entry:
+        """What *envelope* unpacks from *data*, or the entry that it gave before for the same bytes.
+
+        *mark*, of the time before *data* was read, and when it was last *used* are remembered.
+        """
+        known = self._slots.get(key)
+        if known is not None and known.data == data:
+            known.mark, known.used = mark, used
+            self._bytes += known.entry.payload.keep_tree()
+            return known.entry
         entry = self._envelope.unpack(key, data)
         size = 2 * len(data) + _SLOT_BYTES
         if size * _MEMO_SHARE <= self._max_bytes:
             if self._bytes + size > self._max_bytes:
                 self._slots.clear()
                 self._bytes = 0
-            self._slots[key] = (data, entry)
+            self._slots[key] = _Remembered(data, entry, mark, used)
             self._bytes += size
         return entry
+
+
+class _Remembered:
+    """An entry, the bytes that it was read from, and what else was known of them then."""
+
+    __slots__ = ("data", "entry", "mark", "used")
+
+    def __init__(self, data: bytes, entry: Entry, mark: object, used: object) -> None:
+        self.data = data
+        self.entry = entry
+        self.mark = mark
+        self.used = used
 
 
 def encrypted_with(data: bytes) -> str:

@@ -71,7 +71,7 @@ class Payload:
     def size(self) -> int:
         """Bytes of the persistent form."""
         if self._size < 0:
-            self._size = len(self.json())
+            self.json()
         return self._size
 
     def to_bytes(self) -> bytes:
@@ -84,18 +84,34 @@ class Payload:
         data = _to_json(self._tree) if self._data is None else self._data
         if _is_packed(data):
             return unpack(data)
+        self._size = len(data)
         if self._decoder is _decode_ours and strict_json.has_too_many_parts(data):
             raise ValueNotCacheable("value", "more parts than a stored value may have")
         return data
 
+    def keep_tree(self) -> int:
+        """Decode a plain value once for all later reads, if these are then quicker; the bytes that
+        this takes."""
+        if self._tree is not None or not self.is_plain or speedups is None:
+            return 0
+        try:
+            kept = speedups.snapshot(self.decode())
+        except EntryUnreadable:  # which the next read says
+            return 0
+        if kept is NotImplemented:
+            return 0
+        self._tree, size = kept
+        return int(size)
+
     def peek(self) -> Any:
         """The value to look at, neither to be changed nor handed out. Raises as ``decode``."""
-        return self._tree if self._data is None and self.is_plain else self.decode()
+        has_tree = self._data is None or self._tree is not None
+        return self._tree if has_tree and self.is_plain else self.decode()
 
     def decode(self) -> Any:
         """The value, a new one each time; EntryUnreadable when the bytes, or the classes they name,
         are not what they were."""
-        if self._data is None and self.is_plain and speedups is not None:
+        if self._tree is not None and self.is_plain and speedups is not None:
             return speedups.copy(self._tree)
         try:
             tree = self._tree if self._data is None else _parsed(self._data, self._decoder)

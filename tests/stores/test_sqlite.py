@@ -21,7 +21,9 @@ from stores.model import StoreMachine
 
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
-from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.sqlite import SQLiteStore, rows
+from llm_cache_mem.stores.sqlite import pool as sqlite_pool
+from llm_cache_mem.stores.sqlite import store as sqlite_store
 from llm_cache_mem.stores.sqlite import uses as sqlite_uses
 
 
@@ -193,7 +195,7 @@ def test_uses_are_written_by_the_hundred(tmp_path: Path, uses: Nanoseconds) -> N
     for number in range(300):
         store.put(f"k{number}", entry_of(number))
     uses.advance(1.9)  # the next group of uses is due at 2 s
-    store._uses._lag = 0
+    store._uses.lag = 0
     db = sqlite3.connect(tmp_path / "c.db")
     before = db.execute("PRAGMA data_version").fetchone()
     for number in range(255):
@@ -209,7 +211,7 @@ def test_uses_are_written_by_the_hundred(tmp_path: Path, uses: Nanoseconds) -> N
 def test_uses_are_written_after_an_eighth_of_the_oldest_age(
     tmp_path: Path, uses: Nanoseconds
 ) -> None:
-    store = SQLiteStore(tmp_path / "c.db")
+    store = SQLiteStore(tmp_path / "c.db", max_size=3)
     store.put("old", entry_of(1))
     uses.advance(800)
     store.put("k", entry_of(2))
@@ -219,17 +221,51 @@ def test_uses_are_written_after_an_eighth_of_the_oldest_age(
             (found,) = db.execute("SELECT used FROM entries WHERE key = 'k'").fetchone()
             return int(found)
 
-        uses.advance(3)
-        store.get("k")
         written = used()
-        assert written == uses.now
-        for seconds in (10, 80):
+        for seconds in (3, 10, 80):
             uses.advance(seconds)
             store.get("k")
             assert used() == written
         uses.advance(30)
         store.get("k")
         assert used() == uses.now
+    store.close()
+
+
+def test_what_was_read_is_read_again_once_anyone_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another store's writes count themselves, at once; those of other tools show a tenth of a
+    second later."""
+    now = 1000.0
+    monkeypatch.setattr(sqlite_store, "monotonic", lambda: now)
+    monkeypatch.setattr(sqlite_pool, "monotonic", lambda: now)
+    store, other = SQLiteStore(tmp_path / "c.db"), SQLiteStore(tmp_path / "c.db")
+    asked: list[str] = []
+    monkeypatch.setattr(
+        rows, "get", lambda db, key, get=rows.get: asked.append(key) or get(db, key)
+    )
+    store.put("a", entry_of(1))
+    assert [value_of(store.get("a")) for _ in range(3)] == [1, 1, 1]
+    assert asked == ["a"]
+    other.put("b", entry_of(2))
+    other.put("a", entry_of(3))
+    assert [value_of(store.get("a")) for _ in range(3)] == [3, 3, 3]
+    assert asked == ["a", "a"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute("DELETE FROM entries")
+    now += 0.2
+    assert store.get("a") is None
+    other.close()
+    store.close()
+
+
+def test_put_again_stays_in_the_order_of_use_of_its_store(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "c.db", max_size=3)
+    for key in "abca":
+        store.put(key, entry_of(key))
+    assert store.put("d", entry_of("d")).evicted == 1
+    assert [key for key, _ in store.entries()] == ["c", "a", "d"]
     store.close()
 
 
@@ -337,7 +373,7 @@ def test_no_connection_is_lost_when_looking_at_the_file_fails(
     with monkeypatch.context() as patch:
         patch.setattr(store._pool, "_moved", fail)
         for _ in range(20):
-            store._pool._idle[0].checked = 0.0
+            store._pool._idle[0].checked = store._sure_until = 0.0
             with pytest.raises(StoreError):
                 store.get("k")
             patch.setattr(store._pool, "_moved", store._file.moved)

@@ -32,6 +32,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
+_LOG_LOOKS = 16  # at its size, until this process alone has made it so long
 _PAGE_CACHE_KB = 8 << 10  # of a connection
 _ROW_BYTES = 1 << 20  # of a row, beside its entry
 
@@ -56,6 +57,7 @@ class Connection(sqlite3.Connection):
     schema = b""  # its number, when what the file holds was last found to be ours
     checked = 0.0
     seen = -1  # the data version that was last looked at
+    written = 0  # about how many bytes the write in progress adds to the log; 0 is unknown
     slot: object = None  # its place in the pool
 
 
@@ -94,6 +96,7 @@ class DatabaseFile:
         self._make_folder = make_folder
         self._busy_seconds = timeout / 2  # a wait for SQLite comes on top of one for the lock
         self._fold_at = _LOG_LIMIT
+        self._unseen = 0  # bytes of the log that were added since its size was looked at
         self._owner_known = 0  # the inode of the file whose owner was looked at
 
     def connect(self) -> Connection:
@@ -137,6 +140,11 @@ class DatabaseFile:
     def fold_log(self, db: Connection, *, at_once: bool = False) -> None:
         """Bring a long -wal, or any *at_once*, into the database and cut it to nothing; inside the
         lock."""
+        self._unseen += db.written or _LOG_LIMIT
+        db.written = 0
+        if self._unseen < _LOG_LIMIT // _LOG_LOOKS and not at_once:
+            return
+        self._unseen = 0
         try:
             size = os.stat(self.path + "-wal").st_size
             if size >= self._fold_at or at_once:

@@ -9,7 +9,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
@@ -36,9 +36,11 @@ _GLANCE_SECONDS = 0.002  # that a read on an event loop may take
 _GLANCE_BYTES = 256 << 10  # of an entry read there, since it is decoded there too
 _GLANCE_PAUSE = 1.0  # seconds without such reads after one that failed,
 _GLANCE_REST = 10  # times what it took after two slow ones
+_SURE_SECONDS = 0.1  # how long writes by other tools than this library may go unnoticed
 _SWEEP_EVERY = 64  # puts
 _SWEEP = 256  # rows that a sweep looks at, and that of a put that has to make room
 _SHORT_SWEEP = 32
+_PAGE_BYTES = 16 << 10  # that a put writes beside its entry
 _CREDIT = 16  # the share of the room left that one process fills before it looks again
 
 
@@ -131,6 +133,7 @@ class SQLiteStore:
         self._credit: tuple[float, float] = (0, 0)
         self._versions = itertools.count()
         self._version = next(self._versions)
+        self._sure_until = 0.0  # until then no look is needed for writes that are not counted
         self.unreadable = 0  # stored entries that could not be read
         weakref.finalize(self, _let_go, self._pool, self._file)
         reset_after_fork(self)
@@ -152,11 +155,16 @@ class SQLiteStore:
 
     @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
-        row = self._use(rows.get, key)
+        mark = self._mark()
+        known = None if mark is None else self._memo.recall(key, mark)
+        if known is not None:
+            self.touch(key, known.used)
+            return known.entry
+        row, mark = self._use(self._get, key)
         if row is None:
             return None
         data, used = row
-        entry = self._read(key, data)
+        entry = self._read(key, data, mark=mark, used=used)
         if entry is not None:
             self.touch(key, used)
         return entry
@@ -172,11 +180,16 @@ class SQLiteStore:
         began = monotonic()
         if began < self._glance_from or self._flush_soon() or not self._file.in_wal_mode:
             return None
+        mark = self._mark()
+        known = None if mark is None else self._memo.recall(key, mark)
+        if known is not None:
+            self._uses.note(key, known.used)
+            return known.entry
         db = self._pool.acquire_idle()
         if db is None:
             return None
         try:
-            row = rows.get(db, key)
+            row, mark = self._get(db, key)
         except BaseException as exc:
             self._pool.discard(db)
             if not isinstance(exc, Exception):
@@ -189,7 +202,7 @@ class SQLiteStore:
         if row is None or type(row[0]) is not bytes or len(row[0]) > _GLANCE_BYTES:
             return None
         try:
-            entry = self._memo.get(key, row[0])
+            entry = self._memo.get(key, row[0], mark, row[1])
         except EntryUnreadable:
             return None  # get will remove it
         self._uses.note(key, row[1])
@@ -205,7 +218,7 @@ class SQLiteStore:
 
     @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
-        row = packed(key, entry, self.envelope, self._uses.tick())
+        row = packed(key, entry, self.envelope, self._uses.note_put(key))
         if (
             self._bounds.bytes is not None and row.size > self._bounds.bytes
         ):  # do not empty the store for what cannot stay
@@ -228,7 +241,8 @@ class SQLiteStore:
     def put_many(self, entries: Mapping[str, Entry]) -> Removed:
         """As Store.put_many, in transactions between which others write."""
         some = [
-            packed(key, entry, self.envelope, self._uses.tick()) for key, entry in entries.items()
+            packed(key, entry, self.envelope, self._uses.note_put(key))
+            for key, entry in entries.items()
         ]
         most = self._bounds.bytes
         too_large = [row for row in some if most is not None and row.size > most]
@@ -262,10 +276,11 @@ class SQLiteStore:
         return self._use(rows.count, prefix)
 
     @store_errors_only("version", _reason)
-    def version(self) -> int:
-        """A number that changes whenever another connection has written; what was read under the
-        same number is still valid."""
-        return self._use(self._look)
+    def version(self) -> object:
+        """What changes whenever anything was written; what was read under the same is still
+        valid."""
+        mark = self._mark()
+        return self._use(self._look) if mark is None else mark
 
     def entries(self, prefix: str = "", *, part: str = "") -> Iterator[tuple[str, Entry]]:
         """As Store.entries, of keys that hold *part*: the entries that are there at the start and
@@ -345,6 +360,7 @@ class SQLiteStore:
         """Look at the file once, so that a wrong path is an error of the program that named it."""
         try:
             self._uses.go_on_from(self._use(rows.newest_use))
+            self._use(self._adapt)
         except Exception as exc:
             # Locked, damaged, a full disk: operations will say so, and it may pass.
             if self._file.read_only or (isinstance(exc, FileRefused) and exc.misconfigured):
@@ -392,13 +408,32 @@ class SQLiteStore:
         try:
             if self._file.moved(db):
                 raise FileNotFoundError("the database file was removed or replaced")
-            result = work(db, *args)
+            try:
+                result = work(db, *args)
+            finally:
+                held.count_write()
             self._file.fold_log(db)
         finally:
             held.release()
         return result
 
     # -- Reading
+
+    def _mark(self) -> object:
+        """What changes with every write to the file; None if a connection has to look."""
+        writes = self._file.lock.writes() if monotonic() < self._sure_until else None
+        return None if writes is None else (self._version, writes)
+
+    def _get(self, db: Connection, key: str) -> tuple[Any, object]:
+        """The row, and the mark from before it was read."""
+        now = monotonic()
+        if now >= self._sure_until:
+            if not self._file.lock.look_at_file():
+                self._version = next(self._versions)
+            self._look(db)
+            self._sure_until = now + _SURE_SECONDS
+        mark = self._mark()
+        return rows.get(db, key), mark
 
     def _look(self, db: Connection) -> int:
         """The version as this connection sees it. One that is new, or has not looked for long,
@@ -410,14 +445,21 @@ class SQLiteStore:
         return self._version
 
     def _read(
-        self, key: str, data: object, decode: Callable[[str, bytes], Entry] | None = None
+        self,
+        key: str,
+        data: object,
+        *,
+        remember: bool = True,
+        mark: object = None,
+        used: object = None,
     ) -> Entry | None:
         """The entry in *data*; None, after removing it, if it is not a whole one."""
-        decode = decode or self._memo.get
         try:
             if type(data) is not bytes:
                 raise EntryUnreadable("not bytes")
-            return decode(key, data)
+            if remember:
+                return self._memo.get(key, data, mark, used)
+            return self.envelope.unpack(key, data)
         except EntryUnreadable as exc:
             self.unreadable += 1
             if not exc.newer and not self._file.read_only:
@@ -439,7 +481,7 @@ class SQLiteStore:
         key = row[0].decode("ascii", "backslashreplace")
         if not key.startswith(prefix):
             return None  # removed, and its id given to another
-        entry = self._read(key, row[1], self.envelope.unpack)  # the memo is for what is asked for
+        entry = self._read(key, row[1], remember=False)
         return None if entry is None else (key, entry)
 
     # -- Uses, for the order of eviction
@@ -465,7 +507,10 @@ class SQLiteStore:
         with contextlib.suppress(Exception):  # on a read-only, locked or full disk reading goes on
             if due:
                 self._use(self._write_touches_soon, due)
-            self._uses.adapt_to(self._use(rows.oldest_use))
+            self._use(self._adapt)
+
+    def _adapt(self, db: Connection) -> None:
+        self._uses.adapt_to(rows.oldest_use(db), is_crowded=rows.is_crowded(db, self._bounds))
 
     def _write_touches_soon(self, db: Connection, due: Mapping[str, int]) -> None:
         held = self._file.lock.acquire(_TOUCH_SECONDS)
@@ -484,7 +529,8 @@ class SQLiteStore:
     def _insert(self, db: Connection, row: Row) -> Removed:
         self._puts += 1
         if self._puts % _SWEEP_EVERY and self._has_room(db, row.size):
-            rows.insert(db, row)
+            rows.insert(db, row, self._uses.lag)
+            db.written = _PAGE_BYTES + row.size
             return NOTHING_REMOVED
         return self._insert_all(db, [row])
 
@@ -512,6 +558,7 @@ class SQLiteStore:
             window=_SWEEP if at_length else _SHORT_SWEEP,
             now=self._clock(),
             touched=self._uses.noted,
+            lag=self._uses.lag,
         )
 
     def _in_slices(
