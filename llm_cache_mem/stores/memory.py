@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 
 from llm_cache_mem._util.clock import now
@@ -14,6 +15,7 @@ __all__ = ["MemoryStore"]
 _UNBOUNDED = float("inf")
 _SWEEP = 4  # expired entries that one write removes at the most
 _SLICE = 500  # keys that are looked at without letting others in
+_TRIES = 3  # at a list of all keys, before others are made to wait for it
 
 
 class MemoryStore:
@@ -41,6 +43,7 @@ class MemoryStore:
         self._most_bytes = _UNBOUNDED if max_bytes is None else max_bytes
         self._clock = clock
         self._lock = RLock()
+        self._changes = 0  # of which keys there are
         self._reset()
         reset_after_fork(self)
 
@@ -94,6 +97,7 @@ class MemoryStore:
         with self._lock:
             gone = self._entries if self.size(prefix) == len(self._entries) else None
             if gone is not None:
+                self._changes += 1
                 self._reset()
         if gone is None:
             return self._remove_all(lambda key, entry: key.startswith(prefix))
@@ -137,19 +141,38 @@ class MemoryStore:
 
     def _remove_all(self, is_meant: Callable[[str, Entry], bool]) -> int:
         """Remove those entries, some at a time, so that other threads do not wait long."""
-        with self._lock:
-            keys = list(
-                dict.keys(self._entries)
-            )  # in any order: that of use takes ten times as long
+        keys = self._all_keys()
         removed = 0
-        for begin in range(0, len(keys), _SLICE):
+        while keys:
             with self._lock:
-                for key in keys[begin : begin + _SLICE]:
+                for key in keys[-_SLICE:]:
                     entry = self._entries.get(key)
                     if entry is not None and is_meant(key, entry):
                         self._remove(key)
                         removed += 1
+            del keys[-_SLICE:]
         return removed
+
+    def _all_keys(self) -> list[str]:
+        """All keys, in any order: that of use takes ten times as long. Taken some at a time, and at
+        once only if others keep adding and removing entries meanwhile."""
+        for _ in range(_TRIES):
+            with self._lock:
+                changes, left = self._changes, iter(dict.keys(self._entries))
+            keys: list[str] = []
+            while True:
+                with self._lock:
+                    if self._changes != changes:
+                        break
+                    try:
+                        some = list(islice(left, _SLICE))
+                    except RuntimeError:  # a signal handler came in between
+                        break
+                if not some:
+                    return keys
+                keys += some
+        with self._lock:
+            return list(dict.keys(self._entries))
 
     def _in_order(self) -> Iterable[str]:
         """All keys, the first to be evicted first."""
@@ -162,6 +185,7 @@ class MemoryStore:
             self._bytes -= len(key) + entry.size
 
     def _count(self, key: str, change: int) -> None:
+        self._changes += 1
         space = key[: key.rfind(":") + 1]
         count = self._spaces.get(space, 0) + change
         if count > 0:

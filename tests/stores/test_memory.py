@@ -4,6 +4,7 @@ its own."""
 import random
 import secrets
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from stores.conformance import MakeStore, StoreConformance, entry_of
 from stores.history import record, violations
 from stores.model import StoreMachine
 
-from llm_cache_mem.stores import MemoryStore
+from llm_cache_mem.stores import MemoryStore, memory
 from llm_cache_mem.stores.sieve import SieveStore
 
 
@@ -94,6 +95,28 @@ def test_sizes_of_namespaces_are_counted(kind: type[MemoryStore], clock: Any) ->
         held = [key for key, _ in store.entries()]
         for prefix in ("", "1:", "1::", "1::value:", "1:a:", "1:a", "2:", "1::value:1"):
             assert store.size(prefix) == sum(key.startswith(prefix) for key in held), prefix
+
+
+@pytest.mark.parametrize("puts", [0, 1, 1000])
+def test_purge_is_complete_while_others_put(
+    puts: int, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are listed in slices, and all at once if others keep changing them in between."""
+    store = MemoryStore(clock=clock)
+    for number in range(2000):
+        store.put(f"old {number}", entry_of(number, expires_at=clock() + 10))
+    clock.advance(10)
+    left = iter(range(puts))
+
+    def others_first(keys: Any, count: int) -> Any:
+        for number in islice(left, 1):
+            store.put(f"new {number}", entry_of(number))
+        return islice(keys, count)
+
+    monkeypatch.setattr(memory, "islice", others_first)
+    removed = store.purge()
+    assert removed + 4 * store.size() >= 2000  # each put takes out up to four
+    assert all(key.startswith("new") for key, _ in store.entries())
 
 
 @pytest.mark.parametrize("kind", [MemoryStore, SieveStore])
