@@ -3,8 +3,10 @@ nor believed on the way."""
 
 import json
 from collections.abc import Iterator
+from json.encoder import encode_basestring
 from typing import Any, BinaryIO, NamedTuple
 
+from llm_cache_mem._util.json_text import encoder
 from llm_cache_mem.cli.arguments import BadInput, parse_json
 from llm_cache_mem.keys import digest
 from llm_cache_mem.responses.usage import Usage
@@ -42,7 +44,7 @@ _FIELDS = frozenset(
 _LONGEST_LINE = 3 * MAX_BODY_BYTES  # a value, a request and the rest
 _LONGEST_KEY = 250
 _KEY_ID_LENGTH = 16
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encode = encoder(separators=(",", ":"), escape=encode_basestring)
 _HEX = frozenset("0123456789abcdef")
 _INT64 = range(-(2**63), 2**63)
 

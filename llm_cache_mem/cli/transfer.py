@@ -44,8 +44,8 @@ from llm_cache_mem.values.entry import Entry
 
 __all__ = ["export", "import_"]
 
-_LINES = 500
-_BYTES = 1 << 20
+_LINES = 5000  # that one transaction writes, if they take
+_BYTES = 4 << 20  # or less
 
 
 File = Annotated[

@@ -219,6 +219,8 @@ _LAYERS = ("langchain", "tool")
 
 
 def _unquote(name: str) -> str:
+    if "%" not in name:
+        return name
     first, *rest = name.split("%")
     return (
         first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)

@@ -31,7 +31,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_LOG_LIMIT = 4 << 20  # bytes of -wal after which it is folded into the database
+_LOG_LIMIT = 8 << 20  # bytes of -wal after which it is folded into the database
 _LOG_LOOKS = 16  # at its size, until this process alone has made it so long
 _PAGE_CACHE_KB = 8 << 10  # of a connection
 _ROW_BYTES = 1 << 20  # of a row, beside its entry

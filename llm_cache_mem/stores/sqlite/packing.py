@@ -13,7 +13,7 @@ _LARGEST = 2.0**53  # number of them that is exact
 _SLICE_BYTES = 4 << 20  # that one transaction writes, unless a single entry is larger
 
 SEALED = "*"  # the model of an entry whose envelope hides it
-SLICE = 1000  # rows that one transaction removes at the most
+SLICE = 5000  # rows that one transaction puts or removes at the most
 
 
 class Row(NamedTuple):

@@ -13,6 +13,7 @@ from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 __all__ = [
     "Bounds",
     "Sweep",
+    "begin",
     "clear_all",
     "count",
     "data_version",
@@ -36,6 +37,8 @@ __all__ = [
 
 _NAMED = 500  # keys in one statement: older builds of SQLite take 999
 _FREE_PAGES = 256  # that stay in the file, for later entries
+_MANY = 1000  # rows, for which
+_LARGE_CACHE_KB = 64 << 10  # saves a connection from writing the pages of an index again and again
 _COPIED_PAGES = 4000  # that it takes to shrink a file, while others wait: 16 MB
 
 _COLUMNS = (
@@ -153,6 +156,13 @@ def _use(db: sqlite3.Connection, which: str) -> int:
     return found if isinstance(found, int) and 0 <= found < 1 << 62 else 0
 
 
+def begin(db: sqlite3.Connection, count: int) -> None:
+    """Begin a transaction that writes so many rows."""
+    if count > _MANY:
+        db.execute(f"PRAGMA cache_size = -{_LARGE_CACHE_KB}")
+    db.execute("BEGIN IMMEDIATE")
+
+
 def insert(db: sqlite3.Connection, row: Row, lag: int) -> None:
     """Put *row*. If it replaces one, that stays where it is in the order of use, which is a page
     less to write, unless its use was noted *lag* ago."""
@@ -197,7 +207,7 @@ def insert_many(
 
     *touched* ones were used since.
     """
-    db.execute("BEGIN IMMEDIATE")
+    begin(db, len(some))
     swept = sweep.step(db, now, window, some[0].key)
     evicted = 0
     for row in some:
@@ -233,7 +243,7 @@ def remove_damaged(db: sqlite3.Connection, key: str, data: object) -> None:
 
 def remove_prefixed(db: sqlite3.Connection, some: "array[int]", prefix: str) -> int:
     """Remove the rows with *some* ids, where the key begins with *prefix*, still; how many."""
-    db.execute("BEGIN IMMEDIATE")
+    begin(db, len(some))
     gone = db.executemany(
         "DELETE FROM entries WHERE id = ? AND key >= ? AND key < ?",
         [(number, *_range(prefix)) for number in some],

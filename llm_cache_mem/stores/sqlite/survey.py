@@ -6,7 +6,7 @@ from array import array
 from typing import NamedTuple
 
 from llm_cache_mem.stores.sqlite.packing import SEALED
-from llm_cache_mem.stores.sqlite.rows import empty
+from llm_cache_mem.stores.sqlite.rows import begin, empty
 
 __all__ = [
     "Chosen",
@@ -101,7 +101,7 @@ def expired(db: sqlite3.Connection, chosen: Chosen) -> "array[int]":
 def remove_expired(db: sqlite3.Connection, some: "array[int]", chosen: Chosen) -> int:
     """Remove the rows with *some* ids that count as expired, still; how many. Inside the lock."""
     where, values = _expiry(chosen)
-    db.execute("BEGIN IMMEDIATE")
+    begin(db, len(some))
     statement = f"DELETE FROM entries WHERE id = ? AND {where}"
     gone = db.executemany(statement, [(number, *values) for number in some]).rowcount
     db.execute("COMMIT")
