@@ -22,6 +22,7 @@ except ModuleNotFoundError as exc:
 
 from langchain_core.messages import BaseMessage
 
+from langchain_llm_cache_mem.nodes import function_mark, functions_looked_up
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest
@@ -42,7 +43,7 @@ _KIND = "node"
 _ALL = "node\n"
 _UNNAMED = "__dynamic__"
 _UNFINISHED = {"__interrupt__": "interrupt", "__error__": "error"}
-_MOST_ASKED = 256
+_MOST_ASKED = 1024
 
 
 class _Asked(NamedTuple):
@@ -70,13 +71,14 @@ class NodeCache(BaseCache[Any]):
     Args:
         cache: The LLMCache to use. Without it, one is made from *arguments*, which are those of
             LLMCache.
-        graph: The name of the graph, the same in every process. LangGraph tells nodes apart by
-            their names and those of their functions only, and does not know the names of coroutine
-            functions and callable objects. Without the name of a graph, results of such nodes are
-            found by this very object only: give each graph a NodeCache of its own.
+        graph: The name of the graph, the same in every process. Nodes are told apart by their names
+            and by the code of their functions and what these close over. Where that has no wire
+            form, such as a client or a callable object, results are found in this process only,
+            unless the graph has a name; graphs of one name must not differ in such things.
 
     Example:
-        >>> builder.add_node("summarize", summarize, cache_policy=CachePolicy(node_key, ttl=600))
+        >>> policy = CachePolicy(key_func=node_key, ttl=600)
+        >>> builder.add_node("summarize", summarize, cache_policy=policy)
         >>> graph = builder.compile(cache=NodeCache(cache))
     """
 
@@ -91,6 +93,7 @@ class NodeCache(BaseCache[Any]):
         self._cache = LLMCache(**arguments) if cache is None else cache
         self._graph = graph
         self._scope = os.urandom(16).hex()
+        self._marks: dict[FullKey, str | None] = {}
         self._engine = Results(self._cache).engine
 
     @property
@@ -105,14 +108,14 @@ class NodeCache(BaseCache[Any]):
 
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
         """The stored writes of the nodes with these keys."""
-        requests = self._requests(keys)
+        requests = self._requests(keys, functions_looked_up())
         found = self._lookup(requests)
         self._note(requests, found)
         return found
 
     async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
         """As ``get``, in a thread where that would wait for a disk."""
-        requests = self._requests(keys)
+        requests = self._requests(keys, functions_looked_up())
         found = await self._engine.off_loop(lambda: self._lookup(requests))
         self._note(requests, found)
         return found
@@ -143,22 +146,36 @@ class NodeCache(BaseCache[Any]):
     def _name(self, namespace: Namespace) -> str:
         return _ALL + json.dumps([self._graph, *namespace])
 
-    def _requests(self, keys: Sequence[FullKey]) -> dict[FullKey, Request]:
+    def _requests(
+        self, keys: Sequence[FullKey], functions: Mapping[FullKey, Any]
+    ) -> dict[FullKey, Request]:
         found = {}
         for key in keys:
             with self._engine.fail_open:
-                request = self._request(key)
+                request = self._request(key, self._mark(key, functions.get(key)))
                 if request is not None:
                     found[key] = request
         return found
 
-    def _request(self, key: FullKey) -> Request | None:
+    def _mark(self, key: FullKey, function: Any) -> str:
+        """What tells the function of a node from others, noted for results of which no lookup is
+        known in their context; None for those that several functions may have."""
+        if function is not None:
+            mark = function_mark(function, named=bool(self._graph))
+        else:
+            mark = self._scope if _UNNAMED in key[0] and not self._graph else ""
+        self._marks[key] = mark if self._marks.get(key, mark) == mark else None
+        if len(self._marks) > _MOST_ASKED:
+            self._marks.pop(next(iter(self._marks)), None)
+        return mark
+
+    def _request(self, key: FullKey, mark: str) -> Request | None:
         """The request for the writes of a node; None where the cache is off."""
         namespace, hexdigest = key
         if self._engine.is_off:
             return None
-        scope = self._graph or (self._scope if _UNNAMED in namespace else "")
-        params = {"graph": scope, "namespace": list(namespace), "key": hexdigest}
+        params = {"graph": self._graph, "function": mark, "namespace": list(namespace)}
+        params["key"] = hexdigest
         made = self._engine.keyer.request(None, params, _KIND)
         names = [_ALL, self._name(namespace), *current().depends_on]
         node = f"node:{namespace[-1] if namespace else ''}"
@@ -186,7 +203,11 @@ class NodeCache(BaseCache[Any]):
     def _store(self, key: FullKey, writes: Any, asked: _Asked | None) -> None:
         if asked is not None and asked.cache is not self:
             asked = None
-        request = self._request(key) if asked is None else asked.request
+        mark = self._marks.get(key, "") if asked is None else ""
+        if mark is None:
+            self._engine.skip("unidentified", "the writes of a node were not stored: %s")
+            return
+        request = self._request(key, mark) if asked is None else asked.request
         if request is None:
             return
         channels = [name for name, _ in writes] if _is_writes(writes) else []

@@ -102,6 +102,40 @@ def test_graphs_with_nodes_that_langgraph_cannot_name_do_not_answer_each_other()
     assert [app.invoke({"text": "x"})["found"] for app in (one, two, one)] == ["a", "b", "a"]
 
 
+def test_graphs_that_share_a_cache_do_not_answer_each_other() -> None:
+    """By functions of one name: coroutine functions, closures, callable objects, edited code."""
+
+    def closing(over: Any) -> Any:
+        def node(state: State) -> State:
+            return {"found": over["a"] if isinstance(over, dict) else over.value}
+
+        return node
+
+    class Client:
+        def __init__(self, value: str) -> None:
+            self.value = value
+
+    async def one(state: State) -> State:
+        return {"found": "one"}
+
+    first = one
+
+    async def one(state: State) -> State:  # type: ignore[no-redef]
+        return {"found": "two"}
+
+    cache = NodeCache()
+    for pair in (
+        [(closing({"a": 1}), 1), (closing({"a": 2}), 2)],
+        [(closing(Client("x")), "x"), (closing(Client("y")), "y")],
+        [(first, "one"), (one, "two")],
+    ):
+        apps = [(graph(node, cache), expected) for node, expected in pair]
+        for app, expected in (*apps, *apps):
+            found: Any = asyncio.run(app.ainvoke({"text": "x"}))
+            assert found["found"] == expected
+    assert cache.cache.stats().hits == 6
+
+
 def test_nodes_of_one_function_do_not_answer_each_other() -> None:
     cache, calls = NodeCache(), list[Any]()
     node = counted(calls)
