@@ -15,6 +15,7 @@ from llm_cache_mem.diagnostics.differences import (
     in_common,
     with_named_query,
 )
+from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.keys import digest
 
 __all__ = ["Explanation", "StoredRequest", "explain"]
@@ -143,12 +144,15 @@ def explain(
     asked: StoredRequest,
     stored: Iterable[StoredRequest],
     hashed: Callable[[Any], Any] | None = None,
+    redaction: Redaction | None = None,
 ) -> Explanation:
     """Compare *asked*, whose request must be there, with what is *stored*.
 
     *hashed* makes of a request, as a tree of JSON, what its key is made from; without it that is
-      the whole request.
+      the whole request. Of both sides nothing is shown that *redaction* takes out: a store may hold
+      what was written without it.
     """
+    redaction = redaction or Redaction()
     total = compared = 0
 
     def readable() -> Iterator[tuple[float, int, StoredRequest]]:
@@ -166,11 +170,11 @@ def explain(
                 )
 
     candidates = [one for _, _, one in nlargest(_CANDIDATES, readable())]
-    target = _tree(asked.request, hashed)
+    target = _tree(asked.request, hashed, redaction)
     best: tuple[float, StoredRequest, list[Difference]] | None = None
     for one in candidates:
         found = _key_differences(one, asked) + list(
-            _once(differences(_tree(one.request, hashed), target))
+            _once(differences(_tree(one.request, hashed, redaction), target))
         )
         distance = sum(map(_weight, found))
         if best is None or distance < best[0]:
@@ -237,9 +241,9 @@ def _once(found: Iterable[Difference]) -> Iterator[Difference]:
         yield difference
 
 
-def _tree(request: bytes | None, hashed: Callable[[Any], Any] | None) -> Any:
+def _tree(request: bytes | None, hashed: Callable[[Any], Any] | None, redaction: Redaction) -> Any:
     try:
-        tree = strict_json.parse(request or b"{}")
+        tree = redaction.request(strict_json.parse(request or b"{}"))
     except (ValueError, RecursionError):  # written by hand, or by another program
         return None
     try:

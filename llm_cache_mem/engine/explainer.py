@@ -37,13 +37,13 @@ class Explainer:
         """
         redaction = self._settings.redaction or Redaction()
         text = request.text or self._keyer.text(request.messages, request.params, request.view)
-        asked = StoredRequest.from_key(request.key, redaction.json(text))
+        asked = StoredRequest.from_key(request.key, text.encode())
         others = (
             StoredRequest.from_key(key, one.request)
             for key, one in self._store.entries(digest.prefix(digest.parse(request.key).namespace))
             if key != request.key and (until is None or one.stored_at <= until)
         )
-        found = explain(asked, others, self._keyer.hashed)
+        found = explain(asked, others, self._keyer.hashed, redaction)
         return found._replace(state=self._state(request))
 
     def last(self, most: int) -> list[Explanation]:

@@ -181,6 +181,23 @@ def test_a_redacted_difference_is_reported_as_redacted() -> None:
     assert "Bob" not in str(found) + str(found.as_dict())
 
 
+def test_secrets_that_were_stored_as_they_are_are_not_quoted() -> None:
+    """As in recordings that an older version or another program wrote."""
+
+    def request(text: str) -> bytes:
+        return json.dumps({"messages": [{"content": text, "role": "user"}], "n": 1}).encode()
+
+    secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
+    asked, stored = (
+        StoredRequest(f"1::value:{number}", "value", 0, request(text))
+        for number, text in enumerate(["tell me a joke", f"tell me about {secret}"])
+    )
+    for one, other in ((asked, stored), (stored, asked)):
+        found = explain(one, [other])
+        assert "tell me" in str(found)
+        assert secret not in f"{found} {found!r} {found.as_dict()} {found._repr_html_()}"
+
+
 def test_nothing_secret_is_quoted() -> None:
     secret = "sk-proj-Zq81kPjV3mXw7TbN2cYe"
     cache = keeping()
