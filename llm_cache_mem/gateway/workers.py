@@ -80,7 +80,9 @@ class Workers:
             return
         temporary = path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk costs the page its sums, and no call
-            temporary.write_text(text, encoding="utf-8")
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
             temporary.replace(path)
             self._written = text
 

@@ -20,6 +20,7 @@ STARTUP: Final = Path(__file__).parent / "startup"
 """The folder that goes on PYTHONPATH."""
 
 _VARIABLE: Final = "LLM_CACHE_MEM_RUN"
+_APPENDING: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 _COUNTED: Final = frozenset({"hit", "coalesced", "miss", "skipped"})
 
 
@@ -71,7 +72,8 @@ class _Report:
 
     def write(self, line: Mapping[str, Any]) -> None:
         try:
-            with open(self._path, "ab", buffering=0) as file:
+            # The command has made it: what another user makes of its name later is not written to.
+            with open(os.open(self._path, _APPENDING), "ab", buffering=0) as file:
                 file.write(json.dumps(line).encode() + b"\n")
         except OSError:  # the command has ended, and this process goes on
             return

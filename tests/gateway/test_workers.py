@@ -39,6 +39,7 @@ def pair(tmp_path: Path) -> tuple[Workers, Feed]:
     other, _ = worker(tmp_path, 3)
     asyncio.run(write(other))
     (written,) = tmp_path.glob("worker-*.json")
+    assert written.stat().st_mode & 0o077 == 0
     written.rename(tmp_path / "worker-0.json")
     return worker(tmp_path, 2)
 

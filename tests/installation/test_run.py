@@ -13,7 +13,7 @@ from installation.answers import BODY, answer
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.cli.run import _summary
-from llm_cache_mem.installation.child import Savings, environment_for, savings_in
+from llm_cache_mem.installation.child import Savings, _Report, environment_for, savings_in
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -182,6 +182,18 @@ def test_no_password_of_a_url_is_printed() -> None:
         printed = _summary(Savings(processes=1, answered=1), url, "python")
         assert "host" in printed
         assert "CANARY" not in printed
+
+
+def test_a_report_that_is_over_is_not_made_again_nor_sought_by_a_link(tmp_path: Path) -> None:
+    """A process may outlive the command, whose folder another user could then make."""
+    report = tmp_path / "report.jsonl"
+    _Report(str(report)).write({"name": "begun"})
+    assert not report.exists()
+    victim = tmp_path / "victim"
+    victim.touch()
+    report.symlink_to(victim)
+    _Report(str(report)).write({"name": "begun"})
+    assert victim.read_bytes() == b""
 
 
 def test_a_report_adds_up(tmp_path: Path) -> None:
