@@ -1,7 +1,8 @@
-"""The gateway beside another proxy with a cache: start, memory, requests a second, CPU of a hit and
-of a miss. All on loopback, with wrk and the same provider.
+"""The gateway beside other proxies: start, memory, requests a second, CPU of a hit and of a miss.
+All on loopback, with wrk and the same provider. "stack" is the web server alone, with no cache and
+no provider behind it, "aiohttp" a forwarder that does nothing else.
 
-    python -m benchmarks.gateway [--seconds 5] [--litellm PATH/litellm]
+    python -m benchmarks.gateway [--seconds 5] [--litellm PATH/litellm] [--portkey start-server.js]
 """
 
 import argparse
@@ -58,6 +59,7 @@ wrk.method = "POST"
 wrk.body = [[{body}]]
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer sk-bench"
+{headers}
 """
 MISS = (
     HIT
@@ -74,14 +76,37 @@ end
 )
 
 
+STACK = """
+import asyncio, sys, aiohttp, uvicorn
+answer, upstream, session = sys.argv[2].encode(), sys.argv[3], None
+async def app(scope, receive, send):
+    global session
+    if scope["type"] != "http":
+        return
+    body = (await receive())["body"]
+    out = answer
+    if upstream:
+        session = session or aiohttp.ClientSession(auto_decompress=False)
+        kind = {"content-type": "application/json"}
+        async with session.post(upstream, data=body, headers=kind) as response:
+            out = await response.read()
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(out)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    await send({"type": "http.response.body", "body": out})
+uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, ws="none", lifespan="off")
+"""
+
+
 class Contestant(NamedTuple):
-    """A proxy to measure: how it is started, the path that it answers on, and the model asked."""
+    """A proxy to measure: how it is started, the path that it answers on, the model asked, and what
+    else it has to be told."""
 
     name: str
     command: list[str]
     path: str
     model: str = "m"
     environment: dict[str, str] = {}  # noqa: RUF012
+    headers: dict[str, str] = {}  # noqa: RUF012
 
 
 class Load(NamedTuple):
@@ -91,6 +116,7 @@ class Load(NamedTuple):
     p50: str
     p99: str
     cpu_us: float
+    requests: int
 
 
 def free_port() -> int:
@@ -124,12 +150,9 @@ def rss_of(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def ask(url: str, body: bytes) -> bool:
-    request = urllib.request.Request(
-        url,
-        body,
-        {"content-type": "application/json", "authorization": "Bearer sk-bench"},
-    )
+def ask(url: str, body: bytes, headers: dict[str, str]) -> bool:
+    usual = {"content-type": "application/json", "authorization": "Bearer sk-bench"}
+    request = urllib.request.Request(url, body, {**usual, **headers})
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return b"choices" in response.read()
@@ -173,6 +196,7 @@ def load(url: str, script: Path, seconds: int, pid: int) -> Load:
         re.search(r"50% +(\S+)", printed)[1],  # type: ignore[index]
         re.search(r"99% +(\S+)", printed)[1],  # type: ignore[index]
         spent / max(1, requests) * 1e6,
+        requests,
     )
 
 
@@ -180,21 +204,26 @@ def measure(contestant: Contestant, port: int, folder: Path, seconds: int) -> st
     url = f"http://127.0.0.1:{port}{contestant.path}"
     question = {"model": contestant.model, "messages": [{"role": "user", "content": "QUESTION"}]}
     body = json.dumps(question)
+    headers = "\n".join(
+        f"wrk.headers[{json.dumps(name)}] = {json.dumps(text)}"
+        for name, text in contestant.headers.items()
+    )
     for name, script in (("hit", HIT), ("miss", MISS)):
-        (folder / f"{name}.lua").write_text(script.replace("{body}", body))
+        filled = script.replace("{body}", body).replace("{headers}", headers)
+        (folder / f"{name}.lua").write_text(filled)
     began = time.monotonic()
     with running(contestant.command, contestant.environment) as process:
-        while not ask(url, body.encode()):
+        while not ask(url, body.encode(), contestant.headers):
             if process.poll() is not None or time.monotonic() - began > 120:
                 return f"{contestant.name:<24} did not start"
             time.sleep(0.02)
         start = time.monotonic() - began
-        ask(url, body.encode())
+        ask(url, body.encode(), contestant.headers)
         hit = load(url, folder / "hit.lua", seconds, process.pid)
         miss = load(url, folder / "miss.lua", seconds, process.pid)
         memory = rss_of(process.pid)
     return (
-        f"{contestant.name:<24}{start:>7.1f}{memory:>8.0f}"
+        f"{contestant.name:<24}{start:>7.1f}{memory:>8.0f}{hit.requests + miss.requests:>9}"
         f"{hit.per_second:>9.0f}{hit.p50:>10}{hit.p99:>10}{hit.cpu_us:>9.0f}"
         f"{miss.per_second:>9.0f}{miss.p50:>10}{miss.p99:>10}{miss.cpu_us:>9.0f}"
     )
@@ -220,10 +249,27 @@ def litellm(binary: str, upstream: int, port: int, folder: Path) -> Contestant:
     )
 
 
+def portkey(script: str, upstream: int, port: int) -> Contestant:
+    settings = {"provider": "openai", "custom_host": f"http://127.0.0.1:{upstream}/v1"}
+    settings |= {"api_key": "sk-bench", "cache": {"mode": "simple"}}
+    return Contestant(
+        "Portkey gateway",
+        ["node", script, "--headless", f"--port={port}"],
+        "/v1/chat/completions",
+        headers={"x-portkey-config": json.dumps(settings)},
+    )
+
+
+def stack(name: str, port: int, upstream: str) -> Contestant:
+    command = [sys.executable, "-c", STACK, str(port), json.dumps(ANSWER), upstream]
+    return Contestant(name, command, "/v1/chat/completions")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=5, help="of each load")
     parser.add_argument("--litellm", default=shutil.which("litellm"), help="its command")
+    parser.add_argument("--portkey", help="its start-server.js")
     asked = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.error("needs wrk: apt-get install wrk")
@@ -235,10 +281,16 @@ def main() -> None:
         provider = [sys.executable, "-c", PROVIDER, str(upstream), json.dumps(ANSWER)]
         print(f"load {os.getloadavg()[0]:.1f}; 16 connections, {asked.seconds} s each")
         print(
-            f"{'':<24}{'start s':>7}{'RSS MB':>8}{'hits/s':>9}{'p50':>10}{'p99':>10}{'CPU us':>9}"
+            f"{'':<24}{'start s':>7}{'RSS MB':>8}{'after':>9}{'hits/s':>9}{'p50':>10}{'p99':>10}{'CPU us':>9}"
             f"{'miss/s':>9}{'p50':>10}{'p99':>10}{'CPU us':>9}"
         )
         with running(provider, {}):
+            for name, behind in (
+                ("stack", ""),
+                ("aiohttp", f"http://127.0.0.1:{upstream}/v1/chat/completions"),
+            ):
+                port = free_port()
+                print(measure(stack(name, port, behind), port, folder, asked.seconds))
             for label, backend in (("ours, memory", "memory"), ("ours, SQLite", f"{folder}/c.db")):
                 port = free_port()
                 command = [*serve, "--port", str(port), "--backend", backend, *target]
@@ -246,6 +298,10 @@ def main() -> None:
             if asked.litellm:
                 port = free_port()
                 other = litellm(asked.litellm, upstream, port, folder)
+                print(measure(other, port, folder, asked.seconds))
+            if asked.portkey:
+                port = free_port()
+                other = portkey(asked.portkey, upstream, port)
                 print(measure(other, port, folder, asked.seconds))
 
 
