@@ -73,6 +73,8 @@ def answer_changing_query(query: str) -> list[list[str]]:
 
     The order of fields of one name counts, and no other.
     """
+    if not query:
+        return []
     pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     return [
         [name, value if name.lower() in _SHOWN_QUERY else secret_digest(value)]
