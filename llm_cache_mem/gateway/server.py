@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -26,6 +27,11 @@ except ModuleNotFoundError as exc:
     raise ImportError(
         "the gateway needs uvicorn: pip install 'llm-cache-mem[gateway]'", name="uvicorn"
     ) from None
+
+try:
+    import resource
+except ModuleNotFoundError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 __all__ = ["application", "open_cache", "serve", "viewer"]
 
@@ -100,6 +106,7 @@ def serve(
         StoreError: The store cannot be opened.
         OSError: The address is in use.
     """
+    _allow_many_connections()
     key = _key(config)
     open_cache(config).close()  # what is wrong with it is said here, not by each worker
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -132,6 +139,15 @@ def serve(
 
 def _key(config: GatewayConfig) -> bytes:
     return gateway_key(config.backend) if config.share == "credential" else b""
+
+
+def _allow_many_connections() -> None:
+    """Raise the number of files that this process may have open, which is 1,024 on many systems, to
+    what it may raise it to."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _log_to_stderr() -> None:

@@ -1,9 +1,7 @@
 """The gateway under clients and providers that misbehave: the others go on."""
 
-import asyncio
 import contextlib
 import json
-import resource
 import socket
 import threading
 from pathlib import Path
@@ -16,39 +14,6 @@ from gateway_client import ANSWER, ASK, CHAT, REPLY, STREAM, STREAMED, mark, pos
 from stores.servers import running_redis
 
 from llm_cache_mem import LLMCache
-
-
-@pytest.fixture
-def many_files() -> Any:
-    """As many open files as this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.parametrize("number", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_idle_and_slow_clients_stop_no_one(start: Any, many_files: int, number: int) -> None:
-    if many_files < 2 * number + 500:
-        pytest.skip(f"needs {2 * number + 500} open files, {many_files} are allowed")
-    gateway = start()
-    gateway.upstream.gives(REPLY)
-    port = urlsplit(gateway.url).port
-
-    async def main() -> None:
-        writers = []
-        for count in range(number):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            if count % 2:  # a request that never ends
-                writer.write(b"POST /openai/v1/chat/completions HTTP/1.1\r\nhost: x\r\nconte")
-            writers.append(writer)
-        for _ in range(3):
-            assert (await asyncio.to_thread(post, gateway.url + CHAT)).json() == ANSWER
-        for writer in writers:
-            writer.close()
-
-    asyncio.run(main())
-    assert gateway.upstream.calls == 1
 
 
 def test_an_upload_that_stops_halfway_leaves_nothing_behind(start: Any) -> None:

@@ -1,7 +1,6 @@
 """``llm-cache-mem serve`` as a process: its workers, its configuration, its start and its end."""
 
 import asyncio
-import os
 import resource
 import signal
 import stat
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -23,15 +23,15 @@ Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
 
 @pytest.fixture
 def serve(upstream: Provider, tmp_path: Path) -> Iterator[Serve]:
-    """Starts ``serve`` with more arguments; its URL, and the process."""
+    """Starts ``serve`` with more arguments, and settings of Popen; its URL, and the process."""
     running, readers = [], []
 
-    def begin(*args: str, **environment: str) -> tuple[str, "subprocess.Popen[str]"]:
+    def begin(*args: str, **settings: Any) -> tuple[str, "subprocess.Popen[str]"]:
         command = [sys.executable, "-m", "llm_cache_mem", "serve", "--port", "0", *args]
         process = subprocess.Popen(
             [*command, "--upstream", f"openai={upstream.url}"],
             cwd=tmp_path,
-            env={**os.environ, **environment},
+            **settings,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -136,6 +136,48 @@ def test_a_stream_that_dies_with_the_gateway_is_not_stored(
     upstream.gives(STREAMED)
     url, _ = serve("--backend", "sqlite://./cache.db")
     assert [post(url + CHAT, body).headers["x-llm-cache-mem"] for _ in "ab"] == ["miss", "hit"]
+
+
+@pytest.fixture
+def many_files() -> Iterator[int]:
+    """As many open files as this process may have; how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("number", [1_100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_idle_and_slow_clients_stop_no_one(
+    serve: Serve, upstream: Provider, many_files: int, number: int
+) -> None:
+    if many_files < number + 500:
+        pytest.skip(f"needs {number + 500} open files, {many_files} are allowed")
+    upstream.gives(REPLY)
+    url, _ = serve("--quiet", preexec_fn=few_files)
+    address = urlsplit(url)
+
+    async def main() -> None:
+        writers = []
+        for count in range(number):
+            _, writer = await asyncio.open_connection(address.hostname, address.port)
+            if count % 2:  # a request that never ends
+                writer.write(b"POST /openai/v1/chat/completions HTTP/1.1\r\nhost: x\r\nconte")
+            writers.append(writer)
+        for _ in range(3):
+            assert (await asyncio.to_thread(post, url + CHAT)).json() == ANSWER
+        for writer in writers:
+            writer.close()
+
+    asyncio.run(main())
+    assert upstream.calls == 1
+
+
+def few_files() -> None:
+    """The usual limit of a process."""
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
