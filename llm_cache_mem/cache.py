@@ -309,7 +309,8 @@ class LLMCache:
     def _value_request(self, messages: Any, params: dict[str, Any]) -> Request | None:
         """The request of ``get`` and ``put``; None, counted as skipped, where the cache requires a
         namespace and has none."""
-        _hint_at_options(params)
+        if not _OPTION_NAMES.isdisjoint(params):
+            _hint_at_options(params)
         try:
             return self.engine.keyer.request(messages, params, "value")
         except NamespaceMissing as exc:
@@ -352,7 +353,8 @@ class LLMCache:
         Example:
             >>> cache.get_or_call(messages, client.chat.completions.create, model="gpt-4.1-mini")
         """
-        _hint_at_options(params)
+        if not _OPTION_NAMES.isdisjoint(params):
+            _hint_at_options(params)
         streaming = bool(params.get("stream"))
         request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
 
@@ -399,7 +401,8 @@ class LLMCache:
         Raises:
             TypeError: *fn* is a plain function; raised after its call.
         """
-        _hint_at_options(params)
+        if not _OPTION_NAMES.isdisjoint(params):
+            _hint_at_options(params)
         streaming = bool(params.get("stream"))
         request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
 
@@ -816,15 +819,14 @@ def is_twin(cache: LLMCache, other: LLMCache) -> bool:
 def _hint_at_options(params: dict[str, Any]) -> None:
     """Log once what was probably meant by a parameter named like an option, which is part of the
     request."""
-    if not _OPTION_NAMES.isdisjoint(params):
-        for name in sorted(_OPTION_NAMES & params.keys() - _hinted):
-            _hinted.add(name)
-            _log.warning(
-                "%s= is part of the request here, as any parameter of the model is: to set it for"
-                " a call, write `with options(%s=...):` around the call",
-                name,
-                name,
-            )
+    for name in sorted(_OPTION_NAMES & params.keys() - _hinted):
+        _hinted.add(name)
+        _log.warning(
+            "%s= is part of the request here, as any parameter of the model is: to set it for"
+            " a call, write `with options(%s=...):` around the call",
+            name,
+            name,
+        )
 
 
 def _asked(cache: LLMCache) -> dict[str, Any]:

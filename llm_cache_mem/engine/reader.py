@@ -235,7 +235,8 @@ class Reader:
         ):
             return None
         try:
-            value = decoded(entry.payload, request)
+            payload = entry.payload
+            value = payload.decode() if payload.is_plain else decoded(payload, request)
             return Hit(value if decode is same else decode(value), now - entry.stored_at, entry)
         # whatever is stored there, the caller can still call the model
         except Exception as exc:  # noqa: BLE001

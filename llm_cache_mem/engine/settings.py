@@ -1,11 +1,11 @@
 """What an engine works by: its settings, the mode and ttl in force, and the freshness rule."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.diagnostics.redaction import Redaction
-from llm_cache_mem.options import Mode, Unset, current
+from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Settings"]
@@ -35,12 +35,14 @@ class Settings(NamedTuple):
 
     def current_mode(self) -> Mode:
         """The mode of calls in this context."""
-        return current().mode or self.mode  # type: ignore[return-value]  # UNSET is falsy
+        asked: Any = current().mode
+        mode: Mode = self.mode if asked is UNSET else asked
+        return mode
 
     def current_ttl(self) -> float | None:
         """The ttl of calls in this context, in seconds; None for no limit."""
-        asked = current().ttl_seconds
-        ttl = self.ttl_seconds if isinstance(asked, Unset) else asked
+        asked: Any = current().ttl_seconds
+        ttl: float | None = self.ttl_seconds if asked is UNSET else asked
         return ttl if self.ttl_fn is None else self.ttl_fn(ttl)
 
     def is_fresh(self, entry: Entry, now: float) -> bool:

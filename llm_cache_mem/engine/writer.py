@@ -356,7 +356,7 @@ class Writer:
 
     def _put_entry(self, request: Request, entry: Entry, flight: Flight | None) -> Entry | None:
         """Put *entry* into the store, unless its key was deleted while the call was under way."""
-        if not self._fits(request, entry):
+        if self._settings.max_bytes is not None and not self._fits(request, entry):
             return None
         began = perf_counter() if self._ledger.listeners else None
         if flight is None:
