@@ -45,9 +45,8 @@ SAID = {
         "Hits in memory, first sight",
         """The first hit of an entry, on a request of which this process remembers nothing, as after a restart: nobody's key or value is
         warm. µs of CPU.""",
-        """Here we are slower than most. The canonical JSON has to be written once whatever one does; on top of it come the check that the
-        request has only one wire form, and the first decoding of the answer. Faster keys are to be had in Rust
-        (orjson) or without JSON (a tuple), but not the published one, byte for byte.""",
+        """The canonical JSON has to be written once whatever one does, and the answer is copied. Faster keys are to be had without JSON (a
+        tuple), but not the published one, byte for byte.""",
     ),
     "misses": Said(
         "Misses in memory, with the put",
