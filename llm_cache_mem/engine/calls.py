@@ -16,7 +16,7 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from llm_cache_mem._util.fork import finished_before_fork
@@ -50,7 +50,7 @@ from llm_cache_mem.values.payload import Payload
 if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.explainer import Explainer
     from llm_cache_mem.engine.leases import Lease, Leases
-    from llm_cache_mem.engine.verification import Fresh, Verifier
+    from llm_cache_mem.engine.verification import Verifier
 
 __all__ = ["PLAIN", "Answer", "Answered", "Codec", "Engine", "Hit", "Made", "Other", "Settings"]
 
@@ -374,9 +374,7 @@ class Engine:
         if hit is not None:
             verifier = self.verifier
             if verifier is not None and verifier.due() and not hit.is_other:
-                verifier.offer(
-                    request, hit.entry, partial(self._fresh, again or fn, encode, report)
-                )
+                verifier.verify_call(request, hit.entry, again or fn, encode, report)
             return hit.value
         codec = Codec(encode, decode, report)
         made = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -432,9 +430,7 @@ class Engine:
         if hit is not None:
             verifier = self.verifier
             if verifier is not None and verifier.due() and not hit.is_other:
-                verifier.aoffer(
-                    request, hit.entry, partial(self._afresh, again or fn, encode, report)
-                )
+                verifier.averify_call(request, hit.entry, again or fn, encode, report)
             return hit.value
         codec = Codec(encode, decode, report)
         made_in = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -480,6 +476,9 @@ class Engine:
         stored when it has ended cleanly. *circumstances* and *timeout* are as in ``call``."""
         hit = self.lookup(request, list)
         if hit is not None:
+            verifier = self.verifier
+            if verifier is not None and verifier.due():
+                verifier.verify_stream(request, hit.entry, fn)
             return Replay(hit.value)
         return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
             request, fn, circumstances=circumstances, timeout=timeout
@@ -503,6 +502,9 @@ class Engine:
         else:
             hit = await self.off_loop(lambda: context.run(self.reader.lookup, request, list))
         if hit is not None:
+            verifier = self.verifier
+            if verifier is not None and verifier.due():
+                verifier.averify_stream(request, hit.entry, fn)
             return AsyncReplay(hit.value)
         return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
             request, fn, circumstances=circumstances, timeout=timeout, context=context
@@ -668,20 +670,6 @@ class Engine:
             else FailOpenStore(exact, strict=self.settings.strict, on_error=self.ledger.error)
         )
         return Generations(store, self.keyer, self.settings.clock, self.leases)
-
-    def _fresh(self, ask: Callable[[], Any], encode: Any, report: Any) -> "Fresh":
-        return self._as_fresh(ask(), encode, report)
-
-    async def _afresh(self, ask: Callable[[], Awaitable[Any]], encode: Any, report: Any) -> "Fresh":
-        return self._as_fresh(await ask(), encode, report)
-
-    def _as_fresh(self, response: Any, encode: Any, report: Any) -> "Fresh":
-        """What verification makes of the *response* to a call that was made again."""
-        from llm_cache_mem.engine.verification import Fresh
-
-        reported = response if report is same else report(response)
-        judged = response if self.settings.own_admit else reported
-        return Fresh(response if encode is same else encode(response), reported, judged)
 
     def _recheck(self, request: Request) -> Answer | None:
         entry = self.reader.recheck(request)

@@ -6,7 +6,7 @@ of models are made again, never those of tools and functions; in mode ``replay``
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextvars import copy_context
 from math import log
 from queue import SimpleQueue
@@ -19,12 +19,14 @@ from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.accounting.verified import VerifiedStats
 from llm_cache_mem.engine.layers import in_hand
+from llm_cache_mem.engine.reader import same
 from llm_cache_mem.engine.settings import Settings
+from llm_cache_mem.engine.streams import ChunkRecording
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys.digest import namespace_prefix, parse
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request
-from llm_cache_mem.responses.agreement import Comparison, comparison
+from llm_cache_mem.responses.agreement import Comparison, comparison, merged
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
@@ -176,6 +178,60 @@ class Verifier:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    # -- Calls of an Engine
+
+    def verify_call(
+        self, request: Request, entry: Entry, fn: Callable[[], Any], encode: Any, report: Any
+    ) -> None:
+        """``offer`` where ``fn()`` makes the call; *encode* and *report* as in ``Engine.call``."""
+        self.offer(request, entry, lambda: self._fresh(fn(), encode, report))
+
+    def averify_call(
+        self,
+        request: Request,
+        entry: Entry,
+        fn: Callable[[], Awaitable[Any]],
+        encode: Any,
+        report: Any,
+    ) -> None:
+        """``verify_call`` for a coroutine function."""
+
+        async def again() -> Fresh:
+            return self._fresh(await fn(), encode, report)
+
+        self.aoffer(request, entry, again)
+
+    def verify_stream(
+        self, request: Request, entry: Entry, fn: Callable[[], Iterable[Any]]
+    ) -> None:
+        """``offer`` where ``fn()`` returns the chunks of a stream."""
+
+        def again() -> Fresh:
+            recording = ChunkRecording()
+            for chunk in fn():
+                recording.add(chunk)
+            return _fresh_stream(recording)
+
+        self.offer(request, entry, again, _texts_of)
+
+    def averify_stream(
+        self, request: Request, entry: Entry, fn: Callable[[], Awaitable[AsyncIterable[Any]]]
+    ) -> None:
+        """``verify_stream`` for an async iterable."""
+
+        async def again() -> Fresh:
+            recording = ChunkRecording()
+            async for chunk in await fn():
+                recording.add(chunk)
+            return _fresh_stream(recording)
+
+        self.aoffer(request, entry, again, _texts_of)
+
+    def _fresh(self, response: Any, encode: Any, report: Any) -> Fresh:
+        reported = response if report is same else report(response)
+        judged = response if self._engine.settings.own_admit else reported
+        return Fresh(response if encode is same else encode(response), reported, judged)
+
     # -- The sample
 
     def _wanted(self, request: Request) -> bool:
@@ -315,6 +371,15 @@ class Verifier:
         if first:
             text = "%s: the model's answers have drifted: %d of %d verified hits disagree"
             _log.warning(text, name.strip(), after.drifted, after.checked)
+
+
+def _fresh_stream(recording: ChunkRecording) -> Fresh:
+    value, response = recording.entry()
+    return Fresh(value, response, response)
+
+
+def _texts_of(payload: Payload) -> Any:
+    return merged(tree_of(payload))
 
 
 def _run(queue: "SimpleQueue[Callable[[], None] | None]") -> None:

@@ -198,6 +198,34 @@ def test_streams_agree_wherever_they_are_cut(fresh: tuple[str, ...], agree: bool
     assert (found.checked, found.agreed) == (1, int(agree))
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_streams_of_the_core_are_verified(asynchronous: bool) -> None:
+    texts, cache = [["ye", "s"], ["y", "es"], ["no"]], cache_of()
+
+    def model(**request: Any) -> Any:
+        return iter(texts.pop(0))
+
+    async def amodel(**request: Any) -> Any:
+        for piece in texts.pop(0):
+            yield piece
+
+    async def run() -> None:
+        found: Any = await cache.aget_or_call(HI, amodel, **AT_ZERO, stream=True)
+        assert "".join([piece async for piece in found]) == "yes"
+        verifier: Any = cache.engine.verifier
+        while verifier._pending:
+            await asyncio.sleep(0)
+
+    for _ in range(3):
+        if asynchronous:
+            asyncio.run(run())
+        else:
+            assert "".join(cache.get_or_call(HI, model, **AT_ZERO, stream=True)) == "yes"
+            settle(cache)
+    (found,) = cache.stats().verified.values()
+    assert (found.checked, found.agreed, found.failed) == (2, 1, 0)
+
+
 def test_replace_stores_the_fresh_answer() -> None:
     cache = cache_of(on_drift="replace")
     ask(cache, answers("old", "new"))
