@@ -10,8 +10,11 @@ import openai
 import pytest
 from http_server import Provider
 from installation.answers import BODY, answer, stream
+from langchain_core.documents import Document
 from langchain_core.globals import set_llm_cache as set_langchain_cache
 from langchain_core.language_models import FakeListChatModel
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from langchain_openai import ChatOpenAI
 
@@ -277,3 +280,38 @@ def test_every_protocol_reports_no_tokens(body: Any, zeroed: Any) -> None:
     assert found.startswith(b"event: e\ndata: {")
     assert found.endswith(b"}\n\ndata: [DONE]\n\n")
     assert json.loads(found.splitlines()[1].removeprefix(b"data: ")) == zeroed
+
+
+@pytest.mark.parametrize("how", ["sources", "options", "sdk"])
+def test_the_http_entry_depends_on_what_the_call_above_does(
+    how: str, server: Provider, cache: LLMCache
+) -> None:
+    found, asked = cached(model(server), cache, sources=how == "sources"), RunnableLambda(str)
+
+    class Retriever(BaseRetriever):
+        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+            return [Document("The office opens at 9.", id="handbook")]
+
+    def ask() -> None:
+        if how == "sources":
+            text = Retriever() | RunnableLambda(lambda texts: texts[0].page_content)
+            (text | found).invoke("When?")
+            return
+        with options(depends_on=["doc:handbook"]):
+            if how == "options":
+                (asked | found).invoke("When?")
+            else:
+                with openai.OpenAI(api_key="k", base_url=f"{server.url}/v1") as client:
+                    client.chat.completions.create(**BODY)
+
+    with installed(cache):
+        for expected in (1, 2):
+            ask()
+            ask()
+            assert server.calls == expected
+            assert any(
+                entry.depends_on == ("doc:handbook",)
+                for key, entry in cache.engine.entries()
+                if ":http:" in key
+            )
+            assert cache.invalidate("doc:handbook")
