@@ -238,6 +238,7 @@ class LLMCache:
         keyer.hide(digests)
         self._carries_options = False
         self._sample = 0  # in a worker, the one that was asked for where it was started
+        self._depends_on: tuple[str, ...] = ()  # likewise
         self._encrypted_by = (
             ""
             if not digests or not opened.owned
@@ -795,7 +796,8 @@ class LLMCache:
             )
         sample = current().sample or self._sample
         config = self._config if self._carries_options else {**self._config, **_asked(self)}
-        return _reopen, (type(self), config, self._encrypted_by, sample)
+        depends_on = self._depends_on if self._carries_options else _depends_on(self)
+        return _reopen, (type(self), config, self._encrypted_by, sample, depends_on)
 
 
 def for_workers(cache: LLMCache) -> LLMCache:
@@ -805,9 +807,15 @@ def for_workers(cache: LLMCache) -> LLMCache:
     asked = {
         "_config": {**cache._config, **_asked(cache)},
         "_sample": current().sample or cache._sample,
+        "_depends_on": _depends_on(cache),
     }
     carried.__dict__.update({**vars(cache), **asked, "_carries_options": True})
     return carried
+
+
+def _depends_on(cache: LLMCache) -> tuple[str, ...]:
+    """What answers depend on here, by the options or because the cache came from such a place."""
+    return tuple(sorted({*cache._depends_on, *current().depends_on}))
 
 
 def is_twin(cache: LLMCache, other: LLMCache) -> bool:
@@ -841,7 +849,11 @@ def _asked(cache: LLMCache) -> dict[str, Any]:
 
 
 def _reopen(
-    cls: type[LLMCache], config: dict[str, Any], encrypted_by: str = "", sample: int = 0
+    cls: type[LLMCache],
+    config: dict[str, Any],
+    encrypted_by: str = "",
+    sample: int = 0,
+    depends_on: tuple[str, ...] = (),
 ) -> LLMCache:
     if encrypted_by == "environment" and named_key() is None:
         raise ValueError(
@@ -849,6 +861,7 @@ def _reopen(
         )
     cache = cls(**config)
     cache._sample = cache.engine.keyer.sample = sample
+    cache._depends_on = cache.engine.keyer.depends_on = depends_on
     cache.engine.keyer.travelled = True
     return cache
 

@@ -1,6 +1,7 @@
 """Answers that depend on documents: invalid at once, in every layer, store and process."""
 
 import asyncio
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,20 @@ def test_inner_dependencies_are_added_to_the_outer_ones() -> None:
         ask(cache, model, "doc:2")
     ((_, entry),) = (pair for pair in cache.engine.entries() if ":value:" in pair[0])
     assert entry.depends_on == ("doc:1", "doc:2")
+
+
+def test_a_cache_that_travels_to_a_worker_takes_them_along(tmp_path: Path) -> None:
+    with LLMCache(backend=tmp_path / "c.db") as cache:
+        with options(depends_on="doc:1"):
+            sent = pickle.dumps(cache)
+        with pickle.loads(sent) as there:
+            there.put(HI, "answer", model="m")
+            ToolCache(there).get_or_call("tool", {}, lambda: "result")
+        assert cache.get(HI, model="m") == "answer"
+        cache.invalidate("doc:1")
+        assert cache.get(HI, model="m") is None
+        names = [entry.depends_on for key, entry in cache.engine.entries() if ":tool:" in key]
+        assert names == [("doc:1", "tool\ntool")]
 
 
 def test_put_depends_on_them_too() -> None:

@@ -177,7 +177,9 @@ class NodeCache(BaseCache[Any]):
         params = {"graph": self._graph, "function": mark, "namespace": list(namespace)}
         params["key"] = hexdigest
         made = self._engine.keyer.request(None, params, _KIND)
-        names = [_ALL, self._name(namespace), *current().depends_on]
+        names = [_ALL, self._name(namespace)]
+        if made.depends_on is not None:
+            names += made.depends_on.names
         node = f"node:{namespace[-1] if namespace else ''}"
         return made._replace(model=node, depends_on=Dependencies(names))
 

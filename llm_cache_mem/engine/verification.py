@@ -316,9 +316,14 @@ class Verifier:
 
     def _is_unchanged(self, request: Request) -> bool:
         """Whether the caller's own messages still make the key: it may have gone on with them."""
-        digest = self._engine.keyer.digest(request.messages, request.params, request.view)
-        kept = parse(request.key).digest
-        return kept in self._engine.keyer.stored_digests(digest)
+        keyer, kept = self._engine.keyer, parse(request.key).digest
+        return any(
+            kept
+            in keyer.stored_digests(
+                keyer.digest(request.messages, request.params, request.view, exact=exact)
+            )
+            for exact in (False, True)
+        )
 
     def _settle(self, job: _Job, fresh: Fresh, seconds: float) -> None:
         engine, request = self._engine, job.request

@@ -88,6 +88,8 @@ class Keyer:
         self._require_namespace = require_namespace
         self.sample = 0
         """Which sample is meant where the options of a call ask for none."""
+        self.depends_on: tuple[str, ...] = ()
+        """What all answers depend on, beside what the options of a call name."""
         self.travelled = False
         """Whether the cache was pickled for this process: its namespace is that of its task."""
         self._stored: Callable[[str], str] | None = None
@@ -107,6 +109,7 @@ class Keyer:
         other._stored, other._stored_before = self._stored, self._stored_before
         other.travelled = self.travelled
         other.sample = self.sample
+        other.depends_on = self.depends_on
         return other
 
     def prefix(self, kind: str | None = None) -> str:
@@ -223,7 +226,9 @@ class Keyer:
         place = keys.prefix(namespace, kind)
         key = place + (digest if self._stored is None else self._stored(digest))
         number = asked.sample or self.sample
-        if asked is NOTHING_ASKED and not (number or view or self.texts or self._stored_before):
+        if asked is NOTHING_ASKED and not (
+            number or view or self.texts or self._stored_before or self.depends_on
+        ):
             return Request(key, named, messages, params)
         if asked.draw is not None:
             number *= asked.draw.samples
@@ -232,5 +237,6 @@ class Keyer:
         older = tuple([place + before(digest) + sample for before in self._stored_before])
         # now: the caller may change them later
         text = self.text(messages, params, view, exact=exact) if self.texts else None
-        needs = Dependencies(asked.depends_on) if asked.depends_on else None
+        names = (*asked.depends_on, *self.depends_on)
+        needs = Dependencies(names) if names else None
         return Request(key + sample, named, messages, params, older, text, view, asked.tags, needs)

@@ -83,8 +83,10 @@ class Results:
             raise RequestNotCacheable(
                 "args", f"the arguments are not a mapping but {type(args).__name__}"
             )
-        names = [generation_of_tool(tool), *rule.entities(args), *current().depends_on]
         request = self.engine.keyer.request(None, rule.params(tool, args), form)
+        names = [generation_of_tool(tool), *rule.entities(args)]
+        if request.depends_on is not None:
+            names += request.depends_on.names
         return request._replace(model=label(tool), depends_on=Dependencies(names))
 
     def skip(self, tool: str, reason: str, text: str, *args: object) -> None:
