@@ -67,13 +67,13 @@ class Flight:
         key: str,
         lane: object = None,
         circumstances: Hashable = None,
-        chains: int = _CHAINS,
+        chains: "_Chains | None" = None,
     ) -> None:
         self._table = table
         self._key = key
         self._slot: object = key if lane is None else (key, lane)
         self._circumstances = circumstances  # of its leader
-        self._chains = chains  # how many flights may follow if it fails
+        self._chains = _Chains() if chains is None else chains
         self._outlasts = False
         self._only_alike = False
         self._result: ref[Any] | None = None
@@ -127,9 +127,23 @@ class Flight:
     def _is_deserted(self) -> bool:
         return self._task is None and self._led_by is not None and self._led_by() is None
 
+    def _finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._chains.live -= 1
+
     def _forget(self) -> None:
         with self._storing:
             self._forgotten = True
+
+
+class _Chains:
+    """The flights that followed one another's failures: how many of them are *live*."""
+
+    __slots__ = ("live",)
+
+    def __init__(self) -> None:
+        self.live = 1
 
 
 class _Known(ref[Flight]):
@@ -457,7 +471,7 @@ class SingleFlight:
                 self._unlist(flight)
             if flight._task is not None:
                 self._drop_task(flight)
-            flight._finished = True
+            flight._finish()
             waiters, flight._waiters = flight._waiters, {}
             told = [
                 waiter
@@ -478,21 +492,23 @@ class SingleFlight:
         """Flights for the *waiters* that the failure of *flight* does not concern.
 
         Those in the same circumstances wait for one another; different ones call side by side, in
-        at most as many chains as *flight* may have.
+        as many chains as there may be beside those that go on.
         """
         groups: dict[Hashable, list[Waiter]] = {}
         for waiter in waiters:
             groups.setdefault(waiter.circumstances, []).append(waiter)
+        most = max(1, _CHAINS - flight._chains.live)
         chains: list[Flight] = []
         for number, group in enumerate(groups.values()):
-            if number < flight._chains:
-                successor = Flight(self, flight._key, chains=1)
+            if number < most:
+                successor = Flight(self, flight._key, chains=flight._chains)
                 successor._slot = flight._slot
                 chains.append(successor)
-            successor = chains[number % flight._chains]
+            successor = chains[number % most]
             for waiter in group:
                 waiter.flight = successor
                 successor._waiters[waiter] = None
+        flight._chains.live += len(chains)
         if chains:
             self._flights.setdefault(flight._slot, chains[0])
         return chains
@@ -517,7 +533,7 @@ class SingleFlight:
                     successor.leads = False
                 successor = next(iter(flight._waiters), None)
                 if successor is None:
-                    flight._finished = True
+                    flight._finish()
                     self._unlist(flight)
                     return
                 del flight._waiters[successor]

@@ -225,6 +225,7 @@ def test_a_span_with_attributes_of_a_model_is_an_onlooker():
 
 def test_a_call_below_which_logfire_suppresses_instrumentors_is_watched(monkeypatch):
     token = context.attach(context.set_value("suppress_instrumentation", True))
+    monkeypatch.delitem(sys.modules, "logfire", raising=False)
     try:
         assert not sums_usage()
         monkeypatch.setitem(sys.modules, "logfire", ModuleType("logfire"))
@@ -251,3 +252,21 @@ def test_a_call_that_langsmith_traces_reports_no_tokens_on_a_hit(provider, monke
     used = [run["outputs"]["usage_metadata"]["total_tokens"] for run in runs]
     assert used == [1200, 0]
     assert [run["extra"]["metadata"].get("llm_cache_mem") for run in runs] == [None, "hit"]
+
+
+def test_logfire_reports_no_tokens_on_hits(provider):
+    """Where Logfire itself is installed: its plugins are not for the tests of all else."""
+    logfire = pytest.importorskip("logfire")
+    exporter = InMemorySpanExporter()
+    logfire.configure(
+        send_to_logfire=False,
+        console=False,
+        additional_span_processors=[SimpleSpanProcessor(exporter)],
+    )
+    client = openai_client(provider, LLMCache())
+    with logfire.instrument_openai(client):
+        for _ in range(2):
+            chat(client)
+        for _ in range(2):
+            streamed(client)
+    assert tokens(exporter) == [1000, 0, 1000, 0]
