@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Final
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.installation import under_aiohttp, under_httpx, under_urllib3
+from llm_cache_mem.installation import under_aiohttp, under_httpx, under_lm15, under_urllib3
 from llm_cache_mem.installation.patching import ImportHook, Patch
 
 __all__ = ["LIBRARIES", "Libraries"]
@@ -16,7 +16,8 @@ class Libraries:
     """The patches of all libraries. Thread-safe."""
 
     def __init__(self) -> None:
-        methods = (*under_httpx.METHODS, *under_urllib3.METHODS, *under_aiohttp.METHODS)
+        covered = (under_httpx, under_urllib3, under_aiohttp, under_lm15)
+        methods = [method for library in covered for method in library.METHODS]
         self._patches = [Patch(method) for method in methods]
         self._hook = ImportHook((patch.module for patch in self._patches), self._imported)
         self._is_on = False
