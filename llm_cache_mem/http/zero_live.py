@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from llm_cache_mem.http.answer import Head, Recording, StoredResponse
+from llm_cache_mem.http.answer import MAX_ANSWER_BYTES, Head, Recording, StoredResponse
 from llm_cache_mem.http.framing import EventStream, framing_for
 from llm_cache_mem.http.zero_usage import without_usage
 
@@ -16,7 +16,8 @@ class Zeroing:
     """The bytes of one response on their way, in whole pieces with 0 for all usage.
 
     A stream passes event by event. A body in one piece, or in a content encoding, which
-    *decompress* undoes, is held until it is whole.
+    *decompress* undoes, is held until it is whole. What is too large to be held, as a line without
+    an end, passes as it came.
     """
 
     def __init__(self, content_type: str, decompress: Callable[[bytes], bytes] | None) -> None:
@@ -26,10 +27,17 @@ class Zeroing:
         self._whole = framing is None
         self._whole_until = _messages if isinstance(framing, EventStream) else _lines
         self._rest = b""
+        self._passes = False
 
     def feed(self, data: bytes) -> bytes:
         """What can be passed on when *data* has come."""
+        if self._passes:
+            return data
         self._rest += data
+        if len(self._rest) > MAX_ANSWER_BYTES and self._decompress is None:
+            self._passes = True
+            ready, self._rest = self._rest, b""
+            return ready
         cut = 0 if self._whole else self._whole_until(self._rest)
         ready, self._rest = self._rest[:cut], self._rest[cut:]
         return self._zeroed(ready)

@@ -201,3 +201,16 @@ def test_whole_events_of_a_stream_are_not_held_back():
     first, second = events({"delta": {"text": "5"}}, {"usage": {"input_tokens": 5}})
     assert zeroing.feed(first + second[:9]) == first
     assert zeroing.feed(second[9:]) == second.replace(b"5", b"0")
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/event-stream", "application/json", "application/vnd.amazon.eventstream"]
+)
+def test_what_does_not_end_is_not_held_without_bound(kind: str) -> None:
+    zeroing, piece = Zeroing(kind, None), b"\x7f" * (1 << 20)
+    passed, most = 0, 0
+    for _ in range(40):
+        passed += len(zeroing.feed(piece))
+        most = max(most, len(zeroing._rest))
+    passed += len(zeroing.end())
+    assert (passed, most <= 17 << 20) == (40 << 20, True)
