@@ -53,7 +53,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     epilog=(
-        f"URL may be left out where {URL_VARIABLE} names the store. Exit status: 0; 1 not found or"
+        f"{URL_VARIABLE} can name the store instead of URL. Exit status: 0 success; 1 not found or"
         " failed; 2 wrong command line."
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -96,8 +96,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Look into a store of llm-cache-mem, check it, tidy it up, carry it elsewhere; say why a
-    request misses; simulate what caches save."""
+    """Cache LLM calls: inspect stores, explain misses, run programs, measure savings."""
 
 
 def main() -> None:

@@ -112,9 +112,9 @@ Url = Annotated[
 ]
 UrlFirst = Annotated[
     str | None,
-    typer.Argument(metavar="URL", help=f"The store; may be left out if {URL_VARIABLE} names it."),
+    typer.Argument(metavar="URL", help=f"The store; {URL_VARIABLE} can name it instead."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Namespace = Annotated[
     str | None,
     typer.Option(
@@ -135,7 +135,7 @@ Ignore = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="No part of the request, as in LLMCache(ignore=...); may be repeated.",
+        help="Leave this param out, as LLMCache(ignore=...) does; may be repeated.",
     ),
 ]
 Model = Annotated[

@@ -42,8 +42,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "Find out what an exact cache in the client, the provider's prompt cache, and both save."
-        " bench TRACE is bench run TRACE."
+        "Measure what a cache saves. bench TRACE is bench run TRACE.\n\nA client-side exact"
+        " cache, the provider's prompt cache, and both."
     ),
 )
 

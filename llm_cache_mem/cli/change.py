@@ -32,17 +32,20 @@ def prune(
     url: Url = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="SPAN", help="Also what was stored so long ago: 7d, 12h, 1h30m."),
+        typer.Option(metavar="SPAN", help="Also entries older than this: 7d, 12h, 1h30m."),
     ] = None,
     namespace: Namespace = None,
     kind: Kind = None,
     model: Model = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say how many it would remove.")
+        bool, typer.Option("--dry-run", help="Only count what would be removed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what has expired; --older-than adds to that, the other options narrow it down."""
+    """Remove expired entries.
+
+    --older-than adds older ones; the other options narrow it down.
+    """
     age = None if older_than is None else seconds_in(older_than)
     selection = Selection(namespace, kind, model, expired=True, older_than=age)
     url = url_of(url)
@@ -75,10 +78,10 @@ def clear(
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All namespaces.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove every entry of a namespace, or all there are."""
+    """Remove all entries of a namespace, or of the store."""
     if everything == (namespace is not None):
         raise CommandFailed("say what to remove: --namespace NAME, or --all", MISUSED)
     url, selection = url_of(url), Selection(namespace)
@@ -111,7 +114,10 @@ def invalidate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make every answer invalid that depends on NAME, at once in every process."""
+    """Invalidate the answers that depend on NAME.
+
+    Takes effect immediately, in every process.
+    """
     url, name = url_and("NAME", url, name)
     with reading(url, Selection()):
         pass  # there is a store, and it can be read

@@ -62,11 +62,14 @@ def stats(
     url: Url = None,
     namespace: Namespace = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read every entry, and count what cannot be read.")
+        bool, typer.Option("--check", help="Read every entry and count unreadable ones.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is in a store: entries, bytes, tokens and dollars, by namespace, kind and model."""
+    """Summarize a store: entries, bytes, tokens and dollars.
+
+    By namespace, kind and model.
+    """
     summary, now = Summary(), time()
     with reading(url_of(url), Selection(namespace)) as (reader, entries):
         parts = None if check else reader.parts()
@@ -89,7 +92,7 @@ def list_(
     namespace: Namespace = None,
     kind: Kind = None,
     model: Model = None,
-    expired: Annotated[bool, typer.Option("--expired", help="Only what has expired.")] = False,
+    expired: Annotated[bool, typer.Option("--expired", help="Only expired entries.")] = False,
     since: Annotated[
         str | None, typer.Option(metavar="SPAN", help="Only entries stored in the last 1h, 7d, …")
     ] = None,
@@ -105,8 +108,11 @@ def list_(
     limit: Annotated[int, typer.Option(min=0, help="How many to show; 0 is all.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List entries: key, model, age, expiry, size, tokens, cost and, where requests are stored,
-    the beginning of the prompt."""
+    """List entries, the newest first.
+
+    With model, age, expiry, size, tokens, cost and, where requests are stored, the beginning of the
+    prompt.
+    """
     now = time()
     span = None if since is None else seconds_in(since)
     selection = Selection(namespace, kind, model, expired, since=span, text=grep)
@@ -140,14 +146,17 @@ def show(
     url: UrlFirst = None,
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="A key or its digest, or what one of them begins with."),
+        typer.Argument(metavar="KEY", help="A key, its digest, or the beginning of either."),
     ] = None,
     value: Annotated[
-        bool, typer.Option("--value", help="The answer too, as the JSON that is stored.")
+        bool, typer.Option("--value", help="Show the answer too, as stored JSON.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one entry, with its request where requests are stored; its answer only with --value."""
+    """Show one entry.
+
+    With its request where requests are stored, and its answer with --value.
+    """
     url, wanted = url_and("KEY", url, key)
     now = time()
     with reading(url, Selection()) as (reader, _):
@@ -173,11 +182,15 @@ def key(
     file: RequestFile = "-",
     ignore: Ignore = None,
     canonical: Annotated[
-        bool, typer.Option("--canonical", help="The text that is hashed, instead of its digest.")
+        bool,
+        typer.Option("--canonical", help="Print the text that is hashed instead of its digest."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The key of a request, as LLMCache.key gives it: the hex SHA-256 of its canonical JSON."""
+    """Print the key of a request.
+
+    The hex SHA-256 of its canonical JSON, as LLMCache.key returns it.
+    """
     messages, params = request_in(file)
     names = keys.DEFAULT_IGNORE if ignore is None else ignore
     params = {name: value for name, value in params.items() if name not in names}
@@ -189,7 +202,10 @@ def key(
 
 
 def keygen() -> None:
-    """Make an encryption key, for LLM_CACHE_MEM_KEY or LLMCache(encryption_key=...)."""
+    """Generate an encryption key.
+
+    For LLM_CACHE_MEM_KEY or LLMCache(encryption_key=...).
+    """
     typer.echo(new_key())
 
 

@@ -86,8 +86,9 @@ def map_(
         bool, typer.Option("--json", help="The counts as one JSON document.")
     ] = False,
 ) -> None:
-    """Answer the requests of a file through the cache, each once. The same line again resumes a run
-    that was interrupted.
+    """Answer a file of requests, each once.
+
+    Run the same command again to resume.
 
     Answers are stored without limits of number or age, and FILE is written anew from them by each
     run.

@@ -40,19 +40,23 @@ def run(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(help="on, refresh, or replay: make no call, and fail where none is stored."),
+        typer.Option(help="on, refresh, or replay: make no call and fail on a miss."),
     ] = None,
     ttl: Annotated[
-        str | None, typer.Option(metavar="SPAN", help="The age limit: 1h, 7d; none for no limit.")
+        str | None,
+        typer.Option(metavar="SPAN", help="Lifetime of entries: 1h, 7d; none for no limit."),
     ] = None,
     through_gateway: Annotated[
         bool,
-        typer.Option("--gateway", help="For any language: by base URLs, through a gateway."),
+        typer.Option(
+            "--gateway", help="For programs in any language: start a gateway and set base URLs."
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print what was saved.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print the savings.")] = False,
 ) -> None:
-    """Run a Python program with the cache under every provider's SDK in it, and in the Python
-    processes that it starts.
+    """Run a Python program with every provider SDK cached.
+
+    Python processes that it starts are covered too.
 
     Nothing in the program changes. What was saved is printed to stderr at the end; the exit status
     is that of the program.

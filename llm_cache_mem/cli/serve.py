@@ -16,37 +16,45 @@ def serve(
     backend: Annotated[
         str | None, typer.Option(help="The store: a URL or a path. Default: memory.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Default: 4040. 0 is any free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: 4040; 0 picks a free port.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1.")] = None,
     upstream: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=URL", help="Where /NAME/ goes; may be repeated."),
+        typer.Option(metavar="NAME=URL", help="Forward /NAME/ to URL; may be repeated."),
     ] = None,
     mode: Annotated[
         str | None, typer.Option(help="on, off, refresh, or replay: never call a provider.")
     ] = None,
     ttl: Annotated[
-        str | None, typer.Option(metavar="SPAN", help="The age limit: 1h, 7d; none for no limit.")
+        str | None,
+        typer.Option(metavar="SPAN", help="Lifetime of entries: 1h, 7d; none for no limit."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; they share the store.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes, which share the store.")
+    ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A parameter that is not part of a request: metadata."),
+        typer.Option(metavar="NAME", help="Leave this param out of the key; may be repeated."),
     ] = None,
     share: Annotated[
         str | None,
-        typer.Option(help="credential: a caller per API key (default); all: all callers."),
+        typer.Option(
+            help="credential: share within one API key (default); all: share among all callers."
+        ),
     ] = None,
     trust: Annotated[
         list[str] | None,
-        typer.Option(metavar="NETWORK", help="Whose X-LLM-Cache-Namespace counts: 10.0.0.0/8."),
+        typer.Option(
+            metavar="NETWORK",
+            help="Network whose X-LLM-Cache-Namespace header is trusted: 10.0.0.0/8.",
+        ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
             envvar="LLM_CACHE_MEM_GATEWAY_TOKEN",
             show_envvar=True,
-            help="What clients have to send as X-LLM-Cache-Token.",
+            help="Token that clients must send as X-LLM-Cache-Token.",
         ),
     ] = None,
     i_know: Annotated[
@@ -60,9 +68,9 @@ def serve(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No access log.")] = False,
 ) -> None:
-    """Answer the requests of any program from the cache, and send the others to their provider.
+    """Start the gateway, a cache for programs in any language.
 
-    Point an SDK's base URL to it: http://127.0.0.1:4040/openai/v1, /anthropic, /gemini.
+    Point the base URL of an SDK to it: http://127.0.0.1:4040/openai/v1, /anthropic, /gemini.
     """
     given: dict[str, Any] = {
         "backend": backend,
@@ -94,9 +102,12 @@ def serve(
 
 def ui(
     url: Url = None,
-    port: Annotated[int, typer.Option(help="0 is any free one.")] = 4041,
+    port: Annotated[int, typer.Option(help="0 picks a free port.")] = 4041,
 ) -> None:
-    """Show a store in the browser: its entries, requests and answers, and what the doctor finds."""
+    """Show a store in the browser.
+
+    Entries, requests, answers and the doctor's findings.
+    """
     url = url_of(url)
     Reader(url).close()  # which opens nothing that is not there
     from llm_cache_mem.gateway.config import GatewayConfig

@@ -61,8 +61,10 @@ def export(
     model: Model = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
-    """Write entries with their answers as JSON Lines, the least recently used first where that is
-    known."""
+    """Export entries with their answers as JSON Lines.
+
+    The least recently used come first if the store knows the order.
+    """
     url, target = url_and("FILE", url, file)
     count, secret, redaction = 0, 0, Redaction()
     with reading(url, Selection(namespace, kind, model)) as (reader, entries):
@@ -92,20 +94,22 @@ def import_(
     file: File = None,
     namespace: Annotated[
         str | None,
-        typer.Option(metavar="NAME", callback=in_utf8, help="Put them all into this namespace."),
+        typer.Option(
+            metavar="NAME", callback=in_utf8, help="Import everything into this namespace."
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace entries that are as new, or newer.")
+        bool, typer.Option("--overwrite", help="Replace entries even if they are as new or newer.")
     ] = False,
     on_error: Annotated[
-        Literal["stop", "skip"], typer.Option(help="What to do at a line that is no entry.")
+        Literal["stop", "skip"], typer.Option(help="What to do with an invalid line.")
     ] = "stop",
     from_: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="KIND",
-            help=f"Import SOURCE, of another tool, into URL: {KINDS}.",
+            help=f"Import SOURCE, written by another tool, into URL: {KINDS}.",
         ),
     ] = None,
     ttl: Annotated[
@@ -116,8 +120,9 @@ def import_(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import entries into a store, which is created if there is none: JSON Lines, as export writes
-    them, or with --from the files of another tool.
+    """Import entries from JSON Lines or another tool.
+
+    The lines are those that export writes; --from names another tool. A missing store is created.
 
     import URL FILE, or import --from KIND SOURCE URL
     """

@@ -47,7 +47,7 @@ def why(
         typer.Option(
             metavar="NAME",
             callback=in_utf8,
-            help="Among the requests of this namespace; namespaces do not answer one another.",
+            help="Search this namespace; namespaces do not share entries.",
         ),
     ] = "",
     kind: Kind = None,
@@ -56,7 +56,7 @@ def why(
         bool,
         typer.Option(
             "--all",
-            help="Of all requests in URL, or in a file of JSON lines: which fields cost most hits.",
+            help="Find the fields that cost the most hits in a store or a file of JSON Lines.",
         ),
     ] = False,
     at: Annotated[
@@ -68,13 +68,14 @@ def why(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="With --all: a parameter that decides the answer; may be repeated."
+            metavar="NAME", help="With --all: a param that decides the answer; may be repeated."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Why a request misses: the nearest stored one and each field that differs, shortened, without
-    secrets.
+    """Explain why a request misses.
+
+    Shows the nearest stored request and each field that differs, with secrets removed.
 
     Needs stored requests: those of a jsonl store, or of caches with keep_requests=True. With --all:
     over a whole run, the fields that cost most hits, and the key_fn that would win them back; names

@@ -37,12 +37,14 @@ _KEEP_SECONDS = 60.0  # that what it writes would stay, if it were killed
 def doctor(
     url: Url = None,
     rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="How many round trips to time.")
+        int, typer.Option(min=1, max=10_000, help="Number of round trips to time.")
     ] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Check a store: reach, speed, rights, memory policy, clock, entries. Status 0: fit; 1:
-    something to change; 2: it cannot be used.
+    """Check a store.
+
+    Connection, speed, permissions, memory policy, clock and entries. Exit status 0: OK; 1:
+    warnings; 2: unusable.
 
     Writes and removes entries in a namespace of its own.
     """
