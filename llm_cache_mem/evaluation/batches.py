@@ -13,6 +13,7 @@ from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
 from llm_cache_mem.evaluation.patience import Patience
 from llm_cache_mem.evaluation.providers import Job, Provider
+from llm_cache_mem.evaluation.reading import read_request
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.evaluation.run import CHUNK, OnError
 from llm_cache_mem.keys import digest as keys
@@ -97,12 +98,7 @@ class BatchRun:
                     self._found[request.key] = _Result(hit.value, hit=True)
 
     def _request(self, given: Mapping[str, Any]) -> Request:
-        if not isinstance(given, Mapping) or "messages" not in given:
-            raise TypeError('a request is a dict with "messages" and the other parameters')
-        params = dict(given)
-        messages = params.pop("messages")
-        if params.get("stream"):
-            raise ValueError("answers are taken whole here: leave out stream=True")
+        messages, params = read_request(given)
         if self._engine.is_off:
             raise ValueError('the cache is off here (mode="off"), and a batch goes through it')
         request = self._engine.request_of(self._provider.live, messages, params)

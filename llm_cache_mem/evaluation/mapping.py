@@ -59,7 +59,7 @@ def _in_threads(run: Run, source: Iterator[Any], total: int | None) -> Iterator[
         with progress_of(run, total) as show:
             while True:
                 if more and run.has_room:
-                    chunk, more = _next_chunk(source)
+                    chunk, more = _next_chunk(run, source)
                     start(run.context.run(run.take, chunk))
                 while not ended.empty():
                     start(run.context.run(run.finish, *ended.get()))
@@ -86,7 +86,7 @@ async def _in_tasks(
         with progress_of(run, total) as show:
             while True:
                 if more and run.has_room:
-                    chunk, more = await _anext_chunk(source)
+                    chunk, more = await _anext_chunk(run, source)
                     await workers.take(chunk)
                 workers.finish()
                 waits = not (more and run.has_room)
@@ -117,8 +117,8 @@ class _Workers:
         self._todo: asyncio.Queue[Item | None] = asyncio.Queue()
         self._ended: asyncio.Queue[tuple[Item, Outcome]] = asyncio.Queue()
 
-    async def take(self, chunk: list[Any]) -> None:
-        """Read the requests of *chunk*, and start calls for those that need one."""
+    async def take(self, chunk: list[Item]) -> None:
+        """Answer those of *chunk* that hit, and start calls for the others."""
         run = self._run
         self._start(await run.engine.off_loop(lambda: run.context.run(run.take, chunk)))
 
@@ -165,26 +165,26 @@ def _length(requests: Any) -> int | None:
         return None
 
 
-def _next_chunk(source: Iterator[Any]) -> tuple[list[Any], bool]:
+def _next_chunk(run: Run, source: Iterator[Any]) -> tuple[list[Item], bool]:
     """The next requests, and whether there may be more."""
-    chunk: list[Any] = []
+    chunk: list[Item] = []
     began = perf_counter()
     while len(chunk) < CHUNK and (not chunk or perf_counter() - began < _CHUNK_SECONDS):
         found = next(source, _END)
         if found is _END:
             return chunk, False
-        chunk.append(found)
+        chunk.append(run.context.run(run.read, found))
     return chunk, True
 
 
-async def _anext_chunk(source: AsyncIterator[Any]) -> tuple[list[Any], bool]:
-    chunk: list[Any] = []
+async def _anext_chunk(run: Run, source: AsyncIterator[Any]) -> tuple[list[Item], bool]:
+    chunk: list[Item] = []
     began = perf_counter()
     while len(chunk) < CHUNK and (not chunk or perf_counter() - began < _CHUNK_SECONDS):
         found = await anext(source, _END)
         if found is _END:
             return chunk, False
-        chunk.append(found)
+        chunk.append(run.context.run(run.read, found))
     return chunk, True
 
 

@@ -16,6 +16,7 @@ from llm_cache_mem.engine.calls import Answer, Engine
 from llm_cache_mem.errors import BudgetSpent
 from llm_cache_mem.evaluation.budget import Budget
 from llm_cache_mem.evaluation.pace import Pace
+from llm_cache_mem.evaluation.reading import read_request
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.keys.request import Request
 
@@ -64,10 +65,10 @@ class Item:
 
     __slots__ = ("began", "index", "messages", "params", "request", "result", "twins")
 
-    def __init__(self, index: int, messages: Any, params: Mapping[str, Any]) -> None:
+    def __init__(self, index: int) -> None:
         self.index = index
-        self.messages = messages
-        self.params = params
+        self.messages: Any = None
+        self.params: Mapping[str, Any] = {}
         self.request: Request | None = None
         self.result: MapResult | None = None
         self.twins: list[Item] = []
@@ -108,9 +109,19 @@ class Run:
         held = len(self._pending) if self.settings.in_order else self.in_progress
         return held + CHUNK <= _WINDOW + self.settings.concurrency
 
-    def take(self, given: list[Any]) -> list[Item]:
-        """Read the requests *given*, answer those that hit, and return those that need a call."""
-        items = [self._item(each) for each in given]
+    def read(self, given: Any) -> Item:
+        """The item of the next request."""
+        index, self._read = self._read, self._read + 1
+        item = Item(index)
+        try:
+            item.messages, item.params = read_request(given)
+            item.request = self.engine.request_of(self.fn, item.messages, item.params)
+        except Exception as exc:  # noqa: BLE001  # raised or collected, as all errors are
+            self._answer(item, Outcome(error=exc))
+        return item
+
+    def take(self, items: list[Item]) -> list[Item]:
+        """Answer those of *items* that hit, and return those that need a call."""
         self._answer_hits([item for item in items if item.result is None and item.request])
         if self.settings.in_order:
             self._pending.extend(items)
@@ -149,24 +160,6 @@ class Run:
             )
 
     # -- Inside
-
-    def _item(self, given: Any) -> Item:
-        index, self._read = self._read, self._read + 1
-        is_request = isinstance(given, Mapping) and "messages" in given
-        params = dict(given) if is_request else {}
-        item = Item(index, params.pop("messages", None), params)
-        try:
-            if not is_request:
-                raise TypeError(
-                    'a request is a dict with "messages" and the other parameters, not'
-                    f" {'one without' if isinstance(given, Mapping) else type(given).__name__}"
-                )
-            if params.get("stream"):
-                raise ValueError("answers are taken whole here: leave out stream=True")
-            item.request = self.engine.request_of(self.fn, item.messages, params)
-        except Exception as exc:  # noqa: BLE001  # raised or collected, as all errors are
-            self._answer(item, Outcome(error=exc))
-        return item
 
     def _answer_hits(self, items: list[Item]) -> None:
         """Look up *items*; a miss is counted when it is looked up again to be called."""

@@ -170,6 +170,18 @@ def test_requests_without_a_key_are_called_uncached(cache: LLMCache, model: Mode
 # -- Laziness and memory
 
 
+def test_a_generator_may_fill_one_dict_again(cache: LLMCache, model: Model) -> None:
+    def requests() -> Iterator[dict[str, Any]]:
+        one = request("")
+        for number in range(200):
+            one["messages"][0]["content"] = str(number)
+            yield one
+
+    for _ in range(2):
+        results = list(cache.map(model.create, requests()))
+        assert texts(results) == [str(number) for number in range(200)]
+
+
 def test_nothing_is_read_or_called_before_it_is_iterated(cache: LLMCache, model: Model) -> None:
     read = []
 
