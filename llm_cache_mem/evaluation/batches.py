@@ -99,12 +99,14 @@ class BatchRun:
 
     def _request(self, given: Mapping[str, Any]) -> Request:
         messages, params = read_request(given)
+        if wrong := params.keys() & {"extra_headers", "extra_query"}:
+            raise ValueError(f"a request in a batch has no {min(wrong)} of its own")
         if self._engine.is_off:
             raise ValueError('the cache is off here (mode="off"), and a batch goes through it')
         request = self._engine.request_of(self._provider.live, messages, params)
         if request is None:
             raise RequestNotCacheable("request", "it has no key by which to find its answer")
-        return request
+        return request._replace(params=params)  # all that is sent, routing hints too
 
     def _attach(self) -> None:
         """Open the batches under way that hold some of the requests."""
@@ -210,7 +212,8 @@ class BatchRun:
 
     def _find(self, intent: Intent) -> None:
         """Look for the batch of *intent* at the provider; submit it again if that was asked for."""
-        known = [other.batch for other in self._intents.all(self._provider.name) if other.batch]
+        listed = self._intents.all(self._provider.name)
+        known = [other.batch for other in listed if other.batch]
         ids = {custom_id_of(key) for key in intent.keys}
         found = self._provider.find(intent.mark, intent.at, ids, known)
         if found.batch is not None:
@@ -218,9 +221,12 @@ class BatchRun:
             self._intents.write(intent)
             return
         age = self._engine.settings.clock() - intent.at
-        if self._on_unknown == "resubmit" and found.settled and age >= self._poll_seconds:
-            again = [self._requests[key] for key in intent.keys if key in self._requests]
-            self._submit(again, instead_of=intent)
+        withdrawn = all(
+            other.mark != intent.mark for other in listed
+        )  # by the process that made it
+        asked = self._on_unknown == "resubmit" and found.settled and age >= self._poll_seconds
+        if withdrawn or asked:
+            self._submit(self._unanswered(intent), instead_of=intent)
             self._open.remove(intent)
             self._intents.remove(intent)
         elif not self._warned:
@@ -230,6 +236,17 @@ class BatchRun:
                 " waiting for it to show; on_unknown='resubmit' submits them again",
                 len(intent.keys),
             )
+
+    def _unanswered(self, intent: Intent) -> list[Request]:
+        """The requests of *intent* that are ours and still without an answer."""
+        missing = []
+        for request in (self._requests[key] for key in intent.keys if key in self._requests):
+            stored = self._engine.recheck(request)
+            if stored is None:
+                missing.append(request)
+            else:
+                self._found[request.key] = _Result(stored.value, hit=True)
+        return missing
 
     def _collect(self, intent: Intent) -> None:
         """Store the results of *intent*, which is over, and forget it when all of them are."""

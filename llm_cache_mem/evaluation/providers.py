@@ -186,9 +186,17 @@ class _Anthropic:
                 continue
             if batch.processing_status != "ended":
                 settled = False
-            elif next(iter(self._batches.results(batch.id))).custom_id in ids:
+            elif self._first_id(batch.id) in ids:
                 return Found(str(batch.id))
         return Found(None, settled)
+
+    def _first_id(self, batch: str) -> str | None:
+        rows = self._batches.results(batch)
+        try:
+            first = next(iter(rows), None)
+        finally:
+            rows.close()
+        return None if first is None else str(first.custom_id)
 
     def is_over(self, batch: str) -> bool:
         return bool(self._batches.retrieve(batch).processing_status == "ended")

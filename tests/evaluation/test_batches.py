@@ -11,7 +11,7 @@ from conftest import Clock
 from llm_cache_mem import LLMCache, options
 from llm_cache_mem.errors import BatchFailed, StoreError
 from llm_cache_mem.evaluation import MapResult
-from llm_cache_mem.evaluation.intents import Intents
+from llm_cache_mem.evaluation.intents import Intent, Intents
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
@@ -250,6 +250,23 @@ def test_of_two_runs_at_once_one_submits(
     assert sorted(server.bought) == ["a", "b", "c"]
 
 
+def test_what_another_run_withdrew_is_submitted(
+    server: BatchServer, side: Side, opened: Callable[[], LLMCache], now: Clock
+) -> None:
+    cache = opened()
+    intents = Intents(cache.engine)
+    keys = [
+        cache.engine.request_of(side.create, (asked := request(text)).pop("messages"), asked)
+        for text in "ab"
+    ]
+    intent = Intent(side.name, [each.key for each in keys if each], now())
+    intents.write(intent)
+    results = opened().batch(side.client, map(request, "ab"), poll_seconds=0.01)
+    intents.remove(intent)  # it was refused
+    assert side.texts(list(results)) == ["A", "B"]
+    assert sorted(server.bought) == ["a", "b"]
+
+
 def test_faults_that_pass_do_not_end_the_waiting(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache]
 ) -> None:
@@ -296,6 +313,16 @@ def test_openai_batches_are_of_one_model_each(
     assert len(server.batches) == 2
 
 
+def test_what_is_outside_the_key_is_sent_too(
+    server: BatchServer, opened: Callable[[], LLMCache]
+) -> None:
+    side = Side("openai", server.url)
+    asked = {**request("a"), "safety_identifier": "u1", "extra_body": {"x": 1}, "timeout": 9}
+    list(opened().batch(side.client, [asked], poll_seconds=0.01))
+    (row,) = server.batches["batch_0"]["rows"]
+    assert row["body"] == {**request("a"), "safety_identifier": "u1", "x": 1}
+
+
 def test_truncated_answers_are_returned_and_not_stored(
     server: BatchServer, opened: Callable[[], LLMCache]
 ) -> None:
@@ -308,7 +335,7 @@ def test_truncated_answers_are_returned_and_not_stored(
 def test_what_is_no_request_is_an_error_of_its_own(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache]
 ) -> None:
-    wrong: list[Any] = ["text", {**request("a"), "stream": True}, request("b")]
+    wrong: list[Any] = ["text", {**request("a"), "extra_headers": {}}, request("b")]
     results = list(opened().batch(side.client, wrong, poll_seconds=0.01))
     assert [type(result.error) for result in results] == [TypeError, ValueError, type(None)]
 
