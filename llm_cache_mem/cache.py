@@ -584,9 +584,9 @@ class LLMCache:
         """Answer *requests* by the provider's batch API, at half the price and within a day.
 
         This call looks them up, submits those that have no answer, each once, and attaches to
-        batches that an earlier call has submitted. What it returns waits for the results, and
-        yields a MapResult for each request, in their order. They are stored as any other answer:
-        live calls hit them. Leave at any time: the same line goes on.
+        batches that an earlier call has submitted. The iterator that it returns waits for the
+        results, and yields a MapResult for each request, in their order. They are stored as any
+        other answer: live calls hit them. The same line resumes a run that was stopped.
 
         Args:
             client: An ``OpenAI`` or ``Anthropic`` client.

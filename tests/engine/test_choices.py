@@ -67,7 +67,7 @@ def test_only_the_missing_are_bought(cache: LLMCache, api: Api) -> None:
     assert api.asked == [1, 2, 2]
 
 
-def test_what_was_bought_is_what_is_counted(cache: LLMCache, api: Api) -> None:
+def test_only_the_choices_bought_are_paid_for(cache: LLMCache, api: Api) -> None:
     with options(tags={"t": "1"}):
         ask(cache, api, n=2)
         answer = cache.get_or_call("hi", api.create, model="m", n=5)

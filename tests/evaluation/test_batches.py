@@ -91,7 +91,7 @@ def test_only_missing_unique_requests_are_bought(
     assert len(server.batches) == 1
 
 
-def test_a_live_call_hits_what_a_batch_stored(
+def test_live_calls_hit_the_answers_of_a_batch(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache]
 ) -> None:
     (result,) = batch(opened(), side, "a")
@@ -250,7 +250,7 @@ def test_of_two_runs_at_once_one_submits(
     assert sorted(server.bought) == ["a", "b", "c"]
 
 
-def test_what_another_run_withdrew_is_submitted(
+def test_requests_that_another_run_withdrew_are_submitted(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache], now: Clock
 ) -> None:
     cache = opened()
@@ -313,7 +313,7 @@ def test_openai_batches_are_of_one_model_each(
     assert len(server.batches) == 2
 
 
-def test_what_is_outside_the_key_is_sent_too(
+def test_parameters_outside_the_key_are_sent_too(
     server: BatchServer, opened: Callable[[], LLMCache]
 ) -> None:
     side = Side("openai", server.url)
@@ -332,7 +332,7 @@ def test_truncated_answers_are_returned_and_not_stored(
     assert cache.stats().stored == 0
 
 
-def test_what_is_no_request_is_an_error_of_its_own(
+def test_a_bad_request_is_an_error_of_its_own(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache]
 ) -> None:
     wrong: list[Any] = ["text", {**request("a"), "extra_headers": {}}, request("b")]

@@ -104,7 +104,7 @@ def test_results_come_in_order_and_repeats_hit(cache: LLMCache, model: Model) ->
     assert stats.hits + stats.coalesced == 130
 
 
-def test_live_calls_hit_what_map_stored_and_the_other_way(cache: LLMCache, model: Model) -> None:
+def test_map_and_live_calls_share_their_entries(cache: LLMCache, model: Model) -> None:
     one, other = request("one"), request("other")
     list(cache.map(model.create, [one]))
     cache.get_or_call(one["messages"], model.create, model="m")
@@ -265,7 +265,7 @@ def test_errors_are_collected_beside_answers(cache: LLMCache) -> None:
         (request("a", stream=True), "stream=True"),
     ],
 )
-def test_what_is_no_request_is_an_error_of_its_own(
+def test_a_bad_request_is_an_error_of_its_own(
     cache: LLMCache, model: Model, wrong: Any, says: str
 ) -> None:
     results = list(cache.map(model.create, [request("a"), wrong], on_error="collect"))
@@ -290,7 +290,7 @@ def test_wrong_arguments_are_refused_at_the_call(cache: LLMCache, wrong: Any) ->
         cache.map(None, [])  # type: ignore[arg-type]
 
 
-def test_an_async_function_is_refused_with_a_word(cache: LLMCache, model: Model) -> None:
+def test_map_names_amap_for_an_async_function(cache: LLMCache, model: Model) -> None:
     with pytest.raises(TypeError, match="amap"):
         list(cache.map(model.acreate, [request("a")]))
 
@@ -307,10 +307,10 @@ def test_no_call_begins_when_the_budget_is_spent(cache: LLMCache, model: Model) 
 
 
 async def test_calls_at_the_same_time_stay_within_the_budget(cache: LLMCache, model: Model) -> None:
-    kept: Any = {"budget_usd": 3, "on_error": "collect"}
-    results = list(cache.map(model.create, map(request, range(50)), **kept))
+    bounds: Any = {"budget_usd": 3, "on_error": "collect"}
+    results = list(cache.map(model.create, map(request, range(50)), **bounds))
     assert sum(result.usd or 0 for result in results) == 3
-    results = [r async for r in cache.amap(model.acreate, map(request, range(50, 99)), **kept)]
+    results = [r async for r in cache.amap(model.acreate, map(request, range(50, 99)), **bounds)]
     assert sum(result.usd or 0 for result in results) == 3
 
 
@@ -408,7 +408,7 @@ def test_a_lookup_that_failed_is_made_again_before_a_call(model: Model) -> None:
 # -- Async
 
 
-async def test_amap_gives_what_map_gives(cache: LLMCache, model: Model) -> None:
+async def test_amap_answers_as_map_does(cache: LLMCache, model: Model) -> None:
     requests = [request(number % 70) for number in range(100)]
     results = [result async for result in cache.amap(model.acreate, requests, concurrency=4)]
     assert texts(results) == [str(number % 70) for number in range(100)]
