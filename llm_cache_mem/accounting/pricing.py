@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
+from llm_cache_mem.accounting.bounded import LONGEST_NAME
 from llm_cache_mem.responses.usage import Usage
 
 __all__ = [
@@ -335,10 +336,24 @@ def _library() -> _Library | None:
     return None
 
 
+_MOST_MODELS: Final = 10_000
+"""How many names of models are looked up: the package remembers each of them for ever."""
+_models: Final[set[str]] = set()
+
+
+def _is_within_bounds(model: str) -> bool:
+    if model in _models:
+        return True
+    if len(_models) >= _MOST_MODELS or len(model) > LONGEST_NAME:
+        return False
+    _models.add(model)
+    return True
+
+
 @lru_cache(maxsize=1024)
 def _library_price(model: str, usage: Usage) -> float | None:
     library = _library()
-    if library is None:
+    if library is None or not _is_within_bounds(model):
         return None
     try:
         counts = library.usage(

@@ -381,3 +381,13 @@ def test_the_memo_is_bounded() -> None:
         pricer("no-such-model", Usage(tokens, 1))
     info = pricing._library_price.cache_info()
     assert info.currsize == info.maxsize == 1024
+
+
+@pytest.mark.usefixtures("library")
+def test_only_so_many_names_of_models_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "_MOST_MODELS", 3)
+    monkeypatch.setattr(pricing, "_models", {"one", "two"})
+    pricer = resolve(None)
+    for number in range(100):
+        pricer(f"no-such-model-{number}", MILLION)
+    assert len(pricing._models) == 3
