@@ -16,10 +16,9 @@ another thread in, so a caller's objects cannot change while they are looked at.
 enum { OK, ODD, LONG, FAILED }; /* ODD: back to Python; LONG: LARGE; FAILED: exception set */
 
 static PyObject *answer(int done, PyObject *made) {
-    if (done == OK)
-        return made;
-    Py_XDECREF(made);
-    return done == ODD ? Py_NewRef(Py_NotImplemented) : done == LONG ? Py_NewRef(Py_None) : NULL;
+    if (done != OK)
+        Py_CLEAR(made);
+    return done == ODD ? Py_NewRef(Py_NotImplemented) : done == LONG ? Py_NewRef(Py_None) : made;
 }
 
 static int is_odd_number(PyObject *value) { /* NaN, infinity, an integer beyond 64 bits */
@@ -38,10 +37,12 @@ typedef struct {
 } Text;
 
 static int grow(Text *t, Py_ssize_t n) {
-    t->size = t->size * 4 + n;
-    char *more = n > t->most - t->used ? NULL : PyMem_Realloc(t->heap, (size_t)t->size);
+    if (n > t->most - t->used)
+        return LONG;
+    t->size = Py_MIN(t->size * 4 + n, t->most);
+    char *more = PyMem_Realloc(t->heap, (size_t)t->size);
     if (!more)
-        return n > t->most - t->used ? LONG : (PyErr_NoMemory(), FAILED);
+        return (PyErr_NoMemory(), FAILED);
     t->text = t->heap ? more : memcpy(more, t->start, (size_t)t->used);
     t->heap = more;
     return OK;
@@ -167,7 +168,6 @@ typedef struct {
 } Copy;
 
 static PyObject *names; /* of fields: one object for each in all that rests, 4,096 of 40 letters */
-
 static PyObject *shared(PyObject *key) {
     int add = PyUnicode_GET_LENGTH(key) <= 40 && PyDict_GET_SIZE(names) < 4096;
     PyObject *own = add ? PyDict_SetDefault(names, key, key) : PyDict_GetItemWithError(names, key);

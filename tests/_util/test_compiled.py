@@ -281,6 +281,20 @@ def test_no_reference_leaks() -> None:
         assert after[2] - before[2] < 200
 
 
+def test_snapshots_share_only_short_names_of_fields() -> None:
+    texts = [f'{{"{name}": 1}}' for name in ("a field", "a field " * 10)]
+    keys = [[next(iter(C.snapshot(json.loads(text))[0])) for _ in range(2)] for text in texts]
+    assert [one is other for one, other in keys] == [True, False]
+
+
+def test_short_text_leaves_large_values_to_canonical() -> None:
+    for value in ({"a": "x" * 70_000}, {"a": ["x" * 1000] * 100}, ["é" * 30_000, 1]):
+        assert C.short_text(value) is None
+        assert C.canonical(value) == json.dumps(value, sort_keys=True).encode()
+    for value in ({"a": ["x\n" * 1000] * 10}, "x" * 5_000, PLAIN):
+        assert C.short_text(value) == C.canonical(value)
+
+
 def test_a_request_changed_meanwhile_has_the_key_of_one_state() -> None:
     states = [[{"role": "user", "content": word * 200}] for word in ("a", "é", "日")]
     known = {digest.digest(state, {}) for state in states}
