@@ -190,7 +190,7 @@ class Identity:
         self._scope = _Scope(fn)
 
     def params(self) -> dict[str, Any]:
-        """What stands for the function in a request made now; it may hold objects without a wire
+        """The function's part of a request made now; it may hold objects without a wire
         form."""
         params: dict[str, Any] = {FUNCTION: self._itself}
         scope = self._scope.values()

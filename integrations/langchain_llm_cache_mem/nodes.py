@@ -39,7 +39,7 @@ def _looked_up(task: Any) -> tuple[tuple[Any, str], Any] | None:
 
 
 def function_mark(function: Any, *, named: bool) -> str:
-    """What stands for *function* in the key of its node: a digest of its code, and of the strings
+    """The part of *function* in the key of its node: a digest of its code, and of the strings
     and numbers outside of it that it reads.
 
     Where it closes over other objects, or is one without a wire form, it is in a graph that is
@@ -49,7 +49,7 @@ def function_mark(function: Any, *, named: bool) -> str:
         return _token(function)
     try:
         return digest.digest(None, Identity(function, "").params())
-    except Exception:  # noqa: BLE001  # no wire form, or a callable that nobody has foreseen
+    except Exception:  # noqa: BLE001  # no wire form, or an unforeseen callable
         return "" if named else _token(function)
 
 

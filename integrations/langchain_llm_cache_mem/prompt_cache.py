@@ -20,7 +20,7 @@ class PromptCacheCallback(BaseCallbackHandler):
     """``model.invoke(..., config={"callbacks": [PromptCacheCallback(tracker)]})``, or
     ``callbacks=`` of a model, chain or agent.
 
-    Sync, async, batches and streams; hits of a cache are left out, for nobody was paid for them.
+    Sync, async, batches and streams; hits of a cache are left out, because they were not paid for.
     Threads may share one.
     """
 

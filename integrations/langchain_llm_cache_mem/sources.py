@@ -45,7 +45,7 @@ class _Retrieved(BaseCallbackHandler):
 
     def _begin(self, run_id: UUID, parent_run_id: UUID | None) -> None:
         with self._lock:
-            while len(self._roots) >= _MOST_RUNS:  # whose end nobody told
+            while len(self._roots) >= _MOST_RUNS:  # whose end was not reported
                 del self._roots[next(iter(self._roots))]
             parent = run_id if parent_run_id is None else parent_run_id
             self._roots[run_id] = self._roots.get(parent, parent)

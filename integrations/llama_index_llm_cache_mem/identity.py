@@ -333,7 +333,7 @@ def _values(held: list[Any], unknown: Any) -> Any:
 
 
 def tool_to_dict(tool: BaseTool) -> dict[str, Any]:
-    """What a model is told of *tool*, as the Chat Completions API has it."""
+    """The description of *tool* for a model, as the Chat Completions API has it."""
     metadata = tool.metadata
     return {
         "type": "function",

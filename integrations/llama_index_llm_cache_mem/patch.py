@@ -51,7 +51,7 @@ def install(cache: LLMCache | None, usage: Usage = "zero") -> None:
                 cls = reference()
                 if (
                     cls is not None and cls.__dict__.get(name) is ours
-                ):  # else somebody else has replaced it since
+                ):  # else other code has replaced it since
                     setattr(cls, name, original)
             _replaced.clear()
 

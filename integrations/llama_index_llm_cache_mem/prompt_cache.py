@@ -24,7 +24,7 @@ class PromptCacheHandler(BaseEventHandler):
     """``get_dispatcher().add_event_handler(PromptCacheHandler(tracker))`` watches every LLM of the
     process, streams too.
 
-    Hits of this library's cache are left out, for nobody was paid for them.
+    Hits of this library's cache are left out, because they were not paid for.
     """
 
     _tracker: PromptCacheTracker = PrivateAttr()

@@ -1,4 +1,4 @@
-"""A pytest plugin that wraps every LLM built in somebody else's test suite: what passes without it
+"""A pytest plugin that wraps every LLM of another project's test suite: tests that pass without it
 must pass with it.
 
 ``pytest -p llama_index_llm_cache_mem.testing --llm-cache-wrap=own llama-index-core/tests``

@@ -1,4 +1,4 @@
-"""A response with its usage set to zero: what a hit cost, for whoever adds up what they see."""
+"""A response with its usage set to zero: what a hit costs, for code that sums usage."""
 
 import re
 from typing import Any, Final

@@ -1,7 +1,7 @@
 """The compiled part, where it was built and is not turned off: what the library does for plain JSON
 in Python, done in C.
 
-Without it everything works as well, only slower: whoever uses it has the same in Python beside it.
+Without it everything works, only slower: each caller has the same in Python beside it.
 """
 
 import os

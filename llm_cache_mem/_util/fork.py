@@ -35,7 +35,7 @@ def finished_before_fork() -> Iterator[None]:
     """Let a fork by another thread wait until this block has ended.
 
     For imports inside of functions: the lock of a module that a thread was importing stays held in
-    the child, where that thread does not exist, and whoever imports the module there hangs.
+    the child, where that thread does not exist, and an import of the module hangs there.
     """
     with _unfinished:
         yield

@@ -47,7 +47,7 @@ def has_too_many_parts(data: bytes) -> bool:
     containers = parts = 0
     rest = b""  # the beginning of a string that goes on in the next chunk
     for start in range(0, len(data), _CHUNK):
-        # what stands in a string is no part: of each string, leave its quotes
+        # the contents of strings do not count: leave their quotes
         text = _STRING.sub(rb'"\1', rest + data[start : start + _CHUNK])
         more_containers, more_parts = _counts(text)
         containers, parts = containers + more_containers, parts + more_parts

@@ -11,8 +11,8 @@ _LOOK_SECONDS = 0.05  # until a turn is noticed whose holder is gone
 
 
 class Turn:
-    """A place in the queue; the first one is the turn. It ends with ``Turns.end``, or when nobody
-    holds this object any more."""
+    """A place in the queue; the first one is the turn. It ends with ``Turns.end``, or when no
+    caller holds this object."""
 
     __slots__ = ("__weakref__", "_gate")
 

@@ -21,7 +21,7 @@ __all__ = ["Ledger"]
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-"""The most hits that are added to the sums when somebody asks, rather than at once."""
+"""The most hits that are added to the sums when they are read, rather than at once."""
 
 
 class Ledger:
@@ -37,7 +37,7 @@ class Ledger:
     ) -> None:
         self._clock = clock
         self.listeners: tuple[Callable[[Event], object], ...] = ()
-        """Who is told of events. Without any, nothing is measured for them."""
+        """The listeners of events. Without any, nothing is measured for them."""
         if on_event is not None:
             self.listen(on_event)
         self._lock = RLock()

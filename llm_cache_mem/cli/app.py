@@ -33,7 +33,7 @@ _INTERRUPTED = 130
 
 
 class _Commands(TyperGroup):
-    """Turns what goes wrong in any command into a line on stderr and an exit status."""
+    """Turns the errors of every command into a line on stderr and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -41,7 +41,7 @@ class _Commands(TyperGroup):
         except LLMCacheError as exc:
             text, status = str(exc), exc.status if isinstance(exc, CommandFailed) else FAILED
         except OSError as exc:
-            if exc.errno == errno.EPIPE:  # whoever reads has read enough: typer ends quietly
+            if exc.errno == errno.EPIPE:  # the reader has closed the pipe: typer ends quietly
                 raise
             text, status = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc), FAILED
         except KeyboardInterrupt:

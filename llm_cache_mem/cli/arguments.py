@@ -73,7 +73,7 @@ def seconds_in(span: str) -> float:
 
 
 def url_of(argument: str | None) -> str:
-    """The store's URL, which the environment may give; CommandFailed if nobody does."""
+    """The store's URL, which the environment may give; CommandFailed if neither does."""
     if not argument:
         raise CommandFailed(f"which store? Give its URL or path, or set {URL_VARIABLE}", MISUSED)
     return argument

@@ -93,7 +93,8 @@ def clear(
         )
         if not sys.stdin.isatty():
             raise CommandFailed(
-                f"this would remove {what}, and nobody is here to be asked: --yes does it", MISUSED
+                f"this would remove {what}, and there is no terminal to confirm it: use --yes",
+                MISUSED,
             )
         if not typer.confirm(f"Remove {what} from {name}?", err=True):
             raise CommandFailed("nothing was removed")

@@ -269,7 +269,7 @@ def _is_output(path: str) -> bool:
 
 
 def _stopped(line: int, error: Exception, requests: str) -> str:
-    """What is told of the *error* that ends the run, without what the provider says: that may quote
+    """A description of the *error* that ends the run, without the provider's text, which may quote
     the request."""
     text = f"{requests}: line {line}: {type(error).__name__}"
     status = getattr(error, "status_code", None)

@@ -1,4 +1,4 @@
-"""The command ``why``: what stands between a request, or a whole run of them, and stored answers.
+"""The command ``why``: how a request, or a whole run, differs from the stored ones.
 Nothing in the store changes by it."""
 
 import gzip

@@ -142,7 +142,7 @@ class Engine:
 
     @cached_property
     def explainer(self) -> "Explainer":
-        """Explains misses; loaded when somebody asks for the first time."""
+        """Explains misses; loaded at first use."""
         with finished_before_fork():
             from llm_cache_mem.engine.explainer import Explainer
 

@@ -1,4 +1,4 @@
-"""Explain the misses of a cache: what stands between a request and a stored answer."""
+"""Explain the misses of a cache: how a request differs from the stored ones."""
 
 from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
 from llm_cache_mem.diagnostics.misses import Misses
@@ -31,7 +31,7 @@ class Explainer:
         self._generations = generations
 
     def explain(self, request: Request, *, until: float | None = None) -> Explanation:
-        """What stands between *request* and an answer stored before *until* (None: now).
+        """How *request* differs from those stored before *until* (None: now).
 
         Counts nothing. StoreError if the store fails.
         """

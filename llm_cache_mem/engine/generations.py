@@ -138,7 +138,7 @@ class Generations:
     def _mark(
         self, key: str, names: Iterable[str], ttl_seconds: float | None, *, make: bool
     ) -> str | None:
-        """What stands for the tokens of *names* in the namespace of *key*; None if the store fails,
+        """A digest of the tokens of *names* in the namespace of *key*; None if the store fails,
         or if one is missing and *make* is false."""
         prefix = digest.namespace_prefix(key)
         keys = [place for name in names for place in self._keys(prefix, name)]

@@ -86,7 +86,7 @@ class Lease:
         another has stored.
 
         Waits until it knows which. After the caller's timeout, or the store cannot tell,
-        the call is his.
+        the call is this caller's.
         """
         while True:
             found, pause = self._step(look)
@@ -267,7 +267,7 @@ class Leases:
                 due = monotonic() + LEASE_SECONDS / 3
 
     def _wait(self, due: float) -> bool:
-        """Wait until there is something to do, at the latest when it is *due*; False when nobody
+        """Wait until there is something to do, at the latest when it is *due*; False when no caller
         holds a lease any more."""
         if not self._to_release and not self._closing:
             self._gate.acquire(timeout=max(0.0, due - monotonic()))

@@ -40,7 +40,7 @@ _leading: "ContextVar[tuple[Flight, ...]]" = ContextVar("llm_cache_mem_leading",
 
 
 class Flight:
-    """One run of the work for a key. It may store its answer for as long as nobody has forgotten
+    """One run of the work for a key. It may store its answer as long as no caller has forgotten
     the key. Thread-safe."""
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Flight:
 
     def outlast(self) -> None:
         """Let later callers join what the work returns, though it has returned: until ``end``, or
-        until nobody holds it any more.
+        until no caller holds it.
 
         For work that returns something still going on, such as a stream; to be called by the work
         itself.
@@ -118,7 +118,7 @@ class Flight:
         return self._outlasts or not self._finished
 
     def end(self) -> None:
-        """Let nobody join any more."""
+        """Accept no more followers."""
         with self._table._lock:
             self._outlasts = False
             self._table._unlist(self)
@@ -287,7 +287,7 @@ class SingleFlight:
                 tell(self.waiting)
 
     def solo(self, key: str) -> Flight:
-        """A flight that nobody joins."""
+        """A flight without followers."""
         return Flight(self, key)
 
     def forget(self, key: str | None = None) -> None:
@@ -398,7 +398,7 @@ class SingleFlight:
             return True
 
     def _leave(self, waiter: Waiter) -> "asyncio.Task[None] | None":
-        """Give up *waiter*: hand its lead on, and cancel work that nobody waits for any more, which
+        """Give up *waiter*: hand its lead on, and cancel work without waiters, which
         is returned."""
         flight, task = waiter.flight, None
         with self._lock:

@@ -278,7 +278,7 @@ class Verifier:
                 with in_hand(self._engine):
                     fresh = again()
                 self._settle(job, fresh, self._engine.settings.clock() - began)
-        except Exception as exc:  # noqa: BLE001  # nobody waits for it
+        except Exception as exc:  # noqa: BLE001  # no caller waits for it
             self._fail(job, exc)
         finally:
             self._done()

@@ -34,7 +34,7 @@ class Waiter:
         self.failure: tuple[BaseException, TracebackType | None] | None = None
 
     def wake(self) -> bool:
-        """Let the caller see what has changed; False when nobody is there any more."""
+        """Let the caller see what has changed; False when the caller has left."""
         raise NotImplementedError
 
     def tell(self, value: Any, error: BaseException | None) -> None:

@@ -40,7 +40,7 @@ _RESERVED = ("_cache", "healthz", "metrics")
 
 @dataclass(frozen=True)
 class Upstream:
-    """A provider's server: what stands in front of the path that a client asks for."""
+    """A provider's server: the URL in front of the path of a request."""
 
     name: str
     scheme: str

@@ -51,7 +51,7 @@ def _is_active(instrumentor: Any) -> bool:
 
 
 def _in_span_of_model() -> bool:
-    """Whether the current span describes a call of a model, whoever made it."""
+    """Whether the current span describes a call of a model, of any instrumentor."""
     trace = sys.modules.get("opentelemetry.trace")
     span = None if trace is None else trace.get_current_span()
     if span is None or not span.is_recording():

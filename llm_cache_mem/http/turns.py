@@ -29,7 +29,7 @@ CHAT_BLOCKS: Final = ("file", "image_url", "input_audio")
 
 
 class Blocks(NamedTuple):
-    """How a protocol writes what stands in the content of its messages, block by block; each
+    """How a protocol writes the content of its messages, block by block; each
     function returns None for any other block.
 
     *plain*: whether content is never a string, so that a text alone can be one here.

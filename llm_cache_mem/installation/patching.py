@@ -21,7 +21,7 @@ _MOCKS: Final = frozenset(
 
 
 class Method(NamedTuple):
-    """A method to replace: *make* is given the original and returns what stands in for it."""
+    """A method to replace: *make* is given the original and returns its replacement."""
 
     module: str
     cls: str

@@ -1,5 +1,5 @@
-"""urllib3, and with it requests, botocore and what stands on them: the method that sends a request
-on a connection of a pool."""
+"""urllib3, and with it requests, botocore and libraries built on them: the method that sends a
+request on a connection of a pool."""
 
 import inspect
 from collections.abc import Callable

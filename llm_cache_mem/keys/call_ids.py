@@ -1,7 +1,7 @@
 """stable_ids: a key function for which the ids of tool calls are their places in the conversation.
 
 Frameworks make a new id for each call, ``call_…``, ``toolu_…``, ``pyd_ai_…`` or of any other form,
-and put it into the call and into its result. Only what stands in both is replaced. Ids of what a
+and put it into the call and into its result. Only ids found in both are replaced. Ids of what a
 provider holds (``rs_…``, ``file-…``, ``msg_…``) stand elsewhere, and stay.
 """
 

@@ -337,7 +337,7 @@ def settings_of(obj: Any) -> Iterator[tuple[str, Any]]:
 
 
 def secret_digest(text: str | bytes) -> str:
-    """What stands for a secret in a request."""
+    """The digest of a secret in a request."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     return "sha256:" + sha256(data).hexdigest()[:32]
 

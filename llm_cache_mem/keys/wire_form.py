@@ -52,7 +52,7 @@ class Refused(Exception):
 
 
 def step(key: Any) -> str:
-    """A piece of a path. A key that does not look like a field's name may be somebody's data, so it
+    """A piece of a path. A key that does not look like a field's name may be private data, so it
     stays out."""
     if type(key) is int:
         return f"[{key}]"
@@ -65,7 +65,7 @@ def unwrap(value: Any) -> Any:
     unknown; raises Refused.
 
     Models of SDKs and frameworks count as what they send, so fields that were never set are left
-    out; those of a program count with all their state, for nobody knows what it does with them.
+    out; those of a program count with all their state, for the program may use any of it.
     """
     kind = type(value)
     for base, exact in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):

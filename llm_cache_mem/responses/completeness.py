@@ -128,7 +128,7 @@ class Reading:
 
 class Pieces(list[Any]):
     """The pieces of an answer together with the *reading* that was made of them as they came, so
-    that nobody has to read them again."""
+    that they need not be read again."""
 
     def __init__(self, pieces: list[Any], reading: Reading) -> None:
         super().__init__(pieces)

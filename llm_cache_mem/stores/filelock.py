@@ -93,7 +93,7 @@ class FileLock:
         self._path = path
         self._timeout = timeout
         self._turns = Turns()  # flock belongs to the open file, which the threads share
-        self._file: FileIO | None = None  # open while nobody holds the lock
+        self._file: FileIO | None = None  # open while the lock is free
         self._counted: _Descriptor | None = None  # of the file whose count is read
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)

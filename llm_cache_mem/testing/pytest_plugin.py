@@ -95,8 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def llm_cache(request: pytest.FixtureRequest) -> Iterator[LLMCache]:
     """The LLMCache on the recordings of this test module.
 
-    It is installed for the test: every provider's SDK is recorded and replayed, whoever made the
-    client. It can also be handed to ``get_or_call``, LangChain's ``cached`` or ``CachedLLM``.
+    It is installed for the test: every provider's SDK is recorded and replayed, whichever code made
+    the client. It can also be passed to ``get_or_call``, LangChain's ``cached`` or ``CachedLLM``.
     """
     node = request.node
     marked = _marked(node)

@@ -36,7 +36,7 @@ class Rule(NamedTuple):
 
     ttl_seconds: float | Unset | None = UNSET
     version: str = ""
-    # what stands for a decorated function in its requests
+    # the part of a decorated function in its requests
     identity: Callable[[], Mapping[str, Any]] | None = None
     ignore: frozenset[str] = frozenset()
     redact: frozenset[str] = frozenset()

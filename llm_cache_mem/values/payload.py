@@ -33,7 +33,7 @@ class Payload:
     __slots__ = ("_data", "_decoder", "_size", "_tree", "is_plain")
 
     def __init__(self, data: bytes | None, decoder: Any, tree: Any = None) -> None:
-        """*data*, which *decoder* reads; without it, *tree* is the JSON itself, which nobody else
+        """*data*, which *decoder* reads; without it, *tree* is the JSON itself, which no other code
         may have."""
         self._data = data
         self._decoder = decoder

@@ -10,7 +10,7 @@ MAX_NODES = 250_000
 HIGHEST_INT = 10**600  # PYTHONINTMAXSTRDIGITS may make int() and str() refuse 640 digits and more
 LOWEST_INT = -HIGHEST_INT
 WRAPPER = "$llm-cache-mem"
-"""What stands around the values that are no plain JSON."""
+"""The wrapper of values that are not plain JSON."""
 
 _STR = frozenset({str})
 _CONTAINERS = frozenset({dict, list})

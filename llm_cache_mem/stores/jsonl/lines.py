@@ -80,7 +80,7 @@ def has_secret(key: str, entry: Entry, redaction: Redaction) -> bool:
 
 
 def from_line(line: bytes) -> tuple[str, Entry]:
-    """The key and the entry of a line; BadLine if it holds neither. Fields that nobody knows are
+    """The key and the entry of a line; BadLine if it holds neither. Unknown fields are
     let pass."""
     if line.startswith(_CONFLICT):
         raise BadLine("a merge conflict that is not resolved")

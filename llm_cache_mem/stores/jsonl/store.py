@@ -238,8 +238,8 @@ class JsonlStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[dict[str, _Line]]:
-        """The lines, to be changed in the with-block, at whose end they are written; nobody else
-        writes meanwhile."""
+        """The lines, to be changed in the with-block, at whose end they are written; no other
+        thread writes meanwhile."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with self._lock, self._file_lock.hold():
             before = (

@@ -198,8 +198,8 @@ class DatabaseFile:
     def _create(self) -> os.stat_result:
         with self._refusing_wrong_paths():
             self._check_folder()
-            # nobody may connect while the new file is open here, and those who find it empty come
-            # through here
+            # no other process may connect while the new file is open here; those that find it
+            # empty come through here
             with self.lock.hold():
                 with contextlib.suppress(FileExistsError):
                     os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -267,7 +267,7 @@ class DatabaseFile:
             return self._open_to_read("mode=ro")
         except sqlite3.OperationalError:
             # In a folder that may not be written WAL mode has no place for its index, and needs
-            # none if nobody writes.
+            # none without writers.
             log = self.path + "-wal"
             if os.path.exists(log) and os.path.getsize(log):
                 raise
