@@ -116,13 +116,14 @@ def is_token(config: GatewayConfig, given: str) -> bool:
 
 def _options(own: Mapping[str, str], asked: dict[str, Any]) -> options:
     """The options that the headers of the call name, with those *asked* for already."""
-    for header, text in own.items():
+    for header in own:
         if header not in _OPTIONS:
             known = ", ".join(sorted([*_OPTIONS, _NAMESPACE, TOKEN]))
             raise CallRefused(400, f"no header is called {header[:60]}; known are {known}")
-        name, read = _OPTIONS[header]
-        asked[name] = read(text)
     try:
+        for header, text in own.items():
+            name, read = _OPTIONS[header]
+            asked[name] = read(text)
         return options(**asked)
     except (TypeError, ValueError) as exc:
         raise CallRefused(400, f"{_PREFIX}*: {exc}") from None
@@ -148,8 +149,13 @@ def _whole(text: str) -> int | str:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    pairs = (part.partition("=") for part in text.split(",") if part.strip())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    found = {}
+    for part in text.split(","):
+        name, separator, value = part.partition("=")
+        if not separator:
+            raise ValueError(f"tags are NAME=VALUE, with commas between them, not {part[:32]!r}")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def _names(text: str) -> list[str]:

@@ -152,7 +152,9 @@ def test_headers_of_a_call_are_its_options(start: Any) -> None:
         ("TTL", "soon", "soon"),
         ("Sample", "-1", "not '-1'"),
         ("Tags", "=search", "the name of a tag"),
-        ("Tll", "1h", "known are x-llm-cache-mode"),
+        ("Tags", "search", "tags are NAME=VALUE"),
+        ("Depends-On", ", doc:a", "a name must be"),
+        ("Tll", "1h", "known are x-llm-cache-depends-on, x-llm-cache-mode"),
     ]:
         wrong = post(url, **{f"X_LLM_Cache_{name}": value})
         assert wrong.status_code == 400
