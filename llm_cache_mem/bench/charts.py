@@ -152,6 +152,7 @@ def _bars(axes: Any, chart: Bars) -> None:
     axes.axvline(0, color="gray", linewidth=0.8)
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("share of the bill")
 
 
 def _lines(axes: Any, chart: Lines) -> None:
@@ -160,5 +161,6 @@ def _lines(axes: Any, chart: Lines) -> None:
     axes.set_xticks(range(len(chart.ticks)), chart.ticks)
     axes.set_xlabel(chart.across)
     axes.set_ylim(bottom=0)
+    axes.set_ylabel("hit rate")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(frameon=False)
