@@ -1,5 +1,6 @@
 """Run a gateway: one process or several, until it is told to stop."""
 
+import gc
 import logging
 import os
 import socket
@@ -37,6 +38,7 @@ __all__ = ["application", "open_cache", "serve", "viewer"]
 
 _ACCESS_LOG: Final = "LLM_CACHE_MEM_GATEWAY_ACCESS_LOG"
 _SHUTDOWN_SECONDS: Final = 30
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 10_000
 
 
 def open_cache(config: GatewayConfig, feed: Feed | None = None) -> LLMCache:
@@ -70,13 +72,17 @@ def application(findings: Callable[[str], list[dict[str, str]]] | None = None) -
     if os.environ.get(_ACCESS_LOG):
         _log_to_stderr()
     feed = Feed()
-    return Gateway(
+    gateway = Gateway(
         open_cache(config, feed),
         config,
         key=_key(config),
         feed=feed,
         findings=None if findings is None else lambda: findings(config.backend),
     )
+    gc.collect()
+    gc.freeze()  # what is there now stays, so the garbage collector need not look at it again
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    return gateway
 
 
 def viewer(findings: Callable[[str], list[dict[str, str]]] | None = None) -> Viewer:
