@@ -26,7 +26,6 @@ class _Retrieved(BaseCallbackHandler):
     """The documents of each run that is going on, by its root. Thread-safe."""
 
     run_inline = True  # before the model of the same run is called
-    ignore_llm = ignore_chat_model = ignore_agent = ignore_retry = ignore_custom_event = True
 
     def __init__(self) -> None:
         self._roots: dict[UUID, UUID] = {}
@@ -36,6 +35,26 @@ class _Retrieved(BaseCallbackHandler):
 
     def _after_fork(self) -> None:
         self._lock = RLock()
+
+    @property
+    def ignore_llm(self) -> bool:
+        return True
+
+    @property
+    def ignore_chat_model(self) -> bool:
+        return True
+
+    @property
+    def ignore_agent(self) -> bool:
+        return True
+
+    @property
+    def ignore_retry(self) -> bool:
+        return True
+
+    @property
+    def ignore_custom_event(self) -> bool:
+        return True
 
     def documents(self, run_id: UUID | None) -> list[Document]:
         """Those that were retrieved so far in the run that *run_id* is a part of."""

@@ -44,22 +44,28 @@ class Provider(Protocol):
 
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
         """*jobs* in as many parts as the limits of a batch demand, sizes apart."""
+        ...
 
     def submit(self, jobs: Sequence[Job], mark: str) -> str:
         """Submit a batch, once; its id."""
+        ...
 
     def find(self, mark: str, since: float, ids: Collection[str], others: Collection[str]) -> Found:
         """The batch that was submitted with *mark* and custom *ids* after *since*, in Unix seconds.
         *others* are ids of batches that are known to be others."""
+        ...
 
     def is_over(self, batch: str) -> bool:
         """Whether the results are there."""
+        ...
 
     def results(self, batch: str) -> Iterator[Row]:
         """The results, in any order."""
+        ...
 
     def ended(self, batch: str) -> str:
         """Why a request without a result has none."""
+        ...
 
 
 def provider_of(client: Any) -> Provider:

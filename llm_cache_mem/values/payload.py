@@ -114,7 +114,7 @@ class Payload:
         if self._tree is not None and self.is_plain and speedups is not None:
             return speedups.copy(self._tree)
         try:
-            tree = self._tree if self._data is None else _parsed(self._data, self._decoder)
+            tree: Any = self._tree if self._data is None else _parsed(self._data, self._decoder)
             return from_tree(tree[WRAPPER]) if _is_wrapped(tree) and len(tree) == 1 else tree
         except EntryUnreadable:
             raise
