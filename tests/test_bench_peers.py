@@ -213,7 +213,7 @@ def test_the_best_of_each_column_is_bold_and_a_floor_never() -> None:
 
 def test_having_no_peer_ahead_is_reported() -> None:
     table = hand_made()
-    assert f"Nobody is ahead of {OURS} here." in page.page(
+    assert f"No other cache is ahead of {OURS} here." in page.page(
         [replace(table, rows=[table.rows[0], table.rows[2]])]
     )
 

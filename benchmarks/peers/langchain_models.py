@@ -15,7 +15,7 @@ from benchmarks.workload import SIZES, request
 
 __all__ = ["invokes"]
 
-SHARED = "it copies nothing: whoever changes an answer changes it for the next caller"
+SHARED = "it copies nothing: a change to an answer reaches the next caller"
 
 
 class Named(NamedTuple):

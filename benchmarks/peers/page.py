@@ -38,7 +38,7 @@ def _sentences(table: Table) -> Iterable[str]:
 def _losses(table: Table) -> str:
     found = ahead(table).values()
     if not found:
-        return f"Nobody is ahead of {OURS} here."
+        return f"No other cache is ahead of {OURS} here."
     named = [
         f"{row.name} ({', '.join(columns)}{f': {row.spares}' if row.spares else ''})"
         for row, columns in found
