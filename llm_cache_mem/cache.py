@@ -184,7 +184,7 @@ class LLMCache:
         verification = _verification(verify_rate, verify_with, verify_budget_usd, on_drift)
         if coalesce not in (True, False, "fleet"):
             raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
-        if isinstance(max_size, str):
+        if isinstance(max_size, str) and backend == "memory":
             raise TypeError("max_size must be a whole number: did you mean LLMCache(backend=...)?")
         environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
         settings = Settings(

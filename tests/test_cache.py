@@ -1093,3 +1093,9 @@ def test_a_parameter_named_like_an_option_is_explained_once(caplog):
     cache.get_or_call("q", lambda messages, sample: "a", sample=3)
     hints = [record.getMessage() for record in caplog.records]
     assert any("with options(sample=...)" in hint for hint in hints)
+
+
+@pytest.mark.parametrize("factory", [ignoring, masking])
+def test_a_key_function_that_was_not_called_is_an_error(factory):
+    with pytest.raises(TypeError, match=f"call {factory.__name__} first"):
+        LLMCache(key_fn=factory)

@@ -106,6 +106,10 @@ def cached(
         scope, identity = scope or cache.scope, identity or cache.scope
         config = config if any(config) else cache.config
         usage, cache = cache.usage, cache.cache
+    if not isinstance(cache, LLMCache):
+        raise TypeError(
+            f"cache must be an LLMCache, not {type(cache).__name__}: cached(model, LLMCache(...))"
+        )
     if isinstance(model, str):
         model = model_named(model)
     if is_configurable(model):

@@ -148,6 +148,7 @@ def show(
         str | None,
         typer.Argument(metavar="KEY", help="A key, its digest, or the beginning of either."),
     ] = None,
+    namespace: Namespace = None,
     value: Annotated[
         bool, typer.Option("--value", help="Show the answer too, as stored JSON.")
     ] = False,
@@ -160,7 +161,7 @@ def show(
     url, wanted = url_and("KEY", url, key)
     now = time()
     with reading(url, Selection()) as (reader, _):
-        found = _the_one(reader, wanted)
+        found = _the_one(reader, wanted, namespace)
     row, parts = describe(found, now), {}
     if found.entry.request is not None:
         parts["request"] = parse_json(found.entry.request)
@@ -209,7 +210,7 @@ def keygen() -> None:
     typer.echo(new_key())
 
 
-def _the_one(reader: Reader, wanted: str) -> Found:
+def _the_one(reader: Reader, wanted: str, namespace: str | None) -> Found:
     """The entry whose key or digest is *wanted*, or else the only one that begins so."""
     exact, similar = [], []
     hidden = (
@@ -217,6 +218,8 @@ def _the_one(reader: Reader, wanted: str) -> Found:
     )
     parts = (wanted, *hidden) if wanted.isascii() else ()  # as all keys are
     for found in chain.from_iterable(reader.entries(part=part) for part in dict.fromkeys(parts)):
+        if namespace not in (None, found.parts.namespace):
+            continue
         digest = found.key.rpartition(":")[2]
         if wanted in (found.key, digest) or digest in hidden:
             exact.append(found)

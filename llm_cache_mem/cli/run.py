@@ -13,15 +13,19 @@ from typing import Annotated, Any, Final
 import typer
 
 from llm_cache_mem.accounting.render import dollars
-from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.cli.arguments import FAILED, MISUSED, CommandFailed, seconds_in
 from llm_cache_mem.cli.run_gateway import gateway
+from llm_cache_mem.errors import StoreError
 from llm_cache_mem.installation.child import Savings, environment_for, savings_in
 from llm_cache_mem.installation.switch import VARIABLE
 from llm_cache_mem.options import check_mode
+from llm_cache_mem.stores.urls import locate
 
 __all__ = ["run"]
 
 _FILE: Final = "sqlite://./.llm_cache_mem.db"
+_MOST_ENTRIES: Final = 100_000  # as in a gateway
 _NOT_FOUND: Final = 127
 _PASSED_ON: Final = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
 
@@ -74,6 +78,7 @@ def run(
             raise CommandFailed(str(exc), MISUSED) from None
     if ttl is not None:
         settings["ttl_seconds"] = None if ttl.lower() == "none" else seconds_in(ttl)
+    _check(settings)
     program = shutil.which(command[0])
     if program is None:
         raise CommandFailed(f"{command[0]}: no such program", _NOT_FOUND)
@@ -92,7 +97,19 @@ def run(
         with report.open(encoding="utf-8", errors="replace") as lines:
             saved = savings_in(lines)
     _tell(quiet, saved, settings["backend"], program)
-    raise typer.Exit(status)
+    went_past = mode == "replay" and not saved.processes
+    raise typer.Exit(FAILED if went_past and status == 0 else status)
+
+
+def _check(settings: dict[str, Any]) -> None:
+    """Bound the number of entries as the gateway does; CommandFailed if no cache can be opened with
+    the *settings*."""
+    try:
+        if locate(settings["backend"])[0].bounded:
+            settings["max_size"] = _MOST_ENTRIES
+        LLMCache(**settings).close()
+    except (ValueError, ImportError, StoreError) as exc:
+        raise CommandFailed(str(exc), MISUSED) from None
 
 
 def _tell(quiet: bool, saved: Savings, backend: str, program: str) -> None:
@@ -147,8 +164,9 @@ def _summary(saved: Savings, backend: str, program: str) -> str:
     where = backend.rpartition("@")[2].partition("?")[0]  # without a password
     if not saved.processes:
         return (
-            f"{os.path.basename(program)} started no Python that the cache could be put into: for"
-            " programs in other languages there is `llm-cache-mem run --gateway`"
+            f"{os.path.basename(program)} started no Python that the cache could be put into: it is"
+            " another language, for which there is `llm-cache-mem run --gateway`, or Python with -I"
+            " or -E"
         )
     calls = saved.answered + saved.made
     if not calls and not saved.uncached:

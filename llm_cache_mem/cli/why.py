@@ -112,11 +112,21 @@ def why(
         found = explain(asked, requests(entries))
     if same:
         found = found._replace(key=same[0], nearest=same[0], differences=(), state="stored")
-    found = found._replace(differences=tuple(_told(found, asked)))
+    told = tuple(_told(found, asked))
+    if found.differences and not told:
+        raise CommandFailed(_OF_HTTP)
+    found = found._replace(differences=told)
     if as_json:
         print_json(found.as_dict())
     else:
         typer.echo(str(found))
+
+
+_OF_HTTP = (
+    "no field of the body differs from the nearest stored request, which was sent over HTTP: its"
+    " key also has http.base_url, http.path and the headers that count. `llm-cache-mem show` lists"
+    " them; add them to the request"
+)
 
 
 def _survey(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from llm_cache_mem.errors import NamespaceMissing, RequestNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.keys.dependencies import Dependencies
+from llm_cache_mem.keys.functions import ignoring, masking
 from llm_cache_mem.options import NOTHING_ASKED, UNSET, Inherited, check_namespace, current
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "View", "parameter_names"]
@@ -80,6 +81,8 @@ class Keyer:
             raise TypeError(
                 f"key_fn must be a function of (messages, **params), not {type(key_fn).__name__}"
             )
+        if key_fn in (ignoring, masking):
+            raise TypeError(f"call {key_fn.__name__} first: key_fn={key_fn.__name__}(...)")
         self._namespace = check_namespace(namespace)
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)

@@ -303,6 +303,14 @@ def test_the_same_digest_in_two_namespaces_is_two_entries(tmp_path: Path) -> Non
     assert "1:acme:value:" in fails("show", name, keys.digest("a", {}))
 
 
+def test_show_takes_a_namespace(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    fill(name, {stored_key("a"): entry(1), stored_key("a", "acme"): entry(2)})
+    digest = keys.digest("a", {})
+    assert read("show", name, digest, "--namespace", "acme")["namespace"] == "acme"
+    assert read("show", name, digest, "--namespace", "")["namespace"] == ""
+
+
 def test_typed_values_are_shown_as_they_are_stored(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     fill(name, {stored_key("a"): entry(Decimal("1.50"))})

@@ -39,6 +39,14 @@ def test_or_reports_that_no_field_differs(store: str) -> None:
     assert why(store, asked=REQUEST).startswith("it is stored: 1::value:")
 
 
+def test_a_body_that_an_sdk_sent_is_told_from_one_that_differs(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache.db")
+    with LLMCache(backend=path, keep_requests=True) as cache:
+        cache.put(MESSAGES, "x", **{"model": "m", "http.base_url": "https://a", "http.path": "/b"})
+    said = run("why", path, stdin=json.dumps({"messages": MESSAGES, "model": "m"}), status=1).stderr
+    assert "http.base_url" in said
+
+
 def test_for_machines(store: str) -> None:
     found = json.loads(why(store, "--json", asked=REQUEST | {"model": "n"}))
     assert found["differences"] == [{"path": "model", "stored": "m", "asked": "n"}]

@@ -129,6 +129,28 @@ def test_a_non_python_program_is_pointed_to_serve(run: Run) -> None:
     assert "llm-cache-mem run --gateway" in done.stderr
 
 
+def test_replay_fails_where_the_cache_cannot_reach(run: Run) -> None:
+    isolated = run(sys.executable, "-I", "-c", "", options=("--mode", "replay"))
+    assert isolated.returncode == 1
+    assert "-I" in isolated.stderr
+
+
+def test_a_wrong_store_ends_it_before_the_program_starts(run: Run, server: Provider) -> None:
+    for backend in ("sqllite://x", "/no/such/folder/x.db"):
+        done = run(text=asking(server), options=("--backend", backend, "--mode", "replay"))
+        assert done.returncode == 2
+    assert server.calls == 0
+
+
+def test_a_store_of_a_run_holds_more_than_256_entries(run: Run, server: Provider) -> None:
+    asks = asking(server).replace("'model': 'm'", "'model': model")
+    text = "for model in map(str, range(300)):\n" + "".join(
+        f"    {line}\n" for line in asks.splitlines()
+    )
+    run(text=text)
+    assert "300 of 300 calls answered" in run(text=text).stderr
+
+
 def test_a_program_that_is_not_there_is_named(run: Run) -> None:
     done = run("no-such-program")
     assert done.returncode == 127
