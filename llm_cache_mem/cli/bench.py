@@ -159,10 +159,10 @@ def run(
     The client cache is LLMCache itself under a simulated clock. Repeat --max-size and --ttl to
     simulate every pair.
     """
+    from llm_cache_mem.bench import results
     from llm_cache_mem.bench.eviction import DEFAULT_SIZES
     from llm_cache_mem.bench.reader import open_trace
-    from llm_cache_mem.bench.report import build
-    from llm_cache_mem.bench.simulation import DEFAULT_PROMPT_TTLS, Simulation
+    from llm_cache_mem.bench.simulation import DEFAULT_PROMPT_TTLS
 
     _refuse_store(trace)
     configs = configs_in(max_size, ttl, policy, coalesce)
@@ -174,20 +174,22 @@ def run(
     prices = prices_in(price, model)
     if plot is not None:
         _check_plot()
-    with (
-        open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened,
-        _progress(opened) as step,
-    ):
-        opened.warn = lambda text: typer.echo(f"skipped: {text}", err=True)
-        simulation = Simulation(configs, prompt_ttls, keep_keys=policies).run(opened, step)
-    if not simulation.trace.calls:
-        raise CommandFailed(f"{trace} has no calls")
     sizes = (
         [rule.max_size for rule in configs if rule.max_size is not None]
         if max_size
         else DEFAULT_SIZES
     )
-    document = build(opened, simulation, prices, sorted(set(sizes)))
+    with (
+        open_trace(trace, format=format, on_error=on_error, key=key, sort=sort) as opened,
+        _progress(opened) as step,
+    ):
+        opened.warn = lambda text: typer.echo(f"skipped: {text}", err=True)
+        policy_sizes = sorted(set(sizes)) if policies else None
+        document = results.run(
+            opened, configs, prompt_ttls, price=prices, policy_sizes=policy_sizes, step=step
+        ).document
+    if not document["trace"]["calls"]:
+        raise CommandFailed(f"{trace} has no calls")
     _write(document, html, plot)
     if as_json:
         print_json(document)
