@@ -62,6 +62,8 @@ def choices_for(
     wanted = params.get("n")
     if type(wanted) is not int or wanted < 2 or engine.settings.current_mode() != "on":
         return NO_CHOICES
+    if params.get("seed") is not None:  # the same seed draws the same choices
+        return NO_CHOICES
     if current().draw is not None or engine.reader.recheck(request) is not None:
         return NO_CHOICES
     rest = {name: value for name, value in params.items() if name != "n"}

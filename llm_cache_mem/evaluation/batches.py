@@ -127,6 +127,8 @@ class BatchRun:
         """Write the intent, and submit it, but for the requests that another process has just
         intended too."""
         intent = Intent(self._provider.name, keys_, self._engine.settings.clock())
+        needs = self._requests[keys_[0]].depends_on
+        intent.generation = None if needs is None else needs.mark
         self._intents.write(intent)
         others = [
             other
@@ -260,7 +262,7 @@ class BatchRun:
             if row.reason:
                 self._fail(key, row.reason)
             else:
-                is_lost |= not self._store(key, row.answer)
+                is_lost |= not self._store(key, row.answer, intent)
         if by_id:
             reason = self._provider.ended(intent.batch)
             for key in by_id.values():
@@ -274,13 +276,15 @@ class BatchRun:
     def _fail(self, key: str, reason: str) -> None:
         self._found[key] = _Result(None, hit=False, error=BatchFailed(reason))
 
-    def _store(self, key: str, answer: Any) -> bool:
+    def _store(self, key: str, answer: Any, intent: Intent) -> bool:
         """Store *answer*, at the price of a batch, unless it has been; whether it is there, or not
         worth storing."""
         if key in self._found:  # by a look that was cut off
             return True
         request = self._requests.get(key) or Request(key, None, None, {})
-        engine = self._engine
+        engine, needs = self._engine, request.depends_on
+        if needs is not None:
+            needs.mark = intent.generation
         stored = engine.recheck(request)
         if stored is not None:  # by a process that was killed before it was through
             self._found[key] = _Result(stored.value, hit=True)
@@ -289,6 +293,8 @@ class BatchRun:
         usd = engine.writer.usd_of(request.model, answer, price_rate=PRICE_RATE)
         self._found[key] = _Result(answer, hit=False, usd=usd)
         if entry is not None or engine.settings.admit(answer) is not None:
+            return True
+        if needs is not None:  # a put would begin in the generations of today
             return True
         put = engine.writer.put
         return self._patience.insist(lambda: put(request, answer), Event()) is not None

@@ -24,12 +24,14 @@ def custom_id_of(key: str) -> str:
 @dataclass(eq=False)
 class Intent:
     """A batch: *mark* is ours, *batch* the provider's id, None until that is known; *keys* are
-    those of its requests, and *at* is when it was intended, in Unix seconds."""
+    those of its requests, and *at* is when it was intended, in Unix seconds. *generation* is that
+    of the documents that its answers depend on."""
 
     provider: str
     keys: Sequence[str]
     at: float
     batch: str | None = None
+    generation: str | None = None
     mark: str = field(default_factory=lambda: uuid4().hex)
 
     @property
@@ -58,7 +60,10 @@ class Intents:
 
     def write(self, intent: Intent) -> None:
         """Write *intent*, or what is now known of it."""
-        fields = {name: getattr(intent, name) for name in ("provider", "at", "batch", "mark")}
+        fields = {
+            name: getattr(intent, name)
+            for name in ("provider", "at", "batch", "generation", "mark")
+        }
         payload = Payload.of({**fields, "keys": list(intent.keys)})
         self._store.put(self._key(intent), Entry(payload, intent.at, None))
 

@@ -132,7 +132,7 @@ class Batch(NamedTuple):
         shares = self._shares(answer, weights)
         return [
             None
-            if any(items[at] is None for items in columns.values())
+            if any(_is_empty(items[at]) for items in columns.values())
             else Row(
                 {name: items[at] for name, items in columns.items()},
                 _with(rest, shares, at),
@@ -186,6 +186,8 @@ def batch_of(
     protocol = next((one for ends, one in _TABLE if ends.search(path)), None)
     headers = list(headers)
     if protocol is None or any(name.lower() in _SIGNATURES for name, _ in headers):
+        return None
+    if fields.get("late_chunking"):  # each vector depends on the whole list
         return None
     listed = _listed(protocol, fields)
     if not listed or not all(map(_is_text, listed)):
@@ -280,6 +282,12 @@ def _items(column: Any, number: int, protocol: Protocol) -> list[Any] | None:
         if len(by_index) == len(column):
             return [by_index.get(index) for index in range(number)]
     return column if len(column) == number else None
+
+
+def _is_empty(item: Any) -> bool:
+    """Whether *item* is no vector, or an object whose vector is empty."""
+    vector = item.get("embedding", item) if type(item) is dict else item
+    return vector is None or vector == []
 
 
 def _placed(item: Any, at: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
-from llm_cache_mem.migration.sources import Skipped, files_in
+from llm_cache_mem.migration.sources import UNREADABLE, Skipped, files_in
 
 __all__ = ["Chat", "read_lines"]
 
@@ -33,17 +33,28 @@ def read_lines(
     """What *read* makes of each line of the JSON Lines file, or of those below the folder, at
     *path*."""
     for file in files_in(path, ".jsonl", ".ndjson", ".json"):
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 try:
                     found = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     yield Skipped("a line that is not JSON")
                     continue
                 if isinstance(found, dict):
-                    yield from read(found)
+                    yield from _read(read, found)
                 elif line.strip():
                     yield Skipped("a line that is no object")
+
+
+def _read(
+    read: Callable[[dict[str, Any]], Iterator[Chat | Skipped]], line: dict[str, Any]
+) -> Iterator[Chat | Skipped]:
+    try:
+        yield from read(line)
+    except Skipped as exc:
+        yield exc
+    except Exception:  # noqa: BLE001  # foreign data, of which nothing is quoted
+        yield Skipped(UNREADABLE)
 
 
 def answer_of(message: Any, model: str, usage: dict[str, int], reason: str) -> dict[str, Any]:

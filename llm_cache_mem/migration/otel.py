@@ -20,7 +20,16 @@ _PARAMS: Final = {
     "gen_ai.request.stop_sequences": "stop",
     "gen_ai.request.choice.count": "n",
 }
-_STOPS: Final = {"tool_call": "tool_calls", "tool_calls": "tool_calls", "length": "length"}
+_STOPS: Final = {
+    "": "stop",
+    "stop": "stop",
+    "tool_call": "tool_calls",
+    "tool_calls": "tool_calls",
+    "length": "length",
+    "content_filter": "content_filter",
+}
+_PARTS: Final = frozenset({"text", "tool_call", "tool_call_response"})
+_KNOWN: Final = frozenset({*_PARAMS, "gen_ai.request.model"})
 
 
 def records(path: Path) -> Iterator[Chat | Skipped]:
@@ -69,6 +78,9 @@ def _chat(attributes: dict[str, Any]) -> Chat | Skipped:
     system = attributes.get("gen_ai.system_instructions")
     if system:
         given.insert(0, {"role": "system", "content": _content(_tree(system))})
+    unknown = {name for name in attributes if name.startswith("gen_ai.request.")} - _KNOWN
+    if unknown or attributes.get("gen_ai.output.type", "text") != "text":
+        return Skipped("a call with params that have no known place in a request")
     params = {name: attributes[key] for key, name in _PARAMS.items() if key in attributes}
     tools = attributes.get("gen_ai.tool.definitions")
     if tools:
@@ -77,7 +89,9 @@ def _chat(attributes: dict[str, Any]) -> Chat | Skipped:
         int(attributes.get(f"gen_ai.usage.{side}_tokens", 0)) for side in ("input", "output")
     )
     usage = {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
-    reason = _STOPS.get(answer.pop("finish_reason", ""), "stop")
+    reason = _STOPS.get(answer.pop("finish_reason", ""))
+    if reason is None:
+        return Skipped("an answer that did not end well")
     return Chat(given, {**params, "model": model}, answer_of(answer, model, usage, reason))
 
 
@@ -92,6 +106,8 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
     parts = message["parts"]
+    if any(part.get("type") not in _PARTS for part in parts):
+        raise Skipped("a message with parts other than text and tool calls")
     made: dict[str, Any] = {"role": message["role"], "content": _content(parts)}
     calls = [part for part in parts if part.get("type") == "tool_call"]
     if calls:

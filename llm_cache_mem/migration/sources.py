@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.errors import StoreError
 
-__all__ = ["SOURCES", "UNKEYED", "Moved", "Record", "Skipped", "move"]
+__all__ = ["SOURCES", "UNKEYED", "UNREADABLE", "Moved", "Record", "Skipped", "move"]
+
+
+UNREADABLE: Final = "a record that cannot be read"
 
 
 class Skipped(Exception):
@@ -76,6 +80,11 @@ def move(kind: str, path: Path, cache: LLMCache, count: Callable[[], object]) ->
             record.ask(cache)
         except Skipped as exc:
             moved.skipped[str(exc)] += 1
+            continue
+        except StoreError:
+            raise
+        except Exception:  # noqa: BLE001  # foreign data, of which nothing is quoted
+            moved.skipped[UNREADABLE] += 1
             continue
         _count(moved, before.stored, before.hits, before.skipped, cache)
     return moved

@@ -67,6 +67,21 @@ def test_only_the_missing_are_bought(cache: LLMCache, api: Api) -> None:
     assert api.asked == [1, 2, 2]
 
 
+def test_the_same_seed_is_not_drawn_twice(cache: LLMCache) -> None:
+    asked = []
+
+    def create(messages: Any, model: str, seed: int, n: int = 1) -> dict[str, Any]:
+        asked.append(n)
+        choices = [
+            {"index": i, "message": {"content": str(i)}, "finish_reason": "stop"} for i in range(n)
+        ]
+        return {"choices": choices}
+
+    cache.get_or_call("hi", create, model="m", seed=7)
+    assert drawn(cache.get_or_call("hi", create, model="m", seed=7, n=2)) == ["0", "1"]
+    assert asked == [1, 2]
+
+
 def test_only_the_choices_bought_are_paid_for(cache: LLMCache, api: Api) -> None:
     with options(tags={"t": "1"}):
         ask(cache, api, n=2)

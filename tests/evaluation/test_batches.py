@@ -141,6 +141,22 @@ def test_a_restart_attaches_to_the_batch_under_way(
     assert [one for one in opened().engine.entries() if ":batch:" in one[0]] == []
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_answers_overtaken_by_an_invalidation_are_not_stored(
+    server: BatchServer, side: Side, opened: Callable[[], LLMCache], restarts: bool
+) -> None:
+    server.finishes = False
+    with options(depends_on=["doc:1"]):
+        results = opened().batch(side.client, [request("a")], poll_seconds=0.01)
+    opened().invalidate("doc:1")
+    server.finishes = True
+    with options(depends_on=["doc:1"]):
+        found = batch(opened(), side, "a") if restarts else list(results)
+    assert side.texts(found) == ["A"]
+    with options(depends_on=["doc:1"]):
+        assert opened().get(**request("a")) is None
+
+
 def test_a_batch_whose_reply_was_lost_is_found(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache]
 ) -> None:

@@ -298,6 +298,40 @@ def test_images_stay_one_request(server: Provider, cache: LLMCache) -> None:
     assert (len(server.asked), cache.stats().hits) == (1, 1)
 
 
+def test_vectors_that_depend_on_the_list_stay_one_request(
+    server: Provider, cache: LLMCache, sent: list[Any]
+) -> None:
+    shape = SHAPES["openai"]
+    serve(server, shape, sent)
+    with client(server, cache) as http:
+        for texts in (["a", "b"], ["a", "c"], ["a", "b"]):
+            http.post(shape.path, json={**shape.body(texts), "late_chunking": True})
+    assert sent == ["a", "b", "a", "c"]
+    assert cache.stats().hits == 1
+
+
+@pytest.mark.parametrize("empty", [None, []])
+def test_empty_vectors_are_not_stored(
+    empty: Any, server: Provider, cache: LLMCache, sent: list[Any]
+) -> None:
+    shape = SHAPES["mistral"]
+    serve(server, shape, sent)
+    whole = server.answer
+
+    def with_an_empty_one(asked: Asked) -> Reply:
+        body = json.loads(whole(asked).body)
+        body["data"][0]["embedding"] = empty
+        return Reply(json.dumps(body).encode())
+
+    with client(server, cache) as http:
+        server.answer = with_an_empty_one
+        asked(http, shape, ["a", "b"])
+        server.answer = whole
+        found = asked(http, shape, ["a", "b"])
+    assert [item["embedding"] for item in found["data"]] == list(map(vector, "ab"))
+    assert sent == ["a", "b", "a"]
+
+
 def test_other_settings_are_other_entries(
     server: Provider, cache: LLMCache, sent: list[Any]
 ) -> None:

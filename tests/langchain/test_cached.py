@@ -583,7 +583,9 @@ def test_runnable_around_a_model_is_refused_with_advice(thing: Any) -> None:
 
 @pytest.mark.parametrize("thing", [object(), Counting, StrOutputParser(), None])
 def test_only_models_can_be_wrapped(thing: Any) -> None:
-    with pytest.raises(TypeError, match=r"takes a chat model or an LLM, not \w+$"):
+    with pytest.raises(
+        TypeError, match=r"takes a chat model, an LLM or an embedding model, not \w+$"
+    ):
         cached(thing, LLMCache())
 
 

@@ -191,6 +191,46 @@ def test_spans_of_opentelemetry_hit_afterwards(tmp_path: Path) -> None:
         assert hit["choices"][0]["message"]["content"] == "Paris."
 
 
+def span(**changes: Any) -> dict[str, Any]:
+    said = {"role": "user", "parts": [{"type": "text", "content": "hi"}]}
+    answer = {"role": "assistant", "parts": said["parts"], "finish_reason": "stop"}
+    return {
+        "gen_ai.request.model": "m",
+        "gen_ai.input.messages": [said],
+        "gen_ai.output.messages": [answer],
+    } | changes
+
+
+IMAGE = {"role": "user", "parts": [{"type": "blob", "content": "AAAA"}]}
+FILTERED = {"role": "assistant", "parts": [], "finish_reason": "error"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gen_ai.input.messages": [IMAGE]},
+        {"gen_ai.request.top_k": 5},
+        {"gen_ai.output.type": "json"},
+        {"gen_ai.output.messages": [FILTERED]},
+        {"gen_ai.system_instructions": "be brief"},
+        {"gen_ai.usage.input_tokens": "SECRET12"},
+    ],
+)
+def test_spans_with_parts_that_are_unknown_are_skipped(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    lines = [{"attributes": span(**changes)}, "no object", {"attributes": [{}]}]
+    file = tmp_path / "spans.jsonl"
+    file.write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, {"attributes": span()}]) + "[" * 9999
+    )
+    with file.open("ab") as more:
+        more.write(b'\n{"\xff": 1}\n')
+    result = run("import", "--from", "otel", str(file), "--dry-run")
+    assert "would import 1 entry" in result.stdout
+    assert "SECRET" not in result.output
+
+
 @pytest.mark.parametrize("kind", sorted(UNKEYED))
 def test_caches_without_requests_say_what_works(kind: str, tmp_path: Path) -> None:
     said = fails("import", "--from", kind, "x", str(tmp_path / "cache.db"), status=2)

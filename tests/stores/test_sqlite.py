@@ -23,6 +23,7 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore, rows
 from llm_cache_mem.stores.sqlite import pool as sqlite_pool
+from llm_cache_mem.stores.sqlite import rows as sqlite_rows
 from llm_cache_mem.stores.sqlite import store as sqlite_store
 from llm_cache_mem.stores.sqlite import uses as sqlite_uses
 
@@ -123,6 +124,14 @@ def test_entries_survive_a_restart_with_their_order(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transactions of at most 1,000 rows."""
+    for module in (sqlite_rows, sqlite_store):
+        monkeypatch.setattr(module, "SLICE", 1000)
+
+
+@pytest.mark.usefixtures("small_slices")
 def test_a_smaller_bound_is_reached_in_slices(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "c.db")
     for number in range(2_500):
@@ -134,6 +143,7 @@ def test_a_smaller_bound_is_reached_in_slices(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.usefixtures("small_slices")
 @pytest.mark.parametrize("count", [999, 1_000, 2_001])
 def test_all_slices_are_removed(tmp_path: Path, clock: Any, count: int) -> None:
     store = SQLiteStore(tmp_path / "c.db", clock=clock)
