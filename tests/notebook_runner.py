@@ -3,6 +3,7 @@ command, ``open`` them in JupyterLab or ``render`` them with the small model's a
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -158,8 +159,9 @@ def render(path: Path) -> None:
 
 def open_lab(arguments: Sequence[str] = ()) -> int:
     """Run JupyterLab on the notebooks, with *arguments*, until it ends; return its exit status."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for JupyterLab, which asks first
     with Endpoint() as endpoint:
-        print(f"answers come from {endpoint.title}")
+        print(f"answers come from {endpoint.title}", flush=True)
         return subprocess.call(
             [sys.executable, "-m", "jupyterlab", "quick_start.ipynb", *arguments],
             cwd=ROOT / "notebooks",
