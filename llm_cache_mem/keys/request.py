@@ -81,8 +81,10 @@ class Keyer:
             raise TypeError(
                 f"key_fn must be a function of (messages, **params), not {type(key_fn).__name__}"
             )
-        if key_fn in (ignoring, masking):
-            raise TypeError(f"call {key_fn.__name__} first: key_fn={key_fn.__name__}(...)")
+        for factory in (ignoring, masking):
+            if key_fn is factory:
+                name = factory.__name__
+                raise TypeError(f"call {name} first: key_fn={name}(...)")
         self._namespace = check_namespace(namespace)
         self._key_fn = key_fn
         self._ignore = parameter_names(ignore)
