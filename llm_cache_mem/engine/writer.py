@@ -204,6 +204,7 @@ class Writer:
     ) -> bool:
         """Store *payload* in place of *entry*, if that is still the answer to *request*; whether it
         was. *response* is what its price is read from; its call is counted already."""
+        flight = self._flights.solo(request.key)  # which a delete from now on forgets
         held = self._store.get(request.key)
         if held is None or held.stored_at != entry.stored_at or not self._writes():
             return False
@@ -211,7 +212,7 @@ class Writer:
             return False
         made = self._entry(request, payload, self._bill(request.model, response, seconds))
         made.depends_on, made.generation = held.depends_on, held.generation
-        return self._put_or_skip(request, made, None) is not None
+        return self._put_or_skip(request, made, flight) is not None
 
     async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """``store``, in a thread where the store would block the event loop."""

@@ -16,7 +16,7 @@ import pytest
 from layers import LAYERS, Provider, layer
 from stores.processes import in_child
 
-from llm_cache_mem import LLMCache, options
+from llm_cache_mem import LLMCache, MemoryStore, options
 from llm_cache_mem.accounting.verified import VerifiedStats
 from llm_cache_mem.engine.verification import Verifier
 from llm_cache_mem.http import CacheTransport
@@ -253,6 +253,27 @@ def test_replace_brings_nothing_back(what: str) -> None:
     found = verified(cache)
     assert (found.drifted, found.replaced) == (1, 0)
     assert cache.get(HI, **AT_ZERO) == ("other" if what == "replaced" else None)
+
+
+def test_replace_does_not_undo_a_delete_at_the_last_moment() -> None:
+    class Store(MemoryStore):
+        after_get: Callable[[], object] | None = None
+
+        def get(self, key: str) -> Any:
+            found = super().get(key)
+            if self.after_get is not None and threading.current_thread() is not main:
+                then, self.after_get = self.after_get, None
+                then()
+            return found
+
+    main, store = threading.current_thread(), Store(max_size=None)
+    cache = LLMCache(backend=store, verify_rate=1.0, on_drift="replace")
+    model = answers("old", "new")
+    ask(cache, model, 1)
+    store.after_get = lambda: cache.delete(HI, **AT_ZERO)
+    ask(cache, model, 1)
+    assert store.after_get is None
+    assert cache.get(HI, **AT_ZERO) is None
 
 
 def test_invalidate_model_deletes_its_answers_alone() -> None:
