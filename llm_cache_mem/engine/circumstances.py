@@ -34,53 +34,76 @@ def circumstances_of(fn: Callable[..., Any], outside: Mapping[str, Any]) -> Hash
 
     Plain values count as what they are, other objects as themselves. A function may read its
     credentials from the context, so the context variables of its caller count; the methods of
-    known SDKs and frameworks read none. Where a client gets its credential by a function, no two
-    calls are alike. It is compared while calls are under way, and never stored or shown.
+    known SDKs and frameworks read none. Where a client gets its credential by a function, or an
+    object cannot be looked at, no two calls are alike. It is compared while calls are under way,
+    and never stored or shown.
     """
-    if any(map(_hides_credential, (*_reached(fn), *outside.values()))) or any(
-        gets_credential(name, value) for name, value in outside.items()
-    ):
+    try:
+        if any(map(_hides_credential, (*_reached(fn, {}), *outside.values()))) or any(
+            gets_credential(name, value) for name, value in outside.items()
+        ):
+            return object()
+        owner = getattr(fn, "__self__", None)
+        context = () if owner is not None and is_of_sdk(owner) else _context()
+        marks = sorted((name, _mark(value)) for name, value in outside.items())
+        return callee_of(fn), tuple(marks), context
+    except Exception:  # noqa: BLE001  # of a foreign object, such as a proxy without its target
         return object()
-    owner = getattr(fn, "__self__", None)
-    context = () if owner is not None and is_of_sdk(owner) else _context()
-    marks = sorted((name, _mark(value)) for name, value in outside.items())
-    return callee_of(fn), tuple(marks), context
 
 
-def callee_of(fn: Any) -> Hashable:
-    """What *fn* calls: two lambdas of one line with the same client in them are one callee."""
+def callee_of(fn: Any, seen: dict[int, int] | None = None) -> Hashable:
+    """What *fn* calls: two lambdas of one line with the same client in them are one callee. *seen*
+    numbers the functions around it, which it may call again."""
+    seen = {} if seen is None else seen
+    if id(fn) in seen:
+        return "again", seen[id(fn)]
+    seen[id(fn)] = len(seen)
+    what: tuple[Any, ...]
     if isinstance(fn, partial):
-        keywords = tuple(sorted((name, _mark(value)) for name, value in fn.keywords.items()))
-        return callee_of(fn.func), tuple(map(_mark, fn.args)), keywords
-    bound = getattr(fn, "__self__", None)
-    if bound is not None:
+        what = tuple(fn.keywords)
+    elif (bound := getattr(fn, "__self__", None)) is not None:
         return id(bound), getattr(fn, "__name__", "")
-    code = getattr(fn, "__code__", None)
-    if code is None:
+    elif (code := getattr(fn, "__code__", None)) is None:
         return id(fn)
-    cells = tuple(_cell(cell) for cell in fn.__closure__ or ())
-    defaults = tuple(map(_mark, fn.__defaults__ or ()))
-    return code, id(fn.__globals__), cells, defaults
+    else:
+        what = (code, id(fn.__globals__))
+    return what, tuple(
+        callee_of(value, seen) if _is_function(value) else _mark(value) for value in _held(fn)
+    )
 
 
-def _reached(fn: Any, depth: int = 3) -> Iterator[Any]:
-    """The objects that *fn* uses, as far as they can be seen: those that it is bound to, closes
-    over, was given as arguments, or names among the globals of its module."""
+def _held(fn: Any) -> tuple[Any, ...]:
+    """The values that *fn* was made with: those that it is bound to, closes over or was given as
+    arguments, and its attributes, if it has any, as one."""
     if isinstance(fn, partial):
-        yield from (*fn.args, *fn.keywords.values())
-        yield from _reached(fn.func, depth)
+        return fn.func, *fn.args, *fn.keywords.values()
+    owner = getattr(fn, "__self__", None)
+    bound = () if owner is None else (owner,)
+    if getattr(fn, "__code__", None) is None:
+        return bound
+    cells = map(_content, fn.__closure__ or ())
+    defaults = *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()
+    attributes = (vars(fn),) if vars(fn) else ()
+    return *bound, *cells, *defaults, *attributes
+
+
+def _reached(fn: Any, seen: dict[int, int], depth: int = 3) -> Iterator[Any]:
+    """The objects that *fn* uses, as far as they can be seen: those that it was made with, or names
+    among the globals of its module. *seen* has the depth at which each function was looked at."""
+    if depth <= seen.get(id(fn), 0):
         return
-    if (owner := getattr(fn, "__self__", None)) is not None:
-        yield owner
+    seen[id(fn)] = depth
     code = getattr(fn, "__code__", None)
-    if code is None or depth == 0:
-        return
-    used = [_content(cell) for cell in fn.__closure__ or ()]
-    used += [fn.__globals__[name] for name in code.co_names if name in fn.__globals__]
-    for value in (*used, *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
+    named = code.co_names if code is not None else ()
+    used = [fn.__globals__[name] for name in named if name in fn.__globals__]
+    for value in (*_held(fn), *used):
         yield value
-        if callable(value) and not isinstance(value, type):
-            yield from _reached(value, depth - 1)
+        if _is_function(value):
+            yield from _reached(value, seen, depth if isinstance(fn, partial) else depth - 1)
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type)
 
 
 def _hides_credential(value: Any, depth: int = 3) -> bool:
@@ -123,14 +146,12 @@ def timeout_of(params: Mapping[str, Any], model: Any = None) -> float | None:
 def _seconds(timeout: Any) -> float | None:
     if isinstance(timeout, tuple) and timeout:  # to connect and to read
         timeout = timeout[-1]
-    timeout = getattr(timeout, "read", timeout)
+    try:
+        timeout = getattr(timeout, "read", timeout)
+    except Exception:  # noqa: BLE001  # of a foreign object
+        return None
     usable = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
     return float(timeout) if usable else None
-
-
-def _cell(cell: Any) -> Hashable:
-    value = _content(cell)
-    return callee_of(value) if callable(value) and not isinstance(value, type) else _mark(value)
 
 
 def _content(cell: Any) -> Any:

@@ -319,6 +319,85 @@ def test_lambdas_of_one_line_with_one_client_are_one_callee() -> None:
     assert callee_of(make(one, "m")) != callee_of(make(one, "n"))
 
 
+def test_functions_that_call_themselves_are_called_and_compared() -> None:
+    def again(key: str) -> Callable[..., str]:
+        def call(messages: str, model: str, n: int = 0) -> str:
+            return call(messages, model, 1) if not n else key
+
+        return call
+
+    def mutual(key: str) -> Callable[..., str]:
+        def even(messages: str, model: str, n: int = 2) -> str:
+            return odd(messages, model, n - 1) if n else key
+
+        def odd(messages: str, model: str, n: int) -> str:
+            return even(messages, model, n - 1)
+
+        return even
+
+    def helped(key: str) -> Callable[..., str]:
+        def helper(n: int) -> str:
+            return helper(n - 1) if n else key
+
+        return lambda messages, model: helper(2)
+
+    for make in (again, mutual, helped):
+        assert LLMCache().get_or_call(fn=make("answer"), **ASK) == "answer"
+        assert LLMCache().cached(make("answer"))("hi", "m") == "answer"
+        assert circumstances_of(make("a"), {}) == circumstances_of(make("a"), {})
+        assert circumstances_of(make("a"), {}) != circumstances_of(make("b"), {})
+
+
+class Proxy:
+    """A lazy proxy without its target."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("working outside of application context")
+
+    def __call__(self) -> None: ...
+
+
+PROXY = Proxy()
+
+
+def test_an_object_that_cannot_be_looked_at_breaks_no_call() -> None:
+    proxy = PROXY
+    functions: tuple[Callable[..., Any], ...] = (
+        lambda messages, model: proxy and "answer",
+        lambda messages, model: PROXY and "answer",
+        lambda messages, model, given=proxy: "answer",
+        lambda messages, model, *, given=proxy: "answer",
+        partial(lambda given, messages, model: "answer", proxy),
+    )
+    for fn in functions:
+        assert LLMCache().get_or_call(fn=fn, **ASK) == "answer"
+        assert circumstances_of(fn, {}) != circumstances_of(fn, {})
+    assert timeout_of({"timeout": proxy}) is None
+
+
+def test_keyword_defaults_and_attributes_of_a_function_count() -> None:
+    def by_default(key: str) -> Any:
+        def call(*, key: str = key) -> str:
+            return key
+
+        return call
+
+    def by_attribute(key: str) -> Any:
+        def call() -> Any:
+            return call.key  # type: ignore[attr-defined]
+
+        call.key = key  # type: ignore[attr-defined]
+        return call
+
+    assert circumstances_of(by_default("a"), {}) == circumstances_of(by_default("a"), {})
+    for make in (by_default, by_attribute):
+        assert circumstances_of(make("a"), {}) != circumstances_of(make("b"), {})
+    called = by_attribute("a")
+    before = circumstances_of(called, {})
+    called.calls = 1
+    assert circumstances_of(called, {}) == before
+
+
 def test_arguments_outside_the_key_are_compared_by_value_if_plain() -> None:
     assert circumstances_of(print, {"timeout": 1}) == circumstances_of(print, {"timeout": 1})
     assert circumstances_of(print, {"timeout": 1}) != circumstances_of(print, {"timeout": 1.0})
