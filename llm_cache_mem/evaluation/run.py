@@ -138,7 +138,9 @@ class Run:
         self._answer(item, outcome)
         if item.request is not None:
             self._leaders.pop(item.request.key, None)
-        return self._to_call([twin for twin in item.twins if not self._answer_twin(twin, outcome)])
+        return self._to_call(
+            [twin for twin in item.twins if not self._answer_twin(twin, item, outcome)]
+        )
 
     def results(self) -> Iterator[MapResult]:
         """The results that are due. Raises the error of one that stops the run."""
@@ -181,10 +183,12 @@ class Run:
         self.in_progress += len(calls)
         return calls
 
-    def _answer_twin(self, twin: Item, outcome: Outcome) -> bool:
-        """Answer *twin* as its leader was; whether that could be done."""
+    def _answer_twin(self, twin: Item, leader: Item, outcome: Outcome) -> bool:
+        """Answer *twin* as its *leader* was; whether that could be done."""
         request, answer = twin.request, outcome.answer
         if outcome.error is not None:
+            if not _is_same_call(twin, leader):
+                return False
             error = copy_exception(outcome.error, outcome.error.__traceback__)
             self._answer(twin, outcome._replace(error=error))
             return True
@@ -216,6 +220,15 @@ class Run:
         if not isinstance(error, Exception):
             return True
         return self.settings.on_error == "raise" and not isinstance(error, BudgetSpent)
+
+
+def _is_same_call(one: Item, other: Item) -> bool:
+    """Whether two items are alike also in what is outside their key, such as an API key: only then
+    does one fail as the other does."""
+    try:
+        return bool(one.messages == other.messages and one.params == other.params)
+    except Exception:  # noqa: BLE001  # objects that cannot be compared
+        return False
 
 
 def _later(count: Callable[[], None]) -> None:

@@ -257,6 +257,32 @@ def test_errors_are_collected_beside_answers(cache: LLMCache) -> None:
     assert "A" not in repr(results[0])[len("MapResult") :]
 
 
+@pytest.mark.parametrize("form", ["map", "amap"])
+def test_an_error_is_shared_only_with_the_same_call(cache: LLMCache, form: str) -> None:
+    calls = []
+
+    def create(*, messages: Any, model: str, api_key: str) -> Any:
+        calls.append(api_key)
+        if api_key.startswith("bad"):
+            raise PermissionError(api_key)
+        return answer_to(messages)
+
+    async def acreate(**asked: Any) -> Any:
+        return create(**asked)
+
+    async def collected() -> list[MapResult]:
+        return [r async for r in cache.amap(acreate, asked, on_error="collect", concurrency=1)]
+
+    asked = [request("a", api_key=key) for key in ("bad", "bad", "bad 2", "good", "good", "bad")]
+    if form == "map":
+        results = list(cache.map(create, asked, on_error="collect", concurrency=1))
+    else:
+        results = asyncio.run(collected())
+    errors = [None if r.error is None else str(r.error) for r in results]
+    assert errors == ["bad", "bad", "bad 2", None, None, "bad"]
+    assert calls == ["bad", "bad 2", "good"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
