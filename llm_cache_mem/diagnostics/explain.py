@@ -6,6 +6,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from llm_cache_mem._util import strict_json
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import table
 from llm_cache_mem.diagnostics.differences import (
@@ -28,6 +29,7 @@ _IDS = frozenset({"call_id", "id", "toolUseId", "tool_call_id", "tool_use_id"})
 _KIND, _SAMPLE = "kind of entry", "sample"
 
 
+@without_content
 class StoredRequest(NamedTuple):
     """A request that is stored, or compared with stored ones.
 

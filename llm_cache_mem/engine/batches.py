@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.claims import Claim
 from llm_cache_mem.engine.layers import in_hand
 from llm_cache_mem.engine.reader import Defer, Hit, decoded, same
@@ -30,6 +31,7 @@ class WaitTimeout(TimeoutError):
     """Another caller's call took longer than this one has."""
 
 
+@without_content
 class Part(NamedTuple):
     """The answer to one request: its *value*, the *payload* to store, None if it has no stored
     form, and the *response* from which its usage is read."""
@@ -39,6 +41,7 @@ class Part(NamedTuple):
     response: Any
 
 
+@without_content
 class Made(NamedTuple):
     """What one call gave for the requests that were sent: a part for each, None where none came.
     *response* is the whole, from which usage and price are read; *below*: whether the HTTP layer
@@ -49,6 +52,7 @@ class Made(NamedTuple):
     below: bool = False
 
 
+@without_content
 class Found(NamedTuple):
     """The answer to a request, and where it came from. *age* is in seconds, that of a hit."""
 

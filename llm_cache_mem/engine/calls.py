@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
@@ -59,6 +60,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
+@without_content
 class Answer(NamedTuple):
     """What a flight ends with: the leader's *response*, and what followers copy theirs from."""
 
@@ -69,6 +71,7 @@ class Answer(NamedTuple):
     below: Above | None = None  # how the HTTP layer answered it
 
 
+@without_content
 class Made(NamedTuple):
     """What ``call_missed`` gives: the *value* for this caller, the *answer* that it is of, and
     whether it was *free*, since another caller's call or the HTTP layer's store gave it. *answer*

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, M
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.broadcast import END
 from llm_cache_mem.engine.layers import Above
 from llm_cache_mem.engine.reader import Reader
@@ -204,6 +205,7 @@ class StoredChunks:
         """Read no more."""
 
 
+@without_content
 class Head(NamedTuple):
     """What a call returned before its first chunk, *source*, and the *circumstances* of its
     caller."""
@@ -213,6 +215,7 @@ class Head(NamedTuple):
     recording: ChunkRecording
 
 
+@without_content
 class NoStream(NamedTuple):
     """What *fn* returned although a stream was asked for."""
 

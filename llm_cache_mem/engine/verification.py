@@ -17,6 +17,7 @@ from weakref import finalize
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting.verified import VerifiedStats
 from llm_cache_mem.engine.layers import in_hand
 from llm_cache_mem.engine.reader import same
@@ -58,6 +59,7 @@ class Verified(Protocol):
     async def off_loop(self, call: Callable[[], T]) -> T: ...
 
 
+@without_content
 class Fresh(NamedTuple):
     """What a call gave that was made again: the *value* to store, what prices are read from
     (*reported*), and what admission is asked about (*judged*)."""

@@ -6,6 +6,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.provider import PaidCall
@@ -39,6 +40,7 @@ _OVERTAKEN = {
 _log = logging.getLogger(__name__)
 
 
+@without_content
 class Answered(NamedTuple):
     """A *request*, the *response* to it, and the *value* to store for that."""
 

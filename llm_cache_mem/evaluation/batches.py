@@ -8,6 +8,7 @@ from contextvars import copy_context
 from threading import Event
 from typing import Any, Final, Literal, NamedTuple
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
@@ -29,6 +30,7 @@ PRICE_RATE: Final = 0.5
 _log = logging.getLogger(__name__)
 
 
+@without_content
 class _Result(NamedTuple):
     value: Any
     hit: bool

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from llm_cache_mem._util.reprs import without_content
+
 __all__ = ["MARK", "Found", "Job", "Provider", "Row", "provider_of"]
 
 MARK: Final = "llm_cache_mem"
@@ -12,6 +14,7 @@ MARK: Final = "llm_cache_mem"
 _CLOCK_SKEW: Final = 3600.0
 
 
+@without_content
 class Job(NamedTuple):
     """A request as it is sent: *custom_id* tells its result from the others."""
 
@@ -19,6 +22,7 @@ class Job(NamedTuple):
     body: dict[str, Any]
 
 
+@without_content
 class Row(NamedTuple):
     """A result: the *answer*, an object of the SDK, or the *reason* why there is none."""
 

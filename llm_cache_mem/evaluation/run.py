@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem._util.exceptions import copy_exception
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.calls import Answer, Engine
 from llm_cache_mem.errors import BudgetSpent
 from llm_cache_mem.evaluation.budget import Budget
@@ -75,6 +76,7 @@ class Item:
         self.began = perf_counter()
 
 
+@without_content
 class Outcome(NamedTuple):
     """How a call of a run ended; *answer* makes copies for the twins."""
 

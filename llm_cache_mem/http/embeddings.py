@@ -12,6 +12,7 @@ from itertools import accumulate
 from json import dumps
 from typing import Any, Final, NamedTuple
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.http.request import Asked, asked
 from llm_cache_mem.values.vectors import packed, unpacked
 
@@ -72,6 +73,7 @@ _SIGNATURES: Final = frozenset(
 _WORD: Final = re.compile(r"\w+|[^\w\s]")
 
 
+@without_content
 class Row(NamedTuple):
     """The answer to one text: its *items* by the columns they are from, and the *rest* of the
     answer, in which usage is that of this text. *headers* are those of the response."""

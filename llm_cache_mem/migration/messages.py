@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
 from llm_cache_mem.migration.sources import UNREADABLE, Skipped, files_in
@@ -12,6 +13,7 @@ from llm_cache_mem.migration.sources import UNREADABLE, Skipped, files_in
 __all__ = ["Chat", "read_lines"]
 
 
+@without_content
 class Chat(NamedTuple):
     """A request, and the answer to it as the Chat Completions API would give it."""
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 from llm_cache_mem.errors import LLMCacheError, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
@@ -25,6 +26,7 @@ _FOLLOW_NOT = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)  # Wind
 _BROKEN_LINES_NAMED = 5
 
 
+@without_content
 class _Line(NamedTuple):
     """A line as it stands in the file, and what it says; its times may be older than those of the
     entry."""

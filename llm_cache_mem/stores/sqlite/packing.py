@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.values.entry import Entry, Envelope
 
 __all__ = ["SEALED", "SLICE", "Row", "packed", "slices", "space_of"]
@@ -16,6 +17,7 @@ SEALED = "*"  # the model of an entry whose envelope hides it
 SLICE = 5000  # rows that one transaction puts or removes at the most
 
 
+@without_content
 class Row(NamedTuple):
     """A row to put; *used* orders by use, *size* is what it counts for in bytes. *micros* seconds
     and *nanos* dollars; None is unknown. *space* and *model* name its part."""
