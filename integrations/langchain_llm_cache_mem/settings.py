@@ -54,17 +54,18 @@ class ModelSettings:
         return Identity(found.settings, {**found.opaque, **opaque})
 
     def wrote(self, cls: type[BaseModel], name: str, old: Any, new: Any) -> None:
-        """Learn that a *cls* set its own attribute *name* while it answered: a count, or something
-        private that it keeps from call to call, is no setting."""
-        counts = type(old) is int and type(new) is int
+        """Learn that a *cls* set its own attribute *name* while it answered: a count or another
+        object that is private is no setting."""
+        counts = type(old) is int and type(new) is int and _may_count(cls, name)
         if counts or (name.startswith("_") and not isinstance(new, (str, float, int))):
             self._learn(cls, name)
 
     def watch(self, model: BaseModel, cls: type[BaseModel]) -> Callable[[], None]:
         """Watch *model*, which is about to be called; call the result when it has answered.
 
-        A private collection that grew meanwhile is a record of calls, and a number that is one more
-        than before is a count. Neither is a setting.
+        A private collection that grew meanwhile is a record of calls, and a private number that is
+        one more than before is a count. Neither is a setting. What is public may have been set by
+        the user meanwhile.
         """
         before = dict(_countable(model, cls))
         for value in before.values():
@@ -122,11 +123,19 @@ MODEL_SETTINGS: Final = ModelSettings()
 
 
 def _countable(model: BaseModel, cls: type[BaseModel]) -> Iterator[tuple[str, Any]]:
-    """The counts that *model* may hold, and its private collections."""
+    """The numbers of *model* that may be counts, and its private collections."""
     for name, value in settings_of(model):
-        private = name not in cls.model_fields and name.startswith("_")
-        if type(value) is int or (private and isinstance(value, (list, dict, set))):
+        counts = type(value) is int and _may_count(cls, name)
+        if counts or (name.startswith("_") and isinstance(value, (list, dict, set))):
             yield name, value
+
+
+def _may_count(cls: type[BaseModel], name: str) -> bool:
+    """Whether a number called *name* may be a count: it is private, or a field of a fake of
+    langchain-core."""
+    return name.startswith("_") or any(
+        is_core_fake(base) and name in getattr(base, "model_fields", ()) for base in cls.__mro__
+    )
 
 
 def _initial(cls: type[BaseModel], name: str) -> Any:

@@ -189,7 +189,8 @@ def _values(found: Collection[Found | None]) -> list[Any]:
 
 class _Changing:
     """Learns which attributes of models are no settings, because models change them while they
-    answer: counts, and records of calls. Thread-safe."""
+    answer: private counts, and records of calls that are no declared field. What is public may have
+    been set by the user meanwhile. Thread-safe."""
 
     def __init__(self) -> None:
         self._first: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
@@ -201,10 +202,12 @@ class _Changing:
 
     def watch(self, model: Any) -> Callable[[], None]:
         """Watch *model*, which is about to be called; call the result when it has answered."""
+        fields = getattr(type(model), "model_fields", ())
         before = {
             name: value if type(value) is int else type(value)(value)
             for name, value in settings_of(model)
-            if type(value) in (int, list, dict, set)
+            if (type(value) is int and name.startswith("_"))
+            or (type(value) in (list, dict, set) and name not in fields)
         }
 
         def learn() -> None:

@@ -164,6 +164,21 @@ def test_a_private_list_changed_between_calls_changes_the_key(ask: Ask, cache: L
     assert ask(model, cache) == "hi #2"
 
 
+class Growing(Counting):
+    """Raises one of its settings while it answers; what a user does to it meanwhile is alike."""
+
+    most: int = 2
+
+    def _answer(self, messages: Any) -> AIMessage:
+        self.most += 1
+        return AIMessage(f"at most {self.most - 1}")
+
+
+def test_a_field_that_grows_during_a_call_is_in_the_key(ask: Ask, cache: LLMCacheMem) -> None:
+    for most in (2, 3, 7):
+        assert ask(Growing(most=most), cache) == f"at most {most}"
+
+
 class Undescribed(BaseChatModel):
     """Tells LangChain no more than its type, as ChatOllama does."""
 

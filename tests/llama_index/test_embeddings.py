@@ -100,6 +100,20 @@ def test_other_settings_are_other_entries(caching: Making, cache: LLMCache) -> N
             assert len(model.get_text_embedding("a")) == size
 
 
+class Growing(Lengths):
+    """Raises one of its settings while it answers."""
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        vector = super()._get_text_embedding(text)
+        self.size += 1
+        return vector
+
+
+def test_a_setting_that_grows_during_a_call_is_in_the_key(cache: LLMCache) -> None:
+    assert len(CachedEmbedding(Growing(size=2), cache).get_text_embedding("a")) == 2
+    assert len(CachedEmbedding(Growing(size=6), cache).get_text_embedding("a")) == 6
+
+
 def test_batches_are_as_large_as_the_model_makes_them(caching: Making, cache: LLMCache) -> None:
     bare = Lengths(embed_batch_size=3)
     with caching(bare, cache) as model:
