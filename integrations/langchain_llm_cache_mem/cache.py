@@ -11,6 +11,7 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 
 from langchain_llm_cache_mem.caller import Call, calling, check_langchain, report_change
 from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader, NamespaceFrom
+from langchain_llm_cache_mem.fallback import Fallback
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
 from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
@@ -77,7 +78,8 @@ class LLMCacheMem(BaseCache):
             that ``cache.invalidate("doc:<id>")`` makes them invalid: ``doc:`` and the id of each,
             or else its ``metadata["source"]``; or a function of a document that returns its name.
         fallback: Another LangChain cache, such as the SQLiteCache used before. Answers that are
-            only there are taken over as they are asked for.
+            only there are taken over as they are asked for, each once, into the cache's own
+            namespace, until ``clear()``.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class LLMCacheMem(BaseCache):
         self._usage: Usage = usage
         self._unidentified: Unidentified | None = unidentified
         self._config = ConfigReader.of(namespace_from, tags_from, sources)
-        self._fallback = fallback
+        self._fallback = None if fallback is None else Fallback(fallback, self._cache)
         self._scope = ""
         self._warned: set[str] = set()
         self._remembered: list[_Remembered | None] = [None] * _SLOTS
@@ -151,7 +153,6 @@ class LLMCacheMem(BaseCache):
         if not isinstance(name, str):
             raise TypeError(f"a scope is named by a str, not {type(name).__name__}")
         other = _reopen(self._cache, self._usage, self._unidentified, "", self._config)
-        other._fallback = self._fallback
         other._scope = name
         other._requests = Requests(self._cache.engine, name, identity=name)
         return other
@@ -164,8 +165,8 @@ class LLMCacheMem(BaseCache):
             call = calling(prompt, llm_string)
             request = self._request(prompt, llm_string, call)
             if request is not None:
-                if self._fallback is not None and self._is_new(request):
-                    self._take_over(request, self._fallback.lookup(prompt, llm_string))
+                if self._fallback is not None:
+                    self._fallback.take_over(request, prompt, llm_string)
                 hit = self._cache.engine.lookup(request, load, zero_usage=self._usage == "zero")
                 if hit is None and call is not None and is_chat(prompt):
                     hit = self._coalesced(request, call)
@@ -189,13 +190,14 @@ class LLMCacheMem(BaseCache):
 
     def clear(self, **kwargs: Any) -> None:
         """Forget every answer of the cache's namespace, those of its other users included, and of
-        no other namespace.
+        no other namespace. A fallback is asked no more.
 
         Raises:
             TypeError: for any argument. No part of a namespace can be named here, because keys are
                 digests.
         """
         _refuse_arguments(kwargs)
+        self._fallback = None
         self._cache.clear()
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
@@ -206,8 +208,8 @@ class LLMCacheMem(BaseCache):
             request = self._request(prompt, llm_string, call)
             if request is None:
                 return None
-            if self._fallback is not None and self._is_new(request):
-                self._take_over(request, await self._fallback.alookup(prompt, llm_string))
+            if self._fallback is not None:
+                await self._fallback.atake_over(request, prompt, llm_string)
             wait_timeout = self._wait_timeout(call) if is_chat(prompt) else 0.0
             if wait_timeout and not await self._turns.take(request.key, wait_timeout) and call:
                 report_change("a call of a chat model is no task of its own")
@@ -233,18 +235,10 @@ class LLMCacheMem(BaseCache):
     async def aclear(self, **kwargs: Any) -> None:
         """As ``clear``."""
         _refuse_arguments(kwargs)
+        self._fallback = None
         await self._cache.aclear()
 
     # -- Inside
-
-    def _is_new(self, request: Request) -> bool:
-        return self._cache.engine.recheck(request, load) is None
-
-    def _take_over(self, request: Request, found: RETURN_VAL_TYPE | None) -> None:
-        """Store what the fallback has *found*."""
-        if found:
-            value = dump(found, request.params)
-            self._cache.engine.store(request, value, response=found)
 
     def _coalesced(self, request: Request, call: Call) -> Hit | None:
         """The answer to another thread's call in progress; None if this thread is to make the

@@ -139,6 +139,14 @@ class Writer:
         entry = self._admitted(request, self.encode(request, value), response, paid)
         return None if entry is None else self._put_or_skip(request, entry, flight)
 
+    def take_over(
+        self, request: Request, response: Any, encode: Callable[[Any], Any] = same
+    ) -> Entry | None:
+        """``store`` for a *response* that another cache has given, so that no call is counted."""
+        paid = self._bill(request.model, response, None)
+        entry = self._admitted(request, self.encode(request, response, encode), response, paid)
+        return None if entry is None else self._put_or_skip(request, entry, None)
+
     def store_encoded(
         self,
         request: Request,

@@ -121,6 +121,11 @@ class Keyer:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""
         return keys.prefix(self._current_namespace(), kind)
 
+    def is_own(self, key: str) -> bool:
+        """Whether *key* is of the namespace that was set here, and not one that a call has asked
+        for."""
+        return key.startswith(keys.prefix(self._namespace))
+
     def _current_namespace(self) -> str:
         asked: Any = current().namespace
         ours = asked is UNSET or (self.travelled and isinstance(asked, Inherited))
