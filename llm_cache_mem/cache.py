@@ -779,7 +779,7 @@ class LLMCache:
 
         stats = self.stats()
         return headed(
-            repr(self), stats._repr_html_() if any(stats) else "<p>nothing was asked yet</p>"
+            repr(self), stats._repr_html_() if any(stats) else "<p>no calls yet</p>"
         )
 
     def __copy__(self) -> Self:

@@ -284,7 +284,7 @@ def test_a_cache_shows_what_it_is_and_what_it_saved(shell: Any) -> None:
         "<p><code>LLMCache(backend=&#x27;memory&#x27;, ttl_seconds=3600.0,"
         " mode=&#x27;on&#x27;)</code></p>"
     )
-    assert cache._repr_html_() == f"{head}<p>nothing was asked yet</p>"
+    assert cache._repr_html_() == f"{head}<p>no calls yet</p>"
     cache.get_or_call([{"role": "user", "content": float("nan")}], lambda **request: "a")
     assert cache._repr_html_() == head + cache.stats()._repr_html_()
     assert "<td style='text-align:right'>request 1</td>" in cache._repr_html_()

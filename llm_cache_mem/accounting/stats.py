@@ -257,7 +257,7 @@ class CacheStats(NamedTuple):
     def _headline(self) -> str:
         asked = self.hits + self.misses
         if not asked:
-            return "no calls asked yet"
+            return "no calls yet"
         return f"{self.avoided:,} of {asked:,} calls avoided ({self.avoided / asked:.0%})"
 
     def _facts(self) -> Iterator[tuple[str, str]]:
