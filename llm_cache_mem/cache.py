@@ -778,9 +778,7 @@ class LLMCache:
         from llm_cache_mem.accounting.render import headed  # only notebooks need it
 
         stats = self.stats()
-        return headed(
-            repr(self), stats._repr_html_() if any(stats) else "<p>no calls yet</p>"
-        )
+        return headed(repr(self), stats._repr_html_() if any(stats) else "<p>no calls yet</p>")
 
     def __copy__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import gc
 import re
 import sys
 import threading
@@ -82,6 +83,7 @@ def as_before():
             getattr(sys.modules[module], turn_off)(None)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:inspect"
 )  # LlamaIndex's workflows look at pydantic's deprecated attributes
@@ -98,6 +100,9 @@ def test_example(code, page, tmp_path, monkeypatch, provider):
     result = eval(compile(code, page, "exec", flags=flags), scope)
     if asyncio.iscoroutine(result):
         asyncio.run(result)
+    if "OpenAI(" in code:
+        scope.clear()
+        gc.collect()  # clients that an example leaves open go here, and not in another test
 
 
 def test_there_are_examples():

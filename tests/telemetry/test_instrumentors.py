@@ -1,5 +1,6 @@
 """Whoever adds up usage is told of none on a hit: instrumentors, tracers and callback handlers."""
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,18 @@ from llm_cache_mem.http.headers import SAVED_TOKENS
 from llm_cache_mem.http.onlookers import sums_usage
 
 # of the instrumentors themselves, and of an SDK about the model
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collect() -> Iterator[None]:
+    """Clients that instrumentors hold in cycles go at the end of their own test."""
+    yield
+    gc.collect()
+
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 CHAT = {
