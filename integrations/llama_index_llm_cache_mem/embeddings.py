@@ -7,12 +7,13 @@ In all else a CachedEmbedding is the model that it was made from.
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
+from llama_index_llm_cache_mem.replaced import Replaced, all_subclasses, put_back
 from llama_index_llm_cache_mem.view import Direct, direct, plain_class, sharing, view_class
 from llm_cache_mem import LLMCache
 from llm_cache_mem.engine.embeddings import EmbeddingModel
@@ -192,7 +193,7 @@ for _leaf in _LEAVES:
 # -- Every model of the process
 
 _cache: LLMCache | None = None
-_replaced: "list[tuple[weakref.ref[type], str, Any, Any]]" = []
+_replaced: Replaced = []
 """What was put in the place of what: class, name, the original, ours."""
 _lock: Final = threading.RLock()
 
@@ -203,24 +204,14 @@ def install(cache: LLMCache | None) -> None:
     global _cache
     with _lock:
         if cache is not None and not _replaced:
-            for cls in _all_subclasses(BaseEmbedding):
+            for cls in all_subclasses(BaseEmbedding):
                 _patch(cls)
             # taken away again below
             BaseEmbedding.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]
         _cache = cache
         if cache is None and _replaced:
             del BaseEmbedding.__init_subclass__
-            for reference, name, original, ours in reversed(_replaced):
-                cls = reference()
-                if cls is not None and cls.__dict__.get(name) is ours:
-                    setattr(cls, name, original)
-            _replaced.clear()
-
-
-def _all_subclasses(cls: Any) -> Iterator[type]:
-    for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _all_subclasses(subclass)
+            put_back(_replaced)
 
 
 def _init_subclass(cls: type[BaseEmbedding], **kwargs: Any) -> None:

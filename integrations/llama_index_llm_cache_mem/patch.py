@@ -5,7 +5,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from llama_index.core.base.llms.base import BaseLLM
@@ -13,6 +13,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import calls, structured
 from llama_index_llm_cache_mem.leaves import LEAVES, Leaf, Target, Usage
+from llama_index_llm_cache_mem.replaced import Replaced, all_subclasses, put_back
 from llama_index_llm_cache_mem.validation import adiscarding, discarding
 from llama_index_llm_cache_mem.view import Direct, set_patched
 from llm_cache_mem import LLMCache
@@ -22,7 +23,7 @@ __all__ = ["cache_for", "install"]
 _log = logging.getLogger(__name__)
 _cache: LLMCache | None = None
 _usage: Usage = "zero"
-_replaced: list[tuple["weakref.ref[type]", str, Any, Any]] = []
+_replaced: Replaced = []
 """What was put in the place of what: class, name, the original, ours."""
 _lock: Final = threading.RLock()
 
@@ -37,7 +38,7 @@ def install(cache: LLMCache | None, usage: Usage = "zero") -> None:
     global _cache, _usage
     with _lock:
         if cache is not None and not _replaced:
-            for cls in _all_subclasses(BaseLLM):
+            for cls in all_subclasses(BaseLLM):
                 _patch(cls)
             # taken away again below
             BaseLLM.__init_subclass__ = classmethod(_init_subclass)  # type: ignore[assignment,arg-type]
@@ -47,19 +48,7 @@ def install(cache: LLMCache | None, usage: Usage = "zero") -> None:
         if cache is None and _replaced:
             del BaseLLM.__init_subclass__, BaseLLM.__reduce_ex__
             _warned.clear()
-            for reference, name, original, ours in reversed(_replaced):
-                cls = reference()
-                if (
-                    cls is not None and cls.__dict__.get(name) is ours
-                ):  # else other code has replaced it since
-                    setattr(cls, name, original)
-            _replaced.clear()
-
-
-def _all_subclasses(cls: Any) -> Iterator[type]:
-    for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _all_subclasses(subclass)
+            put_back(_replaced)
 
 
 def _init_subclass(cls: type[BaseLLM], **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ from llm_cache_mem.accounting.render import Row, table
 from llm_cache_mem.bench.report import Document
 from llm_cache_mem.bench.tables import facts, tables
 
-__all__ = ["render"]
+__all__ = ["render", "section"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2530; --dim: #5d6b7a; --line: #d8dee6; --back: #fff; }
@@ -34,7 +34,7 @@ def render(document: Document) -> str:
     pairs = "".join(
         f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts(document)
     )
-    shown = "".join(_table(*each) for each in tables(document))
+    shown = "".join(section(*each) for each in tables(document))
     price = ", ".join(
         f"{field.replace('_', ' ')} {value:g}"
         for field, value in document["price"].items()
@@ -65,7 +65,8 @@ def _charts(document: Document) -> str:
     )
 
 
-def _table(title: str, head: Row, rows: list[Row], note: str) -> str:
+def section(title: str, head: Row, rows: list[Row], note: str) -> str:
+    """A table under its *title*, with a *note* below."""
     below = f"<p>{escape(note)}</p>" if note else ""
     cells = table([head, *rows], texts=0)
     return f'<h2>{escape(title)}</h2><div class="wide">{cells}</div>{below}'

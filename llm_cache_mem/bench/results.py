@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from llm_cache_mem.accounting.pricing import Price
-from llm_cache_mem.accounting.render import aligned, table
+from llm_cache_mem.accounting.render import aligned
 from llm_cache_mem.bench.bill import DEFAULT_PRICE
 from llm_cache_mem.bench.clients import CacheConfig
 from llm_cache_mem.bench.eviction import DEFAULT_SIZES
+from llm_cache_mem.bench.html import section
 from llm_cache_mem.bench.reader import Trace, open_trace
 from llm_cache_mem.bench.report import Document, build
 from llm_cache_mem.bench.simulation import DEFAULT_PROMPT_TTLS, Simulation
@@ -39,10 +40,7 @@ class Simulated(NamedTuple):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return "".join(
-            f"<h4>{title}</h4>{table([head, *rows])}<p>{note}</p>"
-            for title, head, rows, note in tables(self.document)
-        )
+        return "".join(section(*each) for each in tables(self.document))
 
 
 def simulate(

@@ -13,6 +13,7 @@ from llm_cache_mem._util.durations import parse_duration
 from llm_cache_mem.errors import LLMCacheError
 
 __all__ = [
+    "DEFAULT_STORE",
     "FAILED",
     "MISUSED",
     "URL_VARIABLE",
@@ -40,6 +41,8 @@ FAILED = 1
 MISUSED = 2
 """The exit status of a wrong command line."""
 URL_VARIABLE = "LLM_CACHE_MEM_URL"
+DEFAULT_STORE = "sqlite://./.llm_cache_mem.db"
+"""Of the commands that make calls."""
 
 
 class CommandFailed(LLMCacheError):

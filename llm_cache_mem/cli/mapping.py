@@ -13,6 +13,7 @@ import typer
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.cli.arguments import (
+    DEFAULT_STORE,
     FAILED,
     MISUSED,
     BadInput,
@@ -30,8 +31,6 @@ from llm_cache_mem.installation.switch import VARIABLE
 from llm_cache_mem.stores.urls import locate
 
 __all__ = ["map_"]
-
-_FILE: Final = "sqlite://./.llm_cache_mem.db"
 
 
 class _Sdk(NamedTuple):
@@ -65,7 +64,7 @@ def map_(
     ],
     backend: Annotated[
         str, typer.Option(metavar="URL", envvar=VARIABLE, help="The store: a URL or a path.")
-    ] = _FILE,
+    ] = DEFAULT_STORE,
     namespace: Annotated[
         str, typer.Option(metavar="NAME", callback=in_utf8, help="The namespace of the answers.")
     ] = "",

@@ -14,7 +14,7 @@ import typer
 
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.cli.arguments import FAILED, MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli.arguments import DEFAULT_STORE, FAILED, MISUSED, CommandFailed, seconds_in
 from llm_cache_mem.cli.run_gateway import gateway
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.installation.child import Savings, environment_for, savings_in
@@ -24,7 +24,6 @@ from llm_cache_mem.stores.urls import locate
 
 __all__ = ["run"]
 
-_FILE: Final = "sqlite://./.llm_cache_mem.db"
 _MOST_ENTRIES: Final = 100_000  # as in a gateway
 _NOT_FOUND: Final = 127
 _PASSED_ON: Final = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
@@ -39,7 +38,7 @@ def run(
         typer.Option(
             metavar="URL",
             envvar=VARIABLE,
-            help=f"The store: a URL or a path. Default: {_FILE.removeprefix('sqlite://')}",
+            help=f"The store: a URL or a path. Default: {DEFAULT_STORE.removeprefix('sqlite://')}",
         ),
     ] = None,
     mode: Annotated[
@@ -70,7 +69,7 @@ def run(
       llm-cache-mem run --mode replay --backend ./answers.db -- pytest
       llm-cache-mem run --gateway -- node app.mjs
     """
-    settings: dict[str, Any] = {"backend": _absolute(backend or _FILE)}
+    settings: dict[str, Any] = {"backend": _absolute(backend or DEFAULT_STORE)}
     if mode is not None:
         try:
             settings["mode"] = check_mode(mode, "--mode")
