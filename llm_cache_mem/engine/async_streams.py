@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.engine.async_broadcast import AsyncBroadcast, AsyncSubscriber
 from llm_cache_mem.engine.broadcast import END
-from llm_cache_mem.engine.single_flight import Flight, is_nested
+from llm_cache_mem.engine.flight import Flight, is_nested
 from llm_cache_mem.engine.stream_calls import (
     ROUNDS,
     Head,

@@ -29,13 +29,14 @@ from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.engine.claims import Claims
 from llm_cache_mem.engine.fail_open import FailOpen
+from llm_cache_mem.engine.flight import Flight, is_nested
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.layers import Above, Layers, in_hand
 from llm_cache_mem.engine.reader import Hit, Other, Reader, decoded, same
 from llm_cache_mem.engine.samples import SampleWarning
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.shared_streams import open_stream
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight, is_nested
+from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.stream_calls import StreamCall
 from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
 from llm_cache_mem.engine.writer import Answered, Listener, Writer

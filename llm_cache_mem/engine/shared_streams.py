@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_cache_mem.engine.broadcast import END, Broadcast, Subscriber
-from llm_cache_mem.engine.single_flight import Flight, is_nested
+from llm_cache_mem.engine.flight import Flight, is_nested
 from llm_cache_mem.engine.stream_calls import (
     ROUNDS,
     Head,

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.broadcast import END
+from llm_cache_mem.engine.flight import Flight, keep_lead
 from llm_cache_mem.engine.layers import Above
 from llm_cache_mem.engine.reader import Reader
 from llm_cache_mem.engine.settings import Settings
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight, keep_lead
+from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.streams import ChunkRecording, NotShareable
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import LLMCacheError, ValueNotCacheable

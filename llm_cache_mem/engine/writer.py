@@ -11,10 +11,11 @@ from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.provider import PaidCall
 from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.flight import Flight
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.reader import reason_of, same
 from llm_cache_mem.engine.settings import Settings
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight
+from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.responses import usage

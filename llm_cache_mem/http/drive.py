@@ -9,8 +9,8 @@ from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
 from llm_cache_mem.engine.broadcast import Broadcast
 from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.flight import Flight, is_nested
 from llm_cache_mem.engine.layers import Above, call_above, has_in_hand, in_hand
-from llm_cache_mem.engine.single_flight import Flight, is_nested
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode

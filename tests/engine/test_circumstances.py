@@ -54,7 +54,7 @@ class Provider:
 
 
 def waiting(cache: LLMCache) -> int:
-    return sum(len(flight._waiters) for flight in cache.engine.flights._flights.values())
+    return sum(len(flight.waiters) for flight in cache.engine.flights._table._listed.values())
 
 
 def ask(cache: LLMCache, provider: Provider, **outside: Any) -> "Future[Any]":
@@ -209,7 +209,7 @@ def test_a_result_for_callers_alike_only_leaves_the_others_to_call() -> None:
     first = run(refuse, "bad key")
     assert began.wait(PATIENCE)
     alike, other = run(refuse, "bad key"), run(lambda flight: "200", "good key")
-    until(lambda: len(flights._flights[KEY]._waiters) == 2)
+    until(lambda: len(flights._table._listed[KEY].waiters) == 2)
     passed.set()
     assert (first.result(PATIENCE), alike.result(PATIENCE)) == (("401", False), ("401", True))
     assert other.result(PATIENCE) == ("200", False)

@@ -85,7 +85,7 @@ def test_threads_read_all_of_a_stream_or_an_error(seed: int) -> None:
         except ConnectionError:
             continue
         assert came == WHOLE[:leaves_after], f"seed {seed}"
-    assert not cache.engine.flights._flights, f"seed {seed}"
+    assert not cache.engine.flights._table._listed, f"seed {seed}"
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -119,4 +119,4 @@ async def test_tasks_read_all_of_a_stream_or_an_error(seed: int) -> None:
         assert came == WHOLE[:leaves_after], f"seed {seed}"
     for _ in range(20):
         await asyncio.sleep(0)
-    assert not cache.engine.flights._flights, f"seed {seed}"
+    assert not cache.engine.flights._table._listed, f"seed {seed}"

@@ -21,19 +21,20 @@ from typing import Any
 import pytest
 from threads import PATIENCE, start, until
 
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight
+from llm_cache_mem.engine.flight import Flight
+from llm_cache_mem.engine.single_flight import SingleFlight
 
 KEY = "1:ns:value:abc"
 LONG = 600.0  # no test waits this long; one that would have to fails before, after PATIENCE
 
 
 def seated(flights: SingleFlight, key: str = KEY) -> int:
-    flight = flights._flights.get(key)
-    return 0 if flight is None else len(flight._waiters)
+    flight = flights._table._listed.get(key)
+    return 0 if flight is None else len(flight.waiters)
 
 
 def idle(flights: SingleFlight) -> bool:
-    return not flights._flights and not flights._tasks
+    return not flights._table._listed and not flights._tasks
 
 
 class Gate:
@@ -221,7 +222,7 @@ def test_a_nested_call_for_the_same_key_does_not_wait() -> None:
 def test_the_same_key_in_another_table_is_another_flight() -> None:
     one, two = SingleFlight(LONG), SingleFlight(LONG)
     seen = []
-    one.run(KEY, lambda _: two.run(KEY, lambda _: seen.append(list(two._flights))))
+    one.run(KEY, lambda _: two.run(KEY, lambda _: seen.append(list(two._table._listed))))
     assert seen == [[KEY]]
 
 
@@ -290,7 +291,7 @@ def test_forget_waits_for_a_store_under_way() -> None:
     leader = start(lambda: flights.run(KEY, lambda flight: flight.commit(store)))
     assert gate.started.acquire(timeout=PATIENCE)
     forgetting = start(lambda: (flights.forget(KEY), log.append("forgotten")))
-    until(lambda: KEY not in flights._flights)
+    until(lambda: KEY not in flights._table._listed)
     gate.passed.release()
     forgetting.result(PATIENCE)
     leader.result(PATIENCE)
@@ -416,7 +417,7 @@ def _forked(flights: SingleFlight, *, hold: bool) -> int:
     holding, release = threading.Event(), threading.Event()
 
     def hold_lock() -> None:
-        with flights._lock:
+        with flights._table._lock:
             holding.set()
             release.wait(60)
 

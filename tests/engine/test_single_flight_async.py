@@ -14,7 +14,8 @@ import anyio
 import pytest
 from threads import PATIENCE, start
 
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight
+from llm_cache_mem.engine.flight import Flight
+from llm_cache_mem.engine.single_flight import SingleFlight
 
 KEY = "1:ns:value:abc"
 LONG = 600.0  # no test waits this long; one that has to fails before, after PATIENCE
@@ -72,7 +73,7 @@ async def callers(
 
 
 def idle(flights: SingleFlight) -> bool:
-    return not flights._flights and not flights._tasks
+    return not flights._table._listed and not flights._tasks
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -83,8 +84,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def seated(flights: SingleFlight) -> int:
-    flight = flights._flights.get(KEY)
-    return 0 if flight is None else len(flight._waiters)
+    flight = flights._table._listed.get(KEY)
+    return 0 if flight is None else len(flight.waiters)
 
 
 async def test_a_lone_caller_gets_the_result_of_its_work() -> None:
@@ -176,7 +177,7 @@ async def test_cancelling_as_the_answer_arrives_affects_no_other_caller() -> Non
     flights, gate = SingleFlight(LONG), Gate("answer")
     tasks = await callers(flights, gate, 3)
     gate.passed.release()
-    await until(lambda: not flights._flights)
+    await until(lambda: not flights._table._listed)
     tasks[1].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[0] == ("answer", False)
@@ -611,7 +612,7 @@ def test_a_loop_stopped_while_leading_delays_others_briefly(closed: bool) -> Non
         abandon(loop)
     assert follower.result(60) == ("own", False)
     assert flights.run(KEY, lambda flight: "next") == ("next", False)
-    assert not flights._flights
+    assert not flights._table._listed
     if not closed:
         for task in asyncio.all_tasks(loop):
             task.cancel()

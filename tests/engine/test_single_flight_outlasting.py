@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight
+from llm_cache_mem.engine.flight import Flight
+from llm_cache_mem.engine.single_flight import SingleFlight
 
 KEY = "key"
 
@@ -56,7 +57,7 @@ def test_an_abandoned_stream_is_not_shared(flights: SingleFlight) -> None:
     flights.run(KEY, lasting)
     flights_of_results.clear()
     gc.collect()
-    assert not flights._flights
+    assert not flights._table._listed
     assert flights.run(KEY, lasting)[1] is False
 
 
@@ -76,7 +77,7 @@ def test_work_that_fails_does_not_outlast_its_flight(flights: SingleFlight) -> N
 
     with pytest.raises(ValueError):  # noqa: PT011
         flights.run(KEY, fail)
-    assert not flights._flights
+    assert not flights._table._listed
 
 
 def test_forgetting_a_key_reaches_every_circumstance(flights: SingleFlight) -> None:
@@ -86,11 +87,11 @@ def test_forgetting_a_key_reaches_every_circumstance(flights: SingleFlight) -> N
     assert flights.run(KEY, lasting, "threads") == (first, True)
     flights.forget(KEY)
     assert all(flights_of_results[result].commit(lambda: 1) is None for result in (first, second))
-    assert not flights._flights
+    assert not flights._table._listed
 
 
 def test_a_solo_flight_is_never_shared_but_can_be_forgotten(flights: SingleFlight) -> None:
     flight = flights.solo(KEY)
-    assert not flights._flights
+    assert not flights._table._listed
     flights.forget()
     assert flight.commit(lambda: 1) is None

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from llm_cache_mem.engine.single_flight import Flight, SingleFlight
+from llm_cache_mem.engine.flight import Flight
+from llm_cache_mem.engine.single_flight import SingleFlight
 
 KEYS = ["a", "b", "c", "d"]
 
@@ -249,6 +250,6 @@ def test_no_caller_hangs_and_no_key_is_called_twice() -> None:
     assert not world.wrong
     assert {at: calls for at, calls in world.calls.items() if calls > 1 + world.excused[at]} == {}
     assert min(map(world.events.__getitem__, EVENTS)) > 0
-    assert not world.flights._flights
+    assert not world.flights._table._listed
     assert not world.flights._tasks
-    assert not world.flights._known
+    assert not world.flights._table._known

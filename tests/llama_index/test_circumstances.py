@@ -44,8 +44,8 @@ def test_a_bad_key_fails_its_own_caller_only(everywhere: bool) -> None:
         first = start(lambda: one.complete("hi").text)
         assert STARTED.acquire(timeout=PATIENCE)
         second = start(lambda: other.complete("hi").text)
-        flights = cache.engine.flights._flights
-        until(lambda: sum(len(flight._waiters) for flight in flights.values()) == 1)
+        flights = cache.engine.flights._table._listed
+        until(lambda: sum(len(flight.waiters) for flight in flights.values()) == 1)
         PASSED.release(2)
         with pytest.raises(PermissionError):
             first.result(PATIENCE)
