@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from llm_cache_mem.accounting.render import avoided
+
 __all__ = ["Summary", "Totals", "phases_table", "summarise", "totals_table"]
 
 Record = dict[str, Any]
+
+_COLUMNS = ("hits", "coalesced", "paid", "seconds")
 
 
 class Totals(NamedTuple):
@@ -26,11 +30,15 @@ class Totals(NamedTuple):
 class Phase(NamedTuple):
     name: str
     asked: int
-    paid: int
     hits: int
     coalesced: int
+    paid: int
     skipped: int
     seconds: float
+
+    @property
+    def avoided(self) -> int:
+        return self.hits + self.coalesced
 
 
 class Example(NamedTuple):
@@ -96,7 +104,8 @@ def _phase(name: str, records: list[Record]) -> Phase:
     seconds = sum(
         record["seconds"] for record in records if record["outcome"] != "coalesced"
     )  # coalesced calls wait for one that is counted
-    return Phase(name, len(records), paid, outcomes["hit"], outcomes["coalesced"], skipped, seconds)
+    hits, coalesced = outcomes["hit"], outcomes["coalesced"]
+    return Phase(name, len(records), hits, coalesced, paid, skipped, seconds)
 
 
 def _totals(records: list[Record], seconds: str) -> Totals:
@@ -156,19 +165,27 @@ def _example(records: list[Record]) -> Example | None:
 
 
 def phases_table(summary: Summary) -> Table:
-    table = Table(title="Questions", title_justify="left", show_footer=True)
+    """A table of the phases that leads with the calls avoided; zeros are left blank."""
     whole = summary.all
-    table.add_column("what was asked", footer="all")
-    for heading in ("asked", "paid", "hits", "coalesced", "skipped", "seconds"):
+    table = Table(title=avoided(whole.avoided, whole.asked), title_justify="left", show_footer=True)
+    table.add_column("", footer="all")
+    table.add_column("calls avoided", justify="right", footer=_avoided(whole))
+    for heading in _COLUMNS:
         value = getattr(whole, heading)
         table.add_column(heading, justify="right", footer=_number(value))
     for phase in summary.phases:
-        table.add_row(phase.name, *(_number(value) for value in phase[1:]))
+        counts = (_number(getattr(phase, name)) for name in _COLUMNS)
+        table.add_row(phase.name, _avoided(phase), *counts)
     return table
 
 
+def _avoided(phase: Phase) -> str:
+    return f"{phase.avoided:,} of {phase.asked:,} ({phase.avoided / phase.asked:.0%})"
+
+
 def _number(value: float) -> str:
-    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+    shown = f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+    return "" if shown in ("0", "0.0") else shown
 
 
 def totals_table(summary: Summary, dollars: str) -> Table:
@@ -184,10 +201,10 @@ def totals_table(summary: Summary, dollars: str) -> Table:
     )
     for name, field, form in (*rows, ("seconds of waiting", "seconds", "{:,.1f}")):
         paid, saved = getattr(summary.paid, field), getattr(summary.saved, field)
-        share = f"{saved / (paid + saved):.0%}" if paid + saved else "-"
+        share = f"{saved / (paid + saved):.0%}" if paid + saved else "—"
         unknown = field == "dollars" and summary.paid.unpriced + summary.saved.unpriced
         cells = (
-            ["price unknown"] * 3
+            ["—"] * 3
             if unknown and not paid + saved
             else [form.format(v) for v in (paid + saved, paid, saved)]
         )

@@ -219,7 +219,7 @@ class Ledger:
         if self.listeners:
             self._tell("error", current().tags, reason=operation)
 
-    def snapshot(self, size: int) -> CacheStats:
+    def snapshot(self, size: int, total_size: int | None = None) -> CacheStats:
         self._settle()
         with self._lock:
             models = {
@@ -239,6 +239,7 @@ class Ledger:
                 by_model=models,
                 provider_by_model=self._provider.by_model(),
                 by_tag={tag: sums.stats() for tag, sums in self._tags.items()},
+                total_size=total_size,
             )
 
     def _of_tag(self, tag: str) -> TagSums:

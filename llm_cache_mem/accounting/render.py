@@ -11,6 +11,7 @@ __all__ = [
     "aligned",
     "as_html",
     "as_text",
+    "avoided",
     "by_reason",
     "dollars",
     "headed",
@@ -29,8 +30,9 @@ _LEFT, _RIGHT = "text-align:left", "text-align:right"
 def as_text(headline: str, facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> str:
     """The *headline*, then *facts* by name, one a line, and each of the *tables*."""
     facts = list(facts)
-    width = max(len(name) for name, _ in facts)
-    lines = [headline, "", *(f"{name:<{width}}  {visible(value)}" for name, value in facts)]
+    width = max((len(name) for name, _ in facts), default=0)
+    lines = [f"{name:<{width}}  {visible(value)}" for name, value in facts]
+    lines = [headline, "", *lines] if facts else [headline]
     for rows in tables:
         lines += ["", *aligned(rows)]
     return "\n".join(lines)
@@ -45,6 +47,13 @@ def as_html(headline: str, facts: Iterable[tuple[str, str]], tables: Iterable[li
     return f"<p><strong>{escape(headline)}</strong></p><table>{''.join(rows)}</table>" + "".join(
         map(table, tables)
     )
+
+
+def avoided(calls: int, asked: int) -> str:
+    """The headline of statistics: how many of the calls *asked* for were not made."""
+    if not asked:
+        return "no calls yet"
+    return f"{calls:,} of {asked:,} calls avoided ({calls / asked:.0%})"
 
 
 def shown(head: Row, *rows: tuple[str | int | float, ...]) -> list[Row]:

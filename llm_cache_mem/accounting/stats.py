@@ -5,7 +5,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_cache_mem.accounting.provider import ProviderCacheStats, total
-from llm_cache_mem.accounting.render import Row, as_html, as_text, by_reason, saved, shown
+from llm_cache_mem.accounting.render import (
+    Row,
+    as_html,
+    as_text,
+    avoided,
+    by_reason,
+    saved,
+    shown,
+)
 from llm_cache_mem.accounting.verified import VerifiedStats
 
 __all__ = ["CacheStats", "Event", "ModelStats", "Saving", "TagStats", "VerifiedStats"]
@@ -138,6 +146,8 @@ class CacheStats(NamedTuple):
 
     verified: Mapping[str, VerifiedStats] = MappingProxyType({})
     """What came of verified hits, by model and kind of entry, such as ``gpt-4.1-mini value``."""
+    total_size: int | None = None
+    """Entries in all namespaces of the store; None where a server would have to count them."""
 
     @property
     def provider(self) -> ProviderCacheStats:
@@ -255,25 +265,26 @@ class CacheStats(NamedTuple):
         return as_html(self._headline(), self._facts(), self._tables())
 
     def _headline(self) -> str:
-        asked = self.hits + self.misses
-        if not asked:
-            return "no calls yet"
-        return f"{self.avoided:,} of {asked:,} calls avoided ({self.avoided / asked:.0%})"
+        return avoided(self.avoided, self.hits + self.misses)
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        """The figures by name; past the first four, only those that are not zero."""
-        yield "hits", f"{self.hits:,}"
-        yield "misses", f"{self.misses:,}"
-        yield "hit rate", f"{self.hit_rate:.0%}"
-        yield "size", f"{self.size:,}"
+        """The figures by name, those that are not zero."""
         counts = (
+            ("hits", self.hits),
+            ("misses", self.misses),
             ("coalesced", self.coalesced),
             ("evictions", self.evictions),
             ("expirations", self.expirations),
             ("errors", self.errors),
             ("tokens saved", self.tokens_saved),
         )
+        if self.hits:
+            yield "hit rate", f"{self.hit_rate:.0%}"
         yield from ((name, f"{count:,}") for name, count in counts if count)
+        if self.total_size not in (None, self.size):
+            yield "entries", f"{self.size:,} in this namespace, {self.total_size:,} in all"
+        elif self.size:
+            yield "entries", f"{self.size:,}"
         if self.skipped:
             yield "skipped", by_reason(self.skipped)
         for name, stats in self.verified.items():

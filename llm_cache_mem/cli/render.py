@@ -1,8 +1,8 @@
 """What people see: aligned tables on a terminal or in a pipe, ages and sizes in words."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -11,8 +11,7 @@ from rich.text import Text
 
 from llm_cache_mem._util.tables import out, print_table
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.accounting.render import dollars
-from llm_cache_mem.cli.output import count_of
+from llm_cache_mem.accounting.render import dollars, saved
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats"]
 
@@ -22,6 +21,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _DIGEST = 8  # digits: one in four billion
 _SHRINK = ("namespace", "model", "prompt")  # when the terminal is narrow
 _MOST_GROUPS = 20
+_SHORT = 0.5  # seconds that are not worth a line
 _LABEL = 11  # columns
 
 
@@ -98,7 +98,7 @@ def show_entry(row: Row, now: float) -> None:
         "tokens": "unknown"
         if usage is None
         else ", ".join(f"{n:,} {name.removesuffix('_tokens')}" for name, n in usage.items() if n),
-        "cost": _dollars(row["cost_usd"]) or "unknown",
+        "cost": _dollars(row["cost_usd"]) or "—",
         "took": "unknown" if row["seconds"] is None else f"{row['seconds']:.3g} s",
     }
     if row["depends_on"]:
@@ -123,9 +123,9 @@ def show_stats(stats: Row, now: float) -> None:
         lines[name] = f"{moment(at)}  ({duration(now - at, 2)} ago)"
     if stats["entries"]:
         lines["tokens"] = f"{stats['input_tokens']:,} in, {stats['output_tokens']:,} out"
-        unpriced = f"; {count_of(stats['unpriced'])} of unknown cost" if stats["unpriced"] else ""
-        lines["cost"] = f"{_dollars(stats['cost_usd'])}{unpriced}"
-        lines["took"] = f"{duration(stats['seconds'], 2)} of waiting for these answers"
+        lines["cost"] = saved(stats["cost_usd"], stats["unpriced"], stats["entries"])
+        if stats["seconds"] >= _SHORT:
+            lines["took"] = f"{duration(stats['seconds'], 2)} of waiting for these answers"
     _print_pairs(console, lines)
     if stats["entries"]:
         console.print()
@@ -153,7 +153,8 @@ def _groups(stats: Row) -> Table:
     table = _table()
     table.add_column("by", no_wrap=True, style="bold")
     table.add_column("")
-    for name in ("entries", "expired", "size", "tokens", "cost"):
+    shown = [name for name in _SUMS if name != "expired" or stats["expired"]]
+    for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for by, unnamed in (("namespace", "(default)"), ("kind", ""), ("model", "(unknown)")):
         groups = stats[f"by_{by}"]
@@ -161,14 +162,19 @@ def _groups(stats: Row) -> Table:
             if number == _MOST_GROUPS:
                 table.add_row("", _cell(f"and {len(groups) - number:,} more: --json"))
                 break
-            table.add_row("" if number else by, _cell(name or unnamed), *_sums(sums))
+            cells = (_SUMS[each](sums) for each in shown)
+            table.add_row("" if number else by, _cell(name or unnamed), *cells)
     return table
 
 
-def _sums(sums: Row) -> Iterator[str]:
-    yield from (f"{sums['entries']:,}", f"{sums['expired']:,}", _size(sums["bytes"]))
-    yield f"{sums['input_tokens'] + sums['output_tokens']:,}"
-    yield _dollars(sums["cost_usd"] if sums["unpriced"] < sums["entries"] else None) or "unknown"
+_SUMS: Final[dict[str, Callable[[Row], str]]] = {
+    "entries": lambda sums: f"{sums['entries']:,}",
+    "expired": lambda sums: f"{sums['expired']:,}",
+    "size": lambda sums: _size(sums["bytes"]),
+    "tokens": lambda sums: f"{sums['input_tokens'] + sums['output_tokens']:,}",
+    "cost": lambda sums: saved(sums["cost_usd"], sums["unpriced"], sums["entries"]),
+}
+"""The columns of a group of entries."""
 
 
 def _expiry(row: Row, now: float) -> str:

@@ -610,7 +610,9 @@ class Engine:
 
     def stats(self) -> CacheStats:
         """The counters since the cache was made, and the number of entries in its namespace."""
-        stats = self.ledger.snapshot(self.backend.size(self.keyer.prefix()))
+        store = self.backend
+        total = store.size() if store.counts_at_once else None
+        stats = self.ledger.snapshot(store.size(self.keyer.prefix()), total)
         return stats if self.verifier is None else stats._replace(verified=self.verifier.stats())
 
     def delete(self, request: Request) -> bool:

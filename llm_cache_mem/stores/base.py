@@ -39,8 +39,9 @@ class Store(Protocol):
     dropped write. A store returns expired entries too: the cache decides what is fresh. An entry
     that cannot be read is deleted and reported as absent.
 
-    A store may have two more attributes: ``slow_seconds``, after which the cache counts a read or a
-    write as a failure, and ``name``, its name in logs, without a secret.
+    A store may have three more attributes: ``slow_seconds``, after which the cache counts a read or
+    a write as a failure; ``name``, its name in logs, without a secret; and ``counts_at_once``,
+    whether ``size`` takes no walk through the entries.
     """
 
     @property

@@ -176,6 +176,11 @@ class FailOpenStore:
         return self.inner.blocking
 
     @property
+    def counts_at_once(self) -> bool:
+        """Whether the store knows its size without walking through its entries."""
+        return getattr(self.inner, "counts_at_once", False) is True
+
+    @property
     def circuit_open(self) -> bool:
         """Whether the store failed so often that reads or writes bypass it."""
         return self._reads.open or self._writes.open

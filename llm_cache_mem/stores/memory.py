@@ -29,6 +29,7 @@ class MemoryStore:
 
     blocking = False
     name = "memory"
+    counts_at_once = True
 
     def __init__(
         self,

@@ -123,6 +123,10 @@ class TieredStore:
         return self.back.blocking
 
     @property
+    def counts_at_once(self) -> bool:
+        return getattr(self.back, "counts_at_once", False) is True
+
+    @property
     def envelope(self) -> Envelope:
         """The envelope of the back, in which entries leave this process."""
         return getattr(self.back, "envelope", PLAIN)

@@ -1,18 +1,19 @@
 """Counters by tool, beside those of the cache's ledger."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from threading import RLock
 from typing import Any, NamedTuple
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.accounting.bounded import slot
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.accounting.render import aligned, table
+from llm_cache_mem.accounting.render import Row, as_html, as_text, avoided, shown
 from llm_cache_mem.values.entry import Entry
 
 __all__ = ["ToolCacheStats", "ToolLedger", "ToolStats", "label"]
 
 _LABEL = "tool:"
+_COUNTS = ("hits", "misses", "coalesced", "stored", "skipped")
 
 
 def label(tool: str) -> str:
@@ -29,6 +30,16 @@ class ToolStats(NamedTuple):
     stored: int = 0
     skipped: int = 0
     seconds_saved: float = 0.0
+
+    @property
+    def asked(self) -> int:
+        """How often the tool was asked for."""
+        return self.hits + self.misses
+
+    @property
+    def avoided(self) -> int:
+        """Runs that were not made: hits and coalesced calls."""
+        return self.hits + self.coalesced
 
     @property
     def hit_rate(self) -> float:
@@ -57,44 +68,31 @@ class ToolCacheStats(NamedTuple):
         return {"total": plain.pop(""), "by_tool": plain}
 
     def __str__(self) -> str:
-        return "\n".join(aligned(self._rows()))
+        return as_text(self._headline(), (), self._tables())
 
     def _repr_html_(self) -> str:
-        return table(self._rows())
+        return as_html(self._headline(), (), self._tables())
 
-    def _rows(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [
-            (
-                "tool",
-                "hits",
-                "misses",
-                "hit rate",
-                "coalesced",
-                "stored",
-                "skipped",
-                "seconds saved",
+    def _headline(self) -> str:
+        return avoided(self.total.avoided, self.total.asked)
+
+    def _tables(self) -> Iterator[list[Row]]:
+        """The counters by tool, the one with most calls avoided first."""
+        if self.by_tool:
+            tools = sorted(self.by_tool.items(), key=lambda item: (-item[1].avoided, item[0]))
+            yield shown(
+                ("tool", "avoided", "asked", *_COUNTS, "seconds saved"),
+                *(
+                    (
+                        name,
+                        stats.avoided,
+                        stats.asked,
+                        *(getattr(stats, count) for count in _COUNTS),
+                        stats.seconds_saved,
+                    )
+                    for name, stats in tools
+                ),
             )
-        ]
-        for name, stats in [
-            *sorted(self.by_tool.items(), key=lambda item: (-item[1].hits, item[0])),
-            ("(all)", self.total),
-        ]:
-            counts = (
-                f"{stats.hits:,}",
-                f"{stats.misses:,}",
-                f"{stats.hit_rate:.1%}",
-                f"{stats.coalesced:,}",
-            )
-            rows.append(
-                (
-                    name,
-                    *counts,
-                    f"{stats.stored:,}",
-                    f"{stats.skipped:,}",
-                    f"{stats.seconds_saved:,.1f}",
-                )
-            )
-        return rows
 
 
 class ToolLedger:

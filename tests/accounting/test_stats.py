@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import Clock
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, options
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.render import dollars, saved
 from llm_cache_mem.accounting.stats import CacheStats, Event
@@ -97,7 +97,7 @@ def full_stats() -> CacheStats:
 
 def test_stats_read_as_aligned_text_in_a_terminal():
     text = str(full_stats())
-    assert text.startswith("1 of 2 calls avoided (50%)\n\nhits")
+    assert text.startswith("1 of 2 calls avoided (50%)\n\nhit rate")
     assert "hit rate       50%" in text
     assert "truncated 1" in text
     assert "$0.2500" in text
@@ -197,3 +197,14 @@ def test_the_account_is_of_the_answer_as_it_was_put():
     answer["usage"]["prompt_tokens"] = 10**6
     cache.get("q")["usage"]["prompt_tokens"] = 10**6
     assert cache.stats().by_model["gpt-x"].saved_usd == 10.0
+
+
+def test_entries_of_a_namespace_are_not_shown_as_those_of_the_store(tmp_path):
+    cache = LLMCache(backend=str(tmp_path / "cache.db"), namespace="team")
+    cache.put("q", "a")
+    assert "entries  1\n" in f"{cache.stats()}\n"
+    with options(namespace="other"):
+        cache.put("q", "a")
+    stats = cache.stats()
+    assert (stats.size, stats.total_size) == (1, 2)
+    assert "1 in this namespace, 2 in all" in str(stats)

@@ -69,14 +69,17 @@ def test_stats_for_people(path: str) -> None:
     assert "4, 1 of them expired" in shown
     assert "(3d" in shown
     assert re.search(r"namespace +\(default\) +3 +1", shown)
-    assert re.search(r"claude +2 +0 .* unknown", shown)
-    assert "3 entries of unknown cost" in shown
+    assert re.search(r"claude +2 +0 .* —", shown)
+    assert "(+ 3 unpriced)" in shown
 
 
-def test_one_entry_is_not_called_entries(tmp_path: Path) -> None:
+def test_zero_and_unknown_figures_of_a_store_are_not_shown(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     LLMCache(backend=name).put("hello", "world", model="m")
-    assert "; 1 entry of unknown cost" in run("stats", name).stdout
+    shown = run("stats", name).stdout
+    assert re.search(r"^cost +—$", shown, re.MULTILINE)
+    assert "expired" not in shown
+    assert "took" not in shown
 
 
 def test_an_empty_store_has_no_entries(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class JsonlStore:
     """
 
     blocking = True
+    counts_at_once = True
     records = True  # caches keep requests here, and remove nothing in passing
 
     def __init__(

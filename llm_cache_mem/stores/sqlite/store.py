@@ -81,6 +81,7 @@ class SQLiteStore:
     """
 
     blocking = True
+    counts_at_once = True
 
     def __init__(
         self,
