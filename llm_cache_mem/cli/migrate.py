@@ -1,7 +1,6 @@
 """``import --from KIND SOURCE DEST``: entries from other caches, recordings and traces."""
 
 import os
-from pathlib import Path
 
 import typer
 
@@ -50,7 +49,7 @@ def bring(
             ) as cache,
             progress("importing") as step,
         ):
-            moved = move(kind, Path(source), cache, step)
+            moved = move(kind, source, cache, step)
     except ImportError as exc:
         raise CommandFailed(f"{exc}: pip install 'llm-cache-mem[migrate]'", MISUSED) from None
     _report(moved, dry_run=dry_run, as_json=as_json)

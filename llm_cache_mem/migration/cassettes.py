@@ -36,9 +36,9 @@ class Interaction(NamedTuple):
                 raise Skipped("a body in an encoding that is not installed here") from None
 
 
-def records(path: Path) -> Iterator[Interaction | Skipped]:
-    """The exchanges with models in the cassette, or in those below the folder, at *path*."""
-    for file in files_in(path, *_SUFFIXES):
+def records(source: str) -> Iterator[Interaction | Skipped]:
+    """The exchanges with models in the cassette, or in those below the folder, at *source*."""
+    for file in files_in(source, *_SUFFIXES):
         try:
             interactions = _interactions(file)
         except Skipped as exc:

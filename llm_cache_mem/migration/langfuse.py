@@ -4,7 +4,6 @@ Fields are those of its public API and of its blob storage exports, in camel or 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from llm_cache_mem.migration.messages import Chat, answer_of, read_lines
@@ -13,9 +12,9 @@ from llm_cache_mem.migration.sources import Skipped
 __all__ = ["records"]
 
 
-def records(path: Path) -> Iterator[Chat | Skipped]:
-    """The generations in the export at *path*."""
-    return read_lines(path, _read)
+def records(source: str) -> Iterator[Chat | Skipped]:
+    """The generations in the export at *source*."""
+    return read_lines(source, _read)
 
 
 def _read(observation: dict[str, Any]) -> Iterator[Chat | Skipped]:

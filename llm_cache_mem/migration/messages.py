@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_cache_mem._util.reprs import without_content
@@ -30,11 +29,11 @@ class Chat(NamedTuple):
 
 
 def read_lines(
-    path: Path, read: Callable[[dict[str, Any]], Iterator[Chat | Skipped]]
+    source: str, read: Callable[[dict[str, Any]], Iterator[Chat | Skipped]]
 ) -> Iterator[Chat | Skipped]:
     """What *read* makes of each line of the JSON Lines file, or of those below the folder, at
-    *path*."""
-    for file in files_in(path, ".jsonl", ".ndjson", ".json"):
+    *source*."""
+    for file in files_in(source, ".jsonl", ".ndjson", ".json"):
         with file.open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 try:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from llm_cache_mem.migration.messages import Chat, answer_of, read_lines
@@ -32,9 +31,9 @@ _PARTS: Final = frozenset({"text", "tool_call", "tool_call_response"})
 _KNOWN: Final = frozenset({*_PARAMS, "gen_ai.request.model"})
 
 
-def records(path: Path) -> Iterator[Chat | Skipped]:
-    """The calls of models in the export at *path*."""
-    return read_lines(path, _read)
+def records(source: str) -> Iterator[Chat | Skipped]:
+    """The calls of models in the export at *source*."""
+    return read_lines(source, _read)
 
 
 def _read(line: dict[str, Any]) -> Iterator[Chat | Skipped]:

@@ -29,9 +29,10 @@ class Record(Protocol):
         ...
 
 
-Source = Callable[[Path], Iterator["Record | Skipped"]]
+Source = Callable[[str], Iterator["Record | Skipped"]]
 
 SOURCES: Final[Mapping[str, str]] = {
+    "langchain": "llm_cache_mem.migration.langchain",
     "vcr": "llm_cache_mem.migration.cassettes",
     "langfuse": "llm_cache_mem.migration.langfuse",
     "otel": "llm_cache_mem.migration.otel",
@@ -39,8 +40,6 @@ SOURCES: Final[Mapping[str, str]] = {
 """The kinds of sources, each with the module whose ``records`` reads it."""
 
 UNKEYED: Final[Mapping[str, str]] = {
-    "langchain": "its rows do not say which model was asked in a form that can be sent again:"
-    " LLMCacheMem(fallback=SQLiteCache(...)) takes them over as they are asked for",
     "litellm": "it stores hashes of requests, not requests: read through it as in the migration"
     " guide for LiteLLM",
     "dspy": "it stores hashes of requests, and its answers are pickled, which is never read",
@@ -61,16 +60,16 @@ class Moved:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def move(kind: str, path: Path, cache: LLMCache, count: Callable[[], object]) -> Moved:
-    """Ask *cache* for every record of the source at *path*; *count* is called for each.
+def move(kind: str, source: str, cache: LLMCache, count: Callable[[], object]) -> Moved:
+    """Ask *cache* for every record of *source*, a path or a URL; *count* is called for each.
 
     Raises:
-        ImportError: if a package that reads this kind is missing; it names the extra.
-        OSError: if *path* cannot be read.
+        ImportError: if a package that reads this kind is missing.
+        OSError: if *source* cannot be read.
     """
     records: Source = import_module(SOURCES[kind]).records
     moved = Moved()
-    for record in records(path):
+    for record in records(source):
         count()
         if isinstance(record, Skipped):
             moved.skipped[str(record)] += 1
@@ -103,8 +102,9 @@ def _count(
         moved.skipped[reasons[0] if reasons else "not a request for a model"] += 1
 
 
-def files_in(path: Path, *suffixes: str) -> Iterable[Path]:
-    """*path* itself, or the files below it with one of the *suffixes*, in order."""
+def files_in(source: str, *suffixes: str) -> Iterable[Path]:
+    """The file *source* itself, or those below the folder with one of the *suffixes*, in order."""
+    path = Path(source)
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.name.endswith(suffixes))
     with path.open("rb"):  # OSError now, and not in the middle
