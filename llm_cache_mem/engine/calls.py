@@ -377,7 +377,7 @@ class Engine:
         hit = self.lookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             verifier = self.verifier
-            if verifier is not None and verifier.due() and not hit.is_other:
+            if verifier is not None and verifier.due(request, hit):
                 verifier.verify_call(request, hit.entry, again or fn, encode, report)
             return hit.value
         codec = Codec(encode, decode, report)
@@ -433,7 +433,7 @@ class Engine:
         hit = await self.alookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             verifier = self.verifier
-            if verifier is not None and verifier.due() and not hit.is_other:
+            if verifier is not None and verifier.due(request, hit):
                 verifier.averify_call(request, hit.entry, again or fn, encode, report)
             return hit.value
         codec = Codec(encode, decode, report)
@@ -481,7 +481,7 @@ class Engine:
         hit = self.lookup(request, list)
         if hit is not None:
             verifier = self.verifier
-            if verifier is not None and verifier.due():
+            if verifier is not None and verifier.due(request, hit):
                 verifier.verify_stream(request, hit.entry, fn)
             return Replay(hit.value)
         return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
@@ -507,7 +507,7 @@ class Engine:
             hit = await self.off_loop(lambda: context.run(self.reader.lookup, request, list))
         if hit is not None:
             verifier = self.verifier
-            if verifier is not None and verifier.due():
+            if verifier is not None and verifier.due(request, hit):
                 verifier.averify_stream(request, hit.entry, fn)
             return AsyncReplay(hit.value)
         return await self.ashare_stream(  # type: ignore[no-any-return]  # as above

@@ -1,7 +1,8 @@
 """Verified hits: a sample of the hits is asked again in the background, and the answers compared.
 
-No caller waits for it: what is more than the workers can do is left out of the sample. Only calls
-of models are made again, never those of tools and functions; in mode ``replay`` none is.
+No caller waits for it: hits beyond what the workers can do, or above the rate at which their work
+would be felt, are left out of the sample. Only calls of models are made again, never those of tools
+and functions; in mode ``replay`` none is.
 """
 
 import json
@@ -20,7 +21,7 @@ from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting.verified import VerifiedStats
 from llm_cache_mem.engine.layers import in_hand
-from llm_cache_mem.engine.reader import same
+from llm_cache_mem.engine.reader import Hit, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.streams import ChunkRecording
 from llm_cache_mem.engine.writer import Writer
@@ -40,6 +41,9 @@ _log = logging.getLogger(__name__)
 
 _WORKERS = 2
 _MOST_PENDING = 8
+_PER_SECOND = 2.0  # each takes 1 to 2 ms of CPU, for which callers in this process wait
+_BURST = 100.0
+_LONGEST_PAUSE = 200  # hits
 
 
 T = TypeVar("T")
@@ -105,7 +109,7 @@ class Verifier:
         random: Random | None = None,
     ) -> None:
         self._engine = engine
-        self._rate = rate
+        self._mean_gap = 0.0 if rate >= 1 else 1 / log(1.0 - rate)
         self._agree = comparison("exact" if verify_with is None else verify_with)
         self._at_zero_only = verify_with is None
         self._budget_usd = budget_usd
@@ -120,6 +124,7 @@ class Verifier:
     def _start(self) -> None:
         self._lock = RLock()
         self._pending = 0
+        self._tokens, self._filled_at = _BURST, 0.0
         self._tasks: set[Any] = set()
         self._queue: SimpleQueue[Callable[[], None] | None] | None = None
 
@@ -132,22 +137,30 @@ class Verifier:
 
     # -- What the layers call, on a hit
 
-    def due(self) -> bool:
-        """Whether this hit is in the sample: what is more than the workers can do is not."""
-        if self._pending >= _MOST_PENDING:
-            return False
+    def due(self, request: Request, hit: Hit) -> bool:
+        """Whether *hit* on *request* is in the sample: what is more than the workers can do, or
+        more often than their work goes unnoticed, is not."""
         self._left -= 1
         if self._left >= 0:
             return False
         self._left = self._gap()
-        return True
+        if self._pending >= _MOST_PENDING or not self._is_allowed():
+            self._left += int(self._random() * _LONGEST_PAUSE)  # looking costs callers time as well
+            return False
+        return self._is_wanted(request, hit)
 
     def _gap(self) -> int:
         """How many hits to pass until the next of the sample, each of which is in it with the same
         chance."""
-        if self._rate >= 1:
-            return 0
-        return int(log(1.0 - self._random()) / log(1.0 - self._rate))
+        return int(log(1.0 - self._random()) * self._mean_gap)
+
+    def _is_allowed(self) -> bool:
+        """Whether another hit may be verified now: the level of a token bucket."""
+        now = self._engine.settings.clock()
+        if now != self._filled_at:
+            gained = max(0.0, now - self._filled_at) * _PER_SECOND
+            self._tokens, self._filled_at = min(_BURST, self._tokens + gained), now
+        return self._tokens >= 1.0
 
     def offer(
         self,
@@ -236,18 +249,17 @@ class Verifier:
 
     # -- The sample
 
-    def _wanted(self, request: Request) -> bool:
+    def _is_wanted(self, request: Request, hit: Hit) -> bool:
         return (
             FUNCTION not in request.params
+            and not hit.is_other
             and self._engine.settings.current_mode() == "on"
             and not self._engine.closed
         )
 
     def _job(self, request: Request, entry: Entry, seen: Callable[[Payload], Any]) -> _Job | None:
-        """The job, with its cost taken from the budget; None if there is nothing to verify here,
-        the budget is used up, or the cost is unknown."""
-        if not self._wanted(request):
-            return None
+        """The job, with its cost taken from the budget; None if that is used up, or the cost
+        unknown."""
         cost = 0.0
         with self._lock:
             if self._budget_usd is not None:
@@ -258,6 +270,7 @@ class Verifier:
                 cost = entry.cost_usd
                 self._spent += cost
             self._pending += 1
+            self._tokens -= 1.0
         return _Job(request, entry, seen, self._engine.epoch, cost)
 
     def _put(self, work: Callable[[], None]) -> None:
@@ -275,11 +288,13 @@ class Verifier:
 
     def _verify(self, job: _Job, again: Callable[[], Fresh]) -> None:
         try:
-            if self._compares(job):
-                began = self._engine.settings.clock()
-                with in_hand(self._engine):
-                    fresh = again()
-                self._settle(job, fresh, self._engine.settings.clock() - began)
+            if not self._compares(job):
+                self._unreserve(job)
+                return
+            began = self._engine.settings.clock()
+            with in_hand(self._engine):
+                fresh = again()
+            self._settle(job, fresh, self._engine.settings.clock() - began)
         except Exception as exc:  # noqa: BLE001  # no caller waits for it
             self._fail(job, exc)
         finally:
@@ -287,13 +302,15 @@ class Verifier:
 
     async def _averify(self, job: _Job, again: Callable[[], Awaitable[Fresh]]) -> None:
         try:
-            if self._compares(job):
-                began = self._engine.settings.clock()
-                with in_hand(self._engine):
-                    fresh = await again()
-                seconds = self._engine.settings.clock() - began
-                await self._engine.writer.load_prices()
-                await self._engine.off_loop(lambda: self._settle(job, fresh, seconds))
+            if not self._compares(job):
+                self._unreserve(job)
+                return
+            began = self._engine.settings.clock()
+            with in_hand(self._engine):
+                fresh = await again()
+            seconds = self._engine.settings.clock() - began
+            await self._engine.writer.load_prices()
+            await self._engine.off_loop(lambda: self._settle(job, fresh, seconds))
         except Exception as exc:  # noqa: BLE001  # as above
             self._fail(job, exc)
         finally:
@@ -307,14 +324,13 @@ class Verifier:
         """Whether another answer to this request can be compared: it is still the same, and its
         model is not meant to vary."""
         request, params = job.request, job.request.params
-        if not self._is_unchanged(request):
-            return False
-        if not self._at_zero_only:
-            return True
-        if request.view is not None:
-            _, params = request.view(request.messages, params)
-        temperature = params.get("temperature")
-        return isinstance(temperature, (int, float)) and temperature == 0
+        if self._at_zero_only:
+            if request.view is not None:
+                _, params = request.view(request.messages, params)
+            temperature = params.get("temperature")
+            if not isinstance(temperature, (int, float)) or temperature != 0:
+                return False
+        return self._is_unchanged(request)
 
     def _is_unchanged(self, request: Request) -> bool:
         """Whether the caller's own messages still make the key: it may have gone on with them."""
@@ -326,6 +342,10 @@ class Verifier:
             )
             for exact in (False, True)
         )
+
+    def _unreserve(self, job: _Job) -> None:
+        with self._lock:
+            self._spent -= job.reserved_usd
 
     def _settle(self, job: _Job, fresh: Fresh, seconds: float) -> None:
         engine, request = self._engine, job.request

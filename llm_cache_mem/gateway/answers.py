@@ -117,7 +117,7 @@ class Answers:
 
     def _verify(self, exchange: GatewayExchange, request: Request, hit: Hit) -> None:
         verifier = self._core.engine.verifier
-        if verifier is not None and verifier.due():
+        if verifier is not None and verifier.due(request, hit):
             again = partial(asend_again, self._core, exchange)
             verifier.aoffer(request, hit.entry, again, seen)
 

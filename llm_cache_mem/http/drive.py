@@ -55,7 +55,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        if engine.verifier is not None and engine.verifier.due():
+        if engine.verifier is not None and engine.verifier.due(request, hit):
             from llm_cache_mem.http.again import seen, send_again  # few caches verify
 
             engine.verifier.offer(request, hit.entry, lambda: send_again(core, exchange), seen)
@@ -173,7 +173,7 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        if engine.verifier is not None and engine.verifier.due():
+        if engine.verifier is not None and engine.verifier.due(request, hit):
             from llm_cache_mem.http.again import asend_again, seen  # as in drive
 
             engine.verifier.aoffer(request, hit.entry, lambda: asend_again(core, exchange), seen)

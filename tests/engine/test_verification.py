@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import random
@@ -319,6 +320,13 @@ def test_the_budget_bounds_what_calls_cost(budget: Any, checked: int) -> None:
     assert (found.checked, found.spent_usd) == (checked, checked)
 
 
+def test_hits_that_cannot_be_compared_leave_the_budget() -> None:
+    cache = cache_of(verify_budget_usd=1.5, prices=PRICES)
+    ask(cache, answers("yes"), times=4, temperature=1)
+    ask(cache, answers("yes"), times=4)
+    assert verified(cache).checked == 1
+
+
 def test_messages_that_have_changed_since_are_not_compared() -> None:
     messages, go_on = [dict(HI[0])], threading.Event()
     calls: list[Any] = []
@@ -353,6 +361,14 @@ def test_callers_do_not_wait_and_work_is_bounded() -> None:
     assert len(calls) <= 3
     go_on.set()
     assert verified(cache).checked <= 8
+
+
+def test_frequent_hits_are_verified_at_a_bounded_rate(clock: Any) -> None:
+    cache = cache_of(clock=clock, ttl_seconds=None)
+    for seconds, checked in [(0, 100), (0, 100), (10, 120), (1000, 220)]:
+        clock.now += seconds
+        ask(cache, answers("yes"), times=400)
+        assert verified(cache).checked == checked
 
 
 def test_a_forked_child_verifies_with_threads_of_its_own() -> None:
@@ -429,7 +445,8 @@ def test_a_drift_of_five_in_a_hundred_is_found_in_500_hits(seeds: int) -> None:
 
 @pytest.mark.parametrize("hits", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_deterministic_model_never_drifts(hits: int) -> None:
-    cache, model = cache_of(), answers("yes")
+    cache = cache_of(clock=itertools.count().__next__, ttl_seconds=None)
+    model = answers("yes")
     cache.get_or_call(HI, model, **AT_ZERO)
     for number in range(hits):
         cache.get_or_call(HI, model, **AT_ZERO)
