@@ -31,6 +31,7 @@ __all__ = [
     "Entry",
     "EntryMemo",
     "Envelope",
+    "Remembered",
     "encrypted_with",
     "times_in",
     "with_flags",
@@ -336,9 +337,9 @@ class EntryMemo:
         self._envelope = envelope
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._slots: dict[str, _Remembered] = {}
+        self._slots: dict[str, Remembered] = {}
 
-    def recall(self, key: str, mark: object) -> "_Remembered | None":
+    def recall(self, key: str, mark: object) -> "Remembered | None":
         """What was read under that *mark*, of when nothing had been written since."""
         found = self._slots.get(key)
         if found is None or found.mark != mark:
@@ -346,28 +347,31 @@ class EntryMemo:
         self._bytes += found.entry.payload.keep_tree()  # what is read twice is read again
         return found
 
-    def get(self, key: str, data: bytes, mark: object = None, used: object = None) -> Entry:
-        """What *envelope* unpacks from *data*, or the entry that it gave before for the same bytes.
+    def get(self, key: str, data: bytes) -> Entry:
+        """What *envelope* unpacks from *data*, or the entry that it gave before for the same
+        bytes."""
+        return self.read(key, data).entry
 
-        *mark*, of the time before *data* was read, and when it was last *used* are remembered.
-        """
+    def read(self, key: str, data: bytes, mark: object = None, used: object = None) -> "Remembered":
+        """As ``get``; *mark*, of the time before *data* was read, and when it was last *used* are
+        remembered."""
         known = self._slots.get(key)
         if known is not None and known.data == data:
             known.mark, known.used = mark, used
             self._bytes += known.entry.payload.keep_tree()
-            return known.entry
-        entry = self._envelope.unpack(key, data)
+            return known
+        found = Remembered(data, self._envelope.unpack(key, data), mark, used)
         size = 2 * len(data) + _SLOT_BYTES
         if size * _MEMO_SHARE <= self._max_bytes:
             if self._bytes + size > self._max_bytes:
                 self._slots.clear()
                 self._bytes = 0
-            self._slots[key] = _Remembered(data, entry, mark, used)
+            self._slots[key] = found
             self._bytes += size
-        return entry
+        return found
 
 
-class _Remembered:
+class Remembered:
     """An entry, the bytes that it was read from, and what else was known of them then."""
 
     __slots__ = ("data", "entry", "mark", "used")

@@ -146,7 +146,7 @@ def test_reports_clock_jumps_and_unreadable_entries(path: str) -> None:
     store = SQLiteStore(path)
     store.put(stored_key("future"), entry("x", stored_at=time.time() + 86_400))
     store.put(stored_key("broken"), entry("x"))
-    store._write(
+    store._access.write(
         lambda db: db.execute(
             "UPDATE entries SET data = x'00' WHERE key = ?", (stored_key("broken"),)
         )

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from llm_cache_mem import LLMCache
+from llm_cache_mem.stores.sqlite import SQLiteStore
 
 THREADS = 3
 SLOW_SECONDS = 12.0  # for one operation; a lease whose holder is gone takes 7 of them
@@ -151,7 +152,8 @@ def main(url: str, coalesce: str, interrupts: int, seed: int) -> None:
         if not hung:
             storm.check_after()
         gc.collect()
-        pool = getattr(cache.engine.backend.inner, "_pool", None)
+        store: Any = cache.engine.backend.inner
+        pool = store._access.pool if isinstance(store, SQLiteStore) else vars(store).get("_pool")
         if pool is not None and not within(SLOW_SECONDS, lambda: pool.size == len(pool._idle)):
             storm.problems.append(f"{pool.size} connections are open, {len(pool._idle)} idle")
         if not within(SLOW_SECONDS, lambda: not lock_held(url)):

@@ -23,9 +23,11 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
 from llm_cache_mem.stores.sqlite import SQLiteStore, rows
 from llm_cache_mem.stores.sqlite import pool as sqlite_pool
+from llm_cache_mem.stores.sqlite import reader as sqlite_reader
 from llm_cache_mem.stores.sqlite import rows as sqlite_rows
 from llm_cache_mem.stores.sqlite import store as sqlite_store
 from llm_cache_mem.stores.sqlite import uses as sqlite_uses
+from llm_cache_mem.stores.sqlite import writer as sqlite_writer
 
 
 class TestConformance(StoreConformance):
@@ -127,7 +129,7 @@ def test_entries_survive_a_restart_with_their_order(tmp_path: Path) -> None:
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Transactions of at most 1,000 rows."""
-    for module in (sqlite_rows, sqlite_store):
+    for module in (sqlite_rows, sqlite_store, sqlite_writer):
         monkeypatch.setattr(module, "SLICE", 1000)
 
 
@@ -248,7 +250,7 @@ def test_what_was_read_is_read_again_once_anyone_has_written(
     """Another store's writes count themselves, at once; those of other tools show a tenth of a
     second later."""
     now = 1000.0
-    monkeypatch.setattr(sqlite_store, "monotonic", lambda: now)
+    monkeypatch.setattr(sqlite_reader, "monotonic", lambda: now)
     monkeypatch.setattr(sqlite_pool, "monotonic", lambda: now)
     store, other = SQLiteStore(tmp_path / "c.db"), SQLiteStore(tmp_path / "c.db")
     asked: list[str] = []
@@ -334,7 +336,7 @@ def test_sizes_of_namespaces_and_kinds_are_counted(tmp_path: Path) -> None:
 def test_durable_syncs_every_commit(tmp_path: Path) -> None:
     for durable, level in ((False, 1), (True, 2)):
         store = SQLiteStore(tmp_path / "c.db", durable=durable)
-        assert store._use(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (level,)
+        assert store._access.use(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (level,)
         store.close()
 
 
@@ -365,7 +367,7 @@ def test_which_sqlite_may_use_a_log_without_our_lock(
     store = SQLiteStore(tmp_path / "c.db")
     store.put("k", entry_of(1))
     assert value_of(store.get("k")) == 1
-    assert store._use(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == (
+    assert store._access.use(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == (
         b"wal" if safe else b"truncate",
     )
     store.close()
@@ -381,14 +383,14 @@ def test_no_connection_is_lost_when_looking_at_the_file_fails(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._pool, "_moved", fail)
+        patch.setattr(store._access.pool, "_moved", fail)
         for _ in range(20):
-            store._pool._idle[0].checked = store._sure_until = 0.0
+            store._access.pool._idle[0].checked = store._reader._sure_until = 0.0
             with pytest.raises(StoreError):
                 store.get("k")
-            patch.setattr(store._pool, "_moved", store._file.moved)
+            patch.setattr(store._access.pool, "_moved", store._file.moved)
             assert value_of(store.get("k")) == 1
-            patch.setattr(store._pool, "_moved", fail)
+            patch.setattr(store._access.pool, "_moved", fail)
     assert value_of(store.get("k")) == 1
     store.close()
 
@@ -406,7 +408,7 @@ def test_a_thousand_threads_share_sixteen_connections(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert found == [1] * 1_000
-    assert len(store._pool._slots) <= 16
+    assert len(store._access.pool._slots) <= 16
     store.close()
 
 
@@ -454,7 +456,7 @@ def test_a_read_only_store_leaves_unreadable_entries(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     with contextlib.closing(SQLiteStore(path)) as store:
         store.put("k", entry_of(1))
-        store._write(lambda db: db.execute("UPDATE entries SET data = x'00'"))
+        store._access.write(lambda db: db.execute("UPDATE entries SET data = x'00'"))
     with contextlib.closing(SQLiteStore(path, read_only=True)) as reader:
         assert reader.get("k") is None
         assert list(reader.entries()) == []

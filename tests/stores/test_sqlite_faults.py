@@ -594,7 +594,7 @@ def test_a_file_corrupted_while_open_is_set_aside(
     ) as file:  # closing it drops this process's locks: the test is the only user
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    store._pool.acquire().close()  # its page cache would still be whole
+    store._access.pool.acquire().close()  # its page cache would still be whole
     outcomes = [error_of(lambda key=key: store.get(key)) for key in keys]
     assert any(outcomes)
     assert works(store)
@@ -970,7 +970,7 @@ def test_a_trigger_added_later_is_noticed(
     store = open_store()
     assert store.get("1:f:v:1") is not None
     change_schema(path, FOREIGN[0])
-    for module in ("pool", "store"):  # a tenth of a second later
+    for module in ("pool", "reader"):  # a tenth of a second later
         clock = f"llm_cache_mem.stores.sqlite.{module}.monotonic"
         monkeypatch.setattr(clock, lambda: time.monotonic() + 1)
     assert "did not make" in str(error_of(lambda: store.get("1:f:v:1")))

@@ -13,8 +13,7 @@ from stores.conformance import entry_of, value_of
 from llm_cache_mem import LLMCache
 from llm_cache_mem._util import in_thread
 from llm_cache_mem.stores import MemoryStore, circuit_breaker
-from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.stores.sqlite import store as sqlite_store
+from llm_cache_mem.stores.sqlite import SQLiteStore, reader
 from llm_cache_mem.stores.tiered import TieredStore
 
 OpenStore = Callable[..., SQLiteStore]
@@ -118,9 +117,9 @@ def test_slow_reads_are_made_elsewhere_for_a_while(
         now += taken
         return now
 
-    monkeypatch.setattr(sqlite_store, "monotonic", timer)
+    monkeypatch.setattr(reader, "monotonic", timer)
     store = open_store()
-    monkeypatch.setattr(store, "_mark", lambda: None)  # else one read is enough
+    monkeypatch.setattr(store._reader, "_mark", lambda: None)  # else one read is enough
     store.put("k", entry_of(1))
     taken = 0.004
     assert [store.glance("k") is not None for _ in range(3)] == [True, True, False]
@@ -137,7 +136,7 @@ def test_large_entry_and_busy_pool_are_left_to_a_thread(open_store: OpenStore) -
     store.put("large", entry_of("x" * 300_000))
     assert store.glance("large") is None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store._pool, "acquire_idle", lambda: None)
+        patch.setattr(store._access.pool, "acquire_idle", lambda: None)
         assert store.glance("small") is None
     assert value_of(store.glance("small")) == 1
 
@@ -148,7 +147,7 @@ def test_uses_on_the_loop_are_written_by_a_later_read(open_store: OpenStore) -> 
     store.put("k", entry_of(1))
     store._uses._due_at = 0
     assert store.glance("k") is None
-    assert store._flush_next
+    assert store._touches._flush_next
     assert value_of(store.glance("k")) == 1
     store.get("k")
-    assert not store._flush_next
+    assert not store._touches._flush_next

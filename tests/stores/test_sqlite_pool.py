@@ -105,11 +105,11 @@ def test_a_wait_in_vain_is_no_failure_of_the_store(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=0.01)
     with LLMCache(backend=store) as cache:
         cache.put("q", "answer")
-        lent = [store._pool.acquire() for _ in range(16)]
+        lent = [store._access.pool.acquire() for _ in range(16)]
         for _ in range(5):
             assert cache.get("q") is None
         for db in lent:
-            store._pool.release(db)
+            store._access.pool.release(db)
         assert cache.get("q") == "answer"
     with pytest.raises(NotAsked, match="no connection came free"):
         pool_of(0, timeout=0.01).acquire()
@@ -123,10 +123,10 @@ def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
             start(lambda number=number: store.put(f"k{number}", entry_of(number)))
             for number in range(32)
         ]
-        until(lambda: len(store._writing._queue) == 32)
+        until(lambda: len(store._access._writing._queue) == 32)
         for _ in range(100):
             assert value_of(store.get("k")) == 1
-        assert store._pool.size <= 2
+        assert store._access.pool.size <= 2
     for put in puts:
         put.result(60)
     assert store.size() == 33
@@ -136,11 +136,11 @@ def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
 def test_a_writer_waits_no_longer_than_its_timeout_in_all(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=0.05)
     store.put("k", entry_of(1))
-    turn = store._writing.take(0)
+    turn = store._access._writing.take(0)
     assert turn is not None
     with pytest.raises(StoreError, match="the write lock is held elsewhere"):
         store.put("k", entry_of(2))
-    store._writing.end(turn)
+    store._access._writing.end(turn)
     store.close()
 
 

@@ -146,7 +146,7 @@ def test_checkpoints_under_load_lose_no_row(
         store = SQLiteStore(path, lock_timeout=10)
         count = 0
         while time.monotonic() < stop_at:
-            store._write(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            store._access.write(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
             count += 1
         return count
 
@@ -234,7 +234,10 @@ def test_a_childs_writes_outlive_the_parent(path: Path, store: SQLiteStore) -> N
 
 def test_no_fork_carries_a_connection(store: SQLiteStore) -> None:
     use(store, "k")
-    assert in_child(lambda: [len(store._pool._idle), len(store._pool._slots)]) == [0, 0]
+    assert in_child(lambda: [len(store._access.pool._idle), len(store._access.pool._slots)]) == [
+        0,
+        0,
+    ]
     assert use(store, "k")
 
 
@@ -290,11 +293,11 @@ def holding(
 
 @contextlib.contextmanager
 def borrowed(store: SQLiteStore) -> Iterator[None]:
-    db = store._pool.acquire()
+    db = store._access.pool.acquire()
     db.execute("BEGIN")
     db.execute("SELECT * FROM parts").fetchall()
     yield
-    store._pool.discard(db)
+    store._access.pool.discard(db)
 
 
 @pytest.mark.parametrize(

@@ -464,7 +464,7 @@ def test_a_failing_sqlite_is_told_of_too(
         def broken(*args: Any) -> Any:
             raise OSError("disk")
 
-        monkeypatch.setattr(back, "_use", broken)
+        monkeypatch.setattr(back._access, "use", broken)
         assert [cache.get("known") for _ in range(5)] == ["answer"] * 5
         assert cache.stats().errors >= 3
         timer.advance(10)
