@@ -15,8 +15,8 @@ from langchain_llm_cache_mem.cache import Usage
 from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader
 from langchain_llm_cache_mem.generations import load, load_stream, mark_hits, zero_usage
 from langchain_llm_cache_mem.requests import Requests
-from langchain_llm_cache_mem.settings import MODEL_SETTINGS
 from llm_cache_mem import Hit, LLMCache, Request
+from llm_cache_mem.keys.changing import CHANGING
 
 __all__ = ["Binding", "binding_of", "derived", "sharing_state", "with_manager"]
 
@@ -77,9 +77,13 @@ class Binding:
     @contextmanager
     def watching(self, model: BaseLanguageModel[Any]) -> Iterator[None]:
         """Learn from a call of *model* which of its attributes are no settings."""
-        finish = MODEL_SETTINGS.watch(model, self.cls)
-        yield
-        finish()
+        ended = CHANGING.watch(model)
+        answered = False
+        try:
+            yield
+            answered = True
+        finally:
+            ended(answered)
 
     def lookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
         """The stored answer, if there is one. *load* is one of those below."""
@@ -164,7 +168,7 @@ def _direct_class(cls: type[Any]) -> type[Any]:
     """*cls*, except that it notes what its models write into their own attributes."""
 
     def note(self: Any, name: str, value: Any) -> None:
-        MODEL_SETTINGS.wrote(cls, name, getattr(self, name, None), value)
+        CHANGING.made(name, getattr(self, name, None), value)
         set_attribute(self, name, value)
 
     set_attribute: Any = cls.__setattr__

@@ -16,13 +16,14 @@ from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_
 from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
-from langchain_llm_cache_mem.settings import MODEL_SETTINGS, is_core_fake
+from langchain_llm_cache_mem.settings import is_core_fake
 from langchain_llm_cache_mem.shape import state_of
 from langchain_llm_cache_mem.sources import Sources
 from langchain_llm_cache_mem.validation import note_answer, watch_steps
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.fail_open import FailOpen
+from llm_cache_mem.keys.changing import CHANGING
 from llm_cache_mem.keys.state import refuse_stateful
 from llm_cache_mem.options import current
 
@@ -47,7 +48,7 @@ class _Miss(NamedTuple):
 
     request: Request
     began: float
-    finish: Callable[[], None]
+    ended: Callable[[bool], None]
 
 
 # What this context missed last, for calls whose model cannot be seen.
@@ -290,8 +291,8 @@ class LLMCacheMem(BaseCache):
             return
         while len(self._under_way) >= _UNDER_WAY:  # calls that failed
             self._under_way.pop(next(iter(self._under_way)), None)
-        finish = MODEL_SETTINGS.watch(call.model, type(call.model))
-        self._under_way[call.number, prompt] = _Miss(request, monotonic(), finish)
+        ended = CHANGING.watch(call.model)
+        self._under_way[call.number, prompt] = _Miss(request, monotonic(), ended)
 
     def _answered(
         self, prompt: str, llm_string: str, call: Call | None
@@ -308,7 +309,7 @@ class LLMCacheMem(BaseCache):
             miss = self._under_way.pop((call.number, prompt), None)
             if miss is None:
                 return None, None
-        miss.finish()
+        miss.ended(True)
         return miss.request, monotonic() - miss.began
 
     def _request(self, prompt: str, llm_string: str, call: Call | None = None) -> Request | None:
@@ -401,7 +402,7 @@ def _reopen(
     return restored.scoped(scope) if scope else restored
 
 
-def _nothing() -> None:
+def _nothing(answered: bool) -> None:
     pass
 
 

@@ -4,13 +4,13 @@ itself, and the model is asked for those that miss."""
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from llm_cache_mem.engine.batches import Found, Made, Part, acall_many, call_many
 from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
-from llm_cache_mem.keys.identity import describe, settings_of
+from llm_cache_mem.keys.changing import CHANGING
+from llm_cache_mem.keys.identity import describe
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.payload import Payload
 from llm_cache_mem.values.vectors import packed, unpacked
@@ -58,15 +58,17 @@ class EmbeddingModel(NamedTuple):
 
         def send(numbers: list[int]) -> Made:
             vectors: list[Any] = []
-            learn = _CHANGING.watch(self.model)
+            ended = CHANGING.watch(self.model)
             try:
                 for some in self._slices(numbers, settings):
                     vectors += embed([texts[number] for number in some])
             except BaseException as exc:
+                ended(False)
                 if not vectors:
                     raise
                 errors.append(exc)  # what came is stored first
-            learn()
+            else:
+                ended(True)
             return _made(self.engine, numbers, vectors)
 
         timeout = timeout_of(settings, self.model)
@@ -93,15 +95,17 @@ class EmbeddingModel(NamedTuple):
 
         async def send(numbers: list[int]) -> Made:
             vectors: list[Any] = []
-            learn = _CHANGING.watch(self.model)
+            ended = CHANGING.watch(self.model)
             try:
                 for some in self._slices(numbers, settings):
                     vectors += await embed([texts[number] for number in some])
             except BaseException as exc:
+                ended(False)
                 if not vectors:
                     raise
                 errors.append(exc)  # as above
-            learn()
+            else:
+                ended(True)
             return _made(self.engine, numbers, vectors)
 
         timeout = timeout_of(settings, self.model)
@@ -147,7 +151,7 @@ class EmbeddingModel(NamedTuple):
 
     def _settings(self) -> list[tuple[str, Any]]:
         """The settings of the model, without a client that it made of them for itself."""
-        settings = list(_CHANGING.settings(self.model))
+        settings = list(CHANGING.settings(self.model))
         if not any(name in _URLS and value for name, value in settings):
             return settings
         return [pair for pair in settings if not pair[0].startswith("_") or "client" not in pair[0]]
@@ -185,42 +189,3 @@ def _values(found: Collection[Found | None]) -> list[Any]:
         values.append(list(value) if id(value) in seen and isinstance(value, list) else value)
         seen.add(id(value))
     return values
-
-
-class _Changing:
-    """Learns which attributes of models are no settings, because models change them while they
-    answer: private counts, and records of calls that are no declared field. What is public may have
-    been set by the user meanwhile. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._first: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
-
-    def settings(self, model: Any) -> Iterator[tuple[str, Any]]:
-        """The settings of *model*; what changes by itself, as it was at first."""
-        first = self._first.get(type(model), {})
-        return ((name, first.get(name, value)) for name, value in settings_of(model))
-
-    def watch(self, model: Any) -> Callable[[], None]:
-        """Watch *model*, which is about to be called; call the result when it has answered."""
-        fields = getattr(type(model), "model_fields", ())
-        before = {
-            name: value if type(value) is int else type(value)(value)
-            for name, value in settings_of(model)
-            if (type(value) is int and name.startswith("_"))
-            or (type(value) in (list, dict, set) and name not in fields)
-        }
-
-        def learn() -> None:
-            for name, value in settings_of(model):
-                old = before.get(name)
-                if old is not None and type(value) is type(old) and _has_grown(old, value):
-                    self._first.setdefault(type(model), {}).setdefault(name, old)
-
-        return learn
-
-
-def _has_grown(old: Any, new: Any) -> bool:
-    return new > old if type(old) is int else len(new) > len(old)
-
-
-_CHANGING: Final = _Changing()

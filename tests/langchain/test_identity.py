@@ -179,6 +179,36 @@ def test_a_field_that_grows_during_a_call_is_in_the_key(ask: Ask, cache: LLMCach
         assert ask(Growing(most=most), cache) == f"at most {most}"
 
 
+class Lazy(Counting):
+    """Loads what it answers with where it was given nothing."""
+
+    _pipe: Any = PrivateAttr(default=None)
+
+    def _answer(self, messages: Any) -> AIMessage:
+        if self._pipe is None:
+            self._pipe = "small"
+        return AIMessage(f"by {self._pipe}")
+
+
+class Loading(Lazy):
+    def _answer(self, messages: Any) -> AIMessage:
+        if self._pipe is None:
+            self._pipe = lambda: "small"
+        return AIMessage(f"by {self._pipe()}")
+
+
+@pytest.mark.parametrize("make", [lambda name: name, lambda name: lambda: name])
+def test_what_another_model_loaded_answers_for_no_other(
+    ask: Ask, cache: LLMCacheMem, make: Any
+) -> None:
+    cls = Lazy if isinstance(make("x"), str) else Loading
+    lazy = cls()
+    assert ask(lazy, cache) == ask(lazy, cache) == "by small"
+    given = cls()
+    given._pipe = make("large")
+    assert ask(given, cache) == "by large"
+
+
 class Undescribed(BaseChatModel):
     """Tells LangChain no more than its type, as ChatOllama does."""
 
