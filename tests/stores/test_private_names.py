@@ -12,14 +12,10 @@ PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 def names(package: str) -> list[tuple[Any, str]]:
     if package == "redis":
-        from redis import _parsers
+        import redis
         from redis.connection import Connection
 
-        return [
-            (_parsers, "_RESP2Parser"),
-            (_parsers._RESP2Parser(1024), "_buffer"),
-            (Connection, "_connect"),
-        ]
+        return [(redis, "_parsers"), (redis._parsers, "BaseParser"), (Connection, "_connect")]
     from pymemcache.client.base import Client
     from pymemcache.pool import ObjectPool
 

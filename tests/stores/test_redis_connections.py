@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-import redis
 from redis import ResponseError
 
 from llm_cache_mem.errors import EntryUnreadable
@@ -178,7 +177,7 @@ def test_a_connection_on_which_more_arrives_is_not_used_again(server: Script, mo
 @pytest.mark.parametrize("sent", [b"$5\r\nhel", b"*2\r\n:1\r\n", b"+OK", b""])
 def test_the_end_in_the_middle_of_a_reply_is_an_error(server: Script, sent: bytes) -> None:
     thread = server.say([sent], then=server.hang_up)
-    with pytest.raises(redis.ConnectionError):
+    with pytest.raises(ConnectionError):
         server.client.call(b"x")
     thread.join()
 

@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 from llm_cache_mem.stores.deadline import DeadlineSocket, call_within, is_host_name
 from llm_cache_mem.stores.failures import UnexpectedReply
 from llm_cache_mem.stores.pool import Pool
+from llm_cache_mem.stores.redis.replies import MORE, Replies, packed
 
 try:
-    from redis._parsers import _RESP2Parser
+    from redis._parsers import BaseParser
     from redis.backoff import NoBackoff
     from redis.connection import Connection, parse_url
+    from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import RedisError, ResponseError
     from redis.retry import Retry
 except ModuleNotFoundError as exc:
@@ -92,45 +94,64 @@ def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool
 
 def ask(connection: Any, *command: bytes) -> Any:
     """The reply to *command*; a ResponseError that the server sent is returned."""
-    connection.deadline.begin(connection.socket_timeout, _MAX_REPLY_BYTES)
-    connection.send_command(*command)
-    reply = _reply(connection)
+    sock = connection.deadline
+    sock.begin(connection.socket_timeout, _MAX_REPLY_BYTES)
+    sock.sendall(packed(command))
+    reply = _reply(sock, connection.replies)
     connection.expect_no_more()
     return reply
 
 
 def ask_all(connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
     """The replies to *commands*, which are sent at once."""
-    connection.deadline.begin(
+    sock = connection.deadline
+    sock.begin(
         connection.socket_timeout + len(commands) * _SECONDS_PER_COMMAND,
         len(commands) * _MAX_REPLY_BYTES,
     )
-    connection.send_packed_command(connection.pack_commands(commands))
-    replies = [_reply(connection) for _ in commands]
+    sock.sendall(b"".join(map(packed, commands)))
+    replies = [_reply(sock, connection.replies) for _ in commands]
     connection.expect_no_more()
     return replies
 
 
-def _reply(connection: Any) -> Any:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except ResponseError as exc:
-        return exc
+def _reply(sock: Any, replies: Replies) -> Any:
+    while (reply := replies.take()) is MORE:
+        data = sock.recv(0)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        replies.feed(data)
+    return reply
 
 
-class _Parser(_RESP2Parser):
-    """Reads replies in Python, with or without hiredis, which would make a list as long as a server
-    only says it is; errors keep the *code* that the server gives, such as NOAUTH."""
+class _Parser(BaseParser):
+    """Reads the replies of the handshake, in which redis-py makes a connection ready."""
 
-    @classmethod
-    def parse_error(cls, response: str) -> Exception:
-        error: Any = super().parse_error(response)  # type: ignore[no-untyped-call]
-        error.code = response.partition(" ")[0]
-        return error  # type: ignore[no-any-return]
+    def __init__(self, socket_read_size: int) -> None:
+        self.replies = Replies(_refusal)
 
-    def unread_bytes(self) -> int:
-        buffer: Any = self._buffer
-        return buffer.unread_bytes()  # type: ignore[no-any-return]
+    def on_connect(self, connection: Any) -> None:
+        self._sock = connection.deadline
+        self.replies = connection.replies = Replies(_refusal)
+
+    def on_disconnect(self) -> None:
+        self._sock = None
+
+    def can_read(self, timeout: float = 0) -> bool:
+        return self.replies.unread
+
+    def read_response(self, disable_decoding: bool = False, **_: Any) -> Any:
+        return _reply(self._sock, self.replies)
+
+
+def _refusal(text: str) -> Exception:
+    """The error of redis-py that the server sent as *text*, with its *code*, such as NOAUTH. Raised
+    if the connection is of no use any more."""
+    error: Any = _Parser.parse_error(text)  # type: ignore[no-untyped-call]
+    error.code = text.partition(" ")[0]
+    if isinstance(error, RedisConnectionError):
+        raise error
+    return error  # type: ignore[no-any-return]
 
 
 def _with_deadline(connection_class: Any) -> Any:
@@ -138,6 +159,7 @@ def _with_deadline(connection_class: Any) -> Any:
         """Over a socket that bounds the handshake and each exchange, not only each part of it."""
 
         deadline: DeadlineSocket
+        replies: Replies
 
         def __init__(self, **options: Any) -> None:
             super().__init__(parser_class=_Parser, **options)
@@ -149,7 +171,7 @@ def _with_deadline(connection_class: Any) -> Any:
 
         def expect_no_more(self) -> None:
             """UnexpectedReply if more has arrived than was asked for."""
-            if self._parser.unread_bytes():
+            if self.replies.unread:
                 raise UnexpectedReply("more than one reply")
 
     return DeadlineConnection
