@@ -6,6 +6,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
+from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.generations import Generations
@@ -27,6 +28,8 @@ T = TypeVar("T")
 Defer = Callable[[Callable[[], None]], object]
 
 _log = logging.getLogger(__name__)
+
+_LARGE = 256 << 10  # bytes of a value that an event loop does not stop to decode
 
 
 class Hit(NamedTuple):
@@ -159,16 +162,49 @@ class Reader:
         entry = self.glance(request)
         if entry is not None:
             return self.lookup_in(entry, request, decode, defer=defer)
+        if self._store.reads_on_loop and self._is_plain(request) and running_loop() is not None:
+            return await self._lookup_on_loop(request, decode, other, defer)
         return await self._store.off_loop(lambda: self.lookup(request, decode, other, defer=defer))
+
+    async def _lookup_on_loop(
+        self,
+        request: Request,
+        decode: Callable[[Any], Any],
+        other: Other | None,
+        defer: Defer | None,
+    ) -> Hit | None:
+        """``alookup`` that needs a thread only where more has to be done than to read one entry."""
+        began = perf_counter() if self._ledger.listeners else None
+        entry = await self._store.aget(request.key)
+        took = None if began is None else perf_counter() - began
+
+        def lookup() -> Hit | None:
+            return self.lookup(request, decode, other, defer=defer, get=get, took=took)
+
+        def get(key: str) -> Entry | None:
+            return entry if key == request.key else self._get(key)
+
+        if entry is None:
+            is_all = other is None and not request.older
+        else:
+            is_all = self._is_ready(entry) and entry.payload.size <= _LARGE
+        return lookup() if is_all else await self._store.off_loop(lookup)
 
     def glance(self, request: Request) -> Entry | None:
         """The fresh entry for *request*, if an event loop may wait for it; None says nothing."""
-        if request.depends_on is not None or self._settings.current_mode() != "on":
+        if not self._is_plain(request):
             return None
         entry = self._store.peek(request.key) or self._store.glance(request.key)
-        if entry is None or entry.depends_on:  # its generations are asked for in the store
-            return None
-        return entry if self._settings.is_fresh(entry, self._settings.clock()) else None
+        return entry if entry is not None and self._is_ready(entry) else None
+
+    def _is_plain(self, request: Request) -> bool:
+        """Whether to look *request* up is no more than to read its entry."""
+        return request.depends_on is None and self._settings.current_mode() == "on"
+
+    def _is_ready(self, entry: Entry) -> bool:
+        """Whether *entry* is an answer without asking the store for more: for the generations that
+        it depends on, or to remove it because it is stale."""
+        return not entry.depends_on and self._settings.is_fresh(entry, self._settings.clock())
 
     def lookup_in(
         self,

@@ -1,10 +1,10 @@
 """Fail open: a failing store costs a miss or a dropped write, and little time."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from threading import RLock, local  # re-entrant: a signal handler may ask in the middle of it
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AsyncGet = Callable[[str], Awaitable[Entry | None]]
 
 _FAILURES = 3  # in a row open a breaker,
 _FIRST, _LONGEST = 1.0, 5.0  # for this many seconds at first, and at most
@@ -152,6 +153,12 @@ class FailOpenStore:
         self._glance: Callable[[str], Entry | None] | None = (
             getattr(store, "glance", None) if hasattr(type(store), "glance") else None
         )
+        # the back of a tiered store may have none, although the tiered store has the method
+        self._aget = (
+            cast(AsyncGet, getattr(store, "aget", None))
+            if getattr(store, "reads_on_loop", False)
+            else None
+        )
         self._strict = strict
         self._on_error = on_error
         self._timer = timer
@@ -213,6 +220,29 @@ class FailOpenStore:
             or self._call(self._reads, "get", None, self.inner.get, key)
             or self.peek(key, offline=True)
         )
+
+    @property
+    def reads_on_loop(self) -> bool:
+        """Whether ``aget`` may be used."""
+        return self._aget is not None
+
+    async def aget(self, key: str) -> Entry | None:
+        """As ``get``, for a task of asyncio, without a thread."""
+        assert self._aget is not None
+        breaker, operation = self._reads, "get"
+        if self._strict:
+            return await self._aget(key)
+        if self._allows(breaker):
+            began = self._timer()
+            try:
+                found = await self._aget(key)
+            except BaseException as exc:  # noqa: BLE001  # as in _call
+                self._note_exception(breaker, operation, exc, began)
+            else:
+                if not breaker.proven:
+                    self._note_success(breaker)
+                return found
+        return self.peek(key, offline=True)
 
     def get_or_raise(self, key: str) -> Entry | None:
         """As ``get``, but raise StoreError where ``get`` would report a failure as a miss."""
@@ -335,32 +365,40 @@ class FailOpenStore:
         if _here.must_not_wait:
             self._on_error(operation)
             return fallback
-        if (breaker is self._writes and self._reads.waiting) or not breaker.allows():
+        if not self._allows(breaker):
             return fallback
         slow = self._slow_seconds
         began = 0.0 if slow is None else self._timer()
         try:
             result = call(*args, **kwargs)
-        except ValueNotCacheable:  # the value is at fault; the store may not have been asked
-            breaker.interrupted()
-            raise
-        except NotAsked:
-            breaker.interrupted()
-            self._on_error(operation)
+        except BaseException as exc:  # noqa: BLE001  # whatever it is, the caller's call goes on
+            self._note_exception(breaker, operation, exc, began)
             return fallback
-        except Exception as exc:  # noqa: BLE001  # whatever it is, the caller's call goes on
-            slowly = slow is not None and self._timer() - began >= slow / 2
-            self._note_failure(breaker, operation, exc, slowly=slowly)
-            return fallback
-        except BaseException:  # an interrupt: the breaker must not wait for this probe
-            breaker.interrupted()
-            raise
         if slow is not None and operation != "size" and self._timer() - began > slow:
             late = StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s")
             self._note_failure(breaker, operation, late, slowly=True)
         elif not breaker.proven:
             self._note_success(breaker)
         return result
+
+    def _allows(self, breaker: CircuitBreaker) -> bool:
+        return not (breaker is self._writes and self._reads.waiting) and breaker.allows()
+
+    def _note_exception(
+        self, breaker: CircuitBreaker, operation: str, exc: BaseException, began: float
+    ) -> None:
+        """Note that an operation that *began* then raised *exc*; raise it again unless the caller's
+        call goes on without the store."""
+        if isinstance(exc, NotAsked):
+            breaker.interrupted()
+            self._on_error(operation)
+        elif isinstance(exc, ValueNotCacheable) or not isinstance(exc, Exception):
+            breaker.interrupted()  # the value is at fault, or an interrupt: not the store
+            raise exc
+        else:
+            slow = self._slow_seconds
+            slowly = slow is not None and self._timer() - began >= slow / 2
+            self._note_failure(breaker, operation, exc, slowly=slowly)
 
     def _call_or_raise(
         self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs

@@ -7,11 +7,11 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["DeadlineSocket", "TooMuchData", "call_within", "is_host_name"]
+__all__ = ["BYTES_PER_SECOND", "DeadlineSocket", "TooMuchData", "call_within", "is_host_name"]
 
 R = TypeVar("R")
 
-_BYTES_PER_SECOND = 4 * 1024 * 1024  # large requests and replies get more time, at this rate
+BYTES_PER_SECOND = 4 * 1024 * 1024  # large requests and replies get more time, at this rate
 _CHUNK = 64 * 1024
 _SMALL = 4 * 1024
 _MAX_BYTES = 1024 * 1024 * 1024  # in one exchange, unless its caller knows better
@@ -57,11 +57,17 @@ class DeadlineSocket:
             self._poll = poll.poll
         return not self._poll(0)
 
+    def unblocked(self) -> Any:
+        """The socket itself, which does not block any more: for an event loop, which has deadlines
+        of its own. It stays open for as long as this object lives."""
+        self._sock.setblocking(False)
+        return self._sock
+
     def sendall(self, data: Any) -> None:
         if len(data) <= _SMALL:
             self._sock.sendall(data)
             return
-        self._deadline += len(data) / _BYTES_PER_SECOND
+        self._deadline += len(data) / BYTES_PER_SECOND
         rest = memoryview(data)
         while rest:  # in parts: a TLS socket would start its timeout again with every record
             self._limit()
@@ -71,7 +77,7 @@ class DeadlineSocket:
         """What has arrived, up to 64 KiB whatever *size* is: both libraries keep the rest."""
         self._limit()
         data: bytes = self._sock.recv(_CHUNK)
-        self._deadline += len(data) / _BYTES_PER_SECOND
+        self._deadline += len(data) / BYTES_PER_SECOND
         self._room -= len(data)
         if self._room < 0:
             raise TooMuchData

@@ -2,12 +2,12 @@
 what that says of keys and values."""
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from llm_cache_mem.errors import LLMCacheError, StoreError
 
-__all__ = ["NotAsked", "UnexpectedReply", "iterate", "store_errors_only"]
+__all__ = ["NotAsked", "UnexpectedReply", "async_store_errors_only", "iterate", "store_errors_only"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +35,31 @@ def store_errors_only(
         def translated(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return method(self, *args, **kwargs)
+            except LLMCacheError:
+                raise
+            except Exception as exc:
+                raise StoreError(type(self).__name__, operation, reason(exc)) from exc
+
+        return translated
+
+    return decorate
+
+
+def async_store_errors_only(
+    operation: str, reason: Callable[[Exception], str]
+) -> Callable[
+    [Callable[Concatenate[S, P], Coroutine[Any, Any, R]]],
+    Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+]:
+    """``store_errors_only`` for a coroutine function."""
+
+    def decorate(
+        method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+    ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+        @functools.wraps(method)
+        async def translated(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return await method(self, *args, **kwargs)
             except LLMCacheError:
                 raise
             except Exception as exc:

@@ -8,9 +8,15 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from llm_cache_mem.stores.failures import UnexpectedReply
-from llm_cache_mem.stores.redis.connections import ResponseError, ask, ask_all, open_pool
+from llm_cache_mem.stores.redis.connections import (
+    ask,
+    ask_all,
+    open_pool,
+    server_of,
+)
+from llm_cache_mem.stores.redis.event_loops import EventLoops
 
-__all__ = ["GivenClient", "UrlClient", "is_wrong_type"]
+__all__ = ["GivenClient", "UrlClient"]
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +26,8 @@ _NEEDED = ("execute_command", "pipeline", "scan_iter")
 
 
 class UrlClient:
-    """A client with a pool of at most *limit* connections to the server of *url*.
+    """A client with a pool of at most *limit* connections to the server of *url*, and one for each
+    event loop.
 
     Waiting for a connection, making one, and all replies to what is sent at once may take *timeout*
     seconds each. A connection whose exchange failed is not used again. Replies are bytes, int, None
@@ -30,21 +37,29 @@ class UrlClient:
     clustered = False
 
     def __init__(self, url: str, *, timeout: float, limit: int) -> None:
-        self.name, self.timeout, self._pool = open_pool(url, timeout=timeout, limit=limit)
+        server = server_of(url, timeout=timeout, limit=limit)
+        self.name, self.timeout = server.name, server.timeout
+        self._pool = open_pool(server)
+        self._loops = EventLoops(server.connect, timeout=server.timeout)
 
     def call(self, *command: bytes) -> Any:
         """The reply to *command*."""
-        reply = self._pool.run(ask, *command)
-        if isinstance(reply, ResponseError):
-            raise reply
-        return reply
+        return _or_raised(self._pool.run(ask, *command))
 
     def calls(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """The replies to *commands*, sent at once; a ResponseError takes the place of a reply."""
         return self._pool.run(ask_all, commands)
 
+    def value(self, name: bytes) -> Any:
+        """What is stored under *name*; None if there is nothing, or it is no string."""
+        return _value(self._pool.run(ask, b"GET", name))
+
+    async def avalue(self, name: bytes) -> Any:
+        """As ``value``, for a task of asyncio; a thread is needed only to connect."""
+        return _value(await self._loops.ask(b"GET", name))
+
     def values(self, names: Sequence[bytes]) -> list[Any]:
-        """The values stored under *names*; None if there is none, or it is no string."""
+        """As ``value``, for each of *names*."""
         return _checked(self.call(b"MGET", *names), names)
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
@@ -62,9 +77,11 @@ class UrlClient:
         """Start over with new connections: a reply made no sense, and may have been meant for
         another command."""
         self._pool.renew()
+        self._loops.renew()
 
     def close(self) -> None:
         self._pool.close()
+        self._loops.close()
 
 
 class GivenClient:
@@ -106,16 +123,19 @@ class GivenClient:
             pipeline.execute_command(name.decode(), *words)
         return [_plain(reply) for reply in pipeline.execute(raise_on_error=False)]
 
+    def value(self, name: bytes) -> Any:
+        try:
+            return self.call(b"GET", name)
+        except Exception as exc:  # noqa: BLE001  # mostly raised again
+            return _value(exc)
+
     def values(self, names: Sequence[bytes]) -> list[Any]:
         if not self.clustered:
             return _checked(self.call(b"MGET", *names), names)
         replies = self.calls(
             [(b"GET", name) for name in names]
         )  # the keys of one MGET would have to be neighbours
-        for reply in replies:
-            if isinstance(reply, Exception) and not is_wrong_type(reply):
-                raise reply
-        return [None if isinstance(reply, Exception) else reply for reply in replies]
+        return [_value(reply) for reply in replies]
 
     def scan(self, pattern: bytes) -> Iterator[list[bytes]]:
         names: list[bytes] = []
@@ -134,6 +154,20 @@ class GivenClient:
 
     def close(self) -> None:
         """Nothing of ours is open."""
+
+
+def _or_raised(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _value(reply: Any) -> Any:
+    """What a GET gave; None if the server refuses because the value, another program's, is no
+    string."""
+    if isinstance(reply, Exception) and "WRONGTYPE" in str(reply):
+        return None
+    return _or_raised(reply)
 
 
 def _plain(reply: Any) -> Any:
@@ -161,8 +195,3 @@ def _warn_of_long_waits(client: Any) -> None:
             type(client).__name__,
             "for ever" if seconds is None else f"{seconds * (1 + tries):.0f} seconds",
         )
-
-
-def is_wrong_type(exc: Exception) -> bool:
-    """Whether the server refuses because the value is no string."""
-    return "WRONGTYPE" in str(exc)

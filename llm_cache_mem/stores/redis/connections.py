@@ -1,8 +1,8 @@
 """Connections of redis-py to the server of a URL, each with a deadline for a whole exchange."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from llm_cache_mem.stores.deadline import DeadlineSocket, call_within, is_host_name
@@ -26,7 +26,7 @@ except ModuleNotFoundError as exc:
 
 from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 
-__all__ = ["ResponseError", "ask", "ask_all", "open_pool"]
+__all__ = ["MAX_REPLY_BYTES", "ResponseError", "Server", "ask", "ask_all", "open_pool", "server_of"]
 
 _SCHEMES = {
     "redis": "redis",
@@ -37,12 +37,21 @@ _SCHEMES = {
 }  # ours, and redis-py's
 
 _SECONDS_PER_COMMAND = 0.002  # more time for many at once
-_MAX_REPLY_BYTES = MAX_ENTRY_BYTES + 64 * 1024
+MAX_REPLY_BYTES = MAX_ENTRY_BYTES + 64 * 1024
 
 
-def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool[Any]]:
-    """A pool of connections to the server that *url* names, which are made when first needed, with
-    its name for people and its timeout. ValueError for a URL that can never work.
+class Server(NamedTuple):
+    """A server: its *name* for people, the *timeout* and the *limit* of its URL, and a function
+    that makes a connection."""
+
+    name: str
+    timeout: float
+    limit: int
+    connect: Callable[[], Any]
+
+
+def server_of(url: str, *, timeout: float, limit: int) -> Server:
+    """The server that *url* names. ValueError for a URL that can never work.
 
     ``redis://``, ``rediss://`` (TLS), ``unix://``, and ``valkey://`` and ``valkeys://``, which are
     the first two by another name, with the options that redis-py knows.
@@ -81,21 +90,25 @@ def open_pool(url: str, *, timeout: float, limit: int) -> tuple[str, float, Pool
             f" {_option_in(exc, options)}"
         ) from None
     where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    pool = Pool(
-        connect,
+    return Server(f"{scheme}://{where}/{options.get('db', 0)}", timeout, limit, connect)
+
+
+def open_pool(server: Server) -> Pool[Any]:
+    """A pool of connections to *server*, which are made when first needed."""
+    return Pool(
+        server.connect,
         is_usable=lambda connection: connection.deadline.is_quiet(),
         close=lambda connection: connection.disconnect(),
-        limit=limit,
-        timeout=timeout,
+        limit=server.limit,
+        timeout=server.timeout,
         store="RedisStore",
     )
-    return f"{scheme}://{where}/{options.get('db', 0)}", timeout, pool
 
 
 def ask(connection: Any, *command: bytes) -> Any:
     """The reply to *command*; a ResponseError that the server sent is returned."""
     sock = connection.deadline
-    sock.begin(connection.socket_timeout, _MAX_REPLY_BYTES)
+    sock.begin(connection.socket_timeout, MAX_REPLY_BYTES)
     sock.sendall(packed(command))
     reply = _reply(sock, connection.replies)
     connection.expect_no_more()
@@ -107,7 +120,7 @@ def ask_all(connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
     sock = connection.deadline
     sock.begin(
         connection.socket_timeout + len(commands) * _SECONDS_PER_COMMAND,
-        len(commands) * _MAX_REPLY_BYTES,
+        len(commands) * MAX_REPLY_BYTES,
     )
     sock.sendall(b"".join(map(packed, commands)))
     replies = [_reply(sock, connection.replies) for _ in commands]

@@ -2,6 +2,7 @@
 by one command."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha1
@@ -12,8 +13,14 @@ from typing import Any
 from llm_cache_mem._util.clock import now
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.failures import UnexpectedReply, iterate, store_errors_only
-from llm_cache_mem.stores.redis.client import GivenClient, UrlClient, is_wrong_type
+from llm_cache_mem.stores.failures import (
+    UnexpectedReply,
+    async_store_errors_only,
+    iterate,
+    store_errors_only,
+)
+from llm_cache_mem.stores.redis.client import GivenClient, UrlClient
+from llm_cache_mem.stores.redis.event_loops import in_thread
 from llm_cache_mem.values.entry import (
     PLAIN,
     STORED_AT,
@@ -35,6 +42,7 @@ _BATCH = 256  # commands that are sent at once
 _BATCH_BYTES = 1024 * 1024
 _DOUBLE = Struct("<d")
 _LONGEST_MS = 1e15  # the server takes no more
+_LARGE = 256 << 10  # bytes that an event loop does not stop to check
 _READ_BATCH = 32  # values that are read at once when all are looked at
 
 # Each removes KEYS[1] if it is still what the caller saw: by the time in its envelope, or, whatever
@@ -141,13 +149,26 @@ class RedisStore:
     @store_errors_only("get", _reason)
     def get(self, key: str) -> Entry | None:
         name = KEY_PREFIX + key.encode()
-        try:
-            data = self._client.call(b"GET", name)
-        except Exception as exc:
-            if is_wrong_type(exc):  # another program's key
-                return None
-            raise
+        data = self._client.value(name)
         return None if data is None else self._read(key, name, data)
+
+    @property
+    def reads_on_loop(self) -> bool:
+        """Whether there is an ``aget``: for a URL's store, where event loops can watch sockets."""
+        return isinstance(self._client, UrlClient) and sys.platform != "win32"
+
+    @async_store_errors_only("get", _reason)
+    async def aget(self, key: str) -> Entry | None:
+        """As ``get``, for a task of asyncio: without a thread, but for what takes long."""
+        assert isinstance(self._client, UrlClient)
+        name = KEY_PREFIX + key.encode()
+        data = await self._client.avalue(name)
+        if data is None:
+            return None
+        if type(data) is bytes and len(data) <= _LARGE:
+            with suppress(EntryUnreadable):
+                return self._memo.get(key, data)
+        return await in_thread(lambda: self._read(key, name, data))
 
     @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
