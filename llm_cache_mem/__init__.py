@@ -8,7 +8,7 @@ from llm_cache_mem.accounting.pricing import Price
 from llm_cache_mem.accounting.provider import ProviderCacheStats
 from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats, Saving, TagStats
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.reader import Hit
 from llm_cache_mem.errors import (
     CacheMissError,
     LLMCacheError,

@@ -25,9 +25,10 @@ from llm_cache_mem._util.streaming_types import (
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.announced import announce
-from llm_cache_mem.engine.calls import Engine, Settings
 from llm_cache_mem.engine.choices import NO_CHOICES, choices_for
 from llm_cache_mem.engine.circumstances import timeout_of
+from llm_cache_mem.engine.engine import Engine
+from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.errors import NamespaceMissing
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.identity import as_sent

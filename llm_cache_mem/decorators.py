@@ -9,8 +9,8 @@ from types import CodeType, MethodType
 from typing import Any, TypeVar
 
 from llm_cache_mem._util.modules import module_name
-from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.engine.circumstances import circumstances_of
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from langchain_llm_cache_mem.settings import MODEL_SETTINGS
 from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent, state_of
 from llm_cache_mem import Request, RequestNotCacheable
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.keys.identity import Identity
 from llm_cache_mem.keys.state import refuse_stateful
 

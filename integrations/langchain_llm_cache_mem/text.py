@@ -15,9 +15,8 @@ from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
-from llm_cache_mem.engine.calls import Answered
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
-from llm_cache_mem.engine.layers import in_hand
+from llm_cache_mem.engine.writer import Answered
 
 __all__ = ["methods"]
 
@@ -140,7 +139,7 @@ def _generate(
     batch.answers = binding.lookup_many(batch.requests)
     began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
-        with in_hand(binding.cache.engine):  # its answers are entries of each prompt
+        with binding.cache.engine.layers.in_hand():  # its answers are entries of each prompt
             made = ask(missing)
         seconds = monotonic() - began
         with binding.fail_open:
@@ -188,7 +187,7 @@ async def _agenerate(
     batch.answers = await binding.alookup_many(batch.requests)
     began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
-        with in_hand(binding.cache.engine):
+        with binding.cache.engine.layers.in_hand():
             made = await ask(missing)
         seconds = monotonic() - began
         with binding.fail_open:

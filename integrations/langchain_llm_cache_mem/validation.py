@@ -16,7 +16,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from langchain_llm_cache_mem.generations import answer_id, tell_run
 from llm_cache_mem import Request
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 
 __all__ = ["note_answer", "watch_steps"]
 

@@ -14,8 +14,8 @@ from llama_index_llm_cache_mem.usage import zero_usage
 from llama_index_llm_cache_mem.validation import note_answer
 from llama_index_llm_cache_mem.values import decode, decode_tree, encode
 from llm_cache_mem import Request
-from llm_cache_mem.engine.calls import Other
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.engine.reader import Other
 from llm_cache_mem.values.classes import named_in
 
 __all__ = ["ModelCall", "acall", "ashare", "astream", "call", "share", "stream"]

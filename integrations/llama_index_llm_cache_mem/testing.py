@@ -21,7 +21,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 
 from llama_index_llm_cache_mem import CachedLLM, cache_of
 from llm_cache_mem import LLMCache
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.engine.streams import ChunkRecording
 from llm_cache_mem.values.payload import Payload
 

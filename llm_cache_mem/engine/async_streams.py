@@ -117,7 +117,7 @@ async def _open(
     """As in shared_streams."""
     lease = call.new_lease()
     for _ in range(0 if alone else ROUNDS):
-        found, coalesced = await call.engine.ashare(
+        found, coalesced = await call.sharing.ashare(
             call.request,
             lambda flight: _lead(call, flight, lease, primed=primed),
             (running_loop(), call.lane),
@@ -132,7 +132,7 @@ async def _open(
             if not found.recording.unusable:
                 continue
         break
-    found = await _lead(call, call.engine.flights.solo(call.request.key), None, primed=False)
+    found = await _lead(call, call.sharing.flights.solo(call.request.key), None, primed=False)
     opened = _join(call, found, False)
     assert opened is not None  # nothing has happened to a call of this caller's own
     return opened
@@ -164,7 +164,7 @@ async def _lead(
         if lease is not None:
             stack.callback(lease.release)
         entry = await (
-            call.engine.off_loop(recheck)
+            call.sharing.off_loop(recheck)
             if lease is None or is_nested(flight)
             else lease.aacquire(recheck)
         )
@@ -202,7 +202,7 @@ async def _lead(
 
 async def _open_unshared(call: StreamCall) -> Any:
     context = call.new_context()
-    flight = call.engine.flights.solo(call.request.key)
+    flight = call.sharing.flights.solo(call.request.key)
     began = call.now()
     source = await call.fn()
     if not is_stream(source, "__aiter__"):
@@ -218,8 +218,8 @@ async def _store(
     call: StreamCall, context: Context, recording: ChunkRecording, began: float, flight: Flight
 ) -> Entry | None:
     seconds = max(0.0, call.now() - began)
-    await call.engine.writer.load_prices()
-    return await call.engine.off_loop(
+    await call.sharing.writer.load_prices()
+    return await call.sharing.off_loop(
         lambda: context.copy().run(call.store, recording, seconds, flight)
     )
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.claims import Claim
-from llm_cache_mem.engine.layers import in_hand
 from llm_cache_mem.engine.reader import Defer, Hit, decoded, same
 from llm_cache_mem.engine.writer import Answered
 from llm_cache_mem.keys.request import Request
@@ -18,7 +17,7 @@ from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:
-    from llm_cache_mem.engine.calls import Engine
+    from llm_cache_mem.engine.engine import Engine
     from llm_cache_mem.engine.leases import Lease
 
 __all__ = ["Found", "Made", "Part", "WaitTimeout", "acall_many", "call_many"]
@@ -188,7 +187,7 @@ def _answer(
 ) -> Generator[tuple[Any, ...], Any, None]:
     """Answer the requests *mine*: into *found*, and into *answers* for those who wait."""
     asked = [requests[number] for number in mine]
-    lease = engine.lease(_together(asked), timeout)
+    lease = engine.sharing.lease(_together(asked), timeout)
     try:
         known: list[Hit | None] = yield "recheck", asked, lease
         for number, hit in zip(mine, known, strict=True):
@@ -273,7 +272,7 @@ class _Steps:
 
     def _passing(self) -> AbstractContextManager[None]:
         passes = self._layer is not None and self._layer.passes
-        return in_hand(self._engine) if passes else nullcontext()
+        return self._engine.layers.in_hand() if passes else nullcontext()
 
     def _hits(self, requests: Sequence[Request]) -> list[Hit | None]:
         reader = self._engine.reader

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from llm_cache_mem.engine.calls import PLAIN, Codec, Engine
+from llm_cache_mem.engine.calls import PLAIN, Codec
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.engine.reader import Other
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import current

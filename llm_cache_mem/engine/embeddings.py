@@ -6,8 +6,8 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem.engine.batches import Found, Made, Part, acall_many, call_many
-from llm_cache_mem.engine.calls import Engine
 from llm_cache_mem.engine.circumstances import timeout_of
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
 from llm_cache_mem.keys.changing import CHANGING
 from llm_cache_mem.keys.identity import describe

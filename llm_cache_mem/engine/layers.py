@@ -11,15 +11,16 @@ no model is called that the HTTP layer cannot see, and recordings are of the lay
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Literal
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Above", "Layers", "Outcome", "call_above", "has_in_hand", "in_hand"]
+__all__ = ["Above", "Layers", "Outcome", "call_above"]
 
 Outcome = Literal["hit", "coalesced", "miss", "skipped"]
 
@@ -85,24 +86,8 @@ class Above:
         return self.outcome in ("hit", "coalesced")
 
 
-_engines: "ContextVar[tuple[object, ...]]" = ContextVar("llm_cache_mem.layers", default=())
+_in_hand: "ContextVar[tuple[Layers, ...]]" = ContextVar("llm_cache_mem.layers", default=())
 _above: "ContextVar[Above | None]" = ContextVar("llm_cache_mem.above", default=None)
-
-
-def has_in_hand(engine: object) -> bool:
-    """Whether a layer on *engine* has the request in hand that this context sends."""
-    engines = _engines.get()
-    return bool(engines) and any(held is engine for held in engines)
-
-
-@contextmanager
-def in_hand(engine: object) -> Iterator[None]:
-    """Let no layer underneath answer from *engine* what this block sends."""
-    token = _engines.set((*_engines.get(), engine))
-    try:
-        yield
-    finally:
-        _engines.reset(token)
 
 
 def call_above(layers: "Layers") -> Above | None:
@@ -131,9 +116,31 @@ class Layers:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def pass_next(self) -> None:
-        """Let the HTTP layer pass the call that this context makes next."""
-        _above.set(Above(self, _nothing, zero_usage=False, passes=True))
+    def has_in_hand(self) -> bool:
+        """Whether a layer has the request in hand that this context sends."""
+        return any(held is self for held in _in_hand.get())
+
+    @contextmanager
+    def in_hand(self) -> Iterator[None]:
+        """Let no layer underneath answer what this block sends."""
+        token = _in_hand.set((*_in_hand.get(), self))
+        try:
+            yield
+        finally:
+            _in_hand.reset(token)
+
+    def after_lookup(
+        self, request: Request, missed: Iterable[Callable[[], None]], *, zero_usage: bool
+    ) -> None:
+        """After a lookup of a layer above: if it *missed*, which counts that, see to the call that
+        this context makes next."""
+        for count in missed:
+            if self.above_answers:
+                count()
+                _above.set(Above(self, count, zero_usage=False, passes=True))
+            else:
+                needs = () if request.depends_on is None else request.depends_on.names
+                self.expect(request.key, count, zero_usage=zero_usage, depends_on=needs)
 
     def expect(
         self,
@@ -194,7 +201,3 @@ class Layers:
     def key_below(self, key: str) -> str | None:
         """The key of the entry with which the HTTP layer answered the request of *key*."""
         return self._below.get(key)
-
-
-def _nothing() -> None:
-    pass

@@ -108,7 +108,7 @@ def _open(call: StreamCall, *, primed: bool = False, alone: bool = False) -> _Op
     """
     lease = call.new_lease()
     for _ in range(0 if alone else ROUNDS):
-        found, coalesced = call.engine.share(
+        found, coalesced = call.sharing.share(
             call.request,
             lambda flight: _lead(call, flight, lease, primed=primed),
             call.lane,
@@ -123,7 +123,7 @@ def _open(call: StreamCall, *, primed: bool = False, alone: bool = False) -> _Op
             if not found.recording.unusable:
                 continue
         break
-    found = _lead(call, call.engine.flights.solo(call.request.key), None, primed=False)
+    found = _lead(call, call.sharing.flights.solo(call.request.key), None, primed=False)
     opened = _join(call, found, False)
     assert opened is not None  # nothing has happened to a call of this caller's own
     return opened

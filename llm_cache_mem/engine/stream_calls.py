@@ -6,19 +6,15 @@ in the context of the call. A caller in other circumstances than the one that ma
 whose fetch was interrupted, makes its own call if it has had no chunk yet.
 """
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.broadcast import END
 from llm_cache_mem.engine.flight import Flight, keep_lead
-from llm_cache_mem.engine.layers import Above
-from llm_cache_mem.engine.reader import Reader
-from llm_cache_mem.engine.settings import Settings
-from llm_cache_mem.engine.single_flight import SingleFlight
+from llm_cache_mem.engine.sharing import Sharing
 from llm_cache_mem.engine.streams import ChunkRecording, NotShareable
-from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import LLMCacheError, ValueNotCacheable
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.entry import Entry
@@ -44,43 +40,11 @@ ROUNDS: Final = 8
 own."""
 
 
-class Sharing(Protocol):
-    """The parts of an Engine that a stream needs."""
-
-    settings: Settings
-    reader: Reader
-    writer: Writer
-    flights: SingleFlight
-
-    def share(
-        self,
-        request: Request,
-        work: Callable[[Flight], T],
-        lane: object,
-        *,
-        circumstances: Hashable,
-        timeout: float | None = None,
-    ) -> tuple[T, bool]: ...
-    async def ashare(
-        self,
-        request: Request,
-        work: Callable[[Flight], Awaitable[T]],
-        lane: object,
-        *,
-        circumstances: Hashable,
-        timeout: float | None = None,
-    ) -> tuple[T, bool]: ...
-    def lease(self, request: Request, timeout: float | None = None) -> "Lease | None": ...
-    def count_coalesced(self, request: Request, entry: Entry | None, seconds: float) -> None: ...
-    def answered_below(self, request: Request) -> Above | None: ...
-    async def off_loop(self, call: Callable[[], T]) -> T: ...
-
-
 class StreamCall:
     """One caller's call of a stream that is not stored.
 
     Args:
-        engine: The cache's.
+        sharing: The cache's.
         request: The request.
         fn: Makes the call; what it returns is iterated.
         recording: Makes the recording of one stream.
@@ -92,7 +56,7 @@ class StreamCall:
 
     def __init__(
         self,
-        engine: "Sharing",
+        sharing: Sharing,
         request: Request,
         fn: Callable[[], Any],
         recording: Callable[[], ChunkRecording],
@@ -101,7 +65,7 @@ class StreamCall:
         timeout: float | None,
         context: Context | None = None,
     ) -> None:
-        self.engine = engine
+        self.sharing = sharing
         self.request = request
         self.fn = fn
         self.recording = recording
@@ -109,7 +73,7 @@ class StreamCall:
         self._decode = decode
         self._timeout = timeout
         self._context = context
-        self.now = engine.settings.clock
+        self.now = sharing.settings.clock
         self._began = self.now()
 
     @property
@@ -127,7 +91,7 @@ class StreamCall:
 
     def new_lease(self) -> "Lease | None":
         """A lease to make the call, if there are other processes to ask."""
-        return self.engine.lease(self.request, self.timeout)
+        return self.sharing.lease(self.request, self.timeout)
 
     def new_context(self) -> Context:
         """A context for the work of a flight, in which this is called."""
@@ -139,11 +103,11 @@ class StreamCall:
 
     def recheck(self) -> Entry | None:
         """The entry that another caller stored since this one missed."""
-        return self.engine.reader.recheck(self.request)
+        return self.sharing.reader.recheck(self.request)
 
     def stored(self, entry: Entry) -> Iterator[Any] | None:
         """The chunks of *entry*, counted as coalesced; None if it cannot be read."""
-        hit = self.engine.reader.read(self.request, entry, self._decode)
+        hit = self.sharing.reader.read(self.request, entry, self._decode)
         if hit is None:
             return None
         self.count(entry)
@@ -152,30 +116,30 @@ class StreamCall:
 
     def count(self, entry: Entry | None) -> None:
         """Count this caller as answered by another's call."""
-        self.engine.count_coalesced(self.request, entry, self.now() - self._began)
+        self.sharing.count_coalesced(self.request, entry, self.now() - self._began)
 
     def store(self, recording: ChunkRecording, seconds: float, flight: Flight) -> Entry | None:
         """Store a stream that has ended cleanly; counted as skipped if it has no storable form."""
-        below = self.engine.answered_below(self.request)
+        below = self.sharing.answered_below(self.request)
         if below is not None:
             return below.entry
         try:
             value, response = recording.entry()
         except LLMCacheError as exc:
-            self.engine.writer.skip(self.request, "value", "a stream was not stored: %s", exc)
+            self.sharing.writer.skip(self.request, "value", "a stream was not stored: %s", exc)
             return None
         except Exception as exc:  # noqa: BLE001  # the consumer has had its answer
             text = "a stream was not stored: it could not be read (%s)"
-            self.engine.writer.skip(self.request, "value", text, type(exc).__name__)
+            self.sharing.writer.skip(self.request, "value", text, type(exc).__name__)
             return None
-        return self.engine.writer.store(
+        return self.sharing.writer.store(
             self.request, value, response=response, seconds=seconds, flight=flight
         )
 
     def no_stream(self, answer: Any) -> "NoStream":
         """What to make of an *answer* in one piece, which is returned as it is."""
         text = "an answer was not stored: a stream was asked for, and it is none"
-        self.engine.writer.skip(self.request, "value", text)
+        self.sharing.writer.skip(self.request, "value", text)
         return NoStream(answer)
 
     def makes_own(self, reader: Any, exc: Exception) -> bool:

@@ -20,7 +20,7 @@ from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting.verified import VerifiedStats
-from llm_cache_mem.engine.layers import in_hand
+from llm_cache_mem.engine.layers import Layers
 from llm_cache_mem.engine.reader import Hit, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.streams import ChunkRecording
@@ -55,6 +55,7 @@ class Verified(Protocol):
     settings: Settings
     keyer: Keyer
     writer: Writer
+    layers: Layers
     backend: FailOpenStore
     closed: bool
 
@@ -292,7 +293,7 @@ class Verifier:
                 self._unreserve(job)
                 return
             began = self._engine.settings.clock()
-            with in_hand(self._engine):
+            with self._engine.layers.in_hand():
                 fresh = again()
             self._settle(job, fresh, self._engine.settings.clock() - began)
         except Exception as exc:  # noqa: BLE001  # no caller waits for it
@@ -306,7 +307,7 @@ class Verifier:
                 self._unreserve(job)
                 return
             began = self._engine.settings.clock()
-            with in_hand(self._engine):
+            with self._engine.layers.in_hand():
                 fresh = await again()
             seconds = self._engine.settings.clock() - began
             await self._engine.writer.load_prices()

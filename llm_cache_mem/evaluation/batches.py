@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem._util.reprs import without_content
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
 from llm_cache_mem.evaluation.patience import Patience

@@ -101,7 +101,7 @@ class Caller:
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = self._engine.circumstances(self._fn, request, params)
-            made = self._engine.call_missed(
+            made = self._engine.calls.make(
                 request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
             if self._is_lost(made, epoch):
@@ -134,7 +134,7 @@ class Caller:
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = self._engine.circumstances(self._fn, request, params)
-            made = await self._engine.acall_missed(
+            made = await self._engine.calls.amake(
                 request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
             if self._is_lost(made, epoch):

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
 
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 

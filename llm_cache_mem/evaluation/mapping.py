@@ -8,7 +8,7 @@ from threading import Event
 from time import perf_counter
 from typing import Any, Final
 
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.evaluation.calling import Caller
 from llm_cache_mem.evaluation.progress import progress_of
 from llm_cache_mem.evaluation.results import MapResult

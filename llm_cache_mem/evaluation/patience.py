@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import Final, TypeVar
 
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 
 __all__ = ["Patience"]
 

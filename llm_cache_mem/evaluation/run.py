@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from llm_cache_mem._util.exceptions import copy_exception
 from llm_cache_mem._util.reprs import without_content
-from llm_cache_mem.engine.calls import Answer, Engine
+from llm_cache_mem.engine.calls import Answer
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import BudgetSpent
 from llm_cache_mem.evaluation.budget import Budget
 from llm_cache_mem.evaluation.pace import Pace
@@ -197,8 +198,8 @@ class Run:
         if answer is None or request is None:
             return False
         try:
-            waited = perf_counter() - twin.began
-            value = self.engine.copy(request, answer, began=self.engine.settings.clock() - waited)
+            began = self.engine.settings.clock() - (perf_counter() - twin.began)
+            value = self.engine.calls.copy(request, answer, began=began)
         except Exception:  # noqa: BLE001  # it has no stored form: each makes its own call
             return False
         if answer.below is None or answer.below.outcome != "hit":  # else the copy is a hit

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine.calls import Hit
+from llm_cache_mem.engine.reader import Hit
 from llm_cache_mem.engine.streams import AsyncReplay
 from llm_cache_mem.errors import CacheMissError, LLMCacheError, RequestNotCacheable
 from llm_cache_mem.gateway.asgi import (

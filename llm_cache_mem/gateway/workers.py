@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llm_cache_mem.accounting.stats import CacheStats
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.gateway.feed import Feed
 
 __all__ = ["Workers", "sums_of"]

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.batches import Found
-from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.layers import Above, Outcome
+from llm_cache_mem.engine.reader import Hit
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.answer import Head, Recording, StoredResponse

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
 from llm_cache_mem.engine.broadcast import Broadcast
-from llm_cache_mem.engine.calls import Hit
 from llm_cache_mem.engine.flight import Flight, is_nested
-from llm_cache_mem.engine.layers import Above, call_above, has_in_hand, in_hand
+from llm_cache_mem.engine.layers import Above, call_above
+from llm_cache_mem.engine.reader import Hit
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Recording, decode
@@ -35,7 +35,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
     Raises what its library raises.
     """
     engine = core.engine
-    if has_in_hand(engine):
+    if engine.layers.has_in_hand():
         return exchange.untouched()
     above = call_above(engine.layers)
     if above is not None and above.passes:
@@ -45,7 +45,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
         request = core.cacheable(wire)
         core.tell(above, request)
         if isinstance(request, Uncached):
-            with in_hand(engine):
+            with engine.layers.in_hand():
                 return exchange.untouched()
         if isinstance(request, Texts):
             return drive_texts(core, exchange, wire, request, above)
@@ -69,14 +69,14 @@ def _share(
 ) -> Any:
     """Send the request, or join the call of another that has."""
     engine, lane, began = core.engine, ("threads", exchange.lane), monotonic()
-    lease = engine.lease(request, wire.timeout)
+    lease = engine.sharing.lease(request, wire.timeout)
 
     def count(broadcast: Broadcast[bytes]) -> None:
         engine.count_coalesced(request, broadcast.entry, monotonic() - began)
 
     for _ in range(_ROUNDS):
         try:
-            found, coalesced = engine.share(
+            found, coalesced = engine.sharing.share(
                 request,
                 lambda flight: _send(core, exchange, wire, request, flight, lease),
                 lane,
@@ -99,7 +99,7 @@ def _share(
             head, body = core.live(found, subscriber, above, coalesced=coalesced)
             return exchange.respond(head, body)
         found.retire()
-    with in_hand(engine):
+    with engine.layers.in_hand():
         return exchange.untouched()
 
 
@@ -124,7 +124,7 @@ def _send(
         )
         if stored is not None:
             return stored
-        with in_hand(engine):
+        with engine.layers.in_hand():
             live = exchange.send()
         recording = core.recording(live)
 
@@ -150,7 +150,7 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     """``drive`` for async clients under asyncio; under another event loop requests pass
     uncached."""
     engine = core.engine
-    if has_in_hand(engine):
+    if engine.layers.has_in_hand():
         return await exchange.untouched()
     above = call_above(engine.layers)
     if above is not None and above.passes:
@@ -162,7 +162,7 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
             request = core.pass_over("event loop", "only under asyncio can it be answered")
         core.tell(above, request)
         if isinstance(request, Uncached):
-            with in_hand(engine):
+            with engine.layers.in_hand():
                 return await exchange.untouched()
         if isinstance(request, Texts):
             return await adrive_texts(core, exchange, wire, request, above)
@@ -192,14 +192,14 @@ async def ashare(
     """The response to an *exchange* whose *request* has missed: shared with another caller, or from
     the provider."""
     engine, lane, began = core.engine, (running_loop(), exchange.lane), monotonic()
-    lease = engine.lease(request, wire.timeout)
+    lease = engine.sharing.lease(request, wire.timeout)
 
     def count(broadcast: AsyncBroadcast[bytes]) -> None:
         engine.count_coalesced(request, broadcast.entry, monotonic() - began)
 
     for _ in range(_ROUNDS):
         try:
-            found, coalesced = await engine.ashare(
+            found, coalesced = await engine.sharing.ashare(
                 request,
                 lambda flight: _asend(core, exchange, wire, request, flight, lease),
                 lane,
@@ -222,7 +222,7 @@ async def ashare(
             head, body = core.live(found, subscriber, above, coalesced=coalesced)
             return exchange.respond(head, body)
         found.retire()
-    with in_hand(engine):
+    with engine.layers.in_hand():
         return await exchange.untouched()
 
 
@@ -246,7 +246,7 @@ async def _asend(
         )
         if stored is not None:
             return stored
-        with in_hand(engine):
+        with engine.layers.in_hand():
             live = await exchange.send()
         recording = core.recording(live)
 

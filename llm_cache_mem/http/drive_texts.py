@@ -13,7 +13,7 @@ from llm_cache_mem.engine.batches import (
     acall_many,
     call_many,
 )
-from llm_cache_mem.engine.layers import Above, Outcome, in_hand
+from llm_cache_mem.engine.layers import Above, Outcome
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.http.answer import Head
@@ -113,7 +113,7 @@ def drive_texts(
 
     def send(numbers: list[int]) -> Made:
         body = call.body(numbers)
-        with in_hand(core.engine):
+        with core.engine.layers.in_hand():
             live = (exchange if body is None else exchange.with_body(body)).send()
         try:
             raw = b"".join(live.source)
@@ -131,7 +131,7 @@ def drive_texts(
     except WaitTimeout as exc:
         raise exchange.timed_out(str(exc)) from None
     if answer is None:
-        with in_hand(core.engine):
+        with core.engine.layers.in_hand():
             return exchange.untouched()
     return exchange.respond(answer[0], Replay([answer[1]]))
 
@@ -144,7 +144,7 @@ async def adrive_texts(
 
     async def send(numbers: list[int]) -> Made:
         body = call.body(numbers)
-        with in_hand(core.engine):
+        with core.engine.layers.in_hand():
             live = await (exchange if body is None else exchange.with_body(body)).send()
         try:
             raw = b"".join([piece async for piece in live.source])
@@ -164,6 +164,6 @@ async def adrive_texts(
     except WaitTimeout as exc:
         raise exchange.timed_out(str(exc)) from None
     if answer is None:
-        with in_hand(core.engine):
+        with core.engine.layers.in_hand():
             return await exchange.untouched()
     return exchange.respond(answer[0], AsyncReplay([answer[1]]))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llm_cache_mem._util.in_thread import running_loop
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.keys.request import Request
 
 __all__ = ["settle", "watch_parser"]

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine.calls import Engine
+from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.engine.generations import KIND, generation_of_tool
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.dependencies import Dependencies

@@ -11,7 +11,7 @@ from stores.conformance import entry_of, value_of
 from stores.many import ManyConformance
 
 from llm_cache_mem import LLMCache, options
-from llm_cache_mem.engine.calls import Answered
+from llm_cache_mem.engine.writer import Answered
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import Removed
