@@ -255,7 +255,7 @@ def test_a_coalesced_call_saves_the_time_it_did_not_wait(clock):
     follower = threading.Thread(target=lambda: cache.get_or_call("a", create, model="m"))
     follower.start()
     deadline = monotonic() + 60
-    while not any(flight._waiters for flight in cache.engine.flights._flights.values()):
+    while not any(flight.waiters for flight in cache.engine.flights._table._listed.values()):
         assert monotonic() < deadline, "the second caller never joined"
     joined.set()
     leader.join(60)

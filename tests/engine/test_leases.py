@@ -49,8 +49,8 @@ def join(path: Path) -> Iterator[MakeCache]:
 
     yield join
     for cache in made:
-        if cache.engine.leases is not None:
-            cache.engine.leases.finish()  # its thread: until it would renews the lease that is over
+        if cache.engine.sharing.leases is not None:
+            cache.engine.sharing.leases.finish()  # its thread: until it would renews the lease that is over
         cache.close()
 
 
@@ -111,8 +111,8 @@ def polls(cache: LLMCache) -> Callable[[], int]:
 
 
 def holds_a_lease(cache: LLMCache) -> bool:
-    assert cache.engine.leases is not None
-    return cache.engine.leases.holds(
+    assert cache.engine.sharing.leases is not None
+    return cache.engine.sharing.leases.holds(
         cache.engine.keyer.request(REQUEST["messages"], {"model": "m"}).key
     )
 
@@ -434,13 +434,13 @@ def test_a_lease_that_is_lost_costs_a_call_and_nothing_else(join: MakeCache) -> 
     one, other, model = join(), join(), Model()
     first = ask(one, model)
     until(lambda: model.calls == 1)
-    assert one.engine.leases is not None
-    (lease,) = one.engine.leases._held.values()
+    assert one.engine.sharing.leases is not None
+    (lease,) = one.engine.sharing.leases._held.values()
     one.engine.backend.release(lease.key, lease.token)
     second = ask(other, model)
     until(lambda: model.calls == 2)
-    one.engine.leases._renew()
-    assert not one.engine.leases.holds(lease.key)
+    one.engine.sharing.leases._renew()
+    assert not one.engine.sharing.leases.holds(lease.key)
     del lease
     model.passed.release(2)
     assert (first.result(60), second.result(60)) == (GOOD, GOOD)
@@ -523,7 +523,7 @@ def test_a_strict_cache_raises_when_it_cannot_lease(path: Path, join: MakeCache)
 
 def test_memory_is_not_shared(join: MakeCache) -> None:
     cache = join(backend="memory")
-    assert cache.engine.leases is None
+    assert cache.engine.sharing.leases is None
     assert cache.get_or_call(REQUEST["messages"], lambda messages, model: GOOD, model="m") == GOOD
 
 
@@ -558,10 +558,10 @@ def test_the_thread_lives_no_longer_than_the_leases(join: MakeCache, short_lease
 def test_a_turn_that_is_dropped_ends_by_itself(join: MakeCache, short_leases: None) -> None:
     one, other = join(), join()
     request = one.engine.request(REQUEST["messages"], {"model": "m"})
-    lease = one.engine.lease(request)
+    lease = one.engine.sharing.lease(request)
     assert lease is not None
     assert lease.acquire(lambda: None) is None
-    again = other.engine.lease(request)
+    again = other.engine.sharing.lease(request)
     assert again is not None
     began = time.monotonic()
     del lease
@@ -593,16 +593,16 @@ def test_interrupted_request_for_a_lease_leaves_none(
     began = time.monotonic()
     assert other.get_or_call("q", lambda messages, model: GOOD, model="m") == GOOD
     assert time.monotonic() - began < 5  # less than the lease would last
-    assert one.engine.leases is not None
-    assert not one.engine.leases._asked
+    assert one.engine.sharing.leases is not None
+    assert not one.engine.sharing.leases._asked
 
 
 def test_a_forked_child_neither_has_nor_ends_its_parents_turn(join: MakeCache) -> None:
     cache, model = join(wait_seconds=0.5), Model()
     future = ask(cache, model)
     until(lambda: holds_a_lease(cache))
-    assert cache.engine.leases is not None
-    (lease,) = cache.engine.leases._held.values()
+    assert cache.engine.sharing.leases is not None
+    (lease,) = cache.engine.sharing.leases._held.values()
 
     def child() -> list[Any]:
         lease.release()

@@ -67,7 +67,7 @@ def ask(made: Any) -> "Future[Any]":
 
 
 def waiting(cache: LLMCache) -> int:
-    return sum(len(flight._waiters) for flight in cache.engine.flights._flights.values())
+    return sum(len(flight.waiters) for flight in cache.engine.flights._table._listed.values())
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500])

@@ -219,7 +219,7 @@ def test_follower_waits_no_longer_than_the_timeout_of_its_model(cache: LLMCacheM
             return super()._generate(*args, **kwargs)
 
     leader = start(lambda: cached(Slow(), cache).invoke("hi"))
-    until(lambda: cache.cache.engine.flights._flights)
+    until(lambda: cache.cache.engine.flights._table._listed)
     with pytest.raises(TimeoutError):
         cached(Slow(request_timeout=0.01), cache).invoke("hi")
     gate.set()
