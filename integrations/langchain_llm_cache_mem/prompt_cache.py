@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
+from langchain_llm_cache_mem.inline import InlineHandler
 from langchain_llm_cache_mem.shape import as_params, message_as_dict, sent
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.prompt_cache import PromptCacheTracker
@@ -16,16 +16,13 @@ from llm_cache_mem.prompt_cache.pending import PendingCalls
 __all__ = ["PromptCacheCallback"]
 
 
-class PromptCacheCallback(BaseCallbackHandler):
+class PromptCacheCallback(InlineHandler):
     """``model.invoke(..., config={"callbacks": [PromptCacheCallback(tracker)]})``, or
     ``callbacks=`` of a model, chain or agent.
 
     Sync, async, batches and streams; hits of a cache are left out, because they were not paid for.
-    Threads may share one.
+    Threads may share one. It waits for nothing, and the next call must not be seen before this one.
     """
-
-    # async callers too: it waits for nothing, and the next call must not be seen before this one
-    run_inline = True
 
     def __init__(self, tracker: PromptCacheTracker) -> None:
         self.tracker = tracker

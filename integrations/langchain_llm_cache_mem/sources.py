@@ -7,10 +7,10 @@ from threading import RLock
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.tracers.context import register_configure_hook
 
+from langchain_llm_cache_mem.inline import InlineHandler
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.options import document_name
 
@@ -22,10 +22,9 @@ Sources: TypeAlias = bool | Callable[[Document], str | None]
 _MOST_RUNS: Final = 10_000
 
 
-class _Retrieved(BaseCallbackHandler):
-    """The documents of each run that is going on, by its root. Thread-safe."""
-
-    run_inline = True  # before the model of the same run is called
+class _Retrieved(InlineHandler):
+    """The documents of each run that is going on, by its root, before the model of that run is
+    called. Thread-safe."""
 
     def __init__(self) -> None:
         self._roots: dict[UUID, UUID] = {}

@@ -10,11 +10,11 @@ from typing import Any, Final
 from uuid import UUID
 from weakref import ref
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.tracers.context import register_configure_hook
 
 from langchain_llm_cache_mem.generations import answer_id, tell_run
+from langchain_llm_cache_mem.inline import InlineHandler
 from llm_cache_mem import Request
 from llm_cache_mem.engine.engine import Engine
 
@@ -39,11 +39,9 @@ def note_answer(
         _answers[message_id] = ref(engine), request._replace(messages=None, params={}, text=None)
 
 
-class _Steps(BaseCallbackHandler):
+class _Steps(InlineHandler):
     """Sees each step that is given an answer, and rejects the answer if the step ends with a
     ValueError, which is what parsers and pydantic raise."""
-
-    run_inline = True
 
     def __init__(self) -> None:
         self._given: dict[UUID, str] = {}

@@ -5,15 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
 from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda
 from langchain_doubles import Counting
 from langchain_llm_cache_mem import LLMCacheMem, cached
+from langchain_llm_cache_mem.prompt_cache import PromptCacheCallback
 from pydantic import BaseModel, field_validator
+
+from llm_cache_mem.prompt_cache import PromptCacheTracker
 
 GOOD, BAD = {"total": 3}, {"total": -3}
 
@@ -135,3 +140,21 @@ def test_failure_other_than_a_rejection_keeps_the_answer(model: Fickle, cache: L
 
 def unrelated(text: str) -> None:
     raise ValueError("nothing to do with the answer")
+
+
+@pytest.mark.parametrize("handlers", [[], [PromptCacheCallback(PromptCacheTracker())]])
+def test_other_handlers_hear_of_the_start_of_a_plain_llm(handlers: list[Any]) -> None:
+    class Heard(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.events: list[str] = []
+
+        def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
+            self.events.append("start")
+
+        def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+            self.events.append("end")
+
+    heard = Heard()
+    llm = FakeListLLM(responses=["a"], cache=LLMCacheMem())
+    asyncio.run(llm.ainvoke("hi", config={"callbacks": [*handlers, heard]}))
+    assert heard.events == ["start", "end"]
