@@ -1,7 +1,5 @@
 """LLMCache: the same request is answered once and paid for once."""
 
-import logging
-import os
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -22,64 +20,34 @@ from llm_cache_mem._util.streaming_types import (
     Streams,
     StreamsUpTo,
 )
-from llm_cache_mem.accounting import pricing
-from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.announced import announce
-from llm_cache_mem.engine.choices import NO_CHOICES, choices_for
-from llm_cache_mem.engine.circumstances import timeout_of
-from llm_cache_mem.engine.engine import Engine
-from llm_cache_mem.engine.settings import Settings
-from llm_cache_mem.errors import NamespaceMissing
+from llm_cache_mem.engine.opening import open_engine
+from llm_cache_mem.engine.recipe import Config, Recipe
+from llm_cache_mem.engine.user_requests import aget_or_call, delete, get_or_call, value_request
 from llm_cache_mem.keys import digest
-from llm_cache_mem.keys.identity import as_sent
-from llm_cache_mem.keys.request import Keyer, Request, parameter_names
 from llm_cache_mem.options import (
     UNSET,
     Duration,
     Mode,
-    Unset,
-    check_mode,
     check_names,
-    current,
-    lost_namespace,
-    options,
-    to_seconds,
 )
-from llm_cache_mem.responses import admission
-from llm_cache_mem.stores import Backend, MemoryStore, StoreSettings, open_store
-from llm_cache_mem.stores.base import keeps_recordings
+from llm_cache_mem.stores import Backend, MemoryStore
 from llm_cache_mem.values.encryption import (
-    KEY_VARIABLE,
     Keys,
-    envelope_for,
-    named_key,
-    warn_of_plain,
 )
 
 if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.accounting.stats import CacheStats, Event
     from llm_cache_mem.diagnostics.explain import Explanation
-    from llm_cache_mem.diagnostics.redaction import Redaction, Rule
+    from llm_cache_mem.diagnostics.redaction import Rule
     from llm_cache_mem.engine.verification import OnDrift
     from llm_cache_mem.evaluation import MapResult
     from llm_cache_mem.responses.agreement import Comparison
 
-__all__ = ["LLMCache", "is_twin"]
-
-_log = logging.getLogger(__name__)
-_hinted: set[str] = set()
+__all__ = ["LLMCache", "for_workers", "is_twin"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-_DEFAULT_MAX_SIZE = 256
-
-_OPTION_NAMES = frozenset({"ttl_seconds", "namespace", "mode", "sample", "samples"})
-
-_NOT_ASYNC = (
-    "aget_or_call takes a function that returns an awaitable, or with stream=True an async iterator"
-    " (get_or_call: any other)"
-)
 
 
 class LLMCache:
@@ -169,94 +137,12 @@ class LLMCache:
         on_event: "Callable[[Event], object] | None" = None,
         clock: Callable[[], float] = now,
     ) -> None:
-        self._config = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "__class__", "encryption_key")
-        }
-        if on_event is not None and not callable(on_event):
-            raise TypeError(
-                f"on_event must be a function of one Event, not {type(on_event).__name__}"
-            )
-        if not callable(clock):
-            raise TypeError(
-                f"clock must be a function that gives Unix seconds, not {type(clock).__name__}"
-            )
-        verification = _verification(verify_rate, verify_with, verify_budget_usd, on_drift)
-        if coalesce not in (True, False, "fleet"):
-            raise ValueError(f"coalesce must be True, False or 'fleet', not {coalesce!r}")
-        if isinstance(max_size, str) and backend == "memory":
-            raise TypeError("max_size must be a whole number: did you mean LLMCache(backend=...)?")
-        environment = os.environ.get("LLM_CACHE_MEM_MODE") or "on"
-        settings = Settings(
-            ttl_seconds=to_seconds(ttl_seconds),
-            max_bytes=_bound(max_bytes, "max_bytes"),
-            mode=(
-                check_mode(environment, "LLM_CACHE_MEM_MODE") if mode is None else check_mode(mode)
-            ),
-            admit=admission.resolve(admit),
-            own_admit=callable(admit),
-            price=pricing.resolve(prices),
-            coalesce=coalesce,
-            wait_seconds=to_seconds(wait_seconds, "wait_seconds") or 600.0,
-            strict=_switch(strict, "strict"),
-            clock=clock,
-        )
-        size = _DEFAULT_MAX_SIZE if isinstance(max_size, Unset) else _bound(max_size, "max_size")
-        keyer = Keyer(
-            namespace,
-            key_fn,
-            ignore,
-            texts=_switch(keep_requests, "keep_requests"),
-            require_namespace=_switch(require_namespace, "require_namespace"),
-        )
-        opened = open_store(  # when all else has been found right: it makes files
-            backend,
-            StoreSettings(size, max_bytes, clock, envelope_for(encryption_key), redact, policy),
-        )
-        self._owned, self._name = opened.owned, opened.name
-        records = keeps_recordings(opened.store)
-        if not opened.bounded and (max_bytes is not None or not isinstance(max_size, Unset)):
-            raise ValueError(
-                f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own"
-                " memory settings, a store that is handed in to the bounds that it was made with,"
-                " and recordings go only by name"
-            )
-        self._is_bounded = opened.bounded and (size is not None or max_bytes is not None)
-        if not opened.owned:
-            if encryption_key is not None:
-                raise ValueError(
-                    "a store that is handed in has an envelope of its own: give it"
-                    " envelope=llm_cache_mem.values.encryption.Encryption(key)"
-                )
-            if redact and records:
-                raise ValueError(
-                    "a store of recordings that is handed in redacts by itself: give redact to it"
-                )
-            warn_of_plain(opened.store, opened.name)
-        digests = getattr(getattr(opened.store, "envelope", None), "digests", ())
-        keyer.texts = keep_requests or records
-        keyer.hide(digests)
-        self._carries_options = False
-        self._sample = 0  # in a worker, the one that was asked for where it was started
-        self._depends_on: tuple[str, ...] = ()  # likewise
-        self._encrypted_by = (
-            ""
-            if not digests or not opened.owned
-            else "environment"
-            if encryption_key is None
-            else "argument"
-        )
-        own = getattr(opened.store, "redaction", None) if records else None
-        redaction = own or (_redaction(redact) if keep_requests or redact or records else None)
-        self.engine = Engine(
-            opened.store, keyer, Ledger(clock, on_event), settings._replace(redaction=redaction)
-        )
+        given = locals()
+        config = Config(**{name: given[name] for name in Config._fields})
+        self._opened = open_engine(config, encryption_key)
+        self._recipe = self._opened.recipe
+        self.engine = self._opened.engine
         """What integrations stand on: see the page "Write an integration"."""
-        if verification:
-            from llm_cache_mem.engine.verification import Verifier
-
-            self.engine.verifier = Verifier(self.engine, **verification)
         announce(self)
 
     @classmethod
@@ -282,7 +168,7 @@ class LLMCache:
             RequestNotCacheable: The request has no single JSON form; the message names the path.
             CacheMissError: It misses, in mode ``replay``.
         """
-        request = self._value_request(messages, params)
+        request = value_request(self.engine, messages, params)
         hit = None if request is None else self.engine.reader.lookup(request)
         return default if hit is None else hit.value
 
@@ -293,13 +179,13 @@ class LLMCache:
             RequestNotCacheable: The request has no single JSON form.
             ValueNotCacheable: *value* would not come back equal.
         """
-        request = self._value_request(messages, params)
+        request = value_request(self.engine, messages, params)
         if request is not None:
             self.engine.writer.put(request, value)
 
     async def aget(self, messages: Any, *, default: Any = None, **params: Any) -> Any:
         """``get`` for event loops: what would block runs in a thread."""
-        request = self._value_request(messages, params)
+        request = value_request(self.engine, messages, params)
         hit = None if request is None else await self.engine.reader.alookup(request)
         return default if hit is None else hit.value
 
@@ -307,19 +193,6 @@ class LLMCache:
         """``put`` for event loops: what would block runs in a thread."""
         await self.engine.writer.load_prices()
         await self.engine.off_loop(lambda: self.put(messages, value, **params))
-
-    def _value_request(self, messages: Any, params: dict[str, Any]) -> Request | None:
-        """The request of ``get`` and ``put``; None, counted as skipped, where the cache requires a
-        namespace and has none."""
-        if not _OPTION_NAMES.isdisjoint(params):
-            _hint_at_options(params)
-        try:
-            return self.engine.keyer.request(messages, params, "value")
-        except NamespaceMissing as exc:
-            if self.engine.is_replay:
-                raise
-            self.engine.skip(exc.skipped_as, "a call goes past the cache: %s", exc)
-            return None
 
     # -- Calling a model through the cache
 
@@ -355,30 +228,7 @@ class LLMCache:
         Example:
             >>> cache.get_or_call(messages, client.chat.completions.create, model="gpt-4.1-mini")
         """
-        if not _OPTION_NAMES.isdisjoint(params):
-            _hint_at_options(params)
-        streaming = bool(params.get("stream"))
-        request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
-
-        choices = NO_CHOICES
-        if "n" in params and request is not None and not streaming:
-            choices = choices_for(self.engine, request, fn, messages, params)
-
-        def call() -> Any:
-            made = fn(messages=messages, **choices.params(params))
-            return choices.join(made) if choices else made
-
-        if request is None:
-            return call()
-        make: Any = self.engine.stream if streaming else self.engine.call
-        more: Any = {"other": choices.other, "report": choices.codec.report} if choices else {}
-        return make(
-            request,
-            call,
-            circumstances=lambda: self.engine.circumstances(fn, request, params),
-            timeout=timeout_of(params),
-            **more,
-        )
+        return get_or_call(self.engine, messages, fn, params)
 
     @overload
     async def aget_or_call(
@@ -403,36 +253,7 @@ class LLMCache:
         Raises:
             TypeError: *fn* is a plain function; raised after its call.
         """
-        if not _OPTION_NAMES.isdisjoint(params):
-            _hint_at_options(params)
-        streaming = bool(params.get("stream"))
-        request = self.engine.request_of(fn, messages, params, "stream" if streaming else "value")
-
-        choices = NO_CHOICES
-        if "n" in params and (found := request) is not None and not streaming:
-            choices = await self.engine.off_loop(
-                lambda: choices_for(self.engine, found, fn, messages, params)
-            )
-
-        async def call() -> Any:
-            made = fn(messages=messages, **choices.params(params))
-            if streaming and hasattr(made, "__aiter__") and not hasattr(made, "__await__"):
-                return made
-            if not hasattr(made, "__await__"):
-                raise TypeError(f"{_NOT_ASYNC}, not {type(made).__name__}")
-            return choices.join(await made) if choices else await made
-
-        if request is None:
-            return await call()
-        make: Any = self.engine.astream if streaming else self.engine.acall
-        more: Any = {"other": choices.other, "report": choices.codec.report} if choices else {}
-        return await make(
-            request,
-            call,
-            circumstances=lambda: self.engine.circumstances(fn, request, params),
-            timeout=timeout_of(params),
-            **more,
-        )
+        return await aget_or_call(self.engine, messages, fn, params)
 
     @overload
     def cached(self, fn: F, /) -> F: ...
@@ -485,17 +306,10 @@ class LLMCache:
             >>> @cache.cached(ttl_seconds="7d", ignore=["client"])
             ... def summarize(text: str, client: OpenAI) -> str: ...
         """
-        from llm_cache_mem import decorators  # loaded by those who decorate
+        from llm_cache_mem.decorators import decorate  # loaded by those who decorate
 
-        names = parameter_names(ignore)
         asked = {"ttl_seconds": ttl_seconds, "namespace": namespace, "mode": mode, "sample": sample}
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not UNSET}
-        around = options(**given) if given else None
-        if fn is not None and not given and decorators.takes_messages(fn):
-            return decorators.of_method(self.get_or_call, self.aget_or_call, fn)
-        if fn is None:
-            return lambda function: decorators.cached(self.engine, function, version, names, around)
-        return decorators.cached(self.engine, fn, version, names, around)
+        return decorate(self.engine, fn, version, ignore, asked)
 
     # -- Many requests at once
 
@@ -608,28 +422,14 @@ class LLMCache:
             >>> results = cache.batch(OpenAI(), requests)  # submitted
             >>> answers = [result.value for result in results]  # waits
         """
-        from llm_cache_mem.evaluation.batches import BatchRun
-        from llm_cache_mem.evaluation.providers import provider_of
+        from llm_cache_mem.evaluation.batches import batch_requests
 
-        if on_error not in ("raise", "collect"):
-            raise ValueError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
-        if on_unknown not in ("wait", "resubmit"):
-            raise ValueError(f"on_unknown must be 'wait' or 'resubmit', not {on_unknown!r}")
-        if self._is_bounded:
+        if self._opened.is_bounded:
             raise ValueError(
                 "batches take hours, and a bounded cache may evict what it knows of them: make it"
                 " with max_size=None"
             )
-        seconds = to_seconds(poll_seconds, "poll_seconds") or 60.0
-        run = BatchRun(
-            self.engine,
-            provider_of(client),
-            on_error=on_error,
-            on_unknown=on_unknown,
-            poll_seconds=seconds,
-        )
-        run.start(requests)
-        return run.results()
+        return batch_requests(self.engine, client, requests, on_error, on_unknown, poll_seconds)
 
     # -- Looking after it
 
@@ -650,13 +450,7 @@ class LLMCache:
             RequestNotCacheable: The request has no single JSON form.
             StoreError: The store failed, and the answer may still be there.
         """
-        keyer, found = self.engine.keyer, False
-        forms = ((params, False), (params, True), (as_sent(params), False))
-        for kind in ("value", "stream"):
-            made = [keyer.request(messages, sent, kind, exact=exact) for sent, exact in forms]
-            for request in {one.key: one for one in made}.values():
-                found |= self.engine.delete(request)
-        return found
+        return delete(self.engine, messages, params)
 
     def clear(self) -> int:
         """Delete every answer of this namespace and return how many. Calls in progress do not store
@@ -754,7 +548,7 @@ class LLMCache:
 
     def close(self) -> None:
         """Close the store, if this cache opened it. Later calls go uncached."""
-        if self._owned:
+        if self._opened.is_owned:
             self.engine.closed = True
             self.engine.backend.close()
 
@@ -770,10 +564,9 @@ class LLMCache:
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"LLMCache(backend={self._name!r}, ttl_seconds={self.engine.settings.ttl_seconds},"
-            f" mode={self.engine.settings.mode!r})"
-        )
+        name, settings = self._opened.name, self.engine.settings
+        ttl, mode = settings.ttl_seconds, settings.mode
+        return f"LLMCache(backend={name!r}, ttl_seconds={ttl}, mode={mode!r})"
 
     def _repr_html_(self) -> str:
         from llm_cache_mem.accounting.render import headed  # only notebooks need it
@@ -788,120 +581,28 @@ class LLMCache:
         return self  # frameworks copy what holds a cache, and mean the same cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._encrypted_by == "argument":
-            raise TypeError(
-                "a cache with an encryption_key is not pickled, for the key would be in it: let"
-                f" {KEY_VARIABLE} name the key"
-            )
-        sample = current().sample or self._sample
-        config = self._config if self._carries_options else {**self._config, **_asked(self)}
-        depends_on = self._depends_on if self._carries_options else _depends_on(self)
-        return _reopen, (type(self), config, self._encrypted_by, sample, depends_on)
+        return _reopen, (type(self), self._recipe.pickled())
+
+
+def _reopen(cls: type[LLMCache], recipe: Recipe) -> LLMCache:
+    recipe.check()
+    cache = cls(**recipe.config._asdict())
+    cache._recipe = recipe
+    cache.engine.keyer.sample = recipe.sample
+    cache.engine.keyer.depends_on = recipe.depends_on
+    cache.engine.keyer.travelled = True
+    return cache
 
 
 def for_workers(cache: LLMCache) -> LLMCache:
     """*cache* with the options of this context as its settings where it is pickled, by whichever
     thread: pools do that in threads of their own."""
     carried = object.__new__(type(cache))
-    asked = {
-        "_config": {**cache._config, **_asked(cache)},
-        "_sample": current().sample or cache._sample,
-        "_depends_on": _depends_on(cache),
-    }
-    carried.__dict__.update({**vars(cache), **asked, "_carries_options": True})
+    carried.__dict__.update({**vars(cache), "_recipe": cache._recipe.with_options()})
     return carried
-
-
-def _depends_on(cache: LLMCache) -> tuple[str, ...]:
-    """What answers depend on here, by the options or because the cache came from such a place."""
-    return tuple(sorted({*cache._depends_on, *current().depends_on}))
 
 
 def is_twin(cache: LLMCache, other: LLMCache) -> bool:
     """Whether both were made with the same settings on the same file or server."""
     shared = cache.engine.backend.inner
-    return not isinstance(shared, MemoryStore) and cache._config == other._config
-
-
-def _hint_at_options(params: dict[str, Any]) -> None:
-    """Log once what was probably meant by a parameter named like an option, which is part of the
-    request."""
-    for name in sorted(_OPTION_NAMES & params.keys() - _hinted):
-        _hinted.add(name)
-        _log.warning(
-            "%s= is part of the request here, as any parameter of the model is: to set it for"
-            " a call, write `with options(%s=...):` around the call",
-            name,
-            name,
-        )
-
-
-def _asked(cache: LLMCache) -> dict[str, Any]:
-    """The settings that ``options`` ask for here: another process starts without them, so that a
-    cache which travels there takes them along. Where they cannot be told, a *cache* without a
-    namespace of its own requires that of the worker."""
-    if lost_namespace() and not cache._config["namespace"]:
-        return {"require_namespace": True}
-    asked = current()._asdict()
-    names = ("ttl_seconds", "mode", "namespace")
-    return {name: asked[name] for name in names if asked[name] is not UNSET}
-
-
-def _reopen(
-    cls: type[LLMCache],
-    config: dict[str, Any],
-    encrypted_by: str = "",
-    sample: int = 0,
-    depends_on: tuple[str, ...] = (),
-) -> LLMCache:
-    if encrypted_by == "environment" and named_key() is None:
-        raise ValueError(
-            f"this cache is encrypted with a key that {KEY_VARIABLE} named, and here it names none"
-        )
-    cache = cls(**config)
-    cache._sample = cache.engine.keyer.sample = sample
-    cache._depends_on = cache.engine.keyer.depends_on = depends_on
-    cache.engine.keyer.travelled = True
-    return cache
-
-
-def _redaction(rules: "Iterable[Rule]") -> "Redaction":
-    from llm_cache_mem.diagnostics.redaction import Redaction
-
-    return Redaction(rules)
-
-
-def _verification(rate: Any, how: Any, budget_usd: Any, on_drift: Any) -> dict[str, Any]:
-    """The settings of a Verifier, checked; none where nothing is to be verified."""
-    for name, value in (("verify_rate", rate), ("verify_budget_usd", budget_usd)):
-        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    if rate is None or not 0 <= rate <= 1:
-        raise ValueError(f"verify_rate must be from 0 to 1, not {rate!r}")
-    if budget_usd is not None and not budget_usd >= 0:
-        raise ValueError(f"verify_budget_usd must be 0 or more, not {budget_usd!r}")
-    if on_drift not in ("report", "replace", "invalidate_model"):
-        raise ValueError(
-            f"on_drift must be 'report', 'replace' or 'invalidate_model', not {on_drift!r}"
-        )
-    if how is not None:
-        from llm_cache_mem.responses.agreement import comparison
-
-        comparison(how)
-    if not rate:
-        return {}
-    return {"rate": rate, "verify_with": how, "budget_usd": budget_usd, "on_drift": on_drift}
-
-
-def _bound(value: Any, name: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise TypeError(f"{name} must be a whole number or None, not {type(value).__name__}")
-    if value is not None and value < 1:
-        raise ValueError(f"{name} must be at least 1 (None: unbounded), not {value}")
-    return value
-
-
-def _switch(value: Any, name: str) -> bool:
-    if not isinstance(value, bool):  # "no" would mean yes
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-    return value
+    return not isinstance(shared, MemoryStore) and cache._recipe.config == other._recipe.config

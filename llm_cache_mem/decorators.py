@@ -2,7 +2,15 @@
 generator functions."""
 
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextvars import Context, copy_context
 from hashlib import sha256
 from types import CodeType, MethodType
@@ -11,21 +19,22 @@ from typing import Any, TypeVar
 from llm_cache_mem._util.modules import module_name
 from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.engine.engine import Engine
+from llm_cache_mem.engine.user_requests import aget_or_call, get_or_call
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
-from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request
-from llm_cache_mem.options import options
+from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request, parameter_names
+from llm_cache_mem.options import UNSET, options
 
 __all__ = [
     "Identity",
     "arguments",
     "by_name",
     "cached",
+    "decorate",
     "fingerprint",
     "is_coroutine_function",
     "name_of",
-    "of_method",
     "takes_messages",
 ]
 
@@ -49,21 +58,35 @@ def takes_messages(fn: Any) -> bool:
         return False
 
 
-def of_method(get_or_call: Callable[..., Any], aget_or_call: Callable[..., Any], method: F) -> F:
-    """*get_or_call* with *method*, or *aget_or_call* if that is async, called as *method* is."""
+def decorate(
+    engine: Engine, fn: F | None, version: str, ignore: Iterable[str], asked: Mapping[str, Any]
+) -> F | Callable[[F], F]:
+    """See ``LLMCache.cached``; *asked* are its options."""
+    names = parameter_names(ignore)
+    given = {name: value for name, value in asked.items() if value is not UNSET}
+    around = options(**given) if given else None
+    if fn is None:
+        return lambda function: cached(engine, function, version, names, around)
+    if not given and takes_messages(fn):
+        return _of_method(engine, fn)
+    return cached(engine, fn, version, names, around)
+
+
+def _of_method(engine: Engine, method: F) -> F:
+    """``get_or_call`` with *method*, or ``aget_or_call`` if it is async, called as *method* is."""
     import inspect
 
     if is_coroutine_function(inspect.unwrap(method)):
 
         @functools.wraps(method)
         async def acall(*, messages: Any, **params: Any) -> Any:
-            return await aget_or_call(messages, method, **params)
+            return await aget_or_call(engine, messages, method, params)
 
         return acall  # type: ignore[return-value]  # it is called as *method* is
 
     @functools.wraps(method)
     def call(*, messages: Any, **params: Any) -> Any:
-        return get_or_call(messages, method, **params)
+        return get_or_call(engine, messages, method, params)
 
     return call  # type: ignore[return-value]  # as above
 

@@ -2,6 +2,7 @@
 framework."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
@@ -18,6 +19,7 @@ __all__ = [
     "MOST_NAMES",
     "MOST_TAGS",
     "NOTHING_ASKED",
+    "OPTION_NAMES",
     "UNSET",
     "CallOptions",
     "Draw",
@@ -31,6 +33,7 @@ __all__ = [
     "check_tags",
     "current",
     "document_name",
+    "hint_at_options",
     "lost_namespace",
     "options",
     "to_seconds",
@@ -42,7 +45,12 @@ MODES: Final = ("on", "off", "refresh", "replay")
 Duration: TypeAlias = float | timedelta | str | None
 """Seconds, a timedelta, or text such as ``"90s"``, ``"1h30m"`` or ``"7d"``; None for no limit."""
 
+OPTION_NAMES: Final = frozenset({"ttl_seconds", "namespace", "mode", "sample", "samples"})
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+_log = logging.getLogger(__name__)
+_hinted: set[str] = set()
 
 
 class Unset:
@@ -357,3 +365,16 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
             here.made_by is self and here.outer is not None
         ):  # else it was entered in another context, which ends by itself
             _current.set(here.outer)
+
+
+def hint_at_options(params: Mapping[str, Any]) -> None:
+    """Log once what was probably meant by a parameter named like an option, which is part of the
+    request."""
+    for name in sorted(OPTION_NAMES & params.keys() - _hinted):
+        _hinted.add(name)
+        _log.warning(
+            "%s= is part of the request here, as any parameter of the model is: to set it for"
+            " a call, write `with options(%s=...):` around the call",
+            name,
+            name,
+        )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.accounting.pricing import Pricer
 from llm_cache_mem.accounting.stats import CacheStats
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.calls import Calls, Codec
@@ -33,7 +32,7 @@ from llm_cache_mem.engine.sharing import Sharing
 from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.stream_calls import StreamCall
 from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
-from llm_cache_mem.engine.writer import Listener, Writer
+from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.identity import as_sent, is_of_sdk
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
@@ -143,11 +142,6 @@ class Engine:
         return self.settings.wait_seconds if coalesces else 0.0
 
     @property
-    def price(self) -> Pricer:
-        """What a call costs, by the prices that this cache was given."""
-        return self.settings.price
-
-    @property
     def epoch(self) -> int:
         """A number that moves on with every delete and clear: an answer whose call began in another
         epoch is not to be stored."""
@@ -178,7 +172,7 @@ class Engine:
             exact: Whether they are the arguments of a program's own function, which nothing sends.
             state: The path by which the request leans on state held by its provider.
         """
-        if self.is_off:
+        if self.settings.current_mode() == "off":
             return None
         try:
             if state is not None:
@@ -288,10 +282,6 @@ class Engine:
         stored, if it did."""
         self.sharing.count_coalesced(request, entry, seconds)
 
-    def listen(self, listener: Listener) -> None:
-        """Call *listener* for each call that is paid for from now on."""
-        self.writer.listen(listener)
-
     # -- Calls
 
     def call(
@@ -327,7 +317,7 @@ class Engine:
             zero_usage: As in ``lookup``.
             again: Makes the same call to verify a hit, where *fn* does more than that.
         """
-        if self.is_off:
+        if self.settings.current_mode() == "off":
             return fn()
         hit = self.lookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:

@@ -13,14 +13,15 @@ from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
 from llm_cache_mem.evaluation.patience import Patience
-from llm_cache_mem.evaluation.providers import Job, Provider
+from llm_cache_mem.evaluation.providers import Job, Provider, provider_of
 from llm_cache_mem.evaluation.reading import read_request
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.evaluation.run import CHUNK, OnError
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.keys.request import Request
+from llm_cache_mem.options import to_seconds
 
-__all__ = ["PRICE_RATE", "BatchRun", "OnUnknown"]
+__all__ = ["PRICE_RATE", "BatchRun", "OnUnknown", "batch_requests"]
 
 OnUnknown = Literal["wait", "resubmit"]
 
@@ -36,6 +37,30 @@ class _Result(NamedTuple):
     hit: bool
     usd: float | None = 0.0
     error: Exception | None = None
+
+
+def batch_requests(
+    engine: Engine,
+    client: Any,
+    requests: Iterable[Mapping[str, Any]],
+    on_error: OnError,
+    on_unknown: OnUnknown,
+    poll_seconds: float,
+) -> Iterator[MapResult]:
+    """See ``LLMCache.batch``."""
+    if on_error not in ("raise", "collect"):
+        raise ValueError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
+    if on_unknown not in ("wait", "resubmit"):
+        raise ValueError(f"on_unknown must be 'wait' or 'resubmit', not {on_unknown!r}")
+    run = BatchRun(
+        engine,
+        provider_of(client),
+        on_error=on_error,
+        on_unknown=on_unknown,
+        poll_seconds=to_seconds(poll_seconds, "poll_seconds") or 60.0,
+    )
+    run.start(requests)
+    return run.results()
 
 
 class BatchRun:

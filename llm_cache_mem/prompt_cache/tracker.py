@@ -191,9 +191,11 @@ class PromptCacheTracker:
         self._shared = None if cache is None else cache.engine.ledger
         if cache is not None:
             cache.engine.ledger.watch()
-            cache.engine.listen(self._on_call)
+            cache.engine.writer.listen(self._on_call)
         self._price = (
-            pricing.resolve(prices) if cache is None or prices is not None else cache.engine.price
+            pricing.resolve(prices)
+            if cache is None or prices is not None
+            else cache.engine.settings.price
         )
         self._history = History(max_prefixes, max_conversations, drop)
         self._on_alert, self._clock = on_alert, clock
