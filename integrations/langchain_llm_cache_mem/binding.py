@@ -85,24 +85,16 @@ class Binding:
         finally:
             ended(answered)
 
-    def lookup(self, request: Request | None, load: Callable[[Any], list[Any]]) -> list[Any] | None:
+    def lookup(self, request: Request, load: Callable[[Any], list[Any]]) -> Hit | None:
         """The stored answer, if there is one. *load* is one of those below."""
         with self.fail_open:
-            if request is None:
-                return None
-            hit = self.cache.engine.lookup(request, load, zero_usage=self.usage == "zero")
-            return None if hit is None else hit.value
+            return self.cache.engine.lookup(request, load, zero_usage=self.usage == "zero")
         return None
 
-    async def alookup(
-        self, request: Request | None, load: Callable[[Any], list[Any]]
-    ) -> list[Any] | None:
+    async def alookup(self, request: Request, load: Callable[[Any], list[Any]]) -> Hit | None:
         """As ``lookup``, in a thread where that would wait for a disk."""
         with self.fail_open:
-            if request is None:
-                return None
-            hit = await self.cache.engine.alookup(request, load, zero_usage=self.usage == "zero")
-            return None if hit is None else hit.value
+            return await self.cache.engine.alookup(request, load, zero_usage=self.usage == "zero")
         return None
 
     def lookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:

@@ -10,6 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
+from langchain_llm_cache_mem.agreement import answer_in
 from langchain_llm_cache_mem.binding import binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
@@ -68,6 +69,7 @@ def _generate(
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
             again=lambda: call(None),  # the run is over by then
+            seen=answer_in,
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)
@@ -106,6 +108,7 @@ async def _agenerate(
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
             again=lambda: call(None),  # the run is over by then
+            seen=answer_in,
         )
         note_answer(binding.cache.engine, request, generations, run_manager)
     return _result(made, generations)

@@ -3,12 +3,14 @@ stored when they have ended cleanly."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing
+from functools import partial
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import Generation
 
+from langchain_llm_cache_mem.agreement import answer_in
 from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump, dump_stream, load, mark_hits, tell_run
 from llm_cache_mem import Request
@@ -32,12 +34,12 @@ def stream(
     binding = binding_of(wrapped)
     model = binding.direct(wrapped)
 
-    def call() -> Iterator[Any]:
+    def call(manager: CallbackManagerForLLMRun | None = run_manager) -> Iterator[Any]:
         limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
         if limiter is not None:
             limiter.acquire(blocking=True)
         with binding.watching(model):
-            for chunk in model._stream(prompt, stop, **with_manager(run_manager, kwargs)):
+            for chunk in model._stream(prompt, stop, **with_manager(manager, kwargs)):
                 yield mark(chunk)
 
     request = binding.request(model, prompt, stop, kwargs, run_manager)
@@ -45,12 +47,13 @@ def stream(
     if request is None:
         yield from call()
         return
+    recording = partial(_Recording, binding, request)
     hit = binding.lookup(request, binding.load_stream)
     if hit is None:
         shared = binding.cache.engine.share_stream(
             request,
             call,
-            recording=lambda: _Recording(binding, request),
+            recording=recording,
             decode=binding.load_stream,
             circumstances=lambda: circumstances_of(wrapped._stream, kwargs),
             timeout=timeout_of(kwargs, model),
@@ -62,11 +65,10 @@ def stream(
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         return
-    tell_run(run_manager, hit)
-    for chunk in hit:
-        if run_manager is not None:
-            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-        yield chunk
+    verifier = binding.cache.engine.verifier_for(request, hit)
+    if verifier is not None:
+        verifier.verify_stream(request, hit.entry, lambda: call(None), recording, answer_in)
+    yield from _replay(hit.value, run_manager)
 
 
 async def astream(
@@ -80,18 +82,22 @@ async def astream(
     binding = binding_of(wrapped)
     model = binding.direct(wrapped)
 
-    async def call() -> AsyncGenerator[Any, None]:
+    async def call(
+        manager: AsyncCallbackManagerForLLMRun | None = run_manager,
+    ) -> AsyncGenerator[Any, None]:
         limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
         if limiter is not None:
             await limiter.aacquire(blocking=True)
-        source = model._astream(prompt, stop, **with_manager(run_manager, kwargs))
+        source = model._astream(prompt, stop, **with_manager(manager, kwargs))
         with binding.watching(model):
             async with _closing(source) as chunks:
                 async for chunk in chunks:
                     yield mark(chunk)
 
-    async def begin() -> AsyncGenerator[Any, None]:
-        return call()
+    async def begin(
+        manager: AsyncCallbackManagerForLLMRun | None = run_manager,
+    ) -> AsyncGenerator[Any, None]:
+        return call(manager)
 
     request = binding.request(model, prompt, stop, kwargs, run_manager)
     mark = _Mark(binding, request)
@@ -100,12 +106,13 @@ async def astream(
             async for chunk in chunks:
                 yield chunk
         return
+    recording = partial(_Recording, binding, request)
     hit = await binding.alookup(request, binding.load_stream)
     if hit is None:
         shared = await binding.cache.engine.ashare_stream(
             request,
             begin,
-            recording=lambda: _Recording(binding, request),
+            recording=recording,
             decode=binding.load_stream,
             circumstances=lambda: circumstances_of(wrapped._astream, kwargs),
             timeout=timeout_of(kwargs, model),
@@ -117,8 +124,27 @@ async def astream(
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         return
-    tell_run(run_manager, hit)
-    for chunk in hit:
+    verifier = binding.cache.engine.verifier_for(request, hit)
+    if verifier is not None:
+        verifier.averify_stream(request, hit.entry, lambda: begin(None), recording, answer_in)
+    async for chunk in _areplay(hit.value, run_manager):
+        yield chunk
+
+
+def _replay(chunks: list[Any], run_manager: CallbackManagerForLLMRun | None) -> Iterator[Any]:
+    """The chunks of a hit, which LangChain hears of as of those of a call."""
+    tell_run(run_manager, chunks)
+    for chunk in chunks:
+        if run_manager is not None:
+            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+        yield chunk
+
+
+async def _areplay(
+    chunks: list[Any], run_manager: AsyncCallbackManagerForLLMRun | None
+) -> AsyncIterator[Any]:
+    tell_run(run_manager, chunks)
+    for chunk in chunks:
         if run_manager is not None:
             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
         yield chunk

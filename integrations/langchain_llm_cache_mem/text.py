@@ -11,6 +11,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import GenerationChunk, LLMResult
 
+from langchain_llm_cache_mem.agreement import answer_in
 from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
@@ -34,8 +35,7 @@ def methods(cls: type[BaseLLM]) -> dict[str, Callable[..., Any]]:
 
 
 class _Answer(NamedTuple):
-    """What to store for one prompt: its generations, and beside them the llm_output in which LLMs
-    report their usage."""
+    """What to store for one prompt."""
 
     request: Request
     generations: list[Any]
@@ -45,7 +45,7 @@ class _Answer(NamedTuple):
         return dump(self.generations, self.request.params)
 
     def response(self) -> list[Any]:
-        return [*self.generations, {"llm_output": self.llm_output}]
+        return _response(self.generations, self.llm_output)
 
 
 class _Batch:
@@ -124,14 +124,22 @@ def _generate(
             made.extend(ask(batch.missing()))
             return made[-1].response()
 
+        def again() -> list[Any]:
+            with binding.watching(model):
+                result = model._generate(prompts, stop, **kwargs)
+            return _response(result.generations[0], result.llm_output)
+
+        params = batch.only.params
         response = binding.cache.engine.call(
             batch.only,
             call,
-            encode=lambda _: made[-1].stored(),
+            encode=lambda response: dump(response[:-1], params),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
+            again=again,
+            seen=answer_in,
         )
         if not made:
             batch.answers[0] = response
@@ -172,14 +180,22 @@ async def _agenerate(
             made.extend(await ask(batch.missing()))
             return made[-1].response()
 
+        async def again() -> list[Any]:
+            with binding.watching(model):
+                result = await model._agenerate(prompts, stop, **kwargs)
+            return _response(result.generations[0], result.llm_output)
+
+        params = batch.only.params
         response = await binding.cache.engine.acall(
             batch.only,
             call,
-            encode=lambda _: made[-1].stored(),
+            encode=lambda response: dump(response[:-1], params),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
+            again=again,
+            seen=answer_in,
         )
         if not made:
             batch.answers[0] = response
@@ -195,6 +211,12 @@ async def _agenerate(
                 _to_keep(binding, made), seconds=seconds, epoch=epoch
             )
     return batch.result()
+
+
+def _response(generations: list[Any], llm_output: dict[str, Any] | None) -> list[Any]:
+    """What prices and admission read: *generations*, and beside them the llm_output in which LLMs
+    report their usage."""
+    return [*generations, {"llm_output": llm_output}]
 
 
 def _to_keep(binding: Binding, made: list[_Answer]) -> list[Answered]:

@@ -3,13 +3,20 @@ that identical calls share."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, closing
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from llama_index_llm_cache_mem import events
 from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.requests import other_request, request_of_leaf
-from llama_index_llm_cache_mem.streaming import Recording, as_chunks, read_chunks, read_whole
+from llama_index_llm_cache_mem.streaming import (
+    Recording,
+    answer_in,
+    as_chunks,
+    read_chunks,
+    read_whole,
+)
 from llama_index_llm_cache_mem.usage import zero_usage
 from llama_index_llm_cache_mem.validation import note_answer
 from llama_index_llm_cache_mem.values import decode, decode_tree, encode
@@ -136,13 +143,18 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     if request is None:
         return method(*args, **kwargs)
     engine, reading = target.cache.engine, _Reading(target, leaf, request)
+    recording = partial(Recording, reading.chunk)
     hit = engine.lookup(request, reading.chunks, reading.other, zero_usage=target.usage == "zero")
     if hit is not None:
+        verifier = engine.verifier_for(request, hit)
+        if verifier is not None:
+            again = ModelCall(method, args, kwargs)
+            verifier.verify_stream(request, hit.entry, again, recording, answer_in)
         return events.emit_stream(target, leaf, args, kwargs, hit.value)
     shared = engine.share_stream(
         request,
         ModelCall(method, args, kwargs),
-        recording=lambda: Recording(reading.chunk),
+        recording=recording,
         decode=reading.chunks,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),
@@ -157,15 +169,20 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
     if request is None:
         return await method(*args, **kwargs)
     engine, reading = target.cache.engine, _Reading(target, leaf, request)
+    recording = partial(Recording, reading.chunk)
     hit = await engine.alookup(
         request, reading.chunks, reading.other, zero_usage=target.usage == "zero"
     )
     if hit is not None:
+        verifier = engine.verifier_for(request, hit)
+        if verifier is not None:
+            again = ModelCall(method, args, kwargs)
+            verifier.averify_stream(request, hit.entry, again, recording, answer_in)
         return await events.aemit_stream(target, leaf, args, kwargs, hit.value)
     shared = await engine.ashare_stream(
         request,
         ModelCall(method, args, kwargs),
-        recording=lambda: Recording(reading.chunk),
+        recording=recording,
         decode=reading.chunks,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),

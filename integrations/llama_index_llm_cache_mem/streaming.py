@@ -85,7 +85,7 @@ class Recording(ChunkRecording):
         if self.fault is not None:
             raise self.fault
         last = None if self._tree is None else decode_tree(self._tree)
-        whole = None if last is None else self._whole(last)
+        whole = None if last is None else _whole(last, self._deltas)
         if whole is None:
             raise ValueNotCacheable(
                 "stream", "it was empty, or its text is not what its pieces add up to"
@@ -94,26 +94,6 @@ class Recording(ChunkRecording):
         if not any(map(has_form, self._raws)):
             stored["whole"] = None if whole is last else to_tree(encode(whole))
         return stored, self._response(whole)
-
-    def _whole(self, last: Any) -> Response | None:
-        """The whole answer, of which *last* is the last chunk; None if deltas and text contradict
-        each other.
-
-        Integrations differ: most let the text grow, some give only the newest piece of it, MockLLM
-        is a word short in its last chunk.
-        """
-        joined = "".join(self._deltas)
-        texts = (
-            [last.text]
-            if isinstance(last, CompletionResponse)
-            else [b.text for b in last.message.blocks if isinstance(b, TextBlock)]
-        )
-        if not joined or joined in ("".join(texts), "\n".join(texts)):
-            return last  # type: ignore[no-any-return]  # a Response
-        text = "".join(texts)
-        if len(texts) <= 1 and (joined.startswith(text) or joined.endswith(text)):
-            return _with_text(last, joined)  # type: ignore[no-any-return]  # as above
-        return None
 
     def _response(self, whole: Response) -> list[Any]:
         """What admission and accounting read: the provider's own chunks, for their reasons to stop
@@ -125,6 +105,27 @@ class Recording(ChunkRecording):
             "delta": None,
         }
         return [*(type(whole).model_construct(**blank, raw=raw) for raw in self._raws[:-1]), whole]
+
+
+def _whole(last: Any, deltas: list[str]) -> Any:
+    """The whole answer, of which *last* is the last chunk; None if *deltas* and text contradict
+    each other.
+
+    Integrations differ: most let the text grow, some give only the newest piece of it, MockLLM is
+    a word short in its last chunk.
+    """
+    joined = "".join(deltas)
+    texts = (
+        [last.text]
+        if isinstance(last, CompletionResponse)
+        else [b.text for b in last.message.blocks if isinstance(b, TextBlock)]
+    )
+    if not joined or joined in ("".join(texts), "\n".join(texts)):
+        return last
+    text = "".join(texts)
+    if len(texts) <= 1 and (joined.startswith(text) or joined.endswith(text)):
+        return _with_text(last, joined)
+    return None
 
 
 def _with_text(response: Any, text: str) -> Any:
@@ -149,6 +150,16 @@ def read_chunks(stored: Mapping[str, Any]) -> Iterator[Any]:
         together.add(made)
         tree = changed(tree, made)
         yield decode_tree(tree)
+
+
+def answer_in(payload: Payload) -> Any:
+    """The answer in a stored stream as JSON, to be compared: wherever its chunks were cut, and
+    without what the provider says beside it."""
+    chunks = list(read_chunks(payload.decode()))
+    whole = _whole(chunks[-1], [chunk.delta or "" for chunk in chunks])
+    extra = {n: v for n, v in whole.additional_kwargs.items() if n != "thinking_delta"}
+    bare = whole.model_copy(update={"raw": None, "delta": None, "additional_kwargs": extra})
+    return Payload.of(encode(bare)).as_tree()
 
 
 def read_whole(stored: Mapping[str, Any]) -> Any:

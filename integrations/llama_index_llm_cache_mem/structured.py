@@ -4,7 +4,7 @@ leaves."""
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from llama_index_llm_cache_mem.calls import ModelCall, ashare, share
@@ -15,6 +15,7 @@ from llama_index_llm_cache_mem.requests import request_of
 from llm_cache_mem import Request, ValueNotCacheable
 from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.engine.streams import ChunkRecording
+from llm_cache_mem.values.payload import Payload
 
 __all__ = ["ASYNC", "KIND", "SYNC", "WHOLE", "methods_of", "passes_leaves_by", "provider_of"]
 
@@ -78,7 +79,8 @@ def _predict(target: Target, args: Any, kwargs: Any) -> Any:
     if request is None:
         return method(*args, **kwargs)
     model = ModelCall(method, args, kwargs)
-    answer = target.cache.engine.call(request, model, zero_usage=True)
+    again = ModelCall(method, args, kwargs)
+    answer = target.cache.engine.call(request, model, zero_usage=True, again=again)
 
     def structured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -94,7 +96,8 @@ async def _apredict(target: Target, args: Any, kwargs: Any) -> Any:
     if request is None:
         return await method(*args, **kwargs)
     model = ModelCall(method, args, kwargs)
-    answer = await target.cache.engine.acall(request, model, zero_usage=True)
+    again = ModelCall(method, args, kwargs)
+    answer = await target.cache.engine.acall(request, model, zero_usage=True, again=again)
 
     async def astructured_predict(
         self: Any, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
@@ -118,13 +121,18 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
 
         return _spanned(target, stream_structured_predict)(*args, **kwargs)
 
-    hit = target.cache.engine.lookup(request, zero_usage=True)
+    engine, recording = target.cache.engine, partial(_Last, request)
+    hit = engine.lookup(request, zero_usage=True)
     if hit is not None:
+        verifier = engine.verifier_for(request, hit)
+        if verifier is not None:
+            again = ModelCall(method, args, kwargs)
+            verifier.verify_stream(request, hit.entry, again, recording, Payload.as_tree)
         return as_hit([hit.value])
-    shared = target.cache.engine.share_stream(
+    shared = engine.share_stream(
         request,
         ModelCall(method, args, kwargs),
-        recording=lambda: _Last(request),
+        recording=recording,
         decode=lambda value: [value],
         circumstances=lambda: circumstances_of(target.inner.structured_predict, {}),
     )
@@ -148,13 +156,18 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     async def only(value: Any) -> AsyncIterator[Any]:
         yield value
 
-    hit = await target.cache.engine.alookup(request, zero_usage=True)
+    engine, recording = target.cache.engine, partial(_Last, request)
+    hit = await engine.alookup(request, zero_usage=True)
     if hit is not None:
+        verifier = engine.verifier_for(request, hit)
+        if verifier is not None:
+            again = ModelCall(method, args, kwargs)
+            verifier.averify_stream(request, hit.entry, again, recording, Payload.as_tree)
         return await as_hit(only(hit.value))
-    shared = await target.cache.engine.ashare_stream(
+    shared = await engine.ashare_stream(
         request,
         ModelCall(method, args, kwargs),
-        recording=lambda: _Last(request),
+        recording=recording,
         decode=lambda value: [value],
         circumstances=lambda: circumstances_of(target.inner.structured_predict, {}),
     )

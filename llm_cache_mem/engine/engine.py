@@ -40,6 +40,7 @@ from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.values.payload import Payload
 
 if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.explainer import Explainer
@@ -297,6 +298,7 @@ class Engine:
         other: Other | None = None,
         zero_usage: bool = False,
         again: Callable[[], Any] | None = None,
+        seen: Callable[[Payload], Any] = Payload.as_tree,
     ) -> Any:
         """The stored answer to *request*, or that of ``fn()``, which concurrent callers share.
 
@@ -316,6 +318,7 @@ class Engine:
             other: Another request whose stored answer may do.
             zero_usage: As in ``lookup``.
             again: Makes the same call to verify a hit, where *fn* does more than that.
+            seen: Makes of a stored value the JSON by which answers are compared then.
         """
         if self.settings.current_mode() == "off":
             return fn()
@@ -323,7 +326,7 @@ class Engine:
         if hit is not None:
             verifier = self.verifier
             if verifier is not None and verifier.due(request, hit):
-                verifier.verify_call(request, hit.entry, again or fn, encode, report)
+                verifier.verify_call(request, hit.entry, again or fn, encode, report, seen)
             return hit.value
         codec = Codec(encode, decode, report)
         made = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -342,6 +345,7 @@ class Engine:
         other: Other | None = None,
         zero_usage: bool = False,
         again: Callable[[], Awaitable[Any]] | None = None,
+        seen: Callable[[Payload], Any] = Payload.as_tree,
     ) -> Any:
         """``call`` for a coroutine function. Tasks share calls under asyncio, by itself or through
         anyio; under trio each makes its own."""
@@ -351,7 +355,7 @@ class Engine:
         if hit is not None:
             verifier = self.verifier
             if verifier is not None and verifier.due(request, hit):
-                verifier.averify_call(request, hit.entry, again or fn, encode, report)
+                verifier.averify_call(request, hit.entry, again or fn, encode, report, seen)
             return hit.value
         codec = Codec(encode, decode, report)
         made_in = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -370,8 +374,8 @@ class Engine:
         stored when it has ended cleanly. *circumstances* and *timeout* are as in ``call``."""
         hit = self.lookup(request, list)
         if hit is not None:
-            verifier = self.verifier
-            if verifier is not None and verifier.due(request, hit):
+            verifier = self.verifier_for(request, hit)
+            if verifier is not None:
                 verifier.verify_stream(request, hit.entry, fn)
             return Replay(hit.value)
         return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
@@ -396,8 +400,8 @@ class Engine:
         else:
             hit = await self.off_loop(lambda: context.run(self.reader.lookup, request, list))
         if hit is not None:
-            verifier = self.verifier
-            if verifier is not None and verifier.due(request, hit):
+            verifier = self.verifier_for(request, hit)
+            if verifier is not None:
                 verifier.averify_stream(request, hit.entry, fn)
             return AsyncReplay(hit.value)
         return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
@@ -451,6 +455,11 @@ class Engine:
         call = StreamCall(self.sharing, request, fn, recording, decode, made, timeout, context)
         with self.sharing.passing():
             return await aopen_stream(call)
+
+    def verifier_for(self, request: Request, hit: Hit) -> "Verifier | None":
+        """The verifier, where *hit* is one of those to verify."""
+        verifier = self.verifier
+        return verifier if verifier is not None and verifier.due(request, hit) else None
 
     # -- Maintenance
 

@@ -5,7 +5,6 @@ would be felt, are left out of the sample. Only calls of models are made again, 
 and functions; in mode ``replay`` none is.
 """
 
-import json
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextvars import copy_context
@@ -33,7 +32,7 @@ from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Fresh", "OnDrift", "Verifier", "tree_of"]
+__all__ = ["Fresh", "OnDrift", "Verifier", "texts_of"]
 
 OnDrift = Literal["report", "replace", "invalidate_model"]
 
@@ -74,9 +73,9 @@ class Fresh(NamedTuple):
     judged: Any
 
 
-def tree_of(payload: Payload) -> Any:
-    """A stored value as JSON."""
-    return json.loads(payload.json())
+def texts_of(payload: Payload) -> Any:
+    """The texts of a stored stream, wherever its chunks were cut."""
+    return merged(payload.as_tree())
 
 
 class _Job(NamedTuple):
@@ -168,7 +167,7 @@ class Verifier:
         request: Request,
         entry: Entry,
         again: Callable[[], Fresh],
-        seen: Callable[[Payload], Any] = tree_of,
+        seen: Callable[[Payload], Any] = Payload.as_tree,
     ) -> None:
         """Verify the hit that is due: *entry* answered *request*. *again* makes the call, in a
         thread; *seen* makes of a stored value what is compared."""
@@ -183,7 +182,7 @@ class Verifier:
         request: Request,
         entry: Entry,
         again: Callable[[], Awaitable[Fresh]],
-        seen: Callable[[Payload], Any] = tree_of,
+        seen: Callable[[Payload], Any] = Payload.as_tree,
     ) -> None:
         """``offer`` where *again* returns an awaitable: a task of the running event loop."""
         loop = running_loop()
@@ -197,51 +196,69 @@ class Verifier:
     # -- Calls of an Engine
 
     def verify_call(
-        self, request: Request, entry: Entry, fn: Callable[[], Any], encode: Any, report: Any
+        self,
+        request: Request,
+        entry: Entry,
+        fn: Callable[[], Any],
+        encode: Any = same,
+        report: Any = same,
+        seen: Callable[[Payload], Any] = Payload.as_tree,
     ) -> None:
         """``offer`` where ``fn()`` makes the call; *encode* and *report* as in ``Engine.call``."""
-        self.offer(request, entry, lambda: self._fresh(fn(), encode, report))
+        self.offer(request, entry, lambda: self._fresh(fn(), encode, report), seen)
 
     def averify_call(
         self,
         request: Request,
         entry: Entry,
         fn: Callable[[], Awaitable[Any]],
-        encode: Any,
-        report: Any,
+        encode: Any = same,
+        report: Any = same,
+        seen: Callable[[Payload], Any] = Payload.as_tree,
     ) -> None:
         """``verify_call`` for a coroutine function."""
 
         async def again() -> Fresh:
             return self._fresh(await fn(), encode, report)
 
-        self.aoffer(request, entry, again)
+        self.aoffer(request, entry, again, seen)
 
     def verify_stream(
-        self, request: Request, entry: Entry, fn: Callable[[], Iterable[Any]]
+        self,
+        request: Request,
+        entry: Entry,
+        fn: Callable[[], Iterable[Any]],
+        recording: Callable[[], ChunkRecording] = ChunkRecording,
+        seen: Callable[[Payload], Any] = texts_of,
     ) -> None:
-        """``offer`` where ``fn()`` returns the chunks of a stream."""
+        """``offer`` where ``fn()`` returns the chunks of a stream; *recording* as in
+        ``Engine.share_stream``."""
 
         def again() -> Fresh:
-            recording = ChunkRecording()
+            recorded = recording()
             for chunk in fn():
-                recording.add(chunk)
-            return _fresh_stream(recording)
+                recorded.add(chunk)
+            return _fresh_stream(recorded)
 
-        self.offer(request, entry, again, _texts_of)
+        self.offer(request, entry, again, seen)
 
     def averify_stream(
-        self, request: Request, entry: Entry, fn: Callable[[], Awaitable[AsyncIterable[Any]]]
+        self,
+        request: Request,
+        entry: Entry,
+        fn: Callable[[], Awaitable[AsyncIterable[Any]]],
+        recording: Callable[[], ChunkRecording] = ChunkRecording,
+        seen: Callable[[Payload], Any] = texts_of,
     ) -> None:
         """``verify_stream`` for an async iterable."""
 
         async def again() -> Fresh:
-            recording = ChunkRecording()
+            recorded = recording()
             async for chunk in await fn():
-                recording.add(chunk)
-            return _fresh_stream(recording)
+                recorded.add(chunk)
+            return _fresh_stream(recorded)
 
-        self.aoffer(request, entry, again, _texts_of)
+        self.aoffer(request, entry, again, seen)
 
     def _fresh(self, response: Any, encode: Any, report: Any) -> Fresh:
         reported = response if report is same else report(response)
@@ -404,10 +421,6 @@ class Verifier:
 def _fresh_stream(recording: ChunkRecording) -> Fresh:
     value, response = recording.entry()
     return Fresh(value, response, response)
-
-
-def _texts_of(payload: Payload) -> Any:
-    return merged(tree_of(payload))
 
 
 def _run(queue: "SimpleQueue[Callable[[], None] | None]") -> None:

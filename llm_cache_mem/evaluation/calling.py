@@ -1,10 +1,11 @@
 """The calls of a run: one request through the cache, at the pace and within the budget of all."""
 
+from functools import partial
 from threading import Event
 from typing import Any, Final
 
 from llm_cache_mem.engine.calls import Made
-from llm_cache_mem.engine.choices import NO_CHOICES, choices_for
+from llm_cache_mem.engine.choices import NO_CHOICES, Choices, choices_for
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import BudgetSpent, ValueNotCacheable
 from llm_cache_mem.evaluation.pace import retry_after
@@ -63,6 +64,18 @@ class Caller:
                 break
         return outcome
 
+    def verify(self) -> None:
+        """Make the calls of hits that are to be verified again, in the background."""
+        for item, verifier, entry in self._run.hits_to_verify():
+            if item.request is not None:
+                verifier.verify_call(item.request, entry, partial(self._ask, item))
+
+    def averify(self) -> None:
+        """``verify`` for a coroutine function."""
+        for item, verifier, entry in self._run.hits_to_verify():
+            if item.request is not None:
+                verifier.averify_call(item.request, entry, partial(self._aask, item))
+
     def _wait(self) -> float:
         """For how many seconds to wait before a call; 0.0: it begins. BudgetSpent if it may not."""
         left = self._run.pace.seconds_left()
@@ -84,10 +97,7 @@ class Caller:
         choices = NO_CHOICES
 
         def call() -> Any:
-            value = self._fn(messages=item.messages, **choices.params(params))
-            if hasattr(value, "__await__"):
-                getattr(value, "close", bool)()  # or it is reported as never awaited
-                raise TypeError("map takes a function that returns its answer; amap, an async one")
+            value = self._ask(item, choices)
             return choices.join(value) if choices else value
 
         try:
@@ -116,10 +126,8 @@ class Caller:
         choices = NO_CHOICES
 
         async def call() -> Any:
-            value = self._fn(messages=item.messages, **choices.params(params))
-            if not hasattr(value, "__await__"):
-                raise TypeError("amap takes a function that returns an awaitable; map, any other")
-            return choices.join(await value) if choices else await value
+            value = await self._aask(item, choices)
+            return choices.join(value) if choices else value
 
         try:
             if request is None:
@@ -142,6 +150,19 @@ class Caller:
             return self._outcome(item, made)
         except Exception as exc:  # noqa: BLE001  # as in _call
             return Outcome(error=exc)
+
+    def _ask(self, item: Item, choices: Choices = NO_CHOICES) -> Any:
+        value = self._fn(messages=item.messages, **choices.params(item.params))
+        if hasattr(value, "__await__"):
+            getattr(value, "close", bool)()  # or it is reported as never awaited
+            raise TypeError("map takes a function that returns its answer; amap, an async one")
+        return value
+
+    async def _aask(self, item: Item, choices: Choices = NO_CHOICES) -> Any:
+        value = self._fn(messages=item.messages, **choices.params(item.params))
+        if not hasattr(value, "__await__"):
+            raise TypeError("amap takes a function that returns an awaitable; map, any other")
+        return await value
 
     def _is_lost(self, made: Made, epoch: int) -> bool:
         """Whether the answer is worth storing, and the store has not taken it."""

@@ -61,6 +61,7 @@ def _in_threads(run: Run, source: Iterator[Any], total: int | None) -> Iterator[
                 if more and run.has_room:
                     chunk, more = _next_chunk(run, source)
                     start(run.context.run(run.take, chunk))
+                    run.context.run(caller.verify)
                 while not ended.empty():
                     start(run.context.run(run.finish, *ended.get()))
                 waits = not (more and run.has_room)
@@ -121,6 +122,7 @@ class _Workers:
         """Answer those of *chunk* that hit, and start calls for the others."""
         run = self._run
         self._start(await run.engine.off_loop(lambda: run.context.run(run.take, chunk)))
+        run.context.run(self._caller.averify)
 
     def finish(self) -> None:
         """Finish all calls that have ended."""

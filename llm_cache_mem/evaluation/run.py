@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from time import perf_counter
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from llm_cache_mem._util.exceptions import copy_exception
 from llm_cache_mem._util.reprs import without_content
@@ -21,6 +21,10 @@ from llm_cache_mem.evaluation.pace import Pace
 from llm_cache_mem.evaluation.reading import read_request
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.keys.request import Request
+from llm_cache_mem.values.entry import Entry
+
+if TYPE_CHECKING:
+    from llm_cache_mem.engine.verification import Verifier
 
 __all__ = ["CHUNK", "Item", "OnError", "Outcome", "Run", "RunSettings"]
 
@@ -100,6 +104,7 @@ class Run:
         self.pace = Pace()
         self.budget = Budget(settings.budget_usd)
         self.done = self.hits = self.paid = self.in_progress = 0
+        self._to_verify: list[tuple[Item, Verifier, Entry]] = []
         self._read = 0
         self._pending: deque[Item] = deque()
         self._ready: deque[MapResult] = deque()
@@ -145,6 +150,11 @@ class Run:
             [twin for twin in item.twins if not self._answer_twin(twin, item, outcome)]
         )
 
+    def hits_to_verify(self) -> "list[tuple[Item, Verifier, Entry]]":
+        """Those of the hits since the last call of this that are to be verified."""
+        found, self._to_verify = self._to_verify, []
+        return found
+
     def results(self) -> Iterator[MapResult]:
         """The results that are due. Raises the error of one that stops the run."""
         while self._ready or (self._pending and self._pending[0].result is not None):
@@ -171,8 +181,12 @@ class Run:
         requests = [item.request for item in items if item.request is not None]
         hits = self.engine.reader.lookup_many(requests, defer=_later) if requests else ()
         for item, hit in zip(items, hits, strict=True):
-            if hit is not None:
-                self._answer(item, Outcome(hit.value, hit=True))
+            if hit is None or item.request is None:
+                continue
+            verifier = self.engine.verifier_for(item.request, hit)
+            if verifier is not None:
+                self._to_verify.append((item, verifier, hit.entry))
+            self._answer(item, Outcome(hit.value, hit=True))
 
     def _to_call(self, items: list[Item]) -> list[Item]:
         """Those of *items* that need a call. The others are twins of an equal request that is being

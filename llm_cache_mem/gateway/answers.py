@@ -7,7 +7,6 @@ from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.engine.reader import Hit
 from llm_cache_mem.engine.streams import AsyncReplay
 from llm_cache_mem.errors import CacheMissError, LLMCacheError, RequestNotCacheable
 from llm_cache_mem.gateway.asgi import (
@@ -103,8 +102,10 @@ class Answers:
             if isinstance(found, Request):
                 hit = await self._core.engine.reader.alookup(found, decode_whole)
                 if hit is not None:
-                    if self._core.engine.verifier is not None:
-                        self._verify(exchange, found, hit)
+                    verifier = self._core.engine.verifier_for(found, hit)
+                    if verifier is not None:
+                        again = partial(asend_again, self._core, exchange)
+                        verifier.aoffer(found, hit.entry, again, seen)
                     return await _send_stored(send, hit_head(hit, "hit"), hit.value.chunks)
             async with _WhileConnected(receive, exchange.body):
                 if isinstance(found, Request):
@@ -114,12 +115,6 @@ class Answers:
                 else:
                     answer = _marked(await exchange.untouched(), found)
                 return await _send_answer(send, answer)
-
-    def _verify(self, exchange: GatewayExchange, request: Request, hit: Hit) -> None:
-        verifier = self._core.engine.verifier
-        if verifier is not None and verifier.due(request, hit):
-            again = partial(asend_again, self._core, exchange)
-            verifier.aoffer(request, hit.entry, again, seen)
 
     async def _exchange(
         self,

@@ -55,10 +55,11 @@ def drive(core: Core, exchange: Exchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        if engine.verifier is not None and engine.verifier.due(request, hit):
+        verifier = engine.verifier_for(request, hit)
+        if verifier is not None:
             from llm_cache_mem.http.again import seen, send_again  # few caches verify
 
-            engine.verifier.offer(request, hit.entry, lambda: send_again(core, exchange), seen)
+            verifier.offer(request, hit.entry, lambda: send_again(core, exchange), seen)
         chunks = core.chunks(above, hit, "hit", request)
         return exchange.respond(hit_head(hit, "hit"), Replay(chunks))
     return _share(core, exchange, wire, request, above)
@@ -173,10 +174,11 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        if engine.verifier is not None and engine.verifier.due(request, hit):
+        verifier = engine.verifier_for(request, hit)
+        if verifier is not None:
             from llm_cache_mem.http.again import asend_again, seen  # as in drive
 
-            engine.verifier.aoffer(request, hit.entry, lambda: asend_again(core, exchange), seen)
+            verifier.aoffer(request, hit.entry, lambda: asend_again(core, exchange), seen)
         chunks = core.chunks(above, hit, "hit", request)
         return exchange.respond(hit_head(hit, "hit"), AsyncReplay(chunks))
     return await ashare(core, exchange, wire, request, above)

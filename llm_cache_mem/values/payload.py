@@ -78,6 +78,10 @@ class Payload:
         """The persistent form: JSON, or JSON with vectors packed. Raises as ``json``."""
         return self.json() if self._data is None or not _is_packed(self._data) else self._data
 
+    def as_tree(self) -> Any:
+        """The value as JSON data: what ``json`` has as text."""
+        return json.loads(self.json())
+
     def json(self) -> bytes:
         """The value as UTF-8 JSON; the same value always gives JSON that any version of
         this format reads. ValueNotCacheable for one of too many parts."""

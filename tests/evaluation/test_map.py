@@ -537,3 +537,36 @@ def test_a_bar_is_shown_on_a_terminal(
         run.done = 3
         show()
     assert "0 hits, 0 paid, $0.00" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_hits_of_a_map_are_verified(asynchronous: bool, store: str, tmp_path: Path) -> None:
+    said = ["yes"]
+
+    def create(*, messages: Any, model: str) -> str:
+        return said[0]
+
+    async def acreate(*, messages: Any, model: str) -> str:
+        return said[0]
+
+    backend: Any = "memory" if store == "memory" else tmp_path / "cache.db"
+    with LLMCache(backend=backend, verify_rate=1, verify_with="exact") as cache:
+        verifier: Any = cache.engine.verifier
+
+        async def arun() -> None:
+            async for _ in cache.amap(acreate, map(request, range(4)), progress=False):
+                pass
+            while verifier._pending:
+                await asyncio.sleep(0.001)
+
+        for text in ("yes", "yes", "no"):
+            said[0] = text
+            if asynchronous:
+                asyncio.run(arun())
+                continue
+            list(cache.map(create, map(request, range(4)), progress=False))
+            while verifier._pending:
+                threading.Event().wait(0.001)
+        (found,) = cache.stats().verified.values()
+        assert (found.checked, found.agreed, found.failed) == (8, 4, 0)
