@@ -23,7 +23,7 @@ def _load() -> "ModuleType | None":
         from llm_cache_mem._util import _speedups
     except ImportError:  # not built, or for another Python
         return None
-    return _speedups if hasattr(_speedups, "short_text") else None  # else built before an update
+    return _speedups if hasattr(_speedups, "text_or_print") else None  # else built before an update
 
 
 speedups = _load()

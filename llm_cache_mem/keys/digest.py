@@ -57,7 +57,7 @@ DEFAULT_IGNORE = frozenset(
 
 
 def _nothing(slot: int) -> None:
-    """Requests are added to their memo as they come, not by their fingerprints."""
+    """Requests are added to their memo as they come, not by their prints."""
 
 
 _requests = Memo(_nothing, lambda slot, seen: seen[1])
@@ -78,10 +78,10 @@ def digest(messages: Any, params: Mapping[str, Any], *, exact: bool = False) -> 
     """
     if speedups is not None and type(params) is dict and "messages" not in params:
         request = {"messages": messages, **params}
-        text = speedups.short_text(request)
+        text = speedups.text_or_print(request)
         if type(text) is bytes:
             return sha256(text).hexdigest()
-        found = None if text is NotImplemented else _recognized(speedups, request)
+        found = None if text is NotImplemented else _recognized(speedups, text, request)
         if found is not None:
             return found
     if exact:
@@ -89,13 +89,13 @@ def digest(messages: Any, params: Mapping[str, Any], *, exact: bool = False) -> 
     return sha256(canonical(messages, params).encode()).hexdigest()
 
 
-def _recognized(compiled: ModuleType, request: dict[str, Any]) -> str | None:
-    """The digest of a large plain request; None for one that is to be refused.
+def _recognized(compiled: ModuleType, slot: int, request: dict[str, Any]) -> str | None:
+    """The digest of a large plain request with the print *slot*; None for one that is to be
+    refused.
 
     One seen before is recognised by comparing all of it, by values and types, with our own copy: it
     need not be written out again.
     """
-    slot = compiled.fingerprint(request)
     seen = _requests.get(slot)
     if seen is not None and compiled.same(seen[0], request):
         return seen[2]  # type: ignore[no-any-return]  # put there below

@@ -157,6 +157,13 @@ def rested(value: Any) -> Any:
         return exc.path, exc.reason
 
 
+def print_of(value: Any) -> Any:
+    """By what a large request with *value* in it is recognised."""
+    made = C.text_or_print([LONG, value])
+    assert type(made) is int
+    return made
+
+
 def check(cases: int) -> None:
     seed = int(os.environ.get("LLM_CACHE_MEM_SEED", random.SystemRandom().randrange(2**32)))
     print(f"seed {seed}")
@@ -179,7 +186,7 @@ def check(cases: int) -> None:
         is_same = json.dumps(other, sort_keys=True) == text
         assert C.same(kept[0], other) is is_same, f"seed {seed}, case {number}"
         if is_same:
-            assert C.fingerprint(other) == C.fingerprint(value), f"seed {seed}, case {number}"
+            assert print_of(other) == print_of(value), f"seed {seed}, case {number}"
 
 
 def test_it_agrees_with_the_python_beside_it() -> None:
@@ -200,7 +207,7 @@ def test_non_plain_values_fall_back_to_python(odd: Any, wrap: Any) -> None:
         assert C.copy(wrap(odd)) is NotImplemented
     assert C.canonical(wrap(odd)) is NotImplemented
     assert C.same(C.snapshot(wrap(1))[0], wrap(odd)) is False
-    C.fingerprint(wrap(odd))
+    print_of(wrap(odd))
 
 
 @pytest.mark.parametrize("depth", [100, 101, 100_000])
@@ -213,7 +220,7 @@ def test_depth_is_bounded_whatever_the_recursion_limit(depth: int) -> None:
         sys.setrecursionlimit(60 + len(_frames()))
         try:
             answers = [C.canonical(value), C.snapshot(value), C.copy(value)]
-            C.fingerprint(value)
+            print_of(value)
         finally:
             sys.setrecursionlimit(limit)
         assert [answer is NotImplemented for answer in answers] == [depth > 100] * 3
@@ -237,7 +244,7 @@ def test_shared_parts_and_cycles_come_to_an_end() -> None:
     loop["loop"] = [loop]
     for value in (shared, loop):
         assert C.canonical(value) is C.snapshot(value) is C.copy(value) is NotImplemented
-        C.fingerprint(value)
+        print_of(value)
 
 
 def test_a_copy_shares_no_container_with_its_snapshot() -> None:
@@ -273,7 +280,7 @@ def test_no_reference_leaks() -> None:
             before = sys.getrefcount(leaf), sys.getrefcount(key), sys.getallocatedblocks()
             for _ in range(2_000):
                 kept = C.snapshot(value)
-                C.canonical(value), C.copy(value), C.fingerprint(value)
+                C.canonical(value), C.copy(value), print_of(value)
                 C.same(value, values[0]), C.same(value, json.loads('{"a": [1]}'))
                 del kept
             after = sys.getrefcount(leaf), sys.getrefcount(key), sys.getallocatedblocks()
@@ -287,12 +294,13 @@ def test_snapshots_share_only_short_names_of_fields() -> None:
     assert [one is other for one, other in keys] == [True, False]
 
 
-def test_short_text_leaves_large_values_to_canonical() -> None:
-    for value in ({"a": "x" * 70_000}, {"a": ["x" * 1000] * 100}, ["é" * 30_000, 1]):
-        assert C.short_text(value) is None
+def test_large_values_are_recognised_if_their_texts_are_long() -> None:
+    for value in ({"a": "x" * 10_000}, {"a": ["x" * 2000] * 10}, ["é" * 5_000, 1]):
+        assert type(C.text_or_print(value)) is int
         assert C.canonical(value) == json.dumps(value, sort_keys=True).encode()
-    for value in ({"a": ["x\n" * 1000] * 10}, "x" * 5_000, PLAIN):
-        assert C.short_text(value) == C.canonical(value)
+    many = [{"role": "user", "content": "x" * 200}] * 500
+    for value in ({"a": ["x\n" * 1000] * 3}, "x" * 5_000, many, PLAIN):
+        assert C.text_or_print(value) == C.canonical(value)
 
 
 def test_a_request_changed_meanwhile_has_the_key_of_one_state() -> None:

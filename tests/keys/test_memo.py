@@ -105,14 +105,14 @@ def test_a_change_in_place_is_seen() -> None:
             assert keys.digest(messages, params) == formula(messages, params)
 
 
-def test_requests_with_one_fingerprint_have_keys_of_their_own(
+def test_requests_with_one_print_have_keys_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if speedups is None:
         pytest.skip("needs the compiled part")
     monkeypatch.setattr(
         "llm_cache_mem.keys.digest.speedups",
-        type("S", (), {**vars(speedups), "fingerprint": staticmethod(lambda request: 7)}),
+        type("S", (), {**vars(speedups), "text_or_print": staticmethod(lambda request: 7)}),
     )
     for _ in range(2):
         for content in ("a", "b", 1, 1.0, True):
