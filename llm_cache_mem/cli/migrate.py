@@ -1,18 +1,29 @@
 """``import --from KIND SOURCE DEST``: entries from other caches, recordings and traces."""
 
 import os
+from importlib import import_module
+from typing import Any, Final
 
 import typer
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.cli.arguments import MISUSED, URL_VARIABLE, CommandFailed, seconds_in
+from llm_cache_mem.cli.arguments import (
+    FAILED,
+    MISUSED,
+    URL_VARIABLE,
+    BadInput,
+    CommandFailed,
+    parse_json,
+    seconds_in,
+)
 from llm_cache_mem.cli.output import count_of, progress, report
 from llm_cache_mem.cli.store import open_for_changes
-from llm_cache_mem.migration.sources import SOURCES, UNKEYED, Moved, move
+from llm_cache_mem.migration.sources import SOURCES, Form, Moved, move
 
 __all__ = ["KINDS", "bring"]
 
 KINDS = ", ".join(SOURCES)
+_EXTRAS: Final = dict.fromkeys(("httpx", "yaml"), "'llm-cache-mem[migrate]'")
 
 
 def bring(
@@ -22,18 +33,21 @@ def bring(
     *,
     namespace: str | None,
     ttl: str | None,
+    request: str | None,
+    sdk: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Import *source*, of this *kind*, into the store *destination*; with *dry_run*, only count."""
-    if kind in UNKEYED:
-        raise CommandFailed(f"{kind} cannot be imported: {UNKEYED[kind]}", MISUSED)
+    """Import *source*, of this *kind*, into the store *destination*; with *dry_run*, only count.
+    *request* is JSON."""
     if kind not in SOURCES:
         raise CommandFailed(f"unknown source {kind!r}; known are {KINDS}", MISUSED)
     destination = destination or os.environ.get(URL_VARIABLE)
     if not source or not (destination or dry_run):
         raise CommandFailed(f"give a SOURCE and a store: import --from {kind} SOURCE URL", MISUSED)
     seconds = None if ttl is None else seconds_in(ttl)
+    rest = None if request is None else _rest(kind, request)
+    form = _completion_class() if sdk == "openai" else lambda answer: answer
     if not dry_run:
         with open_for_changes(str(destination)):  # whose errors are those of every command
             pass
@@ -49,10 +63,42 @@ def bring(
             ) as cache,
             progress("importing") as step,
         ):
-            moved = move(kind, source, cache, step)
+            moved = move(kind, source, cache, step, request=rest, form=form)
     except ImportError as exc:
-        raise CommandFailed(f"{exc}: pip install 'llm-cache-mem[migrate]'", MISUSED) from None
+        raise CommandFailed(_how_to_install(exc), MISUSED) from None
     _report(moved, dry_run=dry_run, as_json=as_json)
+    if not moved.imported + moved.present:
+        raise typer.Exit(FAILED)
+
+
+def _rest(kind: str, text: str) -> dict[str, Any]:
+    """What --request says of all requests."""
+    if kind != "gptcache":
+        raise CommandFailed("--request goes with --from gptcache", MISUSED)
+    try:
+        found = parse_json(text.encode("utf-8", "surrogateescape"))
+    except BadInput:
+        found = None
+    valid = isinstance(found, dict) and isinstance(found.get("model"), str)
+    if not valid or not isinstance(found.get("messages", []), list):
+        raise CommandFailed('--request is JSON such as {"model": "gpt-5-mini"}', MISUSED)
+    request: dict[str, Any] = found
+    return request
+
+
+def _completion_class() -> Form:
+    try:
+        made: Form = import_module("openai.types.chat").ChatCompletion.model_validate
+    except ModuleNotFoundError as exc:
+        raise CommandFailed(_how_to_install(exc), MISUSED) from None
+    return made
+
+
+def _how_to_install(exc: ImportError) -> str:
+    if "pip install" in str(exc):
+        return str(exc)
+    package = exc.name or "langchain-core"
+    return f"{exc}: pip install {_EXTRAS.get(package, package)}"
 
 
 def _report(moved: Moved, *, dry_run: bool, as_json: bool) -> None:

@@ -115,6 +115,17 @@ def import_(
     ttl: Annotated[
         str | None, typer.Option(metavar="SPAN", help="With --from: how long entries live.")
     ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="With --from gptcache: the model and all else that every request had.",
+        ),
+    ] = None,
+    sdk: Annotated[
+        Literal["openai"] | None,
+        typer.Option(help="With --from: store chat completions as this SDK's, not as dicts."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --from: only count what would be imported.")
     ] = False,
@@ -127,7 +138,17 @@ def import_(
     import URL FILE, or import --from KIND SOURCE URL
     """
     if from_ is not None:
-        bring(from_, url, file, namespace=namespace, ttl=ttl, dry_run=dry_run, as_json=as_json)
+        bring(
+            from_,
+            url,
+            file,
+            namespace=namespace,
+            ttl=ttl,
+            request=request,
+            sdk=sdk,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
         return
     url, source = url_and("FILE", url, file)
     # At a clock of 0 nothing has expired, so that a file sweeps away nothing of what is brought:

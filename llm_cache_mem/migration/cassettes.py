@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]  # no stubs of its own
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.http.request import is_generation
 from llm_cache_mem.http.transport import CacheTransport
-from llm_cache_mem.migration.sources import Skipped, files_in
+from llm_cache_mem.migration.sources import Form, Skipped, files_in
 
 __all__ = ["Interaction", "records"]
 
@@ -27,7 +27,7 @@ class Interaction(NamedTuple):
     request: httpx.Request
     response: httpx.Response
 
-    def ask(self, cache: LLMCache) -> None:
+    def ask(self, cache: LLMCache, form: Form) -> None:
         recorded = httpx.MockTransport(lambda request: self.response)
         with httpx.Client(transport=CacheTransport(cache, recorded)) as client:
             try:

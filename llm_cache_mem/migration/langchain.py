@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.migration.sources import Skipped
+from llm_cache_mem.migration.hashes import is_redis, langchain_redis
+from llm_cache_mem.migration.sources import Form, Skipped
 
 __all__ = ["GROUP", "Row", "records"]
 
@@ -33,14 +34,18 @@ class Row(NamedTuple):
     model: str
     answers: tuple[str, ...]
 
-    def ask(self, cache: LLMCache) -> None:
+    def ask(self, cache: LLMCache, form: Form) -> None:
         reason = _taker()(cache, self.prompt, self.model, self.answers)
         if reason is not None:
             raise Skipped(reason)
 
 
 def records(source: str) -> Iterator[Row | Skipped]:
-    """The rows of the database *source*: a file of SQLite, or a URL of SQLAlchemy."""
+    """The rows of the database *source*: a file of SQLite, or a URL of SQLAlchemy. A Redis has
+    none, and its keys are counted."""
+    if is_redis(source):
+        yield from langchain_redis(source)
+        return
     _taker()
     connection = _connected(source)
     try:

@@ -7,23 +7,24 @@ from typing import Any, NamedTuple
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
-from llm_cache_mem.migration.sources import UNREADABLE, Skipped, files_in
+from llm_cache_mem.migration.sources import UNREADABLE, Form, Skipped, files_in
 
 __all__ = ["Chat", "read_lines"]
 
 
 @without_content
 class Chat(NamedTuple):
-    """A request, and the answer to it as the Chat Completions API would give it."""
+    """A request and its answer."""
 
     messages: Any
     params: dict[str, Any]
-    answer: dict[str, Any]
+    answer: Any
 
-    def ask(self, cache: LLMCache) -> None:
+    def ask(self, cache: LLMCache, form: Form) -> None:
         try:
+            answer = form(self.answer) if _is_completion(self.answer) else self.answer
             cache.key(self.messages, **self.params)
-            cache.get_or_call(self.messages, lambda **request: self.answer, **self.params)
+            cache.get_or_call(self.messages, lambda **request: answer, **self.params)
         except (RequestNotCacheable, ValueNotCacheable):
             raise Skipped("a request without a wire form") from None
 
@@ -58,10 +59,18 @@ def _read(
         yield Skipped(UNREADABLE)
 
 
-def answer_of(message: Any, model: str, usage: dict[str, int], reason: str) -> dict[str, Any]:
+def _is_completion(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("object") == "chat.completion"
+
+
+def answer_of(
+    message: Any, model: str, usage: dict[str, int] | None, reason: str
+) -> dict[str, Any]:
     """A chat completion of one *message*."""
     return {
+        "id": "chatcmpl-imported",
         "object": "chat.completion",
+        "created": 0,
         "model": model,
         "choices": [{"index": 0, "message": message, "finish_reason": reason}],
         "usage": usage,

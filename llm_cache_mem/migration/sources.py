@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
 
-__all__ = ["SOURCES", "UNKEYED", "UNREADABLE", "Moved", "Record", "Skipped", "move"]
+__all__ = ["SOURCES", "UNREADABLE", "Form", "Moved", "Record", "Skipped", "move"]
 
 
 UNREADABLE: Final = "a record that cannot be read"
@@ -20,34 +20,32 @@ class Skipped(Exception):
     """A record that cannot become an entry; its text is the reason, and quotes nothing."""
 
 
+Form = Callable[[Any], Any]
+"""What a chat completion, a dict, is stored as."""
+
+
 class Record(Protocol):
     """One answer of a source."""
 
-    def ask(self, cache: LLMCache) -> None:
-        """Ask *cache* for the record's request, with the recorded answer in the provider's place.
-        Raises Skipped, or whatever the cache raises."""
+    def ask(self, cache: LLMCache, form: Form) -> None:
+        """Ask *cache* for the record's request, with the recorded answer in the provider's place,
+        in that *form* if it is a dict. Raises Skipped, or whatever the cache raises."""
         ...
 
 
-Source = Callable[[str], Iterator["Record | Skipped"]]
+Source = Callable[..., Iterator["Record | Skipped"]]
 
 SOURCES: Final[Mapping[str, str]] = {
     "langchain": "llm_cache_mem.migration.langchain",
+    "diskcache": "llm_cache_mem.migration.diskcache",
     "vcr": "llm_cache_mem.migration.cassettes",
     "langfuse": "llm_cache_mem.migration.langfuse",
     "otel": "llm_cache_mem.migration.otel",
+    "gptcache": "llm_cache_mem.migration.gptcache",
+    "litellm": "llm_cache_mem.migration.hashes:litellm",
+    "dspy": "llm_cache_mem.migration.hashes:dspy",
 }
-"""The kinds of sources, each with the module whose ``records`` reads it."""
-
-UNKEYED: Final[Mapping[str, str]] = {
-    "litellm": "it stores hashes of requests, not requests: read through it as in the migration"
-    " guide for LiteLLM",
-    "dspy": "it stores hashes of requests, and its answers are pickled, which is never read",
-    "gptcache": "it stores the text of the last message alone, without the model and all else"
-    " that decides an answer",
-    "diskcache": "its keys are those of your own program: see the migration guide for diskcache",
-}
-"""The caches whose files cannot be imported, each with the reason and the way that works."""
+"""The kinds of sources, each with the module whose function reads it, by default ``records``."""
 
 
 @dataclass
@@ -60,23 +58,41 @@ class Moved:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def move(kind: str, source: str, cache: LLMCache, count: Callable[[], object]) -> Moved:
-    """Ask *cache* for every record of *source*, a path or a URL; *count* is called for each.
+def move(
+    kind: str,
+    source: str,
+    cache: LLMCache,
+    count: Callable[[], object],
+    *,
+    request: dict[str, Any] | None = None,
+    form: Form = lambda answer: answer,
+) -> Moved:
+    """Move every record of a source into a cache.
+
+    Args:
+        kind: One of SOURCES.
+        source: A path or a URL.
+        cache: It is asked for each record.
+        count: Called for each record.
+        request: What all requests of a GPTCache had beside the question, as a dict of messages and
+            params; the model at least.
+        form: What a chat completion, a dict, is stored as.
 
     Raises:
         ImportError: if a package that reads this kind is missing.
         OSError: if *source* cannot be read.
     """
-    records: Source = import_module(SOURCES[kind]).records
+    module, _, name = SOURCES[kind].partition(":")
+    records: Source = getattr(import_module(module), name or "records")
     moved = Moved()
-    for record in records(source):
+    for record in records(source) if request is None else records(source, request):
         count()
         if isinstance(record, Skipped):
             moved.skipped[str(record)] += 1
             continue
         before = cache.stats()
         try:
-            record.ask(cache)
+            record.ask(cache, form)
         except Skipped as exc:
             moved.skipped[str(exc)] += 1
             continue
