@@ -173,6 +173,18 @@ class TieredStore:
             self._take(writes, mark, {key: found})
         return found
 
+    @property
+    def reads_on_loop(self) -> bool:
+        """Whether the back has an ``aget``."""
+        return getattr(self.back, "reads_on_loop", False)
+
+    async def aget(self, key: str) -> Entry | None:
+        """As ``get``, for a task of asyncio; what ``peek`` finds is not looked for again."""
+        writes, mark = self._writes, self._mark()
+        found: Entry | None = await self.back.aget(key)  # type: ignore[attr-defined]
+        self._take(writes, mark, {key: found})
+        return found
+
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """As ManyStore.get_many; the back is asked only for what is not in front."""
         mark = self._mark()

@@ -2,6 +2,7 @@
 Valkey, a Cluster; and what is its own."""
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -21,6 +22,7 @@ from redis.retry import Retry
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
 from stores.model import StoreMachine
+from stores.on_loop import StoreOnLoop
 from stores.processes import fork, in_child, outcome
 from stores.servers import Server, running_redis, running_sentinel, running_tls_redis, until
 
@@ -66,6 +68,21 @@ class TestConformance(Conformance):
     @pytest.fixture
     def flush(self, redis_server: Server) -> Callable[[], None]:
         return lambda: redis_server.ask("FLUSHALL")
+
+
+class TestConformanceOnALoop(TestConformance):
+    @pytest.fixture
+    def make_store(self, client: Any, flush: Callable[[], None]) -> Iterator[MakeStore]:
+        made: list[StoreOnLoop] = []
+
+        def make(*, clock: Callable[[], float], **options: Any) -> Any:
+            flush()
+            made.append(StoreOnLoop(RedisStore(client, clock=clock, **options)))
+            return made[-1]
+
+        yield make
+        for store in made:
+            store.close()
 
 
 class TestConformanceOfValkey(Conformance):
@@ -232,11 +249,11 @@ def test_waiting_for_a_connection_times_out(redis_url: str) -> None:
 # -- What is on the server
 
 
-@pytest.fixture
-def store(redis_url: str, clock: Clock) -> Iterator[RedisStore]:
+@pytest.fixture(params=["thread", "loop"])
+def store(redis_url: str, clock: Clock, request: pytest.FixtureRequest) -> Iterator[Any]:
     store = RedisStore(redis_url, clock=clock)
-    yield store
-    store.close()
+    with contextlib.closing(store if request.param == "thread" else StoreOnLoop(store)) as either:
+        yield either
 
 
 @pytest.fixture

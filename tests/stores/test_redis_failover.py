@@ -27,7 +27,7 @@ def test_failover_loses_no_call_and_no_replicated_entry() -> None:
             for number in range(40):
                 ask(cache, number)
             assert client.wait(1, 20_000) == 1
-            with Ordeal(cache, threads=8) as ordeal:
+            with Ordeal(cache, callers=8) as ordeal:
                 until(lambda: ordeal.hits_since(0) > 100, "hits before", 60)
                 killed = time.monotonic()
                 master.kill()

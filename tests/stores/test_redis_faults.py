@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +17,7 @@ import redis
 from redis.connection import Connection
 from stores.conformance import entry_of, value_of
 from stores.control import PAUSE, Control
+from stores.on_loop import CacheOnLoop
 from stores.proxy import CUT, HOLD, Proxy, Rule, drip, late, reset_halfway
 from stores.servers import Server, running_redis, until
 
@@ -73,11 +75,18 @@ def control(redis_url: str) -> Control:
     return Control(RedisStore(redis_url, timeout=20))
 
 
-@pytest.fixture
-def cache(proxy: Proxy) -> Iterator[LLMCache]:
-    cache = LLMCache(backend=f"redis://127.0.0.1:{proxy.port}/0", coalesce=False)
-    yield cache
-    cache.close()
+@pytest.fixture(params=["thread", "loop"])
+def cache(proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[Any]:
+    with opened(f"redis://127.0.0.1:{proxy.port}/0", request.param) as cache:
+        yield cache
+
+
+@contextlib.contextmanager
+def opened(url: str, where: str) -> Iterator[Any]:
+    """A cache at *url*, asked from threads or, through the same methods, from an event loop."""
+    cache = LLMCache(backend=url, coalesce=False)
+    with contextlib.closing(cache if where == "thread" else CacheOnLoop(cache)) as either:
+        yield either
 
 
 def ask(cache: LLMCache, number: int) -> tuple[str, bool]:
@@ -161,37 +170,51 @@ class Call(NamedTuple):
 
 
 class Ordeal:
-    """Threads that ask all the time, and what came of it."""
+    """Callers, threads or tasks, that ask all the time, and what came of it."""
 
-    def __init__(self, cache: LLMCache, *, threads: int) -> None:
+    def __init__(self, cache: LLMCache | CacheOnLoop, *, callers: int) -> None:
         self.calls: list[Call] = []
         self.failures: list[BaseException] = []
         self._cache = cache
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=(number,)) for number in range(threads)
-        ]
+        self._pool = ThreadPoolExecutor(callers)
+        self._callers = callers
+        self._ends: list[Future[None]] = []
 
     def __enter__(self) -> "Ordeal":
-        for thread in self._threads:
-            thread.start()
+        for seed in range(self._callers):
+            if isinstance(self._cache, CacheOnLoop):
+                task = self._work_as_task(self._cache.inner, seed)
+                self._ends.append(self._cache.loop.start(task))
+            else:
+                self._ends.append(self._pool.submit(self._work, self._cache, seed))
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
+        self.failures += [failed for end in self._ends if (failed := end.exception(60))]
+        self._pool.shutdown()
 
-    def _work(self, seed: int) -> None:
+    def _work(self, cache: LLMCache, seed: int) -> None:
         rng = random.Random(seed)
         while not self._stop.wait(PAUSE):
             began = time.monotonic()
-            try:
-                _, hit = ask(self._cache, rng.randrange(40))
-            except BaseException as exc:
-                self.failures.append(exc)
-                return
+            _, hit = ask(cache, rng.randrange(40))
             self.calls.append(Call(began, time.monotonic() - began, hit))
+
+    async def _work_as_task(self, cache: LLMCache, seed: int) -> None:
+        rng = random.Random(seed)
+        while not self._stop.is_set():
+            await asyncio.sleep(PAUSE)
+            began, number, called = time.monotonic(), rng.randrange(40), False
+
+            async def model(messages: Any, number: int = number) -> str:
+                nonlocal called
+                called = True
+                return f"answer {number}"
+
+            assert await cache.aget_or_call(f"question {number}", model) == f"answer {number}"
+            self.calls.append(Call(began, time.monotonic() - began, not called))
 
     def hits_since(self, moment: float) -> int:
         return sum(call.hit for call in self.calls[-2000:] if call.at > moment)
@@ -250,16 +273,23 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize(
-    ("outage", "seconds"),
-    [(name, 1.0) for name in OUTAGES] + [pytest.param("paused", 5.0, marks=pytest.mark.slow)],
+    ("outage", "seconds", "where"),
+    [
+        *((name, 1.0, "thread") for name in OUTAGES),
+        *((name, 1.0, "loop") for name in ("paused", "killed", "another password")),
+        *(
+            pytest.param("paused", 5.0, where, marks=pytest.mark.slow)
+            for where in ("thread", "loop")
+        ),
+    ],
 )
 def test_an_outage_costs_callers_little_and_hits_are_back_soon(
-    outage: str, seconds: float, control: Control
+    outage: str, seconds: float, where: str, control: Control
 ) -> None:
-    with running_redis() as server, LLMCache(backend=server.url, coalesce=False) as cache:
+    with running_redis() as server, opened(server.url, where) as cache:
         for number in range(40):
             ask(cache, number)
-        with Ordeal(cache, threads=8) as ordeal, control:
+        with Ordeal(cache, callers=8) as ordeal, control:
             until(lambda: ordeal.hits_since(0) > 100, "hits before", 60)
             with OUTAGES[outage](server):
                 threading.Event().wait(seconds)
@@ -271,12 +301,12 @@ def test_an_outage_costs_callers_little_and_hits_are_back_soon(
 
 
 @pytest.mark.parametrize(
-    ("threads", "seconds"),
+    ("callers", "seconds"),
     [(16, 0.15), pytest.param(32, 10.0, marks=pytest.mark.slow)],
     ids=["every lie for a moment", "for long"],
 )
 def test_a_server_that_lies_in_every_way_in_turn(
-    cache: LLMCache, proxy: Proxy, control: Control, threads: int, seconds: float
+    cache: LLMCache, proxy: Proxy, control: Control, callers: int, seconds: float
 ) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
@@ -284,7 +314,7 @@ def test_a_server_that_lies_in_every_way_in_turn(
     random.Random(seed).shuffle(lies)
     for number in range(40):
         ask(cache, number)
-    with Ordeal(cache, threads=threads) as ordeal, control:
+    with Ordeal(cache, callers=callers) as ordeal, control:
         for lie in lies:
             proxy.rule = LIES[lie]
             threading.Event().wait(seconds)

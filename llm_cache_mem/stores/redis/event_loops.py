@@ -114,7 +114,7 @@ class _Failure:
 
     __slots__ = ("reason",)
 
-    def __init__(self, reason: BaseException) -> None:
+    def __init__(self, reason: Exception) -> None:
         self.reason = reason
 
 
@@ -171,7 +171,7 @@ class _Connection:
         if not self._waiting and not self._new:
             self.close()
 
-    def close(self, reason: BaseException | None = None) -> None:
+    def close(self, reason: Exception | None = None) -> None:
         """Close it, for that *reason*."""
         if self._failure is None:
             self._failure = _Failure(reason or ConnectionError("the connection was closed"))
@@ -197,10 +197,11 @@ class _Connection:
                 work()
             elif self._new:
                 self.close()
-        except BaseException as exc:
-            self.close(exc)  # an interrupt too: who knows what it has left undone
-            if not isinstance(exc, Exception):
-                raise
+        except Exception as exc:  # noqa: BLE001  # raised in the tasks that wait
+            self.close(exc)
+        except BaseException:  # an interrupt, which may have left anything undone
+            self.close()
+            raise
 
     def _send(self) -> None:
         new, self._new = self._new, []
