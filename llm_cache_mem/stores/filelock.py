@@ -13,13 +13,14 @@ from time import monotonic, sleep
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.turns import Turn, Turns
 
-__all__ = ["FileLock", "Held", "no_folder"]
+__all__ = ["FileLock", "Held", "no_folder", "opened"]
 
 _FLAGS = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 )  # Windows has neither
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_MODES = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "r+"}  # what a file object may do
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0001, 0.005  # between looks at a lock that others hold
-_COUNT_BYTES = 8
 _NO_FLOCK_HERE = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 if sys.platform == "win32":  # has no flock
@@ -51,19 +52,19 @@ class Held:
     caller at whatever moment.
     """
 
-    __slots__ = ("_file", "_lock", "_turn")
+    __slots__ = ("_file", "_lock", "_turn", "found")
 
     def __init__(self, lock: "FileLock", turn: Turn) -> None:
         self._lock = lock
         self._turn = turn
         self._file: FileIO | None = None
+        self.found: os.stat_result | None = None  # what was at the path when it was locked
 
-    def count_write(self) -> None:
-        """Count what the holder wrote, for ``FileLock.writes``."""
+    @property
+    def fd(self) -> int | None:
+        """The descriptor of the locked file; None where there is no flock."""
         file = self._file
-        if file is not None and self._lock.between_processes:
-            count = _count_in(file.fileno()) + 1
-            os.pwrite(file.fileno(), count.to_bytes(_COUNT_BYTES, "little"), 0)
+        return None if file is None or not self._lock.between_processes else file.fileno()
 
     def release(self) -> None:
         """Let others have it."""
@@ -85,16 +86,13 @@ class FileLock:
 
     In a forked child the lock is free, even if it was held in the parent. If the system or the file
     system has no flock, *between_processes* becomes False and the lock works among threads only.
-
-    A file that holds nothing else may hold a count of what was written while it was locked.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
-        self._path = path
+        self.path = path
         self._timeout = timeout
         self._turns = Turns()  # flock belongs to the open file, which the threads share
         self._file: FileIO | None = None  # open while the lock is free
-        self._counted: _Descriptor | None = None  # of the file whose count is read
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)
 
@@ -137,30 +135,8 @@ class FileLock:
         """Close the file, unless it stays locked; the next ``with`` opens it again."""
         turn = self._turns.take(self._timeout)
         if turn is not None:
-            self._file, self._counted = self._drop(self._file), None
+            self._file = self._drop(self._file)
             self._turns.end(turn)
-
-    def writes(self) -> int | None:
-        """How often the holders called ``count_write``; None if that is not known."""
-        counted = self._counted
-        if counted is None or not self.between_processes:
-            return None
-        try:
-            return _count_in(counted.fd)
-        except OSError:
-            return None
-
-    def look_at_file(self) -> bool:
-        """Make ``writes`` read the file that is at the path now; whether it did so before."""
-        if not self.between_processes:
-            return True
-        try:
-            if self._counted is not None and self._is_at_path(self._counted.fd):
-                return True
-            self._counted = _Descriptor(os.open(self._path, _FLAGS & ~(os.O_RDWR | os.O_CREAT)))
-        except OSError:  # not there, or not to be read: nothing is known
-            self._counted = None
-        return False
 
     @staticmethod
     def _drop(file: "FileIO | None") -> None:
@@ -172,13 +148,13 @@ class FileLock:
         pause = _FIRST_PAUSE
         while True:
             if held._file is None:
-                held._file = FileIO(os.open(self._path, _FLAGS, 0o600), "r+")
+                held._file = opened(self.path, _FLAGS)
             if not self._try_lock(held._file):
                 if monotonic() >= deadline:
                     return False
                 sleep(uniform(pause / 2, pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
-            elif not self.between_processes or self._is_at_path(held._file.fileno()):
+            elif not self.between_processes or self._is_at_path(held):
                 return True
             else:
                 held._file = self._drop(held._file)
@@ -192,29 +168,26 @@ class FileLock:
             self.between_processes = False
             return True
 
-    def _is_at_path(self, fd: int) -> bool:
-        """Whether the file is still at the path: it may have been removed together with the
+    def _is_at_path(self, held: Held) -> bool:
+        """Whether the locked file is still at the path: it may have been removed together with the
         database."""
+        file = held._file
+        if file is None:
+            return False
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+            held.found = os.stat(self.path)
+            return os.path.samestat(os.fstat(file.fileno()), held.found)
         except FileNotFoundError:
             return False
 
 
-class _Descriptor:
-    """A file that is only read, open for as long as this object is in use."""
+def opened(path: str, flags: int) -> FileIO:
+    """The file at *path*, which *flags* may make for this user alone.
 
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-
-def _count_in(fd: int) -> int:
-    return int.from_bytes(os.pread(fd, _COUNT_BYTES, 0), "little")
+    Both calls are made in C: between them, a signal handler that raises would leave a descriptor
+    that belongs to no object.
+    """
+    return next(map(FileIO, map(os.open, (path,), (flags,), (0o600,)), (_MODES[flags & _ACCESS],)))
 
 
 def _close(file: FileIO) -> None:

@@ -6,6 +6,7 @@ a Store object to LLMCache.
 
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from llm_cache_mem.stores.base import Store, StoreSettings, name_of
@@ -97,7 +98,9 @@ def locate(backend: str | os.PathLike[str]) -> tuple[Scheme, str]:
             return scheme, os.path.expanduser(backend)
     known = ", ".join(scheme.examples for scheme in SCHEMES)
     unknown = name + "://" if separator else repr(name)
-    raise ValueError(f"unknown backend {unknown}; known are: {known}, or a path")
+    meant = get_close_matches(name, _BY_NAME, n=1)
+    hint = f"did you mean {meant[0]}{separator}? " if meant else ""
+    raise ValueError(f"unknown backend {unknown}; {hint}known are: {known}, or a path")
 
 
 def _scheme_of_path(path: str) -> Scheme | None:

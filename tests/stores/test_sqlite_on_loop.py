@@ -119,7 +119,7 @@ def test_slow_reads_are_made_elsewhere_for_a_while(
 
     monkeypatch.setattr(reader, "monotonic", timer)
     store = open_store()
-    monkeypatch.setattr(store._reader, "_mark", lambda: None)  # else one read is enough
+    monkeypatch.setattr(store._reader, "_mark", lambda key: None)  # else one read is enough
     store.put("k", entry_of(1))
     taken = 0.004
     assert [store.glance("k") is not None for _ in range(3)] == [True, True, False]

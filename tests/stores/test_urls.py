@@ -1,5 +1,6 @@
 """Every way to name a backend, and what is said about a wrong one."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,16 @@ def test_a_password_in_a_wrong_url_is_not_repeated():
     with pytest.raises(ValueError, match="unknown backend") as caught:
         opened("mongodb://user:hunter2@host/db")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("sqllite://./a.db", "sqlite://"),
+        ("rediss2://h", "rediss://"),
+        ("jsonlines://a", "jsonl://"),
+    ],
+)
+def test_a_misspelt_scheme_is_answered_by_the_one_that_was_meant(url: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean {re.escape(meant)}\\?"):
+        open_store(url)

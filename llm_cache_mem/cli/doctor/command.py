@@ -19,7 +19,7 @@ from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Store
-from llm_cache_mem.stores.base import LeasingStore
+from llm_cache_mem.stores.base import LeasingStore, keeps_recordings
 from llm_cache_mem.stores.jsonl.lines import has_secret
 from llm_cache_mem.stores.writers import writers
 from llm_cache_mem.values.entry import Entry
@@ -46,7 +46,7 @@ def doctor(
     Connection, speed, permissions, memory policy, clock and entries. Exit status 0: OK; 1:
     warnings; 2: unusable.
 
-    Writes and removes entries in a namespace of its own.
+    Writes and removes entries in a namespace of its own; recordings are only read.
     """
     findings = check(url_of(url), rounds)
     worst = max(findings, key=lambda finding: _STATUS[finding.level]).level
@@ -92,6 +92,11 @@ def _findings(url: str, rounds: int) -> Iterator[Finding]:
         by_server = reader.scheme.on_server
         yield ok("store", reader.name)
         yield from _file(reader.store)
+        if keeps_recordings(reader.store):  # in a repository, where a write would be a change
+            yield from _reads(reader.store, rounds)
+            yield _leasing(reader.store)
+            yield from _entries(reader, by_server=by_server)
+            return
     # At a clock of 0 nothing has expired, so that a file sweeps nothing away.
     with open_for_changes(url, clock=time.time if by_server else lambda: 0.0) as store:
         for finding in _round_trips(store, rounds):
@@ -208,6 +213,25 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
     finally:
         _forget(store, key)
     yield ok("rights", "it can be written, read and deleted from")
+    yield from _speed(times, rounds)
+
+
+def _reads(store: Store, rounds: int) -> Iterator[Finding]:
+    """Time reads of a store in a file, and find out without a write whether there could be one."""
+    key, path = _own_key(), getattr(store, "path", "")
+    times: list[float] = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        store.get(key)
+        times.append(time.perf_counter() - began)
+    if all(os.access(each, os.W_OK) for each in (path, os.path.dirname(path))):
+        yield ok("rights", "it can be read and written")
+    else:
+        yield warn("rights", "it can only be read", "recording needs the right to write it")
+    yield from _speed({"get": times}, rounds)
+
+
+def _speed(times: dict[str, list[float]], rounds: int) -> Iterator[Finding]:
     for what, taken in times.items():
         half, most = _quantile(taken, 0.5), _quantile(taken, 0.99)
         text = f"p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms of {rounds}"

@@ -14,7 +14,7 @@ from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.diagnostics.redaction import Redaction, Rule
 from llm_cache_mem.errors import LLMCacheError, StoreError
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
-from llm_cache_mem.stores.filelock import FileLock, no_folder
+from llm_cache_mem.stores.filelock import FileLock, no_folder, opened
 from llm_cache_mem.stores.jsonl.fields import BadLine
 from llm_cache_mem.stores.jsonl.lines import from_line, says_the_same, to_line
 from llm_cache_mem.stores.writers import warn_of_owner
@@ -272,21 +272,20 @@ class JsonlStore:
         )
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FOLLOW_NOT, 0o600)
-        try:
-            with open(handle, "wb", buffering=0) as file:
+        with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FOLLOW_NOT) as file:
+            try:
                 there = self._stat()
                 if there is not None and hasattr(os, "fchmod"):
-                    os.fchmod(handle, stat.S_IMODE(there.st_mode))
+                    os.fchmod(file.fileno(), stat.S_IMODE(there.st_mode))
                 rest = memoryview(data)
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.replace(temporary, self.path)
-                return _seen(os.fstat(handle))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+                return _seen(os.fstat(file.fileno()))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
 
     @contextlib.contextmanager
     def _only_store_errors(self, operation: str) -> Iterator[None]:

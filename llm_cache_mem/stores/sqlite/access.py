@@ -78,6 +78,7 @@ class Access:
     def close(self) -> None:
         self.pool.close()
         self.file.lock.close()
+        self.file.changes.close()
 
     def let_go(self) -> None:
         """Close what is idle; other threads may still use this."""
@@ -93,10 +94,11 @@ class Access:
         try:
             if self.file.moved(db):
                 raise FileNotFoundError("the database file was removed or replaced")
+            db.changed = None
             try:
                 result = work(db, *args)
             finally:
-                held.count_write()
+                self.file.changes.count(held, db.changed)
             self.file.fold_log(db)
         finally:
             held.release()

@@ -8,10 +8,11 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llm_cache_mem.stores.filelock import FileLock, no_folder
+from llm_cache_mem.stores.sqlite.changes import Changes
 from llm_cache_mem.stores.sqlite.layout import (
     SCHEMA,
     FileOutdated,
@@ -56,8 +57,9 @@ class Connection(sqlite3.Connection):
     inode = 0
     schema = b""  # its number, when what the file holds was last found to be ours
     checked = 0.0
-    seen = -1  # the data version that was last looked at
+    seen: int | None = None  # the data version that was last looked at
     written = 0  # about how many bytes the write in progress adds to the log; 0 is unknown
+    changed: Sequence[str] | None = None  # the keys whose rows it changes; None is unknown
     slot: object = None  # its place in the pool
 
 
@@ -90,6 +92,7 @@ class DatabaseFile:
             path
         )  # one name for all, so that all agree on the sidecars; as SQLite does
         self.lock = FileLock(self.path + ".lock", timeout)
+        self.changes = Changes(self.lock)
         self.read_only = read_only
         self.in_wal_mode = False  # in which readers wait for no writer
         self._durable = durable

@@ -14,7 +14,8 @@ from llm_cache_mem.values.entry import Entry, EntryMemo, Envelope, Remembered
 
 __all__ = ["Reader"]
 
-_SURE_SECONDS = 0.1  # how long writes by other tools than this library may go unnoticed
+_SURE_SECONDS = 0.1  # how long a file that was replaced may go unnoticed,
+_FOREIGN_SECONDS = 1.0  # and writes by other tools than this library, which count nothing
 _GLANCE_SECONDS = 0.002  # that a read on an event loop may take
 _GLANCE_BYTES = 256 << 10  # of an entry read there, since it is decoded there too
 _GLANCE_PAUSE = 1.0  # seconds without such reads after one that failed,
@@ -27,18 +28,21 @@ class Reader:
     def __init__(self, access: Access, envelope: Envelope, *, on_loop: bool) -> None:
         self.unreadable = 0  # stored entries that could not be read
         self._access = access
-        self._lock = access.file.lock
+        self._changes = access.file.changes
         self._envelope = envelope
         self._memo = EntryMemo(envelope=envelope)
         self._versions = itertools.count()
         self._version = next(self._versions)
-        self._sure_until = 0.0  # until then no look is needed for writes that are not counted
+        self._all: bytes | None = None  # the counts of all writes,
+        self._version_of_all = 0  # and the version of that
+        self._sure_until = 0.0  # until then no look at the file is needed,
+        self._foreign_from = 0.0  # and from then on one for writes that are not counted
         self._glance_slow = False  # whether the last one was
         self._glance_from = 0.0 if on_loop else float("inf")
 
     def get(self, key: str) -> Remembered | None:
         """The entry under *key*, and when its row says that it was last used."""
-        mark = self._mark()
+        mark = self._mark(key)
         known = None if mark is None else self._memo.recall(key, mark)
         if known is not None:
             return known
@@ -66,7 +70,7 @@ class Reader:
         began = monotonic()
         if began < self._glance_from or not self._access.file.in_wal_mode:
             return None
-        mark = self._mark()
+        mark = self._mark(key)
         known = None if mark is None else self._memo.recall(key, mark)
         if known is not None:
             return known
@@ -94,8 +98,15 @@ class Reader:
     def version(self) -> object:
         """What changes whenever anything was written; what was read under the same is still
         valid."""
-        mark = self._mark()
-        return self._access.use(self._look) if mark is None else mark
+        if monotonic() >= self._sure_until:
+            self._access.use(self._look)
+        counts = self._changes.of_all()
+        if counts is None:
+            self._access.use(self._look_for_others)
+        elif counts != self._all:
+            self._version_of_all = next(self._versions)
+            self._all = counts  # last: a thread that finds it gets that version, or a later one
+        return self._version, self._version_of_all
 
     def unpacked(self, key: str, data: object) -> Entry | None:
         """The entry in *data*, which is not remembered; None, after removing it, if it is not a
@@ -127,30 +138,37 @@ class Reader:
         if was_slow and self._glance_slow:
             self._glance_from = ended + _GLANCE_REST * (ended - began)
 
-    def _mark(self) -> object:
-        """What changes with every write to the file; None if a connection has to look."""
-        writes = self._lock.writes() if monotonic() < self._sure_until else None
-        return None if writes is None else (self._version, writes)
+    def _mark(self, key: str) -> object:
+        """What changes with every write to *key*; None if a connection has to look."""
+        counts = self._changes.of(key) if monotonic() < self._sure_until else None
+        return None if counts is None else (self._version, counts)
 
     def _get(self, db: Connection, key: str) -> tuple[Any, object]:
         """The row, and the mark from before it was read."""
-        now = monotonic()
-        if now >= self._sure_until:
-            if not self._lock.look_at_file():
-                self._version = next(self._versions)
+        if monotonic() >= self._sure_until:
             self._look(db)
-            self._sure_until = now + _SURE_SECONDS
-        mark = self._mark()
+        mark = self._mark(key)
         return rows.get(db, key), mark
 
-    def _look(self, db: Connection) -> int:
-        """The version as this connection sees it. One that is new, or has not looked for long,
-        makes it a new one to be safe."""
-        seen = rows.data_version(db)
-        if seen != db.seen:
-            db.seen = seen
+    def _look(self, db: Connection) -> None:
+        """Begin a new version if another file may hold the counts, or there may have been writes
+        that are not counted."""
+        now = monotonic()
+        if not self._changes.look():
             self._version = next(self._versions)
-        return self._version
+        if (now >= self._foreign_from or db.seen is None) and self._look_for_others(db):
+            self._foreign_from = now + _FOREIGN_SECONDS
+        self._sure_until = now + _SURE_SECONDS
+
+    def _look_for_others(self, db: Connection) -> bool:
+        """Begin a new version if another connection than *db*, of this library or not, has written
+        since this was last asked, or *db* is new; whether that was so."""
+        seen = rows.data_version(db)
+        if seen == db.seen:
+            return False
+        db.seen = seen
+        self._version = next(self._versions)
+        return True
 
 
 def _whole(data: object) -> bytes:

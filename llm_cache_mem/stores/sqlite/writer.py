@@ -80,7 +80,7 @@ class Writer:
         self._puts += 1
         if self._puts % _SWEEP_EVERY and self._has_room(db, row.size):
             rows.insert(db, row, self._uses.lag)
-            db.written = _PAGE_BYTES + row.size
+            db.written, db.changed = _PAGE_BYTES + row.size, (row.key,)
             return NOTHING_REMOVED
         return self._insert_all(db, [row])
 
@@ -100,7 +100,7 @@ class Writer:
     def _insert_all(self, db: Connection, some: Sequence[Row]) -> Removed:
         self._credit = (0, 0)
         at_length = len(some) > 1 or not self._puts % _SWEEP_EVERY
-        return rows.insert_many(
+        removed = rows.insert_many(
             db,
             some,
             self.bounds,
@@ -110,3 +110,6 @@ class Writer:
             touched=self._uses.noted,
             lag=self._uses.lag,
         )
+        if removed == NOTHING_REMOVED:
+            db.changed = [row.key for row in some]
+        return removed
