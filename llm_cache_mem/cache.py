@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.diagnostics.redaction import Rule
     from llm_cache_mem.engine.verification import OnDrift
     from llm_cache_mem.evaluation import MapResult
+    from llm_cache_mem.keys.entities import Entities
     from llm_cache_mem.responses.agreement import Comparison
 
 __all__ = ["LLMCache", "for_workers", "is_twin"]
@@ -268,6 +269,7 @@ class LLMCache:
         namespace: str = UNSET,
         mode: Mode = UNSET,
         sample: int = UNSET,
+        depends_on: "Entities" = (),
     ) -> Callable[[F], F]: ...
     def cached(
         self,
@@ -280,6 +282,7 @@ class LLMCache:
         namespace: str = UNSET,
         mode: Mode = UNSET,
         sample: int = UNSET,
+        depends_on: "Entities" = (),
     ) -> F | Callable[[F], F]:
         """Decorate a function, coroutine function, generator or async generator so that equal
         arguments are answered once.
@@ -297,10 +300,14 @@ class LLMCache:
             ignore: Names of arguments that are not part of the request.
             ttl_seconds: As in ``options``, for each call of this function; so are
             namespace, mode, sample: the other options.
+            depends_on: The documents and other entities that an answer depends on, as in
+                ``options``: ``"doc:{path}"``, which the argument of that name fills in (a list: one
+                name for each item), several of these, or a function from the arguments by name to
+                names.
 
         Raises:
             TypeError: *fn* is not a function with a signature.
-            ValueError: *ignore* names no argument of it.
+            ValueError: *ignore* or *depends_on* names no argument of it.
 
         Example:
             >>> @cache.cached(ttl_seconds="7d", ignore=["client"])
@@ -309,7 +316,7 @@ class LLMCache:
         from llm_cache_mem.decorators import decorate  # loaded by those who decorate
 
         asked = {"ttl_seconds": ttl_seconds, "namespace": namespace, "mode": mode, "sample": sample}
-        return decorate(self.engine, fn, version, ignore, asked)
+        return decorate(self.engine, fn, version, ignore, depends_on, asked)
 
     # -- Many requests at once
 

@@ -14,7 +14,7 @@ from collections.abc import (
 from contextvars import Context, copy_context
 from hashlib import sha256
 from types import CodeType, MethodType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from llm_cache_mem._util.modules import module_name
 from llm_cache_mem.engine.circumstances import circumstances_of
@@ -23,8 +23,10 @@ from llm_cache_mem.engine.user_requests import aget_or_call, get_or_call
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
+from llm_cache_mem.keys.dependencies import Dependencies
+from llm_cache_mem.keys.entities import Entities, namer_of
 from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request, parameter_names
-from llm_cache_mem.options import UNSET, options
+from llm_cache_mem.options import UNSET, check_names, options
 
 __all__ = [
     "Identity",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Entities: TypeAlias = tuple[Callable[..., list[str]], frozenset[str]]
 
 _POSITIONAL, _KEYWORDS = (
     "cached.args",
@@ -59,17 +62,23 @@ def takes_messages(fn: Any) -> bool:
 
 
 def decorate(
-    engine: Engine, fn: F | None, version: str, ignore: Iterable[str], asked: Mapping[str, Any]
+    engine: Engine,
+    fn: F | None,
+    version: str,
+    ignore: Iterable[str],
+    depends_on: Entities,
+    asked: Mapping[str, Any],
 ) -> F | Callable[[F], F]:
     """See ``LLMCache.cached``; *asked* are its options."""
     names = parameter_names(ignore)
+    entities = None if depends_on == () else namer_of(depends_on)
     given = {name: value for name, value in asked.items() if value is not UNSET}
     around = options(**given) if given else None
     if fn is None:
-        return lambda function: cached(engine, function, version, names, around)
-    if not given and takes_messages(fn):
+        return lambda function: cached(engine, function, version, names, around, entities)
+    if not given and entities is None and takes_messages(fn):
         return _of_method(engine, fn)
-    return cached(engine, fn, version, names, around)
+    return cached(engine, fn, version, names, around, entities)
 
 
 def _of_method(engine: Engine, method: F) -> F:
@@ -92,9 +101,15 @@ def _of_method(engine: Engine, method: F) -> F:
 
 
 def cached(
-    engine: Engine, fn: F, version: str, ignore: frozenset[str], around: options | None = None
+    engine: Engine,
+    fn: F,
+    version: str,
+    ignore: frozenset[str],
+    around: options | None = None,
+    entities: _Entities | None = None,
 ) -> F:
     """*fn* behind *engine*, each call inside of the options *around*; see LLMCache.cached.
+    *entities* is what ``namer_of`` returns.
 
     TypeError if *fn* is not a function with a signature.
     """
@@ -102,7 +117,7 @@ def cached(
 
     if not callable(fn):
         raise TypeError(f"@cached goes on a function, not on {type(fn).__name__}")
-    calls = _Calls(fn, inspect.signature(fn), version, ignore)
+    calls = _Calls(fn, inspect.signature(fn), version, ignore, entities)
     wrapper: Any
     if inspect.isasyncgenfunction(fn):
         wrapper = _async_generator(engine, fn, calls)
@@ -263,18 +278,26 @@ class _Calls:
     params."""
 
     def __init__(
-        self, fn: Callable[..., Any], signature: Any, version: str, ignore: frozenset[str]
+        self,
+        fn: Callable[..., Any],
+        signature: Any,
+        version: str,
+        ignore: frozenset[str],
+        entities: _Entities | None,
     ) -> None:
         self._fn = fn
         self._identity = Identity(fn, version)
         self._signature = signature
         self._ignore = ignore
-        parameters = signature.parameters.values()
-        unknown = ignore - signature.parameters.keys()
-        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            raise ValueError(
-                f"ignore names no argument of {name_of(fn)}: {', '.join(sorted(unknown))}"
-            )
+        self._names_of = None if entities is None else entities[0]
+        named_after = frozenset() if entities is None else entities[1]
+        if any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values()):
+            return
+        for what, names in (("ignore", ignore), ("depends_on", named_after)):
+            if unknown := names - signature.parameters.keys():
+                raise ValueError(
+                    f"{what} names no argument of {name_of(fn)}: {', '.join(sorted(unknown))}"
+                )
 
     def request(
         self, engine: Engine, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -287,7 +310,27 @@ class _Calls:
         messages = params.pop("messages", None)
         for name in self._ignore:
             params.pop(name, None)
-        return engine.request(exact(messages), params, kind=kind)
+        request = engine.request(exact(messages), params, kind=kind)
+        return request if self._names_of is None else self._depending(engine, request, named)
+
+    def _depending(
+        self, engine: Engine, request: Request | None, named: Mapping[str, Any]
+    ) -> Request | None:
+        """*request* with the names of what it depends on; None where *named* has no names."""
+        if request is None or self._names_of is None:
+            return request
+        try:
+            names = check_names(self._names_of(named))
+        except Exception as exc:  # a function of the user's must not break the call
+            if engine.is_replay:
+                raise
+            known = isinstance(exc, RequestNotCacheable)
+            why = exc if known else f"depends_on raised {type(exc).__name__}"
+            engine.skip("request" if known else "depends_on", "a call goes uncached: %s", why)
+            return None
+        if request.depends_on is not None:
+            names += request.depends_on.names
+        return request._replace(depends_on=Dependencies(names)) if names else request
 
     def circumstances(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
         """What outside the request can make this call fail: the arguments that are ignored."""

@@ -314,3 +314,81 @@ def test_invalidation_takes_the_same_with_many_entries() -> None:
 def test_wrong_names(wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         options(depends_on=wrong)
+
+
+@pytest.mark.parametrize("how", ["template", "several", "function"])
+@pytest.mark.parametrize("form", ["plain", "async", "generator", "async generator"])
+def test_cached_function_depends_on_its_arguments(form: str, how: str) -> None:
+    cache, calls = LLMCache(), list[str]()
+    depends_on: Any = {
+        "template": "doc:{path}",
+        "several": ["doc:{path}", "all"],
+        "function": lambda args: ["doc:" + args["path"], "all"],
+    }[how]
+
+    def note(path: str) -> str:
+        calls.append(path)
+        return path
+
+    def chunks(path: str) -> Any:
+        yield note(path)
+
+    async def value(path: str) -> str:
+        return note(path)
+
+    async def achunks(path: str) -> Any:
+        yield note(path)
+
+    fn: Any = {"plain": note, "async": value, "generator": chunks, "async generator": achunks}[form]
+    read = cache.cached(depends_on=depends_on)(fn)
+
+    async def arun(path: str) -> Any:
+        return await read(path) if form == "async" else [each async for each in read(path)]
+
+    def ask(path: str) -> None:
+        asyncio.run(arun(path)) if "async" in form else list(read(path))
+
+    def asked() -> list[str]:
+        calls.clear()
+        for path in ("a", "b") * 2:
+            ask(path)
+        return calls
+
+    assert asked() == ["a", "b"]
+    cache.invalidate("doc:a")
+    assert asked() == ["a"]
+    cache.invalidate("all")
+    assert asked() == ([] if how == "template" else ["a", "b"])
+
+
+def test_options_add_to_what_a_cached_function_depends_on() -> None:
+    cache, calls = LLMCache(), list[int]()
+    read = cache.cached(depends_on="doc:a")(lambda x: calls.append(x) or x)
+    with options(depends_on="doc:b"):
+        for name in ("doc:a", "doc:b", "doc:c"):
+            read(1)
+            cache.invalidate(name)
+        read(1)
+    assert len(calls) == 3
+
+
+def test_a_fault_in_depends_on_leaves_the_call_uncached() -> None:
+    cache, calls = LLMCache(), list[int]()
+
+    def names(arguments: Any) -> Any:
+        raise OSError("secret")
+
+    read = cache.cached(depends_on=names)(lambda x: calls.append(x))
+    for _ in range(2):
+        read(1)
+    by_list = cache.cached(depends_on="doc:{x}")(lambda x: calls.append(x))
+    by_list(1.5)
+    assert (len(calls), dict(cache.stats().skipped)) == (3, {"depends_on": 2, "request": 1})
+    with options(mode="replay"), pytest.raises(OSError, match="secret"):
+        read(1)
+
+
+@pytest.mark.parametrize("wrong", ["doc:{y}", "doc:{x!r}", 3, [3]], ids=str)
+def test_wrong_depends_on_of_a_cached_function(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        LLMCache().cached(depends_on=wrong)(lambda x: x)

@@ -17,10 +17,10 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, T
 from langchain_llm_cache_mem.binding import sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from llm_cache_mem import LLMCache
+from llm_cache_mem.keys.entities import Entities
 from llm_cache_mem.options import UNSET, Duration
 from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.tools.results import skip_reason
-from llm_cache_mem.tools.rules import Entities
 
 __all__ = ["cached_tool", "injected", "metadata_of", "tool_cache"]
 

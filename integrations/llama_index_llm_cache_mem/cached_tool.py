@@ -12,9 +12,9 @@ from llama_index.core.tools.types import AsyncBaseTool, BaseTool
 from llama_index_llm_cache_mem.values import decode_block, encode_block
 from llm_cache_mem import LLMCache
 from llm_cache_mem.decorators import arguments
+from llm_cache_mem.keys.entities import Entities
 from llm_cache_mem.options import UNSET, Duration
 from llm_cache_mem.tools import ToolCache, wrapping
-from llm_cache_mem.tools.rules import Entities
 from llm_cache_mem.values.classes import register_package
 
 __all__ = ["cached_tool"]

@@ -9,12 +9,13 @@ from typing import Any, Self, TypeVar, overload
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.generations import generation_of_tool
 from llm_cache_mem.errors import RequestNotCacheable
+from llm_cache_mem.keys.entities import Changed, Entities
 from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
 from llm_cache_mem.tools.calls import Calls, with_ttl_of
 from llm_cache_mem.tools.counters import ToolCacheStats
 from llm_cache_mem.tools.functions import ToolFunction, cached_rule
 from llm_cache_mem.tools.results import FORMS, Results
-from llm_cache_mem.tools.rules import Changed, Entities, Rule, make_rule, rule_for
+from llm_cache_mem.tools.rules import Rule, make_rule, rule_for
 
 __all__ = ["ToolCache"]
 

@@ -1,26 +1,16 @@
 """Rules: whether a tool may be cached, for how long, by which arguments, and what it depends on."""
 
 from collections.abc import Callable, Iterable, Mapping
-from inspect import signature
-from itertools import product
-from string import Formatter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
+from llm_cache_mem.keys.entities import Changed, namer_of
 from llm_cache_mem.keys.request import parameter_names
 from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
 
-__all__ = ["HINTS", "Changed", "Entities", "Rule", "make_rule", "may_be_cached", "rule_for"]
+__all__ = ["HINTS", "Rule", "make_rule", "may_be_cached", "rule_for"]
 
-Entities: TypeAlias = "str | Iterable[str] | Callable[[Mapping[str, Any]], str | Iterable[str]]"
-"""Names of entities: ``"user:{user_id}"``, several of these, or a function from the arguments to
-names."""
-Changed: TypeAlias = "Entities | Callable[[Mapping[str, Any], Any], str | Iterable[str]]"
-"""The same for a tool that writes; a function may take its result as well, None if it raised."""
-
-_ENTITIES = "an entity is named by a str such as 'user:{user_id}'"
 _FLAGS = ("cacheable", "destructive", "volatile", "read_only", "idempotent")
 HINTS = {
     "destructiveHint": "destructive",
@@ -82,7 +72,7 @@ def make_rule(
         raise ValueError(f"both ignored and redacted: {', '.join(sorted(both))}")
     ttl = ttl_seconds if isinstance(ttl_seconds, Unset) else to_seconds(ttl_seconds)
     changed = tuple(sorted(parameter_names(changes, "tools")))
-    namer, named_after = _namer(entities, writes=writes)
+    namer, named_after = namer_of(entities, takes_result=writes)
     return Rule(ttl, version, None, ignored, redacted, namer, named_after, writes, changed)
 
 
@@ -116,87 +106,3 @@ def rule_for(metadata: Mapping[str, Any], own: Rule | None) -> Rule | None:
     if not rule.version and metadata.get("version") is not None:
         rule = rule._replace(version=str(metadata["version"]))
     return rule
-
-
-def _namer(entities: Any, *, writes: bool) -> tuple[Callable[..., list[str]], frozenset[str]]:
-    """A function that names the *entities* of a call, and the arguments in their templates."""
-    if callable(entities):
-        if writes and _takes_two(entities):
-            return lambda args, result=None: _names(entities(args, result)), frozenset()
-        return lambda args, result=None: _names(entities(args)), frozenset()
-    if not isinstance(entities, Iterable):
-        raise TypeError(
-            f"{_ENTITIES}, several of these or a function, not {type(entities).__name__}"
-        )
-    parsed = [
-        _parse(template) for template in ([entities] if isinstance(entities, str) else entities)
-    ]
-    named_after = frozenset(field for parts in parsed for _, field in parts if field is not None)
-    return (
-        lambda args, result=None: sorted(
-            {name for parts in parsed for name in _filled(parts, args)}
-        ),
-        named_after,
-    )
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    try:
-        signature(function).bind(None, None)
-    except (TypeError, ValueError):  # or it has no signature
-        return False
-    return True
-
-
-def _names(found: Any) -> list[str]:
-    names = [found] if isinstance(found, str) else list(found or ())
-    if not all(isinstance(name, str) for name in names):
-        raise RequestNotCacheable("depends_on", "the name of an entity is not a str")
-    return sorted(set(names))
-
-
-def _parse(template: Any) -> list[tuple[str, str | None]]:
-    """The literal parts of *template*, each with the argument that follows it."""
-    if not isinstance(template, str):
-        raise TypeError(f"{_ENTITIES}, not {type(template).__name__}")
-    try:
-        found = list(Formatter().parse(template))
-    except ValueError as exc:
-        raise ValueError(f"{_ENTITIES}, not {template!r}: {exc}") from None
-    parts = []
-    for literal, field, form, conversion in found:
-        if field is not None and (form or conversion or not field.isidentifier()):
-            raise ValueError(
-                "in braces, the name of an entity has the name of an argument and nothing else:"
-                f" {template!r}"
-            )
-        parts.append((literal, field))
-    return parts
-
-
-def _filled(parts: list[tuple[str, str | None]], args: Mapping[str, Any]) -> list[str]:
-    """The names that a template stands for; for an argument that is a list, one for each item."""
-    choices: list[list[str]] = []
-    for literal, field in parts:
-        choices.append([literal])
-        if field is not None:
-            if field not in args:
-                raise RequestNotCacheable(
-                    f"args.{field}", "an entity is named after it, and it is missing"
-                )
-            value = args[field]
-            choices.append(
-                [
-                    _text(item, field)
-                    for item in (value if isinstance(value, (list, tuple)) else [value])
-                ]
-            )
-    return ["".join(words) for words in product(*choices)]
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, (str, int)):
-        raise RequestNotCacheable(
-            f"args.{field}", "an entity is named after it, and it is neither a str nor an int"
-        )
-    return str(value)
