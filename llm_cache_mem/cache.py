@@ -38,6 +38,7 @@ from llm_cache_mem.values.encryption import (
 
 if TYPE_CHECKING:  # only caches that keep requests explain and redact
     from llm_cache_mem.accounting.stats import CacheStats, Event
+    from llm_cache_mem.accounting.totals import StoreTotals
     from llm_cache_mem.diagnostics.explain import Explanation
     from llm_cache_mem.diagnostics.redaction import Rule
     from llm_cache_mem.engine.verification import OnDrift
@@ -509,6 +510,18 @@ class LLMCache:
         entries."""
         return self.engine.stats()
 
+    def totals(self) -> "StoreTotals":
+        """Return what all processes that share the store have counted, by namespace and model.
+
+        Other processes add to it once a minute, within five seconds where they store answers, and
+        when they close their cache or end.
+
+        Raises:
+            ValueError: The store keeps no totals: only SQLite and Redis do.
+            StoreError: The store failed.
+        """
+        return self.engine.store_totals()
+
     async def adelete(self, messages: Any, **params: Any) -> bool:
         """``delete`` for event loops."""
         return await self.engine.off_loop(lambda: self.delete(messages, **params))
@@ -535,6 +548,10 @@ class LLMCache:
         kind = "stream" if params.get("stream") else "value"
         return self.engine.explainer.explain(self.engine.keyer.request(messages, params, kind))
 
+    async def atotals(self) -> "StoreTotals":
+        """``totals`` for event loops."""
+        return await self.engine.off_loop(self.totals)
+
     async def aexplain(self, messages: Any, **params: Any) -> "Explanation":
         """``explain`` for event loops."""
         return await self.engine.off_loop(lambda: self.explain(messages, **params))
@@ -555,6 +572,8 @@ class LLMCache:
 
     def close(self) -> None:
         """Close the store, if this cache opened it. Later calls go uncached."""
+        if self.engine.totals is not None:
+            self.engine.totals.add()
         if self._opened.is_owned:
             self.engine.closed = True
             self.engine.backend.close()

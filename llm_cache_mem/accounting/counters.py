@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.accounting.bounded import bounded_name, slot
+from llm_cache_mem.accounting.counts import Pending
 from llm_cache_mem.accounting.provider import PaidCall, ProviderLedger
 from llm_cache_mem.accounting.stats import CacheStats, Event, ModelStats
 from llm_cache_mem.accounting.sums import Sums
@@ -49,7 +50,11 @@ class Ledger:
         self._coalesced: dict[str, Sums] = {}
         self._tags: dict[str, TagSums] = {}
         self._provider = ProviderLedger()
-        self._backlog: list[tuple[Entry, tuple[str, ...]]] = []
+        self._backlog: list[tuple[str, Entry, tuple[str, ...]]] = []
+        self._inherited = 0  # of the backlog: what a parent process counts
+        self._pending: Pending | None = None
+        self._note: Callable[..., object] | None = None
+        self._prefix: Callable[[], str] = str
         self._settling = RLock()
         self.watched = False
         reset_after_fork(self)
@@ -57,6 +62,9 @@ class Ledger:
     def _after_fork(self) -> None:
         self._lock = RLock()
         self._settling = RLock()
+        self._inherited = len(self._backlog)
+        if self._pending is not None:
+            self._pending = Pending()
 
     def listen(self, listener: Callable[[Event], object]) -> None:
         """Call *listener* with each event from now on."""
@@ -65,6 +73,25 @@ class Ledger:
     def unlisten(self, listener: Callable[[Event], object]) -> None:
         """Call *listener* no more."""
         self.listeners = tuple(other for other in self.listeners if other != listener)
+
+    @property
+    def counts_calls(self) -> bool:
+        """Whether ``called`` has anything to do for calls without tags."""
+        return bool(self.listeners) or self._pending is not None
+
+    def keep_pending(self, note: Callable[..., object], prefix: Callable[[], str]) -> None:
+        """Collect what is counted from now on for ``take_pending``, and call *note* when there is
+        something to take: with ``stored=True`` after a write, with ``at_once=True`` where there is
+        much. *prefix* is that of keys in this context, for
+        requests without one."""
+        self._pending, self._note, self._prefix = Pending(), note, prefix
+
+    def take_pending(self) -> Pending:
+        """What was counted since this was asked last."""
+        self._settle()
+        with self._lock:
+            taken, self._pending = self._pending, Pending()
+        return taken or Pending()
 
     def hit(
         self,
@@ -75,9 +102,11 @@ class Ledger:
     ) -> None:
         with self._lock:
             self.hits += 1
-            self._backlog.append((entry, tags))
-            due = len(self._backlog) >= _BACKLOG
-        if due:
+            self._backlog.append((key, entry, tags))
+            waiting = len(self._backlog)
+        if waiting == 1 and self._note is not None:
+            self._note()
+        elif waiting >= _BACKLOG:
             self._settle()
         if self.listeners:
             self._tell_saving("hit", key, entry, tags, store_seconds)
@@ -87,15 +116,22 @@ class Ledger:
         with self._settling:  # a function for prices may do what it likes, so it is not the lock
             with self._lock:
                 backlog, self._backlog = self._backlog, []
-            hits = Counter(backlog)
-            for entry, _ in hits:
+                inherited, self._inherited = self._inherited, 0
+            hits, is_full = Counter(backlog), False
+            for _, entry, _ in hits:
                 _ = entry.cost_usd  # reads the account
             with self._lock:
-                for (entry, tags), calls in hits.items():
+                for (_, entry, tags), calls in hits.items():
                     saved = (entry.usage, entry.seconds, entry.cost_usd)
                     _of_model(self._hits, entry.model).add(*saved, calls=calls)
                     for tag in tags:
                         self._of_tag(tag).hit(*saved, calls=calls)
+                if self._pending is not None:
+                    own = Counter(backlog[inherited:]) if inherited else hits
+                    self._pending.add_hits(own)
+                    is_full = self._pending.is_full
+        if is_full and self._note is not None:
+            self._note(at_once=True)
 
     def coalesced_with(
         self,
@@ -117,6 +153,13 @@ class Ledger:
             sums.add(*saved)
             for tag in tags:
                 self._of_tag(tag).coalesce(*saved)
+            if self._pending is not None:
+                counts = self._pending.of(_namespace_of(key), model)
+                counts.coalesced += 1
+                counts.save(1, *saved)
+                self._pending.hit(key, 1)
+        if self._note is not None:
+            self._note()
         if self.listeners:
             if entry is not None:
                 self._tell_saving("coalesced", key, entry, tags)
@@ -138,10 +181,13 @@ class Ledger:
     def called(self, key: str, tags: tuple[str, ...], call: PaidCall, usd: float | None) -> None:
         """Count for its *tags* that *call* was made, at the price of *usd*; ``paid`` counts it for
         its model."""
-        if tags:
-            with self._lock:
-                for tag in tags:
-                    self._of_tag(tag).paid.add(call.usage, call.seconds, usd)
+        with self._lock:
+            for tag in tags:
+                self._of_tag(tag).paid.add(call.usage, call.seconds, usd)
+            if self._pending is not None:
+                self._pending.of(_namespace_of(key), call.model).pay(usd)
+        if self._note is not None:
+            self._note()
         if self.listeners:
             self._tell(
                 "called",
@@ -165,6 +211,10 @@ class Ledger:
             self.misses += 1
             for tag in tags:
                 self._of_tag(tag).misses += 1
+            if self._pending is not None:
+                self._pending.of(_namespace_of(key), model).misses += 1
+        if self._note is not None:
+            self._note()
         if self.listeners:
             self._tell("miss", tags, key=key, model=model, store_seconds=store_seconds)
 
@@ -181,6 +231,10 @@ class Ledger:
             self.stored += 1
             self.evictions += evicted
             self.expirations += expired
+            if self._pending is not None:
+                self._pending.of(_namespace_of(key), entry.model).stored += 1
+        if self._note is not None:
+            self._note(stored=True)
         if self.listeners:
             self._tell_saving("stored", key, entry, entry.tags, store_seconds)
             if evicted:
@@ -209,6 +263,11 @@ class Ledger:
             count = self._skipped[name] = self._skipped.get(name, 0) + 1
             for tag in tags:
                 self._of_tag(tag).skipped += 1
+            if self._pending is not None:
+                place = _namespace_of(self._prefix() if key is None else key)
+                self._pending.of(place, model).skipped += 1
+        if self._note is not None:
+            self._note()
         if self.listeners:
             self._tell("skipped", tags, key=key, model=model, reason=reason)
         return count == 1
@@ -274,6 +333,10 @@ class Ledger:
             # a listener's fault must not break the call that is being served
             except Exception:  # noqa: BLE001
                 _log.warning("on_event raised at %r; the call goes on", event.name, exc_info=True)
+
+
+def _namespace_of(key: str) -> str:
+    return place_of(key)[0]
 
 
 def _of_model(sums: dict[str, Sums], model: str | None) -> Sums:

@@ -5,13 +5,14 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from hashlib import blake2b
 from inspect import iscoroutinefunction
 from typing import Any, Final, NamedTuple, Self
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem.accounting.counts import EntryHits
 from llm_cache_mem.accounting.stats import Event
 from llm_cache_mem.bench.formats import HEADER, own_record, prompt_blocks
 from llm_cache_mem.bench.trace import Call
@@ -154,9 +155,10 @@ class TraceRecorder:
         *,
         at: float,
         seconds: float | None = None,
+        repeats: Sequence[float] = (),
     ) -> None:
-        """Record one call whose token counts are known. A request without a key is counted as
-        lost."""
+        """Record one call whose token counts are known, and its *repeats* at these times. A request
+        without a key is counted as lost."""
         try:
             asked = {
                 name: value for name, value in params.items() if name not in digest.DEFAULT_IGNORE
@@ -166,7 +168,8 @@ class TraceRecorder:
         except RequestNotCacheable:
             self.lost += 1
             return
-        self._write_call(at, key, model, input_tokens, output_tokens, seconds, prompt)
+        for each in (at, *repeats):
+            self._write_call(each, key, model, input_tokens, output_tokens, seconds, prompt)
 
     async def _awaited(
         self, began: float, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any
@@ -281,24 +284,38 @@ class RecordedEntries(NamedTuple):
 
 
 def record_entries(
-    entries: Iterable[tuple[str, Entry]], recorder: TraceRecorder
+    entries: Iterable[tuple[str, Entry, EntryHits | None]], recorder: TraceRecorder
 ) -> RecordedEntries:
-    """Record each of *entries*, given with their keys, as the call that it was stored for. They may
+    """Record each of *entries*, given with their keys and hits, as the call that it was stored for
+    and one for each hit: evenly from then until the last, since the store knows no more. They may
     come in any order: read the trace with ``--sort``."""
     calls = without = 0
-    for key, entry in entries:
-        calls += 1
+    for key, entry, hits in entries:
+        repeats = _times(entry.stored_at, hits)
+        calls += 1 + len(repeats)
         sent, received = (entry.usage or (0, 0))[:2]
         request = json.loads(entry.request) if entry.request is not None else None
         if isinstance(request, dict):
             at = max(0.0, entry.stored_at - (entry.seconds or 0.0))
             messages = request.pop("messages", None)
             recorder.record_tokens(
-                messages, request, entry.model, sent, received, at=at, seconds=entry.seconds
+                *(messages, request, entry.model, sent, received),
+                at=at,
+                seconds=entry.seconds,
+                repeats=repeats,
             )
         else:
-            without += 1
-            recorder(
-                Event("stored", entry.stored_at, key, entry.model, entry.seconds, usage=entry.usage)
-            )
+            without += 1 + len(repeats)
+            known = (key, entry.model, entry.seconds)
+            recorder(Event("stored", entry.stored_at, *known, usage=entry.usage))
+            for at in repeats:
+                recorder(Event("hit", at, *known, usage=entry.usage))
     return RecordedEntries(calls, without)
+
+
+def _times(stored_at: float, hits: EntryHits | None) -> list[float]:
+    """When an entry that was *stored_at* had its *hits*, about."""
+    if hits is None or not hits.hits:
+        return []
+    step = max(0.0, hits.last - stored_at) / hits.hits
+    return [stored_at + step * number for number in range(1, hits.hits + 1)]

@@ -17,6 +17,7 @@ from llm_cache_mem.cli.output import print_json, replacing, report
 from llm_cache_mem.cli.store import Reader, note_unreadable
 
 if TYPE_CHECKING:
+    from llm_cache_mem.accounting.counts import EntryHits
     from llm_cache_mem.bench.reader import Trace
     from llm_cache_mem.bench.report import Document
     from llm_cache_mem.values.entry import Entry
@@ -57,7 +58,7 @@ Examples:
 _RECORD_EXAMPLES = """\b
 Examples:
   llm-cache-mem bench record ./cache.db trace.jsonl && llm-cache-mem bench trace.jsonl --sort
-  llm-cache-mem bench record recordings.jsonl trace.jsonl --salt-from TRACE_SALT
+  llm-cache-mem bench record recordings.jsonl trace.jsonl --once
 """
 
 
@@ -214,16 +215,23 @@ def record(
             help="The environment variable with the salt; by default it is random.",
         ),
     ] = None,
+    once: Annotated[
+        bool,
+        typer.Option(
+            "--once", help="Record each entry as one call: where the store counts no hits."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn the entries of a store into a trace of digests, token counts and times, without the text
     of prompts or answers.
 
-    Each entry is one call; tool results are left out. If the cache kept requests
-    (LLMCache(keep_requests=True), or recordings), the trace also has the blocks of the prompts,
-    which the simulation of the prompt cache needs. A store does not know repeats: to see those,
-    record the running program with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
-    TraceRecorder("trace.jsonl").wrap(client.messages.create).
+    Each entry is the call that it was stored for and one call for each hit, evenly from then until
+    the last one; tool results are left out. SQLite and Redis count hits, others do not: record the
+    running program with LLMCache(on_event=TraceRecorder("trace.jsonl")) or
+    TraceRecorder("trace.jsonl").wrap(client.messages.create), which also has the exact times. If
+    the cache kept requests (LLMCache(keep_requests=True), or recordings), the trace has the blocks
+    of the prompts, which the simulation of the prompt cache needs.
     """
     from llm_cache_mem.bench.recorder import TraceRecorder, record_entries
     from llm_cache_mem.tools.results import KINDS
@@ -234,21 +242,27 @@ def record(
     if os.path.exists(trace):
         raise CommandFailed(f"{trace} exists; give the name of a new file")
     tools = 0
-    with closing(Reader(store)) as reader, TraceRecorder(trace, salt=salt) as recorder:
+    with closing(Reader(store)) as reader:
+        if not once:
+            _refuse_uncounted(reader)
+        recorder = TraceRecorder(trace, salt=salt)
 
-        def of_models() -> Iterator[tuple[str, "Entry"]]:
+        def of_models() -> Iterator[tuple[str, "Entry", "EntryHits | None"]]:
             nonlocal tools
-            for found in reader.entries():
+            entries = reader.entries()
+            for found in entries if once else reader.with_hits(entries):
                 if found.parts.kind in KINDS:
                     tools += 1
                 else:
-                    yield found.key, found.entry
+                    yield found.key, found.entry, found.hits
 
         try:
             recorded = record_entries(of_models(), recorder)
         except BaseException:
             os.unlink(trace)
             raise
+        finally:
+            recorder.close()
         note_unreadable(reader)
     counts = {
         "calls": recorded.calls,
@@ -266,6 +280,19 @@ def record(
 
 
 app.command("live", epilog=bench_live.EXAMPLES)(bench_live.live)
+
+
+def _refuse_uncounted(reader: Reader) -> None:
+    """Raise CommandFailed for a store that does not know how often its entries were hit."""
+    totals = reader.totals()
+    if totals is None or totals.since is None:
+        why = "does not count hits" if totals is None else "has counted no calls yet"
+        raise CommandFailed(
+            f"{reader.name} {why}, so the trace would show no repeats; record the running program"
+            ' with LLMCache(on_event=TraceRecorder("trace.jsonl")), or each entry as one call with'
+            " --once",
+            MISUSED,
+        )
 
 
 def _refuse_store(trace: str) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli.arguments import (
+    MISUSED,
     AsJson,
     CommandFailed,
     Ignore,
@@ -40,12 +41,13 @@ __all__ = ["key", "keygen", "list_", "show", "stats"]
 
 
 class Sort(StrEnum):
-    """Which entries a list begins with; size and cost have the largest first."""
+    """Which entries a list begins with; size, cost and hits have the largest first."""
 
     newest = "newest"
     oldest = "oldest"
     size = "size"
     cost = "cost"
+    hits = "hits"
 
 
 _RANK: dict[Sort, Callable[[Found], float]] = {
@@ -53,6 +55,7 @@ _RANK: dict[Sort, Callable[[Found], float]] = {
     Sort.oldest: lambda found: -found.entry.stored_at,
     Sort.size: lambda found: found.entry.size,
     Sort.cost: lambda found: found.entry.cost_usd or 0.0,
+    Sort.hits: lambda found: found.hits.hits if found.hits is not None else 0,
 }
 _CANDIDATES = 10
 _DIGEST_LENGTH = 64
@@ -66,9 +69,9 @@ def stats(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Summarize a store: entries, bytes, tokens and dollars.
+    """Summarize a store: calls avoided, entries, tokens and dollars.
 
-    By namespace, kind and model.
+    Calls are those of all processes that share it, at most a minute ago.
     """
     summary, now = Summary(), time()
     with reading(url_of(url), Selection(namespace)) as (reader, entries):
@@ -78,7 +81,11 @@ def stats(
                 summary.add_part(names.namespace, names.kind, part)
         for found in entries if parts is None else ():
             summary.add(describe(found, now))
+        totals = reader.totals()
+    if totals is not None and namespace is not None:
+        totals = totals.of(namespace)
     document = {"store": reader.name, "unreadable": reader.unreadable} | summary.as_dict()
+    document["totals"] = None if totals is None else totals.as_dict()
     if as_json:
         print_json(document)
         return
@@ -110,16 +117,23 @@ def list_(
 ) -> None:
     """List entries, the newest first.
 
-    With model, age, expiry, size, tokens, cost and, where requests are stored, the beginning of the
-    prompt.
+    With model, age, expiry, size, hits, tokens, cost and, where requests are stored, the beginning
+    of the prompt.
     """
     now = time()
     span = None if since is None else seconds_in(since)
     selection = Selection(namespace, kind, model, expired, since=span, text=grep)
     with reading(url_of(url), selection) as (reader, entries):
+        if sort is Sort.hits:
+            if reader.totals() is None:
+                raise CommandFailed(f"{reader.name} does not count the hits of entries", MISUSED)
+            entries = reader.with_hits(entries)
         listed = reader.newest(selection, limit) if limit and sort is Sort.newest else None
-        total, found = listed if listed is not None else _first(entries, limit, sort)
-        rows = [describe(each, now) | {"prompt": beginning(each.entry)} for each in found]
+        total, some = listed if listed is not None else _first(entries, limit, sort)
+        rows = [
+            describe(found, now) | {"prompt": beginning(found.entry)}
+            for found in (some if sort is Sort.hits else reader.with_hits(some))
+        ]
     if as_json:
         print_json({"total": total, "entries": rows})
         return
@@ -161,7 +175,7 @@ def show(
     url, wanted = url_and("KEY", url, key)
     now = time()
     with reading(url, Selection()) as (reader, _):
-        found = _the_one(reader, wanted, namespace)
+        (found,) = reader.with_hits([_the_one(reader, wanted, namespace)])
     row, parts = describe(found, now), {}
     if found.entry.request is not None:
         parts["request"] = parse_json(found.entry.request)

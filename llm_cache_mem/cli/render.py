@@ -11,11 +11,13 @@ from rich.text import Text
 
 from llm_cache_mem._util.tables import out, print_table
 from llm_cache_mem._util.terminal import visible
-from llm_cache_mem.accounting.render import dollars, saved
+from llm_cache_mem.accounting.render import avoided, dollars, saved
+from llm_cache_mem.accounting.totals import label
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats"]
 
 Row = Mapping[str, Any]
+Cell = Callable[[Row], str]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _DIGEST = 8  # digits: one in four billion
@@ -59,6 +61,7 @@ def show_list(rows: Sequence[Row], total: int, now: float) -> None:
         ("age", "right", "", lambda row: duration(now - row["stored_at"])),
         ("expires", "right", "", lambda row: _expiry(row, now)),
         ("size", "right", "", lambda row: _size(row["bytes"])),
+        ("hits", "right", "", lambda row: f"{row['hits']:,}" if row["hits"] else ""),
         ("tokens", "right", "", lambda row: _tokens(row["usage"])),
         ("cost", "right", "", lambda row: _dollars(row["cost_usd"])),
         ("prompt", "left", "", lambda row: row["prompt"]),
@@ -101,19 +104,24 @@ def show_entry(row: Row, now: float) -> None:
         "cost": _dollars(row["cost_usd"]) or "—",
         "took": "unknown" if row["seconds"] is None else f"{row['seconds']:.3g} s",
     }
+    if row["hits"]:
+        ago = duration(now - row["last_hit_at"], 2)
+        lines["hits"] = f"{row['hits']:,}, the last one {ago} ago or shortly before"
     if row["depends_on"]:
         lines["depends on"] = ", ".join(row["depends_on"])
     _print_pairs(out(), lines)
 
 
 def show_stats(stats: Row, now: float) -> None:
-    """The totals, then a table of who they belong to."""
+    """The calls avoided, what is stored, and tables of both by namespace and model."""
     console = out()
-    lines = {
-        "store": stats["store"],
-        "entries": f"{stats['entries']:,}",
-        "size": _size(stats["bytes"]),
-    }
+    lines = {"store": stats["store"]}
+    if stats["totals"] is None:
+        lines["calls"] = "not counted by this store; cache.stats() has those of one process"
+    else:
+        lines |= _calls(stats["totals"], now)
+    lines["entries"] = f"{stats['entries']:,}"
+    lines["size"] = _size(stats["bytes"])
     if stats["expired"]:
         lines["entries"] += f", {stats['expired']:,} of them expired"
     if stats["unreadable"]:
@@ -127,9 +135,31 @@ def show_stats(stats: Row, now: float) -> None:
         if stats["seconds"] >= _SHORT:
             lines["took"] = f"{duration(stats['seconds'], 2)} of waiting for these answers"
     _print_pairs(console, lines)
+    if stats["totals"] and stats["totals"]["by_model"]:
+        console.print()
+        print_table(_groups(stats["totals"], _CALLS, ("namespace", "model")))
     if stats["entries"]:
         console.print()
-        print_table(_groups(stats))
+        print_table(_groups(stats, _ENTRIES, ("namespace", "kind", "model")))
+
+
+def _calls(totals: Row, now: float) -> dict[str, str]:
+    """What became of all calls, a line for each figure that is not zero."""
+    if totals["since"] is None:
+        return {"calls": "none counted yet"}
+    lines = {"calls": avoided(totals["avoided"], totals["hits"] + totals["misses"])}
+    lines["since"] = f"{moment(totals['since'])}  ({duration(now - totals['since'], 2)} ago)"
+    if totals["avoided"]:
+        tokens = totals["input_tokens_saved"] + totals["output_tokens_saved"]
+        figures = [f"{tokens:,} tokens"]
+        if totals["seconds_saved"] >= _SHORT:
+            figures.append(f"{duration(totals['seconds_saved'], 2)} of waiting")
+        figures.append(saved(totals["saved_usd"], totals["unpriced_hits"], totals["avoided"]))
+        lines["saved"] = ", ".join(figures)
+    if totals["calls"]:
+        cost = saved(totals["paid_usd"], totals["unpriced_calls"], totals["calls"])
+        lines["paid"] = f"{totals['calls']:,} calls, {cost}"
+    return lines
 
 
 def _note(text: str) -> None:
@@ -149,32 +179,49 @@ def _print_pairs(console: Console, lines: Mapping[str, str]) -> None:
         console.print(Text.assemble((f"{name:<{_LABEL}}", "bold"), visible(text)), soft_wrap=True)
 
 
-def _groups(stats: Row) -> Table:
+def _groups(sums: Row, columns: Mapping[str, Cell], names: Sequence[str]) -> Table:
+    """The groups of *sums* by each of *names*, without columns that are zero in all."""
     table = _table()
     table.add_column("by", no_wrap=True, style="bold")
     table.add_column("")
-    shown = [name for name in _SUMS if name != "expired" or stats["expired"]]
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
-    for by, unnamed in (("namespace", "(default)"), ("kind", ""), ("model", "(unknown)")):
-        groups = stats[f"by_{by}"]
-        for number, (name, sums) in enumerate(groups.items()):
+    shown = {heading: cell for heading, cell in columns.items() if cell(sums) != "0"}
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for by in names:
+        groups = sums[f"by_{by}"]
+        for number, (name, group) in enumerate(groups.items()):
             if number == _MOST_GROUPS:
                 table.add_row("", _cell(f"and {len(groups) - number:,} more: --json"))
                 break
-            cells = (_SUMS[each](sums) for each in shown)
-            table.add_row("" if number else by, _cell(name or unnamed), *cells)
+            cells = (cell(group) for cell in shown.values())
+            table.add_row("" if number else by, _cell(label(name, _UNNAMED[by])), *cells)
     return table
 
 
-_SUMS: Final[dict[str, Callable[[Row], str]]] = {
+_UNNAMED: Final = {"namespace": "(default)", "kind": "", "model": "(no model)"}
+
+_CALLS: Final[dict[str, Cell]] = {
+    "calls avoided": lambda sums: f"{sums['avoided']:,} of {sums['hits'] + sums['misses']:,}",
+    "tokens saved": lambda sums: f"{sums['input_tokens_saved'] + sums['output_tokens_saved']:,}",
+    "saved": lambda sums: _known(sums["saved_usd"], sums["unpriced_hits"], sums["avoided"]),
+    "paid": lambda sums: _known(sums["paid_usd"], sums["unpriced_calls"], sums["calls"]),
+}
+"""The columns of a group of calls."""
+
+_ENTRIES: Final[dict[str, Cell]] = {
     "entries": lambda sums: f"{sums['entries']:,}",
     "expired": lambda sums: f"{sums['expired']:,}",
     "size": lambda sums: _size(sums["bytes"]),
     "tokens": lambda sums: f"{sums['input_tokens'] + sums['output_tokens']:,}",
-    "cost": lambda sums: saved(sums["cost_usd"], sums["unpriced"], sums["entries"]),
+    "cost": lambda sums: _known(sums["cost_usd"], sums["unpriced"], sums["entries"]),
 }
 """The columns of a group of entries."""
+
+
+def _known(usd: float, unpriced: int, calls: int) -> str:
+    """As ``saved``, short: at least so much where only some have a known price."""
+    some = 0 < unpriced < calls
+    return f"≥ {dollars(usd)}" if some else saved(usd, unpriced, calls)
 
 
 def _expiry(row: Row, now: float) -> str:

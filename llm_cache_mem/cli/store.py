@@ -2,18 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem.accounting.counts import EntryHits
+from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
 from llm_cache_mem.cli.output import count_of, progress
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
+from llm_cache_mem.stores.base import counting
 from llm_cache_mem.stores.listing import Found, holds
 from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
@@ -40,6 +44,8 @@ UNREADABLE = "damaged, encrypted with a key not given here, or of a newer versio
 READABLE_WITH = f"set {KEY_VARIABLE} to the keys that were used, or upgrade"
 
 _ANY_DIGEST = "0" * 64
+_NO_HITS = EntryHits(0, 0.0)
+_AT_ONCE = 256  # entries whose hits are asked for
 _LOCK_SECONDS = 10.0  # a person rather waits than tries again
 
 
@@ -119,6 +125,7 @@ class Reader:
         opened = _open(scheme, backend, lambda: self._noting, read_only=True)
         self.store = opened.store
         self._database = _database(opened.store)
+        self._counting = counting(opened.store)
         self.path: str | None = getattr(opened.store, "path", None)  # if it is a file
         self.name = self.path or opened.name  # without a password
         self._foreign = 0
@@ -154,6 +161,25 @@ class Reader:
                 yield Found(key, digest.parse(key), entry, hidden_by)
             except ValueError:
                 self._foreign += 1
+
+    def totals(self) -> StoreTotals | None:
+        """The totals of all processes; None if the store keeps none."""
+        if self._counting is None:
+            return None
+        with _telling(self.name):
+            return self._counting.totals()
+
+    def with_hits(self, found: Iterable[Found]) -> Iterator[Found]:
+        """Those that were *found*, with their hits if the store counts them."""
+        left = iter(found)
+        while some := list(islice(left, _AT_ONCE)):
+            if self._counting is None:
+                yield from some
+                continue
+            with _telling(self.name):
+                hits = self._counting.entry_hits([each.key for each in some])
+            for each in some:
+                yield each._replace(hits=hits.get(each.key, _NO_HITS))
 
     def parts(self) -> list[tuple[digest.KeyParts, "Part"]] | None:
         """The sums of what is there by namespace, kind and model, if the store keeps such."""

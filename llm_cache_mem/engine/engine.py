@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.stats import CacheStats
+from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.calls import Calls, Codec
 from llm_cache_mem.engine.circumstances import circumstances_of
@@ -32,12 +33,14 @@ from llm_cache_mem.engine.sharing import Sharing
 from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.stream_calls import StreamCall
 from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
+from llm_cache_mem.engine.totals import Totals
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.identity import as_sent, is_of_sdk
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.stores import MemoryStore, Store
+from llm_cache_mem.stores.base import counting
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
@@ -87,11 +90,13 @@ class Engine:
             leases = _open_leases(self.backend, settings)
             self.flights = SingleFlight(settings.wait_seconds)
             self.claims = Claims()
+            self.totals = _open_totals(self.backend, keyer, ledger, settings)
             self.generations = _open_generations(self.backend, keyer, ledger, settings, leases)
         else:
             leases = beside.sharing.leases
             self.flights = beside.flights
             self.claims = beside.claims
+            self.totals = beside.totals
             self.generations = beside.generations
         self.reader = Reader(
             self.backend,
@@ -470,6 +475,15 @@ class Engine:
         stats = self.ledger.snapshot(store.size(self.keyer.prefix()), total)
         return stats if self.verifier is None else stats._replace(verified=self.verifier.stats())
 
+    def store_totals(self) -> StoreTotals:
+        """What all processes have counted that share the store. ValueError if it keeps no
+        totals."""
+        if self.totals is None:
+            raise ValueError(
+                f"{self.backend.name} keeps no totals: stats() has the counters of this process"
+            )
+        return self.totals.read()
+
     def delete(self, request: Request) -> bool:
         """Delete the answer to *request*, the HTTP layer's too; whether there was one. See
         ``Writer.delete``."""
@@ -497,6 +511,14 @@ class Engine:
         """Run *call*, in a thread if the store would block the event loop. Where no thread can be
         had, *call* finds that the store fails."""
         return await self.backend.off_loop(call)
+
+
+def _open_totals(
+    backend: FailOpenStore, keyer: Keyer, ledger: Ledger, settings: Settings
+) -> Totals | None:
+    """What adds the counts of *ledger* to the totals in the store, if that keeps some."""
+    store = counting(backend.inner)
+    return None if store is None else Totals(ledger, store, settings.clock, keyer.prefix)
 
 
 def _open_leases(backend: FailOpenStore, settings: Settings) -> "Leases | None":

@@ -318,7 +318,7 @@ class Writer:
         call = PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
         if paid.usage is not None:
             self._ledger.paid(call)
-        if request.tags or self._ledger.listeners:
+        if request.tags or self._ledger.counts_calls:
             self._ledger.called(request.key, request.tags, call, bill.usd)
         for tell in self._listeners:
             tell(request, response, seconds)

@@ -4,17 +4,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem.accounting.counts import Batch, EntryHits
+from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.diagnostics.redaction import Rule
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
 
 __all__ = [
     "NOTHING_REMOVED",
     "ONE_EVICTED",
+    "CountingStore",
     "LeasingStore",
     "ManyStore",
     "Removed",
     "Store",
     "StoreSettings",
+    "counting",
     "keeps_recordings",
     "name_of",
 ]
@@ -113,6 +117,34 @@ class LeasingStore(Store, Protocol):
     def release(self, key: str, token: str) -> None:
         """End the lease of *key* if *token* holds it."""
         ...
+
+
+@runtime_checkable
+class CountingStore(Store, Protocol):
+    """A Store that adds up what all processes count, and how often each entry was hit."""
+
+    def add_counts(self, batch: Batch) -> None:
+        """Add *batch*, all of it or nothing, and once even if it is handed in again."""
+        ...
+
+    def totals(self) -> StoreTotals:
+        """Return the sums of all batches."""
+        ...
+
+    def entry_hits(self, keys: Sequence[str]) -> dict[str, EntryHits]:
+        """Return the hits of the entries under *keys*, without those that had none."""
+        ...
+
+    def reset_counts(self) -> None:
+        """Begin again at zero, the hits of entries included."""
+        ...
+
+
+def counting(store: Store) -> CountingStore | None:
+    """The store that keeps the totals of *store*, which may be the back of a tiered one; None if
+    there are none."""
+    store = getattr(store, "back", store)
+    return store if isinstance(store, CountingStore) else None
 
 
 def keeps_recordings(store: Store) -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
+from llm_cache_mem.accounting.counts import EntryHits
 from llm_cache_mem.keys.digest import KeyParts
 from llm_cache_mem.keys.functions import is_from_user
 from llm_cache_mem.responses.usage import Usage
@@ -13,18 +14,20 @@ __all__ = ["Found", "beginning", "describe", "finite", "holds"]
 
 
 class Found(NamedTuple):
-    """An entry with its key, and that key taken apart. *hidden_by* as in Line."""
+    """An entry with its key, and that key taken apart. *hidden_by* as in Line. *hits* is None where
+    the store does not count them, or was not asked."""
 
     key: str
     parts: KeyParts
     entry: Entry
     hidden_by: str = ""
+    hits: EntryHits | None = None
 
 
 def describe(found: Found, now: float) -> dict[str, Any]:
     """All about an entry but its value and its request. Times are Unix seconds; None is unknown,
     and for *expires_at* never."""
-    entry, parts = found.entry, found.parts
+    entry, parts, hits = found.entry, found.parts, found.hits
     return {
         "key": found.key,
         "namespace": parts.namespace,
@@ -39,6 +42,8 @@ def describe(found: Found, now: float) -> dict[str, Any]:
         "usage": None if entry.usage is None else Usage(*entry.usage)._asdict(),
         "cost_usd": finite(entry.cost_usd),
         "seconds": finite(entry.seconds),
+        "hits": None if hits is None else hits.hits,
+        "last_hit_at": hits.last if hits is not None and hits.hits else None,
         "depends_on": [" ".join(name.split("\n")) for name in entry.depends_on],
     }
 

@@ -206,7 +206,7 @@ def test_store_is_recorded_as_a_trace(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 3000, "completion_tokens": 9}
     for keep in (True, False):
         with LLMCache(backend=path, keep_requests=keep, prices={}) as cache:
-            for number in range(3):
+            for number in (0, 1, 2, 2, 2):
                 messages = [
                     {"role": "system", "content": "CANARY " * 900},
                     {"role": "user", "content": f"{keep} {number}"},
@@ -215,19 +215,17 @@ def test_store_is_recorded_as_a_trace(tmp_path: Path) -> None:
                     messages, lambda **_: {"content": "CANARY", "usage": usage}, model="m"
                 )
     assert read("bench", "record", str(path), str(out)) == {
-        "calls": 6,
-        "without_request": 3,
+        "calls": 10,
+        "without_request": 5,
         "of_tools": 0,
         "lost": 0,
     }
     assert "CANARY" not in out.read_text()
     found = read("bench", str(out), "--sort")
-    assert (found["trace"]["format"], found["trace"]["calls"], found["trace"]["input_tokens"]) == (
-        "own",
-        6,
-        18_000,
-    )
-    assert found["provider"][0]["hits"] == 2
+    assert (found["trace"]["calls"], found["trace"]["input_tokens"]) == (10, 30_000)
+    assert found["trace"]["repeats"] == 4  # those that happened
+    assert found["client"][0]["hits"] == 4
+    assert found["provider"][0]["hits"] == 4
     assert "exists" in fails("bench", "record", str(path), str(out))
     assert "no such database" in fails(
         "bench", "record", str(tmp_path / "no.db"), str(tmp_path / "t")
@@ -253,7 +251,11 @@ def test_recordings_are_recorded_as_a_trace(tmp_path: Path) -> None:
         cache.get_or_call(
             [{"role": "user", "content": "CANARY " * 900}], lambda **_: {"content": "x"}, model="m"
         )
-    assert read("bench", "record", str(path), str(out))["without_request"] == 0
+    shown = fails("bench", "record", str(path), str(out), status=2)
+    assert "does not count hits" in shown
+    assert "TraceRecorder" in shown
+    assert not out.exists()
+    assert read("bench", "record", str(path), str(out), "--once")["without_request"] == 0
     assert "CANARY" not in out.read_text()
     assert "no such file" in fails(
         "bench", "record", str(tmp_path / "no.jsonl"), str(tmp_path / "t")

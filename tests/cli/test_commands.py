@@ -123,7 +123,7 @@ def test_list_shows_the_newest_first(path: str) -> None:
             "expires_at",
             "expired",
         ),
-        *("bytes", "usage", "cost_usd", "seconds", "depends_on", "prompt"),
+        *("bytes", "usage", "cost_usd", "seconds", "hits", "last_hit_at", "depends_on", "prompt"),
     }
     assert oldest["usage"]["input_tokens"] == 1000
 

@@ -11,6 +11,8 @@ from struct import Struct
 from typing import Any
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem.accounting.counts import Batch, EntryHits
+from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.stores.base import NOTHING_REMOVED, Removed
 from llm_cache_mem.stores.failures import (
@@ -20,6 +22,7 @@ from llm_cache_mem.stores.failures import (
     store_errors_only,
 )
 from llm_cache_mem.stores.redis.client import GivenClient, UrlClient
+from llm_cache_mem.stores.redis.counts import HITS_PREFIX, KEY_PREFIX, TOTALS, RedisCounts
 from llm_cache_mem.stores.redis.event_loops import in_thread
 from llm_cache_mem.values.entry import (
     PLAIN,
@@ -33,7 +36,6 @@ from llm_cache_mem.values.entry import (
 
 __all__ = ["KEY_PREFIX", "LEASE_PREFIX", "RedisStore"]
 
-KEY_PREFIX = b"llm-cache-mem:"  # in front of the keys of entries, and
 LEASE_PREFIX = (  # of leases, which are no entries: neither listed nor counted
     b"llm-cache-mem-lease:"
 )
@@ -132,6 +134,7 @@ class RedisStore:
             if isinstance(client, str)
             else GivenClient(client, timeout=timeout)
         )
+        self._counts = RedisCounts(self._client)
 
     def __repr__(self) -> str:
         return f"RedisStore({self.name!r})"
@@ -208,12 +211,12 @@ class RedisStore:
     def delete(self, key: str, *, stored_at: float | None = None) -> bool:
         name = KEY_PREFIX + key.encode()
         if stored_at is None:
-            return self._unlink([name]) == 1
+            return self._unlink_entries([name]) == 1
         return self._delete_stored_at(name, stored_at)
 
     @store_errors_only("clear", _reason)
     def clear(self, prefix: str = "") -> int:
-        return sum(self._unlink(names) for names in self._scan(prefix) if names)
+        return sum(self._unlink_entries(names) for names in self._scan(prefix) if names)
 
     @store_errors_only("purge", _reason)
     def purge(self) -> int:
@@ -243,6 +246,27 @@ class RedisStore:
     @store_errors_only("release", _reason)
     def release(self, key: str, token: str) -> None:
         self._eval(_RELEASE, LEASE_PREFIX + key.encode(), token.encode())
+
+    @store_errors_only("add_counts", _reason)
+    def add_counts(self, batch: Batch) -> None:
+        """As CountingStore.add_counts, but should the server fail on the way, the hits of some
+        entries may count twice."""
+        self._counts.add(batch.without_models() if self.envelope.digests else batch)
+
+    @store_errors_only("totals", _reason)
+    def totals(self) -> StoreTotals:
+        return self._counts.totals()
+
+    @store_errors_only("entry_hits", _reason)
+    def entry_hits(self, keys: Sequence[str]) -> dict[str, EntryHits]:
+        return self._counts.entry_hits(keys)
+
+    @store_errors_only("reset_counts", _reason)
+    def reset_counts(self) -> None:
+        self._unlink([TOTALS])
+        for names in self._client.scan(HITS_PREFIX + b"*"):
+            if names:
+                self._unlink(names)
 
     @store_errors_only("ask", _reason)
     def ask(self, *words: str) -> Any:
@@ -334,19 +358,21 @@ class RedisStore:
             for command, reply in zip(commands, self._client.calls(commands), strict=True):
                 self._check(command, reply)
 
-    def _unlink(self, names: Sequence[bytes]) -> int:
-        """Remove *names*; how many there were. The keys of one command must be neighbours in a
-        Cluster, so there each has its own."""
-        commands = (
-            [(b"UNLINK", name) for name in names]
-            if self._client.clustered
-            else [(b"UNLINK", *names)]
-        )
-        removed = 0
-        for command, reply in zip(commands, self._client.calls(commands), strict=True):
+    def _unlink_entries(self, names: Sequence[bytes]) -> int:
+        """Remove the entries under *names* with their hits; how many there were."""
+        return self._unlink(names, [HITS_PREFIX + name[len(KEY_PREFIX) :] for name in names])
+
+    def _unlink(self, names: Sequence[bytes], beside: Sequence[bytes] = ()) -> int:
+        """Remove *names*, and others *beside* them; how many there were of the former. The keys of
+        one command must be neighbours in a Cluster, so there each has its own."""
+        groups: Sequence[Sequence[bytes]] = (names, beside) if beside else (names,)
+        if self._client.clustered:
+            groups = [[name] for group in groups for name in group]
+        commands = [(b"UNLINK", *group) for group in groups]
+        replies = self._client.calls(commands)
+        for command, reply in zip(commands, replies, strict=True):
             self._check(command, reply)
-            removed += reply
-        return removed
+        return sum(replies[: len(names) if self._client.clustered else 1])
 
     def _delete_stored_at(self, name: bytes, stored_at: float) -> bool:
         return self._eval(

@@ -3,8 +3,10 @@
 import sqlite3
 
 __all__ = [
+    "COUNTS",
     "DROP_REMOVED",
     "LEASES",
+    "MAKE_HITS_REMOVED",
     "MAKE_REMOVED",
     "SCHEMA",
     "FileDamaged",
@@ -56,17 +58,29 @@ LEASES = (  # made with the first lease
     "CREATE TABLE leases (key TEXT PRIMARY KEY, token TEXT NOT NULL, until REAL NOT NULL) WITHOUT"
     " ROWID"
 )
+COUNTS = (  # made with the first batch of counts
+    (
+        "CREATE TABLE totals (namespace TEXT NOT NULL, model TEXT NOT NULL, name TEXT NOT NULL,"
+        " amount INTEGER NOT NULL, PRIMARY KEY (namespace, model, name)) WITHOUT ROWID"
+    ),
+    "CREATE TABLE hits (id INTEGER PRIMARY KEY, hits INTEGER NOT NULL, last REAL NOT NULL)",
+    (
+        "CREATE TRIGGER hits_removed AFTER DELETE ON entries BEGIN DELETE FROM hits WHERE id ="
+        " old.id; END"
+    ),
+)
 # Nothing else may be in the file: a trigger or a view of others would run with our statements.
 _ALLOWED = frozenset(
     statement.encode()
     for statement in (
-        *(*_TABLES, LEASES),
+        *(*_TABLES, LEASES, *COUNTS),
         "CREATE TABLE sqlite_stat1(tbl,idx,stat)",  # of ANALYZE
         "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
     )
 )
 DROP_REMOVED = "DROP TRIGGER entries_removed"
 MAKE_REMOVED = _TABLES[-1]
+MAKE_HITS_REMOVED = COUNTS[-1]
 SCHEMA = (
     *_TABLES,
     f"PRAGMA application_id = {_APPLICATION_ID}",

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.sqlite.layout import DROP_REMOVED, MAKE_REMOVED, FileDamaged
+from llm_cache_mem.stores.sqlite.layout import (
+    DROP_REMOVED,
+    MAKE_HITS_REMOVED,
+    MAKE_REMOVED,
+    FileDamaged,
+)
 from llm_cache_mem.stores.sqlite.packing import SLICE, Row, space_of
 from llm_cache_mem.values.entry import MAX_ENTRY_BYTES
 
@@ -268,10 +273,15 @@ def clear_all(db: sqlite3.Connection, prefix: str) -> int | None:
 
 def empty(db: sqlite3.Connection) -> None:
     """Remove all rows at once, in a transaction that has begun."""
-    db.execute(DROP_REMOVED)  # with it, SQLite would go through them one by one
+    has_hits = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'hits'").fetchone()
+    db.execute(DROP_REMOVED)  # with triggers, SQLite would go through them one by one
+    db.execute("DROP TRIGGER IF EXISTS hits_removed")
     db.execute("DELETE FROM entries")
     db.execute("DELETE FROM parts")
     db.execute(MAKE_REMOVED)
+    if has_hits:
+        db.execute("DELETE FROM hits")
+        db.execute(MAKE_HITS_REMOVED)
 
 
 def shrink(db: sqlite3.Connection) -> bool:

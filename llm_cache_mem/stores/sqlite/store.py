@@ -8,10 +8,12 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from llm_cache_mem._util.clock import now
+from llm_cache_mem.accounting.counts import Batch, EntryHits
+from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.base import Removed
 from llm_cache_mem.stores.failures import store_errors_only
-from llm_cache_mem.stores.sqlite import leases, rows, survey
+from llm_cache_mem.stores.sqlite import counts, leases, rows, survey
 from llm_cache_mem.stores.sqlite.access import Access
 from llm_cache_mem.stores.sqlite.file import DatabaseFile
 from llm_cache_mem.stores.sqlite.layout import FileRefused
@@ -252,6 +254,25 @@ class SQLiteStore:
     def close(self) -> None:
         self._touches.flush(all_of_them=True)
         self._access.close()
+
+    # -- Totals
+
+    @store_errors_only("add_counts", _reason)
+    def add_counts(self, batch: Batch) -> None:
+        shown = batch.without_models() if self.envelope.digests else batch
+        self._access.write(counts.add, shown)
+
+    @store_errors_only("totals", _reason)
+    def totals(self) -> StoreTotals:
+        return self._access.use(counts.totals)
+
+    @store_errors_only("entry_hits", _reason)
+    def entry_hits(self, keys: Sequence[str]) -> dict[str, EntryHits]:
+        return self._access.use(counts.entry_hits, keys)
+
+    @store_errors_only("reset_counts", _reason)
+    def reset_counts(self) -> None:
+        self._access.write(counts.reset)
 
     # -- Leases
 
