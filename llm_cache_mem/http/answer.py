@@ -17,7 +17,8 @@ from llm_cache_mem.http.framing import (
     parsed,
 )
 from llm_cache_mem.http.headers import stored_headers
-from llm_cache_mem.responses.completeness import Pieces, Reading
+from llm_cache_mem.responses.completeness import read_piece
+from llm_cache_mem.responses.reading import Pieces, Reading
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -151,7 +152,7 @@ class Recording:
         for piece in pieces:
             self._pieces.append(piece)
             if piece is not DONE:
-                self._reading.read(piece)
+                read_piece(self._reading, piece)
 
     def _give_up(self, why: str) -> None:
         self.fault = why

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from llm_cache_mem.responses.completeness import Pieces, Reading
+from llm_cache_mem.responses.completeness import read_piece
+from llm_cache_mem.responses.reading import Pieces, Reading
 from llm_cache_mem.responses.usage import Report
 
 __all__ = ["Admit", "Refusal", "refusal_reason", "resolve"]
@@ -122,5 +123,5 @@ def _read(response: Any) -> Reading:
         return response.reading
     reading = Reading()
     for piece in response if isinstance(response, list | tuple) else (response,):
-        reading.read(piece)
+        read_piece(reading, piece)
     return reading
