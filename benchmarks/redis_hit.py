@@ -16,7 +16,7 @@ from benchmarks.servers import connected, redis_server
 from benchmarks.workload import VALUE, request
 from llm_cache_mem import LLMCache
 
-__all__ = ["redis"]
+__all__ = ["CALLS", "ENTRIES", "asked_in_tasks", "random_requests", "redis"]
 
 OURS = "llm-cache-mem"
 ENTRIES = 2_000
@@ -60,7 +60,7 @@ def _from_threads(
     get = _bare(port, names[:1], b"GET")
 
     def asked() -> list[Work]:
-        return [lambda q=q: cache.get(**q) for q in _random_requests(size)]
+        return [lambda q=q: cache.get(**q) for q in random_requests(size)]
 
     def random_names(ask: Callable[[bytes], Any]) -> list[Work]:
         return [lambda name=name: ask(name) for name in _random(names)]
@@ -89,13 +89,13 @@ def _from_tasks(
 
     def variants(runner: asyncio.Runner, tasks: int) -> list[Variant]:
         def run(ask: Callable[[Any], Any], picked: list[Any]) -> list[Work]:
-            return [lambda: runner.run(_asked(ask, picked, tasks))]
+            return [lambda: runner.run(asked_in_tasks(ask, picked, tasks))]
 
         bytes_only = Variant(
             "redis.asyncio, bytes only", lambda: run(client.get, _random(names)), CALLS
         )
         and_json = Variant("redis.asyncio and json", lambda: run(get_json, _random(names)), CALLS)
-        ours = Variant(OURS, lambda: run(ask, _random_requests(size)), CALLS)
+        ours = Variant(OURS, lambda: run(ask, random_requests(size)), CALLS)
         return [bytes_only, and_json, ours]
 
     for tasks in (1, 100):
@@ -106,7 +106,7 @@ def _from_tasks(
             runner.run(client.aclose())
 
 
-async def _asked(ask: Callable[[Any], Any], picked: list[Any], tasks: int) -> None:
+async def asked_in_tasks(ask: Callable[[Any], Any], picked: list[Any], tasks: int) -> None:
     """Ask for each that was *picked*, in so many *tasks*, each of which waits for its answer."""
 
     async def one(some: list[Any]) -> None:
@@ -120,7 +120,7 @@ def _random(names: list[bytes]) -> list[bytes]:
     return random.choices(names, k=CALLS)
 
 
-def _random_requests(size: str) -> list[Any]:
+def random_requests(size: str) -> list[Any]:
     return [request(size, number) for number in random.choices(range(ENTRIES), k=CALLS)]
 
 

@@ -1,13 +1,17 @@
-"""What a shared store costs: a hit on Memcached against the bare round trip, a hit in front of it
+"""What a shared store costs: a hit on Memcached against its client alone, a hit in front of it
 against a hit in memory."""
 
+import asyncio
 import contextlib
+import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness import Variant, compare, show
-from benchmarks.servers import connected, memcached_server
+from benchmarks.harness import Variant, Work, compare, show
+from benchmarks.redis_hit import CALLS, ENTRIES, asked_in_tasks, random_requests
+from benchmarks.servers import memcached_server
 from benchmarks.workload import BATCH, SIZES, VALUE, fresh, request
 from llm_cache_mem import LLMCache
 
@@ -15,35 +19,42 @@ __all__ = ["memcached", "tiered"]
 
 
 def memcached() -> None:
-    """A hit on S, by the wall clock: the key, the round trip, the checks, a value of one's own;
-    against a socket that says get."""
+    """A hit on random entries, from a thread and from tasks, against pymemcache, which only fetches
+    the bytes: CPU of the process, then the wall clock."""
+    from pymemcache.client.base import PooledClient
+
     with (
         memcached_server() as port,
         LLMCache(backend=f"memcached://127.0.0.1:{port}") as cache,
-        contextlib.closing(connected(port)) as raw,
+        contextlib.closing(PooledClient(("127.0.0.1", port), no_delay=True)) as client,
+        asyncio.Runner() as runner,
     ):
-        asked = request("S")
-        cache.put(value=VALUE, **asked)
-        ((key, _),) = cache.engine.entries()
-        line = f"get lcm:{key}\r\n".encode()
+        for number in range(ENTRIES):
+            cache.put(value=VALUE, **request("S", number))
+        names = [f"lcm:{key}" for key, _ in cache.engine.entries()]
+        assert len(client.get(random.choice(names))) > 1_000
 
-        def round_trip() -> None:
-            raw.sendall(line)
-            reply = b""
-            while not reply.endswith(b"END\r\n"):
-                reply += raw.recv(65536)
+        def ask(request: dict[str, Any]) -> Any:
+            return cache.aget(**request)
+
+        def in_tasks(tasks: int) -> list[Work]:
+            picked = random_requests("S")
+            return [lambda: runner.run(asked_in_tasks(ask, picked, tasks))]
 
         variants = [
-            Variant("a socket's get", lambda: [round_trip] * 100),
             Variant(
-                "llm-cache-mem", lambda: [lambda q=q: cache.get(**q) for q in fresh(asked, 100)]
+                "pymemcache, bytes only",
+                lambda: [lambda n=n: client.get(n) for n in random.choices(names, k=CALLS)],
             ),
+            Variant(
+                "llm-cache-mem", lambda: [lambda q=q: cache.get(**q) for q in random_requests("S")]
+            ),
+            Variant("aget, 1 task", lambda: in_tasks(1), CALLS),
+            Variant("aget, 100 tasks", lambda: in_tasks(100), CALLS),
         ]
-        show(
-            "hit on Memcached, S, against a bare round trip",
-            compare(variants, rounds=31, timer=time.perf_counter),
-            2.5,
-        )
+        for timer, name in ((time.process_time, "CPU"), (time.perf_counter, "wall")):
+            results = compare(variants, rounds=15, timer=timer)
+            show(f"hit on Memcached, S, {ENTRIES:,} entries, {name}", results)
 
 
 def tiered() -> None:
