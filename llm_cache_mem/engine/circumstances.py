@@ -1,6 +1,6 @@
 """What outside the key can make a call fail: only callers that share it share an exception."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextvars import copy_context
 from functools import partial
 from types import ModuleType
@@ -12,6 +12,8 @@ __all__ = ["callee_of", "circumstances_of", "timeout_of"]
 
 _TIMEOUTS = ("timeout", "request_timeout", "default_request_timeout")
 _PLAIN = (str, int, float, bool, type(None))
+_DEPTH: Final = 3
+"""How many functions deep to look."""
 _OURS: Final = "llm_cache_mem"
 _TRACING: Final = frozenset(
     {
@@ -39,67 +41,62 @@ def circumstances_of(fn: Callable[..., Any], outside: Mapping[str, Any]) -> Hash
     and never stored or shown.
     """
     try:
-        if any(map(_hides_credential, (*_reached(fn, {}), *outside.values()))) or any(
+        callee, used = _seen(fn)
+        if any(map(_hides_credential, (*used, *outside.values()))) or any(
             gets_credential(name, value) for name, value in outside.items()
         ):
             return object()
         owner = getattr(fn, "__self__", None)
         context = () if owner is not None and is_of_sdk(owner) else _context()
         marks = sorted((name, _mark(value)) for name, value in outside.items())
-        return callee_of(fn), tuple(marks), context
+        return callee, tuple(marks), context
     except Exception:  # noqa: BLE001  # of a foreign object, such as a proxy without its target
         return object()
 
 
-def callee_of(fn: Any, seen: dict[int, int] | None = None) -> Hashable:
-    """What *fn* calls: two lambdas of one line with the same client in them are one callee. *seen*
-    numbers the functions around it, which it may call again."""
-    seen = {} if seen is None else seen
-    if id(fn) in seen:
-        return "again", seen[id(fn)]
-    seen[id(fn)] = len(seen)
-    what: tuple[Any, ...]
-    if isinstance(fn, partial):
-        what = tuple(fn.keywords)
-    elif (bound := getattr(fn, "__self__", None)) is not None:
-        return id(bound), getattr(fn, "__name__", "")
-    elif (code := getattr(fn, "__code__", None)) is None:
-        return id(fn)
-    else:
-        what = (code, id(fn.__globals__))
-    return what, tuple(
-        callee_of(value, seen) if _is_function(value) else _mark(value) for value in _held(fn)
-    )
+def callee_of(fn: Any) -> Hashable:
+    """What *fn* calls: two lambdas of one line with the same client in them are one callee."""
+    return _seen(fn)[0]
 
 
-def _held(fn: Any) -> tuple[Any, ...]:
-    """The values that *fn* was made with: those that it is bound to, closes over or was given as
-    arguments, and its attributes, if it has any, as one."""
+def _seen(fn: Any) -> tuple[Hashable, list[Any]]:
+    """What *fn* calls, and the objects that it uses for that, as far as they can be seen: those
+    that it was made with or that its code names, and those of the functions among them."""
+    functions = {id(fn): 0}
+    to_see, used = [(fn, _DEPTH)], []
+    marks: list[Hashable] = []
+    for function, depth in to_see:  # which grows meanwhile, so that the nearest are seen first
+        if depth == 0:
+            marks.append(id(function))
+            continue
+        kind, values = _parts(function)
+        used += values
+        held: list[Hashable] = []
+        for value in values:
+            if _is_function(value) and id(value) not in functions:
+                functions[id(value)] = len(to_see)
+                to_see.append((value, depth - (not isinstance(function, partial))))
+            number = functions.get(id(value))
+            held.append(_mark(value) if number is None else ("function", number))
+        marks.append((kind, tuple(held)))
+    return tuple(marks), used
+
+
+def _parts(fn: Any) -> tuple[Hashable, list[Any]]:
+    """What *fn* is, and the values in it: those that it is bound to, closes over or was given as
+    arguments, its attributes, if it has any, as one, and those that its code names."""
     if isinstance(fn, partial):
-        return fn.func, *fn.args, *fn.keywords.values()
-    owner = getattr(fn, "__self__", None)
-    bound = () if owner is None else (owner,)
-    if getattr(fn, "__code__", None) is None:
-        return bound
+        return tuple(fn.keywords), [fn.func, *fn.args, *fn.keywords.values()]
+    owner, code = getattr(fn, "__self__", None), getattr(fn, "__code__", None)
+    bound = [] if owner is None else [owner]
+    if code is None:
+        return (id(fn) if owner is None else (id(owner), getattr(fn, "__name__", ""))), bound
     cells = map(_content, fn.__closure__ or ())
     defaults = *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()
-    attributes = (vars(fn),) if vars(fn) else ()
-    return *bound, *cells, *defaults, *attributes
-
-
-def _reached(fn: Any, seen: dict[int, int], depth: int = 3) -> Iterator[Any]:
-    """The objects that *fn* uses, as far as they can be seen: those that it was made with, or names
-    among the globals of its module. *seen* has the depth at which each function was looked at."""
-    if depth <= seen.get(id(fn), 0):
-        return
-    seen[id(fn)] = depth
-    code = getattr(fn, "__code__", None)
-    named = code.co_names if code is not None else ()
-    used = [fn.__globals__[name] for name in named if name in fn.__globals__]
-    for value in (*_held(fn), *used):
-        yield value
-        if _is_function(value):
-            yield from _reached(value, seen, depth if isinstance(fn, partial) else depth - 1)
+    attributes = [vars(fn)] if vars(fn) else []
+    named = map(fn.__globals__.get, code.co_names)
+    settings = [value for value in named if not isinstance(value, (int, float))]  # nor counts
+    return (code, id(fn.__globals__)), [*bound, *cells, *defaults, *attributes, *settings]
 
 
 def _is_function(value: Any) -> bool:

@@ -348,6 +348,23 @@ def test_functions_that_call_themselves_are_called_and_compared() -> None:
         assert circumstances_of(make("a"), {}) != circumstances_of(make("b"), {})
 
 
+API_KEY, asked = "a", 0
+
+
+def by_global() -> str:
+    global asked
+    asked += 1
+    return API_KEY
+
+
+def test_a_global_counts_unless_it_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = circumstances_of(by_global, {})
+    by_global()
+    assert circumstances_of(by_global, {}) == before
+    monkeypatch.setattr(f"{__name__}.API_KEY", "b")
+    assert circumstances_of(by_global, {}) != before
+
+
 class Proxy:
     """A lazy proxy without its target."""
 
