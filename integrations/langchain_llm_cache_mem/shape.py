@@ -18,7 +18,8 @@ from llm_cache_mem.keys.chat_form import (
     tool_call,
     without_known_names,
 )
-from llm_cache_mem.keys.identity import TRANSPORT, as_sent, describe
+from llm_cache_mem.keys.identity import describe
+from llm_cache_mem.keys.names import TRANSPORT, as_sent
 from llm_cache_mem.keys.state import provider_state
 
 __all__ = ["as_params", "message_as_dict", "messages_as_dicts", "sent", "state_of"]

@@ -14,7 +14,8 @@ from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.keys.chat_form import function_tool, overlaid
-from llm_cache_mem.keys.identity import Identity, as_sent, describe
+from llm_cache_mem.keys.identity import Identity, describe
+from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.options import MOST_TAGS, check_tags, options
 

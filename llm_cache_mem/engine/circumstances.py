@@ -6,7 +6,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
-from llm_cache_mem.keys.identity import gets_credential, is_of_sdk, settings_of
+from llm_cache_mem.keys.clients import gets_credential, is_of_sdk
+from llm_cache_mem.keys.identity import settings_of
 
 __all__ = ["callee_of", "circumstances_of", "timeout_of"]
 

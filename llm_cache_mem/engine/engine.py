@@ -36,7 +36,8 @@ from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
 from llm_cache_mem.engine.totals import Totals
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys.identity import as_sent, is_of_sdk
+from llm_cache_mem.keys.clients import is_of_sdk
+from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.stores import MemoryStore, Store

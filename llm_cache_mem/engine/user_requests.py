@@ -7,7 +7,7 @@ from llm_cache_mem.engine.choices import NO_CHOICES, choices_for
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import NamespaceMissing
-from llm_cache_mem.keys.identity import as_sent
+from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import OPTION_NAMES, hint_at_options
 

@@ -7,7 +7,8 @@ from operator import itemgetter
 from typing import Final
 from urllib.parse import parse_qsl
 
-from llm_cache_mem.keys.identity import CREDENTIAL_QUERY, header_kind, secret_digest
+from llm_cache_mem.keys.identity import secret_digest
+from llm_cache_mem.keys.names import CREDENTIAL_QUERY, header_kind
 
 __all__ = [
     "AGE",

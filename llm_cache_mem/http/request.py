@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from llm_cache_mem._util import strict_json
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.http.headers import answer_changing, answer_changing_query
-from llm_cache_mem.keys.identity import as_sent
+from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.state import provider_state
 
 __all__ = [

@@ -12,7 +12,7 @@ from llm_cache_mem.diagnostics.explain import StoredRequest, explain
 from llm_cache_mem.diagnostics.survey import survey
 from llm_cache_mem.http import request as requests
 from llm_cache_mem.http.headers import credentials_of
-from llm_cache_mem.keys import identity
+from llm_cache_mem.keys import names
 from llm_cache_mem.keys.digest import canonical_json
 from llm_cache_mem.keys.state import STATEFUL_FIELDS
 
@@ -192,10 +192,10 @@ def test_the_key_contract_lists_what_is_left_out() -> None:
     page = Path(__file__).parents[2] / "docs" / "key_contract.md"
     text = page.read_text(encoding="utf-8")
     for name in {
-        *identity.CREDENTIAL_HEADERS,
-        *identity.TRANSPORT_HEADERS,
-        *identity.TRANSPORT_HEADER_PREFIXES,
-        *identity.CREDENTIAL_QUERY,
+        *names.CREDENTIAL_HEADERS,
+        *names.TRANSPORT_HEADERS,
+        *names.TRANSPORT_HEADER_PREFIXES,
+        *names.CREDENTIAL_QUERY,
     }:
         assert f"`{name}`" in text, name
 
@@ -396,7 +396,7 @@ def test_a_self_contained_request_is_not_stateful(fields: dict[str, Any]) -> Non
 # -- Routing hints
 
 
-@pytest.mark.parametrize("name", sorted(identity.ROUTING_HINTS))
+@pytest.mark.parametrize("name", sorted(names.ROUTING_HINTS))
 def test_routing_hints_are_no_part_of_it(name: str) -> None:
     assert key({**BODY, name: "agents-sdk:run:1"}) == key()
 
@@ -417,5 +417,5 @@ def test_the_user_is_part_of_it() -> None:
 
 def test_the_key_contract_lists_routing_hints_and_provider_state() -> None:
     text = (Path(__file__).parents[2] / "docs" / "key_contract.md").read_text(encoding="utf-8")
-    for name in (*identity.ROUTING_HINTS, *STATEFUL_FIELDS, "background", "container", "prompt"):
+    for name in (*names.ROUTING_HINTS, *STATEFUL_FIELDS, "background", "container", "prompt"):
         assert f"`{name}`" in text, name

@@ -15,15 +15,10 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr
 
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys.clients import endpoint_of
 from llm_cache_mem.keys.digest import digest_of
-from llm_cache_mem.keys.identity import (
-    Opaque,
-    describe,
-    endpoint_of,
-    header_kind,
-    kind_of,
-    settings_of,
-)
+from llm_cache_mem.keys.identity import Opaque, describe, kind_of, settings_of
+from llm_cache_mem.keys.names import header_kind
 
 
 class Pipeline:
