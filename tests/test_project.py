@@ -77,6 +77,7 @@ OPTIONAL = {
     "llm_cache_mem.cli": {"rich", "typer"},
     "llm_cache_mem.cli.doctor.memcached": {"pymemcache"},
     "llm_cache_mem.cli.doctor.redis": {"redis"},
+    "llm_cache_mem.migration.cassette_writer": {"yaml"},
     "llm_cache_mem.migration.cassettes": {"httpx", "yaml"},
     "llm_cache_mem.gateway": {"aiohttp", "prometheus_client", "uvicorn", "yarl"},
     "llm_cache_mem.stores.memcached": {"pymemcache"},

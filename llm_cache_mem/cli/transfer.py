@@ -2,14 +2,16 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from time import time
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import typer
 
 from llm_cache_mem.cli.arguments import (
+    FAILED,
     MISUSED,
     AsJson,
     BadInput,
@@ -36,9 +38,11 @@ from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.engine.generations import KIND as GENERATION
 from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
+from llm_cache_mem.migration.sources import Skipped
 from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.stores.jsonl.lines import has_secret
+from llm_cache_mem.stores.listing import Found
 from llm_cache_mem.values.encryption import KEY_VARIABLE
 from llm_cache_mem.values.entry import Entry
 
@@ -60,10 +64,14 @@ def export(
     kind: Kind = None,
     model: Model = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    to: Annotated[
+        Literal["vcr"] | None,
+        typer.Option(help="Write a cassette of VCR.py, with the responses of HTTP."),
+    ] = None,
 ) -> None:
     """Export entries with their answers as JSON Lines.
 
-    The least recently used come first if the store knows the order.
+    The least recently used come first if the store knows the order; in a cassette, the oldest.
     """
     url, target = url_and("FILE", url, file)
     count, secret, redaction = 0, 0, Redaction()
@@ -77,6 +85,8 @@ def export(
         with (
             nullcontext(sys.stdout.buffer) if target == "-" else replacing(target, force=force)
         ) as out:
+            if to == "vcr":
+                count = _write_cassette(entries, out)
             for found in entries:
                 out.write(to_line(found.key, found.entry, found.hidden_by))
                 count += 1
@@ -87,6 +97,26 @@ def export(
         typer.echo(
             f"warning: {secret:,} of them hold what looks like a secret, in the clear", err=True
         )
+
+
+def _write_cassette(entries: Iterator[Found], out: BinaryIO) -> int:
+    """Write a cassette of VCR.py, and say why entries are not in it; how many are."""
+    try:
+        from llm_cache_mem.migration import cassette_writer
+    except ModuleNotFoundError as exc:
+        raise CommandFailed(f"{exc}: pip install 'llm-cache-mem[migrate]'", MISUSED) from None
+    made, skipped = [], Counter[str]()
+    for found in sorted(entries, key=lambda found: found.entry.stored_at):
+        try:
+            made.append(cassette_writer.interaction_of(found.key, found.entry))
+        except Skipped as exc:
+            skipped[str(exc)] += 1
+    for reason, number in skipped.items():
+        typer.echo(f"skipped {number:,}: {reason}", err=True)
+    if skipped and not made:
+        raise typer.Exit(FAILED)
+    cassette_writer.write_cassette(made, out)
+    return len(made)
 
 
 def import_(

@@ -11,13 +11,15 @@ import httpx
 import pytest
 import requests
 import vcr
+from anthropic import Anthropic
 from cli_helpers import fails, read, run
+from openai import OpenAI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.http import CacheTransport
+from llm_cache_mem.http import CacheTransport, cache_client
 from llm_cache_mem.migration import SOURCES
 from llm_cache_mem.migration.cassettes import records
 from llm_cache_mem.testing.model_server.stand_in import StandInServer
@@ -252,3 +254,70 @@ def test_entries_live_as_long_as_told(tmp_path: Path, provider: StandInServer) -
     (row,) = read("list", store)["entries"]
     assert row["namespace"] == "old"
     assert row["expires_at"] - row["stored_at"] == 3600
+
+
+def record_some(store: Path, provider: StandInServer) -> None:
+    """Record two requests of OpenAI's SDK, a stream among them, and one of Anthropic's."""
+    with LLMCache(backend=store, ttl_seconds=None, keep_requests=True) as cache:
+        with OpenAI(base_url=f"{provider.url}/v1", api_key="none") as plain:
+            client = cache_client(plain, cache)
+            client.chat.completions.create(model="m", messages=QUESTION)
+            list(client.chat.completions.create(model="m", messages=QUESTION, stream=True))
+        with Anthropic(base_url=provider.url, api_key="none") as other:
+            message = {"role": "user", "content": "Name a tea."}
+            cache_client(other, cache).messages.create(
+                model="c", max_tokens=90, system="Be brief.", messages=[message]
+            )
+        cache.put(QUESTION, "not of HTTP", model="m")
+
+
+def test_an_exported_cassette_is_replayed_by_vcrpy(tmp_path: Path, provider: StandInServer) -> None:
+    store, cassette = tmp_path / "cache.db", tmp_path / "tape.yaml"
+    record_some(store, provider)
+    result = run("export", str(store), str(cassette), "--to", "vcr")
+    assert "exported 3 entries" in result.stderr
+    assert "skipped 1: not a response of HTTP" in result.stderr
+    assert cassette.stat().st_mode & 0o777 == 0o600
+    before = provider.calls
+    matching = ["method", "uri", "body"]
+    with (
+        vcr.use_cassette(str(cassette), record_mode="none", match_on=matching) as tape,
+        OpenAI(base_url=f"{provider.url}/v1", api_key="none") as client,
+        Anthropic(base_url=provider.url, api_key="none") as other,
+    ):
+        message = {"role": "user", "content": "Name a tea."}
+        said = other.messages.create(
+            model="c", max_tokens=90, system="Be brief.", messages=[message]
+        )
+        chunks = list(client.chat.completions.create(model="m", messages=QUESTION, stream=True))
+        answer = client.chat.completions.create(model="m", messages=QUESTION)
+        assert tape.all_played
+    assert provider.calls == before
+    text = answer.choices[0].message.content
+    assert text == "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert said.content
+    again = tmp_path / "again.db"
+    assert read("import", "--from", "vcr", str(cassette), str(again))["imported"] == 3
+    with LLMCache(backend=again) as cache, LLMCache(backend=store) as old:
+        assert {key for key, _ in cache.engine.backend.inner.entries("")} <= {
+            key for key, _ in old.engine.backend.inner.entries("")
+        }
+
+
+def test_a_cassette_of_entries_without_requests_is_none(
+    tmp_path: Path, provider: StandInServer
+) -> None:
+    store = tmp_path / "cache.db"
+    with LLMCache(backend=store) as cache, OpenAI(base_url=f"{provider.url}/v1", api_key="n") as c:
+        cache_client(c, cache).chat.completions.create(model="m", messages=QUESTION)
+    result = run("export", str(store), str(tmp_path / "t.yaml"), "--to", "vcr", status=1)
+    assert "skipped 1: no stored request" in result.stderr
+    assert not (tmp_path / "t.yaml").exists()
+    with (
+        LLMCache(backend=store, keep_requests=True) as cache,
+        OpenAI(base_url=f"{provider.url}/v1", api_key="n") as c,
+    ):
+        secret = [{"role": "user", "content": "sk-abcdefghijklmnopqrstuvwxyz123456"}]
+        cache_client(c, cache).chat.completions.create(model="m", messages=secret)
+    result = run("export", str(store), str(tmp_path / "u.yaml"), "--to", "vcr", status=1)
+    assert "not stored as it was sent" in result.stderr
