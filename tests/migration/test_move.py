@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 import requests
 import vcr
 from anthropic import Anthropic
-from cli_helpers import fails, read, run
+from cli_helpers import ROOT, fails, read, run
+from migration.writing import traced
 from openai import OpenAI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -161,6 +164,24 @@ def test_generations_of_langfuse_hit_afterwards(tmp_path: Path) -> None:
         hit = cache.get_or_call(QUESTION, unreachable, model="gpt-5-mini", temperature=0)
         assert hit["choices"][0]["message"]["content"] == "Paris."
         assert cache.stats().tokens_saved == 16
+
+
+def test_what_langfuses_wrapper_of_openai_records_hits_afterwards(
+    tmp_path: Path, provider: StandInServer
+) -> None:
+    pytest.importorskip("langfuse")
+    # in a process of its own: the wrapper patches openai
+    command = [sys.executable, "tests/migration/writing.py", "langfuse", str(tmp_path)]
+    done = subprocess.run([*command, provider.url], cwd=ROOT, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    file, store = str(tmp_path / "export.jsonl"), tmp_path / "cache.db"
+    moved = read("import", "--from", "langfuse", file, str(store), "--sdk", "openai")
+    assert moved == {"imported": 4, "present": 0, "skipped": {"truncated": 1}}
+    with LLMCache(backend=store, ttl_seconds=None) as cache:
+        for request in traced():
+            request.pop("stream", None)
+            hit = cache.get_or_call(request.pop("messages"), unreachable, **request)
+            assert hit.choices[0].message.content
 
 
 def test_spans_of_opentelemetry_hit_afterwards(tmp_path: Path) -> None:

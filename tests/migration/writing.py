@@ -15,6 +15,7 @@ __all__ = [
     "litellm_request",
     "memoized",
     "requests_of_disk",
+    "traced",
 ]
 
 QUESTIONS = ("What is the capital of France?", "Name a tea.", "What is 6 x 7?")
@@ -225,6 +226,61 @@ def gptcache(folder: Path, url: str) -> None:
     )
     for question in QUESTIONS:
         put(question, f"the answer to {question}")
+
+
+def langfuse(folder: Path, url: str) -> None:
+    """An export with what Langfuse's wrapper of OpenAI records, an answer that was cut off too."""
+    import json
+
+    from langfuse import Langfuse
+    from langfuse.openai import OpenAI
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    traces = Langfuse(public_key="pk", secret_key="sk", base_url=url, span_exporter=exporter)
+    client = OpenAI(base_url=f"{url}/v1", api_key="none")
+    for request in [*traced(), traced()[0] | {"max_tokens": 2}]:
+        answer = client.chat.completions.create(**request)
+        list(answer if "stream" in request else ())
+    traces.flush()
+    fields = {
+        **{name: name for name in ("type", "input", "output")},
+        "model": "model.name",
+        "modelParameters": "model.parameters",
+        "usageDetails": "usage_details",
+    }
+    with (folder / "export.jsonl").open("w") as out:
+        for span in exporter.get_finished_spans():
+            found: Any = span.attributes or {}
+            line = {
+                name: parsed(found[f"langfuse.observation.{there}"])
+                for name, there in fields.items()
+                if f"langfuse.observation.{there}" in found
+            }
+            out.write(json.dumps(line) + "\n")
+
+
+def parsed(value: str) -> Any:
+    """What Langfuse's server makes of an attribute."""
+    import json
+
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def traced() -> list[dict[str, Any]]:
+    """The requests that Langfuse's wrapper records."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    more: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.5, "max_tokens": 90},
+        {"tools": [tool]},
+        {"seed": 1, "stream": True},
+    ]
+    return [{"messages": messages, "model": "m"} | params for params in more]
 
 
 if __name__ == "__main__":
