@@ -92,7 +92,8 @@ class RedisStore:
             Cluster or Sentinel, which stays open and keeps to its own timeouts and retries.
         clock: Seconds since 1970.
         timeout: Seconds to wait for a connection, to make one, and for a whole reply.
-        max_connections: How many connections a URL's store opens at most.
+        max_connections: How many connections a URL's store opens at most, beside one for each event
+            loop that reads.
         max_value_bytes: The size up to which a value is stored.
         envelope: Turns entries into bytes.
 
