@@ -11,7 +11,7 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.frameworks import frameworks
 from llm_cache_mem.installation.switch import put, take_off
-from llm_cache_mem.options import MODES, options
+from llm_cache_mem.options import MODES, current, options
 
 __all__ = ["Magics", "begin_cell", "load", "unload"]
 
@@ -28,6 +28,10 @@ Names for `on`: ttl, max_size, namespace, mode, keep_requests (yes or no; yes in
 _NAME = "llm_cache"  # of the variable that holds the cache
 
 
+class _CellOptions(options):
+    """The options of one cell."""
+
+
 class Magics:
     """The magics of one shell: the cache that is on, and what it replaced."""
 
@@ -36,7 +40,6 @@ class Magics:
         self._cache: LLMCache | None = None
         self._words: tuple[str, ...] = ()
         self._undo: dict[str, Callable[[], object]] = {}
-        self._cell: options | None = None
 
     # -- Lines
 
@@ -151,17 +154,15 @@ class Magics:
             else:
                 _wrong(f"%%llm_cache does not know {word!r}")
         try:
-            self._cell = options(**given)
+            _CellOptions(**given).__enter__()
         except ValueError as exc:
             _wrong(str(exc), help_text="")
-        else:
-            self._cell.__enter__()
 
     def pre_run_cell(self, info: Any) -> None:
-        """End the options of the last cell, and see which frameworks this one is about to use."""
-        cell, self._cell = self._cell, None
-        if cell is not None:
-            cell.__exit__(None, None, None)
+        """End the options of earlier cells, and see which frameworks this one is about to use."""
+        # of any earlier one: a cell that awaits has a context of its own, where alone they end
+        while isinstance(made_by := current().made_by, _CellOptions):
+            made_by.__exit__(None, None, None)
         source = getattr(info, "raw_cell", None) or ""
         self._install(lambda framework: framework in source)
 
