@@ -10,11 +10,14 @@ from typing import Any, Final, NamedTuple
 from langchain_core.language_models import BaseChatModel, BaseLLM, llms
 from langchain_core.messages import BaseMessage
 
+from llm_cache_mem._util.reprs import without_content
+
 __all__ = ["Call", "calling", "check_langchain", "report_change"]
 
 _log = logging.getLogger(__name__)
 
 
+@without_content
 class Call(NamedTuple):
     """A call of *model*, as LangChain was asked to make it. *run_manager* may be None.
 

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.keys.identity import kind_of
 
 __all__ = ["Model", "is_chat", "model_of", "read_prompt"]
@@ -34,6 +35,7 @@ _TOKENS: Final = re.compile(
 )
 
 
+@without_content
 class Model(NamedTuple):
     """What an llm_string says. *classes* are the names of the classes in it; *refusal* says why it
     can make no key."""

@@ -16,6 +16,7 @@ from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
 from llm_cache_mem import Request
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.engine.writer import Answered
 
@@ -34,6 +35,7 @@ def methods(cls: type[BaseLLM]) -> dict[str, Callable[..., Any]]:
     return found
 
 
+@without_content
 class _Answer(NamedTuple):
     """What to store for one prompt."""
 

@@ -20,6 +20,7 @@ from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.tools import BaseTool
 
 from llama_index_llm_cache_mem.hugging_face import derived_attributes
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.decorators import fingerprint
 from llm_cache_mem.errors import StatefulRequest
 from llm_cache_mem.keys.chat_form import overlaid
@@ -70,6 +71,7 @@ _CHANGEABLE: Final = object()  # a value that may change unseen
 _NEW: Final = object()
 
 
+@without_content
 class _State(NamedTuple):
     """What is remembered of one LLM object. *seen*: the values that *identity* was made from; None
     if one of them may change unseen. *had_own_window*: see ``_sends_context_window``."""

@@ -24,6 +24,7 @@ from hashlib import sha256
 from pathlib import PurePath
 from typing import Any, Final, NamedTuple
 
+from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.clients import (
     has_state,
@@ -75,6 +76,7 @@ class Opaque(Exception):
         return ".".join(reversed(self.steps))
 
 
+@without_content
 class Identity(NamedTuple):
     """The *settings* that are part of a request, as data that keys can be made of; *opaque* names
     those of which none can be made, with the type of each."""

@@ -26,8 +26,12 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 from langchain_doubles import Counting, Streaming
 from langchain_llm_cache_mem import LLMCacheMem, cached, caller
+from langchain_llm_cache_mem.caller import Call
+from langchain_llm_cache_mem.parsing import Model
+from langchain_llm_cache_mem.text import _Answer
 
 from llm_cache_mem import CacheMissError, LLMCache, StoreError, last_turn, options
+from llm_cache_mem.keys.identity import Identity
 
 MakeCache = Callable[..., LLMCacheMem]
 
@@ -520,6 +524,11 @@ def test_a_pickled_model_opens_the_same_file(tmp_path: Any) -> None:
     other._calls.clear()  # as above
     assert other.invoke("hi").content == "hi #1"
     assert (other.cache.scope, other.cache.usage) == ("s", "keep")
+
+
+@pytest.mark.parametrize("cls", [Call, Identity, Model, _Answer])
+def test_repr_of_a_call_and_its_parts_holds_no_content(cls: Any) -> None:
+    assert repr(cls(*["PROMPT"] * len(cls._fields))) == f"{cls.__name__}(...)"
 
 
 def test_repr_holds_no_secret_and_no_content(cache: LLMCacheMem) -> None:
