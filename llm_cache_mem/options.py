@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from itertools import count
-from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from llm_cache_mem._util.durations import parse_duration
@@ -354,12 +353,7 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         _current.set(outer._replace(**changes, made_by=self, outer=outer))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         here = _current.get()
         if (
             here.made_by is self and here.outer is not None

@@ -4,7 +4,6 @@ off again with one."""
 import logging
 import threading
 import weakref
-from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from llama_index.core.settings import Settings, _Settings
@@ -45,12 +44,7 @@ class _Switch:
     def __enter__(self) -> LLMCache | None:
         return self._cache
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         _set(self._before)
 
 

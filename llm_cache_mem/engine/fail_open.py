@@ -1,7 +1,6 @@
 """Fail open: a fault of the cache costs its help, and the model call goes on without it."""
 
 import logging
-from types import TracebackType
 
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.settings import Settings
@@ -36,12 +35,7 @@ class FailOpen:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> bool:
         if (
             not isinstance(exc, Exception)
             or isinstance(exc, (CacheMissError, StoreError))

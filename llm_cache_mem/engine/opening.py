@@ -1,11 +1,10 @@
 """Open the engine of a cache: check the arguments of LLMCache, then open its store."""
 
 import os
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.engine.recipe import Config, Recipe
 from llm_cache_mem.engine.settings import Settings
@@ -16,6 +15,9 @@ from llm_cache_mem.stores import StoreSettings, open_store
 from llm_cache_mem.stores.base import keeps_recordings
 from llm_cache_mem.stores.urls import Opened
 from llm_cache_mem.values.encryption import Keys, envelope_for, warn_of_plain
+
+if TYPE_CHECKING:  # only caches that store requests redact
+    from llm_cache_mem.diagnostics.redaction import Redaction
 
 __all__ = ["OpenEngine", "open_engine"]
 
@@ -175,12 +177,14 @@ def _check_store(config: Config, opened: Opened, encryption_key: Keys | None) ->
     warn_of_plain(opened.store, opened.name)
 
 
-def _redaction(config: Config, opened: Opened) -> Redaction | None:
+def _redaction(config: Config, opened: Opened) -> "Redaction | None":
     """What to remove from stored requests; None for a cache that stores none."""
     records = keeps_recordings(opened.store)
     own = getattr(opened.store, "redaction", None) if records else None
     if own or not (config.keep_requests or config.redact or records):
         return own
+    from llm_cache_mem.diagnostics.redaction import Redaction
+
     return Redaction(config.redact)
 
 

@@ -5,12 +5,14 @@ is pickled takes them along as its own settings.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from llm_cache_mem.diagnostics.redaction import Rule
 from llm_cache_mem.options import UNSET, Duration, Mode, current, lost_namespace
 from llm_cache_mem.stores import Backend
 from llm_cache_mem.values.encryption import KEY_VARIABLE, named_key
+
+if TYPE_CHECKING:  # only caches that store requests redact
+    from llm_cache_mem.diagnostics.redaction import Rule
 
 __all__ = ["Config", "Recipe"]
 
@@ -34,7 +36,7 @@ class Config(NamedTuple):
     require_namespace: bool
     policy: Literal["lru", "sieve"]
     keep_requests: bool
-    redact: Iterable[Rule]
+    redact: "Iterable[Rule]"
     verify_rate: float
     verify_with: Any
     verify_budget_usd: float | None

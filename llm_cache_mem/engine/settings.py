@@ -1,12 +1,14 @@
 """What an engine works by: its settings, the mode and ttl in force, and the freshness rule."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_cache_mem.accounting.pricing import Pricer
-from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.options import UNSET, Mode, current
 from llm_cache_mem.values.entry import Entry
+
+if TYPE_CHECKING:  # only caches that store requests redact
+    from llm_cache_mem.diagnostics.redaction import Redaction
 
 __all__ = ["Settings"]
 
@@ -26,7 +28,7 @@ class Settings(NamedTuple):
     wait_seconds: float
     strict: bool
     clock: Callable[[], float]
-    redaction: Redaction | None = None
+    redaction: "Redaction | None" = None
     """What is removed from stored requests; None in a cache that stores none."""
     free: bool = False
     """Whether answers cost nothing, as results of tools do: no usage is read from them."""

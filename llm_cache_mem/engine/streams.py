@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from copy import deepcopy
-from types import TracebackType
 from typing import Any, Final, Self
 
 from llm_cache_mem.errors import LLMCacheError, ValueNotCacheable
@@ -120,12 +119,7 @@ class SyncStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
@@ -145,12 +139,7 @@ class AsyncStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
 

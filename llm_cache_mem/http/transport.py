@@ -1,7 +1,6 @@
 """Transports for httpx and httpx2 that answer generation requests from the cache."""
 
 import threading
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llm_cache_mem.cache import LLMCache
@@ -101,14 +100,9 @@ class CacheTransport(_Transport, _Sync):
             self._transport.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         if self._transport is not None:
-            self._transport.__exit__(kind, exc, trace)
+            self._transport.__exit__(*exc)
 
     async def handle_async_request(self, request: Any) -> Any:
         """TypeError: this one is for ``Client``."""
@@ -146,14 +140,9 @@ class AsyncCacheTransport(_Transport, _Async):
             await self._transport.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *exc: Any) -> None:
         if self._transport is not None:
-            await self._transport.__aexit__(kind, exc, trace)
+            await self._transport.__aexit__(*exc)
 
     def handle_request(self, request: Any) -> Any:
         """TypeError: this one is for ``AsyncClient``."""

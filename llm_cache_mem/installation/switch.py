@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llm_cache_mem._util.fork import reset_after_fork
@@ -152,12 +151,7 @@ class installed:  # reads as a verb: with installed(cache): ...
         self._on.append(installation)
         return installation.cache
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         take_off(self._on.pop())
 
 

@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cached_property
 from hashlib import sha256
-from pathlib import PurePath
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem._util.reprs import without_content
@@ -234,7 +233,7 @@ class _Reader:
 
     def _object(self, value: Any, depth: int) -> Any:
         kind = type(value)
-        if isinstance(value, PurePath) or kind.__name__ in ("URL", "AnyUrl", "HttpUrl"):
+        if isinstance(value, os.PathLike) or kind.__name__ in ("URL", "AnyUrl", "HttpUrl"):
             return without_user(str(value))
         try:
             if tagged(value, kind) is not None:  # a date, bytes, a model class: the key has a form
@@ -248,7 +247,7 @@ class _Reader:
 
 
 def _is_local(model: Any) -> bool:
-    return isinstance(model, (str, PurePath)) and _LOCAL_PATH.match(str(model)) is not None
+    return isinstance(model, (str, os.PathLike)) and bool(_LOCAL_PATH.match(os.fsdecode(model)))
 
 
 def _headers(headers: Mapping[Any, Any]) -> dict[str, str]:

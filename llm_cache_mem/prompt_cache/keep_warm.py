@@ -6,7 +6,6 @@ import logging
 import random as random_module
 import threading
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from llm_cache_mem._util.clock import now
@@ -197,12 +196,7 @@ class KeepWarm:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     # -- In a task
@@ -232,12 +226,7 @@ class KeepWarm:
                 if self._failed(exc):
                     return
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -1,13 +1,15 @@
 """The Store protocol: what the cache asks of the place where its entries are."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem.accounting.counts import Batch, EntryHits
 from llm_cache_mem.accounting.totals import StoreTotals
-from llm_cache_mem.diagnostics.redaction import Rule
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
+
+if TYPE_CHECKING:  # only caches that store requests redact
+    from llm_cache_mem.diagnostics.redaction import Rule
 
 __all__ = [
     "NOTHING_REMOVED",
@@ -174,7 +176,7 @@ class StoreSettings(NamedTuple):
     max_bytes: int | None = None
     clock: Callable[[], float] = now
     envelope: Callable[[], Envelope] = lambda: PLAIN
-    redact: Iterable[Rule] = ()
+    redact: "Iterable[Rule]" = ()
     policy: str = "lru"
     read_only: bool = False
     lock_timeout: float | None = None
