@@ -5,7 +5,6 @@ processes add up exactly in whatever order they come.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 from llm_cache_mem.accounting.bounded import LONGEST_NAME, MOST_NAMES, OTHER
@@ -25,27 +24,53 @@ _MICRO, _NANO = 1e6, 1e9
 _LARGEST = 2.0**53
 
 
-@dataclass(slots=True)
-class Counts:
-    """Sums of one namespace and model."""
+NAMES: Final = (
+    "hits",
+    "misses",
+    "coalesced",
+    "stored",
+    "skipped",
+    "input_tokens",
+    "output_tokens",
+    "micros",
+    "nanos",
+    "unpriced",
+    "calls",
+    "paid_nanos",
+    "unpriced_calls",
+)
+"""The names of the sums, in a store too."""
 
-    hits: int = 0
-    misses: int = 0
+
+class Counts:
+    """Sums of one namespace and model; those that are not given are 0."""
+
+    __slots__ = NAMES
+
+    hits: int
+    misses: int
     """Those that were then coalesced are among them."""
-    coalesced: int = 0
-    stored: int = 0
-    skipped: int = 0
-    input_tokens: int = 0
+    coalesced: int
+    stored: int
+    skipped: int
+    input_tokens: int
     """Saved by hits and coalesced calls, as are *output_tokens*, *micros* and *nanos*."""
-    output_tokens: int = 0
-    micros: int = 0
-    nanos: int = 0
-    unpriced: int = 0
+    output_tokens: int
+    micros: int
+    nanos: int
+    unpriced: int
     """Hits and coalesced calls of unknown price."""
-    calls: int = 0
+    calls: int
     """Calls that were made, and answered."""
-    paid_nanos: int = 0
-    unpriced_calls: int = 0
+    paid_nanos: int
+    unpriced_calls: int
+
+    def __init__(self, **amounts: int) -> None:
+        for name in NAMES:
+            setattr(self, name, amounts.get(name, 0))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counts) and dict(self.amounts()) == dict(other.amounts())
 
     def save(
         self,
@@ -74,7 +99,7 @@ class Counts:
             self.paid_nanos += _whole(usd, _NANO)
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in NAMES))
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in NAMES})
 
     def amounts(self) -> Iterator[tuple[str, int]]:
         """The sums that are not zero, by their names."""
@@ -126,10 +151,6 @@ class Counts:
             "paid_usd": self.paid_usd,
             "unpriced_calls": self.unpriced_calls,
         }
-
-
-NAMES: Final = tuple(field.name for field in fields(Counts))
-"""The names of the sums, in a store too."""
 
 
 class EntryHits(NamedTuple):

@@ -16,6 +16,7 @@ Each setting is one of four kinds:
 Where a rule is in doubt, the setting counts: the price of that is a miss, not a wrong answer.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum

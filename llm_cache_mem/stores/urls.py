@@ -6,7 +6,6 @@ a Store object to LLMCache.
 
 import os
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from llm_cache_mem.stores.base import Store, StoreSettings, name_of
@@ -96,6 +95,8 @@ def locate(backend: str | os.PathLike[str]) -> tuple[Scheme, str]:
         scheme = _scheme_of_path(backend)
         if scheme is not None:
             return scheme, os.path.expanduser(backend)
+    from difflib import get_close_matches  # for the message alone
+
     known = ", ".join(scheme.examples for scheme in SCHEMES)
     unknown = name + "://" if separator else repr(name)
     meant = get_close_matches(name, _BY_NAME, n=1)
