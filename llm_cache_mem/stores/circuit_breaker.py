@@ -365,21 +365,22 @@ class FailOpenStore:
         if _here.must_not_wait:
             self._on_error(operation)
             return fallback
-        if not self._allows(breaker):
-            return fallback
         slow = self._slow_seconds
         began = 0.0 if slow is None else self._timer()
-        try:
+        try:  # all of it: others wait for a probe that an interrupt ends unnoticed
+            if not self._allows(breaker):
+                return fallback
             result = call(*args, **kwargs)
+            if slow is not None and operation != "size" and self._timer() - began > slow:
+                reason = f"took longer than {slow:g} s"
+                late = StoreError(type(self.inner).__name__, operation, reason)
+                self._note_failure(breaker, operation, late, slowly=True)
+            elif not breaker.proven:
+                self._note_success(breaker)
+            return result
         except BaseException as exc:  # noqa: BLE001  # whatever it is, the caller's call goes on
             self._note_exception(breaker, operation, exc, began)
             return fallback
-        if slow is not None and operation != "size" and self._timer() - began > slow:
-            late = StoreError(type(self.inner).__name__, operation, f"took longer than {slow:g} s")
-            self._note_failure(breaker, operation, late, slowly=True)
-        elif not breaker.proven:
-            self._note_success(breaker)
-        return result
 
     def _allows(self, breaker: CircuitBreaker) -> bool:
         return not (breaker is self._writes and self._reads.waiting) and breaker.allows()

@@ -370,6 +370,14 @@ class EntryMemo:
             self._bytes += size
         return found
 
+    def note_written(self, key: str, data: bytes, entry: Entry, mark: object, used: object) -> None:
+        """Remember *entry*, which was written as *data*, as if it was read; where there is no room
+        for it, it is read when it is asked for."""
+        size = 2 * len(data) + _SLOT_BYTES
+        if size * _MEMO_SHARE <= self._max_bytes and self._bytes + size <= self._max_bytes:
+            self._slots[key] = Remembered(data, entry, mark, used)
+            self._bytes += size
+
 
 class Remembered:
     """An entry, the bytes that it was read from, and what else was known of them then."""

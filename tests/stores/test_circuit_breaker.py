@@ -184,6 +184,30 @@ def test_one_probe_at_a_time_and_interruption_frees_it(fail_open, flaky, timer):
     assert flaky.tries == 5
 
 
+@pytest.mark.parametrize("moment", ["allows", "succeeded"])
+def test_interrupt_around_a_probe_frees_it(fail_open, flaky, timer, monkeypatch, moment):
+    """A signal handler may raise when the probe is allowed and not yet made, or over."""
+    flaky.fault = OSError()
+    for _ in range(3):
+        fail_open.get("k")
+    flaky.fault = None
+    timer.advance(1.0)
+    step = getattr(CircuitBreaker, moment)
+
+    def interrupted(breaker):
+        if moment == "allows":
+            step(breaker)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CircuitBreaker, moment, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fail_open.get("k")
+    tries = flaky.tries
+    fail_open.get("k")
+    assert flaky.tries == tries + 1
+
+
 def test_a_failure_and_a_recovery_are_logged_once_each(fail_open, flaky, timer, caplog):
     caplog.set_level(logging.WARNING)
     for _ in range(20):

@@ -58,6 +58,16 @@ class Changes:
         at = _place(key)
         return counts[:_COUNT_BYTES] + counts[at : at + _COUNT_BYTES]
 
+    def after_write(self, key: str) -> bytes | None:
+        """What ``of(key)`` will be when the write to *key* that is in progress is counted, to that
+        key alone; for the holder of the lock."""
+        counts = self._counts
+        if counts is None:
+            return None
+        at = _place(key)
+        count = int.from_bytes(counts[at : at + _COUNT_BYTES], "little") + 1
+        return counts[:_COUNT_BYTES] + count.to_bytes(_COUNT_BYTES, "little")
+
     def of_all(self) -> bytes | None:
         """The counts that change with every write; None if they are not known."""
         counts = self._counts

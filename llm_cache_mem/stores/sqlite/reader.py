@@ -10,6 +10,7 @@ from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.stores.sqlite import rows
 from llm_cache_mem.stores.sqlite.access import Access
 from llm_cache_mem.stores.sqlite.file import Connection
+from llm_cache_mem.stores.sqlite.packing import Row
 from llm_cache_mem.values.entry import Entry, EntryMemo, Envelope, Remembered
 
 __all__ = ["Reader"]
@@ -58,6 +59,13 @@ class Reader:
             if known is not None:
                 found[key] = known
         return found
+
+    def note_written(self, row: Row, entry: Entry) -> None:
+        """Remember the *entry* of a *row* that this process has just written, with nothing else;
+        inside the lock."""
+        counts = self._changes.after_write(row.key)
+        if counts is not None:
+            self._memo.note_written(row.key, row.data, entry, (self._version, counts), row.used)
 
     def glance(self, key: str) -> Remembered | None:
         """As ``get``, if that is so soon done that an event loop may wait for it; None says

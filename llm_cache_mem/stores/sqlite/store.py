@@ -105,7 +105,7 @@ class SQLiteStore:
         self._uses = Uses()
         self._access = Access(self._file, timeout=lock_timeout)
         self._reader = Reader(self._access, envelope, on_loop=read_on_loop)
-        self._writer = Writer(self._access, bounds, self._uses, clock)
+        self._writer = Writer(self._access, self._reader, bounds, self._uses, clock)
         self._touches = Touches(self._access, self._uses, bounds)
         weakref.finalize(self, self._access.let_go)
         self._begin()
@@ -147,7 +147,8 @@ class SQLiteStore:
 
     @store_errors_only("put", _reason)
     def put(self, key: str, entry: Entry) -> Removed:
-        return self._writer.put(packed(key, entry, self.envelope, self._uses.note_put(key)))
+        row = packed(key, entry, self.envelope, self._uses.note_put(key))
+        return self._writer.put(row, entry)
 
     @store_errors_only("get_many", _reason)
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:

@@ -10,7 +10,9 @@ from llm_cache_mem.stores.sqlite import rows
 from llm_cache_mem.stores.sqlite.access import Access
 from llm_cache_mem.stores.sqlite.file import Connection
 from llm_cache_mem.stores.sqlite.packing import SLICE, Row, slices
+from llm_cache_mem.stores.sqlite.reader import Reader
 from llm_cache_mem.stores.sqlite.uses import Uses
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["Writer"]
 
@@ -27,21 +29,28 @@ class Writer:
     """Writes entries, within *bounds*; *uses* tell what to evict, and *clock* what has expired."""
 
     def __init__(
-        self, access: Access, bounds: rows.Bounds, uses: Uses, clock: Callable[[], float]
+        self,
+        access: Access,
+        reader: Reader,
+        bounds: rows.Bounds,
+        uses: Uses,
+        clock: Callable[[], float],
     ) -> None:
         self.bounds = bounds
         self._access = access
+        self._reader = reader  # of the same process, which knows then what was written
         self._uses = uses
         self._clock = clock
         self._puts = 0
         self._sweep = rows.Sweep()
         self._credit: tuple[float, float] = (0, 0)
 
-    def put(self, row: Row) -> Removed:
+    def put(self, row: Row, entry: Entry) -> Removed:
+        """Put *row*, which is that of *entry*."""
         if self._is_too_large(row):  # do not empty the store for what cannot stay
             self._access.write(rows.remove, row.key, None)
             return Removed(evicted=1)
-        return self._access.write(self._insert, row)
+        return self._access.write(self._insert, row, entry)
 
     def put_many(self, some: Sequence[Row]) -> Removed:
         """Put *some* rows in transactions between which others write."""
@@ -76,11 +85,12 @@ class Writer:
 
     # -- Inside the lock
 
-    def _insert(self, db: Connection, row: Row) -> Removed:
+    def _insert(self, db: Connection, row: Row, entry: Entry) -> Removed:
         self._puts += 1
         if self._puts % _SWEEP_EVERY and self._has_room(db, row.size):
             rows.insert(db, row, self._uses.lag)
             db.written, db.changed = _PAGE_BYTES + row.size, (row.key,)
+            self._reader.note_written(row, entry)
             return NOTHING_REMOVED
         return self._insert_all(db, [row])
 
