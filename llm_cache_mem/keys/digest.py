@@ -183,16 +183,18 @@ def namespace_prefix(key: str) -> str:
     return key[: key.index(":", key.index(":") + 1) + 1]
 
 
-# compiled when first used
-_STORED = (
-    r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+)"
-    r":([0-9a-f]{64})(?:\.([0-9]{1,20}))?"
-)
+@lru_cache(maxsize=1)  # compiled when first used
+def _stored() -> re.Pattern[str]:
+    return re.compile(
+        r"([0-9]{1,6}):((?:[\w.-]|%[0-9A-F]{2})*|~[0-9a-f]{64}):([\w.-]+)"
+        r":([0-9a-f]{64})(?:\.([0-9]{1,20}))?",
+        re.ASCII,
+    )
 
 
 def parse(key: str) -> KeyParts:
     """Take a stored key apart; ValueError for one that is not ours."""
-    found = re.fullmatch(_STORED, key, re.ASCII)
+    found = _stored().fullmatch(key)
     if found is None:
         raise ValueError("not a key of this library")
     schema, name, kind, hexdigest, sample = found.groups()

@@ -57,6 +57,8 @@ _PUT = (
     + ", used = CASE WHEN excluded.used - used < ? THEN used ELSE excluded.used END"
 )
 
+_MAKE_PART = "INSERT OR IGNORE INTO parts (space, model) VALUES (?, ?)"
+
 _TOO_LARGE = f"length(data) > {MAX_ENTRY_BYTES}"
 _DATA = f"CASE WHEN {_TOO_LARGE} THEN NULL ELSE data END"
 _GET = f"SELECT {_DATA}, used FROM entries WHERE key = ?"
@@ -176,7 +178,7 @@ def insert(db: sqlite3.Connection, row: Row, lag: int) -> None:
     except sqlite3.IntegrityError as exc:
         if "entries.part" not in str(exc):
             raise
-        db.execute("INSERT INTO parts (space, model) VALUES (?, ?)", (row.space, row.model))
+        db.execute(_MAKE_PART, (row.space, row.model))
         db.execute(_PUT, (*row, lag))
 
 
@@ -215,9 +217,13 @@ def insert_many(
     begin(db, len(some))
     swept = sweep.step(db, now, window, some[0].key)
     evicted = 0
-    for row in some:
-        insert(db, row, lag)
-        evicted += 0 if bounds == (None, None) else _evict(db, bounds, row.key, touched)
+    if bounds == (None, None):
+        db.executemany(_MAKE_PART, {(row.space, row.model) for row in some})
+        db.executemany(_PUT, [(*row, lag) for row in some])
+    else:
+        for row in some:
+            insert(db, row, lag)
+            evicted += _evict(db, bounds, row.key, touched)
     db.execute("COMMIT")
     return Removed(evicted, swept)
 

@@ -21,6 +21,7 @@ Ts = TypeVarTuple("Ts")
 _SWEEP_EVERY = 64  # puts
 _SWEEP = 256  # rows that a sweep looks at, and that of a put that has to make room
 _SHORT_SWEEP = 32
+_FEW = 16  # rows, each of which is counted as changed; more count as a write to any key
 _PAGE_BYTES = 16 << 10  # that a put writes beside its entry
 _CREDIT = 16  # the share of the room left that one process fills before it looks again
 
@@ -120,6 +121,6 @@ class Writer:
             touched=self._uses.noted,
             lag=self._uses.lag,
         )
-        if removed == NOTHING_REMOVED:
+        if removed == NOTHING_REMOVED and len(some) <= _FEW:
             db.changed = [row.key for row in some]
         return removed
