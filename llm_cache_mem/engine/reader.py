@@ -159,11 +159,12 @@ class Reader:
         """``lookup``, in a thread where the store would block the event loop."""
         if not self._store.blocking:
             return self.lookup(request, decode, other, defer=defer)
-        entry = self.glance(request)
-        if entry is not None:
-            return self.lookup_in(entry, request, decode, defer=defer)
-        if self._store.reads_on_loop and self._is_plain(request) and running_loop() is not None:
-            return await self._lookup_on_loop(request, decode, other, defer)
+        if self._is_plain(request):
+            entry = self._glance(request.key)
+            if entry is not None:
+                return self.lookup_in(entry, request, decode, defer=defer)
+            if self._store.reads_on_loop and running_loop() is not None:
+                return await self._lookup_on_loop(request, decode, other, defer)
         return await self._store.off_loop(lambda: self.lookup(request, decode, other, defer=defer))
 
     async def _lookup_on_loop(
@@ -192,9 +193,10 @@ class Reader:
 
     def glance(self, request: Request) -> Entry | None:
         """The fresh entry for *request*, if an event loop may wait for it; None says nothing."""
-        if not self._is_plain(request):
-            return None
-        entry = self._store.peek(request.key) or self._store.glance(request.key)
+        return self._glance(request.key) if self._is_plain(request) else None
+
+    def _glance(self, key: str) -> Entry | None:
+        entry = self._store.peek(key) or self._store.glance(key)
         return entry if entry is not None and self._is_ready(entry) else None
 
     def _is_plain(self, request: Request) -> bool:

@@ -223,14 +223,16 @@ class _Connection:
             self._loop.remove_writer(self._fd)
 
     def _read(self) -> None:
-        with contextlib.suppress(*_NOT_NOW):
-            size = _CHUNK
-            while size == _CHUNK or self._pending():
+        size = _CHUNK
+        while size == _CHUNK or self._pending():
+            try:
                 data = self._sock.recv(_CHUNK)
-                size = len(data)
-                if not size:
-                    raise ConnectionError("the server closed the connection")
-                self._take(data)
+            except _NOT_NOW:
+                break
+            size = len(data)
+            if not size:
+                raise ConnectionError("the server closed the connection")
+            self._take(data)
         if not self._waiting and self._retired:
             self.close()
 
