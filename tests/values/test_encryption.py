@@ -1,6 +1,7 @@
 """Encryption at rest: the store gives nothing away, the right keys read, the wrong ones miss, and
 nothing is lost by either."""
 
+import hmac
 import logging
 import pickle
 import sqlite3
@@ -19,7 +20,7 @@ from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.values.encryption import KEY_VARIABLE, Encryption, envelope_for, new_key
-from llm_cache_mem.values.entry import PLAIN, Entry
+from llm_cache_mem.values.entry import CLEAR_BYTES, KEY_ID_BYTES, PLAIN, Entry
 
 KEY = "1:acme:value:" + "ab" * 32
 PROMPT, ANSWER, MODEL = "CANARY-of-a-prompt", "CANARY-of-an-answer", "CANARY-of-a-model"
@@ -103,6 +104,32 @@ def test_an_entry_comes_back_whole() -> None:
 def test_the_same_entry_is_never_written_the_same_way_twice() -> None:
     envelope = Encryption(ONE)
     assert len({envelope.pack(KEY, an_entry()) for _ in range(1000)}) == 1000
+
+
+def test_secrets_are_derived_as_the_format_says() -> None:
+    """By HKDF (RFC 5869) without salt; otherwise stored entries would never be found again."""
+    key = bytes(range(32))
+    extracted = hmac.digest(bytes(32), key, "sha256")
+
+    def derived(purpose: bytes) -> bytes:
+        return hmac.digest(extracted, b"llm-cache-mem " + purpose + b"\x01", "sha256")
+
+    envelope, digest = Encryption(key), "ab" * 32
+    hidden = hmac.digest(derived(b"digests"), digest.encode(), "sha256").hex()
+    assert [hide(digest) for hide in envelope.digests] == [hidden]
+    assert envelope.knows(derived(b"id")[:KEY_ID_BYTES].hex())
+
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    packed = envelope.pack(KEY, an_entry())
+    sealed_at = CLEAR_BYTES + KEY_ID_BYTES + 12
+    clear, nonce, sealed = (
+        packed[: sealed_at - 12],
+        packed[sealed_at - 12 : sealed_at],
+        packed[sealed_at:],
+    )
+    bound_to = b"llm-cache-mem encrypted entry\0%d:%b%b" % (len(KEY), KEY.encode(), clear)
+    AESGCM(derived(b"entries")).decrypt(nonce, sealed, bound_to)
 
 
 def test_neither_prompt_nor_answer_nor_model_can_be_read() -> None:
