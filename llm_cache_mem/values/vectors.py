@@ -170,8 +170,16 @@ _LONGEST: Final = 64 * 1024 * 1024
 def pack(text: bytes) -> bytes:
     """JSON *text*, compressed, with the base64 of each ``$vector`` as bytes after it; ``unpack``
     gives the text again."""
-    found = [from_base64(part.decode()) for part in _IN_JSON.findall(text)]
-    parts = [zlib.compress(_IN_JSON.sub(_PLACE, text)), *found]
+    found: list[bytes] = []
+
+    def place(match: re.Match[bytes]) -> bytes:
+        vector = _of_text(match[0].decode())  # None where a value of the user's looks like one
+        if vector is None:
+            return match[0]
+        found.append(vector.data)
+        return _PLACE
+
+    parts = [zlib.compress(_IN_JSON.sub(place, text)), *found]
     return PACKED + b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
 

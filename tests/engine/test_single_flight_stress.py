@@ -244,8 +244,9 @@ def test_no_caller_hangs_and_no_key_is_called_twice() -> None:
             faulthandler.dump_traceback(all_threads=True)
     finally:
         sys.setswitchinterval(interval)
-    gc.collect()
-    print(dict(world.events))
+    # Closing a coroutine whose loop was killed runs its own ends, which leaves more to collect.
+    left = [len(world.flights._tasks) for _ in range(10) if gc.collect()]
+    print(dict(world.events), left)
     assert not stuck
     assert not world.wrong
     assert {at: calls for at, calls in world.calls.items() if calls > 1 + world.excused[at]} == {}

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from llm_cache_mem.errors import EntryUnreadable, ValueNotCacheable
 from llm_cache_mem.values.classes import register
 from llm_cache_mem.values.payload import Payload
+from llm_cache_mem.values.vectors import packed, unpacked
 
 MESSAGE = {
     "id": "msg_1",
@@ -416,3 +417,11 @@ def test_an_error_of_unreadable_bytes_holds_none_of_them() -> None:
 def test_size_is_the_bytes_at_rest() -> None:
     assert Payload.from_json(b"[1]").size == 3
     assert 100_000 <= Payload.of("x" * 100_000).size <= 100_010
+
+
+@pytest.mark.parametrize("text", ["AAAAAAAA", "AAB=", "AAAA=", "A", "", "AA=A", "=="])
+def test_a_value_that_looks_like_a_vector_comes_back_equal_beside_vectors(text: str) -> None:
+    value = {"$vector": ["f", text], "v": [0.25] * 17, "text": f'"$vector":["f","{text}"]'}
+    packed_value = Payload.packed(packed(value))
+    for payload in (packed_value, Payload.from_json(packed_value.to_bytes())):
+        assert unpacked(payload.decode()) == value
