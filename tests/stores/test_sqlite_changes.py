@@ -64,6 +64,17 @@ def test_version_changes_with_every_write(stores: tuple[SQLiteStore, SQLiteStore
     assert mine.version() not in seen
 
 
+def test_version_changes_with_writes_of_this_store_without_counts(
+    stores: tuple[SQLiteStore, SQLiteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Changes, "of_all", lambda self: None)
+    mine, _ = stores
+    before = mine.version()
+    assert mine.version() == before
+    mine.put("a", entry_of(1))
+    assert mine.version() != before
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is not closed
 def test_counts_hold_no_lock(tmp_path: Path) -> None:
     """A caller that an interrupt ended has dropped the lock, although the counts stay mapped."""

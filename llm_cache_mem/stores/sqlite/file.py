@@ -57,7 +57,7 @@ class Connection(sqlite3.Connection):
     inode = 0
     schema = b""  # its number, when what the file holds was last found to be ours
     checked = 0.0
-    seen: int | None = None  # the data version that was last looked at
+    seen: tuple[int, int] | None = None  # the versions that were last looked at
     written = 0  # about how many bytes the write in progress adds to the log; 0 is unknown
     changed: Sequence[str] | None = None  # the keys whose rows it changes; None is unknown
     slot: object = None  # its place in the pool

@@ -169,9 +169,9 @@ class Reader:
         self._sure_until = now + _SURE_SECONDS
 
     def _look_for_others(self, db: Connection) -> bool:
-        """Begin a new version if another connection than *db*, of this library or not, has written
-        since this was last asked, or *db* is new; whether that was so."""
-        seen = rows.data_version(db)
+        """Begin a new version if a connection, of this library or not, has written since this was
+        last asked of *db*, or *db* is new; whether that was so."""
+        seen = rows.data_version(db), db.total_changes  # of other connections, and of this one
         if seen == db.seen:
             return False
         db.seen = seen
