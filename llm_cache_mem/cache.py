@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
+from llm_cache_mem._util.meant import says_what_is_meant
 from llm_cache_mem._util.streaming_types import (
     AsyncStreams,
     AsyncStreamsUpTo,
@@ -21,11 +22,11 @@ from llm_cache_mem._util.streaming_types import (
 )
 from llm_cache_mem.engine.announced import announce
 from llm_cache_mem.engine.opening import open_engine
-from llm_cache_mem.engine.recipe import Config, Recipe
+from llm_cache_mem.engine.recipe import DEFAULT_MAX_SIZE, Config, Recipe
 from llm_cache_mem.engine.user_requests import aget_or_call, delete, get_or_call, value_request
 from llm_cache_mem.keys import digest
 from llm_cache_mem.options import (
-    UNSET,
+    INHERITED,
     Duration,
     Mode,
     check_names,
@@ -110,9 +111,10 @@ class LLMCache:
         >>> cache.get_or_call(messages, call_model, model="gpt-4.1-mini")
     """
 
+    @says_what_is_meant
     def __init__(
         self,
-        max_size: int | None = UNSET,
+        max_size: int | None = DEFAULT_MAX_SIZE,
         ttl_seconds: Duration = 3600,
         *,
         backend: Backend = "memory",
@@ -265,10 +267,10 @@ class LLMCache:
         *,
         version: str = "",
         ignore: Iterable[str] = (),
-        ttl_seconds: Duration = UNSET,
-        namespace: str = UNSET,
-        mode: Mode = UNSET,
-        sample: int = UNSET,
+        ttl_seconds: Duration = INHERITED,
+        namespace: str = INHERITED,
+        mode: Mode = INHERITED,
+        sample: int = INHERITED,
         depends_on: "Entities" = (),
     ) -> Callable[[F], F]: ...
     def cached(
@@ -278,10 +280,10 @@ class LLMCache:
         *,
         version: str = "",
         ignore: Iterable[str] = (),
-        ttl_seconds: Duration = UNSET,
-        namespace: str = UNSET,
-        mode: Mode = UNSET,
-        sample: int = UNSET,
+        ttl_seconds: Duration = INHERITED,
+        namespace: str = INHERITED,
+        mode: Mode = INHERITED,
+        sample: int = INHERITED,
         depends_on: "Entities" = (),
     ) -> F | Callable[[F], F]:
         """Decorate a function, coroutine function, generator or async generator so that equal

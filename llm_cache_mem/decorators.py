@@ -26,7 +26,7 @@ from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.keys.entities import Entities, namer_of
 from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request, parameter_names
-from llm_cache_mem.options import UNSET, check_names, options
+from llm_cache_mem.options import INHERITED, check_names, options
 
 __all__ = [
     "Identity",
@@ -72,7 +72,7 @@ def decorate(
     """See ``LLMCache.cached``; *asked* are its options."""
     names = parameter_names(ignore)
     entities = None if depends_on == () else namer_of(depends_on)
-    given = {name: value for name, value in asked.items() if value is not UNSET}
+    given = {name: value for name, value in asked.items() if value is not INHERITED}
     around = options(**given) if given else None
     if fn is None:
         return lambda function: cached(engine, function, version, names, around, entities)

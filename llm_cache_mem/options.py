@@ -11,19 +11,20 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from llm_cache_mem._util.durations import parse_duration
 from llm_cache_mem._util.fork import is_of_pool, reset_after_fork
+from llm_cache_mem._util.meant import says_what_is_meant
 from llm_cache_mem.errors import SamplesTaken
 
 __all__ = [
+    "INHERITED",
     "MODES",
     "MOST_NAMES",
     "MOST_TAGS",
     "NOTHING_ASKED",
     "OPTION_NAMES",
-    "UNSET",
     "CallOptions",
     "Draw",
     "Duration",
-    "Inherited",
+    "InheritedNamespace",
     "Mode",
     "Unset",
     "check_mode",
@@ -53,18 +54,18 @@ _hinted: set[str] = set()
 
 
 class Unset:
-    """The type of UNSET, which tells "not given" from None."""
+    """The type of INHERITED, which tells "not given" from None."""
 
     def __repr__(self) -> str:
-        return "<not given>"
+        return "INHERITED"
 
     def __bool__(self) -> bool:
         return False
 
 
-UNSET: Any = Unset()
-"""The default of arguments for which None has a meaning; Any, so that signatures name only what a
-caller may give."""
+INHERITED: Any = Unset()
+"""The default of arguments that are left as they are in the options around, or else in the cache;
+Any, so that signatures name only what a caller may give."""
 
 
 def to_seconds(value: Any, name: str = "ttl_seconds") -> float | None:
@@ -196,12 +197,12 @@ class Draw:
 
 
 class CallOptions(NamedTuple):
-    """What is asked of every cache call in this context; UNSET leaves the cache's own setting."""
+    """What is asked of every cache call in this context; INHERITED leaves the cache's setting."""
 
-    ttl_seconds: float | Unset | None = UNSET
-    mode: Mode | Unset = UNSET
+    ttl_seconds: float | Unset | None = INHERITED
+    mode: Mode | Unset = INHERITED
     sample: int = 0
-    namespace: str | Unset = UNSET
+    namespace: str | Unset = INHERITED
     stateful: bool = False
     tags: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
@@ -215,7 +216,7 @@ _current: ContextVar[CallOptions] = ContextVar("llm_cache_mem.options", default=
 current = _current.get
 
 
-class Inherited(str):
+class InheritedNamespace(str):
     """The namespace under which a pool forked this worker, and not that of its tasks."""
 
     __slots__ = ()
@@ -229,7 +230,7 @@ class _Namespaces:
     def _after_fork(self) -> None:
         here = _current.get()
         if not isinstance(here.namespace, Unset) and is_of_pool():
-            _current.set(here._replace(namespace=Inherited(here.namespace)))
+            _current.set(here._replace(namespace=InheritedNamespace(here.namespace)))
 
 
 _namespaces: Final = _Namespaces()
@@ -280,17 +281,18 @@ class options:  # reads as a verb: with options(mode="refresh"): ...
         ... def weekly_report(): ...
     """
 
+    @says_what_is_meant
     def __init__(
         self,
         *,
-        ttl_seconds: Duration = UNSET,
-        mode: Mode = UNSET,
-        sample: int = UNSET,
-        samples: int = UNSET,
-        namespace: str = UNSET,
-        stateful: bool = UNSET,
-        tags: Mapping[str, str] = UNSET,
-        depends_on: str | Iterable[str] = UNSET,
+        ttl_seconds: Duration = INHERITED,
+        mode: Mode = INHERITED,
+        sample: int = INHERITED,
+        samples: int = INHERITED,
+        namespace: str = INHERITED,
+        stateful: bool = INHERITED,
+        tags: Mapping[str, str] = INHERITED,
+        depends_on: str | Iterable[str] = INHERITED,
     ) -> None:
         changes: dict[str, Any] = {}
         if not isinstance(ttl_seconds, Unset):

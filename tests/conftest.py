@@ -62,7 +62,6 @@ def _plain_environment() -> Iterator[None]:
     of its terminal, or on whether coverage is measured in the processes that it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() & {
-            "LLM_CACHE_MEM",
             "LLM_CACHE_MEM_URL",
             "LLM_CACHE_MEM_MODE",
             "LLM_CACHE_MEM_KEY",

@@ -7,19 +7,19 @@ from datetime import timedelta
 
 import pytest
 
-from llm_cache_mem.options import UNSET, check_mode, current, options, to_seconds
+from llm_cache_mem.options import INHERITED, check_mode, current, options, to_seconds
 
 
 def test_outside_of_any_options_everything_is_left_to_the_cache():
-    assert current()[:4] == (UNSET, UNSET, 0, UNSET)
+    assert current()[:4] == (INHERITED, INHERITED, 0, INHERITED)
 
 
 def test_inner_options_add_to_the_outer_ones_and_end_with_their_block():
     with options(ttl_seconds=60, namespace="acme"):
         with options(ttl_seconds=None, mode="refresh", sample=2):
             assert current()[:4] == (None, "refresh", 2, "acme")
-        assert current()[:4] == (60.0, UNSET, 0, "acme")
-    assert current().ttl_seconds is UNSET
+        assert current()[:4] == (60.0, INHERITED, 0, "acme")
+    assert current().ttl_seconds is INHERITED
 
 
 def test_one_options_object_can_be_entered_again_inside_itself():
@@ -139,7 +139,7 @@ def test_options_decorate_functions_and_coroutine_functions():
     assert plain("a", loud=True) == ("a", True, "acme", 3600.0)
     with options(namespace="outer"):
         assert asyncio.run(coroutine()) == (2, "outer")
-    assert current().namespace is UNSET
+    assert current().namespace is INHERITED
     assert current().sample == 0
 
 

@@ -18,7 +18,7 @@ from langchain_llm_cache_mem.binding import sharing_state
 from langchain_llm_cache_mem.cache import LLMCacheMem
 from llm_cache_mem import LLMCache
 from llm_cache_mem.keys.entities import Entities
-from llm_cache_mem.options import UNSET, Duration
+from llm_cache_mem.options import INHERITED, Duration
 from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.tools.results import skip_reason
 
@@ -33,7 +33,7 @@ def cached_tool(
     tool: T,
     cache: ToolCache | LLMCache | LLMCacheMem,
     *,
-    ttl_seconds: Duration = UNSET,
+    ttl_seconds: Duration = INHERITED,
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),

@@ -28,7 +28,7 @@ from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.dependencies import Dependencies
-from llm_cache_mem.options import UNSET, current
+from llm_cache_mem.options import INHERITED, current
 from llm_cache_mem.tools.results import Results, tool_ttl
 from llm_cache_mem.values.classes import register_package
 
@@ -124,7 +124,7 @@ class NodeCache(BaseCache[Any]):
         """Store the writes of nodes, each for so many seconds."""
         asked = _asked.get()
         for key, (writes, ttl) in pairs.items():
-            with _ttl(UNSET if ttl is None else float(ttl)), self._engine.fail_open:
+            with _ttl(INHERITED if ttl is None else float(ttl)), self._engine.fail_open:
                 self._store(key, writes, asked.get(key))
 
     async def aset(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> None:

@@ -13,7 +13,7 @@ from llama_index_llm_cache_mem.values import decode_block, encode_block
 from llm_cache_mem import LLMCache
 from llm_cache_mem.decorators import arguments
 from llm_cache_mem.keys.entities import Entities
-from llm_cache_mem.options import UNSET, Duration
+from llm_cache_mem.options import INHERITED, Duration
 from llm_cache_mem.tools import ToolCache, wrapping
 from llm_cache_mem.values.classes import register_package
 
@@ -30,7 +30,7 @@ def cached_tool(
     tool: T,
     cache: ToolCache | LLMCache,
     *,
-    ttl_seconds: Duration = UNSET,
+    ttl_seconds: Duration = INHERITED,
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),

@@ -23,9 +23,10 @@ except ModuleNotFoundError as exc:
 
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.cli import bench, change, look, mapping, run, serve, transfer, why
-from llm_cache_mem.cli.arguments import FAILED, URL_VARIABLE, CommandFailed
+from llm_cache_mem.cli.arguments import FAILED, CommandFailed
 from llm_cache_mem.cli.doctor import doctor
 from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem.stores.urls import URL_VARIABLE
 
 __all__ = ["app", "main"]
 

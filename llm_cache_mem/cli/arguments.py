@@ -11,12 +11,12 @@ import typer
 from llm_cache_mem._util import strict_json
 from llm_cache_mem._util.durations import parse_duration
 from llm_cache_mem.errors import LLMCacheError
+from llm_cache_mem.stores.urls import URL_VARIABLE
 
 __all__ = [
     "DEFAULT_STORE",
     "FAILED",
     "MISUSED",
-    "URL_VARIABLE",
     "AsJson",
     "BadInput",
     "CommandFailed",
@@ -40,7 +40,6 @@ FAILED = 1
 """The exit status where something was not found or did not work."""
 MISUSED = 2
 """The exit status of a wrong command line."""
-URL_VARIABLE = "LLM_CACHE_MEM_URL"
 DEFAULT_STORE = "sqlite://./.llm_cache_mem.db"
 """Of the commands that make calls."""
 

@@ -27,8 +27,7 @@ from llm_cache_mem.cli.output import print_json
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.evaluation import MapResult
-from llm_cache_mem.installation.switch import VARIABLE
-from llm_cache_mem.stores.urls import locate
+from llm_cache_mem.stores.urls import URL_VARIABLE, locate
 
 __all__ = ["map_"]
 
@@ -63,7 +62,7 @@ def map_(
         typer.Option(help="Which SDK calls the model. Its own variables name key and server."),
     ],
     backend: Annotated[
-        str, typer.Option(metavar="URL", envvar=VARIABLE, help="The store: a URL or a path.")
+        str, typer.Option(metavar="URL", envvar=URL_VARIABLE, help="The store: a URL or a path.")
     ] = DEFAULT_STORE,
     namespace: Annotated[
         str, typer.Option(metavar="NAME", callback=in_utf8, help="The namespace of the answers.")

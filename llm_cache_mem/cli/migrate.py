@@ -10,7 +10,6 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.cli.arguments import (
     FAILED,
     MISUSED,
-    URL_VARIABLE,
     BadInput,
     CommandFailed,
     parse_json,
@@ -19,6 +18,7 @@ from llm_cache_mem.cli.arguments import (
 from llm_cache_mem.cli.output import count_of, progress, report
 from llm_cache_mem.cli.store import open_for_changes
 from llm_cache_mem.migration.sources import SOURCES, Form, Moved, move
+from llm_cache_mem.stores.urls import URL_VARIABLE
 
 __all__ = ["KINDS", "bring"]
 

@@ -18,9 +18,8 @@ from llm_cache_mem.cli.arguments import DEFAULT_STORE, FAILED, MISUSED, CommandF
 from llm_cache_mem.cli.run_gateway import gateway
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.installation.child import Savings, environment_for, savings_in
-from llm_cache_mem.installation.switch import VARIABLE
 from llm_cache_mem.options import check_mode
-from llm_cache_mem.stores.urls import locate
+from llm_cache_mem.stores.urls import URL_VARIABLE, locate
 
 __all__ = ["run"]
 
@@ -37,7 +36,7 @@ def run(
         str | None,
         typer.Option(
             metavar="URL",
-            envvar=VARIABLE,
+            envvar=URL_VARIABLE,
             help=f"The store: a URL or a path. Default: {DEFAULT_STORE.removeprefix('sqlite://')}",
         ),
     ] = None,

@@ -99,17 +99,23 @@ def why(
     url = url_of(url)
     asked, digest = _read(file, kind or "", ignore)
     same: list[str] = []
+    total = 0
 
     def requests(entries: Iterator[Found]) -> Iterator[StoredRequest]:
+        nonlocal total
         for found in entries:
+            total += 1
             if found.parts.digest in digests:
                 same.append(found.key)
             request = found.entry.request
             yield StoredRequest(found.key, found.parts.kind, found.parts.sample or 0, request)
 
-    with reading(url, Selection(namespace, kind)) as (reader, entries):
+    selection = Selection(namespace, kind)
+    with reading(url, selection) as (reader, entries):
         digests = {digest, *(hide(digest) for hide in getattr(reader.envelope, "digests", ()))}
         found = explain(asked, requests(entries))
+    if kind is not None and not total:
+        raise CommandFailed(f"there are no entries of kind {kind!r} in {_where(selection)}")
     if same:
         found = found._replace(key=same[0], nearest=same[0], differences=(), state="stored")
     told = tuple(_told(found, asked))
@@ -203,17 +209,22 @@ def _requests_in_store(url: str, selection: Selection) -> dict[str, list[Any]]:
             total += 1
             if one.entry.request is not None:
                 found.setdefault(one.parts.kind, []).append(parse_json(one.entry.request))
-    if not found:
-        where = (
-            f"namespace {selection.namespace!r}"
-            if selection.namespace
-            else "the default namespace (--namespace names another)"
-        )
+    if selection.kind is not None and not total:
         raise CommandFailed(
-            f"none of {count_of(total)} of {where} has its request: LLMCache(keep_requests=True)"
-            " stores requests"
+            f"there are no entries of kind {selection.kind!r} in {_where(selection)}"
+        )
+    if not found:
+        raise CommandFailed(
+            f"none of {count_of(total)} of {_where(selection)} has its request:"
+            " LLMCache(keep_requests=True) stores requests"
         )
     return found
+
+
+def _where(selection: Selection) -> str:
+    if selection.namespace:
+        return f"namespace {selection.namespace!r}"
+    return "the default namespace (--namespace names another)"
 
 
 def _read(file: str, kind: str, ignore: list[str] | None) -> tuple[StoredRequest, str]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.engine.engine import Engine
-from llm_cache_mem.engine.recipe import Config, Recipe
+from llm_cache_mem.engine.recipe import DEFAULT_MAX_SIZE, Config, Recipe
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.keys.request import Keyer
-from llm_cache_mem.options import Unset, check_mode, to_seconds
+from llm_cache_mem.options import check_mode, to_seconds
 from llm_cache_mem.responses import admission
 from llm_cache_mem.stores import StoreSettings, open_store
 from llm_cache_mem.stores.base import keeps_recordings
@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # only caches that store requests redact
     from llm_cache_mem.diagnostics.redaction import Redaction
 
 __all__ = ["OpenEngine", "open_engine"]
-
-_DEFAULT_MAX_SIZE = 256
 
 
 class OpenEngine(NamedTuple):
@@ -39,11 +37,7 @@ def open_engine(config: Config, encryption_key: Keys | None) -> OpenEngine:
     """The engine for *config*. Raises what LLMCache raises."""
     verification = _check(config)
     settings, keyer = _settings(config), _keyer(config)
-    size = (
-        _DEFAULT_MAX_SIZE
-        if isinstance(config.max_size, Unset)
-        else _bound(config.max_size, "max_size")
-    )
+    size = _bound(config.max_size, "max_size")
     opened = open_store(  # when all else has been found right: it makes files
         config.backend,
         StoreSettings(
@@ -155,9 +149,7 @@ def _keyer(config: Config) -> Keyer:
 
 def _check_store(config: Config, opened: Opened, encryption_key: Keys | None) -> None:
     """Check the arguments that do not go with every store."""
-    if not opened.bounded and (
-        config.max_bytes is not None or not isinstance(config.max_size, Unset)
-    ):
+    if not opened.bounded and (config.max_bytes is not None or config.max_size != DEFAULT_MAX_SIZE):
         raise ValueError(
             f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own"
             " memory settings, a store that is handed in to the bounds that it was made with,"

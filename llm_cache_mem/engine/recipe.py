@@ -5,16 +5,19 @@ is pickled takes them along as its own settings.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from llm_cache_mem.options import UNSET, Duration, Mode, current, lost_namespace
+from llm_cache_mem.options import INHERITED, Duration, Mode, current, lost_namespace
 from llm_cache_mem.stores import Backend
 from llm_cache_mem.values.encryption import KEY_VARIABLE, named_key
 
 if TYPE_CHECKING:  # only caches that store requests redact
     from llm_cache_mem.diagnostics.redaction import Rule
 
-__all__ = ["Config", "Recipe"]
+__all__ = ["DEFAULT_MAX_SIZE", "Config", "Recipe"]
+
+DEFAULT_MAX_SIZE: Final = 256
+"""Most entries of a cache that is not told; stores that bound themselves take no other."""
 
 
 class Config(NamedTuple):
@@ -95,5 +98,5 @@ class Recipe(NamedTuple):
             return self.config._replace(require_namespace=True)
         asked = current()._asdict()
         names = ("ttl_seconds", "mode", "namespace")
-        given = {name: asked[name] for name in names if asked[name] is not UNSET}
+        given = {name: asked[name] for name in names if asked[name] is not INHERITED}
         return self.config._replace(**given)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llm_cache_mem.accounting.pricing import Pricer
-from llm_cache_mem.options import UNSET, Mode, current
+from llm_cache_mem.options import INHERITED, Mode, current
 from llm_cache_mem.values.entry import Entry
 
 if TYPE_CHECKING:  # only caches that store requests redact
@@ -38,13 +38,13 @@ class Settings(NamedTuple):
     def current_mode(self) -> Mode:
         """The mode of calls in this context."""
         asked: Any = current().mode
-        mode: Mode = self.mode if asked is UNSET else asked
+        mode: Mode = self.mode if asked is INHERITED else asked
         return mode
 
     def current_ttl(self) -> float | None:
         """The ttl of calls in this context, in seconds; None for no limit."""
         asked: Any = current().ttl_seconds
-        ttl: float | None = self.ttl_seconds if asked is UNSET else asked
+        ttl: float | None = self.ttl_seconds if asked is INHERITED else asked
         return ttl if self.ttl_fn is None else self.ttl_fn(ttl)
 
     def is_fresh(self, entry: Entry, now: float) -> bool:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem.cache import LLMCache, is_twin
+from llm_cache_mem.stores.urls import URL_VARIABLE
 
 if TYPE_CHECKING:  # loaded by the first install: a process that has none waits for nothing
     from llm_cache_mem.installation.active import Installation
 
-__all__ = ["VARIABLE", "Place", "install", "installed", "put", "take_off", "uninstall"]
+__all__ = ["Place", "install", "installed", "put", "take_off", "uninstall"]
 
 _log = logging.getLogger(__name__)
-
-VARIABLE: Final = "LLM_CACHE_MEM"
-"""The environment variable that names the cache of ``install()`` without one: a URL or a path."""
 
 Cache = LLMCache | str | os.PathLike[str]
 Place = Literal["run", "install", "with", "test"]
@@ -73,7 +71,7 @@ def install(
 
     Args:
         cache: An LLMCache, or a URL or path to open one from. By default, what the environment
-            variable LLM_CACHE_MEM names, else a cache in memory.
+            variable LLM_CACHE_MEM_URL names, else a cache in memory.
         hosts: Servers of your own that speak a provider's protocol, such as "llm.internal:8000" or
             "*.example.com".
         mocks: Whether to answer requests that a test has mocked, too (respx, pytest-httpx,
@@ -185,7 +183,7 @@ def take_off(installation: "Installation") -> None:
 
 def _url(cache: str | os.PathLike[str] | None) -> str:
     if cache is None:
-        return os.environ.get(VARIABLE) or "memory"
+        return os.environ.get(URL_VARIABLE) or "memory"
     if not isinstance(cache, str | os.PathLike):
         raise TypeError(f"install takes an LLMCache, a URL or a path, not {type(cache).__name__}")
     return os.fspath(cache)
@@ -194,7 +192,7 @@ def _url(cache: str | os.PathLike[str] | None) -> str:
 def _is_same(installation: "Installation", cache: Cache | None) -> bool:
     """Whether to install *cache* would change nothing: the same object, the same URL, or a cache
     made again with the same settings on the same store."""
-    if cache is None and not os.environ.get(VARIABLE):
+    if cache is None and not os.environ.get(URL_VARIABLE):
         return True
     if isinstance(cache, LLMCache):
         return cache is installation.cache or is_twin(cache, installation.cache)

@@ -8,7 +8,13 @@ from llm_cache_mem.errors import NamespaceMissing, RequestNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.keys.functions import ignoring, masking
-from llm_cache_mem.options import NOTHING_ASKED, UNSET, Inherited, check_namespace, current
+from llm_cache_mem.options import (
+    INHERITED,
+    NOTHING_ASKED,
+    InheritedNamespace,
+    check_namespace,
+    current,
+)
 
 __all__ = ["FUNCTION", "SCOPE", "Keyer", "Request", "View", "parameter_names"]
 
@@ -128,7 +134,7 @@ class Keyer:
 
     def _current_namespace(self) -> str:
         asked: Any = current().namespace
-        ours = asked is UNSET or (self.travelled and isinstance(asked, Inherited))
+        ours = asked is INHERITED or (self.travelled and isinstance(asked, InheritedNamespace))
         return self._namespace if ours else asked
 
     def stored_digests(self, digest: str) -> list[str]:
@@ -228,7 +234,7 @@ class Keyer:
         no sample left.
         """
         asked, namespace = current(), self._current_namespace()
-        if self._require_namespace and (not namespace or isinstance(namespace, Inherited)):
+        if self._require_namespace and (not namespace or isinstance(namespace, InheritedNamespace)):
             raise NamespaceMissing
         model = params.get("model")
         named = model if isinstance(model, str) else None

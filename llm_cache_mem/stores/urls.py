@@ -6,15 +6,19 @@ a Store object to LLMCache.
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llm_cache_mem.stores.base import Store, StoreSettings, name_of
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.values.entry import PLAIN
 
-__all__ = ["SCHEMES", "Backend", "Opened", "Scheme", "locate", "open_store"]
+__all__ = ["SCHEMES", "URL_VARIABLE", "Backend", "Opened", "Scheme", "locate", "open_store"]
 
 Backend = str | os.PathLike[str] | Store
+
+URL_VARIABLE: Final = "LLM_CACHE_MEM_URL"
+"""The environment variable that names the store of commands, and of ``install()`` without a cache:
+a URL or a path."""
 
 _POLICIES = ("lru", "sieve")
 _TIERED = "tiered:"

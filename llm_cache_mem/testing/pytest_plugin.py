@@ -168,6 +168,11 @@ def _check(arguments: dict[str, Any], where: str) -> None:
         raise pytest.UsageError(
             f"{where}: mode must be one of {', '.join(MODES)}, not {arguments['mode']!r}"
         )
+    path = arguments.get("path")
+    if not isinstance(path, str | os.PathLike | None):
+        raise pytest.UsageError(
+            f"{where}: path must be a path such as 'shared.jsonl', not {type(path).__name__}"
+        )
 
 
 # -- Watching the run

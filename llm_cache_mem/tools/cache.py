@@ -10,7 +10,7 @@ from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.generations import generation_of_tool
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.entities import Changed, Entities
-from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
+from llm_cache_mem.options import INHERITED, Duration, Unset, to_seconds
 from llm_cache_mem.tools.calls import Calls, with_ttl_of
 from llm_cache_mem.tools.counters import ToolCacheStats
 from llm_cache_mem.tools.functions import ToolFunction, cached_rule
@@ -65,7 +65,7 @@ class ToolCache(Calls):
         self._defaults: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {}
         self._versions: dict[str, str] = {}  # of tools whose metadata names one
         for name in tools:
-            self.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
+            self.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else INHERITED)
 
     @property
     def cache(self) -> LLMCache:
@@ -78,7 +78,7 @@ class ToolCache(Calls):
         self,
         tool: str,
         *,
-        ttl_seconds: Duration = UNSET,
+        ttl_seconds: Duration = INHERITED,
         version: str = "",
         ignore: Iterable[str] = (),
         redact: Iterable[str] = (),
@@ -152,7 +152,7 @@ class ToolCache(Calls):
         args: Mapping[str, Any] | str,
         compute: Callable[..., T],
         *,
-        ttl_seconds: Duration = UNSET,
+        ttl_seconds: Duration = INHERITED,
     ) -> T:
         """The stored result of *tool* for *args*, or that of ``compute(**args)``, which is then
         stored.
@@ -179,7 +179,7 @@ class ToolCache(Calls):
         args: Mapping[str, Any] | str,
         compute: Callable[..., Awaitable[T]],
         *,
-        ttl_seconds: Duration = UNSET,
+        ttl_seconds: Duration = INHERITED,
     ) -> T:
         """``get_or_call`` for a coroutine function."""
         named = _named(args)
@@ -198,7 +198,7 @@ class ToolCache(Calls):
         /,
         *,
         name: str | None = None,
-        ttl_seconds: Duration = UNSET,
+        ttl_seconds: Duration = INHERITED,
         version: str = "",
         ignore: Iterable[str] = (),
         redact: Iterable[str] = (),

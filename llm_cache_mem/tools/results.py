@@ -11,7 +11,7 @@ from llm_cache_mem.engine.generations import KIND, generation_of_tool
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.keys.request import Request
-from llm_cache_mem.options import UNSET, Unset, current
+from llm_cache_mem.options import INHERITED, Unset, current
 from llm_cache_mem.tools.counters import ToolCacheStats, ToolLedger, label
 from llm_cache_mem.tools.rules import Rule
 
@@ -26,7 +26,9 @@ on. Each is read in its own form only."""
 KINDS = frozenset((*FORMS, KIND))
 """The kinds of all entries that tools have in a store."""
 
-tool_ttl: "ContextVar[float | Unset | None]" = ContextVar("llm_cache_mem_tool_ttl", default=UNSET)
+tool_ttl: "ContextVar[float | Unset | None]" = ContextVar(
+    "llm_cache_mem_tool_ttl", default=INHERITED
+)
 """How long results of the tool being called live. Every call sets it: a tool that calls others does
 not pass it on."""
 

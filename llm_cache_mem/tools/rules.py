@@ -7,7 +7,7 @@ from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
 from llm_cache_mem.keys.entities import Changed, namer_of
 from llm_cache_mem.keys.request import parameter_names
-from llm_cache_mem.options import UNSET, Duration, Unset, to_seconds
+from llm_cache_mem.options import INHERITED, Duration, Unset, to_seconds
 
 __all__ = ["HINTS", "Rule", "make_rule", "may_be_cached", "rule_for"]
 
@@ -24,7 +24,7 @@ class Rule(NamedTuple):
     """How one tool is cached or, if it *writes*, what it changes. Made by ToolCache.allow, .writes
     and the decorators."""
 
-    ttl_seconds: float | Unset | None = UNSET
+    ttl_seconds: float | Unset | None = INHERITED
     version: str = ""
     # the part of a decorated function in its requests
     identity: Callable[[], Mapping[str, Any]] | None = None
@@ -55,7 +55,7 @@ class Rule(NamedTuple):
 
 def make_rule(
     *,
-    ttl_seconds: Duration = UNSET,
+    ttl_seconds: Duration = INHERITED,
     version: str = "",
     ignore: Iterable[str] = (),
     redact: Iterable[str] = (),

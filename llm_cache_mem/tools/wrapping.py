@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.options import UNSET, Duration
+from llm_cache_mem.options import INHERITED, Duration
 from llm_cache_mem.tools.cache import ToolCache
 
 __all__ = ["allow_if_given", "cached_class", "tool_cache"]
@@ -23,7 +23,7 @@ def tool_cache(
     if isinstance(tools, str):
         raise TypeError("tools must be a collection of names, or a mapping from names to seconds")
     for name in tools:
-        cache.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else UNSET)
+        cache.allow(name, ttl_seconds=tools[name] if isinstance(tools, Mapping) else INHERITED)
     return cache
 
 

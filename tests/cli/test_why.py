@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import run
+from cli_helpers import fails, run
 
 from llm_cache_mem import LLMCache
 
@@ -99,6 +99,12 @@ def test_only_the_namespace_that_is_named_is_looked_at(tmp_path: Path) -> None:
     LLMCache(backend=path, namespace="acme").put([{"role": "user", "content": "CANARY"}], "answer")
     assert why(path, asked=REQUEST) == "nothing is stored in this namespace yet\n"
     assert "CANARY" in why(path, "--namespace", "acme", asked=REQUEST)
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["--all"]], ids=str)
+def test_a_kind_of_which_there_are_no_entries_is_named(store: str, arguments: list[str]) -> None:
+    said = fails("why", store, *arguments, "--kind", "stream", stdin=json.dumps(REQUEST))
+    assert "there are no entries of kind 'stream' in the default namespace" in said
 
 
 @pytest.mark.parametrize("asked", ["[]", '{"model": "m"}', "{", '{"messages": NaN}'])

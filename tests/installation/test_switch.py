@@ -92,11 +92,11 @@ def test_a_cell_that_runs_again_makes_its_cache_again(tmp_path: Path) -> None:
 def test_install_opens_the_cache_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LLM_CACHE_MEM", str(tmp_path / "named.db"))
+    monkeypatch.setenv("LLM_CACHE_MEM_URL", str(tmp_path / "named.db"))
     assert "named.db" in repr(install())
     assert install() is install()
     uninstall()
-    monkeypatch.delenv("LLM_CACHE_MEM")
+    monkeypatch.delenv("LLM_CACHE_MEM_URL")
     assert "'memory'" in repr(install())
 
 
@@ -242,7 +242,7 @@ def test_spawned_and_forked_workers_stay_installed(tmp_path: Path, server: Provi
     )
     done = subprocess.run(
         [sys.executable, str(program)],
-        env={**os.environ, "LLM_CACHE_MEM": str(tmp_path / "c.db")},
+        env={**os.environ, "LLM_CACHE_MEM_URL": str(tmp_path / "c.db")},
         capture_output=True,
         text=True,
         timeout=120,

@@ -117,4 +117,4 @@ def test_a_test_without_the_fixture_is_left_alone(suite: pytest.Pytester, server
     run(suite, "--llm-cache=replay").assert_outcomes(passed=1)
     assert server.calls == 1
     assert not Path(suite.path / "llm_cache").exists()
-    assert os.environ.get("LLM_CACHE_MEM") is None
+    assert os.environ.get("LLM_CACHE_MEM_URL") is None

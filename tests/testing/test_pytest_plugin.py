@@ -230,6 +230,7 @@ def test_ci_overrides_a_marker_that_records(suite: Suite) -> None:
         ("'off'", "takes names"),
         ("modus='off'", "knows no modus"),
         ("mode='offline'", "must be one of on, off, refresh, replay"),
+        ("path=3", "path must be a path such as 'shared.jsonl', not int"),
     ],
 )
 def test_invalid_marker_is_a_usage_error(suite: Suite, marker: str, said: str) -> None:
