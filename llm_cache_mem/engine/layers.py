@@ -15,17 +15,27 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Literal
+from weakref import WeakSet
 
 from llm_cache_mem._util.fork import reset_after_fork
+from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["Above", "Layers", "Outcome", "call_above"]
+__all__ = ["Above", "Layers", "Outcome", "RequestSeen", "call_above"]
 
 Outcome = Literal["hit", "coalesced", "miss", "skipped"]
 
 _MOST: Final = 1024
 """How many calls may wait to be settled; the oldest have failed."""
+
+
+class RequestSeen(LLMCacheError):
+    """Ends a call of which only the *request* is wanted; None: the HTTP layer does not cache it."""
+
+    def __init__(self, request: Request | None) -> None:
+        super().__init__("only the request was wanted")
+        self.request = request
 
 
 class Above:
@@ -87,6 +97,7 @@ class Above:
 
 
 _in_hand: "ContextVar[tuple[Layers, ...]]" = ContextVar("llm_cache_mem.layers", default=())
+_only_seen: "ContextVar[Layers | None]" = ContextVar("llm_cache_mem.only_seen", default=None)
 _above: "ContextVar[Above | None]" = ContextVar("llm_cache_mem.above", default=None)
 
 
@@ -108,6 +119,8 @@ class Layers:
         """Whether an HTTP layer on this engine is under every call of the process."""
         self.above_answers = False
         """Whether that leaves the calls of layers above to them."""
+        self.clients: WeakSet[Any] = WeakSet()
+        """The clients of SDKs all of whose calls an HTTP layer on this engine sees."""
         self._waiting: dict[str, list[Above]] = {}
         self._below: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -128,6 +141,21 @@ class Layers:
             yield
         finally:
             _in_hand.reset(token)
+
+    @contextmanager
+    def only_seen(self) -> Iterator[None]:
+        """End each call of this block with RequestSeen, before it is looked up or sent. Only for
+        calls of *clients*: others would be sent."""
+        token = _only_seen.set(self)
+        try:
+            yield
+        finally:
+            _only_seen.reset(token)
+
+    @property
+    def sees_only(self) -> bool:
+        """Whether only the request of the call is wanted."""
+        return _only_seen.get() is self
 
     def after_lookup(
         self, request: Request, missed: Iterable[Callable[[], None]], *, zero_usage: bool

@@ -12,6 +12,7 @@ from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
+from llm_cache_mem.evaluation.live import HttpCalls, MethodCalls
 from llm_cache_mem.evaluation.patience import Patience
 from llm_cache_mem.evaluation.providers import Job, Provider, provider_of
 from llm_cache_mem.evaluation.reading import read_request
@@ -52,9 +53,12 @@ def batch_requests(
         raise ValueError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
     if on_unknown not in ("wait", "resubmit"):
         raise ValueError(f"on_unknown must be 'wait' or 'resubmit', not {on_unknown!r}")
+    provider = provider_of(client)
+    through_http = client in engine.layers.clients
     run = BatchRun(
         engine,
-        provider_of(client),
+        provider,
+        HttpCalls(engine, provider) if through_http else MethodCalls(engine, provider),
         on_error=on_error,
         on_unknown=on_unknown,
         poll_seconds=to_seconds(poll_seconds, "poll_seconds") or 60.0,
@@ -70,6 +74,7 @@ class BatchRun:
         self,
         engine: Engine,
         provider: Provider,
+        calls: MethodCalls,
         *,
         on_error: OnError,
         on_unknown: OnUnknown,
@@ -78,6 +83,7 @@ class BatchRun:
     ) -> None:
         self._engine = engine
         self._provider = provider
+        self._calls = calls
         self._on_error = on_error
         self._on_unknown = on_unknown
         self._poll_seconds = poll_seconds
@@ -118,7 +124,9 @@ class BatchRun:
         missing = list(asked.values())
         for start in range(0, len(missing), CHUNK):
             part = missing[start : start + CHUNK]
-            for request, hit in zip(part, self._engine.reader.lookup_many(part), strict=True):
+            for request, hit in zip(
+                part, self._engine.reader.lookup_many(part, self._calls.decode), strict=True
+            ):
                 if hit is None:
                     self._requests[request.key] = request
                 else:
@@ -130,10 +138,11 @@ class BatchRun:
             raise ValueError(f"a request in a batch has no {min(wrong)} of its own")
         if self._engine.is_off:
             raise ValueError('the cache is off here (mode="off"), and a batch goes through it')
-        request = self._engine.request_of(self._provider.live, messages, params)
+        request = self._calls.request(messages, params)
         if request is None:
             raise RequestNotCacheable("request", "it has no key by which to find its answer")
-        return request._replace(params=params)  # all that is sent, routing hints too
+        # all that is sent, routing hints too
+        return request._replace(messages=messages, params=params)
 
     def _attach(self) -> None:
         """Open the batches under way that hold some of the requests."""
@@ -210,7 +219,7 @@ class BatchRun:
         """The answer for a request that equals an earlier one: a copy, where it is stored."""
         first = self._found[key]
         request = self._requests.get(key)
-        hit = None if request is None else self._engine.reader.lookup(request)
+        hit = None if request is None else self._engine.reader.lookup(request, self._calls.decode)
         return _Result(first.value if hit is None else hit.value, hit=True)
 
     def _poll(self, wanted: str) -> None:
@@ -270,7 +279,7 @@ class BatchRun:
         """The requests of *intent* that are ours and still without an answer."""
         missing = []
         for request in (self._requests[key] for key in intent.keys if key in self._requests):
-            stored = self._engine.recheck(request)
+            stored = self._engine.recheck(request, self._calls.decode)
             if stored is None:
                 missing.append(request)
             else:
@@ -312,11 +321,12 @@ class BatchRun:
         engine, needs = self._engine, request.depends_on
         if needs is not None:
             needs.mark = intent.generation
-        stored = engine.recheck(request)
+        stored = engine.recheck(request, self._calls.decode)
         if stored is not None:  # by a process that was killed before it was through
             self._found[key] = _Result(stored.value, hit=True)
             return True
-        entry = engine.writer.store(request, answer, response=answer, price_rate=PRICE_RATE)
+        value = self._calls.encode(answer)
+        entry = engine.writer.store(request, value, response=answer, price_rate=PRICE_RATE)
         usd = engine.writer.usd_of(request.model, answer, price_rate=PRICE_RATE)
         self._found[key] = _Result(answer, hit=False, usd=usd)
         if entry is not None or engine.settings.admit(answer) is not None:
@@ -324,7 +334,7 @@ class BatchRun:
         if needs is not None:  # a put would begin in the generations of today
             return True
         put = engine.writer.put
-        return self._patience.insist(lambda: put(request, answer), Event()) is not None
+        return self._patience.insist(lambda: put(request, value), Event()) is not None
 
 
 def _body_of(request: Request) -> dict[str, Any]:

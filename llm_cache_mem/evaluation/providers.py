@@ -46,6 +46,10 @@ class Provider(Protocol):
     """The method that makes the same call at once, under whose key its answer is stored."""
     most_bytes: int
 
+    def read(self, body: dict[str, Any]) -> Any:
+        """The answer with this *body*, as an object of the SDK."""
+        ...
+
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
         """*jobs* in as many parts as the limits of a batch demand, sizes apart."""
         ...
@@ -96,6 +100,11 @@ class _OpenAI:
         self._client = client
         self.live = client.chat.completions.create
 
+    def read(self, body: dict[str, Any]) -> Any:
+        from openai.types.chat import ChatCompletion
+
+        return ChatCompletion.construct(**body)
+
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
         by_model: dict[Any, list[Job]] = {}  # a batch is for one model
         for job in jobs:
@@ -132,8 +141,6 @@ class _OpenAI:
         return status in ("completed", "failed", "expired", "cancelled")
 
     def results(self, batch: str) -> Iterator[Row]:
-        from openai.types.chat import ChatCompletion
-
         found = self._client.batches.retrieve(batch)
         for file in filter(None, (found.output_file_id, found.error_file_id)):
             for line in self._client.files.content(file).content.split(b"\n"):
@@ -143,7 +150,7 @@ class _OpenAI:
                 response = row.get("response") or {}
                 body = response.get("body") or {}
                 if response.get("status_code") == 200:
-                    yield Row(row["custom_id"], ChatCompletion.construct(**body))
+                    yield Row(row["custom_id"], self.read(body))
                 else:
                     error = row.get("error") or body.get("error") or {}
                     reason = error.get("code") or error.get("type")
@@ -168,6 +175,11 @@ class _Anthropic:
         self._client = client
         self._batches = client.messages.batches
         self.live = client.messages.create
+
+    def read(self, body: dict[str, Any]) -> Any:
+        from anthropic.types import Message
+
+        return Message.construct(**body)
 
     def groups(self, jobs: Iterable[Job]) -> Iterable[Sequence[Job]]:
         return _parts(list(jobs), self._most)

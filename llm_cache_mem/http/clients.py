@@ -50,7 +50,9 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
     inner = getattr(client, "_client", None)
     if _is_http_client(inner) and _copies_with_http_client(client) and not _is_patched(client):
         # asked above
-        return client.copy(http_client=_copy_of(inner, cache, usage))  # type: ignore[attr-defined, no-any-return]
+        copy: Any = client.copy(http_client=_copy_of(inner, cache, usage))  # type: ignore[attr-defined]
+        cache.engine.layers.clients.add(copy)
+        return copy  # type: ignore[no-any-return]
     found = list({id(http): http for http in _http_clients(client)}.values())
     if not found:
         name = f"{type(client).__module__}.{type(client).__qualname__}"
@@ -62,6 +64,7 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
     for http in found:
         _put_under(http, cache, usage)
     _prefer_httpx(client)
+    cache.engine.layers.clients.add(client)
     return client
 
 

@@ -9,7 +9,7 @@ from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.engine.async_broadcast import AsyncBroadcast
 from llm_cache_mem.engine.broadcast import Broadcast
 from llm_cache_mem.engine.flight import Flight, is_nested
-from llm_cache_mem.engine.layers import Above, call_above
+from llm_cache_mem.engine.layers import Above, RequestSeen, call_above
 from llm_cache_mem.engine.reader import Hit
 from llm_cache_mem.engine.streams import AsyncReplay, Replay
 from llm_cache_mem.errors import LLMCacheError
@@ -35,6 +35,8 @@ def drive(core: Core, exchange: Exchange) -> Any:
     Raises what its library raises.
     """
     engine = core.engine
+    if engine.layers.sees_only:
+        return exchange.fail(RequestSeen(_seen(core, exchange)))
     if engine.layers.has_in_hand():
         return exchange.untouched()
     above = call_above(engine.layers)
@@ -63,6 +65,15 @@ def drive(core: Core, exchange: Exchange) -> Any:
         chunks = core.chunks(above, hit, "hit", request)
         return exchange.respond(hit_head(hit, "hit"), Replay(chunks))
     return _share(core, exchange, wire, request, above)
+
+
+def _seen(core: Core, exchange: Exchange) -> Request | None:
+    """The request, if it can be cached."""
+    try:
+        found = core.cacheable(exchange.wire())
+    except LLMCacheError:
+        return None
+    return found if isinstance(found, Request) else None
 
 
 def _share(

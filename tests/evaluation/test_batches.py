@@ -8,10 +8,11 @@ import pytest
 from batch_server import CREATED, BatchServer, batch_server
 from conftest import Clock
 
-from llm_cache_mem import LLMCache, options
+from llm_cache_mem import LLMCache, installed, options
 from llm_cache_mem.errors import BatchFailed, StoreError
 from llm_cache_mem.evaluation import MapResult
 from llm_cache_mem.evaluation.intents import Intent, Intents
+from llm_cache_mem.http import cache_client
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
@@ -367,3 +368,50 @@ def test_wrong_clients_and_bounded_caches_are_refused(opened: Callable[[], LLMCa
     for wrong in ({"on_unknown": "x"}, {"on_error": "x"}, {"poll_seconds": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             opened().batch(client, [], **wrong)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def behind(side: Side) -> Callable[[LLMCache], Any]:
+    """A live call of a client behind the HTTP layer of a cache; and that client."""
+
+    def made(cache: LLMCache) -> tuple[Any, Callable[[str], Any]]:
+        client = cache_client(side.client, cache)
+        plain = client.chat.completions if side.name == "openai" else client.messages
+        return client, lambda text: plain.create(**request(text))
+
+    return made
+
+
+def test_a_batch_of_a_cached_client_answers_its_live_calls(
+    server: BatchServer, side: Side, opened: Callable[[], LLMCache], behind: Any
+) -> None:
+    with opened() as cache:
+        client, live = behind(cache)
+        wanted = [request("a"), request("b"), request("a")]
+        results = list(cache.batch(client, wanted, poll_seconds=0.01))
+        assert side.texts(results) == ["A", "B", "A"]
+        assert [result.hit for result in results] == [False, False, True]
+        assert cache.stats().stored == 2
+        said = live("a")
+        assert side.texts([MapResult(said, True, 0.0, 0.0, None, 0)]) == ["A"]
+        assert type(said) is type(results[0].value)
+        with installed(cache):
+            side.create(**request("b"))
+    assert (server.live, server.bought) == ([], ["a", "b"])
+
+
+def test_a_batch_of_a_cached_client_buys_no_answer_of_its_live_calls(
+    server: BatchServer, side: Side, opened: Callable[[], LLMCache], behind: Any
+) -> None:
+    with opened() as cache:
+        client, live = behind(cache)
+        live("a")
+        stats = cache.stats()
+        results = list(cache.batch(client, [request("a"), request("b")], poll_seconds=0.01))
+        assert side.texts(results) == ["A", "B"]
+        assert [result.hit for result in results] == [True, False]
+        assert (cache.stats().hits, cache.stats().misses) == (stats.hits + 1, stats.misses + 1)
+    with opened() as again:
+        client, _ = behind(again)
+        assert all(result.hit for result in again.batch(client, [request("a"), request("b")]))
+    assert (server.live, server.bought) == (["a"], ["b"])
