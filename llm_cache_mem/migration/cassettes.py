@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +76,11 @@ def _read(interaction: Any) -> Interaction | Skipped:
         status = answered["status"]
         code = status["code"] if isinstance(status, dict) else status
         fields = [pair for pair in _headers(answered.get("headers")) if pair[0] not in _FRAMING]
-        response = httpx.Response(
-            int(code), headers=_plain(fields, answered), content=_body(answered)
-        )
+        fields = _plain(fields, answered)
+        packages = _DECODERS.get(dict(fields).get("content-encoding", ""), ())
+        if packages and not any(map(find_spec, packages)):
+            return Skipped(f"a compressed body that needs {packages[0]}: pip install {packages[0]}")
+        response = httpx.Response(int(code), headers=fields, content=_body(answered))
     except (KeyError, TypeError, ValueError, AttributeError, httpx.InvalidURL):
         return Skipped("an exchange that is not complete")
     except httpx.DecodingError:
@@ -85,6 +88,8 @@ def _read(interaction: Any) -> Interaction | Skipped:
     return Interaction(request, response)
 
 
+_DECODERS = {"br": ("brotli", "brotlicffi"), "zstd": ("zstandard",)}
+"""The packages with which httpx decodes what Python cannot."""
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 
 

@@ -23,8 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.http import CacheTransport, cache_client
-from llm_cache_mem.migration import SOURCES
-from llm_cache_mem.migration.cassettes import records
+from llm_cache_mem.migration import SOURCES, Skipped, cassettes
 from llm_cache_mem.testing.model_server.stand_in import StandInServer
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -125,10 +124,34 @@ def test_a_compressed_body_is_stored_decoded(tmp_path: Path) -> None:
 
     file = tmp_path / "tape.yaml"
     file.write_text(yaml.safe_dump(cassette))
-    (found,) = records(file)
+    (found,) = cassettes.records(str(file))
     cache = LLMCache()
     found.ask(cache, dict)  # type: ignore[union-attr]  # it is no Skipped
     assert cache.stats().stored == 1
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_body_in_brotli_needs_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    monkeypatch.setattr(cassettes, "find_spec", lambda name: installed or None)
+    request = {
+        "method": "POST",
+        "uri": "https://api.openai.com/v1/chat/completions",
+        "headers": {"Content-Type": ["application/json"]},
+        "body": json.dumps(body()),
+    }
+    response = {
+        "status": {"code": 200, "message": "OK"},
+        "headers": {"Content-Type": ["application/json"], "Content-Encoding": ["br"]},
+        "body": {"base64_string": "CwKAe30D"},
+    }
+    file = tmp_path / "tape.json"
+    file.write_text(json.dumps({"interactions": [{"request": request, "response": response}]}))
+    (found,) = cassettes.records(str(file))
+    assert isinstance(found, Skipped) is not installed
+    if not installed:
+        assert str(found) == "a compressed body that needs brotli: pip install brotli"
 
 
 def test_a_cassette_runs_no_code(tmp_path: Path) -> None:
