@@ -12,41 +12,29 @@ from collections.abc import (
     Mapping,
 )
 from contextvars import Context, copy_context
-from hashlib import sha256
-from types import CodeType, MethodType
+from types import MethodType
 from typing import Any, TypeAlias, TypeVar
 
-from llm_cache_mem._util.modules import module_name
 from llm_cache_mem.engine.circumstances import circumstances_of
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.engine.user_requests import aget_or_call, get_or_call
 from llm_cache_mem.errors import RequestNotCacheable
-from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.arguments import exact
+from llm_cache_mem.keys.callables import Identity, arguments, name_of
 from llm_cache_mem.keys.dependencies import Dependencies
 from llm_cache_mem.keys.entities import Entities, namer_of
-from llm_cache_mem.keys.request import FUNCTION, SCOPE, Request, parameter_names
+from llm_cache_mem.keys.request import Request, parameter_names
 from llm_cache_mem.options import INHERITED, check_names, options
 
 __all__ = [
-    "Identity",
-    "arguments",
-    "by_name",
     "cached",
     "decorate",
-    "fingerprint",
     "is_coroutine_function",
-    "name_of",
     "takes_messages",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _Entities: TypeAlias = tuple[Callable[..., list[str]], frozenset[str]]
-
-_POSITIONAL, _KEYWORDS = (
-    "cached.args",
-    "cached.kwargs",
-)  # they hold a dot, so that no parameter of a function can be called the same
 
 
 def takes_messages(fn: Any) -> bool:
@@ -219,60 +207,6 @@ def _async_generator(engine: Engine, fn: Callable[..., Any], calls: "_Calls") ->
     return wrapper
 
 
-class Identity:
-    """Which function is called: its name and code or, instead of the code, *version*; and the plain
-    values outside that it reads."""
-
-    def __init__(self, fn: Callable[..., Any], version: str) -> None:
-        self._itself = [name_of(fn), version] if version else _identity(fn)
-        self._scope = _Scope(fn)
-
-    def params(self) -> dict[str, Any]:
-        """The function's part of a request made now; it may hold objects without a wire
-        form."""
-        params: dict[str, Any] = {FUNCTION: self._itself}
-        scope = self._scope.values()
-        if scope:
-            params[SCOPE] = scope
-        return params
-
-
-def arguments(
-    signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """The arguments of a call by name, defaults applied; None if they do not fit: what is wrong is
-    for the function to say."""
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError:
-        return None
-    bound.apply_defaults()
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        how = signature.parameters[name].kind
-        if how is how.VAR_KEYWORD:
-            # no keyword of **kwargs may be called like anything else in the request
-            free = not any(
-                key in signature.parameters or "." in key or key == "messages" for key in value
-            )
-            named.update(value if free else {_KEYWORDS: value})
-        else:
-            named[_POSITIONAL if how is how.VAR_POSITIONAL else name] = value
-    return named
-
-
-def by_name(signature: Any, named: Mapping[str, Any]) -> dict[str, Any] | None:
-    """``arguments`` of a call that is written as names only, those of positional-only parameters
-    too."""
-    first = [
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is parameter.POSITIONAL_ONLY and name in named
-    ]
-    rest = {name: value for name, value in named.items() if name not in first}
-    return arguments(signature, tuple(named[name] for name in first), rest)
-
-
 class _Calls:
     """Turns arguments into requests: messages are the argument of that name, everything else is
     params."""
@@ -338,133 +272,3 @@ class _Calls:
         return circumstances_of(
             self._fn, {name: named[name] for name in self._ignore if name in named}
         )
-
-
-class _Scope:
-    """The plain values outside a function that it reads: two closures made by one function differ
-    by them.
-
-    Strings and numbers, of the closure and of the module, count as they are at each call, unless
-    the function itself assigns to them. Lists and dicts of the closure count as they were when
-    first seen, so that a function that collects something in one is not another function each time.
-    Functions count as what they do. Other objects, such as a client, do not count.
-    """
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        code = getattr(fn, "__code__", None)
-        cells = getattr(fn, "__closure__", None) or ()
-        read, assigned = _names_in(code) if code is not None else (set(), set())
-        pairs = zip(code.co_freevars, cells, strict=True) if code is not None else ()
-        self._cells = [(name, cell) for name, cell in pairs if name not in assigned]
-        self._globals = getattr(fn, "__globals__", {})
-        self._global_names = sorted(read - assigned)
-        self._first_seen: dict[str, tuple[Any, Any]] = {}
-
-    def values(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name in self._global_names:
-            value = self._globals.get(name, self)
-            if value is None or isinstance(value, (str, int, float)):
-                found[f"global {name}"] = value
-        for name, cell in self._cells:
-            try:
-                value = cell.cell_contents
-            except ValueError:  # not yet assigned
-                continue
-            found[name] = (
-                value
-                if value is None or isinstance(value, (str, int, float))
-                else self._as_first_seen(name, value)
-            )
-        return found
-
-    def _as_first_seen(self, name: str, value: Any) -> Any:
-        seen = self._first_seen.get(name)
-        if seen is None or seen[0] is not value:
-            seen = self._first_seen[name] = (
-                value,
-                _identity(value) if callable(value) else _digest_or_none(value),
-            )
-        return seen[1]
-
-
-def _digest_or_none(value: Any) -> str | None:
-    try:
-        return digest.digest_of(value)
-    except RequestNotCacheable:
-        return None
-
-
-def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
-    """The globals that *code* and the functions in it read, and the names outside of it that they
-    assign to."""
-    import dis
-
-    read, assigned = set(), set()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            read.add(instruction.argval)
-        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") or (
-            instruction.opname in ("STORE_DEREF", "DELETE_DEREF")
-            and instruction.argval in code.co_freevars
-        ):
-            assigned.add(instruction.argval)
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            more_read, more_assigned = _names_in(inner)
-            read |= more_read
-            assigned |= more_assigned
-    return read, assigned
-
-
-def name_of(fn: Any) -> str:
-    """``module:qualname`` of a function, or of the class of what is called like one."""
-    return f"{module_name(fn)}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-
-
-def _identity(fn: Any) -> list[Any]:
-    """What *fn* does, as far as it can be told. Objects in it stay what they are: where they have
-    no wire form, neither has the request."""
-    if isinstance(fn, functools.partial):
-        return ["partial", _identity(fn.func), list(fn.args), dict(fn.keywords)]
-    if isinstance(fn, (staticmethod, classmethod)):
-        return _identity(fn.__func__)
-    if isinstance(fn, MethodType):
-        return [
-            "method",
-            _identity(fn.__func__),
-            name_of(fn.__self__) if isinstance(fn.__self__, type) else fn.__self__,
-        ]
-    code = getattr(fn, "__code__", None)
-    if code is None:
-        return (
-            [name_of(fn)]
-            if hasattr(fn, "__qualname__")
-            else ["object", _identity(type(fn).__call__), fn]
-        )
-    wrapped = getattr(fn, "__wrapped__", None)
-    return [name_of(fn), fingerprint(code), *([_identity(wrapped)] if wrapped is not None else [])]
-
-
-def fingerprint(code: CodeType) -> str:
-    """A digest of what *code* does, the same in every process of one Python version; edits of it,
-    but not of its place, change it."""
-    parts: list[str] = [
-        code.co_code.hex(),
-        code.co_exceptiontable.hex(),
-        *code.co_names,
-        *code.co_varnames,
-        *code.co_freevars,
-    ]
-    parts += [_constant(value) for value in code.co_consts]
-    return sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _constant(value: Any) -> str:
-    if isinstance(value, CodeType):
-        return fingerprint(value)
-    if isinstance(value, tuple):
-        return f"({','.join(map(_constant, value))})"
-    if isinstance(value, frozenset):  # its order depends on the process
-        return f"{{{','.join(sorted(map(_constant, value)))}}}"
-    return f"{type(value).__name__} {value!r}"

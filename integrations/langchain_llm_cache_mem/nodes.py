@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from llm_cache_mem.decorators import Identity
 from llm_cache_mem.keys import digest
+from llm_cache_mem.keys.callables import Identity
 
 __all__ = ["function_mark", "functions_looked_up"]
 

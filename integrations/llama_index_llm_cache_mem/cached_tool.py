@@ -11,7 +11,7 @@ from llama_index.core.tools.types import AsyncBaseTool, BaseTool
 
 from llama_index_llm_cache_mem.values import decode_block, encode_block
 from llm_cache_mem import LLMCache
-from llm_cache_mem.decorators import arguments
+from llm_cache_mem.keys.callables import arguments
 from llm_cache_mem.keys.entities import Entities
 from llm_cache_mem.options import INHERITED, Duration
 from llm_cache_mem.tools import ToolCache, wrapping

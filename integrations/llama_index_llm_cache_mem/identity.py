@@ -21,8 +21,8 @@ from llama_index.core.tools import BaseTool
 
 from llama_index_llm_cache_mem.hugging_face import derived_attributes
 from llm_cache_mem._util.reprs import without_content
-from llm_cache_mem.decorators import fingerprint
 from llm_cache_mem.errors import StatefulRequest
+from llm_cache_mem.keys.callables import fingerprint
 from llm_cache_mem.keys.chat_form import overlaid
 from llm_cache_mem.keys.clients import endpoint_of
 from llm_cache_mem.keys.identity import Identity, Opaque, describe, kind_of

@@ -6,7 +6,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from llm_cache_mem.decorators import Identity, arguments, by_name, is_coroutine_function, name_of
+from llm_cache_mem.decorators import is_coroutine_function
+from llm_cache_mem.keys.callables import Identity, arguments, by_name, name_of
 from llm_cache_mem.tools.calls import Calls
 from llm_cache_mem.tools.rules import Rule, make_rule
 from llm_cache_mem.values.classes import register
