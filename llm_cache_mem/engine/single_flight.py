@@ -45,6 +45,7 @@ class SingleFlight:
             raise ValueError(f"wait_seconds must be 0 or more, not {wait_seconds!r}")
         self._wait_seconds = min(wait_seconds, TIMEOUT_MAX)
         self._table = FlightTable()
+        self.forget = self._table.forget
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
         self.waiting = 0
         """How many callers wait for the calls of others."""
@@ -135,10 +136,6 @@ class SingleFlight:
     def solo(self, key: str) -> Flight:
         """A flight without followers."""
         return self._table.new(key)
-
-    def forget(self, key: str | None = None) -> None:
-        """See ``FlightTable.forget``."""
-        self._table.forget(key)
 
     # -- Waiting
 
