@@ -19,7 +19,7 @@ _SIZE = _GROUPS * _COUNT_BYTES
 class Changes:
     """The counts in the file of *lock*, which holds nothing else.
 
-    A reader finds them in memory. Whoever holds the lock writes them, and by a system call: on a
+    A reader finds them in memory. The holder of the lock writes them, and by a system call: on a
     full disk that fails, where a write to a mapped page would end the process.
     """
 
