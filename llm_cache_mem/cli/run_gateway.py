@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -40,10 +39,10 @@ class RunningGateway(NamedTuple):
 
     def savings(self) -> Savings:
         """What the calls came to so far."""
-        request = urllib.request.Request(
-            f"{self.url}/_cache/api/summary", headers={"x-llm-cache-page": "1"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as response:
+        from urllib.request import Request, urlopen  # with all of ssl: each command would load it
+
+        request = Request(f"{self.url}/_cache/api/summary", headers={"x-llm-cache-page": "1"})
+        with urlopen(request, timeout=10) as response:
             sums: dict[str, Any] = json.load(response)
         return Savings(
             processes=1,

@@ -20,7 +20,12 @@ from llm_cache_mem.stores.sqlite.file import Connection
 from llm_cache_mem.stores.sqlite.pool import Pool
 
 KEYS = 1_000  # more than are kept decoded
-HITS = [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+CROWDS = [
+    (32, 50_000),
+    (64, 50_000),
+    (256, 50_000),
+    pytest.param(256, 1_000_000, marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture
@@ -41,8 +46,7 @@ def waiting(pool: Pool) -> int:
     return len(pool._waiters)
 
 
-@pytest.mark.parametrize("hits", HITS)
-@pytest.mark.parametrize("threads", [32, 64, 256])
+@pytest.mark.parametrize(("threads", "hits"), CROWDS)
 def test_hits_of_many_threads_are_never_lost(path: Path, threads: int, hits: int) -> None:
     with LLMCache(backend=SQLiteStore(path), ttl_seconds=None) as cache:
         for number in range(KEYS):
