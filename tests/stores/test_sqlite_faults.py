@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import random
 import resource
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from stores.processes import in_child
 from llm_cache_mem import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
-from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.sqlite import SQLiteStore, rows
 from llm_cache_mem.stores.sqlite import file as sqlite_file
 from llm_cache_mem.stores.sqlite import layout as sqlite_layout
 
@@ -974,6 +975,28 @@ def test_a_trigger_added_later_is_noticed(
         clock = f"llm_cache_mem.stores.sqlite.{module}.monotonic"
         monkeypatch.setattr(clock, lambda: time.monotonic() + 1)
     assert "did not make" in str(error_of(lambda: store.get("1:f:v:1")))
+
+
+def test_first_entry_of_another_process_is_no_damage(
+    open_store: Callable[..., SQLiteStore],
+) -> None:
+    """It may come between any two statements of a look at the totals of an empty file."""
+    store, other = open_store(), open_store()
+    bounds = rows.Bounds(5, None)
+
+    class Fetched:
+        """Another process writes as soon as a statement has run."""
+
+        def __init__(self, db: Any) -> None:
+            self._db = db
+
+        def execute(self, *args: Any) -> Any:
+            found = self._db.execute(*args).fetchall()
+            other.put("k", entry_of(1))
+            return SimpleNamespace(fetchone=lambda: found[0])
+
+    assert store._access.use(lambda db: rows.room(Fetched(db), bounds)) == (5, math.inf)
+    assert store._access.use(rows.room, bounds) == (4, math.inf)
 
 
 def test_a_file_changed_by_this_library_is_accepted(

@@ -57,6 +57,11 @@ _PUT = (
     + ", used = CASE WHEN excluded.used - used < ? THEN used ELSE excluded.used END"
 )
 
+# One statement: between two, another process may put the first entry.
+_TOTALS = (
+    "SELECT sum(entries), sum(bytes), EXISTS (SELECT 1 FROM entries) FROM parts"
+    " WHERE substr(space, 1, ?) = ?"
+)
 _MAKE_PART = "INSERT OR IGNORE INTO parts (space, model) VALUES (?, ?)"
 
 _TOO_LARGE = f"length(data) > {MAX_ENTRY_BYTES}"
@@ -305,14 +310,9 @@ def shrink(db: sqlite3.Connection) -> bool:
 def _totals(db: sqlite3.Connection, prefix: str = "") -> tuple[int, int]:
     """How many entries there are of the parts that begin with *prefix*, and their bytes; kept by
     triggers."""
-    (entries, size) = db.execute(
-        "SELECT sum(entries), sum(bytes) FROM parts WHERE substr(space, 1, ?) = ?",
-        (len(prefix), prefix),
-    ).fetchone()
-    if entries is None:
-        (any_left,) = db.execute("SELECT EXISTS (SELECT 1 FROM entries)").fetchone()
-        if not any_left or prefix:
-            return 0, 0
+    (entries, size, any_left) = db.execute(_TOTALS, (len(prefix), prefix)).fetchone()
+    if entries is None and (prefix or not any_left):
+        return 0, 0
     if not isinstance(entries, int) or not isinstance(size, int) or entries < 0:
         raise FileDamaged("its totals are no numbers")
     return entries, size
