@@ -7,6 +7,7 @@ by ``list``, ``show`` and ``why``. Answers are shown only by ``show --value`` an
 """
 
 import errno
+import inspect
 import io
 import sys
 from typing import Annotated, Any
@@ -36,6 +37,10 @@ _INTERRUPTED = 130
 class _Commands(TyperGroup):
     """Turns the errors of every command into a line on stderr and an exit status."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _tidy(self)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -49,6 +54,32 @@ class _Commands(TyperGroup):
             raise typer.Exit(_INTERRUPTED) from None
         typer.echo(f"error: {visible(text, lines=True)}", err=True)
         raise typer.Exit(status)
+
+
+def _tidy(command: Any) -> None:
+    """Let the help of *command* and of those below it wrap to the terminal, not as the source does,
+    and show no type for flags."""
+    command.help = command.help and _unwrapped(command.help)
+    own = command.get_params
+    command.get_params = lambda ctx: _without_types(own(ctx))
+    for each in getattr(command, "commands", {}).values():
+        _tidy(each)
+
+
+def _without_types(params: Any) -> Any:
+    """*params*, of which the help says no type where they are flags."""
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
+def _unwrapped(text: str) -> str:
+    """*text* with each paragraph in one line, except for those with indented lines."""
+    return "\n\n".join(
+        part if "\n  " in part else part.replace("\n", " ")
+        for part in inspect.cleandoc(text).split("\n\n")
+    )
 
 
 app = typer.Typer(

@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_STORE",
     "FAILED",
     "MISUSED",
+    "STORE_HELP",
     "AsJson",
     "BadInput",
     "CommandFailed",
@@ -41,6 +42,7 @@ FAILED = 1
 MISUSED = 2
 """The exit status of a wrong command line."""
 DEFAULT_STORE = "sqlite://./.llm_cache_mem.db"
+STORE_HELP = f"The store: a URL or a path. Default: {DEFAULT_STORE.removeprefix('sqlite://')}"
 """Of the commands that make calls."""
 
 

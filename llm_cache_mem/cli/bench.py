@@ -109,8 +109,11 @@ def run(
     price: Annotated[
         str | None,
         typer.Option(
-            metavar="IN,OUT[,READ[,WRITE[,HOUR]]]",
-            help="Dollars per million tokens. [default: 3,15,0.3,3.75,6]",
+            metavar="PRICES",
+            help=(
+                "Dollars per million tokens, with commas: input, output, prompt-cache reads,"
+                " writes, an hour of storage. [default: 3,15,0.3,3.75,6]"
+            ),
         ),
     ] = None,
     model: Annotated[

@@ -37,25 +37,33 @@ def live(
         str | None, typer.Option(metavar="URL", help="Another server with the provider's API.")
     ] = None,
     calls: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Questions for each of the four ways.")
+        int,
+        typer.Option(metavar="N", min=2, max=10_000, help="Questions for each of the four ways."),
     ] = 12,
     repeats: Annotated[
-        float, typer.Option(min=0.0, max=0.99, help="Share of them that were asked before.")
+        float,
+        typer.Option(metavar="N", min=0.0, max=0.99, help="Share of them that were asked before."),
     ] = 0.5,
     prefix_words: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
             max=100_000,
             help="Length of the common system prompt. [default: 1200; local: 120]",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Length of an answer.")] = 32,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100_000, help="Length of an answer.")
+    ] = 32,
     price: Annotated[
         str | None,
         typer.Option(
-            metavar="IN,OUT[,READ[,WRITE[,HOUR]]]",
-            help="Dollars per million tokens; by default from genai-prices.",
+            metavar="PRICES",
+            help=(
+                "Dollars per million tokens, with commas: input, output, prompt-cache reads,"
+                " writes, an hour of storage; by default from genai-prices."
+            ),
         ),
     ] = None,
     yes: Annotated[

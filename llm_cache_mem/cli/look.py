@@ -111,8 +111,13 @@ def list_(
             help="Only entries with this text in the key, the model or the stored request.",
         ),
     ] = None,
-    sort: Annotated[Sort, typer.Option(help="Which entries come first.")] = Sort.newest,
-    limit: Annotated[int, typer.Option(min=0, help="How many to show; 0 is all.")] = 50,
+    sort: Annotated[
+        Sort,
+        typer.Option(metavar="ORDER", help="Which come first: newest, oldest, size, cost or hits."),
+    ] = Sort.newest,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many to show; 0 is all.")
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List entries, the newest first.

@@ -16,6 +16,7 @@ from llm_cache_mem.cli.arguments import (
     DEFAULT_STORE,
     FAILED,
     MISUSED,
+    STORE_HELP,
     BadInput,
     CommandFailed,
     in_utf8,
@@ -62,14 +63,18 @@ def map_(
         typer.Option(help="Which SDK calls the model. Its own variables name key and server."),
     ],
     backend: Annotated[
-        str, typer.Option(metavar="URL", envvar=URL_VARIABLE, help="The store: a URL or a path.")
+        str,
+        typer.Option(metavar="URL", envvar=URL_VARIABLE, help=STORE_HELP, show_default=False),
     ] = DEFAULT_STORE,
     namespace: Annotated[
         str, typer.Option(metavar="NAME", callback=in_utf8, help="The namespace of the answers.")
     ] = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="How many calls at the same time.")] = 8,
+    concurrency: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many calls at the same time.")
+    ] = 8,
     budget_usd: Annotated[
-        float | None, typer.Option(min=0, help="Begin no call when so many dollars are spent.")
+        float | None,
+        typer.Option(metavar="N", min=0, help="Begin no call when so many dollars are spent."),
     ] = None,
     on_error: Annotated[
         Literal["stop", "skip"],

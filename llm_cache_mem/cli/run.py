@@ -14,7 +14,14 @@ import typer
 
 from llm_cache_mem.accounting.render import dollars
 from llm_cache_mem.cache import LLMCache
-from llm_cache_mem.cli.arguments import DEFAULT_STORE, FAILED, MISUSED, CommandFailed, seconds_in
+from llm_cache_mem.cli.arguments import (
+    DEFAULT_STORE,
+    FAILED,
+    MISUSED,
+    STORE_HELP,
+    CommandFailed,
+    seconds_in,
+)
 from llm_cache_mem.cli.run_gateway import gateway
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.installation.child import Savings, environment_for, savings_in
@@ -29,15 +36,13 @@ _PASSED_ON: Final = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGW
 
 
 def run(
-    command: Annotated[
-        list[str], typer.Argument(metavar="CMD ARGS...", help="The program, after --.")
-    ],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The program, after --.")],
     backend: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             envvar=URL_VARIABLE,
-            help=f"The store: a URL or a path. Default: {DEFAULT_STORE.removeprefix('sqlite://')}",
+            help=STORE_HELP,
         ),
     ] = None,
     mode: Annotated[

@@ -218,6 +218,13 @@ def test_help_of_every_command_is_there() -> None:
         assert "--help" in run(verb, "-h").stdout
 
 
+def test_help_wraps_its_paragraphs_and_shows_no_type_of_flags() -> None:
+    told = run("list", "--help").stdout
+    assert "<bool>" not in told
+    assert "\n With model, age, expiry, size, hits, tokens, cost and, where requests are" in told
+    assert "\n stored, the beginning of the prompt." in told
+
+
 def test_a_reader_that_has_read_enough_ends_the_command_quietly(tmp_path: Path) -> None:
     name = str(tmp_path / "cache.db")
     fill(name, {stored_key(str(i)): entry("x" * 100_000) for i in range(30)})
