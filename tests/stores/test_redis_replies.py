@@ -27,8 +27,16 @@ def reply(rng: random.Random, depth: int = 0) -> bytes:
     return b"*%d\r\n%b" % (len(items), b"".join(items))
 
 
+class Refused(Exception):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Refused) and other.args == self.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
+
 def read(pieces: list[bytes]) -> list[Any]:
-    replies, found = Replies(lambda text: ("refused", text)), []
+    replies, found = Replies(Refused), []
     for piece in pieces:
         replies.feed(piece)
         while (one := replies.take()) is not MORE:
@@ -37,7 +45,7 @@ def read(pieces: list[bytes]) -> list[Any]:
 
 
 def read_by_hiredis(data: bytes) -> list[Any]:
-    reader: Any = hiredis.Reader(replyError=lambda text: ("refused", text))  # type: ignore[arg-type]  # any function will do
+    reader = hiredis.Reader(replyError=Refused)
     reader.feed(data)
     found = []
     while (one := reader.gets()) is not False:
