@@ -81,11 +81,12 @@ def move(
     Raises:
         ImportError: if a package that reads this kind is missing.
         OSError: if *source* cannot be read.
+        StoreError: if it is damaged, or if its server or the store fails.
     """
     module, _, name = SOURCES[kind].partition(":")
     records: Source = getattr(import_module(module), name or "records")
     moved = Moved()
-    for record in records(source) if request is None else records(source, request):
+    for record in _read(kind, records(source) if request is None else records(source, request)):
         count()
         if isinstance(record, Skipped):
             moved.skipped[str(record)] += 1
@@ -103,6 +104,17 @@ def move(
             continue
         _count(moved, before.stored, before.hits, before.skipped, cache)
     return moved
+
+
+def _read(kind: str, records: Iterator[Record | Skipped]) -> Iterator[Record | Skipped]:
+    """*records*; what the library raises that reads them, which may quote from them or name a
+    password, as a StoreError."""
+    try:
+        yield from records
+    except (ImportError, OSError, StoreError):
+        raise
+    except Exception as exc:  # noqa: BLE001  # drivers have errors of their own
+        raise StoreError(kind, "read", type(exc).__name__) from None
 
 
 def _count(

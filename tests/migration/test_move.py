@@ -290,6 +290,27 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     assert "goes with" in fails("import", "--from", "vcr", "x", "y", "--request", "{}", status=2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("langchain", "file"),
+        ("langchain", "nodialect://me:SECRET12@host/db"),
+        ("langchain", "sqlite:////nowhere/SECRET12/db"),
+        ("diskcache", "cache.db"),
+        ("litellm", "cache.db"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_named_without_their_content(
+    tmp_path: Path, kind: str, source: str
+) -> None:
+    if "://" not in source:
+        (tmp_path / source).write_text("SECRET12" * 999)
+        source = str(tmp_path / source)
+    result = run("import", "--from", kind, source, "--dry-run", status=1)
+    assert ("read failed" in result.output) or ("without a table" in result.output)
+    assert "SECRET" not in result.output
+
+
 def test_entries_live_as_long_as_told(tmp_path: Path, provider: StandInServer) -> None:
     cassette, store = tmp_path / "tape.yaml", str(tmp_path / "cache.db")
     with vcr.use_cassette(str(cassette)):

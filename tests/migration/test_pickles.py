@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_cache_mem.migration.pickles import NotPlainData, read_plain_pickle
@@ -25,11 +25,13 @@ def data(scalars: Any) -> Any:
     return st.recursive(scalars, collections, max_leaves=20)
 
 
+@settings(deadline=None)
 @given(data(SCALARS), st.integers(0, 5))
 def test_plain_data_comes_back_equal(value: Any, protocol: int) -> None:
     assert repr(read_plain_pickle(pickle.dumps(value, protocol))) == repr(value)
 
 
+@settings(deadline=None)
 @given(data(SCALARS | st.binary()), st.integers(3, 5))
 def test_bytes_come_back_from_protocols_that_have_them(value: Any, protocol: int) -> None:
     assert repr(read_plain_pickle(pickle.dumps(value, protocol))) == repr(value)
