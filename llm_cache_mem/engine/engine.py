@@ -22,33 +22,28 @@ from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.calls import Calls, Codec
 from llm_cache_mem.engine.circumstances import circumstances_of
-from llm_cache_mem.engine.claims import Claims
 from llm_cache_mem.engine.fail_open import FailOpen
-from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.layers import Above, Layers
 from llm_cache_mem.engine.reader import Hit, Other, Reader, same
 from llm_cache_mem.engine.settings import Settings
+from llm_cache_mem.engine.shared_parts import SharedParts
 from llm_cache_mem.engine.shared_streams import open_stream
 from llm_cache_mem.engine.sharing import Sharing
-from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.stream_calls import StreamCall
 from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
-from llm_cache_mem.engine.totals import Totals
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.clients import is_of_sdk
 from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
-from llm_cache_mem.stores import MemoryStore, Store
-from llm_cache_mem.stores.base import counting
+from llm_cache_mem.stores import Store
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-if TYPE_CHECKING:  # loaded by caches that share calls across processes
+if TYPE_CHECKING:  # loaded by caches that explain misses or verify hits
     from llm_cache_mem.engine.explainer import Explainer
-    from llm_cache_mem.engine.leases import Leases
     from llm_cache_mem.engine.verification import Verifier
 
 __all__ = ["Engine"]
@@ -87,18 +82,13 @@ class Engine:
             self.backend: FailOpenStore = beside.backend
         else:
             self.backend = FailOpenStore(store, strict=settings.strict, on_error=ledger.error)
-        if beside is None:
-            leases = _open_leases(self.backend, settings)
-            self.flights = SingleFlight(settings.wait_seconds)
-            self.claims = Claims()
-            self.totals = _open_totals(self.backend, keyer, ledger, settings)
-            self.generations = _open_generations(self.backend, keyer, ledger, settings, leases)
-        else:
-            leases = beside.sharing.leases
-            self.flights = beside.flights
-            self.claims = beside.claims
-            self.totals = beside.totals
-            self.generations = beside.generations
+        self.shared: SharedParts = (
+            SharedParts(self.backend, keyer, ledger, settings) if beside is None else beside.shared
+        )
+        self.flights = self.shared.flights
+        self.claims = self.shared.claims
+        self.totals = self.shared.totals
+        self.generations = self.shared.generations
         self.reader = Reader(
             self.backend,
             ledger,
@@ -114,7 +104,7 @@ class Engine:
             ledger,
             settings,
             self.flights,
-            leases,
+            self.shared.leases,
             self.layers,
             self.reader,
             self.writer,
@@ -512,39 +502,3 @@ class Engine:
         """Run *call*, in a thread if the store would block the event loop. Where no thread can be
         had, *call* finds that the store fails."""
         return await self.backend.off_loop(call)
-
-
-def _open_totals(
-    backend: FailOpenStore, keyer: Keyer, ledger: Ledger, settings: Settings
-) -> Totals | None:
-    """What adds the counts of *ledger* to the totals in the store, if that keeps some."""
-    store = counting(backend.inner)
-    return None if store is None else Totals(ledger, store, settings.clock, keyer.prefix)
-
-
-def _open_leases(backend: FailOpenStore, settings: Settings) -> "Leases | None":
-    """Leases in the store of *backend*, if the calls of processes are to be shared."""
-    if settings.coalesce != "fleet" or isinstance(backend.inner, MemoryStore):
-        return None
-    if backend.leasing is None:
-        raise ValueError(
-            "coalesce='fleet' needs a store through which processes can agree (SQLite, Redis,"
-            f" Memcached); {type(backend.inner).__name__} cannot"
-        )
-    from llm_cache_mem.engine.leases import Leases
-
-    return Leases(backend, settings.wait_seconds)
-
-
-def _open_generations(
-    backend: FailOpenStore,
-    keyer: Keyer,
-    ledger: Ledger,
-    settings: Settings,
-    leases: "Leases | None",
-) -> Generations:
-    # a front in memory would show old generations for some seconds
-    exact: Store = getattr(backend.inner, "exact", backend.inner)
-    if exact is not backend.inner:
-        backend = FailOpenStore(exact, strict=settings.strict, on_error=ledger.error)
-    return Generations(backend, keyer, settings.clock, leases)
