@@ -198,7 +198,6 @@ class LLMCacheMem(BaseCache):
                 digests.
         """
         _refuse_arguments(kwargs)
-        self._fallback = None
         self._cache.clear()
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
@@ -236,7 +235,6 @@ class LLMCacheMem(BaseCache):
     async def aclear(self, **kwargs: Any) -> None:
         """As ``clear``."""
         _refuse_arguments(kwargs)
-        self._fallback = None
         await self._cache.aclear()
 
     # -- Inside

@@ -20,13 +20,14 @@ class Fallback:
     """Gives *cache* the answers of *old* that it has none for.
 
     Each is given at most once, so that one that expired or was deleted since does not come back;
-    and only in the cache's own namespace, for *old* does not know whose its answers are. Where
-    *old* fails, it has no answer.
+    and only in the cache's own namespace, for *old* does not know whose its answers are, until a
+    namespace is cleared. Where *old* fails, it has no answer.
     """
 
     def __init__(self, old: BaseCache, cache: LLMCache) -> None:
         self._old = old
         self._engine = cache.engine
+        self._clears = cache.engine.writer.clears
         self._taken: set[str] = set()
         self._failed = False
 
@@ -55,6 +56,8 @@ class Fallback:
     def _may_have(self, request: Request) -> bool:
         """Whether an answer of *old* may be that of *request*: not for one of several samples, nor
         where documents that the answer depends on may have changed since."""
+        if self._engine.writer.clears != self._clears:
+            return False
         is_sample = "." in request.key.rpartition(":")[2]
         if (
             is_sample

@@ -83,6 +83,7 @@ class Writer:
         self._listeners: tuple[Listener, ...] = ()
         self._account = self._read_account
         self.epoch = 0
+        self.clears = 0  # how often a namespace was cleared
         # As in Reader: a dict in this process has no way to fail.
         self._in_memory = isinstance(store.inner, MemoryStore)  # others need accounts at once
         self._defers = False
@@ -246,6 +247,7 @@ class Writer:
     def clear(self, prefix: str) -> int:
         """Delete all entries whose keys begin with *prefix*; how many. Otherwise as ``delete``."""
         self.epoch += 1
+        self.clears += 1
         self._flights.forget()
         return self._store.clear(prefix)
 

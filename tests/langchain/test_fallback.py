@@ -115,6 +115,10 @@ async def test_a_cleared_answer_does_not_come_back(old: InMemoryCache) -> None:
     cache = LLMCacheMem(fallback=old)
     await cache.aclear()
     assert (await model(cache).ainvoke("hi")).content == "new"
+    below = LLMCache()
+    cache = LLMCacheMem(below, fallback=old)
+    below.clear()
+    assert model(cache).invoke("hi").content == "new"
 
 
 async def test_async_calls_leave_the_store_to_a_thread(old: InMemoryCache, tmp_path: Path) -> None:
