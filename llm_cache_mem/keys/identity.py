@@ -234,7 +234,9 @@ class _Reader:
 
     def _object(self, value: Any, depth: int) -> Any:
         kind = type(value)
-        if isinstance(value, os.PathLike) or kind.__name__ in ("URL", "AnyUrl", "HttpUrl"):
+        if isinstance(value, os.PathLike):
+            return os.fsdecode(value)
+        if kind.__name__ in ("URL", "AnyUrl", "HttpUrl"):
             return without_user(str(value))
         try:
             if tagged(value, kind) is not None:  # a date, bytes, a model class: the key has a form

@@ -180,6 +180,16 @@ def test_tenants_call_side_by_side_but_at_most_eight(tenants: int) -> None:
     assert (len(provider.calls), provider.most) == (tenants, 8)
 
 
+def test_seventeen_tenants_wait_through_two_failures_at_most() -> None:
+    cache, provider = LLMCache(), Provider()
+    futures = [ask(cache, provider, api_key=f"bad {number}") for number in range(17)]
+    until(lambda: waiting(cache) == 16)
+    for made, ending in ((1, 1), (9, 8), (17, 8)):
+        until(lambda made=made: len(provider.calls) == made)
+        provider.let(ending)
+    assert all(isinstance(future.exception(PATIENCE), PermissionError) for future in futures)
+
+
 def test_a_success_after_a_failure_answers_the_waiters() -> None:
     cache, provider = LLMCache(), Provider()
     futures = [ask(cache, provider, api_key="bad")]
