@@ -184,9 +184,13 @@ def test_seventeen_tenants_wait_through_two_failures_at_most() -> None:
     cache, provider = LLMCache(), Provider()
     futures = [ask(cache, provider, api_key=f"bad {number}") for number in range(17)]
     until(lambda: waiting(cache) == 16)
-    for made, ending in ((1, 1), (9, 8), (17, 8)):
-        until(lambda made=made: len(provider.calls) == made)
-        provider.let(ending)
+    provider.wait()
+    provider.let()
+    until(lambda: provider.running == 8)
+    table = cache.engine.flights._table
+    behind = [len(flight.waiters) for flight in table._flights_of(None)]
+    assert (sum(behind), max(behind)) == (8, 1)  # each waits for one more call
+    provider.let(16)
     assert all(isinstance(future.exception(PATIENCE), PermissionError) for future in futures)
 
 
