@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from typing import Any
 
@@ -50,7 +50,7 @@ class Ledger:
         self._coalesced: dict[str, Sums] = {}
         self._tags: dict[str, TagSums] = {}
         self._provider = ProviderLedger()
-        self._backlog: list[tuple[str, Entry, tuple[str, ...]]] = []
+        self._backlog: list[tuple[Entry, tuple[str, ...]]] = []
         self._inherited = 0  # of the backlog: what a parent process counts
         self._pending: Pending | None = None
         self._note: Callable[..., object] | None = None
@@ -102,8 +102,10 @@ class Ledger:
     ) -> None:
         with self._lock:
             self.hits += 1
-            self._backlog.append((key, entry, tags))
+            self._backlog.append((entry, tags))
             waiting = len(self._backlog)
+            if self._pending is not None:
+                entry.key = key
         if waiting == 1 and self._note is not None:
             self._note()
         elif waiting >= _BACKLOG:
@@ -117,21 +119,48 @@ class Ledger:
             with self._lock:
                 backlog, self._backlog = self._backlog, []
                 inherited, self._inherited = self._inherited, 0
-            hits, is_full = Counter(backlog), False
-            for _, entry, _ in hits:
-                _ = entry.cost_usd  # reads the account
-            with self._lock:
-                for (_, entry, tags), calls in hits.items():
-                    saved = (entry.usage, entry.seconds, entry.cost_usd)
-                    _of_model(self._hits, entry.model).add(*saved, calls=calls)
-                    for tag in tags:
-                        self._of_tag(tag).hit(*saved, calls=calls)
-                if self._pending is not None:
-                    own = Counter(backlog[inherited:]) if inherited else hits
-                    self._pending.add_hits(own)
-                    is_full = self._pending.is_full
-        if is_full and self._note is not None:
+            if inherited:
+                self._sum(backlog[:inherited], is_own=False)
+                del backlog[:inherited]
+            self._sum(backlog, is_own=True)
+        if self._note is not None and self._pending is not None and self._pending.is_full:
             self._note(at_once=True)
+
+    def _sum(self, backlog: list[tuple[Entry, tuple[str, ...]]], *, is_own: bool) -> None:
+        """Add the hits in *backlog* to the sums, and where this process counts them to what is
+        pending."""
+        hits = Counter(backlog)
+        for entry, _ in hits:
+            entry.accounted()
+        with self._lock:
+            pending = self._pending if is_own else None
+            places = self._placed(hits, None if pending is None else pending.hits)
+            for (start, model), sums in places.items():
+                _of_model(self._hits, model).merge(sums)
+                if pending is not None:
+                    pending.add_hits(_namespace_of(start), model, sums)
+
+    def _placed(
+        self, hits: Mapping[tuple[Entry, tuple[str, ...]], int], by_key: dict[str, int] | None
+    ) -> dict[tuple[str, str | None], Sums]:
+        """The sums of *hits* by the beginning of their keys and by model, with each added to
+        *by_key*. Without that, keys are not looked at. Hold the lock."""
+        places: dict[tuple[str, str | None], Sums] = {}
+        start = "" if by_key is None else "?"
+        for (entry, tags), calls in hits.items():
+            if by_key is not None:
+                key = entry.key
+                by_key[key] = by_key.get(key, 0) + calls
+                if not key.startswith(start):
+                    start = key[: key.find(":", key.find(":") + 1) + 1]
+            model, usage, usd = entry.accounted()
+            sums = places.get((start, model))
+            if sums is None:
+                sums = places[start, model] = Sums()
+            sums.add(usage, entry.seconds, usd, calls=calls)
+            for tag in tags:
+                self._of_tag(tag).hit(usage, entry.seconds, usd, calls=calls)
+        return places
 
     def coalesced_with(
         self,
@@ -156,8 +185,10 @@ class Ledger:
             if self._pending is not None:
                 counts = self._pending.of(_namespace_of(key), model)
                 counts.coalesced += 1
-                counts.save(1, *saved)
-                self._pending.hit(key, 1)
+                one = Sums()
+                one.add(*saved)
+                counts.save(one)
+                self._pending.hit(key)
         if self._note is not None:
             self._note()
         if self.listeners:

@@ -4,12 +4,12 @@ Sums are whole numbers, seconds in millionths and dollars in billionths, so that
 processes add up exactly in whatever order they come.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from llm_cache_mem.accounting.bounded import LONGEST_NAME, MOST_NAMES, OTHER
-from llm_cache_mem.keys.digest import place_of
-from llm_cache_mem.values.entry import Entry
+from llm_cache_mem.accounting.sums import Sums
 
 __all__ = ["HIDDEN_MODEL", "NAMES", "Batch", "Counts", "EntryHits", "Pending", "Place"]
 
@@ -18,8 +18,9 @@ Place = tuple[str, str]
 
 HIDDEN_MODEL: Final = "*"
 """In place of all models in a store that encrypts entries."""
-_MANY_KEYS = 16_384  # entries whose hits wait to be told, after which that should not wait longer
-_MOST_KEYS = 4 * _MANY_KEYS
+_MANY_KEYS = 65_536  # entries whose hits wait to be told, after which that should not wait longer
+_MOST_KEYS = 2 * _MANY_KEYS
+_SLICE = 4096  # entries whose hits are told at once, while other writers wait
 _MICRO, _NANO = 1e6, 1e9
 _LARGEST = 2.0**53
 
@@ -72,23 +73,13 @@ class Counts:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Counts) and dict(self.amounts()) == dict(other.amounts())
 
-    def save(
-        self,
-        calls: int,
-        usage: tuple[int, ...] | None,
-        seconds: float | None,
-        usd: float | None,
-    ) -> None:
-        """Add what so many *calls* saved, each as much; None is unknown."""
-        if usage is not None:
-            self.input_tokens += usage[0] * calls
-            self.output_tokens += usage[1] * calls
-        if seconds is not None:
-            self.micros += _whole(seconds, _MICRO) * calls
-        if usd is None:
-            self.unpriced += calls
-        else:
-            self.nanos += _whole(usd, _NANO) * calls
+    def save(self, sums: Sums) -> None:
+        """Add what the calls in *sums* saved."""
+        self.input_tokens += sums.input_tokens
+        self.output_tokens += sums.output_tokens
+        self.micros += _whole(sums.seconds, _MICRO)
+        self.nanos += _whole(sums.cost_usd, _NANO)
+        self.unpriced += sums.unpriced
 
     def pay(self, usd: float | None) -> None:
         """Add a call that was made at the price of *usd*; None is unknown."""
@@ -197,23 +188,28 @@ class Pending:
             found = self.counts.setdefault(place, Counts())
         return found
 
-    def hit(self, key: str, calls: int) -> None:
-        """Count that the entry under *key* has answered so many *calls*."""
-        if key in self.hits:
-            self.hits[key] += calls
-        elif len(self.hits) < _MOST_KEYS:  # else the store has taken none for long
-            self.hits[key] = calls
+    def hit(self, key: str) -> None:
+        """Count a call that the entry under *key* has answered."""
+        self.hits[key] = self.hits.get(key, 0) + 1
 
-    def add_hits(self, hits: Mapping[tuple[str, Entry, tuple[str, ...]], int]) -> None:
-        """Add *hits*: how many calls each entry has answered, by its key, itself and tags."""
-        start, named, counts = "", None, Counts()
-        for (key, entry, _), calls in hits.items():
-            self.hit(key, calls)
-            if not start or not key.startswith(start) or entry.model != named:
-                start, named = key[: key.find(":", key.find(":") + 1) + 1], entry.model
-                counts = self.of(place_of(key)[0], named)
-            counts.hits += calls
-            counts.save(calls, entry.usage, entry.seconds, entry.cost_usd)
+    def add_hits(self, namespace: str, model: str | None, sums: Sums) -> None:
+        """Add the *sums* of calls that entries have answered."""
+        counts = self.of(namespace, model)
+        counts.hits += sums.calls
+        counts.save(sums)
+        if len(self.hits) > _MOST_KEYS:  # the store has taken none for long
+            self.hits.clear()
+
+    def batches(self, number: str, now: float) -> Iterator[Batch]:
+        """The same as batches for the store, the first with all sums."""
+        left = iter(self.hits.items())
+        counts: Mapping[Place, Counts] = self.counts
+        for part in itertools.count():
+            hits = dict(itertools.islice(left, _SLICE))
+            if not counts and not hits:
+                return
+            yield Batch(f"{number}.{part}", now, counts, hits)
+            counts = {}
 
     @property
     def is_full(self) -> bool:

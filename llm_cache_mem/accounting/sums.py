@@ -11,6 +11,15 @@ class Sums:
         self.input_tokens = self.output_tokens = self.unpriced = 0
         self.seconds = self.cost_usd = 0.0
 
+    def merge(self, other: "Sums") -> None:
+        """Add the sums of *other*."""
+        self.calls += other.calls
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.unpriced += other.unpriced
+        self.seconds += other.seconds
+        self.cost_usd += other.cost_usd
+
     def add(
         self,
         usage: tuple[int, ...] | None,

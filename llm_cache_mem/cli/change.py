@@ -24,6 +24,7 @@ from llm_cache_mem.cli.arguments import (
 from llm_cache_mem.cli.output import count_of, report
 from llm_cache_mem.cli.store import Selection, open_for_changes, reading
 from llm_cache_mem.cli.store import prune as prune_at_once
+from llm_cache_mem.stores.base import counting
 
 __all__ = ["clear", "invalidate", "prune"]
 
@@ -81,7 +82,10 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove all entries of a namespace, or of the store."""
+    """Remove all entries of a namespace, or of the store.
+
+    --all also resets the totals that stats shows.
+    """
     if everything == (namespace is not None):
         raise CommandFailed("say what to remove: --namespace NAME, or --all", MISUSED)
     url, selection = url_of(url), Selection(namespace)
@@ -100,6 +104,9 @@ def clear(
             raise CommandFailed("nothing was removed")
     with open_for_changes(url) as store:
         removed = store.clear(selection.prefix)
+        counted = counting(store) if everything else None
+        if counted is not None:
+            counted.reset_counts()
     report(as_json, {"removed": removed}, f"removed {count_of(removed)}")
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from os import urandom
 from time import monotonic
@@ -55,8 +56,8 @@ class Totals:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._tried_at = monotonic()
-        self._number, self._batches = urandom(8).hex(), 0
-        self._unsent: Batch | None = None
+        self._process, self._takes = urandom(8).hex(), 0
+        self._unsent: deque[Batch] = deque()
 
     def _after_fork(self) -> None:
         self._reset()  # the parent adds what it has counted
@@ -65,7 +66,7 @@ class Totals:
         """See to it that what was counted is added when it is due."""
         if self._thread is None:
             self._start()
-        if (at_once and self._unsent is None) or (
+        if (at_once and not self._unsent) or (
             stored and monotonic() - self._tried_at >= _WRITING_SECONDS
         ):
             self._wake.set()
@@ -89,10 +90,9 @@ class Totals:
         with self._adding:
             self._tried_at = monotonic()
             try:
-                while (batch := self._unsent or self._taken()) is not None:
-                    self._unsent = batch
-                    self._store.add_counts(batch)
-                    self._unsent = None
+                while self._unsent or self._take():
+                    self._store.add_counts(self._unsent[0])
+                    self._unsent.popleft()
             except Exception as exc:  # noqa: BLE001  # it is tried again, and no caller waits for it
                 _log.debug("totals were not added to the store: %s", type(exc).__name__)
 
@@ -101,13 +101,12 @@ class Totals:
         self.add()
         return self._store.totals()
 
-    def _taken(self) -> Batch | None:
-        pending = self._ledger.take_pending()
-        if not pending.counts:
-            return None
-        self._batches += 1
-        number = f"{self._number}-{self._batches}"
-        return Batch(number, self._clock(), pending.counts, pending.hits)
+    def _take(self) -> bool:
+        """Make batches of what was counted since this was asked last; whether there was any."""
+        self._takes += 1
+        number = f"{self._process}-{self._takes}"
+        self._unsent.extend(self._ledger.take_pending().batches(number, self._clock()))
+        return bool(self._unsent)
 
 
 _all: "WeakSet[Totals]" = WeakSet()

@@ -93,12 +93,16 @@ class Entry:
         "depends_on",
         "expires_at",
         "generation",
+        "key",
         "payload",
         "request",
         "seconds",
         "stored_at",
         "tags",
     )
+
+    key: str
+    """Under which it last answered a call; set only where a store counts that."""
 
     def __init__(
         self,
@@ -136,17 +140,18 @@ class Entry:
 
     @property
     def model(self) -> str | None:
-        return self._model if self._account is None else self._accounted()[0]
+        return self._model if self._account is None else self.accounted()[0]
 
     @property
     def usage(self) -> tuple[int, ...] | None:
-        return self._usage if self._account is None else self._accounted()[1]
+        return self._usage if self._account is None else self.accounted()[1]
 
     @property
     def cost_usd(self) -> float | None:
-        return self._cost_usd if self._account is None else self._accounted()[2]
+        return self._cost_usd if self._account is None else self.accounted()[2]
 
-    def _accounted(self) -> tuple[str | None, tuple[int, ...] | None, float | None]:
+    def accounted(self) -> tuple[str | None, tuple[int, ...] | None, float | None]:
+        """The *model*, *usage* and *cost_usd*, read if they were not yet."""
         account = self._account
         if account is not None:
             self._model, self._usage, self._cost_usd = account(self.payload, self._model)
@@ -187,7 +192,7 @@ class Entry:
     def to_bytes(self) -> bytes:
         """All of the envelope but what guards it; raises as ``pack``."""
         body = self.payload.to_bytes()
-        model, usage, cost_usd = self._accounted()
+        model, usage, cost_usd = self.accounted()
         model_bytes = b"" if model is None else model.encode("utf-8", "replace")
         request = self.request or b""
         if len(body) > MAX_BODY_BYTES:

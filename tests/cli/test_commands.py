@@ -18,7 +18,9 @@ import pytest
 from cli_helpers import (
     CANARY,
     DAY,
+    PROMPT,
     ROOT,
+    answer,
     digest_of,
     entry,
     fails,
@@ -570,3 +572,45 @@ def test_a_row_deleted_during_iteration_is_left_out(path: str) -> None:
     assert list(entries) == []
     assert reader.unreadable == 0
     reader.close()
+
+
+# -- What all processes have counted
+
+
+def test_stats_lead_with_the_calls_of_all_processes(path: str) -> None:
+    with LLMCache(backend=path) as cache:
+        cache.get_or_call(PROMPT, answer, model="claude")
+    totals = read("stats", path)["totals"]
+    assert (totals["avoided"], totals["misses"], totals["calls"]) == (1, 4, 4)
+    assert list(totals["by_namespace"]) == ["", "acme"]
+    shown = run("stats", path).stdout
+    assert re.search(r"^calls +1 of 5 calls avoided \(20%\)$", shown, re.MULTILINE)
+    assert re.search(r"namespace +\(default\) +1 of 4", shown)
+    assert read("stats", path, "--namespace", "acme")["totals"]["avoided"] == 0
+
+
+def test_list_and_show_tell_hits(path: str) -> None:
+    with LLMCache(backend=path) as cache:
+        for _ in range(3):
+            cache.get_or_call(PROMPT, answer, model="claude")
+    first, *others = read("list", path, "--sort", "hits")["entries"]
+    assert (first["model"], first["hits"]) == ("claude", 3)
+    assert [row["hits"] for row in others] == [0, 0, 0]
+    assert "hits       3, the last one" in run("show", path, first["key"]).stdout
+
+
+def test_clear_all_resets_the_totals_and_a_namespace_does_not(path: str) -> None:
+    run("clear", path, "--namespace", "acme", "--yes")
+    assert read("stats", path)["totals"]["misses"] == 4
+    run("clear", path, "--all", "--yes")
+    assert read("stats", path)["totals"]["since"] is None
+    assert "none counted yet" in run("stats", path).stdout
+
+
+def test_stats_of_a_store_without_totals_say_so(tmp_path: Path) -> None:
+    path = str(tmp_path / "recordings.jsonl")
+    with LLMCache(backend=path) as cache:
+        cache.get_or_call(PROMPT, answer, model="claude")
+    assert read("stats", path)["totals"] is None
+    assert "not counted by this store" in run("stats", path).stdout
+    assert "does not count" in fails("list", path, "--sort", "hits", status=2)
