@@ -33,6 +33,7 @@ def row(beginning: str) -> list[str]:
     ("beginning", "can"),
     [
         ("leases", lambda cls: hasattr(cls, "lease")),
+        ("totals", lambda cls: hasattr(cls, "totals")),
         ("many entries", lambda cls: hasattr(cls, "get_many")),
         ("encryption", lambda cls: "envelope" in cls.__init__.__annotations__),
     ],

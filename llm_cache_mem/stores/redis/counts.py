@@ -12,7 +12,7 @@ from llm_cache_mem.stores.redis.client import GivenClient, UrlClient
 
 __all__ = ["HITS_PREFIX", "KEY_PREFIX", "TOTALS", "RedisCounts"]
 
-TOTALS: Final = b"{llm-cache-mem-totals}"  # the braces put its neighbour on the same node
+TOTALS: Final = b"llm-cache-mem-{totals}"  # the braces put its neighbours on the same node
 KEY_PREFIX: Final = b"llm-cache-mem:"  # in front of the keys of entries
 HITS_PREFIX: Final = b"llm-cache-mem-hits:"
 _BATCH = 256  # entries that are asked about at once
