@@ -2,7 +2,6 @@
 ends. A store that fails costs these figures and no call."""
 
 import atexit
-import contextlib
 import logging
 import os
 import sys
@@ -73,12 +72,16 @@ class Totals:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="llm-cache-mem totals", daemon=True)
-        with self._starting, contextlib.suppress(RuntimeError):  # too many, or the end is near
-            if self._thread is None:
-                self._wake.clear()
+        with self._starting:
+            if self._thread is not None:
+                return
+            self._wake.clear()
+            self._thread = thread  # before it starts, for it says itself when it is over
+            try:
                 thread.start()
-                self._thread = thread
-                _add_when_a_worker_ends()
+            except RuntimeError:  # too many, or the end is near
+                self._thread = None
+        _add_when_a_worker_ends()
 
     def _run(self) -> None:
         self._wake.wait(LONGEST_SECONDS)
