@@ -236,8 +236,9 @@ class FailOpenStore:
             began = self._timer()
             try:
                 found = await self._aget(key)
-            except BaseException as exc:  # noqa: BLE001  # as in _call
-                self._note_exception(breaker, operation, exc, began)
+            except BaseException as exc:
+                if not self._goes_on(breaker, operation, exc, began):
+                    raise
             else:
                 if not breaker.proven:
                     self._note_success(breaker)
@@ -378,28 +379,34 @@ class FailOpenStore:
             elif not breaker.proven:
                 self._note_success(breaker)
             return result
-        except BaseException as exc:  # noqa: BLE001  # whatever it is, the caller's call goes on
-            self._note_exception(breaker, operation, exc, began)
+        except BaseException as exc:
+            if not self._goes_on(breaker, operation, exc, began):
+                raise
             return fallback
 
     def _allows(self, breaker: CircuitBreaker) -> bool:
         return not (breaker is self._writes and self._reads.waiting) and breaker.allows()
 
-    def _note_exception(
+    def _goes_on(
         self, breaker: CircuitBreaker, operation: str, exc: BaseException, began: float
-    ) -> None:
-        """Note that an operation that *began* then raised *exc*; raise it again unless the caller's
-        call goes on without the store."""
+    ) -> bool:
+        """Note that an operation that *began* then raised *exc*; whether the caller's call goes on
+        without the store.
+
+        It is not raised from here: its traceback would hold this frame, which holds it, and so the
+        turns and flights of an interrupted caller would last until garbage is collected.
+        """
         if isinstance(exc, NotAsked):
             breaker.interrupted()
             self._on_error(operation)
         elif isinstance(exc, ValueNotCacheable) or not isinstance(exc, Exception):
             breaker.interrupted()  # the value is at fault, or an interrupt: not the store
-            raise exc
+            return False
         else:
             slow = self._slow_seconds
             slowly = slow is not None and self._timer() - began >= slow / 2
             self._note_failure(breaker, operation, exc, slowly=slowly)
+        return True
 
     def _call_or_raise(
         self, operation: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs

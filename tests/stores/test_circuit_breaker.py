@@ -1,6 +1,9 @@
 """Fail-open: what a failing store costs, when it is left alone, and when it is tried again."""
 
+import contextlib
+import gc
 import logging
+import weakref
 
 import pytest
 from conftest import Clock
@@ -182,6 +185,29 @@ def test_one_probe_at_a_time_and_interruption_frees_it(fail_open, flaky, timer):
     timer.advance(5.0)
     fail_open.get("k")
     assert flaky.tries == 5
+
+
+def test_interrupted_call_is_gone_at_once(fail_open, flaky):
+    """What it had, such as its turn to write, ends with its frames: no garbage is collected."""
+    flaky.fault = KeyboardInterrupt()
+
+    class Turn:
+        pass
+
+    def interrupted():
+        turn = Turn()
+        held.append(weakref.ref(turn))
+        fail_open.get("k")
+
+    held = []
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupted()
+        flaky.fault = None
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("moment", ["allows", "succeeded"])
