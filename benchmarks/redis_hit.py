@@ -72,7 +72,7 @@ def _from_threads(
         Variant(OURS, asked),
     ]
     title = f"hit on Redis, {size}, {ENTRIES:,} entries, {_NAMES[timer]}"
-    show(title, compare(variants, rounds=ROUNDS, timer=timer), 1.3)
+    show(title, compare(variants, rounds=ROUNDS, timer=timer))
     client.close()
 
 
