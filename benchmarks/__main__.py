@@ -33,6 +33,7 @@ ALL = {
     "langchain-lookups": "langchain_hit:lookups",
     "langchain-invokes": "langchain_hit:invokes",
     "http": "http_layer:http",
+    "layers": "layers:layers",
     "langchain-stampede": "langchain_hit:stampede",
 }
 

@@ -64,7 +64,7 @@ class ClientCache:
             clock=clock.read,
             policy=config.policy,
         )
-        self.lookup = self.cache.engine.lookup
+        self.lookup = self.cache.engine.reader.lookup
         self._put = self.cache.engine.writer.put
 
     def store(self, request: Request, seconds: float) -> None:

@@ -107,7 +107,7 @@ class Writer:
             if self._overtaken(request):
                 return None
         payload = encoded(request, value)
-        paid = _NOT_READ if seconds is None else _NOT_READ._replace(seconds=seconds)
+        paid = _NOT_READ if seconds is None else _Paid(None, None, _UNKNOWN, seconds)
         account = None
         if payload is not value:
             if not self._defers:  # prices that can wait always can

@@ -80,24 +80,7 @@ class Walk:
         index = 0
         try:
             for index, item in enumerate(own):
-                kind = type(item)
-                if kind is dict and depth > 1:
-                    own[index] = copy = item.copy()
-                    for (
-                        key,
-                        leaf,
-                    ) in (
-                        copy.items()
-                    ):  # the usual message, without a call for it: a fifth of a first sight
-                        if (
-                            type(key) is not str
-                            or type(leaf) is not str
-                            or not key.isascii()
-                            or not leaf.isascii()
-                        ):
-                            own[index] = self._dict(copy, depth - 1)
-                            break
-                elif kind is not str or not item.isascii():
+                if type(item) is not str or not item.isascii():
                     own[index] = self.plain(item, depth - 1)
         except Refused as refused:
             raise refused.at(index) from None

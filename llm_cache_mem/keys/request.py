@@ -11,6 +11,7 @@ from llm_cache_mem.keys.functions import ignoring, masking
 from llm_cache_mem.options import (
     INHERITED,
     NOTHING_ASKED,
+    CallOptions,
     InheritedNamespace,
     check_namespace,
     current,
@@ -125,15 +126,15 @@ class Keyer:
 
     def prefix(self, kind: str | None = None) -> str:
         """What the keys of this namespace begin with, or of one *kind* of entry in it."""
-        return keys.prefix(self._current_namespace(), kind)
+        return keys.prefix(self._namespace_for(current()), kind)
 
     def is_own(self, key: str) -> bool:
         """Whether *key* is of the namespace that was set here, and not one that a call has asked
         for."""
         return key.startswith(keys.prefix(self._namespace))
 
-    def _current_namespace(self) -> str:
-        asked: Any = current().namespace
+    def _namespace_for(self, options: CallOptions) -> str:
+        asked: Any = options.namespace
         ours = asked is INHERITED or (self.travelled and isinstance(asked, InheritedNamespace))
         return self._namespace if ours else asked
 
@@ -233,7 +234,8 @@ class Keyer:
         RequestNotCacheable where it has no wire form, no namespace in a cache that requires one, or
         no sample left.
         """
-        asked, namespace = current(), self._current_namespace()
+        asked = current()
+        namespace = self._namespace if asked is NOTHING_ASKED else self._namespace_for(asked)
         if self._require_namespace and (not namespace or isinstance(namespace, InheritedNamespace)):
             raise NamespaceMissing
         model = params.get("model")

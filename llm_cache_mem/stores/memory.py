@@ -188,8 +188,6 @@ class MemoryStore:
     def _count(self, key: str, change: int) -> None:
         self._changes += 1
         space = key[: key.rfind(":") + 1]
-        count = self._spaces.get(space, 0) + change
-        if count > 0:
-            self._spaces[space] = count
-        else:
-            self._spaces.pop(space, None)
+        self._spaces[space] = count = self._spaces.get(space, 0) + change
+        if not count:
+            del self._spaces[space]
