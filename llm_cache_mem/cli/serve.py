@@ -104,9 +104,9 @@ def ui(
     url: Url = None,
     port: Annotated[int, typer.Option(help="0 picks a free port.")] = 4041,
 ) -> None:
-    """Show a store in the browser.
+    """Browse a store in the web browser: find, show and delete entries.
 
-    Entries, requests, answers and the doctor's findings.
+    With requests, answers, what they depend on, and the doctor's findings.
     """
     url = url_of(url)
     Reader(url).close()  # which opens nothing that is not there
