@@ -33,6 +33,12 @@ def test_it_prints_and_shows_in_a_notebook(trace: Path) -> None:
     assert "<table>" in found._repr_html_()
 
 
+def test_a_prompt_cache_that_reads_nothing_has_no_table(trace: Path) -> None:
+    shown = str(simulate(trace))
+    assert "nothing to read" in shown
+    assert "Prompt cache of the provider" not in shown
+
+
 def test_it_plots(trace: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert all(path.suffix == ".png" for path in simulate(trace).plot(tmp_path / "charts"))
