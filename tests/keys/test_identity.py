@@ -111,6 +111,15 @@ def test_everything_else_is_in_the_key(name: str, one: Any, other: Any) -> None:
     assert key_of(**{name: one}) == key_of(**{name: one})
 
 
+def test_members_of_an_enum_are_told_apart_by_their_values() -> None:
+    class Threshold(Enum):
+        LOW = "low"
+        HIGH = "high"
+
+    assert key_of(safety=Threshold.LOW) != key_of(safety=Threshold.HIGH)
+    assert key_of(safety=Threshold.LOW) == key_of(safety="low")
+
+
 def test_nested_payloads_are_not_searched_for_credentials() -> None:
     """A property called password in a schema is not a password."""
     schemas = [
@@ -119,6 +128,12 @@ def test_nested_payloads_are_not_searched_for_credentials() -> None:
     ]
     assert key_of(response_format=schemas[0]) != key_of(response_format=schemas[1])
     assert describe([("extra", schemas[0])]).settings == {"extra": schemas[0]}
+
+
+def test_texts_in_payloads_that_are_named_like_credentials_are_digested() -> None:
+    payloads = [{"search": {"api_key": key}} for key in ("sk-1", "sk-2")]
+    assert key_of(payload=payloads[0]) != key_of(payload=payloads[1])
+    assert "sk-1" not in str(describe([("payload", payloads[0])]).settings)
 
 
 def test_secrets_that_are_no_credentials_are_digested() -> None:
