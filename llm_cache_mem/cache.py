@@ -194,7 +194,7 @@ class LLMCache:
 
     async def aput(self, messages: Any, value: Any, **params: Any) -> None:
         """``put`` for event loops: what would block runs in a thread."""
-        await self.engine.writer.load_prices()
+        await self.engine.writer.billing.load_prices()
         await self.engine.off_loop(lambda: self.put(messages, value, **params))
 
     # -- Calling a model through the cache

@@ -218,7 +218,7 @@ async def _store(
     call: StreamCall, context: Context, recording: ChunkRecording, began: float, flight: Flight
 ) -> Entry | None:
     seconds = max(0.0, call.now() - began)
-    await call.sharing.writer.load_prices()
+    await call.sharing.writer.billing.load_prices()
     return await call.sharing.off_loop(
         lambda: context.copy().run(call.store, recording, seconds, flight)
     )

@@ -339,7 +339,7 @@ class _DoesAsync(_Steps):
         self, parts: list[Answered], response: Any, seconds: float, epoch: int
     ) -> list[Entry | None]:
         writer = self._engine.writer
-        await writer.load_prices()
+        await writer.billing.load_prices()
         return await self._engine.off_loop(
             lambda: writer.store_parts(parts, response, seconds=seconds, epoch=epoch)
         )

@@ -207,7 +207,7 @@ class Calls:
         below = self._sharing.answered_below(request)
         if below is not None:
             return Answer(response, payload, below.entry, below=below)
-        await self._writer.load_prices()
+        await self._writer.billing.load_prices()
         entry = await self._sharing.off_loop(
             lambda: self._writer.store_encoded(
                 request, payload, response, codec.report, seconds, flight

@@ -327,7 +327,7 @@ class Verifier:
             with self._engine.layers.in_hand():
                 fresh = await again()
             seconds = self._engine.settings.clock() - began
-            await self._engine.writer.load_prices()
+            await self._engine.writer.billing.load_prices()
             await self._engine.off_loop(lambda: self._settle(job, fresh, seconds))
         except Exception as exc:  # noqa: BLE001  # as above
             self._fail(job, exc)
@@ -367,7 +367,7 @@ class Verifier:
 
     def _settle(self, job: _Job, fresh: Fresh, seconds: float) -> None:
         engine, request = self._engine, job.request
-        spent = engine.writer.count_paid(request, fresh.reported, seconds)
+        spent = engine.writer.billing.count(request, fresh.reported, seconds).bill.usd
         with self._lock:
             self._spent += (spent or 0.0) - (job.reserved_usd if spent is not None else 0.0)
         payload = engine.writer.encode(request, fresh.value)

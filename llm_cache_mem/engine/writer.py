@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting import pricing
 from llm_cache_mem.accounting.counters import Ledger
-from llm_cache_mem.accounting.provider import PaidCall
 from llm_cache_mem.diagnostics.misses import Misses
+from llm_cache_mem.engine.billing import NOT_READ, Billing, Paid
 from llm_cache_mem.engine.flight import Flight
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.reader import reason_of, same
@@ -26,13 +26,8 @@ from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Account, Entry
 from llm_cache_mem.values.payload import Payload
 
-__all__ = ["Answered", "Listener", "Writer"]
+__all__ = ["Answered", "Writer"]
 
-Listener = Callable[[Request, Any, float | None], object]
-"""Called with request, response and seconds for each call that is paid for; must not raise."""
-
-_UNKNOWN = pricing.Bill()
-_FREE = pricing.Bill(usd=0.0)
 _OVERTAKEN = {
     "invalidated": "what it depends on was invalidated during the call",
     "generation": "the store does not tell whether what it depends on is still valid",
@@ -48,18 +43,6 @@ class Answered(NamedTuple):
     request: Request
     value: Any
     response: Any
-
-
-class _Paid(NamedTuple):
-    """What a response took: *model* is the one that answered, *bill* is in dollars."""
-
-    usage: usage.Usage | None
-    model: str | None
-    bill: pricing.Bill
-    seconds: float | None
-
-
-_NOT_READ = _Paid(None, None, _UNKNOWN, None)
 
 
 class Writer:
@@ -80,18 +63,14 @@ class Writer:
         self._ledger = ledger
         self._settings = settings
         self._misses = misses
-        self._listeners: tuple[Listener, ...] = ()
-        self._account = self._read_account
+        self.billing = Billing(ledger, settings)
+        self._account = self.billing.account
         self.epoch = 0
         self.clears = 0  # how often a namespace was cleared
         # As in Reader: a dict in this process has no way to fail.
         self._in_memory = isinstance(store.inner, MemoryStore)  # others need accounts at once
         self._defers = False
         self._put = store.inner.put if type(store.inner) is MemoryStore else store.put
-
-    def listen(self, listener: Listener) -> None:
-        """Call *listener* for each call that is paid for from now on."""
-        self._listeners = (*self._listeners, listener)
 
     def put(self, request: Request, value: Any, *, seconds: float | None = None) -> Entry | None:
         """Store *value*, or a Payload, as the answer to *request*, whatever admission would say.
@@ -107,7 +86,7 @@ class Writer:
             if self._overtaken(request):
                 return None
         payload = encoded(request, value)
-        paid = _NOT_READ if seconds is None else _Paid(None, None, _UNKNOWN, seconds)
+        paid = NOT_READ if seconds is None else Paid(None, None, NOT_READ.bill, seconds)
         account = None
         if payload is not value:
             if not self._defers:  # prices that can wait always can
@@ -115,7 +94,7 @@ class Writer:
             if self._defers and payload.is_plain:
                 account = self._account
             else:
-                paid = self._bill(request.model, value, seconds)
+                paid = self.billing.read(request.model, value, seconds)
         return self._put_entry(request, self._entry(request, payload, paid, account), None)
 
     def store(
@@ -135,7 +114,7 @@ class Writer:
         nothing is stored if anything was deleted since; with *flight*, if this key was.
         *price_rate* is the part of the usual price that was paid.
         """
-        paid = self._count_paid(request, response, seconds, price_rate)
+        paid = self.billing.count(request, response, seconds, price_rate)
         if epoch is not None and epoch != self.epoch:
             return None
         entry = self._admitted(request, self.encode(request, value), response, paid)
@@ -145,7 +124,7 @@ class Writer:
         self, request: Request, response: Any, encode: Callable[[Any], Any] = same
     ) -> Entry | None:
         """``store`` for a *response* that another cache has given, so that no call is counted."""
-        paid = self._bill(request.model, response, None)
+        paid = self.billing.read(request.model, response, None)
         entry = self._admitted(request, self.encode(request, response, encode), response, paid)
         return None if entry is None else self._put_or_skip(request, entry, None)
 
@@ -161,7 +140,7 @@ class Writer:
         """``store`` where *payload* is what ``encode`` gave, and *report* is as in
         ``Engine.call``."""
         reported = response if report is same else self._reported(response, report)
-        paid = self._count_paid(request, reported, seconds)
+        paid = self.billing.count(request, reported, seconds)
         judged = response if self._settings.own_admit else reported
         entry = self._admitted(request, payload, judged, paid)
         return None if entry is None else self._put_or_skip(request, entry, flight)
@@ -174,7 +153,7 @@ class Writer:
         epoch: int | None = None,
     ) -> int:
         """``store`` each of *answers*, in one round trip where the store can do that; how many."""
-        paid = [self._count_paid(each.request, each.response, seconds) for each in answers]
+        paid = [self.billing.count(each.request, each.response, seconds) for each in answers]
         if epoch is not None and epoch != self.epoch:
             return 0
         made = []
@@ -195,21 +174,17 @@ class Writer:
     ) -> list[Entry | None]:
         """``store`` each of *parts*, which one call has answered with *response*: it is counted
         once, and each entry has its share. Values may be Payloads."""
-        self._count_paid(parts[0].request, response, seconds)
+        self.billing.count(parts[0].request, response, seconds)
         if epoch != self.epoch:
             return [None] * len(parts)
         entries = []
         for part in parts:
-            paid = self._bill(part.request.model, part.response, seconds / len(parts))
+            paid = self.billing.read(part.request.model, part.response, seconds / len(parts))
             payload = self.encode(part.request, part.value)
             entries.append(self._admitted(part.request, payload, part.response, paid))
         asked = [part.request for part in parts]
         self._put_many([(r, e) for r, e in zip(asked, entries, strict=True) if e is not None])
         return entries
-
-    def count_paid(self, request: Request, response: Any, seconds: float) -> float | None:
-        """Count a call that gave *response*, which is not stored; its dollars, if known."""
-        return self._count_paid(request, response, seconds).bill.usd
 
     def replace(
         self, request: Request, entry: Entry, payload: Payload, response: Any, seconds: float
@@ -222,18 +197,18 @@ class Writer:
             return False
         if held.depends_on and not self._generations.holds(request.key, held):
             return False
-        made = self._entry(request, payload, self._bill(request.model, response, seconds))
+        made = self._entry(request, payload, self.billing.read(request.model, response, seconds))
         made.depends_on, made.generation = held.depends_on, held.generation
         return self._put_or_skip(request, made, flight) is not None
 
     async def astore(self, request: Request, value: Any, **call: Any) -> Entry | None:
         """``store``, in a thread where the store would block the event loop."""
-        await self.load_prices()
+        await self.billing.load_prices()
         return await self._store.off_loop(lambda: self.store(request, value, **call))
 
     async def astore_many(self, answers: Sequence[Answered], **call: Any) -> int:
         """``store_many``, in a thread where the store would block the event loop."""
-        await self.load_prices()
+        await self.billing.load_prices()
         return await self._store.off_loop(lambda: self.store_many(answers, **call))
 
     def delete(self, request: Request) -> bool:
@@ -271,36 +246,10 @@ class Writer:
         if self._ledger.skip(reason, request.key, request.model, request.tags):
             _log.warning(text, *args)
 
-    def usd_of(self, model: str | None, response: Any, *, price_rate: float = 1.0) -> float | None:
-        """The cost of *response* in dollars, *model* being the one that was asked; None without a
-        price. *price_rate* is as in ``store``."""
-        return self._bill(model, response, None).bill.at(price_rate).usd
-
-    async def load_prices(self) -> None:
-        """Load the price list without blocking the event loop."""
-        await pricing.aload(self._settings.price)
-
     # -- Inside
 
     def _writes(self) -> bool:
         return self._settings.current_mode() in ("on", "refresh")
-
-    def _bill(self, asked: str | None, response: Any, seconds: float | None) -> _Paid:
-        if self._settings.free:
-            return _Paid(None, None, _FREE, seconds)
-        if response is None:
-            return _Paid(None, None, _UNKNOWN, seconds)
-        used, answered_by = usage.read_usage(response), usage.read_model(response)
-        if used is None:
-            return _Paid(None, answered_by, _UNKNOWN, seconds)
-        bill = pricing.bill(self._settings.price, (answered_by, asked), used)
-        return _Paid(used, answered_by, bill, seconds)
-
-    def _read_account(
-        self, payload: Payload, asked: str | None
-    ) -> tuple[str | None, tuple[int, ...] | None, float | None]:
-        paid = self._bill(asked, payload.peek(), None)
-        return asked or paid.model, paid.usage, paid.bill.usd
 
     def _reported(self, response: Any, report: Callable[[Any], Any]) -> Any:
         try:
@@ -308,26 +257,8 @@ class Writer:
         except Exception as exc:  # noqa: BLE001  # the answer is paid for and goes to the caller
             return usage.Report(refused=f"unreadable ({type(exc).__name__})")
 
-    def _count_paid(
-        self, request: Request, response: Any, seconds: float | None, price_rate: float = 1.0
-    ) -> _Paid:
-        """What the provider was paid for *response*, counted whether it will be stored or not."""
-        paid = self._bill(request.model, response, seconds)
-        if price_rate != 1.0:
-            paid = paid._replace(bill=paid.bill.at(price_rate))
-        model, bill = request.model or paid.model, paid.bill
-        identity = usage.identify(response) if self._ledger.watched else None
-        call = PaidCall(model, paid.usage, seconds, bill.read_usd, bill.premium_usd, identity)
-        if paid.usage is not None:
-            self._ledger.paid(call)
-        if request.tags or self._ledger.counts_calls:
-            self._ledger.called(request.key, request.tags, call, bill.usd)
-        for tell in self._listeners:
-            tell(request, response, seconds)
-        return paid
-
     def _admitted(
-        self, request: Request, payload: Payload | None, response: Any, paid: _Paid
+        self, request: Request, payload: Payload | None, response: Any, paid: Paid
     ) -> Entry | None:
         """The entry to store, if the response is worth it."""
         if payload is None or not self._writes():
@@ -347,7 +278,7 @@ class Writer:
         return reason is not None
 
     def _entry(
-        self, request: Request, payload: Payload, paid: _Paid, account: Account | None = None
+        self, request: Request, payload: Payload, paid: Paid, account: Account | None = None
     ) -> Entry:
         now, ttl = self._settings.clock(), self._settings.current_ttl()
         redaction, needs = self._settings.redaction, request.depends_on

@@ -327,7 +327,7 @@ class BatchRun:
             return True
         value = self._calls.encode(answer)
         entry = engine.writer.store(request, value, response=answer, price_rate=PRICE_RATE)
-        usd = engine.writer.usd_of(request.model, answer, price_rate=PRICE_RATE)
+        usd = engine.writer.billing.usd_of(request.model, answer, price_rate=PRICE_RATE)
         self._found[key] = _Result(answer, hit=False, usd=usd)
         if entry is not None or engine.settings.admit(answer) is not None:
             return True

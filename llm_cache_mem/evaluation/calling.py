@@ -184,5 +184,9 @@ class Caller:
         entry = None if made.answer is None else made.answer.entry
         model = item.params.get("model")
         named = model if isinstance(model, str) else None
-        usd = self._engine.writer.usd_of(named, made.value) if entry is None else entry.cost_usd
+        usd = (
+            self._engine.writer.billing.usd_of(named, made.value)
+            if entry is None
+            else entry.cost_usd
+        )
         return Outcome(made.value, usd=usd, answer=made.answer)

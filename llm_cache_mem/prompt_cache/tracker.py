@@ -191,7 +191,7 @@ class PromptCacheTracker:
         self._shared = None if cache is None else cache.engine.ledger
         if cache is not None:
             cache.engine.ledger.watch()
-            cache.engine.writer.listen(self._on_call)
+            cache.engine.writer.billing.listen(self._on_call)
         self._price = (
             pricing.resolve(prices)
             if cache is None or prices is not None

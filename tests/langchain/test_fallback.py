@@ -142,7 +142,7 @@ async def test_async_calls_leave_the_store_to_a_thread(old: InMemoryCache, tmp_p
 
 def test_an_answer_taken_over_is_no_paid_call(old: InMemoryCache) -> None:
     shared, paid = LLMCache(), []
-    shared.engine.writer.listen(lambda *call: paid.append(call))
+    shared.engine.writer.billing.listen(lambda *call: paid.append(call))
     assert model(LLMCacheMem(shared, fallback=old)).invoke("hi").content == "old"
     assert not paid
 
