@@ -60,7 +60,7 @@ class FlightTable:
                 return None
             if flight.task is not None:
                 loop = flight.task.get_loop()
-                if loop.is_closed():  # it will not land
+                if loop.is_closed():  # it will not finish
                     self._listed[own.slot] = own
                     return None
                 if (

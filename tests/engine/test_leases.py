@@ -555,7 +555,7 @@ def test_the_thread_lives_no_longer_than_the_leases(join: MakeCache, short_lease
     until(lambda: keepers() == 0)
 
 
-def test_a_turn_that_is_dropped_ends_by_itself(join: MakeCache, short_leases: None) -> None:
+def test_a_lease_that_is_dropped_ends_by_itself(join: MakeCache, short_leases: None) -> None:
     one, other = join(), join()
     request = one.engine.request(REQUEST["messages"], {"model": "m"})
     lease = one.engine.sharing.lease(request)

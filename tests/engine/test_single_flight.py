@@ -28,7 +28,7 @@ KEY = "1:ns:value:abc"
 LONG = 600.0  # no test waits this long; one that would have to fails before, after PATIENCE
 
 
-def seated(flights: SingleFlight, key: str = KEY) -> int:
+def waiting(flights: SingleFlight, key: str = KEY) -> int:
     flight = flights._table._listed.get(key)
     return 0 if flight is None else len(flight.waiters)
 
@@ -61,7 +61,7 @@ def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[
     futures = [start(lambda: flights.run(KEY, gate))]
     assert gate.started.acquire(timeout=PATIENCE)
     futures += [start(lambda: flights.run(KEY, gate)) for _ in range(followers)]
-    until(lambda: seated(flights) == followers)
+    until(lambda: waiting(flights) == followers)
     return futures
 
 
@@ -143,7 +143,7 @@ def test_a_waiter_takes_over_from_a_killed_thread() -> None:
     leader = start(lambda: flights.run(KEY, work))
     until(lambda: identity)
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(10)]
-    until(lambda: seated(flights) == 10)
+    until(lambda: waiting(flights) == 10)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(identity[0]), ctypes.py_object(SystemExit)
     )
@@ -180,7 +180,7 @@ def test_an_abandoned_flight_blocks_no_later_caller() -> None:
     second = start(lambda: flights.run(KEY, slow))
     assert slow.started.acquire(timeout=PATIENCE)  # after its wait
     third = start(lambda: flights.run(KEY, slow))
-    until(lambda: seated(flights) == 1)
+    until(lambda: waiting(flights) == 1)
     slow.passed.release()
     assert second.result(PATIENCE) == ("own", False)
     assert third.result(PATIENCE) == ("own", True)
@@ -232,7 +232,7 @@ def test_tasks_left_by_the_work_wait_like_others() -> None:
     leader = start(lambda: flights.run(KEY, gate))
     assert gate.started.acquire(timeout=PATIENCE)
     follower = start(lambda: context.run(flights.run, KEY, gate))
-    until(lambda: seated(flights) == 1)
+    until(lambda: waiting(flights) == 1)
     gate.passed.release()
     assert leader.result(PATIENCE) == ("second", False)
     assert follower.result(PATIENCE) == ("second", True)
@@ -493,7 +493,7 @@ def test_a_followers_traceback_shows_only_the_leader() -> None:
     leader = start(lambda: flights.run(KEY, work))
     assert gate.started.acquire(timeout=PATIENCE)
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(100)]
-    until(lambda: seated(flights) == 100)
+    until(lambda: waiting(flights) == 100)
     gate.passed.release()
     original = leader.exception(60)
     errors = [follower.exception(60) for follower in followers]
@@ -524,7 +524,7 @@ def test_an_error_is_freed_with_its_last_handler() -> None:
         leader = start(caught)
         assert gate.started.acquire(timeout=PATIENCE)
         followers = [start(caught) for _ in range(3)]
-        until(lambda: seated(flights) == 3)
+        until(lambda: waiting(flights) == 3)
         gate.passed.release()
         for future in (leader, *followers):
             ref = future.result(PATIENCE)

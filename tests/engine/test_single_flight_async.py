@@ -83,7 +83,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.0005)
 
 
-def seated(flights: SingleFlight) -> int:
+def waiting(flights: SingleFlight) -> int:
     flight = flights._table._listed.get(KEY)
     return 0 if flight is None else len(flight.waiters)
 
@@ -255,7 +255,7 @@ def test_a_fatal_error_kills_one_loop_and_others_take_over(
     leader = start(lambda: asyncio.run(main()))
     assert started.wait(60)
     follower = start(lambda: flights.run(KEY, lambda flight: "answer"))
-    asyncio.run(until(lambda: seated(flights) == 4))
+    asyncio.run(until(lambda: waiting(flights) == 4))
     die.set()
     assert type(leader.exception(60)) is death
     assert follower.result(60) in [("answer", False), ("answer", True)]
@@ -506,7 +506,7 @@ async def test_threads_and_tasks_wait_for_each_other(leader_is_async: bool) -> N
     leader: Any = by_task() if leader_is_async else by_thread()
     await until(lambda: calls)
     tasks, threads = [by_task() for _ in range(20)], [by_thread() for _ in range(20)]
-    await until(lambda: seated(flights) == 40 + leader_is_async)
+    await until(lambda: waiting(flights) == 40 + leader_is_async)
     passed.set()
     results = await asyncio.gather(*tasks, *map(asyncio.wrap_future, threads))
     assert results == [("answer", True)] * 40
@@ -519,7 +519,7 @@ async def test_tasks_of_two_loops_wait_for_each_other() -> None:
     flights, gate = SingleFlight(LONG), Gate("answer")
     (leader,) = await callers(flights, gate, 1)
     elsewhere = start(lambda: asyncio.run(_several(flights, gate, 20)))
-    await until(lambda: seated(flights) == 21)
+    await until(lambda: waiting(flights) == 21)
     gate.passed.release()
     assert await asyncio.wrap_future(elsewhere) == [("answer", True)] * 20
     assert await leader == ("answer", False)
@@ -543,7 +543,7 @@ async def test_the_last_follower_to_leave_cancels_the_work() -> None:
         await asyncio.wait([task])
 
     elsewhere = start(lambda: asyncio.run(follow_and_leave()))
-    await until(lambda: seated(flights) == 2)
+    await until(lambda: waiting(flights) == 2)
     leader.cancel()
     await asyncio.wait_for(asyncio.wrap_future(elsewhere), 60)
     await until(lambda: gate.cancelled)
@@ -567,7 +567,7 @@ def test_a_loop_that_ends_while_it_leads_is_taken_over_from() -> None:
     leader = start(lambda: asyncio.run(main()))  # its end cancels what is left
     assert started.wait(60)
     followers = [start(lambda: flights.run(KEY, lambda flight: "answer")) for _ in range(10)]
-    asyncio.run(until(lambda: seated(flights) == 11))
+    asyncio.run(until(lambda: waiting(flights) == 11))
     leave.set()
     leader.result(60)
     assert (
@@ -607,7 +607,7 @@ def test_a_loop_stopped_while_leading_delays_others_briefly(closed: bool) -> Non
         return "own"
 
     follower = start(lambda: asyncio.run(flights.arun(KEY, own)))
-    asyncio.run(until(lambda: seated(flights) == 2))
+    asyncio.run(until(lambda: waiting(flights) == 2))
     if closed:
         abandon(loop)
     assert follower.result(60) == ("own", False)
@@ -639,7 +639,7 @@ def test_early_cancelled_work_survives_the_end_of_its_loop() -> None:
     turn_once()
     (work,) = flights._tasks
     follower = start(lambda: flights.run(KEY, lambda flight: "own"))
-    asyncio.run(until(lambda: seated(flights) == 2))
+    asyncio.run(until(lambda: waiting(flights) == 2))
     work.cancel()
     turn_once()
     abandon(loop)
@@ -663,7 +663,7 @@ async def test_a_follower_whose_loop_has_closed_is_passed_over() -> None:
     await asyncio.to_thread(loop.run_until_complete, asyncio.sleep(0))
     abandon(loop)
     followers = await callers(flights, gate, 2)
-    assert seated(flights) == 4
+    assert waiting(flights) == 4
     (work,) = flights._tasks
     work.cancel()
     await asyncio.wait([leader])
