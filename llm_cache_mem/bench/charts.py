@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from llm_cache_mem.bench.report import Document
-from llm_cache_mem.bench.tables import duration, limits, percent, size
+from llm_cache_mem.bench.tables import duration, limits, percent, reads_prompts, size
 
 __all__ = ["Bars", "Lines", "charts", "draw", "save_png", "to_svg"]
 
@@ -101,17 +101,18 @@ def to_svg(chart: Bars | Lines) -> str:
 
 
 def _savings(document: Document) -> Iterator[tuple[str, float]]:
+    reads = reads_prompts(document)
     several = len({row["policy"] for row in document["client"]}) > 1
     for row in document["client"]:
         policy = f", {row['policy']}" if several else ""
         name = limits(row["max_size"], row["ttl_seconds"]) + policy
         yield f"client: {name}", row["saved_share"]
-        for both in row["with_provider"][:1]:
+        for both in row["with_provider"][:1] if reads else ():
             yield (
                 f"  + prompt cache {duration(both['ttl_seconds'])}",
                 both["write_all"]["saved_share"],
             )
-    for row in document["provider"]:
+    for row in document["provider"] if reads else ():
         yield (
             f"prompt cache {duration(row['ttl_seconds'])}, all written",
             row["write_all"]["saved_share"],

@@ -12,6 +12,7 @@ __all__ = [
     "facts",
     "limits",
     "percent",
+    "reads_prompts",
     "seconds",
     "size",
     "tables",
@@ -87,12 +88,12 @@ def facts(document: Document) -> Iterator[tuple[str, str]]:
         yield "", f"{same} of them have an answer as long as before"
         after = " / ".join(duration(gaps[name]) for name in ("p10", "p50", "p90"))
         yield "", f"they came after {after} (p10 / p50 / p90)"
-    if document["provider"] and not _reads_prompts(document):
+    if document["provider"] and not reads_prompts(document):
         reason = "no recorded prompt of 1,024 tokens begins as an earlier one"
         yield "prompt cache", f"nothing to read: {reason}"
 
 
-def _reads_prompts(document: Document) -> bool:
+def reads_prompts(document: Document) -> bool:
     """Whether the provider's prompt cache would have read anything."""
     return any(row["tokens_read"] for row in document["provider"])
 
@@ -101,7 +102,7 @@ def tables(document: Document) -> Iterator[Table]:
     """Yield the tables of *document*."""
     if document["client"]:
         yield _client(document)
-    if _reads_prompts(document):
+    if reads_prompts(document):
         yield _provider(document)
         if document["client"]:
             yield _both(document)
