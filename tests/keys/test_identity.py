@@ -15,7 +15,7 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr
 
 from llm_cache_mem import RequestNotCacheable
-from llm_cache_mem.keys.clients import endpoint_of
+from llm_cache_mem.keys.clients import endpoint_of, gets_credential, is_of_sdk
 from llm_cache_mem.keys.digest import digest_of
 from llm_cache_mem.keys.identity import Opaque, describe, kind_of, settings_of
 from llm_cache_mem.keys.names import header_kind
@@ -312,3 +312,21 @@ def test_clients_that_say_the_same_say_it_once() -> None:
 
 def test_any_proxy_is_transport() -> None:
     assert kind_of("openai_proxy", "http://proxy") == "transport"
+
+
+def test_a_header_without_a_text_is_opaque() -> None:
+    assert kind_of("default_headers", {"x-tenant": object()}) == "opaque"
+
+
+def test_hooks_of_requests_may_add_a_credential() -> None:
+    assert gets_credential("event_hooks", {"request": [print]})
+    assert not gets_credential("event_hooks", {"response": [print]})
+
+
+def test_a_class_that_a_program_derives_is_not_of_the_sdk() -> None:
+    class Signed(OpenAI):
+        pass
+
+    assert is_of_sdk(OpenAI(api_key="k").chat.completions)
+    assert not is_of_sdk(Signed(api_key="k"))
+    assert not is_of_sdk(Signed(api_key="k").chat.completions)
