@@ -23,7 +23,7 @@ from llm_cache_mem.stores.urls import URL_VARIABLE
 __all__ = ["KINDS", "bring"]
 
 KINDS = ", ".join(SOURCES)
-_EXTRAS: Final = dict.fromkeys(("httpx", "yaml"), "'llm-cache-mem[migrate]'")
+_EXTRAS: Final[dict[str, str]] = dict.fromkeys(("httpx", "yaml"), "'llm-cache-mem[migrate]'")
 
 
 def bring(
@@ -79,10 +79,10 @@ def _rest(kind: str, text: str) -> dict[str, Any]:
         found = parse_json(text.encode("utf-8", "surrogateescape"))
     except BadInput:
         found = None
-    valid = isinstance(found, dict) and isinstance(found.get("model"), str)
-    if not valid or not isinstance(found.get("messages", []), list):
+    request: dict[str, Any] = found if isinstance(found, dict) else {}
+    valid = isinstance(request.get("model"), str)
+    if not valid or not isinstance(request.get("messages", []), list):
         raise CommandFailed('--request is JSON such as {"model": "gpt-5-mini"}', MISUSED)
-    request: dict[str, Any] = found
     return request
 
 

@@ -111,10 +111,11 @@ def _request(key: Any) -> dict[str, Any] | None:
         key = _json(key)
     if isinstance(key, (list, tuple)) and len(key) % 2 == 0 and key[1:2] in ([None], (None,)):
         key = dict(zip(map(str, key[2::2]), key[3::2], strict=True))
-    found = isinstance(key, dict) and all(isinstance(name, str) for name in key)
-    if not found or not isinstance(key.get("model"), str) or not key.get("messages"):
+    if not isinstance(key, dict) or not all(isinstance(name, str) for name in key):
         return None
     request: dict[str, Any] = dict(key)
+    if not isinstance(request.get("model"), str) or not request.get("messages"):
+        return None
     return request if isinstance(request["messages"], (list, str)) else None
 
 
