@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 import threading
+from _thread import RLock, allocate_lock  # in C: no signal handler can run while one is taken
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from os import urandom
 from time import monotonic
 from typing import Final
@@ -51,8 +53,9 @@ class Totals:
         _all.add(self)
 
     def _reset(self) -> None:
-        self._starting, self._adding = threading.RLock(), threading.RLock()
-        self._wake = threading.Event()
+        self._starting, self._adding = RLock(), RLock()
+        self._waking = allocate_lock()  # held until the thread is to wake
+        self._waking.acquire()
         self._thread: threading.Thread | None = None
         self._tried_at = monotonic()
         self._process, self._takes = urandom(8).hex(), 0
@@ -68,23 +71,27 @@ class Totals:
         if (at_once and not self._unsent) or (
             stored and monotonic() - self._tried_at >= _WRITING_SECONDS
         ):
-            self._wake.set()
+            with suppress(RuntimeError):  # it is on its way
+                self._waking.release()
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="llm-cache-mem totals", daemon=True)
         with self._starting:
             if self._thread is not None:
                 return
-            self._wake.clear()
+            self._waking.acquire(blocking=False)
             self._thread = thread  # before it starts, for it says itself when it is over
             try:
                 thread.start()
             except RuntimeError:  # too many, or the end is near
                 self._thread = None
+            except BaseException:  # an interrupt
+                self._thread = None
+                raise
         _add_when_a_worker_ends()
 
     def _run(self) -> None:
-        self._wake.wait(LONGEST_SECONDS)
+        self._waking.acquire(timeout=LONGEST_SECONDS)
         self._thread = None  # the next one that is needed is started anew
         self.add()
 
