@@ -159,7 +159,7 @@ def main(url: str, coalesce: str, interrupts: int, seed: int) -> None:
         if not within(SLOW_SECONDS, lambda: not lock_held(url)):
             storm.problems.append("the lock of the file is held")
         listed = cache.engine.flights._table._listed.values()
-        flights = [flight for flight in listed if not flight._is_deserted]
+        flights = [flight for flight in listed if not flight.is_deserted]
         if flights:
             storm.problems.append(f"{len(flights)} calls seem to be under way")
         print(
