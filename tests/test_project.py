@@ -333,7 +333,7 @@ def test_importing_loads_nothing_optional_and_starts_no_thread() -> None:
     loaded, threads = json.loads(in_fresh_python(code))
     packages = {name.partition(".")[0] for name in loaded}
     assert packages <= {*sys.stdlib_module_names, "llm_cache_mem"}
-    slow = {"asyncio", "dataclasses", "difflib", "inspect", "pathlib", "sqlite3"}
+    slow = {"asyncio", "dataclasses", "difflib", "html", "inspect", "pathlib", "sqlite3"}
     assert not packages & slow, "only those who use them wait for these"
     assert threads == 1
 

@@ -1,7 +1,6 @@
 """Tables of counters: aligned text for a terminal, HTML for a notebook."""
 
 from collections.abc import Iterable, Mapping
-from html import escape
 from itertools import chain, repeat
 
 from llm_cache_mem._util.terminal import visible
@@ -41,10 +40,11 @@ def as_text(headline: str, facts: Iterable[tuple[str, str]], tables: Iterable[li
 def as_html(headline: str, facts: Iterable[tuple[str, str]], tables: Iterable[list[Row]]) -> str:
     """The same as HTML tables, with every name escaped."""
     rows = [
-        f"<tr><th style='{_LEFT}'>{escape(name)}</th><td style='{_RIGHT}'>{escape(value)}</td></tr>"
+        f"<tr><th style='{_LEFT}'>{_escaped(name)}</th>"
+        f"<td style='{_RIGHT}'>{_escaped(value)}</td></tr>"
         for name, value in facts
     ]
-    return f"<p><strong>{escape(headline)}</strong></p><table>{''.join(rows)}</table>" + "".join(
+    return f"<p><strong>{_escaped(headline)}</strong></p><table>{''.join(rows)}</table>" + "".join(
         map(table, tables)
     )
 
@@ -78,7 +78,7 @@ def by_reason(skipped: Mapping[str, int]) -> str:
 
 def headed(title: str, html: str) -> str:
     """*html* under *title*, set as code."""
-    return f"<p><code>{escape(title)}</code></p>{html}"
+    return f"<p><code>{_escaped(title)}</code></p>{html}"
 
 
 def aligned(rows: list[Row]) -> list[str]:
@@ -96,7 +96,7 @@ def table(rows: Iterable[Row], *, texts: int = 1) -> str:
     lines = []
     for row, tag in zip(rows, chain(["th"], repeat("td")), strict=False):
         cells = (
-            f"<{tag} style='{_LEFT if place < texts else _RIGHT}'>{escape(cell)}</{tag}>"
+            f"<{tag} style='{_LEFT if place < texts else _RIGHT}'>{_escaped(cell)}</{tag}>"
             for place, cell in enumerate(row)
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
@@ -115,3 +115,9 @@ def saved(usd: float, unpriced: int, calls: int) -> str:
     if unpriced and unpriced >= calls:
         return "—"
     return f"{dollars(usd)} (+ {unpriced:,} unpriced)" if unpriced else dollars(usd)
+
+
+def _escaped(text: str) -> str:
+    from html import escape  # slow to import, and only notebooks need it
+
+    return escape(text)
