@@ -22,6 +22,7 @@ __all__ = [
     "BadInput",
     "CommandFailed",
     "Ignore",
+    "Key",
     "Kind",
     "Model",
     "Namespace",
@@ -117,6 +118,10 @@ Url = Annotated[
 UrlFirst = Annotated[
     str | None,
     typer.Argument(metavar="URL", help=f"The store; {URL_VARIABLE} can name it instead."),
+]
+Key = Annotated[
+    str | None,
+    typer.Argument(metavar="KEY", help="A key, its digest, or the beginning of either."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Namespace = Annotated[

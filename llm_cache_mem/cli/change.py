@@ -1,4 +1,5 @@
-"""The commands that remove entries or make them invalid: ``prune``, ``clear``, ``invalidate``."""
+"""The commands that remove entries or make them invalid: ``prune``, ``delete``, ``clear``,
+``invalidate``."""
 
 import sys
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from llm_cache_mem.cli.arguments import (
     MISUSED,
     AsJson,
     CommandFailed,
+    Key,
     Kind,
     Model,
     Namespace,
@@ -21,12 +23,13 @@ from llm_cache_mem.cli.arguments import (
     url_and,
     url_of,
 )
+from llm_cache_mem.cli.look import the_one
 from llm_cache_mem.cli.output import count_of, report
 from llm_cache_mem.cli.store import Selection, open_for_changes, reading
 from llm_cache_mem.cli.store import prune as prune_at_once
 from llm_cache_mem.stores.base import counting
 
-__all__ = ["clear", "invalidate", "prune"]
+__all__ = ["clear", "delete", "invalidate", "prune"]
 
 
 def prune(
@@ -68,6 +71,24 @@ def prune(
         {"removed": removed, "dry_run": dry_run},
         f"{'would remove' if dry_run else 'removed'} {count_of(removed)}",
     )
+
+
+def delete(
+    url: UrlFirst = None,
+    key: Key = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete one entry, such as a wrong answer.
+
+    Asks nothing if exactly one entry has this key; a beginning of several keys deletes none.
+    """
+    url, wanted = url_and("KEY", url, key)
+    with reading(url, Selection()) as (reader, _):
+        found = the_one(reader, wanted, namespace)
+    with open_for_changes(url) as store:
+        removed = int(store.delete(found.key))
+    report(as_json, {"removed": removed, "key": found.key}, f"removed {count_of(removed)}")
 
 
 def clear(

@@ -17,6 +17,7 @@ from llm_cache_mem.cli.arguments import (
     AsJson,
     CommandFailed,
     Ignore,
+    Key,
     Kind,
     Model,
     Namespace,
@@ -37,7 +38,7 @@ from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores.listing import Found, beginning, describe
 from llm_cache_mem.values.encryption import new_key
 
-__all__ = ["key", "keygen", "list_", "show", "stats"]
+__all__ = ["key", "keygen", "list_", "show", "stats", "the_one"]
 
 
 class Sort(StrEnum):
@@ -163,10 +164,7 @@ def _first(entries: Iterator[Found], limit: int, sort: Sort) -> tuple[int, list[
 
 def show(
     url: UrlFirst = None,
-    key: Annotated[
-        str | None,
-        typer.Argument(metavar="KEY", help="A key, its digest, or the beginning of either."),
-    ] = None,
+    key: Key = None,
     namespace: Namespace = None,
     value: Annotated[
         bool, typer.Option("--value", help="Show the answer too, as stored JSON.")
@@ -180,7 +178,7 @@ def show(
     url, wanted = url_and("KEY", url, key)
     now = time()
     with reading(url, Selection()) as (reader, _):
-        (found,) = reader.with_hits([_the_one(reader, wanted, namespace)])
+        (found,) = reader.with_hits([the_one(reader, wanted, namespace)])
     row, parts = describe(found, now), {}
     if found.entry.request is not None:
         parts["request"] = parse_json(found.entry.request)
@@ -229,7 +227,7 @@ def keygen() -> None:
     typer.echo(new_key())
 
 
-def _the_one(reader: Reader, wanted: str, namespace: str | None) -> Found:
+def the_one(reader: Reader, wanted: str, namespace: str | None) -> Found:
     """The entry whose key or digest is *wanted*, or else the only one that begins so."""
     exact, similar = [], []
     hidden = (

@@ -25,6 +25,7 @@ from cli_helpers import (
     entry,
     fails,
     fill,
+    held,
     read,
     rows,
     run,
@@ -314,6 +315,29 @@ def test_show_takes_a_namespace(tmp_path: Path) -> None:
     digest = keys.digest("a", {})
     assert read("show", name, digest, "--namespace", "acme")["namespace"] == "acme"
     assert read("show", name, digest, "--namespace", "")["namespace"] == ""
+
+
+def test_delete_removes_exactly_one_entry(path: str) -> None:
+    digest = digest_of("claude")
+    assert f"1::value:{digest}.1" in fails("delete", path, digest[:10])
+    assert "no entry" in fails("delete", path, "0" * 64)
+    assert len(rows(path)) == 4
+    key = f"1::value:{digest}"
+    assert read("delete", path, key) == {"removed": 1, "key": key}
+    assert run("delete", path, f"{digest}.1").stdout == "removed 1 entry\n"
+    assert {row[1] for row in rows(path)} == {
+        f"1::value:{digest_of('gpt-5-mini')}",
+        read("show", path, "1:acme:")["key"],
+    }
+
+
+def test_delete_takes_a_namespace(tmp_path: Path) -> None:
+    name = str(tmp_path / "cache.db")
+    fill(name, {stored_key("a"): entry(1), stored_key("a", "acme"): entry(2)})
+    digest = keys.digest("a", {})
+    assert "more than one" in fails("delete", name, digest)
+    assert read("delete", name, digest, "--namespace", "acme")["removed"] == 1
+    assert held(name).keys() == {stored_key("a")}
 
 
 def test_typed_values_are_shown_as_they_are_stored(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_statuses_and_streams_of_the_real_command(path: str) -> None:
 
 def test_help_of_every_command_is_there() -> None:
     assert "Usage" in run("--help").stdout
-    for verb in ("stats", "list", "show", "key", "keygen", "prune", "clear", "export", "import"):
+    for verb in ("stats", "list", "show", "key", "keygen", "prune", "delete", "clear", "export", "import"):
         assert "--help" in run(verb, "-h").stdout
 
 
