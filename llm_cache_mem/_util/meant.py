@@ -10,6 +10,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ENOUGH = 0.6
+_SYNONYMS = dict.fromkeys(("file", "path", "store", "url"), "backend")
+"""Names that other libraries have for an argument, which no likeness finds."""
 
 
 def says_what_is_meant(fn: Callable[P, T]) -> Callable[P, T]:
@@ -27,7 +29,8 @@ def says_what_is_meant(fn: Callable[P, T]) -> Callable[P, T]:
             if wrong is None or any(one.kind is one.VAR_KEYWORD for one in known.values()):
                 raise
             owner = fn.__qualname__.removesuffix(".__init__")
-            near = meant(wrong, known)
+            other = _SYNONYMS.get(wrong)
+            near = other if other in known else meant(wrong, known)
             hint = "" if near is None else f": did you mean {near}?"
             text = f"{owner}() got an unexpected keyword argument {wrong!r}{hint}"
             raise TypeError(text) from None

@@ -46,6 +46,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except LLMCacheError as exc:
             text, status = str(exc), exc.status if isinstance(exc, CommandFailed) else FAILED
+        except typer.BadParameter as exc:  # whose text typer begins with the name of a class
+            exc.message = exc.message.removeprefix("Value error, ")
+            raise
         except OSError as exc:
             if exc.errno == errno.EPIPE:  # the reader has closed the pipe: typer ends quietly
                 raise

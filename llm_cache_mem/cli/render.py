@@ -147,7 +147,8 @@ def _calls(totals: Row, now: float) -> dict[str, str]:
     """What became of all calls, a line for each figure that is not zero."""
     if totals["since"] is None:
         return {"calls": "none counted yet"}
-    lines = {"calls": avoided(totals["avoided"], totals["hits"] + totals["misses"])}
+    headline = avoided(totals["avoided"], totals["hits"] + totals["misses"])
+    lines = {"calls": headline.replace(" calls", "", 1)}
     lines["since"] = f"{moment(totals['since'])}  ({duration(now - totals['since'], 2)} ago)"
     if totals["avoided"]:
         tokens = totals["input_tokens_saved"] + totals["output_tokens_saved"]
@@ -158,7 +159,7 @@ def _calls(totals: Row, now: float) -> dict[str, str]:
         lines["saved"] = ", ".join(figures)
     if totals["calls"]:
         cost = saved(totals["paid_usd"], totals["unpriced_calls"], totals["calls"])
-        lines["paid"] = f"{totals['calls']:,} calls, {cost}"
+        lines["paid"] = f"{totals['calls']:,} call{'s' if totals['calls'] != 1 else ''}, {cost}"
     return lines
 
 
@@ -188,7 +189,7 @@ def _groups(sums: Row, columns: Mapping[str, Cell], names: Sequence[str]) -> Tab
     for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
     for by in names:
-        groups = sums[f"by_{by}"]
+        groups = {name: sums for name, sums in sums[f"by_{by}"].items() if _counts(sums)}
         for number, (name, group) in enumerate(groups.items()):
             if number == _MOST_GROUPS:
                 table.add_row("", _cell(f"and {len(groups) - number:,} more: --json"))
@@ -196,6 +197,11 @@ def _groups(sums: Row, columns: Mapping[str, Cell], names: Sequence[str]) -> Tab
             cells = (cell(group) for cell in shown.values())
             table.add_row("" if number else by, _cell(label(name, _UNNAMED[by])), *cells)
     return table
+
+
+def _counts(group: Row) -> bool:
+    """Whether a group has calls or entries to show: one of skipped calls alone has none."""
+    return any(group.get(name) for name in ("hits", "misses", "calls", "entries"))
 
 
 _UNNAMED: Final = {"namespace": "(default)", "kind": "", "model": "(no model)"}

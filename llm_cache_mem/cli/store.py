@@ -334,7 +334,7 @@ def _telling(name: str) -> Iterator[None]:
         if isinstance(exc.__cause__, FileRefused):  # which names the file
             text = exc.reason
         elif exc.__cause__ is not None and is_damage(exc.__cause__):
-            text = f"{name} is damaged, or no database at all; it was left as it is"
+            text = f"{name} is damaged, or is not a SQLite database; it is left as it is"
         else:
             text = f"{name}: {exc.operation} failed: {exc.reason}"
         raise CommandFailed(text) from exc

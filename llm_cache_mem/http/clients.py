@@ -41,6 +41,8 @@ def cache_client(client: C, cache: LLMCache, *, usage: Usage | None = None) -> C
     Raises:
         TypeError: *client* is anything else.
     """
+    if isinstance(client, LLMCache):
+        raise TypeError("the two arguments are swapped: cache_client(client, cache)")
     if not isinstance(cache, LLMCache):
         raise TypeError(
             f"cache_client(client, cache) takes an LLMCache, not {type(cache).__name__}"

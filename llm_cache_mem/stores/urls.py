@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.base import Store, StoreSettings, name_of
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.values.entry import PLAIN
@@ -52,6 +53,10 @@ class Scheme(NamedTuple):
     on_server: bool = False
     encrypted: bool = True
 
+    def address(self, name: str) -> str:
+        """The beginning of its URLs under *name*, one of its names."""
+        return f"{name}://" if self.in_file or self.on_server else self.examples.partition(",")[0]
+
 
 def open_store(backend: Backend, settings: StoreSettings | None = None) -> Opened:
     """The store that *backend* names; a Store object is taken as it is.
@@ -71,7 +76,12 @@ def open_store(backend: Backend, settings: StoreSettings | None = None) -> Opene
         return Opened(backend, owned=False, name=type(backend).__name__, bounded=False)
     scheme, place = locate(backend)
     _check_policy(settings, in_memory=scheme.open is _open_memory)
-    store = scheme.open(place, settings)
+    try:
+        store = scheme.open(place, settings)
+    except StoreError as exc:
+        if (hint := _four_slashes(backend, place)) is None:
+            raise
+        raise StoreError(exc.store, exc.operation, exc.reason + hint) from exc.__cause__
     return Opened(store, owned=True, name=name_of(store), bounded=scheme.bounded)
 
 
@@ -101,11 +111,13 @@ def locate(backend: str | os.PathLike[str]) -> tuple[Scheme, str]:
             return scheme, os.path.expanduser(backend)
     from difflib import get_close_matches  # for the message alone
 
-    known = ", ".join(scheme.examples for scheme in SCHEMES)
+    known = "".join(f"\n  {scheme.examples}" for scheme in SCHEMES)
     unknown = name + "://" if separator else repr(name)
-    meant = get_close_matches(name, _BY_NAME, n=1)
-    hint = f"did you mean {meant[0]}{separator}? " if meant else ""
-    raise ValueError(f"unknown backend {unknown}; {hint}known are: {known}, or a path")
+    meant = [_BY_NAME[near].address(near) for near in get_close_matches(name, _BY_NAME, n=1)]
+    if not separator and name.replace("-", "_").isidentifier():
+        meant.append(f"the file ./{name}.db")
+    hint = f"did you mean {' or '.join(meant)}? " if meant else ""
+    raise ValueError(f"unknown backend {unknown}; {hint}known are:{known}\n  or a path: ./cache.db")
 
 
 def _scheme_of_path(path: str) -> Scheme | None:
@@ -139,6 +151,15 @@ def _path_in(scheme: Scheme, rest: str) -> str:
     if not path.strip("/"):
         raise ValueError(f"a {name}:// URL needs a path, as in {scheme.examples.split(',')[0]}")
     return path
+
+
+def _four_slashes(backend: str | os.PathLike[str], place: str) -> str | None:
+    """The hint for a URL that leads to a missing folder if it is read as it is: three slashes and a
+    relative path. None for all others."""
+    name, slashes, path = os.fspath(backend).partition(":///")
+    if not slashes or os.path.isabs(place) or os.path.isdir(os.path.dirname(place) or "."):
+        return None
+    return f" (three slashes make a relative path: did you mean {name}:////{path}?)"
 
 
 def _check_is_store(backend: object) -> None:

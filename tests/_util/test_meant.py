@@ -15,6 +15,7 @@ from llm_cache_mem import LLMCache, options
         (LLMCache, "tl", "ttl_seconds"),
         (LLMCache, "ttl", "ttl_seconds"),
         (LLMCache, "backnd", "backend"),
+        (LLMCache, "path", "backend"),
         (LLMCacheMem, "max_sice", "max_size"),
         (options, "ttl", "ttl_seconds"),
         (options, "dependson", "depends_on"),

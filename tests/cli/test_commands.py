@@ -33,7 +33,7 @@ from cli_helpers import (
     stored_key,
 )
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, options
 from llm_cache_mem.cli.app import app
 from llm_cache_mem.cli.arguments import CommandFailed, seconds_in
 from llm_cache_mem.cli.store import Reader
@@ -192,6 +192,7 @@ def test_list_sorts_and_filters(asked: str, options: list[str], costs: list[floa
 
 
 def test_list_rejects_an_unknown_order_or_span(asked: str) -> None:
+    assert "Value error" not in fails("list", asked, "--sort", "foo", status=2)
     assert "newest" in fails("list", asked, "--sort", "prettiest", status=2)
     assert "90s" in fails("list", asked, "--since", "yesterday", status=2)
 
@@ -608,9 +609,21 @@ def test_stats_lead_with_the_calls_of_all_processes(path: str) -> None:
     assert (totals["avoided"], totals["misses"], totals["calls"]) == (1, 4, 4)
     assert list(totals["by_namespace"]) == ["", "acme"]
     shown = run("stats", path).stdout
-    assert re.search(r"^calls +1 of 5 calls avoided \(20%\)$", shown, re.MULTILINE)
+    assert re.search(r"^calls +1 of 5 avoided \(20%\)$", shown, re.MULTILINE)
     assert re.search(r"namespace +\(default\) +1 of 4", shown)
     assert read("stats", path, "--namespace", "acme")["totals"]["avoided"] == 0
+
+
+def test_stats_hide_the_groups_of_skipped_calls(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache.db")
+    with LLMCache(backend=path, namespace="acme") as cache:
+        cache.get_or_call(PROMPT, answer, model="claude")
+        with options(namespace="other"):
+            skipped = {"model": "claude", "thing": object()}
+            cache.get_or_call(PROMPT, lambda messages, **params: "Hi!", **skipped)
+    shown = run("stats", path).stdout
+    assert " 0 of 0" not in shown
+    assert re.search(r"^paid +1 call, ", shown, re.MULTILINE)
 
 
 def test_list_and_show_tell_hits(path: str) -> None:

@@ -61,7 +61,7 @@ def test_a_store_that_is_none_is_refused_and_left_alone(
     fill(str(newer), {stored_key("a"): entry("x")})
     make_database(newer, "PRAGMA user_version = 99")
     expected = {
-        corrupt: "no database",
+        corrupt: "not a SQLite database",
         foreign: "another application",
         newer: "newer version",
         damaged: "damaged",
@@ -214,7 +214,18 @@ def test_statuses_and_streams_of_the_real_command(path: str) -> None:
 
 def test_help_of_every_command_is_there() -> None:
     assert "Usage" in run("--help").stdout
-    for verb in ("stats", "list", "show", "key", "keygen", "prune", "delete", "clear", "export", "import"):
+    for verb in (
+        "stats",
+        "list",
+        "show",
+        "key",
+        "keygen",
+        "prune",
+        "delete",
+        "clear",
+        "export",
+        "import",
+    ):
         assert "--help" in run(verb, "-h").stdout
 
 

@@ -297,7 +297,7 @@ def test_an_object_without_an_http_client_is_rejected(cache: LLMCache, thing: An
 
 
 def test_the_arguments_the_wrong_way_round_are_refused(server: Provider, cache: LLMCache) -> None:
-    with make_openai(server) as client, pytest.raises(TypeError, match="takes an LLMCache"):
+    with make_openai(server) as client, pytest.raises(TypeError, match="are swapped"):
         cache_client(cache, client)  # type: ignore[arg-type]
 
 

@@ -130,7 +130,7 @@ def test_a_store_object_is_used_directly():
 
 @pytest.mark.parametrize("backend", ["mysql://host/db", "sqlte://x.db", "redis", "", "memory:"])
 def test_an_unknown_backend_is_refused_with_the_known_ones(backend):
-    with pytest.raises(ValueError, match=r"unknown backend .*known are: memory, sqlite://"):
+    with pytest.raises(ValueError, match=r"unknown backend .*known are:\n  memory\n  sqlite://"):
         opened(backend)
 
 
@@ -186,6 +186,19 @@ def test_a_missing_folder_is_named_and_not_made(backend, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [("sqlite:///no/c.db", "sqlite:////no/c.db"), ("jsonl:///no/c.jsonl", "jsonl:////no/c.jsonl")],
+)
+def test_three_slashes_are_told_from_four(url, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=f"relative path: did you mean {meant}\\?"):
+        opened(url)
+    with pytest.raises(StoreError) as caught:
+        opened("no/c.db")
+    assert "did you mean" not in str(caught.value)
+
+
 def test_every_scheme_is_documented():
     page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="unknown backend") as caught:
@@ -217,6 +230,9 @@ def test_a_password_in_a_wrong_url_is_not_repeated():
         ("sqllite://./a.db", "sqlite://"),
         ("rediss2://h", "rediss://"),
         ("jsonlines://a", "jsonl://"),
+        ("cache", "memcached:// or the file ./cache.db"),
+        ("memry", "memory or the file ./memry.db"),
+        ("redis", "redis:// or the file ./redis.db"),
     ],
 )
 def test_a_misspelt_scheme_is_answered_by_the_one_that_was_meant(url: str, meant: str) -> None:

@@ -211,6 +211,8 @@ class JsonlStore:
                 if len(broken) > _BROKEN_LINES_NAMED
                 else ""
             )
+            if not found:
+                more += " (or this is not a recording of llm-cache-mem)"
             raise StoreError(
                 type(self).__name__,
                 "reading",
