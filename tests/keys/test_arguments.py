@@ -57,6 +57,7 @@ class Config(BaseModel):  # type: ignore[misc, valid-type]
 
 class Colour(Enum):
     RED = 1
+    BLUE = 2
 
 
 class Size(Enum):
@@ -103,6 +104,10 @@ DIFFERENT = {
     "a dataclass and a dict": (Point(), {"x": 0, "secret": 0}),
     "a tuple and a list": ((1, 2), [1, 2]),
     "a named tuple and a tuple": (Pair(1), (1,)),
+    "named tuples": (Pair(1), Pair(2)),
+    "enums": (Colour.RED, Colour.BLUE),
+    "dataclasses": (Place(), Place(1)),
+    "bytes": (b"a", b"b"),
     "keys that are numbers": ({1: "a"}, {"1": "a"}),
     "a dict that looks like a tuple": ((1,), {"$tuple": [1]}),
     "nested": ([{"a": (1,)}], [{"a": [1]}]),
