@@ -229,7 +229,7 @@ def test_the_page_lists_failures_of_this_library() -> None:
     assert {name: probes for name, probes in wrong.items() if probes} == {
         "llm-cache-mem, LLMCacheMem alone": ["stream-hits"]
     }
-    assert "LangChain asks no cache for a stream" in README.read_text(encoding="utf-8")
+    assert "LangChain never consults a cache for streams" in README.read_text(encoding="utf-8")
 
 
 def counts(page: Path) -> list[str]:
