@@ -23,8 +23,8 @@ _MOST: Final = 256
 class _Record:
     """A *collection* that may be a record of calls: as it was at first and after the last call.
 
-    It *is_proven* one when a call has made it grow; until then *under_way* counts the calls that
-    may have done so.
+    It *is_proven* one when a call has made it grow; *under_way* counts the calls that may do so
+    now.
     """
 
     def __init__(self, collection: Any) -> None:
@@ -35,9 +35,10 @@ class _Record:
 
     @property
     def is_grown_by_calls(self) -> bool:
-        """Whether calls may have added all that is new in it."""
+        """Whether calls have added all that is new in it: of what came after the last call, one
+        thing for each that is under way. What is more, or came between calls, is the user's."""
         grown = _growth(self.last, self.collection)
-        return grown is not None and (self.is_proven or grown <= self.under_way)
+        return grown is not None and grown <= self.under_way
 
 
 class Changing:

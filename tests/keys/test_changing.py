@@ -36,8 +36,6 @@ def test_a_record_of_calls_counts_as_it_was_at_first(changing: Changing) -> None
     for _ in range(3):
         call(changing, model)
         assert settings(changing, model)["_calls"] == []
-    model._calls.append(object())  # of a call that was not watched
-    assert settings(changing, model)["_calls"] == []
 
 
 @pytest.mark.parametrize("empty", [[], {}, set()])
@@ -61,6 +59,24 @@ def test_what_a_user_sets_between_calls_is_a_setting(changing: Changing) -> None
     assert settings(changing, model)["_words"] == ["arr"]
     model._calls = ["mine"]
     assert settings(changing, model)["_calls"] == ["mine"]
+
+
+def test_what_a_user_adds_to_a_record_between_calls_is_a_setting(changing: Changing) -> None:
+    model: Any = Model()
+    call(changing, model)
+    model._calls.append("a rule")
+    assert settings(changing, model)["_calls"][1:] == ["a rule"]
+    call(changing, model)
+    assert settings(changing, model)["_calls"][1:] == ["a rule"]
+
+
+def test_more_than_one_thing_for_each_call_under_way_is_a_setting(changing: Changing) -> None:
+    model: Any = Model()
+    call(changing, model)
+    ended = changing.watch(model)
+    model._calls += ["of the call", "a rule"]
+    assert settings(changing, model)["_calls"][1:] == ["of the call", "a rule"]
+    ended(True)
 
 
 def test_what_a_user_adds_during_a_call_is_a_setting(changing: Changing) -> None:
