@@ -80,7 +80,11 @@ def _rewrite_database(
 ) -> int:
     changed = 0
     with closing(sqlite3.connect(path)) as database, database:
+        listed = database.execute("PRAGMA table_list").fetchall()
+        counters = {name for _, name, _, _, without_rowid, _ in listed if without_rowid}
         for table, columns in _columns(database):
+            if table in counters:  # this library's totals and leases, which hold no values
+                continue
             for name in columns:
                 where = f'SELECT rowid, "{name}" FROM "{table}"'
                 for rowid, value in database.execute(where).fetchall():
