@@ -12,6 +12,8 @@ LLMCacheError
 ```
 """
 
+import re
+
 from llm_cache_mem._util.terminal import visible
 
 __all__ = [
@@ -104,6 +106,10 @@ class ValueNotCacheable(_AtPath, TypeError):
     what = "value"
 
 
+_DIGEST = re.compile(r"(\b1:[^\s:]*:[^\s:]+:[0-9a-f]{8})[0-9a-f]{56}")
+"""A stored key, of which 8 digits are shown, so that the fields that differ stand out."""
+
+
 class CacheMissError(LLMCacheError, LookupError):
     """``mode="replay"`` and the store holds no answer for *key*, or one that is *unreadable* for
     the reason given.
@@ -125,6 +131,8 @@ class CacheMissError(LLMCacheError, LookupError):
         self.explanation = explanation
         self.unreadable = unreadable
         self.where = where
+        self.advice = "mode='on'"
+        """How to record it, as the text says."""
 
     def __str__(self) -> str:
         where = "" if self.where is None else f" in {self.where}"
@@ -133,7 +141,8 @@ class CacheMissError(LLMCacheError, LookupError):
             return visible(f"replay: {what}; record it again with mode='refresh'")
         what = f"nothing recorded{where} for {self.key}"
         why = "" if self.explanation is None else f"\n{self.explanation}"
-        return visible(f"replay: {what}; record it first with mode='on'") + why
+        text = visible(f"replay: {what}; record it first with {self.advice}") + why
+        return _DIGEST.sub(r"\1", text)
 
     def __repr__(self) -> str:
         return f"CacheMissError({self.key!r})"

@@ -60,6 +60,10 @@ _RANK: dict[Sort, Callable[[Found], float]] = {
 }
 _CANDIDATES = 10
 _DIGEST_LENGTH = 64
+_OVER_HTTP = (
+    "; the key of a request that was sent over HTTP also has http.base_url, http.path and the"
+    " headers that count: `llm-cache-mem why` finds it by its body"
+)
 
 
 def stats(
@@ -246,7 +250,8 @@ def the_one(reader: Reader, wanted: str, namespace: str | None) -> Found:
             break
     candidates = exact or similar
     if not candidates:
-        raise CommandFailed(f"no entry has a key that begins with {wanted!r}")
+        hint = _OVER_HTTP if len(wanted) == _DIGEST_LENGTH else ""
+        raise CommandFailed(f"no entry has a key that begins with {wanted!r}{hint}")
     if len(candidates) > 1:
         keys = "".join(f"\n  {visible(found.key)}" for found in candidates[:_CANDIDATES])
         more = "\n  ..." if len(candidates) > _CANDIDATES else ""

@@ -24,7 +24,7 @@ from llm_cache_mem.cli.arguments import (
     parse_json,
 )
 from llm_cache_mem.cli.jsonl import numbered_lines
-from llm_cache_mem.cli.output import print_json
+from llm_cache_mem.cli.output import print_json, replacing
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.evaluation import MapResult
@@ -110,15 +110,24 @@ def map_(
         results: Any = cache.map(
             create, source, concurrency=concurrency, on_error="collect", budget_usd=budget_usd
         )
-        with closing(results):
-            for result in results:
-                for line, problem in source.next_line():
-                    if problem is not None:
-                        output.error(line, "BadInput", problem)
-                    elif result.error is not None and on_error == "stop":
-                        raise CommandFailed(_stopped(line, result.error, requests))
-                    else:
-                        output.result(line, result)
+        try:
+            with closing(results):
+                for result in results:
+                    for line, problem in source.next_line():
+                        if problem is not None:
+                            output.error(line, "BadInput", problem)
+                        elif result.error is not None and on_error == "stop":
+                            raise CommandFailed(_stopped(line, result.error, requests))
+                        else:
+                            output.result(line, result)
+        except KeyboardInterrupt:
+            calls = output.counts["paid"]
+            typer.echo(
+                f"stopped after {calls:,} call{'s' if calls != 1 else ''}; run the same command"
+                " again to resume",
+                err=True,
+            )
+            raise
         for line, problem in source.next_line():
             output.error(line, "BadInput", problem or "")
         _report(output.counts, cache.stats().skipped, as_json=as_json)
@@ -250,17 +259,15 @@ def _cache(backend: str, namespace: str, admit: Literal["complete", "any"]) -> L
 
 @contextmanager
 def _writing(path: str, requests: str, *, force: bool) -> Iterator[BinaryIO]:
-    """The file of answers, emptied, readable by this user alone. CommandFailed where it holds
-    anything else."""
+    """The file of answers, readable by this user alone. Answers of an earlier run stay until this
+    one ends. CommandFailed where it holds anything else."""
     if os.path.lexists(path):
         if requests != "-" and os.path.samefile(path, requests):
             raise CommandFailed(f"{path} is the file of requests itself", MISUSED)
         if os.path.isfile(path) and not force and not _is_output(path):
             raise CommandFailed(f"{path} is no output of this command; --force replaces it")
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        if os.path.isfile(path):
-            os.chmod(path, 0o600)
+    has_answers = os.path.isfile(path) and os.path.getsize(path) > 0
+    with replacing(path, force=True, partial=not has_answers) as file:
         yield file
 
 

@@ -46,9 +46,9 @@ def progress(what: str, count: Callable[[], int] | None = None) -> Iterator[Call
 
 
 @contextmanager
-def replacing(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    """A new file that takes its place at *path* when it is complete, readable by this user
-    alone."""
+def replacing(path: str, *, force: bool, partial: bool = False) -> Iterator[BinaryIO]:
+    """A new file that takes its place at *path* when it is complete, or *partial* on an error too,
+    readable by this user alone."""
     path = os.path.realpath(path)
     if os.path.isdir(path):
         raise CommandFailed(f"{path} is a directory")
@@ -69,7 +69,7 @@ def replacing(path: str, *, force: bool) -> Iterator[BinaryIO]:
             yield file
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        os.replace(temporary, path) if partial else os.unlink(temporary)
         raise
 
 

@@ -119,20 +119,23 @@ def why(
     if same:
         found = found._replace(key=same[0], nearest=same[0], differences=(), state="stored")
     told = tuple(_told(found, asked))
-    if found.differences and not told:
-        raise CommandFailed(_OF_HTTP)
-    found = found._replace(differences=told)
+    of_body = bool(told or not found.differences)
+    if of_body:
+        found = found._replace(differences=told)
     if as_json:
         print_json(found.as_dict())
     else:
-        typer.echo(str(found))
+        typer.echo(str(found) if of_body else _stored_over_http(found))
 
 
-_OF_HTTP = (
-    "no field of the body differs from the nearest stored request, which was sent over HTTP: its"
-    " key also has http.base_url, http.path and the headers that count. `llm-cache-mem show` lists"
-    " them; add them to the request"
-)
+def _stored_over_http(found: Explanation) -> str:
+    """What to say of a body whose nearest stored request differs only in where it was sent."""
+    fields = ", ".join(f"{one.path}={one.sides()[0]}" for one in found.differences)
+    return visible(
+        f"a request with this body is stored, under {fields}: {found.nearest}\nIts key has these"
+        " fields too, because it was sent over HTTP: add them to the request to compare all of it",
+        lines=True,
+    )
 
 
 def _survey(

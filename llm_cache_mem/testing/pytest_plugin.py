@@ -224,6 +224,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     for entry in missed.traceback if missed is not None else ():
         if _is_foreign(entry):
             entry.frame.f_globals["__tracebackhide__"] = _hide_if_miss
+    if missed is not None and (miss := _miss_in(missed.value)) is not None:
+        miss.advice = "--llm-cache=on"  # a test writes no mode
     report: Any = yield
     if missed is not None:
         report.sections.append(
@@ -245,12 +247,17 @@ def _hide_if_miss(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
 
 
 def _is_miss(error: BaseException | None) -> bool:
-    """Return whether a miss caused *error*: SDKs wrap the exceptions of their transport."""
+    return _miss_in(error) is not None
+
+
+def _miss_in(error: BaseException | None) -> CacheMissError | None:
+    """Return the miss that caused *error*, if one did: SDKs wrap the exceptions of their
+    transport."""
     for _ in range(8):
         if error is None or isinstance(error, CacheMissError):
             break
         error = error.__cause__ or error.__context__
-    return isinstance(error, CacheMissError)
+    return error if isinstance(error, CacheMissError) else None
 
 
 class _Watch:
@@ -349,9 +356,10 @@ def _secrets(config: pytest.Config, state: _State) -> Iterator[str]:
 
 
 def _unused_line(config: pytest.Config, shown: str, path: str, keys: list[str]) -> str:
-    what = f"{len(keys)} recording{'s' if len(keys) > 1 else ''} that no test used"
+    what = f"{len(keys)} unused recording{'s' if len(keys) > 1 else ''}"
     if not config.getoption("--llm-cache-prune"):
-        return f"{shown}: {what}; --llm-cache-prune removes such"
+        which = "them" if len(keys) > 1 else "it"
+        return f"{shown}: {what}; remove {which} with --llm-cache-prune"
     try:
         remove(path, keys)
     except (StoreError, OSError) as exc:

@@ -10,6 +10,8 @@ import pytest
 from cli_helpers import fails, run
 from http_server import Asked, Provider, Reply, provider
 
+from llm_cache_mem import LLMCache
+
 ANSWERS: dict[str, dict[str, Any]] = {
     "openai": {
         "id": "c1",
@@ -127,6 +129,30 @@ def test_a_failed_call_stops_and_quotes_nothing(server: Provider) -> None:
     told = fails("map", "in.jsonl", "--out", "out.jsonl", "--sdk", "openai")
     assert "in.jsonl: line 2: BadRequestError (HTTP 400)" in told
     assert "no such thing" not in told
+    assert [one["line"] for one in answers()] == [1]
+
+
+def test_a_stopped_run_leaves_the_answers_of_an_earlier_one(server: Provider) -> None:
+    Path("in.jsonl").write_text("\n".join([line("a"), line("b")]))
+    run("map", "in.jsonl", "--out", "out.jsonl", "--sdk", "openai")
+    Path("in.jsonl").write_text("\n".join([line("a"), line("bad"), line("b")]))
+    fails("map", "in.jsonl", "--out", "out.jsonl", "--sdk", "openai")
+    assert [one["line"] for one in answers()] == [1, 2]
+    assert sorted(path.suffix for path in Path().iterdir() if "out" in path.name) == [".jsonl"]
+
+
+def test_an_interrupted_run_says_how_to_resume(
+    server: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: LLMCache, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield next(answered(self, *args, **kwargs))
+        raise KeyboardInterrupt
+
+    answered: Any = LLMCache.map
+    monkeypatch.setattr(LLMCache, "map", interrupted)
+    Path("in.jsonl").write_text("\n".join([line("a"), line("b")]))
+    told = fails("map", "in.jsonl", "--out", "out.jsonl", "--sdk", "openai", status=130)
+    assert "stopped after 1 call; run the same command again to resume" in told
     assert [one["line"] for one in answers()] == [1]
 
 

@@ -43,8 +43,13 @@ def test_a_body_that_an_sdk_sent_is_told_from_one_that_differs(tmp_path: Path) -
     path = str(tmp_path / "cache.db")
     with LLMCache(backend=path, keep_requests=True) as cache:
         cache.put(MESSAGES, "x", **{"model": "m", "http.base_url": "https://a", "http.path": "/b"})
-    said = run("why", path, stdin=json.dumps({"messages": MESSAGES, "model": "m"}), status=1).stderr
-    assert "http.base_url" in said
+    body = {"messages": MESSAGES, "model": "m"}
+    said = why(path, asked=body)
+    assert 'a request with this body is stored, under http.base_url="https://a"' in said
+    assert 'http.path="/b": 1::value:' in said
+    found = json.loads(why(path, "--json", asked=body))
+    assert [one["path"] for one in found["differences"]] == ["http.base_url", "http.path"]
+    assert "http.base_url" in run("show", path, "0" * 64, status=1).stderr
 
 
 def test_for_machines(store: str) -> None:

@@ -119,7 +119,11 @@ def test_ci_calls_nothing_and_explains_the_miss(suite: Suite) -> None:
     result = suite.run(ci=True)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        ["*CacheMissError*", '*model: "m" → "n"*', "*pytest --llm-cache=on 'test_it.py::test_tea'*"]
+        [
+            "*CacheMissError*record it first with --llm-cache=on*",
+            '*model: "m" → "n"*',
+            "*pytest --llm-cache=on 'test_it.py::test_tea'*",
+        ]
     )
     result.stdout.fnmatch_lines(
         ["*test_it.py:*: CacheMissError"]
@@ -364,10 +368,7 @@ def test_unused_recordings_are_reported_but_not_removed(stale: Suite) -> None:
     stale.run().stdout.fnmatch_lines(
         [
             "*llm cache*",
-            (
-                "llm_cache/test_it.jsonl: 1 recording that no test used; --llm-cache-prune removes"
-                " such"
-            ),
+            "llm_cache/test_it.jsonl: 1 unused recording; remove it with --llm-cache-prune",
         ]
     )
     assert stale.recorded() == ["cups", "stale", "tea"]
@@ -376,7 +377,7 @@ def test_unused_recordings_are_reported_but_not_removed(stale: Suite) -> None:
 @pytest.mark.parametrize("ci", [False, True])
 def test_prune_removes_unused_recordings(stale: Suite, ci: bool) -> None:
     stale.run("--llm-cache-prune", ci=ci).stdout.fnmatch_lines(
-        ["*test_it.jsonl: removed 1 recording that no test used"]
+        ["*test_it.jsonl: removed 1 unused recording"]
     )
     assert stale.recorded() == ["cups", "tea"]
 
@@ -410,14 +411,14 @@ def test_partial_or_failing_module_reports_nothing_unused(
     source = textwrap.dedent(ASKING)
     stale.write(test_it=f"{more}\n{source}" if args == ["-x"] else f"{source}\n{more}\n")
     result = stale.run("--llm-cache-prune", *args)
-    assert "that no test used" not in result.stdout.str()
+    assert "unused recording" not in result.stdout.str()
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
 def test_mode_off_reports_nothing_unused(stale: Suite) -> None:
     result = stale.run("--llm-cache=off", "--llm-cache-prune")
     result.assert_outcomes(passed=2)
-    assert "that no test used" not in result.stdout.str()
+    assert "unused recording" not in result.stdout.str()
     assert stale.recorded() == ["cups", "stale", "tea"]
 
 
@@ -505,7 +506,7 @@ def test_xdist_workers_share_one_file_and_its_report(suite: Suite) -> None:
         file.write(STALE)
     result = suite.run("-n", "2", "--llm-cache-prune", process=True, ci=True)
     result.assert_outcomes(passed=40)
-    result.stdout.fnmatch_lines(["*removed 1 recording that no test used"])
+    result.stdout.fnmatch_lines(["*removed 1 unused recording"])
     assert suite.recorded() == sorted(map(str, range(40)))
     assert suite.calls == 40
 
