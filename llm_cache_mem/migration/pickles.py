@@ -39,11 +39,11 @@ def read_plain_pickle(data: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             machine.run(opcode.name, argument)
         (value,) = machine.stack
+        _check_size(value)
     except NotPlainData:
         raise
     except Exception:  # noqa: BLE001  # a damaged file can break pickletools in any way
         raise NotPlainData("a damaged pickle") from None
-    _check_size(value)
     return value
 
 
@@ -112,16 +112,18 @@ def _of(kind: type, value: Any) -> Any:
 
 def _check_size(value: Any) -> None:
     """NotPlainData if *value* is large when written out, or has no end: a pickle can name one part
-    any number of times."""
-    size, waiting = 0, [value]
+    any number of times. What waits is counted before it does, so that it stays as small."""
+    size, waiting = _NODE, [value]
     while waiting:
         part = waiting.pop()
-        size += _NODE
+        inner: list[Any] | tuple[Any, ...] = ()
         if isinstance(part, (str, bytes)):
             size += len(part)
         elif isinstance(part, dict):
-            waiting += [*part, *part.values()]
+            inner = [*part, *part.values()]
         elif isinstance(part, (list, tuple)):
-            waiting += part
+            inner = part
+        size += _NODE * len(inner)
         if size > _MOST:
             raise NotPlainData("a pickle that is larger than it seems")
+        waiting += inner

@@ -2,16 +2,19 @@
 
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_cache_mem.migration import pickles
 from llm_cache_mem.migration.pickles import NotPlainData, read_plain_pickle
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -78,6 +81,36 @@ def test_no_code_runs(tmp_path: Path, protocol: int) -> None:
 def test_data_that_unfolds_without_end_is_refused(value: Any) -> None:
     with pytest.raises(NotPlainData, match="larger than it seems"):
         read_plain_pickle(pickle.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02]q\x00(" + b"h\x00" * 60_000 + b"e.",
+        b"\x80\x02}q\x00(" + b"".join(b"J%bh\x00" % pack("<i", n) for n in range(60_000)) + b"u.",
+    ],
+    ids=["list", "dict"],
+)
+def test_data_that_holds_itself_often_takes_little_memory(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotPlainData, match="larger than it seems"):
+            read_plain_pickle(data)
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_exhaustion_is_bad_data_too(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def exhausted(value: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pickles, "_check_size", exhausted)
+    with pytest.raises(NotPlainData):
+        read_plain_pickle(pickle.dumps([1]))
 
 
 def test_damaged_pickles_are_refused() -> None:
