@@ -8,20 +8,24 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from llm_cache_mem.migration.messages import Chat
 from llm_cache_mem.migration.pickles import NotPlainData, read_plain_pickle
-from llm_cache_mem.migration.sources import Skipped
+from llm_cache_mem.migration.sources import UNREADABLE, Skipped
 
 __all__ = ["DiskCache", "Row", "records", "value_of"]
 
 _MODE_RAW, _MODE_BINARY, _MODE_TEXT, _MODE_PICKLE = 1, 2, 3, 4
 _MOST: Final = 1 << 26  # bytes of one value, unpacked
+_LARGE: Final = "a value of more than 64 MB"
 _COLUMNS: Final = "key, raw, mode, filename, value, expire_time"
+
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -73,6 +77,7 @@ class DiskCache:
         for file in self._files:
             uri = f"{file.absolute().as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True)) as connection:
+                connection.text_factory = _decoded
                 for row in connection.execute(f"SELECT {_COLUMNS} FROM Cache {where}", arguments):
                     yield Row(file.parent, *row)
 
@@ -82,8 +87,25 @@ def records(source: str) -> Iterator[Chat | Skipped]:
     return DiskCache(source).records()
 
 
+def _skips_unreadable(read: Callable[[Row], T]) -> Callable[[Row], T]:
+    """*read*, which raises nothing but Skipped: one odd row must not end the reading of a folder,
+    and nothing of it is quoted."""
+
+    @wraps(read)
+    def reads(row: Row) -> T:
+        try:
+            return read(row)
+        except Skipped:
+            raise
+        except Exception:  # noqa: BLE001  # foreign data
+            raise Skipped(UNREADABLE) from None
+
+    return reads
+
+
+@_skips_unreadable
 def value_of(row: Row) -> Any:
-    """The value of *row*. Raises Skipped if it has expired or is not plain data."""
+    """The value of *row*. Raises Skipped if it has expired, is not plain data or cannot be read."""
     if row.expire_time is not None and row.expire_time < time.time():
         raise Skipped("expired")
     data = row.value if row.filename is None else _content(row)
@@ -94,6 +116,7 @@ def value_of(row: Row) -> Any:
     return _unpacked(data) if isinstance(data, bytes) else data
 
 
+@_skips_unreadable
 def _chat(row: Row) -> Chat:
     request = _request(_plain(row.key) if not row.raw else _unpacked(row.key))
     if request is None:
@@ -127,14 +150,20 @@ def _plain(data: Any) -> Any:
 
 
 def _content(row: Row) -> bytes:
-    """The file beside the database that holds the value: one in the same folder."""
+    """What is in the file beside the database that holds the value: one in the same folder."""
     file = (row.folder / str(row.filename)).resolve()
     if not file.is_relative_to(row.folder.resolve()):
         raise Skipped("a file outside of the folder")
     try:
-        return file.read_bytes()
+        if not file.is_file():  # a pipe has no end
+            raise OSError
+        with file.open("rb") as opened:
+            data = opened.read(_MOST + 1)
     except OSError:
         raise Skipped("a file that cannot be read") from None
+    if len(data) > _MOST:
+        raise Skipped(_LARGE)
+    return data
 
 
 def _unpacked(data: Any) -> Any:
@@ -144,11 +173,19 @@ def _unpacked(data: Any) -> Any:
     try:
         unpacking = zlib.decompressobj()
         text = unpacking.decompress(data, _MOST)
-        if not unpacking.eof:
-            raise Skipped("a value that is larger than it seems")
-        return _json(text)
     except zlib.error:
         return data
+    if len(text) == _MOST:
+        raise Skipped(_LARGE)
+    return _json(text) if unpacking.eof else data
+
+
+def _decoded(text: bytes) -> str | None:
+    """*text* of the table; None if it is not UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _json(text: str | bytes) -> Any:
