@@ -17,6 +17,15 @@ from llm_cache_mem.responses.reading import STOP_FIELDS, Reading, is_text
 
 __all__ = ["read_piece"]
 
+_HOLLOW: Final = {
+    "choices": ("object", "created", "model"),
+    "output": ("object", "created_at", "model"),
+    "content": ("type", "role", "stop_reason", "usage"),
+    "candidates": ("model_version", "prompt_feedback", "usage_metadata"),
+    "data": ("object", "model", "usage"),
+}
+"""The field of an SDK's object that holds the answer, and others by which the object is known."""
+
 # LangChain's names of those who say why with the last piece of every answer
 _TELLING: Final = frozenset({"openai", "anthropic"})
 
@@ -122,6 +131,15 @@ def _bare_text(reading: Reading, piece: Any) -> bool:
     return found
 
 
+def _hollow(reading: Reading, piece: Any) -> bool:
+    """An SDK's object that was made of a body without an answer, as of ``{}``."""
+    for name, others in _HOLLOW.items():
+        if all(has(piece, each) for each in (name, *others)) and field(piece, name) is None:
+            reading.note(says=False)
+            return True
+    return False
+
+
 _READERS: Final[tuple[Callable[[Reading, Any], bool], ...]] = (
     chat,
     responses,
@@ -133,4 +151,5 @@ _READERS: Final[tuple[Callable[[Reading, Any], bool], ...]] = (
     _framework,
     _message_alone,
     _bare_text,
+    _hollow,
 )

@@ -349,6 +349,18 @@ def test_truncated_answers_are_returned_and_not_stored(
     assert cache.stats().stored == 0
 
 
+@pytest.mark.parametrize("through_http", [False, True])
+def test_empty_answers_are_not_stored(
+    server: BatchServer, opened: Callable[[], LLMCache], through_http: bool
+) -> None:
+    side, cache = Side("openai", server.url), opened()
+    if through_http:
+        side.client = cache_client(side.client, cache)
+    batch(cache, side, "empty")
+    assert cache.stats().skipped["empty"] == 1
+    assert cache.stats().stored == 0
+
+
 def test_a_bad_request_is_an_error_of_its_own(
     server: BatchServer, side: Side, opened: Callable[[], LLMCache]
 ) -> None:

@@ -738,6 +738,24 @@ def test_answers_of_functions_are_stored(value: object) -> None:
     assert refusal_reason(value) is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai.types.chat.ChatCompletion",
+        "openai.types.Completion",
+        "openai.types.responses.Response",
+        "openai.types.CreateEmbeddingResponse",
+        "anthropic.types.Message",
+        "google.genai.types.GenerateContentResponse",
+    ],
+)
+@pytest.mark.parametrize("body", [{}, {"id": "x"}, {"model": "m"}])
+def test_objects_of_sdks_without_an_answer_are_empty(name: str, body: dict[str, Any]) -> None:
+    module, _, kind = name.rpartition(".")
+    made = getattr(pytest.importorskip(module), kind)
+    assert refusal_reason(made.model_construct(**body)) == "empty"
+
+
 # Frameworks
 
 
