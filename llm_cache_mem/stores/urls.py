@@ -105,6 +105,7 @@ def locate(backend: str | os.PathLike[str]) -> tuple[Scheme, str]:
         return scheme, os.path.expanduser(_path_in(scheme, rest))
     if scheme is not None and scheme.on_server:
         return scheme, backend
+    _check_holds_no_user(name)
     if not separator:
         scheme = _scheme_of_path(backend)
         if scheme is not None:
@@ -118,6 +119,19 @@ def locate(backend: str | os.PathLike[str]) -> tuple[Scheme, str]:
         meant.append(f"the file ./{name}.db")
     hint = f"did you mean {' or '.join(meant)}? " if meant else ""
     raise ValueError(f"unknown backend {unknown}; {hint}known are:{known}\n  or a path: ./cache.db")
+
+
+def _check_holds_no_user(path: str) -> None:
+    """ValueError for a URL without ``://``, as in ``redis//user:password@host``, of which a message
+    about the file at that path would quote the password."""
+    head, at, _ = path.partition("@")
+    if at and ("//" in head or ":" in head) and not head.startswith((".", "/", "~")):
+        name = head.partition("//")[0].rstrip(":/")
+        meant = f"did you mean {name}://? " if name in _BY_NAME else ""
+        raise ValueError(
+            f"a backend with a user and a host is a URL, in which :// follows the scheme; {meant}"
+            "(for a file of that name, write ./ before it)"
+        )
 
 
 def _scheme_of_path(path: str) -> Scheme | None:

@@ -225,6 +225,29 @@ def test_a_password_in_a_wrong_url_is_not_repeated():
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "rediss//user:hunter2@host/0",
+        "rediss//hunter2@host/0",
+        "user:hunter2@host:6379/0",
+        "user:hunter2@host",
+        "tiered:memory,redis//:hunter2@host/0",
+        "redis//:hunter2@host/0?next=http://host",
+    ],
+)
+def test_a_password_in_a_url_without_its_colon_is_not_repeated(url):
+    with pytest.raises(ValueError, match=r":// follows the scheme") as caught:
+        opened(url)
+    assert "hunter2" not in str(caught.value)
+    assert ("did you mean redis" in str(caught.value)) == ("redis" in url)
+
+
+def test_a_file_may_have_the_name_of_a_user_and_host():
+    for path in ("./a:b@c.db", "cache/me@host/c.db"):
+        assert locate(path)[1] == path
+
+
+@pytest.mark.parametrize(
     ("url", "meant"),
     [
         ("sqllite://./a.db", "sqlite://"),
