@@ -515,7 +515,7 @@ class LLMCache:
         """Return what all processes that share the store have counted, by namespace and model.
 
         Other processes add to it once a minute, within five seconds where they store answers, and
-        when they close their cache or end.
+        when they close their cache or end; so do other caches in this process.
 
         Raises:
             ValueError: The store keeps no totals: only SQLite and Redis do.
