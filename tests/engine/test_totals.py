@@ -157,6 +157,22 @@ def test_a_store_that_fails_breaks_no_call_and_is_told_later(tmp_path: Path) -> 
     call(LLMCache(backend=store))  # closed: uncached, and nothing is raised at the end
 
 
+def test_a_batch_whose_sending_is_interrupted_counts_once(tmp_path: Path) -> None:
+    class Interrupted(SQLiteStore):
+        def add_counts(self, batch):
+            super().add_counts(batch)
+            if batch.number.endswith("-1.0"):
+                del Interrupted.add_counts
+                raise KeyboardInterrupt
+
+    cache = LLMCache(backend=Interrupted(tmp_path / "cache.db"))
+    call(cache)
+    with pytest.raises(KeyboardInterrupt):
+        cache.totals()
+    assert cache.totals().total.asked == 1
+    cache.engine.backend.inner.close()
+
+
 def test_skipped_calls_count_for_the_namespace_that_they_ask_in(cache: LLMCache) -> None:
     with options(namespace="acme"):
         cache.get_or_call(object(), lambda messages, model: ANSWER, model="m")

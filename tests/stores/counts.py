@@ -42,6 +42,11 @@ class CountsConformance:
         assert found.counts[place] == Counts(misses=2**40 + 1, nanos=3)
         assert found.counts[other] == Counts(misses=1, nanos=2)
 
+    def test_a_batch_counts_once_however_often_it_is_sent(self, store) -> None:
+        for number in ("p-1", "q-1", "p-1", "p-2", "q-1", "p-2"):
+            store.add_counts(batch(1, ("ns", "m"), misses=1)._replace(number=number))
+        assert store.totals().total.misses == 3
+
     def test_names_are_bounded(self, store) -> None:
         names = [("ns", f"m{number}") for number in range(MOST_NAMES + 50)]
         store.add_counts(batch(1, *names[:MOST_NAMES], misses=1))

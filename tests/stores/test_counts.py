@@ -16,7 +16,7 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.base import counting
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.stores.redis import RedisStore
-from llm_cache_mem.stores.sqlite import SQLiteStore
+from llm_cache_mem.stores.sqlite import SQLiteStore, counts
 from llm_cache_mem.stores.sqlite.layout import COUNTS
 from llm_cache_mem.stores.tiered import TieredStore
 from llm_cache_mem.values.encryption import Encryption, new_key
@@ -29,6 +29,26 @@ class TestSQLiteCounts(CountsConformance):
         yield store
         store.close()
 
+    def test_hits_count_once_however_often_they_are_sent(self, store) -> None:
+        store.put(KEY, entry_of(1))
+        for _ in range(2):
+            store.add_counts(batch(1, ("ns", "m"), hits={KEY: 1}))
+        assert store.entry_hits([KEY])[KEY].hits == 1
+
+    def test_the_batches_remembered_are_bounded(self, store, monkeypatch) -> None:
+        monkeypatch.setattr(counts, "_REMEMBERED", 3)
+        for process in range(9):
+            store.add_counts(batch(1, ("ns", "m"), misses=1)._replace(number=f"{process}-1"))
+        numbers = store._access.use(lambda db: db.execute("SELECT number FROM batches").fetchall())
+        assert numbers == [(b"6-1",), (b"7-1",), (b"8-1",)]
+
+    def test_places_are_counted_once_for_a_batch(self, store) -> None:
+        store.add_counts(batch(1))
+        statements: list[str] = []
+        store._access.use(lambda db: db.set_trace_callback(statements.append))
+        store.add_counts(batch(2, *[("ns", f"m{number}") for number in range(50)], misses=1))
+        assert sum("DISTINCT" in statement for statement in statements) == 1
+
 
 class TestRedisCounts(CountsConformance):
     @pytest.fixture
@@ -36,11 +56,6 @@ class TestRedisCounts(CountsConformance):
         store = RedisStore(redis_url, timeout=10)
         yield store
         store.close()
-
-    def test_a_batch_counts_once_however_often_it_is_sent(self, store) -> None:
-        for number in (1, 1, 2, 2):
-            store.add_counts(batch(number, ("ns", "m"), misses=1))
-        assert store.totals().total.misses == 2
 
     def test_hits_expire_with_their_entry(self, store, redis_url: str) -> None:
         store.put(KEY, entry_of(1, expires_at=store._clock() + 60))
@@ -75,6 +90,7 @@ def test_a_file_without_totals_is_read_and_counted_in(tmp_path: Path) -> None:
         db.execute("DROP TRIGGER hits_removed")
         db.execute("DROP TABLE hits")
         db.execute("DROP TABLE totals")
+        db.execute("DROP TABLE batches")
     reader = SQLiteStore(path, read_only=True)
     assert reader.totals() == (None, {})
     assert reader.get(KEY) is not None

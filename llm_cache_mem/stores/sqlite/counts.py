@@ -3,8 +3,9 @@
 The first batch makes the tables: a file without them is complete.
 """
 
+import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llm_cache_mem.accounting.bounded import MOST_NAMES, OTHER
 from llm_cache_mem.accounting.counts import NAMES, Batch, Counts, EntryHits, Place
@@ -17,7 +18,12 @@ __all__ = ["add", "entry_hits", "reset", "totals"]
 _SINCE = "since"  # a row of the totals that is no sum
 _MICRO = 1e6
 _NAMED = 500  # keys in one statement: older builds of SQLite take 999
+_REMEMBERED = 1000  # batches of all processes, of each process its last
 
+_MAKE = [re.sub("TABLE|TRIGGER", r"\g<0> IF NOT EXISTS", each, count=1) for each in COUNTS]
+_ADDED = "SELECT 1 FROM batches WHERE process = ? AND number = ?"
+_REMEMBER = "INSERT OR REPLACE INTO batches (process, number) VALUES (?, ?)"  # with the highest id
+_FORGET = "DELETE FROM batches WHERE id <= (SELECT max(id) FROM batches) - ?"
 _HAS_PLACE = "SELECT 1 FROM totals WHERE namespace = ? AND model = ?"
 _PLACES = "SELECT count(*) FROM (SELECT DISTINCT namespace, model FROM totals WHERE name <> ?)"
 _ADD = (
@@ -33,27 +39,35 @@ _HIT = (
 
 
 def add(db: Connection, batch: Batch) -> None:
-    """Add *batch* in one transaction. Inside the lock."""
+    """Add *batch* in one transaction, unless it was added before. Inside the lock."""
     db.changed = ()  # of the entries
     db.execute("BEGIN IMMEDIATE")
-    if not _has_tables(db):
-        for statement in COUNTS:
-            db.execute(statement)
-    db.execute(_BEGIN, (_SINCE, round(batch.now * _MICRO)))
-    for place, sums in batch.counts.items():
-        where = _place_for(db, place)
-        db.executemany(_ADD, [(*where, *each) for each in sums.amounts()])
-    db.executemany(_HIT, [(hits, batch.now, key) for key, hits in batch.hits.items()])
+    for statement in _MAKE:
+        db.execute(statement)
+    batch_id = batch.number.partition("-")[0], batch.number
+    if db.execute(_ADDED, batch_id).fetchone() is None:
+        db.execute(_REMEMBER, batch_id)
+        db.execute(_FORGET, (_REMEMBERED,))
+        db.execute(_BEGIN, (_SINCE, round(batch.now * _MICRO)))
+        _add_sums(db, batch.counts)
+        db.executemany(_HIT, [(hits, batch.now, key) for key, hits in batch.hits.items()])
     db.execute("COMMIT")
 
 
-def _place_for(db: sqlite3.Connection, place: Place) -> Place:
-    """*place*, or OTHER if it is new to tables that are full."""
-    if db.execute(_HAS_PLACE, place).fetchone() is None:
-        (places,) = db.execute(_PLACES, (_SINCE,)).fetchone()
-        if places >= MOST_NAMES:
-            return OTHER, OTHER
-    return place
+def _add_sums(db: sqlite3.Connection, counts: Mapping[Place, Counts]) -> None:
+    """Add *counts* to the sums of their places, or of OTHER if they are new to full tables."""
+    room: int | None = None  # counted once, and only if a place is new
+    for place, sums in counts.items():
+        where = place
+        if db.execute(_HAS_PLACE, place).fetchone() is None:
+            if room is None:
+                (places,) = db.execute(_PLACES, (_SINCE,)).fetchone()
+                room = MOST_NAMES - places
+            if room > 0:
+                room -= 1
+            else:
+                where = OTHER, OTHER
+        db.executemany(_ADD, [(*where, *each) for each in sums.amounts()])
 
 
 def totals(db: sqlite3.Connection) -> StoreTotals:
@@ -63,10 +77,12 @@ def totals(db: sqlite3.Connection) -> StoreTotals:
     if not _has_tables(db):
         return StoreTotals(since, sums)
     for *names, amount in db.execute("SELECT namespace, model, name, amount FROM totals"):
+        if not isinstance(amount, int):
+            continue
         namespace, model, name = (part.decode("utf-8", "replace") for part in names)
         if name == _SINCE:
             since = amount / _MICRO
-        elif name in NAMES and isinstance(amount, int):
+        elif name in NAMES:
             setattr(sums.setdefault((namespace, model), Counts()), name, amount)
     return StoreTotals(since, sums)
 

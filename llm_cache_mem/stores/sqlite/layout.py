@@ -65,6 +65,10 @@ COUNTS = (  # made with the first batch of counts
     ),
     "CREATE TABLE hits (id INTEGER PRIMARY KEY, hits INTEGER NOT NULL, last REAL NOT NULL)",
     (
+        "CREATE TABLE batches (id INTEGER PRIMARY KEY, process TEXT NOT NULL UNIQUE, number TEXT"
+        " NOT NULL)"
+    ),
+    (
         "CREATE TRIGGER hits_removed AFTER DELETE ON entries BEGIN DELETE FROM hits WHERE id ="
         " old.id; END"
     ),
