@@ -21,6 +21,7 @@ HIDDEN_MODEL: Final = "*"
 _MANY_KEYS = 65_536  # entries whose hits wait to be told, after which that should not wait longer
 _MOST_KEYS = 2 * _MANY_KEYS
 _SLICE = 4096  # entries whose hits are told at once, while other writers wait
+_PLACES_SLICE = 256  # places whose sums are
 _MICRO, _NANO = 1e6, 1e9
 _LARGEST = 2.0**53
 
@@ -201,15 +202,14 @@ class Pending:
             self.hits.clear()
 
     def batches(self, number: str, now: float) -> Iterator[Batch]:
-        """The same as batches for the store, the first with all sums."""
-        left = iter(self.hits.items())
-        counts: Mapping[Place, Counts] = self.counts
+        """The same as batches for the store, none so large that other writers wait for long."""
+        places, entries = iter(self.counts.items()), iter(self.hits.items())
         for part in itertools.count():
-            hits = dict(itertools.islice(left, _SLICE))
+            counts = dict(itertools.islice(places, _PLACES_SLICE))
+            hits = dict(itertools.islice(entries, _SLICE))
             if not counts and not hits:
                 return
             yield Batch(f"{number}.{part}", now, counts, hits)
-            counts = {}
 
     @property
     def is_full(self) -> bool:

@@ -14,6 +14,7 @@ from stores.processes import in_child
 from threads import until
 
 from llm_cache_mem import LLMCache, options
+from llm_cache_mem.accounting.counts import Pending
 from llm_cache_mem.engine import totals
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.base import counting
@@ -171,6 +172,15 @@ def test_a_batch_whose_sending_is_interrupted_counts_once(tmp_path: Path) -> Non
         cache.totals()
     assert cache.totals().total.asked == 1
     cache.engine.backend.inner.close()
+
+
+def test_many_models_are_added_in_slices() -> None:
+    pending = Pending()
+    for number in range(600):
+        pending.of("ns", f"m{number}").misses += 1
+    batches = list(pending.batches("p-1", 100.0))
+    assert [len(batch.counts) for batch in batches] == [256, 256, 88]
+    assert [batch.number for batch in batches] == ["p-1.0", "p-1.1", "p-1.2"]
 
 
 def test_skipped_calls_count_for_the_namespace_that_they_ask_in(cache: LLMCache) -> None:
