@@ -11,11 +11,12 @@ from stores.conformance import entry_of
 from stores.counts import KEY, CountsConformance, batch
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.accounting.counts import HIDDEN_MODEL
+from llm_cache_mem.accounting.counts import HIDDEN_MODEL, Counts
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.base import counting
 from llm_cache_mem.stores.memory import MemoryStore
 from llm_cache_mem.stores.redis import RedisStore
+from llm_cache_mem.stores.redis.counts import TOTALS
 from llm_cache_mem.stores.sqlite import SQLiteStore, counts
 from llm_cache_mem.stores.sqlite.layout import COUNTS
 from llm_cache_mem.stores.tiered import TieredStore
@@ -56,6 +57,14 @@ class TestRedisCounts(CountsConformance):
         store = RedisStore(redis_url, timeout=10)
         yield store
         store.close()
+
+    def test_fields_that_are_unknown_are_left_out(self, store, redis_url: str) -> None:
+        store.add_counts(batch(1, ("ns", "m"), misses=1))
+        bad = ["{bad]hits", "[1, 2]hits", '["a"]hits', "\xff", "later"]
+        with redis.Redis.from_url(redis_url) as admin:
+            admin.hset(TOTALS, mapping=dict.fromkeys(bad, 1))
+            admin.hset(TOTALS, mapping=dict.fromkeys(["since", '["a", "b"]hits'], "no number"))
+        assert store.totals() == (None, {("ns", "m"): Counts(misses=1)})
 
     def test_hits_expire_with_their_entry(self, store, redis_url: str) -> None:
         store.put(KEY, entry_of(1, expires_at=store._clock() + 60))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from llm_cache_mem.accounting.bounded import MOST_NAMES, OTHER
@@ -86,13 +87,13 @@ class RedisCounts:
         since: float | None = None
         sums: dict[Place, Counts] = {}
         for field, amount in _pairs(reply):
-            place, bracket, name = field.rpartition(b"]")
-            known = name.decode("ascii", "replace")
-            if not bracket and known == "since":
-                since = int(amount) / _MICRO
-            elif bracket and known in NAMES:
-                namespace, model = json.loads(place + bracket)
-                setattr(sums.setdefault((namespace, model), Counts()), known, int(amount))
+            with suppress(ValueError):  # of a later version, or no number
+                place, bracket, end = field.rpartition(b"]")
+                name, number = end.decode(), int(amount)
+                if not bracket and name == "since":
+                    since = number / _MICRO
+                elif bracket and name in NAMES:
+                    setattr(sums.setdefault(_place(place + bracket), Counts()), name, number)
         return StoreTotals(since, sums)
 
     def entry_hits(self, keys: Sequence[str]) -> dict[str, EntryHits]:
@@ -123,6 +124,14 @@ def _adding(batch: Batch) -> tuple[bytes, ...]:
 def _field(place: Place) -> bytes:
     """The field of *place*, in front of those of its sums."""
     return json.dumps(place).encode()
+
+
+def _place(field: bytes) -> Place:
+    """The place that *field* is of; ValueError if it is of none."""
+    names = json.loads(field)
+    if [type(name) for name in names] != [str, str]:
+        raise ValueError(names)
+    return names[0], names[1]
 
 
 def _pairs(reply: Any) -> Iterable[tuple[bytes, bytes]]:
