@@ -125,7 +125,8 @@ class CacheStats(NamedTuple):
     """Lookups that were not. The calls made are ``misses - coalesced``, or fewer if several callers
     shared the failure of one."""
     size: int
-    """Entries that the namespace of the cache holds."""
+    """Entries that the namespace of the cache holds, with the small ones that ``depends_on`` and
+    ``invalidate`` store for each name."""
     stored: int
     skipped: Mapping[str, int]
     """Answers and requests that were not stored, by reason."""

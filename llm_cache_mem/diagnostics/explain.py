@@ -175,9 +175,9 @@ def explain(
     target = _tree(asked.request, hashed, redaction)
     best: tuple[float, StoredRequest, list[Difference]] | None = None
     for one in candidates:
-        found = _key_differences(one, asked) + list(
-            _once(differences(_tree(one.request, hashed, redaction), target))
-        )
+        found = list(_once(differences(_tree(one.request, hashed, redaction), target)))
+        found.sort(key=lambda difference: difference.path.startswith("http."))  # the body first
+        found += _key_differences(one, asked)
         distance = sum(map(_weight, found))
         if best is None or distance < best[0]:
             best = distance, one, found

@@ -1,8 +1,11 @@
 """Explain the misses of a cache: how a request differs from the stored ones."""
 
+import logging
+
 from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.diagnostics.redaction import Redaction
+from llm_cache_mem.engine.generations import KIND as GENERATION
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.errors import EntryUnreadable
@@ -11,6 +14,8 @@ from llm_cache_mem.keys.request import Keyer, Request
 from llm_cache_mem.stores.circuit_breaker import FailOpenStore
 
 __all__ = ["Explainer"]
+
+_log = logging.getLogger(__name__)
 
 
 class Explainer:
@@ -29,6 +34,7 @@ class Explainer:
         self._settings = settings
         self._misses = misses
         self._generations = generations
+        self._warned = False
 
     def explain(self, request: Request, *, until: float | None = None) -> Explanation:
         """How *request* differs from those stored before *until* (None: now).
@@ -43,11 +49,18 @@ class Explainer:
             for key, one in self._store.entries(digest.prefix(digest.parse(request.key).namespace))
             if key != request.key and (until is None or one.stored_at <= until)
         )
+        others = (one for one in others if one.kind != GENERATION)  # of depends_on: no answer
         found = explain(asked, others, self._keyer.hashed, redaction)
         return found._replace(state=self._state(request))
 
     def last(self, most: int) -> list[Explanation]:
         """Why the last lookups missed, the latest first, at most *most* of them."""
+        if not self._keyer.texts and not self._warned:
+            self._warned = True
+            _log.warning(
+                "explain_misses() has no requests to compare: LLMCache(keep_requests=True) stores"
+                " them"
+            )
         found = []
         for miss in self._misses.last(most):
             state, reason = self._misses.cause(miss)

@@ -147,6 +147,20 @@ def test_another_question_is_farther_than_any_number_of_ids(prefix: str) -> None
     assert len(found.differences) == 5
 
 
+def test_differences_of_the_body_come_before_those_of_http() -> None:
+    cache = keeping()
+    cache.put(MESSAGES, "Bach", **{"http.path": "/v1", "model": "m", "temperature": 0})
+    found = cache.explain(MESSAGES, model="m", temperature=1, stream=True).differences
+    assert [one.path for one in found] == ["temperature", "stream", "http.path", "kind of entry"]
+
+
+def test_marks_of_dependencies_are_not_counted() -> None:
+    cache = LLMCache()
+    with options(depends_on="doc:handbook"):
+        cache.get_or_call(MESSAGES, lambda **asked: "Bach", model="m")
+    assert cache.explain(MESSAGES, model="n").stored == 1
+
+
 def test_the_kind_of_entry_and_the_sample() -> None:
     cache = keeping()
     cache.put(MESSAGES, "Bach", model="m")
@@ -154,8 +168,8 @@ def test_the_kind_of_entry_and_the_sample() -> None:
         assert list(map(str, cache.explain(MESSAGES, model="m").differences)) == ["sample: 0 → 2"]
     found = cache.explain(MESSAGES, model="m", stream=True)
     assert list(map(str, found.differences)) == [
-        'kind of entry: "value" → "stream"',
         "stream: absent → true",
+        'kind of entry: "value" → "stream"',
     ]
 
 

@@ -49,6 +49,13 @@ def test_the_latest_comes_first_and_hits_are_none_of_them(clock: Any) -> None:
     assert cache.explain_misses(0) == cache.explain_misses(-1) == []
 
 
+def test_without_stored_requests_it_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    cache = LLMCache()
+    cache.get_or_call(MESSAGES, answer, model="m")
+    assert cache.explain_misses() == cache.explain_misses() == []
+    assert caplog.text.count("keep_requests=True") == 1
+
+
 def test_a_plain_get_counts_as_well() -> None:
     cache = keeping()
     assert cache.get(MESSAGES, model="m") is None
