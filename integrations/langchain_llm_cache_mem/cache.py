@@ -4,6 +4,7 @@ say rather than from the strings."""
 import logging
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
+from functools import partial
 from time import monotonic
 from typing import Any, Literal, NamedTuple, Self
 
@@ -13,7 +14,7 @@ from langchain_llm_cache_mem.caller import Call, calling, check_langchain, repor
 from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.fallback import Fallback
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
-from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
+from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns, on_failure
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import is_core_fake
@@ -289,8 +290,16 @@ class LLMCacheMem(BaseCache):
             return
         while len(self._under_way) >= _UNDER_WAY:  # calls that failed
             self._under_way.pop(next(iter(self._under_way)), None)
-        ended = CHANGING.watch(call.model)
-        self._under_way[call.number, prompt] = _Miss(request, monotonic(), ended)
+        miss = _Miss(request, monotonic(), CHANGING.watch(call.model))
+        self._under_way[call.number, prompt] = miss
+        if call.run_manager is not None:
+            failed = partial(self._failed, call.number, prompt, miss)
+            on_failure(call.run_manager, failed)
+
+    def _failed(self, number: int, prompt: str, miss: _Miss) -> None:
+        if self._under_way.get((number, prompt)) is miss:
+            del self._under_way[number, prompt]
+            miss.ended(False)
 
     def _answered(
         self, prompt: str, llm_string: str, call: Call | None

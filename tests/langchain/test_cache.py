@@ -349,6 +349,21 @@ def test_no_generations_are_no_answer(cache: LLMCacheMem, nothing: Any) -> None:
     assert cache.lookup("p", "m") is None
 
 
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_what_is_added_after_a_failed_call_is_a_setting(model: Counting, way: str) -> None:
+    async def ask(text: str) -> Any:
+        return model.invoke(text) if way == "invoke" else await model.ainvoke(text)
+
+    await ask("hi")
+    model.fails = 2
+    with pytest.raises(ConnectionError):
+        await ask("other")
+    model.fails = 0
+    del model._calls[1:]
+    model._calls.append([])
+    assert (await ask("hi")).content == "hi #3"
+
+
 # -- Options
 
 
