@@ -1,6 +1,7 @@
 """@cache.cached: what counts as the same call, for every kind of function."""
 
 import asyncio
+import functools
 import inspect
 import subprocess
 import sys
@@ -74,6 +75,64 @@ def test_closures_differ_by_the_plain_values_they_hold(cache):
     assert cache.stats().misses == 2
     assert make("a")("?") == "a?"
     assert cache.stats().hits == 1
+
+
+HELPERS = {
+    "its closure": lambda by: lambda x: x * by,
+    "its defaults": lambda by: eval(f"lambda x, by={by}: x * by"),
+    "a list": lambda by: [lambda x: x * by],
+    "a dict": lambda by: {"helper": lambda x: x * by},
+    "a partial": lambda by: functools.partial(lambda _, x: x * by, None),
+    "a closure in it": lambda by: (lambda inner: lambda x: inner(x))(lambda x: x * by),
+}
+
+
+@pytest.mark.parametrize("make", HELPERS.values(), ids=HELPERS)
+def test_closures_differ_by_what_their_helpers_hold(cache, make):
+    def ask_with(helper):
+        @cache.cached
+        def ask(x):
+            found = helper["helper"] if isinstance(helper, dict) else helper
+            return (found[0] if isinstance(found, list) else found)(x)
+
+        return ask
+
+    assert [ask_with(make(by))(1) for by in (1, 2, 1, 2)] == [1, 2, 1, 2]
+    assert (cache.stats().misses, cache.stats().hits) == (2, 2)
+
+
+def test_helpers_may_call_each_other(cache):
+    def make(by):
+        def even(x):
+            return by if x == 0 else odd(x - 1)
+
+        def odd(x):
+            return 0 if x == 0 else even(x - 1)
+
+        @cache.cached
+        def ask(x):
+            return even(x)
+
+        return ask
+
+    assert [make(by)(2) for by in (1, 2, 1)] == [1, 2, 1]
+    assert cache.stats().hits == 1
+
+
+def test_helpers_too_deep_to_read_make_calls_uncached(cache):
+    def wrap(fn):
+        return lambda x: fn(x)
+
+    helper = abs
+    for _ in range(2000):
+        helper = wrap(helper)
+
+    @cache.cached
+    def ask(x):
+        return helper is not None
+
+    assert [ask(1), ask(1)] == [True, True]
+    assert cache.stats().hits == 0
 
 
 def test_another_body_under_the_same_name_is_another_function(cache):

@@ -1,11 +1,12 @@
 """Functions in keys: which function a call is of, by its name, its code and what it reads outside
 of itself, and with which arguments."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
-from types import CodeType, MethodType
-from typing import Any
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Final
 
 from llm_cache_mem._util.modules import module_name
 from llm_cache_mem.errors import RequestNotCacheable
@@ -16,6 +17,7 @@ __all__ = ["Identity", "arguments", "by_name", "fingerprint", "name_of"]
 
 # They hold a dot, so that no parameter of a function can be called the same.
 _POSITIONAL, _KEYWORDS = "cached.args", "cached.kwargs"
+_MAX_DEPTH: Final = 16
 
 
 class Identity:
@@ -98,7 +100,8 @@ class _Scope:
     Strings and numbers, of the closure and of the module, count as they are at each call, unless
     the function itself assigns to them. Lists and dicts of the closure count as they were when
     first seen, so that a function that collects something in one is not another function each time.
-    Functions count as what they do. Other objects, such as a client, do not count.
+    Functions count as what they do, with their own closures and defaults, as when first seen. Other
+    objects, such as a client, do not count.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
@@ -134,15 +137,79 @@ class _Scope:
         if seen is None or seen[0] is not value:
             seen = self._first_seen[name] = (
                 value,
-                _identity(value) if callable(value) else _digest_or_none(value),
+                _Reading().outermost(value),
             )
         return seen[1]
+
+
+class _Reading:
+    """Reads what counts of an object in a closure, and of the functions that it leads to. Each
+    object is read once; one that is too far in stays itself, which has no wire form."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def outermost(self, value: Any) -> Any:
+        if not callable(value):
+            return self._value(value, _MAX_DEPTH)
+        self._numbers[id(value)] = 0
+        found = _identity(value)
+        read = self._read_by(value, _MAX_DEPTH)
+        return [*found, read] if read else found
+
+    def _value(self, value: Any, depth: int) -> Any:
+        known = _digest_or_none(value)
+        if known is not None:
+            return known
+        if isinstance(value, (list, tuple)):
+            return [self._inside(item, depth - 1) for item in value]
+        if isinstance(value, dict):
+            return [[self._inside(part, depth - 1) for part in item] for item in value.items()]
+        return None
+
+    def _inside(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, (str, int, float)):
+            return value
+        if isinstance(value, MethodType):
+            return ["method", self._inside(value.__func__, depth)]
+        if not isinstance(value, (list, tuple, dict, set, frozenset, partial, FunctionType)):
+            return None
+        if id(value) in self._numbers:
+            return ["again", self._numbers[id(value)]]
+        if depth < 0:
+            return value
+        self._numbers[id(value)] = len(self._numbers)
+        if isinstance(value, FunctionType):
+            return [name_of(value), fingerprint(value.__code__), *self._read_by(value, depth)]
+        if isinstance(value, partial):
+            return ["partial", *self._read_by(value, depth)]
+        return self._value(value, depth)
+
+    def _read_by(self, fn: Any, depth: int) -> list[Any]:
+        """The values in the closure of *fn* and its defaults; those that a partial binds."""
+        if isinstance(fn, partial):
+            parts = [fn.func, fn.args, fn.keywords]
+        elif isinstance(fn, MethodType):
+            parts = [fn.__func__]
+        elif isinstance(fn, FunctionType):
+            parts = [*_contents(fn), *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
+        else:
+            parts = []
+        return [self._inside(part, depth - 1) for part in parts]
+
+
+def _contents(fn: FunctionType) -> Iterator[Any]:
+    """The values in the closure of *fn* that it does not assign to itself."""
+    assigned = _names_in(fn.__code__)[1]
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not yet assigned
+            yield None if name in assigned else cell.cell_contents
 
 
 def _identity(fn: Any) -> list[Any]:
     """What *fn* does, as far as it can be told. Objects in it stay what they are: where they have
     no wire form, neither has the request."""
-    if isinstance(fn, functools.partial):
+    if isinstance(fn, partial):
         return ["partial", _identity(fn.func), list(fn.args), dict(fn.keywords)]
     if isinstance(fn, (staticmethod, classmethod)):
         return _identity(fn.__func__)
