@@ -58,7 +58,7 @@ def message_answer(body: Any) -> dict[str, Any]:
 class BatchServer:
     """The server. *bought* are the contents of all requests that batches held; *live*, those of
     plain calls. A request whose text is ``bad`` fails, ``late`` expires, and at OpenAI the answers
-    to ``cut`` and ``empty`` are that.
+    to ``cut`` and ``empty`` are that, and that to ``list`` is none.
 
     *finishes*: whether batches end as soon as they are looked at. *before_create* and *after_create*
     run around the making of a batch; what they raise cuts the connection. *fails*: how many GETs
@@ -248,7 +248,7 @@ class BatchServer:
                 result |= {"response": {"status_code": 400, "request_id": "q", "body": error}}
             else:
                 answer = chat_answer(row["body"], "length" if text == "cut" else "stop")
-                answer = {} if text == "empty" else answer
+                answer = {"empty": {}, "list": ["-"]}.get(text, answer)
                 result |= {"response": {"status_code": 200, "request_id": "q", "body": answer}}
             (failed if text in ("bad", "late") else done).append(result)
         batch["shown"]["status"] = "expired" if "late" in json.dumps(batch["rows"]) else "completed"

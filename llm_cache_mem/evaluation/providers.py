@@ -148,7 +148,8 @@ class _OpenAI:
                     continue
                 row = json.loads(line)
                 response = row.get("response") or {}
-                body = response.get("body") or {}
+                body = response.get("body")
+                body = body if isinstance(body, dict) else {}
                 if response.get("status_code") == 200:
                     yield Row(row["custom_id"], self.read(body))
                 else:

@@ -349,14 +349,15 @@ def test_truncated_answers_are_returned_and_not_stored(
     assert cache.stats().stored == 0
 
 
+@pytest.mark.parametrize("text", ["empty", "list"])
 @pytest.mark.parametrize("through_http", [False, True])
 def test_empty_answers_are_not_stored(
-    server: BatchServer, opened: Callable[[], LLMCache], through_http: bool
+    server: BatchServer, opened: Callable[[], LLMCache], through_http: bool, text: str
 ) -> None:
     side, cache = Side("openai", server.url), opened()
     if through_http:
         side.client = cache_client(side.client, cache)
-    batch(cache, side, "empty")
+    batch(cache, side, text)
     assert cache.stats().skipped["empty"] == 1
     assert cache.stats().stored == 0
 
