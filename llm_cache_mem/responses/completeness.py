@@ -132,7 +132,10 @@ def _bare_text(reading: Reading, piece: Any) -> bool:
 
 
 def _hollow(reading: Reading, piece: Any) -> bool:
-    """An SDK's object that was made of a body without an answer, as of ``{}``."""
+    """An SDK's object that was made of a body without an answer, as of ``{}``. (What is stored for
+    one text of several is a dict without the vectors.)"""
+    if isinstance(piece, dict):
+        return False
     for name, others in _HOLLOW.items():
         if all(has(piece, each) for each in (name, *others)) and field(piece, name) is None:
             reading.note(says=False)

@@ -358,6 +358,7 @@ def test_empty_answers_are_not_stored(
     if through_http:
         side.client = cache_client(side.client, cache)
     batch(cache, side, text)
+    side.client.close()
     assert cache.stats().skipped["empty"] == 1
     assert cache.stats().stored == 0
 

@@ -93,7 +93,7 @@ def test_get_many_counts_as_use(fast_folder: Path) -> None:
 def test_a_damaged_one_among_many_is_left_out(fast_folder: Path) -> None:
     store = SQLiteStore(fast_folder / "c.db")
     store.put_many({key: entry_of(key) for key in "abc"})
-    store._write(lambda db: db.execute("UPDATE entries SET data = x'00' WHERE key = 'b'"))
+    store._access.write(lambda db: db.execute("UPDATE entries SET data = x'00' WHERE key = 'b'"))
     assert sorted(store.get_many(["a", "b", "c"])) == ["a", "c"]
     assert store.unreadable == 1
     assert store.size() == 2

@@ -53,7 +53,7 @@ def facts(entry: Entry) -> dict[str, Any]:
     found = {
         name.lstrip("_"): getattr(entry, name.lstrip("_"))
         for name in Entry.__slots__
-        if name not in ("payload", "_account")
+        if name not in ("payload", "_account", "key")
     }
     return {**found, "value": entry.payload.decode()}
 
