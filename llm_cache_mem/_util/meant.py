@@ -10,7 +10,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ENOUGH = 0.6
-_SYNONYMS = dict.fromkeys(("file", "path", "store", "url"), "backend")
+_SYNONYMS: dict[str, str] = dict.fromkeys(("file", "path", "store", "url"), "backend")
 """Names that other libraries have for an argument, which no likeness finds."""
 
 

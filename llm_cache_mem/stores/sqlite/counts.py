@@ -56,17 +56,12 @@ def add(db: Connection, batch: Batch) -> None:
 
 def _add_sums(db: sqlite3.Connection, counts: Mapping[Place, Counts]) -> None:
     """Add *counts* to the sums of their places, or of OTHER if they are new to full tables."""
-    room: int | None = None  # counted once, and only if a place is new
+    new = [place for place in counts if db.execute(_HAS_PLACE, place).fetchone() is None]
+    if new:
+        (places,) = db.execute(_PLACES, (_SINCE,)).fetchone()
+        new = new[max(0, MOST_NAMES - places) :]  # for which there is no room
     for place, sums in counts.items():
-        where = place
-        if db.execute(_HAS_PLACE, place).fetchone() is None:
-            if room is None:
-                (places,) = db.execute(_PLACES, (_SINCE,)).fetchone()
-                room = MOST_NAMES - places
-            if room > 0:
-                room -= 1
-            else:
-                where = OTHER, OTHER
+        where = (OTHER, OTHER) if place in new else place
         db.executemany(_ADD, [(*where, *each) for each in sums.amounts()])
 
 
