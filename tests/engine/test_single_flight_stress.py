@@ -222,8 +222,9 @@ class World:
             time.sleep(rng.choice([0, 0.001, 0.004]))
 
 
-@pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
-def test_no_caller_hangs_and_no_key_is_called_twice() -> None:
+def test_no_caller_hangs_and_no_key_is_called_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Those of the callers' own tasks that a kill has cut off; a traceback would keep their flights.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     seed = random.SystemRandom().randrange(2**32)
     print(f"{seed=}")
     world = World(seed)
@@ -244,9 +245,13 @@ def test_no_caller_hangs_and_no_key_is_called_twice() -> None:
             faulthandler.dump_traceback(all_threads=True)
     finally:
         sys.setswitchinterval(interval)
-    # Closing a coroutine whose loop was killed runs its own ends, which leaves more to collect.
-    left = [len(world.flights._tasks) for _ in range(10) if gc.collect()]
-    print(dict(world.events), left)
+    # Closing a coroutine whose loop was killed runs its own ends, which leaves more to collect, as
+    # often as a lead was handed on to another one of them.
+    for _ in range(50):
+        gc.collect()
+        if not world.flights._table._known:
+            break
+    print(dict(world.events))
     assert not stuck
     assert not world.wrong
     assert {at: calls for at, calls in world.calls.items() if calls > 1 + world.excused[at]} == {}

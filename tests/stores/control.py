@@ -15,6 +15,7 @@ __all__ = ["PAUSE", "Control"]
 PAUSE = 0.003  # of a caller, between two calls
 # a caller of a store in trouble goes on and off the processor, and waits for its turn, more often
 TIMES = 10
+TIMEOUT = 0.25  # of the stores that are judged
 
 
 def _p99(taken: Sequence[float]) -> float:
@@ -59,19 +60,19 @@ class Control:
             if self._stop.wait(PAUSE):
                 return
 
-    def judge(self, taken: Sequence[float]) -> None:
+    def judge(self, taken: Sequence[float], *, finding_out: int = 0) -> None:
         """That of the calls that *taken* tells of, one in a hundred was delayed by 50 ms, and none
-        by more than 600 ms.
+        by more than its waits: for a read and a write, each of which may have to connect first.
 
+        So many as *finding_out* may be delayed in any case: nobody knows yet that the store fails.
         Beyond that the machine is to blame, as far as the calls of the control were slow as well.
         """
         slow, slowest = _p99(self.taken), max(self.taken)
-        print(
-            f"{len(taken)} calls: p99 {_p99(taken) * 1e3:.1f} ms, longest {max(taken) * 1e3:.0f} ms"
-        )
+        delayed = sum(seconds >= 0.05 + TIMES * slow for seconds in taken)
+        print(f"{len(taken)} calls: {delayed} delayed, longest {max(taken) * 1e3:.0f} ms")
         print(
             f"{len(self.taken)} of the control: p99 {slow * 1e3:.1f} ms, longest"
             f" {slowest * 1e3:.0f} ms"
         )
-        assert _p99(taken) < 0.05 + TIMES * slow
-        assert max(taken) < 0.6 + TIMES * slowest
+        assert delayed <= max(len(taken) / 100, finding_out)
+        assert max(taken) < 4 * TIMEOUT + 0.1 + TIMES * slowest
