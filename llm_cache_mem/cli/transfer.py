@@ -40,7 +40,7 @@ from llm_cache_mem.errors import ValueNotCacheable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.migration.sources import Skipped
 from llm_cache_mem.stores import Store
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.stores.jsonl.lines import has_secret
 from llm_cache_mem.stores.listing import Found
 from llm_cache_mem.values.encryption import KEY_VARIABLE

@@ -38,7 +38,7 @@ from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request, View
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
 from llm_cache_mem.stores import Store
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 

@@ -11,7 +11,7 @@ from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import Keyer, Request
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 
 __all__ = ["Explainer"]
 

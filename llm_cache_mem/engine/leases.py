@@ -24,7 +24,7 @@ from weakref import WeakSet, WeakValueDictionary, ref
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 
 if TYPE_CHECKING:
     import asyncio

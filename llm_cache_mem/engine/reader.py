@@ -16,7 +16,7 @@ from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import Mode
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import keeps_recordings
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload

@@ -11,7 +11,7 @@ from llm_cache_mem.engine.totals import Totals
 from llm_cache_mem.keys.request import Keyer
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.base import counting
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 
 if TYPE_CHECKING:  # loaded by caches that share calls across processes
     from llm_cache_mem.engine.leases import Leases

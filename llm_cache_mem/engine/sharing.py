@@ -14,7 +14,7 @@ from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.keys.request import Keyer, Request
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 
 if TYPE_CHECKING:  # loaded by caches that share calls across processes

@@ -28,7 +28,7 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys.digest import namespace_prefix, parse
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request
 from llm_cache_mem.responses.agreement import Comparison, comparison, merged
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 

@@ -21,7 +21,7 @@ from llm_cache_mem.keys.request import Request
 from llm_cache_mem.responses import usage
 from llm_cache_mem.stores import MemoryStore, Removed
 from llm_cache_mem.stores.base import NOTHING_REMOVED
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Account, Entry
 from llm_cache_mem.values.payload import Payload

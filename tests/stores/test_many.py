@@ -15,7 +15,7 @@ from llm_cache_mem.engine.writer import Answered
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.base import Removed
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.stores.sqlite import SQLiteStore, rows
 from llm_cache_mem.values.entry import MAX_BODY_BYTES
 

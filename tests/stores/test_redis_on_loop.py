@@ -27,7 +27,7 @@ from stores.servers import Server, running_redis, running_tls_redis, until
 from llm_cache_mem import LLMCache
 from llm_cache_mem._util import in_thread
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import MemoryStore, circuit_breaker
+from llm_cache_mem.stores import MemoryStore, fail_open
 from llm_cache_mem.stores.redis import RedisStore
 from llm_cache_mem.stores.redis.replies import Replies
 from llm_cache_mem.stores.tiered import TieredStore
@@ -57,7 +57,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         calls.append(call)
         return await in_thread.run_in_thread(call)
 
-    monkeypatch.setattr(circuit_breaker, "run_in_thread", counted)
+    monkeypatch.setattr(fail_open, "run_in_thread", counted)
     return calls
 
 

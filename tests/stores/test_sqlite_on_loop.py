@@ -12,7 +12,7 @@ from stores.conformance import entry_of, value_of
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem._util import in_thread
-from llm_cache_mem.stores import MemoryStore, circuit_breaker
+from llm_cache_mem.stores import MemoryStore, fail_open
 from llm_cache_mem.stores.sqlite import SQLiteStore, reader
 from llm_cache_mem.stores.tiered import TieredStore
 
@@ -41,7 +41,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         calls.append(call)
         return await in_thread.run_in_thread(call)
 
-    monkeypatch.setattr(circuit_breaker, "run_in_thread", counted)
+    monkeypatch.setattr(fail_open, "run_in_thread", counted)
     return calls
 
 

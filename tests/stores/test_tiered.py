@@ -25,7 +25,7 @@ from stores.servers import running_memcached
 from llm_cache_mem import LLMCache, StoreError, options
 from llm_cache_mem.stores import MemoryStore, Store, StoreSettings, open_store
 from llm_cache_mem.stores.base import LeasingStore, Removed
-from llm_cache_mem.stores.circuit_breaker import FailOpenStore
+from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.stores.memcached import MemcachedStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.tiered import TieredStore
