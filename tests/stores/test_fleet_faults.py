@@ -129,4 +129,4 @@ def test_every_caller_is_answered_soon_and_hits_come_back(fault: Fault, redis_ur
             print(f"{fault.__name__}: hits after {callers.hit_at - repaired:.1f} s")
     assert callers.wrong == []
     assert len(taken) > 100
-    control.judge(taken)
+    control.judge(taken, finding_out=2 * THREADS)

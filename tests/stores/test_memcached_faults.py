@@ -25,8 +25,6 @@ from llm_cache_mem import LLMCache, StoreError, ValueNotCacheable
 from llm_cache_mem.stores.deadline import DeadlineSocket
 from llm_cache_mem.stores.memcached import MemcachedStore
 
-pytestmark = pytest.mark.usefixtures("usual_patience")
-
 KEY = "1:acme:value:" + "ab" * 32
 OTHER = "1:acme:value:" + "cd" * 32
 
@@ -111,6 +109,7 @@ def restart(server: Server, seconds: float) -> None:
     server.start()
 
 
+@pytest.mark.usefixtures("usual_patience")
 @pytest.mark.parametrize("seconds", [pytest.param(2.5), pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trouble", [pause, restart])
 def test_a_vanished_server_costs_neither_answers_nor_time(
@@ -129,7 +128,7 @@ def test_a_vanished_server_costs_neither_answers_nor_time(
             trouble(server, seconds)
             print(f"back after {load.until_it_hits():.2f} s")
         assert load.wrong == []
-        control.judge(load.seconds)
+        control.judge(load.seconds, finding_out=2 * 8)
         assert cache.stats().errors > 0
 
 
@@ -271,6 +270,7 @@ LIES: dict[str, Callable[[bytes], Iterator[bytes | None]]] = {
 }
 
 
+@pytest.mark.usefixtures("usual_patience")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_server_that_lies_is_a_miss(lie: str, caplog: pytest.LogCaptureFixture) -> None:
     with Liar(LIES[lie]) as server, LLMCache(backend=server.url) as cache:
@@ -605,8 +605,8 @@ def test_a_pool_that_is_handed_in_is_used_and_stays_open(
 ) -> None:
     client = PooledClient(
         ("127.0.0.1", memcached_server.port),
-        timeout=1,
-        connect_timeout=1,
+        timeout=20,
+        connect_timeout=20,
         serde=pickle_serde,
         key_prefix=b"app.",
     )
@@ -628,7 +628,7 @@ def test_a_pool_that_is_handed_in_is_used_and_stays_open(
 def test_a_hash_client_that_is_handed_in_finds_what_the_url_stored() -> None:
     with running_memcached() as one, running_memcached() as two:
         servers = [("127.0.0.1", server.port) for server in (one, two)]
-        client = HashClient(servers, use_pooling=True, timeout=1, connect_timeout=1)
+        client = HashClient(servers, use_pooling=True, timeout=20, connect_timeout=20)
         with LLMCache(
             backend="memcached://" + ",".join(f"{host}:{port}" for host, port in servers)
         ) as cache:

@@ -232,8 +232,9 @@ def test_more_threads_than_connections_take_turns(redis_url: str, redis_server: 
 
 
 def test_waiting_for_a_connection_times_out(redis_url: str) -> None:
-    store = RedisStore(redis_url, max_connections=1, timeout=0.05)
+    store = RedisStore(redis_url, max_connections=1)
     pool = store._client._pool  # type: ignore[attr-defined]  # a URL's
+    pool._timeout = 0.05
     began = time.monotonic()
 
     def meanwhile(connection: Any) -> None:

@@ -2,15 +2,12 @@
 
 import time
 
-import pytest
 from redis.sentinel import Sentinel
 from stores.servers import running_redis, running_sentinel, until
 from stores.test_redis_faults import Ordeal, ask
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.stores.redis import RedisStore
-
-pytestmark = pytest.mark.usefixtures("usual_patience")
 
 
 def test_failover_loses_no_call_and_no_replicated_entry() -> None:
@@ -22,7 +19,7 @@ def test_failover_loses_no_call_and_no_replicated_entry() -> None:
         until(lambda: "master_link_status:up" in replica.ask("INFO replication"), "a copy is made")
         until(lambda: "slaves=1" in watcher.ask("INFO sentinel"), "the replica is known")
         sentinel = Sentinel([("127.0.0.1", watcher.port)])
-        client = sentinel.master_for("mymaster", socket_timeout=0.25, socket_connect_timeout=0.25)
+        client = sentinel.master_for("mymaster", socket_timeout=20, socket_connect_timeout=20)
         with client, LLMCache(backend=RedisStore(client), coalesce="fleet") as cache:
             for number in range(40):
                 ask(cache, number)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+import select
 import socket
 import threading
 import time
@@ -68,6 +69,12 @@ async def read(store: Any, key: str) -> Any:
 async def read_all(store: Any) -> None:
     found = await asyncio.gather(*(read(store, key) for key in VALUES))
     assert found == list(VALUES.values())
+
+
+def connection_of(store: RedisStore) -> Any:
+    """The connection of this loop."""
+    loops = store._client._loops  # type: ignore[attr-defined]  # a URL's
+    return loops._open[asyncio.get_running_loop()]
 
 
 def connections(admin: Any) -> set[str]:
@@ -260,13 +267,17 @@ def test_cancelled_tasks_cost_no_connection_and_no_answer(
 
 def test_loop_that_is_busy_for_long_loses_nothing(redis_url: str) -> None:
     """It is the loop that is late then, and not the server."""
-    store = RedisStore(redis_url, timeout=0.05)
+    store = RedisStore(redis_url, timeout=20)
     store.put("k", entry_of(1))
 
     async def busy() -> None:
+        await read(store, "k")
+        connection = connection_of(store)
+        connection._timeout = 0.05
         for _ in range(4):
             task = asyncio.create_task(read(store, "k"))
             await asyncio.sleep(0)
+            select.select([connection._fd], [], [], 60)  # the server has answered
             threading.Event().wait(0.15)
             assert await task == 1
 
@@ -279,10 +290,11 @@ def test_silent_server_costs_each_task_the_timeout_once(
     redis_server: Server, redis_url: str
 ) -> None:
     with Proxy(redis_server.port) as proxy:
-        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", timeout=0.1)
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", timeout=20)
 
         async def ask() -> list[Any]:
             await store.aget("k")
+            connection_of(store)._timeout = 0.1
             proxy.rule = lambda data, sender: HOLD
             return await asyncio.gather(
                 *(store.aget("k") for _ in range(100)), return_exceptions=True

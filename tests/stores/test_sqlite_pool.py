@@ -15,6 +15,7 @@ from threads import start, until
 from llm_cache_mem import LLMCache
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores.failures import NotAsked
+from llm_cache_mem.stores.pool import _Waiter
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.stores.sqlite.file import Connection
 from llm_cache_mem.stores.sqlite.pool import Pool
@@ -91,18 +92,31 @@ def test_connections_are_handed_over_in_order_of_arrival() -> None:
     assert waiting(pool) == 0
 
 
-def test_a_wait_lasts_as_long_as_connections_come_back() -> None:
-    pool = pool_of(1, timeout=0.2)
+def test_a_wait_lasts_as_long_as_connections_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(1)
+    expired: list[_Waiter] = []
+
+    def wait(waiter: _Waiter, seconds: float) -> bool:
+        """Whether *waiter* was woken before another one was served, which is all of its time."""
+        served = pool._served
+        while not waiter._woken.acquire(timeout=0.001):
+            if pool._served > served:
+                expired.append(waiter)
+                return False
+        return True
+
+    monkeypatch.setattr(_Waiter, "wait", wait)
     db = pool.acquire()
     futures = []
     for number in range(8):
         futures.append(
-            start(lambda: (mine := pool.acquire(), time.sleep(0.05), pool.release(mine)))
+            start(lambda: (mine := pool.acquire(), time.sleep(0.01), pool.release(mine)))
         )
         until(lambda number=number: waiting(pool) == number + 1)
     pool.release(db)
     for future in futures:
         future.result(60)
+    assert expired
 
 
 def test_a_wait_in_vain_is_no_failure_of_the_store(path: Path) -> None:
