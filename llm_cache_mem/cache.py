@@ -14,12 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from llm_cache_mem._util.clock import now
 from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem._util.meant import says_what_is_meant
-from llm_cache_mem._util.streaming_types import (
-    AsyncStreams,
-    AsyncStreamsUpTo,
-    Streams,
-    StreamsUpTo,
-)
 from llm_cache_mem.engine.announced import announce
 from llm_cache_mem.engine.opening import open_engine
 from llm_cache_mem.engine.recipe import DEFAULT_MAX_SIZE, Config, Recipe
@@ -36,7 +30,13 @@ from llm_cache_mem.values.encryption import (
     Keys,
 )
 
-if TYPE_CHECKING:  # only caches that keep requests explain and redact
+if TYPE_CHECKING:  # loaded by those who use them
+    from llm_cache_mem._util.streaming_types import (
+        AsyncStreams,
+        AsyncStreamsUpTo,
+        Streams,
+        StreamsUpTo,
+    )
     from llm_cache_mem.accounting.stats import CacheStats, Event
     from llm_cache_mem.accounting.totals import StoreTotals
     from llm_cache_mem.diagnostics.explain import Explanation
@@ -201,11 +201,11 @@ class LLMCache:
 
     @overload
     def get_or_call(
-        self, messages: Any, fn: Streams[T], *, stream: Literal[True], **params: Any
+        self, messages: Any, fn: "Streams[T]", *, stream: Literal[True], **params: Any
     ) -> Iterator[T]: ...
     @overload
     def get_or_call(
-        self, messages: Any, fn: StreamsUpTo[T], *, stream: Literal[True], **params: Any
+        self, messages: Any, fn: "StreamsUpTo[T]", *, stream: Literal[True], **params: Any
     ) -> Iterator[T]: ...
     @overload
     def get_or_call(self, messages: Any, fn: Callable[..., T], **params: Any) -> T: ...
@@ -235,11 +235,11 @@ class LLMCache:
 
     @overload
     async def aget_or_call(
-        self, messages: Any, fn: AsyncStreams[T], *, stream: Literal[True], **params: Any
+        self, messages: Any, fn: "AsyncStreams[T]", *, stream: Literal[True], **params: Any
     ) -> AsyncIterator[T]: ...
     @overload
     async def aget_or_call(
-        self, messages: Any, fn: AsyncStreamsUpTo[T], *, stream: Literal[True], **params: Any
+        self, messages: Any, fn: "AsyncStreamsUpTo[T]", *, stream: Literal[True], **params: Any
     ) -> AsyncIterator[T]: ...
     @overload
     async def aget_or_call(

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llm_cache_mem._util.fork import finished_before_fork
 from llm_cache_mem.accounting.counters import Ledger
 from llm_cache_mem.accounting.stats import CacheStats
-from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.diagnostics.misses import Misses
 from llm_cache_mem.engine.calls import Calls, Codec
 from llm_cache_mem.engine.circumstances import circumstances_of
@@ -27,10 +26,7 @@ from llm_cache_mem.engine.layers import Above, Layers
 from llm_cache_mem.engine.reader import Hit, Other, Reader, same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.shared_parts import SharedParts
-from llm_cache_mem.engine.shared_streams import open_stream
 from llm_cache_mem.engine.sharing import Sharing
-from llm_cache_mem.engine.stream_calls import StreamCall
-from llm_cache_mem.engine.streams import AsyncReplay, ChunkRecording, Replay
 from llm_cache_mem.engine.writer import Writer
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.clients import is_of_sdk
@@ -42,8 +38,10 @@ from llm_cache_mem.stores.fail_open import FailOpenStore
 from llm_cache_mem.values.entry import Entry
 from llm_cache_mem.values.payload import Payload
 
-if TYPE_CHECKING:  # loaded by caches that explain misses or verify hits
+if TYPE_CHECKING:  # loaded by caches that explain misses, share streams, keep totals or verify hits
+    from llm_cache_mem.accounting.totals import StoreTotals
     from llm_cache_mem.engine.explainer import Explainer
+    from llm_cache_mem.engine.streaming import Streaming
     from llm_cache_mem.engine.verification import Verifier
 
 __all__ = ["Engine"]
@@ -118,6 +116,14 @@ class Engine:
             from llm_cache_mem.engine.explainer import Explainer
 
         return Explainer(self.backend, self.keyer, self.settings, self._misses, self.generations)
+
+    @cached_property
+    def _streaming(self) -> "Streaming":
+        """Replays and shares streams; loaded at first use."""
+        with finished_before_fork():
+            from llm_cache_mem.engine.streaming import Streaming
+
+        return Streaming(self.sharing)
 
     # -- The state of calls in this context
 
@@ -369,14 +375,12 @@ class Engine:
         """The stored stream, or that of ``fn()``, which concurrent callers share and which is
         stored when it has ended cleanly. *circumstances* and *timeout* are as in ``call``."""
         hit = self.lookup(request, list)
-        if hit is not None:
-            verifier = self.verifier_for(request, hit)
-            if verifier is not None:
-                verifier.verify_stream(request, hit.entry, fn)
-            return Replay(hit.value)
-        return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
-            request, fn, circumstances=circumstances, timeout=timeout
-        )
+        if hit is None:
+            return self.share_stream(request, fn, circumstances=circumstances, timeout=timeout)  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
+        verifier = self.verifier_for(request, hit)
+        if verifier is not None:
+            verifier.verify_stream(request, hit.entry, fn)
+        return self._streaming.replay(hit.value)
 
     async def astream(
         self,
@@ -395,62 +399,24 @@ class Engine:
             hit = context.run(self.reader.lookup_in, entry, request, list)
         else:
             hit = await self.off_loop(lambda: context.run(self.reader.lookup, request, list))
-        if hit is not None:
-            verifier = self.verifier_for(request, hit)
-            if verifier is not None:
-                verifier.averify_stream(request, hit.entry, fn)
-            return AsyncReplay(hit.value)
-        return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
-            request, fn, circumstances=circumstances, timeout=timeout, context=context
-        )
-
-    def share_stream(
-        self,
-        request: Request,
-        fn: Callable[[], Iterable[Any]],
-        *,
-        recording: Callable[[], ChunkRecording] = ChunkRecording,
-        decode: Callable[[Any], Iterable[Any]] = list,
-        circumstances: Callable[[], Hashable] | None = None,
-        timeout: float | None = None,
-    ) -> Any:
-        """The stream of ``fn()``, a SharedStream, for callers that missed; or what *fn* returned,
-        if that is none.
-
-        Args:
-            request: What ``request`` returned.
-            fn: Makes the call. What it raises is raised.
-            recording: Makes the recording of a stream: how its chunks are stored.
-            decode: Makes the chunks of a stored stream.
-            circumstances: As in ``call``.
-            timeout: As in ``call``.
-        """
-        made = circumstances_of(fn, {}) if circumstances is None else circumstances()
-        made = made, self.keyer.unkeyed(request)
-        with self.sharing.passing():
-            return open_stream(
-                StreamCall(self.sharing, request, fn, recording, decode, made, timeout)
+        if hit is None:
+            return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
+                request, fn, circumstances=circumstances, timeout=timeout, context=context
             )
+        verifier = self.verifier_for(request, hit)
+        if verifier is not None:
+            verifier.averify_stream(request, hit.entry, fn)
+        return self._streaming.areplay(hit.value)
+
+    def share_stream(self, request: Request, fn: Callable[[], Iterable[Any]], **call: Any) -> Any:
+        """The stream of ``fn()``, for callers that missed. See ``Streaming.share``."""
+        return self._streaming.share(request, fn, **call)
 
     async def ashare_stream(
-        self,
-        request: Request,
-        fn: Callable[[], Awaitable[AsyncIterable[Any]]],
-        *,
-        recording: Callable[[], ChunkRecording] = ChunkRecording,
-        decode: Callable[[Any], Iterable[Any]] = list,
-        circumstances: Callable[[], Hashable] | None = None,
-        timeout: float | None = None,
-        context: Context | None = None,
+        self, request: Request, fn: Callable[[], Awaitable[AsyncIterable[Any]]], **call: Any
     ) -> Any:
-        """``share_stream`` for tasks; *context* as in ``astream``."""
-        from llm_cache_mem.engine.async_streams import aopen_stream  # imports asyncio
-
-        made = circumstances_of(fn, {}) if circumstances is None else circumstances()
-        made = made, self.keyer.unkeyed(request)
-        call = StreamCall(self.sharing, request, fn, recording, decode, made, timeout, context)
-        with self.sharing.passing():
-            return await aopen_stream(call)
+        """``share_stream`` for tasks."""
+        return await self._streaming.ashare(request, fn, **call)
 
     def verifier_for(self, request: Request, hit: Hit) -> "Verifier | None":
         """The verifier, where *hit* is one of those to verify."""
@@ -466,7 +432,7 @@ class Engine:
         stats = self.ledger.snapshot(store.size(self.keyer.prefix()), total)
         return stats if self.verifier is None else stats._replace(verified=self.verifier.stats())
 
-    def store_totals(self) -> StoreTotals:
+    def store_totals(self) -> "StoreTotals":
         """What all processes have counted that share the store. ValueError if it keeps no
         totals."""
         if self.totals is None:

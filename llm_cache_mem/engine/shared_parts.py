@@ -7,14 +7,14 @@ from llm_cache_mem.engine.claims import Claims
 from llm_cache_mem.engine.generations import Generations
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.single_flight import SingleFlight
-from llm_cache_mem.engine.totals import Totals
 from llm_cache_mem.keys.request import Keyer
 from llm_cache_mem.stores import MemoryStore, Store
 from llm_cache_mem.stores.base import counting
 from llm_cache_mem.stores.fail_open import FailOpenStore
 
-if TYPE_CHECKING:  # loaded by caches that share calls across processes
+if TYPE_CHECKING:  # loaded by caches that share calls or totals across processes
     from llm_cache_mem.engine.leases import Leases
+    from llm_cache_mem.engine.totals import Totals
 
 __all__ = ["SharedParts"]
 
@@ -34,10 +34,14 @@ class SharedParts:
 
 def _open_totals(
     backend: FailOpenStore, keyer: Keyer, ledger: Ledger, settings: Settings
-) -> Totals | None:
+) -> "Totals | None":
     """What adds the counts of *ledger* to the totals in the store, if that keeps some."""
     store = counting(backend.inner)
-    return None if store is None else Totals(ledger, store, settings.clock, keyer.prefix)
+    if store is None:
+        return None
+    from llm_cache_mem.engine.totals import Totals
+
+    return Totals(ledger, store, settings.clock, keyer.prefix)
 
 
 def _open_leases(backend: FailOpenStore, settings: Settings) -> "Leases | None":

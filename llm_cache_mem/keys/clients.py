@@ -43,7 +43,7 @@ _SDKS: Final = frozenset(
 _FRAMEWORKS: Final = ("langchain", "llama_index")
 _BASES: Final = frozenset({"abc", "builtins", "pydantic", "typing"})
 _GETTERS: Final = ("_auth", "_key_provider", "_token_provider", "credentials_provider")
-_USER_IN_URL: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@(?=\S*$)")
+_USER_IN_URL: Final = r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@(?=\S*$)"
 
 
 def gets_credential(name: str, value: Any) -> bool:
@@ -139,7 +139,7 @@ def has_state(kind: type) -> bool:
 
 
 def without_user(text: str) -> str:
-    return _USER_IN_URL.sub(r"\1", text) if "@" in text else text
+    return re.sub(_USER_IN_URL, r"\1", text) if "@" in text else text
 
 
 def _library(kind: type) -> str:

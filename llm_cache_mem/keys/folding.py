@@ -8,21 +8,18 @@ from llm_cache_mem.keys.functions import is_from_user, simpler
 
 __all__ = ["folded_text", "folding", "with_last_text_folded"]
 
-_KEPT: Final = re.compile(
-    r"""
-    (?P<fence>```|~~~)[\s\S]*?(?:(?P=fence)|\Z)      # code, to its end or that of the text
-    | `[^`]*(?:`|\Z)
-    | (?:^|\n)(?:[ ]{4}|\t)[^\n]*\n?                 # code that is indented
-    | (?:^|\n)[ ]{0,3}>[^\n]*\n?                     # quoted lines
-    | "[^"]*(?:"|\Z) | “[^”]*(?:”|\Z) | „[^“”]*(?:[“”]|\Z) | «[^»]*(?:»|\Z) | 「[^」]*(?:」|\Z)
-    | (?<!\w)'[^'\n]*'(?!\w) | (?<!\w)‘[^’\n]*’(?!\w)
-    | \S*(?:[a-z\d][A-Z]|\w[_/\\=@\#$:.(){}\[\]<>]+\w|\w\(\))(?:\S*[\w)\]}>])?  # names as in code
-    """,
-    re.MULTILINE | re.VERBOSE,
-)
-"""What keeps its case and space: code, quoted text, and words that are written as code is."""
-_SPACE: Final = re.compile(r"\s+")
-_END_MARK: Final = re.compile(r"(?<=[^\s.!?…。！？؟])\s*[.!?。！？؟]\Z")
+_VERBATIM: Final = r"""(?mx)
+(?P<fence>```|~~~)[\s\S]*?(?:(?P=fence)|\Z)      # code, to its end or that of the text
+| `[^`]*(?:`|\Z)
+| (?:^|\n)(?:[ ]{4}|\t)[^\n]*\n?                 # code that is indented
+| (?:^|\n)[ ]{0,3}>[^\n]*\n?                     # quoted lines
+| "[^"]*(?:"|\Z) | “[^”]*(?:”|\Z) | „[^“”]*(?:[“”]|\Z) | «[^»]*(?:»|\Z) | 「[^」]*(?:」|\Z)
+| (?<!\w)'[^'\n]*'(?!\w) | (?<!\w)‘[^’\n]*’(?!\w)
+| \S*(?:[a-z\d][A-Z]|\w[_/\\=@\#$:.(){}\[\]<>]+\w|\w\(\))(?:\S*[\w)\]}>])?  # names as in code
+"""
+"""Matches text whose case and space count: code, quotations, and names written as in code. The
+patterns are compiled when first used."""
+_END_MARK: Final = r"(?<=[^\s.!?…。！？؟])\s*[.!?。！？؟]\Z"
 
 
 def folding(messages: Any, **params: Any) -> Any:
@@ -79,15 +76,15 @@ def folded_text(text: str) -> str:
     and the quoted text in it."""
     pieces = []
     at = 0
-    for kept in _KEPT.finditer(text):
-        pieces += [_plain(text[at : kept.start()]), kept[0]]
-        at = kept.end()
+    for verbatim in re.finditer(_VERBATIM, text):
+        pieces += [_plain(text[at : verbatim.start()]), verbatim[0]]
+        at = verbatim.end()
     last = _plain(text[at:]).rstrip()
     pieces.append(last)
     pieces[0] = pieces[0].lstrip()
     whole = "".join(pieces)
-    return _END_MARK.sub("", whole) if last else whole
+    return re.sub(_END_MARK, "", whole) if last else whole
 
 
 def _plain(text: str) -> str:
-    return _SPACE.sub(" ", normalize("NFC", normalize("NFC", text).lower()))
+    return re.sub(r"\s+", " ", normalize("NFC", normalize("NFC", text).lower()))

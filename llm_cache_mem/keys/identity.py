@@ -58,7 +58,7 @@ _CLIENT_ARGUMENTS: Final = frozenset(
 _MODEL_NAMES: Final = frozenset(
     {"model", "model_id", "model_name", "model_path", "repo_id", "tokenizer", "tokenizer_name"}
 )
-_LOCAL_PATH: Final = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+_LOCAL_PATH: Final = r"[./~\\]|[A-Za-z]:[/\\]"
 _MAX_DEPTH: Final = 16
 _DROPPED: Final = object()
 
@@ -250,7 +250,7 @@ class _Reader:
 
 
 def _is_local(model: Any) -> bool:
-    return isinstance(model, (str, os.PathLike)) and bool(_LOCAL_PATH.match(os.fsdecode(model)))
+    return isinstance(model, (str, os.PathLike)) and bool(re.match(_LOCAL_PATH, os.fsdecode(model)))
 
 
 def _headers(headers: Mapping[Any, Any]) -> dict[str, str]:

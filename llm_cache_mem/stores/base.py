@@ -1,14 +1,14 @@
 """The Store protocol: what the cache asks of the place where its entries are."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from llm_cache_mem._util.clock import now
 from llm_cache_mem.accounting.counts import Batch, EntryHits
-from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.values.entry import PLAIN, Entry, Envelope
 
-if TYPE_CHECKING:  # only caches that store requests redact
+if TYPE_CHECKING:  # only some stores keep totals, and only caches that store requests redact
+    from llm_cache_mem.accounting.totals import StoreTotals
     from llm_cache_mem.diagnostics.redaction import Rule
 
 __all__ = [
@@ -129,7 +129,7 @@ class CountingStore(Store, Protocol):
         """Add *batch*, all of it or nothing, and once even if it is handed in again."""
         ...
 
-    def totals(self) -> StoreTotals:
+    def totals(self) -> "StoreTotals":
         """Return the sums of all batches."""
         ...
 
@@ -161,10 +161,6 @@ def name_of(store: Store) -> str:
     return name if type(name) is str else type(store).__name__
 
 
-class _Waiting(TypedDict, total=False):
-    lock_timeout: float
-
-
 class StoreSettings(NamedTuple):
     """What a store may be given when it is opened by a URL or a path; each takes what it needs.
 
@@ -181,6 +177,6 @@ class StoreSettings(NamedTuple):
     read_only: bool = False
     lock_timeout: float | None = None
 
-    def waiting(self) -> _Waiting:
+    def waiting(self) -> dict[str, Any]:
         """The keyword argument for how long to wait for others, if it is not left to the store."""
         return {} if self.lock_timeout is None else {"lock_timeout": self.lock_timeout}

@@ -159,7 +159,7 @@ _READERS: Final[dict[str, Callable[[bytes], Any]]] = {
 
 # -- JSON that holds vectors, with their bytes after it
 
-_IN_JSON: Final = re.compile(rb'(?<="\$vector":\["[a-z]",")[A-Za-z0-9+/]*={0,2}(?="\])')
+_IN_JSON: Final = rb'(?<="\$vector":\["[a-z]",")[A-Za-z0-9+/]*={0,2}(?="\])'
 _PLACE: Final = b"\1"  # no JSON holds it as it is
 _LENGTH: Final = Struct(">I")
 PACKED: Final = b"\0"
@@ -179,7 +179,7 @@ def pack(text: bytes) -> bytes:
         found.append(vector.data)
         return _PLACE
 
-    parts = [zlib.compress(_IN_JSON.sub(place, text)), *found]
+    parts = [zlib.compress(re.sub(_IN_JSON, place, text)), *found]
     return PACKED + b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
 
