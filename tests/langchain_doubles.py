@@ -1,12 +1,12 @@
 """Models that count their calls, in the ways in which users write such models."""
 
 from collections.abc import AsyncIterator, Iterator
+from functools import cached_property
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import PrivateAttr
 
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 
@@ -20,7 +20,14 @@ class Counting(BaseChatModel):
     temperature: float = 0.0
     with_usage: bool = True
     fails: int = 0
-    _calls: list[list[BaseMessage]] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        assert not self._calls  # made now, so that copies of the model share it
+
+    @cached_property  # which is no setting
+    def _calls(self) -> list[list[BaseMessage]]:
+        return []
 
     @property
     def calls(self) -> int:

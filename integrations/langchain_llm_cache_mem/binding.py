@@ -3,8 +3,7 @@ and back."""
 
 import inspect
 from abc import ABCMeta
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import BaseLanguageModel
@@ -16,7 +15,6 @@ from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader
 from langchain_llm_cache_mem.generations import load, load_stream, mark_hits, zero_usage
 from langchain_llm_cache_mem.requests import Requests
 from llm_cache_mem import Hit, LLMCache, Request
-from llm_cache_mem.keys.changing import CHANGING
 
 __all__ = ["Binding", "binding_of", "derived", "sharing_state", "with_manager"]
 
@@ -48,7 +46,6 @@ class Binding:
         self.config = config
         self.fail_open = cache.engine.fail_open
         self._requests = Requests(cache.engine, scope, identity)
-        self._direct = _direct_class(cls)
 
     def request(
         self,
@@ -72,18 +69,7 @@ class Binding:
         What it calls on itself goes to the provider, so a method that falls back on another is not
         answered from the cache halfway.
         """
-        return sharing_state(model, self._direct)
-
-    @contextmanager
-    def watching(self, model: BaseLanguageModel[Any]) -> Iterator[None]:
-        """Learn from a call of *model* which of its attributes are no settings."""
-        ended = CHANGING.watch(model)
-        answered = False
-        try:
-            yield
-            answered = True
-        finally:
-            ended(answered)
+        return sharing_state(model, self.cls)
 
     def lookup(self, request: Request, load: Callable[[Any], list[Any]]) -> Hit | None:
         """The stored answer, if there is one. *load* is one of those below."""
@@ -154,17 +140,6 @@ def sharing_state(model: M, cls: Any) -> M:
     for name in _STATE:
         object.__setattr__(other, name, getattr(model, name))
     return other
-
-
-def _direct_class(cls: type[Any]) -> type[Any]:
-    """*cls*, except that it notes what its models write into their own attributes."""
-
-    def note(self: Any, name: str, value: Any) -> None:
-        CHANGING.made(name, getattr(self, name, None), value)
-        set_attribute(self, name, value)
-
-    set_attribute: Any = cls.__setattr__
-    return derived(cls, {"__setattr__": note})
 
 
 def derived(cls: type[Any], namespace: Mapping[str, Any]) -> type[Any]:

@@ -2,9 +2,8 @@
 say rather than from the strings."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextvars import ContextVar
-from functools import partial
 from time import monotonic
 from typing import Any, Literal, NamedTuple, Self
 
@@ -14,7 +13,7 @@ from langchain_llm_cache_mem.caller import Call, calling, check_langchain, repor
 from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.fallback import Fallback
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
-from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns, on_failure
+from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import is_core_fake
@@ -24,7 +23,6 @@ from langchain_llm_cache_mem.validation import note_answer, watch_steps
 from llm_cache_mem import CacheStats, Hit, LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.fail_open import FailOpen
-from llm_cache_mem.keys.changing import CHANGING
 from llm_cache_mem.keys.state import refuse_stateful
 from llm_cache_mem.options import current
 
@@ -49,7 +47,6 @@ class _Miss(NamedTuple):
 
     request: Request
     began: float
-    ended: Callable[[bool], None]
 
 
 # What this context missed last, for calls whose model cannot be seen.
@@ -164,7 +161,7 @@ class LLMCacheMem(BaseCache):
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """The stored generations, as new objects, or None."""
         with self._fail_open:
-            call = calling(prompt, llm_string)
+            call = self._calling(prompt, llm_string)
             request = self._request(prompt, llm_string, call)
             if request is not None:
                 if self._fallback is not None:
@@ -205,7 +202,7 @@ class LLMCacheMem(BaseCache):
         """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls
         of a chat model take turns."""
         with self._fail_open:
-            call = calling(prompt, llm_string)
+            call = self._calling(prompt, llm_string)
             request = self._request(prompt, llm_string, call)
             if request is None:
                 return None
@@ -239,6 +236,13 @@ class LLMCacheMem(BaseCache):
         await self._cache.aclear()
 
     # -- Inside
+
+    def _calling(self, prompt: str, llm_string: str) -> Call | None:
+        """The call that begins with a lookup. One that failed may have had its number."""
+        call = calling(prompt, llm_string)
+        if call is not None:
+            self._under_way.pop((call.number, prompt), None)
+        return call
 
     def _coalesced(self, request: Request, call: Call) -> Hit | None:
         """The answer to another thread's call in progress; None if this thread is to make the
@@ -286,20 +290,11 @@ class LLMCacheMem(BaseCache):
     def _missed(self, request: Request, call: Call | None, prompt: str) -> None:
         """Note a miss, for the update that follows if the call succeeds."""
         if call is None:
-            _missed.set(_Miss(request, monotonic(), _nothing))
+            _missed.set(_Miss(request, monotonic()))
             return
         while len(self._under_way) >= _UNDER_WAY:  # calls that failed
             self._under_way.pop(next(iter(self._under_way)), None)
-        miss = _Miss(request, monotonic(), CHANGING.watch(call.model))
-        self._under_way[call.number, prompt] = miss
-        if call.run_manager is not None:
-            failed = partial(self._failed, call.number, prompt, miss)
-            on_failure(call.run_manager, failed)
-
-    def _failed(self, number: int, prompt: str, miss: _Miss) -> None:
-        if self._under_way.get((number, prompt)) is miss:
-            del self._under_way[number, prompt]
-            miss.ended(False)
+        self._under_way[call.number, prompt] = _Miss(request, monotonic())
 
     def _answered(
         self, prompt: str, llm_string: str, call: Call | None
@@ -316,7 +311,6 @@ class LLMCacheMem(BaseCache):
             miss = self._under_way.pop((call.number, prompt), None)
             if miss is None:
                 return None, None
-        miss.ended(True)
         return miss.request, monotonic() - miss.began
 
     def _request(self, prompt: str, llm_string: str, call: Call | None = None) -> Request | None:
@@ -407,10 +401,6 @@ def _reopen(
 ) -> LLMCacheMem:
     restored = LLMCacheMem(cache, usage=usage, unidentified=unidentified, **config._asdict())
     return restored.scoped(scope) if scope else restored
-
-
-def _nothing(answered: bool) -> None:
-    pass
 
 
 def _refuse_arguments(kwargs: dict[str, Any]) -> None:

@@ -50,9 +50,8 @@ def _generate(
     def call(manager: CallbackManagerForLLMRun | None = run_manager) -> Any:
         if model.rate_limiter is not None:
             model.rate_limiter.acquire(blocking=True)
-        with binding.watching(model):
-            named = with_manager(manager, kwargs, model._generate)
-            made.append(model._generate(messages, stop, **named))
+        named = with_manager(manager, kwargs, model._generate)
+        made.append(model._generate(messages, stop, **named))
         return made[-1].generations
 
     request = binding.request(model, messages, stop, kwargs, run_manager)
@@ -89,9 +88,8 @@ async def _agenerate(
     async def call(manager: AsyncCallbackManagerForLLMRun | None = run_manager) -> Any:
         if model.rate_limiter is not None:
             await model.rate_limiter.aacquire(blocking=True)
-        with binding.watching(model):
-            named = with_manager(manager, kwargs, model._agenerate)
-            made.append(await model._agenerate(messages, stop, **named))
+        named = with_manager(manager, kwargs, model._agenerate)
+        made.append(await model._agenerate(messages, stop, **named))
         return made[-1].generations
 
     request = binding.request(model, messages, stop, kwargs, run_manager)

@@ -7,7 +7,6 @@ so or when it ends. Nowhere else does a lookup say whose it is.
 """
 
 import asyncio
-from collections.abc import Callable
 from threading import Event, Lock, get_ident
 from typing import Any
 from uuid import UUID
@@ -15,11 +14,10 @@ from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from langchain_llm_cache_mem.inline import InlineHandler
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
 
-__all__ = ["ROUNDS", "Leads", "Turns", "on_failure"]
+__all__ = ["ROUNDS", "Leads", "Turns"]
 
 _ONE_CALL = "_agenerate_with_cache"
 ROUNDS = 2
@@ -150,18 +148,3 @@ class _Lead(BaseCallbackHandler):
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         if run_id == self.run_id:
             self._leads.release(self._key, run_id)
-
-
-def on_failure(run_manager: Any, then: Callable[[], None]) -> None:
-    """Call *then* if the run of *run_manager* fails."""
-    run_manager.handlers = [*run_manager.handlers, _Failure(run_manager.run_id, then)]
-
-
-class _Failure(InlineHandler):
-    def __init__(self, run_id: UUID, then: Callable[[], None]) -> None:
-        self._run_id = run_id
-        self._then = then
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        if run_id == self._run_id:
-            self._then()

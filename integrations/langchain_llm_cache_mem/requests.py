@@ -12,6 +12,7 @@ from langchain_llm_cache_mem.settings import MODEL_SETTINGS
 from langchain_llm_cache_mem.shape import as_params, messages_as_dicts, sent, state_of
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.engine.engine import Engine
+from llm_cache_mem.keys.growing import note_settings
 from llm_cache_mem.keys.identity import Identity
 from llm_cache_mem.keys.state import refuse_stateful
 
@@ -59,6 +60,7 @@ class Requests:
         if found.opaque and not self._identity:
             self._skip(cls, found)
             return None
+        note_settings(cls, found.settings)
         return as_params(found.settings, kwargs if stop is None else {**kwargs, "stop": stop})
 
     def request(self, prompt: str | Sequence[BaseMessage], params: Mapping[str, Any]) -> Request:

@@ -7,8 +7,7 @@ from uuid import uuid4
 from langchain_core.language_models import BaseLanguageModel
 from pydantic import BaseModel
 
-from llm_cache_mem.keys.changing import CHANGING
-from llm_cache_mem.keys.identity import Identity, describe
+from llm_cache_mem.keys.identity import Identity, describe, settings_of
 
 __all__ = ["MODEL_SETTINGS", "ModelSettings", "is_core_fake"]
 
@@ -63,7 +62,7 @@ class ModelSettings:
     ) -> Iterator[tuple[str, Any]]:
         """The settings; what is opaque in models inside *model* is added to *opaque*."""
         fields = cls.model_fields
-        for name, value in CHANGING.settings(model):
+        for name, value in settings_of(model):
             if name in _RUN and name in fields and fields[name].exclude:
                 continue
             if name == _COUNT and _counts(cls):

@@ -38,9 +38,8 @@ def stream(
         limiter = model.rate_limiter if isinstance(model, BaseChatModel) else None
         if limiter is not None:
             limiter.acquire(blocking=True)
-        with binding.watching(model):
-            for chunk in model._stream(prompt, stop, **with_manager(manager, kwargs)):
-                yield mark(chunk)
+        for chunk in model._stream(prompt, stop, **with_manager(manager, kwargs)):
+            yield mark(chunk)
 
     request = binding.request(model, prompt, stop, kwargs, run_manager)
     mark = _Mark(binding, request)
@@ -89,10 +88,9 @@ async def astream(
         if limiter is not None:
             await limiter.aacquire(blocking=True)
         source = model._astream(prompt, stop, **with_manager(manager, kwargs))
-        with binding.watching(model):
-            async with _closing(source) as chunks:
-                async for chunk in chunks:
-                    yield mark(chunk)
+        async with _closing(source) as chunks:
+            async for chunk in chunks:
+                yield mark(chunk)
 
     async def begin(
         manager: AsyncCallbackManagerForLLMRun | None = run_manager,

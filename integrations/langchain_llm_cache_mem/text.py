@@ -115,9 +115,8 @@ def _generate(
     batch = _Batch(binding, model, prompts, stop, kwargs, run_manager)
 
     def ask(missing: list[str]) -> list[_Answer]:
-        with binding.watching(model):
-            named = with_manager(run_manager, kwargs, model._generate)
-            return batch.take(model._generate(missing, stop, **named))
+        named = with_manager(run_manager, kwargs, model._generate)
+        return batch.take(model._generate(missing, stop, **named))
 
     if batch.only is not None:
         made: list[_Answer] = []
@@ -127,8 +126,7 @@ def _generate(
             return made[-1].response()
 
         def again() -> list[Any]:
-            with binding.watching(model):
-                result = model._generate(prompts, stop, **kwargs)
+            result = model._generate(prompts, stop, **kwargs)
             return _response(result.generations[0], result.llm_output)
 
         params = batch.only.params
@@ -171,9 +169,8 @@ async def _agenerate(
     batch = _Batch(binding, model, prompts, stop, kwargs, run_manager)
 
     async def ask(missing: list[str]) -> list[_Answer]:
-        with binding.watching(model):
-            named = with_manager(run_manager, kwargs, model._agenerate)
-            return batch.take(await model._agenerate(missing, stop, **named))
+        named = with_manager(run_manager, kwargs, model._agenerate)
+        return batch.take(await model._agenerate(missing, stop, **named))
 
     if batch.only is not None:
         made: list[_Answer] = []
@@ -183,8 +180,7 @@ async def _agenerate(
             return made[-1].response()
 
         async def again() -> list[Any]:
-            with binding.watching(model):
-                result = await model._agenerate(prompts, stop, **kwargs)
+            result = await model._agenerate(prompts, stop, **kwargs)
             return _response(result.generations[0], result.llm_output)
 
         params = batch.only.params

@@ -150,17 +150,13 @@ def _is_data(value: Any) -> bool:
 def _parts(llm: BaseLLM) -> Iterator[tuple[str, Any]]:
     """The name and value of all state that may change an answer."""
     cls = type(llm)
-    fields = cls.model_fields
     outside = _AROUND_A_CALL | {"callback_manager"}
     if _is_a(cls, _OPENAI_LIKE):
         outside |= {"tokenizer"}  # which only counts tokens there
     for holder in _holders(llm):
         for name, value in holder.items():
-            field = fields.get(name)
             if name in _PROMPTS:
                 counts = value not in _DEFAULT_PROMPTS
-            elif field is not None and field.exclude:
-                counts = not _is_data(value)  # data, such as a count of calls, is no setting
             else:
                 counts = not isinstance(getattr(cls, name, None), cached_property)
             if counts and name not in outside:

@@ -14,6 +14,7 @@ from llama_index_llm_cache_mem.leaves import Args, Kwargs, Leaf, Target
 from llama_index_llm_cache_mem.messages import messages_to_dicts
 from llm_cache_mem import Request, RequestNotCacheable
 from llm_cache_mem.keys.chat_form import function_tool, overlaid
+from llm_cache_mem.keys.growing import note_settings
 from llm_cache_mem.keys.identity import Identity, describe
 from llm_cache_mem.keys.names import as_sent
 from llm_cache_mem.keys.state import provider_state, refuse_stateful
@@ -55,6 +56,7 @@ def request_of(
         if found.opaque and not target.identity:
             _skip(target, found)
             return None
+        note_settings(type(target.inner), found.settings)
         params = _params(found.settings, arguments)
         refuse_stateful(provider_state(params))
         with options(tags=_tags()):

@@ -9,8 +9,8 @@ from llm_cache_mem.engine.batches import Found, Made, Part, acall_many, call_man
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
-from llm_cache_mem.keys.changing import CHANGING
-from llm_cache_mem.keys.identity import describe
+from llm_cache_mem.keys.growing import note_settings
+from llm_cache_mem.keys.identity import describe, settings_of
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.payload import Payload
 from llm_cache_mem.values.vectors import packed, unpacked
@@ -58,17 +58,13 @@ class EmbeddingModel(NamedTuple):
 
         def send(numbers: list[int]) -> Made:
             vectors: list[Any] = []
-            ended = CHANGING.watch(self.model)
             try:
                 for some in self._slices(numbers, settings):
                     vectors += embed([texts[number] for number in some])
             except BaseException as exc:
-                ended(False)
                 if not vectors:
                     raise
                 errors.append(exc)  # what came is stored first
-            else:
-                ended(True)
             return _made(self.engine, numbers, vectors)
 
         timeout = timeout_of(settings, self.model)
@@ -95,17 +91,13 @@ class EmbeddingModel(NamedTuple):
 
         async def send(numbers: list[int]) -> Made:
             vectors: list[Any] = []
-            ended = CHANGING.watch(self.model)
             try:
                 for some in self._slices(numbers, settings):
                     vectors += await embed([texts[number] for number in some])
             except BaseException as exc:
-                ended(False)
                 if not vectors:
                     raise
                 errors.append(exc)  # as above
-            else:
-                ended(True)
             return _made(self.engine, numbers, vectors)
 
         timeout = timeout_of(settings, self.model)
@@ -143,6 +135,7 @@ class EmbeddingModel(NamedTuple):
         cls = type(self.model)
         found = describe(self._settings(), transport=_OF_CALLS)
         params = found.settings if self.identity else found.require_known()
+        note_settings(cls, params)
         params |= describe(settings.items(), transport=_OF_CALLS).require_known()
         named = (params.get(name) for name in ("model", "model_name", "model_id", "deployment"))
         model = next((name for name in named if isinstance(name, str)), cls.__qualname__)
@@ -151,7 +144,7 @@ class EmbeddingModel(NamedTuple):
 
     def _settings(self) -> list[tuple[str, Any]]:
         """The settings of the model, without a client that it made of them for itself."""
-        settings = list(CHANGING.settings(self.model))
+        settings = list(settings_of(self.model))
         if not any(name in _URLS and value for name, value in settings):
             return settings
         return [pair for pair in settings if not pair[0].startswith("_") or "client" not in pair[0]]

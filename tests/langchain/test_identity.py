@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -14,9 +15,9 @@ from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMRe
 from langchain_doubles import Counting
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from llm_cache_mem import LLMCache
+from llm_cache_mem import LLMCache, ignoring
 
 Ask = Callable[[Any, LLMCacheMem], str]
 
@@ -162,6 +163,98 @@ def test_a_private_list_changed_between_calls_changes_the_key(ask: Ask, cache: L
     assert ask(model, cache) == "hi #1"
     model._words.append("arr")
     assert ask(model, cache) == "hi #2"
+
+
+class Words(BaseModel):
+    words: list[str] = []
+
+
+class Recording(Counting):
+    """Records each call beside its words, in an attribute or in an object of its own."""
+
+    nested: bool = False
+    _words: list[str] = PrivateAttr(default_factory=list)
+    _held: Words = PrivateAttr(default_factory=Words)
+
+    @property
+    def words(self) -> list[str]:
+        return self._held.words if self.nested else self._words
+
+    def _answer(self, messages: Any) -> AIMessage:
+        answer = super()._answer(messages)
+        self.words.append(f"call {self.calls}")
+        return answer
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_model_that_records_its_calls_is_another_in_each(
+    ask: Ask, cache: LLMCacheMem, nested: bool
+) -> None:
+    model = Recording(nested=nested)
+    assert [ask(model, cache) for _ in range(2)] == ["hi #1", "hi #2"]
+    model.words.append("arr")
+    assert ask(model, cache) == "hi #3"
+    del model.words[:]  # as it was at first
+    assert ask(model, cache) == "hi #1"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_is_added_to_a_model_during_a_call_changes_the_key(
+    ask: Ask, cache: LLMCacheMem, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    class New(Recording):
+        def _answer(self, messages: Any) -> AIMessage:
+            said = ", ".join(self.words)
+            user_adds()
+            return AIMessage(f"by {said}")
+
+    model = New(nested=nested)
+    user_adds = partial(model.words.append, "arr")
+    assert ask(model, cache) == "by "
+    user_adds = list
+    assert ask(model, cache) == "by arr"
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_what_is_added_after_a_failed_call_of_a_plain_llm_counts(
+    cache: LLMCacheMem, way: str
+) -> None:
+    class Plain(PlainLLM):
+        _words: list[str] = PrivateAttr(default_factory=list)
+        _down: bool = PrivateAttr(default=False)
+
+        def _generate(self, prompts: Any, *args: Any, **kwargs: Any) -> LLMResult:
+            if self._down:
+                raise ConnectionError
+            return LLMResult(generations=[[Generation(text=", ".join(self._words))]])
+
+    async def ask() -> str:
+        return model.invoke("hi") if way == "invoke" else await model.ainvoke("hi")
+
+    model = Plain(cache=cache)
+    assert await ask() == ""
+    model._down = True
+    with pytest.raises(ConnectionError):
+        await ask()
+    model._down = False
+    model._words.append("arr")
+    assert [await ask(), await ask()] == ["arr", "arr"]
+
+
+def test_a_record_can_be_left_out_of_the_key(
+    ask: Ask, make_cache: Callable[..., LLMCacheMem], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mine(Recording):
+        pass
+
+    model = Mine()
+    for _ in range(8):
+        ask(model, make_cache())
+    (hint,) = (text for text in caplog.messages if "grown" in text)
+    assert "Mine._words" in hint
+    assert "key_fn=ignoring('_words')" in hint
+    cache = make_cache(key_fn=ignoring("_words"))
+    assert ask(model, cache) == ask(model, cache)
 
 
 class Growing(Counting):

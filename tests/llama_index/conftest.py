@@ -3,6 +3,7 @@ that write down what they hear."""
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -29,8 +30,11 @@ class Parrot(CustomLLM):
     model: str = "parrot-1"
     temperature: float = 0.5
     system_prompt: str | None = None
-    calls: list[str] = Field(default_factory=list, exclude=True)
     fail: Any = Field(default=None, exclude=True)
+
+    @cached_property  # which is no setting
+    def calls(self) -> list[str]:
+        return []
 
     @property
     def metadata(self) -> LLMMetadata:

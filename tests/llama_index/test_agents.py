@@ -3,13 +3,14 @@
 import asyncio
 import functools
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
 from llama_index.core import Document, PromptTemplate, SummaryIndex, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ToolCallBlock
-from llama_index.core.bridge.pydantic import BaseModel, Field
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms.mock import MockFunctionCallingLLM
@@ -61,7 +62,9 @@ def scripted(messages: Any, tools: Any = (), **kwargs: Any) -> ChatMessage:
 class Scripted(MockFunctionCallingLLM):
     """A function-calling model that follows the script and counts its calls."""
 
-    calls: list[str] = Field(default_factory=list, exclude=True)
+    @cached_property  # which is no setting
+    def calls(self) -> list[str]:
+        return []
 
     def _get_response_generator(self) -> Callable[..., Any]:
         self.calls.append("call")

@@ -3,6 +3,7 @@ in agents."""
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -206,7 +207,9 @@ def test_outputs_that_are_errors_are_not_stored() -> None:
 class Scripted(MockFunctionCallingLLM):
     """Asks for its tool once, and then says what came of it."""
 
-    calls: list[str] = Field(default_factory=list, exclude=True)
+    @cached_property  # which is no setting
+    def calls(self) -> list[str]:
+        return []
 
     def _get_response_generator(self) -> Callable[..., Any]:
         def answer(messages: Any, tools: Any = (), **kwargs: Any) -> ChatMessage:

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -16,7 +17,6 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import TextNode
 from llama_index_llm_cache_mem import CachedEmbedding, set_llm_cache
-from pydantic import PrivateAttr
 
 from llm_cache_mem import LLMCache, installed
 
@@ -25,7 +25,14 @@ class Lengths(BaseEmbedding):
     """Embeds a text as its length, and notes what it is asked."""
 
     size: int = 20
-    _asked: list[Any] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        assert not self._asked  # made now, so that copies of the model share it
+
+    @cached_property  # which is no setting
+    def _asked(self) -> list[Any]:
+        return []
 
     def _get_text_embedding(self, text: str) -> list[float]:
         self._asked.append(text)

@@ -100,6 +100,7 @@ def test_real_parameters_are_in_it(keyed):
         lambda m: m.default_headers.update({"anthropic-beta": "b2"}),
         lambda m: setattr(m.inner, "size", 2),
         lambda m: m._generation.update(top_p=0.6),
+        lambda m: setattr(m, "note", "other"),
         lambda m: setattr(m, "completion_to_prompt", lambda prompt: f"[{prompt}]"),
     ],
 )
@@ -120,7 +121,6 @@ def test_in_place_changes_change_the_key(keyed, change):
         lambda m: setattr(m, "max_retries", 0),
         lambda m: setattr(m, "callback_manager", None),
         lambda m: setattr(m, "rate_limiter", object()),
-        lambda m: setattr(m, "note", "other"),
         lambda m: setattr(m, "context_window", 1),
         lambda m: setattr(m, "_client", Client()),
         lambda m: setattr(m, "_azure_ad_token", "other"),
