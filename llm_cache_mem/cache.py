@@ -16,19 +16,12 @@ from llm_cache_mem._util.in_thread import NoThread, run_in_thread
 from llm_cache_mem._util.meant import says_what_is_meant
 from llm_cache_mem.engine.announced import announce
 from llm_cache_mem.engine.opening import open_engine
-from llm_cache_mem.engine.recipe import DEFAULT_MAX_SIZE, Config, Recipe
+from llm_cache_mem.engine.recipe import DEFAULT_MAX_SIZE, Config, reopen
 from llm_cache_mem.engine.user_requests import aget_or_call, delete, get_or_call, value_request
 from llm_cache_mem.keys import digest
-from llm_cache_mem.options import (
-    INHERITED,
-    Duration,
-    Mode,
-    check_names,
-)
-from llm_cache_mem.stores import Backend, MemoryStore
-from llm_cache_mem.values.encryption import (
-    Keys,
-)
+from llm_cache_mem.options import INHERITED, Duration, Mode, check_names
+from llm_cache_mem.stores import Backend
+from llm_cache_mem.values.encryption import Keys
 
 if TYPE_CHECKING:  # loaded by those who use them
     from llm_cache_mem._util.streaming_types import (
@@ -46,7 +39,7 @@ if TYPE_CHECKING:  # loaded by those who use them
     from llm_cache_mem.keys.entities import Entities
     from llm_cache_mem.responses.agreement import Comparison
 
-__all__ = ["LLMCache", "for_workers", "is_twin"]
+__all__ = ["LLMCache"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -515,7 +508,8 @@ class LLMCache:
         """Return what all processes that share the store have counted, by namespace and model.
 
         Other processes add to it once a minute, within five seconds where they store answers, and
-        when they close their cache or end; so do other caches in this process.
+        when they close their cache or end; so do other caches in this process. For event loops:
+        ``await asyncio.to_thread(cache.totals)``.
 
         Raises:
             ValueError: The store keeps no totals: only SQLite and Redis do.
@@ -548,10 +542,6 @@ class LLMCache:
         """
         kind = "stream" if params.get("stream") else "value"
         return self.engine.explainer.explain(self.engine.keyer.request(messages, params, kind))
-
-    async def atotals(self) -> "StoreTotals":
-        """``totals`` for event loops."""
-        return await self.engine.off_loop(self.totals)
 
     async def aexplain(self, messages: Any, **params: Any) -> "Explanation":
         """``explain`` for event loops."""
@@ -603,28 +593,4 @@ class LLMCache:
         return self  # frameworks copy what holds a cache, and mean the same cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), self._recipe.pickled())
-
-
-def _reopen(cls: type[LLMCache], recipe: Recipe) -> LLMCache:
-    recipe.check()
-    cache = cls(**recipe.config._asdict())
-    cache._recipe = recipe
-    cache.engine.keyer.sample = recipe.sample
-    cache.engine.keyer.depends_on = recipe.depends_on
-    cache.engine.keyer.travelled = True
-    return cache
-
-
-def for_workers(cache: LLMCache) -> LLMCache:
-    """*cache* with the options of this context as its settings where it is pickled, by whichever
-    thread: pools do that in threads of their own."""
-    carried = object.__new__(type(cache))
-    carried.__dict__.update({**vars(cache), "_recipe": cache._recipe.with_options()})
-    return carried
-
-
-def is_twin(cache: LLMCache, other: LLMCache) -> bool:
-    """Whether both were made with the same settings on the same file or server."""
-    shared = cache.engine.backend.inner
-    return not isinstance(shared, MemoryStore) and cache._recipe.config == other._recipe.config
+        return reopen, (type(self), self._recipe.pickled())

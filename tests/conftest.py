@@ -84,32 +84,32 @@ def _nothing_left_open() -> Iterator[None]:
 
 
 def _stores() -> Iterator[tuple[Any, str]]:
-    """The stores that give up waiting, and how their patience is called."""
-    for module, name, patience in (
+    """The stores that give up waiting, and the name of their timeout."""
+    for module, name, timeout in (
         ("sqlite", "SQLiteStore", "lock_timeout"),
         ("redis", "RedisStore", "timeout"),
         ("memcached", "MemcachedStore", "timeout"),
     ):
         with contextlib.suppress(ImportError):
-            yield getattr(importlib.import_module(f"llm_cache_mem.stores.{module}"), name), patience
+            yield getattr(importlib.import_module(f"llm_cache_mem.stores.{module}"), name), timeout
 
 
 STORES = list(_stores())
 
 
 @pytest.fixture
-def usual_patience() -> None:
+def usual_timeouts() -> None:
     """For tests of how long a store waits: it waits no longer than it does for users."""
 
 
 @pytest.fixture(autouse=True)
-def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
+def _long_timeouts(request: pytest.FixtureRequest) -> Iterator[None]:
     """Stores wait for a machine that is busy: a miss in half a second is right for users, and would
     be wrong in a test."""
     with pytest.MonkeyPatch.context() as patch:
-        if "usual_patience" not in request.fixturenames:
-            for store, patience in STORES:
-                patch.setitem(store.__init__.__kwdefaults__, patience, 20.0)
+        if "usual_timeouts" not in request.fixturenames:
+            for store, timeout in STORES:
+                patch.setitem(store.__init__.__kwdefaults__, timeout, 20.0)
         yield
 
 

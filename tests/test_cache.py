@@ -1,4 +1,4 @@
-"""LLMCache as users call it: get, put, get_or_call, their async twins, and the settings that change
+"""LLMCache as users call it: get, put, get_or_call, their async versions, and the settings that change
 what they do."""
 
 import asyncio
@@ -717,7 +717,7 @@ def test_the_sdks_own_attributes_of_a_live_stream_stay_reachable(cache):
         _ = stream.nothing
 
 
-# -- async twins, failures, life and death
+# -- async versions, failures, life and death
 
 
 def test_the_async_twins_do_what_the_others_do(cache):

@@ -20,6 +20,11 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 """Forms that read as translated."""
+RETIRED = re.compile(
+    r"(?<![a-z])(?:captain|harmless|heir|patience|relay|seat|thaw|twin)s?(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words in place of which the field has standard ones: see "Words" in CONTRIBUTING.md."""
 CODE = re.compile(r"^( *)```.*?^\1```$|`[^`\n]*`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 
 
@@ -30,6 +35,16 @@ def banned_in(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages_have_no_banned_form(page: Path) -> None:
     assert banned_in(CODE.sub("", page.read_text(encoding="utf-8"))) == []
+
+
+def test_no_retired_word_is_left() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in (*PAGES, *SOURCES)
+        for match in RETIRED.finditer(path.read_text(encoding="utf-8"))
+        if path.name != "changelog.md"
+    }
+    assert found == set()
 
 
 def messages_in(tree: ast.AST) -> Iterator[str]:

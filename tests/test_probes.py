@@ -91,12 +91,12 @@ def test_the_cache_on_sqlite_is_right_in_a_process_of_its_own(name: str) -> None
     assert json.loads(ran.stdout.splitlines()[-1])["verdict"] == [RIGHT, ""]
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 def test_the_cache_on_sqlite_does_not_wait_for_a_lock(bench_of: Any) -> None:
     assert PROBES["locked-file"].ask(bench_of("llm-cache-mem, SQLite")) is None
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize("name", ON_SERVER)
 def test_the_cache_on_redis_is_right(name: str, bench_of: Any) -> None:
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-PATIENCE = 120.0
+WAIT_SECONDS = 120.0
 """Seconds that a test waits for what is to happen at once: the machine may be busy with others."""
 
 
@@ -25,7 +25,7 @@ def start(call: Callable[[], Any]) -> "Future[Any]":
     return future
 
 
-def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+def until(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
     """Let other threads run until *condition* holds."""
     deadline = time.monotonic() + seconds
     while not condition():

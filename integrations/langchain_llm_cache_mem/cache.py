@@ -13,7 +13,7 @@ from langchain_llm_cache_mem.caller import Call, calling, check_langchain, repor
 from langchain_llm_cache_mem.config import NOTHING_READ, ConfigReader, NamespaceFrom
 from langchain_llm_cache_mem.fallback import Fallback
 from langchain_llm_cache_mem.generations import complete_hits, dump, load, mark_hits
-from langchain_llm_cache_mem.leading import ROUNDS, Leads, Turns
+from langchain_llm_cache_mem.leading import ROUNDS, Leads, TaskLeads
 from langchain_llm_cache_mem.parsing import is_chat, model_of, read_prompt
 from langchain_llm_cache_mem.requests import Requests, kind_of_entry
 from langchain_llm_cache_mem.settings import is_core_fake
@@ -112,7 +112,7 @@ class LLMCacheMem(BaseCache):
         self._warned: set[str] = set()
         self._remembered: list[_Remembered | None] = [None] * _SLOTS
         self._under_way: dict[tuple[int, str], _Miss] = {}
-        self._turns = Turns()
+        self._task_leads = TaskLeads()
         self._leads = Leads()
         engine = self._cache.engine
         self._requests = Requests(engine)
@@ -200,7 +200,7 @@ class LLMCacheMem(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """As ``lookup``, in a thread where that would wait for a disk; concurrent identical calls
-        of a chat model take turns."""
+        of a chat model wait for one another."""
         with self._fail_open:
             call = self._calling(prompt, llm_string)
             request = self._request(prompt, llm_string, call)
@@ -209,11 +209,11 @@ class LLMCacheMem(BaseCache):
             if self._fallback is not None:
                 await self._fallback.atake_over(request, prompt, llm_string)
             wait_timeout = self._wait_timeout(call) if is_chat(prompt) else 0.0
-            if wait_timeout and not await self._turns.take(request.key, wait_timeout) and call:
+            if wait_timeout and not await self._task_leads.take(request.key, wait_timeout) and call:
                 report_change("a call of a chat model is no task of its own")
             hit = await self._cache.engine.alookup(request, load, zero_usage=self._usage == "zero")
             if hit is not None:
-                self._turns.give_up(request.key)
+                self._task_leads.give_up(request.key)
             return self._found(request, hit, call, prompt)
         return None
 
@@ -228,7 +228,7 @@ class LLMCacheMem(BaseCache):
                         request, value, response=return_val, seconds=seconds
                     )
                 note_answer(self._cache.engine, request, return_val, None)
-                self._turns.give_up(request.key)
+                self._task_leads.give_up(request.key)
 
     async def aclear(self, **kwargs: Any) -> None:
         """As ``clear``."""
@@ -247,10 +247,10 @@ class LLMCacheMem(BaseCache):
     def _coalesced(self, request: Request, call: Call) -> Hit | None:
         """The answer to another thread's call in progress; None if this thread is to make the
         call."""
-        engine, began, patience = self._cache.engine, monotonic(), self._wait_timeout(call)
-        for _ in range(ROUNDS) if patience and call.run_manager is not None else ():
+        engine, began, wait_timeout = self._cache.engine, monotonic(), self._wait_timeout(call)
+        for _ in range(ROUNDS) if wait_timeout and call.run_manager is not None else ():
             leads = self._leads.take(request.key, call.run_manager)
-            if not leads and not self._leads.wait(request.key, began + patience - monotonic()):
+            if not leads and not self._leads.wait(request.key, began + wait_timeout - monotonic()):
                 break
             hit = engine.recheck(request, load)
             if hit is not None:

@@ -1,8 +1,8 @@
-"""Taking turns: of the tasks that ask LangChain for the same thing at once, one calls the model
+"""Taking leads: of the tasks that ask LangChain for the same thing at once, one calls the model
 while the others wait.
 
 LangChain tells a cache of a lookup and of a success, not of a failure. But it runs each call of a
-chat model in a task of its own, which ends either way, so the turn of a task is over when it says
+chat model in a task of its own, which ends either way, so the lead of a task is over when it says
 so or when it ends. Nowhere else does a lookup say whose it is.
 """
 
@@ -17,7 +17,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from llm_cache_mem._util.fork import reset_after_fork
 from llm_cache_mem._util.in_thread import running_loop
 
-__all__ = ["ROUNDS", "Leads", "Turns"]
+__all__ = ["ROUNDS", "Leads", "TaskLeads"]
 
 _ONE_CALL = "_agenerate_with_cache"
 ROUNDS = 2
@@ -25,11 +25,11 @@ ROUNDS = 2
 for it if it failed."""
 
 
-class Turns:
-    """Whose turn it is, by event loop and key. Turns are taken in a loop's thread only."""
+class TaskLeads:
+    """The tasks that lead, by event loop and key. Used in the thread of each loop only."""
 
     def __init__(self) -> None:
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = (
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _TaskLead]] = (
             WeakKeyDictionary()
         )
 
@@ -40,30 +40,32 @@ class Turns:
         if task is None or getattr(task.get_coro(), "__name__", "") != _ONE_CALL:
             return False
         loop = task.get_loop()
-        turns = self._loops.setdefault(loop, {})
+        leads = self._loops.setdefault(loop, {})
         deadline = loop.time() + wait_seconds
         for _ in range(ROUNDS):
-            turn = turns.get(key)
-            if turn is None or turn.task is task or loop.time() >= deadline:
+            lead = leads.get(key)
+            if lead is None or lead.task is task or loop.time() >= deadline:
                 break
-            await turn.over(deadline - loop.time())
-        if key not in turns:
-            turns[key] = _Turn(task, turns, key)
+            await lead.over(deadline - loop.time())
+        if key not in leads:
+            leads[key] = _TaskLead(task, leads, key)
         return True
 
     def give_up(self, key: str) -> None:
-        """The turn of this task is over: what it found or stored can be looked up."""
+        """End the lead of this task: what it found or stored can be looked up."""
         task = asyncio.current_task()
         if task is not None:
-            turn = self._loops.get(task.get_loop(), {}).get(key)
-            if turn is not None and turn.task is task:
-                turn.end()
+            lead = self._loops.get(task.get_loop(), {}).get(key)
+            if lead is not None and lead.task is task:
+                lead.end()
 
 
-class _Turn:
-    def __init__(self, task: "asyncio.Task[object]", turns: "dict[str, _Turn]", key: str) -> None:
+class _TaskLead:
+    def __init__(
+        self, task: "asyncio.Task[object]", leads: "dict[str, _TaskLead]", key: str
+    ) -> None:
         self.task = task
-        self._turns = turns
+        self._leads = leads
         self._key = key
         self._waiters: list[asyncio.Future[None]] = []
         task.add_done_callback(self.end)
@@ -75,8 +77,8 @@ class _Turn:
         await asyncio.wait([waiter], timeout=seconds)
 
     def end(self, task: object = None) -> None:
-        if self._turns.get(self._key) is self:
-            del self._turns[self._key]
+        if self._leads.get(self._key) is self:
+            del self._leads[self._key]
             self.task.remove_done_callback(self.end)
         for waiter in self._waiters:
             if not waiter.done():

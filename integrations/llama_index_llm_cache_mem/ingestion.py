@@ -12,7 +12,7 @@ from typing import Any
 from llama_index.core.ingestion.pipeline import IngestionPipeline
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem.cache import for_workers
+from llm_cache_mem.engine.recipe import for_workers
 from llm_cache_mem.options import NOTHING_ASKED, current
 
 __all__ = ["carry_options"]

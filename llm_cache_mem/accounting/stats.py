@@ -222,32 +222,32 @@ class CacheStats(NamedTuple):
     def savings(self) -> tuple[Saving, Saving, Saving]:
         """The savings of hits, of coalesced calls, and of the provider's prompt cache."""
         models = self.by_model.values()
-        joined_seconds, joined_usd = (
+        coalesced_seconds, coalesced_usd = (
             sum(m.coalesced_seconds for m in models),
             sum(m.coalesced_usd for m in models),
         )
-        joined_tokens, joined_unpriced = (
+        coalesced_tokens, coalesced_unpriced = (
             sum(m.coalesced_tokens for m in models),
             sum(m.coalesced_unpriced for m in models),
         )
-        seconds, usd = self.seconds_saved - joined_seconds, self.saved_usd - joined_usd
+        seconds, usd = self.seconds_saved - coalesced_seconds, self.saved_usd - coalesced_usd
         there = self.provider
         return (
             Saving(
                 "hits",
                 self.hits,
-                self.tokens_saved - joined_tokens,
+                self.tokens_saved - coalesced_tokens,
                 seconds,
                 usd,
-                self.unpriced_hits - joined_unpriced,
+                self.unpriced_hits - coalesced_unpriced,
             ),
             Saving(
                 "coalesced",
                 self.coalesced,
-                joined_tokens,
-                joined_seconds,
-                joined_usd,
-                joined_unpriced,
+                coalesced_tokens,
+                coalesced_seconds,
+                coalesced_usd,
+                coalesced_unpriced,
             ),
             Saving(
                 "provider's cache",

@@ -5,16 +5,18 @@ is pickled takes them along as its own settings.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from llm_cache_mem.options import INHERITED, Duration, Mode, current, lost_namespace
-from llm_cache_mem.stores import Backend
+from llm_cache_mem.stores import Backend, MemoryStore
 from llm_cache_mem.values.encryption import KEY_VARIABLE, named_key
 
 if TYPE_CHECKING:  # only caches that store requests redact
     from llm_cache_mem.diagnostics.redaction import Rule
 
-__all__ = ["DEFAULT_MAX_SIZE", "Config", "Recipe"]
+__all__ = ["DEFAULT_MAX_SIZE", "Config", "Recipe", "for_workers", "has_same_settings", "reopen"]
+
+Cache = TypeVar("Cache")
 
 DEFAULT_MAX_SIZE: Final = 256
 """Most entries of a cache that is not told; stores that bound themselves take no other."""
@@ -100,3 +102,30 @@ class Recipe(NamedTuple):
         names = ("ttl_seconds", "mode", "namespace")
         given = {name: asked[name] for name in names if asked[name] is not INHERITED}
         return self.config._replace(**given)
+
+
+def reopen(cls: Callable[..., Any], recipe: Recipe) -> Any:
+    """The LLMCache, of class *cls*, that *recipe* describes."""
+    recipe.check()
+    cache = cls(**recipe.config._asdict())
+    cache._recipe = recipe
+    cache.engine.keyer.sample = recipe.sample
+    cache.engine.keyer.depends_on = recipe.depends_on
+    cache.engine.keyer.travelled = True
+    return cache
+
+
+def for_workers(cache: Cache) -> Cache:
+    """*cache*, an LLMCache, with the options of this context as its settings where it is pickled,
+    by whichever thread: pools do that in threads of their own."""
+    made: Any = cache
+    carried = object.__new__(type(cache))
+    carried.__dict__.update({**vars(cache), "_recipe": made._recipe.with_options()})
+    return carried
+
+
+def has_same_settings(cache: Any, other: Any) -> bool:
+    """Whether two LLMCaches were made with the same settings on the same file or server."""
+    shared = cache.engine.backend.inner
+    same: bool = cache._recipe.config == other._recipe.config
+    return same and not isinstance(shared, MemoryStore)

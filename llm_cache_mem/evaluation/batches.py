@@ -13,11 +13,11 @@ from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
 from llm_cache_mem.evaluation.live import HttpCalls, MethodCalls
-from llm_cache_mem.evaluation.patience import Patience
 from llm_cache_mem.evaluation.providers import Job, Provider, provider_of
 from llm_cache_mem.evaluation.reading import read_request
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.evaluation.run import CHUNK, OnError
+from llm_cache_mem.evaluation.store_retries import StoreRetries
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.options import to_seconds
@@ -89,7 +89,7 @@ class BatchRun:
         self._poll_seconds = poll_seconds
         self._sleep = sleep
         self._intents = Intents(engine)
-        self._patience = Patience(engine)
+        self._retries = StoreRetries(engine)
         self._order: list[str | Exception] = []  # keys, or what is wrong with the request
         self._requests: dict[str, Request] = {}  # those without an answer
         self._found: dict[str, _Result] = {}
@@ -334,7 +334,7 @@ class BatchRun:
         if needs is not None:  # a put would begin in the generations of today
             return True
         put = engine.writer.put
-        return self._patience.insist(lambda: put(request, value), Event()) is not None
+        return self._retries.retry(lambda: put(request, value), Event()) is not None
 
 
 def _body_of(request: Request) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from llm_cache_mem.engine.choices import NO_CHOICES, Choices, choices_for
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.errors import BudgetSpent, ValueNotCacheable
 from llm_cache_mem.evaluation.pace import retry_after
-from llm_cache_mem.evaluation.patience import Patience
 from llm_cache_mem.evaluation.run import Item, Outcome, Run
+from llm_cache_mem.evaluation.store_retries import StoreRetries
 from llm_cache_mem.keys.request import Request
 from llm_cache_mem.values.entry import Entry
 
@@ -29,7 +29,7 @@ class Caller:
         self._run = run
         self._engine = run.engine
         self._fn = run.fn
-        self._patience = Patience(run.engine)
+        self._retries = StoreRetries(run.engine)
 
     def answer(self, item: Item, stop: Event) -> Outcome:
         """The outcome of the call for *item*, when the pace allows it. Raises nothing. Where *stop*
@@ -93,7 +93,7 @@ class Caller:
 
     def _call(self, item: Item, stop: Event) -> Outcome:
         request, params = item.request, item.params
-        epoch, errors = self._engine.epoch, self._patience.errors()
+        epoch, errors = self._engine.epoch, self._retries.errors()
         choices = NO_CHOICES
 
         def call() -> Any:
@@ -106,8 +106,8 @@ class Caller:
             if "n" in params:
                 choices = choices_for(self._engine, request, self._fn, item.messages, params)
             hit = self._engine.lookup(request, other=choices.other)
-            if hit is None and self._patience.fails(errors):
-                hit = self._patience.insist(lambda: self._engine.recheck(request), stop)
+            if hit is None and self._retries.fails(errors):
+                hit = self._retries.retry(lambda: self._engine.recheck(request), stop)
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = self._engine.circumstances(self._fn, request, params)
@@ -115,14 +115,14 @@ class Caller:
                 request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
             if self._is_lost(made, epoch):
-                self._patience.insist(lambda: self._store(request, made.value), stop)
+                self._retries.retry(lambda: self._store(request, made.value), stop)
             return self._outcome(item, made)
         except BaseException as exc:  # noqa: BLE001  # the run decides what it means
             return Outcome(error=exc)
 
     async def _acall(self, item: Item) -> Outcome:
         request, params = item.request, item.params
-        epoch, errors = self._engine.epoch, self._patience.errors()
+        epoch, errors = self._engine.epoch, self._retries.errors()
         choices = NO_CHOICES
 
         async def call() -> Any:
@@ -137,8 +137,8 @@ class Caller:
                     lambda: choices_for(self._engine, request, self._fn, item.messages, params)
                 )
             hit = await self._engine.alookup(request, other=choices.other)
-            if hit is None and self._patience.fails(errors):
-                hit = await self._patience.ainsist(lambda: self._engine.recheck(request))
+            if hit is None and self._retries.fails(errors):
+                hit = await self._retries.aretry(lambda: self._engine.recheck(request))
             if hit is not None:
                 return Outcome(hit.value, hit=True)
             made_in = self._engine.circumstances(self._fn, request, params)
@@ -146,7 +146,7 @@ class Caller:
                 request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
             if self._is_lost(made, epoch):
-                await self._patience.ainsist(lambda: self._store(request, made.value))
+                await self._retries.aretry(lambda: self._store(request, made.value))
             return self._outcome(item, made)
         except Exception as exc:  # noqa: BLE001  # as in _call
             return Outcome(error=exc)

@@ -66,10 +66,10 @@ class RunSettings(NamedTuple):
 
 
 class Item:
-    """One request of a run. *request* is None if it is called uncached; *twins* are equal requests
-    that wait for its answer."""
+    """One request of a run. *request* is None if it is called uncached; *duplicates* are equal
+    requests that wait for its answer."""
 
-    __slots__ = ("began", "index", "messages", "params", "request", "result", "twins")
+    __slots__ = ("began", "duplicates", "index", "messages", "params", "request", "result")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -77,13 +77,13 @@ class Item:
         self.params: Mapping[str, Any] = {}
         self.request: Request | None = None
         self.result: MapResult | None = None
-        self.twins: list[Item] = []
+        self.duplicates: list[Item] = []
         self.began = perf_counter()
 
 
 @without_content
 class Outcome(NamedTuple):
-    """How a call of a run ended; *answer* makes copies for the twins."""
+    """How a call of a run ended; *answer* makes copies for the duplicates."""
 
     value: Any = None
     hit: bool = False
@@ -136,8 +136,8 @@ class Run:
         return self._to_call([item for item in items if item.result is None])
 
     def finish(self, item: Item, outcome: Outcome) -> list[Item]:
-        """Note how the call for *item* ended, answer its twins, and return those that need calls of
-        their own. In ``on_error="raise"``, raises what the call raised."""
+        """Note how the call for *item* ended, answer its duplicates, and return those that need
+        calls of their own. In ``on_error="raise"``, raises what the call raised."""
         error = outcome.error
         if error is not None and self._raises(error):
             raise error
@@ -147,7 +147,11 @@ class Run:
         if item.request is not None:
             self._leaders.pop(item.request.key, None)
         return self._to_call(
-            [twin for twin in item.twins if not self._answer_twin(twin, item, outcome)]
+            [
+                duplicate
+                for duplicate in item.duplicates
+                if not self._answer_duplicate(duplicate, item, outcome)
+            ]
         )
 
     def hits_to_verify(self) -> "list[tuple[Item, Verifier, Entry]]":
@@ -189,36 +193,36 @@ class Run:
             self._answer(item, Outcome(hit.value, hit=True))
 
     def _to_call(self, items: list[Item]) -> list[Item]:
-        """Those of *items* that need a call. The others are twins of an equal request that is being
+        """Those of *items* that need a call. The others are duplicates of a request that is being
         answered."""
         calls = []
         for item in items:
             leader = item
             if item.request is not None:
                 leader = self._leaders.setdefault(item.request.key, item)
-            calls.append(item) if leader is item else leader.twins.append(item)
+            calls.append(item) if leader is item else leader.duplicates.append(item)
         self.in_progress += len(calls)
         return calls
 
-    def _answer_twin(self, twin: Item, leader: Item, outcome: Outcome) -> bool:
-        """Answer *twin* as its *leader* was; whether that could be done."""
-        request, answer = twin.request, outcome.answer
+    def _answer_duplicate(self, duplicate: Item, leader: Item, outcome: Outcome) -> bool:
+        """Answer *duplicate* as its *leader* was; whether that could be done."""
+        request, answer = duplicate.request, outcome.answer
         if outcome.error is not None:
-            if not _is_same_call(twin, leader):
+            if not _is_same_call(duplicate, leader):
                 return False
             error = copy_exception(outcome.error, outcome.error.__traceback__)
-            self._answer(twin, outcome._replace(error=error))
+            self._answer(duplicate, outcome._replace(error=error))
             return True
         if answer is None or request is None:
             return False
         try:
-            began = self.engine.settings.clock() - (perf_counter() - twin.began)
+            began = self.engine.settings.clock() - (perf_counter() - duplicate.began)
             value = self.engine.calls.copy(request, answer, began=began)
         except Exception:  # noqa: BLE001  # it has no stored form: each makes its own call
             return False
         if answer.below is None or answer.below.outcome != "hit":  # else the copy is a hit
             self.engine.ledger.miss(request.key, request.model, request.tags)
-        self._answer(twin, Outcome(value, hit=True))
+        self._answer(duplicate, Outcome(value, hit=True))
         return True
 
     def _answer(self, item: Item, outcome: Outcome) -> None:

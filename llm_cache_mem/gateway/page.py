@@ -1,4 +1,4 @@
-"""The live page under ``/_cache/``: its files, its guard, and the JSON that it asks for."""
+"""The live page under ``/_cache/``: its files, who may see it, and the JSON that it asks for."""
 
 import asyncio
 import json

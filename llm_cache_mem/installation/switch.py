@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem.cache import LLMCache, is_twin
+from llm_cache_mem.cache import LLMCache
+from llm_cache_mem.engine.recipe import has_same_settings
 from llm_cache_mem.stores.urls import URL_VARIABLE
 
 if TYPE_CHECKING:  # loaded by the first install: a process that has none waits for nothing
@@ -195,5 +196,5 @@ def _is_same(installation: "Installation", cache: Cache | None) -> bool:
     if cache is None and not os.environ.get(URL_VARIABLE):
         return True
     if isinstance(cache, LLMCache):
-        return cache is installation.cache or is_twin(cache, installation.cache)
+        return cache is installation.cache or has_same_settings(cache, installation.cache)
     return installation.url == _url(cache)

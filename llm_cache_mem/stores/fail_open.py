@@ -308,7 +308,7 @@ class FailOpenStore:
         without the store.
 
         It is not raised from here: its traceback would hold this frame, which holds it, and so the
-        turns and flights of an interrupted caller would last until garbage is collected.
+        locks and flights of an interrupted caller would last until garbage is collected.
         """
         if isinstance(exc, NotAsked):
             breaker.interrupted()

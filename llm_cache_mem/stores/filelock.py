@@ -10,8 +10,8 @@ from io import FileIO
 from random import uniform
 from time import monotonic, sleep
 
+from llm_cache_mem._util.fair_lock import FairLock, Place
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem._util.turns import Turn, Turns
 
 __all__ = ["FileLock", "Held", "no_folder", "opened"]
 
@@ -52,11 +52,11 @@ class Held:
     caller at whatever moment.
     """
 
-    __slots__ = ("_file", "_lock", "_turn", "found")
+    __slots__ = ("_file", "_lock", "_place", "found")
 
-    def __init__(self, lock: "FileLock", turn: Turn) -> None:
+    def __init__(self, lock: "FileLock", place: Place) -> None:
         self._lock = lock
-        self._turn = turn
+        self._place = place
         self._file: FileIO | None = None
         self.found: os.stat_result | None = None  # what was at the path when it was locked
 
@@ -77,7 +77,7 @@ class Held:
         finally:
             if file is not None:
                 _close(file)  # which unlocks too
-            self._lock._turns.end(self._turn)
+            self._lock._among_threads.release(self._place)
 
 
 class FileLock:
@@ -91,7 +91,7 @@ class FileLock:
     def __init__(self, path: str, timeout: float) -> None:
         self.path = path
         self._timeout = timeout
-        self._turns = Turns()  # flock belongs to the open file, which the threads share
+        self._among_threads = FairLock()  # flock belongs to the open file, which the threads share
         self._file: FileIO | None = None  # open while the lock is free
         self.between_processes = sys.platform != "win32"
         reset_after_fork(self)
@@ -100,7 +100,7 @@ class FileLock:
         self._drop(getattr(self, "_file", None))
 
     def _after_fork(self) -> None:
-        self._turns.reset()
+        self._among_threads.reset()
         file, self._file = self._file, None
         if file is not None:
             _close(file)  # not unlock: the lock may be the parent's still
@@ -119,10 +119,10 @@ class FileLock:
     def acquire(self, timeout: float) -> Held | None:
         """The lock, to be released; None if it did not come within *timeout* seconds."""
         deadline = monotonic() + timeout
-        turn = self._turns.take(timeout)
-        if turn is None:
+        place = self._among_threads.acquire(timeout)
+        if place is None:
             return None
-        held, taken = Held(self, turn), False
+        held, taken = Held(self, place), False
         try:
             taken = not self.between_processes or self._lock_file(held, deadline)
         finally:
@@ -133,10 +133,10 @@ class FileLock:
 
     def close(self) -> None:
         """Close the file, unless it stays locked; the next ``with`` opens it again."""
-        turn = self._turns.take(self._timeout)
-        if turn is not None:
+        place = self._among_threads.acquire(self._timeout)
+        if place is not None:
             self._file = self._drop(self._file)
-            self._turns.end(turn)
+            self._among_threads.release(place)
 
     @staticmethod
     def _drop(file: "FileIO | None") -> None:

@@ -190,7 +190,7 @@ class Entry:
         return entry
 
     def to_bytes(self) -> bytes:
-        """All of the envelope but what guards it; raises as ``pack``."""
+        """The envelope without its checksum; raises as ``pack``."""
         body = self.payload.to_bytes()
         model, usage, cost_usd = self.accounted()
         model_bytes = b"" if model is None else model.encode("utf-8", "replace")

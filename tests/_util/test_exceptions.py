@@ -163,8 +163,8 @@ def test_notes_are_copied_and_then_are_its_own() -> None:
 def test_raising_a_twin_lengthens_no_other_traceback() -> None:
     error = raised(lambda: ValueError())
     trace = error.__traceback__
-    twins = [raised(lambda: copy_exception(error, trace)) for _ in range(100)]
-    assert {length(copy.__traceback__) for copy in twins} == {length(trace) + 1}
+    copies = [raised(lambda: copy_exception(error, trace)) for _ in range(100)]
+    assert {length(copy.__traceback__) for copy in copies} == {length(trace) + 1}
     assert error.__traceback__ is trace
 
 
@@ -174,7 +174,7 @@ def test_an_uncopyable_exception_is_reused_with_a_short_traceback() -> None:
             raise TypeError("no copies")
 
         @property
-        # what hides its attributes has no twin
+        # what hides its attributes has no copy
         def __dict__(self) -> Any:  # type: ignore[override]
             raise TypeError("no copies")
 

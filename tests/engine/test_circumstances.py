@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem import LLMCache, ignoring
 from llm_cache_mem.engine.circumstances import callee_of, circumstances_of, timeout_of
@@ -35,7 +35,7 @@ class Provider:
             self.running += 1
             self.most = max(self.most, self.running)
         self.started.release()
-        assert self.passed.acquire(timeout=PATIENCE)
+        assert self.passed.acquire(timeout=WAIT_SECONDS)
         with self._lock:
             self.running -= 1
         if api_key.startswith("bad"):
@@ -50,7 +50,7 @@ class Provider:
 
     def wait(self, calls: int = 1) -> None:
         for _ in range(calls):
-            assert self.started.acquire(timeout=PATIENCE)
+            assert self.started.acquire(timeout=WAIT_SECONDS)
 
 
 def waiting(cache: LLMCache) -> int:
@@ -69,8 +69,8 @@ def test_a_bad_key_fails_its_own_caller_only() -> None:
     until(lambda: waiting(cache) == 3)
     provider.let(2)
     with pytest.raises(PermissionError):
-        bad.result(PATIENCE)
-    assert [future.result(PATIENCE) for future in good] == ["answer for good"] * 3
+        bad.result(WAIT_SECONDS)
+    assert [future.result(WAIT_SECONDS) for future in good] == ["answer for good"] * 3
     assert provider.calls == ["bad", "good"]
 
 
@@ -106,8 +106,8 @@ def test_a_follower_with_a_longer_timeout_makes_its_own_call() -> None:
     until(lambda: waiting(cache) == 1)
     provider.let(2)
     with pytest.raises(ConnectionError):
-        hasty.result(PATIENCE)
-    assert patient.result(PATIENCE) == "answer for "
+        hasty.result(WAIT_SECONDS)
+    assert patient.result(WAIT_SECONDS) == "answer for "
 
 
 def test_a_follower_waits_no_longer_than_its_own_timeout() -> None:
@@ -116,9 +116,9 @@ def test_a_follower_waits_no_longer_than_its_own_timeout() -> None:
     provider.wait()
     hasty = ask(cache, provider, timeout=0.05)
     with pytest.raises(TimeoutError, match=r"longer than 0\.05 s"):
-        hasty.result(PATIENCE)
+        hasty.result(WAIT_SECONDS)
     provider.let()
-    assert patient.result(PATIENCE) == "answer for "
+    assert patient.result(WAIT_SECONDS) == "answer for "
     assert provider.calls == [""]
 
 
@@ -146,9 +146,9 @@ def test_another_client_makes_its_own_call_after_a_failure() -> None:
     dead.let()
     alive.let()
     with pytest.raises(PermissionError, match=r"^bad$"):
-        first.result(PATIENCE)
+        first.result(WAIT_SECONDS)
     with pytest.raises(PermissionError, match="another client"):
-        second.result(PATIENCE)
+        second.result(WAIT_SECONDS)
     assert (len(dead.calls), len(alive.calls)) == (1, 1)
 
 
@@ -158,7 +158,7 @@ def test_callers_alike_share_one_failure(callers: int) -> None:
     futures = [ask(cache, provider, api_key="bad") for _ in range(callers)]
     until(lambda: waiting(cache) == callers - 1)
     provider.let(callers)
-    failures = [future.exception(PATIENCE) for future in futures]
+    failures = [future.exception(WAIT_SECONDS) for future in futures]
     assert all(isinstance(failure, PermissionError) for failure in failures)
     assert len({id(failure) for failure in failures}) == callers
     assert len(provider.calls) == 1
@@ -173,7 +173,7 @@ def test_tenants_call_side_by_side_but_at_most_eight(tenants: int) -> None:
     provider.let()
     until(lambda: provider.running == 8)
     provider.let(tenants)
-    failures = [future.exception(PATIENCE) for future in futures]
+    failures = [future.exception(WAIT_SECONDS) for future in futures]
     assert sorted(str(failure) for failure in failures) == sorted(
         f"bad {number}" for number in range(tenants)
     )
@@ -191,7 +191,7 @@ def test_seventeen_tenants_wait_through_two_failures_at_most() -> None:
     behind = [len(flight.waiters) for flight in table._flights_of(None)]
     assert (sum(behind), max(behind)) == (8, 1)  # each waits for one more call
     provider.let(16)
-    assert all(isinstance(future.exception(PATIENCE), PermissionError) for future in futures)
+    assert all(isinstance(future.exception(WAIT_SECONDS), PermissionError) for future in futures)
 
 
 def test_a_success_after_a_failure_answers_the_waiters() -> None:
@@ -203,8 +203,8 @@ def test_a_success_after_a_failure_answers_the_waiters() -> None:
         until(lambda expected=number + 1: waiting(cache) == expected)
     provider.let(17)
     with pytest.raises(PermissionError):
-        futures[0].result(PATIENCE)
-    assert all(str(future.result(PATIENCE)).startswith("answer") for future in futures[1:])
+        futures[0].result(WAIT_SECONDS)
+    assert all(str(future.result(WAIT_SECONDS)).startswith("answer") for future in futures[1:])
     assert len(provider.calls) <= 9
 
 
@@ -214,19 +214,22 @@ def test_a_result_for_callers_alike_only_leaves_the_others_to_call() -> None:
     def refuse(flight: Any) -> str:
         flight.only_alike()
         began.set()
-        assert passed.wait(PATIENCE)
+        assert passed.wait(WAIT_SECONDS)
         return "401"
 
     def run(work: Callable[[Any], str], circumstances: str) -> "Future[Any]":
         return start(lambda: flights.run(KEY, work, circumstances=circumstances))
 
     first = run(refuse, "bad key")
-    assert began.wait(PATIENCE)
+    assert began.wait(WAIT_SECONDS)
     alike, other = run(refuse, "bad key"), run(lambda flight: "200", "good key")
     until(lambda: len(flights._table._listed[KEY].waiters) == 2)
     passed.set()
-    assert (first.result(PATIENCE), alike.result(PATIENCE)) == (("401", False), ("401", True))
-    assert other.result(PATIENCE) == ("200", False)
+    assert (first.result(WAIT_SECONDS), alike.result(WAIT_SECONDS)) == (
+        ("401", False),
+        ("401", True),
+    )
+    assert other.result(WAIT_SECONDS) == ("200", False)
 
 
 def fails_for_itself_only(
@@ -239,8 +242,8 @@ def fails_for_itself_only(
     until(lambda: waiting(cache) == 1)
     provider.let(2)
     with pytest.raises(PermissionError):
-        bad.result(PATIENCE)
-    assert str(good.result(PATIENCE)).startswith("answer")
+        bad.result(WAIT_SECONDS)
+    assert str(good.result(WAIT_SECONDS)).startswith("answer")
 
 
 def test_a_credential_in_a_context_variable_is_its_callers_own() -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem import LLMCache, MemoryStore, options
 
@@ -40,7 +40,7 @@ class Provider:
     def _chunks(self, api_key: str) -> Iterator[Any]:
         try:
             for number, chunk in enumerate(self.chunks):
-                assert self.gate.wait(PATIENCE)
+                assert self.gate.wait(WAIT_SECONDS)
                 if number == self.fails_at and api_key in self.fails_with:
                     raise self.fails_with[api_key]
                 yield chunk
@@ -92,7 +92,7 @@ def test_identical_streams_of_threads_make_one_call(cache: LLMCache, provider: P
     streams = [opened(cache, provider) for _ in range(20)]
     readers = [start(lambda stream=stream: list(stream)) for stream in streams]
     provider.open()
-    assert [reader.result(PATIENCE) for reader in readers] == [["a", "b", "c"]] * 20
+    assert [reader.result(WAIT_SECONDS) for reader in readers] == [["a", "b", "c"]] * 20
     stats = cache.stats()
     assert (provider.calls, stats.stored, stats.coalesced) == (1, 1, 19)
     assert list(opened(cache, provider)) == ["a", "b", "c"]
@@ -394,7 +394,7 @@ class Held(MemoryStore):
 
     def put(self, key: str, entry: Any) -> Any:
         self.writing.set()
-        assert self.go_on.wait(PATIENCE)
+        assert self.go_on.wait(WAIT_SECONDS)
         return super().put(key, entry)
 
 
@@ -402,11 +402,11 @@ def test_a_complete_stream_is_shared_until_it_is_stored(provider: Provider) -> N
     store = Held()
     cache = LLMCache(backend=store, prices={})
     first = start(lambda: list(opened(cache, provider)))
-    assert store.writing.wait(PATIENCE)
+    assert store.writing.wait(WAIT_SECONDS)
     second = opened(cache, provider)
     assert [next(second), next(second), next(second)] == ["a", "b", "c"]
     store.go_on.set()
-    assert first.result(PATIENCE) == ["a", "b", "c"]
+    assert first.result(WAIT_SECONDS) == ["a", "b", "c"]
     assert (list(second), provider.calls) == ([], 1)
 
 
@@ -445,7 +445,7 @@ def test_caches_of_one_fleet_share_a_stream(tmp_path: Any, provider: Provider) -
     second = start(lambda: list(opened(caches[1], provider)))
     until(lambda: caches[1].stats().misses == 1)
     provider.open()
-    assert first.result(PATIENCE) == second.result(PATIENCE) == ["a", "b", "c"]
+    assert first.result(WAIT_SECONDS) == second.result(WAIT_SECONDS) == ["a", "b", "c"]
     assert (provider.calls, caches[1].stats().coalesced) == (1, 1)
     for cache in caches:
         cache.close()
@@ -462,7 +462,7 @@ def test_a_hundred_tenants_with_bad_keys_get_their_own_failures(cache: LLMCache)
         return str(caught.value)
 
     threads = [start(lambda key=key: fail(key)) for key in streams]
-    assert [thread.result(PATIENCE) for thread in threads] == [f"key {n}" for n in range(100)]
+    assert [thread.result(WAIT_SECONDS) for thread in threads] == [f"key {n}" for n in range(100)]
 
 
 @pytest.mark.parametrize("size", [17 * 1024 * 1024])

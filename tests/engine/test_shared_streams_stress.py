@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from threads import PATIENCE, start
+from threads import WAIT_SECONDS, start
 
 from llm_cache_mem import LLMCache
 
@@ -81,7 +81,7 @@ def test_threads_read_all_of_a_stream_or_an_error(seed: int) -> None:
     readers = [start(lambda plan=plan: read(*plan)) for plan in asked]
     for (_, _, leaves_after, _), reader in zip(asked, readers, strict=True):
         try:
-            came = reader.result(PATIENCE)
+            came = reader.result(WAIT_SECONDS)
         except ConnectionError:
             continue
         assert came == WHOLE[:leaves_after], f"seed {seed}"
@@ -112,7 +112,7 @@ async def test_tasks_read_all_of_a_stream_or_an_error(seed: int) -> None:
     cancelled = chance.sample(readers, 5)
     for reader in cancelled:
         reader.cancel()
-    ended = await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), PATIENCE)
+    ended = await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), WAIT_SECONDS)
     for (_, _, leaves_after, _), reader, came in zip(asked, readers, ended, strict=True):
         if isinstance(came, ConnectionError) or reader in cancelled:
             continue

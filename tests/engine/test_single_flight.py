@@ -19,13 +19,13 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem.engine.flight import Flight
 from llm_cache_mem.engine.single_flight import SingleFlight
 
 KEY = "1:ns:value:abc"
-LONG = 600.0  # no test waits this long; one that would have to fails before, after PATIENCE
+LONG = 600.0  # no test waits this long; one that would have to fails before, after WAIT_SECONDS
 
 
 def waiting(flights: SingleFlight, key: str = KEY) -> int:
@@ -50,7 +50,7 @@ class Gate:
         outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
         self.calls += 1
         self.started.release()
-        assert self.passed.acquire(timeout=PATIENCE)
+        assert self.passed.acquire(timeout=WAIT_SECONDS)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -59,7 +59,7 @@ class Gate:
 def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[Future[Any]]":
     """Callers of one key: the first leads, waiting in *gate*, the others follow."""
     futures = [start(lambda: flights.run(KEY, gate))]
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     futures += [start(lambda: flights.run(KEY, gate)) for _ in range(followers)]
     until(lambda: waiting(flights) == followers)
     return futures
@@ -76,10 +76,10 @@ def test_a_thousand_threads_make_one_call_and_share_one_result() -> None:
     gate = Gate(answer)
     futures = lead_and_follow(flights, gate, 999)
     gate.passed.release()
-    results = [future.result(PATIENCE) for future in futures]
+    results = [future.result(WAIT_SECONDS) for future in futures]
     assert gate.calls == 1
     assert all(result is answer for result, _ in results)
-    assert [joined for _, joined in results] == [False] + [True] * 999
+    assert [coalesced for _, coalesced in results] == [False] + [True] * 999
     assert idle(flights)
 
 
@@ -88,7 +88,7 @@ def test_keys_do_not_wait_for_each_other() -> None:
     futures = lead_and_follow(flights, gate, 0)
     assert flights.run("other", lambda flight: 2) == (2, False)
     gate.passed.release()
-    assert futures[0].result(PATIENCE) == (1, False)
+    assert futures[0].result(WAIT_SECONDS) == (1, False)
 
 
 def test_a_later_caller_makes_a_call_of_its_own() -> None:
@@ -123,10 +123,10 @@ def test_a_waiter_takes_over_from_a_killed_leader(
     futures = lead_and_follow(flights, gate, 50)
     gate.passed.release(2)
     assert type(futures[0].exception(60)) is death
-    results = [future.result(PATIENCE) for future in futures[1:]]
+    results = [future.result(WAIT_SECONDS) for future in futures[1:]]
     assert gate.calls == 2
     assert {result for result, _ in results} == {"answer"}
-    assert sum(not joined for _, joined in results) == 1
+    assert sum(not coalesced for _, coalesced in results) == 1
     assert idle(flights)
 
 
@@ -149,7 +149,7 @@ def test_a_waiter_takes_over_from_a_killed_thread() -> None:
     )
     assert type(leader.exception(60)) is SystemExit
     assert (
-        sorted(follower.result(PATIENCE) for follower in followers)
+        sorted(follower.result(WAIT_SECONDS) for follower in followers)
         == [("answer", False)] + [("answer", True)] * 9
     )
 
@@ -166,26 +166,26 @@ def test_killing_every_leader_leaves_no_waiter() -> None:
 def test_a_wait_is_limited_and_ends_in_a_call_of_ones_own() -> None:
     flights, gate = SingleFlight(0.02), Gate("late")
     leader = start(lambda: flights.run(KEY, gate))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     assert flights.run(KEY, lambda flight: "own") == ("own", False)
     gate.passed.release()
-    assert leader.result(PATIENCE) == ("late", False)
+    assert leader.result(WAIT_SECONDS) == ("late", False)
     assert idle(flights)
 
 
 def test_an_abandoned_flight_blocks_no_later_caller() -> None:
     flights, stuck, slow = SingleFlight(0.3), Gate("late"), Gate("own")
     first = start(lambda: flights.run(KEY, stuck))
-    assert stuck.started.acquire(timeout=PATIENCE)
+    assert stuck.started.acquire(timeout=WAIT_SECONDS)
     second = start(lambda: flights.run(KEY, slow))
-    assert slow.started.acquire(timeout=PATIENCE)  # after its wait
+    assert slow.started.acquire(timeout=WAIT_SECONDS)  # after its wait
     third = start(lambda: flights.run(KEY, slow))
     until(lambda: waiting(flights) == 1)
     slow.passed.release()
-    assert second.result(PATIENCE) == ("own", False)
-    assert third.result(PATIENCE) == ("own", True)
+    assert second.result(WAIT_SECONDS) == ("own", False)
+    assert third.result(WAIT_SECONDS) == ("own", True)
     stuck.passed.release()
-    assert first.result(PATIENCE) == ("late", False)
+    assert first.result(WAIT_SECONDS) == ("late", False)
     assert idle(flights)
 
 
@@ -199,7 +199,7 @@ def test_a_wait_may_be_endless() -> None:
     flights, gate = SingleFlight(math.inf), Gate(1)
     futures = lead_and_follow(flights, gate, 1)
     gate.passed.release()
-    assert futures[1].result(PATIENCE) == (1, True)
+    assert futures[1].result(WAIT_SECONDS) == (1, True)
 
 
 def test_work_calling_its_own_key_does_not_wait() -> None:
@@ -230,12 +230,12 @@ def test_tasks_left_by_the_work_wait_like_others() -> None:
     flights, gate = SingleFlight(LONG), Gate("second")
     context = flights.run(KEY, lambda flight: contextvars.copy_context())[0]
     leader = start(lambda: flights.run(KEY, gate))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     follower = start(lambda: context.run(flights.run, KEY, gate))
     until(lambda: waiting(flights) == 1)
     gate.passed.release()
-    assert leader.result(PATIENCE) == ("second", False)
-    assert follower.result(PATIENCE) == ("second", True)
+    assert leader.result(WAIT_SECONDS) == ("second", False)
+    assert follower.result(WAIT_SECONDS) == ("second", True)
 
 
 # -- forget
@@ -277,7 +277,9 @@ def test_a_call_after_forget_starts_a_new_flight() -> None:
     flights.forget(KEY)
     assert flights.run(KEY, lambda flight: flight.commit(lambda: "new")) == ("new", False)
     gate.passed.release()
-    assert [future.result(PATIENCE) for future in futures] == [("old", False)] + [("old", True)] * 3
+    assert [future.result(WAIT_SECONDS) for future in futures] == [("old", False)] + [
+        ("old", True)
+    ] * 3
     assert idle(flights)
 
 
@@ -289,12 +291,12 @@ def test_forget_waits_for_a_store_under_way() -> None:
         log.append("stored")
 
     leader = start(lambda: flights.run(KEY, lambda flight: flight.commit(store)))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     forgetting = start(lambda: (flights.forget(KEY), log.append("forgotten")))
     until(lambda: KEY not in flights._table._listed)
     gate.passed.release()
-    forgetting.result(PATIENCE)
-    leader.result(PATIENCE)
+    forgetting.result(WAIT_SECONDS)
+    leader.result(WAIT_SECONDS)
     assert log == ["stored", "forgotten"]
 
 
@@ -314,11 +316,11 @@ def test_forget_reaches_a_flight_that_others_have_given_up() -> None:
         flight.commit(lambda: stored.append(1))
 
     leader = start(lambda: flights.run(KEY, work))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     flights.run(KEY, lambda flight: None)
     flights.forget(KEY)
     gate.passed.release()
-    leader.result(PATIENCE)
+    leader.result(WAIT_SECONDS)
     assert stored == []
 
 
@@ -344,7 +346,10 @@ def test_forgetting_wins_every_race_with_storing() -> None:
     print(f"{seed=}")
     pauses = random.Random(seed)
     flights, store, stored = SingleFlight(LONG), {}, []
-    race, over = threading.Barrier(2, timeout=PATIENCE), threading.Barrier(2, timeout=PATIENCE)
+    race, over = (
+        threading.Barrier(2, timeout=WAIT_SECONDS),
+        threading.Barrier(2, timeout=WAIT_SECONDS),
+    )
 
     def put() -> bool:
         store[KEY] = "old"
@@ -374,7 +379,7 @@ def test_forgetting_wins_every_race_with_storing() -> None:
         store.pop(KEY, None)
         over.wait()
         resurrected += KEY in store
-    leader.result(PATIENCE)
+    leader.result(WAIT_SECONDS)
     assert (len(stored), resurrected) == (1000, 0)
     print(f"stored before it was forgotten: {stored.count(True)} of 1000")
 
@@ -389,18 +394,18 @@ def test_a_forked_child_does_not_wait_for_the_flights_of_its_parent() -> None:
     storing = start(
         lambda: flights.run("storing", lambda flight: flight.commit(lambda: committing(flight)))
     )
-    assert committing.started.acquire(timeout=PATIENCE)
+    assert committing.started.acquire(timeout=WAIT_SECONDS)
     futures = lead_and_follow(flights, gate, 2)
     for hold in (False, True) * 25:
         assert _forked(flights, hold=hold) == 0
     gate.passed.release()
-    assert [future.result(PATIENCE) for future in futures] == [
+    assert [future.result(WAIT_SECONDS) for future in futures] == [
         ("parent", False),
         ("parent", True),
         ("parent", True),
     ]
     committing.passed.release()
-    assert storing.result(PATIENCE) == ("stored", False)
+    assert storing.result(WAIT_SECONDS) == ("stored", False)
     assert idle(flights)
 
 
@@ -440,7 +445,7 @@ def _forked(flights: SingleFlight, *, hold: bool) -> int:
             os._exit(code)
     release.set()
     if holder is not None:
-        holder.result(PATIENCE)
+        holder.result(WAIT_SECONDS)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -457,11 +462,11 @@ def test_work_that_forks_goes_on_in_both_processes() -> None:
         assert pid is not None
         return pid
 
-    pid, joined = flights.run(KEY, work)
+    pid, coalesced = flights.run(KEY, work)
     if pid == 0:
         os._exit(
             0
-            if idle(flights) and flights.run(KEY, lambda flight: 1) == (1, False) and not joined
+            if idle(flights) and flights.run(KEY, lambda flight: 1) == (1, False) and not coalesced
             else 1
         )
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -491,7 +496,7 @@ def test_a_followers_traceback_shows_only_the_leader() -> None:
         fail(flight)
 
     leader = start(lambda: flights.run(KEY, work))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     followers = [start(lambda: flights.run(KEY, work)) for _ in range(100)]
     until(lambda: waiting(flights) == 100)
     gate.passed.release()
@@ -522,12 +527,12 @@ def test_an_error_is_freed_with_its_last_handler() -> None:
     gc.disable()  # nothing may be in a cycle that waits for the collector
     try:
         leader = start(caught)
-        assert gate.started.acquire(timeout=PATIENCE)
+        assert gate.started.acquire(timeout=WAIT_SECONDS)
         followers = [start(caught) for _ in range(3)]
         until(lambda: waiting(flights) == 3)
         gate.passed.release()
         for future in (leader, *followers):
-            ref = future.result(PATIENCE)
+            ref = future.result(WAIT_SECONDS)
             until(lambda ref=ref: ref() is None)
     finally:
         gc.enable()

@@ -12,13 +12,13 @@ from typing import Any
 
 import anyio
 import pytest
-from threads import PATIENCE, start
+from threads import WAIT_SECONDS, start
 
 from llm_cache_mem.engine.flight import Flight
 from llm_cache_mem.engine.single_flight import SingleFlight
 
 KEY = "1:ns:value:abc"
-LONG = 600.0  # no test waits this long; one that has to fails before, after PATIENCE
+LONG = 600.0  # no test waits this long; one that has to fails before, after WAIT_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def idle(flights: SingleFlight) -> bool:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let other threads run until *condition* holds."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
             await asyncio.sleep(0.0005)
 
@@ -104,7 +104,7 @@ async def test_ten_thousand_tasks_make_one_call_and_share_one_result() -> None:
     results = await asyncio.gather(*tasks)
     assert gate.calls == 1
     assert all(result is answer for result, _ in results)
-    assert [joined for _, joined in results] == [False] + [True] * 9_999
+    assert [coalesced for _, coalesced in results] == [False] + [True] * 9_999
     assert idle(flights)
 
 
@@ -310,10 +310,10 @@ async def test_work_calling_its_own_key_does_not_wait() -> None:
         in_a_thread = await asyncio.to_thread(flights.run, KEY, lambda flight: "thread")
         return await flights.arun(KEY, inner), in_a_task, in_a_thread
 
-    async with asyncio.timeout(PATIENCE):
-        result, joined = await flights.arun(KEY, work)
+    async with asyncio.timeout(WAIT_SECONDS):
+        result, coalesced = await flights.arun(KEY, work)
     assert result == (("inner", False), ("inner", False), ("thread", False))
-    assert not joined
+    assert not coalesced
 
 
 async def test_the_work_sees_the_context_of_its_first_caller() -> None:

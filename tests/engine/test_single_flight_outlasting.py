@@ -37,8 +37,8 @@ def flights() -> SingleFlight:
 
 
 def test_a_long_stream_is_shared_until_it_ends(flights: SingleFlight) -> None:
-    first, joined = flights.run(KEY, lasting)
-    assert not joined
+    first, coalesced = flights.run(KEY, lasting)
+    assert not coalesced
     assert flights.run(KEY, lasting) == (first, True)
     flights_of_results[first].end()
     assert flights.run(KEY, lasting)[1] is False
@@ -65,8 +65,8 @@ def test_a_forgotten_flight_is_neither_shared_nor_stored(flights: SingleFlight) 
     first, _ = flights.run(KEY, lasting)
     flights.forget(KEY)
     assert flights_of_results[first].commit(lambda: "stored") is None
-    second, joined = flights.run(KEY, lasting)
-    assert not joined
+    second, coalesced = flights.run(KEY, lasting)
+    assert not coalesced
     assert flights_of_results[second].commit(lambda: "stored") == "stored"
 
 
@@ -82,8 +82,8 @@ def test_work_that_fails_does_not_outlast_its_flight(flights: SingleFlight) -> N
 
 def test_forgetting_a_key_reaches_every_circumstance(flights: SingleFlight) -> None:
     first, _ = flights.run(KEY, lasting, "threads")
-    second, joined = flights.run(KEY, lasting, "loop")
-    assert not joined
+    second, coalesced = flights.run(KEY, lasting, "loop")
+    assert not coalesced
     assert flights.run(KEY, lasting, "threads") == (first, True)
     flights.forget(KEY)
     assert all(flights_of_results[result].commit(lambda: 1) is None for result in (first, second))

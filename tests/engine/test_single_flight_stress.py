@@ -23,7 +23,16 @@ class Boom(Exception):
     pass
 
 
-EVENTS = ("joined", "ajoined", "error", "death", "deleted", "cleared", "cancelled", "not stored")
+EVENTS = (
+    "coalesced",
+    "acoalesced",
+    "error",
+    "death",
+    "deleted",
+    "cleared",
+    "cancelled",
+    "not stored",
+)
 
 
 class World:
@@ -122,10 +131,10 @@ class World:
             return self.finish(key, generation, flight)
 
         try:
-            result, joined = (self.store.get(key), False)
+            result, coalesced = (self.store.get(key), False)
             if result is None:
-                result, joined = self.flights.run(key, work)
-            self.events["joined" if joined else "led or hit"] += 1
+                result, coalesced = self.flights.run(key, work)
+            self.events["coalesced" if coalesced else "led or hit"] += 1
             self.check(result[0] == key, f"{key} got {result}")
         except Boom as exc:
             self.check(exc.args == (key,), f"{key} got {exc!r}")
@@ -158,8 +167,8 @@ class World:
             return self.finish(key, generation, flight)
 
         try:
-            result, joined = await self.flights.arun(key, work)
-            self.events["ajoined" if joined else "aled"] += 1
+            result, coalesced = await self.flights.arun(key, work)
+            self.events["acoalesced" if coalesced else "aled"] += 1
             self.check(result[0] == key, f"{key} got {result}")
         except Boom as exc:
             self.check(exc.args == (key,), f"{key} got {exc!r}")

@@ -1,4 +1,4 @@
-"""Totals that processes add to their store: exact, seldom written, and harmless."""
+"""Totals that processes add to their store: exact, seldom written, and failing open."""
 
 import json
 import subprocess

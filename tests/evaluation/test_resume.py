@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from http_server import Asked, Provider, Reply, provider
-from threads import PATIENCE
+from threads import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCURRENCY = 8
@@ -65,7 +65,7 @@ class Counting:
 
     def wait_for(self, calls: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.calls) >= calls, PATIENCE)
+            assert self._changed.wait_for(lambda: len(self.calls) >= calls, WAIT_SECONDS)
 
 
 def started(server: Provider, path: Path, count: int) -> "subprocess.Popen[str]":
@@ -113,9 +113,9 @@ def test_ctrl_c_loses_no_call_in_progress(tmp_path: Path) -> None:
         process = started(server, tmp_path / "cache.db", 200)
         counting.wait_for(20)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE)
+        process.communicate(timeout=WAIT_SECONDS)
         assert process.returncode != 0
-        started(server, tmp_path / "cache.db", 200).communicate(timeout=PATIENCE)
+        started(server, tmp_path / "cache.db", 200).communicate(timeout=WAIT_SECONDS)
         assert sorted(counting.calls) == sorted({f"question {number}" for number in range(140)})
 
 

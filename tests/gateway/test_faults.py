@@ -75,7 +75,7 @@ def test_a_store_that_fails_lets_calls_through(start: Any, tmp_path: Path) -> No
     assert httpx.get(gateway.url + "/healthz").json() == {"status": "ok"}
 
 
-def test_a_paused_redis_lets_calls_through(start: Any, usual_patience: None) -> None:
+def test_a_paused_redis_lets_calls_through(start: Any, usual_timeouts: None) -> None:
     with running_redis() as server, LLMCache(backend=server.url, prices={}) as cache:
         gateway = start(cache)
         gateway.upstream.gives(REPLY)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from http_server import Asked, Provider, Reply
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.http import CacheTransport, cache_client
@@ -43,7 +43,7 @@ class Gate:
 
     def __call__(self, asked: Asked) -> Reply:
         self.started.release()
-        assert self.passed.acquire(timeout=PATIENCE)
+        assert self.passed.acquire(timeout=WAIT_SECONDS)
         if asked.headers["authorization"] == "Bearer bad":
             headers = (("retry-after", "3600"),)
             return Reply(b'{"error": "of bad"}', status=self.status, headers=headers)
@@ -77,13 +77,13 @@ def test_the_error_of_a_bad_key_is_never_shown_to_another(
     cache, gate = LLMCache(), Gate(status)
     server.answer = gate
     bad = ask(client(cache, "bad"))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     good = ask(client(cache, "good"))
     until(lambda: waiting(cache) == 1)
     gate.passed.release(2)
     with pytest.raises(openai.APIStatusError):
-        bad.result(PATIENCE)
-    assert good.result(PATIENCE) == "hello"
+        bad.result(WAIT_SECONDS)
+    assert good.result(WAIT_SECONDS) == "hello"
     assert [asked.headers["authorization"] for asked in server.asked] == [
         "Bearer bad",
         "Bearer good",
@@ -99,7 +99,7 @@ def test_callers_with_the_same_bad_key_share_its_error(server: Provider, client:
     gate.passed.release(5)
     for future in futures:
         with pytest.raises(openai.AuthenticationError):
-            future.result(PATIENCE)
+            future.result(WAIT_SECONDS)
     assert server.calls == 1
 
 
@@ -107,12 +107,12 @@ def test_a_client_waits_no_longer_than_its_own_timeout(server: Provider, client:
     cache, gate = LLMCache(), Gate()
     server.answer = gate
     patient = ask(client(cache, "good"))
-    assert gate.started.acquire(timeout=PATIENCE)
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
     hasty = ask(client(cache, "good", timeout=0.1))
     with pytest.raises(openai.APITimeoutError):
-        hasty.result(PATIENCE)
+        hasty.result(WAIT_SECONDS)
     gate.passed.release()
-    assert patient.result(PATIENCE) == "hello"
+    assert patient.result(WAIT_SECONDS) == "hello"
     assert server.calls == 1
 
 
@@ -122,7 +122,7 @@ def test_a_dead_proxy_concerns_its_own_client_only(server: Provider) -> None:
     class Dead(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             held.set()
-            assert passed.wait(PATIENCE)
+            assert passed.wait(WAIT_SECONDS)
             raise httpx.ProxyError("dead", request=request)
 
     server.gives(Reply(json.dumps(ANSWER).encode()))
@@ -132,10 +132,10 @@ def test_a_dead_proxy_concerns_its_own_client_only(server: Provider) -> None:
         httpx.Client(transport=CacheTransport(cache)) as direct,
     ):
         first = start(lambda: behind.post(url, json=BODY, headers=headers))
-        assert held.wait(PATIENCE)
+        assert held.wait(WAIT_SECONDS)
         second = start(lambda: direct.post(url, json=BODY, headers=headers))
         until(lambda: waiting(cache) == 1)
         passed.set()
         with pytest.raises(httpx.ProxyError):
-            first.result(PATIENCE)
-        assert second.result(PATIENCE).json() == ANSWER
+            first.result(WAIT_SECONDS)
+        assert second.result(WAIT_SECONDS).json() == ANSWER

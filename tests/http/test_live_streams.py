@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 from http_server import Provider, Reply
-from threads import PATIENCE, start
+from threads import WAIT_SECONDS, start
 
 from llm_cache_mem import LLMCache, MemoryStore
 from llm_cache_mem.http import AsyncCacheTransport, CacheTransport, cache_client
@@ -479,7 +479,7 @@ class Held(MemoryStore):
 
     def put(self, key: str, entry: Any) -> Any:
         self.writing.set()
-        assert self.go_on.wait(PATIENCE)
+        assert self.go_on.wait(WAIT_SECONDS)
         return super().put(key, entry)
 
 
@@ -514,12 +514,12 @@ def test_a_complete_stream_is_shared_until_it_is_stored() -> None:
         first = opened(client)
         assert next(first.iter_raw()) == STREAM
         closing_first = start(first.close)
-        assert store.writing.wait(PATIENCE)
+        assert store.writing.wait(WAIT_SECONDS)
         with closing(opened(client)) as second:
             assert second.headers["x-llm-cache-mem"] == "coalesced"
             assert b"".join(second.iter_raw()) == STREAM
         store.go_on.set()
-        closing_first.result(PATIENCE)
+        closing_first.result(WAIT_SECONDS)
         assert opened(client).headers["x-llm-cache-mem"] == "hit"
     assert (len(calls), cache.stats().coalesced, cache.stats().stored) == (1, 1, 1)
 
@@ -533,7 +533,7 @@ async def test_tasks_share_a_complete_stream_until_it_is_stored() -> None:
         first = await aopened(client)
         assert await anext(first.aiter_raw()) == STREAM
         closing_first = asyncio.create_task(first.aclose())
-        assert await asyncio.to_thread(store.writing.wait, PATIENCE)
+        assert await asyncio.to_thread(store.writing.wait, WAIT_SECONDS)
         second = await aopened(client)
         assert second.headers["x-llm-cache-mem"] == "coalesced"
         assert await everything(second) == STREAM
@@ -550,14 +550,14 @@ def test_ten_threads_that_leave_a_whole_stream_make_one_call() -> None:
     together = threading.Barrier(10)
 
     def ask() -> bytes:
-        together.wait(PATIENCE)
+        together.wait(WAIT_SECONDS)
         with closing(opened(client)) as response:
             return next(response.iter_raw())
 
     with httpx.Client(base_url="http://test", transport=transport) as client:
         for _ in range(15):
             answers = [start(ask) for _ in range(10)]
-            assert {answer.result(PATIENCE) for answer in answers} == {STREAM}
+            assert {answer.result(WAIT_SECONDS) for answer in answers} == {STREAM}
             assert len(calls) == 1
             calls.clear()
             cache.clear()

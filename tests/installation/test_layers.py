@@ -85,10 +85,10 @@ def with_langchain_global(server: Provider, cache: LLMCache) -> tuple[Ask, Ask]:
 
 def with_cache_client(server: Provider, cache: LLMCache) -> tuple[Ask, Ask]:
     client = cache_client(openai.OpenAI(api_key="k", base_url=f"{server.url}/v1"), cache)
-    twin = cache_client(openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1"), cache)
+    second = cache_client(openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1"), cache)
     return (
         lambda: client.chat.completions.create(**BODY),
-        lambda: asyncio.run(_create(twin)),
+        lambda: asyncio.run(_create(second)),
     )
 
 
@@ -98,11 +98,13 @@ async def _create(client: Any) -> Any:
 
 def with_get_or_call(server: Provider, cache: LLMCache) -> tuple[Ask, Ask]:
     client = openai.OpenAI(api_key="k", base_url=f"{server.url}/v1")
-    twin = openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1")
+    second = openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1")
     messages = BODY["messages"]
     return (
         lambda: cache.get_or_call(messages, client.chat.completions.create, model="m"),
-        lambda: asyncio.run(cache.aget_or_call(messages, twin.chat.completions.create, model="m")),
+        lambda: asyncio.run(
+            cache.aget_or_call(messages, second.chat.completions.create, model="m")
+        ),
     )
 
 

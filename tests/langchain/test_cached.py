@@ -35,7 +35,7 @@ from langchain_core.runnables import ConfigurableField
 from langchain_doubles import Counting, Streaming
 from langchain_llm_cache_mem import LLMCacheMem, cached
 from pydantic import BaseModel, ConfigDict, SecretStr
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem import CacheMissError, LLMCache, RequestNotCacheable, options
 
@@ -215,7 +215,7 @@ def test_follower_waits_no_longer_than_the_timeout_of_its_model(cache: LLMCacheM
         request_timeout: float | None = None
 
         def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-            assert gate.wait(PATIENCE)
+            assert gate.wait(WAIT_SECONDS)
             return super()._generate(*args, **kwargs)
 
     leader = start(lambda: cached(Slow(), cache).invoke("hi"))
@@ -223,7 +223,7 @@ def test_follower_waits_no_longer_than_the_timeout_of_its_model(cache: LLMCacheM
     with pytest.raises(TimeoutError):
         cached(Slow(request_timeout=0.01), cache).invoke("hi")
     gate.set()
-    assert leader.result(PATIENCE).text == "hi #1"
+    assert leader.result(WAIT_SECONDS).text == "hi #1"
 
 
 async def test_tasks_make_one_call(model: Streaming, cache: LLMCacheMem) -> None:

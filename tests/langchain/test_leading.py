@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_doubles import Counting
 from langchain_llm_cache_mem import LLMCacheMem
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem import options
 
@@ -156,7 +156,7 @@ async def test_a_lookup_by_another_caller_takes_no_lease(cache: LLMCacheMem) -> 
 async def test_nothing_is_left_over(model: Gated, cache: LLMCacheMem) -> None:
     model.gate.set()
     await asyncio.gather(*(model.ainvoke(f"hi {i % 3}") for i in range(30)))
-    assert all(not turns for turns in cache._turns._loops.values())
+    assert all(not leads for leads in cache._task_leads._loops.values())
 
 
 # -- Threads
@@ -173,7 +173,7 @@ class Held(Counting):
     ) -> ChatResult:
         self._calls.append(messages)
         number = self.calls
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(WAIT_SECONDS)
         if number <= self.fails:
             raise ConnectionError("the provider is down")
         return ChatResult(generations=[ChatGeneration(message=AIMessage(f"answer {number}"))])
@@ -194,7 +194,7 @@ def test_threads_make_one_call(held: Held, cache: LLMCacheMem) -> None:
     asked = [start(lambda: held.invoke("hi")) for _ in range(20)]
     waiting(cache, held, 20)
     held.gate.set()
-    answers = [each.result(PATIENCE) for each in asked]
+    answers = [each.result(WAIT_SECONDS) for each in asked]
     assert {answer.text for answer in answers} == {"answer 1"}
     assert len({answer.id for answer in answers}) == 20
     assert held.calls == 1
@@ -214,7 +214,7 @@ def test_after_a_failure_one_thread_leads_for_the_rest(held: Held, cache: LLMCac
     asked = [start(lambda: held.invoke("hi")) for _ in range(10)]
     waiting(cache, held, 10)
     held.gate.set()
-    failed = [each for each in asked if each.exception(PATIENCE)]
+    failed = [each for each in asked if each.exception(WAIT_SECONDS)]
     assert len(failed) == 1
     assert held.calls == 2
     assert not cache._leads._leads
@@ -225,7 +225,7 @@ def test_where_all_calls_fail_no_thread_waits_for_a_third(held: Held, cache: LLM
     asked = [start(lambda: held.invoke("hi")) for _ in range(10)]
     waiting(cache, held, 10)
     held.gate.set()
-    assert all(isinstance(each.exception(PATIENCE), ConnectionError) for each in asked)
+    assert all(isinstance(each.exception(WAIT_SECONDS), ConnectionError) for each in asked)
     assert held.calls == 10
     assert not cache._leads._leads
 
@@ -234,7 +234,7 @@ def test_threads_with_other_prompts_do_not_wait(held: Held) -> None:
     asked = [start(lambda i=i: held.invoke(f"hi {i}")) for i in range(5)]
     until(lambda: held.calls == 5)
     held.gate.set()
-    assert len({each.result(PATIENCE).text for each in asked}) == 5
+    assert len({each.result(WAIT_SECONDS).text for each in asked}) == 5
 
 
 def test_thread_waits_no_longer_than_the_timeout_of_its_model(
@@ -247,7 +247,7 @@ def test_thread_waits_no_longer_than_the_timeout_of_its_model(
     until(lambda: held.calls + hasty.calls >= 2)
     held.gate.set()
     for each in (leader, follower):
-        assert each.result(PATIENCE)
+        assert each.result(WAIT_SECONDS)
 
 
 def test_call_inside_a_call_waits_for_no_other(held: Held, cache: LLMCacheMem) -> None:
@@ -258,14 +258,14 @@ def test_call_inside_a_call_waits_for_no_other(held: Held, cache: LLMCacheMem) -
         other: str = ""
 
         def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> ChatResult:
-            both.wait(PATIENCE)
+            both.wait(WAIT_SECONDS)
             inner = Counting(cache=cache, model_name=self.other)
             return ChatResult(generations=[ChatGeneration(message=inner.invoke("hi"))])
 
     models = [Asking(cache=cache, model_name="a", other="b")]
     models.append(Asking(cache=cache, model_name="b", other="a"))
     asked = [start(lambda model=model: model.invoke("hi")) for model in models]
-    assert all(each.result(PATIENCE).text for each in asked)
+    assert all(each.result(WAIT_SECONDS).text for each in asked)
 
 
 async def test_event_loop_is_not_blocked_by_a_thread_that_leads(
@@ -278,7 +278,7 @@ async def test_event_loop_is_not_blocked_by_a_thread_that_leads(
     free.gate.set()
     assert free.invoke("hi").text  # sync, in the thread of the loop
     held.gate.set()
-    assert leader.result(PATIENCE)
+    assert leader.result(WAIT_SECONDS)
 
 
 def test_options_can_turn_coalescing_off(held: Held) -> None:
@@ -289,4 +289,4 @@ def test_options_can_turn_coalescing_off(held: Held) -> None:
     asked = [start(refresh) for _ in range(3)]
     until(lambda: held.calls == 3)
     held.gate.set()
-    assert len({each.result(PATIENCE).text for each in asked}) == 3
+    assert len({each.result(WAIT_SECONDS).text for each in asked}) == 3

@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from langchain_doubles import USAGE, Streaming
 from langchain_llm_cache_mem import cached
-from threads import PATIENCE, start
+from threads import WAIT_SECONDS, start
 
 from llm_cache_mem import LLMCache
 
@@ -54,7 +54,7 @@ class Gated(Streaming):
     def _stream(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        assert gate.wait(PATIENCE)
+        assert gate.wait(WAIT_SECONDS)
         for piece in self._pieces(messages):
             yield ChatGenerationChunk(message=piece)
 
@@ -113,7 +113,7 @@ def test_identical_streams_of_threads_make_one_call(own: LLMCache) -> None:
         for seen in handlers
     ]
     gate.set()
-    first, *rest = [reader.result(PATIENCE) for reader in readers]
+    first, *rest = [reader.result(WAIT_SECONDS) for reader in readers]
     for other in rest:
         assert [shape(chunk) for chunk in other] == [shape(chunk) for chunk in first]
     assert provider.calls == 1
@@ -169,7 +169,7 @@ def test_twenty_identical_agents_in_threads_that_stream_make_two_calls(own: LLMC
 
     readers = [start(run) for _ in range(20)]
     gate.set()
-    assert [reader.result(PATIENCE) for reader in readers] == ["It is known: x"] * 20
+    assert [reader.result(WAIT_SECONDS) for reader in readers] == ["It is known: x"] * 20
     assert provider.calls == 2
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
-from threads import PATIENCE, start, until
+from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem import LLMCache
 
@@ -23,7 +23,7 @@ class Keyed(CustomLLM):
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         STARTED.release()
-        assert PASSED.acquire(timeout=PATIENCE)
+        assert PASSED.acquire(timeout=WAIT_SECONDS)
         if self.api_key == "bad":
             raise PermissionError
         return CompletionResponse(text="answer")
@@ -42,22 +42,22 @@ def test_a_bad_key_fails_its_own_caller_only(everywhere: bool) -> None:
     with set_llm_cache(cache if everywhere else None):
         one, other = (bad, good) if everywhere else (CachedLLM(bad, cache), CachedLLM(good, cache))
         first = start(lambda: one.complete("hi").text)
-        assert STARTED.acquire(timeout=PATIENCE)
+        assert STARTED.acquire(timeout=WAIT_SECONDS)
         second = start(lambda: other.complete("hi").text)
         flights = cache.engine.flights._table._listed
         until(lambda: sum(len(flight.waiters) for flight in flights.values()) == 1)
         PASSED.release(2)
         with pytest.raises(PermissionError):
-            first.result(PATIENCE)
-        assert second.result(PATIENCE) == "answer"
-    assert STARTED.acquire(timeout=PATIENCE)
+            first.result(WAIT_SECONDS)
+        assert second.result(WAIT_SECONDS) == "answer"
+    assert STARTED.acquire(timeout=WAIT_SECONDS)
 
 
 def test_follower_waits_no_longer_than_the_timeout_of_its_llm() -> None:
     cache = LLMCache()
     leader = start(lambda: CachedLLM(Keyed(), cache).complete("hi").text)
-    assert STARTED.acquire(timeout=PATIENCE)
+    assert STARTED.acquire(timeout=WAIT_SECONDS)
     with pytest.raises(TimeoutError):
         CachedLLM(Keyed(timeout=0.01), cache).complete("hi")
     PASSED.release()
-    assert leader.result(PATIENCE) == "answer"
+    assert leader.result(WAIT_SECONDS) == "answer"

@@ -23,7 +23,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index_instrumentation import root_dispatcher
 from llama_index_llm_cache_mem import CachedLLM, set_llm_cache
-from threads import PATIENCE, start
+from threads import WAIT_SECONDS, start
 
 from llm_cache_mem import LLMCache
 
@@ -220,7 +220,7 @@ def test_identical_streams_of_threads_make_one_call(everywhere: bool, cache: LLM
             start(lambda stream=stream: [copy.deepcopy(chunk) for chunk in stream])
             for stream in streams
         ]
-        came = [reader.result(PATIENCE) for reader in readers]
+        came = [reader.result(WAIT_SECONDS) for reader in readers]
     assert sorted(came, key=lambda chunks: -chunks[-1].raw["usage"]["prompt_tokens"]) == [
         bare(),
         *[without_tokens(bare())] * 9,

@@ -15,7 +15,7 @@ from stores.servers import Server, running_redis, until
 from llm_cache_mem import LLMCache
 from llm_cache_mem.stores.redis import RedisStore
 
-pytestmark = pytest.mark.usefixtures("usual_patience")
+pytestmark = pytest.mark.usefixtures("usual_timeouts")
 
 THREADS = 16
 SECONDS = 2.5

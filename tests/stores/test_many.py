@@ -1,4 +1,4 @@
-"""Many entries at once: SQLite's way, the guard's for stores that know none, and what the engine
+"""Many entries at once: SQLite's way, that of FailOpenStore for stores that know none, and what the engine
 makes of both."""
 
 import asyncio
@@ -100,7 +100,7 @@ def test_a_damaged_one_among_many_is_left_out(fast_folder: Path) -> None:
     store.close()
 
 
-# -- The guard
+# -- Failing open
 
 
 class Broken(SQLiteStore):
@@ -118,20 +118,21 @@ def fail_open(store: Any, errors: list[str]) -> FailOpenStore:
 def test_a_store_that_fails_at_many_gives_none_and_takes_none(fast_folder: Path) -> None:
     errors: list[str] = []
     store = Broken(fast_folder / "c.db")
-    guard = fail_open(store, errors)
-    assert guard.get_many(["a"]) == {}
-    assert guard.put_many({"a": entry_of(1)}) is None
+    safe = fail_open(store, errors)
+    assert safe.get_many(["a"]) == {}
+    assert safe.put_many({"a": entry_of(1)}) is None
     assert errors == ["get_many", "put_many"]
     store.close()
 
 
 def test_a_store_that_knows_no_many_is_asked_one_by_one() -> None:
-    guard = fail_open(MemoryStore(max_size=2), [])
-    assert guard.put_many({key: entry_of(key) for key in "abc"}) == Removed(evicted=1)
-    assert {
-        key: value_of(entry) for key, entry in guard.get_many(["a", "b", "c", "c"]).items()
-    } == {"b": "b", "c": "c"}
-    assert guard.put_many({}) == Removed()
+    safe = fail_open(MemoryStore(max_size=2), [])
+    assert safe.put_many({key: entry_of(key) for key in "abc"}) == Removed(evicted=1)
+    assert {key: value_of(entry) for key, entry in safe.get_many(["a", "b", "c", "c"]).items()} == {
+        "b": "b",
+        "c": "c",
+    }
+    assert safe.put_many({}) == Removed()
 
 
 # -- The engine

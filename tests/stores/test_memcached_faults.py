@@ -109,7 +109,7 @@ def restart(server: Server, seconds: float) -> None:
     server.start()
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize("seconds", [pytest.param(2.5), pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trouble", [pause, restart])
 def test_a_vanished_server_costs_neither_answers_nor_time(
@@ -270,7 +270,7 @@ LIES: dict[str, Callable[[bytes], Iterator[bytes | None]]] = {
 }
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_server_that_lies_is_a_miss(lie: str, caplog: pytest.LogCaptureFixture) -> None:
     with Liar(LIES[lie]) as server, LLMCache(backend=server.url) as cache:

@@ -11,7 +11,7 @@ import pytest
 from llm_cache_mem import LLMCache
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize("url", ["redis://cache.example:6379/0", "memcached://cache.example:11211"])
 def test_a_slow_name_lookup_blocks_no_other_caller(
     url: str, monkeypatch: pytest.MonkeyPatch

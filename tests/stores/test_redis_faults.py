@@ -100,7 +100,7 @@ def ask(cache: LLMCache, number: int) -> tuple[str, bool]:
     return answer, not called
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_caller_gets_the_right_answer_in_time(lie: str, cache: LLMCache, proxy: Proxy) -> None:
     for number in range(5):
@@ -277,7 +277,7 @@ OUTAGES = {
 }
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize(
     ("outage", "seconds", "where"),
     [
@@ -306,7 +306,7 @@ def test_an_outage_costs_callers_little_and_hits_are_back_soon(
     control.judge([call.seconds for call in ordeal.calls], finding_out=2 * 8)
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 @pytest.mark.parametrize(
     ("callers", "seconds"),
     [(16, 0.15), pytest.param(32, 10.0, marks=pytest.mark.slow)],
@@ -341,7 +341,7 @@ def test_a_server_that_lies_in_every_way_in_turn(
     assert len(ordeal.calls) > 100
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 async def test_two_hundred_tasks_on_a_paused_server_all_get_their_answers() -> None:
     with running_redis() as server, LLMCache(backend=server.url, coalesce=False) as cache:
         await cache.aput("warm", "warm")

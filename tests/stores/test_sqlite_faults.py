@@ -193,7 +193,7 @@ OPERATIONS: list[Callable[[SQLiteStore], Any]] = [
 ]
 
 
-@pytest.mark.usefixtures("usual_patience")  # with what a fault has left locked
+@pytest.mark.usefixtures("usual_timeouts")  # with what a fault has left locked
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # of stores that are dropped, not closed
@@ -694,7 +694,7 @@ def wrong_answers(store: SQLiteStore, keys: list[str]) -> list[str]:
     return wrong
 
 
-@pytest.mark.usefixtures("usual_patience")
+@pytest.mark.usefixtures("usual_timeouts")
 def test_flipped_bits_never_change_an_answer(fast_folder: Path) -> None:
     """10,000 flips, some to a copy of the file, or many; in some copies one is in the first
     page."""

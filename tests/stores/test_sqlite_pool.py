@@ -154,11 +154,11 @@ def test_waiting_writers_leave_connections_to_readers(path: Path) -> None:
 def test_a_writer_waits_no_longer_than_its_timeout_in_all(path: Path) -> None:
     store = SQLiteStore(path, lock_timeout=0.05)
     store.put("k", entry_of(1))
-    turn = store._access._writing.take(0)
-    assert turn is not None
+    place = store._access._writing.acquire(0)
+    assert place is not None
     with pytest.raises(StoreError, match="the write lock is held elsewhere"):
         store.put("k", entry_of(2))
-    store._access._writing.end(turn)
+    store._access._writing.release(place)
     store.close()
 
 

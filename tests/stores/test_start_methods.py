@@ -12,7 +12,7 @@ import pytest
 from stores import start_methods
 
 from llm_cache_mem import LLMCache, options
-from llm_cache_mem.cache import for_workers
+from llm_cache_mem.engine.recipe import for_workers
 
 CHILDREN = {"fork": 8, "spawn": 2, "forkserver": 2}
 

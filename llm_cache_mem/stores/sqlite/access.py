@@ -4,8 +4,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar, TypeVarTuple
 
+from llm_cache_mem._util.fair_lock import FairLock
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem._util.turns import Turns
 from llm_cache_mem.stores.sqlite.file import Connection, DatabaseFile
 from llm_cache_mem.stores.sqlite.layout import FileRefused, is_damage
 from llm_cache_mem.stores.sqlite.pool import Pool
@@ -27,7 +27,7 @@ class Access:
         self.file = file
         self.pool = Pool(file.connect, file.moved, limit=_CONNECTIONS, timeout=timeout)
         self._timeout = timeout
-        self._writing = Turns()  # writers queue here, without a connection
+        self._writing = FairLock()  # writers queue here, without a connection
         reset_after_fork(self)
 
     def _after_fork(self) -> None:
@@ -51,8 +51,8 @@ class Access:
         """``work(connection, *args)`` as the only writer."""
         self.require_writable()
         deadline = monotonic() + self._timeout
-        turn = self._writing.take(self._timeout)
-        if turn is None:
+        place = self._writing.acquire(self._timeout)
+        if place is None:
             raise TimeoutError(_LOCK_HELD)
         try:
             return self.use(self._alone, deadline, work, *args)
@@ -60,7 +60,7 @@ class Access:
             self.pool.renew()
             return self.use(self._alone, deadline, work, *args)
         finally:
-            self._writing.end(turn)
+            self._writing.release(place)
 
     def write_soon(
         self, work: Callable[[Connection, *Ts], object], seconds: float, *args: *Ts

@@ -1,5 +1,4 @@
-"""Patience: a run waits for a store that fails for a moment, since an answer that is not stored is
-paid for again."""
+"""Retry store operations in a run: an answer that is not stored is paid for again."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from typing import Final, TypeVar
 
 from llm_cache_mem.engine.engine import Engine
 
-__all__ = ["Patience"]
+__all__ = ["StoreRetries"]
 
 T = TypeVar("T")
 
@@ -16,7 +15,7 @@ _DELAYS: Final = (0.1, 0.4, 1.0, 2.0, 4.0, 8.0)
 """Seconds between tries: longer than the circuit breaker stays open."""
 
 
-class Patience:
+class StoreRetries:
     """Tries an operation of *engine*'s store again where it has failed. Thread-safe.
 
     When all tries have failed, later operations are tried once, until one succeeds: a store that is
@@ -35,7 +34,7 @@ class Patience:
         """Whether the store has failed since ``errors`` was *since*, or is bypassed."""
         return self.errors() != since or self._engine.backend.circuit_open
 
-    def insist(self, operation: Callable[[], T | None], stop: Event) -> T | None:
+    def retry(self, operation: Callable[[], T | None], stop: Event) -> T | None:
         """What *operation* gives, tried again while it gives None because the store fails; None if
         it fails for too long. Where *stop* is set, without waiting."""
         for delay in _DELAYS:
@@ -47,8 +46,8 @@ class Patience:
         self._lost = True
         return None
 
-    async def ainsist(self, operation: Callable[[], T | None]) -> T | None:
-        """``insist``, in a thread where the store would block the event loop."""
+    async def aretry(self, operation: Callable[[], T | None]) -> T | None:
+        """``retry``, in a thread where the store would block the event loop."""
         for delay in _DELAYS:
             since = self.errors()
             found = await self._engine.off_loop(operation)
