@@ -33,6 +33,7 @@ ALL = {
     "langchain-lookups": "langchain_hit:lookups",
     "langchain-invokes": "langchain_hit:invokes",
     "http": "http_layer:http",
+    "verified": "verified_hits:verified",
     "layers": "layers:layers",
     "langchain-stampede": "langchain_hit:stampede",
 }

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from llm_cache_mem import LLMCache
 
-__all__ = ["http"]
+__all__ = ["http", "provider"]
 
 MISS_MS, HIT_RATIO = 1.0, 10.0
 ANSWER = json.dumps(
@@ -106,7 +106,8 @@ async def _serve() -> None:
 
 
 @contextmanager
-def _provider() -> Iterator[str]:
+def provider() -> Iterator[str]:
+    """The address of a provider in another process that answers every request at once."""
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.http_layer", "serve"],
         stdin=subprocess.PIPE,
@@ -195,7 +196,7 @@ def _against(found: dict[str, Cost], bare: str) -> dict[str, str]:
 
 def http(rounds: int = 300) -> None:
     """What the HTTP layer adds to a miss, and what a hit saves."""
-    with _provider() as url:
+    with provider() as url:
         _plain(url, rounds)
         _streams(url, rounds)
         _async(url, rounds)

@@ -83,8 +83,8 @@ class Binding:
             return await self.cache.engine.alookup(request, load, zero_usage=self.usage == "zero")
         return None
 
-    def lookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
-        """The stored generations for each of *requests*, in one round trip to a store that can do
+    def lookup_many(self, requests: Sequence[Request | None]) -> list[Hit | None]:
+        """The stored answer to each of *requests*, in one round trip to a store that can do
         that."""
         with self.fail_open:
             return _spread(
@@ -95,7 +95,7 @@ class Binding:
             )
         return [None] * len(requests)
 
-    async def alookup_many(self, requests: Sequence[Request | None]) -> list[list[Any] | None]:
+    async def alookup_many(self, requests: Sequence[Request | None]) -> list[Hit | None]:
         """As ``lookup_many``, in a thread where that would wait for a disk."""
         with self.fail_open:
             return _spread(
@@ -164,12 +164,7 @@ def with_manager(
     return {**kwargs, "run_manager": run_manager}
 
 
-def _spread(
-    requests: Sequence[Request | None], hits: Sequence[Hit | None]
-) -> list[list[Any] | None]:
-    """The values of *hits* in the places of the requests that there were."""
+def _spread(requests: Sequence[Request | None], hits: Sequence[Hit | None]) -> list[Hit | None]:
+    """*hits* in the places of the requests that there were."""
     found = iter(hits)
-    return [
-        None if request is None or (hit := next(found)) is None else hit.value
-        for request in requests
-    ]
+    return [None if request is None else next(found) for request in requests]

@@ -64,7 +64,7 @@ def stream(
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         return
-    verifier = binding.cache.engine.verifier_for(request, hit)
+    verifier = binding.cache.engine.verifier_for(request)
     if verifier is not None:
         verifier.verify_stream(request, hit.entry, lambda: call(None), recording, answer_in)
     yield from _replay(hit.value, run_manager)
@@ -122,7 +122,7 @@ async def astream(
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         return
-    verifier = binding.cache.engine.verifier_for(request, hit)
+    verifier = binding.cache.engine.verifier_for(request)
     if verifier is not None:
         verifier.averify_stream(request, hit.entry, lambda: begin(None), recording, answer_in)
     async for chunk in _areplay(hit.value, run_manager):

@@ -2,8 +2,9 @@
 can be."""
 
 import copy
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -15,10 +16,12 @@ from langchain_llm_cache_mem.agreement import answer_in
 from langchain_llm_cache_mem.binding import Binding, binding_of, with_manager
 from langchain_llm_cache_mem.generations import dump
 from langchain_llm_cache_mem.streaming import astream, stream
-from llm_cache_mem import Request
+from llm_cache_mem import Hit, Request
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
+from llm_cache_mem.engine.verification import Verifier
 from llm_cache_mem.engine.writer import Answered
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["methods"]
 
@@ -67,6 +70,7 @@ class _Batch:
             binding.request(model, prompt, stop, kwargs, run_manager) for prompt in prompts
         ]
         self.answers: list[Any] = [None] * len(prompts)
+        self._binding = binding
         self._prompts = prompts
         self._asked: list[list[int]] = []
         self._llm_output: dict[str, Any] | None = {}
@@ -99,6 +103,16 @@ class _Batch:
                 self.answers[i] = generations if i == same[0] else copy.deepcopy(generations)
         return fresh
 
+    def to_verify(
+        self, hits: Sequence[Hit | None]
+    ) -> Iterator[tuple[Verifier, Request, Entry, str]]:
+        """Those of *hits*, one for each prompt, whose prompt is to be asked again."""
+        for request, hit, prompt in zip(self.requests, hits, self._prompts, strict=True):
+            if request is not None and hit is not None:
+                verifier = self._binding.cache.engine.verifier_for(request)
+                if verifier is not None:
+                    yield verifier, request, hit.entry, prompt
+
     def result(self) -> LLMResult:
         return LLMResult(generations=self.answers, llm_output=self._llm_output)
 
@@ -118,6 +132,10 @@ def _generate(
         named = with_manager(run_manager, kwargs, model._generate)
         return batch.take(model._generate(missing, stop, **named))
 
+    def again(prompt: str) -> list[Any]:
+        result = model._generate([prompt], stop, **kwargs)
+        return _response(result.generations[0], result.llm_output)
+
     if batch.only is not None:
         made: list[_Answer] = []
 
@@ -125,26 +143,26 @@ def _generate(
             made.extend(ask(batch.missing()))
             return made[-1].response()
 
-        def again() -> list[Any]:
-            result = model._generate(prompts, stop, **kwargs)
-            return _response(result.generations[0], result.llm_output)
-
-        params = batch.only.params
         response = binding.cache.engine.call(
             batch.only,
             call,
-            encode=lambda response: dump(response[:-1], params),
+            encode=_encoding(batch.only),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._generate, kwargs),
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
-            again=again,
+            again=partial(again, prompts[0]),
             seen=answer_in,
         )
         if not made:
             batch.answers[0] = response
         return batch.result()
-    batch.answers = binding.lookup_many(batch.requests)
+    hits = binding.lookup_many(batch.requests)
+    batch.answers = [None if hit is None else hit.value for hit in hits]
+    for verifier, request, entry, prompt in batch.to_verify(hits):
+        verifier.verify_call(
+            request, entry, partial(again, prompt), _encoding(request), seen=answer_in
+        )
     began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
         with binding.cache.engine.layers.in_hand():  # its answers are entries of each prompt
@@ -172,6 +190,10 @@ async def _agenerate(
         named = with_manager(run_manager, kwargs, model._agenerate)
         return batch.take(await model._agenerate(missing, stop, **named))
 
+    async def again(prompt: str) -> list[Any]:
+        result = await model._agenerate([prompt], stop, **kwargs)
+        return _response(result.generations[0], result.llm_output)
+
     if batch.only is not None:
         made: list[_Answer] = []
 
@@ -179,26 +201,26 @@ async def _agenerate(
             made.extend(await ask(batch.missing()))
             return made[-1].response()
 
-        async def again() -> list[Any]:
-            result = await model._agenerate(prompts, stop, **kwargs)
-            return _response(result.generations[0], result.llm_output)
-
-        params = batch.only.params
         response = await binding.cache.engine.acall(
             batch.only,
             call,
-            encode=lambda response: dump(response[:-1], params),
+            encode=_encoding(batch.only),
             decode=binding.load,
             circumstances=lambda: circumstances_of(self._agenerate, kwargs),
             timeout=timeout_of(kwargs, model),
             zero_usage=binding.usage == "zero",
-            again=again,
+            again=partial(again, prompts[0]),
             seen=answer_in,
         )
         if not made:
             batch.answers[0] = response
         return batch.result()
-    batch.answers = await binding.alookup_many(batch.requests)
+    hits = await binding.alookup_many(batch.requests)
+    batch.answers = [None if hit is None else hit.value for hit in hits]
+    for verifier, request, entry, prompt in batch.to_verify(hits):
+        verifier.averify_call(
+            request, entry, partial(again, prompt), _encoding(request), seen=answer_in
+        )
     began, epoch = monotonic(), binding.cache.engine.epoch
     if missing := batch.missing():
         with binding.cache.engine.layers.in_hand():
@@ -209,6 +231,11 @@ async def _agenerate(
                 _to_keep(binding, made), seconds=seconds, epoch=epoch
             )
     return batch.result()
+
+
+def _encoding(request: Request) -> Callable[[list[Any]], list[dict[str, Any]]]:
+    """How what ``_response`` returned is stored as the answer to *request*."""
+    return lambda response: dump(response[:-1], request.params)
 
 
 def _response(generations: list[Any], llm_output: dict[str, Any] | None) -> list[Any]:

@@ -24,6 +24,7 @@ from llm_cache_mem import Request
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
 from llm_cache_mem.engine.reader import Other
 from llm_cache_mem.values.classes import named_in
+from llm_cache_mem.values.entry import Entry
 
 __all__ = ["ModelCall", "acall", "ashare", "astream", "call", "share", "stream"]
 
@@ -32,13 +33,36 @@ class _Reading:
     """What a call of *leaf* makes of a stored answer to *request*: a hit in the form of the
     leaf."""
 
-    def __init__(self, target: Target, leaf: Leaf, request: Request) -> None:
+    def __init__(
+        self, target: Target, leaf: Leaf, request: Request, args: Args, kwargs: Kwargs
+    ) -> None:
         self._zero = target.usage == "zero"
         self._params = request.params
+        self._target = target
+        self._arguments = args, kwargs
+        other = other_request(target, leaf, request)
         self.other = Other(
-            other_request(target, leaf, request),
+            other,
             self._whole_as_stream if leaf.streams else self._stream_as_whole,
+            partial(self.verify, other, leaf.other()),
         )
+
+    def verify(self, request: Request, leaf: Leaf, entry: Entry) -> None:
+        """Have *leaf* called again, to verify *entry*, which is its answer to *request*."""
+        verifier = self._target.cache.engine.verifier
+        if verifier is None:
+            return
+        again = ModelCall(self._target.method(leaf.name), *self._arguments)
+        if leaf.streams:
+            offer = verifier.averify_stream if leaf.is_async else verifier.verify_stream
+            offer(request, entry, again, self.recording, answer_in)
+        else:
+            call_again = verifier.averify_call if leaf.is_async else verifier.verify_call
+            call_again(request, entry, again, encode)
+
+    def recording(self) -> Recording:
+        """The recording of a stream in progress."""
+        return Recording(self.chunk)
 
     def hit(self, response: Any) -> Any:
         """*response* with the usage that a hit reports."""
@@ -76,7 +100,7 @@ def call(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    model, reading = ModelCall(method, args, kwargs), _Reading(target, leaf, request)
+    model, reading = ModelCall(method, args, kwargs), _Reading(target, leaf, request, args, kwargs)
     response = target.cache.engine.call(
         request,
         model,
@@ -100,7 +124,7 @@ async def acall(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    model, reading = ModelCall(method, args, kwargs), _Reading(target, leaf, request)
+    model, reading = ModelCall(method, args, kwargs), _Reading(target, leaf, request, args, kwargs)
     response = await target.cache.engine.acall(
         request,
         model,
@@ -142,19 +166,19 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return method(*args, **kwargs)
-    engine, reading = target.cache.engine, _Reading(target, leaf, request)
-    recording = partial(Recording, reading.chunk)
+    engine, reading = target.cache.engine, _Reading(target, leaf, request, args, kwargs)
     hit = engine.lookup(request, reading.chunks, reading.other, zero_usage=target.usage == "zero")
     if hit is not None:
-        verifier = engine.verifier_for(request, hit)
-        if verifier is not None:
-            again = ModelCall(method, args, kwargs)
-            verifier.verify_stream(request, hit.entry, again, recording, answer_in)
+        if engine.verifier_for(request) is not None:
+            verify = (
+                partial(reading.verify, request, leaf) if hit.other is None else hit.other.verify
+            )
+            verify(hit.entry)
         return events.emit_stream(target, leaf, args, kwargs, hit.value)
     shared = engine.share_stream(
         request,
         ModelCall(method, args, kwargs),
-        recording=recording,
+        recording=reading.recording,
         decode=reading.chunks,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),
@@ -168,21 +192,21 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
     request = request_of_leaf(target, leaf, args, kwargs)
     if request is None:
         return await method(*args, **kwargs)
-    engine, reading = target.cache.engine, _Reading(target, leaf, request)
-    recording = partial(Recording, reading.chunk)
+    engine, reading = target.cache.engine, _Reading(target, leaf, request, args, kwargs)
     hit = await engine.alookup(
         request, reading.chunks, reading.other, zero_usage=target.usage == "zero"
     )
     if hit is not None:
-        verifier = engine.verifier_for(request, hit)
-        if verifier is not None:
-            again = ModelCall(method, args, kwargs)
-            verifier.averify_stream(request, hit.entry, again, recording, answer_in)
+        if engine.verifier_for(request) is not None:
+            verify = (
+                partial(reading.verify, request, leaf) if hit.other is None else hit.other.verify
+            )
+            verify(hit.entry)
         return await events.aemit_stream(target, leaf, args, kwargs, hit.value)
     shared = await engine.ashare_stream(
         request,
         ModelCall(method, args, kwargs),
-        recording=recording,
+        recording=reading.recording,
         decode=reading.chunks,
         circumstances=lambda: circumstances_of(getattr(target.inner, leaf.name), kwargs),
         timeout=timeout_of(kwargs, target.inner),

@@ -27,6 +27,12 @@ class Leaf(NamedTuple):
     is_async: bool
     streams: bool
 
+    def other(self) -> "Leaf":
+        """The method that gives the same answer as a stream, or as a whole."""
+        if self.streams:
+            return LEAVES[self.name.replace("stream_", "")]
+        return LEAVES[f"astream_{self.name[1:]}" if self.is_async else f"stream_{self.name}"]
+
 
 def _leaf(name: str) -> Leaf:
     chat = name.endswith("chat")

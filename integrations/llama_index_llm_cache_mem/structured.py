@@ -124,7 +124,7 @@ def _stream(target: Target, args: Any, kwargs: Any) -> Any:
     engine, recording = target.cache.engine, partial(_Last, request)
     hit = engine.lookup(request, zero_usage=True)
     if hit is not None:
-        verifier = engine.verifier_for(request, hit)
+        verifier = engine.verifier_for(request)
         if verifier is not None:
             again = ModelCall(method, args, kwargs)
             verifier.verify_stream(request, hit.entry, again, recording, Payload.as_tree)
@@ -159,7 +159,7 @@ async def _astream(target: Target, args: Any, kwargs: Any) -> Any:
     engine, recording = target.cache.engine, partial(_Last, request)
     hit = await engine.alookup(request, zero_usage=True)
     if hit is not None:
-        verifier = engine.verifier_for(request, hit)
+        verifier = engine.verifier_for(request)
         if verifier is not None:
             again = ModelCall(method, args, kwargs)
             verifier.averify_stream(request, hit.entry, again, recording, Payload.as_tree)

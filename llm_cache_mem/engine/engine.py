@@ -327,8 +327,11 @@ class Engine:
         hit = self.lookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             verifier = self.verifier
-            if verifier is not None and verifier.due(request, hit):
-                verifier.verify_call(request, hit.entry, again or fn, encode, report, seen)
+            if verifier is not None and verifier.due(request):
+                if hit.other is None:
+                    verifier.verify_call(request, hit.entry, again or fn, encode, report, seen)
+                else:
+                    hit.other.verify(hit.entry)
             return hit.value
         codec = Codec(encode, decode, report)
         made = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -356,8 +359,11 @@ class Engine:
         hit = await self.alookup(request, decode, other, zero_usage=zero_usage)
         if hit is not None:
             verifier = self.verifier
-            if verifier is not None and verifier.due(request, hit):
-                verifier.averify_call(request, hit.entry, again or fn, encode, report, seen)
+            if verifier is not None and verifier.due(request):
+                if hit.other is None:
+                    verifier.averify_call(request, hit.entry, again or fn, encode, report, seen)
+                else:
+                    hit.other.verify(hit.entry)
             return hit.value
         codec = Codec(encode, decode, report)
         made_in = circumstances_of(fn, {}) if circumstances is None else circumstances()
@@ -377,7 +383,7 @@ class Engine:
         hit = self.lookup(request, list)
         if hit is None:
             return self.share_stream(request, fn, circumstances=circumstances, timeout=timeout)  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
-        verifier = self.verifier_for(request, hit)
+        verifier = self.verifier_for(request)
         if verifier is not None:
             verifier.verify_stream(request, hit.entry, fn)
         return self._streaming.replay(hit.value)
@@ -403,7 +409,7 @@ class Engine:
             return await self.ashare_stream(  # type: ignore[no-any-return]  # as above
                 request, fn, circumstances=circumstances, timeout=timeout, context=context
             )
-        verifier = self.verifier_for(request, hit)
+        verifier = self.verifier_for(request)
         if verifier is not None:
             verifier.averify_stream(request, hit.entry, fn)
         return self._streaming.areplay(hit.value)
@@ -418,10 +424,10 @@ class Engine:
         """``share_stream`` for tasks."""
         return await self._streaming.ashare(request, fn, **call)
 
-    def verifier_for(self, request: Request, hit: Hit) -> "Verifier | None":
-        """The verifier, where *hit* is one of those to verify."""
+    def verifier_for(self, request: Request) -> "Verifier | None":
+        """The verifier, where a hit on *request* is one of those to verify."""
         verifier = self.verifier
-        return verifier if verifier is not None and verifier.due(request, hit) else None
+        return verifier if verifier is not None and verifier.due(request) else None
 
     # -- Maintenance
 

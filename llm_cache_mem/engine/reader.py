@@ -32,14 +32,27 @@ _log = logging.getLogger(__name__)
 _LARGE = 256 << 10  # bytes of a value that an event loop does not stop to decode
 
 
+def _unverified(entry: Entry) -> None:
+    pass
+
+
+class Other(NamedTuple):
+    """Another *request* whose stored answer may do: *decode* makes the answer of it, or None if it
+    is none; *verify* makes its call again to verify a hit."""
+
+    request: Request
+    decode: Callable[[Any], Any]
+    verify: Callable[[Entry], object] = _unverified
+
+
 class Hit(NamedTuple):
     """A fresh answer from the cache: *value* is a new object each time, *age* is in seconds."""
 
     value: Any
     age: float
     entry: Entry
-    is_other: bool = False
-    """Whether it is the answer to another request that does as well."""
+    other: Other | None = None
+    """The request that it is the answer to, if that is another."""
 
     def __repr__(self) -> str:
         return f"Hit(age={self.age:.1f})"
@@ -48,14 +61,6 @@ class Hit(NamedTuple):
 def same(value: Any) -> Any:
     """Return *value*: encodes and decodes where the stored value is the response itself."""
     return value
-
-
-class Other(NamedTuple):
-    """Another *request* whose stored answer may do: *decode* makes the answer of it, or None if it
-    is none."""
-
-    request: Request
-    decode: Callable[[Any], Any]
 
 
 class Reader:
@@ -122,7 +127,7 @@ class Reader:
             hit = self.read(other.request, found, other.decode, any_age=mode == "replay")
             if hit is not None and hit.value is not None:
                 self._ledger.hit(other.request.key, found, request.tags, took)
-                return hit._replace(is_other=True)
+                return hit._replace(other=other)
         if defer is not None:
             defer(partial(self._count_miss, request, mode, entry, took))
             return None

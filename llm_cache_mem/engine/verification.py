@@ -20,7 +20,7 @@ from llm_cache_mem._util.in_thread import running_loop
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.accounting.verified import VerifiedStats
 from llm_cache_mem.engine.layers import Layers
-from llm_cache_mem.engine.reader import Hit, same
+from llm_cache_mem.engine.reader import same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.streams import ChunkRecording
 from llm_cache_mem.engine.writer import Writer
@@ -137,8 +137,8 @@ class Verifier:
 
     # -- What the layers call, on a hit
 
-    def due(self, request: Request, hit: Hit) -> bool:
-        """Whether *hit* on *request* is in the sample: what is more than the workers can do, or
+    def due(self, request: Request) -> bool:
+        """Whether this hit on *request* is in the sample: what is more than the workers can do, or
         more often than their work goes unnoticed, is not."""
         self._left -= 1
         if self._left >= 0:
@@ -147,7 +147,7 @@ class Verifier:
         if self._pending >= _MOST_PENDING or not self._is_allowed():
             self._left += int(self._random() * _LONGEST_PAUSE)  # looking costs callers time as well
             return False
-        return self._is_wanted(request, hit)
+        return self._is_wanted(request)
 
     def _gap(self) -> int:
         """How many hits to pass until the next of the sample, each of which is in it with the same
@@ -267,10 +267,9 @@ class Verifier:
 
     # -- The sample
 
-    def _is_wanted(self, request: Request, hit: Hit) -> bool:
+    def _is_wanted(self, request: Request) -> bool:
         return (
             FUNCTION not in request.params
-            and not hit.is_other
             and self._engine.settings.current_mode() == "on"
             and not self._engine.closed
         )

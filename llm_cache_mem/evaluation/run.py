@@ -187,7 +187,7 @@ class Run:
         for item, hit in zip(items, hits, strict=True):
             if hit is None or item.request is None:
                 continue
-            verifier = self.engine.verifier_for(item.request, hit)
+            verifier = self.engine.verifier_for(item.request)
             if verifier is not None:
                 self._to_verify.append((item, verifier, hit.entry))
             self._answer(item, Outcome(hit.value, hit=True))

@@ -102,7 +102,7 @@ class Answers:
             if isinstance(found, Request):
                 hit = await self._core.engine.reader.alookup(found, decode_whole)
                 if hit is not None:
-                    verifier = self._core.engine.verifier_for(found, hit)
+                    verifier = self._core.engine.verifier_for(found)
                     if verifier is not None:
                         again = partial(asend_again, self._core, exchange)
                         verifier.aoffer(found, hit.entry, again, seen)

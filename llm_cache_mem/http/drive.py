@@ -57,7 +57,7 @@ def drive(core: Core, exchange: Exchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        verifier = engine.verifier_for(request, hit)
+        verifier = engine.verifier_for(request)
         if verifier is not None:
             from llm_cache_mem.http.again import seen, send_again  # few caches verify
 
@@ -185,7 +185,7 @@ async def adrive(core: Core, exchange: AsyncExchange) -> Any:
     except LLMCacheError as exc:
         return exchange.fail(exc)
     if hit is not None:
-        verifier = engine.verifier_for(request, hit)
+        verifier = engine.verifier_for(request)
         if verifier is not None:
             from llm_cache_mem.http.again import asend_again, seen  # as in drive
 

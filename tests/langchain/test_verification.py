@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from langchain_core.language_models import FakeListLLM
+from langchain_core.language_models import LLM, FakeListLLM
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration
 from langchain_llm_cache_mem import cached
@@ -136,6 +136,32 @@ def test_a_plain_llm_is_verified_without_touching_its_caller() -> None:
         settle(cache)
     (found,) = cache.stats().verified.values()
     assert (found.checked, found.drifted) == (1, 1)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_prompts_of_a_batch_are_verified_one_by_one(asynchronous: bool) -> None:
+    texts: dict[str, str] = {}
+
+    class Told(LLM):
+        _llm_type = "told"
+
+        def _call(self, prompt: str, *args: Any, **kwargs: Any) -> str:
+            return texts[prompt]
+
+    cache = LLMCache(verify_rate=1, verify_with="exact", on_drift="replace")
+    model = cached(Told(), cache, identity="told")
+
+    async def ask() -> list[str]:
+        found = await model.abatch(["a", "b"])
+        await asettle(cache)
+        return found
+
+    for texts["a"], texts["b"] in [("A", "B"), ("A", "new B")]:
+        assert (asyncio.run(ask()) if asynchronous else model.batch(["a", "b"])) == ["A", "B"]
+        settle(cache)
+    (found,) = cache.stats().verified.values()
+    assert (found.checked, found.agreed, found.replaced) == (2, 1, 1)
+    assert model.batch(["b", "a"]) == ["new B", "A"]
 
 
 def message(content: Any, **fields: Any) -> Payload:

@@ -9,6 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, CompletionResponse
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.prompts import PromptTemplate
 from llama_index_llm_cache_mem import CachedLLM, structured
+from llama_index_llm_cache_mem.leaves import LEAVES
 from pydantic import BaseModel
 
 from llm_cache_mem import LLMCache
@@ -21,15 +22,20 @@ def ask(llm: Any, leaf: str, cache: LLMCache) -> str:
     subject: Any = [ChatMessage(role="user", content="hi")] if leaf.endswith("chat") else "hi"
     verifier: Any = cache.engine.verifier
 
+    def text(answer: Any) -> str:
+        return str(answer.message.content if hasattr(answer, "message") else answer.text)
+
     async def run() -> str:
-        deltas = [chunk.delta async for chunk in await getattr(llm, leaf)(subject)]
+        answer = await getattr(llm, leaf)(subject)
+        deltas = [chunk.delta async for chunk in answer] if "stream" in leaf else [text(answer)]
         while verifier._pending:
             await asyncio.sleep(0.001)
         return "".join(deltas)
 
     if leaf.startswith("a"):
         return asyncio.run(run())
-    deltas = [chunk.delta for chunk in getattr(llm, leaf)(subject)]
+    answer = getattr(llm, leaf)(subject)
+    deltas = [chunk.delta for chunk in answer] if "stream" in leaf else [text(answer)]
     settle(cache)
     return "".join(deltas)
 
@@ -58,6 +64,32 @@ def test_streamed_hits_are_verified(leaf: str, make_parrot: Any) -> None:
         assert ask(llm, leaf, cache) == "yes it is"
     (found,) = cache.stats().verified.values()
     assert (found.checked, found.agreed, found.failed) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("leaf", ["chat", "complete", "achat", "acomplete"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["as stream", "from stream"])
+def test_answers_in_another_form_are_verified_in_their_own(
+    leaf: str, streamed: bool, make_parrot: Any
+) -> None:
+    stream = LEAVES[leaf].other().name
+    texts = ["yes", "yes", "no", "no"]
+
+    class Told(make_parrot):  # type: ignore[misc]
+        @llm_completion_callback()
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+            return CompletionResponse(text=texts.pop(0))
+
+        @llm_completion_callback()
+        def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+            text = texts.pop(0)
+            yield CompletionResponse(text=text, delta=text)
+
+    cache = LLMCache(verify_rate=1, verify_with="exact", on_drift="replace")
+    llm = CachedLLM(Told(), cache)
+    first, second = (stream, leaf) if streamed else (leaf, stream)
+    assert [ask(llm, name, cache) for name in (first, *[second] * 4)] == [*["yes"] * 3, "no", "no"]
+    (found,) = cache.stats().verified.values()
+    assert (found.checked, found.agreed, found.replaced, found.failed) == (3, 2, 1, 1)
 
 
 class City(BaseModel):
