@@ -75,6 +75,42 @@ def test_the_published_example_runs_unchanged():
     assert (stats.hits, stats.misses, stats.hit_rate, stats.size) == (1, 1, 0.5, 1)
 
 
+PUBLIC = [
+    "get",
+    "put",
+    "get_or_call",
+    "cached",
+    "map",
+    "batch",
+    "delete",
+    "clear",
+    "purge",
+    "invalidate",
+    "stats",
+    "totals",
+    "key",
+    "explain",
+    "explain_misses",
+    "open",
+    "close",
+    "aget",
+    "aput",
+    "aget_or_call",
+    "amap",
+    "adelete",
+    "aclear",
+    "ainvalidate",
+    "astats",
+    "aexplain",
+    "aexplain_misses",
+]
+
+
+def test_the_facade_offers_these_names_and_its_engine():
+    assert sorted(PUBLIC) == [name for name in dir(LLMCache) if not name.startswith("_")]
+    assert {name for name in vars(LLMCache()) if not name.startswith("_")} == {"engine"}
+
+
 def test_the_key_is_the_published_formula():
     formula = hashlib.sha256(
         json.dumps({"messages": MESSAGES, "model": "m", "n": 1}, sort_keys=True).encode()

@@ -14,9 +14,6 @@ __all__ = ["finished_before_fork", "is_of_pool", "reset_after_fork"]
 _LONGEST_WAIT = 30.0  # seconds; imports take about one
 
 
-_POOLS = ("concurrent.futures.process", "multiprocessing.pool")
-
-
 class _Resettable(Protocol):
     def _after_fork(self) -> None: ...
 

@@ -46,7 +46,6 @@ _LONGEST_KEY = 250
 _KEY_ID_LENGTH = 16
 _encode = encoder(separators=(",", ":"), escape=encode_basestring)
 _HEX = frozenset("0123456789abcdef")
-_INT64 = range(-(2**63), 2**63)
 
 
 class Line(NamedTuple):

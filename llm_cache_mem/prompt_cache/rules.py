@@ -44,8 +44,6 @@ class Rules(NamedTuple):
     read_factor: float
     explicit: bool
     """Whether requests can set breakpoints, and writes are reported and may cost extra."""
-    lookback_blocks: int = 20
-    """How many blocks before a breakpoint are searched for an earlier write (Anthropic)."""
     step_tokens: int = 1
     """Tokens are read in multiples of this."""
     prewarm: bool = False

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,9 +26,8 @@ from stores.proxy import HOLD, Proxy, late
 from stores.servers import Server, running_redis, running_tls_redis, until
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem._util import in_thread
 from llm_cache_mem.errors import StoreError
-from llm_cache_mem.stores import MemoryStore, fail_open
+from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.redis import RedisStore
 from llm_cache_mem.stores.redis.replies import Replies
 from llm_cache_mem.stores.tiered import TieredStore
@@ -47,19 +46,6 @@ def store(redis_url: str) -> Iterator[RedisStore]:
 def admin(redis_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(redis_url) as client:
         yield client
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The lookups that went to a thread."""
-    calls: list[object] = []
-
-    async def counted(call: Callable[[], Any]) -> Any:
-        calls.append(call)
-        return await in_thread.run_in_thread(call)
-
-    monkeypatch.setattr(fail_open, "run_in_thread", counted)
-    return calls
 
 
 async def read(store: Any, key: str) -> Any:

@@ -11,8 +11,7 @@ from blockbuster import blockbuster_ctx
 from stores.conformance import entry_of, value_of
 
 from llm_cache_mem import LLMCache
-from llm_cache_mem._util import in_thread
-from llm_cache_mem.stores import MemoryStore, fail_open
+from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore, reader
 from llm_cache_mem.stores.tiered import TieredStore
 
@@ -30,19 +29,6 @@ def open_store(tmp_path: Path) -> Iterator[OpenStore]:
     yield make
     for store in opened:
         store.close()
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The calls that went to a thread."""
-    calls: list[object] = []
-
-    async def counted(call: Callable[[], Any]) -> Any:
-        calls.append(call)
-        return await in_thread.run_in_thread(call)
-
-    monkeypatch.setattr(fail_open, "run_in_thread", counted)
-    return calls
 
 
 def aget(cache: LLMCache, times: int = 1) -> list[Any]:
