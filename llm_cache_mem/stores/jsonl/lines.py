@@ -74,7 +74,7 @@ def has_secret(key: str, entry: Entry, redaction: Redaction) -> bool:
         answer = _readable(_parse(entry.payload.json()), http=_is_http(key))
         if redaction.answer(answer) != answer:
             return True
-    return entry.request is not None and _request(entry.request, redaction) != _as_kept(
+    return entry.request is not None and _request(entry.request, redaction) != _as_stored(
         entry.request
     )
 
@@ -121,12 +121,12 @@ def says_the_same(line: bytes, other: bytes) -> bool:
 
 
 def _request(request: bytes, redaction: Redaction) -> Any:
-    kept = _as_kept(request)
-    return redaction.request(kept) if type(kept) is dict else redaction.text(kept)
+    stored = _as_stored(request)
+    return redaction.request(stored) if type(stored) is dict else redaction.text(stored)
 
 
-def _as_kept(request: bytes) -> Any:
-    """As JSON, if it is the JSON that caches keep; else a text."""
+def _as_stored(request: bytes) -> Any:
+    """As JSON, if it is the JSON that caches store; else a text."""
     with suppress(BadLine):
         tree = _parse(request)
         if type(tree) is dict:

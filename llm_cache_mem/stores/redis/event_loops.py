@@ -141,7 +141,7 @@ class _Connection:
         self._room = MAX_REPLY_BYTES  # for the rest of the next reply
         self._ticks = self._writes = self._retired = False
         self._failure: _Failure | None = None  # once it is closed
-        loop.add_reader(self._fd, self._guarded, self._read)
+        loop.add_reader(self._fd, self._or_close, self._read)
 
     def is_usable(self) -> bool:
         """Whether commands may be sent; if not, it is closed by and by."""
@@ -160,9 +160,9 @@ class _Connection:
         if len(self._new) > 1:
             return future
         if self._waiting:
-            self._loop.call_soon(self._guarded, self._send)
+            self._loop.call_soon(self._or_close, self._send)
         else:
-            self._guarded(self._send)
+            self._or_close(self._send)
         return future
 
     def retire(self) -> None:
@@ -191,7 +191,7 @@ class _Connection:
 
     # -- Called by the loop
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _or_close(self, work: Callable[[], None]) -> None:
         try:
             if self._failure is None:
                 work()
@@ -218,7 +218,7 @@ class _Connection:
             return
         self._writes = not self._writes
         if self._writes:
-            self._loop.add_writer(self._fd, self._guarded, self._write)
+            self._loop.add_writer(self._fd, self._or_close, self._write)
         else:
             self._loop.remove_writer(self._fd)
 
@@ -255,7 +255,7 @@ class _Connection:
 
     def _tick_later(self) -> None:
         self._ticks = True
-        self._loop.call_later(self._timeout / _TICKS, self._guarded, self._tick)
+        self._loop.call_later(self._timeout / _TICKS, self._or_close, self._tick)
 
     def _tick(self) -> None:
         """Count time in turns of the loop, so that one in which it does other things for seconds is
