@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import chain
 from threading import RLock  # re-entrant: a signal handler may ask in the middle of it
 from typing import Any
 
@@ -52,6 +53,7 @@ class Ledger:
         self._provider = ProviderLedger()
         self._backlog: list[tuple[Entry, tuple[str, ...]]] = []
         self._inherited = 0  # of the backlog: what a parent process counts
+        self._settled = 0  # how often the backlog was added to the sums
         self._pending: Pending | None = None
         self._note: Callable[..., object] | None = None
         self._prefix: Callable[[], str] = str
@@ -108,59 +110,32 @@ class Ledger:
                 entry.key = key
         if waiting == 1 and self._note is not None:
             self._note()
-        elif waiting >= _BACKLOG:
+        elif waiting % _BACKLOG == 0:
             self._settle()
         if self.listeners:
             self._tell_saving("hit", key, entry, tags, store_seconds)
 
     def _settle(self) -> None:
-        """Add what the latest hits saved to the sums."""
+        """Add what the latest hits saved to the sums.
+
+        They stay in the backlog until the sums are ready: an interrupt loses none before that.
+        """
         with self._settling:  # a function for prices may do what it likes, so it is not the lock
+            settled, backlog = self._settled, self._backlog[:]
+            first = self._inherited
+            inherited, own = Counter(backlog[:first]), Counter(backlog[first:])
+            for entry, _ in chain(inherited, own):
+                entry.accounted()
             with self._lock:
-                backlog, self._backlog = self._backlog, []
-                inherited, self._inherited = self._inherited, 0
-            if inherited:
-                self._sum(backlog[:inherited], is_own=False)
-                del backlog[:inherited]
-            self._sum(backlog, is_own=True)
+                if self._settled == settled:  # else that function has asked for the sums
+                    ready = _Saved(inherited, None), _Saved(own, self._pending)
+                    self._settled += 1
+                    self._inherited = 0
+                    del self._backlog[: len(backlog)]
+                    for saved in ready:
+                        saved.add_to(self._hits, self._tags)
         if self._note is not None and self._pending is not None and self._pending.is_full:
             self._note(at_once=True)
-
-    def _sum(self, backlog: list[tuple[Entry, tuple[str, ...]]], *, is_own: bool) -> None:
-        """Add the hits in *backlog* to the sums, and where this process counts them to what is
-        pending."""
-        hits = Counter(backlog)
-        for entry, _ in hits:
-            entry.accounted()
-        with self._lock:
-            pending = self._pending if is_own else None
-            places = self._placed(hits, None if pending is None else pending.hits)
-            for (start, model), sums in places.items():
-                _of_model(self._hits, model).merge(sums)
-                if pending is not None:
-                    pending.add_hits(_namespace_of(start), model, sums)
-
-    def _placed(
-        self, hits: Mapping[tuple[Entry, tuple[str, ...]], int], by_key: dict[str, int] | None
-    ) -> dict[tuple[str, str | None], Sums]:
-        """The sums of *hits* by the beginning of their keys and by model, with each added to
-        *by_key*. Without that, keys are not looked at. Hold the lock."""
-        places: dict[tuple[str, str | None], Sums] = {}
-        start = "" if by_key is None else "?"
-        for (entry, tags), calls in hits.items():
-            if by_key is not None:
-                key = entry.key
-                by_key[key] = by_key.get(key, 0) + calls
-                if not key.startswith(start):
-                    start = key[: key.find(":", key.find(":") + 1) + 1]
-            model, usage, usd = entry.accounted()
-            sums = places.get((start, model))
-            if sums is None:
-                sums = places[start, model] = Sums()
-            sums.add(usage, entry.seconds, usd, calls=calls)
-            for tag in tags:
-                self._of_tag(tag).hit(usage, entry.seconds, usd, calls=calls)
-        return places
 
     def coalesced_with(
         self,
@@ -364,6 +339,44 @@ class Ledger:
             # a listener's fault must not break the call that is being served
             except Exception:  # noqa: BLE001
                 _log.warning("on_event raised at %r; the call goes on", event.name, exc_info=True)
+
+
+class _Saved:
+    """What *hits* of which the accounts are read saved: by the beginning of their keys and by
+    model, and by tag. With *pending*, by key too; else keys are not looked at."""
+
+    def __init__(
+        self, hits: Mapping[tuple[Entry, tuple[str, ...]], int], pending: Pending | None
+    ) -> None:
+        places: dict[tuple[str, str | None], Sums] = {}
+        by_key: dict[str, int] = {}  # with those that are pending already
+        self._pending, self._places, self._by_key = pending, places, by_key
+        self._tags: dict[str, TagSums] = {}
+        start, known = ("", {}) if pending is None else ("?", pending.hits)
+        for (entry, tags), calls in hits.items():
+            if pending is not None:
+                key = entry.key
+                by_key[key] = (by_key[key] if key in by_key else known.get(key, 0)) + calls
+                if not key.startswith(start):
+                    start = key[: key.find(":", key.find(":") + 1) + 1]
+            model, usage, usd = entry.accounted()
+            sums = places.get((start, model))
+            if sums is None:
+                sums = places[start, model] = Sums()
+            sums.add(usage, entry.seconds, usd, calls=calls)
+            for tag in tags:
+                slot(self._tags, tag, TagSums).hit(usage, entry.seconds, usd, calls=calls)
+
+    def add_to(self, models: dict[str, Sums], tags: dict[str, TagSums]) -> None:
+        """Add it to the sums of all *models* and *tags*, and to what is pending."""
+        for (start, model), sums in self._places.items():
+            _of_model(models, model).merge(sums)
+            if self._pending is not None:
+                self._pending.add_hits(_namespace_of(start), model, sums)
+        for tag, saved in self._tags.items():
+            slot(tags, tag, TagSums).merge(saved)
+        if self._pending is not None:
+            self._pending.hits.update(self._by_key)
 
 
 def _namespace_of(key: str) -> str:

@@ -22,6 +22,11 @@ class TagSums:
         self.hits += calls
         self.saved.add(*saved, calls=calls)
 
+    def merge(self, other: "TagSums") -> None:
+        """Add the hits of *other*, which has nothing else."""
+        self.hits += other.hits
+        self.saved.merge(other.saved)
+
     def coalesce(self, *saved: Any) -> None:
         self.coalesced += 1
         self.saved.add(*saved)

@@ -182,6 +182,35 @@ def test_unread_accounting_is_bounded():
     assert len(read) + len(ledger._backlog) == 5_000
 
 
+def test_an_interrupt_amid_accounts_loses_no_hit():
+    ledger, interrupts = Ledger(Clock(), None), [KeyboardInterrupt()]
+
+    def account(payload, asked):
+        if interrupts:
+            raise interrupts.pop()
+        return "m", (100, 20), 0.25
+
+    entry = Entry(Payload.of("answer"), 0.0, None, "m", account=account)
+    ledger.hit("k", entry, ("team=a",))
+    with pytest.raises(KeyboardInterrupt):
+        ledger.snapshot(0)
+    stats = ledger.snapshot(0)
+    assert stats.by_model["m"].hits == stats.by_tag["team=a"].hits == 1
+
+
+def test_a_price_function_may_ask_for_the_stats():
+    ledger, asked = Ledger(Clock(), None), []
+
+    def account(payload, model):
+        if not asked:
+            asked.append(model)
+            ledger.snapshot(0)
+        return "m", (100, 20), 0.25
+
+    ledger.hit("k", Entry(Payload.of("answer"), 0.0, None, "m", account=account))
+    assert ledger.snapshot(0).by_model["m"].hits == 1
+
+
 def test_a_listener_is_told_the_account_of_a_hit_at_once():
     told: list[Event] = []
     ledger = Ledger(Clock(), told.append)
