@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from http_server import provider
 from installation.answers import BODY, answer
+from IPython import get_ipython
 from IPython.core.error import UsageError
 from IPython.testing.globalipapp import start_ipython
 from langchain_core.globals import get_llm_cache
@@ -24,7 +25,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "notebooks.md"
 
 @pytest.fixture(scope="module")
 def _ipython() -> Any:
-    return start_ipython()
+    return start_ipython() or get_ipython()  # it starts once in a process
 
 
 @pytest.fixture

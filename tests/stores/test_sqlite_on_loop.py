@@ -93,6 +93,23 @@ def test_blockbuster_sends_every_read_to_a_thread(
     assert (stats.hits, stats.errors) == (3, 0)
 
 
+def test_fault_found_on_the_loop_is_left_to_a_thread(
+    open_store: OpenStore, threads: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    cache = LLMCache(backend=store)
+    cache.put("q", "answer", model="m")
+
+    def fail(db: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(store._reader, "_mark", lambda key: None)  # else one read is enough
+    monkeypatch.setattr(store._access.pool, "_moved", fail)
+    store._access.pool._idle[0].checked = 0.0
+    assert aget(cache, 1) == ["answer"]
+    assert len(threads) == 1
+
+
 def test_slow_reads_are_made_elsewhere_for_a_while(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

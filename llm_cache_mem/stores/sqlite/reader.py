@@ -82,13 +82,15 @@ class Reader:
         known = None if mark is None else self._memo.recall(key, mark)
         if known is not None:
             return known
-        db = self._access.pool.acquire_idle()
-        if db is None:
-            return None
+        db = None
         try:
+            db = self._access.pool.acquire_idle()
+            if db is None:
+                return None
             row, mark = self._get(db, key)
         except BaseException as exc:
-            self._access.pool.discard(db)
+            if db is not None:
+                self._access.pool.discard(db)
             if not isinstance(exc, Exception):
                 raise
             found_out = type(exc).__name__ == "BlockingError"  # of blockbuster
