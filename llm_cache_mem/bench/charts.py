@@ -157,8 +157,9 @@ def _bars(axes: Any, chart: Bars) -> None:
 
 
 def _lines(axes: Any, chart: Lines) -> None:
-    for name, values in chart.lines.items():
-        axes.plot(range(len(values)), values, marker="o", label=name)
+    for at, (name, values) in enumerate(chart.lines.items(), 1):
+        wide = 1.5 + 1.7 * (len(chart.lines) - at)  # so that equal lines show side by side
+        axes.plot(range(len(values)), values, marker="o", ms=wide + 3, lw=wide, label=name)
     axes.set_xticks(range(len(chart.ticks)), chart.ticks)
     axes.set_xlabel(chart.across)
     axes.set_ylim(bottom=0)

@@ -79,10 +79,11 @@ def stats(
     Calls are those of all processes that share it, at most a minute ago.
     """
     summary, now = Summary(), time()
-    with reading(url_of(url), Selection(namespace)) as (reader, entries):
+    selection = Selection(namespace, answers=True)
+    with reading(url_of(url), selection) as (reader, entries):
         parts = None if check else reader.parts()
         for names, part in parts or ():
-            if namespace in (None, names.namespace):
+            if namespace in (None, names.namespace) and names.kind != selection.but:
                 summary.add_part(names.namespace, names.kind, part)
         for found in entries if parts is None else ():
             summary.add(describe(found, now))
@@ -132,7 +133,7 @@ def list_(
     """
     now = time()
     span = None if since is None else seconds_in(since)
-    selection = Selection(namespace, kind, model, expired, since=span, text=grep)
+    selection = Selection(namespace, kind, model, expired, since=span, text=grep, answers=True)
     with reading(url_of(url), selection) as (reader, entries):
         if sort is Sort.hits:
             if reader.totals() is None:

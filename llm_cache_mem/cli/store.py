@@ -14,6 +14,7 @@ from llm_cache_mem.accounting.counts import EntryHits
 from llm_cache_mem.accounting.totals import StoreTotals
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed
 from llm_cache_mem.cli.output import count_of, progress
+from llm_cache_mem.engine.generations import KIND as GENERATION
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
@@ -59,21 +60,29 @@ class Selection(NamedTuple):
     older_than: float | None = None  # seconds: an entry so old counts as expired
     since: float | None = None  # seconds: only entries stored so lately
     text: str | None = None  # in key, model or stored request, whatever its case
+    answers: bool = False  # without the marks of what answers depend on, unless of that kind
 
     @property
     def prefix(self) -> str:
         """What the keys of all of them begin with."""
         return "" if self.namespace is None else digest.prefix(self.namespace)
 
+    @property
+    def but(self) -> str | None:
+        """The kind that is left out."""
+        return GENERATION if self.answers and self.kind != GENERATION else None
+
     def chosen(self, now: float) -> "Chosen":
         """The same, as a SQLite file is asked for it."""
         from llm_cache_mem.stores.sqlite.survey import Chosen  # only commands on a store need it
 
         stored_by = None if self.older_than is None else now - self.older_than
-        return Chosen(now, self.prefix, self.kind, self.model, stored_by)
+        return Chosen(now, self.prefix, self.kind, self.model, stored_by, self.but)
 
     def includes(self, found: Found, now: float) -> bool:
         entry = found.entry
+        if self.but is not None and found.parts.kind == self.but:
+            return False
         if self.kind not in (None, found.parts.kind) or self.model not in (None, entry.model):
             return False
         if self.since is not None and now - entry.stored_at > self.since:

@@ -87,7 +87,7 @@ def why(
             raise CommandFailed("--all takes a store or a file, not a request besides", MISUSED)
         _survey(
             url_of(url),
-            Selection(namespace, kind),
+            Selection(namespace, kind, answers=True),
             at,
             {"ignore": ignore, "keep": keep or ()},
             as_json,
@@ -110,7 +110,7 @@ def why(
             request = found.entry.request
             yield StoredRequest(found.key, found.parts.kind, found.parts.sample or 0, request)
 
-    selection = Selection(namespace, kind)
+    selection = Selection(namespace, kind, answers=True)
     with reading(url, selection) as (reader, entries):
         digests = {digest, *(hide(digest) for hide in getattr(reader.envelope, "digests", ()))}
         found = explain(asked, requests(entries))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.engine.generations import KIND as GENERATION
+from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.gateway.workers import Workers, sums_of
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores.listing import Found, beginning, describe, holds
@@ -41,7 +42,7 @@ class Inspection:
         self._findings = findings
 
     async def summary(self, asked: Asked) -> dict[str, Any]:
-        """The sums of the gateway since it began, and the size of the store."""
+        """The sums of the gateway since it began, and the size and the totals of the store."""
         backend = self._cache.engine.backend
         size = await asyncio.to_thread(backend.size, "")
         if self._workers is None:
@@ -50,10 +51,17 @@ class Inspection:
             sums = await asyncio.to_thread(self._workers.sums)
         return sums | {
             "entries": size,
+            "totals": await asyncio.to_thread(self._totals),
             "store": backend.name,
             "is_open": not backend.circuit_open,
             "keeps_requests": self._cache.engine.keyer.texts,
         }
+
+    def _totals(self) -> dict[str, Any] | None:
+        """What all processes that share the store have counted; None if it cannot tell."""
+        with suppress(ValueError, LLMCacheError):  # it keeps none, or does not answer
+            return self._cache.totals().as_dict()
+        return None
 
     async def entries(self, asked: Asked) -> dict[str, Any]:
         """The newest entries that match ``search`` (in key, model and stored request),

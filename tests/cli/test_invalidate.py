@@ -1,5 +1,6 @@
 """``invalidate``: answers that depend on a document, from the command line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,16 @@ def test_an_import_brings_no_invalid_answer_back(tmp_path: Path) -> None:
     run("invalidate", str(path), NAME)
     run("import", str(path), str(file), "--overwrite")
     assert _found(path) is None
+
+
+def test_marks_of_dependencies_are_no_answers_in_lists_and_sums(tmp_path: Path) -> None:
+    path = tmp_path / "answers.db"
+    with LLMCache(backend=path, keep_requests=True) as cache, options(depends_on=["doc:a"]):
+        cache.get_or_call("hi", lambda **_: "yes", model="m")
+    for order in (), ("--sort", "oldest"), ("--grep", "hi"):
+        listed = json.loads(run("list", str(path), "--json", *order).output)
+        assert [listed["total"], *(row["kind"] for row in listed["entries"])] == [1, "value"]
+    summary = json.loads(run("stats", str(path), "--json").output)
+    assert (summary["entries"], list(summary["by_kind"])) == (1, ["value"])
+    assert run("why", str(path), "--all").output.startswith("1 request,")
+    assert json.loads(run("list", str(path), "--json", "--kind", "generation").output)["total"] == 1

@@ -63,6 +63,18 @@ def test_sums_and_calls_are_those_of_the_clients(gateway: Any) -> None:
         assert json.loads(next(lines)[6:])["outcome"] == "hit"
 
 
+def test_sums_have_the_totals_of_all_processes_where_the_store_keeps_them(
+    start: Any, gateway: Any, tmp_path: Any
+) -> None:
+    assert api(gateway, "summary")["totals"] is None
+    with LLMCache(backend=f"sqlite:///{tmp_path}/answers.db") as other:
+        for _ in range(3):
+            other.get_or_call("hi", lambda **_: "yes", model="m")
+    running = start(LLMCache(backend=f"sqlite:///{tmp_path}/answers.db"))
+    totals = api(running, "summary")["totals"]
+    assert (totals["misses"], totals["avoided"], list(totals["by_model"])) == (1, 2, ["m"])
+
+
 def test_a_skipped_call_shows_its_reason(gateway: Any) -> None:
     stateful = {"model": "m", "input": "hello", "previous_response_id": "resp_1"}
     response = post(f"{gateway.url}/openai/v1/responses", stateful)

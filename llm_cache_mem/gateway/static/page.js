@@ -97,6 +97,7 @@ async function showSummary() {
     pair("Coalesced", number(sums.coalesced), "shared a call in progress"),
     pair("Entries", number(sums.entries), `${number(sums.stored)} stored since the start`),
   );
+  $("totals").textContent = totalsOf(sums.totals);
   drawChart(sums.minutes);
   $("by-model").replaceChildren(...sums.models.map((model) => line(
     cell(model.model || "unknown"), cell(number(model.hits), "hits", "number"),
@@ -111,6 +112,17 @@ async function showSummary() {
   $("skipped").replaceChildren(...Object.entries(sums.skipped).map(([reason, calls]) =>
     line(cell(reason), cell(number(calls), "calls", "number"))));
   return sums;
+}
+
+function totalsOf(totals) {
+  const asked = totals ? totals.hits + totals.misses : 0;
+  if (!asked) return "";
+  const since = new Date(totals.since * 1000).toLocaleDateString([], { dateStyle: "medium" });
+  const share = Math.floor(100 * totals.avoided / asked);
+  const saved = totals.avoided && totals.unpriced_hits >= totals.avoided ? "—" : dollars(totals.saved_usd);
+  const paid = totals.calls && totals.unpriced_calls >= totals.calls ? "—" : dollars(totals.paid_usd);
+  return `All processes that share this store, since ${since}: ${number(totals.avoided)} of `
+    + `${number(asked)} calls avoided (${share} %), ${saved} saved, ${paid} paid`;
 }
 
 function drawChart(minutes) {

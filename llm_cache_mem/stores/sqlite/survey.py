@@ -31,13 +31,15 @@ _SUMS = (
 
 class Chosen(NamedTuple):
     """Some of the entries: those whose keys begin with *prefix*, of a *kind* and of a *model*; None
-    is any. Those that count as expired expired by *now*, or were stored by *stored_by*."""
+    is any, and *but* a kind to leave out. Those that count as expired expired by *now*, or were
+    stored by *stored_by*."""
 
     now: float
     prefix: str = ""
     kind: str | None = None
     model: str | None = None
     stored_by: float | None = None
+    but: str | None = None
 
 
 class Part(NamedTuple):
@@ -144,6 +146,7 @@ def _is_meant(space: str, model: str, chosen: Chosen) -> bool:
     return (
         space.startswith(chosen.prefix)
         and chosen.kind in (None, kind)
+        and (chosen.but is None or chosen.but != kind)
         and chosen.model in (None, model)
     )
 
