@@ -58,7 +58,7 @@ def test_sums_and_calls_are_those_of_the_clients(gateway: Any) -> None:
         assert {(call["model"], call["tokens"], call["upstream"]) for call in calls} == {
             ("m", 2, "openai")
         }
-        assert [call["age"] for call in calls] == [None, 0, 0]
+        assert [type(call["age"]) for call in calls] == [type(None), int, int]
         post(gateway.url + CHAT)
         assert json.loads(next(lines)[6:])["outcome"] == "hit"
 
