@@ -13,6 +13,9 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # pip says nothing of it: which form of the library an installation came to.
 FORM := -c "import llm_cache_mem; print('llm-cache-mem is', 'compiled' if llm_cache_mem.speedups else 'Python alone: no C compiler or no Python headers, or LLM_CACHE_MEM_NO_SPEEDUPS is set')"
 
+# Without bytecode, each of the hundreds of programs that tests start would compile the library again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo recording test test-pure chaos coverage test-slow test-older test-newest test-migration test-pythons lint format types notebooks notebooks-render bench bench-peers bench-probes docs docs-serve dist wheel-check check lock clean help
 
 help:

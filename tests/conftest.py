@@ -1,6 +1,7 @@
 """What all tests share: a clock they advance, and the real data that lies beside the project."""
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -32,6 +33,16 @@ def pytest_configure() -> None:
     test starts and interrupts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Each HTTP client loads the file of trusted authorities. A file of one saves 30 ms a client, and
+    # no test needs the others.
+    os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("no_authority.pem"))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the tests and the packages that they import from garbage collection, which would take
+    half a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:

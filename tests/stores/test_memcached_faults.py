@@ -558,7 +558,10 @@ def test_whatever_fails_at_whatever_point_the_caller_is_served(
     assert fail_at > 20
 
 
-def test_forked_children_and_their_parent_use_connections_of_their_own(memcached_url: str) -> None:
+@pytest.mark.parametrize("forks", [15, pytest.param(50, marks=pytest.mark.slow)])
+def test_forked_children_and_their_parent_use_connections_of_their_own(
+    memcached_url: str, forks: int
+) -> None:
     store = MemcachedStore(
         memcached_url, timeout=5.0
     )  # a fork stops every thread of its parent for a while
@@ -576,7 +579,7 @@ def test_forked_children_and_their_parent_use_connections_of_their_own(memcached
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(50):
+    for number in range(forks):
 
         def child(number: int = number) -> Any:
             key = f"1:child:value:{number}"

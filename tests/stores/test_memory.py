@@ -45,7 +45,7 @@ TestModel.settings = settings(
 def test_thirty_two_threads_see_a_consistent_history() -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
-    history = record(MemoryStore(), threads=32, calls=100_000, seconds=15, seed=seed)
+    history = record(MemoryStore(), threads=32, calls=40_000, seconds=15, seed=seed)
     print(f"{len(history)} calls")
     assert violations(history) == []
     assert len(history) > 10_000

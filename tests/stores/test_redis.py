@@ -178,7 +178,7 @@ def run_model(server: Server, examples: int) -> None:
     case("runTest").runTest()
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_server_does_as_a_dict_with_a_clock_would(redis_server: Server, examples: int) -> None:
     run_model(redis_server, examples)
 
@@ -633,7 +633,8 @@ def test_a_closed_store_raises(redis_url: str) -> None:
 # -- Processes
 
 
-def test_forked_children_use_connections_of_their_own(redis_url: str) -> None:
+@pytest.mark.parametrize("forks", [20, pytest.param(50, marks=pytest.mark.slow)])
+def test_forked_children_use_connections_of_their_own(redis_url: str, forks: int) -> None:
     store = RedisStore(redis_url, timeout=5)
     stop = threading.Event()
     wrong: list[Any] = []
@@ -656,7 +657,7 @@ def test_forked_children_use_connections_of_their_own(redis_url: str) -> None:
     for thread in threads:
         thread.start()
     try:
-        for some in range(0, 50, 10):
+        for some in range(0, forks, 10):
             children = [
                 fork(lambda number=number: child(number)) for number in range(some, some + 10)
             ]

@@ -70,7 +70,7 @@ class SQLiteMachine(StoreMachine):
 
 TestModel = SQLiteMachine.TestCase
 TestModel.settings = settings(
-    max_examples=200,
+    max_examples=100,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -82,7 +82,7 @@ def test_thirty_two_threads_see_a_consistent_history(tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
     store = SQLiteStore(tmp_path / "c.db", lock_timeout=10)
-    history = record(store, threads=32, calls=100_000, seconds=8, seed=seed)
+    history = record(store, threads=32, calls=40_000, seconds=4, seed=seed)
     store.close()
     print(f"{len(history)} calls")
     assert violations(history) == []

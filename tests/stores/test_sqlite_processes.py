@@ -71,7 +71,7 @@ def write_until_killed(path: Path, slot: int, slots: int, seed: int, acknowledge
             raise AssertionError(f"{other} got another's value")
 
 
-@pytest.mark.parametrize("seconds", [7, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_kill_9_loses_no_acknowledged_write(path: Path, seconds: float) -> None:
     seed = secrets.randbits(32)
     print(f"{seed=}")
@@ -126,7 +126,7 @@ def kill(pid: int, pipe: int) -> list[str]:
 # -- The WAL-reset bug of SQLite before 3.51.3: checkpoints against writers
 
 
-@pytest.mark.parametrize("seconds", [7, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
 def test_checkpoints_under_load_lose_no_row(
     path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +241,7 @@ def test_no_fork_carries_a_connection(store: SQLiteStore) -> None:
     assert use(store, "k")
 
 
-@pytest.mark.parametrize("forks", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forks", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_forks_amid_busy_threads(path: Path, forks: int) -> None:
     store = SQLiteStore(path, lock_timeout=5)
     stop = threading.Event()
