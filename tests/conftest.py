@@ -41,6 +41,8 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """Exempt the tests and the packages that they import from garbage collection, which would take
     half a second each time."""
+    # It looks at what refers to the random generators of others, which it would not find later.
+    importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
 

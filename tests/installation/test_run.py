@@ -188,12 +188,16 @@ def test_a_program_that_a_signal_ends_is_128_more(run: Run) -> None:
     assert done.returncode == 128 + signal.SIGKILL
 
 
-def test_pytest_runs_under_it(run: Run, server: Provider, tmp_path: Path) -> None:
+def test_pytest_runs_under_it(
+    run: Run, server: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    plugins = ("-p", "no:cacheprovider", "-p", "llm_cache_mem.testing.pytest_plugin")
     (tmp_path / "test_app.py").write_text(
         "def test_app():\n    " + asking(server).strip().replace("\n", "\n    ") + "\n"
     )
     for _ in range(2):
-        done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py")
+        done = run(sys.executable, "-m", "pytest", "-q", *plugins, "test_app.py")
         assert done.returncode == 0, done.stdout
     assert server.calls == 1
 
