@@ -49,11 +49,11 @@ class Payload:
         """A snapshot of *value* as it is now; ValueNotCacheable if it would not come back equal and
         of the same type."""
         if speedups is not None:
-            kept = NotImplemented if _is_wrapped(value) else speedups.snapshot(value)
-            if kept is NotImplemented:
-                kept = speedups.snapshot({WRAPPER: to_tree(value)})
-            if kept is not NotImplemented:
-                return cls(None, _decode_ours, kept[0])
+            snapshot = NotImplemented if _is_wrapped(value) else speedups.snapshot(value)
+            if snapshot is NotImplemented:
+                snapshot = speedups.snapshot({WRAPPER: to_tree(value)})
+            if snapshot is not NotImplemented:
+                return cls(None, _decode_ours, snapshot[0])
         return cls(_to_json(value if is_plain(value) else {WRAPPER: to_tree(value)}), _decode_ours)
 
     @classmethod
@@ -99,12 +99,12 @@ class Payload:
         if self._tree is not None or not self.is_plain or speedups is None:
             return 0
         try:
-            kept = speedups.snapshot(self.decode())
+            snapshot = speedups.snapshot(self.decode())
         except EntryUnreadable:  # which the next read says
             return 0
-        if kept is NotImplemented:
+        if snapshot is NotImplemented:
             return 0
-        self._tree, size = kept
+        self._tree, size = snapshot
         return int(size)
 
     def peek(self) -> Any:
