@@ -17,7 +17,7 @@ __all__ = ["asend_again", "seen", "send_again"]
 def send_again(core: Core, exchange: Exchange) -> Fresh:
     """What the provider answers now. ValueNotCacheable if that is no whole answer."""
     live = exchange.send()
-    recording = core.recording(live)
+    recording = core.recording(live, exchange.wire().path)
     with closing(live.source):
         for chunk in live.source:
             recording.add(chunk)
@@ -27,7 +27,7 @@ def send_again(core: Core, exchange: Exchange) -> Fresh:
 async def asend_again(core: Core, exchange: AsyncExchange) -> Fresh:
     """``send_again`` for asyncio."""
     live = await exchange.send()
-    recording = core.recording(live)
+    recording = core.recording(live, exchange.wire().path)
     async with aclosing(live.source):
         async for chunk in live.source:
             recording.add(chunk)

@@ -17,7 +17,9 @@ from llm_cache_mem.http.framing import (
     parsed,
 )
 from llm_cache_mem.http.headers import stored_headers
+from llm_cache_mem.http.payloads import is_hollow
 from llm_cache_mem.responses.completeness import read_piece
+from llm_cache_mem.responses.openai import is_error
 from llm_cache_mem.responses.reading import Pieces, Reading
 
 __all__ = [
@@ -89,15 +91,21 @@ def decode_whole(value: Any) -> StoredResponse:
 class Recording:
     """The body of one response, recorded while it passes. Not thread-safe.
 
-    *decompress* undoes the content encoding named in the headers, of all bytes at once.
+    *decompress* undoes the content encoding named in the headers, of all bytes at once. *path* is
+    that of the endpoint.
     """
 
     def __init__(
-        self, status: int, headers: Iterable[tuple[str, str]], decompress: Callable[[bytes], bytes]
+        self,
+        status: int,
+        headers: Iterable[tuple[str, str]],
+        decompress: Callable[[bytes], bytes],
+        path: str = "",
     ) -> None:
         fields = [(name.lower(), value) for name, value in headers]
         named = dict(fields)
         self.status = status
+        self._path = path
         self._headers = stored_headers(fields)
         self.content_type = named.get("content-type", "")
         encoded = named.get("content-encoding", "identity").strip().lower() not in ("", "identity")
@@ -232,7 +240,9 @@ class Recording:
         if self._framing is not None:
             return Pieces(pieces, self._reading)
         answer = pieces[0] if pieces else None
-        return {"error": {"type": "error", "message": ""}} if _reports_error(answer) else answer
+        if _reports_error(answer):
+            return {"error": {"type": "error", "message": ""}}
+        return {} if is_hollow(self._path, answer) and not is_error(answer) else answer
 
 
 def is_whole(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:

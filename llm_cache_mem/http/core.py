@@ -189,9 +189,9 @@ class Core:
             self.engine.skip(recording.fault or "incomplete", "an answer was not stored: %s")
         return False
 
-    def recording(self, live: Live) -> Recording:
-        """A recording of the response, still empty."""
-        return Recording(live.head.status, live.headers, live.decoder)
+    def recording(self, live: Live, path: str) -> Recording:
+        """A recording of the response of the endpoint at *path*, still empty."""
+        return Recording(live.head.status, live.headers, live.decoder, path)
 
 
 def depending(request: Request, above: Above | None) -> Request:

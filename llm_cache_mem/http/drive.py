@@ -138,7 +138,7 @@ def _send(
             return stored
         with engine.layers.in_hand():
             live = exchange.send()
-        recording = core.recording(live)
+        recording = core.recording(live, wire.path)
 
         def finish(broadcast: Broadcast[bytes], at_end: bool) -> None:
             try:
@@ -261,7 +261,7 @@ async def _asend(
             return stored
         with engine.layers.in_hand():
             live = await exchange.send()
-        recording = core.recording(live)
+        recording = core.recording(live, wire.path)
 
         async def finish(broadcast: AsyncBroadcast[bytes], at_end: bool) -> None:
             try:

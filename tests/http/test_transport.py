@@ -551,6 +551,7 @@ def test_in_replay_nothing_is_sent_under_another_event_loop_either(
     ("body", "reason"),
     [
         (b"null", "empty"),
+        (b'{"id": "x"}', "empty"),
         (b'{"detail": "overloaded"}', "error"),
         (b'{"message": "Internal server error", "request_id": "r"}', "error"),
         (b'{"success": false, "errors": [{"code": 1}], "result": null}', "error"),
