@@ -10,7 +10,7 @@ from typing import Annotated, Any, BinaryIO, Final, Literal, NamedTuple
 
 import typer
 
-from llm_cache_mem.accounting.render import dollars
+from llm_cache_mem.accounting.render import saved
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.cli.arguments import (
     DEFAULT_STORE,
@@ -198,7 +198,7 @@ class _Output:
         self._file = file
         self._redaction = Redaction()
         self.counts: dict[str, Any] = dict.fromkeys(("requests", "hits", "paid", "errors"), 0)
-        self.counts["usd"] = 0.0
+        self.counts |= {"unpriced": 0, "usd": 0.0}
 
     def result(self, line: int, result: MapResult) -> None:
         """The answer to the request on *line*, or its error."""
@@ -210,6 +210,7 @@ class _Output:
         self._write({**document, "answer": _as_json(result.value)})
         self.counts["hits" if result.hit else "paid"] += 1
         self.counts["usd"] += usd or 0.0
+        self.counts["unpriced"] += usd is None
         if not result.hit:
             self._file.flush()
 
@@ -297,7 +298,7 @@ def _report(counts: dict[str, Any], skipped: Mapping[str, int], *, as_json: bool
     errors = f", {counts['errors']:,} errors" if counts["errors"] else ""
     typer.echo(
         f"{counts['requests']:,} requests: {counts['hits']:,} hits, {counts['paid']:,} calls for"
-        f" {dollars(counts['usd'])}{errors}",
+        f" {saved(counts['usd'], counts['unpriced'], counts['paid'])}{errors}",
         err=True,
     )
     if skipped:
