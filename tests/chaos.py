@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> int:
     results = Results()
     tests = [str(TESTS / one.test) for one in chosen]
     form = ["-m", "slow" if options.full else "not slow"]
-    quiet = ["-qq", "--no-summary", "--tb=short", "-p", "no:cacheprovider"]
+    quiet = ["-qq", "-rN", "--tb=short", "-p", "no:cacheprovider"]
     status = pytest.main([*quiet, *form, *tests], plugins=[results])
     print("\n" + "\n".join(table((one, results.outcomes.get(one, Outcome())) for one in chosen)))
     return 0 if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else 1
