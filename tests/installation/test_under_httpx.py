@@ -188,7 +188,7 @@ def test_everything_else_passes_byte_for_byte(
 
 
 def test_a_server_of_your_own_is_named_by_hosts(library: Any, server: Provider) -> None:
-    server.gives(answer())
+    server.gives(Reply(b'{"content": "hi"}'))
     where = server.url.replace("127.0.0.1", "localhost").removeprefix("http://")
     with installed(LLMCache(), hosts=[where]), library.Client() as client:
         found = [client.post(f"http://{where}/messages", json=BODY) for _ in range(2)]
