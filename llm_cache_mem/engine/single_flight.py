@@ -157,12 +157,12 @@ class SingleFlight:
     @staticmethod
     def _wait(waiter: ThreadWaiter, seconds: float) -> bool:
         """Wait until *waiter* is woken, or for so many seconds; whether it was given up, since the
-        leader is gone: an interrupt can end a thread in the middle of telling the others."""
+        leader is gone: an interrupt can end a thread before it tells the others, or wakes them."""
         deadline = monotonic() + seconds
         while not waiter.wait(max(0.0, min(_LOOK_SECONDS, deadline - monotonic()))):
-            if monotonic() >= deadline:
+            if waiter.told or waiter.leads or monotonic() >= deadline:
                 return False
-            if waiter.flight.is_deserted and not waiter.told and not waiter.leads:
+            if waiter.flight.is_deserted:
                 return True
         return False
 

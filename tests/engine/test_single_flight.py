@@ -22,7 +22,9 @@ import pytest
 from threads import WAIT_SECONDS, start, until
 
 from llm_cache_mem.engine.flight import Flight
+from llm_cache_mem.engine.flight_table import FlightTable
 from llm_cache_mem.engine.single_flight import SingleFlight
+from llm_cache_mem.engine.waiters import ThreadWaiter
 
 KEY = "1:ns:value:abc"
 LONG = 600.0  # no test waits this long; one that would have to fails before, after WAIT_SECONDS
@@ -536,3 +538,12 @@ def test_an_error_is_freed_with_its_last_handler() -> None:
             until(lambda ref=ref: ref() is None)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "promoted"])
+def test_follower_that_an_interrupted_leader_did_not_wake_goes_on(told: bool) -> None:
+    table = FlightTable()
+    flight = table.new("k")
+    waiter = table.add_waiter(flight, flight, ThreadWaiter)
+    waiter.told, waiter.leads = told, not told
+    assert not SingleFlight._wait(waiter, 60)
