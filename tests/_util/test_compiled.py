@@ -190,7 +190,7 @@ def check(cases: int) -> None:
 
 
 def test_it_agrees_with_the_python_beside_it() -> None:
-    check(int(os.environ.get("LLM_CACHE_MEM_FUZZ", 20_000)))
+    check(int(os.environ.get("LLM_CACHE_MEM_FUZZ", 100_000)))
 
 
 @pytest.mark.slow

@@ -237,19 +237,20 @@ async def test_tasks_make_one_call(model: Streaming, cache: LLMCacheMem) -> None
 
 
 async def test_a_failure_is_everybodys_and_is_not_stored(cache: LLMCacheMem) -> None:
-    class Patient(Counting):
+    callers = [5, 1]  # of the first call and of the second
+
+    class Waited(Counting):
         """Fails only when all five wait for it: one that comes later is right to try again."""
 
         async def _agenerate(
             self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
         ) -> ChatResult:
-            while cache.cache.stats().misses < 5:
-                await asyncio.sleep(0)
-            for _ in range(1000):
+            flights, expected = cache.cache.engine.flights._table._listed, callers.pop(0)
+            while sum(len(flight.waiters) for flight in [*flights.values()]) < expected:
                 await asyncio.sleep(0)
             return self._generate(messages)
 
-    model = cached(Patient(fails=1), cache)
+    model = cached(Waited(fails=1), cache)
     answers = await asyncio.gather(*(model.ainvoke("hi") for _ in range(5)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {ConnectionError}
     assert (await model.ainvoke("hi")).content == "hi #2"
