@@ -421,3 +421,54 @@ def test_a_key_space_for_each_tenant_costs_little() -> None:
     models = [cached(model, cache, scope=f"tenant {number}") for number in range(50)]
     assert len({type(each) for each in models}) == 50
     assert {type(each).model_fields is ChatOpenAI.model_fields for each in models} == {True}
+
+
+class Chat(BaseChatModel):
+    """A model with parameters of its own under names that mean something else in other classes."""
+
+    metadata: dict[str, Any] | None = None
+    i: int = 0
+    inner: Any = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        text = f"metadata {self.metadata}, i {self.i}"
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
+
+
+def test_a_parameter_with_the_name_of_a_run_field_counts(ask: Ask, cache: LLMCacheMem) -> None:
+    assert ask(Chat(metadata={"unit": "m"}), cache) != ask(Chat(metadata={"unit": "ft"}), cache)
+
+
+def test_a_parameter_with_the_name_of_a_fakes_counter_counts(ask: Ask, cache: LLMCacheMem) -> None:
+    assert ask(Chat(i=1), cache) != ask(Chat(i=2), cache)
+
+
+class OtherChat(Chat):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(Chat(inner=Chat(i=1)), Chat(inner=Chat(i=2))), (Chat(), OtherChat())],
+    ids=["settings of a model inside", "class"],
+)
+def test_models_that_answer_alike_are_told_apart(
+    one: Chat, other: Chat, ask: Ask, cache: LLMCacheMem
+) -> None:
+    assert ask(one, cache) == ask(other, cache)
+    assert cache.stats().misses == 2
+
+
+def test_what_cannot_be_seen_of_a_model_inside_is_skipped(ask: Ask, cache: LLMCacheMem) -> None:
+    ask(Chat(inner=Chat(inner=object())), cache)
+    assert cache.stats().skipped
+
+
+def test_the_name_of_a_run_is_no_setting_of_its_model(ask: Ask, cache: LLMCacheMem) -> None:
+    for model in (Chat(name="one"), Chat(name="two"), Chat()):
+        ask(model, cache)
+    assert cache.stats().misses == 1

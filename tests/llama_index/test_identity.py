@@ -152,6 +152,9 @@ class Pipeline:
     def __init__(self, answer: str) -> None:
         self.answer = answer
 
+    def complete(self, prompt: str) -> str:
+        return self.answer
+
 
 class Local(MockLLM):
     """A model in this process, under a name that another one may have as well."""
@@ -228,10 +231,28 @@ def test_an_attribute_set_after_the_first_call_is_another_request(make_parrot, c
         assert identity(llm) != before
 
 
+def test_an_attribute_set_again_or_removed_is_another_request(make_parrot):
+    class Loose(make_parrot):
+        model_config = ConfigDict(extra="allow")
+
+    llm = Loose(persona="pirate")
+    found = [dict(identity(llm))]
+    llm.persona = "sailor"
+    found.append(dict(identity(llm)))
+    del llm.__pydantic_extra__["persona"]
+    found.append(dict(identity(llm)))
+    assert [each.get("persona") for each in found] == ["pirate", "sailor", None]
+
+
 def test_a_model_without_a_name_is_known_by_its_class():
     assert identity(MockLLM())["model"] == "MockLLM"
     assert identity(MockLLM(max_tokens=3)) != identity(MockLLM())
     assert identity(MockFunctionCallingLLM())
+
+    class Nameless(MockLLM):
+        """Its class may be made again, with another body."""
+
+    assert identity_of(Nameless()).opaque
 
 
 def test_metadata_that_raises_is_no_name(make_parrot):
@@ -273,6 +294,24 @@ def test_functions_are_keyed_by_code_and_closure(make_parrot):
     assert one != two
     assert one == same
     assert identity_of(make_parrot(completion_to_prompt=prefixed(object()))).opaque
+
+    def shouted(loud):
+        return (lambda prompt: prompt.upper()) if loud else (lambda prompt: prompt)
+
+    one, two = (identity(make_parrot(completion_to_prompt=shouted(loud))) for loud in (0, 1))
+    assert one != two
+
+
+def test_a_method_of_another_object_is_opaque(make_parrot):
+    assert identity_of(make_parrot(completion_to_prompt=Pipeline("one").complete)).opaque
+
+
+def test_a_model_that_holds_an_opaque_model_is_opaque(make_parrot):
+    class Outer(make_parrot):
+        inner: Any = None
+
+    assert identity_of(Outer(inner=_local("one"))).opaque
+    assert not identity_of(Outer(inner=make_parrot())).opaque
 
 
 def test_a_model_whose_provider_remembers_is_not_cached(make_parrot, cache):
