@@ -468,7 +468,7 @@ def test_what_cannot_be_seen_of_a_model_inside_is_skipped(ask: Ask, cache: LLMCa
     assert cache.stats().skipped
 
 
-def test_the_name_of_a_run_is_no_setting_of_its_model(ask: Ask, cache: LLMCacheMem) -> None:
-    for model in (Chat(name="one"), Chat(name="two"), Chat()):
+def test_how_langchain_names_and_calls_a_model_is_no_setting(ask: Ask, cache: LLMCacheMem) -> None:
+    for model in (Chat(name="one"), Chat(name="two"), Chat(disable_streaming=True), Chat()):
         ask(model, cache)
     assert cache.stats().misses == 1
