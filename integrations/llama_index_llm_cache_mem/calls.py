@@ -22,7 +22,7 @@ from llama_index_llm_cache_mem.validation import note_answer
 from llama_index_llm_cache_mem.values import decode, decode_tree, encode
 from llm_cache_mem import Request
 from llm_cache_mem.engine.circumstances import circumstances_of, timeout_of
-from llm_cache_mem.engine.reader import Other
+from llm_cache_mem.engine.reader import Hit, Other
 from llm_cache_mem.values.classes import named_in
 from llm_cache_mem.values.entry import Entry
 
@@ -46,6 +46,15 @@ class _Reading:
             self._whole_as_stream if leaf.streams else self._stream_as_whole,
             partial(self.verify, other, leaf.other()),
         )
+
+    def verify_some(self, request: Request, leaf: Leaf, hit: Hit) -> None:
+        """Verify *hit* if it is one of those to verify."""
+        if self._target.cache.engine.verifier_for(request) is None:
+            return
+        if hit.other is None:
+            self.verify(request, leaf, hit.entry)
+        else:
+            hit.other.verify(hit.entry)
 
     def verify(self, request: Request, leaf: Leaf, entry: Entry) -> None:
         """Have *leaf* called again, to verify *entry*, which is its answer to *request*."""
@@ -169,11 +178,7 @@ def stream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any:
     engine, reading = target.cache.engine, _Reading(target, leaf, request, args, kwargs)
     hit = engine.lookup(request, reading.chunks, reading.other, zero_usage=target.usage == "zero")
     if hit is not None:
-        if engine.verifier_for(request) is not None:
-            verify = (
-                partial(reading.verify, request, leaf) if hit.other is None else hit.other.verify
-            )
-            verify(hit.entry)
+        reading.verify_some(request, leaf, hit)
         return events.emit_stream(target, leaf, args, kwargs, hit.value)
     shared = engine.share_stream(
         request,
@@ -197,11 +202,7 @@ async def astream(target: Target, leaf: Leaf, args: Args, kwargs: Kwargs) -> Any
         request, reading.chunks, reading.other, zero_usage=target.usage == "zero"
     )
     if hit is not None:
-        if engine.verifier_for(request) is not None:
-            verify = (
-                partial(reading.verify, request, leaf) if hit.other is None else hit.other.verify
-            )
-            verify(hit.entry)
+        reading.verify_some(request, leaf, hit)
         return await events.aemit_stream(target, leaf, args, kwargs, hit.value)
     shared = await engine.ashare_stream(
         request,

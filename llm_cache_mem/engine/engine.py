@@ -382,7 +382,9 @@ class Engine:
         stored when it has ended cleanly. *circumstances* and *timeout* are as in ``call``."""
         hit = self.lookup(request, list)
         if hit is None:
-            return self.share_stream(request, fn, circumstances=circumstances, timeout=timeout)  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
+            return self.share_stream(  # type: ignore[no-any-return]  # a SharedStream, or what fn gave
+                request, fn, circumstances=circumstances, timeout=timeout
+            )
         verifier = self.verifier_for(request)
         if verifier is not None:
             verifier.verify_stream(request, hit.entry, fn)
