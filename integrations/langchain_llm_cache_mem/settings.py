@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from llm_cache_mem.keys.identity import Identity, describe, settings_of
 
-__all__ = ["MODEL_SETTINGS", "ModelSettings", "is_core_fake"]
+__all__ = ["ABOUT_CALLS", "MODEL_SETTINGS", "ModelSettings", "is_core_fake"]
 
-_TRANSPORT: Final = frozenset(
+ABOUT_CALLS: Final = frozenset(
     {
         *("batch_size", "name"),
         *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
@@ -50,9 +50,9 @@ class ModelSettings:
         opaque: dict[str, str] = {}
         settings = self._settings(model, cls, opaque)
         found = (
-            describe(settings, transport=_TRANSPORT, unknown=self._name)
+            describe(settings, transport=ABOUT_CALLS, unknown=self._name)
             if is_core_fake(cls)
-            else describe(settings, transport=_TRANSPORT)
+            else describe(settings, transport=ABOUT_CALLS)
         )
         found.settings["_class"] = f"{cls.__module__}.{cls.__qualname__}"
         return Identity(found.settings, {**found.opaque, **opaque})

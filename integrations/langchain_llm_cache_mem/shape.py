@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from langchain_llm_cache_mem.blocks import as_content, without_calls
+from langchain_llm_cache_mem.settings import ABOUT_CALLS
 from llm_cache_mem import RequestNotCacheable
 from llm_cache_mem.keys.chat_form import (
     function_tool,
@@ -45,12 +46,7 @@ _SENT_METADATA: Final = ("model_provider", "output_version", "container")
 """Of response_metadata, what the integrations look at when they write an earlier answer into the
 next request."""
 
-_TRANSPORT: Final = TRANSPORT | frozenset(
-    {
-        *("batch_size", "custom_get_token_ids", "name", "profile", "tags"),
-        *("stream", "streaming", "stream_usage", "stream_options", "disable_streaming"),
-    }
-)
+_TRANSPORT: Final = TRANSPORT | ABOUT_CALLS | {"custom_get_token_ids", "profile", "tags"}
 """Settings of how a call is made and who is asking. They change no answer."""
 
 _WRITTEN: Final = frozenset(
