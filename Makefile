@@ -47,7 +47,7 @@ test-slow: $(VENV)/.dev $(VENV)/.model build/valkey/.stamp build/node/.stamp
 	$(PY) -m pytest -m slow $(ARGS)
 
 # Break stores, servers, processes and streams on purpose, on this machine alone, and print what came of it: a few minutes; with
-# ARGS=--full the long forms, an hour and more; with ARGS="--only redis" some.
+# ARGS=--full the long forms, half an hour; with ARGS="--only redis" some.
 chaos: $(VENV)/.dev
 	$(PY) tests/chaos.py $(ARGS)
 

@@ -5,15 +5,23 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from conftest import Clock
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from stores.conformance import entry_of, value_of
 
 from llm_cache_mem.stores.base import Store
 from llm_cache_mem.values.entry import Entry
 
-__all__ = ["StoreMachine"]
+__all__ = ["StoreMachine", "check_against_model", "sequences"]
 
 KEYS = [
     f"1:{namespace}:{kind}:{number}"
@@ -25,6 +33,23 @@ PREFIXES = ["", "1:", "1:a", "1:a:", "1:a:v:", "1:ab:w:", "1:b:"]
 TTLS = [None, 0.5, 10.0, 3600.0]
 
 keys = st.sampled_from(KEYS)
+
+
+def sequences(number: int) -> pytest.MarkDecorator:
+    """*number* sequences of 50 steps; in the long form 5,000 of 100."""
+    long = pytest.param(5_000, 100, marks=pytest.mark.slow)
+    return pytest.mark.parametrize(("number", "steps"), [(number, 50), long])
+
+
+def check_against_model(machine: type["StoreMachine"], number: int, steps: int) -> None:
+    how = settings(
+        max_examples=number,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    run_state_machine_as_test(machine, settings=how)
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
-from stores.model import StoreMachine
+from stores.model import StoreMachine, check_against_model, sequences
 from stores.processes import in_child
 
 from llm_cache_mem import LLMCache, StoreError
@@ -62,17 +61,10 @@ class JsonlMachine(StoreMachine):
         return JsonlStore(self.folder / "model.jsonl", clock=clock)
 
 
-@pytest.mark.parametrize("examples", [pytest.param(60), pytest.param(1000, marks=pytest.mark.slow)])
-def test_it_does_what_the_model_does(fast_folder: Path, examples: int) -> None:
+@sequences(60)
+def test_it_does_what_the_model_does(fast_folder: Path, number: int, steps: int) -> None:
     JsonlMachine.folder = fast_folder
-    how = settings(
-        max_examples=examples,
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    run_state_machine_as_test(JsonlMachine, settings=how)
+    check_against_model(JsonlMachine, number, steps)
 
 
 LINE_BREAKERS = st.sampled_from(

@@ -6,13 +6,11 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
 from stores.conformance import MakeStore, StoreConformance
 from stores.history import record, violations
 from stores.leases import Join, LeaseConformance
 from stores.many import ManyConformance
-from stores.model import StoreMachine
+from stores.model import StoreMachine, check_against_model, sequences
 from stores.servers import Server, running_memcached
 
 from llm_cache_mem.stores.memcached import MemcachedStore
@@ -63,18 +61,12 @@ class MemcachedMachine(StoreMachine):
         return MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock)
 
 
-@pytest.mark.parametrize("examples", [pytest.param(60), pytest.param(1000, marks=pytest.mark.slow)])
-def test_it_does_what_the_model_does(examples: int) -> None:
+@sequences(60)
+def test_it_does_what_the_model_does(number: int, steps: int) -> None:
     with running_memcached(
         "-o", "hashpower=13"
     ) as MemcachedMachine.server:  # a short table to walk
-        how = settings(
-            max_examples=examples,
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        run_state_machine_as_test(MemcachedMachine, settings=how)
+        check_against_model(MemcachedMachine, number, steps)
 
 
 def test_sixteen_threads_see_a_consistent_history(memcached_url: str) -> None:

@@ -8,10 +8,9 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from stores.conformance import MakeStore, StoreConformance, entry_of
 from stores.history import record, violations
-from stores.model import StoreMachine
+from stores.model import StoreMachine, check_against_model, sequences
 
 from llm_cache_mem.stores import MemoryStore, memory
 from llm_cache_mem.stores.sieve import SieveStore
@@ -32,14 +31,9 @@ class MemoryMachine(StoreMachine):
         return MemoryStore(clock=clock, max_size=max_size, max_bytes=max_bytes)
 
 
-TestModel = MemoryMachine.TestCase
-TestModel.settings = settings(
-    max_examples=200,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@sequences(200)
+def test_it_does_what_the_model_does(number: int, steps: int) -> None:
+    check_against_model(MemoryMachine, number, steps)
 
 
 def test_thirty_two_threads_see_a_consistent_history() -> None:

@@ -7,21 +7,19 @@ import secrets
 import threading
 import time
 import tracemalloc
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 from conftest import Clock
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
-from stores.model import StoreMachine
+from stores.model import StoreMachine, check_against_model, sequences
 from stores.on_loop import StoreOnLoop
 from stores.processes import fork, in_child, outcome
 from stores.servers import Server, running_redis, running_sentinel, running_tls_redis, until
@@ -164,27 +162,15 @@ class RedisMachine(StoreMachine):
         self.admin.close()
 
 
-def run_model(server: Server, examples: int) -> None:
-    case = types.new_class(
-        "Case", (RedisMachine,), {}, lambda body: body.update(server=server)
-    ).TestCase
-    case.settings = settings(
-        max_examples=examples,
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    case("runTest").runTest()
-
-
-@pytest.mark.parametrize("examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_server_does_as_a_dict_with_a_clock_would(redis_server: Server, examples: int) -> None:
-    run_model(redis_server, examples)
+@sequences(100)
+def test_it_does_what_the_model_does(redis_server: Server, number: int, steps: int) -> None:
+    RedisMachine.server = redis_server
+    check_against_model(RedisMachine, number, steps)
 
 
 def test_so_does_valkey(valkey_server: Server) -> None:
-    run_model(valkey_server, 15)
+    RedisMachine.server = valkey_server
+    check_against_model(RedisMachine, number=15, steps=50)
 
 
 # -- Many threads

@@ -281,12 +281,13 @@ OUTAGES = {
 @pytest.mark.parametrize(
     ("outage", "seconds", "where"),
     [
-        *((name, 1.0, "thread") for name in OUTAGES),
-        *((name, 1.0, "loop") for name in ("paused", "killed", "another password")),
-        *(
-            pytest.param("paused", 5.0, where, marks=pytest.mark.slow)
-            for where in ("thread", "loop")
-        ),
+        pytest.param(name, seconds, where, marks=[pytest.mark.slow] if seconds > 1 else [])
+        for seconds in (1.0, 5.0)
+        for where, names in (
+            ("thread", OUTAGES),
+            ("loop", ("paused", "killed", "another password")),
+        )
+        for name in names
     ],
 )
 def test_an_outage_costs_callers_little_and_hits_are_back_soon(

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
-from stores.model import StoreMachine
+from stores.model import StoreMachine, check_against_model, sequences
 
 from llm_cache_mem.errors import StoreError
 from llm_cache_mem.stores import filelock
@@ -68,14 +67,9 @@ class SQLiteMachine(StoreMachine):
             self.folder.cleanup()
 
 
-TestModel = SQLiteMachine.TestCase
-TestModel.settings = settings(
-    max_examples=100,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@sequences(100)
+def test_it_does_what_the_model_does(number: int, steps: int) -> None:
+    check_against_model(SQLiteMachine, number, steps)
 
 
 def test_thirty_two_threads_see_a_consistent_history(tmp_path: Path) -> None:

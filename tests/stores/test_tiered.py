@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 from conftest import Clock
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
 from stores.history import record, violations
 from stores.leases import Join, LeaseConformance
 from stores.many import ManyConformance
-from stores.model import StoreMachine
+from stores.model import StoreMachine, check_against_model, sequences
 from stores.processes import in_child
 from stores.servers import running_memcached
 
@@ -209,16 +207,10 @@ class SQLiteMachine(StoreMachine):
         )
 
 
-@pytest.mark.parametrize("examples", [pytest.param(25), pytest.param(1000, marks=pytest.mark.slow)])
-def test_on_sqlite_it_does_what_the_model_does(fast_folder: Path, examples: int) -> None:
+@sequences(25)
+def test_on_sqlite_it_does_what_the_model_does(fast_folder: Path, number: int, steps: int) -> None:
     SQLiteMachine.folder = fast_folder
-    how = settings(
-        max_examples=examples,
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    run_state_machine_as_test(SQLiteMachine, settings=how)
+    check_against_model(SQLiteMachine, number, steps)
 
 
 class MemcachedMachine(StoreMachine):
@@ -238,16 +230,10 @@ class MemcachedMachine(StoreMachine):
         )
 
 
-@pytest.mark.parametrize("examples", [pytest.param(20), pytest.param(500, marks=pytest.mark.slow)])
-def test_on_memcached_it_does_what_the_model_does(examples: int) -> None:
+@sequences(20)
+def test_on_memcached_it_does_what_the_model_does(number: int, steps: int) -> None:
     with running_memcached("-o", "hashpower=13") as MemcachedMachine.server:
-        how = settings(
-            max_examples=examples,
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        run_state_machine_as_test(MemcachedMachine, settings=how)
+        check_against_model(MemcachedMachine, number, steps)
 
 
 @pytest.mark.parametrize("kind", ["plain", "sqlite"])
