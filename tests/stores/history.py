@@ -3,6 +3,7 @@ have answered so."""
 
 import bisect
 import random
+import secrets
 import threading
 import time
 from collections import defaultdict
@@ -10,11 +11,12 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
+import pytest
 from stores.conformance import entry_of, value_of
 
 from llm_cache_mem.stores.base import Store
 
-__all__ = ["Call", "record", "violations"]
+__all__ = ["Call", "check_history", "length", "violations"]
 
 
 class Call(NamedTuple):
@@ -28,8 +30,29 @@ class Call(NamedTuple):
     end: int
 
 
+def length(calls: int) -> pytest.MarkDecorator:
+    """A history of *calls*; in the long form of a million."""
+    long = pytest.param(1_000_000, marks=pytest.mark.slow)
+    return pytest.mark.parametrize("calls", [calls, long])
+
+
+def check_history(
+    store: Store, *, threads: int, calls: int, rate: int = 2_000, keys: int = 64
+) -> None:
+    """Up to *calls* calls, or as many as are made at *rate* a second, in an order that explains
+    each answer."""
+    seed = secrets.randbits(32)
+    print(f"{seed=}")
+    history = record(
+        store, threads=threads, calls=calls, seconds=calls / rate, seed=seed, keys=keys
+    )
+    print(f"{len(history)} calls")
+    assert violations(history) == []
+    assert len(history) > min(calls, 20_000) / 20
+
+
 def record(
-    store: Store, *, threads: int, calls: int, seconds: float, seed: int, keys: int = 64
+    store: Store, *, threads: int, calls: int, seconds: float, seed: int, keys: int
 ) -> list[Call]:
     """What happened in up to *calls* calls by *threads* threads. Raises the first exception that
     left the store."""

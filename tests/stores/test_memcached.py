@@ -2,12 +2,11 @@
 its own."""
 
 import contextlib
-import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
 from stores.conformance import MakeStore, StoreConformance
-from stores.history import record, violations
+from stores.history import check_history, length
 from stores.leases import Join, LeaseConformance
 from stores.many import ManyConformance
 from stores.model import StoreMachine, check_against_model, sequences
@@ -69,11 +68,7 @@ def test_it_does_what_the_model_does(number: int, steps: int) -> None:
         check_against_model(MemcachedMachine, number, steps)
 
 
-def test_sixteen_threads_see_a_consistent_history(memcached_url: str) -> None:
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
+@length(20_000)
+def test_thirty_two_threads_see_a_consistent_history(memcached_url: str, calls: int) -> None:
     with contextlib.closing(MemcachedStore(memcached_url, timeout=5.0)) as store:
-        history = record(store, threads=16, calls=20_000, seconds=4, seed=seed)
-    print(f"{len(history)} calls")
-    assert violations(history) == []
-    assert len(history) > 1_000
+        check_history(store, threads=32, calls=calls)

@@ -2,14 +2,13 @@
 its own."""
 
 import random
-import secrets
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 import pytest
 from stores.conformance import MakeStore, StoreConformance, entry_of
-from stores.history import record, violations
+from stores.history import check_history, length
 from stores.model import StoreMachine, check_against_model, sequences
 
 from llm_cache_mem.stores import MemoryStore, memory
@@ -36,13 +35,9 @@ def test_it_does_what_the_model_does(number: int, steps: int) -> None:
     check_against_model(MemoryMachine, number, steps)
 
 
-def test_thirty_two_threads_see_a_consistent_history() -> None:
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
-    history = record(MemoryStore(), threads=32, calls=40_000, seconds=15, seed=seed)
-    print(f"{len(history)} calls")
-    assert violations(history) == []
-    assert len(history) > 10_000
+@length(40_000)
+def test_thirty_two_threads_see_a_consistent_history(calls: int) -> None:
+    check_history(MemoryStore(), threads=32, calls=calls)
 
 
 def test_later_writes_purge_expired_entries(clock: Any) -> None:

@@ -18,7 +18,7 @@ from hypothesis.stateful import rule
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
-from stores.history import record, violations
+from stores.history import check_history, length
 from stores.model import StoreMachine, check_against_model, sequences
 from stores.on_loop import StoreOnLoop
 from stores.processes import fork, in_child, outcome
@@ -176,23 +176,15 @@ def test_so_does_valkey(valkey_server: Server) -> None:
 # -- Many threads
 
 
-@pytest.mark.parametrize("calls", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@length(20_000)
 def test_thirty_two_threads_see_a_consistent_history(redis_url: str, calls: int) -> None:
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
-    store = RedisStore(redis_url, timeout=5)
-    history = record(store, threads=32, calls=calls, seconds=calls / 2000, seed=seed)
-    store.close()
-    assert violations(history) == []
-    assert len(history) > 1_000
+    with contextlib.closing(RedisStore(redis_url, timeout=5)) as store:
+        check_history(store, threads=32, calls=calls)
 
 
 def test_threads_see_a_consistent_cluster_history(three_masters: list[Server]) -> None:
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
     with redis.RedisCluster(host="127.0.0.1", port=three_masters[0].port) as client:
-        history = record(RedisStore(client), threads=8, calls=3_000, seconds=10, seed=seed)
-    assert violations(history) == []
+        check_history(RedisStore(client), threads=8, calls=3_000, rate=300)
 
 
 def test_more_threads_than_connections_take_turns(redis_url: str, redis_server: Server) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from stores.conformance import MakeStore, StoreConformance, entry_of
-from stores.history import record, violations
+from stores.history import check_history, length
 
 from llm_cache_mem import LLMCache
 from llm_cache_mem.stores import MemoryStore
@@ -117,10 +117,9 @@ def test_sieve_survives_a_scan_that_defeats_lru() -> None:
     assert kept == [50, 0]
 
 
-def test_thirty_two_threads_see_a_consistent_history() -> None:
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
-    assert violations(record(SieveStore(), threads=32, calls=30_000, seconds=10, seed=seed)) == []
+@length(30_000)
+def test_thirty_two_threads_see_a_consistent_history(calls: int) -> None:
+    check_history(SieveStore(), threads=32, calls=calls)
 
 
 def test_later_writes_purge_expired_entries_and_their_queue(

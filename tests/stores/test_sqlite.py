@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from stores.conformance import MakeStore, StoreConformance, entry_of, value_of
-from stores.history import record, violations
+from stores.history import check_history, length
 from stores.model import StoreMachine, check_against_model, sequences
 
 from llm_cache_mem.errors import StoreError
@@ -72,15 +72,10 @@ def test_it_does_what_the_model_does(number: int, steps: int) -> None:
     check_against_model(SQLiteMachine, number, steps)
 
 
-def test_thirty_two_threads_see_a_consistent_history(tmp_path: Path) -> None:
-    seed = secrets.randbits(32)
-    print(f"{seed=}")
-    store = SQLiteStore(tmp_path / "c.db", lock_timeout=10)
-    history = record(store, threads=32, calls=40_000, seconds=4, seed=seed)
-    store.close()
-    print(f"{len(history)} calls")
-    assert violations(history) == []
-    assert len(history) > 1_000
+@length(40_000)
+def test_thirty_two_threads_see_a_consistent_history(tmp_path: Path, calls: int) -> None:
+    with contextlib.closing(SQLiteStore(tmp_path / "c.db", lock_timeout=10)) as store:
+        check_history(store, threads=32, calls=calls)
 
 
 @pytest.mark.parametrize("puts", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
