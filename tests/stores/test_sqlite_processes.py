@@ -126,7 +126,7 @@ def kill(pid: int, pipe: int) -> list[str]:
 # -- The WAL-reset bug of SQLite before 3.51.3: checkpoints against writers
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=pytest.mark.slow)])
 def test_checkpoints_under_load_lose_no_row(
     path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
