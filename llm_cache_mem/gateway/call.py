@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
+from llm_cache_mem._util.strict_json import parse
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.gateway.config import LOOPBACK, GatewayConfig
 from llm_cache_mem.gateway.credentials import is_signed, namespace_of
@@ -58,7 +59,7 @@ def caller_of(
     *key* is that of credential namespaces. CallRefused for headers that cannot be followed.
     """
     headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in raw]
-    own = {name: text.strip() for name, text in headers if name.startswith(_PREFIX)}
+    own = _own(raw)
     passed = end_to_end([pair for pair in headers if not pair[0].startswith(_PREFIX)])
     if is_rebound(config, _value(headers, "host")):
         raise CallRefused(
@@ -84,6 +85,24 @@ def caller_of(
     kind = _value(passed, "content-type")
     encoding = _value(passed, "content-encoding").strip().lower()
     return Caller(passed, kind, encoding, _options(own, asked), signed)
+
+
+def _own(raw: RawHeaders) -> dict[str, str]:
+    """The headers for the gateway itself. One that is sent several times is one list."""
+    found: dict[str, str] = {}
+    for name, value in raw:
+        header = name.decode("latin-1")
+        if header.startswith(_PREFIX):
+            text = _decoded(value).strip()
+            found[header] = f"{found[header]}, {text}" if found.get(header) else text
+    return found
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def is_rebound(config: GatewayConfig, host: str) -> bool:
@@ -158,8 +177,11 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _names(text: str) -> Any:
+    """The names with commas between them, or in a JSON list, where they may have commas."""
+    if text.startswith("["):
+        return parse(text.encode())
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 _OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {

@@ -153,12 +153,43 @@ def test_headers_of_a_call_are_its_options(start: Any) -> None:
         ("Sample", "-1", "not '-1'"),
         ("Tags", "=search", "the name of a tag"),
         ("Tags", "search", "tags are NAME=VALUE"),
-        ("Depends-On", ", doc:a", "a name must be"),
+        ("Depends-On", "doc:a\tb", "a name must be"),
+        ("Depends-On", '["doc:a"', "not JSON"),
+        ("Depends-On", "[[" * 10_000, "nested too deeply"),
+        ("Depends-On", '["doc:a", 1]', "depends_on must be a str or several"),
         ("Tll", "1h", "known are x-llm-cache-depends-on, x-llm-cache-mode"),
     ]:
         wrong = post(url, **{f"X_LLM_Cache_{name}": value})
         assert wrong.status_code == 400
         assert text in wrong.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["doc:a, doc:手册"],
+        ["doc:a,,", "doc:手册,"],
+        ["", '["doc:\\u624b\\u518c"]'],
+        ['["doc:a,b", "doc:手册"]'],
+        [b"doc:\xe9, doc:\xe9"],
+    ],
+)
+def test_names_of_documents_in_headers(start: Any, lines: list[Any]) -> None:
+    """In UTF-8 or Latin-1, in one header or several, with commas in a JSON list."""
+    gateway = start()
+    gateway.upstream.gives(REPLY)
+    name = "doc:é" if type(lines[0]) is bytes else "doc:手册"
+    header = "X-LLM-Cache-Depends-On"
+    sent = [(header, x if type(x) is bytes else x.encode()) for x in lines]
+
+    def ask() -> str | None:
+        return mark(httpx.post(gateway.url + CHAT, json=ASK, headers=sent))
+
+    assert [ask(), ask()] == ["miss", "hit"]
+    gateway.cache.invalidate("doc:none")
+    assert ask() == "hit"
+    gateway.cache.invalidate(name)
+    assert ask() == "miss"
 
 
 def test_replay_never_calls_and_names_the_missing_request(start: Any) -> None:
