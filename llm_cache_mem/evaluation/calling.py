@@ -114,7 +114,7 @@ class Caller:
             made = self._engine.calls.make(
                 request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
-            if self._is_lost(made, epoch):
+            if self._is_lost(request, made, epoch):
                 self._retries.retry(lambda: self._store(request, made.value), stop)
             return self._outcome(item, made)
         except BaseException as exc:  # noqa: BLE001  # the run decides what it means
@@ -145,7 +145,7 @@ class Caller:
             made = await self._engine.calls.amake(
                 request, call, choices.codec, circumstances=made_in, timeout=timeout_of(params)
             )
-            if self._is_lost(made, epoch):
+            if self._is_lost(request, made, epoch):
                 await self._retries.aretry(lambda: self._store(request, made.value))
             return self._outcome(item, made)
         except Exception as exc:  # noqa: BLE001  # as in _call
@@ -164,9 +164,11 @@ class Caller:
             raise TypeError("amap takes a function that returns an awaitable; map, any other")
         return await value
 
-    def _is_lost(self, made: Made, epoch: int) -> bool:
+    def _is_lost(self, request: Request, made: Made, epoch: int) -> bool:
         """Whether the answer is worth storing, and the store has not taken it."""
         answer, settings = made.answer, self._engine.settings
+        if request.depends_on is not None:  # a put would begin in the generations of today
+            return False
         if answer is None or made.free or answer.entry is not None or answer.payload is None:
             return False
         writes = settings.current_mode() in ("on", "refresh") and epoch == self._engine.epoch

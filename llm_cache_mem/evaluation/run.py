@@ -144,8 +144,8 @@ class Run:
         self.in_progress -= 1
         self.paid += error is None and not outcome.hit
         self._answer(item, outcome)
-        if item.request is not None:
-            self._leaders.pop(item.request.key, None)
+        if item.request is not None and self._leaders.get(item.request.key) is item:
+            del self._leaders[item.request.key]
         return self._to_call(
             [
                 duplicate
@@ -200,6 +200,8 @@ class Run:
             leader = item
             if item.request is not None:
                 leader = self._leaders.setdefault(item.request.key, item)
+                if not _is_of_same_documents(item, leader):
+                    leader = self._leaders[item.request.key] = item
             calls.append(item) if leader is item else leader.duplicates.append(item)
         self.in_progress += len(calls)
         return calls
@@ -241,6 +243,12 @@ class Run:
         if not isinstance(error, Exception):
             return True
         return self.settings.on_error == "raise" and not isinstance(error, BudgetSpent)
+
+
+def _is_of_same_documents(one: Item, other: Item) -> bool:
+    """Whether nothing that the answers depend on was invalidated between the two lookups."""
+    needs, others = (item.request and item.request.depends_on for item in (one, other))
+    return one is other or not needs or not others or needs.lane == others.lane
 
 
 def _is_same_call(one: Item, other: Item) -> bool:

@@ -570,3 +570,55 @@ def test_hits_of_a_map_are_verified(asynchronous: bool, store: str, tmp_path: Pa
                 threading.Event().wait(0.001)
         (found,) = cache.stats().verified.values()
         assert (found.checked, found.agreed, found.failed) == (8, 4, 0)
+
+
+@pytest.mark.parametrize("how", ["map", "amap"])
+def test_an_answer_overtaken_by_an_invalidation_is_not_stored(how: str) -> None:
+    cache, calls = LLMCache(), list[int]()
+
+    def model(**given: Any) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            cache.invalidate("doc:1")
+        return f"answer {len(calls)}"
+
+    async def amodel(**given: Any) -> str:
+        return model()
+
+    async def collect() -> list[MapResult]:
+        return [result async for result in cache.amap(amodel, [request("a")])]
+
+    def run() -> Any:
+        with options(depends_on="doc:1"):
+            results = asyncio.run(collect()) if how == "amap" else cache.map(model, [request("a")])
+            return [result.value for result in results]
+
+    assert [run(), run(), run()] == [["answer 1"], ["answer 2"], ["answer 2"]]
+    assert cache.stats().skipped == {"invalidated": 1}
+
+
+def test_a_request_from_after_an_invalidation_shares_no_call_from_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llm_cache_mem.evaluation.mapping._CHUNK_SECONDS", -1)  # one by one
+    cache, calls = LLMCache(), list[int]()
+    began, go_on = threading.Event(), threading.Event()
+
+    def model(**given: Any) -> str:
+        calls.append(1)
+        if len(calls) > 1:
+            return "new"
+        began.set()
+        assert go_on.wait(60)
+        return "old"
+
+    def requests() -> Iterator[Any]:
+        yield request("a")
+        assert began.wait(60)
+        cache.invalidate("doc:1")
+        yield request("a")
+        go_on.set()
+
+    with options(depends_on="doc:1"):
+        results = [result.value for result in cache.map(model, requests(), concurrency=4)]
+    assert results == ["old", "new"]
