@@ -8,8 +8,8 @@ from llm_cache_mem.errors import BudgetSpent
 __all__ = ["Budget"]
 
 _NO_PRICE: Final = (
-    "budget_usd needs the price of each call, and that of an answer is unknown: pass prices= to"
-    " LLMCache, or install the extra prices"
+    "budget_usd needs the price of each call, and the price of an answer is unknown: pass prices="
+    " to LLMCache, or install the extra prices"
 )
 
 
@@ -25,6 +25,7 @@ class Budget:
         self.most = most
         self.spent = 0.0
         self.calls = 0
+        self.unpriced = 0  # of these, whose price is unknown
         self._in_progress = 0
         self._lock = threading.Lock()
         self._refusal: str | None = None
@@ -53,5 +54,6 @@ class Budget:
                 return
             self.calls += 1
             self.spent += usd or 0.0
+            self.unpriced += usd is None
             if usd is None and self.most is not None:
                 self._refusal = _NO_PRICE

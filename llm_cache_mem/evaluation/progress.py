@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from llm_cache_mem.accounting.render import dollars, saved
 from llm_cache_mem.evaluation.run import Run
 
 __all__ = ["progress_of", "text_of"]
@@ -25,12 +26,12 @@ def progress_of(run: Run, total: int | None) -> Iterator[Callable[[], object]]:
 
 
 def text_of(run: Run, total: int | None) -> str:
-    """The counts of *run* for people: hits, calls, dollars so far, and those expected at the
-    end."""
-    usd = run.budget.spent
-    text = f"{run.hits:,} hits, {run.paid:,} paid, ${usd:,.2f}"
-    if total and run.done and usd:
-        text += f" of about ${usd / run.done * total:,.2f}"
+    """The counts of *run*: hits, paid calls, dollars so far and, if each call has a known price,
+    the dollars expected at the end."""
+    usd, unpriced = run.budget.spent, run.budget.unpriced
+    text = f"{run.hits:,} hits, {run.paid:,} paid, {saved(usd, unpriced, run.budget.calls)}"
+    if total and run.done and usd and not unpriced:
+        text += f" of about {dollars(usd / run.done * total)}"
     return text
 
 

@@ -1,7 +1,6 @@
 """Run: the requests of a map, which of them need a call, and the order of their results.
 
-It does no waiting: the drivers in ``threads`` and ``tasks`` make the calls, and tell it of their
-ends.
+It does no waiting: the drivers in ``mapping`` make the calls, and report their ends.
 """
 
 import logging

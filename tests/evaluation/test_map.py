@@ -516,6 +516,21 @@ def test_progress_tells_hits_calls_and_dollars(cache: LLMCache) -> None:
     assert text_of(run, None) == "40 hits, 10 paid, $1.50"
 
 
+@pytest.mark.parametrize(
+    ("prices", "text"),
+    [((None, None), "—"), ((None, 0.25), "$0.2500 (+ 1 unpriced)")],
+)
+def test_progress_states_no_dollars_it_does_not_know(
+    cache: LLMCache, prices: tuple[float | None, ...], text: str
+) -> None:
+    run = Run(cache.engine, model, RunSettings())
+    for usd in prices:
+        assert run.budget.reserve()
+        run.budget.settle(usd, paid=True)
+    run.done = run.paid = 2
+    assert text_of(run, 4) == f"0 hits, 2 paid, {text}"
+
+
 def test_nothing_is_shown_where_stderr_is_no_terminal(
     cache: LLMCache, model: Model, capfd: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
