@@ -18,8 +18,8 @@ from llm_cache_mem.http.framing import (
 )
 from llm_cache_mem.http.headers import stored_headers
 from llm_cache_mem.http.payloads import is_hollow
+from llm_cache_mem.responses.admission import refusal_reason
 from llm_cache_mem.responses.completeness import read_piece
-from llm_cache_mem.responses.openai import is_error
 from llm_cache_mem.responses.reading import Pieces, Reading
 
 __all__ = [
@@ -242,7 +242,8 @@ class Recording:
         answer = pieces[0] if pieces else None
         if _reports_error(answer):
             return {"error": {"type": "error", "message": ""}}
-        return {} if is_hollow(self._path, answer) and not is_error(answer) else answer
+        hollow = is_hollow(self._path, answer) and refusal_reason(answer) is None
+        return {} if hollow else answer
 
 
 def is_whole(pieces: list[Any], reading: Reading, *, at_end: bool) -> bool:

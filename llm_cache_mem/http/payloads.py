@@ -7,13 +7,14 @@ from typing import Any, Final
 __all__ = ["is_hollow"]
 
 _PAYLOADS: Final = (
-    (r"(chat/|fim/|agents/)?completions", "choices"),
+    (r"(chat|fim|agents)/completions", "choices"),
+    (r"completions", "choices content"),
     (r"responses", "output"),
     (r"messages", "content"),
-    (r"[^/]+(?::|%3A)generateContent", "candidates promptFeedback"),
+    (r"[^/]+(?::|%3A)generateContent", "candidates response"),
     (r"model/[^/]+/converse", "output"),
-    (r"v[12]/chat", "message text output choices response"),
-    (r"embeddings|api/embed|v[12]/embed", "data embeddings embedding"),
+    (r"v[12]/chat", "message text output choices response responses search_queries tool_calls"),
+    (r"embeddings|api/embed|v[12]/embed", "data embeddings embedding results"),
     (r"[^/]+(?::|%3A)(embedContent|batchEmbedContents)", "embedding embeddings"),
     (r"moderations|classifications", "results"),
     (r"rerank", "results data"),
@@ -21,19 +22,30 @@ _PAYLOADS: Final = (
     (r"[^/]+(?::|%3A)countTokens", "totalTokens"),
     (r"model/[^/]+/count-tokens", "inputTokens"),
 )
-"""Endings of paths, with the fields of which an answer has at least one. Others, such as Bedrock's
-``invoke``, answer in the form of each model; ``/api/chat`` is also that of many applications."""
+"""Endings of paths, the first that fits, with the fields of which an answer has at least one.
+Others, such as Bedrock's ``invoke``, answer in the form of each model; ``/api/chat`` is also that
+of many applications."""
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
 _PATH: Final = re.compile(
     "|".join(rf"(?P<_{n}>(?:^|/)(?:{path})/?$)" for n, (path, _) in enumerate(_PAYLOADS))
 )
 
 
 def is_hollow(path: str, answer: Any) -> bool:
-    """Whether *answer* is a JSON object without that which the endpoint at *path* answers with."""
-    if not isinstance(answer, dict):
-        return False
+    """Whether *answer* is JSON without that which the endpoint at *path* answers with: an object
+    whose fields for it are absent or empty, or bare text or a number. (Some answer with a list.)"""
     fields = _fields(path)
-    return bool(fields) and all(answer.get(name) is None for name in fields)
+    if not fields or isinstance(answer, list):
+        return False
+    if not isinstance(answer, dict):
+        return True
+    return all(_is_nothing(name, answer.get(name)) for name in fields)
+
+
+def _is_nothing(name: str, payload: Any) -> bool:
+    if name == "results":  # of documents, none may be relevant
+        return payload is None
+    return all(part in _NOTHING for part in (payload if isinstance(payload, list) else (payload,)))
 
 
 @lru_cache(maxsize=1024)

@@ -119,7 +119,8 @@ def _bare_text(reading: Reading, piece: Any) -> bool:
     ):
         text, why = field(entry, "outputText", "generation", "text"), field(entry, *STOP_FIELDS)
         if isinstance(text, str) and any(has(entry, name) for name in STOP_FIELDS):
-            reading.note(says=is_text(text))
+            acts = listed(field(entry, "tool_calls")) or listed(field(entry, "search_queries"))
+            reading.note(says=is_text(text) or bool(acts))
             reading.end_whole(entry, *STOP_FIELDS, part=part)
         elif word(why):
             # an answer of a shape not known, of which only the end can be judged

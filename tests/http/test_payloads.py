@@ -51,6 +51,9 @@ def test_an_answer_without_its_payload_is_empty(path: str) -> None:
     (name,) = ANSWERED[path]
     for hollow in ({"id": "x"}, {"id": "x", "model": "m", "usage": {}}, {"id": "x", name: None}):
         assert reason(path, hollow) == "empty"
+    for nothing in () if name == "results" else ([], {}, "", [{}], [None]):
+        assert reason(path, {"id": "x", name: nothing}) == "empty"
+    assert reason(path, "overloaded") == reason(path, 3) == "empty"
     assert reason(path, {"id": "x", **ANSWERED[path]}) is None
 
 
@@ -59,9 +62,28 @@ def test_other_endpoints_may_answer_with_any_json(path: str) -> None:
     assert reason(path, {"id": "x"}) is None
 
 
+OF_ONE_PROVIDER = [
+    ("/completions", {"content": "hi", "stop": True}),  # llama.cpp
+    ("/v1internal:generateContent", {"response": ANSWERED["/v1beta/models/m:generateContent"]}),
+    ("/v1/chat", {"responses": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}),  # Reka
+    ("/v1/chat", {"text": "", "tool_calls": [{"name": "f"}], "finish_reason": "COMPLETE"}),
+    ("/v1/chat", {"text": "", "search_queries": [{"text": "q"}], "finish_reason": "COMPLETE"}),
+    ("/ml/v1/text/embeddings", {"results": [{"embedding": [0.5]}]}),  # watsonx
+    ("/rerank", [{"index": 0, "score": 0.5}]),  # text-embeddings-inference
+    ("/v2/rerank", {"results": []}),
+]
+
+
+@pytest.mark.parametrize(("path", "answer"), OF_ONE_PROVIDER)
+def test_an_answer_in_the_form_of_one_provider_is_stored(path: str, answer: Any) -> None:
+    assert reason(path, answer) is None
+
+
 def test_a_blocked_prompt_and_an_error_have_reasons_of_their_own() -> None:
     blocked = {"promptFeedback": {"blockReason": "SAFETY"}}
     assert reason("/v1beta/models/m:generateContent", blocked) == "content_filter"
+    refused = {"type": "message", "role": "assistant", "content": [], "stop_reason": "refusal"}
+    assert reason("/v1/messages", refused) == "refusal"
     for error in ({"error": {"message": "no"}, "id": "x"}, {"detail": "overloaded"}):
         assert reason("/v1/chat/completions", error) == "error"
 
