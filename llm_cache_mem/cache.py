@@ -9,6 +9,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from llm_cache_mem._util.clock import now
@@ -484,7 +485,7 @@ class LLMCache:
             ...     answer = cache.get_or_call(messages, call_model, model="gpt-4.1-mini")
             >>> cache.invalidate("doc:handbook")
         """
-        checked = check_names(names, "names")
+        checked = check_names(names, "names", most=inf)
         ended = [self.engine.generations.end(name) for name in checked]
         return any(ended)
 

@@ -150,24 +150,26 @@ MOST_NAMES: Final = 256
 _LONGEST_DEPENDENCY = 512
 
 
-def check_names(names: Any, source: str = "depends_on") -> tuple[str, ...]:
+def check_names(
+    names: Any, source: str = "depends_on", most: float = MOST_NAMES
+) -> tuple[str, ...]:
     """*names* of documents and other entities, one or several, each once and in order; TypeError or
-    ValueError for what is no printable text."""
+    ValueError for what is no printable text, and for more than *most*."""
     several = [names] if isinstance(names, str) else names
     if not isinstance(several, Iterable) or isinstance(several, bytes | Mapping):
         raise TypeError(f"{source} must be a str or several, not {type(names).__name__}")
     found = set()
     for name in several:
         if not isinstance(name, str):
-            raise TypeError(f"{source} must be a str or several, not one of {type(name).__name__}")
+            raise TypeError(f"{source}: a name must be a str, not {type(name).__name__}")
         if not (0 < len(name) <= _LONGEST_DEPENDENCY and name.isprintable()):
             raise ValueError(
                 f"{source}: a name must be 1 to {_LONGEST_DEPENDENCY} printable characters, not"
                 f" {name[:32]!r}"
             )
         found.add(name)
-    if len(found) > MOST_NAMES:
-        raise ValueError(f"{source}: at most {MOST_NAMES} names, not {len(found)}")
+    if len(found) > most:
+        raise ValueError(f"{source}: at most {most} names, not {len(found)}")
     return tuple(sorted(found))
 
 

@@ -75,7 +75,8 @@ class LLMCacheMem(BaseCache):
             tags of the config written as ``"team:search"`` or ``"team=search"``.
         sources: Whether answers depend on the documents that were retrieved in the same run, so
             that ``cache.invalidate("doc:<id>")`` makes them invalid: ``doc:`` and the id of each,
-            or else its ``metadata["source"]``; or a function of a document that returns its name.
+            and ``doc:`` and its ``metadata["source"]``; or a function of a document that returns
+            its name.
         fallback: Another LangChain cache, such as the SQLiteCache used before. Answers that are
             only there are taken over as they are asked for, each once, into the cache's own
             namespace, until ``clear()``.

@@ -44,10 +44,6 @@ class _Retrieved(InlineHandler):
         return True
 
     @property
-    def ignore_agent(self) -> bool:
-        return True
-
-    @property
     def ignore_retry(self) -> bool:
         return True
 
@@ -64,7 +60,7 @@ class _Retrieved(InlineHandler):
     def _begin(self, run_id: UUID, parent_run_id: UUID | None) -> None:
         with self._lock:
             while len(self._roots) >= _MOST_RUNS:  # whose end was not reported
-                del self._roots[next(iter(self._roots))]
+                self._end(next(iter(self._roots)))
             parent = run_id if parent_run_id is None else parent_run_id
             self._roots[run_id] = self._roots.get(parent, parent)
 
@@ -94,6 +90,8 @@ class _Retrieved(InlineHandler):
             root = self._roots.pop(run_id, run_id)
             if root != run_id:  # else the retriever was called by itself
                 self._documents.setdefault(root, []).extend(documents)
+            while len(self._documents) > _MOST_RUNS:  # of roots from before this handler
+                del self._documents[next(iter(self._documents))]
 
 
 @cache
@@ -123,14 +121,12 @@ def documents_of(manager: Any) -> list[Document]:
 
 def names_of(documents: Iterable[Document], sources: Sources) -> list[str]:
     """What answers from *documents* depend on; those without a name are left out."""
-    found = set()
-    for document in documents:
-        own = sources(document) if callable(sources) else _identity(document)
-        if own:
-            found.add(own if callable(sources) else document_name(own))
-    return sorted(found)
+    if callable(sources):
+        return sorted(set(filter(None, map(sources, documents))))
+    return sorted({document_name(own) for each in documents for own in _identities(each)})
 
 
-def _identity(document: Document) -> str | None:
-    own = document.id or document.metadata.get("id") or document.metadata.get("source")
-    return None if own is None else str(own)
+def _identities(document: Document) -> list[str]:
+    """Its id, which may be that of a chunk, and the source of the chunk."""
+    own = document.id or document.metadata.get("id")
+    return [str(each) for each in (own, document.metadata.get("source")) if each]

@@ -156,7 +156,7 @@ def test_headers_of_a_call_are_its_options(start: Any) -> None:
         ("Depends-On", "doc:a\tb", "a name must be"),
         ("Depends-On", '["doc:a"', "not JSON"),
         ("Depends-On", "[[" * 10_000, "nested too deeply"),
-        ("Depends-On", '["doc:a", 1]', "depends_on must be a str or several"),
+        ("Depends-On", '["doc:a", 1]', "depends_on: a name must be a str, not int"),
         ("Tll", "1h", "known are x-llm-cache-depends-on, x-llm-cache-mode"),
     ]:
         wrong = post(url, **{f"X_LLM_Cache_{name}": value})

@@ -4,14 +4,18 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.documents import Document
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.tools import create_retriever_tool
 from langchain_llm_cache_mem import LLMCacheMem, cached
+from langchain_llm_cache_mem.sources import _retrieved, names_of
 
 from llm_cache_mem import LLMCache
 
@@ -83,6 +87,37 @@ def test_a_function_names_the_documents() -> None:
     assert len(calls) == 2
 
 
+def test_chunks_are_named_by_their_id_and_their_source() -> None:
+    chunk = Document("x", id="c1", metadata={"source": "a.pdf"})
+    assert names_of([chunk, Document("y")], True) == ["doc:a.pdf", "doc:c1"]
+    assert names_of([chunk, Document("y")], lambda each: each.metadata.get("source")) == ["a.pdf"]
+
+
+def test_documents_that_a_tool_of_an_agent_retrieves_count() -> None:
+    cache, calls = LLMCache(), list[int]()
+
+    class Searching(GenericFakeChatModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> ChatResult:
+            calls.append(1)
+            call = {"name": "search", "args": {"query": "q"}, "id": "c1"}
+            asks = messages[-1].type == "human"
+            message = AIMessage("", tool_calls=[call]) if asks else AIMessage("At 9.")
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+    search = create_retriever_tool(Retriever(documents=[HANDBOOK]), "search", "Searches.")
+    asked = cached(Searching(messages=iter([])), cache, identity="searching", sources=True)
+    agent = create_agent(asked, [search])
+    for expected in (2, 3):
+        for _ in range(2):
+            agent.invoke({"messages": [("user", "When?")]})
+        assert len(calls) == expected  # the first call was made before the document was known
+        cache.invalidate("doc:handbook")
+    assert (_retrieved()._roots, _retrieved()._documents) == ({}, {})
+
+
 def test_documents_that_cannot_be_named_leave_the_call_uncached() -> None:
     cache, calls = LLMCache(), list[int]()
     asked = chain(cached(model(calls), cache, sources=lambda document: 1 / 0), [HANDBOOK])  # type: ignore[arg-type,return-value]
@@ -104,8 +139,6 @@ def test_documents_of_another_run_do_not_count() -> None:
 
 
 def test_nothing_is_remembered_of_runs_that_have_ended() -> None:
-    from langchain_llm_cache_mem.sources import _retrieved
-
     chain(cached(model([]), LLMCache(), sources=True), [HANDBOOK]).invoke("When?")
     Retriever(documents=[HANDBOOK]).invoke("alone")
     handler = _retrieved()
