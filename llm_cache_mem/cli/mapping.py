@@ -28,7 +28,7 @@ from llm_cache_mem.cli.output import print_json, replacing
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.evaluation import MapResult
-from llm_cache_mem.stores.urls import URL_VARIABLE, locate
+from llm_cache_mem.stores.urls import URL_VARIABLE
 
 __all__ = ["map_"]
 
@@ -250,9 +250,8 @@ def _method_of(sdk: _Sdk) -> Callable[..., Any]:
 
 def _cache(backend: str, namespace: str, admit: Literal["complete", "any"]) -> LLMCache:
     try:
-        bound: dict[str, Any] = {"max_size": None} if locate(backend)[0].bounded else {}
         return LLMCache(
-            backend=backend, namespace=namespace, admit=admit, ttl_seconds=None, **bound
+            backend=backend, namespace=namespace, admit=admit, max_size=None, ttl_seconds=None
         )
     except (ValueError, ImportError) as exc:
         raise CommandFailed(str(exc), MISUSED) from None

@@ -1,6 +1,7 @@
 """``import --from KIND SOURCE DEST``: entries from other caches, recordings and traces."""
 
 import os
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from llm_cache_mem.cli.arguments import (
     seconds_in,
 )
 from llm_cache_mem.cli.output import count_of, progress, report
-from llm_cache_mem.cli.store import open_for_changes
+from llm_cache_mem.cli.store import leaving_no_empty_file, open_for_changes
 from llm_cache_mem.migration.sources import SOURCES, Form, Moved, move
 from llm_cache_mem.stores.urls import URL_VARIABLE
 
@@ -48,24 +49,22 @@ def bring(
     seconds = None if ttl is None else seconds_in(ttl)
     rest = None if request is None else _rest(kind, request)
     form = _completion_class() if sdk == "openai" else lambda answer: answer
-    if not dry_run:
-        with open_for_changes(str(destination)):  # whose errors are those of every command
-            pass
-    backend = "memory" if dry_run else str(destination)
-    try:
-        with (
-            LLMCache(
-                backend=backend,
-                max_size=None,
-                ttl_seconds=seconds,
-                namespace=namespace or "",
-                strict=True,
-            ) as cache,
-            progress("importing") as step,
-        ):
-            moved = move(kind, source, cache, step, request=rest, form=form)
-    except ImportError as exc:
-        raise CommandFailed(_how_to_install(exc), MISUSED) from None
+    with nullcontext() if dry_run else leaving_no_empty_file(str(destination)):
+        if not dry_run:
+            with open_for_changes(str(destination)):  # whose errors are those of every command
+                pass
+        cache = LLMCache(
+            backend="memory" if dry_run else str(destination),
+            max_size=None,
+            ttl_seconds=seconds,
+            namespace=namespace or "",
+            strict=True,
+        )
+        try:
+            with cache, progress("importing") as step:
+                moved = move(kind, source, cache, step, request=rest, form=form)
+        except ImportError as exc:
+            raise CommandFailed(_how_to_install(exc), MISUSED) from None
     _report(moved, dry_run=dry_run, as_json=as_json)
     if not moved.imported + moved.present:
         raise typer.Exit(FAILED)

@@ -19,6 +19,7 @@ from llm_cache_mem.errors import StoreError
 from llm_cache_mem.keys import digest
 from llm_cache_mem.stores import Opened, Store, StoreSettings, open_store
 from llm_cache_mem.stores.base import counting
+from llm_cache_mem.stores.filelock import FileLock
 from llm_cache_mem.stores.listing import Found, holds
 from llm_cache_mem.stores.urls import Scheme, locate
 from llm_cache_mem.values.encryption import KEY_VARIABLE, envelope_for
@@ -35,6 +36,7 @@ __all__ = [
     "Selection",
     "environment_envelope",
     "expires_on_server",
+    "leaving_no_empty_file",
     "note_unreadable",
     "open_for_changes",
     "prune",
@@ -121,6 +123,29 @@ def open_for_changes(url: str, *, clock: Callable[[], float] = now) -> Iterator[
     opened = _open(scheme, backend, environment_envelope, clock=clock)
     with contextlib.closing(opened.store), _telling(opened.name):
         yield opened.store
+
+
+@contextlib.contextmanager
+def leaving_no_empty_file(url: str) -> Iterator[None]:
+    """Remove the database at the end if the block made it and stored nothing in it."""
+    scheme, backend = _locate(url)
+    is_new = scheme.in_file and not os.path.lexists(backend)
+    try:
+        yield
+    finally:
+        path = os.path.realpath(backend)
+        if is_new and os.path.exists(path + ".lock"):  # which recordings do not have
+            with contextlib.suppress(CommandFailed, OSError):  # it is in use, or was not made
+                _remove_if_empty(url, path)
+
+
+def _remove_if_empty(url: str, path: str) -> None:
+    with FileLock(path + ".lock", _LOCK_SECONDS).hold():  # that every write needs
+        with contextlib.closing(Reader(url)) as reader:
+            is_empty = not reader.size()
+        for name in (path + "-wal", path + "-shm", path, path + ".lock") if is_empty else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
 
 class Reader:

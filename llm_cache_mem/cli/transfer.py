@@ -31,6 +31,7 @@ from llm_cache_mem.cli.store import (
     Selection,
     environment_envelope,
     expires_on_server,
+    leaving_no_empty_file,
     open_for_changes,
     reading,
 )
@@ -186,6 +187,7 @@ def import_(
     now = time() if expires_on_server(url) else 0.0
     with (
         opened(source) as lines,
+        leaving_no_empty_file(url),
         open_for_changes(url, clock=time if now else lambda: 0.0) as store,
         progress("importing") as step,
     ):

@@ -149,11 +149,12 @@ def _keyer(config: Config) -> Keyer:
 
 def _check_store(config: Config, opened: Opened, encryption_key: Keys | None) -> None:
     """Check the arguments that do not go with every store."""
-    if not opened.bounded and (config.max_bytes is not None or config.max_size != DEFAULT_MAX_SIZE):
+    unset = (DEFAULT_MAX_SIZE, None) if opened.owned else (DEFAULT_MAX_SIZE,)
+    if not opened.bounded and (config.max_bytes is not None or config.max_size not in unset):
         raise ValueError(
-            f"{opened.name} takes no max_size or max_bytes from here: a server keeps to its own"
-            " memory settings, a store that is handed in to the bounds that it was made with,"
-            " and recordings go only by name"
+            f"{opened.name} takes no max_size or max_bytes from here: a server has its own memory"
+            " settings, a store object has the bounds it was made with, and recordings are only"
+            " removed explicitly"
         )
     if opened.owned:
         return

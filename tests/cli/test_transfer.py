@@ -245,6 +245,25 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
     assert len(held(path)) == 2
 
 
+@pytest.mark.parametrize("name", ["copy.db", "copy.jsonl"])
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("import STORE FILE", 1),
+        ("import STORE FILE --on-error skip", 0),
+        ("import --from vcr FILE STORE", 1),
+        ("import --from vcr nowhere STORE", 1),
+    ],
+)
+def test_an_import_of_nothing_leaves_no_new_store(
+    tmp_path: Path, name: str, command: str, status: int
+) -> None:
+    places = {"FILE": str(tmp_path / "source"), "STORE": str(tmp_path / name)}
+    (tmp_path / "source").write_text("{}\n")
+    run(*(places.get(word, word) for word in command.split()), status=status)
+    assert os.listdir(tmp_path) == ["source"]
+
+
 def test_an_overlong_line_is_truncated_and_not_buffered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,8 +361,9 @@ def test_an_exported_cassette_is_replayed_by_vcrpy(tmp_path: Path, provider: Sta
     text = answer.choices[0].message.content
     assert text == "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert said.content
-    again = tmp_path / "again.db"
-    assert read("import", "--from", "vcr", str(cassette), str(again))["imported"] == 3
+    again, recorded = tmp_path / "again.db", tmp_path / "again.jsonl"
+    for target in (again, recorded):
+        assert read("import", "--from", "vcr", str(cassette), str(target))["imported"] == 3
     with LLMCache(backend=again) as cache, LLMCache(backend=store) as old:
         assert {key for key, _ in cache.engine.backend.inner.entries("")} <= {
             key for key, _ in old.engine.backend.inner.entries("")

@@ -110,13 +110,14 @@ def test_an_impossible_url_is_rejected_without_its_password(url):
 def test_the_bounds_of_a_server_are_its_own(bound):
     with pytest.raises(ValueError, match="redis://localhost:6379/0 takes no max_size or max_bytes"):
         LLMCache(backend="redis://localhost:6379/0", **bound)
-    LLMCache(backend="redis://localhost:6379/0").close()
+    for none in ({}, {"max_size": None}, {"max_bytes": None}):
+        LLMCache(backend="redis://localhost:6379/0", **none).close()
 
 
 @pytest.mark.parametrize("bound", ["max_size", "max_bytes"])
 def test_recordings_have_no_bounds(bound, tmp_path):
     with pytest.raises(
-        ValueError, match=r"jsonl:///.*takes no max_size or max_bytes.*recordings go only by name"
+        ValueError, match=r"jsonl:///.*takes no max_size or max_bytes.*recordings are only removed"
     ):
         LLMCache(backend=tmp_path / "llm.jsonl", **{bound: 5})
 
