@@ -101,6 +101,14 @@ def test_closures_differ_by_what_their_helpers_hold(cache, make):
     assert (cache.stats().misses, cache.stats().hits) == (2, 2)
 
 
+def test_partials_of_closures_are_told_apart(cache):
+    def ask_with(by):
+        return cache.cached(functools.partial(lambda _, x: x * by, None))
+
+    assert [ask_with(by)(1) for by in (1, 2, 1, 2)] == [1, 2, 1, 2]
+    assert (cache.stats().misses, cache.stats().hits) == (2, 2)
+
+
 def test_helpers_may_call_each_other(cache):
     def make(by):
         def even(x):

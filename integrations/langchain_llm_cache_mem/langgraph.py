@@ -72,9 +72,10 @@ class NodeCache(BaseCache[Any]):
         cache: The LLMCache to use. Without it, one is made from *arguments*, which are those of
             LLMCache.
         graph: The name of the graph, the same in every process. Nodes are told apart by their names
-            and by the code of their functions and what these close over. Where that has no wire
-            form, such as a client or a callable object, results are found in this process only,
-            unless the graph has a name; graphs of one name must not differ in such things.
+            and by the code and defaults of their functions and what these close over. Where that
+            has no wire form, such as a client, a callable object or a subgraph, results are found
+            in this process only, unless the graph has a name; graphs of one name must not differ in
+            such things.
 
     Example:
         >>> policy = CachePolicy(key_func=node_key, ttl=600)
@@ -152,16 +153,16 @@ class NodeCache(BaseCache[Any]):
         found = {}
         for key in keys:
             with self._engine.fail_open:
-                request = self._request(key, self._mark(key, functions.get(key)))
+                request = self._request(key, self._mark(key, functions.get(key, ())))
                 if request is not None:
                     found[key] = request
         return found
 
-    def _mark(self, key: FullKey, function: Any) -> str:
-        """What tells the function of a node from others, noted for results of which no lookup is
-        known in their context; None for those that several functions may have."""
-        if function is not None:
-            mark = function_mark(function, named=bool(self._graph))
+    def _mark(self, key: FullKey, functions: Sequence[Any]) -> str:
+        """What tells the functions of a node from others, noted for results of which no lookup is
+        known in their context; None for those that several nodes may have."""
+        if functions:
+            mark = function_mark(functions, named=bool(self._graph))
         else:
             mark = self._scope if _UNNAMED in key[0] and not self._graph else ""
         self._marks[key] = mark if self._marks.get(key, mark) == mark else None

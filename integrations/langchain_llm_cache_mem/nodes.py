@@ -3,23 +3,24 @@ their names, and nodes of different graphs may share these."""
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from llm_cache_mem.keys import digest
-from llm_cache_mem.keys.callables import Identity
+from llm_cache_mem.keys.callables import Identity, name_of
 
 __all__ = ["function_mark", "functions_looked_up"]
 
 _FARTHEST: Final = 4
 _PLAIN: Final = (str, bytes, int, float, type(None))
-_tokens: "WeakKeyDictionary[Any, str]" = WeakKeyDictionary()
+_tokens: dict[int, tuple["ref[Any]", str]] = {}
 
 
-def functions_looked_up() -> dict[tuple[Any, str], Any]:
-    """The functions of the nodes whose writes are being looked up, by their full keys; none where
-    the caller is not LangGraph's loop as it is known here."""
+def functions_looked_up() -> dict[tuple[Any, str], tuple[Any, ...]]:
+    """The functions of each node whose writes are being looked up, and what else it runs, by its
+    full key; none where the caller is not LangGraph's loop as it is known here."""
     frame = sys._getframe(1).f_back
     for _ in range(_FARTHEST):
         if frame is None:
@@ -31,37 +32,71 @@ def functions_looked_up() -> dict[tuple[Any, str], Any]:
     return {}
 
 
-def _looked_up(task: Any) -> tuple[tuple[Any, str], Any] | None:
+def _looked_up(task: Any) -> tuple[tuple[Any, str], tuple[Any, ...]] | None:
     key = getattr(task, "cache_key", None)
-    first = next(iter(getattr(getattr(task, "proc", None), "steps", ())), None)
-    function = getattr(first, "func", None) or getattr(first, "afunc", None)
-    return None if key is None or function is None else ((key.ns, key.key), function)
+    steps = getattr(getattr(task, "proc", None), "steps", None)
+    return None if key is None or not steps else ((key.ns, key.key), tuple(_functions(steps)))
 
 
-def function_mark(function: Any, *, named: bool) -> str:
-    """The part of *function* in the key of its node: a digest of its code, and of the strings
-    and numbers outside of it that it reads.
+def _functions(steps: Sequence[Any]) -> Iterator[Any]:
+    """What a node runs in turn: functions, and other runnables as they are; not that it writes."""
+    for step in steps:
+        if type(step).__name__ == "ChannelWrite":
+            continue
+        own = getattr(step, "__dict__", {})  # a binding has the attributes of what it binds
+        function, other = own.get("func"), own.get("afunc")
+        found = [each for each in (function, other) if each is not None]
+        if function is not None and isinstance(other, partial) and function in other.args:
+            found.remove(other)  # it runs the function in a thread
+        yield from found or [step]
 
-    Where it closes over other objects, or is one without a wire form, it is in a graph that is
-    *named* its code alone; else a mark of this very function in this process.
+
+def function_mark(functions: Sequence[Any], *, named: bool) -> str:
+    """The part of *functions* in the key of their node: digests of their code and defaults, and of
+    the strings and numbers outside of them that they read.
+
+    A function that closes over other objects, or what is none, is in a graph that is *named* its
+    code alone; else a mark of this very object in this process.
     """
-    if not named and _closes_over_objects(function):
+    return " ".join(_mark(function, named=named) for function in functions)
+
+
+def _mark(function: Any, *, named: bool) -> str:
+    if not named and _has_objects(function):
         return _token(function)
     try:
-        return digest.digest(None, Identity(function, "").params())
+        plain = {k: v for k, v in _defaults(function).items() if isinstance(v, _PLAIN)}
+        parts = {**Identity(function, "").params(), "defaults": plain}
+        return digest.digest(None, parts)
     except Exception:  # noqa: BLE001  # no wire form, or an unforeseen callable
         return "" if named else _token(function)
 
 
-def _closes_over_objects(function: Any) -> bool:
+def _has_objects(function: Any) -> bool:
+    """Whether *function* closes over objects, or has them as defaults."""
+    function = _innermost(function)
     code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
     if code is None:
         return False
-    return any(
-        not isinstance(_content(cell), _PLAIN)
+    outside = [
+        _content(cell)
         for name, cell in zip(code.co_freevars, cells, strict=True)
         if name != "__class__"
-    )
+    ]
+    return not all(isinstance(each, _PLAIN) for each in (*outside, *_defaults(function).values()))
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    function = _innermost(function)
+    given = enumerate(getattr(function, "__defaults__", None) or ())
+    named = getattr(function, "__kwdefaults__", None) or {}
+    return {**{f"{place}": value for place, value in given}, **named}
 
 
 def _content(cell: Any) -> Any:
@@ -72,7 +107,17 @@ def _content(cell: Any) -> Any:
 
 
 def _token(function: Any) -> str:
-    try:
-        return _tokens.setdefault(function, os.urandom(16).hex())
-    except TypeError:  # it cannot be remembered: no result of it is found again
-        return os.urandom(16).hex()
+    """A mark of *function*, or of a method and its object, while that exists."""
+    owner = getattr(function, "__self__", function)
+    known = _tokens.get(id(owner))
+    if known is None or known[0]() is not owner:
+        try:
+            known = ref(owner, partial(_forget, id(owner))), os.urandom(16).hex()
+        except TypeError:  # it cannot be remembered: no result of it is found again
+            return os.urandom(16).hex()
+        _tokens[id(owner)] = known
+    return known[1] if owner is function else f"{known[1]} {name_of(function)}"
+
+
+def _forget(number: int, _: Any) -> None:
+    _tokens.pop(number, None)

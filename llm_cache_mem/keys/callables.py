@@ -105,6 +105,8 @@ class _Scope:
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
+        while isinstance(fn, partial):
+            fn = fn.func
         code = getattr(fn, "__code__", None)
         cells = getattr(fn, "__closure__", None) or ()
         read, assigned = _names_in(code) if code is not None else (set(), set())

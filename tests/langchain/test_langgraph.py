@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_llm_cache_mem.langgraph import NodeCache, node_key
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
@@ -103,7 +105,8 @@ def test_graphs_with_nodes_that_langgraph_cannot_name_do_not_answer_each_other()
 
 
 def test_graphs_that_share_a_cache_do_not_answer_each_other() -> None:
-    """By functions of one name: coroutine functions, closures, callable objects, edited code."""
+    """By functions of one name: coroutine functions, closures, defaults, partials, sequences of
+    runnables, subgraphs, edited code."""
 
     def closing(over: Any) -> Any:
         def node(state: State) -> State:
@@ -123,8 +126,31 @@ def test_graphs_that_share_a_cache_do_not_answer_each_other() -> None:
     async def one(state: State) -> State:  # type: ignore[no-redef]
         return {"found": "two"}
 
+    def subgraph(answer: str) -> Any:
+        return StateGraph(State).add_sequence([("n", found(answer))]).set_entry_point("n").compile()
+
+    def found(answer: Any) -> Any:
+        return lambda state: {"found": answer}
+
+    def by_default(answer: Any) -> Any:
+        def node(state: State, answer: Any = answer) -> State:
+            return {"found": answer}
+
+        return node
+
+    first_step = RunnableLambda(lambda state: state)
+    makers: list[Any] = [
+        found,
+        by_default,
+        lambda answer: partial(found(answer)),
+        lambda answer: first_step | found(answer),
+        lambda answer: first_step | {"found": lambda state: answer},
+        lambda answer: RunnableLambda(by_default(None)).bind(answer=answer),
+        subgraph,
+    ]
     cache = NodeCache()
     for pair in (
+        *([(make("x"), "x"), (make("y"), "y")] for make in makers),
         [(closing({"a": 1}), 1), (closing({"a": 2}), 2)],
         [(closing(Client("x")), "x"), (closing(Client("y")), "y")],
         [(first, "one"), (one, "two")],
@@ -133,7 +159,7 @@ def test_graphs_that_share_a_cache_do_not_answer_each_other() -> None:
         for app, expected in (*apps, *apps):
             found: Any = asyncio.run(app.ainvoke({"text": "x"}))
             assert found["found"] == expected
-    assert cache.cache.stats().hits == 6
+    assert cache.cache.stats().hits == 2 * (len(makers) + 3)
 
 
 def test_nodes_of_one_function_do_not_answer_each_other() -> None:
