@@ -22,7 +22,7 @@ except ModuleNotFoundError as exc:
 
 from langchain_core.messages import BaseMessage
 
-from langchain_llm_cache_mem.nodes import function_mark, functions_looked_up
+from langchain_llm_cache_mem.nodes import Node, function_mark, nodes_looked_up
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest
@@ -42,16 +42,19 @@ register_package("langchain_core.documents")
 _KIND = "node"
 _ALL = "node\n"
 _UNNAMED = "__dynamic__"
-_UNFINISHED = {"__interrupt__": "interrupt", "__error__": "error"}
+_UNFINISHED = {"__interrupt__": "interrupt", "__resume__": "interrupt", "__error__": "error"}
 _MOST_ASKED = 1024
+_UNSEEN = Node()
 
 
 class _Asked(NamedTuple):
-    """A lookup in *cache* that missed, of whose node the writes are still to come."""
+    """A lookup in *cache* that missed, of whose node the writes are still to come. *resumed* is
+    that of the node."""
 
     cache: "NodeCache"
     request: Request
     began: float
+    resumed: bool
 
 
 _NOTHING_ASKED: Mapping[FullKey, _Asked] = {}
@@ -109,16 +112,18 @@ class NodeCache(BaseCache[Any]):
 
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
         """The stored writes of the nodes with these keys."""
-        requests = self._requests(keys, functions_looked_up())
+        nodes = nodes_looked_up()
+        requests = self._requests(keys, nodes)
         found = self._lookup(requests)
-        self._note(requests, found)
+        self._note(requests, found, nodes)
         return found
 
     async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
         """As ``get``, in a thread where that would wait for a disk."""
-        requests = self._requests(keys, functions_looked_up())
+        nodes = nodes_looked_up()
+        requests = self._requests(keys, nodes)
         found = await self._engine.off_loop(lambda: self._lookup(requests))
-        self._note(requests, found)
+        self._note(requests, found, nodes)
         return found
 
     def set(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> None:
@@ -148,12 +153,12 @@ class NodeCache(BaseCache[Any]):
         return _ALL + json.dumps([self._graph, *namespace])
 
     def _requests(
-        self, keys: Sequence[FullKey], functions: Mapping[FullKey, Any]
+        self, keys: Sequence[FullKey], nodes: Mapping[FullKey, Node]
     ) -> dict[FullKey, Request]:
         found = {}
         for key in keys:
             with self._engine.fail_open:
-                request = self._request(key, self._mark(key, functions.get(key, ())))
+                request = self._request(key, self._mark(key, nodes.get(key, _UNSEEN).functions))
                 if request is not None:
                     found[key] = request
         return found
@@ -192,10 +197,15 @@ class NodeCache(BaseCache[Any]):
             }
         return {}
 
-    def _note(self, requests: Mapping[FullKey, Request], found: Mapping[FullKey, Any]) -> None:
+    def _note(
+        self,
+        requests: Mapping[FullKey, Request],
+        found: Mapping[FullKey, Any],
+        nodes: Mapping[FullKey, Node],
+    ) -> None:
         """Remember in this context which lookups missed: their nodes depend on what held then."""
         missed = {
-            key: _Asked(self, request, monotonic())
+            key: _Asked(self, request, monotonic(), nodes.get(key, _UNSEEN).resumed)
             for key, request in requests.items()
             if key not in found
         }
@@ -215,6 +225,8 @@ class NodeCache(BaseCache[Any]):
             return
         channels = [name for name, _ in writes] if _is_writes(writes) else []
         reason = next((_UNFINISHED[name] for name in channels if name in _UNFINISHED), None)
+        if asked is not None and asked.resumed:
+            reason = "interrupt"
         if reason is not None:
             self._engine.writer.skip(
                 request, reason, "the writes of a node were not stored: %s", reason

@@ -5,22 +5,31 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import ref
 
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.callables import Identity, name_of
 
-__all__ = ["function_mark", "functions_looked_up"]
+__all__ = ["Node", "function_mark", "nodes_looked_up"]
 
 _FARTHEST: Final = 4
+_RESUMING: Final = "__pregel_resuming"
 _PLAIN: Final = (str, bytes, int, float, type(None))
 _tokens: dict[int, tuple["ref[Any]", str]] = {}
 
 
-def functions_looked_up() -> dict[tuple[Any, str], tuple[Any, ...]]:
-    """The functions of each node whose writes are being looked up, and what else it runs, by its
-    full key; none where the caller is not LangGraph's loop as it is known here."""
+class Node(NamedTuple):
+    """A node whose writes are looked up: its *functions*, and what else it runs; *resumed*: whether
+    they may depend on the answer to an interrupt, which is not in their key."""
+
+    functions: tuple[Any, ...] = ()
+    resumed: bool = False
+
+
+def nodes_looked_up() -> dict[tuple[Any, str], Node]:
+    """The nodes whose writes are being looked up, by their full keys; none where the caller is not
+    LangGraph's loop as it is known here."""
     frame = sys._getframe(1).f_back
     for _ in range(_FARTHEST):
         if frame is None:
@@ -32,10 +41,13 @@ def functions_looked_up() -> dict[tuple[Any, str], tuple[Any, ...]]:
     return {}
 
 
-def _looked_up(task: Any) -> tuple[tuple[Any, str], tuple[Any, ...]] | None:
+def _looked_up(task: Any) -> tuple[tuple[Any, str], Node] | None:
     key = getattr(task, "cache_key", None)
-    steps = getattr(getattr(task, "proc", None), "steps", None)
-    return None if key is None or not steps else ((key.ns, key.key), tuple(_functions(steps)))
+    if key is None:
+        return None
+    steps = getattr(getattr(task, "proc", None), "steps", ())
+    settings = (getattr(task, "config", None) or {}).get("configurable", {})
+    return (key.ns, key.key), Node(tuple(_functions(steps)), bool(settings.get(_RESUMING)))
 
 
 def _functions(steps: Sequence[Any]) -> Iterator[Any]:

@@ -262,22 +262,24 @@ def test_commands_and_sends_come_back_equal() -> None:
     assert results[0]["messages"][0].content == "sent"
 
 
-def test_an_interrupted_node_is_not_stored() -> None:
-    calls: list[Any] = []
+@pytest.mark.parametrize("form", ["function", "subgraph"])
+def test_a_node_that_interrupts_is_not_stored(form: str) -> None:
+    """Nor when it was resumed: another run has an answer of its own."""
 
     def node(state: State) -> State:
-        calls.append(state)
         return {"found": interrupt("sure?")}
 
-    builder = StateGraph(State)
-    builder.add_node("node", node, cache_policy=CachePolicy(key_func=node_key))
+    inner = StateGraph(State).add_sequence([("inner", node)]).set_entry_point("inner").compile()
+    builder, cache = StateGraph(State), NodeCache()
+    policy = CachePolicy(key_func=node_key)
+    builder.add_node("node", node if form == "function" else inner, cache_policy=policy)
     builder.add_edge(START, "node")
-    app = builder.compile(cache=NodeCache(), checkpointer=InMemorySaver())
-    for number in range(2):
-        config: Any = {"configurable": {"thread_id": f"{number}"}}
+    app = builder.compile(cache=cache, checkpointer=InMemorySaver())
+    for answer in ("yes", "no"):
+        config: Any = {"configurable": {"thread_id": answer}}
         assert "__interrupt__" in app.invoke({"text": "a"}, config)
-    assert len(calls) == 2
-    assert app.invoke(Command(resume="yes"), config)["found"] == "yes"
+        assert app.invoke(Command(resume=answer), config)["found"] == answer
+    assert cache.cache.stats().skipped == {"interrupt": 2}
 
 
 def test_a_node_that_is_retried_is_stored_when_it_succeeds() -> None:
