@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_cache_mem._util import strict_json
+from llm_cache_mem._util.durations import parse_duration
 from llm_cache_mem.accounting.render import by_reason
 from llm_cache_mem.cache import LLMCache
 from llm_cache_mem.errors import StoreError
@@ -26,6 +27,14 @@ BACKEND: memory (default), sqlite://./cache.db, or any other that LLMCache takes
 Names for `on`: ttl, max_size, namespace, mode, keep_requests (yes or no; yes in memory)."""
 
 _NAME = "llm_cache"  # of the variable that holds the cache
+
+_REPORTS = (
+    ("llm_cache_mem.accounting.stats", "CacheStats"),
+    ("llm_cache_mem.accounting.totals", "StoreTotals"),
+    ("llm_cache_mem.diagnostics.survey", "Survey"),
+    ("llm_cache_mem.tools.counters", "ToolCacheStats"),
+)
+"""The tuples that a prompt without HTML shows as their text."""
 
 
 class _CellOptions(options):
@@ -174,6 +183,9 @@ def load(shell: Any) -> None:
     shell.register_magic_function(magics.line, "line", "llm_cache")
     shell.input_transformers_cleanup.append(magics.transform)
     shell.events.register("pre_run_cell", magics.pre_run_cell)
+    plain = shell.display_formatter.formatters["text/plain"]
+    for module, name in _REPORTS:
+        plain.for_type_by_name(module, name, lambda report, out, cycle: out.text(str(report)))
 
 
 def unload(shell: Any) -> None:
@@ -200,7 +212,12 @@ def _words(line: str) -> list[str]:
 
 
 def _seconds(text: str) -> float | None:
-    return None if text.lower() == "none" else _number(float, "ttl", text)
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text) if text.lstrip("-").isdecimal() else parse_duration(text)
+    except ValueError as exc:
+        return _wrong(f"ttl: {exc}")  # type: ignore[no-any-return]  # it raises
 
 
 def _number(kind: Callable[[str], Any], name: str, text: str) -> Any:

@@ -134,10 +134,17 @@ def test_a_cell_that_fails_leaves_no_options_behind(shell: Any) -> None:
 
 def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_path: Path) -> None:
     cache = shell.run_line_magic(
-        "llm_cache", f"on 'sqlite:///{tmp_path}/a b=c.db' ttl=60 max_size=5 namespace=me"
+        "llm_cache", f"on 'sqlite:///{tmp_path}/a b=c.db' ttl=1m max_size=5 namespace=me"
     )
     assert (tmp_path / "a b=c.db").exists()
     assert "ttl_seconds=60" in repr(cache)
+
+
+def test_a_prompt_without_html_shows_reports_as_text(shell: Any) -> None:
+    shell.run_line_magic("llm_cache", "on ttl=60")
+    stats = shell.run_line_magic("llm_cache", "stats")
+    shown, _ = shell.display_formatter.format(stats)
+    assert shown["text/plain"] == str(stats) == "no calls yet"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +154,7 @@ def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_p
         ("stats", "turn it on with  %llm_cache on"),
         ("on memory sqlite://./x.db", "does not know 'sqlite://./x.db'"),
         ("on colour=red", "does not know 'colour'"),
-        ("on ttl=soon", "ttl must be a number, not 'soon'"),
+        ("on ttl=soon", "ttl: 'soon' is not a duration"),
         ("off now", "takes nothing more"),
         ("why", "turn it on with  %llm_cache on"),
         ("on keep_requests=maybe", "keep_requests must be yes or no, not 'maybe'"),

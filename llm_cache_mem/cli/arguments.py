@@ -42,8 +42,9 @@ FAILED = 1
 """The exit status where something was not found or did not work."""
 MISUSED = 2
 """The exit status of a wrong command line."""
-DEFAULT_STORE = "sqlite://./.llm_cache_mem.db"
-STORE_HELP = f"The store: a URL or a path. Default: {DEFAULT_STORE.removeprefix('sqlite://')}"
+_DEFAULT_PATH = "./.llm_cache_mem.db"
+DEFAULT_STORE = f"sqlite://{_DEFAULT_PATH}"
+STORE_HELP = f"The store: a URL or a path. Default: {_DEFAULT_PATH}"
 """Of the commands that make calls."""
 
 
@@ -80,7 +81,11 @@ def seconds_in(span: str) -> float:
 def url_of(argument: str | None) -> str:
     """The store's URL, which the environment may give; CommandFailed if neither does."""
     if not argument:
-        raise CommandFailed(f"which store? Give its URL or path, or set {URL_VARIABLE}", MISUSED)
+        raise CommandFailed(
+            f"which store? Give its URL or path ({_DEFAULT_PATH} is that of run and map), or set"
+            f" {URL_VARIABLE}",
+            MISUSED,
+        )
     return argument
 
 

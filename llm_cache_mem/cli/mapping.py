@@ -280,11 +280,11 @@ def _is_output(path: str) -> bool:
 
 def _stopped(line: int, error: Exception, requests: str) -> str:
     """A description of the *error* that ends the run, without the provider's text, which may quote
-    the request."""
+    the request. A TypeError is the SDK's, and names a wrong or missing argument."""
     text = f"{requests}: line {line}: {type(error).__name__}"
     status = getattr(error, "status_code", None)
-    if isinstance(error, LLMCacheError):
-        text += f": {error}"
+    if isinstance(error, LLMCacheError | TypeError):
+        text += f": {Redaction().text(str(error))}"
     elif isinstance(status, int):
         text += f" (HTTP {status})"
     return f"{text}; what was answered is stored (--on-error skip goes on, and writes the error)"

@@ -25,7 +25,7 @@ from llm_cache_mem.cli.arguments import (
     request_in,
     url_of,
 )
-from llm_cache_mem.cli.output import count_of, print_json, progress
+from llm_cache_mem.cli.output import print_json, progress
 from llm_cache_mem.cli.store import Selection, reading
 from llm_cache_mem.diagnostics.explain import Explanation, StoredRequest, explain
 from llm_cache_mem.diagnostics.redaction import Redaction
@@ -218,7 +218,7 @@ def _requests_in_store(url: str, selection: Selection) -> dict[str, list[Any]]:
         )
     if not found:
         raise CommandFailed(
-            f"none of {count_of(total)} of {_where(selection)} has its request:"
+            f"no entry (of {total:,}) of {_where(selection)} has its request stored:"
             " LLMCache(keep_requests=True) stores requests"
         )
     return found

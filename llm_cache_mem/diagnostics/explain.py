@@ -81,13 +81,10 @@ class Explanation(NamedTuple):
             return "nothing is stored in this namespace yet"
         if self.nearest is None:
             return (
-                f"none of the {self.stored:,} stored entries has its request:"
+                f"no entry (of {self.stored:,}) has its request stored:"
                 " LLMCache(keep_requests=True) stores requests"
             )
-        head = (
-            f"nearest of {self.compared:,} stored"
-            f" {'request' if self.compared == 1 else 'requests'}: {visible(self.nearest)}"
-        )
+        head = f"{self._nearest_of()}: {visible(self.nearest)}"
         if not self.differences:
             return (
                 f"{head}\n  No field differs: the difference was redacted, or its key was made"
@@ -108,11 +105,14 @@ class Explanation(NamedTuple):
         rows = [(difference.path, *difference.sides()) for difference in self.differences[:_SHOWN]]
         more = len(self.differences) - _SHOWN
         return (
-            f"<p>nearest of {self.compared:,} stored requests:"
-            f" <code>{escape(self.nearest or '')}</code></p>"
+            f"<p>{self._nearest_of()}: <code>{escape(self.nearest or '')}</code></p>"
             f"{table([('what differs', 'stored', 'asked'), *rows], texts=3)}"
             + (f"<p>and {more:,} more</p>" if more > 0 else "")
         )
+
+    def _nearest_of(self) -> str:
+        plural = "" if self.compared == 1 else "s"
+        return f"nearest of {self.compared:,} stored request{plural}"
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON; a side of a difference that is not there has no field."""

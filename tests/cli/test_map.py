@@ -140,6 +140,13 @@ def test_a_failed_call_stops_and_quotes_nothing(server: Provider) -> None:
     assert [one["line"] for one in answers()] == [1]
 
 
+def test_a_wrong_argument_is_named(server: Provider) -> None:
+    Path("in.jsonl").write_text(line("a", modle="m"))
+    told = fails("map", "in.jsonl", "--out", "out.jsonl", "--sdk", "openai")
+    assert "TypeError" in told
+    assert "unexpected keyword argument 'modle'" in told
+
+
 def test_a_stopped_run_leaves_the_answers_of_an_earlier_one(server: Provider) -> None:
     Path("in.jsonl").write_text("\n".join([line("a"), line("b")]))
     run("map", "in.jsonl", "--out", "out.jsonl", "--sdk", "openai")

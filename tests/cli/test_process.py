@@ -120,7 +120,10 @@ def test_a_command_without_a_store_says_how_to_name_one(monkeypatch: pytest.Monk
             ["export", "-"],
             ["import", "-"],
         ):
-            assert "LLM_CACHE_MEM_URL" in fails(*arguments, status=2)
+            said = fails(*arguments, status=2)
+            assert "LLM_CACHE_MEM_URL" in said
+            if len(arguments) == 1 or "--all" in arguments:
+                assert "./.llm_cache_mem.db" in said  # the store of run and map
 
 
 @pytest.mark.parametrize(

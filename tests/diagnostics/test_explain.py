@@ -322,7 +322,7 @@ def test_no_request_is_stored() -> None:
     cache.put(QUESTION["content"], "Bach")
     assert (
         str(cache.explain(MESSAGES, model="m"))
-        == "none of the 2 stored entries has its request: LLMCache(keep_requests=True) stores"
+        == "no entry (of 2) has its request stored: LLMCache(keep_requests=True) stores"
         " requests"
     )
 
