@@ -14,7 +14,6 @@ from llm_cache_mem.keys.callables import Identity, name_of
 __all__ = ["Node", "function_mark", "nodes_looked_up"]
 
 _FARTHEST: Final = 4
-_RESUMING: Final = "__pregel_resuming"
 _PLAIN: Final = (str, bytes, int, float, type(None))
 _tokens: dict[int, tuple["ref[Any]", str]] = {}
 
@@ -46,8 +45,15 @@ def _looked_up(task: Any) -> tuple[tuple[Any, str], Node] | None:
     if key is None:
         return None
     steps = getattr(getattr(task, "proc", None), "steps", ())
+    return (key.ns, key.key), Node(tuple(_functions(steps)), _is_resumed(task))
+
+
+def _is_resumed(task: Any) -> bool:
+    """Whether *task* is a node in the step that a run resumes, which may hand the answer to an
+    interrupt on to a subgraph. Of a task in a function, its writes tell."""
     settings = (getattr(task, "config", None) or {}).get("configurable", {})
-    return (key.ns, key.key), Node(tuple(_functions(steps)), bool(settings.get(_RESUMING)))
+    is_in_function = isinstance(next(iter(getattr(task, "path", ())[1:]), None), tuple)
+    return bool(settings.get("__pregel_resuming")) and not is_in_function
 
 
 def _functions(steps: Sequence[Any]) -> Iterator[Any]:
