@@ -24,11 +24,13 @@ PATTERNS: Mapping[str, str] = {
         r" \d{4})"
     ),
     "a time of day": r"\b\d\d?:\d\d(?::\d\d(?:\.\d+)?)?(?: ?[AaPp]\.?[Mm]\b\.?)?",
-    "a UUID": r"\b[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\b",
+    "a UUID": (
+        r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\b"
+    ),
     "an id": (
         r"\b(?:req|request|run|trace|span|session|sess|conv|conversation|thread|user|call|msg|toolu|chatcmpl|id)[-_][0-9A-Za-z_-]{6,}"
     ),
-    "a hexadecimal number": r"\b(?=[0-9a-f]*\d)[0-9a-f]{16,64}\b",
+    "a hexadecimal number": r"(?<![0-9A-Za-z])(?=[0-9a-f]*\d)[0-9a-f]{16,64}\b",
     "a Unix time": r"\b1\d{9}(?:\d{3})?\b(?:\.\d+)?",
 }
 """Patterns, by name, of text that often changes from call to call without changing the answer."""

@@ -377,6 +377,15 @@ def test_volatile_values_are_recognised_whole(name: str, text: str) -> None:
     assert masking(PATTERNS[name])(f"At {text}, go.") == {"messages": "At …, go."}
 
 
+@pytest.mark.parametrize("prefix", ["pyd_ai_", "lc_run--", "call_", "of_another_framework_"])
+def test_ids_are_recognised_behind_any_prefix(prefix: str) -> None:
+    for name, text in (
+        ("a UUID", "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0"),
+        ("a hexadecimal number", "9f86d081884c7d659a2feaa0c55ad015"),
+    ):
+        assert masking(PATTERNS[name])(prefix + text) == {"messages": f"{prefix}…"}
+
+
 def test_a_real_trace_is_explained_as_it_was_found_to_be(shared_data: Path) -> None:
     """RAGPulse, one week of a real service: facts/data.md counts 222 repeats without the system
     prompt, 814 for the question alone."""

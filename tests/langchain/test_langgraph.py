@@ -359,6 +359,26 @@ def test_tasks_are_cached() -> None:
     assert calls == [2]
 
 
+def test_tasks_of_a_resumed_function_are_cached() -> None:
+    calls: list[int] = []
+
+    @task(cache_policy=CachePolicy(key_func=node_key))
+    def double(number: int) -> int:
+        calls.append(number)
+        return 2 * number
+
+    @entrypoint(cache=NodeCache(), checkpointer=InMemorySaver())
+    def run(number: int) -> list[Any]:
+        return [[double(each).result(), interrupt("more?")] for each in (1, 2, 2)]
+
+    for thread in "ab":
+        config: Any = {"configurable": {"thread_id": thread}}
+        run.invoke(1, config)
+        *_, last = (run.invoke(Command(resume=answer), config) for answer in "xyz")
+        assert last == [[2, "x"], [4, "y"], [4, "z"]]
+    assert calls == [1, 2]
+
+
 def test_a_failing_store_fails_no_run() -> None:
     calls: list[Any] = []
 
