@@ -2,7 +2,9 @@
 ``invalidate``."""
 
 import sys
+from collections import deque
 from contextlib import nullcontext
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -30,6 +32,8 @@ from llm_cache_mem.cli.store import prune as prune_at_once
 from llm_cache_mem.stores.base import counting
 
 __all__ = ["clear", "delete", "invalidate", "prune"]
+
+_LOOKED_AT = 64  # entries: those of another encryption key hide their names
 
 
 def prune(
@@ -156,6 +160,11 @@ def invalidate(
             found = cache.invalidate(name)
         except ValueError as exc:
             raise CommandFailed(str(exc), MISUSED) from None
+    if not found:
+        with reading(url, Selection()) as (reader, _):
+            deque(islice(reader.entries(), _LOOKED_AT), maxlen=0)
+            if reader.unreadable:
+                raise CommandFailed(f"it cannot be told whether anything depends on {name}")
     report(
         as_json,
         {"invalidated": found},

@@ -46,6 +46,19 @@ def test_invalidate_reaches_encrypted_entries(
     assert '"invalidated": false' in run("invalidate", str(path), NAME, "--json").stdout
 
 
+@pytest.mark.parametrize("key", ["", "b" * 43])
+def test_invalidate_fails_without_the_encryption_key(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.db"
+    monkeypatch.setenv("LLM_CACHE_MEM_KEY", "a" * 43)
+    _fill(path)
+    monkeypatch.setenv("LLM_CACHE_MEM_KEY", key)
+    said = fails("invalidate", str(path), NAME)
+    assert "cannot be told" in said
+    assert "set LLM_CACHE_MEM_KEY" in said
+
+
 def test_show_lists_what_an_entry_depends_on(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     _fill(path)
