@@ -407,6 +407,6 @@ def _reopen(
 def _refuse_arguments(kwargs: dict[str, Any]) -> None:
     if kwargs:
         raise TypeError(
-            f"clear() forgets a whole namespace and takes no {', '.join(kwargs)}: what is to be"
-            " forgotten by itself needs a namespace of its own, under options(namespace=...)"
+            f"clear() removes a whole namespace and takes no {', '.join(kwargs)}: put answers that"
+            " are to be removed separately into another namespace, with options(namespace=...)"
         )

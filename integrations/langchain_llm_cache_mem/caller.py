@@ -122,7 +122,7 @@ def report_change(what: str) -> None:
     if not _logged:
         _logged = True
         _log.warning(
-            "this langchain-core is one that LLMCacheMem does not know (%s), so it cannot see which"
-            " model is asking, or cannot share calls that run at once; cached(model, cache) can",
+            "LLMCacheMem does not support this version of langchain-core (%s): it cannot see which"
+            " model is asking, or cannot share concurrent calls; cached(model, cache) can",
             what,
         )

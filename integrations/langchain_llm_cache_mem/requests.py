@@ -85,9 +85,8 @@ class Requests:
         if named not in self._logged:
             self._logged.add(named)
             _log.warning(
-                "calls go uncached: %s, so that no key can tell two of them apart; if you know"
-                " them apart, name it with cached(model, cache, identity=...) or"
-                " LLMCacheMem.scoped(...)",
+                "calls go uncached: %s, so no key can tell two such models apart; identify yours"
+                " with cached(model, cache, identity=...) or LLMCacheMem.scoped(...)",
                 reason,
             )
 

@@ -109,7 +109,7 @@ def _skip(target: Target, found: Identity) -> None:
         _logged.add(named)
         hint = f", or {HINT}" if is_hugging_face(cls) else ""
         _log.warning(
-            "calls go uncached: %s, so that no key can tell two of them apart; name it with"
+            "calls go uncached: %s, so no key can tell two such models apart; identify yours with"
             " CachedLLM(llm, cache, identity=...)%s",
             reason,
             hint,

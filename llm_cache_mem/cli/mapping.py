@@ -70,23 +70,25 @@ def map_(
         str, typer.Option(metavar="NAME", callback=in_utf8, help="The namespace of the answers.")
     ] = "",
     concurrency: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many calls at the same time.")
+        int, typer.Option(metavar="N", min=1, help="Number of calls at the same time.")
     ] = 8,
     budget_usd: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0, help="Begin no call when so many dollars are spent."),
+        typer.Option(metavar="N", min=0, help="Make no more calls once this is spent."),
     ] = None,
     on_error: Annotated[
         Literal["stop", "skip"],
-        typer.Option(help="What to do at a bad line or a call that fails: skip writes the error."),
+        typer.Option(help="On a bad line or a failed call; skip writes the error and goes on."),
     ] = "stop",
     admit: Annotated[
         Literal["complete", "any"],
         typer.Option(help="Which answers to store; any: truncated and refused ones too."),
     ] = "complete",
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE whatever it holds.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace FILE, whatever it contains.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The counts as one JSON document.")
+        bool, typer.Option("--json", help="Print the counts as one JSON document.")
     ] = False,
 ) -> None:
     """Answer a file of requests, each once.
@@ -187,7 +189,7 @@ def _request_in(line: bytes) -> dict[str, Any]:
     if "messages" not in request:
         raise BadInput('"messages" is missing')
     if request.get("stream"):
-        raise BadInput('"stream" is not for files: answers are taken whole')
+        raise BadInput('"stream" is not supported here: answers are complete')
     return request
 
 
@@ -265,7 +267,7 @@ def _writing(path: str, requests: str, *, force: bool) -> Iterator[BinaryIO]:
         if requests != "-" and os.path.samefile(path, requests):
             raise CommandFailed(f"{path} is the file of requests itself", MISUSED)
         if os.path.isfile(path) and not force and not _is_output(path):
-            raise CommandFailed(f"{path} is no output of this command; --force replaces it")
+            raise CommandFailed(f"{path} was not written by this command; --force replaces it")
     has_answers = os.path.isfile(path) and os.path.getsize(path) > 0
     with replacing(path, force=True, partial=not has_answers) as file:
         yield file

@@ -73,7 +73,7 @@ def bring(
 def _rest(kind: str, text: str) -> dict[str, Any]:
     """What --request says of all requests."""
     if kind != "gptcache":
-        raise CommandFailed("--request goes with --from gptcache", MISUSED)
+        raise CommandFailed("--request is only for --from gptcache", MISUSED)
     try:
         found = parse_json(text.encode("utf-8", "surrogateescape"))
     except BadInput:

@@ -167,13 +167,12 @@ def _summary(saved: Savings, backend: str, program: str) -> str:
     where = backend.rpartition("@")[2].partition("?")[0]  # without a password
     if not saved.processes:
         return (
-            f"{os.path.basename(program)} started no Python that the cache could be put into: it is"
-            " another language, for which there is `llm-cache-mem run --gateway`, or Python with -I"
-            " or -E"
+            f"{os.path.basename(program)} started no Python program that can be cached: use"
+            " `llm-cache-mem run --gateway` for other languages, and Python without -I or -E"
         )
     calls = saved.answered + saved.made
     if not calls and not saved.uncached:
-        return "no call of a model was seen"
+        return "no model call was seen"
     text = f"{saved.answered:,} of {calls:,} calls answered from {where}"
     if saved.answered:
         usd = "" if saved.usd is None else f", {dollars(saved.usd)}"

@@ -331,7 +331,7 @@ def _locate(url: str) -> tuple[Scheme, str | Path]:
         raise CommandFailed(str(exc), MISUSED) from None
     if not scheme.in_file and not scheme.on_server:
         raise CommandFailed(
-            f"{url!r} lives in the process that uses it: there is nothing to look at from here",
+            f"{url!r} is private to the process that uses it: commands cannot see its entries",
             MISUSED,
         )
     return scheme, Path(place) if scheme.in_file else place

@@ -265,7 +265,7 @@ class Writer:
             return None
         reason = self._settings.admit(response)
         if reason is not None:
-            hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores such ones"
+            hint = "" if self._settings.own_admit else "; LLMCache(admit='any') stores these too"
             self.skip(request, reason, "a response was not stored: %s%s", reason, hint)
             return None
         return None if self._overtaken(request) else self._entry(request, payload, paid)

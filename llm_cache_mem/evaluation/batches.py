@@ -232,7 +232,7 @@ class BatchRun:
             except Exception as exc:
                 if not self._passes(exc):
                     raise
-                _log.warning("a look at a batch failed (%s), and goes on", type(exc).__name__)
+                _log.warning("checking a batch failed (%s); trying again", type(exc).__name__)
         if wanted not in self._found:
             self._sleep(self._poll_seconds)
 
@@ -271,7 +271,7 @@ class BatchRun:
             self._warned = True
             _log.warning(
                 "the provider lists no batch for %d requests that were about to be submitted:"
-                " waiting for it to show; on_unknown='resubmit' submits them again",
+                " waiting for it to appear; on_unknown='resubmit' submits them again",
                 len(intent.keys),
             )
 

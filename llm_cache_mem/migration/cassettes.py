@@ -58,7 +58,7 @@ def _interactions(file: Path) -> list[Any]:
         raise Skipped("a file that is not YAML or JSON") from None
     interactions = found.get("interactions") if isinstance(found, dict) else None
     if not isinstance(interactions, list):
-        raise Skipped("a file that is no cassette")
+        raise Skipped("a file that is not a cassette")
     return interactions
 
 

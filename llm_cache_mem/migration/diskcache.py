@@ -53,7 +53,7 @@ class DiskCache:
         self._files = [found / "cache.db"] if (found / "cache.db").exists() else []
         self._files += sorted(found.glob("[0-9][0-9][0-9]/cache.db"))
         if not self._files:
-            raise FileNotFoundError(2, "no folder of diskcache", str(folder))
+            raise FileNotFoundError(2, "not a folder of diskcache", str(folder))
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of the text *key*, if it is there and plain data; else *default*."""

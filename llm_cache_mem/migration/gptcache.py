@@ -27,13 +27,13 @@ def records(source: str, request: dict[str, Any] | None = None) -> Iterator[Chat
         try:
             rows = connection.execute(_QUERY)
         except sqlite3.DatabaseError:
-            yield Skipped("a file that is no database of GPTCache")
+            yield Skipped("a file that is not a database of GPTCache")
             return
         for question, answer, kind in rows:
             if request is None:
                 yield Skipped("a question without its model: give the rest with --request")
             elif kind != _TEXT:
-                yield Skipped("an answer that is no text")
+                yield Skipped("an answer that is not text")
             else:
                 yield _chat(question, answer, request)
 

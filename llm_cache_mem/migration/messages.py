@@ -45,7 +45,7 @@ def read_lines(
                 if isinstance(found, dict):
                     yield from _read(read, found)
                 elif line.strip():
-                    yield Skipped("a line that is no object")
+                    yield Skipped("a line that is not an object")
 
 
 def _read(

@@ -223,8 +223,8 @@ def _open_jsonl(path: str, settings: StoreSettings) -> Store:
 
     if settings.envelope() is not PLAIN:
         raise ValueError(
-            "a jsonl store is there to be read, by people and by git: it is not encrypted;"
-            " encryption_key='plain' says so"
+            "a jsonl store is meant to be read by people and git, so it is not encrypted:"
+            " encryption_key='plain' confirms that"
         )
     return JsonlStore(path, redact=settings.redact, clock=settings.clock, **settings.waiting())
 

@@ -94,7 +94,7 @@ class _Families:
         self.requests = made(Counter, "requests", "Requests by outcome", "outcome", "reason")
         self.tokens = made(Counter, "saved_tokens", "Tokens saved", "type")
         self.saved = made(Counter, "saved_dollars", "Dollars saved")
-        self.paid = made(Counter, "paid_dollars", "Dollars that the calls made did cost")
+        self.paid = made(Counter, "paid_dollars", "Dollars that calls cost")
         self.age = histogram("entry_age_seconds", "Age of entries at a hit", AGE_BUCKETS)
         self.call = histogram("call_seconds", "Duration of the calls made", SECONDS_BUCKETS)
         text = "Duration of reads and writes of the store"

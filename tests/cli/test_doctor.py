@@ -111,7 +111,7 @@ def test_who_else_may_write_is_told(suffix: str, tmp_path: Path) -> None:
     path = str(tmp_path / f"cache{suffix}")
     with LLMCache(backend=path if suffix == ".db" else f"jsonl:///{path}") as cache:
         cache.put("q", "a", model="m")
-    assert examined(path, 0)["writers"]["text"] == "this user alone may change it"
+    assert examined(path, 0)["writers"]["text"] == "only this user can change it"
     tmp_path.chmod(0o777)
     findings = examined(path, 1)
     assert advised(findings) == {"writers"}
@@ -226,7 +226,7 @@ def test_a_redis_that_is_away_or_wants_a_password(redis: Server) -> None:
     redis.ask("CONFIG SET requirepass secret-word")
     refused = examined(redis.url, 2)
     assert "NOAUTH" in refused["reach"]["text"]
-    assert "wants another user or password" in refused["reach"]["advice"]
+    assert "rejects the user or password" in refused["reach"]["advice"]
     url = redis.url.replace("://", "://:secret-word@")
     result = run_any("doctor", url, "--rounds", "2")
     assert result.exit_code == 0

@@ -240,7 +240,7 @@ def test_a_bad_line_is_named_and_stops_the_import_or_is_skipped(tmp_path: Path, 
     result = run("import", path, "-", "--on-error", "skip", stdin=lines)
     assert "line 3: " in result.stderr
     assert (
-        result.stdout == "imported 1 entry, kept 1 that were as new or newer, skipped 1 bad lines\n"
+        result.stdout == "imported 1 entry, kept 1 that were as new or newer, skipped 1 bad line\n"
     )
     assert len(held(path)) == 2
 

@@ -177,8 +177,8 @@ def test_a_model_that_holds_a_pipeline_goes_uncached_and_counted(cache, caplog):
         assert CachedLLM(_local(answer), cache).complete("x").text == answer
     assert dict(cache.stats().skipped) == {"opaque": 3}
     assert [record.getMessage() for record in caplog.records if "Pipeline" in record.message] == [
-        "calls go uncached: Local._pipeline is a Pipeline, which has no wire form, so that no key"
-        " can tell two of them apart; name it with CachedLLM(llm, cache, identity=...)"
+        "calls go uncached: Local._pipeline is a Pipeline, which has no wire form, so no key can"
+        " tell two such models apart; identify yours with CachedLLM(llm, cache, identity=...)"
     ]
     set_llm_cache(cache)
     assert [_local(answer).complete("x").text for answer in ("one", "two")] == ["one", "two"]

@@ -88,7 +88,7 @@ def test_a_folder_of_compressed_cassettes_is_read(tmp_path: Path, provider: Stan
     (folder / "a.yaml").write_text("neither: a cassette")
     moved = read("import", "--from", "vcr", str(folder), str(tmp_path / "cache.db"))
     assert moved["imported"] == 1
-    assert moved["skipped"] == {"a file that is no cassette": 1}
+    assert moved["skipped"] == {"a file that is not a cassette": 1}
     assert hits(tmp_path / "cache.db", url, body()) == 1
 
 
@@ -283,11 +283,11 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     for kind in SOURCES:
         said = fails("import", "--from", kind, "nowhere", "--dry-run")
         assert "nowhere" in said
-        assert ("No such file" in said) or ("no folder of diskcache" in said)
+        assert ("No such file" in said) or ("not a folder of diskcache" in said)
     for rest in ("{", "[]", '{"model": 1}', '{"model": "m", "messages": "x"}'):
         said = fails("import", "--from", "gptcache", "x", "y", "--request", rest, status=2)
         assert said
-    assert "goes with" in fails("import", "--from", "vcr", "x", "y", "--request", "{}", status=2)
+    assert "only for" in fails("import", "--from", "vcr", "x", "y", "--request", "{}", status=2)
 
 
 @pytest.mark.parametrize(

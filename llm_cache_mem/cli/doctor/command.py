@@ -68,7 +68,7 @@ def check(url: str, rounds: int) -> list[Finding]:
                 FAIL,
                 "use",
                 str(exc),
-                "see to it that the store is there, and that its URL and rights are right",
+                "check that the store exists, and check its URL and permissions",
             )
         )
     return findings
@@ -124,11 +124,11 @@ def _writers(path: str) -> Finding:
     files = [name for name in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(name)]
     found = sorted({reason for name in files for reason in writers(name)})
     if not found:
-        return ok("writers", "this user alone may change it")
+        return ok("writers", "only this user can change it")
     return warn(
         "writers",
         "; ".join(found),
-        "answers come from it as if from the model: take that right away, or move the file",
+        "they could change answers: remove their write permission, or move the file",
     )
 
 
@@ -153,15 +153,15 @@ def _way_in(reason: str) -> str:
     started."""
     if "NOAUTH" in reason or "WRONGPASS" in reason:
         return (
-            "it is there, but wants another user or password: redis://user:password@host, or"
+            "it answers, but rejects the user or password: redis://user:password@host, or"
             " redis://:password@host without a user"
         )
     if "Refused" in reason:
         return (
-            "it is there, but refuses: see to it that the database in the URL exists, and what its"
-            " user may do"
+            "it answers, but refuses: check that the database in the URL exists, and the"
+            " permissions of the user"
         )
-    return "start it, and see to it that host, port and password are right"
+    return "start it, and check the host, port and password"
 
 
 def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
@@ -193,15 +193,15 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
                 yield Finding(
                     FAIL,
                     "reading",
-                    "what was written a moment ago is not there",
-                    "look at its memory and its clock",
+                    "an entry written a moment ago is not there",
+                    "check its memory and its clock",
                 )
                 return
             timed("delete", partial(store.delete, key))
     except StoreError as exc:
         advice = (
-            "give this user the right to it, or free what is full; a cache goes on without the"
-            " store meanwhile"
+            "give this user the permission, or free space; until then caches go on without the"
+            " store"
         )
         yield Finding(
             FAIL,
@@ -212,7 +212,7 @@ def _round_trips(store: Store, rounds: int) -> Iterator[Finding]:
         return
     finally:
         _forget(store, key)
-    yield ok("rights", "it can be written, read and deleted from")
+    yield ok("rights", "this user can write, read and delete entries")
     yield from _speed(times, rounds)
 
 
@@ -225,9 +225,9 @@ def _reads(store: Store, rounds: int) -> Iterator[Finding]:
         store.get(key)
         times.append(time.perf_counter() - began)
     if all(os.access(each, os.W_OK) for each in (path, os.path.dirname(path))):
-        yield ok("rights", "it can be read and written")
+        yield ok("rights", "this user can read and write it")
     else:
-        yield warn("rights", "it can only be read", "recording needs the right to write it")
+        yield warn("rights", "this user can only read it", "recording needs write permission")
     yield from _speed({"get": times}, rounds)
 
 
@@ -235,7 +235,7 @@ def _speed(times: dict[str, list[float]], rounds: int) -> Iterator[Finding]:
     for what, taken in times.items():
         half, most = _quantile(taken, 0.5), _quantile(taken, 0.99)
         text = f"p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms of {rounds}"
-        advice = "bring it nearer, or put memory in front: backend='tiered:memory,...'"
+        advice = "move it closer, or put memory in front: backend='tiered:memory,...'"
         yield ok(what, text) if half < _SLOW_SECONDS else warn(what, text, advice)
 
 
@@ -257,10 +257,14 @@ def _leasing(store: Store) -> Finding:
         store.release(key, token)
     except StoreError as exc:
         return warn(
-            "leases", exc.reason, "without that right coalesce='fleet' makes a call in each process"
+            "leases",
+            exc.reason,
+            "without this permission coalesce='fleet' makes a call in each process",
         )
     if not taken or again:
-        return warn("leases", "two could have the same lease", "do not use coalesce='fleet' here")
+        return warn(
+            "leases", "two callers could get the same lease", "do not use coalesce='fleet' here"
+        )
     return ok("leases", "coalesce='fleet' works through it")
 
 

@@ -24,7 +24,7 @@ def findings(store: RedisStore, url: str) -> Iterator[Finding]:
     except StoreError as exc:
         yield ok(
             "server",
-            f"it does not let this user ask INFO ({exc.reason}): nothing can be said of its memory",
+            f"this user may not run INFO ({exc.reason}), so its memory cannot be checked",
         )
         info = {}
     if info:
@@ -52,7 +52,7 @@ def _role(info: Mapping[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
         yield warn(
             "role",
-            "a replica, which is read-only or loses what it is told",
+            "a replica, which is read-only or loses what is written to it",
             "name the master, or ask Sentinel for it",
         )
 
@@ -65,12 +65,12 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
     )
     policy = info.get("maxmemory_policy", "?")
     if not most:
-        text = f"{size_of(used)} used, without a bound"
+        text = f"{size_of(used)} used, unbounded"
         yield warn(
             "memory",
             text,
-            "CONFIG SET maxmemory 1gb, or whatever it may have: it grows until the machine has no"
-            " more",
+            "CONFIG SET maxmemory 1gb, or another limit: without one, it grows until the machine"
+            " has no memory left",
         )
     else:
         yield ok(
@@ -128,7 +128,7 @@ def _clock(store: RedisStore) -> Finding:
         reply = store.ask("TIME")
         theirs = int(reply[0]) + int(reply[1]) / 1e6
     except (StoreError, TypeError, ValueError, IndexError):
-        return ok("clock", "it does not tell the time")
+        return ok("clock", "it does not return its time")
     return clock("clock", theirs - (before + time.time()) / 2, 3)
 
 

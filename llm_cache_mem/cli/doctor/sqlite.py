@@ -70,7 +70,7 @@ def _log(store: SQLiteStore) -> Iterator[Finding]:
     elif not safe:
         yield ok(
             "sqlite",
-            f"{version}, whose WAL-reset bug is kept away by the lock around every write: only this"
+            f"{version}, whose WAL-reset bug is avoided by the lock around every write: only this"
             " library may write here",
         )
     else:
@@ -84,14 +84,14 @@ def _log(store: SQLiteStore) -> Iterator[Finding]:
         yield warn(
             "journal",
             text,
-            "a reader that never ends keeps the log from being folded in: look for a process that"
+            "an open read keeps the log from being merged into the file: look for a process that"
             " hangs",
         )
     elif journal not in ("wal", "truncate"):
         yield warn(
             "journal",
             text,
-            "another program changed that: open the file with this library once more",
+            "another program changed it: open the file with this library again",
         )
     else:
         yield ok("journal", text)

@@ -120,8 +120,8 @@ class DatabaseFile:
         except Exception as exc:
             if not used_before and getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 refused = (
-                    f"{self.path} is not a SQLite database, and no cache was ever kept in it: it is"
-                    " left as it is"
+                    f"{self.path} is not a SQLite database, and never held a cache: it is left"
+                    " unchanged"
                 )
                 raise FileRefused(refused, misconfigured=True) from exc
             if is_damage(exc):
