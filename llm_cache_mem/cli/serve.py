@@ -1,5 +1,6 @@
 """``llm-cache-mem serve``: the gateway, for programs in any language."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,13 +9,15 @@ import typer
 from llm_cache_mem.cli.arguments import MISUSED, CommandFailed, Url, seconds_in, url_of
 from llm_cache_mem.cli.gateway_process import become
 from llm_cache_mem.cli.store import Reader
+from llm_cache_mem.stores.urls import URL_VARIABLE
 
 __all__ = ["serve", "ui"]
 
 
 def serve(
     backend: Annotated[
-        str | None, typer.Option(help="The store: a URL or a path. Default: memory.")
+        str | None,
+        typer.Option(help=f"The store: a URL or a path. Default: {URL_VARIABLE}, or memory."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Default: 4040; 0 picks a free port.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1.")] = None,
@@ -87,6 +90,8 @@ def serve(
         "upstreams": _upstreams(upstream) if upstream else None,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if config is None and URL_VARIABLE in os.environ:
+        given.setdefault("backend", os.environ[URL_VARIABLE])
     if ttl is not None:
         given["ttl_seconds"] = None if ttl == "none" else seconds_in(ttl)
     from llm_cache_mem.gateway.config import GatewayConfig

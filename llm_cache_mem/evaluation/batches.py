@@ -14,7 +14,7 @@ from llm_cache_mem.errors import BatchFailed, RequestNotCacheable, StoreError
 from llm_cache_mem.evaluation.intents import Intent, Intents, custom_id_of
 from llm_cache_mem.evaluation.live import HttpCalls, MethodCalls
 from llm_cache_mem.evaluation.providers import Job, Provider, provider_of
-from llm_cache_mem.evaluation.reading import read_request
+from llm_cache_mem.evaluation.reading import check_requests, read_request
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.evaluation.run import CHUNK, OnError
 from llm_cache_mem.evaluation.store_retries import StoreRetries
@@ -53,6 +53,7 @@ def batch_requests(
         raise ValueError(f"on_error must be 'raise' or 'collect', not {on_error!r}")
     if on_unknown not in ("wait", "resubmit"):
         raise ValueError(f"on_unknown must be 'wait' or 'resubmit', not {on_unknown!r}")
+    check_requests(requests)
     provider = provider_of(client)
     through_http = client in engine.layers.clients
     run = BatchRun(

@@ -11,6 +11,7 @@ from typing import Any, Final
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.evaluation.calling import Caller
 from llm_cache_mem.evaluation.progress import progress_of
+from llm_cache_mem.evaluation.reading import check_requests
 from llm_cache_mem.evaluation.results import MapResult
 from llm_cache_mem.evaluation.run import CHUNK, Item, Outcome, Run, RunSettings
 
@@ -28,6 +29,7 @@ def map_requests(
     """The results of ``fn`` for *requests*, made as they are iterated: see ``LLMCache.map``."""
     if not callable(fn):
         raise TypeError(f"map takes a function, not {type(fn).__name__}")
+    check_requests(requests)
     source = iter(requests)
     return _in_threads(Run(engine, fn, settings), source, _length(requests))
 
@@ -41,6 +43,7 @@ def amap_requests(
     """``map_requests`` for a coroutine function: see ``LLMCache.amap``."""
     if not callable(fn):
         raise TypeError(f"amap takes a function, not {type(fn).__name__}")
+    check_requests(requests)
     source = requests if isinstance(requests, AsyncIterable) else _as_async(iter(requests))
     return _in_tasks(Run(engine, fn, settings), aiter(source), _length(requests))
 

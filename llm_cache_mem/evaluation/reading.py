@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["read_request"]
+__all__ = ["check_requests", "read_request"]
+
+
+def check_requests(requests: Any) -> None:
+    """TypeError for a single request, or the path of a file, in place of several requests."""
+    if isinstance(requests, str | bytes | Mapping):
+        raise TypeError(
+            f"requests are several, such as a list of dicts, not one {type(requests).__name__}"
+        )
 
 
 def read_request(given: Any) -> tuple[Any, dict[str, Any]]:

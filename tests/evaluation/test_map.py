@@ -312,6 +312,10 @@ def test_a_bad_request_is_an_error_of_its_own(
 def test_wrong_arguments_are_refused_at_the_call(cache: LLMCache, wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         cache.map(failing, [], **wrong)
+    single: Any
+    for single in (request(0), "requests.jsonl"):
+        with pytest.raises(TypeError, match=f"several, .* not one {type(single).__name__}"):
+            cache.map(failing, single)
     with pytest.raises(TypeError, match="function"):
         cache.map(None, [])  # type: ignore[arg-type]
 

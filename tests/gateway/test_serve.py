@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from cli_helpers import run
 from gateway_client import ANSWER, ASK, CHAT, REPLY, STREAM, STREAMED, post
 from http_server import Provider
 
@@ -96,6 +97,22 @@ def test_metrics_and_sums_add_up_over_the_workers(serve: Serve, upstream: Provid
     while sums["asked"] < 30 and monotonic() < deadline:  # they write once a second
         sums = httpx.get(f"{url}/_cache/api/summary", headers={"x-llm-cache-page": "1"}).json()
     assert (sums["asked"], sums["hits"]) == (30, 29)
+
+
+def test_the_environment_names_the_store_unless_a_file_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from llm_cache_mem.cli import serve as command
+
+    backends: list[str] = []
+    monkeypatch.setenv("LLM_CACHE_MEM_URL", "sqlite://./env.db")
+    monkeypatch.setattr(
+        command, "become", lambda name, settings, access_log: backends.append(settings.backend) or 0
+    )
+    (tmp_path / "gateway.toml").write_text('backend = "sqlite://./file.db"')
+    for more in ([], ["--backend", "memory"], ["--config", str(tmp_path / "gateway.toml")]):
+        run("serve", *more)
+    assert backends == ["sqlite://./env.db", "memory", "sqlite://./file.db"]
 
 
 def test_answers_survive_a_restart_and_the_key_is_private(
