@@ -16,15 +16,16 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from weakref import finalize
 
 from llm_cache_mem._util.fork import reset_after_fork
-from llm_cache_mem._util.in_thread import running_loop
+from llm_cache_mem._util.in_thread import run_in_thread, running_loop
 from llm_cache_mem._util.reprs import without_content
+from llm_cache_mem.accounting.bounded import bounded_name
 from llm_cache_mem.accounting.verified import VerifiedStats
 from llm_cache_mem.engine.layers import Layers
 from llm_cache_mem.engine.reader import same
 from llm_cache_mem.engine.settings import Settings
 from llm_cache_mem.engine.streams import ChunkRecording
 from llm_cache_mem.engine.writer import Writer
-from llm_cache_mem.errors import StoreError
+from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.keys.digest import namespace_prefix, parse
 from llm_cache_mem.keys.request import FUNCTION, Keyer, Request
 from llm_cache_mem.responses.agreement import Comparison, comparison, merged
@@ -111,12 +112,14 @@ class Verifier:
         self._engine = engine
         self._mean_gap = 0.0 if rate >= 1 else 1 / log(1.0 - rate)
         self._agree = comparison("exact" if verify_with is None else verify_with)
+        self._may_block = callable(verify_with)
         self._at_zero_only = verify_with is None
         self._budget_usd = budget_usd
         self._on_drift: OnDrift = on_drift
         self._random = (random or Random()).random
         self._left = self._gap()
         self._spent = 0.0
+        self._has_failed = False
         self._stats: dict[str, VerifiedStats] = {}
         self._start()
         reset_after_fork(self)
@@ -312,7 +315,7 @@ class Verifier:
             with self._engine.layers.in_hand():
                 fresh = again()
             self._settle(job, fresh, self._engine.settings.clock() - began)
-        except Exception as exc:  # noqa: BLE001  # no caller waits for it
+        except BaseException as exc:  # noqa: BLE001  # no caller waits for it; the thread goes on
             self._fail(job, exc)
         finally:
             self._done()
@@ -327,7 +330,8 @@ class Verifier:
                 fresh = await again()
             seconds = self._engine.settings.clock() - began
             await self._engine.writer.billing.load_prices()
-            await self._engine.off_loop(lambda: self._settle(job, fresh, seconds))
+            off_loop = run_in_thread if self._may_block else self._engine.off_loop
+            await off_loop(lambda: self._settle(job, fresh, seconds))
         except Exception as exc:  # noqa: BLE001  # as above
             self._fail(job, exc)
         finally:
@@ -338,9 +342,11 @@ class Verifier:
             self._pending -= 1
 
     def _compares(self, job: _Job) -> bool:
-        """Whether another answer to this request can be compared: it is still the same, and its
-        model is not meant to vary."""
+        """Whether another answer to this request can be compared: it is still the same, its model
+        is not meant to vary, and the cache is open."""
         request, params = job.request, job.request.params
+        if self._engine.closed:
+            return False
         if self._at_zero_only:
             if request.view is not None:
                 _, params = request.view(request.messages, params)
@@ -397,14 +403,17 @@ class Verifier:
 
     # -- Counting
 
-    def _fail(self, job: _Job, exc: Exception) -> None:
-        self._count(job, failed=1)
+    def _fail(self, job: _Job, exc: BaseException) -> None:
+        level = logging.DEBUG if self._has_failed else logging.WARNING
+        self._has_failed = True
         text = "a hit could not be verified: %s"
-        _log.debug(text, exc if isinstance(exc, StoreError) else type(exc).__name__)
+        _log.log(level, text, exc if isinstance(exc, LLMCacheError) else type(exc).__name__)
+        self._count(job, failed=1)
 
     def _count(self, job: _Job, *, spent_usd: float = 0.0, **counts: int) -> None:
         name = f"{job.entry.model or job.request.model or ''} {parse(job.request.key).kind}"
         with self._lock:
+            name = bounded_name(self._stats, name)
             before = self._stats.get(name, VerifiedStats())
             added = {what: getattr(before, what) + by for what, by in counts.items()}
             after = before._replace(**added, spent_usd=before.spent_usd + spent_usd)

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias
 
+from llm_cache_mem.errors import LLMCacheError
+
 __all__ = ["COMPARISONS", "Comparison", "comparison", "merged", "text_of"]
 
 Comparison: TypeAlias = Literal["exact", "normalized", "structure"] | Callable[[str, str], object]
@@ -49,14 +51,28 @@ def comparison(how: Comparison) -> Callable[[Any, Any], bool]:
     """A function of two answers as JSON that returns whether they agree; ValueError or TypeError
     for what is no Comparison."""
     if callable(how):
-        judge = how
-        return lambda stored, fresh: bool(judge(text_of(stored), text_of(fresh)))
+        return _judged_by(how)
     if not isinstance(how, str):
         raise TypeError(f"verify_with must be a str or a function, not {type(how).__name__}")
     if how not in COMPARISONS:
         raise ValueError(f"verify_with must be a function or one of {', '.join(COMPARISONS)}")
     form = COMPARISONS[how]
     return lambda stored, fresh: bool(form(stored) == form(fresh))
+
+
+def _judged_by(judge: Callable[[str, str], object]) -> Callable[[Any, Any], bool]:
+    import inspect  # slow to import, and needed only here
+
+    if inspect.iscoroutinefunction(judge):
+        raise TypeError("verify_with must be a function that returns a bool, not a coroutine")
+
+    def agree(stored: Any, fresh: Any) -> bool:
+        found = judge(text_of(stored), text_of(fresh))
+        if not hasattr(type(found), "__bool__") or found is None:  # a text is true, "no" as well
+            raise LLMCacheError(f"verify_with must return a bool, not {type(found).__name__}")
+        return bool(found)
+
+    return agree
 
 
 def merged(pieces: Any) -> dict[str, str]:

@@ -133,6 +133,34 @@ def test_a_judge_verifies_at_any_temperature() -> None:
     assert verified(cache).agreed == 1
 
 
+def test_a_judge_that_returns_a_text_is_no_judge(caplog: pytest.LogCaptureFixture) -> None:
+    cache = cache_of(verify_with=lambda stored, fresh: "no")
+    ask(cache, answers("a", "b"), times=4)
+    assert verified(cache) == VerifiedStats(failed=3)
+    assert [record.message for record in caplog.records] == [
+        "a hit could not be verified: verify_with must return a bool, not str"
+    ]
+
+
+def test_a_judge_that_blocks_holds_up_no_event_loop() -> None:
+    threads = set()
+    cache = cache_of(verify_with=lambda *_: threads.add(threading.get_ident()) or True)
+
+    async def model(**request: Any) -> str:
+        return "a"
+
+    async def run() -> None:
+        for _ in range(2):
+            await cache.aget_or_call(HI, model, **AT_ZERO)
+        verifier: Any = cache.engine.verifier
+        while verifier._pending:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(run())
+    assert verified(cache).agreed == 1
+    assert threading.get_ident() not in threads
+
+
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "LangChain, LLMCacheMem"])
 def test_layers_that_make_the_call_verify(name: str) -> None:
     cache, provider = cache_of(), Provider()
@@ -297,6 +325,38 @@ def test_a_failing_provider_is_counted_and_hits_go_on() -> None:
     assert ask(cache, model, times=3) == "yes"
     found = verified(cache)
     assert (found.checked, found.failed) == (0, 2)
+
+
+def test_a_call_that_exits_ends_no_worker() -> None:
+    cache, made = cache_of(), list[int]()
+
+    def model(**request: Any) -> str:
+        made.append(1)
+        if len(made) > 1:
+            raise SystemExit
+        return "a"
+
+    ask(cache, model, times=12)
+    assert verified(cache).failed == 11
+
+
+def test_a_closed_cache_makes_no_call() -> None:
+    cache, began, go_on, calls = cache_of(), threading.Event(), threading.Event(), list[int]()
+
+    def model(**request: Any) -> str:
+        calls.append(1)
+        if len(calls) > 1:
+            began.set()
+            assert go_on.wait(60)
+        return "a"
+
+    for _ in range(8):
+        cache.get_or_call(HI, model, **AT_ZERO)
+    assert began.wait(60)
+    cache.close()
+    go_on.set()
+    settle(cache)
+    assert len(calls) <= 3
 
 
 def test_an_incomplete_answer_is_no_drift() -> None:
@@ -486,3 +546,8 @@ def test_merged_texts_do_not_depend_on_the_pieces() -> None:
 def test_wrong_settings(wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         LLMCache(**wrong)
+
+
+def test_a_judge_is_no_coroutine_function() -> None:
+    with pytest.raises(TypeError, match="not a coroutine"):
+        LLMCache(verify_with=asyncio.sleep)
