@@ -95,7 +95,7 @@ class SamplesTaken(RequestNotCacheable):
     def __init__(self, samples: int) -> None:
         super().__init__(
             "samples",
-            f"options(samples={samples}) is about {samples} answers, and this is one more",
+            f"options(samples={samples}) is for {samples} answers, and this call needs one more",
         )
 
 

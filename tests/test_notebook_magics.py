@@ -140,6 +140,22 @@ def test_the_backend_and_its_settings_are_those_of_the_library(shell: Any, tmp_p
     assert "ttl_seconds=60" in repr(cache)
 
 
+def test_every_line_of_the_pages_names_known_settings(
+    shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = (page.read_text(encoding="utf-8") for page in PAGE.parents[1].rglob("*.md"))
+    lines = re.findall(r"^ *%llm_cache (on .*)", "\n".join(pages), re.MULTILINE)
+    assert len(lines) >= 3
+
+    def opened(backend: str, **settings: Any) -> None:
+        raise ValueError("understood")
+
+    monkeypatch.setattr("llm_cache_mem.notebook.LLMCache", opened)
+    for line in lines:
+        with pytest.raises(UsageError, match=r"^understood$"):
+            shell.run_line_magic("llm_cache", line)
+
+
 def test_a_prompt_without_html_shows_reports_as_text(shell: Any) -> None:
     shell.run_line_magic("llm_cache", "on ttl=60")
     stats = shell.run_line_magic("llm_cache", "stats")

@@ -108,3 +108,5 @@ def _report(moved: Moved, *, dry_run: bool, as_json: bool) -> None:
     report(as_json, counts, f"{would} {count_of(moved.imported)}{present}")
     for reason, number in skipped.items():
         typer.echo(f"skipped {number:,}: {reason}", err=True)
+    if not (moved.imported or moved.present or skipped):
+        typer.echo("no records were found in the source", err=True)

@@ -290,6 +290,11 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     assert "only for" in fails("import", "--from", "vcr", "x", "y", "--request", "{}", status=2)
 
 
+def test_a_source_without_records_is_told(tmp_path: Path) -> None:
+    result = run("import", "--from", "vcr", str(tmp_path), "--dry-run", status=1)
+    assert "no records were found" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("kind", "source"),
     [
