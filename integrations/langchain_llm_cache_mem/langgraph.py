@@ -22,7 +22,12 @@ except ModuleNotFoundError as exc:
 
 from langchain_core.messages import BaseMessage
 
-from langchain_llm_cache_mem.nodes import Node, function_mark, nodes_looked_up
+from langchain_llm_cache_mem.nodes import (
+    Node,
+    function_mark,
+    message_ids,
+    nodes_looked_up,
+)
 from llm_cache_mem import LLMCache, Request, RequestNotCacheable
 from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest
@@ -48,13 +53,12 @@ _UNSEEN = Node()
 
 
 class _Asked(NamedTuple):
-    """A lookup in *cache* that missed, of whose node the writes are still to come. *resumed* is
-    that of the node."""
+    """A lookup in *cache* that missed, of a *node* whose writes are still to come."""
 
     cache: "NodeCache"
     request: Request
     began: float
-    resumed: bool
+    node: Node
 
 
 _NOTHING_ASKED: Mapping[FullKey, _Asked] = {}
@@ -205,7 +209,7 @@ class NodeCache(BaseCache[Any]):
     ) -> None:
         """Remember in this context which lookups missed: their nodes depend on what held then."""
         missed = {
-            key: _Asked(self, request, monotonic(), nodes.get(key, _UNSEEN).resumed)
+            key: _Asked(self, request, monotonic(), nodes.get(key, _UNSEEN))
             for key, request in requests.items()
             if key not in found
         }
@@ -223,10 +227,7 @@ class NodeCache(BaseCache[Any]):
         request = self._request(key, mark) if asked is None else asked.request
         if request is None:
             return
-        channels = [name for name, _ in writes] if _is_writes(writes) else []
-        reason = next((_UNFINISHED[name] for name in channels if name in _UNFINISHED), None)
-        if asked is not None and asked.resumed:
-            reason = "interrupt"
+        reason = _not_stored(writes, _UNSEEN if asked is None else asked.node)
         if reason is not None:
             self._engine.writer.skip(
                 request, reason, "the writes of a node were not stored: %s", reason
@@ -244,6 +245,17 @@ def _is_writes(value: Any) -> bool:
     return isinstance(value, (list, deque)) and all(
         type(pair) is tuple and len(pair) == 2 and isinstance(pair[0], str) for pair in value
     )
+
+
+def _not_stored(writes: Any, node: Node) -> str | None:
+    """Why the *writes* of *node* are not for another run; None if they are."""
+    pairs = writes if _is_writes(writes) else []
+    reason = next((_UNFINISHED[name] for name, _ in pairs if name in _UNFINISHED), None)
+    if reason is None and node.resumed:
+        return "interrupt"
+    if reason is None and not node.message_ids.isdisjoint(message_ids([*map(list, pairs)])):
+        return "message ids"  # it removes or replaces messages of this run
+    return reason
 
 
 def _encode(value: Any) -> dict[str, Any]:

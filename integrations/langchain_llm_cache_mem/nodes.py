@@ -3,27 +3,33 @@ their names, and nodes of different graphs may share these."""
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 from weakref import ref
 
+from langchain_core.messages import BaseMessage
+
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.callables import Identity, name_of
 
-__all__ = ["Node", "function_mark", "nodes_looked_up"]
+__all__ = ["Node", "function_mark", "message_ids", "nodes_looked_up"]
 
 _FARTHEST: Final = 4
+_DEEPEST: Final = 4
 _PLAIN: Final = (str, bytes, int, float, type(None))
 _tokens: dict[int, tuple["ref[Any]", str]] = {}
 
 
 class Node(NamedTuple):
     """A node whose writes are looked up: its *functions*, and what else it runs; *resumed*: whether
-    they may depend on the answer to an interrupt, which is not in their key."""
+    they may depend on the answer to an interrupt, which is not in their key; *message_ids*: those
+    of its input."""
 
     functions: tuple[Any, ...] = ()
     resumed: bool = False
+    message_ids: frozenset[str] = frozenset()
 
 
 def nodes_looked_up() -> dict[tuple[Any, str], Node]:
@@ -45,7 +51,25 @@ def _looked_up(task: Any) -> tuple[tuple[Any, str], Node] | None:
     if key is None:
         return None
     steps = getattr(getattr(task, "proc", None), "steps", ())
-    return (key.ns, key.key), Node(tuple(_functions(steps)), _is_resumed(task))
+    ids = frozenset(message_ids(getattr(task, "input", None)))
+    return (key.ns, key.key), Node(tuple(_functions(steps)), _is_resumed(task), ids)
+
+
+def message_ids(value: Any, depth: int = _DEEPEST) -> Iterator[str]:
+    """The ids of the messages in *value*, a state or a part of it."""
+    if isinstance(value, BaseMessage):
+        if value.id is not None:
+            yield value.id
+    elif depth:
+        parts: Iterable[Any] = ()
+        if isinstance(value, Mapping):
+            parts = value.values()
+        elif isinstance(value, (list, tuple)):
+            parts = value
+        elif hasattr(type(value), "__pydantic_fields__") or is_dataclass(value):
+            parts = getattr(value, "__dict__", {}).values()
+        for part in parts:
+            yield from message_ids(part, depth - 1)
 
 
 def _is_resumed(task: Any) -> bool:

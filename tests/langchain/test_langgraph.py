@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_llm_cache_mem.langgraph import NodeCache, node_key
 from langgraph.checkpoint.memory import InMemorySaver
@@ -235,6 +235,23 @@ def test_messages_with_new_ids_hit_and_come_back_equal() -> None:
     assert len(calls) == 1
     assert second["messages"][1] == first["messages"][1]
     assert second["messages"][1] is not first["messages"][1]
+
+
+def test_a_node_that_changes_messages_of_its_run_always_runs() -> None:
+    def trim(state: State) -> State:
+        return {"messages": [RemoveMessage(id=state["messages"][0].id)]}
+
+    def edit(state: State) -> Command[Any]:
+        last = state["messages"][-1]
+        return Command(update={"messages": [HumanMessage(last.text + "!", id=last.id)]})
+
+    for node, expected in ((trim, ["b"]), (edit, ["a", "b!"])):
+        cache = NodeCache()
+        app = graph(node, cache)
+        for _ in range(2):
+            result = app.invoke({"messages": [HumanMessage("a"), HumanMessage("b")]})
+            assert [message.text for message in result["messages"]] == expected
+        assert cache.cache.stats().skipped == {"message ids": 2}
 
 
 def test_commands_and_sends_come_back_equal() -> None:
