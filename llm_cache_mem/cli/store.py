@@ -232,17 +232,19 @@ class Reader:
         return known
 
     def newest(self, selection: Selection, limit: int) -> tuple[int, list[Found]] | None:
-        """How many entries are selected, and so many that were stored last, if the store can tell
-        without a look at all."""
+        """How many entries are selected, but for those found unreadable, and so many that were
+        stored last, if the store can tell without a look at all."""
         if self._database is None or selection.since is not None or selection.text is not None:
             return None
+        unreadable = self.unreadable
         with _telling(self.name):
             if selection.model is not None and self._database.is_sealed():
                 return None
             count, listed = self._database.newest(
                 selection.chosen(now()), limit, only_expired=selection.expired
             )
-        return count, list(self._found(iter(listed)))
+        found = list(self._found(iter(listed)))
+        return count - (self.unreadable - unreadable), found
 
     def _listed(self, prefix: str, part: str) -> Iterator[tuple[str, Entry]]:
         if self._database is not None:  # which need not read the others

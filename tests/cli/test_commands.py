@@ -392,6 +392,9 @@ def test_unreadable_entries_are_counted_and_left(path: str) -> None:
     assert (stats["entries"], stats["unreadable"]) == (3, 2)
     assert "and 2 that cannot be read" in run("stats", path, "--check").stdout
     assert "left out 2 entries" in run("export", path, "-").stderr
+    listed = read("list", path)
+    assert (listed["total"], len(listed["entries"])) == (3, 3)
+    assert "--limit" not in run("list", path).output
     assert rows(path) == before
 
 
