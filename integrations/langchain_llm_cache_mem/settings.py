@@ -7,6 +7,7 @@ from uuid import uuid4
 from langchain_core.language_models import BaseLanguageModel
 from pydantic import BaseModel
 
+from llm_cache_mem.keys.class_names import class_name
 from llm_cache_mem.keys.identity import Identity, describe, settings_of
 
 __all__ = ["ABOUT_CALLS", "MODEL_SETTINGS", "ModelSettings", "is_core_fake"]
@@ -25,6 +26,8 @@ _RUN: Final = frozenset(
     | {"verbose"}
 )
 """Fields of every model that are about runs. A subclass may use such a name for a parameter."""
+_OF_LANGCHAIN: Final = frozenset({"name", "profile", "tags", "verbose"})
+"""Those that say nothing about a call where LangChain declares them."""
 
 
 def is_core_fake(cls: type) -> bool:
@@ -37,6 +40,14 @@ def _counts(cls: type) -> bool:
     return any(
         is_core_fake(base) and _COUNT in getattr(base, "model_fields", ()) for base in cls.__mro__
     )
+
+
+def _is_declared_by_program(cls: type, name: str) -> bool:
+    """Whether a class of a program is the first of the bases of *cls* that declares the field."""
+    for base in cls.__mro__:
+        if name in vars(base).get("__annotations__", {}):
+            return not base.__module__.startswith("langchain")
+    return False
 
 
 class ModelSettings:
@@ -54,7 +65,7 @@ class ModelSettings:
             if is_core_fake(cls)
             else describe(settings, transport=ABOUT_CALLS)
         )
-        found.settings["_class"] = f"{cls.__module__}.{cls.__qualname__}"
+        found.settings["_class"] = class_name(cls)
         return Identity(found.settings, {**found.opaque, **opaque})
 
     def _settings(
@@ -67,6 +78,8 @@ class ModelSettings:
                 continue
             if name == _COUNT and _counts(cls):
                 continue
+            if name in _OF_LANGCHAIN and value and _is_declared_by_program(cls, name):
+                name = f"model.{name}"
             if isinstance(value, BaseLanguageModel):
                 inner = self.read(value, type(value))
                 value = inner.settings

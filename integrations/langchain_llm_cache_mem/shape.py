@@ -48,6 +48,8 @@ next request."""
 
 _TRANSPORT: Final = TRANSPORT | ABOUT_CALLS | {"custom_get_token_ids", "profile", "tags"}
 """Settings of how a call is made and who is asking. They change no answer."""
+_OF_A_CALL: Final = _TRANSPORT - {"batch_size", "name", "profile", "tags", "verbose"}
+"""Arguments of a call that change no answer: LangChain passes none of the others."""
 
 _WRITTEN: Final = frozenset(
     {
@@ -175,18 +177,18 @@ def as_params(settings: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str,
     the Chat Completions API has it: flat, with the model's name as ``model``."""
     params = _params(settings)
     further = params.pop("model_kwargs", None)
-    params = {**_merged(params, "model_kwargs", further), **_params(call)}
+    params = {**_merged(params, "model_kwargs", further), **_params(call, _OF_A_CALL)}
     params = _merged(params, "extra_body", params.pop("extra_body", None))
     return dict(as_sent(params))
 
 
-def _params(names: Mapping[str, Any]) -> dict[str, Any]:
+def _params(names: Mapping[str, Any], left_out: frozenset[str] = _TRANSPORT) -> dict[str, Any]:
     known_as = next((name for name in _MODEL_NAMES if isinstance(names.get(name), str)), None)
     renamed = {known_as: "model", "messages": "model.messages"}  # a request has messages of its own
     if "stop" not in names:
         renamed["stop_sequences"] = "stop"
     params = {
-        renamed.get(name, name): value for name, value in names.items() if name not in _TRANSPORT
+        renamed.get(name, name): value for name, value in names.items() if name not in left_out
     }
     if "extra_headers" in params:
         headers = describe([("extra_headers", params.pop("extra_headers"))]).require_known()

@@ -22,8 +22,9 @@ from llama_index.core.tools import BaseTool
 from llama_index_llm_cache_mem.hugging_face import derived_attributes
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.errors import StatefulRequest
-from llm_cache_mem.keys.callables import fingerprint
+from llm_cache_mem.keys.callables import fingerprint, globals_read
 from llm_cache_mem.keys.chat_form import overlaid
+from llm_cache_mem.keys.class_names import local_digest
 from llm_cache_mem.keys.clients import endpoint_of
 from llm_cache_mem.keys.identity import Identity, Opaque, describe, kind_of
 
@@ -98,7 +99,9 @@ def _is_unchanged(llm: BaseLLM, seen: tuple[Mapping[str, Any], ...]) -> bool:
             was = before.get(name, _NEW)
             if was is _ANY or value is was:
                 continue
-            if type(value) is not type(was) or not isinstance(value, _COMPARABLE) or value != was:
+            if type(value) is not type(was) or not isinstance(value, _COMPARABLE):
+                return False
+            if value != was or repr(value) != repr(was):  # 1 and True are equal
                 return False
     return True
 
@@ -112,7 +115,9 @@ def _remember(llm: BaseLLM, *, had_own_window: bool) -> Identity:
         {name: _snapshot(name, value) if name in parts else _ANY for name, value in holder.items()}
         for holder in _holders(llm)
     )
-    changeable = any(value is _CHANGEABLE for holder in seen for value in holder.values())
+    changeable = bool(local_digest(type(llm))) or any(
+        value is _CHANGEABLE for holder in seen for value in holder.values()
+    )
     reference = weakref.ref(llm, lambda gone: _forget(key, gone))
     _states[key] = _State(reference, found, None if changeable else seen, had_own_window)
     return found
@@ -132,8 +137,10 @@ def _snapshot(name: str, value: Any) -> Any:
     if isinstance(value, (dict, list, tuple)):
         return deepcopy(value) if _is_data(value) else _CHANGEABLE
     has_fields = hasattr(value, "__pydantic_fields__") or hasattr(value, "__dataclass_fields__")
-    has_cells = isinstance(value, (FunctionType, partial)) and getattr(value, "__closure__", True)
-    return _CHANGEABLE if (has_fields and not isinstance(value, type)) or has_cells else value
+    if isinstance(value, FunctionType):
+        return _CHANGEABLE if value.__closure__ or globals_read(value) else value
+    is_object = has_fields and not isinstance(value, type)
+    return _CHANGEABLE if is_object or isinstance(value, partial) else value
 
 
 def _is_data(value: Any) -> bool:
@@ -179,14 +186,20 @@ def _describe(llm: BaseLLM, parts: dict[str, Any], had_own_window: bool) -> Iden
         if name not in left_out and not any(value is client for client in clients)
     }
     found, opaque = _flat(settings, partial(_stand_in, llm, depth=_MAX_DEPTH))
-    if not any(name in found for name in _URLS):
+    if not any(found.get(name) for name in _URLS):
         found.update(_base_url(clients))
+    if not cls.__module__.startswith("llama_index"):  # whose clients are made of the settings
+        for client in clients:
+            said = describe([("client", client)]).settings
+            found.update({f"client.{name}": said[name] for name in said if name != "base_url"})
     model, known = _model(llm, found)
     if not known and "<locals>" in cls.__qualname__:  # its name may be that of others
         opaque = {**opaque, "model": f"class {cls.__name__} made in a function"}
     if "system_prompt" in found:  # as the APIs call it that do not take it as a message
         found["system"] = found.pop("system_prompt")
     names = {"class_name": cls.class_name(), "class": _name_of(cls)}
+    if made_here := local_digest(cls):
+        names["class"] += f" {made_here}"
     return Identity({**names, **found, "model": model}, opaque)
 
 
@@ -303,12 +316,14 @@ def _stand_in(llm: BaseLLM, value: Any, *, depth: int) -> Any:
 
 
 def _function(function: FunctionType, unknown: Any) -> dict[str, Any]:
-    """A function by its name, its code and the plain values that it closes over."""
+    """A function by its name, its code and the plain values outside of it that it reads."""
     try:
         closure = [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:  # a cell that is still empty
         raise Opaque(function) from None
-    held = [closure, [*(function.__defaults__ or ()), function.__kwdefaults__ or {}]]
+    held: list[Any] = [closure, [*(function.__defaults__ or ()), function.__kwdefaults__ or {}]]
+    if read := globals_read(function):
+        held.append(read)
     return {
         "function": _name_of(function),
         "code": fingerprint(function.__code__),

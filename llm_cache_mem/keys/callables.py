@@ -3,7 +3,7 @@ of itself, and with which arguments."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
@@ -13,7 +13,7 @@ from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys import digest
 from llm_cache_mem.keys.request import FUNCTION, SCOPE
 
-__all__ = ["Identity", "arguments", "by_name", "fingerprint", "name_of"]
+__all__ = ["Identity", "arguments", "by_name", "fingerprint", "globals_read", "name_of"]
 
 # They hold a dot, so that no parameter of a function can be called the same.
 _POSITIONAL, _KEYWORDS = "cached.args", "cached.kwargs"
@@ -93,6 +93,12 @@ def by_name(signature: Any, named: Mapping[str, Any]) -> dict[str, Any] | None:
     return arguments(signature, tuple(named[name] for name in first), rest)
 
 
+def globals_read(fn: FunctionType) -> dict[str, Any]:
+    """The strings and numbers of its module that *fn* reads and does not assign to, as they are
+    now."""
+    return _plain(fn.__globals__, _global_names(fn.__code__))
+
+
 class _Scope:
     """The plain values outside a function that it reads: two closures made by one function differ
     by them.
@@ -117,11 +123,8 @@ class _Scope:
         self._first_seen: dict[str, tuple[Any, Any]] = {}
 
     def values(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name in self._global_names:
-            value = self._globals.get(name, self)
-            if value is None or isinstance(value, (str, int, float)):
-                found[f"global {name}"] = value
+        read = _plain(self._globals, self._global_names)
+        found: dict[str, Any] = {f"global {name}": value for name, value in read.items()}
         for name, cell in self._cells:
             try:
                 value = cell.cell_contents
@@ -240,6 +243,21 @@ def _constant(value: Any) -> str:
     if isinstance(value, frozenset):  # its order depends on the process
         return f"{{{','.join(sorted(map(_constant, value)))}}}"
     return f"{type(value).__name__} {value!r}"
+
+
+def _plain(names: Mapping[str, Any], wanted: list[str]) -> dict[str, Any]:
+    found = ((name, names.get(name, names)) for name in wanted)
+    return {
+        name: value
+        for name, value in found
+        if value is None or isinstance(value, (str, int, float))
+    }
+
+
+@lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> list[str]:
+    read, assigned = _names_in(code)
+    return sorted(read - assigned)
 
 
 def _names_in(code: CodeType) -> tuple[set[str], set[str]]:

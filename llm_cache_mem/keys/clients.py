@@ -11,10 +11,13 @@ from typing import Any, Final
 from llm_cache_mem.keys.names import is_credential, plain_name
 
 __all__ = [
+    "added_by_client",
     "endpoint_of",
     "gets_credential",
     "has_state",
     "is_client",
+    "is_http_client",
+    "is_of_program",
     "is_of_sdk",
     "is_transport",
     "settings_of_client",
@@ -32,6 +35,7 @@ _CLIENTS: Final = frozenset(
     }
 )  # fmt: skip
 """Names of settings that hold clients. What says where it sends requests is one."""
+_HTTP_LIBRARIES: Final = frozenset({"aiohttp", "httpx", "httpx2", "requests"})
 _SDKS: Final = frozenset(
     {
         "aiobotocore", "anthropic", "azure", "boto3", "botocore", "cerebras", "cohere", "fireworks",
@@ -41,6 +45,8 @@ _SDKS: Final = frozenset(
 )  # fmt: skip
 """Packages whose client objects do nothing but send requests."""
 _FRAMEWORKS: Final = ("langchain", "llama_index")
+_ADDED: Final = ("_custom_headers", "_custom_query")
+"""The attributes of an SDK's client with the headers and the query of each of its requests."""
 _BASES: Final = frozenset({"abc", "builtins", "pydantic", "typing"})
 _GETTERS: Final = ("_auth", "_key_provider", "_token_provider", "credentials_provider")
 _USER_IN_URL: Final = r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@(?=\S*$)"
@@ -97,13 +103,37 @@ def endpoint_of(client: Any) -> str | None:
 def settings_of_client(client: Any) -> Iterator[tuple[str, str]]:
     """What an SDK's client may have read from the environment, and sends."""
     url = endpoint_of(client)
-    if url is not None:
+    if url:
         yield "base_url", url
     for holder in (client, _attribute(client, "_client")):
         for name in ("organization", "project"):
             value = _attribute(holder, name)
             if isinstance(value, str):
                 yield name, value
+
+
+def added_by_client(client: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """The "headers" and the "query" that *client*, or that which it sends its requests by, was made
+    to add to each of them; those of an HTTP library's client include its defaults."""
+    own = getattr(client, "__dict__", None) or {}
+    for holder in (client, own.get("_client")):
+        state = own if holder is client else getattr(holder, "__dict__", None) or {}
+        names = ("headers", "params") if is_http_client(holder) else _ADDED
+        for kind, name in zip(("headers", "query"), names, strict=True):
+            items = state.get(name) if names is _ADDED else _attribute(holder, name)
+            if items and isinstance(items, Mapping):
+                yield kind, items
+
+
+def is_http_client(value: Any) -> bool:
+    """Whether *value* is the client or session of an HTTP library."""
+    kind: Any = type(value)
+    return _is_http_class(kind)
+
+
+@lru_cache(maxsize=512)
+def _is_http_class(kind: Any) -> bool:
+    return _library(kind) in _HTTP_LIBRARIES and kind.__name__.endswith(("Client", "Session"))
 
 
 def _is_sdk_client(value: Any) -> bool:
@@ -124,13 +154,19 @@ def is_client(name: str, value: Any) -> bool:
 
 def is_transport(value: Any) -> bool:
     """Whether *value* is an object of how calls are made, by the library that it is from."""
+    if isinstance(value, ModuleType):
+        return value.__name__.partition(".")[0] in _SDKS | _TRANSPORT_LIBRARIES
     kind = type(value)
     library = _library(kind)
     return (
-        isinstance(value, ModuleType)
-        or (library in _TRANSPORT_LIBRARIES and kind.__name__ not in ("URL", "Headers"))
-        or _is_sdk_client(value)
-    )
+        library in _TRANSPORT_LIBRARIES and kind.__name__ not in ("URL", "Headers")
+    ) or _is_sdk_client(value)
+
+
+def is_of_program(kind: type) -> bool:
+    """Whether *kind* is a class of a program, and derived from none of an SDK or a framework."""
+    roots = {_library(base) for base in kind.__mro__}
+    return roots.isdisjoint(_SDKS) and not any(root.startswith(_FRAMEWORKS) for root in roots)
 
 
 def has_state(kind: type) -> bool:

@@ -22,18 +22,30 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cached_property
 from hashlib import sha256
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.errors import RequestNotCacheable
 from llm_cache_mem.keys.clients import (
+    added_by_client,
     has_state,
     is_client,
+    is_http_client,
+    is_of_program,
     is_transport,
     settings_of_client,
     without_user,
 )
-from llm_cache_mem.keys.names import TRANSPORT, Kind, header_kind, is_credential, plain_name
+from llm_cache_mem.keys.names import (
+    CREDENTIAL_QUERY,
+    TRANSPORT,
+    WORDS,
+    Kind,
+    header_kind,
+    is_credential,
+    plain_name,
+)
 from llm_cache_mem.keys.wire_form import Refused, is_absent, tagged
 
 __all__ = [
@@ -127,11 +139,11 @@ def describe(
             continue
         if plain is not _DROPPED:
             found[name] = plain
-        elif is_client(name, value):
+        elif is_client(name, value) or is_http_client(value):
             clients[name] = value
-    said: dict[str, str] = {}  # clients of one model mostly say the same
+    said: dict[str, Any] = {}  # clients of one model mostly say the same
     for name, client in clients.items():
-        for setting, text in settings_of_client(client):
+        for setting, text in _said_by(client):
             if said.setdefault(setting, text) != text:
                 said[f"{name}.{setting}"] = text
     found.update({f"client.{name}" if name in found else name: said[name] for name in said})
@@ -164,6 +176,9 @@ def secret_digest(text: str | bytes) -> str:
     """The digest of a secret in a request."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     return "sha256:" + sha256(data).hexdigest()[:32]
+
+
+_ANYTHING: Final = secret_digest("*/*")
 
 
 class _Reader:
@@ -236,6 +251,8 @@ class _Reader:
         kind = type(value)
         if isinstance(value, os.PathLike):
             return os.fsdecode(value)
+        if isinstance(value, ModuleType):
+            return value.__name__
         if kind.__name__ in ("URL", "AnyUrl", "HttpUrl"):
             return without_user(str(value))
         try:
@@ -246,7 +263,24 @@ class _Reader:
         if isinstance(value, type) or not has_state(kind):
             return self._unknown(value)
         name = f"{kind.__module__}:{kind.__qualname__}"
-        return {"class": name, **self._settings(settings_of(value), depth)}
+        read = self._data if is_of_program(kind) else self._settings
+        return {"class": name, **read(settings_of(value), depth)}
+
+    def _data(self, settings: Iterable[tuple[str, Any]], depth: int) -> dict[str, Any]:
+        """The fields of an object of the program's own, of which only the values tell whether they
+        are about calls: its ``verbose`` may ask for a long answer."""
+        found = {}
+        for name, item in settings:
+            plain = plain_name(name)
+            word = plain in WORDS and isinstance(item, str)
+            if item is None or is_absent(type(item)) or (is_credential(plain) and not word):
+                continue
+            if is_transport(item) or is_client(plain, item):
+                if said := dict(_said_by(item)):
+                    found[name] = said
+                continue
+            found[name] = self._item(name, item, depth)
+        return found
 
 
 def _is_local(model: Any) -> bool:
@@ -261,6 +295,25 @@ def _headers(headers: Mapping[Any, Any]) -> dict[str, str]:
         for name, value in sorted((str(name), value) for name, value in headers.items())
         if header_kind(name) == "identity" and value is not None and not is_absent(type(value))
     }
+
+
+def _said_by(client: Any) -> Iterator[tuple[str, Any]]:
+    """What *client* says in the requests that it sends."""
+    yield from settings_of_client(client)
+    added: dict[str, dict[str, Any]] = {}
+    for kind, items in added_by_client(client):
+        said = _headers(items) if kind == "headers" else _query(items)
+        added.setdefault(kind, {}).update(said)
+    for kind, items in added.items():
+        if items.get("accept") == _ANYTHING:  # the default of HTTP libraries
+            del items["accept"]
+        if items:
+            yield kind, items
+
+
+def _query(fields: Mapping[Any, Any]) -> dict[str, str]:
+    named = {str(name): secret_digest(str(value)) for name, value in fields.items()}
+    return {name: named[name] for name in named if name.lower() not in CREDENTIAL_QUERY}
 
 
 def _header_text(value: Any) -> str | bytes:

@@ -13,6 +13,7 @@ __all__ = [
     "TRANSPORT",
     "TRANSPORT_HEADERS",
     "TRANSPORT_HEADER_PREFIXES",
+    "WORDS",
     "Kind",
     "as_sent",
     "header_kind",
@@ -40,6 +41,9 @@ CREDENTIALS: Final = _OF_A_PROVIDER | frozenset(
     }
 )  # fmt: skip
 """Names of settings and client arguments that hold credentials."""
+
+WORDS: Final = frozenset({"auth", "cookie", "secret", "token", "username"})
+"""Those CREDENTIALS that may be anything else in the data of a program, such as a game's secret."""
 
 TRANSPORT: Final = frozenset(
     {

@@ -1,5 +1,6 @@
 """Identity: which settings are credentials, transport, part of the request, or opaque."""
 
+import json
 import logging
 from dataclasses import dataclass
 from datetime import date
@@ -257,6 +258,67 @@ def test_private_state_of_a_nested_object_counts() -> None:
     plain, pirate = Thinking(), Thinking()
     pirate._style = "pirate"
     assert key_of(thinking=plain) != key_of(thinking=pirate)
+
+
+@dataclass
+class Persona:
+    """Data of a program, whose names are not those of settings."""
+
+    name: str = ""
+    verbose: bool = False
+    timeout: float = 0
+    username: str = ""
+    password: str = ""
+    http: Any = None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "b"},
+        {"verbose": True},
+        {"timeout": 2},
+        {"username": "b"},
+        {"http": httpx.Client(base_url="https://b.example")},
+    ],
+)
+def test_fields_of_a_programs_own_objects_count(other: dict[str, Any]) -> None:
+    said = describe([("persona", Persona(**other))], transport={"name"}).settings
+    assert said != describe([("persona", Persona())], transport={"name"}).settings
+    assert "'username': 'b'" not in str(said)
+
+
+def test_a_password_in_an_object_is_a_credential() -> None:
+    assert key_of(persona=Persona(password="a")) == key_of(persona=Persona(password="b"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        httpx.Client(base_url="https://b.example"),
+        httpx.Client(headers={"x-style": "b"}),
+        httpx.AsyncClient(params={"style": "b"}),
+        OpenAI(api_key="k", default_headers={"x-style": "b"}),
+        OpenAI(api_key="k", default_query={"style": "b"}).chat.completions,
+        OpenAI(api_key="k", http_client=httpx.Client(headers={"x-style": "b"})),
+    ],
+)
+def test_what_a_client_adds_to_its_requests_counts(other: Any) -> None:
+    plain = httpx.Client() if isinstance(other, httpx.Client | httpx.AsyncClient) else None
+    assert key_of(http=plain or OpenAI(api_key="k")) != key_of(http=other)
+    assert "style': 'b'" not in str(describe([("http", other)]).settings)
+
+
+def test_credentials_and_defaults_of_a_client_do_not_count() -> None:
+    given = httpx.Client(headers={"authorization": "k"}, params={"key": "k"}, timeout=1)
+    assert (
+        describe([("http", httpx.Client())]).settings == describe([("http", given)]).settings == {}
+    )
+
+
+def test_a_module_counts_by_its_name() -> None:
+    assert key_of(prompts=logging) == key_of()
+    assert key_of(prompts=pytest) != key_of(prompts=json)
 
 
 def test_objects_of_different_classes_differ() -> None:

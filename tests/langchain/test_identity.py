@@ -472,3 +472,48 @@ def test_how_langchain_names_and_calls_a_model_is_no_setting(ask: Ask, cache: LL
     for model in (Chat(name="one"), Chat(name="two"), Chat(disable_streaming=True), Chat()):
         ask(model, cache)
     assert cache.stats().misses == 1
+
+
+class Named(Chat):
+    """A model whose parameters have names that LangChain gives a meaning of its own."""
+
+    name: str | None = None
+    verbose: bool = False
+    tags: list[str] | None = None
+
+
+@pytest.mark.parametrize("given", [{"name": "Bob"}, {"verbose": True}, {"tags": ["a"]}])
+def test_a_field_that_a_program_declares_again_counts(
+    given: dict[str, Any], ask: Ask, cache: LLMCacheMem
+) -> None:
+    ask(Named(), cache), ask(Named(**given), cache)
+    assert cache.stats().misses == 2
+
+
+@pytest.mark.parametrize("name", ["name", "profile", "verbose", "batch_size"])
+def test_an_argument_of_a_call_counts_by_any_name(name: str) -> None:
+    store = LLMCache()
+    model = cached(Chat(), store)
+    for value in "ab":
+        model.invoke("hi", **{name: value})
+    assert store.stats().misses == 2
+
+
+def test_a_field_of_an_object_in_a_model_counts(ask: Ask, cache: LLMCacheMem) -> None:
+    class Persona(BaseModel):
+        name: str
+
+    ask(Chat(inner=Persona(name="a")), cache), ask(Chat(inner=Persona(name="b")), cache)
+    assert cache.stats().misses == 2
+
+
+def test_classes_of_one_name_made_in_a_function_differ(ask: Ask, cache: LLMCacheMem) -> None:
+    def make(style: str) -> Chat:
+        class Local(Chat):
+            def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+                return ChatResult(generations=[ChatGeneration(message=AIMessage(style))])
+
+        return Local()
+
+    assert [ask(make(style), cache) for style in "abab"] == ["a", "b", "a", "b"]
+    assert cache.stats().misses == 2

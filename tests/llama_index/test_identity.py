@@ -3,10 +3,12 @@ a key."""
 
 import copy
 import gc
+import json
 import pickle
 from functools import cached_property
 from typing import Any
 
+import httpx
 import pytest
 from llama_index.core.base.llms.types import CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
@@ -82,7 +84,7 @@ def test_real_parameters_are_in_it(keyed):
     assert found["inner"]["size"] == 1
     assert "password" not in found["inner"]
     assert found["_generation"] == {"top_p": 0.5}
-    assert found["class"].endswith("Keyed")
+    assert "Keyed" in found["class"]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +302,55 @@ def test_functions_are_keyed_by_code_and_closure(make_parrot):
 
     one, two = (identity(make_parrot(completion_to_prompt=shouted(loud))) for loud in (0, 1))
     assert one != two
+
+
+TEMPLATE = "a"
+
+
+def test_a_global_that_a_function_reads_counts_as_it_is_now(make_parrot, monkeypatch):
+    llm = make_parrot(completion_to_prompt=lambda prompt: TEMPLATE + prompt)
+    before = dict(identity(llm))
+    monkeypatch.setitem(globals(), "TEMPLATE", "b")
+    assert identity(llm) != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [([1], [True]), ({"a": 1}, {"a": 1.0}), (0.0, -0.0)],
+)
+def test_equal_numbers_of_other_json_are_another_request(make_parrot, one, other):
+    class Noted(make_parrot):
+        note: Any = None
+
+    llm = Noted(note=one)
+    before = json.dumps(identity(llm))
+    llm.note = other
+    assert json.dumps(identity(llm)) != before
+
+
+def test_classes_made_by_one_function_differ_by_its_arguments(make_parrot):
+    def make(style):
+        class Local(make_parrot):
+            def answer(self):
+                return style
+
+        return Local()
+
+    assert identity(make("a")) != identity(make("b"))
+    assert identity(make("a")) == identity(make("a"))
+
+
+def test_a_header_of_a_client_of_a_program_counts(make_parrot):
+    class Remote(make_parrot):
+        url: str = ""
+        _client: Any = PrivateAttr(None)
+
+    found = []
+    for base_url, style in (("http://a", "1"), ("http://a", "2"), ("http://b", "2")):
+        llm = Remote()
+        llm._client = httpx.Client(base_url=base_url, headers={"x-style": style})
+        found.append(identity(llm))
+    assert found[0] != found[1] != found[2]
 
 
 def test_a_method_of_another_object_is_opaque(make_parrot):
