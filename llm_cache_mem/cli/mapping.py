@@ -24,7 +24,7 @@ from llm_cache_mem.cli.arguments import (
     parse_json,
 )
 from llm_cache_mem.cli.jsonl import numbered_lines
-from llm_cache_mem.cli.output import print_json, replacing
+from llm_cache_mem.cli.output import count_of, print_json, replacing
 from llm_cache_mem.diagnostics.redaction import Redaction
 from llm_cache_mem.errors import LLMCacheError
 from llm_cache_mem.evaluation import MapResult
@@ -123,12 +123,8 @@ def map_(
                         else:
                             output.result(line, result)
         except KeyboardInterrupt:
-            calls = output.counts["paid"]
-            typer.echo(
-                f"stopped after {calls:,} call{'s' if calls != 1 else ''}; run the same command"
-                " again to resume",
-                err=True,
-            )
+            calls = count_of(output.counts["paid"], "call", "calls")
+            typer.echo(f"stopped after {calls}; run the same command again to resume", err=True)
             raise
         for line, problem in source.next_line():
             output.error(line, "BadInput", problem or "")
@@ -296,12 +292,12 @@ def _report(counts: dict[str, Any], skipped: Mapping[str, int], *, as_json: bool
     if as_json:
         print_json({**counts, "not_stored": dict(skipped)})
         return
-    errors = f", {counts['errors']:,} errors" if counts["errors"] else ""
-    typer.echo(
-        f"{counts['requests']:,} requests: {counts['hits']:,} hits, {counts['paid']:,} calls for"
-        f" {saved(counts['usd'], counts['unpriced'], counts['paid'])}{errors}",
-        err=True,
-    )
+    asked = count_of(counts["requests"], "request", "requests")
+    hits = count_of(counts["hits"], "hit", "hits")
+    calls = count_of(counts["paid"], "call", "calls")
+    cost = saved(counts["usd"], counts["unpriced"], counts["paid"])
+    errors = f", {count_of(counts['errors'], 'error', 'errors')}" if counts["errors"] else ""
+    typer.echo(f"{asked}: {hits}, {calls} for {cost}{errors}", err=True)
     if skipped:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items())
         typer.echo(

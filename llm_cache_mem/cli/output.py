@@ -82,5 +82,5 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2))
 
 
-def count_of(number: int) -> str:
-    return f"{number:,} {'entry' if number == 1 else 'entries'}"
+def count_of(number: int, one: str = "entry", many: str = "entries") -> str:
+    return f"{number:,} {one if number == 1 else many}"

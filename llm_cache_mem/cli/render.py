@@ -13,6 +13,7 @@ from llm_cache_mem._util.tables import out, print_table
 from llm_cache_mem._util.terminal import visible
 from llm_cache_mem.accounting.render import avoided, dollars, saved
 from llm_cache_mem.accounting.totals import label
+from llm_cache_mem.cli.output import count_of
 
 __all__ = ["duration", "moment", "show_entry", "show_list", "show_stats"]
 
@@ -159,7 +160,7 @@ def _calls(totals: Row, now: float) -> dict[str, str]:
         lines["saved"] = ", ".join(figures)
     if totals["calls"]:
         cost = saved(totals["paid_usd"], totals["unpriced_calls"], totals["calls"])
-        lines["paid"] = f"{totals['calls']:,} call{'s' if totals['calls'] != 1 else ''}, {cost}"
+        lines["paid"] = f"{count_of(totals['calls'], 'call', 'calls')}, {cost}"
     return lines
 
 

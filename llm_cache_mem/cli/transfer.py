@@ -201,8 +201,8 @@ def import_(
     counts = bringing.counts
     kept = f", kept {counts['kept']:,} that were as new or newer" if counts["kept"] else ""
     expired = f", left out {counts['expired']:,} that have expired" if counts["expired"] else ""
-    bad = counts["bad_lines"]
-    skipped = f", skipped {bad:,} bad line{'s' if bad > 1 else ''}" if bad else ""
+    bad = count_of(counts["bad_lines"], "bad line", "bad lines")
+    skipped = f", skipped {bad}" if counts["bad_lines"] else ""
     report(as_json, counts, f"imported {count_of(counts['imported'])}{kept}{expired}{skipped}")
 
 

@@ -80,7 +80,7 @@ def answers(name: str = "out.jsonl") -> list[Any]:
 def test_each_request_is_answered_once_and_a_rerun_hits(server: Provider, sdk: str) -> None:
     Path("in.jsonl").write_text("\n".join([line("a"), "", line("b"), line("a")]))
     ran = run("map", "in.jsonl", "--out", "out.jsonl", "--sdk", sdk)
-    assert "3 requests: 1 hits, 2 calls for $" in ran.stderr
+    assert "3 requests: 1 hit, 2 calls for $" in ran.stderr
     assert [found["line"] for found in answers()] == [1, 3, 4]
     assert [found["answer"] for found in answers()] == [ANSWERS[sdk]] * 3
     assert stat.S_IMODE(Path("out.jsonl").stat().st_mode) == 0o600
@@ -95,7 +95,7 @@ def test_an_unknown_price_is_not_zero_dollars(
 ) -> None:
     monkeypatch.setitem(ANSWERS["openai"], "model", "m")
     Path("in.jsonl").write_text(line("a"))
-    assert "1 calls for —" in run("map", "in.jsonl", "--out", "o.jsonl", "--sdk", "openai").stderr
+    assert "1 call for —" in run("map", "in.jsonl", "--out", "o.jsonl", "--sdk", "openai").stderr
 
 
 @pytest.mark.parametrize(
