@@ -209,7 +209,8 @@ class NodeCache(BaseCache[Any]):
     ) -> None:
         """Remember in this context which lookups missed: their nodes depend on what held then."""
         missed = {
-            key: _Asked(self, request, monotonic(), nodes.get(key, _UNSEEN))
+            # without its functions, which need not outlive their graph here
+            key: _Asked(self, request, monotonic(), nodes.get(key, _UNSEEN)._replace(functions=()))
             for key, request in requests.items()
             if key not in found
         }
