@@ -111,8 +111,12 @@ class Flight:
 
     @property
     def is_deserted(self) -> bool:
-        """Whether its leader is gone without a word: an interrupt can end a thread anywhere."""
-        return self.task is None and self.led_by is not None and self.led_by() is None
+        """Whether its leader is gone without a word: an interrupt can end a thread anywhere, and an
+        event loop can be closed with tasks in it."""
+        task = self.task
+        if task is not None:
+            return task.get_loop().is_closed()
+        return self.led_by is not None and self.led_by() is None
 
     def finish(self) -> None:
         if not self.finished:

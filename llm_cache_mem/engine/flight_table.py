@@ -58,15 +58,12 @@ class FlightTable:
             if flight.is_deserted:
                 self._listed[own.slot] = own
                 return None
-            if flight.task is not None:
-                loop = flight.task.get_loop()
-                if loop.is_closed():  # it will not finish
-                    self._listed[own.slot] = own
-                    return None
-                if (
-                    kind is ThreadWaiter and loop is running_loop()
-                ):  # to wait here would stop the loop that is to wake us
-                    return None
+            if (
+                flight.task is not None
+                and kind is ThreadWaiter
+                and flight.task.get_loop() is running_loop()
+            ):  # to wait here would stop the loop that is to wake us
+                return None
             return self.add_waiter(flight, own, kind)
 
     def add_waiter(self, flight: Flight, own: Flight, kind: type[_W]) -> _W:

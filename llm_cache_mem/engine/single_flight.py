@@ -118,7 +118,8 @@ class SingleFlight:
             if waiter is not None:
                 with self._counted():
                     await waiter.wait(self._wait_seconds if limit is None else limit)
-                if not self._table.take_lead(waiter, flight, limit):
+                deserted = waiter.flight.is_deserted
+                if not self._table.take_lead(waiter, flight, None if deserted else limit):
                     return waiter.answer(coalesced=True), True
                 flight = waiter.flight
             waiter = self._start_task(flight, work)

@@ -72,7 +72,7 @@ class ThreadWaiter(Waiter):
 
 
 class TaskWaiter(Waiter):
-    __slots__ = ("_called", "_loop")
+    __slots__ = ("_called", "_loop", "_timer")
 
     def __init__(self, flight: Any, circumstances: Hashable) -> None:
         import asyncio
@@ -82,12 +82,22 @@ class TaskWaiter(Waiter):
         self._called = self._loop.create_future()
 
     async def wait(self, seconds: float | None) -> None:
-        timer = None if seconds is None else self._loop.call_later(seconds, self._call)
+        """Wait for ``wake``; at most so many *seconds*, and no longer than there is a leader."""
+        if seconds is None:
+            await self._called
+            return
+        self._timer = self._loop.call_later(min(seconds, _LOOK_SECONDS), self._look, seconds)
         try:
             await self._called
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._timer.cancel()
+
+    def _look(self, seconds: float) -> None:
+        left = seconds - _LOOK_SECONDS
+        if left <= 0 or self.told or self.leads or self.flight.is_deserted:
+            self._call()
+        else:
+            self._timer = self._loop.call_later(min(left, _LOOK_SECONDS), self._look, left)
 
     def wake(self) -> bool:
         return post(self._loop, self._call)

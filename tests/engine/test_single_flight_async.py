@@ -600,7 +600,7 @@ def abandon(loop: asyncio.AbstractEventLoop) -> None:
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_loop_stopped_while_leading_delays_others_briefly(closed: bool) -> None:
-    flights = SingleFlight(0.2)
+    flights = SingleFlight(LONG if closed else 0.2)  # that it is closed is seen before
     loop = led_by(flights)
 
     async def own(flight: Flight) -> str:
@@ -619,6 +619,15 @@ def test_a_loop_stopped_while_leading_delays_others_briefly(closed: bool) -> Non
         loop.run_until_complete(turn())
         assert idle(flights)
         loop.close()
+
+
+def test_a_thread_that_follows_a_task_of_a_closed_loop_goes_on() -> None:
+    flights = SingleFlight(LONG)
+    loop = led_by(flights)
+    follower = start(lambda: flights.run(KEY, lambda flight: "own"))
+    asyncio.run(until(lambda: waiting(flights) == 2))
+    abandon(loop)
+    assert follower.result(WAIT_SECONDS) == ("own", False)
 
 
 def test_a_closed_loop_does_not_block_later_callers() -> None:
