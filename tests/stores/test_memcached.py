@@ -57,7 +57,8 @@ class MemcachedMachine(StoreMachine):
     ) -> MemcachedStore:
         if not hasattr(self, "store"):
             self.server.ask("flush_all")
-        return MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock)
+        url = f"memcached://127.0.0.1:{self.server.port}"
+        return MemcachedStore(url, clock=clock, timeout=10.0)
 
 
 @sequences(60)

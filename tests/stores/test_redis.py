@@ -146,7 +146,7 @@ class RedisMachine(StoreMachine):
         self.admin = redis.Redis.from_url(self.server.url)
         if not hasattr(self, "store"):
             self.admin.flushall()
-        return SlowlyExpiring(self.server.url, clock=clock)
+        return SlowlyExpiring(self.server.url, clock=clock, timeout=10.0)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 30.0, 3600.0, 86400.0, -1.0, -3600.0]))
     def time_passes(self, seconds: float) -> None:

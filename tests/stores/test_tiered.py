@@ -223,7 +223,7 @@ class MemcachedMachine(StoreMachine):
         if not hasattr(self, "store"):
             self.server.ask("flush_all")
         return tiered(
-            MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock),
+            MemcachedStore(f"memcached://127.0.0.1:{self.server.port}", clock=clock, timeout=10.0),
             self.clock,
             clock,
         )
