@@ -51,7 +51,8 @@ SCENARIOS = (
     Scenario("all stores: interrupts at any moment", "stores/test_interrupts.py"),
     Scenario("stored bytes: hostile and damaged", "values/test_hostile.py::test_hostile_bytes_are_misses"),
     Scenario("providers: broken answers", "http/test_faulty_provider.py"),
-    Scenario("providers: streams cut at any byte", "http/test_cut_connections.py"),
+    Scenario("providers: recorded streams cut at every byte", "http/test_streams_whole.py::test_a_stream_cut_at_any_byte_is_not_whole"),
+    Scenario("providers: connections cut in streams", "http/test_cut_connections.py"),
     Scenario("clients: tasks cancelled in streams", "http/test_storms.py"),
     Scenario("gateway: slow and broken clients", "gateway/test_faults.py"),
 )  # fmt: skip

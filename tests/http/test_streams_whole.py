@@ -107,7 +107,7 @@ def test_a_stream_cut_at_any_byte_is_not_whole(streams: list[tuple[Row, Reply]])
                         len(body),
                     )
                 cuts += 1
-    print(sorted(shortest), cuts)
+    print(f"{cuts} cuts in {len(shortest)} protocols")
     assert len(shortest) >= 8
     assert cuts >= 24_000
 
