@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import textwrap
+import types
 from collections import Counter, OrderedDict
 
 import httpx2
@@ -83,6 +84,9 @@ HELPERS = {
     "a list": lambda by: [lambda x: x * by],
     "a dict": lambda by: {"helper": lambda x: x * by},
     "a partial": lambda by: functools.partial(lambda _, x: x * by, None),
+    "a partial in a list": lambda by: [functools.partial(lambda _, x: x * by, None)],
+    "a method": lambda by: types.MethodType(lambda _, x: x * by, "self"),
+    "a method in a list": lambda by: [types.MethodType(lambda _, x: x * by, "self")],
     "a closure in it": lambda by: (lambda inner: lambda x: inner(x))(lambda x: x * by),
 }
 

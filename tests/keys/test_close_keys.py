@@ -212,6 +212,29 @@ def test_the_last_text_of_a_list_of_blocks_is_folded() -> None:
     assert found == [blocks[0], image, {"type": "text", "text": "two"}]
 
 
+@pytest.mark.parametrize("kind", [{}, {"type": "text"}, {"type": "input_text"}])
+def test_only_blocks_of_text_are_folded(kind: dict[str, str]) -> None:
+    document = {"type": "document", "text": "Two?"}
+    blocks = [{**kind, "text": "One?"}, document, {"type": "text"}, "Three?"]
+    found = folding([{"role": "user", "content": blocks}])["folding"]["messages"][0]["content"]
+    assert found == [{**kind, "text": "one"}, *blocks[1:]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "folded"),
+    [
+        ("Hi!", "hi"),
+        (["Hi!"], ["hi"]),
+        (None, None),
+        ([{"role": "user", "content": None}], [{"role": "user", "content": None}]),
+        ([{"role": "user", "content": [1]}], [{"role": "user", "content": [1]}]),
+        ([{"role": "system", "content": "Hi!"}], [{"role": "system", "content": "Hi!"}]),
+    ],
+)
+def test_messages_of_any_shape_can_be_folded(messages: Any, folded: Any) -> None:
+    assert folding(messages)["folding"]["messages"] == folded
+
+
 def test_a_folded_request_never_meets_one_with_another_key_function() -> None:
     assert key(folding, "hi") != digest("hi", {})
 

@@ -102,6 +102,8 @@ class Options:
         ("organization", "a", "b"),
         ("eos_token", "</s>", "<end>"),
         ("default_headers", {"x-tenant-id": "a"}, {"x-tenant-id": "b"}),
+        ("default_headers", {"x-tenant-id": 1}, {"x-tenant-id": 2}),
+        ("default_headers", {"x-beta": True}, {"x-beta": False}),
         ("client_kwargs", {"params": {"v": 1}}, {"params": {"v": 2}}),
         ("cache_dir", Path("/a"), Path("/b")),
     ],

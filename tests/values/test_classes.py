@@ -313,6 +313,8 @@ def test_a_name_of_its_own_outlives_a_move() -> None:
     stored = Payload.of(register(Note, name="note")("n")).json()
     assert b'"note#' in stored
     assert Payload.from_json(stored).decode() == Note("n")
+    register(Item)  # whose fields name it
+    assert Payload.of(Note("n")).json() == stored
 
 
 @pytest.mark.parametrize(
