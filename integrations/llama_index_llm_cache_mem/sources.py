@@ -3,7 +3,7 @@ nodes."""
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from typing import Any
@@ -33,20 +33,22 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def _depending(original: Any) -> Any:
     @functools.wraps(original)
     async def asynthesize(self: Any, query: Any, nodes: Any, *args: Any, **kwargs: Any) -> Any:
-        with _options_for(self, nodes):
+        asked = _options_for(self, nodes)
+        with asked:
             response = await original(self, query, nodes, *args, **kwargs)
-        return _with_stream(response, lambda: _options_for(self, nodes))
+        return _with_stream(response, asked)
 
     @functools.wraps(original)
     def synthesize(self: Any, query: Any, nodes: Any, *args: Any, **kwargs: Any) -> Any:
-        with _options_for(self, nodes):
+        asked = _options_for(self, nodes)
+        with asked:
             response = original(self, query, nodes, *args, **kwargs)
-        return _with_stream(response, lambda: _options_for(self, nodes))
+        return _with_stream(response, asked)
 
     return asynthesize if inspect.iscoroutinefunction(inspect.unwrap(original)) else synthesize
 
 
-def _with_stream(response: Any, asked: Callable[[], AbstractContextManager[object]]) -> Any:
+def _with_stream(response: Any, asked: AbstractContextManager[object]) -> Any:
     """*response*, whose stream calls the LLM when it is read: each step under the options."""
     stream = getattr(response, "response_gen", None)
     if isinstance(stream, Iterator):
@@ -56,20 +58,18 @@ def _with_stream(response: Any, asked: Callable[[], AbstractContextManager[objec
     return response
 
 
-def _steps(stream: Iterator[Any], asked: Callable[[], AbstractContextManager[object]]) -> Any:
+def _steps(stream: Iterator[Any], asked: AbstractContextManager[object]) -> Any:
     while True:
-        with asked():
+        with asked:
             piece = next(stream, _END)
         if piece is _END:
             return
         yield piece
 
 
-async def _asteps(
-    stream: AsyncIterator[Any], asked: Callable[[], AbstractContextManager[object]]
-) -> Any:
+async def _asteps(stream: AsyncIterator[Any], asked: AbstractContextManager[object]) -> Any:
     while True:
-        with asked():
+        with asked:
             piece = await anext(stream, _END)
         if piece is _END:
             return
@@ -77,12 +77,16 @@ async def _asteps(
 
 
 def _options_for(synthesizer: Any, nodes: Any) -> AbstractContextManager[object]:
-    llm = getattr(synthesizer, "_llm", None)
+    llm: Any = getattr(synthesizer, "_llm", None)
     if not getattr(llm, "_lcm_sources", False):
         return nullcontext()
     names = names_of(nodes)
+    if len(names) <= MOST_NAMES:
+        return options(depends_on=names)
     # an answer from too many documents is not stored, rather than under some of them
-    return options(depends_on=names) if len(names) <= MOST_NAMES else options(mode="off")
+    text = "a query goes uncached: it has more than %d source documents"
+    llm._lcm_cache.engine.skip("sources", text, MOST_NAMES - 1)
+    return options(mode="off")
 
 
 def names_of(nodes: Iterable[Any]) -> list[str]:

@@ -68,6 +68,15 @@ def test_a_document_that_changed_elsewhere_makes_answers_invalid() -> None:
     assert (cache.stats().misses, cache.stats().hits) == (2, 1)
 
 
+def test_a_query_with_too_many_documents_goes_uncached() -> None:
+    cache = LLMCache()
+    llm = CachedLLM(MockLLM(max_tokens=3), cache, sources=True)
+    index = index_of(*map(str, range(256)))
+    engine: Any = index.as_query_engine(llm=llm, similarity_top_k=256, streaming=True)
+    assert list(engine.query("When?").response_gen)
+    assert (cache.stats().stored, cache.stats().skipped) == (0, {"sources": 1})
+
+
 def test_calls_outside_of_a_query_depend_on_nothing() -> None:
     cache = LLMCache()
     llm = CachedLLM(MockLLM(max_tokens=3), cache, sources=True)
