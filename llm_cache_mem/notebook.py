@@ -1,6 +1,7 @@
 """``%load_ext llm_cache_mem``: one line in a notebook turns the cache on for every framework in it,
 another shows what it saved."""
 
+import contextlib
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -214,8 +215,10 @@ def _words(line: str) -> list[str]:
 def _seconds(text: str) -> float | None:
     if text.lower() == "none":
         return None
+    with contextlib.suppress(ValueError):
+        return float(text)
     try:
-        return float(text) if text.lstrip("-").isdecimal() else parse_duration(text)
+        return parse_duration(text)
     except ValueError as exc:
         return _wrong(f"ttl: {exc}")  # type: ignore[no-any-return]  # it raises
 

@@ -157,7 +157,7 @@ def test_every_line_of_the_pages_names_known_settings(
 
 
 def test_a_prompt_without_html_shows_reports_as_text(shell: Any) -> None:
-    shell.run_line_magic("llm_cache", "on ttl=60")
+    shell.run_line_magic("llm_cache", "on ttl=60.5")
     stats = shell.run_line_magic("llm_cache", "stats")
     shown, _ = shell.display_formatter.format(stats)
     assert shown["text/plain"] == str(stats) == "no calls yet"
