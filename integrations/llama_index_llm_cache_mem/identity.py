@@ -20,6 +20,7 @@ from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.tools import BaseTool
 
 from llama_index_llm_cache_mem.hugging_face import derived_attributes
+from llm_cache_mem._util.modules import module_name
 from llm_cache_mem._util.reprs import without_content
 from llm_cache_mem.errors import StatefulRequest
 from llm_cache_mem.keys.callables import fingerprint, globals_read
@@ -280,7 +281,7 @@ def _model(llm: BaseLLM, found: Mapping[str, Any]) -> tuple[str, bool]:
 def _name_of(thing: Any) -> str:
     """``module:qualname``; of a script, whose module is always ``__main__``, with its file's
     name."""
-    module = thing.__module__
+    module = module_name(thing)
     if module == "__main__":
         module = f"__main__/{Path(getattr(sys.modules['__main__'], '__file__', None) or '').name}"
     return f"{module}:{thing.__qualname__}"

@@ -9,6 +9,7 @@ from llm_cache_mem.engine.batches import Found, Made, Part, acall_many, call_man
 from llm_cache_mem.engine.circumstances import timeout_of
 from llm_cache_mem.engine.engine import Engine
 from llm_cache_mem.errors import RequestNotCacheable, ValueNotCacheable
+from llm_cache_mem.keys.class_names import class_name
 from llm_cache_mem.keys.growing import note_settings
 from llm_cache_mem.keys.identity import describe, settings_of
 from llm_cache_mem.keys.request import Request
@@ -139,7 +140,7 @@ class EmbeddingModel(NamedTuple):
         params |= describe(settings.items(), transport=_OF_CALLS).require_known()
         named = (params.get(name) for name in ("model", "model_name", "model_id", "deployment"))
         model = next((name for name in named if isinstance(name, str)), cls.__qualname__)
-        about = {"class": f"{cls.__module__}:{cls.__qualname__}", "purpose": purpose}
+        about = {"class": class_name(cls), "purpose": purpose}
         return {**params, **about, "model": model}
 
     def _settings(self) -> list[tuple[str, Any]]:

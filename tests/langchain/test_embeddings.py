@@ -73,6 +73,19 @@ def test_other_settings_are_other_entries(cache: LLMCache) -> None:
     assert len(cached(Lengths(30), cache).embed_documents(["a"])[0]) == 30
 
 
+def test_classes_of_one_name_made_in_a_function_differ(cache: LLMCache) -> None:
+    def make(length: float) -> Embeddings:
+        class Local(Lengths):
+            def embed_query(self, text: str) -> list[float]:
+                return [length]
+
+        return Local()
+
+    vectors = [cached(make(length), cache).embed_query("a") for length in (1.0, 2.0, 1.0)]
+    assert vectors == [[1.0], [2.0], [1.0]]
+    assert cache.stats().misses == 2
+
+
 def test_what_came_before_an_error_is_stored(cache: LLMCache) -> None:
     model = cached(Lengths(chunk_size=2), cache)
     with pytest.raises(ValueError, match="no such text"):
