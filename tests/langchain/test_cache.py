@@ -571,7 +571,7 @@ async def test_changed_langchain_core_is_logged_once(
         if change == "task":
             await model._agenerate_with_cache([HumanMessage("hi")])
     assert len(caplog.messages) == 1
-    assert "does not know" in caplog.messages[0]
+    assert "does not support" in caplog.messages[0]
 
 
 def test_known_langchain_core_is_not_logged(
