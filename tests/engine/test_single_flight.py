@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from threads import WAIT_SECONDS, start, until
 
-from llm_cache_mem.engine.flight import Flight
+from llm_cache_mem.engine.flight import Flight, keep_lead
 from llm_cache_mem.engine.flight_table import FlightTable
 from llm_cache_mem.engine.single_flight import SingleFlight
 from llm_cache_mem.engine.waiters import ThreadWaiter
@@ -36,7 +36,7 @@ def waiting(flights: SingleFlight, key: str = KEY) -> int:
 
 
 def idle(flights: SingleFlight) -> bool:
-    return not flights._table._listed and not flights._tasks
+    return not (flights._table._listed or flights._tasks or flights.waiting)
 
 
 class Gate:
@@ -63,8 +63,18 @@ def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[
     futures = [start(lambda: flights.run(KEY, gate))]
     assert gate.started.acquire(timeout=WAIT_SECONDS)
     futures += [start(lambda: flights.run(KEY, gate)) for _ in range(followers)]
-    until(lambda: waiting(flights) == followers)
+    until(lambda: waiting(flights) == flights.waiting == followers)
     return futures
+
+
+def test_work_in_another_context_does_not_wait_for_itself() -> None:
+    flights, context = SingleFlight(LONG), contextvars.copy_context()
+
+    def work(flight: Flight) -> Any:
+        keep_lead(context)
+        return context.run(flights.run, KEY, lambda _: "inner", timeout=0.0)
+
+    assert flights.run(KEY, work) == (("inner", False), False)
 
 
 def test_a_lone_caller_gets_the_result_of_its_work() -> None:

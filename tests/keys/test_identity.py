@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from enum import Enum
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr
 
 from llm_cache_mem import RequestNotCacheable
+from llm_cache_mem.keys import clients, names
 from llm_cache_mem.keys.clients import endpoint_of, gets_credential, is_of_sdk
 from llm_cache_mem.keys.digest import digest_of
 from llm_cache_mem.keys.identity import Opaque, describe, kind_of, settings_of
@@ -180,6 +182,33 @@ def test_client_arguments_are_settings_in_their_turn() -> None:
 )
 def test_headers_are_told_apart_by_exact_name(name: str, kind: str) -> None:
     assert header_kind(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("listed", "digest"),
+    [
+        (names.CREDENTIALS, "989f1abb"),
+        (names.CREDENTIAL_HEADERS, "fae0161f"),
+        (names.CREDENTIAL_QUERY, "d1c22ea9"),
+        (names.TRANSPORT, "593635f2"),
+        (names.TRANSPORT_HEADERS, "e06901d9"),
+        (names.TRANSPORT_HEADER_PREFIXES, "8113973c"),
+        (names.ROUTING_HINTS, "b631db1f"),
+        (clients._CLIENTS, "00c867e0"),
+        (clients._SDKS, "3f7d2fcb"),
+        (clients._TRANSPORT_LIBRARIES, "349f976d"),
+    ],
+)
+def test_lists_that_keys_are_made_by_change_on_purpose(listed: Any, digest: str) -> None:
+    """Another list makes other keys: name that in the changelog, and change the digest here."""
+    assert sha256(" ".join(sorted(listed)).encode()).hexdigest()[:8] == digest
+
+
+@pytest.mark.parametrize("provider", ["openai", "azure", "x"])
+@pytest.mark.parametrize("name", sorted(names._OF_A_PROVIDER))
+def test_credential_may_have_the_name_of_its_provider(provider: str, name: str) -> None:
+    assert kind_of(name, "x") == kind_of(f"{provider}_{name}", "x") == "credential"
+    assert kind_of(f"{name}_count", "x") == "identity"
 
 
 def test_user_and_password_of_a_url_are_left_out() -> None:

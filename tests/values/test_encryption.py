@@ -20,7 +20,7 @@ from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
 from llm_cache_mem.values.encryption import KEY_VARIABLE, Encryption, envelope_for, new_key
-from llm_cache_mem.values.entry import CLEAR_BYTES, KEY_ID_BYTES, PLAIN, Entry
+from llm_cache_mem.values.entry import CLEAR_BYTES, KEY_ID_BYTES, PLAIN, Entry, encrypted_with
 
 KEY = "1:acme:value:" + "ab" * 32
 PROMPT, ANSWER, MODEL = "CANARY-of-a-prompt", "CANARY-of-an-answer", "CANARY-of-a-model"
@@ -117,11 +117,17 @@ def test_secrets_are_derived_as_the_format_says() -> None:
     envelope, digest = Encryption(key), "ab" * 32
     hidden = hmac.digest(derived(b"digests"), digest.encode(), "sha256").hex()
     assert [hide(digest) for hide in envelope.digests] == [hidden]
-    assert envelope.knows(derived(b"id")[:KEY_ID_BYTES].hex())
+    key_id = derived(b"id")[:KEY_ID_BYTES]
+    assert envelope.knows(key_id.hex())
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     packed = envelope.pack(KEY, an_entry())
+    assert packed[:6] == b"\x89LCM\x01\x01"
+    assert packed[CLEAR_BYTES : CLEAR_BYTES + KEY_ID_BYTES] == key_id
+    assert encrypted_with(packed) == key_id.hex()
+    for foreign in (b"\x89LCM\x02", b"\x88LCM\x01", b"\x89LCM\x01\x00"):
+        assert encrypted_with(foreign + packed[len(foreign) :]) == ""
     sealed_at = CLEAR_BYTES + KEY_ID_BYTES + 12
     clear, nonce, sealed = (
         packed[: sealed_at - 12],

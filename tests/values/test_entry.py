@@ -318,3 +318,21 @@ def test_request_too_large_for_an_envelope_is_not_stored() -> None:
     entry = Entry(Payload.of(1), 1.0, request=b"x" * MAX_BODY_BYTES)
     with pytest.raises(ValueNotCacheable, match="request"):
         entry.pack("k")
+
+
+def test_the_memo_takes_what_was_written_if_there_is_room() -> None:
+    small, large = an_entry(), an_entry("x" * 20_000)
+    data = {"small": small.pack(KEY), "large": large.pack(KEY)}
+    slot = 2 * len(data["small"]) + 1024
+    for most, taken in ((64 * slot, True), (64 * slot - 1, False)):
+        memo = EntryMemo(max_bytes=most)
+        memo.note_written(KEY, data["small"], small, 1, None)
+        assert (memo.recall(KEY, 1) is not None) is taken
+        memo.note_written(KEY, data["large"], large, 1, None)
+        assert memo.recall(KEY, 2) is None
+    memo = EntryMemo(max_bytes=64 * slot)
+    for number in range(200):
+        memo.note_written(str(number), data["small"], small, 1, None)
+    assert sum(memo.recall(str(number), 1) is not None for number in range(200)) == 64
+    memo.note_written("large", data["large"], large, 1, None)
+    assert memo.recall("large", 1) is None
