@@ -45,8 +45,6 @@ _SDKS: Final = frozenset(
 )  # fmt: skip
 """Packages whose client objects do nothing but send requests."""
 _FRAMEWORKS: Final = ("langchain", "llama_index")
-_ADDED: Final = ("_custom_headers", "_custom_query")
-"""The attributes of an SDK's client with the headers and the query of each of its requests."""
 _BASES: Final = frozenset({"abc", "builtins", "pydantic", "typing"})
 _GETTERS: Final = ("_auth", "_key_provider", "_token_provider", "credentials_provider")
 _USER_IN_URL: Final = r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@(?=\S*$)"
@@ -115,12 +113,13 @@ def settings_of_client(client: Any) -> Iterator[tuple[str, str]]:
 def added_by_client(client: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """The "headers" and the "query" that *client*, or that which it sends its requests by, was made
     to add to each of them; those of an HTTP library's client include its defaults."""
-    own = getattr(client, "__dict__", None) or {}
-    for holder in (client, own.get("_client")):
-        state = own if holder is client else getattr(holder, "__dict__", None) or {}
-        names = ("headers", "params") if is_http_client(holder) else _ADDED
-        for kind, name in zip(("headers", "query"), names, strict=True):
-            items = state.get(name) if names is _ADDED else _attribute(holder, name)
+    for holder in (client, getattr(client, "__dict__", {}).get("_client")):
+        if is_http_client(holder):
+            found = _attribute(holder, "headers"), _attribute(holder, "params")
+        else:
+            state = getattr(holder, "__dict__", None) or {}
+            found = state.get("_custom_headers"), state.get("_custom_query")
+        for kind, items in zip(("headers", "query"), found, strict=True):
             if items and isinstance(items, Mapping):
                 yield kind, items
 

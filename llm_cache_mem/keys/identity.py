@@ -139,7 +139,7 @@ def describe(
             continue
         if plain is not _DROPPED:
             found[name] = plain
-        elif is_client(name, value) or is_http_client(value):
+        elif value is not None and (is_client(name, value) or is_http_client(value)):
             clients[name] = value
     said: dict[str, Any] = {}  # clients of one model mostly say the same
     for name, client in clients.items():
@@ -304,7 +304,7 @@ def _said_by(client: Any) -> Iterator[tuple[str, Any]]:
     for kind, items in added_by_client(client):
         said = _headers(items) if kind == "headers" else _query(items)
         added.setdefault(kind, {}).update(said)
-    for kind, items in added.items():
+    for kind, items in added.items():  # few clients add anything
         if items.get("accept") == _ANYTHING:  # the default of HTTP libraries
             del items["accept"]
         if items:
