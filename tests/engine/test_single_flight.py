@@ -250,6 +250,49 @@ def test_tasks_left_by_the_work_wait_like_others() -> None:
     assert follower.result(WAIT_SECONDS) == ("second", True)
 
 
+class Call:
+    """Stands for the frame of a call."""
+
+
+def test_a_leader_that_is_gone_without_a_word_is_replaced() -> None:
+    """An interrupt can end a thread at any place."""
+    flights, call = SingleFlight(LONG), Call()
+    gone = flights._table.new(KEY)
+    gone.led_by = weakref.ref(call)
+    assert flights._table.join(gone, ThreadWaiter) is None
+    # a time limit that is not over raises no TimeoutError
+    follower = start(lambda: flights.run(KEY, lambda _: "mine", timeout=WAIT_SECONDS))
+    until(lambda: waiting(flights) == 1)
+    del call
+    assert follower.result(WAIT_SECONDS) == ("mine", False)
+    assert idle(flights)
+
+
+def test_a_caller_finds_no_flight_whose_leader_is_gone() -> None:
+    flights, call = SingleFlight(LONG), Call()
+    gone = flights._table.new(KEY)
+    gone.led_by = weakref.ref(call)
+    assert flights._table.join(gone, ThreadWaiter) is None
+    del call
+    assert flights.run(KEY, lambda _: "mine", timeout=0.0) == ("mine", False)
+    assert idle(flights)
+
+
+def test_an_interrupt_after_a_wait_that_was_too_long_leaves_nothing() -> None:
+    flights, gate = SingleFlight(0.0), Gate("late")
+    leader = start(lambda: flights.run(KEY, gate))
+    assert gate.started.acquire(timeout=WAIT_SECONDS)
+
+    def interrupted(flight: Flight) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flights.run(KEY, interrupted)
+    assert idle(flights)
+    gate.passed.release()
+    assert leader.result(WAIT_SECONDS) == ("late", False)
+
+
 # -- forget
 
 

@@ -14,6 +14,7 @@ import anyio
 import pytest
 from threads import WAIT_SECONDS, start
 
+from llm_cache_mem.engine import waiters
 from llm_cache_mem.engine.flight import Flight
 from llm_cache_mem.engine.single_flight import SingleFlight
 
@@ -715,3 +716,28 @@ async def test_an_error_is_freed_with_its_last_handler() -> None:
         assert [ref() for ref in refs] == [None] * 3
     finally:
         gc.enable()
+
+
+async def test_work_that_takes_a_cancellation_for_its_own_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As asyncio.timeout does when both come at once."""
+    monkeypatch.setattr(waiters, "_LOOK_SECONDS", 0.01)
+
+    async def work(flight: Flight) -> None:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+        await asyncio.sleep(LONG)
+
+    flights = SingleFlight(LONG)
+    (task,) = await callers(flights, work, 1)
+    task.cancel()
+    done, _ = await asyncio.wait((task,), timeout=WAIT_SECONDS)
+    assert done
+    assert task.cancelled()
+    await turn()
+    assert idle(flights)

@@ -242,6 +242,15 @@ def test_bytes_by_any_name_are_the_same() -> None:
     assert key(b"abc") == key(bytearray(b"abc")) == key(memoryview(b"abc"))
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("messages", ["hi", [("hi", 1)], {"$ref": 1}, [b"x"]])
+def test_a_request_made_by_a_key_function_has_its_own_key(messages: Any, exact: bool) -> None:
+    made = {"messages": messages, "model": ("m", 1)}
+    params = {"model": ("m", 1)}
+    assert digest_of(made, exact=exact) == digest(messages, params, exact=exact)
+    assert made == {"messages": messages, **params}
+
+
 def test_a_tagged_request_equals_no_plain_one() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(canonical([{"c": b"x"}], {}))

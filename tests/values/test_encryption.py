@@ -19,7 +19,13 @@ from llm_cache_mem.errors import EntryUnreadable
 from llm_cache_mem.keys import digest as keys
 from llm_cache_mem.stores import MemoryStore
 from llm_cache_mem.stores.sqlite import SQLiteStore
-from llm_cache_mem.values.encryption import KEY_VARIABLE, Encryption, envelope_for, new_key
+from llm_cache_mem.values.encryption import (
+    KEY_VARIABLE,
+    Encryption,
+    envelope_for,
+    new_key,
+    warn_of_plain,
+)
 from llm_cache_mem.values.entry import CLEAR_BYTES, KEY_ID_BYTES, PLAIN, Entry, encrypted_with
 
 KEY = "1:acme:value:" + "ab" * 32
@@ -439,6 +445,23 @@ def test_a_plain_store_beside_an_encryption_key_warns(
     (record,) = caplog.records
     assert "not encrypted" in record.getMessage()
     assert ONE not in record.getMessage()
+
+
+def test_only_a_plain_store_beside_a_key_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Store:
+        envelope: object = PLAIN
+
+    plain, sealed = Store(), Store()
+    sealed.envelope = Encryption(ONE)
+    warn_of_plain(plain, "Store")
+    monkeypatch.setenv(KEY_VARIABLE, ONE)
+    warn_of_plain(sealed, "Store")
+    warn_of_plain(object(), "Store")
+    assert not caplog.records
+    warn_of_plain(plain, "Store")
+    assert len(caplog.records) == 1
 
 
 def test_keys_are_in_no_repr_log_or_pickle(path: Path, caplog: pytest.LogCaptureFixture) -> None:
