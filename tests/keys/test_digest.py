@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pydantic
 import pytest
 
 from llm_cache_mem.errors import RequestNotCacheable
@@ -26,7 +27,9 @@ from llm_cache_mem.keys.digest import (
     canonical,
     digest,
     digest_of,
+    namespace_prefix,
     parse,
+    place_of,
     prefix,
 )
 
@@ -227,6 +230,9 @@ def typed_values() -> dict[str, Any]:
         "decimal 1.00": decimal.Decimal("1.00"),
         "float": 1.0,
         "uuid": uuid.UUID(int=1),
+        "secret": pydantic.SecretStr("a"),
+        "another secret": pydantic.SecretStr("b"),
+        "secret bytes": pydantic.SecretBytes(b"c"),
         "uuid text": str(uuid.UUID(int=1)),
         "uuid hex": uuid.UUID(int=1).hex,
     }
@@ -607,6 +613,26 @@ def test_no_namespace_is_the_prefix_of_another() -> None:
     prefixes = [prefix(name) for name in names]
     assert not [(a, b) for a in prefixes for b in prefixes if a != b and b.startswith(a)]
     assert len(set(prefixes)) == len(names)
+
+
+@pytest.mark.parametrize("namespace", ["", "acme", "a:b%", "ü", "x" * 500])
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("value", "core"),
+        ("stream", "core"),
+        ("langchain-chat", "langchain"),
+        ("tool.search", "tool"),
+        ("tool-x", "tool"),
+        ("openai.v1", "openai"),
+    ],
+)
+def test_a_stored_key_tells_its_place(namespace: str, kind: str, layer: str) -> None:
+    stored = prefix(namespace, kind) + "0" * 64
+    assert namespace_prefix(stored) == prefix(namespace)
+    known_as, found = place_of(stored)
+    assert found == layer
+    assert known_as == namespace if len(namespace) < 500 else known_as.startswith("~")
 
 
 def test_a_stored_key_has_at_most_250_bytes() -> None:

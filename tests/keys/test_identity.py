@@ -17,7 +17,7 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr
 
 from llm_cache_mem import RequestNotCacheable
-from llm_cache_mem.keys import clients, names
+from llm_cache_mem.keys import clients, names, wire_form
 from llm_cache_mem.keys.clients import endpoint_of, gets_credential, is_of_sdk
 from llm_cache_mem.keys.digest import digest_of
 from llm_cache_mem.keys.identity import Opaque, describe, kind_of, settings_of
@@ -197,6 +197,7 @@ def test_headers_are_told_apart_by_exact_name(name: str, kind: str) -> None:
         (clients._CLIENTS, "00c867e0"),
         (clients._SDKS, "3f7d2fcb"),
         (clients._TRANSPORT_LIBRARIES, "349f976d"),
+        (wire_form._SENT_BY, "1745d191"),
     ],
 )
 def test_lists_that_keys_are_made_by_change_on_purpose(listed: Any, digest: str) -> None:

@@ -425,3 +425,31 @@ def test_a_value_that_looks_like_a_vector_comes_back_equal_beside_vectors(text: 
     packed_value = Payload.packed(packed(value))
     for payload in (packed_value, Payload.from_json(packed_value.to_bytes())):
         assert unpacked(payload.decode()) == value
+
+
+STORED = {
+    '{"$bytes":"YQ=="}': b"a",
+    '{"$datetime":["2020-01-02T03:04:05",1,[{"$timedelta":[0,3600,0]}]]}': datetime(
+        2020, 1, 2, 3, 4, 5, fold=1, tzinfo=timezone(timedelta(hours=1))
+    ),
+    '{"$datetime":["2020-01-02T00:00:00",0,null]}': datetime(2020, 1, 2),
+    '{"$time":["01:02:00",0,null]}': time(1, 2),
+    '{"$date":"2020-01-02"}': date(2020, 1, 2),
+    '{"$timedelta":[1,2,3]}': timedelta(1, 2, 3),
+    '{"$decimal":"1.00"}': Decimal("1.00"),
+    '{"$uuid":"00000000-0000-0000-0000-000000000001"}': UUID(int=1),
+    '{"$tuple":[1,"a"]}': (1, "a"),
+    '{"$set":[1]}': {1},
+    '{"$frozenset":[1]}': frozenset({1}),
+    '{"$dict":[[1,"a"]]}': {1: "a"},
+    '{"$float":"inf"}': math.inf,
+    '{"$str":"7aCA"}': "\ud800",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), STORED.items(), ids=list(STORED))
+def test_the_stored_form_stays_the_same(text: str, value: Any) -> None:
+    stored = f'{{"$llm-cache-mem":{text}}}'.encode()
+    assert Payload.of(value).json() == stored
+    found = Payload.from_json(stored).decode()
+    assert (found, type(found)) == (value, type(value))
