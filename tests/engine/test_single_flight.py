@@ -67,6 +67,12 @@ def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[
     return futures
 
 
+def test_a_flight_that_is_over_leaves_nothing_behind() -> None:
+    flights = SingleFlight(LONG)
+    flights.run(KEY, lambda flight: flights.run("other", lambda flight: 1))
+    assert not flights._table._known
+
+
 def test_work_in_another_context_does_not_wait_for_itself() -> None:
     flights, context = SingleFlight(LONG), contextvars.copy_context()
 
@@ -283,7 +289,10 @@ def test_an_interrupt_after_a_wait_that_was_too_long_leaves_nothing() -> None:
     leader = start(lambda: flights.run(KEY, gate))
     assert gate.started.acquire(timeout=WAIT_SECONDS)
 
+    late = flights._table._listed[KEY]
+
     def interrupted(flight: Flight) -> Any:
+        assert not late.waiters  # or it could be chosen to lead that too
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -167,6 +167,14 @@ def test_registering_a_class_registers_those_its_fields_name() -> None:
         assert all(found == value for found in back(value))
 
 
+def test_classes_of_one_name_may_name_each_other() -> None:
+    first, second = (dataclasses.make_dataclass("Twin", [("other", int)]) for _ in range(2))
+    outer = dataclasses.make_dataclass("Outer", [("first", first)])
+    first.__annotations__["other"], second.__annotations__["other"] = second, first
+    register(outer)
+    assert sum(classes.class_ref(cls) is not None for cls in (first, second)) == 1
+
+
 def test_instance_attributes_beside_fields_survive() -> None:
     @register
     class Named(NamedTuple("Base", [("x", int)])):
