@@ -98,11 +98,8 @@ def _of_floats(numbers: list[float]) -> Vector:
     short = array("f", numbers)
     if array("d", short).tobytes() == exact:
         return Vector("f", _bytes(short))
-    try:
-        if array("d", map(float, _shortest(short))).tobytes() == exact:
-            return Vector("s", _bytes(short))
-    except OverflowError:
-        pass
+    if array("d", map(float, _shortest(short))).tobytes() == exact:
+        return Vector("s", _bytes(short))
     return Vector("d", _bytes(array("d", numbers)))
 
 
