@@ -102,6 +102,20 @@ def test_server_references_are_unchanged(more: Any) -> None:
     assert key(stable_ids, [*chat("a"), one]) != key(stable_ids, [*chat("a"), other])
 
 
+def test_calls_in_odd_messages_are_found_and_the_rest_stays() -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}  # without its type
+    asked = {"role": "assistant", "tool_calls": ["x", {"type": "function", "id": 5}, call]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "12"}
+    found = stable_ids(["hi", asked, {"role": "tool", "functionCall": "x"}, result])["messages"]
+    numbered = [*asked["tool_calls"][:2], {**call, "id": 1}]
+    assert found == [
+        "hi",
+        {**asked, "tool_calls": numbered},
+        {"role": "tool", "functionCall": "x"},
+        {**result, "tool_call_id": 1},
+    ]
+
+
 def test_text_and_arguments_that_hold_an_id_stay() -> None:
     function = {"name": "f", "arguments": '{"call": "a"}'}
     messages = chat("a")
@@ -226,6 +240,7 @@ def test_only_blocks_of_text_are_folded(kind: dict[str, str]) -> None:
         ("Hi!", "hi"),
         (["Hi!"], ["hi"]),
         (None, None),
+        ([{"role": "user", "content": "Hi!"}, 5], [{"role": "user", "content": "hi"}, 5]),
         ([{"role": "user", "content": None}], [{"role": "user", "content": None}]),
         ([{"role": "user", "content": [1]}], [{"role": "user", "content": [1]}]),
         ([{"role": "system", "content": "Hi!"}], [{"role": "system", "content": "Hi!"}]),
