@@ -67,6 +67,17 @@ def lead_and_follow(flights: SingleFlight, gate: Gate, followers: int) -> "list[
     return futures
 
 
+def test_watchers_are_told_how_many_wait() -> None:
+    seen: list[int] = []
+    flights, gate = SingleFlight(LONG), Gate("answer")
+    flights.watchers = (seen.append,)
+    futures = lead_and_follow(flights, gate, 2)
+    assert seen == [1, 2]
+    gate.passed.release()
+    assert [future.result(WAIT_SECONDS)[0] for future in futures] == ["answer"] * 3
+    assert seen == [1, 2, 1, 0]
+
+
 def test_a_flight_that_is_over_leaves_nothing_behind() -> None:
     flights = SingleFlight(LONG)
     flights.run(KEY, lambda flight: flights.run("other", lambda flight: 1))
