@@ -336,3 +336,18 @@ def test_the_memo_takes_what_was_written_if_there_is_room() -> None:
     assert sum(memo.recall(str(number), 1) is not None for number in range(200)) == 64
     memo.note_written("large", data["large"], large, 1, None)
     assert memo.recall("large", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("model", "m!"), ("usage", (1, 2, 0, 0, 0)), ("cost_usd", 0.5)]
+)
+def test_the_account_is_read_once_by_whichever_fact_is_asked_for(name: str, expected: Any) -> None:
+    asked = []
+
+    def account(payload: Payload, model: str | None) -> Any:
+        asked.append(payload.decode())
+        return f"{model}!", (1, 2, 0, 0, 0), 0.5
+
+    entry = an_entry(model="m", account=account)
+    assert getattr(entry, name) == getattr(entry, name) == expected
+    assert asked == [VALUE]
